@@ -1,0 +1,117 @@
+"""From a client's bytes to an accepted job: check, commit, ring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from fastapi import Request
+
+from api.dependencies import Parts
+from api.request import CreateResponse, ParsedRequest, parse_request
+from jobs.errors import RequestInvalid, RequestTooLarge
+from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
+from jobs.models import Model
+from jobs.settings import Settings
+from jobs.store.keys import ApiKey
+from jobs.store.queries import Document
+from jobs.store.transitions import submit
+
+NOT_OFFERED: Final[Mapping[str, str]] = {
+    "conversation": "Conversations are not kept by this server; send the earlier items as 'input'.",
+    "previous_response_id": "Chains of responses are not built by this server; send the earlier items as 'input'.",
+    "stream": "Streams are not offered by this server; leave 'stream' out and poll, or hold the connection.",
+    "webhook": "Webhooks are not offered by this server; poll the response instead.",
+}
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A job that is durable, and its response as it stands."""
+
+    job: Job
+    document: Document
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body.
+
+    Raises:
+        RequestTooLarge: it is longer than `limit` bytes; no more than that is ever held.
+    """
+    chunks = bytearray()
+    declared = request.headers.get("content-length", "")
+    if not (declared.isascii() and declared.isdigit() and int(declared) > limit):
+        async for chunk in request.stream():
+            chunks += chunk
+            if len(chunks) > limit:
+                break
+        else:
+            return bytes(chunks)
+    raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
+
+
+def accept(raw: bytes, parts: Parts, caller: ApiKey) -> Accepted:
+    """Accept a job. It is durable once this returns, whether or not the bell was heard.
+
+    Raises:
+        RequestInvalid: the body is wrong.
+        ModelUnknown: it asks for a model that is not offered.
+    """
+    settings = parts.settings
+    request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
+    for field, reason in NOT_OFFERED.items():
+        if getattr(request.fields, field):
+            raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
+    model = parts.catalogue.find(request.fields.model)
+    _check_effort(request.fields, model)
+    now = datetime.now(UTC)
+    spec = _spec(request, model, caller, settings, now)
+    due = spec.run_at is None or spec.run_at <= now
+    rung = due and parts.run_list.take_place()
+    with parts.database.begin() as tx:
+        job = submit(tx, spec, now, rung=rung)
+    if rung:
+        parts.dispatcher.ring(job.id)
+    return Accepted(job, Document(job, spec.settings, spec.metadata, None))
+
+
+def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settings, now: datetime) -> JobSpec:
+    fields = request.fields
+    run_at = datetime.fromtimestamp(fields.run_at, UTC) if fields.run_at is not None else None
+    seconds = fields.deadline_seconds or settings.job_deadline_seconds
+    deadline_at = now + timedelta(seconds=seconds)
+    if run_at is not None and run_at >= deadline_at:
+        raise RequestInvalid(
+            "Invalid 'run_at': it lies behind the response's deadline; raise 'deadline_seconds'.",
+            "run_at",
+            "invalid_value",
+        )
+    body: dict[str, Any] = {**request.body, "model": model.id}
+    input_ = body.pop("input")
+    return JobSpec(
+        api_key_id=caller.id,
+        model=model.id,
+        settings=body,
+        input=input_,
+        deadline_at=deadline_at,
+        max_attempts=fields.max_attempts or settings.max_attempts,
+        on_unknown_outcome=OnUnknownOutcome(fields.on_unknown_outcome or settings.on_unknown_outcome),
+        truncation=Truncation(fields.truncation or settings.truncation),
+        background=bool(fields.background),
+        priority=5 if fields.priority is None else fields.priority,
+        run_at=run_at,
+        metadata=fields.metadata or {},
+    )
+
+
+def _check_effort(fields: CreateResponse, model: Model) -> None:
+    effort = fields.reasoning.effort if fields.reasoning else None
+    if effort is not None and model.efforts is not None and effort not in model.efforts:
+        allowed = ", ".join(f"'{each}'" for each in model.efforts)
+        raise RequestInvalid(
+            f"Unsupported value: '{effort}' is not supported with the '{model.id}' model."
+            f" Supported values are: {allowed}.",
+            "reasoning.effort",
+            "unsupported_value",
+        )

@@ -1,0 +1,74 @@
+"""What handlers ask for by type: the parts of this process, and who is calling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from jobs.dispatch import Dispatcher, RunList
+from jobs.errors import KeyRefused, NotAllowed
+from jobs.events import Announcer, Waiters
+from jobs.models import Catalogue
+from jobs.settings import Settings
+from jobs.store.database import Database
+from jobs.store.keys import ApiKey, Scope, find_key
+
+bearer = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that an API process is made of."""
+
+    settings: Settings
+    database: Database
+    catalogue: Catalogue
+    dispatcher: Dispatcher
+    run_list: RunList
+    announcer: Announcer
+    waiters: Waiters
+
+
+def get_parts(request: Request) -> Parts:
+    """The parts that the composition root put together."""
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(get_parts)]
+
+
+def get_caller(parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> ApiKey:
+    """The key that the request is made with.
+
+    Raises:
+        KeyRefused: there is none, or it is unknown or revoked.
+    """
+    if credentials is None or not credentials.credentials:
+        raise KeyRefused(
+            "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
+        )
+    with parts.database.read() as tx:
+        key = find_key(tx, credentials.credentials)
+    if key is None:
+        raise KeyRefused("Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'.")
+    return key
+
+
+def requires(scope: Scope) -> Callable[..., ApiKey]:
+    """A dependency that lets through callers whose key has `scope`."""
+
+    def check(caller: Annotated[ApiKey, Depends(get_caller)]) -> ApiKey:
+        if scope not in caller.scopes:
+            raise NotAllowed(f"This API key lacks the scope '{scope}'.")
+        return caller
+
+    return check
+
+
+Caller = Annotated[ApiKey, Depends(get_caller)]
+Reader = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_READ))]
+Writer = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_WRITE))]
+UsageReader = Annotated[ApiKey, Depends(requires(Scope.USAGE_READ))]

@@ -1,0 +1,130 @@
+"""Every failure as HTTP: one table for what callers do wrong, one for what a held request's response failed with.
+
+Errors always have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and say `x-should-retry: false`
+where an SDK would otherwise send a paid request again by itself.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+
+from jobs.errors import (
+    CallerError,
+    JobNotFound,
+    KeyRefused,
+    ModelUnknown,
+    NotAllowed,
+    RequestInvalid,
+    RequestTooLarge,
+    WrongState,
+)
+from jobs.job import Job
+from jobs.telemetry import get_logger
+
+FINAL: Final = {"x-should-retry": "false"}
+INVALID_REQUEST: Final = "invalid_request_error"
+
+log = get_logger(__name__)
+
+# fmt: off
+CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
+    RequestInvalid:  (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
+    WrongState:      (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
+    KeyRefused:      (HTTPStatus.UNAUTHORIZED,             "authentication_error"),
+    NotAllowed:      (HTTPStatus.FORBIDDEN,                "permission_error"),
+    JobNotFound:     (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
+}
+
+FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
+    "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "provider_rejected":       (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "model_unavailable":       (HTTPStatus.NOT_FOUND,           INVALID_REQUEST),
+    "rate_limit_exceeded":     (HTTPStatus.TOO_MANY_REQUESTS,   "rate_limit_error"),
+    "provider_auth":           (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+    "provider_quota":          (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+    "provider_unavailable":    (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "malformed_answer":        (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "empty_output":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "outcome_unknown":         (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "server_error":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
+}
+REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provider's own codes: invalid_prompt, ...
+# fmt: on
+
+
+def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def failed_response(job: Job) -> JSONResponse:
+    """The answer to a held request whose job failed; never to be sent again by an SDK, for it was bought."""
+    status, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
+    body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
+    return JSONResponse(body, status, FINAL)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every exception of a handler in OpenAI's shape."""
+    app.add_exception_handler(CallerError, _caller_error)
+    app.add_exception_handler(RequestValidationError, _bad_parameter)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(DBAPIError, _database_away)
+    app.add_exception_handler(PoolTimeoutError, _database_away)
+
+
+def unexpected(error: Exception) -> JSONResponse:
+    """The answer to a fault of ours; the log has the rest."""
+    log.error("request broke", error=type(error).__name__, exc_info=error)
+    body = error_body("The server had an error while processing your request.", "server_error", code="server_error")
+    return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR, FINAL)
+
+
+def _caller_error(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, CallerError):  # Starlette's type of handlers is wider than what it calls them with
+        raise error
+    status, kind = CALLER_ERRORS[type(error)]
+    headers = dict(FINAL)
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error.message, kind, error.param, error.code), status, headers)
+
+
+def _bad_parameter(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    found = error.errors()[0]
+    param = ".".join(str(part) for part in found["loc"][1:]) or None
+    reason = found["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    body = error_body(f"Invalid '{param}': {reason}.", INVALID_REQUEST, param, "invalid_value")
+    return JSONResponse(body, HTTPStatus.BAD_REQUEST, FINAL)
+
+
+def _http_error(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    message = str(error.detail)
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        message = f"Invalid URL ({request.method} {request.url.path})"
+    elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"Not allowed: {request.method} {request.url.path}"
+    headers = {**(error.headers or {}), **FINAL}
+    return JSONResponse(error_body(message, INVALID_REQUEST), error.status_code, headers)
+
+
+def _database_away(request: Request, error: Exception) -> JSONResponse:
+    log.error("database failed", error=type(error).__name__, path=request.url.path)
+    body = error_body("The database does not answer. Try again.", "server_error", code="service_unavailable")
+    # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
+    headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
+    return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, headers)

@@ -1,0 +1,67 @@
+"""Composition root of the API: `uvicorn --factory api.main:create_app`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+
+from api.dependencies import Parts
+from api.errors import install_error_handlers
+from api.middleware import RequestIds
+from api.routes import models, operations, responses, usage
+from jobs.dispatch import Dispatcher, RunList, create_celery
+from jobs.events import Announcer, Waiters, connect
+from jobs.models import Catalogue
+from jobs.settings import Settings, load_settings
+from jobs.store.database import Database
+from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.queries import ended_among
+from jobs.telemetry import configure_logging
+
+DESCRIPTION = """The durable background job queue for slow reasoning models.
+
+The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` and use one of its API keys.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Put an API process together; nothing is connected before it starts to serve."""
+    if settings is None:
+        settings = load_settings()
+        configure_logging(settings)
+    database = Database(settings.database, pool_size=40)
+    dispatcher = Dispatcher(create_celery(settings))
+    redis_client = connect(settings.redis)
+    parts = Parts(
+        settings=settings,
+        database=database,
+        catalogue=Catalogue(settings.models),
+        dispatcher=dispatcher,
+        run_list=RunList(database, dispatcher, settings.worker_timeout),
+        announcer=Announcer(redis_client),
+        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if settings.api_key is not None:
+            with database.begin() as tx:
+                ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+        await parts.waiters.start()
+        try:
+            yield
+        finally:
+            await parts.waiters.stop()
+            dispatcher.close()
+            redis_client.close()
+            database.close()
+
+    app = FastAPI(title="Backburner", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
+    app.state.parts = parts
+    for router in (responses.router, models.router, usage.router):
+        app.include_router(router, prefix="/v1")
+    app.include_router(operations.router)
+    install_error_handlers(app)
+    app.add_middleware(RequestIds)
+    return app

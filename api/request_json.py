@@ -1,0 +1,105 @@
+"""From the bytes of a body to the JSON object in it, and nothing that could hurt later on.
+
+`json.loads` alone takes what must not get in: NaN, a key twice (which of the two did the client mean?), numbers that no
+database or provider holds, half of a surrogate pair (cannot be written as UTF-8), nesting that overflows the stack of
+whoever walks it next.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from typing import Any, Final, NoReturn
+
+from jobs.errors import RequestInvalid
+
+MAX_DEPTH: Final = 128
+_INTEGER_DIGITS: Final = 20
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Parse the body.
+
+    Raises:
+        RequestInvalid: it is not one JSON object in UTF-8, or holds one of the things named above.
+    """
+    if not raw or raw.isspace():
+        _refuse("The request body is empty: expected a JSON object.")
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        _refuse(f"The request body is not valid UTF-8 (at byte {error.start}).")
+    except json.JSONDecodeError as error:
+        _refuse(f"The request body is not valid JSON: {error.msg} (line {error.lineno}, column {error.colno}).")
+    except RecursionError:
+        _refuse(_TOO_DEEP)
+    if not isinstance(value, dict):
+        _refuse("The request body must be a JSON object.")
+    _check_depth(value)
+    # Raw UTF-8 cannot hold a surrogate, so only an escape can have brought one in: nearly no body pays for the look.
+    if _SURROGATE_ESCAPE.search(raw):
+        _check_surrogates(value)
+    return value
+
+
+_TOO_DEEP: Final = f"The request body is nested too deeply: at most {MAX_DEPTH} levels are supported."
+
+
+def _refuse(message: str, param: str | None = None) -> NoReturn:
+    raise RequestInvalid(message, param, "invalid_json") from None
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    _refuse(_TOO_DEEP)
+
+
+def _check_surrogates(body: dict[str, Any]) -> None:
+    for key, value in body.items():
+        for part, param in ((key, None), (value, key[:64])):
+            try:
+                json.dumps(part, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                _refuse(
+                    "The request body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.", param
+                )
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        ((twice, _count),) = Counter(key for key, _ in pairs).most_common(1)
+        _refuse(f"The request body names the key {twice[:64]!a} twice in one object.")
+    return found
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _INTEGER_DIGITS or not -(2**63) <= (value := int(digits)) < 2**64:
+        _refuse("The request body holds an integer that does not fit 64 bits.")
+    return value
+
+
+def _decimal(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        _refuse("The request body holds a number that is too large.")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    _refuse(f"The request body is not valid JSON: {name} is no JSON number.")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_int=_integer, parse_float=_decimal, parse_constant=_constant
+)

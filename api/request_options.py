@@ -1,0 +1,150 @@
+"""The smaller objects of a request: answer format, reasoning, stored prompt, and where to send the webhook."""
+
+import base64
+import binascii
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from api.request_items import ContentPart
+from api.request_tools import MAP_ENTRIES
+from api.request_types import (
+    FIRST_FAULT,
+    WITHOUT_NUL,
+    Closed,
+    Open,
+    absent,
+    at_most,
+    branch,
+    by_kind,
+    by_shape,
+    refused,
+)
+
+# The first four are the provider's, the others OpenAI's.
+Includable = Literal[
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "reasoning.encrypted_content",
+    "code_interpreter_call.outputs",
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.output_text.logprobs",
+]
+
+
+class TextFormat(Closed):
+    """Plain text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Closed):
+    """Some JSON object; the prompt must ask for it as well."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Open):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+    description: str = absent()
+
+
+class TextOptions(Open):
+    """The form of the answer."""
+
+    format: Annotated[
+        Annotated[TextFormat, branch("text")]
+        | Annotated[JsonObjectFormat, branch("json_object")]
+        | Annotated[JsonSchemaFormat, branch("json_schema")],
+        by_kind(("text", "json_object", "json_schema")),
+    ]
+
+
+class ReasoningOptions(Open):
+    """How long the model may think, and whether it sums its thoughts up."""
+
+    # All of OpenAI's values: which of them a model takes is data of that model.
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class Prompt(Open):
+    """A prompt stored at the provider."""
+
+    id: str
+    variables: (
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    Annotated[str, branch("string")] | Annotated[ContentPart, branch("object")],
+                    by_shape("one of a string or object"),
+                ],
+            ],
+            at_most(MAP_ENTRIES),
+        ]
+        | None
+    ) = None
+    version: str | None = None
+
+
+class StreamOptions(Open):
+    """Details of the stream."""
+
+    include_obfuscation: bool | None = None
+
+
+def _receiver(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(character.isspace() or not character.isprintable() for character in url):
+        raise refused("expected an absolute http or https URL.")
+    if "@" in parts.netloc:
+        raise refused("a user name or password in the URL is not supported.")
+    return url
+
+
+def _signing_secret(secret: str) -> str:
+    if not secret.startswith("whsec_"):
+        return secret
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        key = b""
+    if not key:
+        raise refused("expected base64 after 'whsec_'.")
+    return secret
+
+
+class Webhook(Closed):
+    """Where to tell the end of this one response. Registered endpoints hear of it all the same."""
+
+    url: Annotated[str, Field(max_length=2048), WITHOUT_NUL, AfterValidator(_receiver)] = Field(
+        description="https unless the server allows http; private addresses are refused.",
+        examples=["https://example.com/hooks/backburner"],
+    )
+    events: (
+        Annotated[
+            list[Literal["response.completed", "response.failed", "response.cancelled", "response.incomplete"]],
+            FIRST_FAULT,
+            Field(min_length=1, max_length=16),
+        ]
+        | None
+    ) = Field(default=None, description="All four when left out.")
+    secret: Annotated[str, Field(min_length=1, max_length=512), WITHOUT_NUL, AfterValidator(_signing_secret)] | None = (
+        Field(
+            default=None,
+            description="Signs the deliveries (Standard Webhooks): base64 after `whsec_`, or any other text as it is.",
+        )
+    )

@@ -1,0 +1,70 @@
+"""For the operator, without a key: is it alive, is it ready, how is it doing."""
+
+from datetime import UTC, datetime
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.dependencies import Parts, PartsDep
+from jobs.store.database import database_now
+from jobs.store.queries import count_open, oldest_due_at
+from jobs.store.workers import live_workers
+from jobs.telemetry import get_logger
+from migrations import is_current
+
+router = APIRouter(tags=["operations"])
+
+log = get_logger(__name__)
+
+
+@router.get("/healthz", summary="Liveness")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Readiness", responses={503: {"description": "`missing` names what is not there."}})
+def readyz(parts: PartsDep) -> Response:
+    """Whether a response submitted now would be run: the database, the broker and a live worker are there."""
+    missing = _missing(parts)
+    body = {"status": "unavailable" if missing else "ok", "missing": missing}
+    return JSONResponse(body, 503 if missing else 200)
+
+
+def _missing(parts: Parts) -> list[str]:
+    missing = []
+    try:
+        with parts.database.read() as tx:
+            if not is_current(tx):
+                missing.append("migrations")
+            elif not live_workers(tx, database_now(tx), parts.settings.worker_timeout):
+                missing.append("worker")
+    except SQLAlchemyError as error:
+        log.warning("not ready", error=type(error).__name__)
+        missing.append("database")
+    if parts.dispatcher.depth() is None:
+        missing.append("broker")
+    return missing
+
+
+@router.get("/metrics", summary="Metrics", response_class=PlainTextResponse)
+def metrics(parts: PartsDep) -> Response:
+    """Prometheus; every number is read from the rows at this moment, so all processes tell the same."""
+    registry = CollectorRegistry()
+    with parts.database.read() as tx:
+        jobs = Gauge("backburner_jobs", "Open jobs by status.", ["status"], registry=registry)
+        for status, count in count_open(tx).items():
+            jobs.labels(status).set(count)
+        workers = live_workers(tx, database_now(tx), parts.settings.worker_timeout)
+        Gauge("backburner_workers", "Live workers.", registry=registry).set(len(workers))
+        slots = Gauge("backburner_slots", "Calls that the live workers can hold at once.", registry=registry)
+        slots.set(sum(worker.concurrency for worker in workers))
+        oldest = oldest_due_at(tx)
+    age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
+    Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
+    bells = Gauge("backburner_bells", "Messages in the broker's queue.", registry=registry)
+    depth = parts.dispatcher.depth()
+    bells.set(float("nan") if depth is None else depth)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

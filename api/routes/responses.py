@@ -1,0 +1,247 @@
+"""`/responses`: submit, poll, list, cancel, retry, delete."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from api.acceptance import accept, read_body
+from api.dependencies import Parts, PartsDep, Reader, Writer
+from api.errors import failed_response
+from api.request_docs import request_body
+from api.schemas import (
+    AttemptPage,
+    Deleted,
+    ErrorBody,
+    ResponseBody,
+    ResponsePage,
+    render_attempt,
+    render_page,
+    render_response,
+)
+from api.waiting import poll_hint, until_ended
+from jobs.errors import RequestInvalid, StaleJob, WrongState
+from jobs.job import Job
+from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.store.attempts import attempts_of
+from jobs.store.queries import Filters, get_document, get_job, list_documents, queue_position
+from jobs.store.transitions import erase, move, revive
+
+RACES = 20
+METADATA_FILTER = re.compile(r"metadata\[(.+)\]")
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": reason}
+    for status, reason in {
+        400: "The request is wrong; `param` names the field.",
+        401: "No API key, or a wrong one.",
+        403: "The API key lacks the scope.",
+        404: "Not found, or not yours.",
+        503: "The database is away.",
+    }.items()
+}
+HELD_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": reason}
+    for status, reason in {
+        413: "The body is too large.",
+        429: "A held response failed: the provider's rate limit.",
+        502: "A held response failed at the provider.",
+        504: "A held response was not finished by its deadline.",
+    }.items()
+}
+
+router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
+
+
+@router.post(
+    "",
+    summary="Submit",
+    responses={200: {"model": ResponseBody}, **HELD_ERRORS},
+    openapi_extra={"requestBody": request_body()},
+)
+async def create(request: Request, parts: PartsDep, caller: Writer) -> Response:
+    """Accept a job; it is durable once this answers. Without `background` the answer comes when the job ends."""
+    raw = await read_body(request, parts.settings.max_body_bytes)
+    accepted = await run_in_threadpool(accept, raw, parts, caller)
+    job = accepted.job
+    if job.background:
+        return JSONResponse(render_response(accepted.document, None), headers=poll_hint(job))
+    job = await until_ended(request, parts, job.id, caller.id, None)
+    if job.status is Status.FAILED:
+        return failed_response(job)
+    return await run_in_threadpool(_show, parts, job.id, caller.id)
+
+
+@router.get("", summary="List", responses={200: {"model": ResponsePage}})
+def list_responses(
+    request: Request,
+    parts: PartsDep,
+    caller: Reader,
+    *,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=64, description="the last id of the page before")] = None,
+    order: Literal["asc", "desc"] = "desc",
+    status: Status | None = None,
+    model: Annotated[str | None, Query(max_length=256)] = None,
+    created_after: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
+    created_before: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
+) -> Response:
+    """Your responses, newest first; also filtered by `metadata[key]=value`, once for each key."""
+    for name, text in (("after", after), ("model", model)):
+        if text is not None and "\0" in text:
+            raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
+    filters = Filters(status, model, _moment(created_after), _moment(created_before), _labels(request))
+    with parts.database.read() as tx:
+        documents, has_more = list_documents(tx, caller.id, filters, limit=limit, after=after, ascending=order == "asc")
+        data = [render_response(document, queue_position(tx, document.job)) for document in documents]
+    return JSONResponse(render_page(data, has_more=has_more))
+
+
+@router.get(
+    "/{response_id}",
+    summary="Retrieve",
+    responses={200: {"model": ResponseBody}, 304: {"description": "It has not changed since that ETag."}},
+)
+async def retrieve(
+    request: Request,
+    parts: PartsDep,
+    caller: Reader,
+    response_id: str,
+    *,
+    wait: Annotated[float, Query(ge=0, le=300, description="hold until it has ended, so many seconds")] = 0,
+    stream: bool = False,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """One response as it stands; `wait` holds the answer until it has ended."""
+    _check_id(response_id)
+    if stream:
+        raise RequestInvalid("Unsupported parameter: 'stream'. Poll instead.", "stream", "unsupported_parameter")
+    if wait > 0:
+        await until_ended(request, parts, response_id, caller.id, wait)
+    return await run_in_threadpool(_show, parts, response_id, caller.id, if_none_match)
+
+
+@router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
+def cancel(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+    """End a queued or running response at once; its call to the provider is cut. Again is harmless."""
+
+    def ending(job: Job) -> Job:
+        if job.status in TRANSITIONS[Verb.CANCEL].sources:
+            return _move(parts, Verb.CANCEL, job)
+        if job.background:
+            return job
+        raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
+
+    job = _settle_race(parts, caller.id, response_id, ending)
+    return _show(parts, job.id, caller.id)
+
+
+@router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
+def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+    """Run a failed or cancelled response again under the same id, with all its attempts before it."""
+
+    def reviving(job: Job) -> Job:
+        if job.status not in TRANSITIONS[Verb.REVIVE].sources:
+            raise WrongState(f"Cannot retry a response that is {job.status}.", "response_id")
+        now = datetime.now(UTC)
+        with parts.database.begin() as tx:
+            document = get_document(tx, job.id, caller.id)
+            seconds = document.settings.get("deadline_seconds") or parts.settings.job_deadline_seconds
+            return revive(tx, job, now, now + timedelta(seconds=seconds))
+
+    job = _settle_race(parts, caller.id, response_id, reviving)
+    parts.dispatcher.ring(job.id)
+    return _show(parts, job.id, caller.id)
+
+
+@router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
+def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+    """Erase prompt and answer; what was used stays in the usage. A running response is cancelled first."""
+
+    def erasing(job: Job) -> Job:
+        if not job.status.is_terminal:
+            job = _move(parts, Verb.CANCEL, job)
+        with parts.database.begin() as tx:
+            erase(tx, job)
+        return job
+
+    job = _settle_race(parts, caller.id, response_id, erasing)
+    return JSONResponse({"id": job.id, "object": "response", "deleted": True})
+
+
+@router.get("/{response_id}/attempts", summary="Attempts", responses={200: {"model": AttemptPage}})
+def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
+    """Every call made to the provider for a response, first to last."""
+    _check_id(response_id)
+    with parts.database.read() as tx:
+        job = get_job(tx, response_id, caller.id)
+        data = [render_attempt(attempt) for attempt in attempts_of(tx, job.id)]
+    return JSONResponse(render_page(data, has_more=False))
+
+
+def _show(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | None = None) -> Response:
+    with parts.database.read() as tx:
+        if if_none_match is not None:
+            job = get_job(tx, response_id, api_key_id)
+            if _matches(if_none_match, _etag(job)):
+                return Response(status_code=304, headers={"etag": _etag(job), **poll_hint(job)})
+        document = get_document(tx, response_id, api_key_id)
+        position = queue_position(tx, document.job)
+    headers = {"etag": _etag(document.job), **poll_hint(document.job)}
+    return JSONResponse(render_response(document, position), headers=headers)
+
+
+def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
+    """Do `act` to the caller's job, looking again whenever another process was quicker."""
+    _check_id(response_id)
+    for _ in range(RACES):
+        with parts.database.read() as tx:
+            job = get_job(tx, response_id, api_key_id)
+        try:
+            return act(job)
+        except StaleJob:
+            continue
+    raise WrongState("The response is changing too quickly. Try again.", "response_id")
+
+
+def _move(parts: Parts, verb: Verb, job: Job) -> Job:
+    with parts.database.begin() as tx:
+        moved = move(tx, verb, job, datetime.now(UTC))
+    parts.announcer.stop(job.id, "cancelled")
+    parts.announcer.ended(job.id)
+    return moved
+
+
+def _check_id(response_id: str) -> None:
+    if "\0" in response_id:
+        raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
+
+
+def _etag(job: Job) -> str:
+    return f'"{job.attempt}-{job.status}-{job.updated_at.timestamp() * 1_000_000:.0f}"'
+
+
+def _matches(if_none_match: str, etag: str) -> bool:
+    return if_none_match.strip() == "*" or etag in {
+        each.strip().removeprefix("W/") for each in if_none_match.split(",")
+    }
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _labels(request: Request) -> Mapping[str, str]:
+    labels = {}
+    for name, value in request.query_params.items():
+        found = METADATA_FILTER.fullmatch(name)
+        if found:
+            if "\0" in name + value:
+                raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
+            labels[found[1]] = value
+    if len(labels) > 16:
+        raise RequestInvalid("Invalid 'metadata': a response has at most 16 labels.", "metadata", "invalid_value")
+    return labels

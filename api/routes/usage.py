@@ -1,0 +1,34 @@
+"""`/usage`: tokens, calls and cost by day, model and key."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import JSONResponse
+
+from api.dependencies import PartsDep, UsageReader
+from api.routes.responses import ERRORS
+from api.schemas import UsagePage, render_page, render_usage
+from jobs.errors import RequestInvalid
+from jobs.store.queries import usage_by_day
+
+DEFAULT_SPAN = timedelta(days=30)
+
+router = APIRouter(prefix="/usage", tags=["usage"], responses=ERRORS)
+
+
+@router.get("", summary="Usage", responses={200: {"model": UsagePage}})
+def usage(
+    parts: PartsDep,
+    caller: UsageReader,
+    start: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
+    end: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
+) -> Response:
+    """What your key has used, latest day (UTC) first; the last 30 days unless the query says. Every call counts."""
+    until = datetime.now(UTC) if end is None else datetime.fromtimestamp(end, UTC)
+    since = until - DEFAULT_SPAN if start is None else datetime.fromtimestamp(start, UTC)
+    if since >= until:
+        raise RequestInvalid("Invalid 'start': expected a moment before 'end'.", "start", "invalid_value")
+    with parts.database.read() as tx:
+        rows = usage_by_day(tx, caller.id, since, until)
+    return JSONResponse(render_page([render_usage(row) for row in rows], has_more=False))

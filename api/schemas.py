@@ -1,0 +1,329 @@
+"""The bodies that leave this server: the public contract, apart from the tables.
+
+A response always has OpenAI's full shape. What only we know lives under its one extra key, `backburner`.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobs.errors import Billed, ErrorKind
+from jobs.job import Attempt, CostSource, Job, Outcome, Usage
+from jobs.lifecycle import Status
+from jobs.models import Model
+from jobs.store.queries import Document, UsageRow
+
+# In the order in which OpenAI writes them; what it fills in where neither the request nor the provider says anything.
+DEFAULTS: Mapping[str, Any] = {
+    "id": None,
+    "object": "response",
+    "created_at": None,
+    "status": None,
+    "background": False,
+    "completed_at": None,
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "model": None,
+    "output": [],
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "prompt": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": None,
+    "store": True,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": None,
+    "top_p": None,
+    "user": None,
+}
+ECHOED_NEVER = frozenset({"input", "stream", "stream_options", "webhook", "background_options"})
+
+
+def render_response(document: Document, queue_position: int | None) -> dict[str, Any]:
+    """A response as the SDKs read it: defaults, then what the provider echoed, then what the client asked for."""
+    job = document.job
+    asked = {key: value for key, value in document.settings.items() if value is not None and key not in ECHOED_NEVER}
+    answer = dict(document.answer or {})
+    echoed = {key: value for key, value in answer.items() if value is not None}
+    usage = answer.get("usage")
+    return {
+        **DEFAULTS,
+        **echoed,
+        **asked,
+        "id": job.id,
+        "object": "response",
+        "created_at": _seconds(job.created_at),
+        "completed_at": _seconds(job.completed_at),
+        "status": job.status,
+        "background": job.background,
+        "error": _error(job),
+        "incomplete_details": {"reason": job.incomplete_reason} if job.incomplete_reason else None,
+        "metadata": dict(document.metadata),
+        "model": job.model,
+        "output": answer.get("output") or [],
+        "truncation": job.truncation_applied or job.truncation,
+        "usage": usage if usage is not None else _usage(job.usage),
+        "backburner": {
+            "attempt": job.attempt,
+            "max_attempts": job.max_attempts,
+            "queue_position": queue_position,
+            "next_attempt_at": _next_attempt_at(job),
+            "provider_response_id": job.provider_response_id,
+            "provider_model": job.provider_model,
+            "truncation_applied": job.truncation_applied,
+            "cost_usd": _dollars(job.cost.microusd) if job.cost else None,
+            "cost_source": job.cost.source if job.cost else None,
+            "error": _last_error(job),
+        },
+    }
+
+
+def render_attempt(attempt: Attempt) -> dict[str, Any]:
+    """One call to the provider."""
+    return {
+        "object": "response.attempt",
+        "id": f"{attempt.job_id}:{attempt.number}",
+        "number": attempt.number,
+        "started_at": attempt.started_at.timestamp(),
+        "ended_at": attempt.ended_at.timestamp() if attempt.ended_at else None,
+        "outcome": attempt.outcome,
+        "http_status": attempt.http_status,
+        "error": {"kind": attempt.error_kind, "message": attempt.error_message} if attempt.error_kind else None,
+        "provider_request_id": attempt.provider_request_id,
+        "provider_response_id": attempt.provider_response_id,
+        "truncation": attempt.truncation,
+        "may_have_been_billed": attempt.billed is not Billed.NO,
+        "billed": attempt.billed,
+        "usage": _usage(attempt.usage),
+        "cost_usd": _dollars(attempt.cost.microusd) if attempt.cost else None,
+        "cost_source": attempt.cost.source if attempt.cost else None,
+    }
+
+
+def render_usage(row: UsageRow) -> dict[str, Any]:
+    """One day of one model and key."""
+    return {
+        "object": "usage.day",
+        "id": f"{row.day.isoformat()}:{row.model}:{row.api_key_id}",
+        "day": row.day.isoformat(),
+        "model": row.model,
+        "api_key_id": row.api_key_id,
+        "api_key_name": row.api_key_name,
+        "calls": row.calls,
+        "input_tokens": row.usage.input_tokens,
+        "output_tokens": row.usage.output_tokens,
+        "total_tokens": row.usage.total_tokens,
+        "cached_tokens": row.usage.cached_tokens,
+        "reasoning_tokens": row.usage.reasoning_tokens,
+        "cost_usd": _dollars(row.cost_microusd),
+    }
+
+
+def render_model(model: Model) -> dict[str, Any]:
+    """One model, as `models.list` gives it."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "shutdown_date": model.shutdown_date.isoformat() if model.shutdown_date else None,
+    }
+
+
+def render_page(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A list in OpenAI's shape."""
+    ids = [each["id"] for each in data]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": has_more,
+    }
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _dollars(microusd: int) -> float:
+    return microusd / 1_000_000
+
+
+def _error(job: Job) -> dict[str, Any] | None:
+    if job.status is not Status.FAILED:
+        return None
+    return {"code": job.error_code, "message": job.error_message}
+
+
+def _last_error(job: Job) -> dict[str, Any] | None:
+    if job.error_kind is None:
+        return None
+    return {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
+
+
+def _next_attempt_at(job: Job) -> float | None:
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at
+    return job.available_at.timestamp() if waiting else None
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+class _Shape(BaseModel):
+    """A body on the OpenAPI page; bodies are rendered above, these only describe them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorDetail(_Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(_Shape):
+    """Every error, in OpenAI's shape."""
+
+    error: ErrorDetail
+
+
+class LastError(_Shape):
+    """What the last attempt failed with."""
+
+    kind: ErrorKind
+    http_status: int | None
+    message: str | None
+
+
+class Facts(_Shape):
+    """What only this server knows of a response."""
+
+    attempt: int = Field(description="calls made so far")
+    max_attempts: int
+    queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
+    next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    provider_response_id: str | None
+    provider_model: str | None
+    truncation_applied: Literal["auto", "disabled"] | None
+    cost_usd: float | None = Field(description="of all attempts together")
+    cost_source: CostSource | None
+    error: LastError | None
+
+
+class ResponseBody(_Shape):
+    """A response, in OpenAI's full shape."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Status
+    background: bool
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    metadata: dict[str, str]
+    backburner: Facts
+
+
+class AttemptBody(_Shape):
+    """One call to the provider."""
+
+    id: str
+    object: Literal["response.attempt"]
+    number: int
+    started_at: float
+    ended_at: float | None
+    outcome: Outcome | None
+    may_have_been_billed: bool
+    billed: Billed
+    http_status: int | None
+    cost_usd: float | None
+
+
+class UsageBody(_Shape):
+    """One day of one model and key."""
+
+    day: str
+    model: str
+    api_key_id: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: float
+
+
+class ModelBody(_Shape):
+    """A model that this server offers."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    shutdown_date: str | None
+
+
+class Page(_Shape):
+    """A page of a list."""
+
+    object: Literal["list"]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class ResponsePage(Page):
+    """A page of responses."""
+
+    data: list[ResponseBody]
+
+
+class AttemptPage(Page):
+    """All attempts of a response."""
+
+    data: list[AttemptBody]
+
+
+class UsagePage(Page):
+    """Usage by day, model and key."""
+
+    data: list[UsageBody]
+
+
+class ModelPage(Page):
+    """All models."""
+
+    data: list[ModelBody]
+
+
+class Deleted(_Shape):
+    """What is left of a deleted response."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]

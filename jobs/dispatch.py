@@ -1,0 +1,161 @@
+"""The doorbell: a Celery message that carries a job's id and nothing else.
+
+It may be lost, doubled or late and nobody is hurt: the row is the job. So ringing never raises, and Celery neither
+retries nor keeps results; with two schedulers nobody knows which one ran.
+"""
+
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Any, Final
+
+from celery import Celery
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import ChannelError, KombuError, OperationalError
+
+from jobs.settings import Settings
+from jobs.store.database import Database, database_now
+from jobs.store.workers import live_slots
+from jobs.telemetry import get_logger
+
+EXECUTE: Final = "backburner.execute"
+QUEUE_NAME: Final = "backburner"
+QUEUE: Final = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
+WINDOW_PER_SLOT: Final = 2
+BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError)
+QUIET_AFTER_FAILURE: Final = 1.0
+HEADROOM: Final = 8
+
+log = get_logger(__name__)
+
+
+def create_celery(settings: Settings) -> Celery:
+    """The Celery application of every process that rings or answers the bell."""
+    app = Celery("backburner", broker=settings.broker, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=2,
+        broker_pool_limit=None,
+        broker_transport_options=_transport_options(settings),
+        task_acks_late=False,
+        task_create_missing_queues=False,
+        task_default_queue=QUEUE_NAME,
+        task_ignore_result=True,
+        task_queues=[QUEUE],
+        task_store_errors_even_if_ignored=False,
+        worker_concurrency=settings.worker_concurrency + HEADROOM,
+        worker_disable_prefetch=settings.broker.startswith(("redis", "valkey", "unix")),
+        worker_hijack_root_logger=False,
+        worker_pool="gevent",
+        worker_prefetch_multiplier=1,
+    )
+    return app
+
+
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.broker.startswith(("redis", "valkey", "unix")):
+        return {}
+    return {
+        "max_connections": settings.worker_concurrency + 100,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    }
+
+
+class Dispatcher:
+    """Rings the bell for jobs whose rows are committed."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._quiet_until = 0.0
+
+    def ring(self, job_id: str) -> bool:
+        """Tell a worker that a job is due. False when the broker could not be told: the dispatcher rings again.
+
+        After a failure the broker is left alone for a second, so that a dead one does not slow every caller down.
+        """
+        if monotonic() < self._quiet_until:
+            return False
+        try:
+            self._app.send_task(EXECUTE, args=(job_id,), task_id=job_id, ignore_result=True, retry=False)
+        except BROKER_ERRORS as error:
+            self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
+            log.warning("bell not heard", job_id=job_id, error=type(error).__name__)
+            return False
+        return True
+
+    def depth(self) -> int | None:
+        """How many bells wait in the broker's queue; None when the broker does not answer."""
+        if monotonic() < self._quiet_until:
+            return None
+        try:
+            with self._app.connection_for_read(connect_timeout=2) as connection:
+                return _queue_length(connection)
+        except BROKER_ERRORS as error:
+            self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
+            log.warning("broker does not answer", error=type(error).__name__)
+            return None
+
+    def close(self) -> None:
+        """Let go of the broker's connections."""
+        self._app.close()
+
+
+def _queue_length(connection: Connection) -> int:
+    connection.ensure_connection(max_retries=0, timeout=2)
+    channel = connection.default_channel
+    try:
+        declared = channel.queue_declare(QUEUE_NAME, passive=True)
+    except ChannelError:  # nobody has declared it yet
+        return 0
+    return int(declared.message_count)
+
+
+class RunList:
+    """Whether the broker's queue has room for one more bell; the backlog itself stays in SQL.
+
+    The window is a small multiple of the live workers' slots. Both it and the depth are looked up at most every
+    `fresh_for` seconds, however many callers ask.
+    """
+
+    def __init__(self, database: Database, dispatcher: Dispatcher, worker_timeout: timedelta) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+        self._worker_timeout = worker_timeout
+        self._room = 0
+        self._looked_at = float("-inf")
+
+    def take_place(self, fresh_for: float = 0.25) -> bool:
+        """Take one of the places left, if there is one."""
+        now = monotonic()
+        if now - self._looked_at > fresh_for:
+            self._looked_at = now
+            self._room = self.room()
+        if self._room <= 0:
+            return False
+        self._room -= 1
+        return True
+
+    def room(self) -> int:
+        """How many bells may be rung now; 0 when the broker is away."""
+        depth = self._dispatcher.depth()
+        if depth is None:
+            return 0
+        with self._database.read() as tx:
+            window = window_size(live_slots(tx, database_now(tx), self._worker_timeout))
+        return max(0, window - depth)
+
+
+def window_size(slots: int) -> int:
+    """How many bells may wait at once, for so many slots of live workers."""
+    return WINDOW_PER_SLOT * slots
+
+
+def ring_cutoff(depth: int, now: datetime) -> datetime:
+    """Bells rung before this moment, for jobs still queued, count as lost.
+
+    With the queue empty there is nothing left to wait for; else a worker may just not have got there yet.
+    """
+    return now - (timedelta(seconds=0.5) if depth == 0 else timedelta(seconds=5))

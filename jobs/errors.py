@@ -1,0 +1,164 @@
+"""Everything that can go wrong, as one tree; callers catch by branch.
+
+    BackburnerError
+    ├── CallerError             what a client sent or asked cannot be done; answered 4xx
+    │   ├── RequestInvalid      400: a field is missing or wrong
+    │   ├── RequestTooLarge     413
+    │   ├── ModelUnknown        404: a model that this server does not offer
+    │   ├── KeyRefused          401: no key, a wrong one, a revoked one
+    │   ├── NotAllowed          403: the key lacks the scope
+    │   ├── JobNotFound         404: no such response, or not the caller's
+    │   └── WrongState          400: the response is not in a status that allows this
+    ├── StaleJob                a race was lost: book the attempt's cost, leave the job alone
+    └── SettingsError           a setting is wrong; the program does not start
+
+What a provider did wrong is no exception but a `Failure`, a value that `jobs.retry` turns into the next step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class BackburnerError(Exception):
+    """Root of the tree."""
+
+
+class CallerError(BackburnerError):
+    """The caller's mistake.
+
+    `param` is OpenAI's path to the field (`input[0].content`), `code` its machine-readable name.
+    """
+
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else type(self).code
+
+
+class RequestInvalid(CallerError):
+    """A field is missing, or has a wrong type or value."""
+
+
+class RequestTooLarge(CallerError):
+    """The body is larger than this server takes."""
+
+    code = "request_too_large"
+
+
+class ModelUnknown(CallerError):
+    """The model is not among those that this server offers."""
+
+    code = "model_not_found"
+
+
+class KeyRefused(CallerError):
+    """The API key is missing, unknown or revoked."""
+
+    code = "invalid_api_key"
+
+
+class NotAllowed(CallerError):
+    """The API key is good, but lacks the scope for this."""
+
+    code = "insufficient_permissions"
+
+
+class JobNotFound(CallerError):
+    """There is no such response for this caller."""
+
+
+class WrongState(CallerError):
+    """The response's status does not allow what was asked."""
+
+
+class StaleJob(BackburnerError):
+    """The row has left the verb's source statuses, or a later attempt owns it."""
+
+    def __init__(self, job_id: str, verb: str) -> None:
+        super().__init__(f"{verb} came too late for {job_id}")
+        self.job_id = job_id
+        self.verb = verb
+
+
+class SettingsError(BackburnerError):
+    """One or more settings are wrong; the message names every variable."""
+
+
+class ErrorKind(StrEnum):
+    """How one attempt went wrong; the whole table of DESIGN section 5."""
+
+    UNREACHABLE = "unreachable"
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    BAD_CREDENTIALS = "bad_credentials"
+    OUT_OF_CREDIT = "out_of_credit"
+    REJECTED = "rejected"
+    MODEL_UNAVAILABLE = "model_unavailable"
+    CONTEXT_OVERFLOW = "context_overflow"
+    INTERRUPTED = "interrupted"
+    SERVER_ERROR = "server_error"
+    GATEWAY_TIMEOUT = "gateway_timeout"
+    CALL_DEADLINE = "call_deadline"
+    MALFORMED_ANSWER = "malformed_answer"
+    ANSWER_FAILED = "answer_failed"
+    ANSWER_REFUSED = "answer_refused"
+    EMPTY_OUTPUT = "empty_output"
+    LOST = "lost"
+    JOB_DEADLINE = "job_deadline"
+
+
+class Billed(StrEnum):
+    """Whether a call may have cost money."""
+
+    NO = "no"
+    UNKNOWN = "unknown"
+    LIKELY = "likely"
+    YES = "yes"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one call came to when it brought no usable answer.
+
+    `message` is safe to show to the tenant whose call it was (the provider's own words, cut to a few kB) and is
+    never logged. `provider_code` is the provider's machine-readable code, where it gave one.
+    """
+
+    kind: ErrorKind
+    message: str
+    http_status: int | None = None
+    retry_after: timedelta | None = None
+    provider_code: str | None = None
+    provider_param: str | None = None
+
+
+ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
+    {
+        ErrorKind.UNREACHABLE: "provider_unavailable",
+        ErrorKind.RATE_LIMITED: "rate_limit_exceeded",
+        ErrorKind.OVERLOADED: "provider_unavailable",
+        ErrorKind.BAD_CREDENTIALS: "provider_auth",
+        ErrorKind.OUT_OF_CREDIT: "provider_quota",
+        ErrorKind.REJECTED: "provider_rejected",
+        ErrorKind.MODEL_UNAVAILABLE: "model_unavailable",
+        ErrorKind.CONTEXT_OVERFLOW: "context_length_exceeded",
+        ErrorKind.INTERRUPTED: "provider_unavailable",
+        ErrorKind.SERVER_ERROR: "server_error",
+        ErrorKind.GATEWAY_TIMEOUT: "provider_unavailable",
+        ErrorKind.CALL_DEADLINE: "deadline_exceeded",
+        ErrorKind.MALFORMED_ANSWER: "malformed_answer",
+        ErrorKind.ANSWER_FAILED: "server_error",
+        ErrorKind.ANSWER_REFUSED: "provider_rejected",
+        ErrorKind.EMPTY_OUTPUT: "empty_output",
+        ErrorKind.LOST: "outcome_unknown",
+        ErrorKind.JOB_DEADLINE: "deadline_exceeded",
+    }
+)
+"""The response's `error.code` when a kind is what a job ends with: OpenAI's word where one fits, else ours."""

@@ -1,0 +1,142 @@
+"""What has just happened, told over Redis pub/sub: a response ended; a call should stop.
+
+Announcements only save time. Whoever waits also looks at the rows now and then, so a flushed or restarted Redis
+costs seconds, never an answer.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final, Self
+
+import redis
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from jobs.telemetry import get_logger
+
+ENDED: Final = "backburner:ended"
+STOP: Final = "backburner:stop"
+LOOK_EVERY: Final = 5.0
+
+log = get_logger(__name__)
+
+
+def connect(url: str) -> "redis.Redis":
+    """A synchronous client; connects at first use."""
+    return redis.Redis.from_url(
+        url, socket_connect_timeout=2, socket_timeout=5, health_check_interval=25, socket_keepalive=True
+    )
+
+
+class Announcer:
+    """Tells every process of an event. Never raises: the rows hold the truth."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self._client = client
+
+    def ended(self, job_id: str) -> None:
+        """A response has reached a terminal status."""
+        self._publish(ENDED, job_id)
+
+    def stop(self, job_id: str, reason: str) -> None:
+        """Whoever holds a call for this job should end it."""
+        self._publish(STOP, f"{job_id} {reason}")
+
+    def _publish(self, channel: str, message: str) -> None:
+        try:
+            self._client.publish(channel, message)
+        except (RedisError, OSError) as error:
+            log.warning("announcement not heard", channel=channel, error=type(error).__name__)
+
+
+class Waiters:
+    """Everyone in this process who waits for a response to end, behind one subscription."""
+
+    def __init__(self, url: str, ended_among: Callable[[Iterable[str]], set[str]]) -> None:
+        """`ended_among` looks at the rows: which of these responses have ended? It may block."""
+        self._url = url
+        self._ended_among = ended_among
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
+
+    async def stop(self) -> None:
+        """Stop listening and let everyone go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for job_id in list(self._waiting):
+            self._wake(job_id)
+
+    def expect(self, job_id: str) -> "Expectation":
+        """Begin to wait; look at the row after this and before `wait`, so that no end falls between."""
+        return Expectation(self._waiting, job_id)
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                client = redis.asyncio.Redis.from_url(
+                    self._url, socket_connect_timeout=2, socket_keepalive=True, health_check_interval=25
+                )
+                async with client, client.pubsub() as subscription:
+                    await subscription.subscribe(ENDED)
+                    await self._look_once()  # what ended while nobody listened
+                    while True:
+                        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
+                        if message is not None:
+                            self._wake(message["data"].decode())
+            except (RedisError, OSError) as error:
+                log.warning("event subscription lost", error=type(error).__name__)
+                await asyncio.sleep(0.5)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            await self._look_once()
+
+    async def _look_once(self) -> None:
+        waiting = list(self._waiting)
+        if not waiting:
+            return
+        try:
+            ended = await asyncio.to_thread(self._ended_among, waiting)
+        except Exception as error:  # noqa: BLE001  # a database that is away must not end the watch
+            log.warning("could not look for ended responses", error=type(error).__name__)
+            return
+        for job_id in ended:
+            self._wake(job_id)
+
+    def _wake(self, job_id: str) -> None:
+        for event in self._waiting.get(job_id, ()):
+            event.set()
+
+
+class Expectation:
+    """One waiter's place; a context manager that gives it up again."""
+
+    def __init__(self, waiting: dict[str, set[asyncio.Event]], job_id: str) -> None:
+        self._waiting = waiting
+        self._job_id = job_id
+        self._event = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._waiting.setdefault(self._job_id, set()).add(self._event)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        others = self._waiting[self._job_id]
+        others.discard(self._event)
+        if not others:
+            del self._waiting[self._job_id]
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Sleep until the response may have ended; False after `seconds`."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._event.wait(), seconds)
+            self._event.clear()
+            return True
+        return False

@@ -1,0 +1,20 @@
+"""Identifiers: a prefix that says what it names, and 32 hex digits that sort by time.
+
+The digits are a UUIDv7 (RFC 9562 section 5.7): its first 48 bits are the unix time in milliseconds, so primary
+keys are inserted in order and a span of time is a span of ids.
+"""
+
+from datetime import datetime
+
+from uuid_utils import uuid7
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id such as `resp_0199…`; later ones of the same process sort after earlier ones."""
+    return f"{prefix}_{uuid7().hex}"
+
+
+def first_id_at(prefix: str, moment: datetime) -> str:
+    """The smallest id that can have been made at `moment` (to the millisecond)."""
+    milliseconds = min(max(int(moment.timestamp() * 1000), 0), (1 << 48) - 1)
+    return f"{prefix}_{milliseconds:012x}{0:020x}"

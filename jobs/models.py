@@ -1,0 +1,89 @@
+"""What is known about models: prices, limits, dates. Models are data (`models.toml`), never constants in code."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from functools import cache
+from importlib.resources import files
+
+from jobs.errors import ModelUnknown
+from jobs.job import Cost, CostSource, Usage
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model that this server offers. Prices are microusd for one million tokens, None where unknown."""
+
+    id: str
+    aliases: tuple[str, ...] = ()
+    owned_by: str = "provider"
+    created: int = 0
+    efforts: tuple[str, ...] | None = None
+    input_price: Decimal | None = None
+    output_price: Decimal | None = None
+    priced_on: date | None = None
+    shutdown_date: date | None = None
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+
+    def cost_of(self, usage: Usage) -> Cost | None:
+        """What `usage` costs by the price table; None when the table has no price for this model."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        dollars = (usage.input_tokens * self.input_price + usage.output_tokens * self.output_price) / 1_000_000
+        return Cost(to_microusd(dollars), CostSource.PRICE_TABLE)
+
+
+def to_microusd(dollars: Decimal) -> int:
+    """Dollars as whole millionths, halves rounded up."""
+    return int((dollars * 1_000_000).to_integral_value(ROUND_HALF_UP))
+
+
+class Catalogue:
+    """The models that this server offers, by id and alias, in the operator's order."""
+
+    def __init__(self, offered: Iterable[str]) -> None:
+        known = _known_models()
+        self.models = tuple(replace(known[name], id=name) if name in known else Model(name) for name in offered)
+        self._by_name = {alias: model for model in self.models for alias in model.aliases}
+        self._by_name |= {model.id: model for model in self.models}
+
+    def find(self, name: str) -> Model:
+        """The model called `name`.
+
+        Raises:
+            ModelUnknown: the server does not offer it.
+        """
+        model = self._by_name.get(name)
+        if model is None:
+            offered = ", ".join(model.id for model in self.models)
+            raise ModelUnknown(f"The model '{name}' does not exist here. This server offers: {offered}.", "model")
+        return model
+
+
+@cache
+def _known_models() -> dict[str, Model]:
+    table = tomllib.loads(files("jobs").joinpath("models.toml").read_text("utf-8"))
+    models = {}
+    for row in table["model"]:
+        model = Model(
+            id=row["id"],
+            aliases=tuple(row.get("aliases", ())),
+            owned_by=row["owned_by"],
+            created=int(datetime.combine(row["created"], datetime.min.time(), UTC).timestamp()),
+            efforts=tuple(row["efforts"]) if "efforts" in row else None,
+            input_price=_price(row.get("input_usd_per_million")),
+            output_price=_price(row.get("output_usd_per_million")),
+            priced_on=row.get("priced_on"),
+            shutdown_date=row.get("shutdown_date"),
+            context_window=row.get("context_window"),
+            max_output_tokens=row.get("max_output_tokens"),
+        )
+        models.update(dict.fromkeys((*model.aliases, model.id), model))
+    return models
+
+
+def _price(text: str | None) -> Decimal | None:
+    return None if text is None else Decimal(text)

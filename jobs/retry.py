@@ -1,0 +1,148 @@
+"""What to do after a failed attempt: policy is data, and the one function under it is pure.
+
+`RULES` says per kind of failure whether the call may have been billed and whether another may follow. Delays are
+exponential with full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); a
+provider's `Retry-After` is a floor under them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
+from jobs.job import Job, OnUnknownOutcome, Truncation
+
+PAUSE: Final = timedelta(seconds=30)
+"""How long a job waits when the provider refuses our key or our credit; no attempt is used up meanwhile."""
+
+
+class Again(StrEnum):
+    """Whether a failed call is repeated."""
+
+    NEVER = "never"
+    COUNTED = "counted"
+    UNCOUNTED = "uncounted"
+    IF_ALLOWED = "if_allowed"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The policy for one kind of failure.
+
+    `tries` caps the attempts in all; `delayed` is false where the provider is not to blame, so nothing is spared.
+    """
+
+    again: Again
+    billed: Billed
+    tries: int | None = None
+    delayed: bool = True
+
+
+# fmt: off
+RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
+    ErrorKind.UNREACHABLE:       Rule(Again.COUNTED,    Billed.NO),
+    ErrorKind.RATE_LIMITED:      Rule(Again.COUNTED,    Billed.NO),
+    ErrorKind.OVERLOADED:        Rule(Again.COUNTED,    Billed.NO),
+    ErrorKind.BAD_CREDENTIALS:   Rule(Again.UNCOUNTED,  Billed.NO),
+    ErrorKind.OUT_OF_CREDIT:     Rule(Again.UNCOUNTED,  Billed.NO),
+    ErrorKind.REJECTED:          Rule(Again.NEVER,      Billed.NO),
+    ErrorKind.MODEL_UNAVAILABLE: Rule(Again.NEVER,      Billed.NO),
+    ErrorKind.CONTEXT_OVERFLOW:  Rule(Again.NEVER,      Billed.NO),
+    ErrorKind.INTERRUPTED:       Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.SERVER_ERROR:      Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.GATEWAY_TIMEOUT:   Rule(Again.IF_ALLOWED, Billed.UNKNOWN, tries=2),  # a blind repeat times out again
+    ErrorKind.CALL_DEADLINE:     Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.MALFORMED_ANSWER:  Rule(Again.IF_ALLOWED, Billed.LIKELY),
+    ErrorKind.ANSWER_FAILED:     Rule(Again.COUNTED,    Billed.UNKNOWN),
+    ErrorKind.ANSWER_REFUSED:    Rule(Again.NEVER,      Billed.UNKNOWN),
+    ErrorKind.EMPTY_OUTPUT:      Rule(Again.NEVER,      Billed.YES),
+    ErrorKind.LOST:              Rule(Again.IF_ALLOWED, Billed.UNKNOWN, delayed=False),
+    ErrorKind.JOB_DEADLINE:      Rule(Again.NEVER,      Billed.UNKNOWN),
+})
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """The shape of the delays between attempts."""
+
+    base: timedelta
+    cap: timedelta
+
+
+@dataclass(frozen=True)
+class TryAgain:
+    """The job goes back to the queue until `available_at`; `failures` is its new count."""
+
+    available_at: datetime
+    failures: int
+    truncation: Truncation | None = None
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The job fails with `code` and `message`."""
+
+    code: str
+    message: str
+    failures: int
+
+
+def delay_before_retry(failures: int, backoff: Backoff, *, jitter: float, floor: timedelta | None) -> timedelta:
+    """How long to wait after the `failures`-th failure (1, 2, ...), with `jitter` drawn from [0, 1)."""
+    ceiling = min(backoff.cap, backoff.base * 2 ** min(failures - 1, 30))
+    delay = timedelta(seconds=ceiling.total_seconds() * jitter)
+    return max(delay, floor) if floor is not None else delay
+
+
+def next_step(
+    failure: Failure,
+    job: Job,
+    *,
+    backoff: Backoff,
+    now: datetime,
+    jitter: float,
+    widen_on_overflow: bool = False,
+) -> TryAgain | GiveUp:
+    """Turn a failed attempt of `job` into what happens to the job.
+
+    A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why.
+    """
+    rule = RULES[failure.kind]
+    if rule.again is Again.UNCOUNTED:
+        pause = max(PAUSE, failure.retry_after or PAUSE)
+        return _unless_late(TryAgain(now + pause, job.failures), failure, job)
+    failures = job.failures + 1
+    if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
+        already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
+        if widen_on_overflow and not already_widened and failures < job.max_attempts:
+            return TryAgain(now, failures, Truncation.AUTO)
+    if rule.again is Again.NEVER:
+        return GiveUp(_final_code(failure), failure.message, failures)
+    if rule.again is Again.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
+        message = f"The call may have been billed, but its answer was lost: {failure.message}"
+        return GiveUp("outcome_unknown", message, failures)
+    allowed = job.max_attempts if rule.tries is None else min(rule.tries, job.max_attempts)
+    if failures >= allowed:
+        return GiveUp(_final_code(failure), failure.message, failures)
+    delay = timedelta(0)
+    if rule.delayed:
+        delay = delay_before_retry(failures, backoff, jitter=jitter, floor=failure.retry_after)
+    return _unless_late(TryAgain(now + delay, failures), failure, job)
+
+
+def _unless_late(again: TryAgain, failure: Failure, job: Job) -> TryAgain | GiveUp:
+    if again.available_at < job.deadline_at:
+        return again
+    message = f"No attempt is possible before the deadline. The last one failed: {failure.message}"
+    return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, again.failures)
+
+
+def _final_code(failure: Failure) -> str:
+    """The provider's own code when its answer named one, else ours for the kind."""
+    if failure.kind is ErrorKind.ANSWER_REFUSED and failure.provider_code:
+        return failure.provider_code
+    return ERROR_CODES[failure.kind]

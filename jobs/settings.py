@@ -1,0 +1,217 @@
+"""Every knob, with its unit, default and reason; built once in a composition root and handed down.
+
+`.env.example` is generated from this class and compared in a test.
+"""
+
+import logging
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from jobs.errors import SettingsError
+from jobs.job import OnUnknownOutcome, Truncation
+
+PREFIX = "BACKBURNER_"
+
+
+class Transport(StrEnum):
+    """How an answer is awaited."""
+
+    PLAIN = "plain"
+    STREAM = "stream"
+    BACKGROUND = "background"
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _empty_is_absent(value: object) -> object:
+    return None if value == "" else value
+
+
+CommaSeparated = BeforeValidator(_split)
+EmptyIsAbsent = BeforeValidator(_empty_is_absent)
+
+
+class Settings(BaseSettings):
+    """The settings of every process, from `BACKBURNER_*` variables and `.env`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
+    )
+
+    provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
+    provider_api_key: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+        None,
+        validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", "AIMLAPI_API_KEY"),
+        description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
+    )
+    provider_transport: Transport = Field(
+        Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
+    )
+    models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
+        ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
+    )
+    database_url: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+        None, description="SQLAlchemy URL; empty means SQLite in the data dir"
+    )
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
+    )
+    broker_url: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+        None, description="any broker that Celery supports; empty means REDIS_URL"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
+    port: int = Field(8000, ge=0, le=65535, description="where the API listens")
+    data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
+    api_key: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+        None, description="bootstrap key with every scope; `up` generates one on first start"
+    )
+    worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
+    max_attempts: int = Field(5, ge=1, le=1000, description="attempts in all per job, unless a request says")
+    max_attempts_limit: int = Field(20, ge=1, le=1000, description="how far a request may raise its max_attempts")
+    retry_base_seconds: float = Field(2, ge=0, le=86400, description="exponential backoff with full jitter starts here")
+    retry_max_seconds: float = Field(300, ge=0, le=86400, description="and ends here")
+    call_deadline_seconds: float = Field(1800, gt=0, le=604800, description="whole length of one attempt")
+    job_deadline_seconds: float = Field(
+        86400, gt=0, le=31536000, description="from acceptance to a terminal status, retries included"
+    )
+    on_unknown_outcome: OnUnknownOutcome = Field(
+        OnUnknownOutcome.RETRY,
+        description="after a call that may have been billed and whose answer was lost: retry or fail",
+    )
+    truncation: Truncation = Field(
+        Truncation.DISABLED, description="sent when the request names none: auto or disabled"
+    )
+    truncation_on_overflow: Literal["fail", "auto"] = Field(
+        "fail", description='"auto" tries a context overflow once more with truncation "auto"'
+    )
+    worker_timeout_seconds: float = Field(
+        10,
+        ge=1,
+        le=3600,
+        description="silence after which a worker is taken for dead and its jobs are rescued",
+    )
+    shutdown_grace_seconds: float = Field(
+        20,
+        ge=0,
+        le=86400,
+        description="how long a stopping worker lets its calls finish before it hands them back",
+    )
+    webhook_allow_http: bool = Field(default=False, description="let webhook receivers be plain http")
+    webhook_allow_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode, CommaSeparated] = Field(
+        [], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8"
+    )
+    retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
+    max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests get 413")
+    log_format: Annotated[Literal["console", "json"] | None, EmptyIsAbsent] = Field(
+        None, description="console or json; empty means console on a terminal, else json"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+
+    @field_validator("provider_base_url")
+    @classmethod
+    def _http_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("expected a URL that begins with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("database_url")
+    @classmethod
+    def _sqlalchemy_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        try:
+            backend = make_url(value.get_secret_value()).get_backend_name()
+        except ArgumentError:
+            raise ValueError("expected a SQLAlchemy URL such as postgresql://user:password@host/name") from None
+        if backend not in {"sqlite", "postgresql"}:
+            raise ValueError("expected sqlite or postgresql")
+        return value
+
+    @field_validator("webhook_allow_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        try:
+            return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
+        except ValueError:
+            raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL in force. It may hold a password: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir.absolute() / 'backburner.db'}"
+
+    @property
+    def redis(self) -> str:
+        """The Redis URL in force. It may hold a password: never log it."""
+        return self.redis_url.get_secret_value()
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL in force. It may hold a password: never log it."""
+        return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def call_deadline(self) -> timedelta:
+        """Whole length of one attempt."""
+        return timedelta(seconds=self.call_deadline_seconds)
+
+    @property
+    def worker_timeout(self) -> timedelta:
+        """Silence after which a worker is taken for dead."""
+        return timedelta(seconds=self.worker_timeout_seconds)
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read and check the environment.
+
+    Raises:
+        SettingsError: one or more variables are wrong; every one is named, no value is repeated.
+    """
+    logging.getLogger("dotenv.main").setLevel(logging.ERROR)
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
+    except ValidationError as error:
+        lines = [f"  {variable_of(str(each['loc'][0]))}: {_reason(each['msg'])}" for each in error.errors()]
+        raise SettingsError("Settings are wrong:\n" + "\n".join(dict.fromkeys(lines))) from None
+
+
+def variable_of(field: str) -> str:
+    """The environment variable that sets `field`."""
+    return field if field.startswith(PREFIX) or field == "AIMLAPI_API_KEY" else PREFIX + field.upper()
+
+
+def _reason(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+def render_example() -> str:
+    """The text of `.env.example`: every variable with its default, commented out."""
+    lines = ["# Every setting of Backburner with its default. Copy to .env and change what you need.", ""]
+    for name, field in Settings.model_fields.items():
+        lines += [f"# {field.description}", f"#{variable_of(name)}={_default_text(field.default)}", ""]
+    return "\n".join(lines)
+
+
+def _default_text(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, list):
+        return ",".join(str(part) for part in default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default)

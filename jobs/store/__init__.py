@@ -1,0 +1,1 @@
+"""The record: every table, the only writers of a job's status, and every read."""

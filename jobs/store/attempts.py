@@ -1,0 +1,144 @@
+"""The ledger of calls: a row is committed before a call is sent, and closed with what it came to."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+
+from jobs.errors import Billed, Failure, StaleJob
+from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
+from jobs.lifecycle import Status, Verb
+from jobs.retry import RULES
+from jobs.store import tables
+from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
+from jobs.store.transitions import move
+
+MESSAGE_LIMIT = 4_000
+
+
+def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
+    """Claim a due job for `worker_id` and open the row of its next call.
+
+    None when the bell was stale: the job is gone, taken, ended, or not due yet.
+    """
+    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id)).mappings().one_or_none()
+    if found is None:
+        return None
+    job = job_from(found)
+    if job.status is not Status.QUEUED or job.available_at > now or job.deadline_at <= now:
+        return None
+    number = job.attempt + 1
+    started_at = job.started_at or now
+    try:
+        job = move(tx, Verb.CLAIM, job, now, attempt=number, worker_id=worker_id, started_at=started_at)
+    except StaleJob:
+        return None
+    attempt = Attempt(
+        job_id=job.id,
+        number=number,
+        api_key_id=job.api_key_id,
+        model=job.model,
+        worker_id=worker_id,
+        started_at=now,
+        ended_at=None,
+        outcome=None,
+        billed=Billed.UNKNOWN,
+        truncation=job.truncation_applied or job.truncation,
+        error_kind=None,
+        error_message=None,
+        http_status=None,
+        provider_request_id=None,
+        provider_response_id=None,
+        usage=None,
+        cost=None,
+    )
+    tx.execute(
+        insert(tables.attempts).values(
+            job_id=attempt.job_id,
+            number=attempt.number,
+            api_key_id=attempt.api_key_id,
+            model=attempt.model,
+            worker_id=attempt.worker_id,
+            started_at=attempt.started_at,
+            billed=attempt.billed,
+            truncation=attempt.truncation,
+        )
+    )
+    return job, attempt
+
+
+def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
+    """Close a call with what it came to and book its usage and cost, once.
+
+    A call that was closed as lost may still report: what it says is truer than the guess. False when the call
+    had reported before.
+    """
+    failure = report.result if isinstance(report.result, Failure) else None
+    values: dict[str, Any] = {
+        "ended_at": now,
+        "outcome": outcome,
+        "billed": _billed(report),
+        "http_status": report.http_status,
+        "provider_request_id": report.provider_request_id,
+        "provider_response_id": report.provider_response_id,
+        "error_kind": failure.kind if failure else None,
+        "error_message": failure.message[:MESSAGE_LIMIT] if failure else None,
+        **usage_columns(report.usage),
+        **cost_columns(report.cost),
+    }
+    if not _close(tx, attempt.job_id, attempt.number, values):
+        return False
+    if report.cost is not None:
+        _add_to_job(tx, attempt.job_id, report.cost, now)
+    return True
+
+
+def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure: Failure) -> None:
+    """Close the call of a worker that fell silent; it may have been billed."""
+    values = {
+        "ended_at": now,
+        "outcome": Outcome.LOST,
+        "billed": RULES[failure.kind].billed,
+        "error_kind": failure.kind,
+        "error_message": failure.message,
+    }
+    _close(tx, job_id, number, values)
+
+
+def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
+    """Every call made for a job, first to last."""
+    row = tables.attempts.c
+    query = select(tables.attempts).where(row.job_id == job_id).order_by(row.number)
+    return [attempt_from(each) for each in tx.execute(query).mappings()]
+
+
+def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
+    """Keep what the provider sent beside our reading of it; an earlier answer of the job gives way."""
+    response = dict(report.result.response) if isinstance(report.result, Answer) else None
+    if response is None and report.raw is None:
+        return
+    tx.execute(delete(tables.answers).where(tables.answers.c.job_id == job.id))
+    tx.execute(insert(tables.answers).values(job_id=job.id, response=response, raw=report.raw))
+
+
+def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any]) -> bool:
+    row = tables.attempts.c
+    unreported = or_(row.ended_at.is_(None), row.outcome == Outcome.LOST)
+    closing = update(tables.attempts).where(row.job_id == job_id, row.number == number, unreported)
+    return tx.execute(closing.values(values)).rowcount == 1
+
+
+def _add_to_job(tx: Connection, job_id: str, cost: Cost, now: datetime) -> None:
+    row = tables.jobs.c
+    total = func.coalesce(row.cost_microusd, 0) + cost.microusd
+    booking = update(tables.jobs).where(row.id == job_id)
+    tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
+
+
+def _billed(report: CallReport) -> Billed:
+    if report.cost is not None:
+        return Billed.YES if report.cost.microusd > 0 else Billed.NO
+    if isinstance(report.result, Failure):
+        return RULES[report.result.kind].billed
+    return Billed.YES

@@ -1,0 +1,58 @@
+"""Column types that mean the same on SQLite and PostgreSQL."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, String, Text, TypeDecorator
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware UTC datetime; on SQLite fixed-width text, which sorts by time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive datetimes at the border."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime reached the database")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back what was put in, in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON kept as the text that we wrote.
+
+    Not `jsonb`: that reorders keys and refuses `\\u0000`, and what a client sent has to go on as it came.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Serialise; ASCII only, so that no encoding can refuse it."""
+        return None if value is None else json.dumps(value, separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Parse."""
+        return None if value is None else json.loads(value)
+
+
+class ByteOrdered(TypeDecorator[str]):
+    """An id or other ASCII text, compared byte by byte in every locale, so that its order is the order of time."""
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """PostgreSQL compares by the database's locale unless told otherwise; SQLite by bytes already."""
+        return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())

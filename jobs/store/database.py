@@ -1,0 +1,81 @@
+"""One database, two kinds of transaction: `begin` to write, `read` to look.
+
+SQLite (the embedded default) has one writer at a time. Writers of this process queue on a lock of ours, which
+yields under gevent and wakes in order; writers of other processes wait in SQLite's busy handler. Every write
+transaction takes the write lock at once (`BEGIN IMMEDIATE`), so none fails halfway for having read first.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+
+SQLITE_BUSY_SECONDS = 30
+PREPARE_THRESHOLD = 2
+
+
+class Database:
+    """The engine and how to open transactions on it. Safe to share between threads and greenlets."""
+
+    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+        """Connect lazily to `url`; at most `pool_size` connections are open at once."""
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 60}
+        if self.is_sqlite:
+            if self.url.database and self.url.database != ":memory:":
+                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
+        else:
+            options["pool_pre_ping"] = True
+            options["connect_args"] = {
+                "connect_timeout": 10,
+                "prepare_threshold": PREPARE_THRESHOLD,
+                "application_name": "backburner",
+            }
+        self.engine = create_engine(self.url, **options)
+        self._writers: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
+        if self.is_sqlite:
+            _set_up_sqlite(self.engine)
+        self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A write transaction: committed at the end of the block, rolled back when it raises."""
+        with self._writers, self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reads; each statement sees what is committed when it begins."""
+        with self._readers.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _set_up_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # sqlite3's own implicit BEGIN would come too late
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _began(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def database_now(tx: Connection) -> datetime:
+    """The database's clock: the one clock that all processes on all machines agree on."""
+    if tx.dialect.name == "sqlite":
+        return datetime.now(UTC)  # one file, one machine, one clock
+    moment: datetime = tx.execute(select(func.clock_timestamp())).scalar_one()
+    return moment.astimezone(UTC)

@@ -1,0 +1,238 @@
+"""Every read of jobs: one, a page, where it stands in the queue, and what was used.
+
+All are scoped by API key; each is answered from an index however many rows there are.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Date, Select, and_, case, cast, func, or_, select
+
+from jobs.errors import JobNotFound
+from jobs.ids import first_id_at
+from jobs.job import Job, Usage
+from jobs.lifecycle import Status
+from jobs.store import tables
+from jobs.store.database import Database
+from jobs.store.rows import job_from
+
+POSITION_LIMIT = 1_000
+IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True)
+class Document:
+    """All that a response is made of: the job, its request without the input, and its normalised answer."""
+
+    job: Job
+    settings: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    answer: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which of a key's jobs to list; `metadata` holds labels that all have to match."""
+
+    status: Status | None = None
+    model: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class UsageRow:
+    """What one key used of one model on one day (UTC); money in microusd."""
+
+    day: date
+    model: str
+    api_key_id: str
+    api_key_name: str
+    calls: int
+    usage: Usage
+    cost_microusd: int
+
+
+def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
+    """One job, if it belongs to the key (None: whoever it belongs to).
+
+    Raises:
+        JobNotFound: there is none, or it is another's.
+    """
+    row = tables.jobs.c
+    query = select(tables.jobs).where(row.id == job_id)
+    if api_key_id is not None:
+        query = query.where(row.api_key_id == api_key_id)
+    found = tx.execute(query).mappings().one_or_none()
+    if found is None:
+        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+    return job_from(found)
+
+
+def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
+    """One response with all its parts.
+
+    Raises:
+        JobNotFound: there is none, or it is another's.
+    """
+    row = tables.jobs.c
+    found = tx.execute(_documents().where(row.id == job_id, row.api_key_id == api_key_id)).mappings().one_or_none()
+    if found is None:
+        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+    return _document_from(found)
+
+
+def list_documents(
+    tx: Connection, api_key_id: str, filters: Filters, *, limit: int, after: str | None = None, ascending: bool = False
+) -> tuple[list[Document], bool]:
+    """A page of a key's responses, newest first, beginning behind the id `after`; and whether more follow."""
+    row = tables.jobs.c
+    query = _documents().where(row.api_key_id == api_key_id)
+    if filters.status is not None:
+        query = query.where(row.status == filters.status)
+    if filters.model is not None:
+        query = query.where(row.model == filters.model)
+    if filters.created_after is not None:
+        query = query.where(row.id >= first_id_at("resp", filters.created_after))
+    if filters.created_before is not None:
+        query = query.where(row.id < first_id_at("resp", filters.created_before))
+    for key, value in filters.metadata.items():
+        label = tables.job_metadata.alias()
+        matching = (label.c.api_key_id == api_key_id, label.c.key == key, label.c.value == value)
+        query = query.join(label, and_(label.c.job_id == row.id, *matching))
+    if after is not None:
+        query = query.where(row.id > after if ascending else row.id < after)
+    query = query.order_by(row.id if ascending else row.id.desc()).limit(limit + 1)
+    documents = [_document_from(found) for found in tx.execute(query).mappings()]
+    return documents[:limit], len(documents) > limit
+
+
+def get_request(tx: Connection, job_id: str) -> tuple[dict[str, Any], Any]:
+    """What was asked: the client's body without its input, and the input.
+
+    Raises:
+        JobNotFound: the job has been erased.
+    """
+    row = tables.requests.c
+    found = tx.execute(select(row.settings, row.input).where(row.job_id == job_id)).one_or_none()
+    if found is None:
+        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+    return found.settings, found.input
+
+
+def queue_position(tx: Connection, job: Job) -> int | None:
+    """How many due jobs of the same key go before this one, plus one; counted up to `POSITION_LIMIT`.
+
+    Among one key's own jobs only: keys take turns, and what others have queued is not a tenant's to know.
+    """
+    if job.status is not Status.QUEUED:
+        return None
+    row = tables.jobs.c
+    same_class = and_(
+        row.priority == job.priority,
+        or_(
+            row.available_at < job.available_at,
+            and_(row.available_at == job.available_at, row.id < job.id),
+        ),
+    )
+    ahead = (
+        select(row.id)
+        .where(
+            row.api_key_id == job.api_key_id,
+            row.status == Status.QUEUED,
+            row.priority.between(job.priority, 9),
+            or_(row.priority > job.priority, same_class),
+        )
+        .limit(POSITION_LIMIT - 1)
+    )
+    count: int = tx.execute(select(func.count()).select_from(ahead.subquery())).scalar_one()
+    return count + 1
+
+
+def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime) -> list[UsageRow]:
+    """Tokens, calls and cost of a key's calls that started within the span, latest day first."""
+    row = tables.attempts.c
+    day = cast(row.started_at, Date) if tx.dialect.name != "sqlite" else func.date(row.started_at)
+    if tx.dialect.name != "sqlite":
+        day = cast(func.timezone("UTC", row.started_at), Date)
+    sums = [
+        func.sum(func.coalesce(column, 0))
+        for column in (
+            row.input_tokens,
+            row.output_tokens,
+            row.total_tokens,
+            row.cached_tokens,
+            row.reasoning_tokens,
+            row.cost_microusd,
+        )
+    ]
+    query = (
+        select(day.label("day"), row.model, row.api_key_id, tables.api_keys.c.name, func.count(), *sums)
+        .join(tables.api_keys, tables.api_keys.c.id == row.api_key_id)
+        .where(row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
+        .group_by(day, row.model, row.api_key_id, tables.api_keys.c.name)
+        .order_by(day.desc(), row.model)
+    )
+    rows = []
+    for found in tx.execute(query):
+        on, model, key_id, key_name, calls, *totals = found
+        tokens = [int(total) for total in totals]
+        rows.append(
+            UsageRow(
+                day=on if isinstance(on, date) else date.fromisoformat(on),
+                model=model,
+                api_key_id=key_id,
+                api_key_name=key_name,
+                calls=calls,
+                usage=Usage(*tokens[:5]),
+                cost_microusd=tokens[5],
+            )
+        )
+    return rows
+
+
+def count_open(tx: Connection) -> dict[Status, int]:
+    """How many jobs are queued and in progress, over all keys (for the operator, never for a tenant)."""
+    row = tables.jobs.c
+    by_status = case((row.worker_id.is_(None), Status.QUEUED), else_=Status.IN_PROGRESS)
+    query = select(by_status, func.count()).where(row.completed_at.is_(None)).group_by(by_status)
+    counts = {Status(status): count for status, count in tx.execute(query)}
+    return {status: counts.get(status, 0) for status in (Status.QUEUED, Status.IN_PROGRESS)}
+
+
+def oldest_due_at(tx: Connection) -> datetime | None:
+    """Since when the longest waiting queued job has been due, over all keys (for the operator)."""
+    row = tables.jobs.c
+    moment: datetime | None = tx.execute(
+        select(func.min(row.available_at)).where(row.status == Status.QUEUED)
+    ).scalar_one()
+    return moment
+
+
+def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
+    """Which of these jobs have ended, or are gone."""
+    ids = list(job_ids)
+    still_open: set[str] = set()
+    row = tables.jobs.c
+    with database.read() as tx:
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            chunk = ids[start : start + IDS_PER_QUERY]
+            found = tx.execute(select(row.id).where(row.id.in_(chunk), row.completed_at.is_(None)))
+            still_open.update(found.scalars())
+    return set(ids) - still_open
+
+
+def _documents() -> Select[Any]:
+    return (
+        select(tables.jobs, tables.requests.c.settings, tables.answers.c.response)
+        .join(tables.requests, tables.requests.c.job_id == tables.jobs.c.id)
+        .outerjoin(tables.answers, tables.answers.c.job_id == tables.jobs.c.id)
+    )
+
+
+def _document_from(row: Any) -> Document:
+    settings = row["settings"]
+    return Document(job_from(row), settings, settings.get("metadata") or {}, row["response"])

@@ -1,0 +1,237 @@
+"""Every table. Enums are mirrored by CHECKs, and each index says which question it answers.
+
+A job's row stays small, because it is rewritten at every transition; its prompt and answer, written once, live
+beside it. Attempts are also the usage ledger: they carry key and model themselves and outlive the job.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from jobs.errors import Billed, ErrorKind
+from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
+from jobs.lifecycle import Status
+from jobs.store.columns import ByteOrdered, JsonText, Moment
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("sha256", String, nullable=False, unique=True),
+    Column("scopes", JsonText, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    Column("dispatched_at", Moment),  # when the dispatcher last served this key: whose turn is it
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("model", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("max_attempts", Integer, nullable=False),
+    Column("on_unknown_outcome", String, nullable=False),
+    Column("truncation", String, nullable=False),
+    Column("truncation_applied", String),
+    Column("background", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("available_at", Moment, nullable=False),
+    Column("deadline_at", Moment, nullable=False),
+    Column("rung_at", Moment),
+    Column("started_at", Moment),
+    Column("completed_at", Moment),
+    Column("worker_id", ByteOrdered),
+    Column("provider_response_id", String),
+    Column("provider_model", String),
+    Column("incomplete_reason", String),
+    Column("error_code", String),
+    Column("error_kind", String),
+    Column("error_message", Text),
+    Column("error_param", String),
+    Column("error_http_status", Integer),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost_microusd", BigInteger),
+    Column("cost_source", String),
+    _one_of("status", Status),
+    _one_of("on_unknown_outcome", OnUnknownOutcome),
+    _one_of("truncation", Truncation),
+    _one_of("truncation_applied", Truncation),
+    _one_of("error_kind", ErrorKind),
+    _one_of("cost_source", CostSource),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+    CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
+    CheckConstraint("(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name="ended_once"),
+)
+
+# list: newest first, by key alone or narrowed by status or model
+Index("ix_jobs_list", jobs.c.api_key_id, jobs.c.id)
+Index("ix_jobs_list_by_status", jobs.c.api_key_id, jobs.c.status, jobs.c.id)
+Index("ix_jobs_list_by_model", jobs.c.api_key_id, jobs.c.model, jobs.c.id)
+# dispatch and queue position: per priority and key, whose turn it is
+Index(
+    "ix_jobs_due",
+    jobs.c.priority,
+    jobs.c.api_key_id,
+    jobs.c.available_at,
+    jobs.c.id,
+    postgresql_where=text("status = 'queued'"),
+    sqlite_where=text("status = 'queued'"),
+)
+# rescue: what a worker holds
+Index(
+    "ix_jobs_held",
+    jobs.c.worker_id,
+    postgresql_where=text("status = 'in_progress'"),
+    sqlite_where=text("status = 'in_progress'"),
+)
+# deadlines: which open job's time is up
+Index(
+    "ix_jobs_deadline",
+    jobs.c.deadline_at,
+    postgresql_where=text("completed_at IS NULL"),
+    sqlite_where=text("completed_at IS NULL"),
+)
+# retention: which ended job may be erased
+Index(
+    "ix_jobs_ended",
+    jobs.c.completed_at,
+    postgresql_where=text("completed_at IS NOT NULL"),
+    sqlite_where=text("completed_at IS NOT NULL"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("settings", JsonText, nullable=False),  # the client's body without its input
+    Column("input", JsonText, nullable=False),
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("response", JsonText),  # normalised; null when the body could not be read as an answer
+    Column("raw", LargeBinary),  # what the provider sent, byte for byte
+)
+
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("value", String, nullable=False),
+)
+# list by metadata[key]=value
+Index(
+    "ix_job_metadata_list",
+    job_metadata.c.api_key_id,
+    job_metadata.c.key,
+    job_metadata.c.value,
+    job_metadata.c.job_id,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", ByteOrdered, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("model", String, nullable=False),
+    Column("worker_id", ByteOrdered, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("outcome", String),
+    Column("billed", String, nullable=False),
+    Column("truncation", String, nullable=False),
+    Column("error_kind", String),
+    Column("error_message", Text),
+    Column("http_status", Integer),
+    Column("provider_request_id", String),
+    Column("provider_response_id", String),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost_microusd", BigInteger),
+    Column("cost_source", String),
+    _one_of("outcome", Outcome),
+    _one_of("billed", Billed),
+    _one_of("truncation", Truncation),
+    _one_of("error_kind", ErrorKind),
+    _one_of("cost_source", CostSource),
+    CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_with_an_outcome"),
+)
+# usage by day, model and key
+Index("ix_attempts_usage", attempts.c.api_key_id, attempts.c.started_at)
+# rescue: what a worker left open
+Index(
+    "ix_attempts_open",
+    attempts.c.worker_id,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("beat_at", Moment, nullable=False),
+    Column("draining_at", Moment),  # claims no more
+    Column("ended_at", Moment),  # left, or was given up
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)

@@ -1,0 +1,129 @@
+"""`submit` and `move`: the only writers of `jobs.status`."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, update
+
+from jobs.errors import StaleJob
+from jobs.ids import new_id
+from jobs.job import Job, JobSpec
+from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.store import tables
+
+
+def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) -> Job:
+    """Accept a job: it is durable once the transaction commits.
+
+    `rung` says that the caller rings its bell right after the commit, so that the dispatcher need not.
+    """
+    job_id = new_id("resp")
+    available_at = max(now, spec.run_at) if spec.run_at else now
+    row: dict[str, Any] = {
+        "id": job_id,
+        "api_key_id": spec.api_key_id,
+        "model": spec.model,
+        "status": Status.QUEUED,
+        "attempt": 0,
+        "failures": 0,
+        "max_attempts": spec.max_attempts,
+        "on_unknown_outcome": spec.on_unknown_outcome,
+        "truncation": spec.truncation,
+        "background": spec.background,
+        "priority": spec.priority,
+        "created_at": now,
+        "updated_at": now,
+        "available_at": available_at,
+        "deadline_at": spec.deadline_at,
+        "rung_at": now if rung and available_at <= now else None,
+    }
+    tx.execute(insert(tables.jobs).values(row))
+    tx.execute(insert(tables.requests).values(job_id=job_id, settings=dict(spec.settings), input=spec.input))
+    if spec.metadata:
+        labels = [
+            {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
+            for key, value in spec.metadata.items()
+        ]
+        tx.execute(insert(tables.job_metadata), labels)
+    return Job(
+        **row,
+        truncation_applied=None,
+        started_at=None,
+        completed_at=None,
+        worker_id=None,
+        provider_response_id=None,
+        provider_model=None,
+        incomplete_reason=None,
+        error_code=None,
+        error_kind=None,
+        error_message=None,
+        error_param=None,
+        error_http_status=None,
+        usage=None,
+        cost=None,
+    )
+
+
+def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
+    """Apply `verb` to the row, provided it is still as `job` describes it.
+
+    What a status implies is set here: an ended job has its moment and no worker, a queued one neither.
+
+    Raises:
+        StaleJob: the row has left the verb's source statuses, or a later attempt owns it.
+    """
+    transition = TRANSITIONS[verb]
+    implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
+    if transition.target is not Status.IN_PROGRESS:
+        implied |= {"worker_id": None, "rung_at": None}
+        implied |= {"completed_at": now if transition.target.is_terminal else None}
+    values = implied | changes
+    row = tables.jobs.c
+    guard = (row.id == job.id, row.attempt == job.attempt, row.status.in_(sorted(transition.sources)))
+    moved = tx.execute(update(tables.jobs).where(*guard).values(values))
+    if moved.rowcount == 0:
+        raise StaleJob(job.id, verb)
+    return replace(job, **values)
+
+
+def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
+    """Run a failed or cancelled job again under its own id, with all its attempts before it and a new deadline.
+
+    Raises:
+        StaleJob: it is neither failed nor cancelled any more.
+    """
+    revived = move(
+        tx,
+        Verb.REVIVE,
+        job,
+        now,
+        failures=0,
+        available_at=now,
+        deadline_at=deadline_at,
+        truncation_applied=None,
+        incomplete_reason=None,
+        error_code=None,
+        error_kind=None,
+        error_message=None,
+        error_param=None,
+        error_http_status=None,
+    )
+    tx.execute(delete(tables.answers).where(tables.answers.c.job_id == job.id))
+    return revived
+
+
+def erase(tx: Connection, job: Job) -> None:
+    """Remove an ended job with its prompt, its answer and every text of its attempts; the usage they booked stays.
+
+    Raises:
+        StaleJob: it is open, or has changed since it was read.
+    """
+    row = tables.jobs.c
+    gone = tx.execute(
+        delete(tables.jobs).where(row.id == job.id, row.attempt == job.attempt, row.completed_at.is_not(None))
+    )
+    if gone.rowcount == 0:
+        raise StaleJob(job.id, "erase")
+    attempt = tables.attempts.c
+    tx.execute(update(tables.attempts).where(attempt.job_id == job.id).values(error_message=None))

@@ -1,0 +1,110 @@
+"""Worker rows: leases are held by workers, not by jobs, so a heartbeat costs one UPDATE for any number of calls."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobs.ids import new_id
+from jobs.job import Attempt, Job
+from jobs.store import tables
+from jobs.store.rows import attempt_from, job_from
+
+FORGET_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """One worker process; `concurrency` is how many calls it holds at once."""
+
+    id: str
+    host: str
+    pid: int
+    concurrency: int
+    started_at: datetime
+    beat_at: datetime
+    draining_at: datetime | None
+    ended_at: datetime | None
+
+
+def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetime) -> str:
+    """Enter a worker under a fresh identity and return it."""
+    worker_id = new_id("wrk")
+    row = {"id": worker_id, "host": host, "pid": pid, "concurrency": concurrency, "started_at": now, "beat_at": now}
+    tx.execute(insert(tables.workers).values(row))
+    return worker_id
+
+
+def beat(tx: Connection, worker_id: str, now: datetime, *, draining: bool = False) -> bool:
+    """Say that a worker lives; False when it has been given up meanwhile and must take a new identity."""
+    row = tables.workers.c
+    values: dict[str, object] = {"beat_at": now}
+    if draining:
+        values["draining_at"] = func.coalesce(row.draining_at, now)
+    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None))
+    return tx.execute(living.values(values)).rowcount == 1
+
+
+def leave(tx: Connection, worker_id: str, now: datetime) -> None:
+    """Take a worker that holds nothing off the list."""
+    row = tables.workers.c
+    tx.execute(update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None)).values(ended_at=now))
+
+
+def give_up_silent(tx: Connection, now: datetime, timeout: timedelta) -> list[str]:
+    """Give up every worker that has been silent for `timeout`, and return them."""
+    row = tables.workers.c
+    silent = update(tables.workers).where(row.ended_at.is_(None), row.beat_at < now - timeout)
+    return list(tx.execute(silent.values(ended_at=now).returning(row.id)).scalars())
+
+
+def left_behind(tx: Connection, limit: int) -> tuple[list[Job], list[Attempt]]:
+    """Jobs still held, and calls still open, under workers that have ended; at most `limit` of each.
+
+    Asked of the rows rather than of the last `give_up_silent`, so that a rescuer that dies halfway is itself
+    followed by another.
+    """
+    ended = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
+    job = tables.jobs.c
+    held = select(tables.jobs).where(job.status == "in_progress", job.worker_id.in_(ended)).limit(limit)
+    attempt = tables.attempts.c
+    opened = select(tables.attempts).where(attempt.ended_at.is_(None), attempt.worker_id.in_(ended)).limit(limit)
+    return (
+        [job_from(row) for row in tx.execute(held).mappings()],
+        [attempt_from(row) for row in tx.execute(opened).mappings()],
+    )
+
+
+def live_workers(tx: Connection, now: datetime, timeout: timedelta) -> list[WorkerRow]:
+    """Workers that have been heard within `timeout`, longest serving first."""
+    row = tables.workers.c
+    query = select(tables.workers).where(row.ended_at.is_(None), row.beat_at >= now - timeout).order_by(row.id)
+    return [WorkerRow(**each) for each in tx.execute(query).mappings()]
+
+
+def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:
+    """How many calls the live workers that still claim can hold at once."""
+    row = tables.workers.c
+    claiming = (row.ended_at.is_(None), row.draining_at.is_(None), row.beat_at >= now - timeout)
+    total: int | None = tx.execute(select(func.sum(row.concurrency)).where(*claiming)).scalar()
+    return total or 0
+
+
+def forget_ended(tx: Connection, now: datetime) -> int:
+    """Drop the rows of workers that ended long ago and left nothing behind."""
+    row = tables.workers.c
+    held = select(tables.jobs.c.worker_id).where(tables.jobs.c.status == "in_progress")
+    old = delete(tables.workers).where(row.ended_at < now - FORGET_AFTER, row.id.not_in(held))
+    return tx.execute(old).rowcount
+
+
+def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: timedelta) -> bool:
+    """Take or renew the lease called `name`; False while another holder's has not run out."""
+    dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
+    row = tables.leases.c
+    values = {"holder": holder, "expires_at": now + length}
+    taking = dialect.insert(tables.leases).values(name=name, **values)
+    free = or_(row.holder == holder, row.expires_at <= now)
+    taking = taking.on_conflict_do_update(index_elements=[row.name], set_=values, where=free)
+    return tx.execute(taking).rowcount == 1
