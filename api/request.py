@@ -44,11 +44,9 @@ LARGEST_TOKEN_COUNT: Final = 2**31 - 1
 
 
 class CreateResponse(Open):
-    """A request for a response.
+    """A request for a response. All but `model` and `input` may be left out or null, which means the same."""
 
-    The fields stand in the order in which OpenAI checks them, as one error is reported. All but `model` and `input`
-    may be null, which means the same as leaving them out: the SDKs send a `None` as null.
-    """
+    # In the order in which OpenAI checks them, as only the first error is told.
 
     model: Annotated[str, WITHOUT_NUL] = Field(description="The model to ask.", examples=["openai/o3-pro"])
     input: Input = Field(
@@ -102,7 +100,7 @@ class CreateResponse(Open):
             by_shape("one of a string or object"),
         ]
         | None
-    ) = Field(default=None, description="Accepted, without effect; use `previous_response_id`.")
+    ) = Field(default=None, description="Conversations are not kept here: use `previous_response_id`.")
     webhook: Webhook | None = Field(default=None, description="Backburner's own: tell this receiver of the end.")
     max_attempts: Annotated[int, Field(ge=1)] | None = Field(
         default=None,

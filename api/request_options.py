@@ -133,6 +133,7 @@ class Webhook(Closed):
     url: Annotated[str, Field(max_length=2048), WITHOUT_NUL, AfterValidator(_receiver)] = Field(
         description="https unless the server allows http; private addresses are refused.",
         examples=["https://example.com/hooks/backburner"],
+        json_schema_extra={"format": "uri"},
     )
     events: (
         Annotated[

@@ -1,0 +1,44 @@
+"""`python -m simulator`: every option is a flag."""
+
+import argparse
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from simulator.main import run
+from simulator.options import Options
+
+
+def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(prog="simulator", description="The provider, on loopback.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    for name, field in Options.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        text = (field.description or "").replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+        elif field.annotation == tuple[str, ...]:
+            parser.add_argument(flag, type=lambda value: tuple(filter(None, value.split(","))), help=text)
+        elif name == "chaos_mix":
+            parser.add_argument(flag, type=json.loads, help=text + ", as JSON")
+        else:
+            parser.add_argument(flag, help=text)
+    return parser, parser.parse_args()
+
+
+def main() -> None:
+    """Parse the flags and run until told to stop."""
+    parser, arguments = _arguments()
+    given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if value is not None}
+    host, port = given.pop("host"), given.pop("port")
+    try:
+        options = Options.model_validate(given)
+    except ValidationError as error:
+        parser.error("; ".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+    run(host, port, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Makes up a value that a JSON schema accepts, so that structured output and tool calls work against the simulator.
+
+Covers what strict structured output allows (objects, arrays, enums, const, anyOf, local $ref, simple bounds). A
+recursive schema is ended by null or an empty list where it leaves that way out.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+_DEPTH_LIMIT: Final = 3
+_LAST_DEPTH: Final = 6
+_STRINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "date-time": "2026-01-01T00:00:00Z",
+        "date": "2026-01-01",
+        "time": "00:00:00Z",
+        "duration": "PT1S",
+        "email": "someone@example.com",
+        "hostname": "example.com",
+        "ipv4": "192.0.2.1",
+        "ipv6": "2001:db8::1",
+        "uuid": "00000000-0000-4000-8000-000000000000",
+        "uri": "https://example.com/",
+    }
+)
+
+
+def example(schema: Any, text: str) -> Any:
+    """A value for `schema`; free strings are `text`."""
+    return _Examples(schema, text).of(schema, 0)
+
+
+class _Examples:
+    """`depth` counts the references followed, since nothing else can make a schema endless."""
+
+    def __init__(self, root: Any, text: str) -> None:
+        self._root = root
+        self._text = text
+
+    def of(self, schema: Any, depth: int) -> Any:
+        if not isinstance(schema, dict) or depth > _LAST_DEPTH:
+            return None
+        if "$ref" in schema:
+            return self.of(self._resolve(schema["$ref"]), depth + 1)
+        for keyword in ("const", "default"):
+            if keyword in schema:
+                return schema[keyword]
+        for keyword in ("enum", "examples"):
+            if schema.get(keyword):
+                return schema[keyword][0]
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            if schema.get(keyword):
+                return self.of(self._choose(schema[keyword], depth), depth)
+        return self._of_type(schema, depth)
+
+    def _of_type(self, schema: Mapping[str, Any], depth: int) -> Any:
+        kinds: Any = schema.get("type", "object" if "properties" in schema else "string")
+        if isinstance(kinds, list):
+            kinds = "null" if depth > _DEPTH_LIMIT and "null" in kinds else kinds[0]
+        makers: Mapping[str, Callable[[], Any]] = {
+            "object": lambda: self._object(schema, depth),
+            "array": lambda: self._array(schema, depth),
+            "string": lambda: self._string(schema),
+            "integer": lambda: int(schema.get("minimum", 1)),
+            "number": lambda: schema.get("minimum", 1),
+            "boolean": lambda: True,
+        }
+        make = makers.get(kinds)
+        return make() if make is not None else None
+
+    def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
+        properties = schema.get("properties", {})
+        wanted = properties if depth <= _DEPTH_LIMIT else schema.get("required", ())
+        return {name: self.of(properties.get(name), depth) for name in wanted}
+
+    def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
+        length = schema.get("minItems", 1 if depth <= _DEPTH_LIMIT else 0)
+        return [self.of(schema.get("items"), depth) for _ in range(length)]
+
+    def _string(self, schema: Mapping[str, Any]) -> str:
+        if schema.get("format") in _STRINGS:
+            return _STRINGS[schema["format"]]
+        return self._text[: schema.get("maxLength")].ljust(schema.get("minLength", 0), ".")
+
+    def _choose(self, choices: list[Any], depth: int) -> Any:
+        nulls = [choice for choice in choices if isinstance(choice, dict) and choice.get("type") == "null"]
+        if nulls and depth > _DEPTH_LIMIT:
+            return nulls[0]
+        return next((choice for choice in choices if choice not in nulls), choices[0])
+
+    def _resolve(self, reference: str) -> Any:
+        target = self._root
+        for key in filter(None, reference.removeprefix("#").split("/")):
+            target = target.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
+        return target

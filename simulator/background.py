@@ -1,0 +1,117 @@
+"""Native background mode: an answer that is made without a connection, fetched by id, and cancelled by id.
+
+Off by default, as the provider documents no route to fetch one. The shapes are OpenAI's.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from simulator.answers import Answer
+from simulator.connection import Exchange, Reply, Request
+from simulator.controls import Controls
+from simulator.keys import require_key
+from simulator.ledger import Call, Outcome
+from simulator.refusals import Refused, refusal
+
+_QUEUED_SHARE: Final = 0.1
+_STATES: Final = ("queued", "in_progress")
+
+
+@dataclass(slots=True)
+class _Stored:
+    call: Call
+    answer: Answer
+    billed: bool
+    submitted_at: float
+    delay: float
+    status: str = "queued"
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        body = {**self.answer.body, "background": True}
+        if self.status == "done":
+            return {**body, "meta": self.answer.meta} if "body" in self.answer.cost_places else body
+        body.pop("output_text", None)
+        return {
+            **body,
+            "status": self.status,
+            "output": [],
+            "usage": None,
+            "error": None,
+            "incomplete_details": None,
+        }
+
+
+class BackgroundResponses:
+    """Responses by id, until their retention ends."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._controls = controls
+        self._stored: dict[str, _Stored] = {}
+
+    def reset(self) -> None:
+        """Forget all of them."""
+        for stored in self._stored.values():
+            for timer in stored.timers:
+                timer.cancel()
+        self._stored.clear()
+
+    def submit(self, call: Call, answer: Answer, delay: float, *, billed: bool) -> Reply:
+        """Start making `answer`; it is there after `delay` seconds."""
+        stored = _Stored(call, answer, billed, time.time(), delay)
+        response_id = answer.body["id"]
+        self._stored[response_id] = stored
+        loop = asyncio.get_running_loop()
+        stored.timers = [
+            loop.call_later(delay * _QUEUED_SHARE, self._advance, stored, "in_progress"),
+            loop.call_later(delay, self._complete, stored),
+            loop.call_later(delay + self._controls.options.background_retention, self._stored.pop, response_id, None),
+        ]
+        return self._reply(stored)
+
+    async def retrieve(self, request: Request, exchange: Exchange) -> None:
+        """GET /v1/responses/{id}."""
+        stored = self._find(request, request.path.rpartition("/")[2])
+        stored.call.polls += 1
+        await exchange.send(self._reply(stored))
+
+    async def cancel(self, request: Request, exchange: Exchange) -> None:
+        """POST /v1/responses/{id}/cancel; a finished one comes back unchanged."""
+        stored = self._find(request, request.path.split("/")[-2])
+        if stored.status in _STATES:
+            stored.status = "cancelled"
+            for timer in stored.timers[:2]:
+                timer.cancel()
+            options = self._controls.options
+            if options.bill_disconnects and stored.billed:
+                self._controls.ledger.bill(stored.call)
+            self._controls.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
+        await exchange.send(self._reply(stored))
+
+    def _find(self, request: Request, response_id: str) -> _Stored:
+        require_key(request, self._controls.options)
+        stored = self._stored.get(response_id)
+        if stored is None:
+            raise Refused(refusal(404, f"Response with id '{response_id}' not found.", request.path))
+        return stored
+
+    def _reply(self, stored: _Stored) -> Reply:
+        headers = {"x-inference-id": stored.call.inference_id}
+        if stored.call.client_request_id is not None:
+            headers["x-client-request-id"] = stored.call.client_request_id
+        if stored.status in _STATES:
+            headers["openai-poll-after-ms"] = str(self._controls.options.poll_after_ms)
+        elif stored.status == "done":
+            headers.update(stored.answer.cost_headers())
+        return Reply.json(200, stored.body(), headers)
+
+    def _advance(self, stored: _Stored, status: str) -> None:
+        stored.status = status
+
+    def _complete(self, stored: _Stored) -> None:
+        stored.status = "done"
+        if stored.billed:
+            self._controls.ledger.bill(stored.call)
+        self._controls.ledger.finish(stored.call, Outcome.ANSWERED, self._controls.options.ledger_limit)

@@ -1,0 +1,15 @@
+"""What the control plane can look at and change while calls run."""
+
+from simulator.director import Director
+from simulator.ledger import Ledger
+from simulator.options import Options
+
+
+class Controls:
+    """The options in force, the ledger, and the counted scripts."""
+
+    def __init__(self, options: Options) -> None:
+        self.initial_options = options
+        self.options = options
+        self.ledger = Ledger()
+        self.director = Director()

@@ -1,0 +1,197 @@
+"""What the simulator saw: one record per call, the truth that crash tests and benchmarks count by.
+
+Bounded: finished calls beyond a limit are forgotten (the totals are not), and only the newest raw bodies are kept.
+"""
+
+import secrets
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+_BODIES_BYTES: Final = 64 * 1024 * 1024
+
+
+class Outcome(StrEnum):
+    """How a call ended, seen from the provider."""
+
+    RUNNING = "running"
+    ANSWERED = "answered"  # 200, sent completely; its content may still say failed
+    REFUSED = "refused"  # an HTTP error
+    DROPPED = "dropped"  # we spoiled it: reset, cut, silence, nonsense
+    CLIENT_DISCONNECTED = "client_disconnected"
+    CANCELLED = "cancelled"  # by the background route
+    STOPPED = "stopped"  # the simulator went down first
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One POST /v1/responses. Moments are unix time."""
+
+    sequence: int
+    client_request_id: str | None
+    api_key: str | None
+    received_at: float
+    inference_id: str
+    outcome: Outcome = Outcome.RUNNING
+    finished_at: float | None = None
+    client_closed_at: float | None = None
+    billed: bool = False
+    http_status: int | None = None
+    model: str | None = None
+    script: str | None = None
+    prompt_sha256: bytes | None = None
+    request_keys: tuple[str, ...] = ()
+    truncation: str | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    response_id: str | None = None
+    polls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    usd: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as `GET /_calls` shows it."""
+        return {
+            "sequence": self.sequence,
+            "client_request_id": self.client_request_id,
+            "inference_id": self.inference_id,
+            "received_at": moment(self.received_at),
+            "finished_at": moment(self.finished_at),
+            "client_closed_at": moment(self.client_closed_at),
+            "outcome": self.outcome,
+            "billed": self.billed,
+            "http_status": self.http_status,
+            "model": self.model,
+            "script": self.script,
+            "prompt_sha256": self.prompt_sha256.hex() if self.prompt_sha256 is not None else None,
+            "request_keys": self.request_keys,
+            "truncation": self.truncation,
+            "stream": self.stream,
+            "background": self.background,
+            "response_id": self.response_id,
+            "polls": self.polls,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "cost_usd": round(self.usd, 9),
+        }
+
+
+def moment(seconds: float | None) -> str | None:
+    """Unix time as ISO 8601 with microseconds, UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """What a client sent, byte for byte, for tests that assert on it."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Ledger:
+    """All calls since the last reset."""
+
+    def __init__(self) -> None:
+        self._request_keys: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything. Calls still running go on, unrecorded."""
+        self._calls: dict[int, Call] = {}
+        self._finished: deque[Call] = deque()
+        self._requests: OrderedDict[int, SentRequest] = OrderedDict()
+        self._request_bytes = 0
+        self._outcomes: Counter[Outcome] = Counter()
+        self._total = 0
+        self._billed = 0
+        self._peak_in_flight = 0
+        self.in_flight = 0
+        self.spent_usd = 0.0
+
+    def open(self, client_request_id: str | None, api_key: str | None) -> Call:
+        """Record that a call has arrived."""
+        self._total += 1
+        self.in_flight += 1
+        self._peak_in_flight = max(self._peak_in_flight, self.in_flight)
+        call = Call(self._total, client_request_id, api_key, time.time(), secrets.token_urlsafe(16)[:21])
+        self._calls[call.sequence] = call
+        return call
+
+    def keep_request(self, call: Call, request: SentRequest, limit: int) -> None:
+        """Keep what was sent, and only the newest `limit` of them."""
+        self._requests[call.sequence] = request
+        self._request_bytes += len(request.body)
+        while self._requests and (len(self._requests) > limit or self._request_bytes > _BODIES_BYTES):
+            _, oldest = self._requests.popitem(last=False)
+            self._request_bytes -= len(oldest.body)
+
+    def shared(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """One tuple for all calls with the same keys."""
+        if len(self._request_keys) > 1000:
+            self._request_keys.clear()
+        return self._request_keys.setdefault(keys, keys)
+
+    def bill(self, call: Call) -> None:
+        """Take money for a call, once."""
+        if not call.billed:
+            call.billed = True
+            if self._is_ours(call):
+                self._billed += 1
+                self.spent_usd += call.usd
+
+    def finish(self, call: Call, outcome: Outcome, limit: int) -> None:
+        """Record how a call ended, once; keep the newest `limit` finished calls."""
+        if call.outcome is not Outcome.RUNNING:
+            return
+        call.outcome = outcome
+        call.finished_at = time.time()
+        if not self._is_ours(call):
+            return
+        self.in_flight -= 1
+        self._outcomes[outcome] += 1
+        self._finished.append(call)
+        while len(self._finished) > limit:
+            del self._calls[self._finished.popleft().sequence]
+
+    def _is_ours(self, call: Call) -> bool:
+        return self._calls.get(call.sequence) is call
+
+    def calls(self) -> Iterator[Call]:
+        """The calls still known, oldest first."""
+        return iter(self._calls.values())
+
+    def sent(self, call: Call) -> SentRequest | None:
+        """What the client sent, if it is still kept."""
+        return self._requests.get(call.sequence)
+
+    def summary(self) -> dict[str, Any]:
+        """Totals since the last reset, forgotten calls included."""
+        return {
+            "total": self._total,
+            "in_flight": self.in_flight,
+            "peak_in_flight": self._peak_in_flight,
+            "billed": self._billed,
+            "spent_usd": round(self.spent_usd, 9),
+            "outcomes": {outcome.value: count for outcome, count in sorted(self._outcomes.items())},
+        }
+
+
+def summary_of(calls: list[Call]) -> dict[str, Any]:
+    """The same totals over some calls only."""
+    outcomes = Counter(call.outcome for call in calls)
+    running = outcomes.pop(Outcome.RUNNING, 0)
+    return {
+        "total": len(calls),
+        "in_flight": running,
+        "billed": sum(call.billed for call in calls),
+        "spent_usd": round(sum(call.usd for call in calls if call.billed), 9),
+        "outcomes": {outcome.value: count for outcome, count in sorted(outcomes.items())},
+    }

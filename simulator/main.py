@@ -1,0 +1,116 @@
+"""Composition root of the simulator: routes, sockets, and the process's life."""
+
+import asyncio
+import resource
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from types import MappingProxyType
+
+from simulator.background import BackgroundResponses
+from simulator.catalogue import Catalogue
+from simulator.connection import Connection, Exchange, Handler, Request
+from simulator.control import ControlPlane
+from simulator.controls import Controls
+from simulator.options import Options
+from simulator.refusals import Refused
+from simulator.reports import Reports
+from simulator.responses import Responses, not_found
+
+_BACKLOG = 4096  # ten thousand calls arrive at once
+
+
+class Simulator:
+    """The provider on loopback.
+
+    Use it inside a running event loop: `start`, then `url`, then `stop`.
+    """
+
+    def __init__(self, options: Options | None = None) -> None:
+        self._controls = Controls(options or Options())
+        background = BackgroundResponses(self._controls)
+        responses = Responses(self._controls, background)
+        catalogue = Catalogue(self._controls)
+        reports = Reports(self._controls)
+        control = ControlPlane(self._controls, background, reports)
+        self._background = background
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+        # fmt: off
+        self._routes: Mapping[tuple[str, str], Handler] = MappingProxyType({
+            ("POST",   "/v1/responses"):        responses.create,
+            ("GET",    "/v1/responses/*"):      background.retrieve,
+            ("POST",   "/v1/responses/*"):      background.cancel,
+            ("GET",    "/v1/models"):           catalogue.list_models,
+            ("GET",    "/models"):              catalogue.list_models,
+            ("GET",    "/model/*"):             catalogue.get_model,
+            ("GET",    "/v2/logs"):             reports.logs,
+            ("GET",    "/v2/billing"):          reports.billing,
+            ("GET",    "/_calls"):              control.list_calls,
+            ("DELETE", "/_calls"):              control.forget_calls,
+            ("GET",    "/_script"):             control.show_options,
+            ("PUT",    "/_script"):             control.change_options,
+            ("DELETE", "/_script"):             control.restore_options,
+            ("GET",    "/_health"):             control.health,
+        })
+        # fmt: on
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen; port 0 takes a free one. `url` then names it."""
+        options = self._controls.options
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self._handle, self._connections, options.max_body_bytes),
+            host,
+            port,
+            backlog=_BACKLOG,
+        )
+        bound_host, bound_port, *_ = self._server.sockets[0].getsockname()
+        self.url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
+
+    async def stop(self) -> None:
+        """Stop listening and break off every call."""
+        if self._server is not None:
+            self._server.close()
+        self._background.reset()
+        aborted = [connection.abort() for connection in self._connections]
+        await asyncio.gather(*(task for task in aborted if task is not None), return_exceptions=True)
+
+    async def _handle(self, request: Request, exchange: Exchange) -> None:
+        path = request.path.rstrip("/")
+        handler = self._routes.get((request.method, path))
+        if handler is None:
+            handler = self._routes.get((request.method, _pattern(path)), not_found)
+        try:
+            await handler(request, exchange)
+        except Refused as refused:
+            await exchange.send(refused.reply)
+
+
+def _pattern(path: str) -> str:
+    if path.startswith("/model/"):
+        return "/model/*"
+    return "/v1/responses/*" if path.startswith("/v1/responses/") else path
+
+
+async def serve(host: str, port: int, options: Options | None = None) -> None:
+    """Run a simulator until SIGTERM or SIGINT; says on standard output where it listens."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    simulator = Simulator(options)
+    await simulator.start(host, port)
+    sys.stdout.write(f"simulator listening on {simulator.url}\n")
+    sys.stdout.flush()
+    await stopping.wait()
+    await simulator.stop()
+
+
+def run(host: str = "127.0.0.1", port: int = 0, options: Options | None = None) -> None:
+    """`serve`, blocking. Takes as many open files as the system allows: a held call is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS refuses an unlimited hard limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(serve(host, port, options))

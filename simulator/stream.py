@@ -1,0 +1,116 @@
+"""An answer as server-sent events, in the order that the official SDKs' stream helpers insist on."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from simulator.answers import Answer
+
+_SMALLEST_DELTA: Final = 16
+_DELTAS_PER_TEXT: Final = 64
+
+Event = dict[str, Any]
+
+
+def frame(event: Mapping[str, Any]) -> bytes:
+    """One event as it stands on the wire. An untyped one (a chunk that only carries cost) gets no event line."""
+    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    head = f"event: {event['type']}\n" if "type" in event else ""
+    return f"{head}data: {data}\n\n".encode("utf-8", "replace")
+
+
+class EventStream:
+    """The three phases of a stream: at once, while the answer is written, at its end. To be taken in this order."""
+
+    def __init__(self, answer: Answer, behaviour: str, delta_size: int | None) -> None:
+        """Texts come in deltas of `delta_size` characters."""
+        self._answer = answer
+        self._behaviour = behaviour
+        self._delta_size = delta_size
+        self._events_made = 0
+
+    def _numbered(self, event: Event) -> Event:
+        event["sequence_number"] = self._events_made
+        self._events_made += 1
+        return event
+
+    def opening(self) -> list[Event]:
+        """What is sent before the model has thought."""
+        unfinished = {
+            **self._answer.body,
+            "status": "in_progress",
+            "error": None,
+            "incomplete_details": None,
+            "output": [],
+            "usage": None,
+        }
+        unfinished.pop("output_text", None)
+        return [
+            self._numbered({"type": "response.created", "response": unfinished}),
+            self._numbered({"type": "response.in_progress", "response": unfinished}),
+        ]
+
+    def middle(self) -> list[Event]:
+        """The output, item by item and delta by delta."""
+        events: list[Event] = []
+        for index, item in enumerate(self._answer.body["output"] or ()):
+            events += _item_events(item, index, self._delta_size)
+        if self._behaviour == "unknown-items":
+            events.append({"type": "response.future_thought.delta", "delta": "?"})
+        return [self._numbered(event) for event in events]
+
+    def ending(self) -> list[Event]:
+        """The terminal event, which carries the cost."""
+        event = self._numbered({"type": _terminal_type(self._answer.body), "response": self._answer.body})
+        if "body" in self._answer.cost_places:
+            event["meta"] = self._answer.meta
+        return [event, {"meta": self._answer.meta}] if "chunk" in self._answer.cost_places else [event]
+
+
+def error_event(code: str, message: str, *, after: Event) -> Event:
+    """The event that ends a stream without a response."""
+    number = after["sequence_number"] + 1
+    return {"type": "error", "code": code, "message": message, "param": None, "sequence_number": number}
+
+
+def _terminal_type(response: Mapping[str, Any]) -> str:
+    status = response.get("status")
+    return f"response.{status}" if status in ("failed", "incomplete") else "response.completed"
+
+
+def _item_events(item: Mapping[str, Any], index: int, delta_size: int | None) -> Iterator[Event]:
+    place = {"output_index": index}
+    begun = dict(item)
+    if "status" in item:
+        begun["status"] = "in_progress"
+    if item["type"] == "message":
+        begun["content"] = []
+    elif item["type"] == "function_call":
+        begun["arguments"] = ""
+    yield {"type": "response.output_item.added", **place, "item": begun}
+    if item["type"] == "message":
+        for content_index, part in enumerate(item["content"]):
+            yield from _part_events(part, {**place, "item_id": item["id"], "content_index": content_index}, delta_size)
+    elif item["type"] == "function_call":
+        prefix, place = "response.function_call_arguments", {**place, "item_id": item["id"]}
+        for piece in _pieces(item["arguments"], delta_size):
+            yield {"type": f"{prefix}.delta", **place, "delta": piece}
+        yield {"type": f"{prefix}.done", **place, "arguments": item["arguments"], "name": item["name"]}
+    yield {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def _part_events(part: Mapping[str, Any], place: Mapping[str, Any], delta_size: int | None) -> Iterator[Event]:
+    field = "refusal" if part["type"] == "refusal" else "text"
+    prefix = "response.refusal" if field == "refusal" else "response.output_text"
+    extra: dict[str, Any] = {} if field == "refusal" else {"logprobs": []}
+    yield {"type": "response.content_part.added", **place, "part": {**part, field: ""}}
+    for piece in _pieces(part[field], delta_size):
+        yield {"type": f"{prefix}.delta", **place, "delta": piece, **extra}
+    yield {"type": f"{prefix}.done", **place, field: part[field], **extra}
+    yield {"type": "response.content_part.done", **place, "part": part}
+
+
+def _pieces(text: str, size: int | None) -> Iterator[str]:
+    size = size or max(_SMALLEST_DELTA, len(text) // _DELTAS_PER_TEXT)
+    for start in range(0, len(text), size):
+        yield text[start : start + size]

@@ -1,0 +1,182 @@
+"""What a body may say, and what the answer is when it says something else."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+
+from api.request import (
+    LARGEST_TOKEN_COUNT,
+    OWN_FIELDS,
+    WITHHELD_FIELDS,
+    CreateResponse,
+    parse_request,
+)
+from jobs.errors import RequestInvalid
+from jobs.job import OnUnknownOutcome, Truncation
+
+HELLO = {"model": "openai/o3-pro", "input": "Hello"}
+FUNCTION = {"type": "function", "name": "f", "parameters": {}, "strict": True}
+MCP = {"type": "mcp", "server_label": "docs", "server_url": "https://example.com/mcp"}
+OUTPUT_TEXT = {"type": "output_text", "text": "Hi", "annotations": []}
+ANSWER = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {**HELLO, **fields}
+
+
+def item(**fields: Any) -> dict[str, Any]:
+    return body(input=[fields])
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return item(role="user", content=list(parts))
+
+
+def assistant(part: dict[str, Any]) -> dict[str, Any]:
+    return body(input=[{**ANSWER, "content": [part]}])
+
+
+def encode(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def refusal(value: object) -> RequestInvalid:
+    with pytest.raises(RequestInvalid) as caught:
+        parse_request(encode(value))
+    return caught.value
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "text": HELLO,
+    "any model name": body(model="some-model/that-we_never.heard:of"),
+    "message without type": item(role="user", content="Hi"),
+    "message with type": item(type="message", role="developer", content="Hi"),
+    "message with status": item(role="system", content=[{"type": "input_text", "text": ""}], status="completed"),
+    "message with empty text": item(role="user", content=""),
+    "message without parts": item(role="user", content=[]),
+    "assistant as text": item(role="assistant", content="Hi"),
+    "assistant with input parts": item(role="assistant", content=[{"type": "input_text", "text": "Hi"}]),
+    "earlier answer": body(input=[ANSWER]),
+    "earlier refusal": assistant({"type": "refusal", "refusal": "No."}),
+    "annotation of OpenAI's": assistant({**OUTPUT_TEXT, "annotations": [{"type": "file_path", "index": "unread"}]}),
+    "image without URL": user({"type": "input_image"}),
+    "image with null URL": user({"type": "input_image", "image_url": None}),
+    "image by OpenAI's file id": user({"type": "input_image", "detail": "low", "file_id": "file_1"}),
+    "file by OpenAI's URL": user({"type": "input_file", "file_url": "https://example.com/a.pdf"}),
+    "item of OpenAI's": item(type="shell_call_output", output=5),
+    "reference without type": item(id="msg_1"),
+    "reference with null type": item(id="msg_1", type=None),
+    "no input but an earlier response": body(input=[], previous_response_id="resp_1"),
+    "no input but a prompt": body(input="", prompt={"id": "pmpt_1"}),
+    "prompt with variables": body(
+        prompt={"id": "p", "variables": {"a": "b", "c": {"type": "input_text", "text": "d"}}, "version": None}
+    ),
+    "tool of OpenAI's": body(tools=[{"type": "custom", "name": 5}, {"type": "web_search"}]),
+    "dated search tool": body(tools=[{"type": "web_search_preview_2025_03_11", "user_location": None}]),
+    "mcp with a list of tools": body(tools=[{**MCP, "allowed_tools": ["a"], "headers": {"a": "b"}}]),
+    "mcp with a filter": body(tools=[{**MCP, "allowed_tools": {"tool_names": ["a"], "read_only": True}}]),
+    "mcp with rules": body(tools=[{**MCP, "require_approval": {"always": {"tool_names": ["a"]}, "never": {}}}]),
+    "mcp with nulls": body(tools=[{**MCP, "allowed_tools": None, "headers": None, "require_approval": None}]),
+    "choice of OpenAI's": body(tool_choice={"type": "allowed_tools", "mode": "auto", "tools": [FUNCTION]}),
+    "all efforts": body(reasoning={"effort": "xhigh", "summary": None, "mode": "pro"}),
+    "include of OpenAI's": body(include=["web_search_call.action.sources"]),
+    "the smallest answer": body(max_output_tokens=16),
+    "the largest answer": body(max_output_tokens=LARGEST_TOKEN_COUNT),
+    "metadata to the brim": body(metadata={f"{n:064}": "v" * 512 for n in range(16)}),
+    "NUL in the prompt": body(input="a\0b", instructions="\0"),
+    "conversation by id": body(conversation="conv_1"),
+    "conversation object": body(conversation={"id": "conv_1"}),
+    "stream options": body(stream=True, stream_options={"include_obfuscation": False, "later": 1}),
+    "background options": body(background=True, background_options={"completion_window": "2h"}),
+    "fields named like the checker's own": body(model_config=1, __class__="x", model_extra=[], schema_=None),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_body_is_kept_as_it_was_sent(name: str) -> None:
+    sent = GOOD[name]
+    parsed = parse_request(encode(sent))
+    assert encode(parsed.body) == encode(sent)  # the order of the keys included
+    assert parsed.fields.model == sent["model"]
+
+
+OPTIONAL = [name for name, field in CreateResponse.model_fields.items() if not field.is_required()]
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_a_null_option_is_taken_as_absent_and_kept(name: str) -> None:
+    parsed = parse_request(encode(body(**{name: None})))
+    assert getattr(parsed.fields, name) is None
+    assert parsed.body == body(**{name: None})
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_nothing_is_made_up_for_what_was_not_sent(name: str) -> None:
+    parsed = parse_request(encode(HELLO))
+    assert getattr(parsed.fields, name) is None
+    assert parsed.body == HELLO
+
+
+def test_the_provider_gets_its_fields_and_those_that_nobody_knows() -> None:
+    ours = {
+        "background": True,
+        "background_options": {},
+        "conversation": "c",
+        "metadata": {},
+        "previous_response_id": "resp_1",
+        "store": True,
+        "stream": False,
+        "stream_options": {},
+        "webhook": {"url": "https://example.com"},
+        "max_attempts": 2,
+        "deadline_seconds": 60,
+        "on_unknown_outcome": "fail",
+        "priority": 1,
+        "run_at": 1,
+    }
+    theirs = {"temperature": None, "model": "m", "zzz": {"b": 1, "a": [2]}, "input": "x", "truncation": None}
+    parsed = parse_request(encode({**ours, **theirs}))
+    assert encode(parsed.provider_fields) == encode(theirs)
+    assert frozenset(ours) == WITHHELD_FIELDS
+    assert OWN_FIELDS < WITHHELD_FIELDS < frozenset(CreateResponse.model_fields)
+
+
+def test_a_long_prompt_is_not_copied() -> None:
+    parsed = parse_request(encode(body(input="word " * 100_000)))
+    assert parsed.fields.input is parsed.body["input"]
+
+
+def test_a_million_faults_make_one_error() -> None:
+    error = refusal(body(input=[5] * 100_000))
+    assert error.param == "input[0]"
+    error = refusal(body(tools=[{**MCP, "headers": {str(n): n for n in range(100_000)}}]))
+    assert error.code == "object_above_max_properties"
+    error = refusal(body(webhook={"url": "https://a", **{str(n): n for n in range(100_000)}}))
+    assert error.param == "webhook.0"
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        body(input=[{"role": "user", "content": [{"type": "input_text", "text": ["the secret plan"]}]}]),
+        body(instructions={"the secret plan": 1}),
+        body(input=[{"role": "user", "content": "the secret plan", "status": 5}]),
+        body(webhook={"url": "https://example.com/?the secret plan"}),
+        body(webhook={"url": "https://example.com", "secret": "whsec_the secret plan"}),
+    ],
+)
+def test_an_error_tells_no_prompt_and_no_secret(secret: dict[str, Any]) -> None:
+    error = refusal(secret)
+    assert "secret plan" not in error.message
+    assert error.__cause__ is None
+    assert error.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("field", "enum"), [("on_unknown_outcome", OnUnknownOutcome), ("truncation", Truncation)], ids=str
+)
+def test_the_contract_spells_like_the_domain(field: str, enum: type[OnUnknownOutcome] | type[Truncation]) -> None:
+    values, _null = get_args(CreateResponse.model_fields[field].annotation)
+    assert set(get_args(values)) == {member.value for member in enum}
