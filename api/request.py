@@ -17,24 +17,6 @@ from api.request_tools import Tool, ToolChoice
 from api.request_types import FIRST_FAULT, WITHOUT_NUL, Open, at_most, branch, by_shape
 from jobs.errors import RequestInvalid
 
-# Our additions to OpenAI's request; an SDK sends them as `extra_body`.
-OWN_FIELDS: Final = frozenset(
-    {"webhook", "max_attempts", "deadline_seconds", "on_unknown_outcome", "priority", "run_at"}
-)
-
-# What we act upon ourselves. Several gateways accept OpenAI's among these and ignore them, which would look like
-# success; so none of them reaches the provider but where its transport sets them on purpose.
-WITHHELD_FIELDS: Final = OWN_FIELDS | {
-    "background",
-    "background_options",
-    "conversation",
-    "metadata",
-    "previous_response_id",
-    "store",
-    "stream",
-    "stream_options",
-}
-
 MAX_ATTEMPTS_LIMIT: Final = 20
 LONGEST_DEADLINE_SECONDS: Final = 30 * 86400
 # 9999-12-31, the last day that a datetime holds. A time in milliseconds lies beyond it, and so is refused.
@@ -130,11 +112,6 @@ class ParsedRequest:
 
     fields: CreateResponse
     body: dict[str, Any]
-
-    @property
-    def provider_fields(self) -> dict[str, Any]:
-        """What of the body is the provider's, unknown fields included, in the client's order."""
-        return {name: value for name, value in self.body.items() if name not in WITHHELD_FIELDS}
 
 
 def parse_request(raw: bytes, *, max_attempts_limit: int = MAX_ATTEMPTS_LIMIT) -> ParsedRequest:

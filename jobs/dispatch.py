@@ -47,7 +47,6 @@ def create_celery(settings: Settings) -> Celery:
         worker_concurrency=settings.worker_concurrency + HEADROOM,
         worker_disable_prefetch=settings.broker.startswith(("redis", "valkey", "unix")),
         worker_hijack_root_logger=False,
-        worker_pool="gevent",
         worker_prefetch_multiplier=1,
     )
     return app

@@ -11,6 +11,7 @@ from jobs.ids import new_id
 from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
+from jobs.store.rows import usage_columns
 
 
 def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) -> Job:
@@ -66,7 +67,7 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
 
 
 def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
-    """Apply `verb` to the row, provided it is still as `job` describes it.
+    """Apply `verb` to the row, provided it is still as `job` describes it; `changes` are fields of `Job`.
 
     What a status implies is set here: an ended job has its moment and no worker, a queued one neither.
 
@@ -78,13 +79,16 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
-    values = implied | changes
+    changes = implied | changes
+    values = dict(changes)
+    if "usage" in values:
+        values |= usage_columns(values.pop("usage"))
     row = tables.jobs.c
     guard = (row.id == job.id, row.attempt == job.attempt, row.status.in_(sorted(transition.sources)))
     moved = tx.execute(update(tables.jobs).where(*guard).values(values))
     if moved.rowcount == 0:
         raise StaleJob(job.id, verb)
-    return replace(job, **values)
+    return replace(job, **changes)
 
 
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:

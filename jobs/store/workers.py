@@ -76,6 +76,13 @@ def left_behind(tx: Connection, limit: int) -> tuple[list[Job], list[Attempt]]:
     )
 
 
+def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[tuple[str, int]]:
+    """What the rows say a worker has held since before a moment, as (job id, attempt)."""
+    row = tables.jobs.c
+    claimed = (row.status == "in_progress", row.worker_id == worker_id, row.updated_at < claimed_before)
+    return {(job_id, attempt) for job_id, attempt in tx.execute(select(row.id, row.attempt).where(*claimed))}
+
+
 def live_workers(tx: Connection, now: datetime, timeout: timedelta) -> list[WorkerRow]:
     """Workers that have been heard within `timeout`, longest serving first."""
     row = tables.workers.c

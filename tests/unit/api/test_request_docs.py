@@ -8,9 +8,10 @@ import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
-from api.request import OWN_FIELDS, CreateResponse, parse_request
+from api.request import CreateResponse, parse_request
 from api.request_docs import request_body, request_schema
 from jobs.errors import RequestInvalid
+from jobs.fields import OWN_FIELDS
 
 EXAMPLES = request_body()["content"]["application/json"]["examples"]
 VALIDATOR = Draft202012Validator(request_schema())

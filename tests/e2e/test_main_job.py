@@ -1,0 +1,324 @@
+"""The main job, end to end: the official SDK against the API, a real worker and the provider's real HTTP.
+
+The simulator's ledger counts what was paid.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types.responses import Response
+
+from tests.support.stack import API_KEY, PROVIDER_KEY, Stack
+from tests.support.waiting import await_until
+
+MODEL = "openai/o3-pro"
+
+
+@pytest.fixture(scope="module")
+def stack(database_url_of_module: str, valkey_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(database_url_of_module, valkey_url_of_module, tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+def create(stack: Stack, prompt: str, **options: Any) -> Response:
+    return stack.openai().responses.create(model=MODEL, input=prompt, background=True, **options)
+
+
+def poll(stack: Stack, response: Response, seconds: float = 30) -> Response:
+    """The documented polling loop of OpenAI's guide."""
+    client = stack.openai()
+
+    def ended() -> Response | None:
+        current = client.responses.retrieve(response.id)
+        return None if current.status in {"queued", "in_progress"} else current
+
+    return await_until(ended, seconds, lambda: f"{response.id} never ended\n{stack.logs()}")
+
+
+def facts(response: Response) -> dict[str, Any]:
+    extra = response.model_extra
+    assert extra is not None
+    ours: dict[str, Any] = extra["backburner"]
+    return ours
+
+
+def run(stack: Stack, prompt: str, **options: Any) -> Response:
+    return poll(stack, create(stack, prompt, **options))
+
+
+def attempts(stack: Stack, response: Response) -> list[dict[str, Any]]:
+    with stack.http() as http:
+        data: list[dict[str, Any]] = http.get(f"/responses/{response.id}/attempts").raise_for_status().json()["data"]
+    return data
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "text", "tokens"),
+    [
+        ("sample-1", "Hi! How’s your day going?", (137, 914, 1051)),  # noqa: RUF001  # the sample's own apostrophe
+        ("sample-2", "Hello! How can I help you today?", (294, 2520, 2814)),
+        ("full text=Forty-two. tokens=640 input-tokens=12 reasoning-tokens=512", "Forty-two.", (12, 640, 652)),
+    ],
+)
+def test_submit_poll_and_read(stack: Stack, behaviour: str, text: str, tokens: tuple[int, int, int]) -> None:
+    accepted = create(stack, f"[[sim: {behaviour}]] Hello", metadata={"case": behaviour[:8]})
+    assert accepted.status in {"queued", "in_progress"}
+    done = poll(stack, accepted)
+    assert done.status == "completed"
+    assert done.output_text == text
+    assert done.usage is not None
+    assert (done.usage.input_tokens, done.usage.output_tokens, done.usage.total_tokens) == tokens
+    assert done.usage.output_tokens_details.reasoning_tokens >= 0
+    assert done.model == MODEL
+    assert done.metadata == {"case": behaviour[:8]}
+    assert facts(done)["cost_usd"] > 0
+    assert facts(done)["cost_source"] == ("price_table" if behaviour.startswith("sample") else "provider")
+    assert len(stack.calls(done.id)) == 1
+
+
+def test_the_providers_own_snippet_works_with_host_and_key_changed(stack: Stack) -> None:
+    answer = httpx.post(
+        f"{stack.url}/v1/responses",
+        headers={"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"},
+        json={"model": "openai/o3-pro", "input": "Hello"},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "completed"
+    assert body["output"][-1]["content"][0]["text"]
+    assert body["usage"]["total_tokens"] > 0
+
+
+def test_what_goes_out_is_what_was_asked_and_nothing_of_ours(stack: Stack) -> None:
+    done = run(
+        stack,
+        "Hello",
+        instructions="Be brief.",
+        reasoning={"effort": "high"},
+        max_output_tokens=1000,
+        metadata={"ticket": "4711"},
+        store=True,
+        extra_body={"temperature_of_tomorrow": 0.5, "priority": 7, "max_attempts": 3, "deadline_seconds": 600},
+    )
+    [call] = httpx.get(
+        f"{stack.provider_url}/_calls", params={"client_request_id_prefix": done.id, "bodies": "true"}
+    ).json()["calls"]
+    assert json.loads(call["body"]) == {
+        "model": MODEL,
+        "input": "Hello",
+        "instructions": "Be brief.",
+        "reasoning": {"effort": "high"},
+        "max_output_tokens": 1000,
+        "temperature_of_tomorrow": 0.5,
+        "truncation": "disabled",
+        "stream": False,
+    }
+    assert call["client_request_id"] == f"{done.id}:1"
+
+
+def test_429_twice_then_200_costs_three_calls(stack: Stack) -> None:
+    done = run(stack, "[[sim: 429 x2, then full]] Hello")
+    assert done.status == "completed"
+    assert len(stack.calls(done.id)) == 3
+    made = attempts(stack, done)
+    assert [each["outcome"] for each in made] == ["failed", "failed", "completed"]
+    assert [each["may_have_been_billed"] for each in made] == [False, False, True]
+
+
+def test_retry_after_is_a_floor(stack: Stack) -> None:
+    done = run(stack, "[[sim: 429 retry-after=2, then full]] Hello")
+    first, second = attempts(stack, done)
+    assert second["started_at"] - first["ended_at"] >= 2
+
+
+def test_400_costs_one_call_and_keeps_the_providers_words(stack: Stack) -> None:
+    done = run(stack, "[[sim: 400-value]] Hello")
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "provider_rejected"  # type: ignore[comparison-overlap]  # a code of ours
+    assert "nsupported value" in done.error.message
+    assert len(stack.calls(done.id)) == 1
+
+
+def test_an_overflow_fails_when_truncation_is_disabled(stack: Stack) -> None:
+    done = run(stack, "[[sim: overflow]] Hello")
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "context_length_exceeded"  # type: ignore[comparison-overlap]  # OpenAI's, of HTTP errors
+    assert len(stack.calls(done.id)) == 1
+
+
+@pytest.mark.parametrize("behaviour", ["not-json", "truncated", "no-body"])
+def test_garbage_ends_as_malformed_answer(stack: Stack, behaviour: str) -> None:
+    done = run(stack, f"[[sim: {behaviour}]] Hello", extra_body={"max_attempts": 2})
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "malformed_answer"  # type: ignore[comparison-overlap]  # a code of ours
+    assert len(stack.calls(done.id)) == 2
+    assert facts(done)["error"]["kind"] == "malformed_answer"
+
+
+@pytest.mark.parametrize("behaviour", ["drop", "close", "502", "500", "drop-after-headers"])
+def test_at_most_once_is_at_most_once(stack: Stack, behaviour: str) -> None:
+    done = run(stack, f"[[sim: {behaviour}]] Hello", extra_body={"on_unknown_outcome": "fail"})
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "outcome_unknown"  # type: ignore[comparison-overlap]  # a code of ours
+    assert len(stack.calls(done.id)) == 1
+    assert attempts(stack, done)[0]["may_have_been_billed"] is True
+
+
+def test_at_least_once_gets_through(stack: Stack) -> None:
+    done = run(stack, "[[sim: drop, then 500, then 503, then full]] Hello")
+    assert done.status == "completed"
+    assert len(stack.calls(done.id)) == 4
+
+
+def test_a_hanging_provider_ends_at_the_jobs_deadline(stack: Stack) -> None:
+    done = run(stack, "[[sim: half-open]] Hello", extra_body={"deadline_seconds": 2})
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "deadline_exceeded"  # type: ignore[comparison-overlap]  # a code of ours
+    assert done.completed_at is not None
+    assert done.completed_at - done.created_at <= 5
+    await_until(
+        lambda: stack.calls(done.id)[0]["outcome"] == "client_disconnected", 5, "the connection was never closed"
+    )
+
+
+def test_incomplete_keeps_the_partial_text(stack: Stack) -> None:
+    done = run(stack, "[[sim: incomplete text=Once_upon]] Hello")
+    assert done.status == "incomplete"
+    assert done.incomplete_details is not None
+    assert done.incomplete_details.reason == "max_output_tokens"
+    assert done.output_text
+    assert len(stack.calls(done.id)) == 1
+
+
+def test_an_empty_answer_is_a_failure_and_its_cost_is_booked(stack: Stack) -> None:
+    done = run(stack, "[[sim: empty]] Hello")
+    assert done.status == "failed"
+    assert done.error is not None
+    assert done.error.code == "empty_output"  # type: ignore[comparison-overlap]  # a code of ours
+    assert facts(done)["cost_usd"] > 0
+    assert len(stack.calls(done.id)) == 1
+
+
+def test_cancel_closes_the_providers_connection_within_a_second(stack: Stack) -> None:
+    response = create(stack, "[[sim: full delay=60]] Hello")
+    await_until(lambda: stack.calls(response.id), 10, "the call never began")
+    asked_at = time.time()
+    cancelled = stack.openai().responses.cancel(response.id)
+    assert cancelled.status == "cancelled"
+
+    def closed() -> dict[str, Any] | None:
+        [call] = stack.calls(response.id)
+        return call if call["outcome"] == "client_disconnected" else None
+
+    call = await_until(closed, 5, "the connection was never closed")
+    assert call["finished_at"] - asked_at < 1
+    await_until(lambda: attempts(stack, response)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
+    assert stack.openai().responses.cancel(response.id).status == "cancelled"
+
+
+def test_cancelled_while_queued_it_costs_no_call(stack: Stack) -> None:
+    response = create(stack, "Hello", extra_body={"run_at": time.time() + 2})
+    assert stack.openai().responses.cancel(response.id).status == "cancelled"
+    later = run(stack, "Hello", extra_body={"run_at": time.time() + 3})
+    assert later.status == "completed"
+    assert stack.calls(response.id) == []
+
+
+def test_a_failed_one_can_be_retried_under_its_id(stack: Stack) -> None:
+    done = run(stack, "[[sim: 400, then full]] Hello")
+    assert done.status == "failed"
+    with stack.http() as http:
+        assert http.post(f"/responses/{done.id}/retry").json()["status"] == "queued"
+    again = poll(stack, done)
+    assert again.status == "completed"
+    assert again.error is None
+    assert [each["outcome"] for each in attempts(stack, done)] == ["failed", "completed"]
+
+
+def test_a_held_create_answers_with_the_end(stack: Stack) -> None:
+    client = stack.openai(max_retries=0)
+    assert client.responses.create(model=MODEL, input="[[sim: full text=Held.]] Hi").output_text == "Held."
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model=MODEL, input="[[sim: overflow]] Hi")
+    assert refused.value.code == "context_length_exceeded"
+    assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_the_sdk_buys_a_failing_answer_once_although_it_retries(stack: Stack) -> None:
+    before = len(stack.calls())
+    with pytest.raises(openai.InternalServerError):
+        stack.openai().responses.create(model=MODEL, input="[[sim: empty]] Hi")
+    assert len(stack.calls()) == before + 1
+
+
+def test_usage_counts_every_call_by_day_model_and_key(stack: Stack) -> None:
+    with stack.http() as http:
+        before = sum(row["calls"] for row in http.get("/usage").json()["data"])
+        run(stack, "[[sim: 429, then full tokens=100]] Hello")
+        rows = http.get("/usage").json()["data"]
+    assert sum(row["calls"] for row in rows) == before + 2
+    assert {row["model"] for row in rows} == {MODEL}
+    assert {row["api_key_name"] for row in rows} == {"bootstrap"}
+    assert sum(row["cost_usd"] for row in rows) > 0
+
+
+def test_no_prompt_answer_or_secret_reaches_a_log(stack: Stack, tmp_path: Path) -> None:
+    done = run(stack, "[[sim: full text=the-secret-answer]] the-secret-prompt")
+    assert done.output_text == "the-secret-answer"
+    run(stack, "[[sim: 400 message=the-secret-refusal]] the-secret-prompt")
+    logs = "\n".join(process.output for process in stack.processes if process.name != "simulator")
+    assert done.id in logs
+    for secret in ("the-secret-answer", "the-secret-prompt", "the-secret-refusal", API_KEY, PROVIDER_KEY):
+        assert secret not in logs
+
+
+class TestStricterSettings:
+    """The same trip where the operator has chosen otherwise."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def stack(
+        database_url_of_module: str, valkey_url_of_module: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> Iterator[Stack]:
+        environment = {
+            "BACKBURNER_TRUNCATION_ON_OVERFLOW": "auto",
+            "BACKBURNER_CALL_DEADLINE_SECONDS": "1",
+            "BACKBURNER_MAX_ATTEMPTS": "2",
+            "BACKBURNER_MODELS": "openai/o3-pro,some/other-model",
+        }
+        data_dir = tmp_path_factory.mktemp("stack")
+        with Stack(database_url_of_module, valkey_url_of_module, data_dir, environment) as stack:
+            yield stack
+
+    def test_an_overflow_is_tried_once_more_with_auto(self, stack: Stack) -> None:
+        done = run(stack, "[[sim: overflow]] Hello")
+        assert done.status == "completed"
+        assert done.truncation == "auto"
+        assert facts(done)["truncation_applied"] == "auto"
+        assert [each["truncation"] for each in attempts(stack, done)] == ["disabled", "auto"]
+        assert len(stack.calls(done.id)) == 2
+
+    def test_a_hanging_call_ends_at_its_own_deadline(self, stack: Stack) -> None:
+        done = run(stack, "[[sim: half-open, then full]] Hello")
+        assert done.status == "completed"
+        first, _second = attempts(stack, done)
+        assert first["error"]["kind"] == "call_deadline"
+        assert 1 <= first["ended_at"] - first["started_at"] < 2.5
+
+    def test_a_slow_drip_is_no_way_around_the_deadline(self, stack: Stack) -> None:
+        done = run(stack, "[[sim: slow]] Hello")
+        assert done.error is not None
+        assert done.error.code == "deadline_exceeded"  # type: ignore[comparison-overlap]  # a code of ours
+        assert len(stack.calls(done.id)) == 2

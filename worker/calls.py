@@ -1,0 +1,63 @@
+"""The calls that this process holds right now, and how to end one from outside."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from time import monotonic
+
+from jobs.job import Attempt
+from worker.provider.line import AbortReason, Line
+
+
+@dataclass(frozen=True)
+class RunningCall:
+    """One call in flight; `ends_at` is its deadline on this process's monotonic clock."""
+
+    attempt: Attempt
+    line: Line
+    ends_at: float
+
+
+class Calls:
+    """The calls in flight, by job. Every verb may be used from any thread or greenlet."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        """`on_end` is told whenever a slot has come free."""
+        self._running: dict[tuple[str, int], RunningCall] = {}
+        self._on_end = on_end
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def begin(self, attempt: Attempt, line: Line, length: timedelta) -> RunningCall:
+        """Enter a call before it is sent."""
+        call = RunningCall(attempt, line, monotonic() + length.total_seconds())
+        self._running[attempt.job_id, attempt.number] = call
+        return call
+
+    def end(self, call: RunningCall) -> None:
+        """Take a call off the list once its result is recorded."""
+        self._running.pop((call.attempt.job_id, call.attempt.number), None)
+        self._on_end()
+
+    def held(self) -> list[RunningCall]:
+        """Every call in flight."""
+        return list(self._running.values())
+
+    def abort(self, job_id: str, reason: AbortReason) -> None:
+        """End the calls for one job, if any are held here."""
+        for call in self.held():
+            if call.attempt.job_id == job_id:
+                call.line.abort(reason)
+
+    def abort_all(self, reason: AbortReason) -> None:
+        """End every call."""
+        for call in self.held():
+            call.line.abort(reason)
+
+    def abort_overdue(self) -> None:
+        """End every call whose deadline has passed."""
+        now = monotonic()
+        for call in self.held():
+            if call.ends_at <= now:
+                call.line.abort(AbortReason.CALL_DEADLINE)

@@ -1,0 +1,155 @@
+"""One attempt: claim, call, settle.
+
+The process may die between any two lines. No transaction is open while the network is; the attempt's row is
+committed before the call is sent, and what the call came to is written in one transaction with the job's next
+status. An answer outlives a database that is away: recording is tried until it succeeds.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
+from typing import Any, Protocol
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from jobs.dispatch import Dispatcher
+from jobs.errors import ErrorKind, Failure, JobNotFound
+from jobs.events import Announcer
+from jobs.job import Attempt, CallReport, Job
+from jobs.lifecycle import Status, Verb
+from jobs.models import Catalogue, Model
+from jobs.store.attempts import begin_attempt
+from jobs.store.database import Database
+from jobs.store.queries import get_job, get_request
+from jobs.telemetry import get_logger
+from worker.calls import Calls
+from worker.identity import Identity
+from worker.provider.line import AbortReason, Line
+from worker.provider.request import build_body
+from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure, settle
+
+DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
+RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+log = get_logger(__name__)
+
+
+class Provider(Protocol):
+    """What makes a call and always comes back with a report."""
+
+    def call(
+        self, body: Mapping[str, Any], *, request_id: str, model: Model, deadline: timedelta, line: Line
+    ) -> CallReport:
+        """Send one request and wait for its end."""
+
+
+class Executor:
+    """Runs attempts for one worker process."""
+
+    def __init__(
+        self,
+        database: Database,
+        provider: Provider,
+        policy: Policy,
+        *,
+        identity: Identity,
+        calls: Calls,
+        catalogue: Catalogue,
+        dispatcher: Dispatcher,
+        announcer: Announcer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._database = database
+        self._provider = provider
+        self._policy = policy
+        self._identity = identity
+        self._calls = calls
+        self._catalogue = catalogue
+        self._dispatcher = dispatcher
+        self._announcer = announcer
+        self._clock = clock
+        self._jitter = jitter
+
+    def run(self, job_id: str) -> None:
+        """Answer one bell. A stale one changes nothing."""
+        begun = self._claim(job_id)
+        if begun is None:
+            return
+        job, attempt = begun
+        length = min(self._policy.call_deadline, job.deadline_at - self._clock())
+        line = Line()
+        running = self._calls.begin(attempt, line, length)
+        try:
+            report = self._call(job, attempt, line, length)
+            if line.aborted is AbortReason.CALL_DEADLINE and isinstance(report.result, Failure):
+                report = replace(report, result=call_deadline_failure(length))
+            self._record(EndedCall(job, attempt, report, line.aborted, self._clock()))
+        finally:
+            self._calls.end(running)
+
+    def _claim(self, job_id: str) -> tuple[Job, Attempt] | None:
+        worker_id = self._identity.claiming_as
+        if worker_id is None:
+            return None
+        try:
+            with self._database.begin() as tx:
+                return begin_attempt(tx, job_id, worker_id, self._clock())
+        except DATABASE_ERRORS as error:
+            log.warning("claim failed", job_id=job_id, error=type(error).__name__)
+            return None
+
+    def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
+        try:
+            with self._database.read() as tx:
+                current = get_job(tx, job.id)
+                settings, input_ = get_request(tx, job.id)
+            if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
+                line.abort(AbortReason.CANCELLED)  # ended between the claim and our entry in the list of calls
+            return self._provider.call(
+                build_body(settings, input_, model_id=job.model, truncation=attempt.truncation),
+                request_id=f"{job.id}:{attempt.number}",
+                model=self._model(job.model),
+                deadline=length,
+                line=line,
+            )
+        except JobNotFound:
+            line.abort(AbortReason.CANCELLED)
+            return CallReport(Failure(ErrorKind.UNREACHABLE, "The response was deleted before the call was sent."))
+        except Exception as error:  # an attempt ends here, whatever broke
+            log.exception("attempt broke", job_id=job.id, attempt=attempt.number)
+            failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
+            return CallReport(failure)
+
+    def _model(self, name: str) -> Model:
+        return next((model for model in self._catalogue.models if model.id == name), Model(name))
+
+    def _record(self, ended: EndedCall) -> None:
+        pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
+        while True:
+            try:
+                with self._database.begin() as tx:
+                    settled = settle(tx, ended, self._policy, self._jitter())
+                break
+            except DATABASE_ERRORS as error:
+                log.warning("could not record, trying again", job_id=ended.job.id, error=type(error).__name__)
+                time.sleep(next(pauses))
+        if settled is None:
+            log.info("booked", job_id=ended.job.id, attempt=ended.attempt.number, aborted=ended.aborted)
+        else:
+            self._announce(settled, ended)
+
+    def _announce(self, settled: Settled, ended: EndedCall) -> None:
+        job = settled.job
+        seconds = round((ended.ended_at - ended.attempt.started_at).total_seconds(), 3)
+        log.info(settled.verb, job_id=job.id, attempt=ended.attempt.number, status=job.status, seconds=seconds)
+        if job.status.is_terminal:
+            self._announcer.ended(job.id)
+            if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
+                self._announcer.stop(job.id, AbortReason.SUPERSEDED)
+        elif job.available_at <= self._clock():
+            self._dispatcher.ring(job.id)

@@ -1,0 +1,112 @@
+"""The worker's pulse: keeps its row fresh, hears which calls to stop, and ends those past their deadline."""
+
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from itertools import count
+from threading import Event, Thread
+
+import redis
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.events import STOP
+from jobs.store.database import Database
+from jobs.store.queries import ended_among
+from jobs.telemetry import get_logger
+from worker.calls import Calls
+from worker.identity import Identity
+from worker.provider.line import AbortReason
+
+BEAT_EVERY = 2.0
+BEATS_PER_AUDIT = 3
+SWEEP_EVERY = 0.25
+
+log = get_logger(__name__)
+
+
+class Heartbeat:
+    """Three loops of one worker process; each outlives a database or a Redis that is away."""
+
+    def __init__(
+        self,
+        database: Database,
+        identity: Identity,
+        calls: Calls,
+        client: "redis.Redis",
+        rescue_orphans: Callable[[str, AbstractSet[tuple[str, int]]], int],
+    ) -> None:
+        """`rescue_orphans` takes back what a worker's rows claim and, by the set of its calls, it does not hold."""
+        self._database = database
+        self._identity = identity
+        self._calls = calls
+        self._client = client
+        self._rescue_orphans = rescue_orphans
+        self._stopping = Event()
+        self._threads = [Thread(target=loop, daemon=True) for loop in (self._beat, self._sweep, self._listen)]
+
+    def start(self) -> None:
+        """Register the worker and begin.
+
+        Raises:
+            SQLAlchemyError: the database is away; a worker that has no row must not start.
+        """
+        self._identity.beat()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the loops and leave the list of workers."""
+        self._stopping.set()
+        try:
+            self._identity.leave()
+        except SQLAlchemyError as error:
+            log.warning("could not leave", error=type(error).__name__)
+
+    def _beat(self) -> None:
+        for number in count(1):
+            if self._stopping.wait(BEAT_EVERY):
+                return
+            try:
+                self._identity.beat()
+                self.drop_settled()
+                if number % BEATS_PER_AUDIT == 0:
+                    self.audit()
+            except SQLAlchemyError as error:
+                log.warning("heartbeat failed", error=type(error).__name__)
+            except Exception:  # whatever broke, the next beat must come: silence would be taken for death
+                log.exception("heartbeat broke")
+
+    def _sweep(self) -> None:
+        while not self._stopping.wait(SWEEP_EVERY):
+            self._calls.abort_overdue()
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+                    subscription.subscribe(STOP)
+                    while not self._stopping.is_set():
+                        message = subscription.get_message(timeout=1.0)
+                        if message is not None:
+                            job_id, reason = message["data"].decode().split(" ", 1)
+                            self._calls.abort(job_id, AbortReason(reason))
+            except (RedisError, OSError) as error:
+                log.warning("stop subscription lost", error=type(error).__name__)
+                time.sleep(0.5)
+
+    def audit(self) -> None:
+        """Give back what our rows claim and we do not hold."""
+        worker_id = self._identity.worker_id
+        held = {(call.attempt.job_id, call.attempt.number) for call in self._calls.held()}
+        if worker_id is not None:
+            self._rescue_orphans(worker_id, held)
+
+    def drop_settled(self) -> None:
+        """Stop every call whose job has ended meanwhile, in case its announcement was lost.
+
+        A job that is open under another worker is left alone: our answer may still come first and be taken.
+        """
+        held = [call.attempt.job_id for call in self._calls.held()]
+        for job_id in ended_among(self._database, held):
+            self._calls.abort(job_id, AbortReason.CANCELLED)

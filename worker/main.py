@@ -1,0 +1,34 @@
+"""Composition root of the worker: `celery -A worker.main worker`.
+
+The pool is gevent's, and what it patches must be patched before anything else is imported. Celery does so only when
+`-P gevent` stands on its command line, so a worker started without it starts itself again with it.
+"""
+
+import os
+import sys
+
+import gevent.monkey
+
+if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pragma: no cover  # replaces the process
+    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606
+
+from celery.signals import setup_logging
+
+from jobs.dispatch import create_celery
+from jobs.settings import load_settings
+from jobs.telemetry import configure_logging
+from worker.process import WorkerProcess, install
+from worker.tasks import register_tasks
+
+settings = load_settings()
+app = create_celery(settings)
+process = WorkerProcess(settings, app)
+register_tasks(app, process)
+install(app, process)
+
+
+def _configure(**_: object) -> None:
+    configure_logging(settings)
+
+
+setup_logging.connect(_configure)

@@ -1,0 +1,23 @@
+"""Tops up the broker's queue from the backlog in SQL, and rings again for every bell that was lost."""
+
+from datetime import datetime, timedelta
+
+from jobs.dispatch import Dispatcher, ring_cutoff, window_size
+from jobs.store.database import Database, database_now
+from jobs.store.runlist import pick_due
+from jobs.store.workers import live_slots
+
+
+def run_once(database: Database, dispatcher: Dispatcher, now: datetime, worker_timeout: timedelta) -> int:
+    """Ring for as many due jobs as the window has room for; returns how many."""
+    depth = dispatcher.depth()
+    if depth is None:
+        return 0
+    with database.read() as tx:
+        slots = live_slots(tx, database_now(tx), worker_timeout)
+    room = window_size(slots) - depth
+    if room <= 0:
+        return 0
+    with database.begin() as tx:
+        due = pick_due(tx, now, room, ring_cutoff(depth, now))
+    return sum(dispatcher.ring(job_id) for job_id in due)

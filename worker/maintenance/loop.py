@@ -1,0 +1,105 @@
+"""The one small loop that every worker process runs; a lease keeps them from doing it all at once.
+
+No process is special: when the holder dies, the lease runs out and another worker goes on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+from time import monotonic
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.dispatch import Dispatcher
+from jobs.events import Announcer
+from jobs.store.database import Database, database_now
+from jobs.store.workers import take_lease
+from jobs.telemetry import get_logger
+from worker.identity import Identity
+from worker.maintenance import deadlines, dispatcher, pruner, rescuer
+
+TICK = 1.0
+LEAST_PAUSE = 0.1
+LEASE = timedelta(seconds=4)
+PRUNE_EVERY = 60.0
+
+log = get_logger(__name__)
+
+
+@dataclass
+class Step:
+    """One duty and how often it is due, in seconds."""
+
+    name: str
+    every: float
+    run: Callable[[datetime], int]
+    due_at: float = 0.0
+
+
+class Maintenance:
+    """Runs each duty when it is due, while this worker holds the lease."""
+
+    def __init__(
+        self,
+        database: Database,
+        identity: Identity,
+        bell: Dispatcher,
+        announcer: Announcer,
+        *,
+        worker_timeout: timedelta,
+        retention: timedelta,
+    ) -> None:
+        self._database = database
+        self._identity = identity
+        self._wake = Event()
+        self._stopping = False
+        self._thread = Thread(target=self._loop, daemon=True)
+        self._steps = [
+            Step("rescuer", TICK, lambda now: rescuer.run_once(database, bell, announcer, now, worker_timeout)),
+            Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now)),
+            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, now, worker_timeout)),
+            Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention)),
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the duty at hand."""
+        self._stopping = True
+        self._wake.set()
+
+    def wake(self) -> None:
+        """A slot came free: look for due jobs now."""
+        self._wake.set()
+
+    def _loop(self) -> None:
+        pause = Event()
+        while not self._stopping:
+            self.run_once()
+            pause.wait(LEAST_PAUSE)
+            self._wake.wait(TICK - LEAST_PAUSE)
+            self._wake.clear()
+
+    def run_once(self) -> None:
+        """Do what is due, if the lease is ours; a duty that fails is done again next time."""
+        holder = self._identity.worker_id
+        if holder is None:
+            return
+        try:
+            with self._database.begin() as tx:
+                if not take_lease(tx, "maintenance", holder, database_now(tx), LEASE):
+                    return
+        except SQLAlchemyError as error:
+            log.warning("maintenance failed", duty="lease", error=type(error).__name__)
+            return
+        for step in self._steps:
+            if monotonic() < step.due_at:
+                continue
+            step.due_at = monotonic() + step.every
+            try:
+                step.run(datetime.now(UTC))
+            except Exception as error:  # one duty that fails must not end the others
+                log.warning("maintenance failed", duty=step.name, error=type(error).__name__, exc_info=True)

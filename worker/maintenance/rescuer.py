@@ -1,0 +1,99 @@
+"""Takes back what silent workers held: the call is closed as lost, the job runs again or fails, as it asked for."""
+
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs.dispatch import Dispatcher
+from jobs.errors import ErrorKind, Failure, StaleJob
+from jobs.events import Announcer
+from jobs.job import Job
+from jobs.lifecycle import Verb
+from jobs.retry import Backoff, TryAgain, next_step
+from jobs.store.attempts import close_lost
+from jobs.store.database import Database, database_now
+from jobs.store.queries import get_job
+from jobs.store.transitions import move
+from jobs.store.workers import claims_of, give_up_silent, left_behind
+from jobs.telemetry import get_logger
+
+BATCH = 200
+ORPHAN_AGE = timedelta(seconds=5)
+NO_BACKOFF = Backoff(timedelta(0), timedelta(0))
+LOST = Failure(ErrorKind.LOST, "The worker that made the call fell silent.")
+
+log = get_logger(__name__)
+
+
+def run_once(
+    database: Database, dispatcher: Dispatcher, announcer: Announcer, now: datetime, worker_timeout: timedelta
+) -> int:
+    """Rescue all that silent workers left behind; returns how many jobs were moved."""
+    with database.begin() as tx:
+        for worker_id in give_up_silent(tx, database_now(tx), worker_timeout):
+            log.warning("worker given up", worker_id=worker_id)
+    rescued = 0
+    while True:
+        with database.begin() as tx:
+            held, opened = left_behind(tx, BATCH)
+            for attempt in opened:
+                close_lost(tx, attempt.job_id, attempt.number, now, LOST)
+            moved = _take_back(tx, held, now)
+        _announce(moved, dispatcher, announcer)
+        rescued += len(moved)
+        if len(held) < BATCH and len(opened) < BATCH:
+            return rescued
+
+
+def rescue_orphans(
+    database: Database,
+    dispatcher: Dispatcher,
+    announcer: Announcer,
+    now: datetime,
+    worker_id: str,
+    held: AbstractSet[tuple[str, int]],
+) -> int:
+    """Rescue what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
+
+    A claim whose commit succeeded but whose confirmation was lost leaves such a job. `held` is what the worker
+    holds, as (job id, attempt).
+    """
+    with database.read() as tx:
+        orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - held
+    if not orphans:
+        return 0
+    with database.begin() as tx:
+        for job_id, attempt in orphans:
+            close_lost(tx, job_id, attempt, now, LOST)
+        jobs = [get_job(tx, job_id) for job_id, _attempt in orphans]
+        moved = _take_back(tx, [job for job in jobs if (job.id, job.attempt) in orphans], now)
+    _announce(moved, dispatcher, announcer)
+    return len(moved)
+
+
+def _take_back(tx: Connection, held: list[Job], now: datetime) -> list[tuple[Verb, Job]]:
+    moved = []
+    for job in held:
+        step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0)
+        changes: dict[str, Any] = {"failures": step.failures, "error_kind": LOST.kind, "error_http_status": None}
+        if isinstance(step, TryAgain):
+            verb = Verb.RESCUE
+            changes |= {"available_at": step.available_at, "error_message": LOST.message, "rung_at": now}
+        else:
+            verb = Verb.ABANDON
+            changes |= {"error_code": step.code, "error_message": step.message}
+        with suppress(StaleJob):
+            moved.append((verb, move(tx, verb, job, now, **changes)))
+    return moved
+
+
+def _announce(moved: list[tuple[Verb, Job]], dispatcher: Dispatcher, announcer: Announcer) -> None:
+    for verb, job in moved:
+        log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
+        if job.status.is_terminal:
+            announcer.ended(job.id)
+        else:
+            dispatcher.ring(job.id)

@@ -1,0 +1,167 @@
+"""The parts of one worker process, and their life inside Celery's.
+
+Celery's own time limits and soft shutdown do nothing on the gevent pool, so the drain is ours: at the first signal
+no more is claimed and running calls may finish within the grace; what is left then is handed back.
+"""
+
+import resource
+import time
+from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
+
+from jobs.dispatch import HEADROOM, Dispatcher
+from jobs.events import Announcer, connect
+from jobs.models import Catalogue
+from jobs.settings import Settings
+from jobs.store.database import Database
+from jobs.telemetry import get_logger
+from worker.calls import Calls
+from worker.executor import Executor
+from worker.heartbeat import Heartbeat
+from worker.identity import Identity
+from worker.maintenance import rescuer
+from worker.maintenance.loop import Maintenance
+from worker.provider.client import ProviderClient
+from worker.provider.line import AbortReason
+from worker.settlement import Policy
+
+FILES_PER_CALL = 1
+OTHER_FILES = 200
+RECORDING_SECONDS = 10.0
+
+log = get_logger(__name__)
+
+
+class WorkerProcess:
+    """Everything that one worker process is made of; nothing is opened before `start`."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.calls = Calls(on_end=self._slot_came_free)
+        self.identity = Identity(self.database, settings.worker_concurrency)
+        self.dispatcher = Dispatcher(app)
+
+    @cached_property
+    def redis(self) -> Any:
+        """The Redis client, connected at first use."""
+        return connect(self.settings.redis)
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """Tells the other processes what happened."""
+        return Announcer(self.redis)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """Runs attempts."""
+        return Executor(
+            self.database,
+            ProviderClient(self.settings.provider_base_url, self.settings.provider_api_key),
+            Policy.from_settings(self.settings),
+            identity=self.identity,
+            calls=self.calls,
+            catalogue=Catalogue(self.settings.models),
+            dispatcher=self.dispatcher,
+            announcer=self.announcer,
+        )
+
+    @cached_property
+    def heartbeat(self) -> Heartbeat:
+        """Keeps the worker's row fresh."""
+
+        def take_back(worker_id: str, held: AbstractSet[tuple[str, int]]) -> int:
+            now = datetime.now(UTC)
+            return rescuer.rescue_orphans(self.database, self.dispatcher, self.announcer, now, worker_id, held)
+
+        return Heartbeat(self.database, self.identity, self.calls, self.redis, take_back)
+
+    @cached_property
+    def maintenance(self) -> Maintenance:
+        """Keeps every job moving."""
+        return Maintenance(
+            self.database,
+            self.identity,
+            self.dispatcher,
+            self.announcer,
+            worker_timeout=self.settings.worker_timeout,
+            retention=timedelta(days=self.settings.retention_days),
+        )
+
+    def _slot_came_free(self) -> None:
+        self.maintenance.wake()
+
+    def start(self) -> None:
+        """Register and begin to work."""
+        raise_file_limit(self.settings.worker_concurrency)
+        self.heartbeat.start()
+        self.maintenance.start()
+
+    def begin_drain(self, *, at_once: bool) -> None:
+        """Claim no more; `at_once` also hands back what is running."""
+        self.identity.draining = True
+        if at_once:
+            self.calls.abort_all(AbortReason.RELEASED)
+
+    def finish(self, grace: float) -> None:
+        """Wait for the running calls up to `grace` seconds, hand back the rest, and leave."""
+        self.identity.draining = True
+        if self.calls:
+            log.info("draining", calls=len(self.calls), grace=grace)
+        if not self._empty_within(grace):
+            log.warning("handing back", calls=len(self.calls))
+            self.calls.abort_all(AbortReason.RELEASED)
+            self._empty_within(RECORDING_SECONDS)
+        self.maintenance.stop()
+        self.heartbeat.stop()
+
+    def _empty_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while self.calls and time.monotonic() < until:
+            time.sleep(0.05)
+        return not self.calls
+
+
+def install(app: Celery, process: WorkerProcess) -> None:
+    """Tie the process's life to the Celery worker's."""
+
+    class CallsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        """Started after the pool, stopped before it."""
+
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, parent: Any) -> None:
+            # the pool is a little larger than the slots, so that it never blocks Celery's consumer
+            parent.max_concurrency = max(1, parent.pool.num_processes - HEADROOM)
+            process.identity.concurrency = parent.max_concurrency
+            process.start()
+
+        def stop(self, _parent: Any) -> None:
+            process.finish(process.settings.shutdown_grace_seconds)
+
+        def terminate(self, _parent: Any) -> None:
+            process.finish(grace=0)
+
+    app.steps["worker"].add(CallsStep)
+
+    def shutting_down(how: str = "Warm", **_: Any) -> None:
+        process.begin_drain(at_once=how.lower() != "warm")
+
+    worker_shutting_down.connect(shutting_down, weak=False)
+
+
+def raise_file_limit(calls: int) -> None:
+    """Raise the soft file limit to the hard one; each call needs a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = calls * FILES_PER_CALL + OTHER_FILES
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        ceiling = max(soft, needed) if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        soft = ceiling
+    if soft < needed:
+        log.warning("file limit is below the concurrency", limit=soft, needed=needed)

@@ -1,0 +1,250 @@
+"""What one HTTP exchange came to: status, headers and body in, an answer or a kind of failure out.
+
+The table is DESIGN's section 5. A status decides unless the provider's own code or words say more: quota and rate
+limits share 429, a key and an empty account share 403, and a context overflow is a 400 like any other.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import Answer, CallReport
+from jobs.lifecycle import Status
+from jobs.models import Model
+from worker.provider.complaint import Complaint, read_complaint
+from worker.provider.spending import cost_of_call
+from worker.provider.text import name_of
+from worker.provider.wire import Reading, Unreadable, read_response
+
+LONGEST_RETRY_AFTER: Final = timedelta(days=7)
+
+_KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
+    {
+        401: ErrorKind.BAD_CREDENTIALS,
+        402: ErrorKind.OUT_OF_CREDIT,
+        403: ErrorKind.BAD_CREDENTIALS,
+        404: ErrorKind.MODEL_UNAVAILABLE,
+        407: ErrorKind.UNREACHABLE,  # a proxy between us and the provider turned the call away
+        408: ErrorKind.INTERRUPTED,
+        410: ErrorKind.MODEL_UNAVAILABLE,
+        425: ErrorKind.OVERLOADED,
+        429: ErrorKind.RATE_LIMITED,
+        503: ErrorKind.OVERLOADED,
+        504: ErrorKind.GATEWAY_TIMEOUT,
+        524: ErrorKind.GATEWAY_TIMEOUT,
+        529: ErrorKind.OVERLOADED,
+    }
+)
+
+# https://developers.openai.com/api/docs/guides/error-codes; a code may stand in `type` as well.
+_KIND_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
+    {
+        "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
+        "model_not_found": ErrorKind.MODEL_UNAVAILABLE,
+        "insufficient_quota": ErrorKind.OUT_OF_CREDIT,
+        "credit_balance_exhausted": ErrorKind.OUT_OF_CREDIT,
+        "organization_spend_limit_exceeded": ErrorKind.OUT_OF_CREDIT,
+        "project_spend_limit_exceeded": ErrorKind.OUT_OF_CREDIT,
+        "organization_usage_limit_exceeded": ErrorKind.OUT_OF_CREDIT,
+        "billing_hard_limit_reached": ErrorKind.OUT_OF_CREDIT,
+        "billing_not_active": ErrorKind.OUT_OF_CREDIT,
+        "slow_down": ErrorKind.RATE_LIMITED,
+        "server_is_overloaded": ErrorKind.OVERLOADED,
+        "overloaded_error": ErrorKind.OVERLOADED,
+    }
+)
+
+# Codes inside a 200 after which another attempt may do better; every other one would be given again.
+_PASSING_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"})
+_OVERFLOW: Final = re.compile(
+    r"exceeds? (the|this|your) (model'?s? )?(maximum )?context"
+    r"|maximum context length"
+    r"|context (length|window) (has been |is |was )?exceeded"
+    r"|exceeds? .{0,60}\bcontext (length|window|size)"
+    r"|(prompt|input) is too long"
+    r"|reduce the length of (the|your) (messages|prompt|input)"
+    r"|input tokens exceed",
+    re.IGNORECASE,
+)
+_MODEL_GONE: Final = re.compile(
+    r"no endpoints found|not a valid model"
+    r"|\bmodel\b[^.]{0,100}\b(does not exist|not found|no longer (available|supported)|is (deprecated|retired)"
+    r"|(has been|was) (deprecated|removed|retired|withdrawn|shut ?down|decommissioned))",
+    re.IGNORECASE,
+)
+_NO_QUOTA: Final = re.compile(
+    r"out of credits?|insufficient (credits?|balance|funds|quota)|exceeded your current quota|credit balance",
+    re.IGNORECASE,
+)
+_NO_CREDIT: Final = re.compile(
+    r"\b(credits?|balance|quota|spend|spending|limit|payment|plan|subscription)\b", re.IGNORECASE
+)
+# What the model refused, not what the account may do: one tenant's prompt must not close the lane for all.
+_FLAGGED: Final = re.compile(r"\bflagged\b|moderation|content[ _](policy|filter)|usage polic|bio_policy", re.IGNORECASE)
+
+_KIND_OF_WORDS: Final[tuple[tuple[frozenset[int], re.Pattern[str], ErrorKind], ...]] = (
+    (frozenset({400, 413, 422}), _OVERFLOW, ErrorKind.CONTEXT_OVERFLOW),
+    (frozenset({400, 403, 422}), _MODEL_GONE, ErrorKind.MODEL_UNAVAILABLE),
+    (frozenset({403}), _FLAGGED, ErrorKind.REJECTED),
+    (frozenset({403}), _NO_CREDIT, ErrorKind.OUT_OF_CREDIT),
+    (frozenset({429}), _NO_QUOTA, ErrorKind.OUT_OF_CREDIT),
+)
+
+
+def classify(status: int, headers: Mapping[str, str], body: bytes, model: Model, *, now: datetime) -> CallReport:
+    """What a finished exchange came to. `headers` ignores case, or has lower-case names."""
+    if 200 <= status < 300:
+        report = _report_of_answer(status, headers, body, model, now)
+    else:
+        report = _report_of_refusal(status, headers, body, model, now)
+    given_id = headers.get("x-inference-id") or headers.get("x-request-id")
+    return replace(report, provider_request_id=name_of(given_id) or report.provider_request_id)
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+    """How long the provider asks us to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
+    for name, unit in (("retry-after-ms", 1), ("retry-after", 1000)):
+        value = headers.get(name, "").strip()
+        pause = _milliseconds(value, unit)
+        if pause is None and unit == 1000:
+            pause = _until(value, now)
+        if pause is not None:
+            return pause
+    return None
+
+
+def _milliseconds(value: str, unit: int) -> timedelta | None:
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or number < 0:
+        return None
+    longest = LONGEST_RETRY_AFTER // timedelta(milliseconds=1)
+    return timedelta(milliseconds=float(min(number * unit, Decimal(longest))))
+
+
+def _until(value: str, now: datetime) -> timedelta | None:
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return min(max(moment - now, timedelta(0)), LONGEST_RETRY_AFTER)
+
+
+def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
+    complaint = read_complaint(body)
+    failure = Failure(
+        kind=_kind_of_refusal(status, complaint),
+        message=complaint.message or f"The provider answered HTTP {status} without a message.",
+        http_status=status,
+        retry_after=retry_after(headers, now),
+        provider_code=complaint.code or complaint.category,
+        provider_param=complaint.param,
+    )
+    if 300 <= status < 400:
+        failure = replace(failure, message=_redirected(status, headers), provider_code=None)
+    return CallReport(
+        failure,
+        http_status=status,
+        provider_request_id=complaint.request_id,
+        cost=cost_of_call(None, headers, None, model),
+    )
+
+
+def _redirected(status: int, headers: Mapping[str, str]) -> str:
+    try:
+        target = urlsplit(headers.get("location", ""))
+        place = f"{target.scheme}://{target.hostname}{target.path}" if target.hostname else target.path
+    except ValueError:
+        place = ""
+    where = name_of(place) or "a place that it does not name"
+    return (
+        f"The provider answered HTTP {status}: it has moved to {where}. BACKBURNER_PROVIDER_BASE_URL names the old one."
+    )
+
+
+def _kind_of_refusal(status: int, complaint: Complaint) -> ErrorKind:
+    return _kind_of_code(complaint) or _kind_of_words(status, complaint) or _kind_of_status(status)
+
+
+def _kind_of_code(complaint: Complaint) -> ErrorKind | None:
+    codes = (code for code in (complaint.code, complaint.category) if code is not None)
+    return next((_KIND_OF_CODE[code] for code in codes if code in _KIND_OF_CODE), None)
+
+
+def _kind_of_words(status: int, complaint: Complaint) -> ErrorKind | None:
+    words = f"{complaint.code or ''} {complaint.category or ''} {complaint.message}"
+    for statuses, pattern, kind in _KIND_OF_WORDS:
+        if status in statuses and pattern.search(words):
+            return kind
+    if status == 404 and complaint.param not in (None, "model"):
+        return ErrorKind.REJECTED  # not the model is missing but something that the request refers to
+    return None
+
+
+def _kind_of_status(status: int) -> ErrorKind:
+    return _KIND_OF_STATUS.get(status, ErrorKind.SERVER_ERROR if status >= 500 else ErrorKind.REJECTED)
+
+
+def _report_of_answer(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
+    try:
+        reading = read_response(body)
+    except Unreadable as error:
+        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, retry_after(headers, now))
+        return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
+    result = _result(reading, status, retry_after(headers, now))
+    usage = reading.spending.usage
+    # The price table says what an answer costs; a failed one is billed nothing unless the provider says otherwise.
+    priced = usage if isinstance(result, Answer) or result.kind is ErrorKind.EMPTY_OUTPUT else None
+    return CallReport(
+        result,
+        http_status=status,
+        raw=body,
+        provider_response_id=reading.id,
+        provider_model=reading.model,
+        usage=usage,
+        cost=cost_of_call(reading.spending.dollars, headers, priced, model),
+    )
+
+
+def _result(reading: Reading, status: int, pause: timedelta | None) -> Answer | Failure:
+    if reading.complaint is not None or reading.status is Status.FAILED:
+        return _failed_answer(reading.complaint or Complaint(), status, pause)
+    match reading.status:
+        case Status.CANCELLED:
+            return Failure(ErrorKind.ANSWER_FAILED, "The provider cancelled the response.", status, pause)
+        case Status.QUEUED | Status.IN_PROGRESS:
+            message = (
+                f"The provider answered at once with status {reading.status}: it took the call for a background one,"
+                " and on this transport there is no way to fetch the answer."
+            )
+            return Failure(ErrorKind.MALFORMED_ANSWER, message, status, pause)
+        case Status.INCOMPLETE:
+            return Answer(reading.fields, reading.cut_reason)
+        case _ if reading.brings_output:
+            return Answer(reading.fields)
+    message = "The provider's answer holds no text, no tool call and no refusal."
+    return Failure(ErrorKind.EMPTY_OUTPUT, message, status, pause)
+
+
+def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -> Failure:
+    kind = _kind_of_code(complaint)
+    if kind is None and complaint.status is not None:
+        kind = _kind_of_refusal(complaint.status, complaint)
+    if kind is None and _OVERFLOW.search(complaint.message):
+        kind = ErrorKind.CONTEXT_OVERFLOW
+    if kind is None:
+        passing = complaint.code is None or complaint.code in _PASSING_CODES
+        kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
+    message = complaint.message or "The provider reports the response as failed, and gives no reason."
+    return Failure(kind, message, status, pause, complaint.code, complaint.param)

@@ -1,0 +1,17 @@
+"""What goes out: the client's own JSON less what we act upon ourselves."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.fields import WITHHELD_FIELDS
+from jobs.job import Truncation
+
+
+def build_body(settings: Mapping[str, Any], input_: Any, *, model_id: str, truncation: Truncation) -> dict[str, Any]:
+    """The body of one call that waits for its answer on the same connection.
+
+    `settings` is the client's body without `input`, unknown fields included. A null says nothing that its absence
+    does not, and not every gateway takes one; so none is sent.
+    """
+    kept = {name: value for name, value in settings.items() if name not in WITHHELD_FIELDS and value is not None}
+    return {**kept, "model": model_id, "input": input_, "truncation": truncation.value, "stream": False}

@@ -1,0 +1,42 @@
+"""Foreign text made fit to be kept: no column, log line or client should stumble over what a gateway wrote."""
+
+import html
+import re
+from typing import Final
+
+MESSAGE_CHARACTERS: Final = 2_000
+NAME_CHARACTERS: Final = 200
+
+_UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_TITLE: Final = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
+_HIDDEN: Final = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_TAG: Final = re.compile(r"<[^>]*>")
+
+
+def message_of(text: str) -> str:
+    """`text` without control characters and halves of surrogate pairs, cut to a readable length."""
+    return _cut(_UNFIT.sub("", text.replace("\r\n", "\n")).strip(), MESSAGE_CHARACTERS)
+
+
+def name_of(value: object) -> str | None:
+    """A short machine-readable word such as an id or a code; None when `value` holds none."""
+    if not isinstance(value, str):
+        return None
+    return _UNFIT.sub("", value).strip()[:NAME_CHARACTERS] or None
+
+
+def page_title(page: str) -> str:
+    """What an HTML page says: its title, or else its text in one line."""
+    titles = (match.group(2) for match in _TITLE.finditer(page))
+    visible = next((title for title in titles if title.strip()), None) or _HIDDEN.sub(" ", page)
+    return message_of(" ".join(html.unescape(_TAG.sub(" ", visible)).split()))
+
+
+def looks_like_html(text: str) -> bool:
+    """Whether `text` is a page rather than a message."""
+    start = text.lstrip()[:200].lower()
+    return start.startswith("<") and ("<html" in start or "<!doctype" in start or "<head" in start)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

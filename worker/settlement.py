@@ -1,0 +1,155 @@
+"""What a call came to, written in one transaction: its ledger row, its usage, and the job's next status."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
+from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
+from jobs.lifecycle import Verb
+from jobs.retry import Backoff, GiveUp, TryAgain, next_step
+from jobs.settings import Settings
+from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, save_answer
+from jobs.store.queries import get_job
+from jobs.store.transitions import move
+from worker.provider.line import AbortReason
+
+SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+NO_ERROR: Mapping[str, None] = {
+    "error_code": None,
+    "error_kind": None,
+    "error_message": None,
+    "error_param": None,
+    "error_http_status": None,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the end of an attempt is decided."""
+
+    backoff: Backoff
+    call_deadline: timedelta
+    widen_on_overflow: bool
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Policy":
+        """The operator's policy."""
+        base, cap = settings.retry_base_seconds, settings.retry_max_seconds
+        return cls(
+            backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
+            call_deadline=settings.call_deadline,
+            widen_on_overflow=settings.truncation_on_overflow == "auto",
+        )
+
+
+@dataclass(frozen=True)
+class EndedCall:
+    """A call that is over: whose it was, what it brought, and why we ended it, if we did."""
+
+    job: Job
+    attempt: Attempt
+    report: CallReport
+    aborted: AbortReason | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The verb that was said, and the job after it."""
+
+    verb: Verb
+    job: Job
+
+
+def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> Settled | None:
+    """Book the call and move its job; None when the job was no longer this attempt's to move.
+
+    An answer counts whatever made us end the call: it was paid for.
+    """
+    result = ended.report.result
+    if isinstance(result, Answer):
+        return _settle_answer(tx, ended, result)
+    if ended.aborted in SETTLED_BY_OTHERS:
+        end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
+        return None
+    if ended.aborted is AbortReason.RELEASED and ended.job.on_unknown_outcome is OnUnknownOutcome.RETRY:
+        end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
+        return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
+    return _settle_failure(tx, ended, result, policy, jitter)
+
+
+def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled | None:
+    cut = answer.cut_reason is not None
+    report, now = ended.report, ended.ended_at
+    end_attempt(tx, ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, now, report)
+    changes = {
+        **NO_ERROR,
+        "usage": report.usage,
+        "incomplete_reason": answer.cut_reason,
+        "provider_response_id": report.provider_response_id,
+        "provider_model": report.provider_model,
+    }
+    settled = _move(tx, Verb.CUT if cut else Verb.COMPLETE, ended.job, now, **changes)
+    if settled is None:
+        settled = _adopt(tx, ended, Verb.ADOPT_CUT if cut else Verb.ADOPT, changes)
+    if settled is not None:
+        save_answer(tx, settled.job, report)
+    return settled
+
+
+def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, Any]) -> Settled | None:
+    """Take a late answer while the job is still open, whoever holds it now."""
+    try:
+        current = get_job(tx, ended.job.id)
+    except JobNotFound:
+        return None
+    return _move(tx, verb, current, ended.ended_at, **changes)
+
+
+def _settle_failure(
+    tx: Connection, ended: EndedCall, failure: Failure, policy: Policy, jitter: float
+) -> Settled | None:
+    now, job, report = ended.ended_at, ended.job, ended.report
+    end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
+    widen = policy.widen_on_overflow
+    step = next_step(failure, job, backoff=policy.backoff, now=now, jitter=jitter, widen_on_overflow=widen)
+    facts = {
+        "failures": step.failures,
+        "error_kind": failure.kind,
+        "error_http_status": failure.http_status,
+        "error_param": failure.provider_param,
+    }
+    if isinstance(step, TryAgain):
+        facts |= {
+            "available_at": step.available_at,
+            "truncation_applied": step.truncation or job.truncation_applied,
+            "error_message": failure.message[:MESSAGE_LIMIT],
+        }
+        return _move(tx, Verb.RETRY, job, now, **facts)
+    return _give_up(tx, job, report, step, now, facts)
+
+
+def _give_up(
+    tx: Connection, job: Job, report: CallReport, step: GiveUp, now: datetime, facts: Mapping[str, Any]
+) -> Settled | None:
+    final = {"error_code": step.code, "error_message": step.message[:MESSAGE_LIMIT], "usage": report.usage}
+    settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
+    if settled is not None:
+        save_answer(tx, settled.job, report)
+    return settled
+
+
+def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Settled | None:
+    try:
+        return Settled(verb, move(tx, verb, job, now, **changes))
+    except StaleJob:
+        return None
+
+
+def call_deadline_failure(length: timedelta) -> Failure:
+    """What a call that we ended at its own deadline came to."""
+    return Failure(ErrorKind.CALL_DEADLINE, f"The provider did not answer within {length.total_seconds():g} s.")
