@@ -1,0 +1,57 @@
+# Everything a newcomer or a CI needs; `make` alone lists it. Nothing has to be installed but python3, make and git.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN_STAMP := .venv/.run
+TEST_STAMP := .venv/.test
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check format docs lock bench clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
+	@exec $(BIN)/backburner up
+
+test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(TEST_STAMP) ## Lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(TEST_STAMP) ## Format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(RUN_STAMP) ## Write the files that are generated from code
+	$(BIN)/python -m docs.generate
+
+bench: $(TEST_STAMP) ## Measure; see benchmarks/
+	$(BIN)/python -m benchmarks.submit
+
+lock: ## Lock the dependencies anew, with hashes and no addresses
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/pip install --quiet uv
+	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
+	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
+
+clean: ## Remove the virtual environment and caches; jobs under .backburner stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Backburner needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13 " + "up") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+
+$(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TEST_STAMP): requirements/test.txt $(RUN_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@

@@ -1,0 +1,45 @@
+"""What goes out of a client's request."""
+
+import json
+from pathlib import Path
+
+from jobs.fields import OWN_FIELDS, WITHHELD_FIELDS
+from jobs.job import Truncation
+from worker.provider.request import build_body
+
+SAMPLE = Path(__file__).parents[3] / "data" / "sample-request.json"
+
+
+def test_the_providers_own_sample() -> None:
+    sample = json.loads(SAMPLE.read_text())
+    settings = {"model": sample["model"]}
+    body = build_body(settings, sample["input"], model_id="openai/o3-pro", truncation=Truncation.DISABLED)
+    assert body == {**sample, "truncation": "disabled", "stream": False}
+
+
+def test_what_we_act_upon_stays_here() -> None:
+    settings = dict.fromkeys(WITHHELD_FIELDS | OWN_FIELDS, "set")
+    body = build_body(settings, "Hello", model_id="some/model", truncation=Truncation.DISABLED)
+    assert body == {"model": "some/model", "input": "Hello", "truncation": "disabled", "stream": False}
+
+
+def test_everything_else_goes_as_it_came() -> None:
+    kept = {
+        "instructions": "Be brief.",
+        "max_output_tokens": 16,
+        "parallel_tool_calls": False,
+        "tools": [],
+        "text": {"format": {"type": "text"}, "future": None},
+        "a_field_from_the_future": {"nested": [None]},
+    }
+    body = build_body({**kept, "model": "alias"}, [{"role": "user"}], model_id="some/model", truncation=Truncation.AUTO)
+    assert {name: body[name] for name in kept} == kept
+    assert body["model"] == "some/model"
+    assert body["input"] == [{"role": "user"}]
+
+
+def test_nulls_are_left_out_and_the_truncation_in_force_wins() -> None:
+    settings = {"temperature": None, "truncation": "disabled"}
+    body = build_body(settings, "Hello", model_id="some/model", truncation=Truncation.AUTO)
+    assert "temperature" not in body
+    assert body["truncation"] == "auto"
