@@ -62,6 +62,14 @@ REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provi
 # fmt: on
 
 
+class LetGo(Exception):
+    """The server stops and answers a held request before its response has ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} goes on without its client")
+        self.job_id = job_id
+
+
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -79,6 +87,7 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(CallerError, _caller_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(LetGo, _let_go)
     app.add_exception_handler(DBAPIError, _database_away)
     app.add_exception_handler(PoolTimeoutError, _database_away)
 
@@ -128,3 +137,14 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
     # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
     return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, headers)
+
+
+async def _let_go(request: Request, error: Exception) -> JSONResponse:
+    # async, for a stopping server waits for no thread
+    if not isinstance(error, LetGo):
+        raise error
+    message = f"The server is restarting. The response goes on: get it by its id, '{error.job_id}'."
+    headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
+    return JSONResponse(
+        error_body(message, "server_error", code="service_unavailable"), HTTPStatus.SERVICE_UNAVAILABLE, headers
+    )

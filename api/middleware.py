@@ -1,5 +1,6 @@
 """What every answer carries: a request id; and what none may be without: an answer."""
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import unexpected
@@ -32,6 +33,8 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # it left while it was sending: nobody is there to be answered
+            return
         except Exception as error:
             if started:
                 raise

@@ -327,3 +327,10 @@ class Deleted(_Shape):
     id: str
     object: Literal["response"]
     deleted: Literal[True]
+
+
+class Readiness(_Shape):
+    """Whether a response submitted now would be run."""
+
+    status: Literal["ok", "unavailable"]
+    missing: list[Literal["database", "migrations", "worker", "broker"]]

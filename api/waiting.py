@@ -7,6 +7,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import Parts
+from api.errors import LetGo
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.queries import get_job
@@ -19,6 +20,7 @@ async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: s
 
     Raises:
         JobNotFound: there is none, or it was deleted meanwhile.
+        LetGo: the server stops.
     """
 
     def look() -> Job:
@@ -39,6 +41,8 @@ async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: s
                 await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
                     ended.cancel()
+    except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
+        raise LetGo(job_id) from None
     finally:
         gone.cancel()
 

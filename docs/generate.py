@@ -25,9 +25,10 @@ def render_lifecycle() -> str:
         [
             "# The life of a response",
             "",
-            "Drawn from `jobs/lifecycle.py` by `make docs`; that table is the only place that knows the arrows. A response",
-            f"is open while it is {' or '.join(f'`{status}`' for status in Status if status in OPEN)}; the other statuses",
-            "are final, until a caller asks for a retry. Waiting for the next attempt is `queued` with `available_at` ahead.",
+            "Drawn from `jobs/lifecycle.py` by `make docs`; that table is the only place that knows the arrows.",
+            f"A response is open while it is {' or '.join(f'`{status}`' for status in Status if status in OPEN)};",
+            "the other statuses are final, until a caller asks for a retry.",
+            "Waiting for the next attempt is `queued` with `available_at` ahead.",
             "",
             "```mermaid",
             "stateDiagram-v2",

@@ -86,7 +86,7 @@ class Executor:
         running = self._calls.begin(attempt, line, length)
         try:
             report = self._call(job, attempt, line, length)
-            if line.aborted is AbortReason.CALL_DEADLINE and isinstance(report.result, Failure):
+            if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
                 report = replace(report, result=call_deadline_failure(length))
             self._record(EndedCall(job, attempt, report, line.aborted, self._clock()))
         finally:
@@ -105,13 +105,8 @@ class Executor:
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
         try:
-            with self._database.read() as tx:
-                current = get_job(tx, job.id)
-                settings, input_ = get_request(tx, job.id)
-            if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
-                line.abort(AbortReason.CANCELLED)  # ended between the claim and our entry in the list of calls
             return self._provider.call(
-                build_body(settings, input_, model_id=job.model, truncation=attempt.truncation),
+                self._body(job, attempt, line),
                 request_id=f"{job.id}:{attempt.number}",
                 model=self._model(job.model),
                 deadline=length,
@@ -124,6 +119,19 @@ class Executor:
             log.exception("attempt broke", job_id=job.id, attempt=attempt.number)
             failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
             return CallReport(failure)
+
+    def _body(self, job: Job, attempt: Attempt, line: Line) -> dict[str, Any]:
+        """What to send; read here, so that nobody holds a large prompt through the minutes of waiting.
+
+        Raises:
+            JobNotFound: the response was deleted meanwhile.
+        """
+        with self._database.read() as tx:
+            current = get_job(tx, job.id)
+            settings, input_ = get_request(tx, job.id)
+        if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
+            line.abort(AbortReason.CANCELLED)  # ended between the claim and our entry in the list of calls
+        return build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
 
     def _model(self, name: str) -> Model:
         return next((model for model in self._catalogue.models if model.id == name), Model(name))
@@ -153,3 +161,8 @@ class Executor:
                 self._announcer.stop(job.id, AbortReason.SUPERSEDED)
         elif job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
+
+
+def _is_cut(report: CallReport) -> bool:
+    """Whether a call brought nothing that was read to its end; an empty output was."""
+    return isinstance(report.result, Failure) and report.result.kind is not ErrorKind.EMPTY_OUTPUT

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Parts, PartsDep
+from api.schemas import Readiness
 from jobs.store.database import database_now
 from jobs.store.queries import count_open, oldest_due_at
 from jobs.store.workers import live_workers
@@ -25,7 +26,14 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Readiness", responses={503: {"description": "`missing` names what is not there."}})
+@router.get(
+    "/readyz",
+    summary="Readiness",
+    responses={
+        200: {"model": Readiness},
+        503: {"model": Readiness, "description": "`missing` names what is not there."},
+    },
+)
 def readyz(parts: PartsDep) -> Response:
     """Whether a response submitted now would be run: the database, the broker and a live worker are there."""
     missing = _missing(parts)
@@ -49,7 +57,12 @@ def _missing(parts: Parts) -> list[str]:
     return missing
 
 
-@router.get("/metrics", summary="Metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    summary="Metrics",
+    response_class=PlainTextResponse,
+    responses={503: {"description": "The database is away."}},
+)
 def metrics(parts: PartsDep) -> Response:
     """Prometheus; every number is read from the rows at this moment, so all processes tell the same."""
     registry = CollectorRegistry()

@@ -32,26 +32,40 @@ from jobs.store.queries import Filters, get_document, get_job, list_documents, q
 from jobs.store.transitions import erase, move, revive
 
 RACES = 20
-METADATA_FILTER = re.compile(r"metadata\[(.+)\]")
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": reason}
-    for status, reason in {
+METADATA_FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
+METADATA_PARAMETER = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "`metadata[key]=value`: only responses with this label; once for each label",
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 16},
+}
+
+
+def _errors(reasons: Mapping[int | str, str]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorBody, "description": reason} for status, reason in reasons.items()}
+
+
+ERRORS = _errors(
+    {
         400: "The request is wrong; `param` names the field.",
         401: "No API key, or a wrong one.",
         403: "The API key lacks the scope.",
         404: "Not found, or not yours.",
-        503: "The database is away.",
-    }.items()
-}
-HELD_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": reason}
-    for status, reason in {
+        "4XX": "Any other mistake of the caller.",  # also keeps FastAPI from adding its own 422, which never leaves
+        500: "A fault of this server.",
+        503: "The database is away, or the server is restarting.",
+    }
+)
+HELD_ERRORS = _errors(
+    {
         413: "The body is too large.",
         429: "A held response failed: the provider's rate limit.",
         502: "A held response failed at the provider.",
         504: "A held response was not finished by its deadline.",
-    }.items()
-}
+    }
+)
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
@@ -75,7 +89,9 @@ async def create(request: Request, parts: PartsDep, caller: Writer) -> Response:
     return await run_in_threadpool(_show, parts, job.id, caller.id)
 
 
-@router.get("", summary="List", responses={200: {"model": ResponsePage}})
+@router.get(
+    "", summary="List", responses={200: {"model": ResponsePage}}, openapi_extra={"parameters": [METADATA_PARAMETER]}
+)
 def list_responses(
     request: Request,
     parts: PartsDep,

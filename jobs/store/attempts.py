@@ -72,8 +72,9 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
     """Close a call with what it came to and book its usage and cost, once.
 
     A call that was closed as lost may still report: what it says is truer than the guess. False when the call
-    had reported before.
+    had reported before. Of an erased job's call no text is kept.
     """
+    job_exists = _lock_job(tx, attempt.job_id)
     failure = report.result if isinstance(report.result, Failure) else None
     values: dict[str, Any] = {
         "ended_at": now,
@@ -83,7 +84,7 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
         "provider_request_id": report.provider_request_id,
         "provider_response_id": report.provider_response_id,
         "error_kind": failure.kind if failure else None,
-        "error_message": failure.message[:MESSAGE_LIMIT] if failure else None,
+        "error_message": failure.message[:MESSAGE_LIMIT] if failure and job_exists else None,
         **usage_columns(report.usage),
         **cost_columns(report.cost),
     }
@@ -96,6 +97,7 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
 
 def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure: Failure) -> None:
     """Close the call of a worker that fell silent; it may have been billed."""
+    _lock_job(tx, job_id)
     values = {
         "ended_at": now,
         "outcome": Outcome.LOST,
@@ -120,6 +122,12 @@ def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
         return
     tx.execute(delete(tables.answers).where(tables.answers.c.job_id == job.id))
     tx.execute(insert(tables.answers).values(job_id=job.id, response=response, raw=report.raw))
+
+
+def _lock_job(tx: Connection, job_id: str) -> bool:
+    """Lock the job's row, which everyone does before touching its calls, so that no two wait for each other."""
+    row = tables.jobs.c
+    return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
 
 
 def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
 from jobs.store import tables
@@ -49,18 +50,20 @@ def create_key(tx: Connection, name: str, scopes: Sequence[Scope] | None, now: d
     """Make a key with `scopes` (all when None); the second value is the secret, this once."""
     secret = generate_secret()
     key = ApiKey(new_id("key"), name, frozenset(scopes if scopes is not None else Scope), now, None)
-    _insert(tx, key, secret)
+    tx.execute(insert(tables.api_keys).values(_row_of(key, secret)))
     return key, secret
 
 
 def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> None:
     """Make the operator's key from the settings valid; a changed one replaces its predecessor under the same id."""
+    dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     row = tables.api_keys.c
-    known = tx.execute(select(row.sha256).where(row.id == BOOTSTRAP_ID)).scalar_one_or_none()
-    if known is None:
-        _insert(tx, ApiKey(BOOTSTRAP_ID, "bootstrap", frozenset(Scope), now, None), secret)
-    elif known != digest(secret):
-        tx.execute(update(tables.api_keys).where(row.id == BOOTSTRAP_ID).values(sha256=digest(secret)))
+    key = ApiKey(BOOTSTRAP_ID, "bootstrap", frozenset(Scope), now, None)
+    making = dialect.insert(tables.api_keys).values(_row_of(key, secret))
+    changed = row.sha256 != making.excluded.sha256
+    tx.execute(
+        making.on_conflict_do_update(index_elements=[row.id], set_={"sha256": making.excluded.sha256}, where=changed)
+    )
 
 
 def list_keys(tx: Connection) -> list[ApiKey]:
@@ -85,16 +88,14 @@ def find_key(tx: Connection, secret: str) -> ApiKey | None:
     return None if found is None else _key_from(found)
 
 
-def _insert(tx: Connection, key: ApiKey, secret: str) -> None:
-    tx.execute(
-        insert(tables.api_keys).values(
-            id=key.id,
-            name=key.name,
-            sha256=digest(secret),
-            scopes=sorted(key.scopes),
-            created_at=key.created_at,
-        )
-    )
+def _row_of(key: ApiKey, secret: str) -> dict[str, object]:
+    return {
+        "id": key.id,
+        "name": key.name,
+        "sha256": digest(secret),
+        "scopes": sorted(key.scopes),
+        "created_at": key.created_at,
+    }
 
 
 def _key_from(row: RowMapping) -> ApiKey:

@@ -8,8 +8,9 @@ tenant with a million queued jobs costs as much as one with a single job.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 
-from sqlalchemy import Connection, bindparam, collate, func, literal, or_, select, union_all, update
+from sqlalchemy import Connection, Subquery, bindparam, collate, func, literal, or_, select, union_all, update
 
 from jobs.lifecycle import Status
 from jobs.store import tables
@@ -35,7 +36,7 @@ def pick_due(tx: Connection, now: datetime, limit: int, rung_before: datetime) -
     if limit <= 0:
         return []
     picked: list[_Due] = []
-    groups = _groups(tx)
+    groups = [(priority, key) for priority, key in tx.execute(select(queued_groups(tx)))]
     served_at = _served_at(tx, {key for _, key in groups}) if len(groups) > 1 else {}
     for priority in PRIORITIES:
         keys = [key for each, key in groups if each == priority]
@@ -47,28 +48,20 @@ def pick_due(tx: Connection, now: datetime, limit: int, rung_before: datetime) -
     return [job.job_id for job in picked]
 
 
-def next_due_at(tx: Connection, now: datetime) -> datetime | None:
-    """When the next waiting job becomes due after `now`, if any does."""
-    row = tables.jobs.c
-    later = select(func.min(row.available_at)).where(row.status == Status.QUEUED, row.available_at > now)
-    moment: datetime | None = tx.execute(later).scalar_one()
-    return moment
-
-
-def _groups(tx: Connection) -> list[tuple[int, str]]:
-    """Each (priority, key) that has queued jobs, by one index probe each."""
+def queued_groups(tx: Connection) -> Subquery:
+    """Each (`priority`, `key`) that has queued jobs, by one index probe each."""
     row = tables.jobs.c
     no_key = collate(literal(""), "C") if tx.dialect.name == "postgresql" else literal("")
     starts = (select(literal(each).label("priority"), no_key.label("key")) for each in PRIORITIES)
     group = select(union_all(*starts).subquery("start")).cte("job_groups", recursive=True)
     following = (
         select(func.min(row.api_key_id))
-        .where(row.status == Status.QUEUED, row.priority == group.c.priority, row.api_key_id > group.c.key)
+        .where(tables.IS_QUEUED, row.priority == group.c.priority, row.api_key_id > group.c.key)
         .scalar_subquery()
     )
     group = group.union_all(select(group.c.priority, following).where(group.c.key.is_not(None)))
     found = select(group.c.priority, group.c.key).where(group.c.key.is_not(None), group.c.key != "")
-    return [(priority, key) for priority, key in tx.execute(found)]
+    return found.subquery("queued_group")
 
 
 def _served_at(tx: Connection, keys: set[str]) -> dict[str, str]:
@@ -80,30 +73,47 @@ def _served_at(tx: Connection, keys: set[str]) -> dict[str, str]:
 def _due(
     tx: Connection, priority: int, keys: Sequence[str], limit: int, *, now: datetime, rung_before: datetime
 ) -> list[_Due]:
+    """The oldest due jobs of each key, so many of each that `limit` of them are dealt fairly.
+
+    Not every key has its share of them: some wait, some have been rung. Who has more is asked for more.
+    """
+    found: dict[str, list[_Due]] = {}
+    share = max(1, min(limit, 2 * limit // len(keys)))
+    while keys:
+        for start in range(0, len(keys), GROUPS_PER_QUERY):
+            group = keys[start : start + GROUPS_PER_QUERY]
+            found |= _oldest_of_each(tx, priority, group, share, now=now, rung_before=rung_before)
+        if share == limit or sum(len(due) for due in found.values()) >= limit:
+            break
+        keys = [key for key in keys if len(found.get(key, ())) == share]
+        share = min(limit, 4 * share)
+    return [job for due in found.values() for job in due]
+
+
+def _oldest_of_each(
+    tx: Connection, priority: int, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
+) -> dict[str, list[_Due]]:
     row = tables.jobs.c
-    share = limit if len(keys) == 1 else max(1, 2 * limit // len(keys))
-    found: list[_Due] = []
-    for start in range(0, len(keys), GROUPS_PER_QUERY):
-        branches = []
-        for number, key in enumerate(keys[start : start + GROUPS_PER_QUERY]):
-            due = (
-                select(row.id, row.api_key_id, row.available_at)
-                .where(
-                    row.status == Status.QUEUED,
-                    row.priority == priority,
-                    row.api_key_id == bindparam(f"key_{number}", key),
-                    row.available_at <= now,
-                    or_(row.rung_at.is_(None), row.rung_at < rung_before),
-                )
-                .order_by(row.available_at, row.id)
-                .limit(share)
-                .subquery(f"due_{number}")
+    branches = []
+    for number, key in enumerate(keys):
+        due = (
+            select(row.id, row.api_key_id, row.available_at)
+            .where(
+                tables.IS_QUEUED,
+                row.priority == priority,
+                row.api_key_id == bindparam(f"key_{number}", key),
+                row.available_at <= now,
+                or_(row.rung_at.is_(None), row.rung_at < rung_before),
             )
-            branches.append(select(due))
-        turns: dict[str, int] = {}
-        for job_id, key, available_at in tx.execute(union_all(*branches)):
-            turns[key] = turns.get(key, 0) + 1
-            found.append(_Due(job_id, priority, key, available_at, turns[key]))
+            .order_by(row.available_at, row.id)
+            .limit(share)
+            .subquery(f"due_{number}")
+        )
+        branches.append(select(due))
+    found: dict[str, list[_Due]] = {}
+    for job_id, key, available_at in sorted(tx.execute(union_all(*branches)), key=itemgetter(2, 0)):
+        due_of_key = found.setdefault(key, [])
+        due_of_key.append(_Due(job_id, priority, key, available_at, turn=len(due_of_key) + 1))
     return found
 
 
@@ -115,6 +125,9 @@ def _mark_rung(tx: Connection, picked: Sequence[_Due], now: datetime) -> None:
     queued = update(tables.jobs).where(job.id.in_(ids), job.status == Status.QUEUED)
     tx.execute(queued.values(rung_at=now))
     first_turn = {each.api_key_id: position for position, each in reversed(list(enumerate(picked)))}
-    for key_id, position in sorted(first_turn.items(), key=lambda item: item[1]):
-        served = update(tables.api_keys).where(key.id == key_id)
-        tx.execute(served.values(dispatched_at=now + timedelta(microseconds=position)))
+    served = update(tables.api_keys).where(key.id == bindparam("key_id")).values(dispatched_at=bindparam("moment"))
+    moments = [
+        {"key_id": key_id, "moment": now + timedelta(microseconds=position)}
+        for key_id, position in sorted(first_turn.items())
+    ]
+    tx.execute(served, moments)

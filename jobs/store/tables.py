@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    literal,
     text,
 )
 
@@ -103,6 +104,10 @@ jobs = Table(
     CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
     CheckConstraint("(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name="ended_once"),
 )
+
+# Written into a query's text rather than bound to it: only so can a prepared plan use the partial indexes below.
+IS_QUEUED = jobs.c.status == literal(Status.QUEUED, literal_execute=True)
+IS_HELD = jobs.c.status == literal(Status.IN_PROGRESS, literal_execute=True)
 
 # list: newest first, by key alone or narrowed by status or model
 Index("ix_jobs_list", jobs.c.api_key_id, jobs.c.id)

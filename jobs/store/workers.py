@@ -67,7 +67,7 @@ def left_behind(tx: Connection, limit: int) -> tuple[list[Job], list[Attempt]]:
     """
     ended = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
     job = tables.jobs.c
-    held = select(tables.jobs).where(job.status == "in_progress", job.worker_id.in_(ended)).limit(limit)
+    held = select(tables.jobs).where(tables.IS_HELD, job.worker_id.in_(ended)).limit(limit)
     attempt = tables.attempts.c
     opened = select(tables.attempts).where(attempt.ended_at.is_(None), attempt.worker_id.in_(ended)).limit(limit)
     return (
@@ -101,7 +101,7 @@ def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:
 def forget_ended(tx: Connection, now: datetime) -> int:
     """Drop the rows of workers that ended long ago and left nothing behind."""
     row = tables.workers.c
-    held = select(tables.jobs.c.worker_id).where(tables.jobs.c.status == "in_progress")
+    held = select(tables.jobs.c.worker_id).where(tables.IS_HELD)
     old = delete(tables.workers).where(row.ended_at < now - FORGET_AFTER, row.id.not_in(held))
     return tx.execute(old).rowcount
 
@@ -114,4 +114,4 @@ def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: ti
     taking = dialect.insert(tables.leases).values(name=name, **values)
     free = or_(row.holder == holder, row.expires_at <= now)
     taking = taking.on_conflict_do_update(index_elements=[row.name], set_=values, where=free)
-    return tx.execute(taking).rowcount == 1
+    return tx.execute(taking.returning(row.name)).first() is not None

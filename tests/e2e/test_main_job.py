@@ -6,6 +6,7 @@ The simulator's ledger counts what was paid.
 import json
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import pytest
 from openai.types.responses import Response
 
 from tests.support.stack import API_KEY, PROVIDER_KEY, Stack
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
 MODEL = "openai/o3-pro"
 
 
 @pytest.fixture(scope="module")
-def stack(database_url_of_module: str, valkey_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with Stack(database_url_of_module, valkey_url_of_module, tmp_path_factory.mktemp("stack")) as stack:
+def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    data_dir = tmp_path_factory.mktemp("stack")
+    with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir) as stack:
         yield stack
 
 
@@ -48,6 +51,12 @@ def facts(response: Response) -> dict[str, Any]:
     return ours
 
 
+def error_code(response: Response) -> str:
+    """As text: some codes are ours, and the SDK's type lists only OpenAI's."""
+    assert response.error is not None
+    return str(response.error.code)
+
+
 def run(stack: Stack, prompt: str, **options: Any) -> Response:
     return poll(stack, create(stack, prompt, **options))
 
@@ -61,8 +70,8 @@ def attempts(stack: Stack, response: Response) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("behaviour", "text", "tokens"),
     [
-        ("sample-1", "Hi! How’s your day going?", (137, 914, 1051)),  # noqa: RUF001  # the sample's own apostrophe
-        ("sample-2", "Hello! How can I help you today?", (294, 2520, 2814)),
+        ("sample-1 cost=none", "Hi! How’s your day going?", (137, 914, 1051)),  # noqa: RUF001  # the sample's own apostrophe
+        ("sample-2 cost=none", "Hello! How can I help you today?", (294, 2520, 2814)),
         ("full text=Forty-two. tokens=640 input-tokens=12 reasoning-tokens=512", "Forty-two.", (12, 640, 652)),
     ],
 )
@@ -141,8 +150,8 @@ def test_retry_after_is_a_floor(stack: Stack) -> None:
 def test_400_costs_one_call_and_keeps_the_providers_words(stack: Stack) -> None:
     done = run(stack, "[[sim: 400-value]] Hello")
     assert done.status == "failed"
+    assert error_code(done) == "provider_rejected"
     assert done.error is not None
-    assert done.error.code == "provider_rejected"  # type: ignore[comparison-overlap]  # a code of ours
     assert "nsupported value" in done.error.message
     assert len(stack.calls(done.id)) == 1
 
@@ -150,8 +159,7 @@ def test_400_costs_one_call_and_keeps_the_providers_words(stack: Stack) -> None:
 def test_an_overflow_fails_when_truncation_is_disabled(stack: Stack) -> None:
     done = run(stack, "[[sim: overflow]] Hello")
     assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "context_length_exceeded"  # type: ignore[comparison-overlap]  # OpenAI's, of HTTP errors
+    assert error_code(done) == "context_length_exceeded"
     assert len(stack.calls(done.id)) == 1
 
 
@@ -159,8 +167,7 @@ def test_an_overflow_fails_when_truncation_is_disabled(stack: Stack) -> None:
 def test_garbage_ends_as_malformed_answer(stack: Stack, behaviour: str) -> None:
     done = run(stack, f"[[sim: {behaviour}]] Hello", extra_body={"max_attempts": 2})
     assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "malformed_answer"  # type: ignore[comparison-overlap]  # a code of ours
+    assert error_code(done) == "malformed_answer"
     assert len(stack.calls(done.id)) == 2
     assert facts(done)["error"]["kind"] == "malformed_answer"
 
@@ -169,8 +176,7 @@ def test_garbage_ends_as_malformed_answer(stack: Stack, behaviour: str) -> None:
 def test_at_most_once_is_at_most_once(stack: Stack, behaviour: str) -> None:
     done = run(stack, f"[[sim: {behaviour}]] Hello", extra_body={"on_unknown_outcome": "fail"})
     assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "outcome_unknown"  # type: ignore[comparison-overlap]  # a code of ours
+    assert error_code(done) == "outcome_unknown"
     assert len(stack.calls(done.id)) == 1
     assert attempts(stack, done)[0]["may_have_been_billed"] is True
 
@@ -184,8 +190,7 @@ def test_at_least_once_gets_through(stack: Stack) -> None:
 def test_a_hanging_provider_ends_at_the_jobs_deadline(stack: Stack) -> None:
     done = run(stack, "[[sim: half-open]] Hello", extra_body={"deadline_seconds": 2})
     assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "deadline_exceeded"  # type: ignore[comparison-overlap]  # a code of ours
+    assert error_code(done) == "deadline_exceeded"
     assert done.completed_at is not None
     assert done.completed_at - done.created_at <= 5
     await_until(
@@ -205,8 +210,7 @@ def test_incomplete_keeps_the_partial_text(stack: Stack) -> None:
 def test_an_empty_answer_is_a_failure_and_its_cost_is_booked(stack: Stack) -> None:
     done = run(stack, "[[sim: empty]] Hello")
     assert done.status == "failed"
-    assert done.error is not None
-    assert done.error.code == "empty_output"  # type: ignore[comparison-overlap]  # a code of ours
+    assert error_code(done) == "empty_output"
     assert facts(done)["cost_usd"] > 0
     assert len(stack.calls(done.id)) == 1
 
@@ -223,7 +227,7 @@ def test_cancel_closes_the_providers_connection_within_a_second(stack: Stack) ->
         return call if call["outcome"] == "client_disconnected" else None
 
     call = await_until(closed, 5, "the connection was never closed")
-    assert call["finished_at"] - asked_at < 1
+    assert datetime.fromisoformat(call["finished_at"]).timestamp() - asked_at < 1
     await_until(lambda: attempts(stack, response)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
     assert stack.openai().responses.cancel(response.id).status == "cancelled"
 
@@ -289,22 +293,20 @@ class TestStricterSettings:
 
     @pytest.fixture(scope="class")
     @staticmethod
-    def stack(
-        database_url_of_module: str, valkey_url_of_module: str, tmp_path_factory: pytest.TempPathFactory
-    ) -> Iterator[Stack]:
+    def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         environment = {
             "BACKBURNER_TRUNCATION_ON_OVERFLOW": "auto",
-            "BACKBURNER_CALL_DEADLINE_SECONDS": "1",
+            "BACKBURNER_CALL_DEADLINE_SECONDS": "2",
             "BACKBURNER_MAX_ATTEMPTS": "2",
             "BACKBURNER_MODELS": "openai/o3-pro,some/other-model",
         }
         data_dir = tmp_path_factory.mktemp("stack")
-        with Stack(database_url_of_module, valkey_url_of_module, data_dir, environment) as stack:
+        with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir, environment) as stack:
             yield stack
 
     def test_an_overflow_is_tried_once_more_with_auto(self, stack: Stack) -> None:
         done = run(stack, "[[sim: overflow]] Hello")
-        assert done.status == "completed"
+        assert done.status == "completed", done.error
         assert done.truncation == "auto"
         assert facts(done)["truncation_applied"] == "auto"
         assert [each["truncation"] for each in attempts(stack, done)] == ["disabled", "auto"]
@@ -315,10 +317,9 @@ class TestStricterSettings:
         assert done.status == "completed"
         first, _second = attempts(stack, done)
         assert first["error"]["kind"] == "call_deadline"
-        assert 1 <= first["ended_at"] - first["started_at"] < 2.5
+        assert 2 <= first["ended_at"] - first["started_at"] < 4
 
     def test_a_slow_drip_is_no_way_around_the_deadline(self, stack: Stack) -> None:
         done = run(stack, "[[sim: slow]] Hello")
-        assert done.error is not None
-        assert done.error.code == "deadline_exceeded"  # type: ignore[comparison-overlap]  # a code of ours
+        assert error_code(done) == "deadline_exceeded"
         assert len(stack.calls(done.id)) == 2

@@ -97,10 +97,7 @@ class Stack:
             self.simulator = self._start("simulator", ["-m", "simulator", "--port", "0", "--delay", "0.05"])
             self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
             self._migrate()
-            self.api = self._start(
-                "api", ["-m", "uvicorn", "--factory", "api.main:create_app", "--port", "0", "--no-access-log"]
-            )
-            self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
+            self.start_api()
             self.worker_processes = [self.start_worker() for _ in range(self.workers)]
             await_until(lambda: self.workers == 0 or self._ready(), 40, self.logs)
         except BaseException:
@@ -135,6 +132,13 @@ class Stack:
             "BACKBURNER_SHUTDOWN_GRACE_SECONDS": "2",
             **self.environment,
         }
+
+    def start_api(self) -> None:
+        """Another API process takes the place of the one before, under a URL of its own."""
+        self.api = self._start(
+            "api", ["-m", "uvicorn", "--factory", "api.main:create_app", "--port", "0", "--no-access-log"]
+        )
+        self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
     def start_worker(self) -> Process:
         return self._start("worker", ["-m", "celery", "-A", "worker.main", "worker", "-P", "gevent"])

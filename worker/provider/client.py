@@ -66,8 +66,8 @@ class ProviderClient:
         """
         self._url = _responses_url(base_url)
         self._key = _usable_key(api_key)
-        self._proxy = _proxy_for(self._url)
         self._tls = tls or httpx.create_ssl_context()
+        self._proxy = _proxy_for(self._url, self._tls)
         self._max_answer_bytes = max_answer_bytes
         self._headers = {
             "Accept": "application/json",
@@ -110,6 +110,8 @@ class ProviderClient:
         response = None
         try:
             response = transport.handle_request(request)
+            # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline.
+            request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
             return self._read(response, ends_at)
         except httpx.ReadTimeout:  # as long as the deadline
             return _overdue()
@@ -203,7 +205,7 @@ def _usable_key(api_key: SecretStr | None) -> str:
     return key
 
 
-def _proxy_for(url: httpx.URL) -> httpx.Proxy | None:
+def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
     """The proxy that the environment names for `url`, read once; httpx reads it for its Client alone."""
     proxies = getproxies()
     address = proxies.get(url.scheme) or proxies.get("all")
@@ -211,9 +213,12 @@ def _proxy_for(url: httpx.URL) -> httpx.Proxy | None:
     if not address or proxy_bypass(host):
         return None
     try:
-        return httpx.Proxy(address if "://" in address else f"http://{address}")
-    except (httpx.InvalidURL, ValueError):
-        raise SettingsError("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no usable http:// or https:// proxy") from None
+        place = httpx.URL(address if "://" in address else f"http://{address}")
+    except httpx.InvalidURL:
+        place = httpx.URL()
+    if place.scheme not in ("http", "https") or not place.host:
+        raise SettingsError("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no usable http:// or https:// proxy")
+    return httpx.Proxy(place, ssl_context=tls if place.scheme == "https" else None)
 
 
 def _version() -> str:

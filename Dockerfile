@@ -1,0 +1,25 @@
+# One image for every part of Backburner; the command decides which it becomes, as docker-compose.yml shows. What is
+# healthy depends on the part, so health checks stand there too. It holds no setting and no secret.
+ARG PYTHON_VERSION=3.13
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/backburner
+ENV PATH=/opt/backburner/bin:$PATH
+WORKDIR /source
+COPY requirements/run.txt requirements/
+RUN pip install --require-hashes --requirement requirements/run.txt
+COPY . .
+RUN pip install --no-deps --no-build-isolation .
+
+FROM python:${PYTHON_VERSION}-slim
+RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/backburner --shell /usr/sbin/nologin backburner \
+    && install --directory --owner backburner --group backburner --mode 0700 /var/lib/backburner
+COPY --from=build /opt/backburner /opt/backburner
+ENV PATH=/opt/backburner/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    BACKBURNER_DATA_DIR=/var/lib/backburner
+WORKDIR /var/lib/backburner
+USER 10001:10001
+EXPOSE 8000
+CMD ["uvicorn", "--factory", "api.main:create_app", "--host=0.0.0.0", "--port=8000", "--no-access-log", "--timeout-graceful-shutdown=5"]

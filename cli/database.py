@@ -1,0 +1,54 @@
+"""The database behind the operator's commands, with errors that a person can read."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+import migrations
+from cli.failure import CommandFailed
+from jobs.settings import Settings
+from jobs.store.database import Database
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """The database of `settings`, known to have the tables of this release.
+
+    Raises:
+        CommandFailed: it cannot be reached, or its tables are not this release's.
+    """
+    database = Database(settings.database, pool_size=1)
+    try:
+        with readable_errors(settings):
+            with database.read() as tx:
+                if not migrations.is_current(tx):
+                    raise CommandFailed(f"{shown(settings)} is not at this release: run `backburner migrate` first")
+            yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def readable_errors(settings: Settings) -> Iterator[None]:
+    """Turn a database's failure into one line.
+
+    Raises:
+        CommandFailed: the block met such a failure.
+    """
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise CommandFailed(f"BACKBURNER_DATABASE_URL: {shown(settings)}: {reason_of(error)}") from None
+
+
+def shown(settings: Settings) -> str:
+    """The database's URL without its password."""
+    return make_url(settings.database).render_as_string(hide_password=True)
+
+
+def reason_of(error: SQLAlchemyError) -> str:
+    """The first line of what the driver says; SQLAlchemy's own text would repeat statements and parameters."""
+    text = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,116 @@
+"""What `doctor` looks at on our side: the data directory, the database, the broker, Redis, workers, limits, models."""
+
+import os
+import resource
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import redis
+from kombu.utils.url import maybe_sanitize_url
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+import migrations
+from cli.database import reason_of, shown
+from cli.finding import Finding, bad, doubtful, good
+from jobs.dispatch import BROKER_ERRORS, create_celery
+from jobs.models import Catalogue
+from jobs.settings import Settings
+from jobs.store.database import Database, database_now
+from jobs.store.workers import live_workers
+
+PATIENCE_SECONDS = 3
+FILES_BESIDE_CALLS = 200
+SOON = timedelta(days=60)
+START_WORKER = "start one: make up, or backburner worker"
+
+
+def check_data_dir(settings: Settings) -> Finding:
+    """Whether the data directory can be used, and whether others can look into it."""
+    path = settings.data_dir
+    if not path.exists():
+        return good("data dir", f"{path} does not exist yet; it is made on first start")
+    if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return bad("data dir", f"{path} cannot be written to", "set BACKBURNER_DATA_DIR to a directory of yours")
+    if path.stat().st_mode & 0o077:
+        return doubtful("data dir", f"{path} is open to others, with prompts and answers in it", f"chmod 700 {path}")
+    return good("data dir", str(path))
+
+
+def check_database(settings: Settings) -> Iterator[Finding]:
+    """Whether the database is there, at this release, and whether a live worker shows in it."""
+    if settings.database_url is None and not (settings.data_dir / "backburner.db").exists():
+        yield bad("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
+        return
+    database = Database(settings.database, pool_size=1)
+    try:
+        with database.read() as tx:
+            if not migrations.is_current(tx):
+                yield bad("database", f"{shown(settings)} is not at this release", "run: backburner migrate")
+                return
+            workers = live_workers(tx, database_now(tx), settings.worker_timeout)
+    except SQLAlchemyError as error:
+        yield bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
+        return
+    finally:
+        database.close()
+    yield good("database", shown(settings))
+    slots = sum(worker.concurrency for worker in workers if worker.draining_at is None)
+    if not workers:
+        yield bad("worker", "no live worker: what is submitted stays queued", START_WORKER)
+    elif not slots:
+        yield doubtful("worker", f"all {len(workers)} workers are shutting down", START_WORKER)
+    else:
+        yield good("worker", f"{len(workers)} live, {slots} calls at once")
+
+
+def check_redis(url: str) -> Finding:
+    """Whether Redis or Valkey answers at `url`."""
+    client = redis.Redis.from_url(url, socket_connect_timeout=PATIENCE_SECONDS, socket_timeout=PATIENCE_SECONDS)
+    try:
+        client.ping()
+    except (RedisError, OSError) as error:
+        return bad("redis", f"{maybe_sanitize_url(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
+    finally:
+        client.close()
+    return good("redis", str(maybe_sanitize_url(url)))
+
+
+def check_broker(settings: Settings) -> Finding:
+    """Whether the broker takes connections."""
+    app = create_celery(settings)
+    url = maybe_sanitize_url(settings.broker)
+    try:
+        with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
+            connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
+            connection.default_channel.close()
+    except BROKER_ERRORS as error:
+        return bad("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that it runs")
+    finally:
+        app.close()
+    return good("broker", str(url))
+
+
+def check_file_limit(settings: Settings) -> Finding:
+    """Whether a worker may open a socket for each of its calls. It raises the soft limit to the hard one itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.worker_concurrency + FILES_BESIDE_CALLS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        hint = f"raise the hard limit to {needed} (ulimit -Hn), or lower BACKBURNER_WORKER_CONCURRENCY"
+        return doubtful("file limit", f"{hard} files for {settings.worker_concurrency} calls at once", hint)
+    limit = "unlimited" if soft == resource.RLIM_INFINITY else f"{max(soft, needed)} files"
+    return good("file limit", f"{limit} for {settings.worker_concurrency} calls at once")
+
+
+def check_shutdown_dates(settings: Settings, today: date) -> Iterator[Finding]:
+    """Which of the models offered are about to be withdrawn, or are gone."""
+    for model in Catalogue(settings.models).models:
+        if model.shutdown_date is None or model.shutdown_date - today > SOON:
+            continue
+        days = (model.shutdown_date - today).days
+        when = f"in {days} days" if days > 0 else "today" if days == 0 else f"{-days} days ago"
+        yield doubtful(
+            "model",
+            f"{model.id} is announced to be withdrawn on {model.shutdown_date}, {when}",
+            "name its successor in BACKBURNER_MODELS; jobs that come too late fail as model_unavailable",
+        )

@@ -1,0 +1,130 @@
+"""The `backburner` command: which command is what. Each lives in a module of its own subject.
+
+The operator's commands are imported when they are called: they need the database and the broker's libraries, which
+would double the time that a `backburner get` takes to start.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cli import render, responses
+from jobs.errors import BackburnerError
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+class OneLineFailures(TyperGroup):
+    """Shows an expected failure in one line and exits with 1; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BackburnerError as error:
+            render.failure(str(error))
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=OneLineFailures,
+    help="Background jobs for slow reasoning models.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # its tracebacks would show local variables, secrets among them
+)
+keys = typer.Typer(help="Create, list and revoke API keys, in the database itself.", no_args_is_help=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+@app.command()
+def up() -> None:
+    """Run everything on this machine, in the foreground: Valkey, migrations, API, worker."""
+    from cli.up import up as run  # noqa: PLC0415
+
+    run()
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="Where to listen [default: BACKBURNER_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="[default: BACKBURNER_PORT]")] = None,
+) -> None:
+    """Run the HTTP server."""
+    from cli.servers import become_api  # noqa: PLC0415
+
+    become_api(host, port)
+
+
+@app.command(context_settings=PASSED_ON)
+def worker(context: typer.Context) -> None:
+    """Run a worker; further arguments go to `celery worker`."""
+    from cli.servers import become_worker  # noqa: PLC0415
+
+    become_worker(context.args)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database up to this release."""
+    from cli.servers import migrate as run  # noqa: PLC0415
+
+    run()
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def simulate(context: typer.Context) -> None:
+    """Run the built-in provider simulator; `simulate --help` shows its options."""
+    from cli.servers import become_simulator  # noqa: PLC0415
+
+    become_simulator(context.args)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check settings, database, broker, workers and provider, without paying for a call; exit 1 if any fails."""
+    from cli.doctor import doctor as run  # noqa: PLC0415
+
+    run(as_json=as_json)
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key this is; shown in lists and usage.", show_default=False)],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="What it may do; may be repeated [default: everything].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and show it, this once."""
+    from cli.keys import create  # noqa: PLC0415
+
+    create(name, scope or (), as_json=as_json)
+
+
+@keys.command("list")
+def keys_list(as_json: AsJson = False) -> None:
+    """List every key, revoked ones included, without its secret."""
+    from cli.keys import show_all  # noqa: PLC0415
+
+    show_all(as_json=as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """End a key at once; its jobs go on."""
+    from cli.keys import revoke  # noqa: PLC0415
+
+    revoke(key_id, as_json=as_json)
+
+
+app.add_typer(responses.app)
+app.add_typer(keys, name="keys")
+
+if __name__ == "__main__":
+    app(prog_name="backburner")

@@ -1,0 +1,104 @@
+"""What `doctor` asks the provider, none of which costs money: is it there, does it offer our models, is the key good.
+
+The routes are AI/ML API's (`GET /v1/models?id=` needs no key, `GET /v2/billing` shows the balance); a provider that
+has no such route is said to be unchecked, never to be wrong.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+from kombu.utils.url import maybe_sanitize_url
+
+from cli.finding import Finding, bad, doubtful, good
+from jobs.settings import Settings
+
+PATIENCE_SECONDS = 10
+LOW_BALANCE_USD = 1
+
+
+def check_provider(settings: Settings) -> Iterator[Finding]:
+    """The provider's findings: reachability, one per model, and the key. Without a key, nothing is asked."""
+    base = settings.provider_base_url
+    if settings.provider_api_key is None:
+        problem = "none: `up` answers from its simulator, and a worker that runs alone has its calls refused"
+        yield doubtful("provider key", problem, "set BACKBURNER_PROVIDER_API_KEY")
+        return
+    headers = {"authorization": f"Bearer {settings.provider_api_key.get_secret_value()}"}
+    try:
+        with httpx.Client(timeout=PATIENCE_SECONDS) as client:
+            findings = [_check_model(client, base, model, headers) for model in settings.models]
+            findings.append(_check_key(client, base, headers))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
+        yield bad("provider", f"{maybe_sanitize_url(base)}: {str(error) or type(error).__name__}", hint)
+        return
+    yield good("provider", str(maybe_sanitize_url(base)))
+    yield from findings
+
+
+def _check_model(client: httpx.Client, base: str, model: str, headers: Mapping[str, str]) -> Finding:
+    answer = client.get(f"{base}/models", params={"id": model, "include": "pricing"}, headers=headers)
+    if answer.status_code == 404:  # of the model, or of the route
+        answer = client.get(f"{base}/models", headers=headers)
+        if answer.status_code == 404:
+            return doubtful("model", f"{model}: not checked, the provider lists no models", "")
+    if not answer.is_success:
+        return doubtful("model", f"{model}: not checked, the provider answers HTTP {answer.status_code}", "")
+    entry = _find(_json(answer), model)
+    if entry is None:
+        return bad("model", f"{model} is not offered by the provider", "correct BACKBURNER_MODELS")
+    return good("model", f"{model} is offered{_price(entry)}")
+
+
+def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
+    name = "provider key"
+    answer = client.get(f"{base.removesuffix('/v1')}/v2/billing", headers=headers)
+    if answer.status_code in {401, 403}:
+        hint = "check BACKBURNER_PROVIDER_API_KEY: the key itself, its credit and its limits"
+        return bad(name, f"refused with HTTP {answer.status_code}: {_message(answer)}", hint)
+    if answer.status_code in {404, 405}:
+        return doubtful(name, "not checked: this provider has no such route", "")
+    if not answer.is_success:
+        return doubtful(name, f"not checked: the provider answers HTTP {answer.status_code}", "")
+    balance = _json(answer).get("current_balance")
+    if not isinstance(balance, int | float):
+        return good(name, "accepted")
+    if balance < LOW_BALANCE_USD:
+        return doubtful(name, f"accepted, balance {balance:,.2f} USD", "top up: calls are refused without credit")
+    return good(name, f"accepted, balance {balance:,.2f} USD")
+
+
+def _find(body: Mapping[str, Any], model: str) -> Mapping[str, Any] | None:
+    data = body.get("data", body)
+    for entry in data if isinstance(data, list) else [data]:
+        if isinstance(entry, dict) and model in (entry.get("id"), *(entry.get("aliases") or ())):
+            return entry
+    return None
+
+
+def _price(entry: Mapping[str, Any]) -> str:
+    """The provider's own price list for the model, where it gives one per token."""
+    pricing = entry.get("pricing")
+    units = pricing.get("units") if isinstance(pricing, dict) else None
+    parts = [
+        f"{unit.get('price')} USD per {unit.get('per'):,} {unit.get('measure')} tokens"
+        for unit in units or ()
+        if isinstance(unit, dict) and unit.get("name") == "token" and isinstance(unit.get("per"), int)
+    ]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _message(answer: httpx.Response) -> str:
+    body = _json(answer)
+    error = body.get("error")
+    message = body.get("message") or (error.get("message") if isinstance(error, dict) else None)
+    return str(message or "no reason given")[:300]
+
+
+def _json(answer: httpx.Response) -> Mapping[str, Any]:
+    try:
+        body = answer.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,269 @@
+"""The API's verbs for people at a terminal: submit, get, wait, list, cancel, retry, usage.
+
+Results go to stdout, everything else to stderr; `--json` prints what the server sent and nothing else.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import render
+from cli.client import Client, Json
+from cli.connection import load_connection
+from cli.failure import CommandFailed
+from cli.views import ResponseView, UsageView
+from cli.watch import come_back, wait_for
+
+INTERRUPTED = 130
+STDIN = "-"
+
+app = typer.Typer()
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON and nothing else.")]
+ResponseId = Annotated[str, typer.Argument(metavar="ID", help="A response's id.", show_default=False)]
+ResponseIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Responses' ids.", show_default=False)]
+
+
+class Unknown(StrEnum):
+    """What to do after a call that may have been billed and whose answer was lost."""
+
+    RETRY = "retry"
+    FAIL = "fail"
+
+
+@app.command()
+def submit(
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads standard input.")] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model to ask [default: the server's first].")
+    ] = None,
+    instructions: Annotated[str | None, typer.Option(help="System message.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(min=16, help="Upper bound of what the answer costs.")] = None,
+    effort: Annotated[str | None, typer.Option(help="How hard to reason: low, medium, high.")] = None,
+    metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
+    priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 to 9; higher goes first.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Calls to make at most.")] = None,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Give up this long after acceptance, retries included.")
+    ] = None,
+    on_unknown_outcome: Annotated[
+        Unknown | None, typer.Option(help="After a call that may have been billed and whose answer was lost.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--background", help="Wait for the answer, or return at once.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a prompt. It is durable once this returns: prints its id, or the answer with --wait."""
+    body: Json = {"input": _prompt(prompt, file), "background": True}
+    optional: dict[str, Any] = {
+        "instructions": instructions,
+        "max_output_tokens": max_output_tokens,
+        "reasoning": {"effort": effort} if effort else None,
+        "metadata": _pairs(metadata or ()),
+        "priority": priority,
+        "max_attempts": max_attempts,
+        "deadline_seconds": deadline,
+        "on_unknown_outcome": on_unknown_outcome,
+    }
+    body |= {name: value for name, value in optional.items() if value is not None and value != {}}
+    with Client(load_connection()) as client:
+        accepted = client.create({"model": model or _first_model(client), **body})
+        view = ResponseView.of(accepted)
+        if wait:
+            with _leaving_running(view.id):
+                _conclude(wait_for(client, view.id), as_json=as_json)
+        elif as_json:
+            render.print_json(accepted)
+        else:
+            render.print_text(view.id)
+            render.hint(f"{view.status}; wait for it with: backburner wait {view.id}")
+
+
+@app.command()
+def get(response_id: ResponseId, as_json: AsJson = False) -> None:
+    """Show a response as it is now."""
+    with Client(load_connection()) as client:
+        body = client.retrieve(response_id)
+    if as_json:
+        render.print_json(body)
+    else:
+        render.print_response(ResponseView.of(body), render.now())
+
+
+@app.command()
+def wait(
+    response_ids: ResponseIds,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer than this.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait for responses and print their answers; exit 1 if one failed or was cancelled."""
+    good = True
+    with Client(load_connection()) as client:
+        for response_id in response_ids:
+            with _leaving_running(response_id):
+                body = wait_for(client, response_id, timeout)
+            if len(response_ids) > 1 and not as_json:
+                render.hint(f"{response_id}:")
+            good = _report(body, as_json=as_json) and good
+    if not good:
+        raise typer.Exit(1)
+
+
+@app.command("list")
+def list_responses(
+    status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only those with this label; may be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on behind this one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your responses, newest first."""
+    query = {"limit": str(limit), "status": status, "model": model, "after": after}
+    query |= {f"metadata[{key}]": value for key, value in _pairs(metadata or ()).items()}
+    with Client(load_connection()) as client:
+        page = client.list({name: value for name, value in query.items() if value is not None})
+    if as_json:
+        render.print_json(page)
+        return
+    views = [ResponseView.of(each) for each in page.get("data", [])]
+    if not views:
+        render.hint("No responses.")
+        return
+    render.print_list(views, render.now())
+    if page.get("has_more"):
+        render.hint(f"There are more: --after {views[-1].id}")
+
+
+@app.command()
+def cancel(response_ids: ResponseIds, as_json: AsJson = False) -> None:
+    """Cancel responses, queued or running."""
+    failed = False
+    with Client(load_connection()) as client:
+        for response_id in response_ids:
+            try:
+                body = client.cancel(response_id)
+            except CommandFailed as error:
+                if len(response_ids) == 1:
+                    raise
+                render.failure(f"{response_id}: {error}")
+                failed = True
+            else:
+                _print_status(body, as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retry(response_id: ResponseId, as_json: AsJson = False) -> None:
+    """Run a failed or cancelled response again, under the same id."""
+    with Client(load_connection()) as client:
+        _print_status(client.retry(response_id), as_json=as_json)
+
+
+@app.command()
+def usage(
+    days: Annotated[int, typer.Option(min=1, max=3660, help="How many days back, today included.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Show tokens, calls and cost by day, model and key."""
+    moment = render.now()
+    first = moment.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days - 1)
+    with Client(load_connection()) as client:
+        body = client.usage(int(first.timestamp()), int(moment.timestamp()) + 1)
+    if as_json:
+        render.print_json(body)
+        return
+    rows = [UsageView.of(each) for each in body.get("data", [])]
+    if rows:
+        render.print_usage(rows)
+    else:
+        render.hint("No usage.")
+
+
+def _prompt(argument: str | None, file: Path | None) -> str:
+    if argument is not None and file is not None:
+        raise typer.BadParameter("give the prompt as an argument or with --file, not both", param_hint="PROMPT")
+    if file is not None and str(file) != STDIN:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise CommandFailed(f"--file {file}: {reason}") from None
+    elif argument not in (None, STDIN):
+        text = str(argument)
+    elif argument is None and file is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a prompt, --file FILE, or - for standard input", param_hint="PROMPT")
+    else:
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise CommandFailed("standard input: not UTF-8 text") from None
+    if not text.strip():
+        raise typer.BadParameter("the prompt is empty", param_hint="PROMPT")
+    return text
+
+
+def _pairs(given: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {each!r}", param_hint="--metadata")
+        pairs[key] = value
+    return pairs
+
+
+def _first_model(client: Client) -> str:
+    offered = client.models()
+    if not offered:
+        raise CommandFailed("The server offers no model; name one with --model")
+    return offered[0]
+
+
+@contextmanager
+def _leaving_running(response_id: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        render.hint(f"{response_id}: {come_back(response_id)}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _conclude(body: Json, *, as_json: bool) -> None:
+    if not _report(body, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def _report(body: Json, *, as_json: bool) -> bool:
+    """Print how a response ended; whether it brought an answer."""
+    view = ResponseView.of(body)
+    if as_json:
+        render.print_json(body)
+    elif view.text:
+        render.print_text(view.text)
+    if view.status in {"failed", "cancelled"}:
+        render.failure(f"{view.id} {view.status}" + (f": {view.error}" if view.error else ""))
+        return False
+    if view.status == "incomplete":
+        render.hint(f"{view.id} is incomplete: {view.incomplete_reason or 'the provider stopped early'}")
+    return True
+
+
+def _print_status(body: Json, *, as_json: bool) -> None:
+    if as_json:
+        render.print_json(body)
+    else:
+        view = ResponseView.of(body)
+        render.print_text(f"{view.id} {view.status}")

@@ -1,0 +1,123 @@
+"""`backburner up`: everything on one machine, in the foreground, on one command."""
+
+import asyncio
+import os
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli import programs, valkey
+from cli.announcement import Announcement
+from cli.connection import KEY_FILE, base_url_of
+from cli.datadir import ensure_api_key, held
+from cli.foreground import Plan, Service, run
+from cli.ports import choose_port, require_free_port
+from cli.screen import Screen
+from cli.supervisor import Program
+from jobs.lifecycle import Status
+from jobs.settings import PREFIX, Settings, load_settings
+from jobs.store.database import Database
+from jobs.store.queries import count_open
+
+LOOPBACK = "127.0.0.1"
+PREDECESSOR_SECONDS = 5.0
+WORKER_MARGIN_SECONDS = 15.0  # it records what it hands back
+API_STOP_SECONDS = programs.API_GRACE_SECONDS + 5.0
+SIMULATORS_KEY = "simulator"
+NO_PROVIDER_KEY = (
+    "NO PROVIDER KEY: answers come from the built-in simulator, not from a model."
+    f" Set {PREFIX}PROVIDER_API_KEY for real ones."
+)
+
+
+def up() -> None:
+    """Run everything on this machine until Ctrl-C.
+
+    Raises:
+        SettingsError: a variable is wrong.
+        CommandFailed: the data directory, a port or a part of it all is not to be had.
+    """
+    os.umask(0o077)  # prompts and answers go into the data directory
+    screen = Screen()
+    settings = load_settings()
+    with held(settings.data_dir) as was_killed:
+        patience = PREDECESSOR_SECONDS if was_killed else 0
+        if settings.port:
+            require_free_port(settings.host, settings.port, patience)
+        port = settings.port or choose_port(settings.host)
+        plan = make_plan(settings, port, screen)
+        if settings.provider_api_key is None:
+            screen.loud(NO_PROVIDER_KEY)
+        asyncio.run(run(plan, screen))
+
+
+def make_plan(settings: Settings, port: int, screen: Screen) -> Plan:
+    """What to start for `settings`, with the API at `port`.
+
+    Raises:
+        CommandFailed: the data directory cannot be written to, or a port is not to be had.
+    """
+    data_dir = settings.data_dir.absolute()
+    environment = {**programs.environment(), f"{PREFIX}DATA_DIR": str(data_dir), f"{PREFIX}PORT": str(port)}
+    environment[f"{PREFIX}API_KEY"] = (
+        settings.api_key.get_secret_value() if settings.api_key is not None else ensure_api_key(data_dir)
+    )
+    if settings.log_format is None and screen.is_terminal:
+        environment[f"{PREFIX}LOG_FORMAT"] = "console"
+    services = []
+    if valkey.is_wanted(settings):
+        embedded = valkey.prepare(data_dir)
+        environment[f"{PREFIX}REDIS_URL"] = embedded.url
+        services.append(Service(embedded.program, embedded.answers))
+    if settings.provider_api_key is None:
+        simulator_port = choose_port(LOOPBACK)
+        environment[f"{PREFIX}PROVIDER_BASE_URL"] = f"http://{LOOPBACK}:{simulator_port}/v1"
+        environment[f"{PREFIX}PROVIDER_API_KEY"] = SIMULATORS_KEY
+        models = ",".join(settings.models)
+        command = programs.simulator(("--host", LOOPBACK, "--port", str(simulator_port), "--models", models))
+        simulator = Program("simulator", command, programs.environment())
+        services.append(Service(simulator, lambda: _listens(simulator_port)))
+    base_url = base_url_of(settings.host, port)
+    announcement = Announcement(
+        base_url=base_url,
+        key_file=settings.data_dir / KEY_FILE if settings.api_key is None else None,
+        provider="the built-in simulator" if settings.provider_api_key is None else settings.provider_base_url,
+        model=settings.models[0],
+        data_dir=settings.data_dir,
+    )
+    return Plan(
+        services=services,
+        migrate=Program("migrate", programs.migrate(), environment),
+        servers=(
+            Program(
+                "worker",
+                programs.worker(),
+                environment,
+                stop_seconds=settings.shutdown_grace_seconds + WORKER_MARGIN_SECONDS,
+            ),
+            Program("api", programs.api(settings.host, port), environment, stop_seconds=API_STOP_SECONDS),
+        ),
+        readiness_url=f"{base_url.removesuffix('/v1')}/readyz",
+        announce=lambda: screen.ready(announcement.facts(), announcement.shell(), announcement.python()),
+        calls_in_flight=lambda: _calls_in_flight(settings),
+        grace_seconds=settings.shutdown_grace_seconds,
+    )
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(LOOPBACK, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _calls_in_flight(settings: Settings) -> int | None:
+    database = Database(settings.database, pool_size=1)
+    try:
+        with database.read() as tx:
+            return count_open(tx).get(Status.IN_PROGRESS, 0)
+    except SQLAlchemyError:
+        return None
+    finally:
+        database.close()

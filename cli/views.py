@@ -1,0 +1,111 @@
+"""The server's answers as the terminal needs them: read once at the border, tolerant of what is not there."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class ResponseView:
+    """One response. `cost_usd` is in dollars, None while unknown."""
+
+    id: str
+    status: str
+    model: str
+    created_at: datetime
+    completed_at: datetime | None
+    text: str
+    error: str | None
+    incomplete_reason: str | None
+    attempt: int
+    max_attempts: int | None
+    queue_position: int | None
+    next_attempt_at: datetime | None
+    last_problem: str | None
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: float | None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.status in TERMINAL
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> "ResponseView":
+        """Read a response object."""
+        ours = _object(body.get("backburner"))
+        usage = _object(body.get("usage"))
+        error = _object(body.get("error"))
+        problem = _object(ours.get("error"))
+        max_attempts, position = ours.get("max_attempts"), ours.get("queue_position")
+        cost = ours.get("cost_usd")
+        return cls(
+            id=str(body.get("id", "")),
+            status=str(body.get("status", "")),
+            model=str(body.get("model", "")),
+            created_at=_moment(body.get("created_at")) or datetime.now(UTC),
+            completed_at=_moment(body.get("completed_at")),
+            text=_text_of(body.get("output")),
+            error=f"{error.get('message')} ({error.get('code')})" if error else None,
+            incomplete_reason=_object(body.get("incomplete_details")).get("reason"),
+            attempt=int(ours.get("attempt") or 0),
+            max_attempts=None if max_attempts is None else int(max_attempts),
+            queue_position=None if position is None else int(position),
+            next_attempt_at=_moment(ours.get("next_attempt_at")),
+            last_problem=str(problem.get("message") or problem.get("kind")) if problem else None,
+            input_tokens=int(usage.get("input_tokens") or 0),
+            output_tokens=int(usage.get("output_tokens") or 0),
+            total_tokens=int(usage.get("total_tokens") or 0),
+            cost_usd=None if cost is None else float(cost),
+        )
+
+
+@dataclass(frozen=True)
+class UsageView:
+    """What one key used of one model on one day."""
+
+    day: str
+    model: str
+    key: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: float
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "UsageView":
+        """Read a row of `GET /usage`."""
+        return cls(
+            day=str(row.get("day", "")),
+            model=str(row.get("model", "")),
+            key=str(row.get("api_key_name") or row.get("api_key_id") or ""),
+            calls=int(row.get("calls") or 0),
+            input_tokens=int(row.get("input_tokens") or 0),
+            output_tokens=int(row.get("output_tokens") or 0),
+            total_tokens=int(row.get("total_tokens") or 0),
+            cost_usd=float(row.get("cost_usd") or 0),
+        )
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
+def _moment(value: object) -> datetime | None:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and value else None
+
+
+def _text_of(output: object) -> str:
+    """The answer's text; a refusal counts as one."""
+    messages = [item for item in _objects(output) if item.get("type") == "message"]
+    parts = [part for message in messages for part in _objects(message.get("content"))]
+    return "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)

@@ -1,0 +1,56 @@
+"""One served API per database and test process; each test has a key of its own, and with it an empty world."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.api.world import Hand, Server, Tenant, a_tenant, serve, settings_for
+from tests.conftest import BACKENDS
+from tests.support.postgres import Databases
+from tests.support.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="session", params=BACKENDS)
+def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A migrated database for all tests of this process, on each database that we support."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("api") / "backburner.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    made: Databases = request.getfixturevalue("postgres_databases")
+    url = made.migrated()
+    yield url
+    made.drop(url)
+
+
+@pytest.fixture(scope="session")
+def shared_valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="session")
+def server(shared_database_url: str, shared_valkey: ValkeyServer) -> Iterator[Server]:
+    """Whoever needs an API alone, or with other settings, serves one of his own."""
+    with serve(settings_for(shared_database_url, shared_valkey.url)) as server:
+        yield server
+
+
+@pytest.fixture
+def tenant(server: Server) -> Iterator[Tenant]:
+    with a_tenant(server) as tenant:
+        yield tenant
+
+
+@pytest.fixture
+def other(server: Server) -> Iterator[Tenant]:
+    """Somebody else."""
+    with a_tenant(server) as other:
+        yield other
+
+
+@pytest.fixture
+def hand(server: Server) -> Hand:
+    return Hand(server)

@@ -1,0 +1,98 @@
+"""Who may do what: every route asks for a key, and for the scope that its work needs."""
+
+from datetime import UTC, datetime
+
+import httpx
+import pytest
+
+from jobs.store.keys import BOOTSTRAP_ID, Scope, revoke_key
+from tests.api.world import Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+
+READ, WRITE, USAGE = Scope.RESPONSES_READ, Scope.RESPONSES_WRITE, Scope.USAGE_READ
+NOBODYS = "resp_00000000000000000000000000000000"
+
+ROUTES: list[tuple[str, str, Scope | None]] = [
+    ("POST", "/v1/responses", WRITE),
+    ("GET", "/v1/responses", READ),
+    ("GET", f"/v1/responses/{NOBODYS}", READ),
+    ("GET", f"/v1/responses/{NOBODYS}?wait=1", READ),
+    ("GET", f"/v1/responses/{NOBODYS}/attempts", READ),
+    ("POST", f"/v1/responses/{NOBODYS}/cancel", WRITE),
+    ("POST", f"/v1/responses/{NOBODYS}/retry", WRITE),
+    ("DELETE", f"/v1/responses/{NOBODYS}", WRITE),
+    ("GET", "/v1/usage", USAGE),
+    ("GET", "/v1/models", None),
+    ("GET", "/v1/models/openai/o3-pro", None),
+]
+OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"]
+
+each_route = pytest.mark.parametrize(("method", "path", "scope"), ROUTES, ids=[f"{m} {p}" for m, p, _ in ROUTES])
+
+
+def assert_refused(answer: httpx.Response) -> str:
+    assert answer.headers["www-authenticate"] == "Bearer"
+    return assert_error(answer, 401, type_="authentication_error", code="invalid_api_key")
+
+
+@each_route
+def test_no_route_answers_without_a_key(server: Server, method: str, path: str, scope: Scope | None) -> None:
+    with server.client() as client:
+        assert "didn't provide an API key" in assert_refused(client.request(method, path))
+
+
+@each_route
+def test_no_route_answers_a_wrong_key(server: Server, method: str, path: str, scope: Scope | None) -> None:
+    with server.client("bb_wrong") as client:
+        assert "bb_wrong" not in assert_refused(client.request(method, path))
+
+
+@each_route
+def test_a_key_needs_the_routes_scope_and_no_other(server: Server, method: str, path: str, scope: Scope | None) -> None:
+    with a_tenant(server, [each for each in Scope if each is not scope]) as lacking:
+        answer = lacking.http.request(method, path)
+        if scope is None:
+            assert answer.status_code == 200
+        else:
+            found = assert_error(answer, 403, type_="permission_error", code="insufficient_permissions")
+            assert scope in found
+    with a_tenant(server, [scope] if scope else []) as having:
+        assert having.http.request(method, path).status_code not in {401, 403}
+
+
+@pytest.mark.parametrize("value", ["", "Bearer", "Basic {}", "{}", "Token {}", "Bearer \xff", "Bearer x {}"])
+def test_anything_but_a_bearer_key_is_refused(tenant: Tenant, value: str) -> None:
+    header = value.format(tenant.secret).encode("latin-1")
+    assert_refused(tenant.http.get("/v1/models", headers=[(b"authorization", header)]))
+
+
+def test_the_scheme_is_read_in_any_case(tenant: Tenant) -> None:
+    answer = tenant.http.get("/v1/models", headers={"authorization": f"bearer {tenant.secret}"})
+    assert answer.status_code == 200
+
+
+def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(server: Server, tenant: Tenant, hand: Hand) -> None:
+    job_id = tenant.submit()["id"]
+    with server.database.begin() as tx:
+        revoke_key(tx, tenant.id, datetime.now(UTC))
+    assert_refused(tenant.http.get(f"/v1/responses/{job_id}"))
+    assert hand.complete(job_id).status == "completed"
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_what_is_for_the_operator_needs_no_key(server: Server, path: str) -> None:
+    with server.client() as client:
+        assert client.get(path).status_code in {200, 503}
+
+
+def test_the_bootstrap_key_has_every_scope_and_a_changed_one_replaces_it(server: Server) -> None:
+    first, second = "bb_first-bootstrap", "bb_second-bootstrap"
+    for secret in (first, second):
+        settings = settings_for(server.settings.database, server.settings.redis, api_key=secret)
+        with serve(settings) as booted, booted.client(secret) as client:
+            for path in ("/v1/models", "/v1/responses", "/v1/usage"):
+                assert client.get(path).status_code == 200
+            accepted = client.post("/v1/responses", json={"model": "o3-pro", "input": "x", "background": True})
+            assert accepted.status_code == 200
+            assert Hand(server).job(accepted.json()["id"]).api_key_id == BOOTSTRAP_ID
+    with server.client(first) as client:
+        assert_refused(client.get("/v1/models"))

@@ -1,0 +1,263 @@
+"""Submitting in the background: what is answered, what is kept, and which bodies are taken."""
+
+import json
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from jobs.store.queries import get_request
+from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+
+FIELDS: Json = {
+    "instructions": "Answer in verse.",
+    "max_output_tokens": 20_000,
+    "max_tool_calls": 3,
+    "metadata": {"ticket": "4711", "": "empty key", "ключ": "💥 \u2028 value"},
+    "parallel_tool_calls": False,
+    "prompt": {"id": "pmpt_1", "variables": {"city": "Lisbon"}, "version": "2"},
+    "reasoning": {"effort": "high", "summary": "detailed"},
+    "safety_identifier": "user-7",
+    "service_tier": "flex",
+    "store": False,
+    "temperature": 0.5,
+    "text": {"format": {"type": "json_object"}, "verbosity": "low"},
+    "tool_choice": {"type": "function", "name": "weather"},
+    "tools": [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}],
+    "top_logprobs": 2,
+    "top_p": 0.25,
+    "truncation": "auto",
+    "user": "somebody",
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "cache-1",
+}
+OWN_FIELDS: Json = {"deadline_seconds": 7200, "on_unknown_outcome": "fail", "priority": 7}
+
+
+def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) -> None:
+    before = int(time.time())
+    answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "Hello", "background": True})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body.pop("id").startswith("resp_")
+    assert before <= body.pop("created_at") <= time.time()
+    assert body == {
+        "object": "response",
+        "status": "queued",
+        "background": True,
+        "completed_at": None,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": None,
+        "max_output_tokens": None,
+        "max_tool_calls": None,
+        "model": MODEL,
+        "output": [],
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "prompt": None,
+        "reasoning": {"effort": None, "summary": None},
+        "safety_identifier": None,
+        "service_tier": None,
+        "store": True,
+        "temperature": None,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": "auto",
+        "tools": [],
+        "top_logprobs": None,
+        "top_p": None,
+        "user": None,
+        "metadata": {},
+        "truncation": "disabled",
+        "usage": None,
+        "backburner": {
+            "attempt": 0,
+            "max_attempts": 5,
+            "queue_position": None,
+            "next_attempt_at": None,
+            "provider_response_id": None,
+            "provider_model": None,
+            "truncation_applied": None,
+            "cost_usd": None,
+            "cost_source": None,
+            "error": None,
+        },
+    }
+    assert answer.headers["retry-after"] == "1"
+    assert answer.headers["openai-poll-after-ms"] == "1000"
+
+
+def test_every_field_is_echoed_and_the_same_at_every_later_look(tenant: Tenant, hand: Hand) -> None:
+    accepted = tenant.submit(**FIELDS, **OWN_FIELDS)
+    assert {name: accepted[name] for name in FIELDS} == FIELDS
+    polled = tenant.get(accepted["id"])
+    assert polled["backburner"].pop("queue_position") == 1
+    assert accepted["backburner"].pop("queue_position") is None
+    assert polled == accepted
+    hand.complete(accepted["id"], temperature=1.0, instructions="the provider's", service_tier="default")
+    done = tenant.get(accepted["id"])
+    assert {name: done[name] for name in FIELDS} == FIELDS
+
+
+def test_what_the_provider_filled_in_shows_where_the_request_said_nothing(tenant: Tenant, hand: Hand) -> None:
+    job_id = tenant.submit()["id"]
+    hand.complete(job_id, id="resp_provider", temperature=1.0, top_p=None, store=False, new_field={"a": 1}, model="x")
+    done = tenant.get(job_id)
+    assert (done["id"], done["model"]) == (job_id, MODEL)
+    assert (done["temperature"], done["top_p"], done["store"], done["new_field"]) == (1.0, None, False, {"a": 1})
+
+
+def test_unknown_fields_are_kept_as_they_came(server: Server, tenant: Tenant) -> None:
+    unknown: Json = {"x_new": {"deep": [1, 2.5, None, True, "\0"]}, "another": None, "Ünknown": [[]]}
+    accepted = tenant.submit(**unknown)
+    assert accepted["x_new"] == unknown["x_new"]
+    with server.database.read() as tx:
+        settings, _ = get_request(tx, accepted["id"])
+    assert {name: settings[name] for name in unknown} == unknown
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Hello",
+        "NUL \0, astral 💥, lone-looking \\ud800, separators \u2028 and a tab\t",
+        [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}], "new": None}],
+    ],
+)
+def test_the_prompt_is_kept_as_it_came_and_never_answered_back(server: Server, tenant: Tenant, prompt: Any) -> None:
+    accepted = tenant.submit(prompt)
+    assert "input" not in accepted
+    with server.database.read() as tx:
+        assert get_request(tx, accepted["id"])[1] == prompt
+
+
+def test_null_means_left_out(tenant: Tenant) -> None:
+    names = [
+        *FIELDS,
+        *OWN_FIELDS,
+        "webhook",
+        "stream",
+        "max_attempts",
+        "run_at",
+        "previous_response_id",
+        "conversation",
+    ]
+    nothing = tenant.submit()
+    nulls = tenant.submit(**dict.fromkeys(names))
+    for each in (nothing, nulls):
+        del each["id"], each["created_at"]
+    assert nulls == nothing
+
+
+def test_two_equal_prompts_are_two_jobs(tenant: Tenant) -> None:
+    assert tenant.submit()["id"] != tenant.submit()["id"]
+
+
+def test_a_model_is_also_known_by_its_alias(tenant: Tenant) -> None:
+    assert tenant.submit(model="o3-pro")["model"] == MODEL
+
+
+def test_an_unknown_model_is_not_found(tenant: Tenant) -> None:
+    answer = tenant.http.post("/v1/responses", json={"model": "gpt-17", "input": "x", "background": True})
+    assert MODEL in assert_error(answer, 404, code="model_not_found", param="model")
+    assert tenant.ids() == []
+
+
+@pytest.mark.parametrize("effort", ["low", "medium", "high", None])
+def test_the_models_own_efforts_are_taken(tenant: Tenant, effort: str | None) -> None:
+    assert tenant.submit(reasoning={"effort": effort})["reasoning"] == {"effort": effort}
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "xhigh", "max"])
+def test_efforts_that_the_model_lacks_are_refused(tenant: Tenant, effort: str) -> None:
+    body = {"model": MODEL, "input": "x", "background": True, "reasoning": {"effort": effort}}
+    found = assert_error(
+        tenant.http.post("/v1/responses", json=body), 400, code="unsupported_value", param="reasoning.effort"
+    )
+    assert "'low', 'medium', 'high'" in found
+
+
+def test_a_model_that_nothing_is_known_of_takes_every_effort(server: Server) -> None:
+    settings = settings_for(server.settings.database, server.settings.redis, models=[MODEL, "acme/thinker"])
+    with serve(settings) as wider, a_tenant(wider) as tenant:
+        for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max"):
+            assert tenant.submit(model="acme/thinker", reasoning={"effort": effort})["status"] == "queued"
+
+
+def test_metadata_is_kept_beside_and_can_be_sixteen_pairs(tenant: Tenant) -> None:
+    labels = {f"{number:064}": "v" * 512 for number in range(16)}
+    job_id = tenant.submit(metadata=labels)["id"]
+    assert tenant.get(job_id)["metadata"] == labels
+
+
+def test_run_at_puts_the_first_attempt_off(tenant: Tenant) -> None:
+    later = time.time() + 3600
+    accepted = tenant.submit(run_at=later)
+    assert accepted["status"] == "queued"
+    assert accepted["backburner"]["next_attempt_at"] == pytest.approx(later, abs=0.001)
+    answer = tenant.http.get(f"/v1/responses/{accepted['id']}")
+    assert answer.headers["retry-after"] == "10"  # the longest hint
+    assert answer.json()["backburner"]["next_attempt_at"] == accepted["backburner"]["next_attempt_at"]
+
+
+def test_a_run_at_in_the_past_is_now(tenant: Tenant, hand: Hand) -> None:
+    accepted = tenant.submit(run_at=0)
+    assert accepted["backburner"]["next_attempt_at"] is None
+    assert hand.claim(accepted["id"]).status == "in_progress"
+
+
+@pytest.mark.parametrize(("run_at", "deadline"), [(90_000, None), (61, 60)])
+def test_a_run_at_behind_the_deadline_is_refused(tenant: Tenant, run_at: int, deadline: int | None) -> None:
+    body = {"model": MODEL, "input": "x", "background": True, "deadline_seconds": deadline}
+    answer = tenant.http.post("/v1/responses", json=body | {"run_at": time.time() + run_at})
+    assert "deadline" in assert_error(answer, 400, code="invalid_value", param="run_at")
+
+
+def test_the_deadline_is_the_requests_else_the_settings(tenant: Tenant, hand: Hand) -> None:
+    for asked, expected in ((None, 86_400), (120, 120), (0.5, 0.5)):
+        job = hand.job(tenant.submit(deadline_seconds=asked)["id"])
+        assert (job.deadline_at - job.created_at).total_seconds() == expected
+        assert job.created_at <= datetime.now(UTC)
+
+
+def test_max_attempts_is_the_requests_up_to_the_limit(server: Server, tenant: Tenant) -> None:
+    assert [tenant.submit(max_attempts=each)["backburner"]["max_attempts"] for each in (1, 20)] == [1, 20]
+    settings = settings_for(server.settings.database, server.settings.redis, max_attempts=2, max_attempts_limit=3)
+    with serve(settings) as stricter, a_tenant(stricter) as other:
+        assert other.submit()["backburner"]["max_attempts"] == 2
+        assert other.submit(max_attempts=3)["backburner"]["max_attempts"] == 3
+        answer = other.http.post("/v1/responses", json={"model": MODEL, "input": "x", "max_attempts": 4})
+        assert_error(answer, 400, code="integer_above_max_value", param="max_attempts")
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/xml", "multipart/form-data", "\xff"])
+def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | None) -> None:
+    headers = [] if content_type is None else [(b"content-type", content_type.encode("latin-1"))]
+    body = json.dumps({"model": MODEL, "input": "x", "background": True})
+    assert tenant.http.post("/v1/responses", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stream", True),
+        ("webhook", {"url": "https://example.com/hook"}),
+        ("previous_response_id", "resp_1"),
+        ("conversation", "conv_1"),
+        ("conversation", {"id": "conv_1"}),
+    ],
+)
+@pytest.mark.parametrize("background", [True, False])
+def test_what_is_not_offered_yet_is_refused_by_name(
+    tenant: Tenant, field: str, value: object, background: bool
+) -> None:
+    answer = tenant.http.post(
+        "/v1/responses", json={"model": MODEL, "input": "x", field: value, "background": background}
+    )
+    assert f"'{field}'" in assert_error(answer, 400, code="unsupported_parameter", param=field)
+    assert tenant.ids() == []
+
+
+def test_not_to_stream_is_offered(tenant: Tenant) -> None:
+    assert tenant.submit(stream=False)["status"] == "queued"

@@ -1,0 +1,141 @@
+"""The OpenAPI document keeps what it says: whatever it lets clients send, nothing breaks and every answer fits it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, CheckContext, GenerationMode, Response
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.main import create_app
+from jobs.lifecycle import Status
+from tests.api.world import MODEL, Hand, Json, Server, Tenant, settings_for
+
+NOWHERE = settings_for("postgresql://127.0.0.1:1/nothing", "redis://127.0.0.1:1/0")  # the document asks nobody
+EXAMPLES = 30
+FIND = settings(
+    max_examples=EXAMPLES,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@cache
+def document() -> Json:
+    written: Json = json.loads(json.dumps(create_app(NOWHERE).openapi()))
+    return written
+
+
+def operations() -> Iterator[tuple[str, str]]:
+    for path, methods in document()["paths"].items():
+        for method in methods:
+            yield method.upper(), path
+
+
+def takes_input(method: str, path: str) -> bool:
+    operation = document()["paths"][path][method.lower()]
+    return bool(operation.get("parameters") or operation.get("requestBody"))
+
+
+OPERATIONS = list(operations())
+OTHERS = [each for each in OPERATIONS if each != ("POST", "/v1/responses")]
+
+
+def named_status(_context: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Stricter than OpenAPI's own rule: a status of a range such as 4XX has to be named by itself."""
+    assert str(response.status_code) in case.operation.definition.raw["responses"], response.status_code
+
+
+CHECKS: list[Any] = [
+    not_a_server_error,
+    status_code_conformance,
+    named_status,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+@contextmanager
+def finishing(tenant: Tenant, hand: Hand) -> Iterator[None]:
+    """Somebody ends whatever is open: without a worker a held request would wait forever."""
+    enough = threading.Event()
+
+    def finish() -> None:
+        while not enough.wait(0.01):
+            for each in tenant.page(status="queued", limit=100)["data"]:
+                hand.bring_to(
+                    Status.COMPLETED if each["backburner"]["next_attempt_at"] is None else Status.CANCELLED, each["id"]
+                )
+
+    with ThreadPoolExecutor(1) as pool:
+        finisher = pool.submit(finish)
+        yield
+        enough.set()
+        finisher.result()
+
+
+def probe(server: Server, tenant: Tenant, case: Case[Any]) -> Response:
+    headers = {"authorization": f"Bearer {tenant.secret}"}
+    return case.call_and_validate(server.url, headers=headers, checks=CHECKS, timeout=20)
+
+
+def strategy(method: str, path: str, mode: GenerationMode) -> st.SearchStrategy[Case[Any]]:
+    operation = schemathesis.openapi.from_dict(document())[path][method]
+    cases: st.SearchStrategy[Case[Any]] = operation.as_strategy(generation_mode=mode)
+    return cases
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+def test_submitting(server: Server, tenant: Tenant, hand: Hand, mode: GenerationMode) -> None:
+    taken = 0
+
+    @FIND
+    @given(case=strategy("POST", "/v1/responses", mode))
+    def examine(case: Case[Any]) -> None:
+        nonlocal taken
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = MODEL  # few others would get any further
+        answer = probe(server, tenant, case)
+        taken += answer.status_code == 200
+
+    with finishing(tenant, hand):
+        examine()
+    if mode is GenerationMode.POSITIVE:
+        assert taken > 5
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("method", "path"), OTHERS, ids=[" ".join(each) for each in OTHERS])
+def test_everything_else(
+    server: Server, tenant: Tenant, hand: Hand, method: str, path: str, mode: GenerationMode
+) -> None:
+    if mode is GenerationMode.NEGATIVE and not takes_input(method, path):
+        pytest.skip("there is no input to be wrong")
+
+    @FIND
+    @given(case=strategy(method, path, mode), status=st.sampled_from([None, *Status]))
+    def examine(case: Case[Any], status: Status | None) -> None:
+        if "response_id" in case.path_parameters and status is not None:
+            case.path_parameters["response_id"] = tenant.submit()["id"]
+            hand.bring_to(status, case.path_parameters["response_id"])
+        if case.query and isinstance(case.query.get("wait"), int | float) and 0 <= case.query["wait"] <= 300:
+            case.query["wait"] = 0.01
+        probe(server, tenant, case)
+
+    examine()

@@ -1,0 +1,147 @@
+"""Every failure has OpenAI's shape and a request id, whoever's fault it is."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+import migrations
+from api.errors import CALLER_ERRORS
+from jobs.errors import CallerError
+from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.support.postgres import PostgresServer
+from tests.support.server import free_port
+from tests.support.valkey import ValkeyServer
+
+BODY = {"model": MODEL, "input": "a secret prompt", "background": True}
+DATABASE_ROUTES = [
+    ("POST", "/v1/responses"),
+    ("GET", "/v1/responses"),
+    ("GET", "/v1/responses/resp_1"),
+    ("GET", "/v1/responses/resp_1?wait=5"),
+    ("GET", "/v1/responses/resp_1/attempts"),
+    ("POST", "/v1/responses/resp_1/cancel"),
+    ("POST", "/v1/responses/resp_1/retry"),
+    ("DELETE", "/v1/responses/resp_1"),
+    ("GET", "/v1/usage"),
+    ("GET", "/v1/models"),
+    ("GET", "/metrics"),
+]
+
+
+def leaves(kind: type[CallerError]) -> Iterator[type[CallerError]]:
+    yield from (leaf for child in kind.__subclasses__() for leaf in (child, *leaves(child)))
+
+
+def test_every_mistake_of_a_caller_has_a_status() -> None:
+    assert set(CALLER_ERRORS) == set(leaves(CallerError))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v1", 404),
+        ("GET", "/", 404),
+        ("GET", "/v1/responses/a/b/c", 404),
+        ("GET", "/v1/responses/a/input_items", 404),
+        ("POST", "/v1/responses/a/unknown", 404),
+        ("PUT", "/v1/responses", 405),
+        ("PATCH", "/v1/responses/a", 405),
+        ("GET", "/v1/responses/a/cancel", 405),
+        ("POST", "/v1/models", 405),
+        ("DELETE", "/healthz", 405),
+        ("OPTIONS", "/v1/responses", 405),
+    ],
+)
+def test_a_wrong_address_is_named(tenant: Tenant, method: str, path: str, status: int) -> None:
+    answer = tenant.http.request(method, path)
+    message = assert_error(answer, status)
+    assert f"{method} {path}" in message
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+def test_head_is_answered_without_a_body(tenant: Tenant) -> None:
+    answer = tenant.http.head("/v1/models")
+    assert (answer.status_code, answer.content) == (405, b"")
+    assert answer.headers["x-request-id"].startswith("req_")
+
+
+def test_a_slash_too_many_leads_to_the_right_address(tenant: Tenant) -> None:
+    answer = tenant.http.post("/v1/responses/", json=BODY)
+    assert answer.status_code == 307
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert tenant.http.post("/v1/responses/", json=BODY, follow_redirects=True).status_code == 200
+
+
+def test_each_answer_has_an_id_of_its_own(tenant: Tenant) -> None:
+    paths = ["/v1/models", "/v1/models", "/nothing", "/healthz", "/v1/responses", "/docs"]
+    answers = [tenant.http.get(path, headers={"x-request-id": "req_mine"}) for path in paths]
+    ids = [each.headers.get_list("x-request-id") for each in answers]
+    assert all(len(each) == 1 and len(each[0]) == 36 for each in ids)
+    assert len({each[0] for each in ids}) == len(ids)
+
+
+@pytest.fixture
+def broken(server: Server, tenant: Tenant, hand: Hand) -> str:
+    """A response whose row nobody can read."""
+    job_id: str = tenant.submit("a secret prompt")["id"]
+    hand.complete(job_id)
+    with server.database.begin() as tx:
+        spoil = text("UPDATE answers SET response = :garbage WHERE job_id = :job_id")
+        tx.execute(spoil, {"garbage": "{a secret answer", "job_id": job_id})
+    return job_id
+
+
+def test_a_fault_of_ours_is_a_500_that_gives_nothing_away(server: Server, tenant: Tenant, broken: str) -> None:
+    for path in (f"/v1/responses/{broken}", f"/v1/responses/{broken}?wait=1", "/v1/responses"):
+        with capture_logs() as logged:
+            answer = tenant.http.get(path)
+        message = assert_error(answer, 500, type_="server_error", code="server_error")
+        assert message == "The server had an error while processing your request."
+        assert "secret" not in answer.text
+        (line,) = logged
+        assert (line["event"], line["error"], line["log_level"]) == ("request broke", "JSONDecodeError", "error")
+    assert tenant.http.get("/v1/models").status_code == 200
+
+
+def assert_away(answer: httpx.Response, method: str) -> None:
+    error = answer.json()["error"]
+    assert answer.status_code == 503
+    assert (error["type"], error["code"], error["param"]) == ("server_error", "service_unavailable", None)
+    assert answer.headers["retry-after"] == "2"
+    assert answer.headers["x-request-id"].startswith("req_")
+    # whether a submit was accepted before the line broke nobody knows: an SDK must not send it again by itself
+    assert answer.headers.get("x-should-retry") == ("false" if method == "POST" else None)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_database_that_is_not_there_is_a_503_on_every_route(
+    kind: str, tmp_path_factory: pytest.TempPathFactory, shared_valkey: ValkeyServer
+) -> None:
+    directory = tmp_path_factory.mktemp("not-a-file")
+    url = f"sqlite:///{directory}" if kind == "sqlite" else f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
+    with serve(settings_for(url, shared_valkey.url)) as server, server.client("bb_any") as client:
+        for method, path in DATABASE_ROUTES:
+            answer = client.request(method, path, json=BODY if method == "POST" else None)
+            assert_away(answer, method)
+
+
+def test_a_database_that_goes_away_comes_back_and_nothing_is_lost(
+    postgres_server: PostgresServer, shared_valkey: ValkeyServer
+) -> None:
+    migrations.upgrade(postgres_server.url)
+    with serve(settings_for(postgres_server.url, shared_valkey.url)) as server, a_tenant(server) as tenant:
+        job_id = tenant.submit()["id"]
+        postgres_server.stop()
+        for method, path in DATABASE_ROUTES:
+            answer = tenant.http.request(method, path, json=BODY if method == "POST" else None)
+            assert_away(answer, method)
+        assert tenant.http.get("/healthz").status_code == 200
+        postgres_server.start()
+        assert tenant.ids() == [job_id]
+        assert tenant.submit()["status"] == "queued"

@@ -1,0 +1,167 @@
+"""Without `background` the connection is held until the job ends; the job is durable all the same."""
+
+import json
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from api.errors import FAILED_RESPONSES
+from jobs.errors import ERROR_CODES, ErrorKind, Failure
+from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, assert_error, serve, usage_json
+from tests.support.waiting import await_until
+
+
+@contextmanager
+def held(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Response]]]:
+    """A request that waits for its answer: the id of its response, and the answer to come."""
+    body = {"model": MODEL, "input": "Hello", **fields}
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(tenant.http.post, "/v1/responses", json=body)
+        yield tenant.only_id(), answer
+
+
+@contextmanager
+def held_by_socket(server: Server, tenant: Tenant) -> Iterator[tuple[str, socket.socket]]:
+    """The same with a connection that can be cut."""
+    body = json.dumps({"model": MODEL, "input": "Hello"}).encode()
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        yield tenant.only_id(), connection
+
+
+@pytest.mark.parametrize("background", [None, False])
+def test_it_is_answered_when_it_completes(tenant: Tenant, hand: Hand, background: bool | None) -> None:
+    fields = {} if background is None else {"background": background}
+    with held(tenant, **fields) as (job_id, answer):
+        assert tenant.get(job_id)["background"] is False
+        hand.claim(job_id)
+        assert not answer.done()
+        hand.complete(job_id)
+        done = answer.result(5)
+    assert done.status_code == 200
+    body = done.json()
+    assert (body["id"], body["status"], body["background"]) == (job_id, "completed", False)
+    assert body["output"][0]["content"][0]["text"] == TEXT
+    assert body["usage"] == usage_json()
+    assert body["completed_at"] >= body["created_at"]
+    assert body == tenant.get(job_id)
+    assert "retry-after" not in done.headers
+    assert "openai-poll-after-ms" not in done.headers
+
+
+def test_it_is_answered_with_what_there_is_when_it_is_cut(tenant: Tenant, hand: Hand) -> None:
+    with held(tenant) as (job_id, answer):
+        hand.cut(job_id)
+        body = answer.result(5).json()
+    assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert body["output"][0]["content"][0]["text"] == TEXT
+
+
+def test_it_is_answered_when_another_request_cancels_it(tenant: Tenant) -> None:
+    with held(tenant) as (job_id, answer):
+        assert tenant.http.post(f"/v1/responses/{job_id}/cancel").json()["status"] == "cancelled"
+        body = answer.result(5).json()
+    assert (body["id"], body["status"], body["output"]) == (job_id, "cancelled", [])
+
+
+def test_it_is_answered_when_it_is_deleted(tenant: Tenant) -> None:
+    with held(tenant) as (job_id, answer):
+        assert tenant.http.delete(f"/v1/responses/{job_id}").json()["deleted"] is True
+        ended = answer.result(5)
+    if ended.status_code == 200:  # it was cancelled first, and that was seen
+        assert ended.json()["status"] == "cancelled"
+    else:
+        assert_error(ended, 404, param="response_id")
+
+
+def test_a_failed_attempt_is_not_the_end(tenant: Tenant, hand: Hand) -> None:
+    with held(tenant) as (job_id, answer):
+        hand.put_off(job_id, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(0))
+        assert not answer.done()
+        hand.complete(job_id)
+        assert answer.result(5).json()["backburner"]["attempt"] == 2
+
+
+@pytest.mark.parametrize("code", FAILED_RESPONSES)
+def test_each_failure_has_its_status_and_is_never_to_be_sent_again(tenant: Tenant, hand: Hand, code: str) -> None:
+    status, type_ = FAILED_RESPONSES[code]
+    failure = Failure(ErrorKind.REJECTED, "What the provider said.", 400, provider_param="input")
+    with held(tenant) as (job_id, answer):
+        hand.fail(job_id, failure, code)
+        failed = answer.result(5)
+    found = assert_error(failed, status, type_=type_, code=code, param="input")
+    assert found == "What the provider said."
+    body = tenant.get(job_id)
+    assert (body["status"], body["error"]) == ("failed", {"code": code, "message": found})
+    assert body["backburner"]["error"] == {"kind": "rejected", "http_status": 400, "message": found}
+
+
+def test_a_code_of_the_providers_own_is_a_bad_request(tenant: Tenant, hand: Hand) -> None:
+    with held(tenant) as (job_id, answer):
+        hand.fail(job_id, Failure(ErrorKind.ANSWER_REFUSED, "No."), "invalid_prompt")
+        assert_error(answer.result(5), 400, code="invalid_prompt")
+
+
+def test_every_kind_of_failure_has_a_status() -> None:
+    assert set(ERROR_CODES.values()) <= set(FAILED_RESPONSES)
+
+
+@pytest.mark.parametrize("held_by", ["create", "wait"])
+def test_a_client_that_leaves_frees_its_place_and_its_job_goes_on(
+    server: Server, tenant: Tenant, hand: Hand, held_by: str
+) -> None:
+    if held_by == "create":
+        with held_by_socket(server, tenant) as (job_id, _):
+            await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+    else:
+        job_id = tenant.submit()["id"]
+        head = (
+            f"GET /v1/responses/{job_id}?wait=300 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head.encode())
+            await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+    await_until(lambda: not server.waiting(job_id), 2, "its place is still taken")
+    assert tenant.get(job_id)["status"] == "queued"
+    hand.complete(job_id)
+    assert tenant.get(job_id)["output"][0]["content"][0]["text"] == TEXT
+
+
+def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with held_by_socket(server, tenant) as (job_id, connection):
+            other = pool.submit(tenant.get, job_id, wait=30)
+            await_until(lambda: len(server.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
+            connection.close()
+        await_until(lambda: len(server.parts.waiters._waiting.get(job_id, ())) == 1, 5, "both or none are left")
+        assert not other.done()
+        hand.complete(job_id)
+        assert other.result(5)["status"] == "completed"
+    await_until(lambda: not server.waiting(job_id), 2, "a place is still taken")
+
+
+def test_a_job_that_ends_before_anyone_waits_is_answered_at_once(tenant: Tenant, hand: Hand) -> None:
+    job_id = tenant.submit()["id"]
+    hand.complete(job_id, announce=False)
+    assert tenant.get(job_id, wait=300)["status"] == "completed"
+
+
+def test_a_server_that_stops_says_so_and_that_nothing_is_to_be_sent_again(server: Server, hand: Hand) -> None:
+    with serve(server.settings) as stopping, a_tenant(stopping) as tenant, ThreadPoolExecutor(1) as pool:
+        with held(tenant) as (job_id, answer):
+            waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
+            await_until(lambda: len(stopping.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
+            stopping.stop()
+            let_go, told = answer.result(10), waiter.result(10)
+    assert job_id in assert_error(let_go, 503, type_="server_error", code="service_unavailable")
+    assert told.status_code == 503
+    assert told.headers["retry-after"] == "2"
+    assert "x-should-retry" not in told.headers  # asking again costs nothing
+    assert hand.job(job_id).status == "queued"

@@ -1,0 +1,36 @@
+"""What this server offers; an id holds a slash."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.api.world import MODEL, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+
+O3_PRO: Json = {
+    "id": MODEL,
+    "object": "model",
+    "created": int(datetime(2025, 6, 10, tzinfo=UTC).timestamp()),
+    "owned_by": "openai",
+    "shutdown_date": "2026-12-11",
+}
+
+
+def test_the_list_is_the_operators(server: Server) -> None:
+    settings = settings_for(server.settings.database, server.settings.redis, models=["acme/thinker", MODEL])
+    with serve(settings) as wider, a_tenant(wider) as tenant:
+        page = tenant.http.get("/v1/models").json()
+    assert (page["object"], page["has_more"]) == ("list", False)
+    assert (page["first_id"], page["last_id"]) == ("acme/thinker", MODEL)
+    other = {"id": "acme/thinker", "object": "model", "created": 0, "owned_by": "provider", "shutdown_date": None}
+    assert page["data"] == [other, O3_PRO]
+
+
+@pytest.mark.parametrize("path", ["openai/o3-pro", "openai%2Fo3-pro", "openai%2fo3-pro", "o3-pro"])
+def test_one_is_found_with_its_slash_as_it_is_or_escaped(tenant: Tenant, path: str) -> None:
+    answer = tenant.http.get(f"/v1/models/{path}")
+    assert (answer.status_code, answer.json()) == (200, O3_PRO)
+
+
+@pytest.mark.parametrize("path", ["gpt-17", "openai", "openai/", "openai/o3-pro/", "", "%00", "OPENAI/O3-PRO"])
+def test_another_is_not(tenant: Tenant, path: str) -> None:
+    assert_error(tenant.http.get(f"/v1/models/{path}"), 404, code="model_not_found", param="model")

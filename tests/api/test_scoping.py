@@ -1,0 +1,74 @@
+"""A key sees its own and nothing else: a foreign id is answered like one that never was."""
+
+from datetime import timedelta
+
+import pytest
+
+from jobs.errors import ErrorKind, Failure
+from tests.api.world import Hand, Tenant, assert_error
+
+NOBODYS = "resp_00000000000000000000000000000000"
+BY_ID = [
+    ("GET", "/v1/responses/{}"),
+    ("GET", "/v1/responses/{}?wait=5"),
+    ("GET", "/v1/responses/{}/attempts"),
+    ("POST", "/v1/responses/{}/cancel"),
+    ("POST", "/v1/responses/{}/retry"),
+    ("DELETE", "/v1/responses/{}"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), BY_ID)
+@pytest.mark.parametrize("state", ["queued", "in_progress", "failed", "completed"])
+def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
+    tenant: Tenant, other: Tenant, hand: Hand, method: str, path: str, state: str
+) -> None:
+    foreign = other.submit()["id"]
+    hand.bring_to(hand.job(foreign).status.__class__(state), foreign)
+    before = other.get(foreign)
+    refused = assert_error(tenant.http.request(method, path.format(foreign)), 404, param="response_id")
+    unknown = assert_error(tenant.http.request(method, path.format(NOBODYS)), 404, param="response_id")
+    assert refused.replace(foreign, "") == unknown.replace(NOBODYS, "")
+    assert other.get(foreign) == before
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/{}", "/v1/responses/{}/attempts"])
+def test_an_etag_of_a_foreign_response_gives_nothing_away(tenant: Tenant, other: Tenant, path: str) -> None:
+    foreign = other.submit()["id"]
+    answer = tenant.http.get(path.format(foreign), headers={"if-none-match": "*"})
+    assert_error(answer, 404, param="response_id")
+
+
+def test_a_list_holds_only_ones_own_whatever_is_asked(tenant: Tenant, other: Tenant) -> None:
+    labels = {"ticket": "4711"}
+    mine = tenant.submit(metadata=labels)["id"]
+    theirs = other.submit(metadata=labels)["id"]
+    assert tenant.ids() == [mine]
+    assert tenant.ids(**{"metadata[ticket]": "4711"}) == [mine]
+    assert tenant.ids(status="queued", model="openai/o3-pro") == [mine]
+    assert tenant.ids(after=theirs, order="asc") == []
+    assert tenant.ids(after=theirs) == [mine]  # a foreign id only says from where on to look
+    assert other.ids() == [theirs]
+
+
+def test_usage_holds_only_ones_own(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+    hand.complete(tenant.submit()["id"])
+    hand.complete(other.submit()["id"])
+    (row,) = tenant.http.get("/v1/usage").json()["data"]
+    assert (row["api_key_id"], row["calls"]) == (tenant.id, 1)
+
+
+def test_a_queue_position_counts_ones_own_jobs_alone(tenant: Tenant, other: Tenant) -> None:
+    for _ in range(3):
+        other.submit(priority=9)
+    first, second, urgent = tenant.submit()["id"], tenant.submit()["id"], tenant.submit(priority=9)["id"]
+    positions = [tenant.get(each)["backburner"]["queue_position"] for each in (urgent, first, second)]
+    assert positions == [1, 2, 3]
+
+
+def test_what_becomes_of_a_foreign_job_changes_nothing_of_mine(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+    mine, theirs = tenant.submit()["id"], other.submit()["id"]
+    before = tenant.get(mine)
+    hand.put_off(theirs, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))
+    other.http.delete(f"/v1/responses/{theirs}")
+    assert tenant.get(mine) == before

@@ -1,0 +1,117 @@
+"""Many who wait at once, and an end that nobody announces: Redis only saves time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import pytest
+
+from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+WAITERS = 200
+REQUEST_THREADS = 40  # what Starlette lends to plain handlers, however many requests there are
+
+
+def waiters_of(server: Server, job_id: str) -> int:
+    return len(server.parts.waiters._waiting.get(job_id, ()))
+
+
+async def wait_all(server: Server, tenant: Tenant, job_id: str) -> list[httpx.Response]:
+    headers = {"authorization": f"Bearer {tenant.secret}"}
+    limits = httpx.Limits(max_connections=WAITERS)
+    async with httpx.AsyncClient(headers=headers, timeout=60, limits=limits, trust_env=False) as client:
+        url = f"{server.url}/v1/responses/{job_id}?wait=60"
+        return await asyncio.gather(*(client.get(url) for _ in range(WAITERS)))
+
+
+def test_two_hundred_wait_without_a_thread_each_and_all_are_answered(
+    server: Server, tenant: Tenant, hand: Hand
+) -> None:
+    job_id = tenant.submit()["id"]
+    before = threading.active_count()
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(asyncio.run, wait_all(server, tenant, job_id))
+        await_until(lambda: waiters_of(server, job_id) == WAITERS, 30, "not all wait")
+        assert threading.active_count() <= before + REQUEST_THREADS + 1
+        assert tenant.get(job_id)["status"] == "queued"  # others are still served
+        hand.complete(job_id)
+        ended_at = time.monotonic()
+        found = answers.result(30)
+    assert time.monotonic() - ended_at < 10
+    assert {(each.status_code, each.json()["status"]) for each in found} == {(200, "completed")}
+    await_until(lambda: not server.waiting(job_id), 2, "places are still taken")
+
+
+@contextmanager
+def waiting(server: Server, tenant: Tenant) -> Iterator[tuple[str, Future[Json]]]:
+    job_id = tenant.submit()["id"]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(tenant.get, job_id, wait=60)
+        await_until(lambda: server.waiting(job_id), 10, "nobody waits")
+        yield job_id, answer
+
+
+@pytest.fixture
+def alone(shared_database_url: str, valkey: ValkeyServer) -> Iterator[tuple[Server, Tenant]]:
+    """An API that has a Valkey of its own, and one of its tenants."""
+    with serve(settings_for(shared_database_url, valkey.url)) as server, a_tenant(server) as tenant:
+        yield server, tenant
+
+
+def listeners(valkey: ValkeyServer) -> int:
+    with valkey.client() as client:
+        ((_, count),) = client.pubsub_numsub("backburner:ended")
+        return int(count)
+
+
+def flush(valkey: ValkeyServer) -> None:
+    valkey.flush()
+
+
+def restart(valkey: ValkeyServer) -> None:
+    valkey.restart()
+    await_until(lambda: listeners(valkey) == 1, 10, "the API never listened again")
+
+
+@pytest.mark.parametrize("mishap", [flush, restart])
+def test_an_end_after_a_mishap_of_redis_is_announced_as_ever(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer, mishap: Callable[[ValkeyServer], None]
+) -> None:
+    server, tenant = alone
+    with waiting(server, tenant) as (job_id, answer):
+        mishap(valkey)
+        Hand(server).complete(job_id)
+        assert answer.result(2)["status"] == "completed"
+
+
+def test_an_end_while_redis_restarts_is_seen_once_it_is_back(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer
+) -> None:
+    server, tenant = alone
+    with waiting(server, tenant) as (job_id, answer):
+        valkey.stop()
+        Hand(server).complete(job_id, announce=False)
+        valkey.start()
+        assert answer.result(6)["status"] == "completed"
+
+
+@pytest.mark.parametrize("mishap", ["nobody announces it", "redis is gone", "redis is silent"])
+def test_an_end_that_is_not_announced_is_seen_within_seconds(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer, mishap: str
+) -> None:
+    server, tenant = alone
+    with waiting(server, tenant) as (job_id, answer):
+        if mishap == "redis is gone":
+            valkey.stop()
+        elif mishap == "redis is silent":
+            valkey.freeze()
+        Hand(server).complete(job_id, announce=False)
+        assert answer.result(6.5)["status"] == "completed"
+        if mishap == "redis is silent":
+            valkey.thaw()

@@ -1,0 +1,304 @@
+"""What the API's tests stand in: a served API, its tenants, and the hand that does to rows what a worker would."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from api.dependencies import Parts
+from api.main import create_app
+from jobs.errors import ERROR_CODES, ErrorKind, Failure
+from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, Outcome, Usage
+from jobs.lifecycle import Status, Verb
+from jobs.settings import Settings
+from jobs.store.attempts import attempts_of, begin_attempt, end_attempt, save_answer
+from jobs.store.database import Database
+from jobs.store.keys import Scope, create_key
+from jobs.store.queries import get_job
+from jobs.store.transitions import move
+from tests.support.waiting import await_until
+
+MODEL = "openai/o3-pro"
+USAGE = Usage(input_tokens=12, output_tokens=80, total_tokens=92, cached_tokens=4, reasoning_tokens=64)
+COST_MICROUSD = 1_234_567
+TEXT = "The answer is 42."
+WORKER = "wrk_00000000000000000000000000000001"
+
+Json = dict[str, Any]
+
+
+def settings_for(database_url: str, redis_url: str, **overrides: Any) -> Settings:
+    """Settings that know nothing of this machine's environment file."""
+    options = {"database_url": database_url, "redis_url": redis_url, **overrides}
+    return Settings(_env_file=None, **options)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A served API: where it listens and what it is made of."""
+
+    url: str
+    app: FastAPI
+    settings: Settings
+    uvicorn: uvicorn.Server
+
+    @property
+    def parts(self) -> Parts:
+        parts: Parts = self.app.state.parts
+        return parts
+
+    @property
+    def database(self) -> Database:
+        return self.parts.database
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def waiting(self, job_id: str) -> bool:
+        """Whether anybody in this process waits for the response."""
+        return job_id in self.parts.waiters._waiting
+
+    def stop(self) -> None:
+        """Ask it to stop, as a SIGTERM would."""
+        self.uvicorn.should_exit = True
+
+    def client(self, secret: str | None = None) -> httpx.Client:
+        headers = {} if secret is None else {"authorization": f"Bearer {secret}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False)
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[Server]:
+    """The API over real sockets, in a thread of this process."""
+    app = create_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    served = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", app, settings, server)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="api")
+    thread.start()
+    try:
+        await_until(lambda: server.started or not thread.is_alive(), 10, "the API never started")
+        assert server.started, "the API did not start"
+        yield served
+    finally:
+        served.stop()
+        thread.join()
+        listener.close()
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One API key and a client that uses it; paths begin with `/v1`."""
+
+    id: str
+    secret: str
+    http: httpx.Client
+
+    def submit(self, input_: Any = "Hello", /, **fields: Any) -> Json:
+        """A background response, accepted."""
+        body = {"model": MODEL, "input": input_, "background": True, **fields}
+        answer = self.http.post("/v1/responses", json=body)
+        assert answer.status_code == 200, answer.text
+        accepted: Json = answer.json()
+        return accepted
+
+    def get(self, job_id: str, **query: Any) -> Json:
+        answer = self.http.get(f"/v1/responses/{job_id}", params=query)
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    def page(self, **query: Any) -> Json:
+        answer = self.http.get("/v1/responses", params=query)
+        assert answer.status_code == 200, answer.text
+        page: Json = answer.json()
+        return page
+
+    def ids(self, **query: Any) -> list[str]:
+        return [each["id"] for each in self.page(**query)["data"]]
+
+    def only_id(self) -> str:
+        """The id of this tenant's only response, once there is one."""
+        return await_until(lambda: next(iter(self.ids()), None), 5, "no response was accepted")
+
+
+@contextmanager
+def a_tenant(server: Server, scopes: list[Scope] | None = None) -> Iterator[Tenant]:
+    """A key of its own and a client for it."""
+    with server.database.begin() as tx:
+        key, secret = create_key(tx, f"tenant {uuid4().hex[:8]}", scopes, datetime.now(UTC))
+    with server.client(secret) as client:
+        yield Tenant(key.id, secret, client)
+
+
+def message(text: str) -> Json:
+    """An output item with `text` in it."""
+    content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
+    return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
+
+
+def usage_json(usage: Usage = USAGE) -> Json:
+    """`usage` as the SDKs read it."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def answer_report(text: str = TEXT, *, cut_reason: str | None = None, **echoed: Any) -> CallReport:
+    """A call that brought an answer, as a worker would have read it."""
+    response = {**echoed, "output": [message(text)] if text else [], "usage": usage_json()}
+    return CallReport(
+        result=Answer(response, cut_reason),
+        http_status=200,
+        raw=b"{}",
+        provider_request_id="req_provider",
+        provider_response_id="resp_provider",
+        provider_model="o3-pro-2025-06-10",
+        usage=USAGE,
+        cost=Cost(COST_MICROUSD, CostSource.PROVIDER),
+    )
+
+
+class Hand:
+    """Does to rows what a worker would, through the store's own verbs, and announces it likewise."""
+
+    def __init__(self, server: Server) -> None:
+        self._database = server.database
+        self._announcer = server.parts.announcer
+
+    def job(self, job_id: str) -> Job:
+        with self._database.read() as tx:
+            return get_job(tx, job_id)
+
+    def claim(self, job_id: str) -> Job:
+        """Put it in progress."""
+        with self._database.begin() as tx:
+            claimed = begin_attempt(tx, job_id, WORKER, datetime.now(UTC))
+        assert claimed is not None, "the job could not be claimed"
+        return claimed[0]
+
+    def complete(self, job_id: str, text: str = TEXT, *, announce: bool = True, **echoed: Any) -> Job:
+        return self._answer(job_id, answer_report(text, **echoed), announce=announce)
+
+    def cut(self, job_id: str, text: str = TEXT, reason: str = "max_output_tokens") -> Job:
+        return self._answer(job_id, answer_report(text, cut_reason=reason))
+
+    def fail(self, job_id: str, failure: Failure, code: str | None = None) -> Job:
+        """End it as failed for good; `code` is the error's unless the failure's kind says another."""
+        job, attempt = self._held(job_id)
+        now = datetime.now(UTC)
+        with self._database.begin() as tx:
+            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
+            job = move(
+                tx,
+                Verb.FAIL,
+                job,
+                now,
+                error_kind=failure.kind,
+                error_code=code or ERROR_CODES[failure.kind],
+                error_message=failure.message,
+                error_param=failure.provider_param,
+                error_http_status=failure.http_status,
+            )
+        self._announcer.ended(job_id)
+        return job
+
+    def put_off(self, job_id: str, failure: Failure, delay: timedelta) -> Job:
+        """Let the attempt fail and the next one wait."""
+        job, attempt = self._held(job_id)
+        now = datetime.now(UTC)
+        with self._database.begin() as tx:
+            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
+            return move(
+                tx,
+                Verb.RETRY,
+                job,
+                now,
+                available_at=now + delay,
+                failures=job.failures + 1,
+                error_kind=failure.kind,
+                error_message=failure.message,
+                error_http_status=failure.http_status,
+            )
+
+    def cancel(self, job_id: str) -> Job:
+        with self._database.begin() as tx:
+            job = move(tx, Verb.CANCEL, get_job(tx, job_id), datetime.now(UTC))
+        self._announcer.ended(job_id)
+        return job
+
+    def bring_to(self, status: Status, job_id: str) -> Job:
+        """From `queued` to any status."""
+        if status is Status.QUEUED:
+            return self.job(job_id)
+        if status is Status.IN_PROGRESS:
+            return self.claim(job_id)
+        if status is Status.FAILED:
+            return self.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
+        if status is Status.COMPLETED:
+            return self.complete(job_id)
+        return self.cut(job_id) if status is Status.INCOMPLETE else self.cancel(job_id)
+
+    def _answer(self, job_id: str, report: CallReport, *, announce: bool = True) -> Job:
+        job, attempt = self._held(job_id)
+        assert isinstance(report.result, Answer)
+        reason = report.result.cut_reason
+        now = datetime.now(UTC)
+        with self._database.begin() as tx:
+            end_attempt(tx, attempt, Outcome.INCOMPLETE if reason else Outcome.COMPLETED, now, report)
+            job = move(
+                tx,
+                Verb.CUT if reason else Verb.COMPLETE,
+                job,
+                now,
+                usage=report.usage,
+                incomplete_reason=reason,
+                provider_response_id=report.provider_response_id,
+                provider_model=report.provider_model,
+            )
+            save_answer(tx, job, report)
+        if announce:
+            self._announcer.ended(job_id)
+        return job
+
+    def _held(self, job_id: str) -> tuple[Job, Attempt]:
+        job = self.job(job_id)
+        if job.status is Status.QUEUED:
+            job = self.claim(job_id)
+        with self._database.read() as tx:
+            return job, attempts_of(tx, job_id)[-1]
+
+
+def assert_error(
+    answer: httpx.Response,
+    status: int,
+    *,
+    type_: str = "invalid_request_error",
+    code: str | None = None,
+    param: str | None = None,
+) -> str:
+    """It is OpenAI's error, complete and not to be sent again; its message."""
+    assert answer.status_code == status, answer.text
+    error: Json = answer.json()["error"]
+    assert answer.json().keys() == {"error"}
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["code"], error["param"]) == (type_, code, param), error
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert answer.headers["x-should-retry"] == "false"
+    text: str = error["message"]
+    assert text
+    return text

@@ -1,0 +1,56 @@
+"""`up`'s course with stand-ins for its parts: `python -m tests.cli.standing DIRECTORY [stubborn|deaf|unready|broken]`.
+
+The stand-ins write to DIRECTORY/log, see `stand_in.py`.
+"""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+from cli.failure import CommandFailed
+from cli.foreground import Plan, Service, run
+from cli.screen import Screen
+from cli.supervisor import Backoff, Program
+from tests.support.server import free_port
+
+STAND_IN = Path(__file__).with_name("stand_in.py")
+
+
+def main(log: Path, trait: str) -> None:
+    """Run until a signal says stop."""
+    port = free_port()
+
+    def program(name: str, *more: str, stop_seconds: float = 5.0) -> Program:
+        command = (sys.executable, "-S", str(STAND_IN), str(log), name, *more)
+        return Program(name, command, stop_seconds=stop_seconds, hurry=signal.SIGQUIT)
+
+    def has_started() -> bool:
+        return log.exists() and "store started" in log.read_text()
+
+    async def is_up() -> bool:
+        return await asyncio.to_thread(has_started)
+
+    screen = Screen()
+    plan = Plan(
+        services=[Service(program("store"), is_up)],
+        migrate=program("migrate", "exit", "3" if trait == "broken" else "0"),
+        servers=[
+            program("worker", trait, stop_seconds=60),
+            program("api", "serve", str(port), "503" if trait == "unready" else "200"),
+        ],
+        readiness_url=f"http://127.0.0.1:{port}/readyz",
+        announce=lambda: screen.note("announced"),
+        calls_in_flight=lambda: 2,
+        grace_seconds=60,
+        backoff=Backoff(first=0.05, longest=0.2),
+        ready_seconds=0.5,
+    )
+    try:
+        asyncio.run(run(plan, screen))
+    except CommandFailed as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2] if sys.argv[2:] else "")

@@ -1,0 +1,255 @@
+"""`backburner doctor`: each thing that can be wrong is found, named and hinted at, and no secret is shown."""
+
+import json
+import resource
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli import valkey
+from cli.finding import Level
+from cli.local_checks import SOON, check_shutdown_dates
+from cli.main import app
+from jobs.models import Catalogue
+from jobs.settings import load_settings
+from jobs.store import workers
+from jobs.store.database import Database, database_now
+from tests.support.valkey import ValkeyServer
+
+SECRET = "provider-secret"
+
+
+class Provider:
+    """The provider's free routes. `billing` and `models` are what they answer."""
+
+    def __init__(self) -> None:
+        self.billing: tuple[int, dict[str, Any]] = (200, {"current_balance": 12.5, "currency": "USD"})
+        self.models: tuple[int, dict[str, Any]] = (200, {"data": [{"id": "openai/o3-pro", "aliases": ["o3-pro"]}]})
+        self.asked: list[str] = []
+        self.url = ""
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A provider that is well."""
+    provider = Provider()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            provider.asked.append(self.path)
+            status, body = provider.billing if self.path == "/v2/billing" else provider.models
+            encoded = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output to itself."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        provider.url = f"http://127.0.0.1:{server.server_port}/v1"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield provider
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def healthy(
+    home: Path, sqlite_url: str, valkey_url: str, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> pytest.MonkeyPatch:
+    """Settings under which all is well; change what shall be wrong."""
+    settings = {
+        "DATABASE_URL": sqlite_url,
+        "REDIS_URL": valkey_url,
+        "PROVIDER_BASE_URL": provider.url,
+        "PROVIDER_API_KEY": SECRET,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"BACKBURNER_{name}", value)
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        workers.register(tx, "here", 1, 100, database_now(tx))
+    database.close()
+    return monkeypatch
+
+
+def diagnose() -> tuple[int, dict[str, list[dict[str, str]]]]:
+    """The exit status, and the findings by name."""
+    done = CliRunner().invoke(app, ["doctor", "--json"])
+    body = json.loads(done.stdout)
+    assert body["ok"] is (done.exit_code == 0)
+    findings: dict[str, list[dict[str, str]]] = {}
+    for each in body["checks"]:
+        findings.setdefault(each["name"], []).append(each)
+        assert each["hint"] or each["status"] != "error"
+    return done.exit_code, findings
+
+
+def test_all_well(healthy: pytest.MonkeyPatch, provider: Provider) -> None:
+    status, findings = diagnose()
+    assert status == 0
+    errors = [each for group in findings.values() for each in group if each["status"] == "error"]
+    assert errors == []
+    for name in ("settings", "data dir", "database", "worker", "redis", "broker", "file limit", "provider"):
+        assert findings[name][0]["status"] == "ok"
+    assert findings["worker"][0]["message"] == "1 live, 100 calls at once"
+    assert findings["provider key"][0]["message"] == "accepted, balance 12.50 USD"
+    assert not [path for path in provider.asked if "responses" in path]
+
+
+def test_a_person_sees_signs_and_hints(healthy: pytest.MonkeyPatch) -> None:
+    healthy.setenv("BACKBURNER_REDIS_URL", "redis://:hush@127.0.0.1:1/0")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1
+    assert "✓  database" in done.stdout
+    assert "✗  redis" in done.stdout
+    assert "→ check BACKBURNER_REDIS_URL" in done.stdout
+    assert "hush" not in done.stdout
+
+
+def test_wrong_settings_are_the_only_finding(healthy: pytest.MonkeyPatch) -> None:
+    healthy.setenv("BACKBURNER_PORT", "high")
+    status, findings = diagnose()
+    assert (status, list(findings)) == (1, ["settings"])
+    assert "BACKBURNER_PORT" in findings["settings"][0]["message"]
+
+
+Break = Callable[[pytest.MonkeyPatch, Provider], object]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "broken"),
+    [
+        ("data dir", "cannot be written to", lambda env, _: env.setenv("BACKBURNER_DATA_DIR", "/dev/null")),
+        ("database", "does not exist yet", lambda env, _: env.delenv("BACKBURNER_DATABASE_URL")),
+        (
+            "database",
+            "postgresql://someone:***@127.0.0.1:1/name",
+            lambda env, _: env.setenv("BACKBURNER_DATABASE_URL", "postgresql://someone:hush@127.0.0.1:1/name"),
+        ),
+        ("redis", "no embedded Valkey is running", lambda env, _: env.delenv("BACKBURNER_REDIS_URL")),
+        ("broker", "amqp://", lambda env, _: env.setenv("BACKBURNER_BROKER_URL", "amqp://me:hush@127.0.0.1:1//")),
+        (
+            "provider",
+            "refused",
+            lambda env, _: env.setenv("BACKBURNER_PROVIDER_BASE_URL", "http://127.0.0.1:1/v1"),
+        ),
+        ("model", "other is not offered", lambda env, _: env.setenv("BACKBURNER_MODELS", "other")),
+        (
+            "provider key",
+            "refused with HTTP 401: the key *** is unknown",
+            lambda _, provider: setattr(provider, "billing", (401, {"message": f"the key {SECRET} is unknown"})),
+        ),
+        (
+            "provider key",
+            "refused with HTTP 403: You've run out of credits",
+            lambda _, provider: setattr(provider, "billing", (403, {"message": "You've run out of credits"})),
+        ),
+    ],
+)
+def test_what_is_broken_is_found(
+    healthy: pytest.MonkeyPatch, provider: Provider, name: str, words: str, broken: Break
+) -> None:
+    broken(healthy, provider)
+    status, findings = diagnose()
+    assert status == 1
+    (found,) = [each for each in findings[name] if each["status"] == "error"]
+    assert words in found["message"]
+    text = json.dumps(findings)
+    assert "hush" not in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "odd"),
+    [
+        (
+            "provider key",
+            "this provider has no such route",
+            lambda _, provider: setattr(provider, "billing", (404, {})),
+        ),
+        ("provider key", "balance 0.40 USD", lambda _, p: setattr(p, "billing", (200, {"current_balance": 0.4}))),
+        ("provider key", "none", lambda env, _: env.delenv("BACKBURNER_PROVIDER_API_KEY")),
+        ("model", "the provider lists no models", lambda _, provider: setattr(provider, "models", (404, {}))),
+        ("model", "answers HTTP 500", lambda _, provider: setattr(provider, "models", (500, {}))),
+    ],
+)
+def test_what_cannot_be_told_or_may_be_meant_is_a_warning(
+    healthy: pytest.MonkeyPatch, provider: Provider, name: str, words: str, odd: Break
+) -> None:
+    odd(healthy, provider)
+    status, findings = diagnose()
+    assert status == 0
+    assert [each for each in findings[name] if each["status"] == "warning" and words in each["message"]]
+
+
+def test_a_silent_worker_does_not_count(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        workers.give_up_silent(tx, database_now(tx) + timedelta(minutes=1), timedelta(seconds=10))
+    database.close()
+    status, findings = diagnose()
+    assert (status, findings["worker"][0]["message"]) == (1, "no live worker: what is submitted stays queued")
+
+
+def test_a_database_of_another_release_is_found(healthy: pytest.MonkeyPatch, home: Path) -> None:
+    healthy.setenv("BACKBURNER_DATABASE_URL", f"sqlite:///{home / 'empty.db'}")
+    status, findings = diagnose()
+    assert (status, findings["database"][0]["hint"]) == (1, "run: backburner migrate")
+
+
+def test_the_valkey_that_up_embeds_is_found(healthy: pytest.MonkeyPatch, home: Path, valkey: ValkeyServer) -> None:
+    healthy.delenv("BACKBURNER_REDIS_URL")
+    with valkey.client() as client:
+        client.config_set("requirepass", "hush")
+    (home / ".backburner/valkey").mkdir(parents=True)
+    (home / ".backburner/valkey/valkey.conf").write_text(f"port {valkey.port}\nrequirepass hush\n")
+    (home / ".backburner").chmod(0o700)
+    status, findings = diagnose()
+    assert status == 0
+    assert findings["redis"][0]["message"] == f"redis://:**@127.0.0.1:{valkey.port}/0"
+    assert findings["broker"][0]["status"] == "ok"
+
+
+def test_a_data_directory_that_others_can_read_is_a_warning(healthy: pytest.MonkeyPatch, home: Path) -> None:
+    (home / ".backburner").mkdir(mode=0o755)
+    _, findings = diagnose()
+    assert findings["data dir"][0]["status"] == "warning"
+
+
+def test_a_file_limit_below_the_concurrency_is_a_warning(healthy: pytest.MonkeyPatch) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    healthy.setenv("BACKBURNER_WORKER_CONCURRENCY", str(min(hard, 100_000)))
+    _, findings = diagnose()
+    expected = "ok" if hard >= 100_200 else "warning"
+    assert findings["file limit"][0]["status"] == expected
+
+
+def test_a_model_that_is_about_to_go_is_a_warning(home: Path) -> None:
+    settings = load_settings()
+    (model,) = Catalogue(settings.models).models
+    end = model.shutdown_date
+    assert end is not None
+
+    def said(today: date) -> list[str]:
+        findings = list(check_shutdown_dates(settings, today))
+        assert all(each.level is Level.WARNING for each in findings)
+        return [each.message.rpartition(", ")[2] for each in findings]
+
+    assert said(end - SOON - timedelta(days=1)) == []
+    assert said(end - timedelta(days=19)) == ["in 19 days"]
+    assert said(end) == ["today"]
+    assert said(end + timedelta(days=2)) == ["2 days ago"]
+
+
+def test_a_directory_without_a_valkey_has_no_url(tmp_path: Path) -> None:
+    assert valkey.last_url(tmp_path) is None

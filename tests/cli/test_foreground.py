@@ -1,0 +1,144 @@
+"""The course of an `up`, with stand-ins for its parts and real signals."""
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.running import ROOT, Running, environment, is_alive, left_of
+from tests.cli.standing import STAND_IN
+from tests.support.waiting import await_until
+
+
+class Standing(Running):
+    def __init__(self, directory: Path, trait: str) -> None:
+        self.log = directory / "log"
+        super().__init__((sys.executable, "-m", "tests.cli.standing", str(self.log), trait), ROOT, environment())
+
+    def noted(self, pattern: str) -> list[str]:
+        return re.findall(pattern, self.log.read_text() if self.log.exists() else "", re.MULTILINE)
+
+    def pid(self, name: str) -> int:
+        return int(self.noted(rf"^{name} started (\d+)$")[-1])
+
+    def left(self) -> list[str]:
+        """Command lines of stand-ins that still run."""
+        lines = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
+        return [line for line in lines if STAND_IN.name in line and str(self.log) in line]
+
+    def wait_for(self, pattern: str) -> None:
+        await_until(lambda: self.noted(pattern), 15, lambda: f"{pattern!r} not noted:\n{self.output}")
+
+
+@contextmanager
+def standing(directory: Path, trait: str = "") -> Iterator[Standing]:
+    with Standing(directory, trait) as running:
+        yield running
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: signal.Signals) -> None:
+    with standing(tmp_path) as running:
+        running.match("announced")
+        children = running.children()
+        running.signal(which)
+
+        assert running.exit_status() == 0
+        assert not left_of(children)
+        assert running.noted(r"^(\w+) SIG") == ["worker", "api", "store"]
+        assert "stopping: 2 calls may finish, up to 60 s; Ctrl-C again to hand them back now" in running.output
+
+
+def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
+    with standing(tmp_path) as running:
+        running.match("announced")
+        started = running.noted(r"^(\w+) started")
+        assert set(started[:2]) == {"store", "migrate"}
+        assert set(started[2:]) == {"worker", "api"}
+        running.match(r"^api +\| asked")
+
+
+def test_nothing_is_served_on_a_database_that_could_not_be_migrated(tmp_path: Path) -> None:
+    with standing(tmp_path, "broken") as running:
+        assert running.exit_status() == 1
+        assert running.lines[-1] == "migrate exited with status 3; its own lines above say why"
+        assert not running.noted(r"^(worker|api) started")
+        assert not running.left()
+
+
+def test_what_is_missing_is_said_and_waited_for(tmp_path: Path) -> None:
+    with standing(tmp_path, "unready") as running:
+        running.match(r"not ready after 0\.5 s: missing: a live worker; still waiting")
+        assert "announced" not in running.output
+        running.signal(signal.SIGINT)
+        assert running.exit_status() == 0
+
+
+def test_a_signal_before_all_is_up_stops_what_there_is(tmp_path: Path) -> None:
+    with standing(tmp_path) as running:
+        running.wait_for("store started")
+        running.signal(signal.SIGINT)
+        assert running.exit_status() == 0
+        assert not is_alive(running.pid("store"))
+
+
+def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
+    with standing(tmp_path, "stubborn") as running:
+        running.match("announced")
+        running.signal(signal.SIGINT)
+        running.wait_for("worker SIGTERM")
+        running.signal(signal.SIGINT)
+        assert running.exit_status() == 0
+        assert running.noted(r"^(\w+ SIG\w+)") == ["worker SIGTERM", "worker SIGQUIT", "api SIGTERM", "store SIGTERM"]
+
+
+def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None:
+    with standing(tmp_path, "deaf") as running:
+        running.match("announced")
+        worker = running.pid("worker")
+        for heard in ("SIGTERM", "SIGQUIT"):
+            running.signal(signal.SIGINT)
+            running.wait_for(f"worker {heard}")
+        running.signal(signal.SIGINT)
+        assert running.exit_status() == 0
+        assert "worker does not end; killing it" in running.output
+        assert not is_alive(worker)
+
+
+def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
+    with standing(tmp_path, "deaf") as running:
+        running.match("announced")
+        children = running.children()
+        assert len(children) == 3
+        running.signal(signal.SIGKILL)
+        await_until(lambda: not left_of(children), 5, "children outlived their supervisor")
+
+
+def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
+    with standing(tmp_path) as running:
+        running.match("announced")
+        known = running.pid("worker")
+        running.stop_reading()
+        os.kill(known, signal.SIGKILL)  # the line that names it is the last one read
+        await_until(lambda: running.pid("worker") != known, 10, "the worker was not started again")
+        running.signal(signal.SIGTERM)
+        assert running.popen.wait(10) == 0
+        assert running.noted(r"^(\w+) SIG") == ["worker", "api", "store"]
+
+
+def test_a_child_that_keeps_dying_is_named_and_started_after_growing_pauses(tmp_path: Path) -> None:
+    with standing(tmp_path) as running:
+        running.match("announced")
+        pids = [running.pid("worker")]
+        while len(pids) <= 4:
+            os.kill(pids[-1], signal.SIGKILL)
+            await_until(lambda: running.pid("worker") not in pids, 10, "the worker was not started again")
+            pids.append(running.pid("worker"))
+        paused = [line for line in running.lines if "worker was killed" in line]
+        assert [line.rsplit(" ", 2)[1] for line in paused] == ["0.05", "0.1", "0.2", "0.2"]

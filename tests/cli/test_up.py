@@ -1,0 +1,135 @@
+"""`backburner up`, all of it: the real Valkey, simulator, migrations, API and worker."""
+
+import json
+import re
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from jobs.lifecycle import Status
+from jobs.store.database import Database
+from jobs.store.queries import get_job
+from tests.cli.running import COMMAND, Running, environment, left_of, run
+from tests.support.waiting import await_until
+
+PARTS = ("valkey", "simulator", "api", "worker")
+
+
+class Up(Running):
+    """A running `backburner up` on `home`, which holds its data directory."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        super().__init__((*COMMAND, "up"), home, environment(port="0", **settings))
+        self.home = home
+
+    def wait_until_ready(self) -> list[psutil.Process]:
+        """Wait for the announcement; the children that are there by then."""
+        self.base_url = self.match(r"base URL +(http://127\.0\.0\.1:\d+/v1)")[1]
+        self.match(r"^print\(client")
+        return self.children()
+
+    def client(self, *arguments: str) -> str:
+        """What a client command run beside it prints on stdout."""
+        done = run(*arguments, cwd=self.home, base_url=self.base_url)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def status(self, response_id: str) -> str:
+        return str(json.loads(self.client("get", response_id, "--json"))["status"])
+
+
+@contextmanager
+def up(home: Path, **settings: str) -> Iterator[Up]:
+    with Up(home, **settings) as running:
+        yield running
+
+
+def part(children: list[psutil.Process], word: str) -> psutil.Process:
+    return next(child for child in children if any(word in argument for argument in child.cmdline()))
+
+
+def test_a_newcomer_gets_an_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        children = running.wait_until_ready()
+        data = tmp_path / ".backburner"
+
+        assert running.output.count("NO PROVIDER KEY") == 1
+        assert "Hello" in running.client("submit", "--wait", "[[sim: full delay=0]] Hello")
+        assert stat.S_IMODE(data.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(file.stat().st_mode) for file in data.rglob("*") if file.is_file()} == {0o600}
+
+        key = (data / "api_key").read_text()
+        assert re.fullmatch(r"bb_[\w-]{32,}", key)
+        assert f'open("{data.name}/api_key")' in running.output
+        configuration = (data / "valkey/valkey.conf").read_text().splitlines()
+        password = next(line.split()[1] for line in configuration if line.startswith("requirepass "))
+        seen = running.output + " ".join(argument for child in children for argument in child.cmdline())
+        assert key not in seen
+        assert password not in seen
+
+        second = run("up", cwd=tmp_path, port="0")
+        assert (second.returncode, second.stderr.count("\n")) == (1, 1)
+        assert f"pid {running.popen.pid}" in second.stderr
+
+        running.signal(signal.SIGINT)
+        assert running.exit_status() == 0
+        assert not left_of(children)
+        assert "backburner: stopping" in running.output
+
+
+def test_killed_parts_come_back_and_the_work_goes_on(tmp_path: Path) -> None:
+    with up(tmp_path) as running:
+        children = running.wait_until_ready()
+        for child in [part(children, word) for word in ("valkey-server", "simulator", "uvicorn", "celery")]:
+            child.kill()
+        for name in PARTS:
+            running.match(rf"{name} was killed by SIGKILL; starting it again in 0\.5 s")
+        await_until(lambda: ready(running.base_url), 30, lambda: f"not ready again:\n{running.output}")
+
+        assert "again" in running.client("submit", "--wait", "[[sim: full delay=0]] Once again")
+        assert len(running.children()) == len(PARTS)
+
+
+def ready(base_url: str) -> bool:
+    try:
+        return httpx.get(base_url.replace("/v1", "/readyz")).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
+    settings = {"worker_timeout_seconds": "3", "retry_base_seconds": "0"}
+    with up(tmp_path, **settings) as killed:
+        children = killed.wait_until_ready()
+        running = killed.client("submit", "[[sim: full delay=3]] Hello")
+        await_until(lambda: killed.status(running) == "in_progress", 10, "the call never began")
+        killed.signal(signal.SIGKILL)
+        killed.exit_status()
+        await_until(lambda: not left_of(children), 5, "a killed supervisor left children behind")
+
+    with up(tmp_path, **settings) as following:
+        following.wait_until_ready()
+        assert "Hello" in following.client("wait", running)
+
+
+def test_a_second_ctrl_c_hands_calls_back_at_once(tmp_path: Path) -> None:
+    with up(tmp_path, shutdown_grace_seconds="300") as running:
+        children = running.wait_until_ready()
+        job = running.client("submit", "[[sim: full delay=600]] Hello")
+        await_until(lambda: running.status(job) == "in_progress", 10, "the call never began")
+
+        running.signal(signal.SIGINT)
+        running.match(r"stopping: 1 call may finish, up to 300 s; Ctrl-C again to hand them back now")
+        assert running.status(job) == "in_progress"
+        running.signal(signal.SIGINT)
+        assert running.exit_status(20) == 0
+        assert not left_of(children)
+    database = Database(f"sqlite:///{tmp_path / '.backburner/backburner.db'}")
+    with database.read() as tx:
+        assert get_job(tx, job).status is Status.QUEUED
+    database.close()

@@ -1,0 +1,201 @@
+"""Our services as local processes: Compose's commands, environments, waiting and health checks, without an engine.
+
+They run from what the image would hold and nothing else, in an environment as empty as a container's. What an engine
+would add is the network, so addresses in commands and variables become ones on loopback.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from signal import SIGKILL, SIGTERM, Signals
+from types import TracebackType
+from typing import Self
+
+from tests.compose.composefile import ROOT, ComposeFile, Service
+from tests.support.server import HOST, Leash, free_port
+from tests.support.waiting import await_until
+
+START_SECONDS = 60
+HEALTHCHECK_SECONDS = 20
+
+
+def let_into_image() -> list[str]:
+    """What .dockerignore lets the builder see, at the top level."""
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    return [line[1:] for line in lines if line.startswith("!")]
+
+
+def build_image(directory: Path) -> Path:
+    """Install as the Dockerfile does, from the files that it sees; what comes out is where the package is."""
+    source, installed = directory / "source", directory / "installed"
+    source.mkdir()
+    for name in let_into_image():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(installed), "."]
+    done = subprocess.run(command, cwd=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return installed
+
+
+class Container:
+    """One service as a process."""
+
+    def __init__(self, service: Service, image: Path, directory: Path, addresses: Mapping[str, str]) -> None:
+        self.service = service
+        self.directory = directory
+        self.log = directory / f"{service.name}.log"
+        self.ports = {port.target: free_port() for port in service.ports}
+        self._addresses = {**addresses, "0.0.0.0": HOST}
+        self._command = [self._local(part) for part in service.command]
+        self._healthcheck = [self._local(part) for part in service.healthcheck]
+        self._environment = {
+            "HOME": str(directory),
+            "HOSTNAME": socket.gethostname(),
+            "LANG": "C.UTF-8",
+            "PATH": os.pathsep.join([str(image / "bin"), str(Path(sys.executable).parent), os.defpath]),
+            "PYTHONPATH": str(image),
+            "BACKBURNER_DATA_DIR": str(directory),
+            **{name: self._local(value) for name, value in service.environment.items()},
+        }
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._leash: Leash | None = None
+
+    @property
+    def url(self) -> str:
+        (port,) = self.ports.values()
+        return f"http://{HOST}:{port}"
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
+
+    @property
+    def is_running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self._command,
+                cwd=self.directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._leash = Leash(self._popen.pid, SIGKILL)
+
+    def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command beside it, as `docker compose exec` does; `environment` is added to the container's."""
+        return subprocess.run(
+            command,
+            cwd=self.directory,
+            env={**self._environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=HEALTHCHECK_SECONDS,
+            check=False,
+        )
+
+    def is_healthy(self) -> bool:
+        """Whether its own health check says so."""
+        assert self.is_running, f"{self.service.name} ended:\n{self.output}"
+        return self.run(*self._healthcheck).returncode == 0
+
+    def signal(self, number: Signals) -> None:
+        assert self._popen is not None
+        self._popen.send_signal(number)
+
+    def stop(self, number: Signals = SIGTERM, seconds: float = 20) -> int:
+        """Signal it as an engine would and wait; its exit status."""
+        self.signal(number)
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> int:
+        """Its exit status, once it has ended by itself."""
+        assert self._popen is not None
+        try:
+            return self._popen.wait(seconds)
+        finally:
+            self.remove()
+
+    def remove(self) -> None:
+        """End it at once, if it has not ended."""
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.wait()
+        if self._leash is not None:
+            self._leash.let_go()
+            self._leash = None
+
+    def _local(self, text: str) -> str:
+        for there, here in self._addresses.items():
+            text = text.replace(there, here)
+        for target, port in self.ports.items():
+            text = re.sub(rf"\b{target}\b", str(port), text)
+        return text
+
+
+class Stack:
+    """All our services, started as `docker compose up` starts them. `addresses` says where the others' are here."""
+
+    def __init__(self, compose: ComposeFile, image: Path, directory: Path, addresses: Mapping[str, str]) -> None:
+        self._order = [each.name for each in compose.start_order()]
+        self.containers = {}
+        for name in self._order:
+            (directory / name).mkdir()
+            self.containers[name] = Container(compose.services[name], image, directory / name, addresses)
+
+    def __getitem__(self, name: str) -> Container:
+        return self.containers[name]
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def start(self) -> None:
+        """Start each that does not run, once what it waits for is done or healthy, and wait until all are."""
+        lasting = [each for each in self.containers.values() if each.service.healthcheck]
+        if all(each.is_running for each in lasting):
+            return
+        for container in [self.containers[name] for name in self._order if not self.containers[name].is_running]:
+            for dependency, condition in container.service.depends_on.items():
+                if dependency in self.containers:
+                    self._await(self.containers[dependency], condition)
+            container.start()
+        for container in reversed(lasting):
+            self._await(container, "service_healthy")
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {name}\n{each.output[-6000:]}" for name, each in self.containers.items())
+
+    def _await(self, container: Container, condition: str) -> None:
+        if condition == "service_healthy":
+            await_until(container.is_healthy, START_SECONDS, self.logs)
+        elif container.is_running:
+            assert container.wait(START_SECONDS) == 0, container.output
+
+    def _end(self) -> None:
+        for container in self.containers.values():
+            container.remove()

@@ -1,0 +1,183 @@
+"""docker-compose.yml keeps the Compose Specification and its own promises, without an engine to run it."""
+
+import json
+import re
+from ipaddress import ip_address
+
+import pytest
+from jsonschema import Draft202012Validator
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from cli.main import app as cli_app
+from jobs.settings import PREFIX, Settings, variable_of
+from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, MissingVariable, load, seconds
+from worker.process import RECORDING_SECONDS
+
+SETTINGS = {variable_of(name) for name in Settings.model_fields}
+SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY"}
+GIVEN_BY_COMMAND_OR_IMAGE = {f"{PREFIX}HOST", f"{PREFIX}PORT", f"{PREFIX}DATA_DIR"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> ComposeFile:
+    return load(DOTENV)
+
+
+def holders(compose: ComposeFile, variable: str) -> set[str]:
+    """The services that hold the secret of that name; none may show it to `ps`."""
+    secret = DOTENV[variable]
+    assert not any(secret in part for each in compose.services.values() for part in (*each.command, *each.healthcheck))
+    return {name for name, each in compose.services.items() if secret in each.environment.values()}
+
+
+def test_it_keeps_the_compose_schema(compose: ComposeFile) -> None:
+    schema = json.loads((ROOT / "tests/data/compose-spec.json").read_text("utf-8"))
+    errors = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema).iter_errors(compose.raw)]
+    assert errors == []
+
+
+@pytest.mark.parametrize("variable", DOTENV)
+def test_what_must_be_set_is_asked_for_by_name(variable: str) -> None:
+    for missing in ({}, {variable: ""}):
+        without = {name: value for name, value in DOTENV.items() if name != variable} | missing
+        with pytest.raises(MissingVariable, match=rf"set {variable} in \.env"):
+            load(without)
+
+
+def test_every_variable_is_a_setting_and_every_setting_gets_through(compose: ComposeFile) -> None:
+    named = {name for each in compose.services.values() for name in each.raw.get("environment", {})}
+    assert {name for name in named if name.startswith(PREFIX)} == SETTINGS - GIVEN_BY_COMMAND_OR_IMAGE
+    assert named - SETTINGS == {
+        *("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"),  # the image's own
+        "PGPASSWORD",  # libpq's
+        "FLOWER_BASIC_AUTH",  # Flower's
+    }
+
+
+@pytest.mark.parametrize("variable", sorted(SETTINGS - GIVEN_BY_COMMAND_OR_IMAGE - SECRETS))
+def test_api_and_worker_agree_on_every_setting_of_the_operator(variable: str) -> None:
+    compose = load(DOTENV | {variable: "from-dotenv"})
+    fixed = {f"{PREFIX}DATABASE_URL", f"{PREFIX}REDIS_URL"}
+    seen = {compose.services[name].environment.get(variable) for name in ("api", "worker")}
+    assert len(seen) == 1
+    assert ("from-dotenv" in seen) == (variable not in fixed)
+
+
+def test_a_secret_reaches_only_the_service_that_needs_it(compose: ComposeFile) -> None:
+    assert holders(compose, "BACKBURNER_API_KEY") == {"api"}
+    assert holders(compose, "BACKBURNER_PROVIDER_API_KEY") == {"worker"}
+    assert holders(compose, "FLOWER_BASIC_AUTH") == {"flower"}
+    assert holders(compose, "POSTGRES_PASSWORD") == {"postgres", "migrate", "api", "worker"}
+
+
+def test_the_file_itself_holds_no_secret() -> None:
+    for name, each in load({name: f"@{name}@" for name in DOTENV}).services.items():
+        for variable, value in each.environment.items():
+            if variable in DOTENV or "PASSWORD" in variable:
+                assert value.startswith("@"), f"{name} has {variable} of its own"
+
+
+def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
+    for each in compose.services.values():
+        for dependency, condition in each.depends_on.items():
+            needed = compose.services[dependency]
+            if condition == "service_healthy":
+                assert needed.healthcheck, f"{each.name} waits for a health that {dependency} never tells"
+            else:
+                assert condition == "service_completed_successfully"
+                assert needed.raw["restart"] == "no", f"{dependency} would never be done"
+    for name in ("api", "worker"):
+        assert compose.services[name].depends_on == {
+            "migrate": "service_completed_successfully",
+            "redis": "service_healthy",
+        }
+    assert compose.services["migrate"].depends_on == {"postgres": "service_healthy"}
+
+
+def test_what_runs_for_long_is_checked_restarted_and_logs_within_bounds(compose: ComposeFile) -> None:
+    for name, each in compose.services.items():
+        assert each.raw["logging"]["options"].keys() == {"max-size", "max-file"}
+        if name != "migrate":
+            assert each.healthcheck
+            assert each.raw["restart"] == "unless-stopped"
+
+
+def test_ports_are_published_on_loopback_alone(compose: ComposeFile) -> None:
+    assert {name for name, each in compose.services.items() if each.ports} == {"api", "flower"}
+    for each in compose.services.values():
+        for port in each.ports:
+            assert ip_address(port.address).is_loopback
+    chosen = load(DOTENV | {"API_ADDRESS": "192.0.2.1:80"}).services["api"].ports[0]
+    assert (chosen.address, chosen.published, chosen.target) == ("192.0.2.1", 80, 8000)
+
+
+def test_flower_has_no_way_to_the_database(compose: ComposeFile) -> None:
+    flower = compose.services["flower"]
+    assert not flower.networks & compose.services["postgres"].networks
+    assert not any("postgres" in value for value in flower.environment.values())
+
+
+def test_database_and_broker_have_no_way_out(compose: ComposeFile) -> None:
+    for name in SERVERS:
+        for network in compose.services[name].networks:
+            assert compose.raw["networks"][network] == {"internal": True}
+    for each in compose.services.values():
+        for dependency in each.depends_on:
+            if dependency in SERVERS:
+                assert each.networks & compose.services[dependency].networks
+
+
+def test_the_database_keeps_its_files_in_a_volume(compose: ComposeFile) -> None:
+    volumes = [each.split(":") for each in compose.services["postgres"].raw["volumes"]]
+    # since version 18 the image keeps them in a directory of the version's name below this one
+    assert volumes == [["postgres", "/var/lib/postgresql"]]
+    assert "postgres" in compose.raw["volumes"]
+    assert int(compose.services["postgres"].raw["image"].removeprefix("postgres:")) >= 18
+
+
+def test_one_service_builds_the_image_of_all(compose: ComposeFile) -> None:
+    assert [name for name, each in compose.ours.items() if "build" in each.raw] == ["migrate"]
+    assert {each.raw["image"] for each in compose.ours.values()} == {"backburner:local"}
+    assert {each.raw["pull_policy"] for each in compose.ours.values()} == {"never"}
+
+
+def test_our_containers_get_no_privilege(compose: ComposeFile) -> None:
+    for each in compose.ours.values():
+        assert each.raw["cap_drop"] == ["ALL"]
+        assert each.raw["read_only"] is True
+        assert each.raw["security_opt"] == ["no-new-privileges:true"]
+
+
+@pytest.mark.parametrize(
+    "dotenv", [{}, {"BACKBURNER_SHUTDOWN_GRACE_SECONDS": "7200", "WORKER_STOP_GRACE_PERIOD": "2h1m"}]
+)
+def test_a_stopping_worker_is_killed_only_after_its_own_grace(dotenv: dict[str, str]) -> None:
+    worker = load(DOTENV | dotenv).services["worker"]
+    grace = float(worker.environment["BACKBURNER_SHUTDOWN_GRACE_SECONDS"])
+    assert seconds(worker.raw["stop_grace_period"]) >= grace + 2 * RECORDING_SECONDS
+
+
+def test_every_call_may_end_when_a_worker_is_stopped(compose: ComposeFile) -> None:
+    grace = float(compose.services["worker"].environment["BACKBURNER_SHUTDOWN_GRACE_SECONDS"])
+    assert grace >= Settings.model_fields["call_deadline_seconds"].default
+
+
+def test_the_file_says_what_its_dotenv_must_hold() -> None:
+    head = PATH.read_text("utf-8").split("\nname:")[0]
+    assert all(f"#   {variable}=" in head for variable in DOTENV)
+
+
+def test_the_runbook_names_only_what_there_is(compose: ComposeFile) -> None:
+    runbook = (ROOT / "docs/operations.md").read_text("utf-8")
+    code = " ".join(re.findall(r"```.*?```|`[^`]+`", runbook, re.DOTALL))
+    variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", code))
+    assert {name for name in variables if name.startswith(PREFIX)} <= SETTINGS
+    assert all(f"${{{name}:" in PATH.read_text("utf-8") for name in variables if not name.startswith(PREFIX))
+    command = get_command(cli_app)
+    assert isinstance(command, TyperGroup)
+    assert set(re.findall(r"(?:^|\s|`)backburner ([a-z]+)", code)) <= command.commands.keys()
+    services = set(re.findall(r"docker compose (?:exec|run|logs|kill)(?: -\S+(?: QUIT)?)* ([a-z]+)", code))
+    assert services <= compose.services.keys()
+    for link in re.findall(r"\]\((?!#)([^)]+)\)", runbook):
+        assert (ROOT / "docs" / link).exists(), link

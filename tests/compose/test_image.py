@@ -1,0 +1,100 @@
+"""The image holds the whole of Backburner and nothing else, by its recipe: no engine runs here to build it.
+
+That what it holds also works is shown by the trip, whose services run from an installation made the same way.
+"""
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from tests.compose.composefile import DOTENV, ROOT, load
+from tests.compose.containers import let_into_image
+
+LOCK = "requirements/run.txt"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Sequence[tuple[str, str]]:
+    """The Dockerfile's instructions."""
+    text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
+
+
+def project() -> dict[str, object]:
+    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+def of(recipe: Sequence[tuple[str, str]], word: str) -> list[str]:
+    return [rest for each, rest in recipe if each == word]
+
+
+def test_it_is_built_from_the_hashed_lock_and_nothing_newer(recipe: Sequence[tuple[str, str]]) -> None:
+    installs = [shlex.split(rest) for rest in of(recipe, "RUN") if "pip install" in rest]
+    locked, own = installs
+    assert "--require-hashes" in locked
+    assert ("--requirement", LOCK) in set(pairwise(locked))
+    assert {"--no-deps", "--no-build-isolation"} <= set(own)
+
+
+def test_the_lock_holds_a_hash_for_all_that_is_needed() -> None:
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^ *#.*\n?", "", (ROOT / LOCK).read_text("utf-8")).strip())
+    assert all("--hash=sha256:" in entry for entry in entries)
+    locked = {re.split(r"[=\[ ;]", entry)[0].lower().replace("_", "-") for entry in entries}
+    declared = project()["dependencies"]
+    assert isinstance(declared, list)
+    needed = {Requirement(each).name.lower().replace("_", "-") for each in declared}
+    assert needed | {"setuptools"} <= locked  # the last one builds us, without fetching anything
+
+
+def test_it_runs_a_python_that_we_support(recipe: Sequence[tuple[str, str]]) -> None:
+    (version,) = [rest.removeprefix("PYTHON_VERSION=") for rest in of(recipe, "ARG")]
+    assert version in SpecifierSet(str(project()["requires-python"]))
+    assert {rest.split()[0] for rest in of(recipe, "FROM")} == {"python:${PYTHON_VERSION}-slim"}
+
+
+def test_it_runs_as_nobody_special(recipe: Sequence[tuple[str, str]]) -> None:
+    user, group = of(recipe, "USER")[-1].split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    last_stage = recipe[max(place for place, (word, _) in enumerate(recipe) if word == "FROM") :]
+    assert any(f"--uid {user} " in rest for rest in of(last_stage, "RUN"))
+    assert last_stage.index(("USER", f"{user}:{group}")) < max(
+        place for place, (word, _) in enumerate(last_stage) if word == "CMD"
+    )
+
+
+def test_it_holds_no_setting_but_where_its_data_goes(recipe: Sequence[tuple[str, str]]) -> None:
+    names = {name for rest in of(recipe, "ENV") for name in re.findall(r"(\w+)=", rest)}
+    assert {name for name in names if name.startswith("BACKBURNER_")} == {"BACKBURNER_DATA_DIR"}
+    assert not names & DOTENV.keys()
+
+
+def test_its_user_can_write_where_its_data_goes(recipe: Sequence[tuple[str, str]]) -> None:
+    directory = dict(pair.split("=", 1) for rest in of(recipe, "ENV") for pair in shlex.split(rest))[
+        "BACKBURNER_DATA_DIR"
+    ]
+    user, group = of(recipe, "USER")[-1].split(":")
+    for each in load(DOTENV).ours.values():
+        assert f"{directory}:uid={user},gid={group},mode=0700" in each.raw["tmpfs"]
+
+
+def test_the_builder_sees_our_packages_and_no_secret() -> None:
+    first = next(line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#"))
+    assert first == "*"
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]
+    ours = {pattern.removesuffix("*") for pattern in packages["include"]}
+    assert set(let_into_image()) == ours | {"requirements", "LICENSE", "README.md", "pyproject.toml"}
+    assert all((ROOT / name).exists() for name in let_into_image())
+
+
+def test_what_it_does_unless_told_is_what_compose_tells_the_api(recipe: Sequence[tuple[str, str]]) -> None:
+    assert json.loads(of(recipe, "CMD")[-1]) == list(load(DOTENV).services["api"].command)

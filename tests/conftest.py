@@ -1,0 +1,136 @@
+"""The servers and databases that tests ask for; every xdist worker has its own, started at first use.
+
+Everything that has to do with the database runs twice: on SQLite and on PostgreSQL.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import migrations
+from jobs.store.database import Database
+from tests.support.clock import Clock
+from tests.support.postgres import Databases, PostgresServer, databases
+from tests.support.records import Records
+from tests.support.valkey import ValkeyServer
+
+BACKENDS = ("sqlite", "postgresql")
+
+
+@pytest.fixture(scope="session")
+def postgres_databases() -> Iterator[Databases]:
+    """Makes PostgreSQL databases, on a server that lasts as long as the tests."""
+    with databases() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrations.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@contextmanager
+def _migrated(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
+    if backend == "sqlite":
+        factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
+        path = factory.mktemp("database") / "backburner.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    made: Databases = request.getfixturevalue("postgres_databases")
+    url = made.migrated()
+    yield url
+    made.drop(url)
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated PostgreSQL database of the test's own."""
+    with _migrated(request, "postgresql") as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated SQLite database of the test's own."""
+    with _migrated(request, "sqlite") as url:
+        yield url
+
+
+@pytest.fixture(params=BACKENDS)
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of the test's own, on each database that we support."""
+    with _migrated(request, request.param) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def database_url_of_module(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database for all tests of a module, on each database that we support."""
+    with _migrated(request, request.param) as url:
+        yield url
+
+
+@pytest.fixture(params=BACKENDS)
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables, on each database that we support."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'backburner.db'}"
+        return
+    made: Databases = request.getfixturevalue("postgres_databases")
+    url = made.empty()
+    yield url
+    made.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """The store on `database_url`."""
+    opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still until `clock.advance(span)`."""
+    return Clock()
+
+
+@pytest.fixture
+def records(database: Database, clock: Clock) -> Records:
+    """Makes keys, workers, and jobs in any status."""
+    return Records(database, clock)
+
+
+@pytest.fixture
+def valkey() -> Iterator[ValkeyServer]:
+    """A Valkey of the test's own, which it may stop, freeze, flush and restart."""
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def valkey_url(valkey: ValkeyServer) -> str:
+    """The Redis URL of `valkey`."""
+    return valkey.url
+
+
+@pytest.fixture(scope="module")
+def valkey_url_of_module() -> Iterator[str]:
+    """The Redis URL of a Valkey for all tests of a module."""
+    with ValkeyServer() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of the test's own, which it may stop, kill, freeze and restart."""
+    with PostgresServer() as server:
+        yield server

@@ -1,0 +1,258 @@
+"""A call can be ended at any moment of its life, at once, whoever waits. `test_gevent.py` runs all of this again."""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import gevent.monkey
+import psutil
+import pytest
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import Answer, CallReport
+from tests.provider.peer import (
+    ANSWER,
+    BODY,
+    SOON,
+    Server,
+    call,
+    client_for,
+    head,
+    start,
+    wait_until,
+    whole,
+)
+from worker.provider.line import AbortReason, Line
+
+LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
+
+
+@pytest.fixture(params=["http", "https"])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with Server(tls=request.param == "https") as listening:
+        yield listening
+
+
+def failure(report: CallReport) -> Failure:
+    assert isinstance(report.result, Failure)
+    return report.result
+
+
+def test_before_the_call_nothing_is_connected(server: Server) -> None:
+    line = Line()
+    assert line.abort(AbortReason.CANCELLED)
+    report = call(client_for(server), line)
+    assert failure(report).kind is ErrorKind.UNREACHABLE
+    assert not line.sent
+    assert not server.was_called()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog the way Linux counts it")
+def test_while_connecting_nothing_is_sent() -> None:
+    with Server(backlog=0) as server, socket.create_connection(("127.0.0.1", server.port)):
+        line = Line()
+        pending = start(client_for(server), line)
+        wait_until(lambda: _connecting_to(server.port))
+        assert line.abort(AbortReason.CANCELLED)
+        server.accept_bare()  # room for one more: the kernel's next knock is answered
+        report = pending.report()
+        assert failure(report).kind is ErrorKind.UNREACHABLE
+        late = server.accept_bare()
+        assert late.sees_the_end()
+        assert late.came == b""
+
+
+def _connecting_to(port: int) -> bool:
+    found = psutil.Process().net_connections("tcp")
+    return any(each.status == psutil.CONN_SYN_SENT and each.raddr and each.raddr.port == port for each in found)
+
+
+def test_in_the_tls_handshake() -> None:
+    with Server(tls=True) as server:
+        line = Line()
+        pending = start(client_for(server), line)
+        peer = server.accept_bare()
+        peer.read_until(lambda data: len(data) > 100)  # the client's hello; it now waits for ours
+        assert line.abort(AbortReason.CANCELLED)
+        assert peer.sees_the_end()
+        assert failure(pending.report(SOON)).kind is ErrorKind.UNREACHABLE
+        assert not line.sent
+
+
+def test_while_the_request_is_sent(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line, LARGE_BODY)
+    peer = server.accept()
+    peer.read_until(lambda data: len(data) > 100_000)  # no further: the client is stuck in its send
+    assert line.abort(AbortReason.CANCELLED)
+    report = pending.report(SOON)
+    assert failure(report).kind is ErrorKind.UNREACHABLE
+    assert not line.sent
+    assert peer.sees_the_end(within=5)
+    assert len(peer.came) < 32 * 1024 * 1024
+
+
+def test_while_waiting_for_the_answer(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    assert line.abort(AbortReason.CANCELLED)
+    assert peer.sees_the_end()
+    report = pending.report(SOON)
+    assert failure(report).kind is ErrorKind.INTERRUPTED
+    assert "cancelled" in failure(report).message
+    assert line.sent
+    assert line.aborted is AbortReason.CANCELLED
+
+
+def test_amid_the_headers(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: applica")
+    assert line.abort(AbortReason.EXPIRED)
+    assert peer.sees_the_end()
+    assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
+
+
+@pytest.mark.parametrize("framing", [{"content_length": len(ANSWER)}, {"connection": "close"}])
+def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(head(x_inference_id="inf_1", **framing) + ANSWER[:40])
+    wait_until(peer.all_has_arrived)
+    assert line.abort(AbortReason.RELEASED)
+    assert peer.sees_the_end()
+    report = pending.report(SOON)
+    assert failure(report).kind is ErrorKind.INTERRUPTED
+    assert failure(report).http_status == 200
+    assert report.provider_request_id == "inf_1"
+    assert report.raw == ANSWER[:40]
+
+
+def test_of_the_deadline_says_so(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    server.accept().read_request()
+    assert line.abort(AbortReason.CALL_DEADLINE)
+    assert failure(pending.report(SOON)).kind is ErrorKind.CALL_DEADLINE
+
+
+def test_an_answer_that_had_come_in_whole_is_kept() -> None:
+    """It was paid for. Its terminator has not come, so the client still waits."""
+    with Server() as server:
+        line = Line()
+        pending = start(client_for(server), line)
+        peer = server.accept()
+        peer.read_request()
+        peer.send(head(transfer_encoding="chunked") + b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER))
+        wait_until(peer.all_has_arrived)
+        assert line.abort(AbortReason.CANCELLED)
+        report = pending.report(SOON)
+        assert isinstance(report.result, Answer)
+        assert report.usage is not None
+        assert report.usage.total_tokens == 8
+
+
+def test_after_the_end_is_too_late(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(whole())
+    assert isinstance(pending.report().result, Answer)
+    assert not line.abort(AbortReason.CANCELLED)
+    assert line.aborted is None
+
+
+def test_only_the_first_reason_counts(server: Server) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    server.accept().read_request()
+    assert line.abort(AbortReason.EXPIRED)
+    assert not line.abort(AbortReason.CANCELLED)
+    assert line.aborted is AbortReason.EXPIRED
+    pending.report(SOON)
+    assert not line.abort(AbortReason.RELEASED)
+
+
+def test_of_one_call_leaves_the_others(server: Server) -> None:
+    client = client_for(server)
+    lines = [Line() for _ in range(5)]
+    pending = []
+    for line in lines:
+        pending.append((start(client, line), server.accept()))
+        pending[-1][1].read_request()
+    lines[2].abort(AbortReason.CANCELLED)
+    assert pending[2][1].sees_the_end()
+    for number, (waiting, peer) in enumerate(pending):
+        if number != 2:
+            peer.send(whole())
+        assert isinstance(waiting.report().result, Failure if number == 2 else Answer)
+
+
+def test_of_a_call_that_ended_leaves_the_next_one_on_its_file_number(server: Server) -> None:
+    client = client_for(server)
+    first, second = Line(), Line()
+    pending = start(client, first)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(whole())
+    pending.report()
+    pending = start(client, second)
+    peer = server.accept()
+    peer.read_request()
+    first.abort(AbortReason.CANCELLED)
+    peer.send(whole())
+    assert isinstance(pending.report().result, Answer)
+
+
+def _from_another_thread(line: Line) -> None:
+    """From a real one, where threads are greenlets."""
+    if gevent.monkey.is_module_patched("threading"):
+        assert gevent.get_hub().threadpool.apply(line.abort, (AbortReason.CANCELLED,))
+    else:
+        assert line.abort(AbortReason.CANCELLED)
+
+
+def _from_a_signal_handler(line: Line) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: line.abort(AbortReason.CANCELLED))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        wait_until(lambda: line.aborted is not None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("abort", [_from_another_thread, _from_a_signal_handler])
+def test_from_anywhere(server: Server, abort: Callable[[Line], None]) -> None:
+    line = Line()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    abort(line)
+    assert peer.sees_the_end()
+    assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
+
+
+def test_no_file_is_left_open(server: Server) -> None:
+    client = client_for(server)
+    counts = []
+    for _ in range(3):
+        line = Line()
+        pending = start(client, line)
+        peer = server.accept()
+        peer.read_request()
+        line.abort(AbortReason.CANCELLED)
+        pending.report(SOON)
+        peer.sock.close()
+        counts.append(psutil.Process().num_fds())
+    assert counts[-1] <= counts[0]

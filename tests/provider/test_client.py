@@ -1,0 +1,466 @@
+"""One call over a real socket: what goes out, and what every way of ending comes to."""
+
+import gzip
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from threading import Thread
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from jobs.errors import ErrorKind, Failure, SettingsError
+from jobs.job import Answer, CallReport
+from tests.provider.peer import (
+    ANSWER,
+    BODY,
+    KEY,
+    SOON,
+    Peer,
+    Server,
+    call,
+    client_for,
+    head,
+    start,
+    wait_until,
+    whole,
+)
+from worker.provider.client import KEPT_BYTES, ProviderClient
+from worker.provider.line import KEEPALIVE, AbortReason, Line
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as listening:
+        yield listening
+
+
+def exchange(
+    server: Server, answer: bytes, then: Callable[[Peer], None] = lambda _: None, **options: Any
+) -> CallReport:
+    """One call that gets `answer`."""
+    pending = start(client_for(server, **options), Line())
+    peer = server.accept()
+    peer.read_request()
+    peer.send(answer)
+    then(peer)
+    return pending.report()
+
+
+def failure(report: CallReport) -> Failure:
+    assert isinstance(report.result, Failure), report.result
+    return report.result
+
+
+def hang_up(peer: Peer) -> None:
+    peer.sock.close()
+
+
+class TestWhatGoesOut:
+    def test_one_plain_post(self, server: Server) -> None:
+        body = {**BODY, "input": "Grüße \N{GRINNING FACE} " + "x" * 200_000, "unknown": {"kept": [1, None]}}
+        pending = start(client_for(server), Line(), body)
+        peer = server.accept()
+        first, headers, sent = peer.read_request()
+        peer.send(whole())
+        pending.report()
+        assert first == b"POST /v1/responses HTTP/1.1"
+        assert json.loads(sent) == body
+        assert headers["authorization"] == f"Bearer {KEY}"
+        assert headers["x-client-request-id"] == "resp_0:1"
+        assert headers["host"] == f"127.0.0.1:{server.port}"
+        assert headers["content-type"] == headers["accept"] == "application/json"
+        assert headers["user-agent"].startswith("backburner/")
+        assert "transfer-encoding" not in headers
+        assert peer.sees_the_end()  # one call to a connection
+
+    def test_no_key_means_no_authorization(self, server: Server) -> None:
+        pending = start(ProviderClient(server.url + "/", None), Line())
+        peer = server.accept()
+        first, headers, _ = peer.read_request()
+        peer.send(whole())
+        pending.report()
+        assert first == b"POST /v1/responses HTTP/1.1"
+        assert "authorization" not in headers
+
+    def test_cookies_are_not_carried_from_call_to_call(self, server: Server) -> None:
+        client = client_for(server)
+        for _ in range(2):
+            pending = start(client, Line())
+            peer = server.accept()
+            assert "cookie" not in peer.read_request()[1]
+            peer.send(whole(set_cookie="session=1; path=/"))
+            pending.report()
+
+
+class TestAnswers:
+    def test_whole(self, server: Server) -> None:
+        report = exchange(server, whole(x_inference_id="inf_1", x_aimlapi_usd_spent="0.25"))
+        assert isinstance(report.result, Answer)
+        assert report.raw == ANSWER
+        assert report.http_status == 200
+        assert report.provider_request_id == "inf_1"
+        assert report.provider_response_id == "resp_1"
+        assert report.provider_model == "model-2026"
+        assert report.cost is not None
+        assert report.cost.microusd == 250_000
+
+    def test_on_tls(self) -> None:
+        with Server(tls=True) as server:
+            assert isinstance(exchange(server, whole()).result, Answer)
+
+    def test_behind_keepalive_spaces(self, server: Server) -> None:
+        assert isinstance(exchange(server, whole(b"   \n\n" + ANSWER)).result, Answer)
+
+    def test_in_pieces(self, server: Server) -> None:
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in ANSWER) + b"0\r\n\r\n"
+        assert isinstance(exchange(server, head(transfer_encoding="chunked") + pieces).result, Answer)
+
+    def test_until_the_connection_closes(self, server: Server) -> None:
+        assert isinstance(exchange(server, head(connection="close") + ANSWER, hang_up).result, Answer)
+
+    def test_compressed_although_not_asked_for(self, server: Server) -> None:
+        assert isinstance(exchange(server, whole(gzip.compress(ANSWER), content_encoding="gzip")).result, Answer)
+
+    def test_whole_though_the_line_broke_after_it(self, server: Server) -> None:
+        """It was paid for; only its terminator is missing."""
+        answer = head(transfer_encoding="chunked") + b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER)
+        assert isinstance(exchange(server, answer, hang_up).result, Answer)
+
+
+class TestBrokenAnswers:
+    @pytest.mark.parametrize("end", [hang_up, Peer.reset])
+    def test_cut_off(self, server: Server, end: Callable[[Peer], None]) -> None:
+        def after_it_was_read(peer: Peer) -> None:
+            wait_until(peer.all_has_arrived)
+            end(peer)
+
+        answer = head(content_length=len(ANSWER), x_inference_id="inf_1", x_aimlapi_usd_spent="0.5") + ANSWER[:100]
+        report = exchange(server, answer, after_it_was_read)
+        if report.http_status is None:  # a reset may overtake what was not read yet
+            assert failure(report).kind is ErrorKind.INTERRUPTED
+            return
+        assert failure(report).kind is ErrorKind.MALFORMED_ANSWER
+        assert report.raw == ANSWER[:100]
+        assert report.provider_request_id == "inf_1"
+        assert report.cost is not None
+
+    def test_of_another_encoding_than_it_says(self, server: Server) -> None:
+        report = exchange(server, whole(ANSWER, content_encoding="gzip"))
+        assert failure(report).kind is ErrorKind.MALFORMED_ANSWER
+
+    def test_too_large(self, server: Server) -> None:
+        report = exchange(server, whole(b'{"output": "' + b"x" * 400_000 + b'"}'), max_answer_bytes=300_000)
+        assert failure(report).kind is ErrorKind.MALFORMED_ANSWER
+        assert "larger than 300,000 bytes" in failure(report).message
+        assert report.raw is not None
+        assert len(report.raw) == KEPT_BYTES
+
+    def test_not_http(self, server: Server) -> None:
+        report = exchange(server, b"\x00\x01SSH-2.0-nothing\r\n\r\n")
+        assert failure(report).kind is ErrorKind.INTERRUPTED
+
+    @pytest.mark.parametrize("end", [hang_up, Peer.reset])
+    def test_no_answer_at_all(self, server: Server, end: Callable[[Peer], None]) -> None:
+        report = exchange(server, b"", end)
+        assert failure(report).kind is ErrorKind.INTERRUPTED
+        assert report.http_status is None
+
+
+class TestRefusals:
+    def test_in_the_providers_words(self, server: Server) -> None:
+        body = json.dumps({"message": "Too Many Requests", "statusCode": "429", "requestId": "req_1"}).encode()
+        report = exchange(server, whole(body, "429 Too Many Requests", retry_after="7"))
+        assert failure(report).kind is ErrorKind.RATE_LIMITED
+        assert failure(report).message == "Too Many Requests"
+        assert report.provider_request_id == "req_1"
+        assert report.raw is None
+
+    def test_whose_text_was_cut(self, server: Server) -> None:
+        report = exchange(server, head("503 Service Unavailable", content_length=999) + b"sorry", hang_up)
+        assert failure(report).kind is ErrorKind.OVERLOADED
+        assert failure(report).message == "sorry"
+
+    def test_whose_text_never_ends(self, server: Server) -> None:
+        def go_on(peer: Peer) -> None:
+            with suppress(OSError):  # until the client has had enough
+                while True:
+                    peer.send(b"and so on " * 1000)
+
+        report = exchange(server, head("500 Internal Server Error", connection="close"), go_on)
+        assert failure(report).kind is ErrorKind.SERVER_ERROR
+        assert len(failure(report).message) == 2000
+
+    def test_before_the_request_was_read(self, server: Server) -> None:
+        body = {**BODY, "input": "x" * 300_000}
+        pending = start(client_for(server), Line(), body)
+        peer = server.accept()
+        peer.send(whole(b"request entity too large", "413 Payload Too Large"))
+        peer.read_request()
+        assert failure(pending.report()).kind is ErrorKind.REJECTED
+
+    def test_redirects_are_not_followed(self, server: Server) -> None:
+        with Server() as elsewhere:
+            target = f"http://user:secret@127.0.0.1:{elsewhere.port}/v2/responses?key=secret"
+            report = exchange(server, whole(b"", "308 Permanent Redirect", location=target))
+            assert failure(report).kind is ErrorKind.REJECTED
+            assert "http://127.0.0.1/v2/responses" in failure(report).message
+            assert "secret" not in failure(report).message
+            assert not elsewhere.was_called()
+
+    def test_that_repeats_our_key_does_not_pass_it_on(self, server: Server) -> None:
+        body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}}).encode()
+        report = exchange(server, whole(body, "401 Unauthorized"))
+        assert failure(report).kind is ErrorKind.BAD_CREDENTIALS
+        assert failure(report).message == "Incorrect API key provided: [key]."
+
+
+class TestUnreachable:
+    def test_nobody_listens(self) -> None:
+        with Server() as server:
+            client = client_for(server)
+        report = call(client)
+        assert failure(report).kind is ErrorKind.UNREACHABLE
+        assert "connection refused" in failure(report).message
+
+    def test_certificate_not_trusted(self) -> None:
+        with Server(tls=True) as server:
+            line = Line()
+            pending = start(ProviderClient(server.url, SecretStr(KEY)), line)
+            with suppress(OSError):
+                server.accept()
+            report = pending.report()
+        assert failure(report).kind is ErrorKind.UNREACHABLE
+        assert "certificate is not trusted" in failure(report).message
+        assert not line.sent
+
+    def test_plain_http_where_tls_was_meant(self) -> None:
+        with Server() as server:
+            client = ProviderClient(server.url.replace("http:", "https:"), None)
+            pending = start(client, Line())
+            server.accept().send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            report = pending.report()
+        assert failure(report).kind is ErrorKind.UNREACHABLE
+        assert "TLS" in failure(report).message
+
+    def test_hangs_up_amid_the_request(self, server: Server) -> None:
+        """It holds a part of the request at most, so it did not run."""
+        line = Line()
+        pending = start(client_for(server), line, {**BODY, "input": "x" * 32 * 1024 * 1024})
+        peer = server.accept()
+        peer.read_until(lambda data: len(data) > 100_000)
+        peer.reset()
+        assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+        assert not line.sent
+
+    def test_takes_no_more_of_the_request(self, server: Server) -> None:
+        line = Line()
+        pending = start(client_for(server), line, {**BODY, "input": "x" * 32 * 1024 * 1024}, deadline=0.3)
+        server.accept().read_until(lambda data: len(data) > 100_000)
+        assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+        assert not line.sent
+
+
+class TestDeadline:
+    """The client keeps it by itself, though a keeper outside would be more exact."""
+
+    def took(self, pending: Any, began: float) -> float:
+        report = pending.report()
+        assert failure(report).kind is ErrorKind.CALL_DEADLINE
+        return time.monotonic() - began
+
+    def test_silence(self, server: Server) -> None:
+        began = time.monotonic()
+        pending = start(client_for(server), Line(), deadline=0.4)
+        server.accept().read_request()
+        assert 0.4 <= self.took(pending, began) < 0.4 + SOON
+
+    def test_silence_amid_the_body(self, server: Server) -> None:
+        began = time.monotonic()
+        pending = start(client_for(server), Line(), deadline=0.4)
+        peer = server.accept()
+        peer.read_request()
+        peer.send(head(content_length=len(ANSWER)) + ANSWER[:100])
+        assert 0.4 <= self.took(pending, began) < 0.4 + SOON
+
+    def test_a_slow_drip(self, server: Server) -> None:
+        """Every read brings something, so that no read times out."""
+        began = time.monotonic()
+        pending = start(client_for(server), Line(), deadline=0.4)
+        peer = server.accept()
+        peer.read_request()
+        peer.send(head(connection="close"))
+        with suppress(OSError):
+            for _ in range(200):
+                peer.send(b" ")
+                time.sleep(0.02)
+        assert 0.4 <= self.took(pending, began) < 0.4 + SOON
+
+    def test_the_last_byte_may_come_late(self, server: Server) -> None:
+        """An answer that is whole when the deadline is noticed counts."""
+        pending = start(client_for(server), Line(), deadline=0.3)
+        peer = server.accept()
+        peer.read_request()
+        peer.send(head(connection="close") + ANSWER)
+        assert isinstance(pending.report().result, Answer)
+
+
+class WatchedLine(Line):
+    """Reads the options of its socket."""
+
+    __slots__ = ("options",)
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        super().trace(event, info)
+        if event.endswith("connect_tcp.complete"):
+            sock = info["return_value"].get_extra_info("socket")
+            self.options = {(level, name): sock.getsockopt(level, name) for level, name, _ in KEEPALIVE}
+
+
+def test_dead_connections_are_found_out(server: Server) -> None:
+    line = WatchedLine()
+    pending = start(client_for(server), line)
+    peer = server.accept()
+    peer.read_request()
+    peer.send(whole())
+    pending.report()
+    assert line.options == {(level, name): value for level, name, value in KEEPALIVE}
+    assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+
+
+@contextmanager
+def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
+    """A proxy that opens one tunnel."""
+    with Server(tls=tls) as proxy:
+
+        def serve() -> None:
+            peer = proxy.accept()
+            first, _, _ = peer.read_request()
+            assert first.startswith(f"CONNECT 127.0.0.1:{target.port} ".encode())
+            with socket.create_connection(("127.0.0.1", target.port), timeout=5) as onward:
+                peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                back = Thread(target=pump, args=(onward, peer.sock), daemon=True)
+                back.start()
+                pump(peer.sock, onward)
+                with suppress(OSError):
+                    onward.shutdown(socket.SHUT_RDWR)
+                back.join(5)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield proxy
+        thread.join(5)
+
+
+def pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
+
+
+class TestProxies:
+    def test_plain(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server() as proxy:
+            monkeypatch.setenv("http_proxy", f"http://user:pass@127.0.0.1:{proxy.port}")
+            line = WatchedLine()
+            pending = start(client_for(server), line)
+            peer = proxy.accept()
+            first, headers, _ = peer.read_request()
+            peer.send(whole())
+            assert isinstance(pending.report().result, Answer)
+        assert first.startswith(f"POST {server.url}/responses ".encode())
+        assert headers["proxy-authorization"].startswith("Basic ")
+        assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+
+    @pytest.mark.parametrize("scheme", ["", "http://", "https://"])
+    def test_tunnel(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(tls=True) as server, proxy_for(server, tls=scheme == "https://") as proxy:
+            monkeypatch.setenv("https_proxy", f"{scheme}127.0.0.1:{proxy.port}")
+            assert isinstance(exchange(server, whole()).result, Answer)
+
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    def test_tunnel_aborted(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(tls=True) as server, proxy_for(server, tls=scheme == "https") as proxy:
+            monkeypatch.setenv("https_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
+            line = Line()
+            pending = start(client_for(server), line)
+            peer = server.accept()
+            peer.read_request()
+            wait_until(lambda: line.sent)
+            assert line.abort(AbortReason.CANCELLED)
+            assert peer.sees_the_end()
+            assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
+
+    def test_tunnel_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(tls=True) as server, Server() as proxy:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+            line = Line()
+            pending = start(client_for(server), line)
+            peer = proxy.accept()
+            peer.read_request()
+            peer.send(whole(b"", "502 Bad Gateway"))
+            assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+            assert not line.sent
+
+    def test_silence_of_the_tunnel_runs_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with Server(tls=True) as server, Server() as proxy:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+            line = Line()
+            pending = start(client_for(server), line)
+            peer = proxy.accept()
+            peer.read_request()
+            peer.reset()
+            assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+            assert not line.sent
+
+    def test_exceptions(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+        assert isinstance(exchange(server, whole()).result, Answer)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "key", "proxy", "named"),
+    [
+        ("http://[::1", None, None, "PROVIDER_BASE_URL"),
+        ("ftp://host/v1", None, None, "PROVIDER_BASE_URL"),
+        ("http:///v1", None, None, "PROVIDER_BASE_URL"),
+        (f"http://{'x' * 80}.example/v1", None, None, "PROVIDER_BASE_URL"),
+        ("http://host/v1", "two\nlines", None, "PROVIDER_API_KEY"),
+        ("http://host/v1", "schlüssel", None, "PROVIDER_API_KEY"),
+        ("http://host/v1", None, "socks5://user:secret@host:1080", "PROXY"),
+        ("http://host/v1", None, "http://[::1", "PROXY"),
+        ("http://host/v1", None, "http://", "PROXY"),
+    ],
+)
+def test_what_cannot_work_is_found_at_start(
+    base_url: str, key: str | None, proxy: str | None, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(SettingsError, match=named) as caught:
+        ProviderClient(base_url, None if key is None else SecretStr(key))
+    assert key is None or key not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_space_around_a_key_is_forgiven(server: Server) -> None:
+    pending = start(ProviderClient(server.url, SecretStr(f" {KEY}\n")), Line())
+    peer = server.accept()
+    assert peer.read_request()[1]["authorization"] == f"Bearer {KEY}"
+    peer.send(whole())
+    pending.report()

@@ -1,0 +1,15 @@
+"""The worker's pool is gevent's: whatever holds for threads has to hold for its greenlets."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PATCHED = "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
+
+
+def test_calls_end_the_same_under_gevent() -> None:
+    files = ("tests/provider/test_abort.py", "tests/provider/test_client.py")
+    command = [sys.executable, "-c", PATCHED, *files, "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -1,0 +1,270 @@
+"""Every hot query is an index lookup on both databases, with realistic numbers of rows.
+
+The plans are those of the SQL that the store really sends: it is captured, not copied.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, select, text
+
+from jobs.errors import ErrorKind, Failure
+from jobs.events import Announcer, connect
+from jobs.job import Outcome
+from jobs.lifecycle import Status, Verb
+from jobs.store import keys, queries, tables, workers
+from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt
+from jobs.store.database import Database
+from jobs.store.queries import Filters
+from jobs.store.runlist import pick_due
+from jobs.store.transitions import erase, move
+from tests.support.clock import START
+from tests.support.plans import Statement, captured, explain
+from tests.support.records import ANSWER, MODEL
+from worker.maintenance import deadlines, pruner
+
+pytestmark = pytest.mark.xdist_group("plans")  # filled once
+
+JOBS = 20_000
+KEYS = 40
+IDLE_KEYS = 1_000
+MODELS = (MODEL, MODEL, MODEL, "openai/gpt-5.6-sol")
+SECOND = timedelta(seconds=1)
+NOW = START
+FEW = {"workers", "ix_jobs_held", "ix_attempts_open"}
+"""What may be read as a whole: there are as many as workers and running calls, however many jobs."""
+A_PAGE = 1_000
+SORTED = {"usage of a day"}  # by day and model, within the span that was asked for
+
+
+@dataclass
+class World:
+    database: Database
+    key_id: str
+    by_status: dict[Status, list[str]]
+    worker_id: str
+    now: datetime = NOW
+
+    def one(self, status: Status) -> str:
+        return self.by_status[status][len(self.by_status[status]) // 2]
+
+
+@pytest.fixture(scope="module")
+def world(database_url_of_module: str) -> Iterator[World]:
+    database = Database(database_url_of_module)
+    yield fill(database)
+    database.close()
+
+
+def fill(database: Database) -> World:
+    """Thirty days of jobs: most have ended, some wait, few run; one key of many has half of them all."""
+    chance = Random(4711)
+    key_ids = [f"key_{number:032x}" for number in range(KEYS)]
+    idle = [f"key_f{number:031x}" for number in range(IDLE_KEYS)]
+    worker_ids = [f"wrk_{number:032x}" for number in range(20)]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("jobs", "requests", "answers", "labels", "attempts")}
+    by_status: dict[Status, list[str]] = {status: [] for status in Status}
+    statuses = chance.choices(list(Status), [10, 1, 80, 3, 4, 2], k=JOBS)
+    for number, status in enumerate(statuses):
+        key_id = key_ids[0] if chance.random() < 0.5 else chance.choice(key_ids)
+        made_at = NOW - timedelta(days=30) * (1 - number / JOBS)
+        job_id = f"resp_{int(made_at.timestamp() * 1000):012x}{number:020x}"
+        ended_at = made_at + timedelta(minutes=5) if status.is_terminal else None
+        worker_id = chance.choice(worker_ids) if status is Status.IN_PROGRESS else None
+        wait = timedelta(hours=chance.choice([-48, -1, 1])) if status is Status.QUEUED else timedelta(0)
+        if key_id == key_ids[0]:
+            by_status[status].append(job_id)
+        called = status is not Status.QUEUED
+        rows["jobs"].append(
+            {
+                "id": job_id,
+                "api_key_id": key_id,
+                "model": chance.choice(MODELS),
+                "status": status,
+                "attempt": int(called),
+                "failures": 0,
+                "max_attempts": 5,
+                "on_unknown_outcome": "retry",
+                "truncation": "disabled",
+                "background": True,
+                "priority": chance.choice([5, 5, 5, 1, 9]),
+                "created_at": made_at,
+                "updated_at": made_at,
+                "available_at": NOW + wait,
+                "deadline_at": (NOW if ended_at is None else made_at) + chance.random() * timedelta(days=1),
+                "completed_at": ended_at,
+                "worker_id": worker_id,
+            }
+        )
+        rows["requests"].append({"job_id": job_id, "settings": {"model": MODEL}, "input": "Hello " * 20})
+        if status is Status.COMPLETED:
+            rows["answers"].append({"job_id": job_id, "response": {"output": []}, "raw": b"{}"})
+        labels = {"project": chance.choice("abc"), "ticket": str(number)}
+        rows["labels"] += [{"job_id": job_id, "key": k, "api_key_id": key_id, "value": v} for k, v in labels.items()]
+        if called:
+            ended = {"ended_at": ended_at, "outcome": "completed" if ended_at else None}
+            rows["attempts"].append(
+                {
+                    "job_id": job_id,
+                    "number": 1,
+                    "api_key_id": key_id,
+                    "model": MODEL,
+                    "worker_id": worker_id or chance.choice(worker_ids),
+                    "started_at": made_at,
+                    "billed": "yes",
+                    "truncation": "disabled",
+                    "total_tokens": 3,
+                    **ended,
+                }
+            )
+    with database.begin() as tx:
+        made = [
+            {"id": each, "name": each, "sha256": each, "scopes": [], "created_at": NOW} for each in (*key_ids, *idle)
+        ]
+        tx.execute(insert(tables.api_keys), made)
+        host = {"host": "h", "pid": 1, "concurrency": 100, "started_at": NOW}
+        beats = [
+            {"id": each, **host, "beat_at": NOW, "ended_at": NOW if index < 2 else None}
+            for index, each in enumerate(worker_ids)
+        ]
+        tx.execute(insert(tables.workers), beats)
+        tx.execute(insert(tables.jobs), rows["jobs"])
+        tx.execute(insert(tables.requests), rows["requests"])
+        tx.execute(insert(tables.answers), rows["answers"])
+        tx.execute(insert(tables.job_metadata), rows["labels"])
+        tx.execute(insert(tables.attempts), rows["attempts"])
+    with database.read() as tx:
+        tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
+    return World(database, key_ids[0], by_status, worker_ids[0])
+
+
+class Undone(Exception):
+    """Ends a transaction whose changes are not wanted."""
+
+
+def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], object]:
+    def run(tx: Connection, world: World) -> object:
+        after = world.one(Status.COMPLETED) if page.get("deep") else None
+        ascending = bool(page.get("ascending"))
+        return queries.list_documents(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
+
+    return run
+
+
+def claim_and_settle(tx: Connection, world: World) -> None:
+    begun = begin_attempt(tx, first_due(tx, world), world.worker_id, NOW)
+    assert begun is not None
+    job, attempt = begun
+    end_attempt(tx, attempt, Outcome.COMPLETED, NOW, ANSWER)
+    move(tx, Verb.COMPLETE, job, NOW)
+
+
+def first_due(tx: Connection, world: World) -> str:
+    row = tables.jobs.c
+    due = select(row.id).where(row.id.in_(world.by_status[Status.QUEUED][:100]), row.available_at <= NOW)
+    return str(tx.execute(due.limit(1)).scalar_one())
+
+
+def rescue(tx: Connection, world: World) -> None:
+    held, opened = workers.left_behind(tx, 200)
+    assert held
+    assert opened
+    close_lost(tx, opened[0].job_id, opened[0].number, NOW, Failure(ErrorKind.LOST, "Silent."))
+
+
+def position(tx: Connection, world: World) -> None:
+    assert queries.queue_position(tx, queries.get_job(tx, world.by_status[Status.QUEUED][-1]))
+
+
+def pick(tx: Connection, world: World) -> None:
+    assert len(pick_due(tx, NOW, 200, NOW - SECOND)) == 200
+
+
+def delete(tx: Connection, world: World) -> None:
+    erase(tx, queries.get_job(tx, world.one(Status.COMPLETED)))
+
+
+MIDDLE = NOW - timedelta(days=15)
+LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
+    "claim and settle": claim_and_settle,
+    "get": lambda tx, world: queries.get_document(tx, world.one(Status.COMPLETED), world.key_id),
+    "get the request": lambda tx, world: queries.get_request(tx, world.one(Status.COMPLETED)),
+    "get the attempts": lambda tx, world: attempts_of(tx, world.one(Status.COMPLETED)),
+    "list": list_by(Filters()),
+    "list, deep": list_by(Filters(), deep=True),
+    "list, oldest first": list_by(Filters(), ascending=True),
+    "list, oldest first, deep": list_by(Filters(), ascending=True, deep=True),
+    "list a common status": list_by(Filters(status=Status.COMPLETED), deep=True),
+    "list a rare status": list_by(Filters(status=Status.CANCELLED)),
+    "list a status that nothing has": list_by(Filters(status=Status.IN_PROGRESS, created_before=MIDDLE)),
+    "list a common model": list_by(Filters(model=MODEL), deep=True),
+    "list an unknown model": list_by(Filters(model="no/such")),
+    "list a common label": list_by(Filters(metadata={"project": "a"})),
+    "list a common label, deep": list_by(Filters(metadata={"project": "a"}), deep=True),
+    "list a label of one": list_by(Filters(metadata={"ticket": "4711"})),
+    "list by two labels": list_by(Filters(metadata={"project": "a", "ticket": "4711"})),
+    "list a span": list_by(Filters(created_after=MIDDLE, created_before=MIDDLE + timedelta(hours=1))),
+    "list a span and a label": list_by(
+        Filters(created_after=MIDDLE, created_before=MIDDLE + timedelta(hours=1), metadata={"project": "a"})
+    ),
+    "pick due jobs": pick,
+    "queue position": position,
+    "oldest due": lambda tx, _world: queries.oldest_due_at(tx),
+    "left behind": rescue,
+    "erase": delete,
+    "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
+    "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
+}
+
+
+def run_and_capture(world: World, run: Callable[[Connection, World], object]) -> list[Statement]:
+    with captured(world.database) as statements, suppress(Undone), world.database.begin() as tx:
+        run(tx, world)
+        raise Undone
+    return [each for each in statements if not each.sql.startswith(("BEGIN", "SAVEPOINT"))]
+
+
+def check(world: World, statements: list[Statement], *, sorts: bool = False) -> None:
+    indexes: set[str] = set()
+    for statement in statements:
+        for generic in (False, True)[: 1 if world.database.is_sqlite else 2]:
+            plan = explain(world.database, statement, generic=generic)
+            told = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"
+            assert not (set(plan.whole_scans) - FEW), told
+            assert sorts or plan.largest_sort <= A_PAGE, told
+            indexes |= set(plan.indexes)
+    assert indexes, "nothing was looked up"
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_it_is_an_index_lookup(name: str, world: World) -> None:
+    """Also under the plan of a prepared statement that has forgotten its parameters."""
+    check(world, run_and_capture(world, LOOKUPS[name]), sorts=name in SORTED)
+
+
+def test_so_is_what_maintenance_looks_for(world: World) -> None:
+    check(world, capture_maintenance(world))
+
+
+def test_every_index_answers_one_of_these(world: World) -> None:
+    """Any other would cost each write something and help nobody."""
+    statements = [each for run in LOOKUPS.values() for each in run_and_capture(world, run)]
+    statements += capture_maintenance(world)
+    used = {index for statement in statements for index in explain(world.database, statement).indexes}
+    declared = {str(index.name) for table in tables.metadata.sorted_tables for index in table.indexes}
+    assert declared <= used
+
+
+def capture_maintenance(world: World) -> list[Statement]:
+    """The deadline keeper and the pruner at work on a few jobs."""
+    announcer = Announcer(connect("redis://127.0.0.1:1/0"))
+    with captured(world.database) as statements:
+        world.now += timedelta(minutes=10)
+        assert 0 < deadlines.run_once(world.database, announcer, world.now) < 100
+        assert 0 < pruner.run_once(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 100
+    return [each for each in statements if not each.sql.startswith("BEGIN")]

@@ -1,0 +1,163 @@
+"""Whose turn it is: by priority, then fairly between keys, then by age."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from jobs.lifecycle import Status, Verb
+from jobs.store.database import Database
+from jobs.store.keys import ApiKey
+from jobs.store.queries import get_job, oldest_due_at
+from jobs.store.runlist import pick_due
+from jobs.store.transitions import submit
+from tests.support.clock import Clock
+from tests.support.records import Records, make_key, make_spec
+
+SECOND = timedelta(seconds=1)
+NEVER_RUNG = timedelta(days=1)
+
+
+def submit_many(records: Records, key: ApiKey, count: int, *, available_at: datetime | None = None) -> list[str]:
+    with records.database.begin() as tx:
+        spec = make_spec(key.id, run_at=available_at)
+        return [submit(tx, spec, records.clock()).id for _ in range(count)]
+
+
+def pick(records: Records, limit: int, *, rung_before: datetime | None = None) -> list[str]:
+    with records.database.begin() as tx:
+        return pick_due(tx, records.clock(), limit, rung_before or records.clock() - NEVER_RUNG)
+
+
+class TestOrder:
+    def test_the_oldest_of_a_key_goes_first(self, records: Records, clock: Clock) -> None:
+        first = records.submit_job()
+        clock.advance(SECOND)
+        second, third = records.submit_job(), records.submit_job()
+        assert pick(records, 10) == [first.id, second.id, third.id]
+
+    def test_available_since_counts_and_not_the_id(self, records: Records, clock: Clock) -> None:
+        late = records.submit_job(run_at=clock() + SECOND)
+        early = records.submit_job()
+        clock.advance(SECOND)
+        assert pick(records, 10) == [early.id, late.id]
+
+    def test_a_higher_priority_goes_before_everyone_elses_turn(self, records: Records, database: Database) -> None:
+        other = make_key(database)
+        ordinary = records.submit_job(priority=5)
+        lowest = records.submit_job(other, priority=0)
+        urgent = [records.submit_job(other, priority=9) for _ in range(3)]
+        assert pick(records, 10) == [*(job.id for job in urgent), ordinary.id, lowest.id]
+
+    def test_the_limit_cuts_the_lowest_priority(self, records: Records) -> None:
+        low = [records.submit_job(priority=1) for _ in range(3)]
+        high = [records.submit_job(priority=2) for _ in range(3)]
+        assert pick(records, 4) == [*(job.id for job in high), low[0].id]
+
+    def test_a_limit_of_nothing_picks_nothing(self, records: Records) -> None:
+        records.submit_job()
+        assert pick(records, 0) == pick(records, -3) == []
+
+
+class TestWhoIsDue:
+    def test_only_queued_and_due_jobs(self, records: Records, clock: Clock) -> None:
+        for status in set(Status) - {Status.QUEUED}:
+            records.job_in(status)
+        records.submit_job(run_at=clock() + SECOND)
+        due = records.submit_job()
+        assert pick(records, 10) == [due.id]
+
+    def test_a_job_that_waits_for_its_next_attempt_is_due_at_its_moment(self, records: Records, clock: Clock) -> None:
+        running = records.job_in(Status.IN_PROGRESS)
+        records.move(Verb.RETRY, running, available_at=clock() + 5 * SECOND)
+        assert pick(records, 10) == []
+        clock.advance(5 * SECOND)
+        assert pick(records, 10) == [running.id]
+
+    def test_a_bell_is_rung_once_and_again_when_it_counts_as_lost(self, records: Records, clock: Clock) -> None:
+        job = records.submit_job()
+        assert pick(records, 10) == [job.id]
+        assert records.reload(job).rung_at == clock()
+        rung_at = clock()
+        clock.advance(SECOND)
+        assert pick(records, 10, rung_before=rung_at) == []
+        assert pick(records, 10, rung_before=rung_at + timedelta(microseconds=1)) == [job.id]
+
+    def test_a_job_that_comes_back_to_the_queue_has_no_bell(self, records: Records, clock: Clock) -> None:
+        job = records.submit_job()
+        assert pick(records, 10) == [job.id]
+        records.move(Verb.RETRY, records.claim(job)[0], available_at=clock())
+        assert pick(records, 10) == [job.id]
+
+    def test_what_was_not_picked_keeps_its_turn(self, records: Records) -> None:
+        submitted = submit_many(records, records.key, 10)
+        assert pick(records, 4) + pick(records, 4) + pick(records, 4) == submitted
+
+
+class TestFairness:
+    def test_five_small_keys_are_not_starved_by_a_large_one(self, records: Records, database: Database) -> None:
+        large = submit_many(records, records.key, 500)
+        small = [submit_many(records, make_key(database), 3) for _ in range(5)]
+        assert set(pick(records, 6)) == {large[0], *(jobs[0] for jobs in small)}
+        assert set(pick(records, 12)) == {*large[1:3], *(job for jobs in small for job in jobs[1:])}
+        assert pick(records, 100) == large[3:103]
+
+    def test_one_refill_deals_turn_by_turn(self, records: Records, database: Database) -> None:
+        owners = dict.fromkeys(submit_many(records, records.key, 50), 0)
+        for number in (1, 2):
+            owners |= dict.fromkeys(submit_many(records, make_key(database), 50), number)
+        dealt = [owners[job] for job in pick(records, 30)]
+        for turn in range(10):
+            assert sorted(dealt[3 * turn : 3 * turn + 3]) == [0, 1, 2]
+
+    def test_turns_go_round_over_refills_of_one(self, records: Records, database: Database) -> None:
+        owners = dict.fromkeys(submit_many(records, records.key, 20), 0)
+        for number in (1, 2, 3):
+            owners |= dict.fromkeys(submit_many(records, make_key(database), 20), number)
+        dealt = []
+        for _ in range(16):
+            records.clock.advance(SECOND)
+            [job] = pick(records, 1)
+            dealt.append(owners[job])
+        for start in range(0, 16, 4):
+            assert sorted(dealt[start : start + 4]) == [0, 1, 2, 3]
+
+    def test_many_keys_share_a_small_window(self, records: Records, database: Database) -> None:
+        """More keys than one query takes, and fewer places than keys: everyone is served within one round."""
+        keys = [make_key(database) for _ in range(120)]
+        for key in keys:
+            submit_many(records, key, 2)
+        served: list[str] = []
+        for _ in range(4):
+            records.clock.advance(SECOND)
+            served += pick(records, 30)
+        assert len(served) == 120
+        with database.read() as tx:
+            assert Counter(get_job(tx, job_id).api_key_id for job_id in served) == {key.id: 1 for key in keys}
+
+    def test_keys_without_due_jobs_do_not_hold_places(self, records: Records, database: Database) -> None:
+        """One busy tenant among many who only wait fills the whole window."""
+        for _ in range(40):
+            submit_many(records, make_key(database), 2, available_at=records.clock() + timedelta(hours=1))
+        busy = submit_many(records, records.key, 100)
+        assert pick(records, 60) == busy[:60]
+
+    def test_a_small_key_leaves_its_places_to_a_large_one(self, records: Records, database: Database) -> None:
+        small = submit_many(records, make_key(database), 1)
+        large = submit_many(records, records.key, 30)
+        for _ in range(5):
+            submit_many(records, make_key(database), 1)
+        picked = pick(records, 30)
+        assert len(picked) == 30
+        assert set(picked[:7]) > {*small, large[0]}
+
+
+class TestOldest:
+    def test_nothing_is_queued(self, records: Records) -> None:
+        records.job_in(Status.IN_PROGRESS)
+        with records.database.read() as tx:
+            assert oldest_due_at(tx) is None
+
+    def test_the_longest_waiting_of_all_keys_and_priorities(self, records: Records, clock: Clock) -> None:
+        for seconds, priority in ((50, 9), (20, 0), (30, 5)):
+            records.submit_job(make_key(records.database), priority=priority, run_at=clock() + seconds * SECOND)
+        with records.database.read() as tx:
+            assert oldest_due_at(tx) == clock() + 20 * SECOND

@@ -1,0 +1,97 @@
+"""What was used, by day, model and key."""
+
+from datetime import UTC, date, datetime, timedelta
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import CallReport, Cost, Outcome, Usage
+from jobs.lifecycle import Status, Verb
+from jobs.store.attempts import close_lost, end_attempt
+from jobs.store.database import Database
+from jobs.store.queries import UsageRow, usage_by_day
+from jobs.store.transitions import erase
+from tests.support.clock import Clock
+from tests.support.records import ANSWER, COST, MODEL, USAGE, Records, make_key
+
+DAY = timedelta(days=1)
+MIDNIGHT = datetime(2026, 3, 15, tzinfo=UTC)
+TWICE = Usage(input_tokens=22, output_tokens=44, total_tokens=66, cached_tokens=8, reasoning_tokens=10)
+
+
+def usage(records: Records, start: datetime = MIDNIGHT - DAY, end: datetime = MIDNIGHT + DAY) -> list[UsageRow]:
+    with records.database.read() as tx:
+        return usage_by_day(tx, records.key.id, start, end)
+
+
+def test_no_calls_no_rows(records: Records) -> None:
+    records.submit_job()
+    assert usage(records) == []
+
+
+def test_calls_tokens_and_cost_of_a_day_are_summed(records: Records) -> None:
+    records.job_in(Status.COMPLETED)
+    records.job_in(Status.INCOMPLETE)
+    records.job_in(Status.FAILED)
+    [row] = usage(records)
+    assert row == UsageRow(
+        day=date(2026, 3, 14),
+        model=MODEL,
+        api_key_id=records.key.id,
+        api_key_name="the key",
+        calls=3,
+        usage=TWICE,
+        cost_microusd=2 * COST.microusd,
+    )
+
+
+def test_a_day_is_a_utc_day_wherever_the_database_stands(records: Records, clock: Clock) -> None:
+    clock.advance(MIDNIGHT - clock() - timedelta(microseconds=1))
+    records.job_in(Status.COMPLETED)
+    clock.advance(timedelta(microseconds=1))
+    records.job_in(Status.COMPLETED)
+    clock.advance(DAY / 2)
+    records.job_in(Status.COMPLETED)
+    assert [(row.day, row.calls) for row in usage(records)] == [(date(2026, 3, 15), 2), (date(2026, 3, 14), 1)]
+
+
+def test_a_span_begins_inclusively_and_ends_exclusively(records: Records, clock: Clock) -> None:
+    records.job_in(Status.COMPLETED)
+    moment = clock()
+    assert len(usage(records, moment, moment + timedelta(microseconds=1))) == 1
+    assert usage(records, moment - DAY, moment) == []
+    assert usage(records, moment + timedelta(microseconds=1), moment + DAY) == []
+
+
+def test_models_are_apart_and_in_order(records: Records) -> None:
+    for model in ("b", "a", "b"):
+        records.job_in(Status.COMPLETED, model=model)
+    assert [(row.model, row.calls) for row in usage(records)] == [("a", 1), ("b", 2)]
+
+
+def test_another_keys_calls_do_not_show(records: Records, database: Database) -> None:
+    records.job_in(Status.COMPLETED)
+    theirs = records.submit_job(make_key(database, "theirs"))
+    records.end(*records.claim(theirs), Verb.COMPLETE, ANSWER)
+    assert [row.calls for row in usage(records)] == [1]
+
+
+def test_cancelled_failed_erased_and_late_calls_are_counted_once(records: Records, clock: Clock) -> None:
+    job, attempt = records.claim(records.submit_job())
+    cancelled = records.move(Verb.CANCEL, job)
+    with records.database.begin() as tx:
+        close_lost(tx, job.id, attempt.number, clock(), Failure(ErrorKind.LOST, "Silent."))
+        end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+        end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+        erase(tx, cancelled)
+    paid = CallReport(Failure(ErrorKind.EMPTY_OUTPUT, "Nothing."), usage=USAGE, cost=COST)
+    records.end(*records.claim(records.submit_job()), Verb.FAIL, paid)
+    [row] = usage(records)
+    assert (row.calls, row.usage, row.cost_microusd) == (2, TWICE, 2 * COST.microusd)
+
+
+def test_sums_beyond_32_bits(records: Records) -> None:
+    huge = Usage(input_tokens=3_000_000_000, total_tokens=3_000_000_000)
+    for _ in range(2):
+        report = CallReport(ANSWER.result, usage=huge, cost=Cost(5_000_000_000, COST.source))
+        records.end(*records.claim(records.submit_job()), Verb.COMPLETE, report)
+    [row] = usage(records)
+    assert (row.usage.input_tokens, row.cost_microusd) == (6_000_000_000, 10_000_000_000)

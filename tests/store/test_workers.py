@@ -1,0 +1,201 @@
+"""Worker rows and leases: who lives, who fell silent, and what they left behind."""
+
+from datetime import timedelta
+
+from jobs.errors import ErrorKind, Failure
+from jobs.lifecycle import Status, Verb
+from jobs.store.attempts import close_lost
+from jobs.store.database import Database, database_now
+from jobs.store.workers import (
+    FORGET_AFTER,
+    beat,
+    forget_ended,
+    give_up_silent,
+    leave,
+    left_behind,
+    live_slots,
+    live_workers,
+    register,
+    take_lease,
+)
+from tests.support.clock import Clock
+from tests.support.racing import race
+from tests.support.records import Records
+
+SECOND = timedelta(seconds=1)
+TIMEOUT = 10 * SECOND
+LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
+
+
+def live(records: Records) -> list[str]:
+    with records.database.read() as tx:
+        return [worker.id for worker in live_workers(tx, records.clock(), TIMEOUT)]
+
+
+def give_up(records: Records) -> list[str]:
+    with records.database.begin() as tx:
+        return give_up_silent(tx, records.clock(), TIMEOUT)
+
+
+def behind(records: Records, limit: int = 100) -> tuple[set[str], set[tuple[str, int]]]:
+    with records.database.read() as tx:
+        held, opened = left_behind(tx, limit)
+    return {job.id for job in held}, {(attempt.job_id, attempt.number) for attempt in opened}
+
+
+class TestLife:
+    def test_a_registered_worker_lives(self, records: Records, clock: Clock) -> None:
+        with records.database.begin() as tx:
+            worker_id = register(tx, "host-b", 12, 34, clock())
+            row = live_workers(tx, clock(), TIMEOUT)[-1]
+        assert (row.id, row.host, row.pid, row.concurrency) == (worker_id, "host-b", 12, 34)
+        assert (row.started_at, row.beat_at, row.draining_at, row.ended_at) == (clock(), clock(), None, None)
+
+    def test_each_beat_buys_a_timeout(self, records: Records, clock: Clock) -> None:
+        for _ in range(3):
+            clock.advance(TIMEOUT)
+            assert live(records) == [records.worker_id]
+            assert give_up(records) == []
+            with records.database.begin() as tx:
+                assert beat(tx, records.worker_id, clock())
+        clock.advance(TIMEOUT + timedelta(microseconds=1))
+        assert live(records) == []
+        assert give_up(records) == [records.worker_id]
+
+    def test_who_was_given_up_learns_it_from_the_heartbeat(self, records: Records, clock: Clock) -> None:
+        clock.advance(2 * TIMEOUT)
+        assert give_up(records) == [records.worker_id]
+        assert give_up(records) == []
+        with records.database.begin() as tx:
+            assert not beat(tx, records.worker_id, clock())
+            assert not beat(tx, "wrk_unknown", clock())
+        assert live(records) == []
+
+    def test_who_leaves_is_no_longer_listed_or_given_up(self, records: Records, clock: Clock) -> None:
+        with records.database.begin() as tx:
+            leave(tx, records.worker_id, clock())
+            assert not beat(tx, records.worker_id, clock())
+        assert live(records) == []
+        clock.advance(2 * TIMEOUT)
+        assert give_up(records) == []
+
+    def test_slots_are_those_of_live_workers_that_still_claim(self, records: Records, clock: Clock) -> None:
+        draining = records.worker(concurrency=7)
+        records.worker(concurrency=100)
+        with records.database.read() as tx:
+            assert live_slots(tx, clock(), TIMEOUT) == 117
+        drained_at = clock.advance(SECOND)
+        with records.database.begin() as tx:
+            assert beat(tx, draining, clock(), draining=True)
+        clock.advance(SECOND)
+        with records.database.begin() as tx:
+            assert beat(tx, draining, clock(), draining=True)
+            assert live_slots(tx, clock(), TIMEOUT) == 110
+            row = next(worker for worker in live_workers(tx, clock(), TIMEOUT) if worker.id == draining)
+        assert (row.draining_at, row.beat_at) == (drained_at, clock())
+        clock.advance(TIMEOUT)
+        with records.database.read() as tx:
+            assert live_slots(tx, clock(), TIMEOUT) == 0
+
+    def test_a_worker_is_given_up_by_one_rescuer(self, records: Records, clock: Clock) -> None:
+        for _ in range(20):
+            worker_id = records.worker()
+            clock.advance(2 * TIMEOUT)
+            given_up = race(lambda: give_up(records), lambda: give_up(records))
+            assert [each for names in given_up for each in names].count(worker_id) == 1
+
+
+class TestLeftBehind:
+    def test_a_living_worker_leaves_nothing_behind(self, records: Records) -> None:
+        records.job_in(Status.IN_PROGRESS)
+        assert behind(records) == (set(), set())
+
+    def test_jobs_held_and_calls_open_under_the_silent(self, records: Records, clock: Clock) -> None:
+        held = records.job_in(Status.IN_PROGRESS)
+        cancelled, _attempt = records.claim(records.submit_job())
+        records.move(Verb.CANCEL, cancelled)
+        records.job_in(Status.COMPLETED)
+        clock.advance(2 * TIMEOUT)
+        others, _ = records.claim(records.submit_job(), records.worker())
+        give_up(records)
+        assert behind(records) == ({held.id}, {(held.id, 1), (cancelled.id, 1)})
+        assert behind(records) == ({held.id}, {(held.id, 1), (cancelled.id, 1)}), "a rescuer may die and be followed"
+        for job_id in (held.id, cancelled.id):
+            with records.database.begin() as tx:
+                close_lost(tx, job_id, 1, clock(), LOST)
+        records.move(Verb.RESCUE, held)
+        assert behind(records) == (set(), set())
+        assert records.reload(others).status is Status.IN_PROGRESS
+
+    def test_a_rescued_job_that_runs_elsewhere_is_left_alone(self, records: Records, clock: Clock) -> None:
+        job = records.job_in(Status.IN_PROGRESS)
+        clock.advance(2 * TIMEOUT)
+        give_up(records)
+        rescued = records.move(Verb.RESCUE, job)
+        records.claim(rescued, records.worker())
+        held, opened = behind(records)
+        assert held == set()
+        assert opened == {(job.id, 1)}
+
+    def test_a_large_estate_is_taken_in_parts(self, records: Records, clock: Clock) -> None:
+        jobs = [records.job_in(Status.IN_PROGRESS) for _ in range(5)]
+        with records.database.begin() as tx:
+            leave(tx, records.worker_id, clock())
+        held, opened = behind(records, limit=3)
+        assert (len(held), len(opened)) == (3, 3)
+        assert held <= {job.id for job in jobs}
+
+
+class TestForget:
+    def test_old_rows_go_unless_something_is_left(self, records: Records, clock: Clock) -> None:
+        with_a_job = records.worker_id
+        records.job_in(Status.IN_PROGRESS)
+        idle, recent, living = records.worker(), records.worker(), records.worker()
+        with records.database.begin() as tx:
+            leave(tx, with_a_job, clock())
+            leave(tx, idle, clock())
+        clock.advance(FORGET_AFTER + SECOND)
+        with records.database.begin() as tx:
+            leave(tx, recent, clock())
+            assert forget_ended(tx, clock()) == 1
+            assert forget_ended(tx, clock()) == 0
+            assert beat(tx, living, clock())
+        assert len(behind(records)[0]) == 1
+
+
+class TestLease:
+    def take(self, records: Records, holder: str, name: str = "maintenance") -> bool:
+        with records.database.begin() as tx:
+            return take_lease(tx, name, holder, records.clock(), TIMEOUT)
+
+    def test_it_is_held_by_one(self, records: Records, clock: Clock) -> None:
+        assert self.take(records, "a")
+        assert not self.take(records, "b")
+        assert self.take(records, "b", "another lease")
+        clock.advance(TIMEOUT - SECOND)
+        assert not self.take(records, "b")
+
+    def test_its_holder_renews_it(self, records: Records, clock: Clock) -> None:
+        for _ in range(3):
+            assert self.take(records, "a")
+            clock.advance(TIMEOUT - SECOND)
+            assert not self.take(records, "b")
+
+    def test_run_out_it_goes_to_the_next(self, records: Records, clock: Clock) -> None:
+        assert self.take(records, "a")
+        clock.advance(TIMEOUT)
+        assert self.take(records, "b")
+        assert not self.take(records, "a")
+
+    def test_of_two_that_reach_for_it_one_gets_it(self, records: Records, clock: Clock) -> None:
+        for _ in range(20):
+            taken = race(lambda: self.take(records, "a"), lambda: self.take(records, "b"))
+            assert sorted(taken) == [False, True]
+            clock.advance(2 * TIMEOUT)
+
+
+def test_the_databases_clock_is_aware_and_moves_within_a_transaction(database: Database) -> None:
+    with database.begin() as tx:
+        first, second = database_now(tx), database_now(tx)
+    assert first.utcoffset() == timedelta(0)
+    assert first < second

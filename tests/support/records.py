@@ -1,0 +1,170 @@
+"""Factories: specs, keys, workers, and jobs brought into any status by the verbs that real ones go through."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, Table, select
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import (
+    Answer,
+    Attempt,
+    CallReport,
+    Cost,
+    CostSource,
+    Job,
+    JobSpec,
+    OnUnknownOutcome,
+    Outcome,
+    Truncation,
+    Usage,
+)
+from jobs.lifecycle import Status, Verb
+from jobs.store import keys, workers
+from jobs.store.attempts import begin_attempt, end_attempt, save_answer
+from jobs.store.database import Database
+from jobs.store.queries import get_job
+from jobs.store.tables import metadata
+from jobs.store.transitions import move, submit
+from tests.support.clock import START, Clock
+
+MODEL = "openai/o3-pro"
+USAGE = Usage(input_tokens=11, output_tokens=22, total_tokens=33, cached_tokens=4, reasoning_tokens=5)
+COST = Cost(1_250, CostSource.PROVIDER)
+ANSWER = CallReport(
+    Answer({"output": [{"type": "message", "content": [{"type": "output_text", "text": "Forty-two."}]}]}),
+    http_status=200,
+    raw=b'{"output_text": "Forty-two."}',
+    provider_request_id="inf_1",
+    provider_response_id="resp_theirs",
+    provider_model="o3-pro-2025-06-10",
+    usage=USAGE,
+    cost=COST,
+)
+FAILURE = CallReport(Failure(ErrorKind.REJECTED, "Unsupported value.", 400), http_status=400)
+
+
+def make_spec(api_key_id: str, **changes: Any) -> JobSpec:
+    """A checked request, changed as told."""
+    plain: dict[str, Any] = {
+        "model": MODEL,
+        "settings": {"model": MODEL},
+        "input": "What is the answer?",
+        "deadline_at": START + timedelta(days=1),
+        "max_attempts": 5,
+        "on_unknown_outcome": OnUnknownOutcome.RETRY,
+        "truncation": Truncation.DISABLED,
+        "background": True,
+    }
+    return JobSpec(api_key_id=api_key_id, **{**plain, **changes})
+
+
+def make_key(database: Database, name: str = "a key", now: datetime = START) -> keys.ApiKey:
+    """A key with every scope, without its secret."""
+    with database.begin() as tx:
+        key, _secret = keys.create_key(tx, name, None, now)
+    return key
+
+
+@dataclass
+class Records:
+    """Makes rows at the clock's moment. Jobs belong to `key` and are held by `worker_id`, unless told otherwise."""
+
+    database: Database
+    clock: Clock
+    key: keys.ApiKey = field(init=False)
+    worker_id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = make_key(self.database, "the key", self.clock())
+        self.worker_id = self.worker()
+
+    def worker(self, concurrency: int = 10) -> str:
+        with self.database.begin() as tx:
+            return workers.register(tx, "a-host", 4711, concurrency, self.clock())
+
+    def submit_job(self, key: keys.ApiKey | None = None, **changes: Any) -> Job:
+        with self.database.begin() as tx:
+            return submit(tx, make_spec((key or self.key).id, **changes), self.clock())
+
+    def claim(self, job: Job, worker_id: str | None = None) -> tuple[Job, Attempt]:
+        with self.database.begin() as tx:
+            begun = begin_attempt(tx, job.id, worker_id or self.worker_id, self.clock())
+        assert begun is not None, f"{job.id} cannot be claimed"
+        return begun
+
+    def move(self, verb: Verb, job: Job, **changes: Any) -> Job:
+        with self.database.begin() as tx:
+            return move(tx, verb, job, self.clock(), **changes)
+
+    def end(self, job: Job, attempt: Attempt, verb: Verb, report: CallReport, **changes: Any) -> Job:
+        """Close the call and move its job, in one transaction."""
+        outcome = OUTCOMES[verb]
+        with self.database.begin() as tx:
+            end_attempt(tx, attempt, outcome, self.clock(), report)
+            ended = move(tx, verb, job, self.clock(), **changes)
+            save_answer(tx, ended, report)
+        return ended
+
+    def job_in(self, status: Status, **changes: Any) -> Job:
+        """A job that has come to `status` the way real ones do."""
+        job = _WAYS[status](self, self.submit_job(**changes))
+        return self.reload(job)
+
+    def reload(self, job: Job) -> Job:
+        with self.database.read() as tx:
+            return get_job(tx, job.id)
+
+    def _in_progress(self, job: Job) -> Job:
+        return self.claim(job)[0]
+
+    def _completed(self, job: Job) -> Job:
+        return self.end(*self.claim(job), Verb.COMPLETE, ANSWER)
+
+    def _incomplete(self, job: Job) -> Job:
+        return self.end(*self.claim(job), Verb.CUT, ANSWER, incomplete_reason="max_output_tokens")
+
+    def _failed(self, job: Job) -> Job:
+        error: dict[str, Any] = {
+            "error_code": "provider_rejected",
+            "error_kind": ErrorKind.REJECTED,
+            "error_message": "Unsupported.",
+        }
+        return self.end(*self.claim(job), Verb.FAIL, FAILURE, failures=1, **error)
+
+    def _cancelled(self, job: Job) -> Job:
+        return self.move(Verb.CANCEL, job)
+
+
+OUTCOMES = {
+    Verb.COMPLETE: Outcome.COMPLETED,
+    Verb.CUT: Outcome.INCOMPLETE,
+    Verb.FAIL: Outcome.FAILED,
+    Verb.RETRY: Outcome.FAILED,
+    Verb.RELEASE: Outcome.RELEASED,
+}
+_WAYS: dict[Status, Callable[[Records, Job], Job]] = {
+    Status.QUEUED: lambda _records, job: job,
+    Status.IN_PROGRESS: Records._in_progress,
+    Status.COMPLETED: Records._completed,
+    Status.INCOMPLETE: Records._incomplete,
+    Status.FAILED: Records._failed,
+    Status.CANCELLED: Records._cancelled,
+}
+
+
+def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything that the database holds, to show that nothing changed."""
+    with database.read() as tx:
+        return {
+            table.name: [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key))]
+            for table in metadata.sorted_tables
+        }
+
+
+def rows_of(database: Database, table: Table, job: Job) -> list[RowMapping]:
+    """The rows of `table` that belong to a job."""
+    with database.read() as tx:
+        return list(tx.execute(select(table).where(table.c.job_id == job.id)).mappings())

