@@ -5,14 +5,17 @@ no more is claimed and running calls may finish within the grace; what is left t
 """
 
 import resource
+import signal
 import time
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
+import gevent
 from celery import Celery, bootsteps
 from celery.signals import worker_shutting_down
+from celery.worker import state
 
 from jobs.dispatch import HEADROOM, Dispatcher
 from jobs.events import Announcer, connect
@@ -140,6 +143,8 @@ def install(app: Celery, process: WorkerProcess) -> None:
             parent.max_concurrency = max(1, parent.pool.num_processes - HEADROOM)
             process.identity.concurrency = parent.max_concurrency
             process.start()
+            # Celery's own handler waits for the pool inside the signal handler, where gevent lets nobody wait
+            gevent.signal_handler(signal.SIGQUIT, hand_back)
 
         def stop(self, _parent: Any) -> None:
             process.finish(process.settings.shutdown_grace_seconds)
@@ -148,6 +153,10 @@ def install(app: Celery, process: WorkerProcess) -> None:
             process.finish(grace=0)
 
     app.steps["worker"].add(CallsStep)
+
+    def hand_back() -> None:
+        process.begin_drain(at_once=True)
+        state.should_stop = state.should_stop or 0
 
     def shutting_down(how: str = "Warm", **_: Any) -> None:
         process.begin_drain(at_once=how.lower() != "warm")

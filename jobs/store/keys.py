@@ -59,11 +59,9 @@ def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> None:
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     row = tables.api_keys.c
     key = ApiKey(BOOTSTRAP_ID, "bootstrap", frozenset(Scope), now, None)
-    making = dialect.insert(tables.api_keys).values(_row_of(key, secret))
-    changed = row.sha256 != making.excluded.sha256
-    tx.execute(
-        making.on_conflict_do_update(index_elements=[row.id], set_={"sha256": making.excluded.sha256}, where=changed)
-    )
+    tx.execute(dialect.insert(tables.api_keys).values(_row_of(key, secret)).on_conflict_do_nothing())
+    changed = update(tables.api_keys).where(row.id == BOOTSTRAP_ID, row.sha256 != digest(secret))
+    tx.execute(changed.values(sha256=digest(secret)))
 
 
 def list_keys(tx: Connection) -> list[ApiKey]:

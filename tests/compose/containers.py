@@ -112,13 +112,16 @@ class Container:
     def is_healthy(self) -> bool:
         """Whether its own health check says so."""
         assert self.is_running, f"{self.service.name} ended:\n{self.output}"
-        return self.run(*self._healthcheck).returncode == 0
+        try:
+            return self.run(*self._healthcheck).returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def signal(self, number: Signals) -> None:
         assert self._popen is not None
         self._popen.send_signal(number)
 
-    def stop(self, number: Signals = SIGTERM, seconds: float = 20) -> int:
+    def stop(self, number: Signals = SIGTERM, seconds: float = 30) -> int:
         """Signal it as an engine would and wait; its exit status."""
         self.signal(number)
         return self.wait(seconds)

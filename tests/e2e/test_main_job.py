@@ -30,7 +30,8 @@ def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 def create(stack: Stack, prompt: str, **options: Any) -> Response:
-    return stack.openai().responses.create(model=MODEL, input=prompt, background=True, **options)
+    accepted: Response = stack.openai().responses.create(model=MODEL, input=prompt, background=True, **options)
+    return accepted
 
 
 def poll(stack: Stack, response: Response, seconds: float = 30) -> Response:
