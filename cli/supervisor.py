@@ -27,8 +27,7 @@ LAST_WORDS_SECONDS = 1.0
 class Program:
     """One child: its name, its command line, and what it adds to our environment.
 
-    `stop_seconds` is how long it may take to end after SIGTERM; `hurry` is what it is sent when the wait is cut short
-    (a worker takes a second SIGTERM as "hand back what runs"; Celery's own SIGQUIT fails on the gevent pool).
+    `stop_seconds` is how long it may take to end after SIGTERM; `hurry` is what it is sent when the wait is cut short.
     """
 
     name: str

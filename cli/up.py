@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -93,6 +94,7 @@ def make_plan(settings: Settings, port: int, screen: Screen) -> Plan:
                 programs.worker(),
                 environment,
                 stop_seconds=settings.shutdown_grace_seconds + WORKER_MARGIN_SECONDS,
+                hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
             ),
             Program("api", programs.api(settings.host, port), environment, stop_seconds=API_STOP_SECONDS),
         ),
