@@ -9,14 +9,16 @@ from fastapi import Request
 
 from api.dependencies import Parts
 from api.request import CreateResponse, ParsedRequest, parse_request
-from jobs.errors import RequestInvalid, RequestTooLarge
+from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
 from jobs.models import Model
 from jobs.settings import Settings
+from jobs.store.idempotency import Idempotency, find_earlier, remember
 from jobs.store.keys import ApiKey
-from jobs.store.queries import Document
+from jobs.store.queries import Document, get_document
 from jobs.store.transitions import submit
 
+LONGEST_KEY: Final = 255
 NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; send the earlier items as 'input'.",
     "previous_response_id": "Chains of responses are not built by this server; send the earlier items as 'input'.",
@@ -51,13 +53,48 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
-def accept(raw: bytes, parts: Parts, caller: ApiKey) -> Accepted:
+def accept(raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None = None) -> Accepted:
     """Accept a job. It is durable once this returns, whether or not the bell was heard.
 
+    A request sent again under its `idempotency_key` is given the job that it made the first time.
+
     Raises:
+        IdempotencyConflict: the key was used with another body.
         RequestInvalid: the body is wrong.
         ModelUnknown: it asks for a model that is not offered.
     """
+    if idempotency_key is None:
+        return _accept(raw, parts, caller, None)
+    idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
+    earlier = _earlier(parts, idempotency)
+    if earlier is not None:
+        return earlier
+    try:
+        return _accept(raw, parts, caller, idempotency)
+    except DuplicateRequest:
+        winner = _earlier(parts, idempotency)
+        if winner is None:  # it was deleted within this instant
+            return _accept(raw, parts, caller, idempotency)
+        return winner
+
+
+def _usable(key: str) -> str:
+    if not 0 < len(key) <= LONGEST_KEY:
+        message = f"Invalid 'Idempotency-Key': expected 1 to {LONGEST_KEY} characters, but got {len(key)}."
+        raise RequestInvalid(message, "Idempotency-Key", "invalid_value")
+    return key
+
+
+def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
+    with parts.database.read() as tx:
+        job_id = find_earlier(tx, idempotency)
+        if job_id is None:
+            return None
+        document = get_document(tx, job_id, idempotency.api_key_id)
+    return Accepted(document.job, document)
+
+
+def _accept(raw: bytes, parts: Parts, caller: ApiKey, idempotency: Idempotency | None) -> Accepted:
     settings = parts.settings
     request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     for field, reason in NOT_OFFERED.items():
@@ -71,6 +108,8 @@ def accept(raw: bytes, parts: Parts, caller: ApiKey) -> Accepted:
     rung = due and parts.run_list.take_place()
     with parts.database.begin() as tx:
         job = submit(tx, spec, now, rung=rung)
+        if idempotency is not None:
+            remember(tx, idempotency, job)
     if rung:
         parts.dispatcher.ring(job.id)
     return Accepted(job, Document(job, spec.settings, spec.metadata, None))

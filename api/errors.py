@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import (
     CallerError,
+    IdempotencyConflict,
     JobNotFound,
     KeyRefused,
     ModelUnknown,
@@ -41,6 +42,7 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     NotAllowed:      (HTTPStatus.FORBIDDEN,                "permission_error"),
     JobNotFound:     (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
 }
 

@@ -54,6 +54,9 @@ def _check_model(client: httpx.Client, base: str, model: str, headers: Mapping[s
 def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
     name = "provider key"
     answer = client.get(f"{base.removesuffix('/v1')}/v2/billing", headers=headers)
+    if answer.status_code == 403 and "credit" not in _message(answer).lower():
+        # a key limited to calls may not be allowed to see the account; that says nothing about its calls
+        return doubtful(name, f"not checked: the balance is refused with HTTP 403: {_message(answer)}", "")
     if answer.status_code in {401, 403}:
         hint = "check BACKBURNER_PROVIDER_API_KEY: the key itself, its credit and its limits"
         return bad(name, f"refused with HTTP {answer.status_code}: {_message(answer)}", hint)

@@ -8,7 +8,9 @@
     │   ├── KeyRefused          401: no key, a wrong one, a revoked one
     │   ├── NotAllowed          403: the key lacks the scope
     │   ├── JobNotFound         404: no such response, or not the caller's
+    │   ├── IdempotencyConflict 422: the same Idempotency-Key with another body
     │   └── WrongState          400: the response is not in a status that allows this
+    ├── DuplicateRequest        a race under one Idempotency-Key was lost: answer with the winner's job
     ├── StaleJob                a race was lost: book the attempt's cost, leave the job alone
     └── SettingsError           a setting is wrong; the program does not start
 
@@ -74,8 +76,18 @@ class JobNotFound(CallerError):
     """There is no such response for this caller."""
 
 
+class IdempotencyConflict(CallerError):
+    """The Idempotency-Key has been used for another request."""
+
+    code = "idempotency_key_reused"
+
+
 class WrongState(CallerError):
     """The response's status does not allow what was asked."""
+
+
+class DuplicateRequest(BackburnerError):
+    """Another request with the same Idempotency-Key was accepted first; nothing of this one may be kept."""
 
 
 class StaleJob(BackburnerError):

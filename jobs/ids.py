@@ -4,9 +4,12 @@ The digits are a UUIDv7 (RFC 9562 section 5.7): its first 48 bits are the unix t
 keys are inserted in order and a span of time is a span of ids.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from uuid_utils import uuid7
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_id(prefix: str) -> str:
@@ -16,5 +19,5 @@ def new_id(prefix: str) -> str:
 
 def first_id_at(prefix: str, moment: datetime) -> str:
     """The smallest id that can have been made at `moment` (to the millisecond)."""
-    milliseconds = min(max(int(moment.timestamp() * 1000), 0), (1 << 48) - 1)
+    milliseconds = min(max((moment - EPOCH) // timedelta(milliseconds=1), 0), (1 << 48) - 1)
     return f"{prefix}_{milliseconds:012x}{0:020x}"

@@ -93,8 +93,8 @@ class GiveUp:
 
 def delay_before_retry(failures: int, backoff: Backoff, *, jitter: float, floor: timedelta | None) -> timedelta:
     """How long to wait after the `failures`-th failure (1, 2, ...), with `jitter` drawn from [0, 1)."""
-    ceiling = min(backoff.cap, backoff.base * 2 ** min(failures - 1, 30))
-    delay = timedelta(seconds=ceiling.total_seconds() * jitter)
+    ceiling = min(backoff.cap.total_seconds(), backoff.base.total_seconds() * 2 ** min(failures - 1, 30))
+    delay = timedelta(seconds=ceiling * jitter)
     return max(delay, floor) if floor is not None else delay
 
 
@@ -114,7 +114,7 @@ def next_step(
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
         pause = max(PAUSE, failure.retry_after or PAUSE)
-        return _unless_late(TryAgain(now + pause, job.failures), failure, job)
+        return _again_after(pause, now, job.failures, failure, job)
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
@@ -131,14 +131,14 @@ def next_step(
     delay = timedelta(0)
     if rule.delayed:
         delay = delay_before_retry(failures, backoff, jitter=jitter, floor=failure.retry_after)
-    return _unless_late(TryAgain(now + delay, failures), failure, job)
+    return _again_after(delay, now, failures, failure, job)
 
 
-def _unless_late(again: TryAgain, failure: Failure, job: Job) -> TryAgain | GiveUp:
-    if again.available_at < job.deadline_at:
-        return again
+def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failure, job: Job) -> TryAgain | GiveUp:
+    if delay < job.deadline_at - now:  # this way round, as a provider may ask for more years than a date can hold
+        return TryAgain(now + delay, failures)
     message = f"No attempt is possible before the deadline. The last one failed: {failure.message}"
-    return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, again.failures)
+    return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, failures)
 
 
 def _final_code(failure: Failure) -> str:

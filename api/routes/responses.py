@@ -61,6 +61,7 @@ ERRORS = _errors(
 HELD_ERRORS = _errors(
     {
         413: "The body is too large.",
+        422: "The Idempotency-Key was used with another body.",
         429: "A held response failed: the provider's rate limit.",
         502: "A held response failed at the provider.",
         504: "A held response was not finished by its deadline.",
@@ -76,10 +77,17 @@ router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
     responses={200: {"model": ResponseBody}, **HELD_ERRORS},
     openapi_extra={"requestBody": request_body()},
 )
-async def create(request: Request, parts: PartsDep, caller: Writer) -> Response:
+async def create(
+    request: Request,
+    parts: PartsDep,
+    caller: Writer,
+    idempotency_key: Annotated[
+        str | None, Header(description="sent again with the same body: the same response")
+    ] = None,
+) -> Response:
     """Accept a job; it is durable once this answers. Without `background` the answer comes when the job ends."""
     raw = await read_body(request, parts.settings.max_body_bytes)
-    accepted = await run_in_threadpool(accept, raw, parts, caller)
+    accepted = await run_in_threadpool(accept, raw, parts, caller, idempotency_key)
     job = accepted.job
     if job.background:
         return JSONResponse(render_response(accepted.document, None), headers=poll_hint(job))

@@ -161,6 +161,15 @@ answers = Table(
     Column("raw", LargeBinary),  # what the provider sent, byte for byte
 )
 
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("body_sha256", String, nullable=False),
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
 job_metadata = Table(
     "job_metadata",
     metadata,

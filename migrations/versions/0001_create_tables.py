@@ -201,6 +201,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_answers")),
     )
     op.create_table(
+        "idempotency_keys",
+        sa.Column("api_key_id", ByteOrdered(), nullable=False),
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("body_sha256", sa.String(), nullable=False),
+        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_idempotency_keys_api_key_id")),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("api_key_id", "key", name=op.f("pk_idempotency_keys")),
+    )
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_idempotency_keys_job_id"), ["job_id"], unique=False)
+
+    op.create_table(
         "job_metadata",
         sa.Column("job_id", ByteOrdered(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
@@ -228,6 +241,10 @@ def downgrade() -> None:
         batch_op.drop_index("ix_job_metadata_list")
 
     op.drop_table("job_metadata")
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_idempotency_keys_job_id"))
+
+    op.drop_table("idempotency_keys")
     op.drop_table("answers")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_jobs_list_by_status")

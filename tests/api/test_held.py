@@ -154,12 +154,16 @@ def test_a_job_that_ends_before_anyone_waits_is_answered_at_once(tenant: Tenant,
 
 
 def test_a_server_that_stops_says_so_and_that_nothing_is_to_be_sent_again(server: Server, hand: Hand) -> None:
-    with serve(server.settings) as stopping, a_tenant(stopping) as tenant, ThreadPoolExecutor(1) as pool:
-        with held(tenant) as (job_id, answer):
-            waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
-            await_until(lambda: len(stopping.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
-            stopping.stop()
-            let_go, told = answer.result(10), waiter.result(10)
+    with (
+        serve(server.settings) as stopping,
+        a_tenant(stopping) as tenant,
+        ThreadPoolExecutor(1) as pool,
+        held(tenant) as (job_id, answer),
+    ):
+        waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
+        await_until(lambda: len(stopping.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
+        stopping.stop()
+        let_go, told = answer.result(10), waiter.result(10)
     assert job_id in assert_error(let_go, 503, type_="server_error", code="service_unavailable")
     assert told.status_code == 503
     assert told.headers["retry-after"] == "2"

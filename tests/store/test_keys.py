@@ -97,7 +97,7 @@ class TestBootstrap:
             with database.begin() as tx:
                 ensure_bootstrap_key(tx, secret, START)
 
-        for _ in range(10):
+        for _ in range(30):
             race(lambda: start(secrets[0]), lambda: start(secrets[1]))
             with database.begin() as tx:
                 assert find_key(tx, secrets[0]) or find_key(tx, secrets[1])

@@ -28,8 +28,6 @@ from tests.support.plans import Statement, captured, explain
 from tests.support.records import ANSWER, MODEL
 from worker.maintenance import deadlines, pruner
 
-pytestmark = pytest.mark.xdist_group("plans")  # filled once
-
 JOBS = 20_000
 KEYS = 40
 IDLE_KEYS = 1_000
@@ -231,7 +229,7 @@ def run_and_capture(world: World, run: Callable[[Connection, World], object]) ->
 
 def check(world: World, statements: list[Statement], *, sorts: bool = False) -> None:
     indexes: set[str] = set()
-    for statement in statements:
+    for statement in {each.sql: each for each in statements}.values():
         for generic in (False, True)[: 1 if world.database.is_sqlite else 2]:
             plan = explain(world.database, statement, generic=generic)
             told = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"

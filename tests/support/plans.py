@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, text
+import psycopg
+from sqlalchemy import Connection, Engine, event
 
 from jobs.store import tables
 from jobs.store.database import Database
@@ -86,7 +87,10 @@ def _of_postgresql(tx: Connection, statement: Statement, *, generic: bool) -> Pl
     if generic:
         names: dict[str, int] = {}
         sql = PARAMETER.sub(lambda found: f"${names.setdefault(found[1], len(names) + 1)}", statement.sql)
-        [[found]] = tx.execute(text(f"EXPLAIN (GENERIC_PLAN, VERBOSE, FORMAT JSON) {sql}".replace(":", r"\:")))
+        driver = tx.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        explaining = f"EXPLAIN (GENERIC_PLAN, VERBOSE, FORMAT JSON) {sql}".encode()
+        [[found]] = driver.execute(explaining, prepare=False).fetchall()
     else:
         [[found]] = tx.exec_driver_sql(f"EXPLAIN (VERBOSE, FORMAT JSON) {statement.sql}", _one_of(statement.parameters))
     plan = Plan(text=json.dumps(found, indent=1))

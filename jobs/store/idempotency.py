@@ -1,0 +1,69 @@
+"""`Idempotency-Key`: a request sent again is answered with the job that it made the first time.
+
+A key is remembered for as long as its response is kept, and belongs to one API key.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobs.errors import DuplicateRequest, IdempotencyConflict
+from jobs.job import Job
+from jobs.store import tables
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """The client's key, whose it is, and the SHA-256 of the body that it was sent with."""
+
+    api_key_id: str
+    key: str
+    body_sha256: str
+
+    @classmethod
+    def of(cls, api_key_id: str, key: str, body: bytes) -> "Idempotency":
+        """The key of a request with `body`."""
+        return cls(api_key_id, key, hashlib.sha256(body).hexdigest())
+
+
+def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
+    """The id of the job that an earlier request under this key made.
+
+    Raises:
+        IdempotencyConflict: that request had another body.
+    """
+    row = tables.idempotency_keys.c
+    query = select(row.job_id, row.body_sha256).where(
+        row.api_key_id == idempotency.api_key_id, row.key == idempotency.key
+    )
+    found = tx.execute(query).one_or_none()
+    if found is None:
+        return None
+    if found.body_sha256 != idempotency.body_sha256:
+        raise IdempotencyConflict(
+            "This Idempotency-Key was used for a request with another body. Use a fresh key for a fresh request.",
+            "Idempotency-Key",
+        )
+    job_id: str = found.job_id
+    return job_id
+
+
+def remember(tx: Connection, idempotency: Idempotency, job: Job) -> None:
+    """Bind the key to the job that this transaction makes.
+
+    Raises:
+        DuplicateRequest: another transaction was first; roll this one back.
+    """
+    dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
+    binding = dialect.insert(tables.idempotency_keys).values(
+        api_key_id=idempotency.api_key_id,
+        key=idempotency.key,
+        body_sha256=idempotency.body_sha256,
+        job_id=job.id,
+    )
+    # asked for what it wrote: the row count of an INSERT is not to be had on PostgreSQL
+    written = tx.execute(binding.on_conflict_do_nothing().returning(tables.idempotency_keys.c.job_id)).first()
+    if written is None:
+        raise DuplicateRequest(idempotency.key)

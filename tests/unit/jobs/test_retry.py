@@ -1,0 +1,276 @@
+"""What follows a failed attempt: every rule, the delays, and the deadline."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
+from jobs.job import Job, OnUnknownOutcome, Truncation
+from jobs.lifecycle import Status
+from jobs.retry import PAUSE, RULES, Again, Backoff, GiveUp, TryAgain, delay_before_retry, next_step
+
+NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+BACKOFF = Backoff(base=2 * SECOND, cap=300 * SECOND)
+# fmt: off
+DESIGNED = [
+    (ErrorKind.UNREACHABLE,       Again.COUNTED,    Billed.NO,      "provider_unavailable"),
+    (ErrorKind.RATE_LIMITED,      Again.COUNTED,    Billed.NO,      "rate_limit_exceeded"),
+    (ErrorKind.OVERLOADED,        Again.COUNTED,    Billed.NO,      "provider_unavailable"),
+    (ErrorKind.BAD_CREDENTIALS,   Again.UNCOUNTED,  Billed.NO,      "provider_auth"),
+    (ErrorKind.OUT_OF_CREDIT,     Again.UNCOUNTED,  Billed.NO,      "provider_quota"),
+    (ErrorKind.REJECTED,          Again.NEVER,      Billed.NO,      "provider_rejected"),
+    (ErrorKind.MODEL_UNAVAILABLE, Again.NEVER,      Billed.NO,      "model_unavailable"),
+    (ErrorKind.CONTEXT_OVERFLOW,  Again.NEVER,      Billed.NO,      "context_length_exceeded"),
+    (ErrorKind.INTERRUPTED,       Again.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
+    (ErrorKind.SERVER_ERROR,      Again.IF_ALLOWED, Billed.UNKNOWN, "server_error"),
+    (ErrorKind.GATEWAY_TIMEOUT,   Again.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
+    (ErrorKind.CALL_DEADLINE,     Again.IF_ALLOWED, Billed.UNKNOWN, "deadline_exceeded"),
+    (ErrorKind.MALFORMED_ANSWER,  Again.IF_ALLOWED, Billed.LIKELY,  "malformed_answer"),
+    (ErrorKind.ANSWER_FAILED,     Again.COUNTED,    Billed.UNKNOWN, "server_error"),
+    (ErrorKind.ANSWER_REFUSED,    Again.NEVER,      Billed.UNKNOWN, "provider_rejected"),
+    (ErrorKind.EMPTY_OUTPUT,      Again.NEVER,      Billed.YES,     "empty_output"),
+    (ErrorKind.LOST,              Again.IF_ALLOWED, Billed.UNKNOWN, "outcome_unknown"),
+    (ErrorKind.JOB_DEADLINE,      Again.NEVER,      Billed.UNKNOWN, "deadline_exceeded"),
+]
+# fmt: on
+NO_DELAY = Backoff(timedelta(0), timedelta(0))
+JOB = Job(
+    id="resp_1",
+    api_key_id="key_1",
+    model="openai/o3-pro",
+    status=Status.IN_PROGRESS,
+    attempt=1,
+    failures=0,
+    max_attempts=5,
+    on_unknown_outcome=OnUnknownOutcome.RETRY,
+    truncation=Truncation.DISABLED,
+    truncation_applied=None,
+    background=True,
+    priority=5,
+    created_at=NOW,
+    updated_at=NOW,
+    available_at=NOW,
+    deadline_at=NOW + timedelta(days=1),
+    rung_at=None,
+    started_at=NOW,
+    completed_at=None,
+    worker_id="wrk_1",
+    provider_response_id=None,
+    provider_model=None,
+    incomplete_reason=None,
+    error_code=None,
+    error_kind=None,
+    error_message=None,
+    error_param=None,
+    error_http_status=None,
+    usage=None,
+    cost=None,
+)
+REPEATED = [kind for kind in ErrorKind if RULES[kind].again in {Again.COUNTED, Again.IF_ALLOWED}]
+PAUSED = [kind for kind in ErrorKind if RULES[kind].again is Again.UNCOUNTED]
+FINAL = [kind for kind in ErrorKind if RULES[kind].again is Again.NEVER]
+MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].again is Again.IF_ALLOWED]
+
+
+def step(kind: ErrorKind, job: Job = JOB, failure: dict[str, Any] | None = None, **options: Any) -> TryAgain | GiveUp:
+    failed = Failure(kind, "What the provider said.", **(failure or {}))
+    return next_step(failed, job, **{"backoff": BACKOFF, "now": NOW, "jitter": 0.5, **options})
+
+
+@pytest.mark.parametrize(("kind", "again", "billed", "code"), DESIGNED)
+def test_the_table_stands_as_designed(kind: ErrorKind, again: Again, billed: Billed, code: str) -> None:
+    """Each row is a promise to whoever pays; a change of one has to be made twice, on purpose."""
+    assert (RULES[kind].again, RULES[kind].billed, ERROR_CODES[kind]) == (again, billed, code)
+
+
+def test_every_kind_has_a_rule_and_a_code() -> None:
+    assert set(RULES) == set(ERROR_CODES) == set(ErrorKind)
+
+
+class TestRepeated:
+    @pytest.mark.parametrize("kind", REPEATED)
+    def test_the_first_failure_is_followed_by_another_attempt(self, kind: ErrorKind) -> None:
+        expected = NOW + SECOND if RULES[kind].delayed else NOW
+        assert step(kind) == TryAgain(expected, failures=1)
+
+    @pytest.mark.parametrize("kind", REPEATED)
+    def test_the_last_is_not(self, kind: ErrorKind) -> None:
+        allowed = RULES[kind].tries or JOB.max_attempts
+        assert isinstance(step(kind, replace(JOB, failures=allowed - 2)), TryAgain)
+        assert step(kind, replace(JOB, failures=allowed - 1)) == GiveUp(
+            ERROR_CODES[kind], "What the provider said.", failures=allowed
+        )
+
+    @pytest.mark.parametrize("kind", REPEATED)
+    def test_one_attempt_in_all_means_one(self, kind: ErrorKind) -> None:
+        assert step(kind, replace(JOB, max_attempts=1)) == GiveUp(ERROR_CODES[kind], "What the provider said.", 1)
+
+    def test_a_request_cannot_raise_the_cap_of_a_kind(self) -> None:
+        patient = replace(JOB, max_attempts=20, failures=1)
+        assert isinstance(step(ErrorKind.GATEWAY_TIMEOUT, patient), GiveUp)
+        assert isinstance(step(ErrorKind.SERVER_ERROR, patient), TryAgain)
+
+    @pytest.mark.parametrize("kind", MAYBE_BILLED)
+    def test_at_most_once_is_not_repeated_and_says_why(self, kind: ErrorKind) -> None:
+        gave_up = step(kind, replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL))
+        assert isinstance(gave_up, GiveUp)
+        assert (gave_up.code, gave_up.failures) == ("outcome_unknown", 1)
+        assert "billed" in gave_up.message
+        assert "What the provider said." in gave_up.message
+
+    @pytest.mark.parametrize("kind", sorted(set(REPEATED) - set(MAYBE_BILLED)))
+    def test_at_most_once_still_repeats_what_cannot_have_been_billed(self, kind: ErrorKind) -> None:
+        assert isinstance(step(kind, replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL)), TryAgain)
+
+
+class TestPaused:
+    """A provider that refuses our key or our credit: that is the operator's to mend, not the job's failure."""
+
+    @pytest.mark.parametrize("kind", PAUSED)
+    @pytest.mark.parametrize("failures", [0, 4, 100])
+    def test_no_attempt_is_used_up(self, kind: ErrorKind, failures: int) -> None:
+        job = replace(JOB, failures=failures, on_unknown_outcome=OnUnknownOutcome.FAIL)
+        assert step(kind, job) == TryAgain(NOW + PAUSE, failures)
+
+    @pytest.mark.parametrize(("asked", "given"), [(SECOND, PAUSE), (PAUSE + SECOND, PAUSE + SECOND), (None, PAUSE)])
+    def test_retry_after_lengthens_the_pause(self, asked: timedelta | None, given: timedelta) -> None:
+        assert step(ErrorKind.OUT_OF_CREDIT, failure={"retry_after": asked}) == TryAgain(NOW + given, 0)
+
+    def test_it_waits_no_longer_than_to_the_deadline(self) -> None:
+        gave_up = step(ErrorKind.OUT_OF_CREDIT, replace(JOB, failures=2, deadline_at=NOW + PAUSE))
+        assert isinstance(gave_up, GiveUp)
+        assert (gave_up.code, gave_up.failures) == ("deadline_exceeded", 2)
+
+
+class TestFinal:
+    @pytest.mark.parametrize("kind", FINAL)
+    def test_it_is_not_repeated(self, kind: ErrorKind) -> None:
+        assert step(kind) == GiveUp(ERROR_CODES[kind], "What the provider said.", failures=1)
+
+    def test_the_providers_own_code_is_kept_when_its_answer_named_one(self) -> None:
+        refused = step(ErrorKind.ANSWER_REFUSED, failure={"provider_code": "invalid_image"})
+        assert isinstance(refused, GiveUp)
+        assert refused.code == "invalid_image"
+        rejected = step(ErrorKind.REJECTED, failure={"provider_code": "unsupported_value"})
+        assert isinstance(rejected, GiveUp)
+        assert rejected.code == "provider_rejected"
+
+
+class TestOverflow:
+    def test_without_the_policy_it_fails(self) -> None:
+        assert isinstance(step(ErrorKind.CONTEXT_OVERFLOW), GiveUp)
+
+    def test_with_it_the_next_attempt_truncates_at_once(self) -> None:
+        again = step(ErrorKind.CONTEXT_OVERFLOW, widen_on_overflow=True)
+        assert again == TryAgain(NOW, failures=1, truncation=Truncation.AUTO)
+
+    @pytest.mark.parametrize(
+        "job",
+        [
+            replace(JOB, truncation=Truncation.AUTO),
+            replace(JOB, truncation_applied=Truncation.AUTO),
+            replace(JOB, max_attempts=1),
+            replace(JOB, failures=4),
+        ],
+    )
+    def test_once_and_only_while_attempts_are_left(self, job: Job) -> None:
+        gave_up = step(ErrorKind.CONTEXT_OVERFLOW, job, widen_on_overflow=True)
+        assert isinstance(gave_up, GiveUp)
+        assert gave_up.code == "context_length_exceeded"
+
+    @pytest.mark.parametrize("kind", sorted(set(ErrorKind) - {ErrorKind.CONTEXT_OVERFLOW}))
+    def test_the_policy_touches_nothing_else(self, kind: ErrorKind) -> None:
+        assert step(kind, widen_on_overflow=True) == step(kind)
+
+
+class TestDelay:
+    @pytest.mark.parametrize(("failures", "seconds"), [(1, 2), (2, 4), (3, 8), (8, 256), (9, 300), (1000, 300)])
+    def test_the_ceiling_doubles_up_to_the_cap(self, failures: int, seconds: float) -> None:
+        delay = delay_before_retry(failures, BACKOFF, jitter=0.999, floor=None)
+        assert delay == timedelta(seconds=seconds * 0.999)
+
+    def test_full_jitter_may_wait_for_nothing(self) -> None:
+        assert delay_before_retry(9, BACKOFF, jitter=0, floor=None) == timedelta(0)
+
+    @pytest.mark.parametrize(("asked", "given"), [(10, 10), (1, 1), (0, 1)])
+    def test_retry_after_is_a_floor(self, asked: int, given: int) -> None:
+        assert step(ErrorKind.RATE_LIMITED, failure={"retry_after": asked * SECOND}) == TryAgain(
+            NOW + given * SECOND, failures=1
+        )
+
+    def test_it_may_go_beyond_the_cap(self) -> None:
+        delay = delay_before_retry(1, BACKOFF, jitter=0.5, floor=timedelta(hours=1))
+        assert delay == timedelta(hours=1)
+
+    def test_a_lost_call_is_repeated_at_once(self) -> None:
+        assert step(ErrorKind.LOST, failure={"retry_after": SECOND}) == TryAgain(NOW, failures=1)
+
+    @given(
+        failures=st.integers(1, 10_000),
+        jitter=st.floats(0, 1, exclude_max=True),
+        base=st.timedeltas(timedelta(0), timedelta(days=1)),
+        cap=st.timedeltas(timedelta(0), timedelta(days=1)),
+        floor=st.none() | st.timedeltas(timedelta(0), timedelta.max),
+    )
+    def test_it_stays_between_its_bounds(
+        self, failures: int, jitter: float, base: timedelta, cap: timedelta, floor: timedelta | None
+    ) -> None:
+        delay = delay_before_retry(failures, Backoff(base, cap), jitter=jitter, floor=floor)
+        assert (floor or timedelta(0)) <= delay <= max(cap, floor or timedelta(0))
+
+
+class TestDeadline:
+    def test_a_retry_that_could_not_begin_in_time_is_not_waited_for(self) -> None:
+        gave_up = step(ErrorKind.RATE_LIMITED, replace(JOB, deadline_at=NOW + SECOND))
+        assert isinstance(gave_up, GiveUp)
+        assert (gave_up.code, gave_up.failures) == ("deadline_exceeded", 1)
+        assert "What the provider said." in gave_up.message
+
+    def test_one_that_just_can_is(self) -> None:
+        job = replace(JOB, deadline_at=NOW + SECOND + timedelta(microseconds=1))
+        assert step(ErrorKind.RATE_LIMITED, job) == TryAgain(NOW + SECOND, failures=1)
+
+    @pytest.mark.parametrize("kind", [ErrorKind.RATE_LIMITED, ErrorKind.OUT_OF_CREDIT])
+    def test_a_provider_that_asks_for_an_age_is_not_obeyed(self, kind: ErrorKind) -> None:
+        gave_up = step(kind, failure={"retry_after": timedelta.max})
+        assert isinstance(gave_up, GiveUp)
+        assert gave_up.code == "deadline_exceeded"
+
+
+@given(
+    kind=st.sampled_from(ErrorKind),
+    job=st.builds(
+        replace,
+        st.just(JOB),
+        failures=st.integers(0, 30),
+        max_attempts=st.integers(1, 20),
+        on_unknown_outcome=st.sampled_from(OnUnknownOutcome),
+        truncation=st.sampled_from(Truncation),
+        truncation_applied=st.none() | st.sampled_from(Truncation),
+        deadline_at=st.timedeltas(-timedelta(days=1), timedelta(days=365)).map(lambda span: NOW + span),
+    ),
+    retry_after=st.none() | st.timedeltas(timedelta(0), timedelta.max),
+    jitter=st.floats(0, 1, exclude_max=True),
+    widen=st.booleans(),
+    backoff=st.sampled_from([BACKOFF, NO_DELAY]),
+)
+def test_whatever_happens_the_end_comes(
+    kind: ErrorKind, job: Job, retry_after: timedelta | None, jitter: float, widen: bool, backoff: Backoff
+) -> None:
+    """A next attempt is never in the past or behind the deadline, and a counted failure brings the end nearer."""
+    options = {"jitter": jitter, "widen_on_overflow": widen, "backoff": backoff}
+    decided = step(kind, job, {"retry_after": retry_after}, **options)
+    paused = RULES[kind].again is Again.UNCOUNTED
+    assert decided.failures == job.failures + (not paused)
+    if isinstance(decided, TryAgain):
+        assert decided.available_at >= NOW
+        assert decided.available_at < job.deadline_at or kind is ErrorKind.CONTEXT_OVERFLOW
+        assert paused or decided.failures < job.max_attempts
+    else:
+        assert decided.code
+        assert decided.message

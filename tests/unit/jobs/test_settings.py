@@ -1,0 +1,191 @@
+"""Settings fail at start, naming every wrong variable and repeating no value."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.job import OnUnknownOutcome, Truncation
+from jobs.settings import PREFIX, Settings, Transport, load_settings, render_example, variable_of
+
+SECRET = "hunter2-and-more"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No variable of the machine and no `.env` but the test's own."""
+    for name in (*map(variable_of, Settings.model_fields), "AIMLAPI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    return str(error.value)
+
+
+class TestDefaults:
+    def test_everything_has_one(self, clean: Path) -> None:
+        settings = load_settings()
+        assert (settings.host, settings.port, settings.models) == ("127.0.0.1", 8000, ["openai/o3-pro"])
+        assert settings.provider_base_url == "https://api.aimlapi.com/v1"
+        assert (settings.provider_api_key, settings.api_key) == (None, None)
+        assert (settings.provider_transport, settings.worker_concurrency) == (Transport.PLAIN, 100)
+        assert (settings.max_attempts, settings.max_attempts_limit) == (5, 20)
+        assert (settings.retry_base_seconds, settings.retry_max_seconds) == (2, 300)
+        assert (settings.call_deadline, settings.job_deadline_seconds) == (timedelta(minutes=30), 86_400)
+        assert settings.worker_timeout == timedelta(seconds=10)
+        assert settings.on_unknown_outcome is OnUnknownOutcome.RETRY
+        assert (settings.truncation, settings.truncation_on_overflow) == (Truncation.DISABLED, "fail")
+        assert (settings.webhook_allow_http, settings.webhook_allow_networks) == (False, [])
+        assert (settings.retention_days, settings.max_body_bytes) == (30, 10_485_760)
+        assert settings.database == f"sqlite:///{clean / '.backburner' / 'backburner.db'}"
+        assert settings.broker == settings.redis
+
+    def test_the_example_holds_every_variable_with_its_default(
+        self, clean: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Taken as it is, with every line enabled, it changes nothing."""
+        defaults = load_settings()
+        example = render_example()
+        assert set(re.findall(r"^#([A-Z_]+)=", example, re.MULTILINE)) == set(map(variable_of, Settings.model_fields))
+        (clean / ".env").write_text(re.sub(r"^#([A-Z_]+=)", r"\1", example, flags=re.MULTILINE))
+        assert load_settings() == defaults
+
+
+class TestReading:
+    def test_a_file_is_read_and_the_environment_goes_first(self, clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (clean / ".env").write_text("BACKBURNER_PORT=1234\nBACKBURNER_HOST=::1\n")
+        monkeypatch.setenv("BACKBURNER_PORT", "4321")
+        settings = load_settings()
+        assert (settings.host, settings.port) == ("::1", 4321)
+
+    def test_what_is_given_in_code_goes_before_both(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_PORT", "4321")
+        assert load_settings(port=0).port == 0
+
+    def test_lists_are_separated_by_commas(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_MODELS", " a/b, c ,,d ")
+        monkeypatch.setenv("BACKBURNER_WEBHOOK_ALLOW_NETWORKS", "127.0.0.0/8, ::1/128")
+        settings = load_settings()
+        assert settings.models == ["a/b", "c", "d"]
+        assert list(map(str, settings.webhook_allow_networks)) == ["127.0.0.0/8", "::1/128"]
+
+    @pytest.mark.parametrize("name", ["BACKBURNER_PROVIDER_API_KEY", "AIMLAPI_API_KEY"])
+    def test_the_providers_key_has_two_names(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(name, SECRET)
+        key = load_settings().provider_api_key
+        assert key is not None
+        assert key.get_secret_value() == SECRET
+
+    def test_an_empty_variable_counts_as_unset_where_unset_means_something(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Compose files pass variables on as empty strings."""
+        defaults = load_settings()
+        for name in ("DATABASE_URL", "REDIS_URL", "BROKER_URL", "API_KEY", "PROVIDER_API_KEY", "LOG_FORMAT"):
+            monkeypatch.setenv(PREFIX + name, "")
+        assert load_settings() == defaults
+
+    def test_a_trailing_slash_of_the_provider_does_no_harm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_PROVIDER_BASE_URL", "http://127.0.0.1:9/v1//")
+        assert load_settings().provider_base_url == "http://127.0.0.1:9/v1"
+
+    def test_variables_of_others_are_left_alone(self, clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PORT", "1")
+        monkeypatch.setenv("BACKBURNER_TEST_POSTGRES_URL", "x")
+        (clean / ".env").write_text("SOMETHING_ELSE=1\n")
+        assert load_settings().port == 8000
+
+
+WRONG = {
+    "PROVIDER_BASE_URL": ["", "api.aimlapi.com", "ftp://x"],
+    "PROVIDER_TRANSPORT": ["carrier-pigeon", ""],
+    "MODELS": ["", " , "],
+    "DATABASE_URL": [
+        "not a url",
+        f"mysql://root:{SECRET}@localhost/x",
+        f"postgresql://root:{SECRET}/slash@localhost/x",
+        f"postgresql://root:{SECRET}@localhost:port/x",
+    ],
+    "HOST": [""],
+    "PORT": ["", "-1", "65536", "eighty", "80.5"],
+    "WORKER_CONCURRENCY": ["0", "100001", "many"],
+    "MAX_ATTEMPTS": ["0", "1001"],
+    "MAX_ATTEMPTS_LIMIT": ["0"],
+    "RETRY_BASE_SECONDS": ["-1", "nan", "inf"],
+    "RETRY_MAX_SECONDS": ["-1", "nan"],
+    "CALL_DEADLINE_SECONDS": ["0", "-5", "nan", "1e9"],
+    "JOB_DEADLINE_SECONDS": ["0", "1e12", "inf"],
+    "ON_UNKNOWN_OUTCOME": ["maybe", "Retry"],
+    "TRUNCATION": ["none"],
+    "TRUNCATION_ON_OVERFLOW": ["disabled"],
+    "WORKER_TIMEOUT_SECONDS": ["0.5", "nan"],
+    "SHUTDOWN_GRACE_SECONDS": ["-1"],
+    "WEBHOOK_ALLOW_HTTP": ["perhaps"],
+    "WEBHOOK_ALLOW_NETWORKS": ["localhost", "127.0.0.1/8", "10.0.0.0/33"],
+    "RETENTION_DAYS": ["0", "nan"],
+    "MAX_BODY_BYTES": ["1", "10MB"],
+    "LOG_FORMAT": ["xml"],
+    "LOG_LEVEL": ["loud"],
+}
+
+
+class TestWrong:
+    @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+    def test_the_variable_is_named_and_its_value_is_not_repeated(
+        self, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        message = refused(monkeypatch, **{name: value})
+        head, *lines = message.splitlines()
+        assert head == "Settings are wrong:"
+        assert len(lines) == 1
+        assert re.fullmatch(rf"  {PREFIX}{name}: \S.*", lines[0])
+        assert SECRET not in message
+
+    def test_all_are_named_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        variables = {name: values[0] for name, values in WRONG.items()}
+        lines = refused(monkeypatch, **variables).splitlines()[1:]
+        assert {line.split(":")[0].strip() for line in lines} == {PREFIX + name for name in variables}
+        assert len(lines) == len(variables)
+
+    def test_those_of_a_file_as_well(self, clean: Path) -> None:
+        (clean / ".env").write_text("BACKBURNER_PORT=no\nBACKBURNER_MODELS=\n")
+        with pytest.raises(SettingsError) as error:
+            load_settings()
+        assert {line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]} == {
+            "BACKBURNER_PORT",
+            "BACKBURNER_MODELS",
+        }
+
+    def test_the_cause_carries_no_value_into_a_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_DATABASE_URL", f"mysql://root:{SECRET}@localhost/x")
+        with pytest.raises(SettingsError) as error:
+            load_settings()
+        assert error.value.__cause__ is None
+        assert error.value.__suppress_context__
+
+
+class TestSecrets:
+    VARIABLES = ("PROVIDER_API_KEY", "API_KEY", "DATABASE_URL", "REDIS_URL", "BROKER_URL")
+
+    def test_none_shows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in self.VARIABLES:
+            value = SECRET if name.endswith("KEY") else f"postgresql://root:{SECRET}@localhost/x"
+            monkeypatch.setenv(PREFIX + name, value)
+        settings = load_settings()
+        for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):
+            assert SECRET not in shown
+        assert SECRET in settings.database
+        assert SECRET in settings.broker
+        assert SECRET in settings.redis
+
+    def test_the_example_names_none(self) -> None:
+        assert "bb_" not in render_example()
+        assert re.search(r"^#BACKBURNER_API_KEY=$", render_example(), re.MULTILINE)
