@@ -54,12 +54,8 @@ def _check_model(client: httpx.Client, base: str, model: str, headers: Mapping[s
 def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
     name = "provider key"
     answer = client.get(f"{base.removesuffix('/v1')}/v2/billing", headers=headers)
-    if answer.status_code == 403 and "credit" not in _message(answer).lower():
-        # a key limited to calls may not be allowed to see the account; that says nothing about its calls
-        return doubtful(name, f"not checked: the balance is refused with HTTP 403: {_message(answer)}", "")
     if answer.status_code in {401, 403}:
-        hint = "check BACKBURNER_PROVIDER_API_KEY: the key itself, its credit and its limits"
-        return bad(name, f"refused with HTTP {answer.status_code}: {_message(answer)}", hint)
+        return _refused(name, answer)
     if answer.status_code in {404, 405}:
         return doubtful(name, "not checked: this provider has no such route", "")
     if not answer.is_success:
@@ -70,6 +66,14 @@ def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> F
     if balance < LOW_BALANCE_USD:
         return doubtful(name, f"accepted, balance {balance:,.2f} USD", "top up: calls are refused without credit")
     return good(name, f"accepted, balance {balance:,.2f} USD")
+
+
+def _refused(name: str, answer: httpx.Response) -> Finding:
+    message = f"refused with HTTP {answer.status_code}: {_message(answer)}"
+    if answer.status_code == 403 and "credit" not in message.lower():
+        # a key limited to calls may not be allowed to see the account; that says nothing about its calls
+        return doubtful(name, f"not checked, the balance is {message}", "")
+    return bad(name, message, "check BACKBURNER_PROVIDER_API_KEY: the key itself, its credit and its limits")
 
 
 def _find(body: Mapping[str, Any], model: str) -> Mapping[str, Any] | None:

@@ -33,23 +33,30 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _empty_is_absent(value: object) -> object:
-    return None if value == "" else value
+def _networks(value: object) -> object:
+    try:
+        return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
+    except ValueError:
+        raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
 
 
 CommaSeparated = BeforeValidator(_split)
-EmptyIsAbsent = BeforeValidator(_empty_is_absent)
 
 
 class Settings(BaseSettings):
-    """The settings of every process, from `BACKBURNER_*` variables and `.env`."""
+    """The settings of every process, from `BACKBURNER_*` variables and `.env`; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore", populate_by_name=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
     )
 
     provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
-    provider_api_key: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+    provider_api_key: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", "AIMLAPI_API_KEY"),
         description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
@@ -60,20 +67,16 @@ class Settings(BaseSettings):
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
     )
-    database_url: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
-        None, description="SQLAlchemy URL; empty means SQLite in the data dir"
-    )
+    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; empty means SQLite in the data dir")
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
     )
-    broker_url: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
-        None, description="any broker that Celery supports; empty means REDIS_URL"
-    )
+    broker_url: SecretStr | None = Field(None, description="any broker that Celery supports; empty means REDIS_URL")
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
     port: int = Field(8000, ge=0, le=65535, description="where the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
-    api_key: Annotated[SecretStr | None, EmptyIsAbsent] = Field(
+    api_key: SecretStr | None = Field(
         None, description="bootstrap key with every scope; `up` generates one on first start"
     )
     worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
@@ -108,12 +111,12 @@ class Settings(BaseSettings):
         description="how long a stopping worker lets its calls finish before it hands them back",
     )
     webhook_allow_http: bool = Field(default=False, description="let webhook receivers be plain http")
-    webhook_allow_networks: Annotated[list[IPv4Network | IPv6Network], NoDecode, CommaSeparated] = Field(
-        [], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8"
-    )
+    webhook_allow_networks: Annotated[
+        list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks), CommaSeparated
+    ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
     retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests get 413")
-    log_format: Annotated[Literal["console", "json"] | None, EmptyIsAbsent] = Field(
+    log_format: Literal["console", "json"] | None = Field(
         None, description="console or json; empty means console on a terminal, else json"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
@@ -132,19 +135,11 @@ class Settings(BaseSettings):
             return None
         try:
             backend = make_url(value.get_secret_value()).get_backend_name()
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # of which the latter would repeat what stands where the port should
             raise ValueError("expected a SQLAlchemy URL such as postgresql://user:password@host/name") from None
         if backend not in {"sqlite", "postgresql"}:
             raise ValueError("expected sqlite or postgresql")
         return value
-
-    @field_validator("webhook_allow_networks", mode="before")
-    @classmethod
-    def _networks(cls, value: object) -> object:
-        try:
-            return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
-        except ValueError:
-            raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
 
     @property
     def database(self) -> str:
