@@ -169,7 +169,7 @@ def test_the_document_names_every_route_and_how_to_call_it() -> None:
         assert operation["summary"]
         assert operation["description"]
         assert ("security" in operation) == path.startswith("/v1")
-        assert "422" not in operation["responses"]
+    assert "HTTPValidationError" not in document()["components"]["schemas"]  # FastAPI's own shape never leaves
 
 
 def test_the_page_shows_the_document(server: Server) -> None:
