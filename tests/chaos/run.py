@@ -65,7 +65,7 @@ class Run:
         begun = time.monotonic()
         with ThreadPoolExecutor(SUBMITTERS + POLLERS + 60) as threads:
             watchers = [threads.submit(self._poll, number) for number in range(POLLERS)]
-            watchers.append(threads.submit(self._watch_broker))
+            watchers += [threads.submit(self._watch_broker), threads.submit(self._supervise)]
             faults = threads.submit(self._inflict_all, threads)
             submitters = [threads.submit(self._submit_share, number, threads) for number in range(SUBMITTERS)]
             try:
@@ -197,6 +197,11 @@ class Run:
     def _inflict(self, name: str, act: Callable[[], bool]) -> None:
         if act():
             self.seen.faults[name] += 1
+
+    def _supervise(self) -> None:
+        while not self._over.wait(0.5):
+            for name in self._world.supervise():
+                self.seen.faults[f"{name} did not start"] += 1
 
     def _drain(self, seconds: float) -> float:
         begun = time.monotonic()

@@ -210,10 +210,27 @@ class World:
             self._servers_busy.release()
         return True
 
+    def supervise(self) -> list[str]:
+        """Start again what ended by itself, as an operator's supervisor would, and return the names.
+
+        A process may refuse to start while the database is away; one that had begun to work must not end.
+        """
+        ended = []
+        for slot in (*self.apis, *self.workers):
+            if slot.process.popen.poll() is None or not slot.busy.acquire(blocking=False):
+                continue
+            try:
+                if (status := slot.process.popen.poll()) is not None:
+                    output = slot.process.output
+                    had_begun = "worker registered" in output or "Application startup complete" in output
+                    assert not had_begun, f"a {slot.name} ended by itself with {status}:\n{output[-20_000:]}"
+                    slot.start()
+                    ended.append(slot.name)
+            finally:
+                slot.busy.release()
+        return ended
+
     def heal(self) -> None:
-        """Everything runs and every link flows; a process that ended by itself is a violation."""
+        """Every link flows."""
         for link in self.links.values():
             link.flow()
-        for slot in (*self.apis, *self.workers):
-            ended = slot.process.popen.poll()
-            assert ended is None, f"a {slot.name} ended by itself with {ended}:\n" + "\n".join(slot.lines()[-200:])
