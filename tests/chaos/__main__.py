@@ -40,8 +40,8 @@ def chaos(jobs: int, seed: int, pace: float, *, pausing: bool = True) -> str:
 
 def summary(seed: int, seen: Seen, record: Record) -> str:
     lines = [
-        f"seed {seed}: {len(seen.acknowledged)} jobs acknowledged, {len(record.jobs)} rows, {seen.seconds:.0f} s,"
-        f" drained {seen.drain_seconds:.0f} s after the last fault",
+        f"seed {seed}: {len(seen.acknowledged)} jobs acknowledged, {len(record.jobs)} rows",
+        f"  {seen.seconds:.0f} s in all, the last {seen.drain_seconds:.0f} s without faults until everything had ended",
         f"  faults: {dict(seen.faults.most_common())}",
         f"  submits not acknowledged: {dict(seen.refused)}; cancels answered: {len(seen.cancelled)}",
         *(f"  {name}: {value}" for name, value in record.figures.items()),

@@ -3,6 +3,7 @@
 import base64
 import random
 import re
+import socket
 import threading
 import time
 from collections import Counter
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
-import redis
 
-from tests.chaos.plan import ANSWER_MARK, PROMPT_MARK, Plan, PlannedJob
+from tests.chaos.plan import ANSWER_MARK, PROMPT_MARK, Plan, PlannedFault, PlannedJob
 from tests.chaos.world import World
+from tests.support.server import HOST
 
 TERMINAL: Final = frozenset(("completed", "incomplete", "failed", "cancelled"))
 SUBMITTERS: Final = 4
@@ -162,18 +163,25 @@ class Run:
     def _watch_broker(self) -> None:
         """Read along every command that Valkey gets, over a connection of our own that is never hurt."""
         while not self._over.is_set():
-            with suppress(redis.RedisError, OSError), self._world.valkey.client() as client:
-                with client.monitor() as monitor:
-                    monitor.connection._sock.settimeout(1)
-                    while not self._over.is_set():
-                        self._look_at(monitor)
+            with suppress(OSError), socket.create_connection((HOST, self._world.valkey.port), timeout=1) as line:
+                line.sendall(b"MONITOR\r\n")
+                self._read_along(line)
             self._over.wait(0.2)
 
-    def _look_at(self, monitor: Any) -> None:
-        try:
-            raw = monitor.connection.read_response(disable_decoding=True)
-        except redis.exceptions.TimeoutError:
-            return
+    def _read_along(self, line: socket.socket) -> None:
+        unread = b""
+        while not self._over.is_set():
+            try:
+                chunk = line.recv(65_536)
+            except TimeoutError:
+                continue
+            if not chunk:
+                return
+            *commands, unread = (unread + chunk).split(b"\r\n")
+            for command in commands:
+                self._look_at(command)
+
+    def _look_at(self, raw: bytes) -> None:
         self.seen.broker_messages += 1
         self.seen.broker_bytes += len(raw)
         plain = [raw, *(base64.b64decode(body) for body in ENCODED_BODY.findall(raw))]
@@ -187,16 +195,13 @@ class Run:
         for fault in self._plan.faults:
             if self._calm.wait(fault.pause):
                 break
-            running.append(threads.submit(self._inflict, fault.name, lambda each=fault: self._hurt(each)))
+            running.append(threads.submit(self._inflict, fault))
         for each in running:
             each.result()
 
-    def _hurt(self, fault: Any) -> bool:
-        return self._world.inflict(fault, self._calm)
-
-    def _inflict(self, name: str, act: Callable[[], bool]) -> None:
-        if act():
-            self.seen.faults[name] += 1
+    def _inflict(self, fault: PlannedFault) -> None:
+        if self._world.inflict(fault, self._calm):
+            self.seen.faults[fault.name] += 1
 
     def _supervise(self) -> None:
         while not self._over.wait(0.5):

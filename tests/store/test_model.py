@@ -337,4 +337,4 @@ def test_the_store_does_what_the_model_does(database: Database) -> None:
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(machine, settings=bounds)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(machine, settings=bounds)
