@@ -13,6 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from jobs.dispatch import Dispatcher, create_celery
 from jobs.events import Announcer, connect
@@ -76,6 +77,22 @@ class DyingDatabase(Database):
                 raise Killed
         if self._number == self._after:
             raise Killed
+
+
+class BlinkingDatabase(Database):
+    """Away for one look, as while it restarts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._is_away = True
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        if self._is_away:
+            self._is_away = False
+            raise OperationalError("SELECT", None, ConnectionError())
+        with super().read() as tx:
+            yield tx
 
 
 class DyingProvider(ProviderClient):
@@ -151,6 +168,13 @@ class World:
             executor.run(job.id)
         finally:
             database.close()
+
+    def run_while_the_database_blinks(self, job: Job) -> None:
+        settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
+        database = BlinkingDatabase(self.database.url.render_as_string(hide_password=False))
+        provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
+        self._executor(database, provider, Dispatcher(create_celery(settings)), Announcer).run(job.id)
+        database.close()
 
     def _executor(
         self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]
@@ -245,6 +269,18 @@ def test_a_failed_attempt_is_followed_by_one_more_wherever_its_worker_is_killed(
     assert {*outcomes[:-1]} <= {LOST, FAILED}
     assert len({call["client_request_id"] for call in calls}) == len(calls) == 2
     assert len(outcomes) == (3 if step is Step.CLAIMED else 2)
+
+
+@pytest.mark.parametrize("policy", list(OnUnknownOutcome))
+def test_a_database_that_is_away_before_a_call_is_sent_costs_the_job_no_attempt(
+    policy: OnUnknownOutcome, world: World
+) -> None:
+    job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy, max_attempts=1)
+    world.run_while_the_database_blinks(job)
+    assert world.records.reload(job).status is Status.QUEUED
+    assert world.take_over(job).status is Status.COMPLETED
+    assert world.outcomes(job) == [Outcome.RELEASED, COMPLETED]
+    assert len(world.calls(job.id)) == 1
 
 
 def _announce_a_retry(world: World, job: Job) -> None:
