@@ -115,6 +115,10 @@ class Executor:
         except JobNotFound:
             line.abort(AbortReason.CANCELLED)
             return CallReport(Failure(ErrorKind.UNREACHABLE, "The response was deleted before the call was sent."))
+        except DATABASE_ERRORS as error:  # raised by the look at the request: nothing has been sent
+            log.warning("request could not be read", job_id=job.id, error=type(error).__name__)
+            line.abort(AbortReason.RELEASED)
+            return CallReport(Failure(ErrorKind.UNREACHABLE, "The database was away before the call was sent."))
         except Exception as error:  # an attempt ends here, whatever broke
             log.exception("attempt broke", job_id=job.id, attempt=attempt.number)
             failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")

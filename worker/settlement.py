@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
+from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import Backoff, GiveUp, TryAgain, next_step
+from jobs.retry import RULES, Backoff, GiveUp, TryAgain, next_step
 from jobs.settings import Settings
 from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, save_answer
 from jobs.store.queries import get_job
@@ -76,10 +76,15 @@ def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> S
     if ended.aborted in SETTLED_BY_OTHERS:
         end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
         return None
-    if ended.aborted is AbortReason.RELEASED and ended.job.on_unknown_outcome is OnUnknownOutcome.RETRY:
+    if ended.aborted is AbortReason.RELEASED and _is_repeatable(ended.job, result):
         end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
         return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
     return _settle_failure(tx, ended, result, policy, jitter)
+
+
+def _is_repeatable(job: Job, failure: Failure) -> bool:
+    """Whether a call that was handed back may be made again: it surely cost nothing, or the caller takes the risk."""
+    return RULES[failure.kind].billed is Billed.NO or job.on_unknown_outcome is OnUnknownOutcome.RETRY
 
 
 def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled | None:

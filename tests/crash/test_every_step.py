@@ -1,0 +1,293 @@
+"""A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from jobs.dispatch import Dispatcher, create_celery
+from jobs.events import Announcer, connect
+from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
+from jobs.lifecycle import Status
+from jobs.models import Catalogue, Model
+from jobs.retry import Backoff
+from jobs.settings import load_settings
+from jobs.store.attempts import attempts_of
+from jobs.store.database import Database
+from jobs.store.workers import register
+from tests.support.clock import Clock
+from tests.support.records import MODEL, Records, snapshot
+from tests.support.stack import Process
+from tests.support.waiting import await_until
+from worker.calls import Calls
+from worker.executor import Executor
+from worker.identity import Identity
+from worker.maintenance import deadlines, rescuer
+from worker.provider.client import ProviderClient
+from worker.provider.line import AbortReason, Line
+from worker.settlement import Policy
+
+SECOND = timedelta(seconds=1)
+PROVIDER_KEY = SecretStr("a-key")
+WORKER_TIMEOUT = timedelta(seconds=10)
+POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=timedelta(seconds=30), widen_on_overflow=False)
+
+
+class Step(Enum):
+    """Where the worker dies."""
+
+    CLAIMING = auto()
+    CLAIMED = auto()
+    SENT = auto()
+    ANSWERED = auto()
+    RECORDING = auto()
+    RECORDED = auto()
+    ANNOUNCED = auto()
+
+
+class Killed(BaseException):
+    """No handler may tidy up after it, as after SIGKILL."""
+
+
+class DyingDatabase(Database):
+    """The worker dies within, or right after, one of its write transactions."""
+
+    def __init__(self, url: str, step: Step) -> None:
+        super().__init__(url)
+        self._number = 0
+        self._within = {Step.CLAIMING: 1, Step.RECORDING: 2}.get(step)
+        self._after = {Step.CLAIMED: 1, Step.RECORDED: 2}.get(step)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        self._number += 1
+        with super().begin() as tx:
+            yield tx
+            if self._number == self._within:
+                raise Killed
+        if self._number == self._after:
+            raise Killed
+
+
+class BlinkingDatabase(Database):
+    """Away for one look, as while it restarts."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._is_away = True
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        if self._is_away:
+            self._is_away = False
+            raise OperationalError("SELECT", None, ConnectionError())
+        with super().read() as tx:
+            yield tx
+
+
+class DyingProvider(ProviderClient):
+    """The worker dies while the call is out, or as soon as its answer is in."""
+
+    def __init__(self, world: "World", step: Step) -> None:
+        super().__init__(f"{world.provider_url}/v1", PROVIDER_KEY)
+        self._world = world
+        self._step = step
+
+    def call(
+        self, body: Mapping[str, Any], *, request_id: str, model: Model, deadline: timedelta, line: Line
+    ) -> CallReport:
+        if self._step is Step.SENT:
+            self._die_waiting(body, request_id, model, deadline, line)
+        report = super().call(body, request_id=request_id, model=model, deadline=deadline, line=line)
+        if self._step is Step.ANSWERED:
+            raise Killed
+        return report
+
+    def _die_waiting(
+        self, body: Mapping[str, Any], request_id: str, model: Model, deadline: timedelta, line: Line
+    ) -> None:
+        sending = super().call
+        thread = Thread(
+            target=lambda: sending(body, request_id=request_id, model=model, deadline=deadline, line=line), daemon=True
+        )
+        thread.start()
+        await_until(lambda: self._world.calls(request_id), 10, "the call never arrived")
+        line.abort(AbortReason.RELEASED)  # the dead process's sockets are closed by its system
+        thread.join()
+        raise Killed
+
+
+class DyingAnnouncer(Announcer):
+    def ended(self, job_id: str) -> None:
+        super().ended(job_id)
+        raise Killed
+
+
+class DyingDispatcher(Dispatcher):
+    def ring(self, job_id: str) -> bool:
+        super().ring(job_id)
+        raise Killed
+
+
+@pytest.fixture(scope="module")
+def provider_url() -> Iterator[str]:
+    simulator = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0", "--delay", "0.05"], {})
+    yield simulator.match(r"listening on (http://\S+)")[1]
+    simulator.stop()
+
+
+@dataclass
+class World:
+    """A worker that dies, one that lives on, and the provider."""
+
+    database: Database
+    records: Records
+    clock: Clock
+    valkey_url: str
+    provider_url: str
+
+    def run_attempt(self, job: Job, dies_at: Step) -> None:
+        settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
+        dispatcher = DyingDispatcher if dies_at is Step.ANNOUNCED else Dispatcher
+        announcer = DyingAnnouncer if dies_at is Step.ANNOUNCED else Announcer
+        database = DyingDatabase(self.database.url.render_as_string(hide_password=False), dies_at)
+        try:
+            executor = self._executor(
+                database, DyingProvider(self, dies_at), dispatcher(create_celery(settings)), announcer
+            )
+            executor.run(job.id)
+        finally:
+            database.close()
+
+    def run_while_the_database_blinks(self, job: Job) -> None:
+        settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
+        database = BlinkingDatabase(self.database.url.render_as_string(hide_password=False))
+        provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
+        self._executor(database, provider, Dispatcher(create_celery(settings)), Announcer).run(job.id)
+        database.close()
+
+    def _executor(
+        self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]
+    ) -> Executor:
+        silent_since = datetime.now(UTC) - WORKER_TIMEOUT - SECOND
+        with self.database.begin() as tx:
+            worker_id = register(tx, "a-host", 4711, 10, silent_since)
+        return Executor(
+            database,
+            provider,
+            POLICY,
+            identity=Identity(database, 10, worker_id),
+            calls=Calls(on_end=lambda: None),
+            catalogue=Catalogue([MODEL]),
+            dispatcher=dispatcher,
+            announcer=announcer(connect(self.valkey_url)),
+            clock=self.clock,
+            jitter=lambda: 0.5,
+        )
+
+    def take_over(self, job: Job) -> Job:
+        """What another worker's maintenance and slots make of it."""
+        settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
+        bell, announcer = Dispatcher(create_celery(settings)), Announcer(connect(self.valkey_url))
+        survivor = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
+        for _ in range(4):
+            now = self.clock.advance(WORKER_TIMEOUT)
+            rescuer.run_once(self.database, bell, announcer, now, WORKER_TIMEOUT)
+            deadlines.run_once(self.database, announcer, now)
+            self._executor(self.database, survivor, bell, Announcer).run(job.id)
+            if (current := self.records.reload(job)).status.is_terminal:
+                break
+        return current
+
+    def calls(self, request_id: str) -> list[dict[str, Any]]:
+        query = {"client_request_id_prefix": request_id}
+        calls: list[dict[str, Any]] = httpx.get(f"{self.provider_url}/_calls", params=query).json()["calls"]
+        return calls
+
+    def outcomes(self, job: Job) -> list[Outcome | None]:
+        with self.database.read() as tx:
+            return [attempt.outcome for attempt in attempts_of(tx, job.id)]
+
+
+@pytest.fixture
+def world(database: Database, records: Records, clock: Clock, valkey_url_of_module: str, provider_url: str) -> World:
+    return World(database, records, clock, valkey_url_of_module, provider_url)
+
+
+LOST, COMPLETED, FAILED = Outcome.LOST, Outcome.COMPLETED, Outcome.FAILED
+# step -> how the attempts end and how many calls the provider gets, for who wants a retry and for who doesn't
+EXPECTED = {
+    Step.CLAIMING: ([COMPLETED], 1, [COMPLETED], 1),
+    Step.CLAIMED: ([LOST, COMPLETED], 1, [LOST], 0),
+    Step.SENT: ([LOST, COMPLETED], 2, [LOST], 1),
+    Step.ANSWERED: ([LOST, COMPLETED], 2, [LOST], 1),
+    Step.RECORDING: ([LOST, COMPLETED], 2, [LOST], 1),
+    Step.RECORDED: ([COMPLETED], 1, [COMPLETED], 1),
+    Step.ANNOUNCED: ([COMPLETED], 1, [COMPLETED], 1),
+}
+
+
+@pytest.mark.parametrize("policy", list(OnUnknownOutcome))
+@pytest.mark.parametrize("step", list(Step))
+def test_a_job_ends_once_wherever_its_worker_is_killed(step: Step, policy: OnUnknownOutcome, world: World) -> None:
+    job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy)
+    with pytest.raises(Killed):
+        world.run_attempt(job, dies_at=step)
+    ended = world.take_over(job)
+    outcomes, calls = EXPECTED[step][:2] if policy is OnUnknownOutcome.RETRY else EXPECTED[step][2:]
+    assert world.outcomes(job) == outcomes
+    assert len(world.calls(job.id)) == calls <= len(outcomes)
+    assert ended.status is (Status.COMPLETED if outcomes[-1] is COMPLETED else Status.FAILED)
+    assert ended.error_code == (None if ended.status is Status.COMPLETED else "outcome_unknown")
+    booked = sum(round(call["cost_usd"] * 1_000_000) for call in world.calls(job.id)[-1:])
+    assert (ended.cost.microusd if ended.cost else 0) == (booked if ended.status is Status.COMPLETED else 0)
+    before = _rows_of_jobs(world)
+    world.take_over(job)
+    assert _rows_of_jobs(world) == before, "something happened to it after its end"
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_a_failed_attempt_is_followed_by_one_more_wherever_its_worker_is_killed(step: Step, world: World) -> None:
+    job = world.records.submit_job(input="[[sim: 503, then full]] Hello")
+    with pytest.raises(Killed):
+        world.run_attempt(job, dies_at=step) if step is not Step.ANNOUNCED else _announce_a_retry(world, job)
+    ended = world.take_over(job)
+    assert ended.status is Status.COMPLETED
+    outcomes = world.outcomes(job)
+    calls = world.calls(job.id)
+    assert outcomes[-1] is COMPLETED
+    assert {*outcomes[:-1]} <= {LOST, FAILED}
+    assert len({call["client_request_id"] for call in calls}) == len(calls) == 2
+    assert len(outcomes) == (3 if step is Step.CLAIMED else 2)
+
+
+@pytest.mark.parametrize("policy", list(OnUnknownOutcome))
+def test_a_database_that_is_away_before_a_call_is_sent_costs_the_job_no_attempt(
+    policy: OnUnknownOutcome, world: World
+) -> None:
+    job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy, max_attempts=1)
+    world.run_while_the_database_blinks(job)
+    assert world.records.reload(job).status is Status.QUEUED
+    assert world.take_over(job).status is Status.COMPLETED
+    assert world.outcomes(job) == [Outcome.RELEASED, COMPLETED]
+    assert len(world.calls(job.id)) == 1
+
+
+def _announce_a_retry(world: World, job: Job) -> None:
+    """A retry that is due later is announced by nobody: the worker dies after its last step."""
+    world.run_attempt(job, dies_at=Step.ANNOUNCED)
+    raise Killed
+
+
+def _rows_of_jobs(world: World) -> dict[str, list[tuple[Any, ...]]]:
+    return {name: rows for name, rows in snapshot(world.database).items() if name not in ("workers", "leases")}

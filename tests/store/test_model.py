@@ -1,0 +1,340 @@
+"""The store against a model in plain Python, through any interleaving of verbs, crashes, late answers and clocks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select
+
+from jobs.dispatch import Dispatcher
+from jobs.errors import ErrorKind, Failure, StaleJob
+from jobs.events import Announcer
+from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome
+from jobs.lifecycle import Verb
+from jobs.retry import Backoff
+from jobs.store import tables, workers
+from jobs.store.attempts import begin_attempt
+from jobs.store.database import Database
+from jobs.store.queries import get_job
+from jobs.store.transitions import erase, move, revive, submit
+from tests.support.clock import Clock
+from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
+from worker.maintenance import deadlines, rescuer
+from worker.provider.line import AbortReason
+from worker.settlement import EndedCall, Policy, settle
+
+WORKERS = 3
+SECOND = timedelta(seconds=1)
+POLICY = Policy(Backoff(SECOND, 4 * SECOND), call_deadline=timedelta(hours=1), widen_on_overflow=False)
+JITTER = 0.5
+CUT = CallReport(Answer(ANSWER.result.response, "max_output_tokens"), usage=USAGE, cost=COST)  # type: ignore[union-attr]
+# whether a failed call is repeated: by the counter, without it, only where the caller allows it, or never
+AGAIN = {
+    ErrorKind.RATE_LIMITED: "counted",
+    ErrorKind.BAD_CREDENTIALS: "uncounted",
+    ErrorKind.INTERRUPTED: "if allowed",
+    ErrorKind.REJECTED: "never",
+}
+
+
+class DeafBroker(Dispatcher):
+    """Nobody hears the bell: the rows alone must do."""
+
+    def __init__(self) -> None:
+        pass
+
+    def ring(self, job_id: str) -> bool:
+        return False
+
+
+class DeafChannel(Announcer):
+    def __init__(self) -> None:
+        pass
+
+    def _publish(self, channel: str, message: str) -> None:
+        pass
+
+
+@dataclass
+class ModelAttempt:
+    worker: str
+    outcome: str | None = None
+    cost: int = 0
+
+
+@dataclass
+class ModelJob:
+    """What a job ought to be."""
+
+    max_attempts: int
+    repeats: bool
+    available_at: datetime
+    deadline_at: datetime
+    status: str = "queued"
+    failures: int = 0
+    exists: bool = True
+    calls: list[ModelAttempt] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return self.exists and self.status in ("queued", "in_progress")
+
+    def holds(self, number: int) -> bool:
+        """Whether call `number` is the one that the job waits for."""
+        return self.exists and self.status == "in_progress" and number == len(self.calls)
+
+    def failed(self, again: str, now: datetime, delay: Callable[[int], timedelta]) -> None:
+        """What a failed call means."""
+        if again == "uncounted":
+            self._queue(now + timedelta(seconds=30))
+            return
+        self.failures += 1
+        refused = again == "never" or (again == "if allowed" and not self.repeats)
+        if refused or self.failures >= self.max_attempts:
+            self.status = "failed"
+        else:
+            self._queue(now + delay(self.failures))
+
+    def _queue(self, available_at: datetime) -> None:
+        if available_at >= self.deadline_at:
+            self.status = "failed"
+        else:
+            self.status, self.available_at = "queued", available_at
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A call that some process holds, whatever the rows say meanwhile."""
+
+    job: Job
+    attempt: Attempt
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does to the store and to the model the same, and compares after every step."""
+
+    database: ClassVar[Database]
+    ids = Bundle("ids")
+    flights = Bundle("flights")
+
+    @initialize()
+    def begin(self) -> None:
+        # ahead of the database's own clock, by which the rescuer judges: it gives up nobody but whom we name
+        self.clock = Clock(datetime.now(UTC) + timedelta(days=2))
+        self.key = make_key(self.database, "a tenant", self.clock())
+        self.model: dict[str, ModelJob] = {}
+        self.workers = [self._hire() for _ in range(WORKERS)]
+
+    def _hire(self) -> str:
+        with self.database.begin() as tx:
+            return workers.register(tx, "a-host", 1, 10, self.clock())
+
+    @rule(
+        target=ids,
+        max_attempts=st.integers(1, 4),
+        repeats=st.booleans(),
+        deadline=st.sampled_from((3, 60, 600)),
+        wait=st.sampled_from((0, 0, 2)),
+    )
+    def submit(self, max_attempts: int, repeats: bool, deadline: int, wait: int) -> str:
+        now = self.clock()
+        spec = make_spec(
+            self.key.id,
+            max_attempts=max_attempts,
+            on_unknown_outcome=OnUnknownOutcome.RETRY if repeats else OnUnknownOutcome.FAIL,
+            deadline_at=now + deadline * SECOND,
+            run_at=now + wait * SECOND,
+        )
+        with self.database.begin() as tx:
+            job = submit(tx, spec, now)
+        self.model[job.id] = ModelJob(max_attempts, repeats, now + wait * SECOND, now + deadline * SECOND)
+        return job.id
+
+    @rule(seconds=st.sampled_from((0.25, 1, 2, 31, 100)))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds * SECOND)
+
+    @rule(target=flights, job_id=ids, worker=st.integers(0, WORKERS - 1))
+    def a_bell_is_heard(self, job_id: str, worker: int) -> Any:
+        model, now = self.model[job_id], self.clock()
+        with self.database.begin() as tx:
+            begun = begin_attempt(tx, job_id, self.workers[worker], now)
+        due = model.exists and model.status == "queued" and model.available_at <= now < model.deadline_at
+        assert (begun is not None) == due
+        if begun is None:
+            return None
+        model.status = "in_progress"
+        model.calls.append(ModelAttempt(self.workers[worker]))
+        return Flight(*begun)
+
+    @rule(flight=consumes(flights), cut=st.booleans(), confirmed=st.booleans())
+    def an_answer_comes(self, flight: Flight | None, cut: bool, confirmed: bool) -> None:
+        """However late; where the commit is not confirmed it is recorded once more."""
+        if flight is None:
+            return
+        status = "incomplete" if cut else "completed"
+        for _ in range(1 if confirmed else 2):
+            self._settle(flight, CUT if cut else ANSWER, None)
+        model = self.model[flight.job.id]
+        call = model.calls[flight.attempt.number - 1]
+        call.outcome, call.cost = status, COST.microusd
+        if model.is_open:
+            model.status = status
+
+    @rule(flight=consumes(flights), kind=st.sampled_from(sorted(AGAIN)), confirmed=st.booleans())
+    def a_call_fails(self, flight: Flight | None, kind: ErrorKind, confirmed: bool) -> None:
+        if flight is None:
+            return
+        report = CallReport(Failure(kind, "It failed."))
+        for _ in range(1 if confirmed else 2):
+            self._settle(flight, report, None)
+        self._fails(flight, AGAIN[kind])
+
+    @rule(flight=consumes(flights))
+    def a_call_is_handed_back(self, flight: Flight | None) -> None:
+        if flight is None:
+            return
+        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.RELEASED)
+        model = self.model[flight.job.id]
+        if not model.repeats:
+            self._fails(flight, "if allowed")
+            return
+        model.calls[flight.attempt.number - 1].outcome = "released"
+        if model.holds(flight.attempt.number):
+            model.status, model.available_at = "queued", self.clock()
+
+    @rule(flight=consumes(flights))
+    def a_call_is_stopped(self, flight: Flight | None) -> None:
+        """Its job has ended in another way; only then are calls stopped."""
+        if flight is None or self.model[flight.job.id].is_open:
+            return
+        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.CANCELLED)
+        self.model[flight.job.id].calls[flight.attempt.number - 1].outcome = "cancelled"
+
+    @rule(worker=st.integers(0, WORKERS - 1))
+    def a_worker_falls_silent(self, worker: int) -> None:
+        """Its calls may go on and report late: it may be frozen, or cut off from the database."""
+        silent, now = self.workers[worker], self.clock()
+        with self.database.begin() as tx:
+            workers.leave(tx, silent, now)
+        self.workers[worker] = self._hire()
+        rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10))
+        for model in self.model.values():
+            held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
+            for call in model.calls:
+                if call.worker == silent and call.outcome is None:
+                    call.outcome = "lost"
+            if held:
+                model.failed("if allowed", now, lambda _failures: timedelta(0))
+
+    @rule(job_id=ids)
+    def it_is_cancelled(self, job_id: str) -> None:
+        model = self.model[job_id]
+        if self._say(job_id, Verb.CANCEL, allowed=model.is_open):
+            model.status = "cancelled"
+
+    @rule()
+    def deadlines_are_kept(self) -> None:
+        now = self.clock()
+        deadlines.run_once(self.database, DeafChannel(), now)
+        for model in self.model.values():
+            if model.is_open and model.deadline_at <= now:
+                model.status = "failed"
+
+    @rule(job_id=ids)
+    def it_is_revived(self, job_id: str) -> None:
+        model, now = self.model[job_id], self.clock()
+        deadline_at = now + 60 * SECOND
+        allowed = model.exists and model.status in ("failed", "cancelled")
+        if self._try(job_id, allowed, lambda tx, job: revive(tx, job, now, deadline_at)):
+            model.status, model.failures = "queued", 0
+            model.available_at, model.deadline_at = now, deadline_at
+
+    @rule(job_id=ids)
+    def it_is_erased(self, job_id: str) -> None:
+        model = self.model[job_id]
+        if self._try(job_id, model.exists and not model.is_open, erase):
+            model.exists = False
+
+    def _fails(self, flight: Flight, again: str) -> None:
+        model = self.model[flight.job.id]
+        model.calls[flight.attempt.number - 1].outcome = "failed"
+        if model.holds(flight.attempt.number):
+            model.failed(again, self.clock(), lambda failures: min(4, 2 ** (failures - 1)) * JITTER * SECOND)
+
+    def _settle(self, flight: Flight, report: CallReport, aborted: AbortReason | None) -> None:
+        ended = EndedCall(flight.job, flight.attempt, report, aborted, self.clock())
+        with self.database.begin() as tx:
+            settle(tx, ended, POLICY, JITTER)
+
+    def _say(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
+        return self._try(job_id, allowed, lambda tx, job: move(tx, verb, job, self.clock()))
+
+    def _try(self, job_id: str, allowed: bool, act: Callable[[Any, Job], Any]) -> bool:
+        """Whether it was allowed; the store must say the same."""
+        if not self.model[job_id].exists:
+            return False
+        with self.database.read() as tx:
+            job = get_job(tx, job_id)
+        if allowed:
+            with self.database.begin() as tx:
+                act(tx, job)
+        else:
+            with pytest.raises(StaleJob), self.database.begin() as tx:
+                act(tx, job)
+        return allowed
+
+    @invariant()
+    def the_rows_are_as_they_ought_to_be(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        job, attempt = tables.jobs.c, tables.attempts.c
+        with self.database.read() as tx:
+            rows = {
+                row["id"]: row
+                for row in tx.execute(select(tables.jobs).where(job.api_key_id == self.key.id)).mappings()
+            }
+            calls = select(tables.attempts).where(attempt.api_key_id == self.key.id).order_by(attempt.number)
+            found: dict[str, list[ModelAttempt]] = {}
+            for row in tx.execute(calls).mappings():
+                call = ModelAttempt(row["worker_id"], row["outcome"], row["cost_microusd"] or 0)
+                found.setdefault(row["job_id"], []).append(call)
+            answers = set(
+                tx.execute(select(tables.answers.c.job_id).where(tables.answers.c.job_id.in_(rows))).scalars()
+            )
+        assert set(rows) == {job_id for job_id, model in self.model.items() if model.exists}
+        for job_id, model in self.model.items():
+            assert found.get(job_id, []) == model.calls
+            if model.exists:
+                row = rows[job_id]
+                expected = (model.status, len(model.calls), sum(call.cost for call in model.calls))
+                assert (row["status"], row["attempt"], row["cost_microusd"] or 0) == expected
+                assert (row["failures"], row["deadline_at"]) == (model.failures, model.deadline_at)
+                assert (job_id in answers) == (model.status in ("completed", "incomplete"))
+                if model.status == "queued":
+                    assert row["available_at"] == model.available_at
+
+
+def test_the_store_does_what_the_model_does(database: Database) -> None:
+    machine = type("Machine", (StoreMachine,), {"database": database})
+    bounds = settings(
+        max_examples=12,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=bounds)
