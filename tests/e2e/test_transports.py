@@ -270,8 +270,8 @@ def test_the_provider_is_asked_at_its_own_pace(background: Stack) -> None:
 @pytest.mark.parametrize("on_unknown_outcome", ["retry", "fail"])
 def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Stack, on_unknown_outcome: str) -> None:
     jobs = [
-        submit(mortal, f"[[sim: full delay=4 text=Bought-{number}]] Hello", on_unknown_outcome=on_unknown_outcome)
-        for number in range(20)
+        submit(mortal, f"[[sim: full delay=12 text=Bought-{number}]] Hello", on_unknown_outcome=on_unknown_outcome)
+        for number in range(10)
     ]
     bought = {job_id: await_accepted(mortal, job_id) for job_id in jobs}
     mortal.worker_processes[0].kill()

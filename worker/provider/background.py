@@ -94,8 +94,10 @@ class _Following:
             if misses == MISSES:
                 gone = Failure(ErrorKind.LOST, "The provider no longer knows the response that it had taken on.")
                 return CallReport(gone, http_status=404, provider_response_id=self._id)
-            pause = _hint(came) or own_pause
-            own_pause = min(own_pause * 1.5, LONGEST_PAUSE)
+            hint = _hint(came)
+            pause = own_pause if hint is None else hint
+            if hint is None:
+                own_pause = min(own_pause * 1.5, LONGEST_PAUSE)
 
     def _fetch(self) -> Received | Failure:
         seconds = min(FETCH_SECONDS, max(self._ends_at - monotonic(), 0.001))
