@@ -100,6 +100,7 @@ def render_attempt(attempt: Attempt) -> dict[str, Any]:
         "error": {"kind": attempt.error_kind, "message": attempt.error_message} if attempt.error_kind else None,
         "provider_request_id": attempt.provider_request_id,
         "provider_response_id": attempt.provider_response_id,
+        "resumes": attempt.resumes,
         "truncation": attempt.truncation,
         "may_have_been_billed": attempt.billed is not Billed.NO,
         "billed": attempt.billed,

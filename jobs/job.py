@@ -129,7 +129,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One row of `attempts`: one call to the provider, committed before it was sent."""
+    """One row of `attempts`: one call to the provider, committed before it was sent.
+
+    `resumes` is the provider's id of a response that an earlier attempt has bought: this one only fetches it.
+    """
 
     job_id: str
     number: int
@@ -141,6 +144,7 @@ class Attempt:
     outcome: Outcome | None
     billed: Billed
     truncation: Truncation
+    resumes: str | None
     error_kind: ErrorKind | None
     error_message: str | None
     http_status: int | None

@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     retry_base_seconds: float = Field(2, ge=0, le=86400, description="exponential backoff with full jitter starts here")
     retry_max_seconds: float = Field(300, ge=0, le=86400, description="and ends here")
     call_deadline_seconds: float = Field(1800, gt=0, le=604800, description="whole length of one attempt")
+    stall_seconds: float = Field(
+        300,
+        gt=0,
+        le=604800,
+        description="transport stream: how long a text may stand still; a model that has yet to speak may be silent",
+    )
     job_deadline_seconds: float = Field(
         86400, gt=0, le=31536000, description="from acceptance to a terminal status, retries included"
     )
@@ -162,6 +168,11 @@ class Settings(BaseSettings):
     def call_deadline(self) -> timedelta:
         """Whole length of one attempt."""
         return timedelta(seconds=self.call_deadline_seconds)
+
+    @property
+    def stall(self) -> timedelta:
+        """How long a streamed text may stand still."""
+        return timedelta(seconds=self.stall_seconds)
 
     @property
     def worker_timeout(self) -> timedelta:

@@ -56,8 +56,9 @@ class Calls:
             call.line.abort(reason)
 
     def abort_overdue(self) -> None:
-        """End every call whose deadline has passed."""
+        """End every call whose deadline has passed, or whose answer has come to a halt."""
         now = monotonic()
         for call in self.held():
             if call.ends_at <= now:
                 call.line.abort(AbortReason.CALL_DEADLINE)
+            call.line.keep(now)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -22,7 +23,7 @@ from jobs.events import Announcer
 from jobs.job import Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
 from jobs.models import Catalogue, Model
-from jobs.store.attempts import begin_attempt
+from jobs.store.attempts import begin_attempt, note_response
 from jobs.store.database import Database
 from jobs.store.queries import get_job, get_request
 from jobs.telemetry import get_logger
@@ -35,6 +36,8 @@ from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure,
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 
+T = TypeVar("T")
+
 log = get_logger(__name__)
 
 
@@ -42,9 +45,19 @@ class Provider(Protocol):
     """What makes a call and always comes back with a report."""
 
     def call(
-        self, body: Mapping[str, Any], *, request_id: str, model: Model, deadline: timedelta, line: Line
+        self,
+        body: Mapping[str, Any],
+        *,
+        request_id: str,
+        model: Model,
+        deadline: timedelta,
+        line: Line,
+        accepted: Callable[[str], None],
     ) -> CallReport:
-        """Send one request and wait for its end."""
+        """Send one request and wait for its end; `accepted` keeps the id by which its answer can be resumed."""
+
+    def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
+        """Wait for the end of what an earlier call has bought."""
 
 
 class Executor:
@@ -104,13 +117,18 @@ class Executor:
             return None
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
+        model = self._model(job.model)
         try:
+            if attempt.resumes is not None:
+                self._look_again(job, attempt, line)
+                return self._provider.resume(attempt.resumes, model=model, deadline=length, line=line)
             return self._provider.call(
                 self._body(job, attempt, line),
                 request_id=f"{job.id}:{attempt.number}",
-                model=self._model(job.model),
+                model=model,
                 deadline=length,
                 line=line,
+                accepted=lambda response_id: self._accepted(attempt, response_id),
             )
         except JobNotFound:
             line.abort(AbortReason.CANCELLED)
@@ -130,26 +148,41 @@ class Executor:
         Raises:
             JobNotFound: the response was deleted meanwhile.
         """
+        self._look_again(job, attempt, line)
+        with self._database.read() as tx:
+            settings, input_ = get_request(tx, job.id)
+        return build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
+
+    def _look_again(self, job: Job, attempt: Attempt, line: Line) -> None:
+        """End the call if its job ended between the claim and our entry in the list of calls.
+
+        Raises:
+            JobNotFound: the response was deleted meanwhile.
+        """
         with self._database.read() as tx:
             current = get_job(tx, job.id)
-            settings, input_ = get_request(tx, job.id)
         if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
-            line.abort(AbortReason.CANCELLED)  # ended between the claim and our entry in the list of calls
-        return build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
+            line.abort(AbortReason.CANCELLED)
+
+    def _accepted(self, attempt: Attempt, response_id: str) -> None:
+        self._write(attempt.job_id, lambda tx: note_response(tx, attempt, response_id))
 
     def _model(self, name: str) -> Model:
         return next((model for model in self._catalogue.models if model.id == name), Model(name))
 
-    def _record(self, ended: EndedCall) -> None:
+    def _write(self, job_id: str, write: Callable[[Connection], T]) -> T:
+        """Commit what must not be forgotten, however long the database is away."""
         pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
         while True:
             try:
                 with self._database.begin() as tx:
-                    settled = settle(tx, ended, self._policy, self._jitter())
-                break
+                    return write(tx)
             except DATABASE_ERRORS as error:
-                log.warning("could not record, trying again", job_id=ended.job.id, error=type(error).__name__)
+                log.warning("could not record, trying again", job_id=job_id, error=type(error).__name__)
                 time.sleep(next(pauses))
+
+    def _record(self, ended: EndedCall) -> None:
+        settled = self._write(ended.job.id, lambda tx: settle(tx, ended, self._policy, self._jitter()))
         if settled is None:
             log.info("booked", job_id=ended.job.id, attempt=ended.attempt.number, aborted=ended.aborted)
         else:

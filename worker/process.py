@@ -65,7 +65,12 @@ class WorkerProcess:
         """Runs attempts."""
         return Executor(
             self.database,
-            ProviderClient(self.settings.provider_base_url, self.settings.provider_api_key),
+            ProviderClient(
+                self.settings.provider_base_url,
+                self.settings.provider_api_key,
+                transport=self.settings.provider_transport,
+                stall=self.settings.stall,
+            ),
             Policy.from_settings(self.settings),
             identity=self.identity,
             calls=self.calls,

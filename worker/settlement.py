@@ -18,6 +18,7 @@ from jobs.store.transitions import move
 from worker.provider.line import AbortReason
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
 NO_ERROR: Mapping[str, None] = {
     "error_code": None,
     "error_kind": None,
@@ -76,15 +77,19 @@ def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> S
     if ended.aborted in SETTLED_BY_OTHERS:
         end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
         return None
-    if ended.aborted is AbortReason.RELEASED and _is_repeatable(ended.job, result):
+    if ended.aborted is AbortReason.RELEASED and _can_be_handed_back(ended, result):
         end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
         return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
     return _settle_failure(tx, ended, result, policy, jitter)
 
 
-def _is_repeatable(job: Job, failure: Failure) -> bool:
-    """Whether a call that was handed back may be made again: it surely cost nothing, or the caller takes the risk."""
-    return RULES[failure.kind].billed is Billed.NO or job.on_unknown_outcome is OnUnknownOutcome.RETRY
+def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
+    """Whether the call was cut by us, and going on with it buys nothing twice or was asked for."""
+    if failure.kind not in CUT_HERE:
+        return False
+    resumable = ended.report.provider_response_id is not None
+    costs_nothing = RULES[failure.kind].billed is Billed.NO
+    return resumable or costs_nothing or ended.job.on_unknown_outcome is OnUnknownOutcome.RETRY
 
 
 def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled | None:

@@ -1,6 +1,7 @@
 """The ledger of calls: a row is committed before a call is sent, and closed with what it came to."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
     if job.status is not Status.QUEUED or job.available_at > now or job.deadline_at <= now:
         return None
     number = job.attempt + 1
+    resumes = response_left_behind(tx, job)
     started_at = job.started_at or now
     try:
         job = move(tx, Verb.CLAIM, job, now, attempt=number, worker_id=worker_id, started_at=started_at)
@@ -45,11 +47,12 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
         outcome=None,
         billed=Billed.UNKNOWN,
         truncation=job.truncation_applied or job.truncation,
+        resumes=resumes,
         error_kind=None,
         error_message=None,
         http_status=None,
         provider_request_id=None,
-        provider_response_id=None,
+        provider_response_id=resumes,
         usage=None,
         cost=None,
     )
@@ -63,31 +66,57 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
             started_at=attempt.started_at,
             billed=attempt.billed,
             truncation=attempt.truncation,
+            resumes=attempt.resumes,
+            provider_response_id=attempt.provider_response_id,
         )
     )
     return job, attempt
+
+
+def response_left_behind(tx: Connection, job: Job) -> str | None:
+    """The provider's id of what the job's last attempt bought and nobody has fetched: it may be made by now.
+
+    Only calls in the provider's own background mode leave one, as `note_response` is said for no others.
+    """
+    row = tables.attempts.c
+    unfetched = or_(row.ended_at.is_(None), row.outcome.in_((Outcome.LOST, Outcome.RELEASED)))
+    query = select(row.provider_response_id).where(row.job_id == job.id, row.number == job.attempt, unfetched)
+    found: str | None = tx.execute(query).scalar()
+    return found
+
+
+def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -> None:
+    """Keep the id by which whoever takes the job next can fetch what this call has bought."""
+    row = tables.attempts.c
+    this = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    tx.execute(this.values(provider_response_id=provider_response_id))
 
 
 def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
     """Close a call with what it came to and book its usage and cost, once.
 
     A call that was closed as lost may still report: what it says is truer than the guess. False when the call
-    had reported before. Of an erased job's call no text is kept.
+    had reported before. Of an erased job's call no text is kept. What two calls fetched of one purchase is booked
+    for the first to say so.
     """
     job_exists = _lock_job(tx, attempt.job_id)
+    booked = _booked_by_another(tx, attempt, report)
+    if booked:
+        report = replace(report, usage=None, cost=None)
     failure = report.result if isinstance(report.result, Failure) else None
     values: dict[str, Any] = {
         "ended_at": now,
         "outcome": outcome,
-        "billed": _billed(report),
+        "billed": Billed.NO if booked else _billed(report),
         "http_status": report.http_status,
         "provider_request_id": report.provider_request_id,
-        "provider_response_id": report.provider_response_id,
         "error_kind": failure.kind if failure else None,
         "error_message": failure.message[:MESSAGE_LIMIT] if failure and job_exists else None,
         **usage_columns(report.usage),
         **cost_columns(report.cost),
     }
+    if report.provider_response_id is not None:
+        values["provider_response_id"] = report.provider_response_id
     if not _close(tx, attempt.job_id, attempt.number, values):
         return False
     if report.cost is not None:
@@ -142,6 +171,23 @@ def _add_to_job(tx: Connection, job_id: str, cost: Cost, now: datetime) -> None:
     total = func.coalesce(row.cost_microusd, 0) + cost.microusd
     booking = update(tables.jobs).where(row.id == job_id)
     tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
+
+
+def _booked_by_another(tx: Connection, attempt: Attempt, report: CallReport) -> bool:
+    """Whether another call of the job has booked the same response, one of the two having resumed it."""
+    response_id = report.provider_response_id
+    if response_id is None or (report.usage is None and report.cost is None):
+        return False
+    row = tables.attempts.c
+    query = select(row.number).where(
+        row.job_id == attempt.job_id,
+        row.number != attempt.number,
+        row.provider_response_id == response_id,
+        or_(row.total_tokens.is_not(None), row.cost_microusd.is_not(None)),
+    )
+    if attempt.resumes != response_id:  # a gateway may give every answer the same id
+        query = query.where(row.resumes == response_id)
+    return tx.execute(query.limit(1)).first() is not None
 
 
 def _billed(report: CallReport) -> Billed:

@@ -62,6 +62,7 @@ def attempt_from(row: RowMapping) -> Attempt:
         outcome=_enum(Outcome, row["outcome"]),
         billed=Billed(row["billed"]),
         truncation=Truncation(row["truncation"]),
+        resumes=row["resumes"],
         error_kind=_enum(ErrorKind, row["error_kind"]),
         error_message=row["error_message"],
         http_status=row["http_status"],

@@ -200,6 +200,7 @@ attempts = Table(
     Column("outcome", String),
     Column("billed", String, nullable=False),
     Column("truncation", String, nullable=False),
+    Column("resumes", String),  # what an earlier attempt bought, and this one only fetches
     Column("error_kind", String),
     Column("error_message", Text),
     Column("http_status", Integer),

@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(), nullable=True),
         sa.Column("billed", sa.String(), nullable=False),
         sa.Column("truncation", sa.String(), nullable=False),
+        sa.Column("resumes", sa.String(), nullable=True),
         sa.Column("error_kind", sa.String(), nullable=True),
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("http_status", sa.Integer(), nullable=True),

@@ -71,6 +71,7 @@ def test_each_attempt_tells_all_of_its_call(tenant: Tenant, hand: Hand) -> None:
         "error": {"kind": "rate_limited", "message": "Slow down."},
         "provider_request_id": None,
         "provider_response_id": None,
+        "resumes": None,
         "truncation": "disabled",
         "may_have_been_billed": False,
         "billed": "no",

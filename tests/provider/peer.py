@@ -176,11 +176,16 @@ def call(
         model=Model("some/model"),
         deadline=timedelta(seconds=deadline),
         line=line or Line(),
+        accepted=_never,
     )
 
 
 def start(client: ProviderClient, line: Line, body: dict[str, Any] | None = None, deadline: float = 30) -> Pending:
     return Pending(lambda: call(client, line, body, deadline))
+
+
+def _never(response_id: str) -> None:
+    raise AssertionError(f"{response_id} was accepted on a transport that knows no such thing")
 
 
 def wait_until(condition: Callable[[], bool], within: float = 5.0) -> None:

@@ -28,7 +28,8 @@ from tests.provider.peer import (
     wait_until,
     whole,
 )
-from worker.provider.client import KEPT_BYTES, ProviderClient
+from worker.provider.client import ProviderClient
+from worker.provider.exchange import KEPT_BYTES
 from worker.provider.line import KEEPALIVE, AbortReason, Line
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -27,7 +27,9 @@ def simulator() -> Iterator[Provider]:
 def ask(simulator: Provider, script: str, request_id: str = "resp_0:1", deadline: float = 10) -> CallReport:
     body = build_body({}, f"[[sim: {script}]] Hello", model_id=MODEL.id, truncation=Truncation.DISABLED)
     client = ProviderClient(f"{simulator.url}/v1", SecretStr("test-key"))
-    return client.call(body, request_id=request_id, model=MODEL, deadline=timedelta(seconds=deadline), line=Line())
+    return client.call(
+        body, request_id=request_id, model=MODEL, deadline=timedelta(seconds=deadline), line=Line(), accepted=print
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Takes back what silent workers held: the call is closed as lost, the job runs again or fails, as it asked for."""
+"""Takes back what silent workers held: the call is closed as lost, the job runs again or fails, as it asked for.
+
+A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it.
+"""
 
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -12,8 +15,8 @@ from jobs.errors import ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Verb
-from jobs.retry import Backoff, TryAgain, next_step
-from jobs.store.attempts import close_lost
+from jobs.retry import Backoff, GiveUp, TryAgain, next_step
+from jobs.store.attempts import close_lost, response_left_behind
 from jobs.store.database import Database, database_now
 from jobs.store.queries import get_job
 from jobs.store.transitions import move
@@ -77,7 +80,11 @@ def rescue_orphans(
 def _take_back(tx: Connection, held: list[Job], now: datetime) -> list[tuple[Verb, Job]]:
     moved = []
     for job in held:
-        step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0)
+        step: TryAgain | GiveUp
+        if response_left_behind(tx, job) is None:
+            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0)
+        else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
+            step = TryAgain(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": LOST.kind, "error_http_status": None}
         if isinstance(step, TryAgain):
             verb = Verb.RESCUE

@@ -8,10 +8,11 @@ operating system's socket, below gevent's and ssl's own objects, which may be us
 import _socket  # the socket type beneath the standard library's and gevent's
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import StrEnum
-from threading import RLock
+from threading import Lock, RLock
+from time import monotonic
 from typing import Any, Final
 
 
@@ -22,6 +23,7 @@ class AbortReason(StrEnum):
     EXPIRED = "expired"
     CALL_DEADLINE = "call_deadline"
     RELEASED = "released"
+    STALLED = "stalled"
     SUPERSEDED = "superseded"
 
 
@@ -46,19 +48,33 @@ KEEPALIVE: Final = _keepalive()
 
 
 class Line:
-    """The connection of one call; used for that one call.
+    """The connection of one call, or its connections one after the other; used for that one call.
 
     `abort` may be called from any thread or greenlet, and from a signal handler. Where there is no socket yet (names
     being resolved, a connection being made) the call ends as soon as there is one, at the latest with its connect
     timeout; nothing has been sent by then.
     """
 
-    __slots__ = ("_aborted", "_ended", "_guard", "_posting", "_sent", "_socket", "_spare")
+    __slots__ = (
+        "_aborted",
+        "_bell",
+        "_due",
+        "_ended",
+        "_grace",
+        "_guard",
+        "_posting",
+        "_sent",
+        "_socket",
+        "_spare",
+    )
 
     def __init__(self) -> None:
         self._guard = RLock()  # re-entrant: a signal handler may come upon its own thread holding it
         self._aborted: AbortReason | None = None
+        self._bell: Any = None
+        self._due: float | None = None
         self._ended = False
+        self._grace: float | None = None
         self._posting = False
         self._sent = False
         self._socket: Any = None
@@ -80,14 +96,60 @@ class Line:
             if self._ended or self._aborted is not None:
                 return False
             self._aborted = reason
-            self._cut()
+            if self._bell is not None:
+                self._bell.release()
+            if self._grace is not None and self._sent:
+                self._due = monotonic() + self._grace
+            else:
+                self._cut()
             return True
 
+    def keep(self, now: float) -> None:
+        """End what is overdue at `now` of the monotonic clock; the keeper of all calls says this every moment."""
+        due = self._due
+        if due is None or now < due:
+            return
+        with self._guard:
+            self._due = None
+            if self._aborted is not None:
+                self._cut()
+        self.abort(AbortReason.STALLED)
+
+    def expect(self, seconds: float | None) -> None:
+        """More must come within `seconds`, else the call has stalled; None while silence is no fault."""
+        with self._guard:
+            if self._aborted is None:
+                self._due = None if seconds is None else monotonic() + seconds
+
+    @contextmanager
+    def shielded(self, grace: float) -> Iterator[None]:
+        """Meanwhile a request that was sent in whole is cut only `grace` seconds after the call was ended.
+
+        Its answer, which is due at once, says what there is to take back.
+        """
+        self._grace = grace
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._grace = self._due = None
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two requests; over at once when the call is ended."""
+        with self._guard:
+            if self._aborted is not None or seconds <= 0:
+                return
+            self._bell = Lock()
+            self._bell.acquire()
+        self._bell.acquire(timeout=seconds)
+        with self._guard:
+            self._bell = None
+
     def end(self) -> None:
-        """Let go, for the call is over. Comes before the socket is closed, as its number may then be another's."""
+        """The call is over."""
         with self._guard:
             self._ended = True
-            self._let_go()
+            self.let_go()
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Follow the call's connection; httpcore's `trace` extension tells every step.
@@ -102,11 +164,11 @@ class Line:
             case "start_tls.complete":
                 self._hold(info["return_value"].get_extra_info("socket"))
             case "start_tls.failed" | "response_closed.started":
-                self._let_go()
+                self.let_go()
             case "send_request_headers.started":
                 self._posting = info["request"].method == b"POST"  # a proxy's CONNECT is not the request
             case "send_request_body.complete":
-                self._sent = self._posting
+                self._sent = self._sent or self._posting
 
     def _hold(self, sock: Any) -> None:
         with self._guard:
@@ -123,7 +185,8 @@ class Line:
         with self._guard, suppress(OSError):  # out of files: the handshake then ends by its own timeout
             self._spare = os.dup(self._socket.fileno())
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """An exchange is over. Comes before its socket is closed, as the number may then be another's."""
         with self._guard:
             self._drop_spare()
             self._socket = None

@@ -6,6 +6,8 @@ from typing import Final
 
 MESSAGE_CHARACTERS: Final = 2_000
 NAME_CHARACTERS: Final = 200
+ID_CHARACTERS: Final = 2_000
+"""Gateways pack whole routes into the ids of responses, and a cut one fetches nothing."""
 
 _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _TITLE: Final = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -18,11 +20,11 @@ def message_of(text: str) -> str:
     return _cut(_UNFIT.sub("", text.replace("\r\n", "\n")).strip(), MESSAGE_CHARACTERS)
 
 
-def name_of(value: object) -> str | None:
+def name_of(value: object, limit: int = NAME_CHARACTERS) -> str | None:
     """A short machine-readable word such as an id or a code; None when `value` holds none."""
     if not isinstance(value, str):
         return None
-    return _UNFIT.sub("", value).strip()[:NAME_CHARACTERS] or None
+    return _UNFIT.sub("", value).strip()[:limit] or None
 
 
 def page_title(page: str) -> str:

@@ -13,7 +13,7 @@ from jobs.lifecycle import Status
 from worker.provider.complaint import Complaint, complaint_of
 from worker.provider.output import brings_output, normalise_output
 from worker.provider.spending import Spending, read_spending
-from worker.provider.text import looks_like_html, name_of
+from worker.provider.text import ID_CHARACTERS, looks_like_html, name_of
 
 # Ours to say (or never sent, so that an echo of it would be the provider's own default), and read from here alone.
 _NOT_ECHOED: Final = WITHHELD_FIELDS | {
@@ -65,7 +65,7 @@ def read_response(body: bytes) -> Reading:
     complaint = _complaint(given.get("error"))
     status = _status(given, complaint)
     spending = read_spending(given.get("usage"), given.get("meta"))
-    response_id = name_of(given.get("id"))
+    response_id = name_of(given.get("id"), ID_CHARACTERS)
     output = normalise_output(
         given.get("output"),
         given.get("output_text"),

@@ -1,0 +1,55 @@
+"""Server-sent events, however their bytes are cut."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.provider.sse import Event, EventParser, EventTooLarge
+
+STREAM = (
+    b"\xef\xbb\xbf: a comment\n\n"
+    b'event: one\ndata: {"a": 1}\n\n'
+    b"data: two\r\ndata:lines\r\n\r\n"
+    b"id: 7\rdata:  spaced\r\r"
+    b"event: without data\n\n"
+    b"data\n\n"
+    b"data: unfinished"
+)
+EVENTS = [Event("one", b'{"a": 1}'), Event("", b"two\nlines"), Event("", b" spaced"), Event("", b"")]
+
+
+def parse(chunks: list[bytes], limit: int = 1000) -> tuple[list[Event], EventParser]:
+    parser = EventParser(limit)
+    return [event for chunk in chunks for event in parser.feed(chunk)], parser
+
+
+def test_every_form_of_the_standard() -> None:
+    events, parser = parse([STREAM])
+    assert events == EVENTS
+    assert parser.is_amid_event
+    assert parser.end() == Event("", b"unfinished")
+    assert parser.end() is None
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12))
+def test_the_cuts_make_no_difference(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(STREAM)]
+    chunks = [STREAM[start:end] for start, end in pairwise(places)]
+    assert parse(chunks)[0] == EVENTS
+
+
+def test_byte_by_byte() -> None:
+    assert parse([bytes((byte,)) for byte in STREAM])[0] == EVENTS
+
+
+def test_an_event_beyond_the_limit_is_not_collected() -> None:
+    with pytest.raises(EventTooLarge):
+        parse([b"data: " + b"x" * 50] * 3, limit=100)
+
+
+def test_comments_may_go_on_for_ever() -> None:
+    events, parser = parse([b": still here\n\n"] * 100 + [b"data: done\n\n"], limit=100)
+    assert events == [Event("", b"done")]
+    assert not parser.is_amid_event

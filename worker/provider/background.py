@@ -1,0 +1,146 @@
+"""An answer made without a connection: bought by one request, fetched by id, cancelled by id.
+
+From the moment the provider has named the response, nothing that happens to us buys it again: whoever takes the job
+next goes on asking for that id. So the id is handed out to be kept before anything else is done, and the request that
+buys is given a moment to bring it even when the call is to end.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Final
+
+import httpx
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import Answer, CallReport
+from jobs.lifecycle import Status
+from jobs.models import Model
+from worker.provider.classify import retry_after
+from worker.provider.exchange import Endpoint, Received, ended_here, overdue
+from worker.provider.line import AbortReason, Line
+from worker.provider.wire import Reading, Unreadable, read_response
+
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 10.0
+LONGEST_HINT: Final = 60.0
+LEAST_HINT: Final = 0.05
+FETCH_SECONDS: Final = 30.0
+CANCEL_SECONDS: Final = 5.0
+SUBMIT_GRACE: Final = 5.0
+MISSES: Final = 3
+"""How often in a row a response must be unknown to count as gone; one replica may not have heard of it yet."""
+_UNDER_WAY: Final = frozenset({Status.QUEUED, Status.IN_PROGRESS})
+_LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
+
+
+def call_background(
+    endpoint: Endpoint,
+    request: httpx.Request,
+    model: Model,
+    ends_at: float,
+    line: Line,
+    *,
+    accepted: Callable[[str], None],
+) -> CallReport:
+    """Buy a response and fetch it once it is made; `accepted` is told its id before anything else is done.
+
+    A provider that answers in whole instead has answered.
+    """
+    ended = ended_here(line)
+    if ended is not None:
+        return CallReport(ended)
+    with line.shielded(SUBMIT_GRACE):
+        came = endpoint.exchange(request, ends_at, line, endpoint.read_whole)
+    reading = _reading(came)
+    if reading is None or reading.status not in _UNDER_WAY:
+        return endpoint.report(came, line, model)
+    if reading.id is None:
+        message = "The provider took the call, and named no id to fetch its answer by."
+        return CallReport(Failure(ErrorKind.MALFORMED_ANSWER, message))
+    accepted(reading.id)
+    return _Following(endpoint, reading.id, model, ends_at, line).run(_hint(came) or FIRST_PAUSE)
+
+
+def resume_background(endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> CallReport:
+    """Fetch what an earlier call has bought."""
+    return _Following(endpoint, response_id, model, ends_at, line).run(0)
+
+
+class _Following:
+    """Asks for one response until it is made, gone, or no longer wanted."""
+
+    def __init__(self, endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> None:
+        self._endpoint = endpoint
+        self._id = response_id
+        self._model = model
+        self._ends_at = ends_at
+        self._line = line
+
+    def run(self, pause: float) -> CallReport:
+        """What became of it. That it could not be asked for is no reason to give it up before the deadline."""
+        own_pause = FIRST_PAUSE
+        misses = 0
+        while True:
+            self._line.pause(min(pause, self._ends_at - monotonic()))
+            if self._line.aborted is not None or monotonic() >= self._ends_at:
+                return self._leave()
+            came = self._fetch()
+            reading = _reading(came)
+            if reading is not None and reading.status not in _UNDER_WAY:
+                return self._report(came)
+            misses = misses + 1 if isinstance(came, Received) and came.status in (404, 410) else 0
+            if misses == MISSES:
+                gone = Failure(ErrorKind.LOST, "The provider no longer knows the response that it had taken on.")
+                return CallReport(gone, http_status=404, provider_response_id=self._id)
+            hint = _hint(came)
+            pause = own_pause if hint is None else hint
+            if hint is None:
+                own_pause = min(own_pause * 1.5, LONGEST_PAUSE)
+
+    def _fetch(self) -> Received | Failure:
+        seconds = min(FETCH_SECONDS, max(self._ends_at - monotonic(), 0.001))
+        request = self._endpoint.fetch(self._id, seconds=seconds, line=self._line)
+        return self._endpoint.exchange(request, monotonic() + seconds, self._line, self._endpoint.read_whole)
+
+    def _report(self, came: Received | Failure) -> CallReport:
+        return replace(self._endpoint.report(came, self._line, self._model), provider_response_id=self._id)
+
+    def _leave(self) -> CallReport:
+        """End it at the provider too, unless another goes on with it; an answer that was made meanwhile counts."""
+        failure = CallReport(ended_here(self._line) or overdue(), provider_response_id=self._id)
+        if self._line.aborted in _LEFT_RUNNING:
+            return failure
+        line = Line()
+        request = self._endpoint.cancel(self._id, seconds=CANCEL_SECONDS, line=line)
+        came = self._endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, self._endpoint.read_whole)
+        reading = _reading(came)
+        if reading is None or reading.status in _UNDER_WAY:
+            return failure
+        report = self._report(came)
+        return report if isinstance(report.result, Answer) else replace(report, result=failure.result)
+
+
+def _reading(came: Received | Failure) -> Reading | None:
+    """The response object that came, if one did."""
+    if isinstance(came, Failure) or not came.is_success:
+        return None
+    try:
+        return read_response(came.body)
+    except Unreadable:
+        return None
+
+
+def _hint(came: Received | Failure) -> float | None:
+    """In how many seconds the provider wants to be asked again."""
+    if isinstance(came, Failure):
+        return None
+    try:
+        seconds = float(came.headers.get("openai-poll-after-ms", "")) / 1000
+    except ValueError:
+        asked = retry_after(came.headers, datetime.now(UTC))
+        if asked is None:
+            return None
+        seconds = asked.total_seconds()
+    return min(max(seconds, LEAST_HINT), LONGEST_HINT)

@@ -1,0 +1,266 @@
+"""One exchange with the provider over HTTP: one request on one connection, and always something to report.
+
+httpx's connection pool costs O(n) per call and breaks down above a few thousand, so each call has a transport of its
+own over one shared SSLContext. Its transports are used without its Client: that would follow redirects to where a key
+must not go, keep cookies between tenants' calls, and read proxies and .netrc behind our back. HTTP/1.1 only, as one
+lost TCP connection should cost one call.
+"""
+
+import json
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import quote
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+from pydantic import SecretStr
+
+from jobs.errors import ErrorKind, Failure, SettingsError
+from jobs.job import CallReport
+from jobs.models import Model
+from worker.provider.breakage import failure_of
+from worker.provider.classify import classify
+from worker.provider.line import AbortReason, Line
+
+JSON: Final = "application/json"
+CONNECT_SECONDS: Final = 10.0
+WRITE_SECONDS: Final = 60.0
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+KEPT_BYTES: Final = 64 * 1024
+"""How much is read of a refusal, and kept of an answer that is too large."""
+_PIECE_BYTES: Final = 64 * 1024
+_ONE_CALL: Final = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What came of an answer; `fault` says why we stopped reading it, if we did.
+
+    `raw` is what was sent, where `body` is only made of it.
+    """
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    fault: Failure | None
+    raw: bytes | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it came with a 2xx and in whole."""
+        return 200 <= self.status < 300 and self.fault is None
+
+
+class Endpoint:
+    """One provider: where it is and what key opens it. Safe to use from any number of threads or greenlets."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: SecretStr | None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> None:
+        """Prepare exchanges with `{base_url}/responses`.
+
+        `tls` is for providers behind a private authority; else the usual ones are trusted, or those that
+        SSL_CERT_FILE or SSL_CERT_DIR name. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured.
+
+        Raises:
+            SettingsError: the URL, the key or the proxy cannot be used.
+        """
+        self._url = _responses_url(base_url)
+        self._key = _usable_key(api_key)
+        self._tls = tls or httpx.create_ssl_context()
+        self._proxy = _proxy_for(self._url, self._tls)
+        self.max_answer_bytes = max_answer_bytes
+        self._headers = {
+            "Accept-Encoding": "identity",  # small beside the minutes waited, and a cut body stays readable
+            "User-Agent": f"backburner/{_version()}",
+        }
+        if self._key:
+            self._headers["Authorization"] = f"Bearer {self._key}"
+
+    def call(
+        self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
+    ) -> httpx.Request:
+        """A request that buys an answer; it may take `seconds`."""
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        headers = {
+            "Accept": accept,
+            "Content-Type": JSON,
+            "Content-Length": str(len(content)),
+            "X-Client-Request-Id": request_id,
+        }
+        return self._request("POST", self._url, headers, _pieces(content), seconds, line)
+
+    def fetch(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+        """A request for a response that was bought before."""
+        return self._request("GET", self._url_of(response_id), {"Accept": JSON}, None, seconds, line)
+
+    def cancel(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+        """A request to stop making a response that was bought before."""
+        headers = {"Accept": JSON, "Content-Length": "0"}
+        return self._request("POST", self._url_of(response_id, "/cancel"), headers, None, seconds, line)
+
+    def _url_of(self, response_id: str, verb: str = "") -> httpx.URL:
+        path = f"{self._url.raw_path.decode()}/{quote(response_id, safe='')}{verb}"
+        return self._url.copy_with(raw_path=path.encode())
+
+    def _request(
+        self,
+        method: str,
+        url: httpx.URL,
+        headers: Mapping[str, str],
+        content: Iterator[bytes] | None,
+        seconds: float,
+        line: Line,
+    ) -> httpx.Request:
+        timeout = httpx.Timeout(
+            connect=min(CONNECT_SECONDS, seconds), write=min(WRITE_SECONDS, seconds), pool=5.0, read=seconds
+        )
+        extensions = {"timeout": timeout.as_dict(), "trace": line.trace}
+        return httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=extensions)
+
+    def exchange(
+        self, request: httpx.Request, ends_at: float, line: Line, read: Callable[[httpx.Response, float], Received]
+    ) -> Received | Failure:
+        """What `read` made of the answer, or why there was none."""
+        transport = httpx.HTTPTransport(verify=self._tls, limits=_ONE_CALL, proxy=self._proxy)
+        response = None
+        try:
+            response = transport.handle_request(request)
+            # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline.
+            request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
+            return read(response, ends_at)
+        except httpx.ReadTimeout:  # as long as the deadline
+            return overdue()
+        except (httpx.HTTPError, OSError) as error:
+            return failure_of(error, sent=line.sent)
+        finally:
+            line.let_go()
+            if response is not None:
+                response.close()
+            transport.close()
+
+    def read_whole(self, response: httpx.Response, ends_at: float) -> Received:
+        """Read a body to its end, or as far as it can be read."""
+        limit = self.max_answer_bytes if response.is_success else KEPT_BYTES
+        chunks: list[bytes] = []
+        size = 0
+        fault = None
+        try:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    fault = too_large(limit)
+                    break
+                if monotonic() > ends_at:
+                    fault = overdue()
+                    break
+        except httpx.ReadTimeout:
+            fault = overdue()
+        except (httpx.HTTPError, OSError):
+            pass  # a refusal is one even when its text was cut, and an answer that was cut shows it
+        body = b"".join(chunks)
+        return Received(response.status_code, response.headers, body if size <= limit else body[:KEPT_BYTES], fault)
+
+    def report(self, came: Received | Failure, line: Line, model: Model) -> CallReport:
+        """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
+        ended = ended_here(line)
+        if isinstance(came, Failure):
+            return CallReport(ended or came)
+        report = classify(came.status, came.headers, came.body, model, now=datetime.now(UTC))
+        fault = ended or came.fault
+        if fault is not None and _is_malformed(report):
+            report = replace(report, result=replace(fault, http_status=came.status))
+        if came.raw is not None:
+            report = replace(report, raw=came.raw)
+        return self._without_key(report)
+
+    def _without_key(self, report: CallReport) -> CallReport:
+        """`report`, should a gateway have repeated our key to us."""
+        failure = report.result
+        if self._key and isinstance(failure, Failure) and self._key in failure.message:
+            return replace(report, result=replace(failure, message=failure.message.replace(self._key, "[key]")))
+        return report
+
+
+def ended_here(line: Line) -> Failure | None:
+    """What a call came to that was ended on our side; None while it was not."""
+    if line.aborted is None:
+        return None
+    if line.aborted is AbortReason.STALLED:
+        return Failure(ErrorKind.INTERRUPTED, "The provider fell silent amid its answer.")
+    if line.aborted is AbortReason.CALL_DEADLINE:
+        return overdue()
+    kind = ErrorKind.INTERRUPTED if line.sent else ErrorKind.UNREACHABLE
+    return Failure(kind, f"The call was ended on our side ({line.aborted}).")
+
+
+def overdue() -> Failure:
+    """What a call came to that lasted too long."""
+    return Failure(ErrorKind.CALL_DEADLINE, "The provider did not answer within the call's deadline.")
+
+
+def too_large(limit: int) -> Failure:
+    """What a call came to whose answer is beyond all measure."""
+    return Failure(ErrorKind.MALFORMED_ANSWER, f"The provider's answer is larger than {limit:,} bytes.")
+
+
+def _is_malformed(report: CallReport) -> bool:
+    return isinstance(report.result, Failure) and report.result.kind is ErrorKind.MALFORMED_ANSWER
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """`content` piece by piece; nothing holds it once it is sent."""
+    for start in range(0, len(content), _PIECE_BYTES):
+        yield content[start : start + _PIECE_BYTES]
+
+
+def _responses_url(base_url: str) -> httpx.URL:
+    try:
+        url = httpx.URL(f"{base_url.rstrip('/')}/responses")
+        url.host.encode("idna")  # as the resolver will; a label may be too long for it
+    except (httpx.InvalidURL, UnicodeError):
+        raise SettingsError("BACKBURNER_PROVIDER_BASE_URL is not a usable URL") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SettingsError("BACKBURNER_PROVIDER_BASE_URL is not a usable URL")
+    return url
+
+
+def _usable_key(api_key: SecretStr | None) -> str:
+    key = "" if api_key is None else api_key.get_secret_value().strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError("BACKBURNER_PROVIDER_API_KEY holds characters that cannot stand in an HTTP header")
+    return key
+
+
+def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
+    """The proxy that the environment names for `url`, read once; httpx reads it for its Client alone."""
+    proxies = getproxies()
+    address = proxies.get(url.scheme) or proxies.get("all")
+    host = url.host if url.port is None else f"{url.host}:{url.port}"
+    if not address or proxy_bypass(host):
+        return None
+    try:
+        place = httpx.URL(address if "://" in address else f"http://{address}")
+    except httpx.InvalidURL:
+        place = httpx.URL()
+    if place.scheme not in ("http", "https") or not place.host:
+        raise SettingsError("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no usable http:// or https:// proxy")
+    return httpx.Proxy(place, ssl_context=tls if place.scheme == "https" else None)
+
+
+def _version() -> str:
+    try:
+        return version("backburner")
+    except PackageNotFoundError:  # run from a source tree that was not installed
+        return "0"

@@ -1,0 +1,118 @@
+"""An answer awaited as server-sent events, which keep the line alive; of all events only the last is kept.
+
+When silence is a fault: never while the model may be thinking, for a reasoning model does so for minutes between
+events. Only amid an event or a text must more follow soon, and after the last event the stream's end.
+"""
+
+import json
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any, Final
+
+import httpx
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import CallReport
+from jobs.models import Model
+from worker.provider.exchange import Endpoint, Received, ended_here, overdue, too_large
+from worker.provider.line import Line
+from worker.provider.sse import Event, EventParser, EventTooLarge
+
+EVENT_STREAM: Final = "text/event-stream"
+END_SECONDS: Final = 2.0
+"""How long after the last event the stream may take to end; a chunk of its own may name the cost."""
+_LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
+
+
+class Ending:
+    """What a stream's last event says, and the cost that may come beside or after it."""
+
+    def __init__(self) -> None:
+        self._response: Any = None
+        self._meta: Any = None
+        self.raw: bytes | None = None
+        self.amid_text = False
+
+    def take(self, event: Event) -> None:
+        """Look at one event. One that is not JSON says nothing."""
+        if event.name.startswith("response.") and event.name not in _LAST:
+            self.amid_text = event.name.endswith(".delta")
+            return
+        try:
+            value = json.loads(event.data)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(value, dict):
+            return
+        if isinstance(value.get("meta"), dict):
+            self._meta = value["meta"]
+        kind = str(value.get("type") or event.name)
+        if kind in _LAST:
+            self._response, self.raw = value.get("response"), event.data
+        elif self.raw is None and (kind == "error" or (not kind and value.get("error"))):
+            self._response, self.raw = _failed(value), event.data
+        elif kind:
+            self.amid_text = kind.endswith(".delta")
+
+    def body(self) -> bytes:
+        """The response object as a call without a stream would have brought it; empty when none came."""
+        response = self._response
+        if isinstance(response, dict) and self._meta is not None and not response.get("meta"):
+            response = {**response, "meta": self._meta}
+        return b"" if response is None else json.dumps(response, separators=(",", ":")).encode()
+
+
+def call_stream(
+    endpoint: Endpoint, request: httpx.Request, model: Model, ends_at: float, line: Line, *, stall: float
+) -> CallReport:
+    """Send one request and read its events to the last; `stall` is how long a text may stand still."""
+
+    def read(response: httpx.Response, ends_at: float) -> Received:
+        if response.is_success and response.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
+            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes)
+        return endpoint.read_whole(response, ends_at)
+
+    came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
+    return endpoint.report(came, line, model)
+
+
+def _read_events(response: httpx.Response, ends_at: float, line: Line, stall: float, limit: int) -> Received:
+    parser, ending = EventParser(limit), Ending()
+    fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
+    try:
+        for chunk in response.iter_bytes():
+            for event in parser.feed(chunk):
+                ending.take(event)
+            if monotonic() > ends_at:
+                fault = overdue()
+                break
+            line.expect(_patience(parser, ending, stall))
+    except EventTooLarge:
+        fault = too_large(limit)
+    except httpx.ReadTimeout:
+        fault = overdue()
+    except (httpx.HTTPError, OSError):
+        pass  # what had come before the line broke counts
+    line.expect(None)
+    unfinished = parser.end()
+    if unfinished is not None:
+        ending.take(unfinished)
+    return Received(
+        response.status_code,
+        response.headers,
+        ending.body(),
+        None if ending.raw is not None else fault,
+        ending.raw,
+    )
+
+
+def _patience(parser: EventParser, ending: Ending, stall: float) -> float | None:
+    if ending.raw is not None:
+        return END_SECONDS
+    return stall if ending.amid_text or parser.is_amid_event else None
+
+
+def _failed(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A stream's `error` event as the failed response that it stands for."""
+    error = event.get("error") or {name: event.get(name) for name in ("code", "message", "param")}
+    return {"object": "response", "status": "failed", "error": error}
