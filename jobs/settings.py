@@ -9,6 +9,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -56,6 +57,9 @@ class Settings(BaseSettings):
     )
     provider_transport: Transport = Field(
         Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
+    )
+    provider_max_calls: Annotated[int | None, EmptyIsAbsent] = Field(
+        None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
     )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
@@ -162,6 +166,11 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
         return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def lane(self) -> str:
+        """The name of the lane to this provider: its host, without what else its URL may hold."""
+        return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
 
     @property
     def call_deadline(self) -> timedelta:

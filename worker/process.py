@@ -19,11 +19,13 @@ from jobs.events import Announcer, connect
 from jobs.models import Catalogue
 from jobs.settings import Settings
 from jobs.store.database import Database
+from jobs.store.lanes import LaneSettings, probe_now
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
+from worker.lane import LaneKeeper
 from worker.maintenance import rescuer
 from worker.maintenance.loop import Maintenance
 from worker.provider.client import ProviderClient
@@ -46,6 +48,7 @@ class WorkerProcess:
         self.calls = Calls(on_end=self._slot_came_free)
         self.identity = Identity(self.database, settings.worker_concurrency)
         self.dispatcher = Dispatcher(app)
+        self.lane = LaneSettings.from_settings(settings)
 
     @cached_property
     def redis(self) -> Any:
@@ -65,6 +68,7 @@ class WorkerProcess:
             ProviderClient(self.settings.provider_base_url, self.settings.provider_api_key),
             Policy.from_settings(self.settings),
             identity=self.identity,
+            lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
             calls=self.calls,
             catalogue=Catalogue(self.settings.models),
             dispatcher=self.dispatcher,
@@ -89,6 +93,7 @@ class WorkerProcess:
             self.identity,
             self.dispatcher,
             self.announcer,
+            lane=self.lane,
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
         )
@@ -100,6 +105,8 @@ class WorkerProcess:
         """Register and begin to work."""
         raise_file_limit(self.settings.worker_concurrency)
         self.heartbeat.start()
+        with self.database.begin() as tx:
+            probe_now(tx, self.lane.name, datetime.now(UTC))
         self.maintenance.start()
 
     def begin_drain(self, *, at_once: bool) -> None:

@@ -233,6 +233,21 @@ workers = Table(
     Column("ended_at", Moment),  # left, or was given up
 )
 
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("name", String, primary_key=True),  # the provider's host
+    Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
+    Column("narrowed_at", Moment),
+    Column("widened_at", Moment),
+    Column("closed_at", Moment),
+    Column("closed_for", String),
+    Column("opened_at", Moment),
+    Column("probe_at", Moment),  # when one job may try a closed lane
+    Column("probes", Integer, nullable=False),
+    _one_of("closed_for", ErrorKind),
+)
+
 leases = Table(
     "leases",
     metadata,

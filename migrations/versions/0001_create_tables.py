@@ -25,6 +25,28 @@ def upgrade() -> None:
         sa.UniqueConstraint("sha256", name=op.f("uq_api_keys_sha256")),
     )
     op.create_table(
+        "lanes",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("max_calls", sa.Integer(), nullable=True),
+        sa.Column("narrowed_at", Moment(), nullable=True),
+        sa.Column("widened_at", Moment(), nullable=True),
+        sa.Column("closed_at", Moment(), nullable=True),
+        sa.Column("closed_for", sa.String(), nullable=True),
+        sa.Column("opened_at", Moment(), nullable=True),
+        sa.Column("probe_at", Moment(), nullable=True),
+        sa.Column("probes", sa.Integer(), nullable=False),
+        sa.CheckConstraint(
+            (
+                "closed_for IN ('unreachable', 'rate_limited', 'overloaded', 'bad_credentials', "
+                "'out_of_credit', 'rejected', 'model_unavailable', 'context_overflow', 'interrupted', "
+                "'server_error', 'gateway_timeout', 'call_deadline', 'malformed_answer', 'answer_failed', "
+                "'answer_refused', 'empty_output', 'lost', 'job_deadline')"
+            ),
+            name=op.f("ck_lanes_closed_for"),
+        ),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lanes")),
+    )
+    op.create_table(
         "leases",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("holder", sa.String(), nullable=False),
@@ -262,4 +284,5 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("leases")
+    op.drop_table("lanes")
     op.drop_table("api_keys")
