@@ -93,6 +93,16 @@ class Settings(BaseSettings):
         OnUnknownOutcome.RETRY,
         description="after a call that may have been billed and whose answer was lost: retry or fail",
     )
+    reconcile_after_seconds: float = Field(
+        90,
+        ge=0,
+        le=86400,
+        description="after a lost answer, when to ask the provider's own log whether the call ran and what it cost",
+    )
+    provider_logs_url: Annotated[str | None, EmptyIsAbsent] = Field(
+        None,
+        description="that log (AI/ML API's GET /v2/logs); empty means beside PROVIDER_BASE_URL, off where it gives 404",
+    )
     truncation: Truncation = Field(
         Truncation.DISABLED, description="sent when the request names none: auto or disabled"
     )
@@ -171,6 +181,11 @@ class Settings(BaseSettings):
     def lane(self) -> str:
         """The name of the lane to this provider: its host, without what else its URL may hold."""
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
+
+    @property
+    def logs_url(self) -> str:
+        """Where the provider's log of calls is, if it has one."""
+        return self.provider_logs_url or f"{self.provider_base_url.removesuffix('/v1')}/v2/logs"
 
     @property
     def call_deadline(self) -> timedelta:

@@ -28,6 +28,7 @@ from worker.identity import Identity
 from worker.lane import LaneKeeper
 from worker.maintenance import rescuer
 from worker.maintenance.loop import Maintenance
+from worker.maintenance.reconciler import Reconciler
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
 from worker.settlement import Policy
@@ -98,6 +99,17 @@ class WorkerProcess:
             retention=timedelta(days=self.settings.retention_days),
         )
 
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """Finds out what lost answers cost."""
+        return Reconciler(
+            self.database,
+            self.settings.logs_url,
+            self.settings.provider_api_key,
+            after=timedelta(seconds=self.settings.reconcile_after_seconds),
+            holder=lambda: self.identity.worker_id,
+        )
+
     def _slot_came_free(self) -> None:
         self.maintenance.wake()
 
@@ -108,6 +120,7 @@ class WorkerProcess:
         with self.database.begin() as tx:
             probe_now(tx, self.lane.name, datetime.now(UTC))
         self.maintenance.start()
+        self.reconciler.start()
 
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running."""
@@ -125,6 +138,7 @@ class WorkerProcess:
             self.calls.abort_all(AbortReason.RELEASED)
             self._empty_within(RECORDING_SECONDS)
         self.maintenance.stop()
+        self.reconciler.stop()
         self.heartbeat.stop()
 
     def _empty_within(self, seconds: float) -> bool:

@@ -1,6 +1,7 @@
 """The ledger of calls: a row is committed before a call is sent, and closed with what it came to."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -88,10 +89,11 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
         **usage_columns(report.usage),
         **cost_columns(report.cost),
     }
+    booked = _booked(tx, attempt) if report.cost is not None else 0
     if not _close(tx, attempt.job_id, attempt.number, values):
         return False
     if report.cost is not None:
-        _add_to_job(tx, attempt.job_id, report.cost, now)
+        _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - booked), now)
     return True
 
 
@@ -128,6 +130,14 @@ def _lock_job(tx: Connection, job_id: str) -> bool:
     """Lock the job's row, which everyone does before touching its calls, so that no two wait for each other."""
     row = tables.jobs.c
     return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
+
+
+def _booked(tx: Connection, attempt: Attempt) -> int:
+    """What reconciliation has already put on the job's account for a call that now reports late."""
+    row = tables.attempts.c
+    query = select(row.cost_microusd).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    booked: int | None = tx.execute(query).scalar_one_or_none()
+    return booked or 0
 
 
 def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any]) -> bool:

@@ -203,6 +203,7 @@ attempts = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
+    Column("reconciled_at", Moment),  # the provider's own log was asked, and answered or never will
     _one_of("outcome", Outcome),
     _one_of("billed", Billed),
     _one_of("truncation", Truncation),
@@ -218,6 +219,14 @@ Index(
     attempts.c.worker_id,
     postgresql_where=text("ended_at IS NULL"),
     sqlite_where=text("ended_at IS NULL"),
+)
+
+# reconciliation: which calls may have cost money that nobody has told us of
+Index(
+    "ix_attempts_doubtful",
+    attempts.c.ended_at,
+    postgresql_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+    sqlite_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
 )
 
 workers = Table(

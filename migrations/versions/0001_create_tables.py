@@ -89,6 +89,7 @@ def upgrade() -> None:
         sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
         sa.Column("cost_source", sa.String(), nullable=True),
+        sa.Column("reconciled_at", Moment(), nullable=True),
         sa.CheckConstraint("billed IN ('no', 'unknown', 'likely', 'yes')", name=op.f("ck_attempts_billed")),
         sa.CheckConstraint("cost_source IN ('provider', 'price_table')", name=op.f("ck_attempts_cost_source")),
         sa.CheckConstraint(
@@ -109,7 +110,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_attempts_api_key_id")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
     )
+    doubtful = sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_attempts_doubtful", ["ended_at"], unique=False, postgresql_where=doubtful, sqlite_where=doubtful
+        )
         batch_op.create_index(
             "ix_attempts_open",
             ["worker_id"],
@@ -277,6 +282,7 @@ def downgrade() -> None:
     op.drop_table("jobs")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.drop_index("ix_attempts_usage")
+        batch_op.drop_index("ix_attempts_doubtful")
         batch_op.drop_index(
             "ix_attempts_open", postgresql_where=sa.text("ended_at IS NULL"), sqlite_where=sa.text("ended_at IS NULL")
         )
