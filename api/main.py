@@ -16,6 +16,7 @@ from jobs.models import Catalogue
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
 from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.lanes import LaneSettings
 from jobs.store.queries import ended_among
 from jobs.telemetry import configure_logging
 
@@ -38,7 +39,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database=database,
         catalogue=Catalogue(settings.models),
         dispatcher=dispatcher,
-        run_list=RunList(database, dispatcher, settings.worker_timeout),
+        run_list=RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout),
         announcer=Announcer(redis_client),
         waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
     )

@@ -330,8 +330,17 @@ class Deleted(_Shape):
     deleted: Literal[True]
 
 
+class ProviderLane(_Shape):
+    """How calls go out to the provider; `max_calls` is null when only the workers' slots limit them."""
+
+    lane: Literal["open", "narrowed", "closed"]
+    reason: Literal["bad_credentials", "out_of_credit"] | None
+    max_calls: int | None
+
+
 class Readiness(_Shape):
     """Whether a response submitted now would be run."""
 
     status: Literal["ok", "unavailable"]
-    missing: list[Literal["database", "migrations", "worker", "broker"]]
+    missing: list[Literal["database", "migrations", "worker", "provider", "broker"]]
+    provider: ProviderLane | None

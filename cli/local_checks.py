@@ -17,6 +17,7 @@ from jobs.dispatch import BROKER_ERRORS, create_celery
 from jobs.models import Catalogue
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
+from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.workers import live_workers
 
 PATIENCE_SECONDS = 3
@@ -49,6 +50,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
                 yield bad("database", f"{shown(settings)} is not at this release", "run: backburner migrate")
                 return
             workers = live_workers(tx, database_now(tx), settings.worker_timeout)
+            lane = read_lane(tx, settings.lane)
     except SQLAlchemyError as error:
         yield bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
         return
@@ -62,6 +64,20 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         yield doubtful("worker", f"all {len(workers)} workers are shutting down", START_WORKER)
     else:
         yield good("worker", f"{len(workers)} live, {slots} calls at once")
+    yield _check_lane(lane, settings)
+
+
+def _check_lane(lane: Lane, settings: Settings) -> Finding:
+    """Whether calls may go out to the provider, as its answers to our workers left it."""
+    if lane.closed_for is not None:
+        hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
+        return bad(
+            "lane", f"closed: the provider refuses calls ({lane.closed_for}); jobs wait, no attempt is used", hint
+        )
+    limit = LaneSettings.from_settings(settings).limit(lane)
+    if lane.max_calls is not None:
+        return doubtful("lane", f"narrowed to {limit} calls at once: the provider said it was too many", "")
+    return good("lane", "open" if limit is None else f"open, {limit} calls at once")
 
 
 def check_redis(url: str) -> Finding:

@@ -8,13 +8,16 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
 
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError, KombuError, OperationalError
+from sqlalchemy import Connection as DatabaseConnection
 
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
+from jobs.store.lanes import LaneSettings, calls_out, read_lane
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 
@@ -22,7 +25,7 @@ EXECUTE: Final = "backburner.execute"
 QUEUE_NAME: Final = "backburner"
 QUEUE: Final = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 WINDOW_PER_SLOT: Final = 2
-BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError)
+BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError)
 QUIET_AFTER_FAILURE: Final = 1.0
 HEADROOM: Final = 8
 
@@ -45,15 +48,20 @@ def create_celery(settings: Settings) -> Celery:
         task_queues=[QUEUE],
         task_store_errors_even_if_ignored=False,
         worker_concurrency=settings.worker_concurrency + HEADROOM,
-        worker_disable_prefetch=settings.broker.startswith(("redis", "valkey", "unix")),
+        worker_disable_prefetch=_holds_bells(settings.broker),
         worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
     )
     return app
 
 
+def _holds_bells(url: str) -> bool:
+    """Whether bells wait in this broker until a slot is free; any other hands them out as they come."""
+    return url.startswith(("redis", "valkey", "unix"))
+
+
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not settings.broker.startswith(("redis", "valkey", "unix")):
+    if not _holds_bells(settings.broker):
         return {}
     return {
         "max_connections": settings.worker_concurrency + 100,
@@ -69,6 +77,7 @@ class Dispatcher:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._quiet_until = 0.0
+        self._holds_bells = _holds_bells(app.conf.broker_url)
 
     def ring(self, job_id: str) -> bool:
         """Tell a worker that a job is due. False when the broker could not be told: the dispatcher rings again.
@@ -97,6 +106,18 @@ class Dispatcher:
             log.warning("broker does not answer", error=type(error).__name__)
             return None
 
+    def room(self, tx: DatabaseConnection, lane: LaneSettings, depth: int, slots: int, now: datetime) -> int:
+        """How many bells may be rung now, `depth` of them waiting already: what fits the window and the lane."""
+        current = read_lane(tx, lane.name)
+        if current.closed_at is not None:
+            return 0 if current.is_shut(now) or depth else 1
+        limit = lane.limit(current)
+        if limit is None and self._holds_bells:
+            return max(0, window_size(slots) - depth)
+        out = calls_out(tx)
+        window = window_size(slots) if self._holds_bells else slots - out
+        return max(0, min(window, slots if limit is None else limit - out) - depth)
+
     def close(self) -> None:
         """Let go of the broker's connections."""
         self._app.close()
@@ -119,9 +140,12 @@ class RunList:
     `fresh_for` seconds, however many callers ask.
     """
 
-    def __init__(self, database: Database, dispatcher: Dispatcher, worker_timeout: timedelta) -> None:
+    def __init__(
+        self, database: Database, dispatcher: Dispatcher, lane: LaneSettings, worker_timeout: timedelta
+    ) -> None:
         self._database = database
         self._dispatcher = dispatcher
+        self._lane = lane
         self._worker_timeout = worker_timeout
         self._room = 0
         self._looked_at = float("-inf")
@@ -143,8 +167,9 @@ class RunList:
         if depth is None:
             return 0
         with self._database.read() as tx:
-            window = window_size(live_slots(tx, database_now(tx), self._worker_timeout))
-        return max(0, window - depth)
+            now = database_now(tx)
+            slots = live_slots(tx, now, self._worker_timeout)
+            return self._dispatcher.room(tx, self._lane, depth, slots, now)
 
 
 def window_size(slots: int) -> int:

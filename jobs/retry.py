@@ -15,9 +15,6 @@ from typing import Final
 from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 
-PAUSE: Final = timedelta(seconds=30)
-"""How long a job waits when the provider refuses our key or our credit; no attempt is used up meanwhile."""
-
 
 class Again(StrEnum):
     """Whether a failed call is repeated."""
@@ -113,8 +110,7 @@ def next_step(
     """
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
-        pause = max(PAUSE, failure.retry_after or PAUSE)
-        return _again_after(pause, now, job.failures, failure, job)
+        return TryAgain(now, job.failures)  # due at once; the closed lane is what holds it back
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO

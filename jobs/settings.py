@@ -9,6 +9,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -64,6 +65,9 @@ class Settings(BaseSettings):
     provider_transport: Transport = Field(
         Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
     )
+    provider_max_calls: int | None = Field(
+        None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
+    )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
     )
@@ -97,6 +101,16 @@ class Settings(BaseSettings):
     on_unknown_outcome: OnUnknownOutcome = Field(
         OnUnknownOutcome.RETRY,
         description="after a call that may have been billed and whose answer was lost: retry or fail",
+    )
+    reconcile_after_seconds: float = Field(
+        90,
+        ge=0,
+        le=86400,
+        description="after a lost answer, when to ask the provider's own log whether the call ran and what it cost",
+    )
+    provider_logs_url: str | None = Field(
+        None,
+        description="that log (AI/ML API's GET /v2/logs); empty means beside PROVIDER_BASE_URL, off where it gives 404",
     )
     truncation: Truncation = Field(
         Truncation.DISABLED, description="sent when the request names none: auto or disabled"
@@ -163,6 +177,16 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
         return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def lane(self) -> str:
+        """The name of the lane to this provider: its host, without what else its URL may hold."""
+        return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
+
+    @property
+    def logs_url(self) -> str:
+        """Where the provider's log of calls is, if it has one."""
+        return self.provider_logs_url or f"{self.provider_base_url.removesuffix('/v1')}/v2/logs"
 
     @property
     def call_deadline(self) -> timedelta:

@@ -29,6 +29,7 @@ from jobs.store.queries import get_job, get_request
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.identity import Identity
+from worker.lane import LaneKeeper, ProbeTaken
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure, settle
@@ -70,6 +71,7 @@ class Executor:
         policy: Policy,
         *,
         identity: Identity,
+        lane: LaneKeeper,
         calls: Calls,
         catalogue: Catalogue,
         dispatcher: Dispatcher,
@@ -81,6 +83,8 @@ class Executor:
         self._provider = provider
         self._policy = policy
         self._identity = identity
+        self._lane = lane
+        self._busy = 0
         self._calls = calls
         self._catalogue = catalogue
         self._dispatcher = dispatcher
@@ -89,29 +93,48 @@ class Executor:
         self._jitter = jitter
 
     def run(self, job_id: str) -> None:
-        """Answer one bell. A stale one changes nothing."""
-        begun = self._claim(job_id)
-        if begun is None:
+        """Answer one bell. A stale one changes nothing; one for which there is no slot is dropped and rung again."""
+        if self._busy >= self._identity.concurrency or self._lane.is_known_shut():
             return
-        job, attempt = begun
+        self._busy += 1
+        try:
+            begun = self._claim(job_id)
+            if begun is not None:
+                job, attempt, probe = begun
+                self._run(job, attempt, probe=probe)
+        finally:
+            self._busy -= 1
+
+    def _run(self, job: Job, attempt: Attempt, *, probe: bool) -> None:
         length = min(self._policy.call_deadline, job.deadline_at - self._clock())
         line = Line()
         running = self._calls.begin(attempt, line, length)
+        watch = self._lane.watch_probe(attempt) if probe else None
         try:
             report = self._call(job, attempt, line, length)
             if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
                 report = replace(report, result=call_deadline_failure(length))
+            if watch is not None:
+                watch.cancel()
+            self._lane.heard(attempt, report)
             self._record(EndedCall(job, attempt, report, line.aborted, self._clock()))
         finally:
             self._calls.end(running)
 
-    def _claim(self, job_id: str) -> tuple[Job, Attempt] | None:
+    def _claim(self, job_id: str) -> tuple[Job, Attempt, bool] | None:
+        """The job and its attempt, and whether that is the probe of a closed lane."""
         worker_id = self._identity.claiming_as
         if worker_id is None:
             return None
         try:
             with self._database.begin() as tx:
-                return begin_attempt(tx, job_id, worker_id, self._clock())
+                lane = self._lane.admits(tx)
+                begun = begin_attempt(tx, job_id, worker_id, self._clock()) if lane is not None else None
+                if lane is None or begun is None:
+                    return None
+                return *begun, self._lane.is_probe(tx, lane)
+        except ProbeTaken:
+            return None
         except DATABASE_ERRORS as error:
             log.warning("claim failed", job_id=job_id, error=type(error).__name__)
             return None

@@ -22,13 +22,16 @@ from jobs.events import Announcer, connect
 from jobs.models import Catalogue
 from jobs.settings import Settings
 from jobs.store.database import Database
+from jobs.store.lanes import LaneSettings, probe_now
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
+from worker.lane import LaneKeeper
 from worker.maintenance import rescuer
 from worker.maintenance.loop import Maintenance
+from worker.maintenance.reconciler import Reconciler
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
 from worker.settlement import Policy
@@ -49,6 +52,7 @@ class WorkerProcess:
         self.calls = Calls(on_end=self._slot_came_free)
         self.identity = Identity(self.database, settings.worker_concurrency)
         self.dispatcher = Dispatcher(app)
+        self.lane = LaneSettings.from_settings(settings)
 
     @cached_property
     def redis(self) -> Any:
@@ -73,6 +77,7 @@ class WorkerProcess:
             ),
             Policy.from_settings(self.settings),
             identity=self.identity,
+            lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
             calls=self.calls,
             catalogue=Catalogue(self.settings.models),
             dispatcher=self.dispatcher,
@@ -97,8 +102,20 @@ class WorkerProcess:
             self.identity,
             self.dispatcher,
             self.announcer,
+            lane=self.lane,
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
+        )
+
+    @cached_property
+    def reconciler(self) -> Reconciler:
+        """Finds out what lost answers cost."""
+        return Reconciler(
+            self.database,
+            self.settings.logs_url,
+            self.settings.provider_api_key,
+            after=timedelta(seconds=self.settings.reconcile_after_seconds),
+            holder=lambda: self.identity.worker_id,
         )
 
     def _slot_came_free(self) -> None:
@@ -108,7 +125,10 @@ class WorkerProcess:
         """Register and begin to work."""
         raise_file_limit(self.settings.worker_concurrency)
         self.heartbeat.start()
+        with self.database.begin() as tx:
+            probe_now(tx, self.lane.name, datetime.now(UTC))
         self.maintenance.start()
+        self.reconciler.start()
 
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running."""
@@ -126,6 +146,7 @@ class WorkerProcess:
             self.calls.abort_all(AbortReason.RELEASED)
             self._empty_within(RECORDING_SECONDS)
         self.maintenance.stop()
+        self.reconciler.stop()
         self.heartbeat.stop()
 
     def _empty_within(self, seconds: float) -> bool:

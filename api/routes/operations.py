@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.dependencies import Parts, PartsDep
 from api.schemas import Readiness
 from jobs.store.database import database_now
+from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import count_open, oldest_due_at
 from jobs.store.workers import live_workers
 from jobs.telemetry import get_logger
@@ -35,26 +36,42 @@ async def healthz() -> dict[str, str]:
     },
 )
 def readyz(parts: PartsDep) -> Response:
-    """Whether a response submitted now would be run: the database, the broker and a live worker are there."""
-    missing = _missing(parts)
-    body = {"status": "unavailable" if missing else "ok", "missing": missing}
+    """Whether a response submitted now would be run: the database, the broker and a live worker are there, and the
+    provider does not refuse this server's key or credit.
+    """
+    missing, lane = _missing(parts)
+    body = {"status": "unavailable" if missing else "ok", "missing": missing, "provider": lane}
     return JSONResponse(body, 503 if missing else 200)
 
 
-def _missing(parts: Parts) -> list[str]:
+def _missing(parts: Parts) -> tuple[list[str], dict[str, object] | None]:
     missing = []
+    shown = None
     try:
         with parts.database.read() as tx:
             if not is_current(tx):
                 missing.append("migrations")
             elif not live_workers(tx, database_now(tx), parts.settings.worker_timeout):
                 missing.append("worker")
+            if "migrations" not in missing:
+                settings, now = LaneSettings.from_settings(parts.settings), datetime.now(UTC)
+                lane = read_lane(tx, settings.name)
+                shown = _shown(lane, settings)
+                # with nothing waiting, a lane whose probe is due tries the next response at once
+                if lane.closed_at is not None and (lane.is_shut(now) or oldest_due_at(tx) is not None):
+                    missing.append("provider")
     except SQLAlchemyError as error:
         log.warning("not ready", error=type(error).__name__)
         missing.append("database")
     if parts.dispatcher.depth() is None:
         missing.append("broker")
-    return missing
+    return missing, shown
+
+
+def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
+    limit = settings.limit(lane)
+    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
+    return {"lane": state, "reason": lane.closed_for, "max_calls": limit}
 
 
 @router.get(
@@ -73,10 +90,18 @@ def metrics(parts: PartsDep) -> Response:
         workers = live_workers(tx, database_now(tx), parts.settings.worker_timeout)
         Gauge("backburner_workers", "Live workers.", registry=registry).set(len(workers))
         slots = Gauge("backburner_slots", "Calls that the live workers can hold at once.", registry=registry)
-        slots.set(sum(worker.concurrency for worker in workers))
+        total = sum(worker.concurrency for worker in workers)
+        slots.set(total)
+        settings = LaneSettings.from_settings(parts.settings)
+        lane = read_lane(tx, settings.name)
         oldest = oldest_due_at(tx)
     age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
     Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
+    limit = settings.limit(lane)
+    widest = Gauge("backburner_lane_limit", "Calls that may be out to the provider at once.", registry=registry)
+    widest.set(total if limit is None else min(limit, total))
+    opened = Gauge("backburner_lane_open", "0 while the provider refuses our key or credit.", registry=registry)
+    opened.set(lane.closed_at is None)
     bells = Gauge("backburner_bells", "Messages in the broker's queue.", registry=registry)
     depth = parts.dispatcher.depth()
     bells.set(float("nan") if depth is None else depth)

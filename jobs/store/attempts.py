@@ -100,14 +100,14 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
     for the first to say so.
     """
     job_exists = _lock_job(tx, attempt.job_id)
-    booked = _booked_by_another(tx, attempt, report)
-    if booked:
+    fetched_twice = _booked_by_another(tx, attempt, report)
+    if fetched_twice:
         report = replace(report, usage=None, cost=None)
     failure = report.result if isinstance(report.result, Failure) else None
     values: dict[str, Any] = {
         "ended_at": now,
         "outcome": outcome,
-        "billed": Billed.NO if booked else _billed(report),
+        "billed": Billed.NO if fetched_twice else _billed(report),
         "http_status": report.http_status,
         "provider_request_id": report.provider_request_id,
         "error_kind": failure.kind if failure else None,
@@ -117,10 +117,11 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
     }
     if report.provider_response_id is not None:
         values["provider_response_id"] = report.provider_response_id
+    reconciled = _reconciled(tx, attempt) if report.cost is not None else 0
     if not _close(tx, attempt.job_id, attempt.number, values):
         return False
     if report.cost is not None:
-        _add_to_job(tx, attempt.job_id, report.cost, now)
+        _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - reconciled), now)
     return True
 
 
@@ -157,6 +158,14 @@ def _lock_job(tx: Connection, job_id: str) -> bool:
     """Lock the job's row, which everyone does before touching its calls, so that no two wait for each other."""
     row = tables.jobs.c
     return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
+
+
+def _reconciled(tx: Connection, attempt: Attempt) -> int:
+    """What reconciliation has already put on the job's account for a call that now reports late."""
+    row = tables.attempts.c
+    query = select(row.cost_microusd).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    booked: int | None = tx.execute(query).scalar_one_or_none()
+    return booked or 0
 
 
 def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any]) -> bool:

@@ -213,6 +213,7 @@ attempts = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
+    Column("reconciled_at", Moment),  # the provider's own log was asked, and answered or never will
     _one_of("outcome", Outcome),
     _one_of("billed", Billed),
     _one_of("truncation", Truncation),
@@ -230,6 +231,14 @@ Index(
     sqlite_where=text("ended_at IS NULL"),
 )
 
+# reconciliation: which calls may have cost money that nobody has told us of
+Index(
+    "ix_attempts_doubtful",
+    attempts.c.ended_at,
+    postgresql_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+    sqlite_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+)
+
 workers = Table(
     "workers",
     metadata,
@@ -241,6 +250,21 @@ workers = Table(
     Column("beat_at", Moment, nullable=False),
     Column("draining_at", Moment),  # claims no more
     Column("ended_at", Moment),  # left, or was given up
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("name", String, primary_key=True),  # the provider's host
+    Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
+    Column("narrowed_at", Moment),
+    Column("widened_at", Moment),
+    Column("closed_at", Moment),
+    Column("closed_for", String),
+    Column("opened_at", Moment),
+    Column("probe_at", Moment),  # when one job may try a closed lane
+    Column("probes", Integer, nullable=False),
+    _one_of("closed_for", ErrorKind),
 )
 
 leases = Table(

@@ -25,6 +25,28 @@ def upgrade() -> None:
         sa.UniqueConstraint("sha256", name=op.f("uq_api_keys_sha256")),
     )
     op.create_table(
+        "lanes",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("max_calls", sa.Integer(), nullable=True),
+        sa.Column("narrowed_at", Moment(), nullable=True),
+        sa.Column("widened_at", Moment(), nullable=True),
+        sa.Column("closed_at", Moment(), nullable=True),
+        sa.Column("closed_for", sa.String(), nullable=True),
+        sa.Column("opened_at", Moment(), nullable=True),
+        sa.Column("probe_at", Moment(), nullable=True),
+        sa.Column("probes", sa.Integer(), nullable=False),
+        sa.CheckConstraint(
+            (
+                "closed_for IN ('unreachable', 'rate_limited', 'overloaded', 'bad_credentials', "
+                "'out_of_credit', 'rejected', 'model_unavailable', 'context_overflow', 'interrupted', "
+                "'server_error', 'gateway_timeout', 'call_deadline', 'malformed_answer', 'answer_failed', "
+                "'answer_refused', 'empty_output', 'lost', 'job_deadline')"
+            ),
+            name=op.f("ck_lanes_closed_for"),
+        ),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_lanes")),
+    )
+    op.create_table(
         "leases",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("holder", sa.String(), nullable=False),
@@ -68,6 +90,7 @@ def upgrade() -> None:
         sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
         sa.Column("cost_source", sa.String(), nullable=True),
+        sa.Column("reconciled_at", Moment(), nullable=True),
         sa.CheckConstraint("billed IN ('no', 'unknown', 'likely', 'yes')", name=op.f("ck_attempts_billed")),
         sa.CheckConstraint("cost_source IN ('provider', 'price_table')", name=op.f("ck_attempts_cost_source")),
         sa.CheckConstraint(
@@ -88,7 +111,11 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_attempts_api_key_id")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
     )
+    doubtful = sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_attempts_doubtful", ["ended_at"], unique=False, postgresql_where=doubtful, sqlite_where=doubtful
+        )
         batch_op.create_index(
             "ix_attempts_open",
             ["worker_id"],
@@ -273,6 +300,7 @@ def downgrade() -> None:
     op.drop_table("jobs")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.drop_index("ix_attempts_usage")
+        batch_op.drop_index("ix_attempts_doubtful")
         batch_op.drop_index(
             "ix_attempts_open", postgresql_where=sa.text("ended_at IS NULL"), sqlite_where=sa.text("ended_at IS NULL")
         )
@@ -280,4 +308,5 @@ def downgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("workers")
     op.drop_table("leases")
+    op.drop_table("lanes")
     op.drop_table("api_keys")

@@ -1,11 +1,12 @@
 """A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -24,6 +25,7 @@ from jobs.retry import Backoff
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
+from jobs.store.lanes import LaneSettings
 from jobs.store.workers import register
 from tests.support.clock import Clock
 from tests.support.records import MODEL, Records, snapshot
@@ -32,6 +34,7 @@ from tests.support.waiting import await_until
 from worker.calls import Calls
 from worker.executor import Executor
 from worker.identity import Identity
+from worker.lane import LaneKeeper
 from worker.maintenance import deadlines, rescuer
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason, Line
@@ -104,22 +107,33 @@ class DyingProvider(ProviderClient):
         self._step = step
 
     def call(
-        self, body: Mapping[str, Any], *, request_id: str, model: Model, deadline: timedelta, line: Line
+        self,
+        body: Mapping[str, Any],
+        *,
+        request_id: str,
+        model: Model,
+        deadline: timedelta,
+        line: Line,
+        accepted: Callable[[str], None],
     ) -> CallReport:
+        calling = partial(
+            super().call,
+            body,
+            request_id=request_id,
+            model=model,
+            deadline=deadline,
+            line=line,
+            accepted=accepted,
+        )
         if self._step is Step.SENT:
-            self._die_waiting(body, request_id, model, deadline, line)
-        report = super().call(body, request_id=request_id, model=model, deadline=deadline, line=line)
+            self._die_waiting(calling, request_id, line)
+        report = calling()
         if self._step is Step.ANSWERED:
             raise Killed
         return report
 
-    def _die_waiting(
-        self, body: Mapping[str, Any], request_id: str, model: Model, deadline: timedelta, line: Line
-    ) -> None:
-        sending = super().call
-        thread = Thread(
-            target=lambda: sending(body, request_id=request_id, model=model, deadline=deadline, line=line), daemon=True
-        )
+    def _die_waiting(self, calling: Callable[[], CallReport], request_id: str, line: Line) -> None:
+        thread = Thread(target=calling, daemon=True)
         thread.start()
         await_until(lambda: self._world.calls(request_id), 10, "the call never arrived")
         line.abort(AbortReason.RELEASED)  # the dead process's sockets are closed by its system
@@ -187,6 +201,7 @@ class World:
             provider,
             POLICY,
             identity=Identity(database, 10, worker_id),
+            lane=LaneKeeper(database, LaneSettings(self.provider_url), WORKER_TIMEOUT, self.clock),
             calls=Calls(on_end=lambda: None),
             catalogue=Catalogue([MODEL]),
             dispatcher=dispatcher,

@@ -36,6 +36,7 @@ ENUMS: dict[str, type[StrEnum]] = {
     "ck_jobs_status": Status,
     "ck_jobs_truncation": Truncation,
     "ck_jobs_truncation_applied": Truncation,
+    "ck_lanes_closed_for": ErrorKind,
 }
 
 

@@ -60,6 +60,7 @@ class Server(ABC):
     name: str
     stop_signal = signal.SIGTERM
     leash_signal = signal.SIGKILL
+    start_seconds: float = START_SECONDS
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"backburner-{self.name}-"))
@@ -93,7 +94,7 @@ class Server(ABC):
             port_was_given = self.port != 0
             self.port = self.port or free_port()
             self._spawn()
-            if await_until(lambda: self._is_up() or not self.is_running, START_SECONDS, self._log_tail):
+            if await_until(lambda: self._is_up() or not self.is_running, self.start_seconds, self._log_tail):
                 if self.is_running:
                     return
                 self._gone()

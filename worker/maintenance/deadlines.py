@@ -6,9 +6,10 @@ from sqlalchemy import select
 
 from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
 from jobs.events import Announcer
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Status, Verb
 from jobs.store import tables
 from jobs.store.database import Database
+from jobs.store.lanes import read_lane
 from jobs.store.rows import job_from
 from jobs.store.transitions import move
 from jobs.telemetry import get_logger
@@ -19,18 +20,21 @@ BATCH = 200
 log = get_logger(__name__)
 
 
-def run_once(database: Database, announcer: Announcer, now: datetime) -> int:
-    """Expire what is overdue; returns how many jobs."""
+def run_once(database: Database, announcer: Announcer, now: datetime, lane: str = "") -> int:
+    """Expire what is overdue; returns how many jobs. A closed `lane` is named as what they waited for."""
     row = tables.jobs.c
     overdue = select(tables.jobs).where(row.completed_at.is_(None), row.deadline_at <= now)
     expired = 0
     while True:
         with database.read() as tx:
             batch = [job_from(each) for each in tx.execute(overdue.order_by(row.deadline_at).limit(BATCH)).mappings()]
+            closed_for = read_lane(tx, lane).closed_for if batch else None
         for job in batch:
             message = "The response was not finished by its deadline."
             if job.error_message:
                 message += f" The last attempt failed: {job.error_message}"
+            elif closed_for is not None and job.status is Status.QUEUED:
+                message += f" No call was possible: the provider refuses this server's key or credit ({closed_for})."
             try:
                 with database.begin() as tx:
                     move(

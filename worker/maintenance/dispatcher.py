@@ -2,20 +2,27 @@
 
 from datetime import datetime, timedelta
 
-from jobs.dispatch import Dispatcher, ring_cutoff, window_size
+from jobs.dispatch import Dispatcher, ring_cutoff
 from jobs.store.database import Database, database_now
+from jobs.store.lanes import LaneSettings, read_lane, widen_if_quiet
 from jobs.store.runlist import pick_due
 from jobs.store.workers import live_slots
 
 
-def run_once(database: Database, dispatcher: Dispatcher, now: datetime, worker_timeout: timedelta) -> int:
-    """Ring for as many due jobs as the window has room for; returns how many."""
+def run_once(
+    database: Database, dispatcher: Dispatcher, lane: LaneSettings, now: datetime, worker_timeout: timedelta
+) -> int:
+    """Ring for as many due jobs as window and lane have room for; returns how many."""
     depth = dispatcher.depth()
     if depth is None:
         return 0
     with database.read() as tx:
         slots = live_slots(tx, database_now(tx), worker_timeout)
-    room = window_size(slots) - depth
+        current = read_lane(tx, lane.name)
+        room = dispatcher.room(tx, lane, depth, slots, now)
+    if current.max_calls is not None:
+        with database.begin() as tx:
+            widen_if_quiet(tx, current, now, slots)
     if room <= 0:
         return 0
     with database.begin() as tx:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.dispatch import Dispatcher
 from jobs.events import Announcer
 from jobs.store.database import Database, database_now
+from jobs.store.lanes import LaneSettings
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
@@ -47,6 +48,7 @@ class Maintenance:
         bell: Dispatcher,
         announcer: Announcer,
         *,
+        lane: LaneSettings,
         worker_timeout: timedelta,
         retention: timedelta,
     ) -> None:
@@ -57,8 +59,8 @@ class Maintenance:
         self._thread = Thread(target=self._loop, daemon=True)
         self._steps = [
             Step("rescuer", TICK, lambda now: rescuer.run_once(database, bell, announcer, now, worker_timeout)),
-            Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now)),
-            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, now, worker_timeout)),
+            Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now, lane.name)),
+            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention)),
         ]
 

@@ -1,0 +1,127 @@
+"""The lane to the provider, over two worker processes: what is refused waits, and nobody pays for it with attempts.
+
+The simulator's ledger counts what was tried.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.stack import PROVIDER_KEY, Stack
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+MODEL = "openai/o3-pro"
+SLOTS = 10
+
+
+@pytest.fixture
+def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
+    environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
+    with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
+        yield stack
+
+
+def tell(stack: Stack, **options: Any) -> None:
+    httpx.put(f"{stack.provider_url}/_script", json=options).raise_for_status()
+
+
+def submit(stack: Stack, count: int, prompt: str = "[[sim: full delay=0.1]] Hello", **fields: Any) -> list[str]:
+    body = {"model": MODEL, "input": prompt, "background": True, **fields}
+    with stack.http() as http:
+        return [http.post("/responses", json=body).raise_for_status().json()["id"] for _ in range(count)]
+
+
+def bodies(stack: Stack, jobs: list[str]) -> list[dict[str, Any]]:
+    with stack.http() as http:
+        return [http.get(f"/responses/{job_id}").raise_for_status().json() for job_id in jobs]
+
+
+def await_all(stack: Stack, jobs: list[str], status: str, seconds: float) -> None:
+    left = set(jobs)
+
+    def all_there() -> bool:
+        left.difference_update({body["id"] for body in bodies(stack, list(left)) if body["status"] == status})
+        return not left
+
+    await_until(all_there, seconds, lambda: f"{len(left)} of {len(jobs)} never were {status}\n{stack.logs()}")
+
+
+def readiness(stack: Stack) -> tuple[int, dict[str, Any]]:
+    answer = httpx.get(f"{stack.url}/readyz")
+    body: dict[str, Any] = answer.json()
+    return answer.status_code, body
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "reason"),
+    [
+        ({"bad_keys": [PROVIDER_KEY]}, {"bad_keys": []}, "bad_credentials"),
+        ({"balance": 0}, {"balance": None}, "out_of_credit"),
+    ],
+)
+def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
+    stack: Stack, broken: dict[str, Any], mended: dict[str, Any], reason: str
+) -> None:
+    tell(stack, **broken)
+    [first] = submit(stack, 1, max_attempts=1)
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    jobs = [first, *submit(stack, 20, max_attempts=1)]
+    await_until(lambda: len(stack.calls()) >= 3, 15, "it was not probed")
+    status, body = readiness(stack)
+    assert (status, body["missing"]) == (503, ["provider"])
+    assert body["provider"] == {"lane": "closed", "reason": reason, "max_calls": None}
+    assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
+    assert {each["status"] for each in bodies(stack, jobs)} == {"queued"}
+    refused = len(stack.calls())
+    assert refused <= 5
+    tell(stack, **mended)
+    await_all(stack, jobs, "completed", 30)
+    assert len(stack.calls()) <= len(jobs) + refused + 1
+    assert readiness(stack)[0] == 200
+
+
+def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) -> None:
+    tell(stack, bad_keys=[PROVIDER_KEY])
+    [first] = submit(stack, 1)
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    late = submit(stack, 3, deadline_seconds=2)
+    await_all(stack, late, "failed", 10)
+    for body in bodies(stack, late):
+        assert body["error"]["code"] == "deadline_exceeded"
+    tell(stack, bad_keys=[])
+    await_all(stack, [first], "completed", 30)
+
+
+def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> None:
+    tell(stack, bad_keys=[PROVIDER_KEY])
+    slow = submit(stack, 8, "[[sim: full delay=12]] Hello")
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    tell(stack, bad_keys=[])
+    await_until(
+        lambda: sum(call["outcome"] == "running" for call in stack.calls()) == len(slow),
+        15,
+        lambda: f"the others wait for the probe's answer\n{stack.logs()}",
+    )
+
+
+def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> None:
+    tell(stack, max_concurrency=4)
+    jobs = submit(stack, 60, "[[sim: full delay=0.5]] Hello")
+    await_until(lambda: readiness(stack)[1]["provider"]["lane"] == "narrowed", 10, "it was never narrowed")
+    await_all(stack, jobs, "completed", 60)
+    refused = [call for call in stack.calls() if call["http_status"] == 429]
+    assert len(refused) <= len(jobs)
+
+
+def test_no_more_than_the_operator_allows_are_out(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+    environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS), "BACKBURNER_PROVIDER_MAX_CALLS": "5"}
+    with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
+        jobs = submit(stack, 40, "[[sim: full delay=0.3]] Hello")
+        await_all(stack, jobs, "completed", 40)
+        ledger = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
+        assert ledger["total"] == len(jobs)
+        assert ledger["peak_in_flight"] <= 7

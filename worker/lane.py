@@ -1,0 +1,140 @@
+"""What this process does about the provider's lane: asks it before a claim, and tells it how calls ended.
+
+A probe is a job's own call: every provider has that route, and nothing is bought that nobody asked for. A refusal
+comes at once and an answer may take an hour, so a probe that has not been refused for a few seconds was taken.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from threading import Timer
+from time import monotonic
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import Attempt, CallReport
+from jobs.store import lanes
+from jobs.store.database import Database, database_now
+from jobs.store.lanes import Lane, LaneSettings
+from jobs.store.workers import live_slots
+from jobs.telemetry import get_logger
+
+CLOSING = frozenset({ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT})
+NARROWING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
+# After these nobody knows whether the provider would have taken our key.
+SAY_NOTHING = frozenset(
+    {
+        ErrorKind.UNREACHABLE,
+        ErrorKind.OVERLOADED,
+        ErrorKind.INTERRUPTED,
+        ErrorKind.SERVER_ERROR,
+        ErrorKind.GATEWAY_TIMEOUT,
+        ErrorKind.CALL_DEADLINE,
+        ErrorKind.MALFORMED_ANSWER,
+    }
+)
+TAKEN_AFTER = 5.0
+REMEMBERED_SECONDS = 0.5
+
+log = get_logger(__name__)
+
+
+class ProbeTaken(Exception):
+    """Another took the probe first: undo the claim."""
+
+
+class LaneKeeper:
+    """One process's view of the lane."""
+
+    def __init__(
+        self, database: Database, settings: LaneSettings, worker_timeout: timedelta, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._worker_timeout = worker_timeout
+        self._clock = clock
+        self._last = Lane(settings.name)
+        self._read_at = float("-inf")
+        self._narrowed_at = float("-inf")
+
+    def is_known_shut(self) -> bool:
+        """Whether the lane was shut a moment ago, so that asking the database again is no use."""
+        return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
+
+    def admits(self, tx: Connection) -> Lane | None:
+        """The lane, if one more call may go out; one that is closed wants a probe."""
+        lane = lanes.read_lane(tx, self._settings.name)
+        self._last, self._read_at = lane, monotonic()
+        if lane.is_shut(self._clock()):
+            return None
+        limit = self._settings.limit(lane)
+        if limit is not None and lanes.calls_out(tx, limit) >= limit:
+            return None
+        return lane
+
+    def is_probe(self, tx: Connection, lane: Lane) -> bool:
+        """Whether the call just claimed is the probe of a closed lane.
+
+        Raises:
+            ProbeTaken: another is it, so the claim must be undone.
+        """
+        if lane.closed_at is None:
+            return False
+        if not lanes.take_probe(tx, lane, self._clock()):
+            raise ProbeTaken
+        return True
+
+    def watch_probe(self, attempt: Attempt) -> Timer:
+        """Open the lane once the probe has gone on for long enough; to be cancelled when it ends."""
+        timer = Timer(TAKEN_AFTER, lambda: self._tell(lambda tx: self._reopen(tx, attempt)))
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def heard(self, attempt: Attempt, report: CallReport) -> None:
+        """A call has ended."""
+        kind = report.result.kind if isinstance(report.result, Failure) else None
+        if kind in CLOSING:
+            self._tell(lambda tx: self._close(tx, attempt, kind))
+            return
+        if kind in NARROWING and monotonic() - self._narrowed_at >= lanes.NARROW_EVERY.total_seconds() / 2:
+            self._narrowed_at = monotonic()
+            self._tell(self._narrow)
+        if self._last.closed_at is not None:
+            undecided = kind in SAY_NOTHING
+            self._tell(lambda tx: self._probe_later(tx, attempt) if undecided else self._reopen(tx, attempt))
+        if kind is None and self._last.max_calls is not None:
+            self._tell(self._widen)
+
+    def _close(self, tx: Connection, attempt: Attempt, kind: ErrorKind) -> None:
+        if lanes.close(tx, self._settings.name, kind, attempt.started_at, self._clock()):
+            log.error("lane closed", lane=self._settings.name, reason=kind)
+        self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
+
+    def _reopen(self, tx: Connection, attempt: Attempt) -> None:
+        if lanes.reopen(tx, self._settings.name, attempt.started_at, self._clock()):
+            log.info("lane open", lane=self._settings.name)
+        self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
+
+    def _probe_later(self, tx: Connection, attempt: Attempt) -> None:
+        lanes.probe_later(tx, self._settings.name, attempt.started_at, self._clock())
+
+    def _narrow(self, tx: Connection) -> None:
+        limit = lanes.narrow(tx, self._settings.name, self._clock())
+        if limit is not None:
+            log.warning("lane narrowed", lane=self._settings.name, calls=limit)
+
+    def _widen(self, tx: Connection) -> None:
+        slots = live_slots(tx, database_now(tx), self._worker_timeout)
+        lanes.widen(tx, self._settings.name, self._clock(), slots)
+
+    def _tell(self, change: Callable[[Connection], None]) -> None:
+        """The lane is a help, not a record: a database that is away will hear of the next call."""
+        try:
+            with self._database.begin() as tx:
+                change(tx)
+        except SQLAlchemyError as error:
+            log.warning("lane not told", error=type(error).__name__)
+        except Exception:  # whatever broke, the call's end is still to be recorded
+            log.exception("lane not told")
