@@ -9,7 +9,7 @@ from jobs.job import Attempt, Cost, Usage
 from jobs.store import tables
 from jobs.store.rows import attempt_from, cost_columns, usage_columns
 
-# As the partial index says it, so that both databases see that it fits.
+# The part on cost is as the partial index says it, so that both databases see that it fits.
 _DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
 
 
@@ -39,12 +39,6 @@ def book_true_cost(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage | 
 def book_not_billed(tx: Connection, attempt: Attempt, now: datetime) -> bool:
     """The provider's log says that the call failed: nothing was taken for it."""
     return _settle(tx, attempt, {"billed": Billed.NO, "reconciled_at": now})
-
-
-def give_up_asking(tx: Connection, ended_before: datetime, now: datetime) -> int:
-    """What the log has not shown by now it never will; it stays unknown whether those calls were billed."""
-    giving_up = update(tables.attempts).where(_DOUBTFUL, tables.attempts.c.ended_at <= ended_before)
-    return tx.execute(giving_up.values(reconciled_at=now)).rowcount
 
 
 def _settle(tx: Connection, attempt: Attempt, values: dict[str, object]) -> bool:

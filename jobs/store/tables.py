@@ -213,7 +213,7 @@ attempts = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
-    Column("reconciled_at", Moment),  # the provider's own log was asked, and answered or never will
+    Column("reconciled_at", Moment),  # when the provider's own log told what became of it
     _one_of("outcome", Outcome),
     _one_of("billed", Billed),
     _one_of("truncation", Truncation),
@@ -235,8 +235,8 @@ Index(
 Index(
     "ix_attempts_doubtful",
     attempts.c.ended_at,
-    postgresql_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
-    sqlite_where=text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+    postgresql_where=text("cost_microusd IS NULL AND reconciled_at IS NULL"),
+    sqlite_where=text("cost_microusd IS NULL AND reconciled_at IS NULL"),
 )
 
 workers = Table(

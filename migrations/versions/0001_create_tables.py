@@ -111,7 +111,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_attempts_api_key_id")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
     )
-    doubtful = sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
+    doubtful = sa.text("cost_microusd IS NULL AND reconciled_at IS NULL")
     with op.batch_alter_table("attempts", schema=None) as batch_op:
         batch_op.create_index(
             "ix_attempts_doubtful", ["ended_at"], unique=False, postgresql_where=doubtful, sqlite_where=doubtful

@@ -32,7 +32,7 @@ def readiness(server: Server) -> tuple[int, list[str]]:
     with server.client() as client:
         answer = client.get("/readyz")
     body = answer.json()
-    assert body.keys() == {"status", "missing"}
+    assert body.keys() == {"status", "missing", "provider"}
     assert body["status"] == ("ok" if answer.status_code == 200 else "unavailable")
     missing: list[str] = body["missing"]
     return answer.status_code, missing

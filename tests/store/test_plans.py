@@ -21,6 +21,7 @@ from jobs.store import keys, queries, tables, workers
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt
 from jobs.store.database import Database
 from jobs.store.queries import Filters
+from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.runlist import pick_due
 from jobs.store.transitions import erase, move
 from tests.support.clock import START
@@ -34,7 +35,7 @@ IDLE_KEYS = 1_000
 MODELS = (MODEL, MODEL, MODEL, "openai/gpt-5.6-sol")
 SECOND = timedelta(seconds=1)
 NOW = START
-FEW = {"workers", "ix_jobs_held", "ix_attempts_open"}
+FEW = {"workers", "lanes", "ix_jobs_held", "ix_attempts_open"}
 """What may be read as a whole: there are as many as workers and running calls, however many jobs."""
 A_PAGE = 1_000
 SORTED = {"usage of a day"}  # by day and model, within the span that was asked for
@@ -214,6 +215,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "queue position": position,
     "oldest due": lambda tx, _world: queries.oldest_due_at(tx),
     "left behind": rescue,
+    "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
     "erase": delete,
     "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
     "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.job import Attempt, Cost, CostSource, Usage
 from jobs.store.database import Database, database_now
-from jobs.store.reconciliation import book_not_billed, book_true_cost, doubtful_attempts, give_up_asking
+from jobs.store.reconciliation import book_not_billed, book_true_cost, doubtful_attempts
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 
@@ -27,7 +27,6 @@ EVERY = 10.0
 LEASE = timedelta(seconds=20)
 PATIENCE_SECONDS = 10.0
 WINDOW = timedelta(hours=6)
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 BATCH = 500
 PAGE = 100
 MOST_PAGES = 20
@@ -102,15 +101,13 @@ class Reconciler:
         if holder is None or monotonic() < self._off_until:
             return 0
         with self._database.read() as tx:
-            doubtful = doubtful_attempts(tx, LONG_AGO, now - self._after, BATCH)
+            doubtful = doubtful_attempts(tx, now - WINDOW, now - self._after, BATCH)
         if not doubtful:
             return 0
         with self._database.begin() as tx:
             if not take_lease(tx, "reconciliation", holder, database_now(tx), LEASE):
                 return 0
-            give_up_asking(tx, now - WINDOW, now)
-        current = [each for each in doubtful if each.ended_at is not None and each.ended_at > now - WINDOW]
-        return self._book(current, now) if current else 0
+        return self._book(doubtful, now)
 
     def _book(self, doubtful: list[Attempt], now: datetime) -> int:
         wanted = {f"{each.job_id}:{each.number}": each for each in doubtful}
