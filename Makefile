@@ -5,7 +5,7 @@ RUN_STAMP := .venv/.run
 TEST_STAMP := .venv/.test
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format docs lock bench clean
+.PHONY: help up test check format docs lock bench chaos clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ docs: $(RUN_STAMP) ## Write the files that are generated from code
 
 bench: $(TEST_STAMP) ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks.submit
+
+chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000, see docs/chaos.md
+	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED))
 
 lock: ## Lock the dependencies anew, with hashes and no addresses
 	$(PYTHON) -m venv .venv/lock

@@ -13,6 +13,7 @@ from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError, KombuError, OperationalError
+from kombu.transport.redis import Channel as RedisChannel
 from sqlalchemy import Connection as DatabaseConnection
 
 from jobs.settings import Settings
@@ -34,6 +35,9 @@ log = get_logger(__name__)
 
 def create_celery(settings: Settings) -> Celery:
     """The Celery application of every process that rings or answers the bell."""
+    # A message in hand when the broker dies is not put back: the row is the job. kombu's attempt to do so can raise
+    # an AttributeError out of Celery's reconnect, which ends the worker process and cuts its calls.
+    RedisChannel.do_restore = False
     app = Celery("backburner", broker=settings.broker, set_as_current=False)
     app.conf.update(
         accept_content=["json"],

@@ -14,6 +14,7 @@ from hypothesis.stateful import (
     consumes,
     initialize,
     invariant,
+    multiple,
     rule,
     run_state_machine_as_test,
 )
@@ -175,16 +176,14 @@ class StoreMachine(RuleBasedStateMachine):
         due = model.exists and model.status == "queued" and model.available_at <= now < model.deadline_at
         assert (begun is not None) == due
         if begun is None:
-            return None
+            return multiple()
         model.status = "in_progress"
         model.calls.append(ModelAttempt(self.workers[worker]))
         return Flight(*begun)
 
     @rule(flight=consumes(flights), cut=st.booleans(), confirmed=st.booleans())
-    def an_answer_comes(self, flight: Flight | None, cut: bool, confirmed: bool) -> None:
+    def an_answer_comes(self, flight: Flight, cut: bool, confirmed: bool) -> None:
         """However late; where the commit is not confirmed it is recorded once more."""
-        if flight is None:
-            return
         status = "incomplete" if cut else "completed"
         for _ in range(1 if confirmed else 2):
             self._settle(flight, CUT if cut else ANSWER, None)
@@ -195,18 +194,14 @@ class StoreMachine(RuleBasedStateMachine):
             model.status = status
 
     @rule(flight=consumes(flights), kind=st.sampled_from(sorted(AGAIN)), confirmed=st.booleans())
-    def a_call_fails(self, flight: Flight | None, kind: ErrorKind, confirmed: bool) -> None:
-        if flight is None:
-            return
+    def a_call_fails(self, flight: Flight, kind: ErrorKind, confirmed: bool) -> None:
         report = CallReport(Failure(kind, "It failed."))
         for _ in range(1 if confirmed else 2):
             self._settle(flight, report, None)
         self._fails(flight, AGAIN[kind])
 
     @rule(flight=consumes(flights))
-    def a_call_is_handed_back(self, flight: Flight | None) -> None:
-        if flight is None:
-            return
+    def a_call_is_handed_back(self, flight: Flight) -> None:
         self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.RELEASED)
         model = self.model[flight.job.id]
         if not model.repeats:
@@ -217,20 +212,22 @@ class StoreMachine(RuleBasedStateMachine):
             model.status, model.available_at = "queued", self.clock()
 
     @rule(flight=consumes(flights))
-    def a_call_is_stopped(self, flight: Flight | None) -> None:
+    def a_call_is_stopped(self, flight: Flight) -> None:
         """Its job has ended in another way; only then are calls stopped."""
-        if flight is None or self.model[flight.job.id].is_open:
+        if self.model[flight.job.id].is_open:
             return
         self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.CANCELLED)
         self.model[flight.job.id].calls[flight.attempt.number - 1].outcome = "cancelled"
 
-    @rule(worker=st.integers(0, WORKERS - 1))
-    def a_worker_falls_silent(self, worker: int) -> None:
+    @rule(flight=flights)
+    def a_worker_falls_silent(self, flight: Flight) -> None:
         """Its calls may go on and report late: it may be frozen, or cut off from the database."""
-        silent, now = self.workers[worker], self.clock()
+        silent, now = flight.attempt.worker_id, self.clock()
+        if silent not in self.workers:
+            return
         with self.database.begin() as tx:
             workers.leave(tx, silent, now)
-        self.workers[worker] = self._hire()
+        self.workers[self.workers.index(silent)] = self._hire()
         rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10))
         for model in self.model.values():
             held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
