@@ -88,6 +88,7 @@ def test_each_attempt_tells_all_of_its_call(tenant: Tenant, hand: Hand) -> None:
         "error": None,
         "provider_request_id": "req_provider",
         "provider_response_id": "resp_provider",
+        "resumes": None,
         "truncation": "disabled",
         "may_have_been_billed": True,
         "billed": "yes",
