@@ -14,7 +14,7 @@ up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .

@@ -70,6 +70,7 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     return {
         "max_connections": settings.worker_concurrency + 100,
         "socket_connect_timeout": 2,
+        "socket_timeout": 5,  # above the second for which kombu's own blocking read waits
         "socket_keepalive": True,
         "health_check_interval": 25,
     }

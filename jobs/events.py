@@ -7,6 +7,7 @@ costs seconds, never an answer.
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from time import monotonic
 from typing import Final, Self
 
 import redis
@@ -18,6 +19,7 @@ from jobs.telemetry import get_logger
 ENDED: Final = "backburner:ended"
 STOP: Final = "backburner:stop"
 LOOK_EVERY: Final = 5.0
+QUIET_AFTER_FAILURE: Final = 1.0
 
 log = get_logger(__name__)
 
@@ -34,6 +36,7 @@ class Announcer:
 
     def __init__(self, client: "redis.Redis") -> None:
         self._client = client
+        self._quiet_until = 0.0
 
     def ended(self, job_id: str) -> None:
         """A response has reached a terminal status."""
@@ -44,9 +47,12 @@ class Announcer:
         self._publish(STOP, f"{job_id} {reason}")
 
     def _publish(self, channel: str, message: str) -> None:
+        if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
+            return
         try:
             self._client.publish(channel, message)
         except (RedisError, OSError) as error:
+            self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
             log.warning("announcement not heard", channel=channel, error=type(error).__name__)
 
 

@@ -22,7 +22,9 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # the default shows the locals of every frame, prompts and keys among them
+    for_people = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = for_people if console else structlog.processors.JSONRenderer()
     if console:
         shared.remove(structlog.processors.format_exc_info)
     structlog.configure(

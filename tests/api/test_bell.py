@@ -116,6 +116,14 @@ def test_with_the_broker_gone_ten_submits_take_a_second_at_most(database_url: st
         assert_quick_and_durable(server, tenant, 1)
 
 
+def test_with_the_broker_silent_only_one_submit_waits_for_it(database_url: str) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        ringing(database_url, f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as (server, tenant),
+    ):
+        assert_quick_and_durable(server, tenant, 8)
+
+
 def test_a_broker_that_dies_after_it_was_asked_costs_no_job(database_url: str, valkey: ValkeyServer) -> None:
     with ringing(database_url, valkey.url) as (server, tenant):
         tenant.submit()

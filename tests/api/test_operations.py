@@ -1,5 +1,6 @@
 """For the operator: is it alive, is it ready and if not what is missing, how is it doing."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -99,6 +100,13 @@ def test_a_broker_apart_from_redis_is_the_one_that_is_asked(database_url: str, v
     with nowhere() as redis_url, serve(settings_for(database_url, redis_url, broker_url=valkey.url)) as server:
         start_worker(server)
         assert readiness(server) == (200, [])
+
+
+def test_readiness_is_answered_in_time_when_the_broker_is_silent(database_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        redis_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        with serve(settings_for(database_url, redis_url)) as server, server.client() as client:
+            assert client.get("/readyz", timeout=8).json()["missing"] == ["worker", "broker"]
 
 
 def test_metrics_are_read_from_the_rows(alone: Server) -> None:
