@@ -13,13 +13,11 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from openai.types.responses import Response
 
+from tests.e2e.trip import MODEL, attempts, create, error_code, facts, poll, run
 from tests.support.stack import API_KEY, PROVIDER_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-
-MODEL = "openai/o3-pro"
 
 
 @pytest.fixture(scope="module")
@@ -27,45 +25,6 @@ def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory)
     data_dir = tmp_path_factory.mktemp("stack")
     with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir) as stack:
         yield stack
-
-
-def create(stack: Stack, prompt: str, **options: Any) -> Response:
-    accepted: Response = stack.openai().responses.create(model=MODEL, input=prompt, background=True, **options)
-    return accepted
-
-
-def poll(stack: Stack, response: Response, seconds: float = 30) -> Response:
-    """The documented polling loop of OpenAI's guide."""
-    client = stack.openai()
-
-    def ended() -> Response | None:
-        current = client.responses.retrieve(response.id)
-        return None if current.status in {"queued", "in_progress"} else current
-
-    return await_until(ended, seconds, lambda: f"{response.id} never ended\n{stack.logs()}")
-
-
-def facts(response: Response) -> dict[str, Any]:
-    extra = response.model_extra
-    assert extra is not None
-    ours: dict[str, Any] = extra["backburner"]
-    return ours
-
-
-def error_code(response: Response) -> str:
-    """As text: some codes are ours, and the SDK's type lists only OpenAI's."""
-    assert response.error is not None
-    return str(response.error.code)
-
-
-def run(stack: Stack, prompt: str, **options: Any) -> Response:
-    return poll(stack, create(stack, prompt, **options))
-
-
-def attempts(stack: Stack, response: Response) -> list[dict[str, Any]]:
-    with stack.http() as http:
-        data: list[dict[str, Any]] = http.get(f"/responses/{response.id}/attempts").raise_for_status().json()["data"]
-    return data
 
 
 @pytest.mark.parametrize(
@@ -287,40 +246,3 @@ def test_no_prompt_answer_or_secret_reaches_a_log(stack: Stack, tmp_path: Path) 
     assert done.id in logs
     for secret in ("the-secret-answer", "the-secret-prompt", "the-secret-refusal", API_KEY, PROVIDER_KEY):
         assert secret not in logs
-
-
-class TestStricterSettings:
-    """The same trip where the operator has chosen otherwise."""
-
-    @pytest.fixture(scope="class")
-    @staticmethod
-    def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-        environment = {
-            "BACKBURNER_TRUNCATION_ON_OVERFLOW": "auto",
-            "BACKBURNER_CALL_DEADLINE_SECONDS": "2",
-            "BACKBURNER_MAX_ATTEMPTS": "2",
-            "BACKBURNER_MODELS": "openai/o3-pro,some/other-model",
-        }
-        data_dir = tmp_path_factory.mktemp("stack")
-        with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir, environment) as stack:
-            yield stack
-
-    def test_an_overflow_is_tried_once_more_with_auto(self, stack: Stack) -> None:
-        done = run(stack, "[[sim: overflow]] Hello")
-        assert done.status == "completed", done.error
-        assert done.truncation == "auto"
-        assert facts(done)["truncation_applied"] == "auto"
-        assert [each["truncation"] for each in attempts(stack, done)] == ["disabled", "auto"]
-        assert len(stack.calls(done.id)) == 2
-
-    def test_a_hanging_call_ends_at_its_own_deadline(self, stack: Stack) -> None:
-        done = run(stack, "[[sim: half-open, then full]] Hello")
-        assert done.status == "completed"
-        first, _second = attempts(stack, done)
-        assert first["error"]["kind"] == "call_deadline"
-        assert 2 <= first["ended_at"] - first["started_at"] < 4
-
-    def test_a_slow_drip_is_no_way_around_the_deadline(self, stack: Stack) -> None:
-        done = run(stack, "[[sim: slow]] Hello")
-        assert error_code(done) == "deadline_exceeded"
-        assert len(stack.calls(done.id)) == 2

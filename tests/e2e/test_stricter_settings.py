@@ -1,0 +1,45 @@
+"""The main job where the operator has chosen other settings; a database and a worker of its own see to it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.trip import attempts, error_code, facts, run
+from tests.support.stack import Stack
+from tests.support.valkey import ValkeyServer
+
+
+@pytest.fixture(scope="module")
+def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    environment = {
+        "BACKBURNER_TRUNCATION_ON_OVERFLOW": "auto",
+        "BACKBURNER_CALL_DEADLINE_SECONDS": "2",
+        "BACKBURNER_MAX_ATTEMPTS": "2",
+        "BACKBURNER_MODELS": "openai/o3-pro,some/other-model",
+    }
+    data_dir = tmp_path_factory.mktemp("stack")
+    with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir, environment) as stack:
+        yield stack
+
+
+def test_an_overflow_is_tried_once_more_with_auto(stack: Stack) -> None:
+    done = run(stack, "[[sim: overflow]] Hello")
+    assert done.status == "completed", done.error
+    assert done.truncation == "auto"
+    assert facts(done)["truncation_applied"] == "auto"
+    assert [each["truncation"] for each in attempts(stack, done)] == ["disabled", "auto"]
+    assert len(stack.calls(done.id)) == 2
+
+
+def test_a_hanging_call_ends_at_its_own_deadline(stack: Stack) -> None:
+    done = run(stack, "[[sim: half-open, then full]] Hello")
+    assert done.status == "completed"
+    first, _second = attempts(stack, done)
+    assert first["error"]["kind"] == "call_deadline"
+    assert 2 <= first["ended_at"] - first["started_at"] < 4
+
+
+def test_a_slow_drip_is_no_way_around_the_deadline(stack: Stack) -> None:
+    done = run(stack, "[[sim: slow]] Hello")
+    assert error_code(done) == "deadline_exceeded"
+    assert len(stack.calls(done.id)) == 2
