@@ -110,7 +110,8 @@ def next_step(
     """
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
-        return TryAgain(now, job.failures)  # due at once; the closed lane is what holds it back
+        # due at once: the closed lane is what holds it back
+        return _again_after(timedelta(0), now, job.failures, failure, job)
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
