@@ -10,7 +10,7 @@ import sys
 import gevent.monkey
 
 if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pragma: no cover  # replaces the process
-    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606  # ourselves again
 
 from celery.signals import setup_logging
 
