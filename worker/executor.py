@@ -218,7 +218,7 @@ class Executor:
         if job.status.is_terminal:
             self._announcer.ended(job.id)
             if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
-                self._announcer.stop(job.id, AbortReason.SUPERSEDED)
+                self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
 

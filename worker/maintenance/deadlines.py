@@ -51,6 +51,6 @@ def run_once(database: Database, announcer: Announcer, now: datetime, lane: str 
             expired += 1
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
             announcer.ended(job.id)
-            announcer.stop(job.id, AbortReason.EXPIRED)
+            announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
         if len(batch) < BATCH:
             return expired
