@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 
 from jobs.errors import Billed, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
@@ -21,9 +21,12 @@ MESSAGE_LIMIT = 4_000
 def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
     """Claim a due job for `worker_id` and open the row of its next call.
 
-    None when the bell was stale: the job is gone, taken, ended, or not due yet.
+    None when the bell was stale: the job is gone, taken, ended, or not due yet. None as well for a worker that has
+    been given up and does not know it yet: its call would be taken for lost while it runs.
     """
-    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id)).mappings().one_or_none()
+    worker = tables.workers.c
+    is_listed = exists().where(worker.id == worker_id, worker.ended_at.is_(None))
+    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id, is_listed)).mappings().one_or_none()
     if found is None:
         return None
     job = job_from(found)
@@ -136,6 +139,12 @@ def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure:
         "error_message": failure.message,
     }
     _close(tx, job_id, number, values)
+
+
+def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> None:
+    """Close a call that its own worker knows it never sent; it cost nothing."""
+    _lock_job(tx, job_id)
+    _close(tx, job_id, number, {"ended_at": now, "outcome": Outcome.RELEASED, "billed": Billed.NO})
 
 
 def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
