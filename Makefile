@@ -38,6 +38,7 @@ docs: $(RUN_STAMP) ## Write the files that are generated from code
 
 bench: $(TEST_STAMP) ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks.submit
+	$(BIN)/python -m benchmarks.recovery
 
 chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000, see docs/chaos.md
 	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED))
