@@ -77,6 +77,7 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
             "max_attempts": job.max_attempts,
             "queue_position": queue_position,
             "next_attempt_at": _next_attempt_at(job),
+            "parked_until": job.parked_until.timestamp() if job.parked_until else None,
             "provider_response_id": job.provider_response_id,
             "provider_model": job.provider_model,
             "truncation_applied": job.truncation_applied,
@@ -173,7 +174,7 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and job.parked_until is None
     return job.available_at.timestamp() if waiting else None
 
 
@@ -225,6 +226,9 @@ class Facts(_Shape):
     max_attempts: int
     queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
     next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    parked_until: float | None = Field(
+        description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
+    )
     provider_response_id: str | None
     provider_model: str | None
     truncation_applied: Literal["auto", "disabled"] | None

@@ -92,7 +92,8 @@ class Job:
     """One row of `jobs`: all that is known of a job but its prompt and its answer.
 
     `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
-    `failures` is what the retry policy counts.
+    `failures` is what the retry policy counts. Until `parked_until` a queued job is not run: the provider's log may
+    yet tell what became of its last call.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Job:
     error_http_status: int | None
     usage: Usage | None
     cost: Cost | None
+    parked_until: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Executor:
             return None
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
-        model = self._model(job.model)
+        model = self._catalogue.of_job(job.model)
         try:
             if attempt.resumes is not None:
                 self._look_again(job, attempt, line)
@@ -190,9 +190,6 @@ class Executor:
     def _accepted(self, attempt: Attempt, response_id: str) -> None:
         self._write(attempt.job_id, lambda tx: note_response(tx, attempt, response_id))
 
-    def _model(self, name: str) -> Model:
-        return next((model for model in self._catalogue.models if model.id == name), Model(name))
-
     def _write(self, job_id: str, write: Callable[[Connection], T]) -> T:
         """Commit what must not be forgotten, however long the database is away."""
         pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
@@ -219,7 +216,7 @@ class Executor:
             self._announcer.ended(job.id)
             if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
                 self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
-        elif job.available_at <= self._clock():
+        elif job.parked_until is None and job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
 
 

@@ -72,10 +72,10 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     What a status implies is set here: an ended job has its moment and no worker, a queued one neither.
 
     Raises:
-        StaleJob: the row has left the verb's source statuses, or a later attempt owns it.
+        StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
     transition = TRANSITIONS[verb]
-    implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
+    implied: dict[str, Any] = {"status": transition.target, "updated_at": now, "parked_until": None}
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
@@ -84,7 +84,8 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     if "usage" in values:
         values |= usage_columns(values.pop("usage"))
     row = tables.jobs.c
-    guard = (row.id == job.id, row.attempt == job.attempt, row.status.in_(sorted(transition.sources)))
+    as_it_was = (row.attempt == job.attempt, row.parked_until == job.parked_until)
+    guard = (row.id == job.id, *as_it_was, row.status.in_(sorted(transition.sources)))
     moved = tx.execute(update(tables.jobs).where(*guard).values(values))
     if moved.rowcount == 0:
         raise StaleJob(job.id, verb)
@@ -103,6 +104,7 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
         job,
         now,
         failures=0,
+        started_at=None,
         available_at=now,
         deadline_at=deadline_at,
         truncation_applied=None,

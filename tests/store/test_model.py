@@ -20,9 +20,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
-from jobs.dispatch import Dispatcher
 from jobs.errors import ErrorKind, Failure, StaleJob
-from jobs.events import Announcer
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome
 from jobs.lifecycle import Verb
 from jobs.retry import Backoff
@@ -32,6 +30,7 @@ from jobs.store.database import Database
 from jobs.store.queries import get_job
 from jobs.store.transitions import erase, move, revive, submit
 from tests.support.clock import Clock
+from tests.support.deaf import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
 from worker.maintenance import deadlines, rescuer
 from worker.provider.line import AbortReason
@@ -49,24 +48,6 @@ AGAIN = {
     ErrorKind.INTERRUPTED: "if allowed",
     ErrorKind.REJECTED: "never",
 }
-
-
-class DeafBroker(Dispatcher):
-    """Nobody hears the bell: the rows alone must do."""
-
-    def __init__(self) -> None:
-        pass
-
-    def ring(self, job_id: str) -> bool:
-        return False
-
-
-class DeafChannel(Announcer):
-    def __init__(self) -> None:
-        pass
-
-    def _publish(self, channel: str, message: str) -> None:
-        pass
 
 
 @dataclass

@@ -16,10 +16,11 @@ from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Verb
-from jobs.retry import Backoff, GiveUp, TryAgain, next_step
+from jobs.retry import Backoff, GiveUp, Park, TryAgain, next_step
 from jobs.store.attempts import close_lost, close_unsent, response_left_behind
 from jobs.store.database import Database, database_now
 from jobs.store.queries import get_job
+from jobs.store.reconciliation import AT_ONCE, Patience
 from jobs.store.transitions import move
 from jobs.store.workers import claims_of, give_up_silent, left_behind
 from jobs.telemetry import get_logger
@@ -33,7 +34,13 @@ log = get_logger(__name__)
 
 
 def run_once(
-    database: Database, dispatcher: Dispatcher, announcer: Announcer, now: datetime, worker_timeout: timedelta
+    database: Database,
+    dispatcher: Dispatcher,
+    announcer: Announcer,
+    now: datetime,
+    worker_timeout: timedelta,
+    *,
+    patience: Patience = AT_ONCE,
 ) -> int:
     """Rescue all that silent workers left behind; returns how many jobs were moved."""
     with database.begin() as tx:
@@ -45,7 +52,7 @@ def run_once(
             held, opened = left_behind(tx, BATCH)
             for attempt in opened:
                 close_lost(tx, attempt.job_id, attempt.number, now, LOST)
-            moved = _take_back(tx, held, now)
+            moved = _take_back(tx, held, now, patience)
         _announce(moved, dispatcher, announcer)
         rescued += len(moved)
         if len(held) < BATCH and len(opened) < BATCH:
@@ -87,18 +94,22 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
     return handed_back
 
 
-def _take_back(tx: Connection, held: list[Job], now: datetime) -> list[tuple[Verb, Job]]:
+def _take_back(tx: Connection, held: list[Job], now: datetime, patience: Patience) -> list[tuple[Verb, Job]]:
     moved = []
+    left = patience.now(tx, now) if held else timedelta(0)
     for job in held:
-        step: TryAgain | GiveUp
+        step: TryAgain | Park | GiveUp
         if response_left_behind(tx, job) is None:
-            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0)
+            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
             step = TryAgain(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": LOST.kind, "error_http_status": None}
         if isinstance(step, TryAgain):
             verb = Verb.RESCUE
             changes |= {"available_at": step.available_at, "error_message": LOST.message, "rung_at": now}
+        elif isinstance(step, Park):
+            verb = Verb.PARK
+            changes |= {"parked_until": step.until, "error_message": LOST.message}
         else:
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}
@@ -112,4 +123,4 @@ def _announce(moved: list[tuple[Verb, Job]], dispatcher: Dispatcher, announcer: 
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
         if job.status.is_terminal:
             announcer.ended(job.id)
-    dispatcher.ring_all([job.id for _verb, job in moved if not job.status.is_terminal])
+    dispatcher.ring_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])
