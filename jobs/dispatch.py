@@ -36,7 +36,7 @@ log = get_logger(__name__)
 
 def create_celery(settings: Settings) -> Celery:
     """The Celery application of every process that rings or answers the bell."""
-    # A message in hand when the broker dies is not put back: kombu's attempt to do so can end the worker (decision 0023)
+    # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
     app = Celery("backburner", broker=settings.broker, set_as_current=False)
     app.conf.update(
