@@ -14,7 +14,7 @@ from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 
-LEASE = timedelta(seconds=30)
+SHORTEST_LEASE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
 
 log = get_logger(__name__)
@@ -36,12 +36,16 @@ class Patrol:
         *,
         every: timedelta,
     ) -> None:
-        """`run` gives up what it is doing once the event is set; it may raise `NoAnswer`."""
+        """`run` gives up what it is doing once the event is set; it may raise `NoAnswer`.
+
+        It may last longer than the lease, so that two do it at once: it must bear that.
+        """
         self._name = name
         self._database = database
         self._identity = identity
         self._run = run
         self._every = every
+        self._lease = max(2 * every, SHORTEST_LEASE)
         self._stopping = Event()
         self._thread = Thread(target=self._loop, daemon=True)
 
@@ -65,7 +69,7 @@ class Patrol:
             return True
         try:
             with self._database.begin() as tx:
-                if not take_lease(tx, self._name, holder, database_now(tx), LEASE):
+                if not take_lease(tx, self._name, holder, database_now(tx), self._lease):
                     return True
             self._run(now, self._stopping)
         except (NoAnswer, SQLAlchemyError) as error:
