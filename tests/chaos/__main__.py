@@ -47,7 +47,7 @@ def summary(record: Record, seen: Seen, seed: int) -> str:
         *(f"  {name}: {value}" for name, value in record.figures.items()),
     ]
     if record.refill is not None:
-        idle = f"a free slot stood idle for {record.refill.seconds:.2f} s at most"
+        idle = f"free slots saw none of them begin for {record.refill.seconds:.2f} s at most"
         lines.append(f"  {record.refill.jobs} jobs lost their bells to a flush: {idle}")
     lines += [f"  promise {number}, {title}: {record.checked[number]} checks" for number, title in TITLES.items()]
     return "\n".join([*lines, "  no violation"])

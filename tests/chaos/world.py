@@ -69,7 +69,6 @@ class Slot:
         self.name = name
         self.former: list[Process] = []
         self.busy = threading.Lock()
-        self.ended = False  # by us, for good
         self._arguments = arguments
         self._environment = environment
         self.start()
@@ -326,7 +325,7 @@ class World:
         """
         ended = []
         for slot in (*self.apis, *self.workers):
-            if slot.ended or slot.process.popen.poll() is None or not slot.busy.acquire(blocking=False):
+            if slot.process.popen.poll() is None or not slot.busy.acquire(blocking=False):
                 continue
             try:
                 if (status := slot.process.popen.poll()) is not None:
@@ -344,18 +343,9 @@ class World:
         for link in self.links.values():
             link.flow()
 
-    def leave_one_worker(self) -> None:
-        """Stop all but one; nobody starts them again."""
-        self._stop_workers(self.workers[1:])
-
     def stop_workers(self) -> None:
         """End the workers as an operator would, so that all they know is written."""
-        self._stop_workers(self.workers)
-
-    def _stop_workers(self, slots: list[Slot]) -> None:
-        for slot in slots:
-            slot.ended = True
-            if slot.process.popen.poll() is None:
-                slot.process.signal(signal.SIGTERM)
-        for slot in slots:
+        for slot in self.workers:
+            slot.process.signal(signal.SIGTERM)
+        for slot in self.workers:
             slot.process.stop()
