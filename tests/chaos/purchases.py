@@ -8,7 +8,7 @@ or cancelled. So the calls paid beyond one per job are exactly those.
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
@@ -17,7 +17,7 @@ from jobs.errors import ErrorKind
 from jobs.retry import RULES, Again
 from jobs.settings import Transport
 from tests.chaos.clients import Seen
-from tests.chaos.record import Record, Row, lives, request_id_of
+from tests.chaos.record import Record, Row, lives, request_id_of, was_given_up
 from tests.chaos.verdict import Violation
 
 ANSWERED: Final = frozenset(("completed", "incomplete"))
@@ -131,13 +131,8 @@ def _patience(record: Record, begun: float, ended: float) -> float:
 def _not_called_again(record: Record, job_id: str, life: list[Row]) -> None:
     """Nothing follows an answer, unless the worker that brought it had been given up for dead by then."""
     for earlier, later in pairwise(life):
-        if _holds_answer(earlier) and not _was_given_up(record, earlier, later["started_at"]):
+        if _holds_answer(earlier) and not was_given_up(record, earlier, later["started_at"]):
             raise Violation(4, f"{job_id} was called again after attempt {earlier['number']} had answered", job_id)
-
-
-def _was_given_up(record: Record, row: Row, before: datetime) -> bool:
-    worker = record.workers.get(row["worker_id"])
-    return worker is not None and worker["ended_at"] is not None and worker["ended_at"] <= before
 
 
 def _asked_for(record: Record, job_id: str, life: list[Row]) -> None:
@@ -177,7 +172,7 @@ def _bought_once(record: Record, job_id: str, life: list[Row]) -> int:
     late = [
         row
         for row, following in pairwise(life)
-        if _holds_answer(row) and _was_given_up(record, row, following["started_at"])
+        if _holds_answer(row) and was_given_up(record, row, following["started_at"])
     ]
     if len(answers) - len(late) > 1:
         raise Violation(4, f"{job_id} has {len(answers)} answers, {len(late)} of workers given up", job_id)

@@ -111,6 +111,18 @@ def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
     return [[row for row in rows if row["started_at"] < again], [row for row in rows if row["started_at"] >= again]]
 
 
+def was_given_up(record: Record, row: Row, before: datetime) -> bool:
+    """Whether the worker of a call had been given up for dead by then."""
+    worker = record.workers.get(row["worker_id"])
+    return worker is not None and worker["ended_at"] is not None and worker["ended_at"] <= before
+
+
+def follows_a_silent_worker(record: Record, row: Row) -> bool:
+    """Whether, when this call began, the worker of an earlier one of its job had been given up for dead."""
+    earlier = (each for each in record.attempts[row["job_id"]] if each["number"] < row["number"])
+    return any(was_given_up(record, each, row["started_at"]) for each in earlier)
+
+
 def logged(record: Record) -> Iterator[tuple[dict[str, Any], str]]:
     """Every log line about a job, and the job's id."""
     for line in record.lines:
