@@ -36,6 +36,9 @@ from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure,
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+# Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
+# the transport would go off before it is, where the whole process was held up for longer than the deadline.
+LAST_RESORT = timedelta(minutes=1)
 
 T = TypeVar("T")
 
@@ -141,15 +144,16 @@ class Executor:
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
         model = self._catalogue.of_job(job.model)
+        deadline = length + LAST_RESORT
         try:
             if attempt.resumes is not None:
                 self._look_again(job, attempt, line)
-                return self._provider.resume(attempt.resumes, model=model, deadline=length, line=line)
+                return self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
             return self._provider.call(
                 self._body(job, attempt, line),
                 request_id=f"{job.id}:{attempt.number}",
                 model=model,
-                deadline=length,
+                deadline=deadline,
                 line=line,
                 accepted=lambda response_id: self._accepted(attempt, response_id),
             )
