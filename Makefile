@@ -40,8 +40,9 @@ bench: $(TEST_STAMP) ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks.submit
 	$(BIN)/python -m benchmarks.recovery
 
-chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000, see docs/chaos.md
-	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED))
+chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRANSPORT=stream, see docs/chaos.md
+	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
 lock: ## Lock the dependencies anew, with hashes and no addresses
 	$(PYTHON) -m venv .venv/lock
