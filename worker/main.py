@@ -24,7 +24,7 @@ from worker.tasks import register_tasks
 
 # Importing gevent makes Celery's lazy package import kombu, before anything is patched. The sleep that kombu then keeps
 # stops the whole process between two tries to reach a broker that is away: no heartbeat, no answer read.
-kombu.utils.functional.sleep = time.sleep
+kombu.utils.functional.sleep = time.sleep  # type: ignore[attr-defined]  # it is not kombu's to export
 
 settings = load_settings()
 app = create_celery(settings)
