@@ -55,6 +55,7 @@ class Clients:
         self._lock = threading.Lock()
         self._changing: set[str] = set()
         self._changed_at: dict[str, float] = {}
+        self._noted_at: dict[str, float] = {}
         self.seen = Seen()
 
     def open_jobs(self) -> list[str]:
@@ -186,10 +187,10 @@ class Clients:
             body = answer.json()
             end = (body["status"], body.get("completed_at"))
             known = self.seen.ends.get(job_id)
-            if known is not None and known != end:
+            if known is not None and known != end and asked_at > self._noted_at[job_id]:
                 self.seen.end_changes.append((job_id, f"was seen as {known} and later as {end}"))
-            if body["status"] in TERMINAL:
-                self.seen.ends[job_id] = end
+            if body["status"] in TERMINAL and known is None:
+                self.seen.ends[job_id], self._noted_at[job_id] = end, time.time()
 
     def _begin_change(self, job_id: str) -> None:
         """From now on its end may become another; what polls say meanwhile says nothing."""
