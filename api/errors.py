@@ -17,11 +17,13 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import (
     CallerError,
+    ChainBroken,
     IdempotencyConflict,
     JobNotFound,
     KeyRefused,
     ModelUnknown,
     NotAllowed,
+    NotOffered,
     RequestInvalid,
     RequestTooLarge,
     WrongState,
@@ -38,10 +40,12 @@ log = get_logger(__name__)
 CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     RequestInvalid:  (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
     WrongState:      (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
+    ChainBroken:     (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
     KeyRefused:      (HTTPStatus.UNAUTHORIZED,             "authentication_error"),
     NotAllowed:      (HTTPStatus.FORBIDDEN,                "permission_error"),
     JobNotFound:     (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
 }
@@ -49,6 +53,8 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
     "provider_rejected":       (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "previous_response_not_found": (HTTPStatus.BAD_REQUEST,     INVALID_REQUEST),
+    "previous_response_failed": (HTTPStatus.BAD_REQUEST,        INVALID_REQUEST),
     "model_unavailable":       (HTTPStatus.NOT_FOUND,           INVALID_REQUEST),
     "rate_limit_exceeded":     (HTTPStatus.TOO_MANY_REQUESTS,   "rate_limit_error"),
     "provider_auth":           (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),

@@ -77,6 +77,8 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
             "max_attempts": job.max_attempts,
             "queue_position": queue_position,
             "next_attempt_at": _next_attempt_at(job),
+            "waits_for": job.waits_for,
+            "conversation": _conversation(job),
             "provider_response_id": job.provider_response_id,
             "provider_model": job.provider_model,
             "truncation_applied": job.truncation_applied,
@@ -173,8 +175,14 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and job.waits_for is None
     return job.available_at.timestamp() if waiting else None
+
+
+def _conversation(job: Job) -> dict[str, int] | None:
+    if job.sent_items is None or job.sent_responses is None:
+        return None
+    return {"responses": job.sent_responses, "items": job.sent_items}
 
 
 def _usage(usage: Usage | None) -> dict[str, Any] | None:
@@ -218,6 +226,13 @@ class LastError(_Shape):
     message: str | None
 
 
+class SentConversation(_Shape):
+    """How much of its conversation a follow-up's last call was given, its own turn included."""
+
+    responses: int
+    items: int
+
+
 class Facts(_Shape):
     """What only this server knows of a response."""
 
@@ -225,6 +240,8 @@ class Facts(_Shape):
     max_attempts: int
     queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
     next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    waits_for: str | None = Field(description="the response that has to end first")
+    conversation: SentConversation | None
     provider_response_id: str | None
     provider_model: str | None
     truncation_applied: Literal["auto", "disabled"] | None
@@ -320,6 +337,20 @@ class ModelPage(Page):
     """All models."""
 
     data: list[ModelBody]
+
+
+class InputItemPage(Page):
+    """A page of a response's input items."""
+
+    data: list[dict[str, Any]]
+
+
+class InputTokens(_Shape):
+    """How many tokens a request has at most; `backburner` says how that was found."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+    backburner: dict[str, Any]
 
 
 class Deleted(_Shape):

@@ -70,7 +70,8 @@ class JobSpec:
     """A checked request, ready to be accepted.
 
     `settings` is the client's body without `input`, as it was sent; `input` is kept apart because it is large and
-    a poll never needs it. `background` says who waits: true answers the client at once.
+    a poll never needs it. `background` says who waits: true answers the client at once. `waits` holds a follow-up
+    back until the response that it follows has ended.
     """
 
     api_key_id: str
@@ -85,6 +86,9 @@ class JobSpec:
     priority: int = 5
     run_at: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    previous_response_id: str | None = None
+    waits: bool = False
+    store: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Job:
     """One row of `jobs`: all that is known of a job but its prompt and its answer.
 
     `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
-    `failures` is what the retry policy counts.
+    `failures` is what the retry policy counts. A follow-up that `waits_for` a response is not due before that has
+    ended; `sent_items` of `sent_responses` is what of its conversation the last call was given.
     """
 
     id: str
@@ -125,6 +130,10 @@ class Job:
     error_http_status: int | None
     usage: Usage | None
     cost: Cost | None
+    previous_response_id: str | None = None
+    waits_for: str | None = None
+    sent_responses: int | None = None
+    sent_items: int | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import tables
+from jobs.store.chains import await_again, missing_link
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move
 
@@ -21,7 +22,8 @@ MESSAGE_LIMIT = 4_000
 def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
     """Claim a due job for `worker_id` and open the row of its next call.
 
-    None when the bell was stale: the job is gone, taken, ended, or not due yet.
+    None when the bell was stale: the job is gone, taken, ended, or not due yet. A follow-up of whose conversation a
+    part has been erased is sent back to wait, for its end to be told.
     """
     found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id)).mappings().one_or_none()
     if found is None:
@@ -31,6 +33,10 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
         return None
     number = job.attempt + 1
     resumes = response_left_behind(tx, job)
+    before = job.previous_response_id
+    if before is not None and resumes is None and missing_link(tx, before, job.api_key_id) is not None:
+        await_again(tx, job)
+        return None
     started_at = job.started_at or now
     try:
         job = move(tx, Verb.CLAIM, job, now, attempt=number, worker_id=worker_id, started_at=started_at)
