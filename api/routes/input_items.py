@@ -10,9 +10,10 @@ from api.acceptance import read_body, refuse_what_is_not_offered
 from api.dependencies import Parts, PartsDep, Reader
 from api.items import list_items, page_of
 from api.request import parse_count
+from api.request_docs import count_body
 from api.request_options import Includable
 from api.routes.responses import ERRORS, check_id
-from api.schemas import InputItemPage, InputTokens, render_page
+from api.schemas import ErrorBody, InputItemPage, InputTokens, render_page
 from api.token_bound import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
 from jobs.errors import RequestInvalid
@@ -21,6 +22,7 @@ from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job, get_request
 
 COUNT_HEADER: Final = {"x-backburner-token-count": "upper-bound"}
+TOO_LARGE: Final[dict[int | str, dict[str, Any]]] = {413: {"model": ErrorBody, "description": "The body is too large."}}
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
@@ -50,7 +52,12 @@ def list_input_items(
     return JSONResponse(render_page(list(data), has_more=has_more))
 
 
-@router.post("/input_tokens", summary="Count input tokens", responses={200: {"model": InputTokens}})
+@router.post(
+    "/input_tokens",
+    summary="Count input tokens",
+    responses={200: {"model": InputTokens}, **TOO_LARGE},
+    openapi_extra={"requestBody": count_body()},
+)
 async def count_input_tokens(request: Request, parts: PartsDep, caller: Reader) -> Response:
     """At most so many tokens would the model read: the body is that of a create, and nothing is bought."""
     raw = await read_body(request, parts.settings.max_body_bytes)

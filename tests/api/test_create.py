@@ -76,6 +76,8 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
             "max_attempts": 5,
             "queue_position": None,
             "next_attempt_at": None,
+            "waits_for": None,
+            "conversation": None,
             "provider_response_id": None,
             "provider_model": None,
             "truncation_applied": None,
@@ -243,7 +245,6 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
     [
         ("stream", True),
         ("webhook", {"url": "https://example.com/hook"}),
-        ("previous_response_id", "resp_1"),
         ("conversation", "conv_1"),
         ("conversation", {"id": "conv_1"}),
     ],

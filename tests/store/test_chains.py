@@ -88,16 +88,14 @@ class TestCheck:
 class TestRead:
     def test_the_turns_come_oldest_first_with_inputs_and_outputs(self, records: Records) -> None:
         first = records.job_in(Status.COMPLETED, input="One")
-        second = records.job_in(
-            Status.COMPLETED, input=[{"role": "user", "content": "Two"}], previous_response_id=first.id
-        )
-        assert ANSWER.result
+        asked = [{"role": "user", "content": "Two"}]
+        second = records.job_in(Status.COMPLETED, input=asked, previous_response_id=first.id)
         output = [{"type": "message", "content": [{"type": "output_text", "text": "Forty-two."}]}]
         with records.database.read() as tx:
             turns = read_turns(tx, second.id, records.key.id)
         assert turns == [
             Turn(first.id, "One", output),
-            Turn(second.id, [{"role": "user", "content": "Two"}], output),
+            Turn(second.id, asked, output),
         ]
 
     def test_any_depth_is_one_query(self, records: Records, database: Database) -> None:
@@ -168,21 +166,19 @@ class TestWaiting:
     @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
     def test_all_that_follow_fail_at_once_and_say_why(self, status: Status, records: Records) -> None:
         before = records.submit_job()
-        jobs = [wait_for(records, before)]
-        jobs += [wait_for(records, jobs[0]), wait_for(records, jobs[0])]
-        jobs += [wait_for(records, jobs[1])]
+        first = wait_for(records, before)
+        second, third = wait_for(records, first), wait_for(records, first)
+        named = {first: before, second: first, third: first, wait_for(records, second): second}
         if status is Status.CANCELLED:
             records.move(Verb.CANCEL, before)
         else:
             records.end(*records.claim(before), Verb.FAIL, ANSWER, error_code="x", error_message="Unsupported.")
-        assert decide(records) == len(jobs)
-        for job in map(records.reload, jobs):
+        assert decide(records) == len(named)
+        for waited, other in named.items():
+            job = records.reload(waited)
             assert (job.status, job.error_code, job.attempt) == (Status.FAILED, "previous_response_failed", 0)
             assert job.error_param == "previous_response_id"
-            assert job.error_message
-            assert (jobs[0].id if job.id != jobs[0].id else before.id) in job.error_message or jobs[
-                1
-            ].id in job.error_message
+            assert other.id in (job.error_message or "")
 
     def test_it_fails_when_the_other_is_deleted(self, records: Records) -> None:
         before = records.submit_job()
