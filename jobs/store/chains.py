@@ -94,14 +94,14 @@ def await_again(tx: Connection, job: Job) -> None:
 
 
 def done_waiting(tx: Connection, limit: int) -> list[Waiting]:
-    """Follow-ups whose wait is over, oldest first."""
+    """Follow-ups whose wait is over."""
     row, before = tables.jobs.c, tables.jobs.alias("before")
     open_one = select(literal(1)).where(before.c.id == row.waits_for, before.c.completed_at.is_(None)).exists()
     query = (
         select(tables.jobs, tables.requests.c.settings)
         .join(tables.requests, tables.requests.c.job_id == row.id)
         .where(row.waits_for.is_not(None), ~open_one)
-        .order_by(row.id)
+        .order_by(row.waits_for)
         .limit(limit)
     )
     return [Waiting(job_from(each), each["settings"].get("run_at")) for each in tx.execute(query).mappings()]
@@ -125,7 +125,7 @@ def note_sent(tx: Connection, attempt: Attempt, responses: int, items: int, now:
 def still_needed() -> Select[Any]:
     """The ids of all responses that an open follow-up rests upon, as a query.
 
-    Walked upwards from the follow-ups that are open, of which there are few; each response counts once.
+    Walked upwards from the follow-ups that are open, by one index probe each; each response counts once.
     """
     row = tables.jobs.c
     start = select(row.previous_response_id.label("id")).where(
@@ -133,12 +133,9 @@ def still_needed() -> Select[Any]:
     )
     needed = start.cte("needed", recursive=True)
     earlier = tables.jobs.alias("earlier")
-    needed = needed.union(
-        select(earlier.c.previous_response_id).where(
-            earlier.c.id == needed.c.id, earlier.c.previous_response_id.is_not(None)
-        )
-    )
-    return select(needed.c.id)
+    before = select(earlier.c.previous_response_id).where(earlier.c.id == needed.c.id).scalar_subquery()
+    needed = needed.union(select(before).where(needed.c.id.is_not(None)))
+    return select(needed.c.id).where(needed.c.id.is_not(None))
 
 
 def _chain(response_id: str, api_key_id: str) -> CTE:

@@ -209,6 +209,8 @@ unanswered = Table(
 )
 # a request sent again: which job of an equal body lost its client
 Index("ix_unanswered_body", unanswered.c.api_key_id, unanswered.c.body_sha256)
+# whose answer was written, or lost
+Index("ix_unanswered_request", unanswered.c.request_id)
 
 api_processes = Table(
     "api_processes",

@@ -54,9 +54,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_unanswered")),
     )
     op.create_index("ix_unanswered_body", "unanswered", ["api_key_id", "body_sha256"], unique=False)
+    op.create_index("ix_unanswered_request", "unanswered", ["request_id"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_unanswered_request", "unanswered")
     op.drop_index("ix_unanswered_body", "unanswered")
     op.drop_table("unanswered")
     op.drop_table("api_processes")

@@ -17,10 +17,10 @@ from sqlalchemy import text
 from jobs.errors import ErrorKind, Failure
 from jobs.store import tables
 from jobs.store.database import Database
-from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, serve
+from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, serve
 from tests.support.waiting import await_until
 
-BODY = {"model": MODEL, "input": "Hello"}
+BODY: Json = {"model": MODEL, "input": "Hello"}
 AGAIN = {"x-stainless-retry-count": "1"}
 
 
@@ -38,7 +38,7 @@ def requests_for(server: Server, job_id: str) -> list[str]:
         return list(tx.execute(query).scalars())
 
 
-def post_raw(server: Server, tenant: Tenant, body: dict[str, object], count: int = 0) -> socket.socket:
+def post_raw(server: Server, tenant: Tenant, body: Json, count: int = 0) -> socket.socket:
     """A create on a connection of its own, as an SDK sends it."""
     content = json.dumps(body).encode()
     head = (
@@ -50,7 +50,7 @@ def post_raw(server: Server, tenant: Tenant, body: dict[str, object], count: int
     return connection
 
 
-def post(tenant: Tenant, body: dict[str, object], **headers: str) -> httpx.Response:
+def post(tenant: Tenant, body: Json, **headers: str) -> httpx.Response:
     answer = tenant.http.post("/v1/responses", content=json.dumps(body), headers=headers)
     assert answer.status_code == 200, answer.text
     return answer
@@ -113,7 +113,7 @@ def test_what_a_background_create_bought_is_joined_when_its_answer_was_never_wri
     server: Server, tenant: Tenant
 ) -> None:
     """The process that accepted it was killed between the commit and the answer."""
-    body: dict[str, object] = {**BODY, "background": True}
+    body: Json = {**BODY, "background": True}
     job_id = post(tenant, body, **{"x-stainless-retry-count": "0"}).json()["id"]
     await_until(lambda: not requests_for(server, job_id), 5, "it still counts as owed")
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
@@ -174,7 +174,7 @@ def test_each_lost_one_is_joined_by_one_retry(server: Server, tenant: Tenant) ->
 
 
 def test_an_idempotency_key_decides_alone(tenant: Tenant) -> None:
-    body: dict[str, object] = {**BODY, "background": True}
+    body: Json = {**BODY, "background": True}
     first = post(tenant, body, **{"idempotency-key": "a", "x-stainless-retry-count": "0"}).json()["id"]
     assert post(tenant, body, **{"idempotency-key": "a", **AGAIN}).json()["id"] == first
     assert post(tenant, body, **{"idempotency-key": "b", **AGAIN}).json()["id"] != first

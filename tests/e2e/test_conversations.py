@@ -21,7 +21,7 @@ from tests.support.waiting import await_until
 
 Json = dict[str, Any]
 
-WEATHER: Json = {
+WEATHER: Any = {
     "type": "function",
     "name": "weather",
     "description": "Today's weather in a city",
@@ -97,7 +97,7 @@ def test_a_tool_call_goes_round(stack: Stack) -> None:
     called = client.responses.create(
         model=MODEL,
         input='[[sim: tool-call name=weather arguments="{\\"city\\":\\"Lisbon\\"}"]] Weather in Lisbon?',
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
         tool_choice={"type": "function", "name": "weather"},
         parallel_tool_calls=False,
     )
@@ -106,7 +106,7 @@ def test_a_tool_call_goes_round(stack: Stack) -> None:
     done = client.responses.create(
         model=MODEL,
         previous_response_id=called.id,
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
         input=[{"type": "function_call_output", "call_id": call.call_id, "output": "[[sim: full text=Sunny.]] 25"}],
     )
     assert done.output_text == "Sunny."
@@ -130,7 +130,7 @@ def test_a_tool_call_goes_round(stack: Stack) -> None:
     ids=lambda choice: choice if isinstance(choice, str) else choice["type"],
 )
 def test_every_form_of_tool_choice_goes_out_and_comes_back(stack: Stack, choice: Any) -> None:
-    done = stack.openai().responses.create(model=MODEL, input="Hello", tools=[WEATHER], tool_choice=choice)  # type: ignore[list-item]
+    done = stack.openai().responses.create(model=MODEL, input="Hello", tools=[WEATHER], tool_choice=choice)
     assert sent(stack, done)[0]["tool_choice"] == choice
     shown = done.tool_choice
     assert (shown if isinstance(shown, str) else shown.model_dump(exclude_none=True)) == choice
@@ -148,14 +148,14 @@ def test_a_parsed_answer(stack: Stack) -> None:
 
 
 def test_pictures_files_and_the_other_fields_go_out_as_they_came(stack: Stack) -> None:
-    parts = [
+    parts: Any = [
         {"type": "input_text", "text": "[[sim: full text=Seen.]] What is this?"},
         {"type": "input_image", "image_url": PICTURE, "detail": "low"},
         {"type": "input_file", "filename": "a.pdf", "file_data": PAPER},
     ]
     done = stack.openai().responses.create(
         model=MODEL,
-        input=[{"role": "user", "content": parts}],  # type: ignore[list-item,misc]
+        input=[{"role": "user", "content": parts}],
         include=["reasoning.encrypted_content"],
         reasoning={"effort": "low", "summary": "auto"},
         metadata={"ticket": "4711"},
