@@ -57,7 +57,10 @@ class RequestTooLarge(CallerError):
 
 
 class ChainBroken(CallerError):
-    """A response that a follow-up rests upon is gone or has failed; `response_id` names it."""
+    """A response that a follow-up rests upon is gone, or ended without an answer (`previous_response_failed`).
+
+    `response_id` names it.
+    """
 
     code = "previous_response_not_found"
 
