@@ -23,6 +23,7 @@ from jobs.telemetry import get_logger
 
 BEAT_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.02
+STOP_SECONDS: Final = 5.0
 DEBT: Final = "backburner.debt"
 
 log = get_logger(__name__)
@@ -43,6 +44,7 @@ class Owed:
         self._database = database
         self._answered: deque[str] = deque()
         self._lost: deque[str] = deque()
+        self._lost_unwritten: set[str] = set()
         self._wake = Event()
         self._stopping = False
         self._beat_at = float("-inf")
@@ -56,12 +58,7 @@ class Owed:
         """Write down the last ones and leave."""
         self._stopping = True
         self._wake.set()
-        self._thread.join()
-        try:
-            with self._database.begin() as tx:
-                leave_process(tx, self.process_id, database_now(tx))
-        except SQLAlchemyError as error:
-            log.warning("could not leave", error=type(error).__name__)
+        self._thread.join(STOP_SECONDS)
 
     def answered(self, request_id: str) -> None:
         """The answer to this request has been written."""
@@ -70,8 +67,13 @@ class Owed:
 
     def lost(self, request_id: str) -> None:
         """Its connection was lost before."""
+        self._lost_unwritten.add(request_id)
         self._lost.append(request_id)
         self._wake.set()
+
+    def is_lost(self, request_id: str) -> bool:
+        """Whether this process knows of a loss that the rows may not show yet."""
+        return request_id in self._lost_unwritten
 
     def _loop(self) -> None:
         pause = Event()
@@ -81,6 +83,11 @@ class Owed:
                 self._wake.wait(max(0.0, self._beat_at + BEAT_SECONDS - monotonic()))
             self._wake.clear()
         self._write()
+        try:
+            with self._database.begin() as tx:
+                leave_process(tx, self.process_id, database_now(tx))
+        except SQLAlchemyError as error:
+            log.warning("could not leave", error=type(error).__name__)
 
     def _write(self) -> bool:
         """Whether it could be written."""
@@ -104,6 +111,7 @@ class Owed:
             self._answered.extend(answered)
             self._lost.extend(lost)
             return False
+        self._lost_unwritten.difference_update(lost)
         return True
 
 

@@ -32,7 +32,7 @@ RETRY_COUNT: Final = "x-stainless-retry-count"
 NOTICED_WITHIN: Final = timedelta(seconds=1)
 """How long a living process may take to hear that a connection is gone and to write it down."""
 LOOK_EVERY: Final = 0.1
-PATIENCE: Final = 6.0
+PATIENCE: Final = 8.0
 
 
 async def accept_once(
@@ -88,10 +88,10 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
 def _look(parts: Parts, sender: Sender, asked_at: datetime | None) -> tuple[Accepted | None, datetime, bool]:
     with parts.database.read() as tx:
         now = database_now(tx)
-        marks = marks_of(tx, sender, now)
-    asked_at = asked_at or now
+        asked_at = asked_at or now
+        marks = marks_of(tx, sender, asked_at, now)
     for mark in marks:
-        if not mark.lost:
+        if not (mark.lost or parts.owed.is_lost(mark.request_id)):
             continue
         with parts.database.begin() as tx:
             taken = take(tx, mark, sender, database_now(tx))

@@ -3,7 +3,7 @@
 The SDKs send a create again by themselves when its connection is lost, with no key to know it by; only
 `x-stainless-retry-count` tells. So a create leaves a mark in the transaction that accepts it, which goes once its
 answer has been written. A mark is free to be taken when its connection was seen to be lost, or when the process that
-held the connection has fallen silent: whoever was killed can note nothing. What is held by a living process is
+held the connection stays silent: whoever was killed can note nothing. What is held by a living process is
 somebody's who still waits, and stays his.
 """
 
@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.job import Job
 from jobs.store import tables
 
-SILENT_AFTER = timedelta(seconds=3)
+SILENT_AFTER = timedelta(seconds=5)
 JOINABLE_FOR = timedelta(minutes=15)
 
 
@@ -70,19 +70,24 @@ def note_lost(tx: Connection, request_ids: Collection[str], now: datetime) -> No
     tx.execute(update(tables.unanswered).where(row.request_id.in_(request_ids)).values(lost_at=now))
 
 
-def marks_of(tx: Connection, sender: Sender, now: datetime) -> list[Mark]:
-    """The unanswered creates of the same key and body, those first that were lost first."""
+def marks_of(tx: Connection, sender: Sender, asked_at: datetime, now: datetime) -> list[Mark]:
+    """The unanswered creates of the same key and body, those first that were lost first.
+
+    A process is silent that has not been heard for `SILENT_AFTER` since the sender began to ask, at `asked_at`; what
+    was before does not count, as nobody is heard while the database is away. The sender's own is heard now.
+    """
     row, process = tables.unanswered.c, tables.api_processes.c
     query = (
-        select(row.job_id, row.request_id, row.since, row.lost_at, process.beat_at)
+        select(row.job_id, row.request_id, row.process_id, row.since, row.lost_at, process.beat_at)
         .outerjoin(tables.api_processes, process.id == row.process_id)
         .where(row.api_key_id == sender.api_key_id, row.body_sha256 == sender.body_sha256)
     )
     marks = []
     for found in tx.execute(query):
-        heard_at = max(found.since, found.beat_at or found.since)
+        beat_at = now if found.process_id == sender.process_id else found.beat_at
+        heard_at = max(found.since, beat_at or found.since)
         ended_at = found.lost_at
-        if ended_at is None and heard_at < now - SILENT_AFTER:
+        if ended_at is None and heard_at < asked_at <= now - SILENT_AFTER:
             ended_at = heard_at
         if ended_at is None or ended_at > now - JOINABLE_FOR:
             mark = Mark(found.job_id, found.request_id, found.since, heard_at, lost=ended_at is not None)

@@ -255,7 +255,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
     "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
-    "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW),
+    "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
     "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
     "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),

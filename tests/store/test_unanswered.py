@@ -1,6 +1,6 @@
 """Creates whose answer was not written: only a lost one is joined, once, for a quarter of an hour."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from jobs.job import Job
@@ -28,8 +28,8 @@ MINUTE = timedelta(minutes=1)
 ROUNDS = 20
 
 
-def sender(records: Records, number: int = 1, *, body: str = "equal", process: str = "api_1") -> Sender:
-    return Sender(records.key.id, body, f"req_{number}", process)
+def sender(records: Records, number: int = 1, *, body: str = "equal", process: str = "") -> Sender:
+    return Sender(records.key.id, body, f"req_{number}", process or f"api_{number}")
 
 
 def create(records: Records, by: Sender) -> Job:
@@ -45,18 +45,18 @@ def lost(records: Records, by: Sender) -> None:
         note_lost(tx, [by.request_id], records.clock())
 
 
-def marks(records: Records, by: Sender) -> list[Mark]:
+def marks(records: Records, by: Sender, asked_at: datetime | None = None) -> list[Mark]:
     with records.database.read() as tx:
-        return marks_of(tx, by, records.clock())
+        return marks_of(tx, by, asked_at or records.clock(), records.clock())
 
 
-def joinable(records: Records, by: Sender) -> list[str]:
-    return [mark.job_id for mark in marks(records, by) if mark.lost]
+def joinable(records: Records, by: Sender, asked_at: datetime | None = None) -> list[str]:
+    return [mark.job_id for mark in marks(records, by, asked_at) if mark.lost]
 
 
 def join(records: Records, by: Sender) -> str | None:
     with records.database.begin() as tx:
-        for mark in marks_of(tx, by, records.clock()):
+        for mark in marks_of(tx, by, records.clock(), records.clock()):
             if mark.lost and take(tx, mark, by, records.clock()):
                 return mark.job_id
     return None
@@ -102,12 +102,31 @@ def test_other_bodies_and_keys_are_others(records: Records, database: Database) 
     assert joinable(records, Sender(make_key(database).id, "equal", "req_2", "api_1")) == []
 
 
-def test_what_a_killed_process_held_is_lost_once_it_is_silent(records: Records) -> None:
+def test_what_a_killed_process_held_is_lost_once_it_stays_silent(records: Records) -> None:
     job = create(records, sender(records, process="api_killed"))
-    records.clock.advance(3 * SECOND)
-    assert joinable(records, sender(records, 2)) == []
+    asked_at = records.clock.advance(MINUTE)  # before, the database may have been away
+    assert joinable(records, sender(records, 2), asked_at) == []
+    records.clock.advance(4 * SECOND)
+    assert joinable(records, sender(records, 2), asked_at) == []
     records.clock.advance(SECOND)
-    assert joinable(records, sender(records, 2)) == [job.id]
+    assert joinable(records, sender(records, 2), asked_at) == [job.id]
+
+
+def test_the_process_that_asks_lives(records: Records) -> None:
+    create(records, sender(records))
+    asked_at = records.clock.advance(MINUTE)
+    records.clock.advance(MINUTE)
+    assert joinable(records, sender(records, 2, process="api_1"), asked_at) == []
+
+
+def test_whoever_is_heard_while_we_ask_is_not_silent(records: Records, database: Database) -> None:
+    create(records, sender(records))
+    asked_at = records.clock.advance(MINUTE)
+    records.clock.advance(SECOND)
+    with database.begin() as tx:
+        beat_process(tx, "api_1", records.clock())
+    records.clock.advance(5 * SECOND)
+    assert joinable(records, sender(records, 2), asked_at) == []
 
 
 def test_what_a_process_leaves_unanswered_is_lost_at_once(records: Records, database: Database) -> None:
@@ -130,9 +149,10 @@ def test_after_a_quarter_of_an_hour_it_is_too_late(records: Records, database: D
     lost(records, sender(records))
     silent = create(records, sender(records, 2, process="api_killed"))
     records.clock.advance(15 * MINUTE - SECOND)
-    assert set(joinable(records, sender(records, 3))) == {job.id, silent.id}
+    asked_at = records.clock() - 5 * SECOND
+    assert set(joinable(records, sender(records, 3), asked_at)) == {job.id, silent.id}
     records.clock.advance(SECOND)
-    assert joinable(records, sender(records, 3)) == []
+    assert joinable(records, sender(records, 3), asked_at) == []
     records.clock.advance(SECOND)
     with database.begin() as tx:
         forget_unanswered(tx, records.clock())
