@@ -1,5 +1,6 @@
 """`previous_response_id`: what is accepted, what is refused and how it is named, and what a follow-up shows."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import openai
@@ -17,8 +18,9 @@ NOWHERE = "resp_01980000000000000000000000000000"
 
 
 @pytest.fixture
-def client(server: Server, tenant: Tenant) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret)
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:
+        yield client
 
 
 def test_it_is_due_at_once_after_an_answer_and_echoes_what_it_follows(tenant: Tenant, hand: Hand) -> None:

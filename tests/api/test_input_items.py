@@ -1,5 +1,6 @@
 """`responses.input_items.list` and `responses.input_tokens.count`."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -25,8 +26,9 @@ MIXED: list[Any] = [
 
 
 @pytest.fixture
-def client(server: Server, tenant: Tenant) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret)
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:
+        yield client
 
 
 def items(tenant: Tenant, response_id: str, **query: Any) -> list[dict[str, Any]]:

@@ -30,8 +30,10 @@ CALLS: dict[str, Callable[[OpenAI], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_it_says_that_it_is_not_offered(server: Server, tenant: Tenant, call: Callable[[OpenAI], Any]) -> None:
-    client = OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret)
-    with pytest.raises(openai.NotFoundError, match="is not offered by this server") as refused:
+    with (
+        OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client,
+        pytest.raises(openai.NotFoundError, match="is not offered by this server") as refused,
+    ):
         call(client)
     assert (refused.value.code, refused.value.type) == ("not_offered", "invalid_request_error")
     assert refused.value.response.headers["x-should-retry"] == "false"

@@ -26,9 +26,10 @@ AGAIN = {"x-stainless-retry-count": "1"}
 
 
 @pytest.fixture
-def client(server: Server, tenant: Tenant) -> OpenAI:
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
     """The SDK with a short read timeout, and more patience than it has by itself: this machine may be slow."""
-    return OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=1.0, max_retries=8)
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=1.0, max_retries=8) as client:
+        yield client
 
 
 def requests_for(server: Server, job_id: str) -> list[str]:
