@@ -1,11 +1,12 @@
 """From a client's bytes to an accepted job: check, commit, ring."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from fastapi import Request
+from sqlalchemy import Connection
 
 from api.dependencies import Parts
 from api.request import CreateResponse, ParsedRequest, parse_request
@@ -13,6 +14,7 @@ from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
 from jobs.models import Model
 from jobs.settings import Settings
+from jobs.store.chains import check_chain
 from jobs.store.idempotency import Idempotency, find_earlier, remember
 from jobs.store.keys import ApiKey
 from jobs.store.queries import Document, get_document
@@ -20,8 +22,7 @@ from jobs.store.transitions import submit
 
 LONGEST_KEY: Final = 255
 NOT_OFFERED: Final[Mapping[str, str]] = {
-    "conversation": "Conversations are not kept by this server; send the earlier items as 'input'.",
-    "previous_response_id": "Chains of responses are not built by this server; send the earlier items as 'input'.",
+    "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
     "webhook": "Webhooks are not offered by this server; poll the response instead.",
 }
 
@@ -52,28 +53,41 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
-def accept(raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None = None) -> Accepted:
+def accept(
+    raw: bytes,
+    parts: Parts,
+    caller: ApiKey,
+    idempotency_key: str | None = None,
+    *,
+    meanwhile: Callable[[Connection, Job], None] = lambda _tx, _job: None,
+) -> Accepted:
     """Accept a job. It is durable once this returns, whether or not the bell was heard.
 
-    A request sent again under its `idempotency_key` is given the job that it made the first time.
+    A request sent again under its `idempotency_key` is given the job that it made the first time. One without is
+    accepted together with what `meanwhile` writes; when that raises, nothing is.
 
     Raises:
         IdempotencyConflict: the key was used with another body.
         RequestInvalid: the body is wrong.
         ModelUnknown: it asks for a model that is not offered.
+        ChainBroken: it follows what is not there.
     """
     if idempotency_key is None:
-        return _accept(raw, parts, caller, None)
+        return _accept(raw, parts, caller, meanwhile)
     idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
     earlier = _earlier(parts, idempotency)
     if earlier is not None:
         return earlier
+
+    def bind(tx: Connection, job: Job) -> None:
+        remember(tx, idempotency, job)
+
     try:
-        return _accept(raw, parts, caller, idempotency)
+        return _accept(raw, parts, caller, bind)
     except DuplicateRequest:
         winner = _earlier(parts, idempotency)
         if winner is None:  # it was deleted within this instant
-            return _accept(raw, parts, caller, idempotency)
+            return _accept(raw, parts, caller, bind)
         return winner
 
 
@@ -93,25 +107,36 @@ def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
     return Accepted(document.job, document)
 
 
-def _accept(raw: bytes, parts: Parts, caller: ApiKey, idempotency: Idempotency | None) -> Accepted:
+def _accept(raw: bytes, parts: Parts, caller: ApiKey, meanwhile: Callable[[Connection, Job], None]) -> Accepted:
     settings = parts.settings
     request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
-    for field, reason in NOT_OFFERED.items():
-        if getattr(request.fields, field):
-            raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
+    refuse_what_is_not_offered(request.fields)
     model = parts.catalogue.find(request.fields.model)
     _check_effort(request.fields, model)
     now = datetime.now(UTC)
     spec = _spec(request, model, caller, settings, now)
-    due = spec.run_at is None or spec.run_at <= now
+    if spec.previous_response_id is not None:
+        with parts.database.read() as tx:
+            spec = replace(spec, waits=check_chain(tx, spec.previous_response_id, caller.id))
+    due = not spec.waits and (spec.run_at is None or spec.run_at <= now)
     rung = due and parts.run_list.take_place()
     with parts.database.begin() as tx:
         job = submit(tx, spec, now, rung=rung)
-        if idempotency is not None:
-            remember(tx, idempotency, job)
+        meanwhile(tx, job)
     if rung:
         parts.dispatcher.ring(job.id)
     return Accepted(job, Document(job, spec.settings, spec.metadata, None))
+
+
+def refuse_what_is_not_offered(fields: CreateResponse) -> None:
+    """Refuse fields that mean something this server does not do; to ignore them would look like success.
+
+    Raises:
+        RequestInvalid: it has one.
+    """
+    for field, reason in NOT_OFFERED.items():
+        if getattr(fields, field):
+            raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
 
 
 def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settings, now: datetime) -> JobSpec:
@@ -140,6 +165,8 @@ def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settin
         priority=5 if fields.priority is None else fields.priority,
         run_at=run_at,
         metadata=fields.metadata or {},
+        previous_response_id=fields.previous_response_id,
+        store=fields.store is not False,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.owed import Owed
 from api.sequences import Sequences
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
@@ -31,6 +32,7 @@ class Parts:
     announcer: Announcer
     waiters: Waiters
     sequences: Sequences
+    owed: Owed
 
 
 def get_parts(request: Request) -> Parts:

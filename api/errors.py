@@ -1,10 +1,13 @@
-"""Every failure as HTTP: one table for what callers do wrong, one for what a held request's response failed with.
+"""Every failure as HTTP: what callers do wrong, what a held request's response failed with, what breaks on our side.
+
+`docs/errors.md` is drawn from these tables.
 
 Errors always have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and say `x-should-retry: false`
 where an SDK would otherwise send a paid request again by itself.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -17,11 +20,13 @@ from starlette.exceptions import HTTPException
 
 from jobs.errors import (
     CallerError,
+    ChainBroken,
     IdempotencyConflict,
     JobNotFound,
     KeyRefused,
     ModelUnknown,
     NotAllowed,
+    NotOffered,
     RequestInvalid,
     RequestTooLarge,
     WrongState,
@@ -40,10 +45,12 @@ log = get_logger(__name__)
 CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     RequestInvalid:  (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
     WrongState:      (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
+    ChainBroken:     (HTTPStatus.BAD_REQUEST,              INVALID_REQUEST),
     KeyRefused:      (HTTPStatus.UNAUTHORIZED,             "authentication_error"),
     NotAllowed:      (HTTPStatus.FORBIDDEN,                "permission_error"),
     JobNotFound:     (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
 }
@@ -51,6 +58,8 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
     "provider_rejected":       (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "previous_response_not_found": (HTTPStatus.BAD_REQUEST,     INVALID_REQUEST),
+    "previous_response_failed": (HTTPStatus.BAD_REQUEST,        INVALID_REQUEST),
     "model_unavailable":       (HTTPStatus.NOT_FOUND,           INVALID_REQUEST),
     "rate_limit_exceeded":     (HTTPStatus.TOO_MANY_REQUESTS,   "rate_limit_error"),
     "provider_auth":           (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
@@ -63,6 +72,28 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
 }
 REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provider's own codes: invalid_prompt, ...
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An answer that no exception of ours stands for. `param` and `should_retry` say it in words, for the page."""
+
+    status: HTTPStatus
+    type: str
+    code: str | None
+    when: str
+    param: str = ""
+    should_retry: str = "false"
+
+
+NOT_ON_POST: Final = "false on POST, else missing"
+BAD_PARAMETER: Final = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_value",       "a parameter in path or query is wrong", param="the parameter")
+NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, None,                  "nothing is served at this path")
+WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
+BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
+DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
+RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
+FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, BROKEN, DATABASE_AWAY, RESTARTING)
 # fmt: on
 
 
@@ -99,8 +130,11 @@ def install_error_handlers(app: FastAPI) -> None:
 def unexpected(error: Exception) -> JSONResponse:
     """The answer to a fault of ours; the log has the rest."""
     log.error("request broke", error=type(error).__name__, exc_info=error)
-    body = error_body("The server had an error while processing your request.", "server_error", code="server_error")
-    return JSONResponse(body, HTTPStatus.INTERNAL_SERVER_ERROR, FINAL)
+    return _answer(BROKEN, "The server had an error while processing your request.", FINAL)
+
+
+def _answer(fault: Fault, message: str, headers: Mapping[str, str], param: str | None = None) -> JSONResponse:
+    return JSONResponse(error_body(message, fault.type, param, fault.code), fault.status, headers)
 
 
 def _caller_error(_request: Request, error: Exception) -> JSONResponse:
@@ -119,8 +153,7 @@ def _bad_parameter(_request: Request, error: Exception) -> JSONResponse:
     found = error.errors()[0]
     param = ".".join(str(part) for part in found["loc"][1:]) or None
     reason = found["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
-    body = error_body(f"Invalid '{param}': {reason}.", INVALID_REQUEST, param, "invalid_value")
-    return JSONResponse(body, HTTPStatus.BAD_REQUEST, FINAL)
+    return _answer(BAD_PARAMETER, f"Invalid '{param}': {reason}.", FINAL, param)
 
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -137,10 +170,9 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("database failed", error=type(error).__name__, path=request.url.path)
-    body = error_body("The database does not answer. Try again.", "server_error", code="service_unavailable")
     # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
-    return JSONResponse(body, HTTPStatus.SERVICE_UNAVAILABLE, headers)
+    return _answer(DATABASE_AWAY, "The database does not answer. Try again.", headers)
 
 
 async def _let_go(request: Request, error: Exception) -> JSONResponse:
@@ -149,6 +181,4 @@ async def _let_go(request: Request, error: Exception) -> JSONResponse:
         raise error
     message = f"The server is restarting. The response goes on: get it by its id, '{error.job_id}'."
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id} | (FINAL if request.method == "POST" else {})
-    return JSONResponse(
-        error_body(message, "server_error", code="service_unavailable"), HTTPStatus.SERVICE_UNAVAILABLE, headers
-    )
+    return _answer(RESTARTING, message, headers)

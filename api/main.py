@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from api.dependencies import Parts
 from api.errors import install_error_handlers
 from api.middleware import RequestIds
-from api.routes import models, operations, responses, usage
+from api.owed import NoteAnswers, Owed
+from api.routes import input_items, models, not_offered, operations, responses, usage
 from api.sequences import Sequences
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
@@ -44,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         announcer=Announcer(redis_client),
         waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
         sequences=Sequences(database),
+        owed=Owed(database),
     )
 
     @asynccontextmanager
@@ -51,20 +53,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if settings.api_key is not None:
             with database.begin() as tx:
                 ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+        parts.owed.start()
         await parts.waiters.start()
         try:
             yield
         finally:
             await parts.waiters.stop()
+            parts.owed.stop()
             dispatcher.close()
             redis_client.close()
             database.close()
 
     app = FastAPI(title="Backburner", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.parts = parts
-    for router in (responses.router, models.router, usage.router):
+    for router in (responses.router, input_items.router, models.router, usage.router, not_offered.router):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     install_error_handlers(app)
     app.add_middleware(RequestIds)
+    app.add_middleware(NoteAnswers, owed=parts.owed)
     return app

@@ -12,7 +12,15 @@ from pydantic import Field, ValidationError
 from api.request_errors import request_invalid, value_above
 from api.request_items import Input
 from api.request_json import read_object
-from api.request_options import Includable, Prompt, ReasoningOptions, StreamOptions, TextOptions, Webhook
+from api.request_options import (
+    BackgroundOptions,
+    Includable,
+    Prompt,
+    ReasoningOptions,
+    StreamOptions,
+    TextOptions,
+    Webhook,
+)
 from api.request_tools import Tool, ToolChoice
 from api.request_types import FIRST_FAULT, WITHOUT_NUL, Open, at_most, branch, by_shape
 from jobs.errors import RequestInvalid
@@ -66,7 +74,7 @@ class CreateResponse(Open):
         description="Answer at once with `status: queued`. Otherwise the connection is held until the response ends;"
         " it is durable all the same and can be fetched by its id.",
     )
-    background_options: dict[str, Any] | None = Field(default=None, description="Accepted, without effect.")
+    background_options: BackgroundOptions | None = None
     max_output_tokens: Annotated[int, Field(ge=16, le=LARGEST_TOKEN_COUNT)] | None = Field(
         default=None, description="The most tokens to generate, reasoning included."
     )
@@ -75,7 +83,10 @@ class CreateResponse(Open):
         default=None, description="`auto` drops the middle of a conversation that is too long; `disabled` fails."
     )
     instructions: str | None = Field(default=None, description="A system message, put before the conversation.")
-    store: bool | None = Field(default=None, description="Accepted; how long responses stay is set at the server.")
+    store: bool | None = Field(
+        default=None,
+        description="`false`: erased ten minutes after the end. Otherwise the server's retention decides.",
+    )
     conversation: (
         Annotated[
             Annotated[str, branch("string")] | Annotated[dict[str, Any], branch("object")],
@@ -112,6 +123,20 @@ class ParsedRequest:
 
     fields: CreateResponse
     body: dict[str, Any]
+
+
+def parse_count(raw: bytes) -> ParsedRequest:
+    """Read and check a body whose tokens are to be counted: one of a create, in which nothing has to be there.
+
+    Raises:
+        RequestInvalid: as `parse_request`.
+    """
+    body = {name: value for name, value in read_object(raw).items() if value is not None}
+    try:
+        fields = CreateResponse.model_validate({"model": "", "input": "", **body})
+    except ValidationError as error:
+        raise request_invalid(error) from None  # pydantic's error holds the prompt
+    return ParsedRequest(fields, body)
 
 
 def parse_request(raw: bytes, *, max_attempts_limit: int = MAX_ATTEMPTS_LIMIT) -> ParsedRequest:

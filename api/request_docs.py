@@ -93,6 +93,12 @@ def request_body() -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": request_schema(), "examples": _EXAMPLES}}}
 
 
+def count_body() -> dict[str, Any]:
+    """Make the `requestBody` of a count: that of a create, in which nothing has to be there."""
+    schema = {key: value for key, value in request_schema().items() if key != "required"}
+    return {"required": True, "content": {"application/json": {"schema": {**schema, "title": "CountInputTokens"}}}}
+
+
 def _plain(node: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(node, list):
         return [_plain(element, definitions) for element in node]

@@ -96,6 +96,21 @@ class Prompt(Open):
     version: str | None = None
 
 
+def _no_continuation(value: object) -> object:
+    if value is not None:
+        raise refused("background work is not continued by this server; use 'previous_response_id'.")
+    return value
+
+
+class BackgroundOptions(Open):
+    """How soon OpenAI would have to be done. Here every response runs as soon as there is a slot for it."""
+
+    completion_window: Literal["soonest", "2h", "8h"] | None = Field(default=None, description="Without effect.")
+    continuation_id: Annotated[Any, AfterValidator(_no_continuation)] = Field(
+        default=None, description="Refused: a follow-up is made by `previous_response_id`."
+    )
+
+
 class StreamOptions(Open):
     """Details of the stream."""
 

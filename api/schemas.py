@@ -78,6 +78,8 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
             "queue_position": queue_position,
             "next_attempt_at": _next_attempt_at(job),
             "parked_until": job.parked_until.timestamp() if job.parked_until else None,
+            "waits_for": job.waits_for,
+            "conversation": _conversation(job),
             "provider_response_id": job.provider_response_id,
             "provider_model": job.provider_model,
             "truncation_applied": job.truncation_applied,
@@ -174,8 +176,15 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and job.parked_until is None
+    is_free = job.parked_until is None and job.waits_for is None
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and is_free
     return job.available_at.timestamp() if waiting else None
+
+
+def _conversation(job: Job) -> dict[str, int] | None:
+    if job.sent_items is None or job.sent_responses is None:
+        return None
+    return {"responses": job.sent_responses, "items": job.sent_items}
 
 
 def _usage(usage: Usage | None) -> dict[str, Any] | None:
@@ -219,6 +228,13 @@ class LastError(_Shape):
     message: str | None
 
 
+class SentConversation(_Shape):
+    """How much of its conversation a follow-up's last call was given, its own turn included."""
+
+    responses: int
+    items: int
+
+
 class Facts(_Shape):
     """What only this server knows of a response."""
 
@@ -229,6 +245,8 @@ class Facts(_Shape):
     parked_until: float | None = Field(
         description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
     )
+    waits_for: str | None = Field(description="the response that has to end first")
+    conversation: SentConversation | None
     provider_response_id: str | None
     provider_model: str | None
     truncation_applied: Literal["auto", "disabled"] | None
@@ -324,6 +342,20 @@ class ModelPage(Page):
     """All models."""
 
     data: list[ModelBody]
+
+
+class InputItemPage(Page):
+    """A page of a response's input items."""
+
+    data: list[dict[str, Any]]
+
+
+class InputTokens(_Shape):
+    """How many tokens a request has at most; `backburner` says how that was found."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+    backburner: dict[str, Any]
 
 
 class Deleted(_Shape):

@@ -48,7 +48,7 @@ async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: s
 
 
 async def until_disconnected(request: Request) -> None:
-    """Until the client has left."""
+    """Return once the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -71,6 +71,8 @@ def print_response(view: ResponseView, now: datetime) -> None:
     rows.append(("attempt", Text(attempt_of(view))))
     if view.queue_position is not None:
         rows.append(("position", Text(str(view.queue_position))))
+    if view.waits_for is not None:
+        rows.append(("waits for", Text(printable(view.waits_for))))
     if view.total_tokens:
         rows.append(("tokens", Text(f"{view.input_tokens:,} in, {view.output_tokens:,} out")))
     if view.cost_usd is not None:

@@ -23,6 +23,7 @@ class ResponseView:
     max_attempts: int | None
     queue_position: int | None
     next_attempt_at: datetime | None
+    waits_for: str | None
     last_problem: str | None
     input_tokens: int
     output_tokens: int
@@ -56,6 +57,7 @@ class ResponseView:
             max_attempts=None if max_attempts is None else int(max_attempts),
             queue_position=None if position is None else int(position),
             next_attempt_at=_moment(ours.get("next_attempt_at")),
+            waits_for=None if ours.get("waits_for") is None else str(ours["waits_for"]),
             last_problem=str(problem.get("message") or problem.get("kind")) if problem else None,
             input_tokens=int(usage.get("input_tokens") or 0),
             output_tokens=int(usage.get("output_tokens") or 0),

@@ -66,6 +66,8 @@ def describe(view: ResponseView) -> str:
         parts.append(f"attempt {render.attempt_of(view)}")
     if view.queue_position is not None:
         parts.append(f"position {view.queue_position}")
+    if view.waits_for is not None:
+        parts.append(f"waits for {render.printable(view.waits_for)}")
     if view.status == "queued" and view.next_attempt_at is not None and view.next_attempt_at > render.now():
         parts.append(f"next attempt in {render.age(render.now(), view.next_attempt_at)}")
     if view.last_problem:

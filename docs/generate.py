@@ -1,11 +1,93 @@
-"""Write the files that are drawn from code: `docs/lifecycle.md` and `.env.example`. A test compares them."""
+"""Write the files that are drawn from code: the pages listed in `GENERATED`. A test compares them."""
 
+from http import HTTPStatus
 from pathlib import Path
 
+from api.errors import CALLER_ERRORS, FAILED_RESPONSES, FAULTS, REFUSED_BY_MODEL
+from jobs.errors import (
+    ERROR_CODES,
+    CallerError,
+    ChainBroken,
+    IdempotencyConflict,
+    JobNotFound,
+    ModelUnknown,
+    RequestInvalid,
+    WrongState,
+)
 from jobs.lifecycle import OPEN, TRANSITIONS, Status
+from jobs.retry import RULES, Again
 from jobs.settings import render_example
 
 ROOT = Path(__file__).parents[1]
+SDK_ERRORS = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    403: "PermissionDeniedError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    422: "UnprocessableEntityError",
+    429: "RateLimitError",
+}
+AGAIN = {
+    Again.NEVER: "no",
+    Again.COUNTED: "yes",
+    Again.UNCOUNTED: "yes, without using an attempt, once the lane is open",
+    Again.IF_ALLOWED: "as `on_unknown_outcome` says",
+}
+
+PARAMS: dict[type[CallerError], str] = {
+    RequestInvalid: "the field",
+    WrongState: "`response_id`",
+    ChainBroken: "`previous_response_id`",
+    JobNotFound: "`response_id`",
+    ModelUnknown: "`model`",
+    IdempotencyConflict: "`Idempotency-Key`",
+}
+ERRORS_PAGE = """\
+# Errors
+
+Drawn from `api/errors.py`, `jobs/errors.py` and `jobs/retry.py` by `make docs`.
+
+The body is always `{{"error": {{"message", "type", "param", "code"}}}}`, and `x-request-id` is always there. The SDKs' exceptions
+have these as `.type`, `.param`, `.code`, `.status_code` and `.request_id`. The names below are the Python SDK's; the Node SDK's
+are the same, but for `APIError` where there is `APIStatusError`.
+
+`x-should-retry: false` keeps an SDK from sending again by itself what may be paid for. Where it is missing an SDK asks again,
+after `Retry-After`, and that costs nothing.
+
+## What a request did wrong
+
+The code of a wrong field is OpenAI's word for what is wrong with it: `invalid_type`, `invalid_value`,
+`missing_required_parameter`, `unsupported_parameter` and so on.
+
+| HTTP | type | code | param | `x-should-retry` | SDK exception | when |
+| --- | --- | --- | --- | --- | --- | --- |
+{callers}
+
+## What is wrong with the address, or with this server
+
+| HTTP | type | code | param | `x-should-retry` | SDK exception | when |
+| --- | --- | --- | --- | --- | --- | --- |
+{faults}
+
+## What a response failed with
+
+The code is `error.code` of the response. A held create, one without `background`, that ends so is answered with this status and
+the failure's message. A response fails with a kind when that is not tried again, or no attempt is left.
+
+| HTTP | type | code | param | `x-should-retry` | SDK exception | from the kinds |
+| --- | --- | --- | --- | --- | --- | --- |
+{failed}
+
+## What one call can come to
+
+The kind is `backburner.error.kind` of a response and `error.kind` of an attempt. A `context_overflow` is tried once more with
+`truncation: auto` where `BACKBURNER_TRUNCATION_ON_OVERFLOW` says so.
+
+| kind | tried again | billed | then fails with |
+| --- | --- | --- | --- |
+{kinds}
+"""
 
 
 def render_lifecycle() -> str:
@@ -44,7 +126,58 @@ def render_lifecycle() -> str:
     )
 
 
-GENERATED = {ROOT / "docs/lifecycle.md": render_lifecycle, ROOT / ".env.example": render_example}
+def sdk_error(status: int) -> str:
+    """The exception that both SDKs raise for a status."""
+    return "InternalServerError" if status >= 500 else SDK_ERRORS.get(status, "APIStatusError")
+
+
+def render_errors() -> str:
+    """Every failure: how it leaves the server, what an SDK raises for it, and what was done before."""
+    callers = [
+        _error_row(status, kind, error.code, PARAMS.get(error, ""), "false", (error.__doc__ or "").partition("\n")[0])
+        for error, (status, kind) in CALLER_ERRORS.items()
+    ]
+    faults = [
+        _error_row(each.status, each.type, each.code, each.param, each.should_retry, each.when) for each in FAULTS
+    ]
+    failed = [
+        _error_row(status, kind, code, _param_of(code), "false", _kinds_of(code))
+        for code, (status, kind) in FAILED_RESPONSES.items()
+    ]
+    own = "`answer_refused`, where the provider's answer names a code of its own, such as `invalid_prompt`"
+    failed.append(_error_row(*REFUSED_BY_MODEL, None, _param_of(""), "false", own))
+    kinds = [
+        f"| `{kind}` | {AGAIN[rule.again]}{f', {rule.tries} in all' if rule.tries else ''} | {rule.billed}"
+        f" | `{ERROR_CODES[kind]}` |"
+        for kind, rule in RULES.items()
+    ]
+    return ERRORS_PAGE.format(
+        callers="\n".join(callers), faults="\n".join(faults), failed="\n".join(failed), kinds="\n".join(kinds)
+    )
+
+
+def _error_row(status: HTTPStatus, kind: str, code: str | None, param: str, should_retry: str, last: str) -> str:
+    shown = "" if code is None else f"`{code}`"
+    return f"| {status.value} | `{kind}` | {shown} | {param} | {should_retry} | `{sdk_error(status)}` | {last} |"
+
+
+def _param_of(code: str) -> str:
+    return "`previous_response_id`" if code.startswith("previous_response") else "as the provider says"
+
+
+def _kinds_of(code: str) -> str:
+    kinds = [kind for kind, each in ERROR_CODES.items() if each == code]
+    if not kinds:
+        return "none, for no call was made"
+    also = ", and whatever may have been billed under `on_unknown_outcome: fail`" if code == "outcome_unknown" else ""
+    return ", ".join(f"`{kind}`" for kind in kinds) + also
+
+
+GENERATED = {
+    ROOT / "docs/lifecycle.md": render_lifecycle,
+    ROOT / "docs/errors.md": render_errors,
+    ROOT / ".env.example": render_example,
+}
 
 if __name__ == "__main__":
     for path, render in GENERATED.items():

@@ -4,7 +4,9 @@
     ├── CallerError             what a client sent or asked cannot be done; answered 4xx
     │   ├── RequestInvalid      400: a field is missing or wrong
     │   ├── RequestTooLarge     413
+    │   ├── ChainBroken         400: a response that the request follows is not there, or brought no answer
     │   ├── ModelUnknown        404: a model that this server does not offer
+    │   ├── NotOffered          404: a part of OpenAI's API that this server does not have
     │   ├── KeyRefused          401: no key, a wrong one, a revoked one
     │   ├── NotAllowed          403: the key lacks the scope
     │   ├── JobNotFound         404: no such response, or not the caller's
@@ -54,10 +56,29 @@ class RequestTooLarge(CallerError):
     code = "request_too_large"
 
 
+class ChainBroken(CallerError):
+    """A response that a follow-up rests upon is gone, or ended without an answer (`previous_response_failed`).
+
+    `response_id` names it.
+    """
+
+    code = "previous_response_not_found"
+
+    def __init__(self, message: str, response_id: str, code: str | None = None) -> None:
+        super().__init__(message, "previous_response_id", code)
+        self.response_id = response_id
+
+
 class ModelUnknown(CallerError):
     """The model is not among those that this server offers."""
 
     code = "model_not_found"
+
+
+class NotOffered(CallerError):
+    """OpenAI's API has this path, this server does not."""
+
+    code = "not_offered"
 
 
 class KeyRefused(CallerError):

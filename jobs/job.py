@@ -70,7 +70,8 @@ class JobSpec:
     """A checked request, ready to be accepted.
 
     `settings` is the client's body without `input`, as it was sent; `input` is kept apart because it is large and
-    a poll never needs it. `background` says who waits: true answers the client at once.
+    a poll never needs it. `background` says who waits: true answers the client at once. `waits` holds a follow-up
+    back until the response that it follows has ended.
     """
 
     api_key_id: str
@@ -85,6 +86,9 @@ class JobSpec:
     priority: int = 5
     run_at: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    previous_response_id: str | None = None
+    waits: bool = False
+    store: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Job:
 
     `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
     `failures` is what the retry policy counts. Until `parked_until` a queued job is not run: the provider's log may
-    yet tell what became of its last call.
+    yet tell what became of its last call. A follow-up that `waits_for` a response is not due before that has ended;
+    `sent_items` of `sent_responses` is what of its conversation the last call was given.
     """
 
     id: str
@@ -127,6 +132,10 @@ class Job:
     usage: Usage | None
     cost: Cost | None
     parked_until: datetime | None = None
+    previous_response_id: str | None = None
+    waits_for: str | None = None
+    sent_responses: int | None = None
+    sent_items: int | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ class Verb(StrEnum):
     ADOPT = "adopt"
     ADOPT_CUT = "adopt_cut"
     EXPIRE = "expire"
+    STRAND = "strand"
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -81,6 +82,7 @@ TRANSITIONS: Final[Mapping[Verb, Transition]] = MappingProxyType({
     Verb.ADOPT:     _row({S.QUEUED, S.IN_PROGRESS}, S.COMPLETED,   "worker",    "a late, paid answer of an attempt given up"),
     Verb.ADOPT_CUT: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
     Verb.EXPIRE:    _row({S.QUEUED, S.IN_PROGRESS}, S.FAILED,      "deadlines", "its deadline passed"),
+    Verb.STRAND:    _row({S.QUEUED},                S.FAILED,      "followers", "the response that it follows brought no answer, or is gone"),
     Verb.CANCEL:    _row({S.QUEUED, S.IN_PROGRESS}, S.CANCELLED,   "caller",    "the caller no longer wants it"),
     Verb.REVIVE:    _row({S.FAILED, S.CANCELLED},   S.QUEUED,      "caller",    "the caller wants it run again, under the same id"),
 })

@@ -17,13 +17,15 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from jobs.conversation import rebuild
 from jobs.dispatch import Dispatcher
-from jobs.errors import ErrorKind, Failure, JobNotFound
+from jobs.errors import ChainBroken, ErrorKind, Failure, JobNotFound
 from jobs.events import Announcer
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
 from jobs.models import Catalogue, Model
 from jobs.store.attempts import begin_attempt, note_response
+from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import Database
 from jobs.store.queries import get_job, get_request
 from jobs.telemetry import get_logger
@@ -169,6 +171,9 @@ class Executor:
         except JobNotFound:
             line.abort(AbortReason.CANCELLED)
             return CallReport(Failure(ErrorKind.UNREACHABLE, "The response was deleted before the call was sent."))
+        except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
+            line.abort(AbortReason.RELEASED)
+            return CallReport(Failure(ErrorKind.UNREACHABLE, error.message))
         except DATABASE_ERRORS as error:  # raised by the look at the request: nothing has been sent
             log.warning("request could not be read", job_id=job.id, error=type(error).__name__)
             line.abort(AbortReason.RELEASED)
@@ -185,10 +190,16 @@ class Executor:
 
         Raises:
             JobNotFound: the response was deleted meanwhile.
+            ChainBroken: one that it rests upon was.
         """
         self._look_again(job, attempt, line)
         with self._database.read() as tx:
             settings, input_ = get_request(tx, job.id)
+            before = job.previous_response_id
+            turns = read_turns(tx, before, job.api_key_id) if before is not None else []
+        if before is not None:
+            input_ = rebuild(turns, input_)
+            self._note_sent(attempt, len(turns) + 1, len(input_))
         body = build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
         return body, bool(settings.get("stream"))
 
@@ -202,6 +213,10 @@ class Executor:
             current = get_job(tx, job.id)
         if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
             line.abort(AbortReason.CANCELLED)
+
+    def _note_sent(self, attempt: Attempt, responses: int, items: int) -> None:
+        with self._database.begin() as tx:
+            note_sent(tx, attempt, responses, items, self._clock())
 
     def _accepted(self, attempt: Attempt, response_id: str) -> None:
         self._write(attempt.job_id, lambda tx: note_response(tx, attempt, response_id))

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import accept, read_body
+from api.acceptance import read_body
 from api.dependencies import Parts, PartsDep, Reader, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.request_docs import request_body
+from api.resending import accept_once
 from api.schemas import (
     AttemptPage,
     Deleted,
@@ -110,7 +111,7 @@ async def create(
     tells a failure in the response's own `status` and `error`; the response's id is in the header `openai-response-id`.
     """
     raw = await read_body(request, parts.settings.max_body_bytes)
-    accepted = await run_in_threadpool(accept, raw, parts, caller, idempotency_key)
+    accepted = await accept_once(request, raw, parts, caller, idempotency_key)
     job = accepted.job
     if accepted.document.settings.get("stream"):
         return EventStream(request, parts, job.id, caller.id)
@@ -171,7 +172,7 @@ async def retrieve(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
-    _check_id(response_id)
+    check_id(response_id)
     if stream:
         await run_in_threadpool(_check_exists, parts, response_id, caller.id)
         return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
@@ -231,7 +232,7 @@ def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
 @router.get("/{response_id}/attempts", summary="Attempts", responses={200: {"model": AttemptPage}})
 def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
     """Every call made to the provider for a response, first to last."""
-    _check_id(response_id)
+    check_id(response_id)
     with parts.database.read() as tx:
         job = get_job(tx, response_id, caller.id)
         data = [render_attempt(attempt) for attempt in attempts_of(tx, job.id)]
@@ -252,7 +253,7 @@ def _show(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | 
 
 def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
     """Do `act` to the caller's job, looking again whenever another process was quicker."""
-    _check_id(response_id)
+    check_id(response_id)
     for _ in range(RACES):
         with parts.database.read() as tx:
             job = get_job(tx, response_id, api_key_id)
@@ -271,7 +272,12 @@ def _move(parts: Parts, verb: Verb, job: Job) -> Job:
     return moved
 
 
-def _check_id(response_id: str) -> None:
+def check_id(response_id: str) -> None:
+    """Refuse an id that no database can look for.
+
+    Raises:
+        RequestInvalid: it holds a NUL.
+    """
     if "\0" in response_id:
         raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
 

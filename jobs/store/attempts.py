@@ -12,6 +12,7 @@ from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import tables
+from jobs.store.chains import await_again, missing_link
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move
 
@@ -23,6 +24,7 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
 
     None when the bell was stale: the job is gone, taken, ended, or not due yet. None as well for a worker that has
     been given up and does not know it yet: its call would be taken for lost while it runs.
+    A follow-up of whose conversation a part has been erased is sent back to wait, for its end to be told.
     """
     worker = tables.workers.c
     is_listed = exists().where(worker.id == worker_id, worker.ended_at.is_(None))
@@ -36,6 +38,10 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
         return None
     number = job.attempt + 1
     resumes = response_left_behind(tx, job)
+    before = job.previous_response_id
+    if before is not None and resumes is None and missing_link(tx, before, job.api_key_id) is not None:
+        await_again(tx, job)
+        return None
     started_at = job.started_at or now
     try:
         job = move(tx, Verb.CLAIM, job, now, attempt=number, worker_id=worker_id, started_at=started_at)

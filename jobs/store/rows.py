@@ -47,6 +47,10 @@ def job_from(row: RowMapping) -> Job:
         usage=_usage(row),
         cost=_cost(row),
         parked_until=row["parked_until"],
+        previous_response_id=row["previous_response_id"],
+        waits_for=row["waits_for"],
+        sent_responses=row["sent_responses"],
+        sent_items=row["sent_items"],
     )
 
 

@@ -96,6 +96,11 @@ jobs = Table(
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
     Column("parked_until", Moment),  # waits till then for the provider's log to tell what became of its last call
+    Column("previous_response_id", ByteOrdered),  # no foreign key: what it names may be erased before it
+    Column("waits_for", ByteOrdered),  # what has to end first: not due until then
+    Column("sent_responses", Integer),
+    Column("sent_items", Integer),
+    Column("store", Boolean),  # false: erased soon after its end
     _one_of("status", Status),
     _one_of("on_unknown_outcome", OnUnknownOutcome),
     _one_of("truncation", Truncation),
@@ -155,6 +160,27 @@ Index(
     postgresql_where=text("completed_at IS NOT NULL"),
     sqlite_where=text("completed_at IS NOT NULL"),
 )
+# store: false: which ended job may be erased early
+Index(
+    "ix_jobs_unstored",
+    jobs.c.completed_at,
+    postgresql_where=text("store = false AND completed_at IS NOT NULL"),
+    sqlite_where=text("store = 0 AND completed_at IS NOT NULL"),
+)
+# follow-ups: which wait, and for what
+Index(
+    "ix_jobs_waiting",
+    jobs.c.waits_for,
+    postgresql_where=text("waits_for IS NOT NULL"),
+    sqlite_where=text("waits_for IS NOT NULL"),
+)
+# erasing: what an open follow-up still needs
+Index(
+    "ix_jobs_following",
+    jobs.c.previous_response_id,
+    postgresql_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+    sqlite_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+)
 
 requests = Table(
     "requests",
@@ -190,6 +216,29 @@ idempotency_keys = Table(
     Column("key", String, primary_key=True),
     Column("body_sha256", String, nullable=False),
     Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+unanswered = Table(
+    "unanswered",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("body_sha256", String, nullable=False),
+    Column("request_id", ByteOrdered, nullable=False),  # the request that owes its client the answer
+    Column("process_id", ByteOrdered, nullable=False),  # the API process that holds its connection
+    Column("since", Moment, nullable=False),
+    Column("lost_at", Moment),  # when the connection was lost
+)
+# a request sent again: which job of an equal body lost its client
+Index("ix_unanswered_body", unanswered.c.api_key_id, unanswered.c.body_sha256)
+# whose answer was written, or lost
+Index("ix_unanswered_request", unanswered.c.request_id)
+
+api_processes = Table(
+    "api_processes",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("beat_at", Moment, nullable=False),
 )
 
 job_metadata = Table(

@@ -21,6 +21,8 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
     """
     job_id = new_id("resp")
     available_at = max(now, spec.run_at) if spec.run_at else now
+    if spec.waits:
+        available_at = spec.deadline_at
     row: dict[str, Any] = {
         "id": job_id,
         "api_key_id": spec.api_key_id,
@@ -38,8 +40,10 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
         "available_at": available_at,
         "deadline_at": spec.deadline_at,
         "rung_at": now if rung and available_at <= now else None,
+        "previous_response_id": spec.previous_response_id,
+        "waits_for": spec.previous_response_id if spec.waits else None,
     }
-    tx.execute(insert(tables.jobs).values(row))
+    tx.execute(insert(tables.jobs).values({**row, "store": spec.store}))
     tx.execute(insert(tables.requests).values(job_id=job_id, settings=dict(spec.settings), input=spec.input))
     if spec.metadata:
         labels = [
@@ -69,13 +73,14 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
 def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
     """Apply `verb` to the row, provided it is still as `job` describes it; `changes` are fields of `Job`.
 
-    What a status implies is set here: an ended job has its moment and no worker, a queued one neither.
+    What a status implies is set here: an ended job has its moment and no worker, a queued one neither; and what moves
+    no longer waits for another.
 
     Raises:
         StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
     transition = TRANSITIONS[verb]
-    implied: dict[str, Any] = {"status": transition.target, "updated_at": now, "parked_until": None}
+    implied: dict[str, Any] = {"status": transition.target, "updated_at": now, "parked_until": None, "waits_for": None}
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
@@ -95,9 +100,12 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
     """Run a failed or cancelled job again under its own id, with all its attempts before it and a new deadline.
 
+    A follow-up waits until its conversation has been looked at anew.
+
     Raises:
         StaleJob: it is neither failed nor cancelled any more.
     """
+    follows = job.previous_response_id is not None
     revived = move(
         tx,
         Verb.REVIVE,
@@ -105,7 +113,10 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
         now,
         failures=0,
         started_at=None,
-        available_at=now,
+        available_at=deadline_at if follows else now,
+        waits_for=job.previous_response_id,
+        sent_responses=None,
+        sent_items=None,
         deadline_at=deadline_at,
         truncation_applied=None,
         incomplete_reason=None,

@@ -77,6 +77,8 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
             "queue_position": None,
             "next_attempt_at": None,
             "parked_until": None,
+            "waits_for": None,
+            "conversation": None,
             "provider_response_id": None,
             "provider_model": None,
             "truncation_applied": None,
@@ -243,7 +245,6 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
     ("field", "value"),
     [
         ("webhook", {"url": "https://example.com/hook"}),
-        ("previous_response_id", "resp_1"),
         ("conversation", "conv_1"),
         ("conversation", {"id": "conv_1"}),
     ],

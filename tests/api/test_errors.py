@@ -47,7 +47,7 @@ def test_every_mistake_of_a_caller_has_a_status() -> None:
         ("GET", "/v1", 404),
         ("GET", "/", 404),
         ("GET", "/v1/responses/a/b/c", 404),
-        ("GET", "/v1/responses/a/input_items", 404),
+        ("GET", "/v1/responses/a/output_items", 404),
         ("POST", "/v1/responses/a/unknown", 404),
         ("PUT", "/v1/responses", 405),
         ("PATCH", "/v1/responses/a", 405),

@@ -19,11 +19,13 @@ from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.store import keys, queries, tables, workers
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt
+from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.runlist import pick_due
 from jobs.store.transitions import erase, move
+from jobs.store.unanswered import Sender, marks_of, note_answered, note_lost
 from tests.support.clock import START
 from tests.support.plans import Statement, captured, explain
 from tests.support.records import ANSWER, MODEL
@@ -35,10 +37,21 @@ IDLE_KEYS = 1_000
 MODELS = (MODEL, MODEL, MODEL, "openai/gpt-5.6-sol")
 SECOND = timedelta(seconds=1)
 NOW = START
-FEW = {"workers", "lanes", "ix_jobs_held", "ix_attempts_open"}
-"""What may be read as a whole: there are as many as workers and running calls, however many jobs."""
+FEW = {
+    "workers",
+    "lanes",
+    "api_processes",
+    "unanswered",
+    "ix_jobs_held",
+    "ix_attempts_open",
+    "ix_jobs_waiting",
+    "ix_jobs_following",
+}
+"""What may be read as a whole: there are as many as workers, running calls, API processes, creates that are being
+answered, and follow-ups that have yet to run, however many jobs."""
 A_PAGE = 1_000
-SORTED = {"usage of a day"}  # by day and model, within the span that was asked for
+# by day and model, within the span that was asked for; the turns of one conversation
+SORTED = {"usage of a day", "read a conversation", "check a conversation"}
 
 
 @dataclass
@@ -68,6 +81,7 @@ def fill(database: Database) -> World:
     worker_ids = [f"wrk_{number:032x}" for number in range(20)]
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("jobs", "requests", "answers", "labels", "attempts")}
     by_status: dict[Status, list[str]] = {status: [] for status in Status}
+    earlier: dict[str, str] = {}
     statuses = chance.choices(list(Status), [10, 1, 80, 3, 4, 2], k=JOBS)
     for number, status in enumerate(statuses):
         key_id = key_ids[0] if chance.random() < 0.5 else chance.choice(key_ids)
@@ -76,6 +90,8 @@ def fill(database: Database) -> World:
         ended_at = made_at + timedelta(minutes=5) if status.is_terminal else None
         worker_id = chance.choice(worker_ids) if status is Status.IN_PROGRESS else None
         wait = timedelta(hours=chance.choice([-48, -1, 1])) if status is Status.QUEUED else timedelta(0)
+        follows = earlier.get(key_id) if number % 7 == 0 else None
+        earlier[key_id] = job_id
         if key_id == key_ids[0]:
             by_status[status].append(job_id)
         called = status is not Status.QUEUED
@@ -98,6 +114,9 @@ def fill(database: Database) -> World:
                 "deadline_at": (NOW if ended_at is None else made_at) + chance.random() * timedelta(days=1),
                 "completed_at": ended_at,
                 "worker_id": worker_id,
+                "previous_response_id": follows,
+                "waits_for": follows if wait > timedelta(0) and number % 5 == 0 else None,
+                "store": number % 500 != 0,
             }
         )
         rows["requests"].append({"job_id": job_id, "settings": {"model": MODEL}, "input": "Hello " * 20})
@@ -137,6 +156,13 @@ def fill(database: Database) -> World:
         tx.execute(insert(tables.answers), rows["answers"])
         tx.execute(insert(tables.job_metadata), rows["labels"])
         tx.execute(insert(tables.attempts), rows["attempts"])
+        owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
+        owed = [
+            {**owing, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
+            for number, each in enumerate(by_status[Status.COMPLETED][:2_000])
+        ]
+        tx.execute(insert(tables.unanswered), owed)
+        tx.execute(insert(tables.api_processes), [{"id": "api_1", "beat_at": NOW}])
     with database.read() as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
     return World(database, key_ids[0], by_status, worker_ids[-1])
@@ -180,6 +206,15 @@ def position(tx: Connection, world: World) -> None:
     assert queries.queue_position(tx, queries.get_job(tx, world.by_status[Status.QUEUED][-1]))
 
 
+def answer_and_lose(tx: Connection, world: World) -> None:
+    note_answered(tx, ["req_1", "req_2"])
+    note_lost(tx, ["req_3"], NOW)
+
+
+def retry_of(world: World) -> Sender:
+    return Sender(world.key_id, f"{7:064x}", "req_new", "api_1")
+
+
 def pick(tx: Connection, world: World) -> None:
     assert len(pick_due(tx, NOW, 200, NOW - SECOND)) == 200
 
@@ -217,6 +252,11 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "left behind": rescue,
     "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
     "erase": delete,
+    "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
+    "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
+    "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
+    "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
+    "answered and lost": answer_and_lose,
     "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
     "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }

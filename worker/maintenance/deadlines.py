@@ -58,6 +58,8 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
             message = "The response was not finished by its deadline."
             if job.error_message:
                 message += f" The last attempt failed: {job.error_message}"
+            elif job.waits_for is not None:
+                message += f" It was waiting for '{job.waits_for}', which it follows."
             elif closed_for is not None and job.status is Status.QUEUED:
                 message += f" No call was possible: the provider refuses this server's key or credit ({closed_for})."
             try:

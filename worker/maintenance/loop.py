@@ -19,11 +19,12 @@ from jobs.store.reconciliation import Patience
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
-from worker.maintenance import deadlines, dispatcher, pruner, rescuer
+from worker.maintenance import deadlines, dispatcher, followers, pruner, rescuer
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
 LEASE = timedelta(seconds=4)
+FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
 PRUNE_EVERY = 60.0
 
 log = get_logger(__name__)
@@ -65,6 +66,7 @@ class Maintenance:
         self._steps = [
             Step("rescuer", TICK, rescue),
             Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now, lane.name)),
+            Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention)),
         ]

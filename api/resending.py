@@ -1,0 +1,106 @@
+"""A create that an SDK sends again by itself is given the job that it made the first time.
+
+The SDKs send no key; `x-stainless-retry-count` above 0 is the only trace. Equal bodies alone prove nothing, for whoever
+samples sends equal prompts on purpose. So a retry joins only a job whose own request lost its connection before its
+answer was written, each such job once: docs/decisions/0032-joining-an-sdks-own-retry.md.
+"""
+
+import asyncio
+import hashlib
+from datetime import datetime, timedelta
+from time import monotonic
+from typing import Final
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import Connection
+from starlette.requests import ClientDisconnect
+
+from api.acceptance import Accepted, accept
+from api.dependencies import Parts
+from api.owed import DEBT, Debt
+from api.waiting import until_disconnected
+from jobs.errors import CallerError, JobNotFound
+from jobs.ids import new_id
+from jobs.job import Job
+from jobs.store.database import database_now
+from jobs.store.keys import ApiKey
+from jobs.store.queries import get_document
+from jobs.store.unanswered import Sender, marks_of, note_unanswered, take
+
+RETRY_COUNT: Final = "x-stainless-retry-count"
+NOTICED_WITHIN: Final = timedelta(seconds=1)
+"""How long a living process may take to hear that a connection is gone and to write it down."""
+LOOK_EVERY: Final = 0.1
+PATIENCE: Final = 8.0
+
+
+async def accept_once(
+    request: Request, raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None
+) -> Accepted:
+    """Accept a job, or join the one that this request has made before; as `api.acceptance.accept`.
+
+    Raises:
+        ClientDisconnect: the client left before the job was accepted, and its SDK will send the request again.
+    """
+    count = request.headers.get(RETRY_COUNT)
+    if idempotency_key is not None or count is None:
+        return await run_in_threadpool(accept, raw, parts, caller, idempotency_key)
+    sender = Sender(caller.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
+    debt: Debt = request.scope[DEBT]
+    debt.request_id = sender.request_id
+    if count.isdecimal() and int(count) > 0:
+        joined = await _join(parts, sender)
+        if joined is not None:
+            return joined
+    gone = asyncio.create_task(until_disconnected(request))
+
+    def meanwhile(tx: Connection, job: Job) -> None:
+        if gone.done():  # else both this request and the one that it is sent as again would buy
+            raise ClientDisconnect
+        note_unanswered(tx, job, sender, database_now(tx))
+
+    try:
+        return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
+    except (CallerError, ClientDisconnect):
+        debt.request_id = None
+        raise
+    finally:
+        gone.cancel()
+
+
+async def _join(parts: Parts, sender: Sender) -> Accepted | None:
+    """The job of a lost create of the same body, if there is one.
+
+    The retry may be here before the loss has been noted, and a process that was killed never notes it. So a create that
+    somebody still seems to wait for is looked at until the process that serves it has been heard again, or counts as
+    silent.
+    """
+    asked_at: datetime | None = None
+    until = monotonic() + PATIENCE
+    while True:
+        found, asked_at, certain = await run_in_threadpool(_look, parts, sender, asked_at)
+        if found is not None or certain or monotonic() > until:
+            return found
+        await asyncio.sleep(LOOK_EVERY)
+
+
+def _look(parts: Parts, sender: Sender, asked_at: datetime | None) -> tuple[Accepted | None, datetime, bool]:
+    with parts.database.read() as tx:
+        now = database_now(tx)
+        asked_at = asked_at or now
+        marks = marks_of(tx, sender, asked_at, now)
+    for mark in marks:
+        if not (mark.lost or parts.owed.is_lost(mark.request_id)):
+            continue
+        with parts.database.begin() as tx:
+            taken = take(tx, mark, sender, database_now(tx))
+        if taken:
+            try:
+                with parts.database.read() as tx:
+                    document = get_document(tx, mark.job_id, sender.api_key_id)
+            except JobNotFound:  # deleted within this instant
+                continue
+            return Accepted(document.job, document), asked_at, True
+    held = [mark for mark in marks if not mark.lost and mark.since <= asked_at]
+    return None, asked_at, all(mark.heard_at >= asked_at + NOTICED_WITHIN for mark in held)

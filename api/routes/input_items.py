@@ -1,0 +1,94 @@
+"""What goes into a response: its input items, and how many tokens they are at most."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from api.acceptance import read_body, refuse_what_is_not_offered
+from api.dependencies import Parts, PartsDep, Reader
+from api.items import list_items, page_of
+from api.request import parse_count
+from api.request_docs import count_body
+from api.request_options import Includable
+from api.routes.responses import ERRORS, check_id
+from api.schemas import ErrorBody, InputItemPage, InputTokens, render_page
+from api.token_bound import bound_tokens
+from jobs.conversation import Item, Turn, rebuild
+from jobs.errors import RequestInvalid
+from jobs.store.chains import check_chain, read_turns, read_what_is_left
+from jobs.store.keys import ApiKey
+from jobs.store.queries import get_job, get_request
+
+COUNT_HEADER: Final = {"x-backburner-token-count": "upper-bound"}
+TOO_LARGE: Final[dict[int | str, dict[str, Any]]] = {413: {"model": ErrorBody, "description": "The body is too large."}}
+
+router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
+
+
+@router.get("/{response_id}/input_items", summary="Input items", responses={200: {"model": InputItemPage}})
+def list_input_items(
+    parts: PartsDep,
+    caller: Reader,
+    response_id: str,
+    *,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Literal["asc", "desc"] = "desc",
+    after: Annotated[str | None, Query(max_length=512, description="the last id of the page before")] = None,
+    before: Annotated[str | None, Query(max_length=512, description="the first id of the page behind")] = None,
+    include: Annotated[list[Includable] | None, Query(alias="include[]")] = None,
+) -> Response:
+    """Everything that a response was made from, newest first: its own input, and the turns that it follows."""
+    check_id(response_id)
+    items = _items_of(parts, caller, response_id, include or [])
+    if order == "desc":
+        items.reverse()
+    page = page_of(items, limit=limit, after=after, before=before)
+    if page is None:
+        name = "after" if after is not None and all(item["id"] != after for item in items) else "before"
+        raise RequestInvalid(f"Invalid '{name}': the response has no such input item.", name, "invalid_value")
+    data, has_more = page
+    return JSONResponse(render_page(list(data), has_more=has_more))
+
+
+@router.post(
+    "/input_tokens",
+    summary="Count input tokens",
+    responses={200: {"model": InputTokens}, **TOO_LARGE},
+    openapi_extra={"requestBody": count_body()},
+)
+async def count_input_tokens(request: Request, parts: PartsDep, caller: Reader) -> Response:
+    """At most so many tokens would the model read: the body is that of a create, and nothing is bought."""
+    raw = await read_body(request, parts.settings.max_body_bytes)
+    return await run_in_threadpool(_count, parts, caller, raw)
+
+
+def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
+    counted = parse_count(raw)
+    refuse_what_is_not_offered(counted.fields)
+    if "model" in counted.body:
+        parts.catalogue.find(counted.fields.model)
+    turns: list[Turn] = []
+    before = counted.fields.previous_response_id
+    if before is not None:
+        with parts.database.read() as tx:
+            check_chain(tx, before, caller.id)
+            turns = read_turns(tx, before, caller.id)
+    bound = bound_tokens(counted.body, rebuild(turns, counted.body.get("input") or ""))
+    body: dict[str, Any] = {
+        "object": "response.input_tokens",
+        "input_tokens": bound.tokens,
+        "backburner": {"method": "upper_bound", "exact": False, "uncounted_files": bound.uncounted_files},
+    }
+    return JSONResponse(body, headers=COUNT_HEADER)
+
+
+def _items_of(parts: Parts, caller: ApiKey, response_id: str, include: list[Includable]) -> list[Item]:
+    with parts.database.read() as tx:
+        job = get_job(tx, response_id, caller.id)
+        _settings, input_ = get_request(tx, job.id)
+        turns: list[Turn] = []
+        if job.previous_response_id is not None:
+            turns, _missing = read_what_is_left(tx, job.previous_response_id, caller.id)
+    return list_items(turns, Turn(job.id, input_), include)

@@ -1,0 +1,130 @@
+"""Creates whose answer has not been written: what an SDK's own retry may join, so that it buys nothing twice.
+
+The SDKs send a create again by themselves when its connection is lost, with no key to know it by; only
+`x-stainless-retry-count` tells. So a create leaves a mark in the transaction that accepts it, which goes once its
+answer has been written. A mark is free to be taken when its connection was seen to be lost, or when the process that
+held the connection stays silent: whoever was killed can note nothing. What is held by a living process is
+somebody's who still waits, and stays his.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from jobs.job import Job
+from jobs.store import tables
+
+SILENT_AFTER = timedelta(seconds=5)
+JOINABLE_FOR = timedelta(minutes=15)
+
+
+@dataclass(frozen=True)
+class Sender:
+    """A request that owes its client an answer: whose it is, the SHA-256 of its body, and where it is served."""
+
+    api_key_id: str
+    body_sha256: str
+    request_id: str
+    process_id: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One create of an equal body that is unanswered; `lost` says that nobody waits for it any more.
+
+    `since` is when its request came, `heard_at` when the process that holds the connection was last heard.
+    """
+
+    job_id: str
+    request_id: str
+    since: datetime
+    heard_at: datetime
+    lost: bool
+
+
+def note_unanswered(tx: Connection, job: Job, sender: Sender, now: datetime) -> None:
+    """Mark a create, in the transaction that accepts it."""
+    tx.execute(
+        insert(tables.unanswered).values(
+            job_id=job.id,
+            api_key_id=sender.api_key_id,
+            body_sha256=sender.body_sha256,
+            request_id=sender.request_id,
+            process_id=sender.process_id,
+            since=now,
+        )
+    )
+
+
+def note_answered(tx: Connection, request_ids: Collection[str]) -> None:
+    """The answers to these requests have been written: nothing of theirs is left to join."""
+    tx.execute(delete(tables.unanswered).where(tables.unanswered.c.request_id.in_(request_ids)))
+
+
+def note_lost(tx: Connection, request_ids: Collection[str], now: datetime) -> None:
+    """These requests lost their connections before their answers were written."""
+    row = tables.unanswered.c
+    tx.execute(update(tables.unanswered).where(row.request_id.in_(request_ids)).values(lost_at=now))
+
+
+def marks_of(tx: Connection, sender: Sender, asked_at: datetime, now: datetime) -> list[Mark]:
+    """The unanswered creates of the same key and body, those first that were lost first.
+
+    A process is silent that has not been heard for `SILENT_AFTER` since the sender began to ask, at `asked_at`; what
+    was before does not count, as nobody is heard while the database is away. The sender's own is heard now.
+    """
+    row, process = tables.unanswered.c, tables.api_processes.c
+    query = (
+        select(row.job_id, row.request_id, row.process_id, row.since, row.lost_at, process.beat_at)
+        .outerjoin(tables.api_processes, process.id == row.process_id)
+        .where(row.api_key_id == sender.api_key_id, row.body_sha256 == sender.body_sha256)
+    )
+    marks = []
+    for found in tx.execute(query):
+        beat_at = now if found.process_id == sender.process_id else found.beat_at
+        heard_at = max(found.since, beat_at or found.since)
+        ended_at = found.lost_at
+        if ended_at is None and heard_at < asked_at <= now - SILENT_AFTER:
+            ended_at = heard_at
+        if ended_at is None or ended_at > now - JOINABLE_FOR:
+            mark = Mark(found.job_id, found.request_id, found.since, heard_at, lost=ended_at is not None)
+            marks.append((ended_at or now, found.job_id, mark))
+    return [mark for _, _, mark in sorted(marks, key=lambda each: each[:2])]
+
+
+def take(tx: Connection, mark: Mark, sender: Sender, now: datetime) -> bool:
+    """Let `sender` have the job of a lost create; False when another was quicker.
+
+    From here on the mark is the sender's, who may lose his connection in turn.
+    """
+    row = tables.unanswered.c
+    mine = update(tables.unanswered).where(row.job_id == mark.job_id, row.request_id == mark.request_id)
+    values = {"request_id": sender.request_id, "process_id": sender.process_id, "since": now, "lost_at": None}
+    return tx.execute(mine.values(values)).rowcount == 1
+
+
+def beat_process(tx: Connection, process_id: str, now: datetime) -> None:
+    """Say that an API process lives."""
+    dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
+    beating = dialect.insert(tables.api_processes).values(id=process_id, beat_at=now)
+    tx.execute(beating.on_conflict_do_update(index_elements=[tables.api_processes.c.id], set_={"beat_at": now}))
+
+
+def leave_process(tx: Connection, process_id: str, now: datetime) -> None:
+    """Take an API process off the list: what it has not answered by now, it will not."""
+    row = tables.unanswered.c
+    held = update(tables.unanswered).where(row.process_id == process_id, row.lost_at.is_(None))
+    tx.execute(held.values(lost_at=now))
+    tx.execute(delete(tables.api_processes).where(tables.api_processes.c.id == process_id))
+
+
+def forget_unanswered(tx: Connection, now: datetime) -> None:
+    """Drop marks that nobody can join any more, and processes that have been silent for as long."""
+    row, process = tables.unanswered.c, tables.api_processes.c
+    old = now - JOINABLE_FOR
+    tx.execute(delete(tables.api_processes).where(process.beat_at < old))
+    left = row.process_id.not_in(select(process.id))
+    tx.execute(delete(tables.unanswered).where(or_(row.lost_at < old, and_(left, row.since < old))))

@@ -1,0 +1,190 @@
+"""`responses.input_items.list` and `responses.input_tokens.count`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+MIXED: list[Any] = [
+    {"role": "user", "content": "What is the weather?"},
+    {"role": "assistant", "content": "Where?"},
+    {"type": "function_call", "call_id": "call_1", "name": "weather", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "call_1", "output": "Sunny."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "input_image", "image_url": PICTURE},
+            {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="},
+        ],
+    },
+]
+
+
+@pytest.fixture
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:
+        yield client
+
+
+def items(tenant: Tenant, response_id: str, **query: Any) -> list[dict[str, Any]]:
+    answer = tenant.http.get(f"/v1/responses/{response_id}/input_items", params={"order": "asc", **query})
+    assert answer.status_code == 200, answer.text
+    data: list[dict[str, Any]] = answer.json()["data"]
+    return data
+
+
+def test_a_text_is_one_message(client: OpenAI, tenant: Tenant) -> None:
+    job_id = tenant.submit("Hello")["id"]
+    page = client.responses.input_items.list(job_id)
+    assert page.has_more is False
+    [item] = page.data
+    assert item.id
+    assert item.model_dump(exclude_none=True, exclude={"id"}) == {
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [{"type": "input_text", "text": "Hello"}],
+    }
+    assert client.responses.input_items.list(job_id).data[0].id == item.id
+
+
+def test_items_come_in_full_form(tenant: Tenant) -> None:
+    found = items(tenant, tenant.submit(MIXED)["id"])
+    assert [item["type"] for item in found] == [
+        "message",
+        "message",
+        "function_call",
+        "function_call_output",
+        "message",
+    ]
+    assert len({item["id"] for item in found}) == len(found)
+    assert {item["status"] for item in found} == {"completed"}
+    assert found[0]["content"] == [{"type": "input_text", "text": "What is the weather?"}]
+    assert found[1]["content"] == [{"type": "output_text", "text": "Where?", "annotations": []}]
+    assert (found[3]["call_id"], found[3]["output"]) == ("call_1", "Sunny.")
+
+
+def test_a_pictures_address_comes_when_it_is_asked_for(tenant: Tenant) -> None:
+    job_id = tenant.submit(MIXED)["id"]
+    plain = items(tenant, job_id)[-1]["content"]
+    assert plain[0] == {"type": "input_image", "detail": "auto", "image_url": None}
+    assert plain[1]["filename"] == "a.pdf"
+    asked = items(tenant, job_id, **{"include[]": "message.input_image.image_url"})[-1]["content"]
+    assert asked[0]["image_url"] == PICTURE
+
+
+def test_a_follow_ups_items_are_the_whole_conversation(tenant: Tenant, hand: Hand) -> None:
+    first = tenant.submit("One")["id"]
+    hand.complete(first)
+    second = tenant.submit("Two", previous_response_id=first)["id"]
+    hand.complete(second)  # with an output item of the same id as the first one's
+    third = tenant.submit([{"role": "user", "content": "Three"}], previous_response_id=second)["id"]
+    found = items(tenant, third)
+    texts = [item["content"][0]["text"] for item in found]
+    assert texts == ["One", TEXT, "Two", TEXT, "Three"]
+    assert [item["role"] for item in found] == ["user", "assistant", "user", "assistant", "user"]
+    assert len({item["id"] for item in found}) == 5
+    assert [item["id"] for item in items(tenant, second)] == [item["id"] for item in found[:3]]
+    tenant.http.delete(f"/v1/responses/{first}")
+    assert [item["content"][0]["text"] for item in items(tenant, third)] == texts[2:]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+def test_pages_meet_without_a_gap_or_a_repeat_both_ways(client: OpenAI, tenant: Tenant, order: Any) -> None:
+    job_id = tenant.submit([{"role": "user", "content": str(number)} for number in range(45)])["id"]
+    listed = list(client.responses.input_items.list(job_id, order=order, limit=10))
+    texts = [item.model_dump()["content"][0]["text"] for item in listed]
+    expected = [str(number) for number in range(45)]
+    assert texts == (expected if order == "asc" else expected[::-1])
+    ids = [item.id for item in listed]
+    back: list[str] = []
+    cursor: str = ids[-1]
+    more = True
+    while more:
+        query = {"order": order, "limit": 7, "before": cursor}
+        page = tenant.http.get(f"/v1/responses/{job_id}/input_items", params=query).json()
+        more, cursor = page["has_more"], page["first_id"]
+        assert (page["first_id"], page["last_id"]) == (page["data"][0]["id"], page["data"][-1]["id"])
+        back = [*(item["id"] for item in page["data"]), *back]
+    assert back == ids[:-1]
+    between = items(tenant, job_id, order=order, after=ids[3], before=ids[6])
+    assert [item["id"] for item in between] == ids[4:6]
+
+
+def test_newest_first_and_twenty_by_default(tenant: Tenant) -> None:
+    job_id = tenant.submit([{"role": "user", "content": str(number)} for number in range(30)])["id"]
+    page = tenant.http.get(f"/v1/responses/{job_id}/input_items").json()
+    assert [item["content"][0]["text"] for item in page["data"]] == [str(number) for number in range(29, 9, -1)]
+    assert page["has_more"] is True
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ({"after": "msg_nowhere"}, "after"),
+        ({"before": "msg_nowhere"}, "before"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 101}, "limit"),
+        ({"order": "up"}, "order"),
+        ({"include[]": "everything"}, "include[].0"),
+    ],
+)
+def test_a_wrong_question_is_a_clear_error(tenant: Tenant, query: dict[str, Any], param: str) -> None:
+    job_id = tenant.submit()["id"]
+    answer = tenant.http.get(f"/v1/responses/{job_id}/input_items", params=query)
+    assert_error(answer, 400, code="invalid_value", param=param)
+
+
+def test_anothers_items_are_not_there(client: OpenAI, other: Tenant) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_items.list(other.submit()["id"])
+
+
+class TestTokens:
+    def test_it_is_an_upper_bound_and_says_so(self, client: OpenAI) -> None:
+        raw = client.responses.input_tokens.with_raw_response.count(
+            model=MODEL, input="Hello", instructions="Be brief."
+        )
+        counted = raw.parse()
+        assert counted.object == "response.input_tokens"
+        assert len("HelloBe brief.") <= counted.input_tokens < 200
+        assert raw.headers["x-backburner-token-count"] == "upper-bound"
+        assert counted.model_extra is not None
+        assert counted.model_extra["backburner"]["exact"] is False
+
+    def test_what_comes_before_counts(self, client: OpenAI, tenant: Tenant, hand: Hand) -> None:
+        first = tenant.submit("A long question. " * 100)["id"]
+        hand.complete(first)
+        alone = client.responses.input_tokens.count(model=MODEL, input="Hello").input_tokens
+        after = client.responses.input_tokens.count(input="Hello", previous_response_id=first).input_tokens
+        assert after >= alone + 1700 + len(TEXT)
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.input_tokens.count(input="Hello", previous_response_id="resp_nowhere")
+        assert refused.value.code == "previous_response_not_found"
+
+    def test_tools_pictures_and_files(self, client: OpenAI) -> None:
+        plain = client.responses.input_tokens.count(model=MODEL, input=MIXED[:1])
+        mixed = client.responses.input_tokens.count(
+            model=MODEL,
+            input=MIXED,
+            tools=[{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}],
+        )
+        assert mixed.input_tokens > plain.input_tokens + 1000
+        assert mixed.model_extra is not None
+        assert mixed.model_extra["backburner"]["uncounted_files"] == 1
+
+    def test_nothing_is_nearly_nothing(self, client: OpenAI, tenant: Tenant) -> None:
+        assert client.responses.input_tokens.count().input_tokens < 50
+        assert tenant.ids() == []
+
+    def test_what_a_create_refuses_is_refused(self, client: OpenAI) -> None:
+        with pytest.raises(openai.NotFoundError):
+            client.responses.input_tokens.count(model="gpt-17", input="Hello")
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.responses.input_tokens.count(model=MODEL, input="Hello", conversation="conv_1")
+        assert refused.value.param == "conversation"
