@@ -5,6 +5,8 @@ RUN_STAMP := .venv/.run
 TEST_STAMP := .venv/.test
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
 LONG := tests/e2e/test_transports.py tests/crash/test_every_step.py tests/store/test_races.py
+# twice the cores of the smallest machine: the tests wait more than they compute
+TEST_PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all check format docs lock bench chaos clean
@@ -16,10 +18,10 @@ up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(LONG:%=--ignore=%)
 
 test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .
@@ -36,9 +38,11 @@ docs: $(RUN_STAMP) ## Write the files that are generated from code
 
 bench: $(TEST_STAMP) ## Measure; see benchmarks/
 	$(BIN)/python -m benchmarks.submit
+	$(BIN)/python -m benchmarks.recovery
 
-chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000, see docs/chaos.md
-	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED))
+chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRANSPORT=stream, see docs/chaos.md
+	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
 lock: ## Lock the dependencies anew, with hashes and no addresses
 	$(PYTHON) -m venv .venv/lock

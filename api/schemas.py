@@ -77,6 +77,7 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
             "max_attempts": job.max_attempts,
             "queue_position": queue_position,
             "next_attempt_at": _next_attempt_at(job),
+            "parked_until": job.parked_until.timestamp() if job.parked_until else None,
             "waits_for": job.waits_for,
             "conversation": _conversation(job),
             "provider_response_id": job.provider_response_id,
@@ -175,7 +176,8 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and job.waits_for is None
+    held_back = job.waits_for is not None or job.parked_until is not None
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not held_back
     return job.available_at.timestamp() if waiting else None
 
 
@@ -240,6 +242,9 @@ class Facts(_Shape):
     max_attempts: int
     queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
     next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    parked_until: float | None = Field(
+        description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
+    )
     waits_for: str | None = Field(description="the response that has to end first")
     conversation: SentConversation | None
     provider_response_id: str | None

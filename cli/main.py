@@ -42,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 @app.command()
 def up() -> None:
     """Run everything on this machine, in the foreground: Valkey, migrations, API, worker."""
-    from cli.up import up as run  # noqa: PLC0415
+    from cli.up import up as run  # noqa: PLC0415  # a command loads its own part only
 
     run()
 
@@ -53,7 +53,7 @@ def api(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="[default: BACKBURNER_PORT]")] = None,
 ) -> None:
     """Run the HTTP server."""
-    from cli.servers import become_api  # noqa: PLC0415
+    from cli.servers import become_api  # noqa: PLC0415  # a command loads its own part only
 
     become_api(host, port)
 
@@ -61,7 +61,7 @@ def api(
 @app.command(context_settings=PASSED_ON)
 def worker(context: typer.Context) -> None:
     """Run a worker; further arguments go to `celery worker`."""
-    from cli.servers import become_worker  # noqa: PLC0415
+    from cli.servers import become_worker  # noqa: PLC0415  # a command loads its own part only
 
     become_worker(context.args)
 
@@ -69,7 +69,7 @@ def worker(context: typer.Context) -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database up to this release."""
-    from cli.servers import migrate as run  # noqa: PLC0415
+    from cli.servers import migrate as run  # noqa: PLC0415  # a command loads its own part only
 
     run()
 
@@ -77,7 +77,7 @@ def migrate() -> None:
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def simulate(context: typer.Context) -> None:
     """Run the built-in provider simulator; `simulate --help` shows its options."""
-    from cli.servers import become_simulator  # noqa: PLC0415
+    from cli.servers import become_simulator  # noqa: PLC0415  # a command loads its own part only
 
     become_simulator(context.args)
 
@@ -85,7 +85,7 @@ def simulate(context: typer.Context) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, database, broker, workers and provider, without paying for a call; exit 1 if any fails."""
-    from cli.doctor import doctor as run  # noqa: PLC0415
+    from cli.doctor import doctor as run  # noqa: PLC0415  # a command loads its own part only
 
     run(as_json=as_json)
 
@@ -99,7 +99,7 @@ def keys_create(
     as_json: AsJson = False,
 ) -> None:
     """Make a key and show it, this once."""
-    from cli.keys import create  # noqa: PLC0415
+    from cli.keys import create  # noqa: PLC0415  # a command loads its own part only
 
     create(name, scope or (), as_json=as_json)
 
@@ -107,7 +107,7 @@ def keys_create(
 @keys.command("list")
 def keys_list(as_json: AsJson = False) -> None:
     """List every key, revoked ones included, without its secret."""
-    from cli.keys import show_all  # noqa: PLC0415
+    from cli.keys import show_all  # noqa: PLC0415  # a command loads its own part only
 
     show_all(as_json=as_json)
 
@@ -118,7 +118,7 @@ def keys_revoke(
     as_json: AsJson = False,
 ) -> None:
     """End a key at once; its jobs go on."""
-    from cli.keys import revoke  # noqa: PLC0415
+    from cli.keys import revoke  # noqa: PLC0415  # a command loads its own part only
 
     revoke(key_id, as_json=as_json)
 

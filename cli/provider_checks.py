@@ -1,4 +1,5 @@
-"""What `doctor` asks the provider, none of which costs money: is it there, does it offer our models, is the key good.
+"""What `doctor` asks the provider, none of which costs money: is it there, does it offer our models, is the key good,
+and can responses be fetched by id where they are made in the background.
 
 The routes are AI/ML API's (`GET /v1/models?id=` needs no key, `GET /v2/billing` shows the balance); a provider that
 has no such route is said to be unchecked, never to be wrong.
@@ -11,10 +12,11 @@ import httpx
 from kombu.utils.url import maybe_sanitize_url
 
 from cli.finding import Finding, bad, doubtful, good
-from jobs.settings import Settings
+from jobs.settings import Settings, Transport
 
 PATIENCE_SECONDS = 10
 LOW_BALANCE_USD = 1
+NOBODYS_RESPONSE = "resp_00000000000000000000000000000000000000000000000000"
 
 
 def check_provider(settings: Settings) -> Iterator[Finding]:
@@ -29,6 +31,8 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
         with httpx.Client(timeout=PATIENCE_SECONDS) as client:
             findings = [_check_model(client, base, model, headers) for model in settings.models]
             findings.append(_check_key(client, base, headers))
+            if settings.provider_transport is Transport.BACKGROUND:
+                findings.append(_check_background(client, base, headers))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
         yield bad("provider", f"{maybe_sanitize_url(base)}: {str(error) or type(error).__name__}", hint)
@@ -66,6 +70,23 @@ def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> F
     if balance < LOW_BALANCE_USD:
         return doubtful(name, f"accepted, balance {balance:,.2f} USD", "top up: calls are refused without credit")
     return good(name, f"accepted, balance {balance:,.2f} USD")
+
+
+def _check_background(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
+    """Whether responses can be fetched by id, as far as a made-up id can tell: its refusal must be about that id."""
+    name = "background mode"
+    path = f"{base}/responses/{NOBODYS_RESPONSE}"
+    answer = client.get(path, headers=headers)
+    status = answer.status_code
+    said = _message(answer).replace(httpx.URL(path).path, "")  # a path may be repeated by whoever has no such route
+    hint = "set BACKBURNER_PROVIDER_TRANSPORT to plain or stream: what is bought there may never be fetched"
+    if status in {400, 404, 410, 422} and NOBODYS_RESPONSE in said:
+        return good(name, "responses can be fetched by id")
+    if status in {405, 501}:
+        return doubtful(name, f"the provider has no GET /responses/{{id}} (HTTP {status})", hint)
+    if status == 404:
+        return doubtful(name, "the provider seems to have no GET /responses/{id}: its 404 names no id", hint)
+    return doubtful(name, f"not checked: a made-up id is answered HTTP {status}", "")
 
 
 def _refused(name: str, answer: httpx.Response) -> Finding:

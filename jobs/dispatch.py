@@ -4,6 +4,7 @@ It may be lost, doubled or late and nobody is hurt: the row is the job. So ringi
 retries nor keeps results; with two schedulers nobody knows which one ran.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
@@ -35,8 +36,7 @@ log = get_logger(__name__)
 
 def create_celery(settings: Settings) -> Celery:
     """The Celery application of every process that rings or answers the bell."""
-    # A message in hand when the broker dies is not put back: the row is the job. kombu's attempt to do so can raise
-    # an AttributeError out of Celery's reconnect, which ends the worker process and cuts its calls.
+    # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
     app = Celery("backburner", broker=settings.broker, set_as_current=False)
     app.conf.update(
@@ -89,15 +89,29 @@ class Dispatcher:
 
         After a failure the broker is left alone for a second, so that a dead one does not slow every caller down.
         """
-        if monotonic() < self._quiet_until:
-            return False
+        return self.ring_all([job_id]) == 1
+
+    def ring_all(self, job_ids: Sequence[str]) -> int:
+        """Ring for several jobs over one connection; how many bells were heard, counted from the first."""
+        if not job_ids or monotonic() < self._quiet_until:
+            return 0
+        heard = 0
         try:
-            self._app.send_task(EXECUTE, args=(job_id,), task_id=job_id, ignore_result=True, retry=False)
+            with self._app.producer_or_acquire() as producer:
+                for job_id in job_ids:
+                    self._app.send_task(
+                        EXECUTE, args=(job_id,), task_id=job_id, ignore_result=True, retry=False, producer=producer
+                    )
+                    heard += 1
         except BROKER_ERRORS as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            log.warning("bell not heard", job_id=job_id, error=type(error).__name__)
-            return False
-        return True
+            log.warning(
+                "bell not heard",
+                job_id=job_ids[min(heard, len(job_ids) - 1)],
+                bells=len(job_ids) - heard,
+                error=type(error).__name__,
+            )
+        return heard
 
     def depth(self) -> int | None:
         """How many bells wait in the broker's queue; None when the broker does not answer."""

@@ -42,9 +42,9 @@ class Announcer:
         """A response has reached a terminal status."""
         self._publish(ENDED, job_id)
 
-    def stop(self, job_id: str, reason: str) -> None:
-        """Whoever holds a call for this job should end it."""
-        self._publish(STOP, f"{job_id} {reason}")
+    def stop(self, job_id: str, attempt: int, reason: str) -> None:
+        """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
+        self._publish(STOP, f"{job_id} {attempt} {reason}")
 
     def _publish(self, channel: str, message: str) -> None:
         if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down

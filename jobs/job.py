@@ -96,8 +96,9 @@ class Job:
     """One row of `jobs`: all that is known of a job but its prompt and its answer.
 
     `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
-    `failures` is what the retry policy counts. A follow-up that `waits_for` a response is not due before that has
-    ended; `sent_items` of `sent_responses` is what of its conversation the last call was given.
+    `failures` is what the retry policy counts. Until `parked_until` a queued job is not run: the provider's log may
+    yet tell what became of its last call. A follow-up that `waits_for` a response is not due before that has ended;
+    `sent_items` of `sent_responses` is what of its conversation the last call was given.
     """
 
     id: str
@@ -130,6 +131,7 @@ class Job:
     error_http_status: int | None
     usage: Usage | None
     cost: Cost | None
+    parked_until: datetime | None = None
     previous_response_id: str | None = None
     waits_for: str | None = None
     sent_responses: int | None = None

@@ -37,6 +37,9 @@ class Verb(StrEnum):
     RELEASE = "release"
     RESCUE = "rescue"
     ABANDON = "abandon"
+    PARK = "park"
+    UNPARK = "unpark"
+    WRITE_OFF = "write_off"
     ADOPT = "adopt"
     ADOPT_CUT = "adopt_cut"
     EXPIRE = "expire"
@@ -73,6 +76,9 @@ TRANSITIONS: Final[Mapping[Verb, Transition]] = MappingProxyType({
     Verb.RELEASE:   _row({S.IN_PROGRESS},           S.QUEUED,      "worker",    "handed back at shutdown; no failure is counted"),
     Verb.RESCUE:    _row({S.IN_PROGRESS},           S.QUEUED,      "rescuer",   "its worker fell silent"),
     Verb.ABANDON:   _row({S.IN_PROGRESS},           S.FAILED,      "rescuer",   "its worker fell silent and no attempt is left"),
+    Verb.PARK:      _row({S.IN_PROGRESS},           S.QUEUED,      "worker",    "its answer was lost; until parked_until the provider's log may tell more"),
+    Verb.UNPARK:    _row({S.QUEUED},                S.QUEUED,      "worker",    "its lost call failed and cost nothing, so another may follow"),
+    Verb.WRITE_OFF: _row({S.QUEUED},                S.FAILED,      "worker",    "its lost call was billed, or nobody will ever tell"),
     Verb.ADOPT:     _row({S.QUEUED, S.IN_PROGRESS}, S.COMPLETED,   "worker",    "a late, paid answer of an attempt given up"),
     Verb.ADOPT_CUT: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
     Verb.EXPIRE:    _row({S.QUEUED, S.IN_PROGRESS}, S.FAILED,      "deadlines", "its deadline passed"),

@@ -62,6 +62,10 @@ class Catalogue:
             raise ModelUnknown(f"The model '{name}' does not exist here. This server offers: {offered}.", "model")
         return model
 
+    def of_job(self, name: str) -> Model:
+        """The model of a job that was accepted, even if the server has ceased to offer it."""
+        return self._by_name.get(name) or Model(name)
+
 
 @cache
 def _known_models() -> dict[str, Model]:

@@ -62,6 +62,11 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
 # fmt: on
 
 
+NO_PATIENCE: Final = timedelta(0)
+MOST_FREE_CALLS: Final = 20
+"""After so many calls a job is not called again merely because the last one cost nothing."""
+
+
 @dataclass(frozen=True)
 class Backoff:
     """The shape of the delays between attempts."""
@@ -77,6 +82,14 @@ class TryAgain:
     available_at: datetime
     failures: int
     truncation: Truncation | None = None
+
+
+@dataclass(frozen=True)
+class Park:
+    """The job waits until `until` for the provider's log to tell what became of its call; no failure is counted yet."""
+
+    until: datetime
+    failures: int
 
 
 @dataclass(frozen=True)
@@ -103,10 +116,12 @@ def next_step(
     now: datetime,
     jitter: float,
     widen_on_overflow: bool = False,
-) -> TryAgain | GiveUp:
+    patience: timedelta = NO_PATIENCE,
+) -> TryAgain | Park | GiveUp:
     """Turn a failed attempt of `job` into what happens to the job.
 
     A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why.
+    `patience` is for how long the provider's log may be waited for before a call counts as billed.
     """
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
@@ -120,8 +135,8 @@ def next_step(
     if rule.again is Again.NEVER:
         return GiveUp(_final_code(failure), failure.message, failures)
     if rule.again is Again.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
-        message = f"The call may have been billed, but its answer was lost: {failure.message}"
-        return GiveUp("outcome_unknown", message, failures)
+        until = min(now + patience, job.deadline_at)
+        return Park(until, job.failures) if until > now else outcome_unknown(failure.message, failures)
     allowed = job.max_attempts if rule.tries is None else min(rule.tries, job.max_attempts)
     if failures >= allowed:
         return GiveUp(_final_code(failure), failure.message, failures)
@@ -129,6 +144,35 @@ def next_step(
     if rule.delayed:
         delay = delay_before_retry(failures, backoff, jitter=jitter, floor=failure.retry_after)
     return _again_after(delay, now, failures, failure, job)
+
+
+def outcome_unknown(message: str | None, failures: int) -> GiveUp:
+    """Nobody can tell whether the call, which ended with `message`, was billed."""
+    return GiveUp("outcome_unknown", f"The call may have been billed, but its answer was lost: {message}", failures)
+
+
+def bought_in_vain(message: str | None, failures: int) -> GiveUp:
+    """The provider's log shows that the call, which ended with `message` for us, ran."""
+    known = "The provider's log shows that the call ran and was billed, but its answer was lost and cannot be fetched"
+    return GiveUp("outcome_unknown", f"{known}: {message}", failures)
+
+
+def after_a_free_failure(job: Job, now: datetime) -> TryAgain | GiveUp:
+    """The provider's log shows that the call for which `job` is parked failed, and cost nothing: it may be repeated.
+
+    That is no failure to count, unless its kind would only come again; and even what is free has an end.
+    """
+    kind = job.error_kind or ErrorKind.LOST
+    tries = RULES[kind].tries
+    failures = job.failures + (tries is not None)
+    if job.attempt >= MOST_FREE_CALLS or (tries is not None and failures >= min(tries, job.max_attempts)):
+        return GiveUp(ERROR_CODES[kind], job.error_message or "", job.failures + 1)
+    return TryAgain(now, failures)
+
+
+def gives_its_attempt_back(kind: ErrorKind | None) -> bool:
+    """Whether a failure that was counted, and now turns out to have cost nothing, should not have been."""
+    return kind is not None and RULES[kind].again is Again.IF_ALLOWED and RULES[kind].tries is None
 
 
 def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failure, job: Job) -> TryAgain | GiveUp:

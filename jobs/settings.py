@@ -108,6 +108,12 @@ class Settings(BaseSettings):
         le=86400,
         description="after a lost answer, when to ask the provider's own log whether the call ran and what it cost",
     )
+    reconcile_patience_seconds: float = Field(
+        300,
+        ge=0,
+        le=86400,
+        description="how long a job that may be paid for once waits for that log before it fails; 0: it fails at once",
+    )
     provider_logs_url: str | None = Field(
         None,
         description="that log (AI/ML API's GET /v2/logs); empty means beside PROVIDER_BASE_URL, off where it gives 404",

@@ -91,7 +91,10 @@ class BackgroundResponses:
         await exchange.send(self._reply(stored))
 
     def _find(self, request: Request, response_id: str) -> _Stored:
-        require_key(request, self._controls.options)
+        options = self._controls.options
+        require_key(request, options)
+        if not options.native_background and not self._stored:
+            raise Refused(refusal(404, f"Cannot {request.method} {request.path}", request.path))
         stored = self._stored.get(response_id)
         if stored is None:
             raise Refused(refusal(404, f"Response with id '{response_id}' not found.", request.path))

@@ -44,10 +44,10 @@ class Calls:
         """Every call in flight."""
         return list(self._running.values())
 
-    def abort(self, job_id: str, reason: AbortReason) -> None:
-        """End the calls for one job, if any are held here."""
+    def abort(self, job_id: str, last: int, reason: AbortReason) -> None:
+        """End the calls of one job up to attempt `last`, if any are held here."""
         for call in self.held():
-            if call.attempt.job_id == job_id:
+            if call.attempt.job_id == job_id and call.attempt.number <= last:
                 call.line.abort(reason)
 
     def abort_all(self, reason: AbortReason) -> None:

@@ -38,6 +38,9 @@ from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure,
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+# Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
+# the transport would go off before it is, where the whole process was held up for longer than the deadline.
+LAST_RESORT = timedelta(minutes=1)
 
 T = TypeVar("T")
 
@@ -142,16 +145,17 @@ class Executor:
             return None
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
-        model = self._model(job.model)
+        model = self._catalogue.of_job(job.model)
+        deadline = length + LAST_RESORT
         try:
             if attempt.resumes is not None:
                 self._look_again(job, attempt, line)
-                return self._provider.resume(attempt.resumes, model=model, deadline=length, line=line)
+                return self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
             return self._provider.call(
                 self._body(job, attempt, line),
                 request_id=f"{job.id}:{attempt.number}",
                 model=model,
-                deadline=length,
+                deadline=deadline,
                 line=line,
                 accepted=lambda response_id: self._accepted(attempt, response_id),
             )
@@ -205,9 +209,6 @@ class Executor:
     def _accepted(self, attempt: Attempt, response_id: str) -> None:
         self._write(attempt.job_id, lambda tx: note_response(tx, attempt, response_id))
 
-    def _model(self, name: str) -> Model:
-        return next((model for model in self._catalogue.models if model.id == name), Model(name))
-
     def _write(self, job_id: str, write: Callable[[Connection], T]) -> T:
         """Commit what must not be forgotten, however long the database is away."""
         pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
@@ -233,8 +234,8 @@ class Executor:
         if job.status.is_terminal:
             self._announcer.ended(job.id)
             if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
-                self._announcer.stop(job.id, AbortReason.SUPERSEDED)
-        elif job.available_at <= self._clock():
+                self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
+        elif job.parked_until is None and job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
 
 

@@ -89,8 +89,8 @@ class Heartbeat:
                     while not self._stopping.is_set():
                         message = subscription.get_message(timeout=1.0)
                         if message is not None:
-                            job_id, reason = message["data"].decode().split(" ", 1)
-                            self._calls.abort(job_id, AbortReason(reason))
+                            job_id, attempt, reason = message["data"].decode().split(" ", 2)
+                            self._calls.abort(job_id, int(attempt), AbortReason(reason))
             except (RedisError, OSError) as error:
                 log.warning("stop subscription lost", error=type(error).__name__)
                 time.sleep(0.5)
@@ -107,6 +107,8 @@ class Heartbeat:
 
         A job that is open under another worker is left alone: our answer may still come first and be taken.
         """
-        held = [call.attempt.job_id for call in self._calls.held()]
-        for job_id in ended_among(self._database, held):
-            self._calls.abort(job_id, AbortReason.CANCELLED)
+        held = self._calls.held()
+        ended = ended_among(self._database, [call.attempt.job_id for call in held])
+        for call in held:
+            if call.attempt.job_id in ended:
+                call.line.abort(AbortReason.CANCELLED)

@@ -6,12 +6,14 @@ The pool is gevent's, and what it patches must be patched before anything else i
 
 import os
 import sys
+import time
 
 import gevent.monkey
 
 if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pragma: no cover  # replaces the process
-    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606  # ourselves again
 
+import kombu.utils.functional
 from celery.signals import setup_logging
 
 from jobs.dispatch import create_celery
@@ -19,6 +21,10 @@ from jobs.settings import load_settings
 from jobs.telemetry import configure_logging
 from worker.process import WorkerProcess, install
 from worker.tasks import register_tasks
+
+# Importing gevent makes Celery's lazy package import kombu, before anything is patched. The sleep that kombu then keeps
+# stops the whole process between two tries to reach a broker that is away: no heartbeat, no answer read.
+kombu.utils.functional.sleep = time.sleep  # type: ignore[attr-defined]  # it is not kombu's to export
 
 settings = load_settings()
 app = create_celery(settings)

@@ -23,6 +23,7 @@ from jobs.models import Catalogue
 from jobs.settings import Settings
 from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings, probe_now
+from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.executor import Executor
@@ -30,7 +31,10 @@ from worker.heartbeat import Heartbeat
 from worker.identity import Identity
 from worker.lane import LaneKeeper
 from worker.maintenance import rescuer
+from worker.maintenance.canceller import Canceller
 from worker.maintenance.loop import Maintenance
+from worker.maintenance.patrol import Patrol
+from worker.maintenance.provider_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
@@ -53,6 +57,8 @@ class WorkerProcess:
         self.identity = Identity(self.database, settings.worker_concurrency)
         self.dispatcher = Dispatcher(app)
         self.lane = LaneSettings.from_settings(settings)
+        self.catalogue = Catalogue(settings.models)
+        self.patience = Patience.from_settings(settings)
 
     @cached_property
     def redis(self) -> Any:
@@ -65,21 +71,26 @@ class WorkerProcess:
         return Announcer(self.redis)
 
     @cached_property
+    def provider(self) -> ProviderClient:
+        """Whom to call."""
+        return ProviderClient(
+            self.settings.provider_base_url,
+            self.settings.provider_api_key,
+            transport=self.settings.provider_transport,
+            stall=self.settings.stall,
+        )
+
+    @cached_property
     def executor(self) -> Executor:
         """Runs attempts."""
         return Executor(
             self.database,
-            ProviderClient(
-                self.settings.provider_base_url,
-                self.settings.provider_api_key,
-                transport=self.settings.provider_transport,
-                stall=self.settings.stall,
-            ),
+            self.provider,
             Policy.from_settings(self.settings),
             identity=self.identity,
             lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
             calls=self.calls,
-            catalogue=Catalogue(self.settings.models),
+            catalogue=self.catalogue,
             dispatcher=self.dispatcher,
             announcer=self.announcer,
         )
@@ -90,7 +101,8 @@ class WorkerProcess:
 
         def take_back(worker_id: str, held: AbstractSet[tuple[str, int]]) -> int:
             now = datetime.now(UTC)
-            return rescuer.rescue_orphans(self.database, self.dispatcher, self.announcer, now, worker_id, held)
+            parts = (self.database, self.dispatcher, self.announcer)
+            return rescuer.rescue_orphans(*parts, now, worker_id, held)
 
         return Heartbeat(self.database, self.identity, self.calls, self.redis, take_back)
 
@@ -105,18 +117,25 @@ class WorkerProcess:
             lane=self.lane,
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
+            patience=self.patience,
         )
 
     @cached_property
-    def reconciler(self) -> Reconciler:
-        """Finds out what lost answers cost."""
-        return Reconciler(
+    def patrols(self) -> list[Patrol]:
+        """The duties that ask the provider: what lost answers cost, and to stop what nobody wants any more."""
+        reconciler = Reconciler(
             self.database,
-            self.settings.logs_url,
-            self.settings.provider_api_key,
+            self.dispatcher,
+            self.announcer,
+            ProviderLog(self.settings.logs_url, self.settings.provider_api_key),
+            lane=self.lane.name,
             after=timedelta(seconds=self.settings.reconcile_after_seconds),
-            holder=lambda: self.identity.worker_id,
         )
+        canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
+        return [
+            Patrol("reconciliation", self.database, self.identity, reconciler.run_once, every=reconciler.every),
+            Patrol("cancellation", self.database, self.identity, canceller.run_once, every=canceller.every),
+        ]
 
     def _slot_came_free(self) -> None:
         self.maintenance.wake()
@@ -128,7 +147,8 @@ class WorkerProcess:
         with self.database.begin() as tx:
             probe_now(tx, self.lane.name, datetime.now(UTC))
         self.maintenance.start()
-        self.reconciler.start()
+        for patrol in self.patrols:
+            patrol.start()
 
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running."""
@@ -146,7 +166,8 @@ class WorkerProcess:
             self.calls.abort_all(AbortReason.RELEASED)
             self._empty_within(RECORDING_SECONDS)
         self.maintenance.stop()
-        self.reconciler.stop()
+        for patrol in self.patrols:
+            patrol.stop()
         self.heartbeat.stop()
 
     def _empty_within(self, seconds: float) -> bool:

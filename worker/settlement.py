@@ -10,15 +10,22 @@ from sqlalchemy import Connection
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import RULES, Backoff, GiveUp, TryAgain, next_step
+from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, TryAgain, next_step
 from jobs.settings import Settings
 from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, save_answer
 from jobs.store.queries import get_job
+from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
 from jobs.store.transitions import move
 from worker.provider.line import AbortReason
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
 CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
+# What a call that reports after its job was parked says of it instead.
+OF_A_PARKED_JOB: Mapping[Verb, Verb] = {
+    Verb.RETRY: Verb.UNPARK,
+    Verb.RELEASE: Verb.UNPARK,
+    Verb.FAIL: Verb.WRITE_OFF,
+}
 NO_ERROR: Mapping[str, None] = {
     "error_code": None,
     "error_kind": None,
@@ -35,6 +42,7 @@ class Policy:
     backoff: Backoff
     call_deadline: timedelta
     widen_on_overflow: bool
+    patience: Patience = AT_ONCE
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Policy":
@@ -44,6 +52,7 @@ class Policy:
             backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
             call_deadline=settings.call_deadline,
             widen_on_overflow=settings.truncation_on_overflow == "auto",
+            patience=Patience.from_settings(settings),
         )
 
 
@@ -126,21 +135,33 @@ def _settle_failure(
     now, job, report = ended.ended_at, ended.job, ended.report
     end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
     widen = policy.widen_on_overflow
-    step = next_step(failure, job, backoff=policy.backoff, now=now, jitter=jitter, widen_on_overflow=widen)
+    patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_PATIENCE
+    step = next_step(
+        failure, job, backoff=policy.backoff, now=now, jitter=jitter, widen_on_overflow=widen, patience=patience
+    )
     facts = {
         "failures": step.failures,
         "error_kind": failure.kind,
         "error_http_status": failure.http_status,
         "error_param": failure.provider_param,
     }
+    if isinstance(step, TryAgain | Park):
+        facts |= {"error_message": failure.message[:MESSAGE_LIMIT]}
+    if isinstance(step, Park):
+        return _move(tx, Verb.PARK, job, now, **facts, parked_until=step.until)
     if isinstance(step, TryAgain):
         facts |= {
             "available_at": step.available_at,
             "truncation_applied": step.truncation or job.truncation_applied,
-            "error_message": failure.message[:MESSAGE_LIMIT],
         }
         return _move(tx, Verb.RETRY, job, now, **facts)
     return _give_up(tx, job, report, step, now, facts)
+
+
+def _log_may_tell(ended: EndedCall) -> bool:
+    """Whether the job is to wait for the provider's log, which knows the calls that were sent, by their ids."""
+    asked_once = ended.job.on_unknown_outcome is OnUnknownOutcome.FAIL
+    return asked_once and ended.report.cost is None and ended.attempt.resumes is None
 
 
 def _give_up(
@@ -154,8 +175,16 @@ def _give_up(
 
 
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Settled | None:
+    """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
     try:
         return Settled(verb, move(tx, verb, job, now, **changes))
+    except StaleJob:
+        verb_when_parked = OF_A_PARKED_JOB.get(verb)
+    parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
+    if verb_when_parked is None or parked is None:
+        return None
+    try:
+        return Settled(verb_when_parked, move(tx, verb_when_parked, parked, now, **changes))
     except StaleJob:
         return None
 

@@ -235,7 +235,7 @@ def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[
 def _move(parts: Parts, verb: Verb, job: Job) -> Job:
     with parts.database.begin() as tx:
         moved = move(tx, verb, job, datetime.now(UTC))
-    parts.announcer.stop(job.id, "cancelled")
+    parts.announcer.stop(job.id, moved.attempt, "cancelled")
     parts.announcer.ended(job.id)
     return moved
 

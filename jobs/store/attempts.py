@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
 
 from jobs.errors import Billed, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
@@ -22,14 +22,19 @@ MESSAGE_LIMIT = 4_000
 def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
     """Claim a due job for `worker_id` and open the row of its next call.
 
-    None when the bell was stale: the job is gone, taken, ended, or not due yet. A follow-up of whose conversation a
-    part has been erased is sent back to wait, for its end to be told.
+    None when the bell was stale: the job is gone, taken, ended, or not due yet. None as well for a worker that has
+    been given up and does not know it yet: its call would be taken for lost while it runs. A follow-up of whose
+    conversation a part has been erased is sent back to wait, for its end to be told.
     """
-    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id)).mappings().one_or_none()
+    worker = tables.workers.c
+    is_listed = exists().where(worker.id == worker_id, worker.ended_at.is_(None))
+    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id, is_listed)).mappings().one_or_none()
     if found is None:
         return None
     job = job_from(found)
-    if job.status is not Status.QUEUED or job.available_at > now or job.deadline_at <= now:
+    if job.status is not Status.QUEUED or job.parked_until is not None:
+        return None
+    if job.available_at > now or job.deadline_at <= now:
         return None
     number = job.attempt + 1
     resumes = response_left_behind(tx, job)
@@ -91,6 +96,21 @@ def response_left_behind(tx: Connection, job: Job) -> str | None:
     return found
 
 
+def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tuple[str, Attempt]]:
+    """What calls left the provider making for a job that has ended or is gone: at most `limit` ids, oldest first.
+
+    Nobody goes on with them: the last of their job, lost or handed back since a moment, and never fetched.
+    """
+    row, job = tables.attempts.c, tables.jobs.c
+    later = tables.attempts.alias().c
+    left = (row.ended_at > since, row.cost_microusd.is_(None), row.reconciled_at.is_(None))
+    unfetched = (row.outcome.in_((Outcome.LOST, Outcome.RELEASED)), row.provider_response_id.is_not(None))
+    followed = exists().where(later.job_id == row.job_id, later.number > row.number)
+    is_open = exists().where(job.id == row.job_id, job.completed_at.is_(None))
+    query = select(tables.attempts).where(*left, *unfetched, ~followed, ~is_open).order_by(row.ended_at).limit(limit)
+    return [(each["provider_response_id"], attempt_from(each)) for each in tx.execute(query).mappings()]
+
+
 def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -> None:
     """Keep the id by which whoever takes the job next can fetch what this call has bought."""
     row = tables.attempts.c
@@ -101,9 +121,9 @@ def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -
 def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
     """Close a call with what it came to and book its usage and cost, once.
 
-    A call that was closed as lost may still report: what it says is truer than the guess. False when the call
-    had reported before. Of an erased job's call no text is kept. What two calls fetched of one purchase is booked
-    for the first to say so.
+    A call that was closed as lost may still report: what it says is truer than the guess. So may one that was handed
+    back, of what it had bought and was then cancelled. False when the call had reported before. Of an erased job's
+    call no text is kept. What two calls fetched of one purchase is booked for the first to say so.
     """
     job_exists = _lock_job(tx, attempt.job_id)
     fetched_twice = _booked_by_another(tx, attempt, report)
@@ -123,11 +143,13 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
     }
     if report.provider_response_id is not None:
         values["provider_response_id"] = report.provider_response_id
-    reconciled = _reconciled(tx, attempt) if report.cost is not None else 0
-    if not _close(tx, attempt.job_id, attempt.number, values):
+    reconciled = _reconciled(tx, attempt)
+    if reconciled is not None and report.cost is None:
+        del values["billed"]  # the provider's log knows better than a report without a price
+    if not _close(tx, attempt.job_id, attempt.number, values, handed_back=outcome is Outcome.CANCELLED):
         return False
     if report.cost is not None:
-        _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - reconciled), now)
+        _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - (reconciled or 0)), now)
     return True
 
 
@@ -142,6 +164,12 @@ def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure:
         "error_message": failure.message,
     }
     _close(tx, job_id, number, values)
+
+
+def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> None:
+    """Close a call that its own worker knows it never sent; it cost nothing."""
+    _lock_job(tx, job_id)
+    _close(tx, job_id, number, {"ended_at": now, "outcome": Outcome.RELEASED, "billed": Billed.NO})
 
 
 def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
@@ -166,17 +194,18 @@ def _lock_job(tx: Connection, job_id: str) -> bool:
     return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
 
 
-def _reconciled(tx: Connection, attempt: Attempt) -> int:
-    """What reconciliation has already put on the job's account for a call that now reports late."""
+def _reconciled(tx: Connection, attempt: Attempt) -> int | None:
+    """What the provider's log has already put on the job's account for a call that now reports late, if it did."""
     row = tables.attempts.c
-    query = select(row.cost_microusd).where(row.job_id == attempt.job_id, row.number == attempt.number)
-    booked: int | None = tx.execute(query).scalar_one_or_none()
-    return booked or 0
+    known = (row.job_id == attempt.job_id, row.number == attempt.number, row.reconciled_at.is_not(None))
+    return tx.execute(select(func.coalesce(row.cost_microusd, 0)).where(*known)).scalar_one_or_none()
 
 
-def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any]) -> bool:
+def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any], *, handed_back: bool = False) -> bool:
     row = tables.attempts.c
     unreported = or_(row.ended_at.is_(None), row.outcome == Outcome.LOST)
+    if handed_back:
+        unreported = or_(unreported, row.outcome == Outcome.RELEASED)
     closing = update(tables.attempts).where(row.job_id == job_id, row.number == number, unreported)
     return tx.execute(closing.values(values)).rowcount == 1
 

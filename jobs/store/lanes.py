@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, func, literal, or_, select, update
+from sqlalchemy import Connection, func, literal, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import ErrorKind
@@ -31,7 +31,7 @@ class Lane:
     """One row of `lanes`; a lane without a row is open and as wide as there are slots.
 
     `closed_for` says why it is closed, `probe_at` when the next job may try it, `probes` how many have since it
-    was last open for long.
+    was last open for long; `log_off_until` when to try again to read the provider's own log of calls.
     """
 
     name: str
@@ -43,6 +43,11 @@ class Lane:
     opened_at: datetime | None = None
     probe_at: datetime | None = None
     probes: int = 0
+    log_off_until: datetime | None = None
+
+    def has_log(self, now: datetime) -> bool:
+        """Whether the provider's own log of calls can be read, for all we know."""
+        return self.log_off_until is None or self.log_off_until <= now
 
     def is_shut(self, now: datetime) -> bool:
         """Whether not even a probe may go out."""
@@ -156,9 +161,15 @@ def probe_later(tx: Connection, name: str, started_at: datetime, now: datetime) 
 
 
 def probe_now(tx: Connection, name: str, now: datetime) -> None:
-    """Let a closed lane be tried at once: a worker has started, maybe with another key."""
+    """Let a closed lane or log be tried at once: a worker has started, maybe with another key."""
     row = tables.lanes.c
     tx.execute(update(tables.lanes).where(row.name == name, row.closed_at.is_not(None)).values(probe_at=now))
+    tx.execute(update(tables.lanes).where(row.name == name).values(log_off_until=None))
+
+
+def log_is_off(tx: Connection, name: str, until: datetime) -> None:
+    """The provider's own log of calls cannot be read, and need not be asked for until then."""
+    _change(tx, name, true(), log_off_until=until)
 
 
 def reopen(tx: Connection, name: str, started_at: datetime, now: datetime) -> bool:

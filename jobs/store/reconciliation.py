@@ -1,47 +1,168 @@
-"""Calls that may have been billed and whose answer we do not have, and what the provider's own log says of them."""
+"""Calls that may have been billed and whose answer we do not have, and what the provider's own log says of them.
 
-from datetime import datetime
+Who asked for one purchase at most waits for that log, parked; what it says is booked in the same transaction in which
+it frees or ends the job.
+"""
 
-from sqlalchemy import Connection, func, select, text, update
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from jobs.errors import Billed
-from jobs.job import Attempt, Cost, Usage
+from sqlalchemy import Connection, func, or_, select, text, update
+
+from jobs.errors import Billed, JobNotFound
+from jobs.job import Attempt, Cost, Job, Outcome, Usage
+from jobs.lifecycle import Verb
+from jobs.retry import NO_PATIENCE, GiveUp, TryAgain, after_a_free_failure, bought_in_vain, gives_its_attempt_back
+from jobs.settings import Settings
 from jobs.store import tables
-from jobs.store.rows import attempt_from, cost_columns, usage_columns
+from jobs.store.lanes import read_lane
+from jobs.store.queries import get_job
+from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
+from jobs.store.transitions import move
 
 # The part on cost is as the partial index says it, so that both databases see that it fits.
 _DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long a job may wait for the log of the provider behind `lane`; by default not at all."""
+
+    lane: str = ""
+    longest: timedelta = NO_PATIENCE
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Patience":
+        """The operator's."""
+        return cls(settings.lane, timedelta(seconds=settings.reconcile_patience_seconds))
+
+    def now(self, tx: Connection, now: datetime) -> timedelta:
+        """None is left while the log is known to be out of reach."""
+        return self.longest if self.longest and read_lane(tx, self.lane).has_log(now) else NO_PATIENCE
+
+
+AT_ONCE = Patience()
+
+
 def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datetime, limit: int) -> list[Attempt]:
-    """The oldest calls, at most `limit`, that ended in this span with nobody knowing what they cost."""
+    """The latest calls, at most `limit`, that ended in this span with nobody knowing what they cost."""
     row = tables.attempts.c
     query = select(tables.attempts).where(_DOUBTFUL, row.ended_at > ended_after, row.ended_at <= ended_before)
-    return [attempt_from(each) for each in tx.execute(query.order_by(row.ended_at).limit(limit)).mappings()]
+    return [attempt_from(each) for each in tx.execute(query.order_by(row.ended_at.desc()).limit(limit)).mappings()]
 
 
-def book_true_cost(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage | None, now: datetime) -> bool:
-    """The provider's log says that the call ran: book what it cost, once, on the call and its job.
+def parked_jobs(tx: Connection, limit: int, until: datetime | None = None) -> list[Job]:
+    """Jobs that wait for the log, at most `limit`; only those whose patience has run out by `until`, if given."""
+    row = tables.jobs.c
+    query = select(tables.jobs).where(row.parked_until.is_not(None))
+    if until is not None:
+        query = query.where(row.parked_until <= until)
+    return [job_from(each) for each in tx.execute(query.order_by(row.parked_until).limit(limit)).mappings()]
 
-    False when the call has been booked meanwhile, by a late answer or another reconciler.
+
+def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:
+    """The job, if it is parked because of its call `number`."""
+    try:
+        job = get_job(tx, job_id)
+    except JobNotFound:
+        return None
+    return job if job.parked_until is not None and job.attempt == number else None
+
+
+def write_off(tx: Connection, job: Job, step: GiveUp, now: datetime) -> Job:
+    """End a parked job.
+
+    Raises:
+        StaleJob: it is no longer parked as it was.
     """
-    job = tables.jobs.c
-    tx.execute(select(job.id).where(job.id == attempt.job_id).with_for_update(key_share=True))
+    ending = {"error_code": step.code, "error_message": step.message, "failures": step.failures}
+    return move(tx, Verb.WRITE_OFF, job, now, **ending)
+
+
+def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: datetime) -> Sequence[tuple[Verb, Job]]:
+    """The log says that the call ran: book once what it cost, on call and job, and end the job if it waits for this.
+
+    What another call has fetched and booked is not booked again. Returns what was said of the job.
+    """
+    _lock_job(tx, attempt)
+    if _fetched_by_another(tx, attempt):
+        _settle(tx, attempt, {"billed": Billed.NO, "reconciled_at": now})
+        return ()
     values = {"billed": Billed.YES, "reconciled_at": now, **cost_columns(cost), **usage_columns(usage)}
     if not _settle(tx, attempt, values):
-        return False
+        return ()
+    job = tables.jobs.c
     total = func.coalesce(job.cost_microusd, 0) + cost.microusd
     booking = update(tables.jobs).where(job.id == attempt.job_id)
     tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
-    return True
+    parked = parked_for(tx, attempt.job_id, attempt.number)
+    if parked is None:
+        return ()
+    step = bought_in_vain(parked.error_message, parked.failures + 1)
+    return ((Verb.WRITE_OFF, write_off(tx, parked, step, now)),)
 
 
-def book_not_billed(tx: Connection, attempt: Attempt, now: datetime) -> bool:
-    """The provider's log says that the call failed: nothing was taken for it."""
-    return _settle(tx, attempt, {"billed": Billed.NO, "reconciled_at": now})
+def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tuple[Verb, Job]]:
+    """The log says that the call failed, and so cost nothing: let its job run again, or give its failure back.
+
+    Returns what was said of the job.
+    """
+    _lock_job(tx, attempt)
+    if not _settle(tx, attempt, {"billed": Billed.NO, "reconciled_at": now}):
+        return ()
+    parked = parked_for(tx, attempt.job_id, attempt.number)
+    if parked is None:
+        _give_back(tx, attempt)
+        return ()
+    step = after_a_free_failure(parked, now)
+    if isinstance(step, TryAgain):
+        return ((Verb.UNPARK, unpark(tx, parked, step, now)),)
+    return ((Verb.WRITE_OFF, write_off(tx, parked, step, now)),)
+
+
+def unpark(tx: Connection, job: Job, step: TryAgain, now: datetime) -> Job:
+    """Let a parked job run again.
+
+    Raises:
+        StaleJob: it is no longer parked as it was.
+    """
+    return move(tx, Verb.UNPARK, job, now, available_at=step.available_at, failures=step.failures)
+
+
+def _give_back(tx: Connection, attempt: Attempt) -> None:
+    """A failure of this run of an open job that cost nothing does not count, if it was counted at all.
+
+    A call that can be fetched by id was resumed without one, and a released one is nobody's failure.
+    """
+    resumable = attempt.outcome is Outcome.LOST and attempt.provider_response_id is not None
+    counted = attempt.outcome in (Outcome.FAILED, Outcome.LOST) and not resumable
+    if not (counted and gives_its_attempt_back(attempt.error_kind)):
+        return
+    row = tables.jobs.c
+    this_run = (row.id == attempt.job_id, row.completed_at.is_(None), row.started_at <= attempt.started_at)
+    tx.execute(update(tables.jobs).where(*this_run, row.failures > 0).values(failures=row.failures - 1))
+
+
+def _lock_job(tx: Connection, attempt: Attempt) -> None:
+    job = tables.jobs.c
+    tx.execute(select(job.id).where(job.id == attempt.job_id).with_for_update(key_share=True))
 
 
 def _settle(tx: Connection, attempt: Attempt, values: dict[str, object]) -> bool:
     row = tables.attempts.c
     settling = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number, _DOUBTFUL)
     return tx.execute(settling.values(values)).rowcount == 1
+
+
+def _fetched_by_another(tx: Connection, attempt: Attempt) -> bool:
+    """Whether a later call of the job has fetched what this one bought, and booked it."""
+    if attempt.provider_response_id is None:
+        return False
+    row = tables.attempts.c
+    fetched = select(row.number).where(
+        row.job_id == attempt.job_id,
+        row.resumes == attempt.provider_response_id,
+        or_(row.total_tokens.is_not(None), row.cost_microusd.is_not(None)),
+    )
+    return tx.execute(fetched.limit(1)).first() is not None

@@ -46,6 +46,7 @@ def job_from(row: RowMapping) -> Job:
         error_http_status=row["error_http_status"],
         usage=_usage(row),
         cost=_cost(row),
+        parked_until=row["parked_until"],
         previous_response_id=row["previous_response_id"],
         waits_for=row["waits_for"],
         sent_responses=row["sent_responses"],

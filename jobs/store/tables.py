@@ -19,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     literal,
     text,
 )
@@ -94,6 +95,7 @@ jobs = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
+    Column("parked_until", Moment),  # waits till then for the provider's log to tell what became of its last call
     Column("previous_response_id", ByteOrdered),  # no foreign key: what it names may be erased before it
     Column("waits_for", ByteOrdered),  # what has to end first: not due until then
     Column("sent_responses", Integer),
@@ -108,10 +110,12 @@ jobs = Table(
     CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
     CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
     CheckConstraint("(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name="ended_once"),
+    CheckConstraint("parked_until IS NULL OR status = 'queued'", name="parked_in_the_queue"),
 )
 
 # Written into a query's text rather than bound to it: only so can a prepared plan use the partial indexes below.
-IS_QUEUED = jobs.c.status == literal(Status.QUEUED, literal_execute=True)
+# A parked job is in nobody's way: it is neither dispatched nor counted as waiting for its turn.
+IS_QUEUED = and_(jobs.c.status == literal(Status.QUEUED, literal_execute=True), jobs.c.parked_until.is_(None))
 IS_HELD = jobs.c.status == literal(Status.IN_PROGRESS, literal_execute=True)
 
 # list: newest first, by key alone or narrowed by status or model
@@ -125,8 +129,15 @@ Index(
     jobs.c.api_key_id,
     jobs.c.available_at,
     jobs.c.id,
-    postgresql_where=text("status = 'queued'"),
-    sqlite_where=text("status = 'queued'"),
+    postgresql_where=text("status = 'queued' AND parked_until IS NULL"),
+    sqlite_where=text("status = 'queued' AND parked_until IS NULL"),
+)
+# reconciliation: who waits for the provider's log, and for how long
+Index(
+    "ix_jobs_parked",
+    jobs.c.parked_until,
+    postgresql_where=text("parked_until IS NOT NULL"),
+    sqlite_where=text("parked_until IS NOT NULL"),
 )
 # rescue: what a worker holds
 Index(
@@ -313,6 +324,7 @@ lanes = Table(
     Column("opened_at", Moment),
     Column("probe_at", Moment),  # when one job may try a closed lane
     Column("probes", Integer, nullable=False),
+    Column("log_off_until", Moment),  # the provider's own log of calls cannot be read; when to try again
     _one_of("closed_for", ErrorKind),
 )
 

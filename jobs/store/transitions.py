@@ -77,10 +77,11 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     no longer waits for another.
 
     Raises:
-        StaleJob: the row has left the verb's source statuses, or a later attempt owns it.
+        StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
     transition = TRANSITIONS[verb]
-    implied: dict[str, Any] = {"status": transition.target, "updated_at": now, "waits_for": None}
+    implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
+    implied |= {"parked_until": None, "waits_for": None}
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
@@ -89,7 +90,8 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     if "usage" in values:
         values |= usage_columns(values.pop("usage"))
     row = tables.jobs.c
-    guard = (row.id == job.id, row.attempt == job.attempt, row.status.in_(sorted(transition.sources)))
+    as_it_was = (row.attempt == job.attempt, row.parked_until == job.parked_until)
+    guard = (row.id == job.id, *as_it_was, row.status.in_(sorted(transition.sources)))
     moved = tx.execute(update(tables.jobs).where(*guard).values(values))
     if moved.rowcount == 0:
         raise StaleJob(job.id, verb)
@@ -111,6 +113,7 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
         job,
         now,
         failures=0,
+        started_at=None,
         available_at=deadline_at if follows else now,
         waits_for=job.previous_response_id,
         sent_responses=None,

@@ -88,7 +88,7 @@ def test_cancel_tells_whoever_holds_the_call_to_stop(server: Server, tenant: Ten
     hand.claim(job_id)
     with stop_channel(server) as listener:
         tenant.http.post(f"/v1/responses/{job_id}/cancel")
-        assert listener.get_message(timeout=5)["data"] == f"{job_id} cancelled".encode()
+        assert listener.get_message(timeout=5)["data"] == f"{job_id} 1 cancelled".encode()
 
 
 def test_cancel_takes_any_body_or_none(tenant: Tenant) -> None:
@@ -203,7 +203,7 @@ def test_delete_of_a_running_one_tells_its_worker_and_its_waiters(server: Server
         waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
         await_until(lambda: server.waiting(job_id), 5, "nobody waits")
         tenant.http.delete(f"/v1/responses/{job_id}")
-        assert listener.get_message(timeout=5)["data"] == f"{job_id} cancelled".encode()
+        assert listener.get_message(timeout=5)["data"] == f"{job_id} 1 cancelled".encode()
         assert waiter.result(5).status_code in {200, 404}  # the cancel or the erasure, whichever it saw
 
 

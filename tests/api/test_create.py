@@ -76,6 +76,7 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
             "max_attempts": 5,
             "queue_position": None,
             "next_attempt_at": None,
+            "parked_until": None,
             "waits_for": None,
             "conversation": None,
             "provider_response_id": None,

@@ -7,7 +7,7 @@ from sqlalchemy import insert, update
 
 from jobs.errors import ErrorKind, Failure
 from jobs.store import tables
-from tests.api.world import COST_MICROUSD, MODEL, USAGE, WORKER, Hand, Json, Server, Tenant, assert_error, usage_json
+from tests.api.world import COST_MICROUSD, MODEL, USAGE, Hand, Json, Server, Tenant, assert_error, usage_json
 
 LIMITED = Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429)
 DAY = 86_400
@@ -36,7 +36,7 @@ def book(server: Server, tenant: Tenant, started_at: datetime, model: str = MODE
         "number": 1,
         "api_key_id": tenant.id,
         "model": model,
-        "worker_id": WORKER,
+        "worker_id": "wrk_long_gone",
         "started_at": started_at,
         "billed": "no",
         "truncation": "disabled",

@@ -24,13 +24,13 @@ from jobs.store.database import Database
 from jobs.store.keys import Scope, create_key
 from jobs.store.queries import get_job
 from jobs.store.transitions import move
+from jobs.store.workers import register
 from tests.support.waiting import await_until
 
 MODEL = "openai/o3-pro"
 USAGE = Usage(input_tokens=12, output_tokens=80, total_tokens=92, cached_tokens=4, reasoning_tokens=64)
 COST_MICROUSD = 1_234_567
 TEXT = "The answer is 42."
-WORKER = "wrk_00000000000000000000000000000001"
 
 Json = dict[str, Any]
 
@@ -186,7 +186,9 @@ class Hand:
     def claim(self, job_id: str) -> Job:
         """Put it in progress."""
         with self._database.begin() as tx:
-            claimed = begin_attempt(tx, job_id, WORKER, datetime.now(UTC))
+            silent_since = datetime.now(UTC) - timedelta(hours=1)  # so that it does not count as a live one
+            worker_id = register(tx, "a-host", 4711, 1, silent_since)
+            claimed = begin_attempt(tx, job_id, worker_id, datetime.now(UTC))
         assert claimed is not None, "the job could not be claimed"
         return claimed[0]
 

@@ -10,45 +10,47 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.checks import TITLES, Record, Violation, check_all, collect, history
+from jobs.settings import Transport, load_settings
+from jobs.telemetry import configure_logging
+from tests.chaos.checks import check_all
+from tests.chaos.clients import Seen
 from tests.chaos.plan import draw_plan
-from tests.chaos.run import Run, Seen
+from tests.chaos.record import Record, collect, history
+from tests.chaos.run import Run
+from tests.chaos.verdict import TITLES, Violation
 from tests.chaos.world import World
 
 DRAIN_SECONDS = 150.0
 
 
-def chaos(jobs: int, seed: int, pace: float, *, pausing: bool = True) -> str:
-    """Run a seed and check every promise; what was found out, as text.
-
-    Raises:
-        AssertionError: a promise was broken; the message holds the job's whole history.
-    """
-    plan = draw_plan(seed, jobs, pausing=pausing)
-    with tempfile.TemporaryDirectory() as directory, World(Path(directory), seed) as world:
-        seen = Run(world, plan, pace, say).go(DRAIN_SECONDS)
-        record = collect(world)
-        try:
-            check_all(world, record, seen)
-        except Violation as violation:
-            lines = [f"seed {seed}: {violation}"]
-            if violation.job_id is not None:
-                lines.append(history(record, violation.job_id))
-            raise AssertionError("\n".join(lines)) from violation
-        return summary(plan.seed, seen, record)
+def judge(record: Record, seen: Seen, seed: int) -> tuple[int, str]:
+    """The exit status, and what was checked and how often, or what was broken with the job's whole history."""
+    try:
+        check_all(record, seen)
+    except Violation as violation:
+        lines = [f"seed {seed}: {violation}"]
+        if violation.job_id is not None:
+            lines.append(history(record, seen, violation.job_id))
+        return 1, "\n".join(lines)
+    return 0, summary(record, seen, seed)
 
 
-def summary(seed: int, seen: Seen, record: Record) -> str:
+def summary(record: Record, seen: Seen, seed: int) -> str:
+    meddling = {"cancelled": len(seen.cancelled), "deleted": len(seen.deleted_at), "run again": len(seen.revived_at)}
+    counts = f"{len(seen.acknowledged)} jobs acknowledged, {len(record.jobs)} rows"
     lines = [
-        f"seed {seed}: {len(seen.acknowledged)} jobs acknowledged, {len(record.jobs)} rows",
-        f"  {seen.seconds:.0f} s in all, the last {seen.drain_seconds:.0f} s without faults until everything had ended",
+        f"seed {seed}, transport {record.transport}: {counts}",
+        f"  {seen.seconds:.0f} s in all, of which {seen.drain_seconds:.0f} s to the last end after the last fault",
         f"  faults: {dict(seen.faults.most_common())}",
-        f"  submits not acknowledged: {dict(seen.refused)}; cancels answered: {len(seen.cancelled)}",
+        f"  submits not acknowledged: {dict(seen.refused)}",
+        f"  by clients: {meddling}",
         *(f"  {name}: {value}" for name, value in record.figures.items()),
-        *(f"  promise {number}, {title}: {record.checked[number]} checks" for number, title in TITLES.items()),
-        "  no violation",
     ]
-    return "\n".join(lines)
+    if record.refill is not None:
+        idle = f"free slots saw none of them begin for {record.refill.seconds:.2f} s at most"
+        lines.append(f"  {record.refill.jobs} jobs lost their bells to a flush: {idle}")
+    lines += [f"  promise {number}, {title}: {record.checked[number]} checks" for number, title in TITLES.items()]
+    return "\n".join([*lines, "  no violation"])
 
 
 def say(text: str) -> None:
@@ -60,15 +62,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10_000))
-    parser.add_argument("--pace", type=float, default=20.0, help="jobs submitted per second")
+    parser.add_argument("--pace", type=float, default=12.0, help="jobs submitted per second")
+    parser.add_argument("--density", type=float, default=1.0, help="how close the faults follow each other")
+    parser.add_argument("--transport", type=Transport, choices=list(Transport), default=Transport.PLAIN)
     options = parser.parse_args()
-    say(f"seed {options.seed}, {options.jobs} jobs")
-    try:
-        say(chaos(options.jobs, options.seed, options.pace))
-    except AssertionError as violation:
-        say(str(violation))
-        return 1
-    return 0
+    configure_logging(load_settings(log_level="error"))  # our own needless bells may find no broker
+    say(f"seed {options.seed}, {options.jobs} jobs, transport {options.transport}")
+    plan = draw_plan(options.seed, options.jobs, options.density)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        World(Path(directory), options.seed, options.transport) as world,
+    ):
+        run = Run(world, plan, options.pace, say)
+        refill = run.go(DRAIN_SECONDS)
+        status, text = judge(collect(world, refill, options.transport), run.seen, options.seed)
+    say(text)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,280 +1,233 @@
-"""The promises of the record, each checked against rows, ledger, logs and what the clients saw; every check counts."""
+"""The promises, each checked against rows, ledger, logs and what the clients saw; every check counts."""
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
-import httpx
-from sqlalchemy import RowMapping, select
-
-from jobs.store import tables
-from jobs.store.database import Database
+from tests.chaos.clients import TERMINAL, Seen
 from tests.chaos.plan import ANSWER_MARK, PROMPT_MARK
-from tests.chaos.run import TERMINAL, Seen
-from tests.chaos.world import World
+from tests.chaos.purchases import ANSWERED, check_purchases
+from tests.chaos.record import Record, Row, follows_a_silent_worker, lives, logged, moment, request_id_of, was_given_up
+from tests.chaos.verdict import Violation
 
-ANSWERED: Final = frozenset(("completed", "incomplete"))
-SPENT: Final = frozenset(("failed", "lost", "released", "cancelled"))
 ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_cut", "expire"))
 LATE_BY: Final = timedelta(seconds=20)
-RECORDED_WITHIN: Final = timedelta(seconds=15)
-TITLES: Final = {
-    1: "what was acknowledged is there",
-    2: "every job ends, by its deadline",
-    3: "a terminal state is final, and entered once",
-    4: "no answer thrown away, none bought again",
-    5: "every call has a row, written before it was sent",
-    6: "usage and cost are counted once per attempt",
-    7: "the broker's content is disposable",
-    8: "a key sees its own and nothing else",
-    9: "no prompt, answer or secret in broker or logs",
-}
+AT_ONCE: Final = timedelta(seconds=1)  # a rescuer's clock is read before it waits for the database
+REFILLED_WITHIN: Final = 2.0
 
 
-class Violation(Exception):
-    """A promise was broken, by one job or by the whole."""
-
-    def __init__(self, promise: int, message: str, job_id: str | None = None) -> None:
-        super().__init__(f"promise {promise} ({TITLES[promise]}) is broken: {message}")
-        self.job_id = job_id
-
-
-@dataclass
-class Record:
-    """All there is to know after a run."""
-
-    jobs: dict[str, RowMapping]
-    attempts: dict[str, list[RowMapping]]
-    calls: dict[str, list[dict[str, Any]]]
-    lines: list[str]
-    stray_calls: list[dict[str, Any]]
-    checked: Counter[int] = field(default_factory=Counter)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-
-def collect(world: World) -> Record:
-    """Read rows, ledger and logs."""
-    database = Database(world.database_url)
-    with database.read() as tx:
-        jobs = {row["id"]: row for row in tx.execute(select(tables.jobs)).mappings()}
-        attempts: dict[str, list[RowMapping]] = defaultdict(list)
-        for row in tx.execute(select(tables.attempts).order_by(tables.attempts.c.number)).mappings():
-            attempts[row["job_id"]].append(row)
-    database.close()
-    calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    stray = []
-    for call in world.calls():
-        if call["client_request_id"] is None:  # cut off before its headers were through
-            stray.append(call)
-        else:
-            calls[call["client_request_id"].rpartition(":")[0]].append(call)
-    return Record(jobs, attempts, calls, world.lines(), stray)
-
-
-def check_all(world: World, record: Record, seen: Seen) -> None:
+def check_all(record: Record, seen: Seen) -> None:
     """Check everything that can be; what was checked is counted in `record.checked`.
 
     Raises:
         Violation: at the first promise that does not hold.
     """
     _existence(record, seen)
+    _what_clients_saw(record, seen)
     for job_id, job in record.jobs.items():
-        _one_job(record, job_id, job)
-    _endings_in_logs(record)
-    _calls_without_jobs(record)
+        _ended(record, job_id, job)
+        _numbered(record, job_id, job)
+        _cost_adds_up(record, job_id, job)
+    for job_id in record.attempts.keys() | record.calls.keys():
+        _called(record, job_id)
+        _booked(record, job_id)
+    check_purchases(record, seen)
+    _endings_in_logs(record, seen)
+    _broker(record, seen)
+    _tenancy(record, seen)
+    _secrecy(record, seen)
     _figures(record)
-    _tenancy(world, record, seen)
-    _secrecy(world, record, seen)
-
-
-def history(record: Record, job_id: str) -> str:
-    """All that is known of one job, for whoever has to find out why."""
-    parts = [f"job: {dict(record.jobs[job_id])}" if job_id in record.jobs else "job: no row"]
-    parts += [f"attempt: {dict(row)}" for row in record.attempts.get(job_id, ())]
-    parts += [f"call: {call}" for call in record.calls.get(job_id, ())]
-    parts += [f"log: {line}" for line in record.lines if job_id in line]
-    return "\n".join(parts)
 
 
 def _existence(record: Record, seen: Seen) -> None:
     for job_id in seen.acknowledged:
-        if job_id not in record.jobs:
-            raise Violation(1, f"{job_id} was acknowledged and has no row", job_id)
+        if (job_id in record.jobs) == (job_id in seen.deleted_at):
+            there = "is there" if job_id in record.jobs else "is not there"
+            raise Violation(1, f"{job_id} was acknowledged, deleted: {job_id in seen.deleted_at}, and {there}", job_id)
         record.checked[1] += 1
+    ids: dict[str, str] = {}
+    for job_id, job in seen.acknowledged.items():
+        key = job.idempotency_key
+        if key is not None and ids.setdefault(key, job_id) != job_id:
+            raise Violation(1, f"one Idempotency-Key made {ids[key]} and {job_id}", job_id)
+        record.checked[1] += key is not None
+
+
+def _what_clients_saw(record: Record, seen: Seen) -> None:
     if seen.open_at_the_end:
         message = f"{len(seen.open_at_the_end)} jobs never ended, such as {seen.open_at_the_end[0]}"
         raise Violation(2, message, seen.open_at_the_end[0])
     if seen.end_changes:
-        raise Violation(3, seen.end_changes[0], seen.end_changes[0].split()[0])
+        job_id, message = seen.end_changes[0]
+        raise Violation(3, f"{job_id} {message}", job_id)
     record.checked[3] += seen.polls
     for job_id, (status, _moment) in seen.ends.items():
         if record.jobs[job_id]["status"] != status:
             raise Violation(3, f"{job_id} was seen {status} and is {record.jobs[job_id]['status']}", job_id)
         record.checked[3] += 1
-    record.checked[7] += sum(count for name, count in seen.faults.items() if "broker" in name)
 
 
-def _one_job(record: Record, job_id: str, job: RowMapping) -> None:
-    attempts, calls = record.attempts.get(job_id, []), record.calls.get(job_id, [])
-    _ended(record, job_id, job)
-    _numbered(record, job_id, job, attempts)
-    _called(record, job_id, attempts, calls)
-    _not_bought_again(record, job_id, job, attempts, calls)
-    _booked(record, job_id, job, attempts, calls)
-
-
-def _ended(record: Record, job_id: str, job: RowMapping) -> None:
+def _ended(record: Record, job_id: str, job: Row) -> None:
     if job["status"] not in TERMINAL or job["completed_at"] is None:
         raise Violation(2, f"{job_id} is {job['status']}", job_id)
     late = job["completed_at"] - job["deadline_at"]
     if late > LATE_BY:
         raise Violation(2, f"{job_id} ended {late} after its deadline", job_id)
-    record.figures["latest"] = max(record.figures.get("latest", timedelta(0)), late)
+    record.figures["latest after its deadline"] = max(record.figures.get("latest after its deadline", late), late)
     record.checked[2] += 1
 
 
-def _numbered(record: Record, job_id: str, job: RowMapping, attempts: list[RowMapping]) -> None:
+def _numbered(record: Record, job_id: str, job: Row) -> None:
+    attempts = record.attempts.get(job_id, [])
     if [row["number"] for row in attempts] != list(range(1, job["attempt"] + 1)):
         raise Violation(3, f"{job_id} is at attempt {job['attempt']} and has rows {len(attempts)}", job_id)
-    for row in attempts:
-        if row["outcome"] is None:
-            raise Violation(3, f"{job_id}:{row['number']} was never closed", job_id)
     answered = any(row["outcome"] in ANSWERED for row in attempts)
     if (job["status"] in ANSWERED) and not answered:
         raise Violation(3, f"{job_id} is {job['status']} without an answered attempt", job_id)
+    for row in attempts:  # an end is dated when its call ended, which may be long before it could be written
+        if row["started_at"] > job["completed_at"] + AT_ONCE and not follows_a_silent_worker(record, row):
+            raise Violation(3, f"{job_id} was called again after it had ended", job_id)
     record.checked[3] += 1
 
 
-def _called(record: Record, job_id: str, attempts: list[RowMapping], calls: list[dict[str, Any]]) -> None:
-    rows = {f"{job_id}:{row['number']}": row for row in attempts}
+def _called(record: Record, job_id: str) -> None:
+    rows = {request_id_of(row): row for row in record.attempts.get(job_id, ())}
+    calls = record.calls.get(job_id, [])
     for name, count in Counter(call["client_request_id"] for call in calls).items():
         if count > 1:
             raise Violation(4, f"{name} was sent {count} times", job_id)
         if name not in rows:
             raise Violation(5, f"{name} was sent without a row", job_id)
     for call in calls:
-        if _moment(call["received_at"]) < rows[call["client_request_id"]]["started_at"]:
+        if moment(call["received_at"]) < rows[call["client_request_id"]]["started_at"]:
             raise Violation(5, f"{call['client_request_id']} was sent before its row was written", job_id)
+        record.checked[5] += 1
+    for name, row in rows.items():
+        if row["outcome"] is None:
+            raise Violation(5, f"{name} was never closed", job_id)
         record.checked[5] += 1
 
 
-def _not_bought_again(
-    record: Record, job_id: str, job: RowMapping, attempts: list[RowMapping], calls: list[dict[str, Any]]
-) -> None:
-    answers = [row for row in attempts if row["outcome"] in ANSWERED]
-    for row in answers:
-        following = [each for each in attempts if each["number"] > row["number"]]
-        if following and following[0]["started_at"] >= row["ended_at"] + RECORDED_WITHIN:
-            raise Violation(4, f"{job_id} was bought again after attempt {row['number']} had answered", job_id)
-        ended_meanwhile = job["status"] == "cancelled" or job["error_kind"] in ("lost", "job_deadline")
-        ended_meanwhile = ended_meanwhile or job["error_code"] == "deadline_exceeded"
-        if job["status"] not in ANSWERED and not ended_meanwhile and row["ended_at"] < job["completed_at"]:
-            raise Violation(4, f"{job_id} failed although attempt {row['number']} had answered", job_id)
-    outcomes = {f"{job_id}:{row['number']}": row["outcome"] for row in attempts}
-    spent = [call for call in calls if outcomes[call["client_request_id"]] in SPENT]
-    # an answer beyond the first is one whose attempt had been recorded as lost before it came, or the one after it
-    late = max(len(answers) - 1, 0)
-    if len(calls) != len(spent) + min(len(answers), 1) + late:
-        raise Violation(4, f"{job_id}: {len(calls)} calls, {len(spent)} spent, {len(answers)} answers", job_id)
-    record.figures["late answers"] = record.figures.get("late answers", 0) + late
-    record.figures["spent calls"] = record.figures.get("spent calls", 0) + len(spent)
-    record.checked[4] += len(calls)
-
-
-def _booked(
-    record: Record, job_id: str, job: RowMapping, attempts: list[RowMapping], calls: list[dict[str, Any]]
-) -> None:
-    spent = sum(row["cost_microusd"] or 0 for row in attempts)
+def _cost_adds_up(record: Record, job_id: str, job: Row) -> None:
+    spent = sum(row["cost_microusd"] or 0 for row in record.attempts.get(job_id, ()))
     if (job["cost_microusd"] or 0) != spent:
         raise Violation(6, f"{job_id} says it cost {job['cost_microusd']}, its attempts {spent}", job_id)
-    paid = {call["client_request_id"]: call for call in calls}
-    for row in attempts:
-        if row["outcome"] in ANSWERED:
-            call = paid[f"{job_id}:{row['number']}"]
-            told = round(call["cost_usd"] * 1_000_000)
-            if abs((row["cost_microusd"] or 0) - told) > 1 or row["output_tokens"] != call["output_tokens"]:
-                raise Violation(6, f"{job_id}:{row['number']} is booked unlike the provider's own bill", job_id)
-            record.checked[6] += 1
-
-
-def _endings_in_logs(record: Record) -> None:
-    endings = Counter(job_id for verb, job_id in _logged(record) if verb in ENDING_VERBS)
-    for job_id, count in endings.items():
-        cancelled = record.jobs[job_id]["status"] == "cancelled"
-        if count + cancelled > 1:
-            raise Violation(3, f"{job_id} was ended {count + cancelled} times", job_id)
-        record.checked[3] += 1
-
-
-def _logged(record: Record) -> Iterator[tuple[str, str]]:
-    for line in record.lines:
-        if '"job_id"' in line:
-            try:
-                entry = json.loads(line.partition(" ")[2])
-            except ValueError:  # the last words of a killed process
-                continue
-            # a retry that gave up is told by its verb, which is `retry` only while the job stays open
-            if entry.get("status", "failed") in TERMINAL:
-                yield entry["event"], entry["job_id"]
-
-
-def _calls_without_jobs(record: Record) -> None:
-    for job_id in record.calls:
-        if job_id not in record.jobs:
-            raise Violation(5, f"the provider was called for {job_id}, which has no row", job_id)
-
-
-def _figures(record: Record) -> None:
-    verbs = Counter(verb for verb, _job_id in _logged(record))
-    record.figures["statuses"] = dict(Counter(job["status"] for job in record.jobs.values()))
-    record.figures["endings"] = dict(verbs)
-    rows = [row for attempts in record.attempts.values() for row in attempts]
-    record.figures["outcomes"] = dict(Counter(row["outcome"] for row in rows))
-    record.figures["calls"] = sum(len(calls) for calls in record.calls.values())
-    billed = [call for calls in record.calls.values() for call in calls if call["billed"]]
-    booked = {f"{row['job_id']}:{row['number']}" for row in rows if row["cost_microusd"]}
-    record.figures["billed calls"] = len(billed)
-    record.figures["billed calls whose answer never arrived"] = sum(
-        call["client_request_id"] not in booked for call in billed
-    )
-
-
-def _tenancy(world: World, record: Record, seen: Seen) -> None:
-    if seen.foreign_leaks:
-        raise Violation(8, seen.foreign_leaks[0])
-    record.checked[8] += seen.foreign_polls
-    base = f"{world.api_urls[0]}/v1"
-    with httpx.Client(headers={"Authorization": f"Bearer {world.foreign_key}"}, timeout=30) as foreign:
-        for path in ("/responses", "/usage"):
-            if foreign.get(f"{base}{path}").raise_for_status().json()["data"]:
-                raise Violation(8, f"a foreign key sees something under {path}")
-            record.checked[8] += 1
-    with httpx.Client(headers={"Authorization": f"Bearer {world.api_key}"}, timeout=30) as http:
-        data = http.get(f"{base}/usage").raise_for_status().json()["data"]
-    told = sum(row["calls"] for row in data)
-    rows = sum(len(attempts) for attempts in record.attempts.values())
-    if told != rows:
-        raise Violation(6, f"the usage tells of {told} calls, the ledger holds {rows}")
     record.checked[6] += 1
 
 
-def _secrecy(world: World, record: Record, seen: Seen) -> None:
+def _booked(record: Record, job_id: str) -> None:
+    """What an attempt says it cost is what the provider took for that very call, or for the one it resumed."""
+    calls = record.calls.get(job_id, [])
+    by_request = {call["client_request_id"]: call for call in calls}
+    by_response = {call["response_id"]: call for call in calls if call["response_id"] is not None}
+    told: Counter[str] = Counter()
+    for row in record.attempts.get(job_id, ()):
+        call = by_response.get(row["resumes"]) or by_request.get(request_id_of(row))
+        if row["cost_microusd"]:
+            if call is None:
+                raise Violation(6, f"{request_id_of(row)} cost something and was never called", job_id)
+            told[call["client_request_id"]] += row["cost_microusd"]
+        if row["outcome"] in ANSWERED and row["total_tokens"] is not None and call is not None:
+            _same_bill(job_id, row, call)
+        elif row["reconciled_at"] is not None:
+            if (row["billed"] == "yes") != bool(call is not None and call["billed"]):
+                raise Violation(6, f"{request_id_of(row)} was reconciled to {row['billed']}, the bill differs", job_id)
+            record.figures["reconciled"] = record.figures.get("reconciled", 0) + 1
+        record.checked[6] += 1
+    for request_id, microusd in told.items():
+        if abs(microusd - round(by_request[request_id]["cost_usd"] * 1_000_000)) > 1:
+            raise Violation(6, f"{request_id} is booked with {microusd}, unlike the provider's own bill", job_id)
+
+
+def _same_bill(job_id: str, row: Row, call: Mapping[str, Any]) -> None:
+    if row["output_tokens"] != call["output_tokens"] or row["input_tokens"] != call["input_tokens"]:
+        raise Violation(6, f"{request_id_of(row)} counts other tokens than the provider", job_id)
+
+
+def _endings_in_logs(record: Record, seen: Seen) -> None:
+    endings: Counter[str] = Counter()
+    for entry, job_id in logged(record):
+        # a retry that gave up is told by its verb, which is `retry` only while the job stays open
+        endings[job_id] += entry["event"] in ENDING_VERBS and entry.get("status", "failed") in TERMINAL
+    for job_id, count in endings.items():
+        job = record.jobs.get(job_id)
+        ends = count + (job is not None and job["status"] == "cancelled")
+        if ends > 1 + (job_id in seen.revived_at):
+            raise Violation(3, f"{job_id} was ended {ends} times", job_id)
+        record.checked[3] += 1
+
+
+def _broker(record: Record, seen: Seen) -> None:
+    for job_id, acknowledged_at in seen.acknowledged_at.items():
+        # acknowledged while the broker was away, or rung just before it forgot everything
+        if any(begun - 1 <= acknowledged_at <= ended for begun, ended in record.broker_hurt):
+            job = record.jobs.get(job_id)
+            if job is not None and job["status"] not in TERMINAL:
+                raise Violation(7, f"{job_id} was submitted while the broker was hurt, and is {job['status']}", job_id)
+            record.checked[7] += 1
+            record.figures["acknowledged while the broker was hurt"] = record.checked[7]
+    for job_id, rung_at in seen.needless_bells:
+        job = record.jobs.get(job_id)
+        rung = datetime.fromtimestamp(rung_at, UTC)
+        if job is not None and job_id not in seen.revived_at and job["completed_at"] <= rung:
+            rows = record.attempts.get(job_id, ())
+            if any(row["started_at"] > rung and not follows_a_silent_worker(record, row) for row in rows):
+                raise Violation(7, f"{job_id} had ended, was rung for nothing, and was called again", job_id)
+        record.checked[7] += 1
+    for job_id in record.attempts:
+        for life in lives(record, seen, job_id):
+            _one_call_at_a_time(record, job_id, life)
+    if record.refill is not None:
+        if record.refill.seconds > REFILLED_WITHIN:
+            raise Violation(7, f"slots stood free for {record.refill.seconds:.1f} s after the broker was flushed")
+        record.checked[7] += record.refill.jobs
+
+
+def _one_call_at_a_time(record: Record, job_id: str, life: list[Row]) -> None:
+    """An attempt begins once the one before has ended, or its worker was given up: no bell makes two of one."""
+    for earlier, later in pairwise(life):
+        if later["started_at"] < earlier["ended_at"] and not was_given_up(record, earlier, later["started_at"]):
+            raise Violation(7, f"{job_id} was called twice at a time: {earlier['number']}, {later['number']}", job_id)
+
+
+def _tenancy(record: Record, seen: Seen) -> None:
+    if seen.foreign_leaks:
+        raise Violation(8, seen.foreign_leaks[0], seen.foreign_leaks[0].split()[0])
+    record.checked[8] += seen.foreign_polls
+    for sight in record.sights:
+        own = {job_id for job_id, job in record.jobs.items() if job["api_key_id"] == sight.key_id}
+        if sight.listed != own:
+            strange = min(sight.listed ^ own)
+            raise Violation(8, f"{sight.key_id} is listed what is not its own, or not all: {strange}", strange)
+        record.checked[8] += len(own)
+        rows = sum(row["api_key_id"] == sight.key_id for each in record.attempts.values() for row in each)
+        if sight.calls != rows:
+            raise Violation(6, f"the usage of {sight.key_id} tells of {sight.calls} calls, the ledger holds {rows}")
+        record.checked[6] += 1
+
+
+def _secrecy(record: Record, seen: Seen) -> None:
     if seen.broker_leaks:
-        raise Violation(9, f"in Valkey: {seen.broker_leaks[0][:2000]}")
-    record.checked[9] += seen.broker_messages
+        raise Violation(9, f"in the broker: {seen.broker_leaks[0][:2000]}")
+    record.checked[9] += seen.broker_commands
+    marks = (PROMPT_MARK, ANSWER_MARK, *record.secrets)
     for line in record.lines:
-        if any(mark in line for mark in (PROMPT_MARK, ANSWER_MARK, world.api_key, world.provider_key)):
+        if any(mark in line for mark in marks):
             raise Violation(9, f"in a log: {line[:2000]}")
         record.checked[9] += 1
-    errors = (row["error_message"] or "" for attempts in record.attempts.values() for row in attempts)
+    errors = (row["error_message"] or "" for rows in record.attempts.values() for row in rows)
     for message in errors:
-        if PROMPT_MARK in message or world.provider_key in message:
+        if any(mark in message for mark in marks):
             raise Violation(9, f"in an error's text: {message[:2000]}")
         record.checked[9] += 1
 
 
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+def _figures(record: Record) -> None:
+    verbs = Counter(entry["event"] for entry, _job_id in logged(record) if entry["event"] in ENDING_VERBS)
+    rows = [row for attempts in record.attempts.values() for row in attempts]
+    record.figures["statuses"] = dict(Counter(job["status"] for job in record.jobs.values()))
+    record.figures["endings"] = dict(verbs)
+    record.figures["outcomes of attempts"] = dict(Counter(row["outcome"] for row in rows))
+    record.figures["calls"] = sum(len(calls) for calls in record.calls.values())

@@ -5,15 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from simulator.options import CHAOS_MIX
+
 MODEL: Final = "openai/o3-pro"
 PROMPT_MARK: Final = "wisteria-prompt-mark"
 ANSWER_MARK: Final = "wisteria-answer-mark"
 WORKERS: Final = 3
+CONCURRENCY: Final = 24
 APIS: Final = 2
+TENANTS: Final = 2
 WORKER_TIMEOUT: Final = 3.0
 CALL_DEADLINE: Final = 5.0
 JOB_DEADLINE: Final = 90.0
 MOST_FAULTS: Final = 5_000
+LONG_RUN: Final = 1_000
 
 # What a job's prompt asks of the simulator; an undirected one meets the simulator's own table of faults.
 DIRECTED: Final[Mapping[str, float]] = {
@@ -29,10 +34,15 @@ DIRECTED: Final[Mapping[str, float]] = {
     "400-value": 1,
     "slow every=0.001": 1,
     "refusal": 1,
+    "429-quota, then full": 0.05,
 }
 
-# Refusals of our key or our credit: the job waits for half a minute, too long for a short run.
-PAUSING: Final[Mapping[str, float]] = {"429-quota, then full": 0.3, "403, then full": 0.2, "401, then full": 0.2}
+# The simulator's whole table. Refusals for being too much are rarer in it than by default: each halves the lane for
+# all, and one in twelve, which no real provider gives to so few calls, would leave nothing in flight to be hurt.
+TOO_MUCH: Final = ("429", "503", "529")
+PROVIDER_FAULTS: Final[Mapping[str, float]] = {
+    step: weight * (0.1 if step.startswith(TOO_MUCH) else 1) for step, weight in CHAOS_MIX.items()
+}
 
 FAULTS: Final[Mapping[str, float]] = {
     "kill worker": 5,
@@ -42,10 +52,13 @@ FAULTS: Final[Mapping[str, float]] = {
     "freeze api": 2,
     "flush broker": 3,
     "restart broker": 2,
+    "ring needlessly": 3,
     "restart database": 1,
     "crash database": 1,
     "cut provider": 4,
     "stall provider": 2,
+    "refuse key": 0.5,
+    "refuse credit": 0.5,
     "cut database": 3,
     "stall database": 2,
     "cut broker": 3,
@@ -55,11 +68,19 @@ FAULTS: Final[Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One submit: its body, and when to cancel it, in seconds after it was acknowledged, if ever."""
+    """One submit: whose, its body, whether under an Idempotency-Key, and what its client does to it later.
+
+    `cancel_after` and `delete_after` are seconds after it was acknowledged; `revive` runs it once more should it
+    fail or be cancelled.
+    """
 
     number: int
+    tenant: int
     body: dict[str, Any]
+    idempotency_key: str | None
     cancel_after: float | None
+    delete_after: float | None
+    revive: bool
 
 
 @dataclass(frozen=True)
@@ -75,26 +96,31 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that chance decides."""
+    """Everything that chance decides; the broker stays away for `outage_seconds` once, amid the submits."""
 
     seed: int
     jobs: list[PlannedJob]
     faults: list[PlannedFault]
+    outage_seconds: float
 
 
-def draw_plan(seed: int, jobs: int, *, pausing: bool = True) -> Plan:
-    """The plan of a seed; the same arguments give the same plan. There are more faults than any run has time for."""
+def draw_plan(seed: int, jobs: int, density: float = 1.0) -> Plan:
+    """The plan of a seed; the same arguments give the same plan. There are more faults than any run has time for.
+
+    `density` says how close the faults follow each other.
+    """
     rng = random.Random(f"{seed}|{jobs}")
-    scripts = {**DIRECTED, **PAUSING} if pausing else DIRECTED
-    return Plan(seed, [_job(rng, number, scripts) for number in range(jobs)], [_fault(rng) for _ in range(MOST_FAULTS)])
+    planned = [_job(rng, seed, number) for number in range(jobs)]
+    faults = [_fault(rng, density) for _ in range(MOST_FAULTS)]
+    return Plan(seed, planned, faults, outage_seconds=30 if jobs >= LONG_RUN else 3)
 
 
 def _weighted(rng: random.Random, weights: Mapping[str, float]) -> str:
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def _job(rng: random.Random, number: int, scripts: Mapping[str, float]) -> PlannedJob:
-    script = _weighted(rng, scripts)
+def _job(rng: random.Random, seed: int, number: int) -> PlannedJob:
+    script = _weighted(rng, DIRECTED)
     directive = f"[[sim: {script}]] " if script else ""
     body: dict[str, Any] = {
         "model": MODEL,
@@ -107,13 +133,21 @@ def _job(rng: random.Random, number: int, scripts: Mapping[str, float]) -> Plann
     }
     if rng.random() < 0.04:
         body["deadline_seconds"] = rng.choice((2, 5, 10))
-    cancel_after = rng.choice((0, 0.05, 0.3, 1, 3)) if rng.random() < 0.1 else None
-    return PlannedJob(number, body, cancel_after)
+    chance = rng.random()
+    return PlannedJob(
+        number,
+        rng.randrange(TENANTS),
+        body,
+        f"chaos-{seed}-{number}" if rng.random() < 0.5 else None,
+        cancel_after=rng.choice((0, 0.05, 0.3, 1, 3)) if chance < 0.1 else None,
+        delete_after=rng.choice((0, 0.3, 1, 5, 10)) if 0.1 <= chance < 0.14 else None,
+        revive=rng.random() < 0.2,
+    )
 
 
-def _fault(rng: random.Random) -> PlannedFault:
+def _fault(rng: random.Random, density: float) -> PlannedFault:
     return PlannedFault(
-        pause=rng.uniform(0.5, 2.5),
+        pause=rng.uniform(0.5, 2.5) / density,
         name=_weighted(rng, FAULTS),
         target=rng.randrange(WORKERS * APIS),
         seconds=rng.uniform(0.3, 6),

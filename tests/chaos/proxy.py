@@ -3,7 +3,9 @@
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -12,6 +14,27 @@ from tests.support.server import HOST, free_port
 T = TypeVar("T")
 
 CHUNK = 65_536
+HEAD_BYTES = 8_192
+
+
+@dataclass
+class Passage:
+    """One connection: how it opened and ended, seen from the middle. Moments are unix time.
+
+    What was passed to the near side before that side left had reached it, unless the connection was cut by us.
+    """
+
+    head: bytes = b""
+    passed_at: float | None = None  # the last bytes for the near side
+    left_at: float | None = None  # the near side closed
+    cut_at: float | None = None
+
+    @property
+    def was_delivered(self) -> bool:
+        """Whether everything that the far side had sent reached a near side that still listened."""
+        if self.passed_at is None or self.cut_at is not None:
+            return False
+        return self.left_at is None or self.passed_at <= self.left_at
 
 
 class Proxy:
@@ -23,7 +46,8 @@ class Proxy:
         self._target_port = target_port
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._links: dict[asyncio.Task[Any], tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = {}
+        self.passages: list[Passage] = []
+        self._links: dict[asyncio.Task[Any], tuple[Passage, asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._flowing = asyncio.Event()
         self._refusing = False
 
@@ -77,9 +101,10 @@ class Proxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _cut(self, share: float, rng: random.Random) -> int:
-        chosen = [pair for pair in self._links.values() if rng.random() < share]
-        for pair in chosen:
-            for writer in pair:
+        chosen = [link for link in self._links.values() if rng.random() < share]
+        for passage, *writers in chosen:
+            passage.cut_at = time.time()
+            for writer in writers:
                 writer.transport.abort()
         return len(chosen)
 
@@ -93,9 +118,11 @@ class Proxy:
         except OSError:
             near.transport.abort()
             return
-        self._links[task] = (near, far)
+        passage = Passage()
+        self.passages.append(passage)
+        self._links[task] = (passage, near, far)
         try:
-            await asyncio.gather(self._pump(near_reader, far), self._pump(far_reader, near))
+            await asyncio.gather(self._send(near_reader, far, passage), self._bring(far_reader, near, passage))
         except (OSError, asyncio.CancelledError):  # a side that breaks breaks the other as well
             pass
         finally:
@@ -103,11 +130,27 @@ class Proxy:
             near.transport.abort()
             far.transport.abort()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        while chunk := await source.read(CHUNK):
+    async def _send(self, near: asyncio.StreamReader, far: asyncio.StreamWriter, passage: Passage) -> None:
+        try:
+            while chunk := await near.read(CHUNK):
+                if len(passage.head) < HEAD_BYTES:
+                    passage.head += chunk[:HEAD_BYTES]
+                await self._flowing.wait()
+                far.write(chunk)
+                await far.drain()
+        finally:
+            passage.left_at = time.time()
+        await self._finish(far)
+
+    async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter, passage: Passage) -> None:
+        while chunk := await far.read(CHUNK):
             await self._flowing.wait()
-            sink.write(chunk)
-            await sink.drain()
+            near.write(chunk)
+            passage.passed_at = time.time()
+            await near.drain()
+        await self._finish(near)
+
+    async def _finish(self, sink: asyncio.StreamWriter) -> None:
         await self._flowing.wait()
         if sink.can_write_eof() and not sink.transport.is_closing():
             sink.write_eof()

@@ -20,6 +20,7 @@ from jobs.models import Catalogue
 from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
+from tests.simulator.provider import running
 from tests.support.valkey import ValkeyServer
 
 SECRET = "provider-secret"
@@ -31,6 +32,7 @@ class Provider:
     def __init__(self) -> None:
         self.billing: tuple[int, dict[str, Any]] = (200, {"current_balance": 12.5, "currency": "USD"})
         self.models: tuple[int, dict[str, Any]] = (200, {"data": [{"id": "openai/o3-pro", "aliases": ["o3-pro"]}]})
+        self.response: tuple[int, dict[str, Any]] = (404, {"message": "Cannot GET {path}"})
         self.asked: list[str] = []
         self.url = ""
 
@@ -44,7 +46,10 @@ def provider() -> Iterator[Provider]:
         def do_GET(self) -> None:
             provider.asked.append(self.path)
             status, body = provider.billing if self.path == "/v2/billing" else provider.models
-            encoded = json.dumps(body).encode()
+            if self.path.startswith("/v1/responses/"):
+                status, body = provider.response
+            response_id = self.path.rpartition("/")[2]
+            encoded = json.dumps(body).replace("{path}", self.path).replace("{id}", response_id).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(encoded)))
             self.end_headers()
@@ -190,6 +195,41 @@ def test_what_cannot_be_told_or_may_be_meant_is_a_warning(
     status, findings = diagnose()
     assert status == 0
     assert [each for each in findings[name] if each["status"] == "warning" and words in each["message"]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        ((404, {"error": {"message": "Response with id '{id}' not found."}}), "ok", "can be fetched"),
+        ((400, {"message": "Invalid id: {id}"}), "ok", "can be fetched"),
+        ((404, {"message": "Cannot GET {path}"}), "warning", "seems to have no GET"),
+        ((404, {"message": "Not Found", "path": "{path}"}), "warning", "seems to have no GET"),
+        ((404, {}), "warning", "seems to have no GET"),
+        ((405, {"message": "Method Not Allowed"}), "warning", "has no GET"),
+        ((401, {"message": "No."}), "warning", "not checked: a made-up id is answered HTTP 401"),
+        ((200, {}), "warning", "not checked: a made-up id is answered HTTP 200"),
+        ((500, {}), "warning", "not checked: a made-up id is answered HTTP 500"),
+    ],
+)
+def test_background_mode_needs_a_route_to_fetch_by_id(
+    healthy: pytest.MonkeyPatch, provider: Provider, answer: tuple[int, dict[str, Any]], status: str, words: str
+) -> None:
+    provider.response = answer
+    healthy.setenv("BACKBURNER_PROVIDER_TRANSPORT", "background")
+    code, findings = diagnose()
+    assert code == 0
+    [found] = findings["background mode"]
+    assert found["status"] == status
+    assert words in found["message"]
+
+
+def test_the_simulator_is_seen_through(healthy: pytest.MonkeyPatch) -> None:
+    healthy.setenv("BACKBURNER_PROVIDER_TRANSPORT", "background")
+    for flags, status in (((), "warning"), (("--native-background",), "ok")):
+        with running(*flags) as simulator:
+            healthy.setenv("BACKBURNER_PROVIDER_BASE_URL", f"{simulator.url}/v1")
+            _, findings = diagnose()
+        assert findings["background mode"][0]["status"] == status
 
 
 def test_a_silent_worker_does_not_count(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:

@@ -25,7 +25,10 @@ class Standing(Running):
         return re.findall(pattern, self.log.read_text() if self.log.exists() else "", re.MULTILINE)
 
     def pid(self, name: str) -> int:
-        return int(self.noted(rf"^{name} started (\d+)$")[-1])
+        """Of the latest one by that name; it notes its start itself, which may come after the supervisor's own word."""
+        started = rf"^{name} started (\d+)$"
+        self.wait_for(started)
+        return int(self.noted(started)[-1])
 
     def left(self) -> list[str]:
         """Command lines of stand-ins that still run."""

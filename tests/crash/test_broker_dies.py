@@ -1,8 +1,41 @@
 """What a dying broker does to the connection of a worker."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from jobs.dispatch import EXECUTE, QUEUE_NAME, create_celery
 from jobs.settings import load_settings
+from tests.support.stack import ROOT
 from tests.support.valkey import ValkeyServer
+
+COMMAND_LINE = ["celery", "-A", "worker.main", "worker", "-P", "gevent"]
+AS_A_WORKER = """
+import sys
+import celery
+sys.argv = {command_line}
+celery.maybe_patch_concurrency()
+import gevent
+import worker.main
+from kombu.utils.functional import retry_over_time
+
+def reach_the_broker():
+    raise OSError
+
+beats = []
+
+def beat():
+    while True:
+        beats.append(1)
+        gevent.sleep(0.05)
+
+gevent.spawn(beat)
+try:
+    retry_over_time(reach_the_broker, OSError, max_retries=1, interval_start=1)
+except OSError:
+    print(len(beats))
+"""
 
 
 def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey: ValkeyServer) -> None:
@@ -18,3 +51,11 @@ def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey:
         channel.connection.client = None  # as Celery's consumer finds it
         channel.close()  # raised AttributeError, and the worker ended
     app.close()
+
+
+def test_a_worker_goes_on_while_it_waits_for_a_broker_that_is_away(tmp_path: Path) -> None:
+    environment = {**os.environ, "BACKBURNER_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", AS_A_WORKER.format(command_line=COMMAND_LINE)]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 5  # it was one: no heartbeat was sent and no answer read as long as the broker was away

@@ -98,6 +98,16 @@ class BlinkingDatabase(Database):
             yield tx
 
 
+class MutedDatabase(Database):
+    """Commits, and loses the line before it can say so."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with super().begin() as tx:
+            yield tx
+        raise OperationalError("COMMIT", None, ConnectionError())
+
+
 class DyingProvider(ProviderClient):
     """The worker dies while the call is out, or as soon as its answer is in."""
 
@@ -189,6 +199,19 @@ class World:
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
         self._executor(database, provider, Dispatcher(create_celery(settings)), Announcer).run(job.id)
         database.close()
+
+    def lose_the_word_of_a_claim(self, job: Job) -> None:
+        settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
+        database = MutedDatabase(self.database.url.render_as_string(hide_password=False))
+        provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
+        bell = Dispatcher(create_celery(settings))
+        self._executor(database, provider, bell, Announcer).run(job.id)
+        database.close()
+        claimed = self.records.reload(job)
+        assert claimed.worker_id is not None, "the claim was not committed"
+        now = self.clock.advance(rescuer.ORPHAN_AGE + SECOND)
+        announcer = Announcer(connect(self.valkey_url))
+        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, frozenset()) == 1
 
     def _executor(
         self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]
@@ -292,6 +315,16 @@ def test_a_database_that_is_away_before_a_call_is_sent_costs_the_job_no_attempt(
 ) -> None:
     job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy, max_attempts=1)
     world.run_while_the_database_blinks(job)
+    assert world.records.reload(job).status is Status.QUEUED
+    assert world.take_over(job).status is Status.COMPLETED
+    assert world.outcomes(job) == [Outcome.RELEASED, COMPLETED]
+    assert len(world.calls(job.id)) == 1
+
+
+@pytest.mark.parametrize("policy", list(OnUnknownOutcome))
+def test_a_claim_that_is_never_confirmed_costs_the_job_no_attempt(policy: OnUnknownOutcome, world: World) -> None:
+    job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy, max_attempts=1)
+    world.lose_the_word_of_a_claim(job)
     assert world.records.reload(job).status is Status.QUEUED
     assert world.take_over(job).status is Status.COMPLETED
     assert world.outcomes(job) == [Outcome.RELEASED, COMPLETED]

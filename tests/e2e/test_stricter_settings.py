@@ -1,5 +1,7 @@
 """The main job where the operator has chosen other settings; a database and a worker of its own see to it."""
 
+import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from tests.e2e.trip import attempts, error_code, facts, run
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,21 @@ def test_a_hanging_call_ends_at_its_own_deadline(stack: Stack) -> None:
     first, _second = attempts(stack, done)
     assert first["error"]["kind"] == "call_deadline"
     assert 2 <= first["ended_at"] - first["started_at"] < 4
+
+
+def test_an_answer_that_came_while_the_worker_was_held_up_past_the_deadline_is_taken(stack: Stack) -> None:
+    with stack.http() as http:
+        body = {"model": "openai/o3-pro", "input": "[[sim: full delay=1]] Hello", "background": True}
+        job_id = http.post("/responses", json=body).raise_for_status().json()["id"]
+        await_until(lambda: stack.calls(job_id), 10, stack.logs)
+        stack.worker_processes[0].signal(signal.SIGSTOP)
+        await_until(lambda: stack.calls(job_id)[0]["outcome"] == "answered", 10, stack.logs)
+        overdue_at = time.monotonic() + 2
+        await_until(lambda: time.monotonic() > overdue_at, 10, "time stands still")
+        stack.worker_processes[0].signal(signal.SIGCONT)
+        done = http.get(f"/responses/{job_id}", params={"wait": 10}).raise_for_status().json()
+    assert done["status"] == "completed"
+    assert len(stack.calls(job_id)) == 1
 
 
 def test_a_slow_drip_is_no_way_around_the_deadline(stack: Stack) -> None:

@@ -300,6 +300,21 @@ def test_a_released_response_is_fetched_by_who_comes_next(mortal: Stack) -> None
     assert len(mortal.calls()) == 1
 
 
+def test_a_job_that_ends_while_nobody_holds_it_is_cancelled_at_the_provider(mortal: Stack) -> None:
+    job_id = submit(mortal, "[[sim: full delay=60]] Hello")
+    await_accepted(mortal, job_id)
+    mortal.worker_processes[0].kill()
+    assert mortal.openai().responses.cancel(job_id).status == "cancelled"
+    mortal.start_worker()
+
+    def cancelled() -> bool:
+        [call] = mortal.calls(job_id)
+        return bool(call["outcome"] == "cancelled")
+
+    await_until(cancelled, 20, lambda: f"it was never cancelled there\n{mortal.logs()}")
+    await_until(lambda: attempts(mortal, job_id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
+
+
 def test_two_who_fetch_the_same_response_book_it_once(mortal: Stack) -> None:
     """A frozen worker is given up, another goes on with its response, and the first wakes up again."""
     job_id = submit(mortal, "[[sim: full delay=8 text=Once]] Hello")

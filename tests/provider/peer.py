@@ -8,7 +8,6 @@ import json
 import socket
 import ssl
 import termios
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -186,13 +185,6 @@ def start(client: ProviderClient, line: Line, body: dict[str, Any] | None = None
 
 def _never(response_id: str) -> None:
     raise AssertionError(f"{response_id} was accepted on a transport that knows no such thing")
-
-
-def wait_until(condition: Callable[[], bool], within: float = 5.0) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def _server_context() -> ssl.SSLContext:

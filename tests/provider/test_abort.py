@@ -23,9 +23,9 @@ from tests.provider.peer import (
     client_for,
     head,
     start,
-    wait_until,
     whole,
 )
+from tests.support.waiting import await_until
 from worker.provider.line import AbortReason, Line
 
 LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
@@ -56,7 +56,7 @@ def test_while_connecting_nothing_is_sent() -> None:
     with Server(backlog=0) as server, socket.create_connection(("127.0.0.1", server.port)):
         line = Line()
         pending = start(client_for(server), line)
-        wait_until(lambda: _connecting_to(server.port))
+        await_until(lambda: _connecting_to(server.port), 5, "it did not come to pass")
         assert line.abort(AbortReason.CANCELLED)
         server.accept_bare()  # room for one more: the kernel's next knock is answered
         report = pending.report()
@@ -128,7 +128,7 @@ def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
     peer = server.accept()
     peer.read_request()
     peer.send(head(x_inference_id="inf_1", **framing) + ANSWER[:40])
-    wait_until(peer.all_has_arrived)
+    await_until(peer.all_has_arrived, 5, "it did not come to pass")
     assert line.abort(AbortReason.RELEASED)
     assert peer.sees_the_end()
     report = pending.report(SOON)
@@ -154,7 +154,7 @@ def test_an_answer_that_had_come_in_whole_is_kept() -> None:
         peer = server.accept()
         peer.read_request()
         peer.send(head(transfer_encoding="chunked") + b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER))
-        wait_until(peer.all_has_arrived)
+        await_until(peer.all_has_arrived, 5, "it did not come to pass")
         assert line.abort(AbortReason.CANCELLED)
         report = pending.report(SOON)
         assert isinstance(report.result, Answer)
@@ -227,7 +227,7 @@ def _from_a_signal_handler(line: Line) -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: line.abort(AbortReason.CANCELLED))
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        wait_until(lambda: line.aborted is not None)
+        await_until(lambda: line.aborted is not None, 5, "it did not come to pass")
     finally:
         signal.signal(signal.SIGUSR1, before)
 

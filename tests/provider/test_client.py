@@ -25,9 +25,9 @@ from tests.provider.peer import (
     client_for,
     head,
     start,
-    wait_until,
     whole,
 )
+from tests.support.waiting import await_until
 from worker.provider.client import ProviderClient
 from worker.provider.exchange import KEPT_BYTES
 from worker.provider.line import KEEPALIVE, AbortReason, Line
@@ -145,7 +145,7 @@ class TestBrokenAnswers:
     @pytest.mark.parametrize("end", [hang_up, Peer.reset])
     def test_cut_off(self, server: Server, end: Callable[[Peer], None]) -> None:
         def after_it_was_read(peer: Peer) -> None:
-            wait_until(peer.all_has_arrived)
+            await_until(peer.all_has_arrived, 5, "it did not come to pass")
             end(peer)
 
         answer = head(content_length=len(ANSWER), x_inference_id="inf_1", x_aimlapi_usd_spent="0.5") + ANSWER[:100]
@@ -401,7 +401,7 @@ class TestProxies:
             pending = start(client_for(server), line)
             peer = server.accept()
             peer.read_request()
-            wait_until(lambda: line.sent)
+            await_until(lambda: line.sent, 5, "it did not come to pass")
             assert line.abort(AbortReason.CANCELLED)
             assert peer.sees_the_end()
             assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED

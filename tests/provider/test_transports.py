@@ -13,7 +13,8 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport
 from jobs.models import Model
 from jobs.settings import Transport
-from tests.provider.peer import ANSWER, BODY, SOON, Peer, Pending, Server, client_for, wait_until, whole
+from tests.provider.peer import ANSWER, BODY, SOON, Peer, Pending, Server, client_for, whole
+from tests.support.waiting import await_until
 from worker.calls import Calls
 from worker.provider.line import AbortReason, Line
 
@@ -249,7 +250,7 @@ class TestBackground:
     def test_ended_while_it_waits_to_ask_again(self, server: Server) -> None:
         call = self.taken(server)
         self.asked(server, whole(TAKEN, openai_poll_after_ms=30_000))
-        wait_until(lambda: not server.was_called(within=0.05))
+        await_until(lambda: not server.was_called(within=0.05), 5, "it did not come to pass")
         began = time.monotonic()
         call.line.abort(AbortReason.RELEASED)
         call.report()
@@ -259,7 +260,7 @@ class TestBackground:
         call = Call(server, Transport.BACKGROUND)
         peer = server.accept()
         peer.read_request()
-        wait_until(lambda: call.line.sent)
+        await_until(lambda: call.line.sent, 5, "it did not come to pass")
         assert call.line.abort(AbortReason.CANCELLED)
         peer.send(whole(TAKEN))
         self.asked(server, whole(TAKEN.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")

@@ -4,7 +4,6 @@ import json
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any, Self
 from uuid import uuid4
 
 import httpx
+
+from tests.support.waiting import await_until
 
 ROOT = Path(__file__).parents[2]
 KEY = "test-key"
@@ -67,11 +68,12 @@ class Provider:
 
     def await_ledger(self, holds: Callable[[Json], bool], **filters: Any) -> Json:
         """The ledger as soon as `holds` is true of it."""
-        deadline = time.monotonic() + 5
-        while not holds(ledger := self.ledger(**filters)):
-            assert time.monotonic() < deadline, ledger["summary"]
-            time.sleep(0.005)
-        return ledger
+
+        def look() -> Json | None:
+            ledger = self.ledger(**filters)
+            return ledger if holds(ledger) else None
+
+        return await_until(look, 5, lambda: str(self.ledger(**filters)["summary"]))
 
     def await_call(self, outcome: str) -> Json:
         """The only call, once it has ended so."""

@@ -1,19 +1,19 @@
 """Native background mode: off by default, and when on, fetched and cancelled by id."""
 
-import time
 from typing import Any
 
 import httpx
 
 from tests.simulator.provider import Provider
+from tests.support.waiting import await_until
 
 
 def await_status(provider: Provider, response_id: str, status: str) -> httpx.Response:
-    deadline = time.monotonic() + 5
-    while (answer := provider.http.get(f"/v1/responses/{response_id}")).json()["status"] != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    return answer
+    def look() -> httpx.Response | None:
+        answer = provider.http.get(f"/v1/responses/{response_id}")
+        return answer if answer.json()["status"] == status else None
+
+    return await_until(look, 5, f"{response_id} never was {status}")
 
 
 def test_background_is_accepted_and_ignored_by_default(provider: Provider) -> None:

@@ -15,6 +15,7 @@ from jobs.store.attempts import MESSAGE_LIMIT, attempts_of, begin_attempt, close
 from jobs.store.database import Database
 from jobs.store.queries import get_document
 from jobs.store.transitions import erase
+from jobs.store.workers import give_up_silent
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, rows_of, snapshot
 
@@ -70,6 +71,16 @@ class TestBegin:
         now = clock.advance(wait * SECOND)
         with records.database.begin() as tx:
             assert (begin_attempt(tx, job.id, records.worker_id, now) is None) == stale
+
+    def test_nor_by_a_worker_that_was_given_up_and_does_not_know_it(self, records: Records, clock: Clock) -> None:
+        job = records.submit_job()
+        now = clock.advance(60 * SECOND)
+        with records.database.begin() as tx:
+            assert give_up_silent(tx, now, 10 * SECOND) == [records.worker_id]
+            assert begin_attempt(tx, job.id, records.worker_id, now) is None
+        fresh = records.worker()
+        _job, attempt = records.claim(job, fresh)
+        assert (attempt.number, attempt.worker_id) == (1, fresh)
 
     def test_a_bell_for_an_erased_job_is_stale(self, records: Records) -> None:
         job = records.job_in(Status.COMPLETED)

@@ -165,7 +165,7 @@ def fill(database: Database) -> World:
         tx.execute(insert(tables.api_processes), [{"id": "api_1", "beat_at": NOW}])
     with database.read() as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
-    return World(database, key_ids[0], by_status, worker_ids[0])
+    return World(database, key_ids[0], by_status, worker_ids[-1])
 
 
 class Undone(Exception):

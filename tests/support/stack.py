@@ -15,6 +15,7 @@ from typing import Any, Self
 import httpx
 from openai import OpenAI
 
+from migrations import upgrade
 from tests.support.waiting import await_until
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ class Stack:
         try:
             self.simulator = self._start("simulator", ["-m", "simulator", "--port", "0", "--delay", "0.05"])
             self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
-            self._migrate()
+            upgrade(self.database_url)
             self.start_api()
             self.worker_processes = [self.start_worker() for _ in range(self.workers)]
             await_until(lambda: self.workers == 0 or self._ready(), 40, self.logs)
@@ -129,6 +130,7 @@ class Stack:
             "BACKBURNER_PROVIDER_BASE_URL": getattr(self, "provider_url", "http://127.0.0.1:9") + "/v1",
             "BACKBURNER_PROVIDER_API_KEY": PROVIDER_KEY,
             "BACKBURNER_RETRY_BASE_SECONDS": "0.05",
+            "BACKBURNER_RECONCILE_PATIENCE_SECONDS": "0",
             "BACKBURNER_SHUTDOWN_GRACE_SECONDS": "2",
             **self.environment,
         }
@@ -147,10 +149,6 @@ class Stack:
         process = Process(name, [sys.executable, *arguments], self.settings())
         self.processes.append(process)
         return process
-
-    def _migrate(self) -> None:
-        code = f"from migrations import upgrade; upgrade({self.database_url!r})"
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
     def _ready(self) -> bool:
         return httpx.get(f"{self.url}/readyz").status_code == 200

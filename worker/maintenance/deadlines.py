@@ -1,5 +1,6 @@
-"""Ends every job whose deadline has passed, so that none is open for ever."""
+"""Ends every job whose deadline has passed, or its patience with the provider's log: none is open for ever."""
 
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy import select
@@ -7,9 +8,11 @@ from sqlalchemy import select
 from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
 from jobs.events import Announcer
 from jobs.lifecycle import Status, Verb
+from jobs.retry import outcome_unknown
 from jobs.store import tables
 from jobs.store.database import Database
 from jobs.store.lanes import read_lane
+from jobs.store.reconciliation import parked_jobs, write_off
 from jobs.store.rows import job_from
 from jobs.store.transitions import move
 from jobs.telemetry import get_logger
@@ -21,7 +24,29 @@ log = get_logger(__name__)
 
 
 def run_once(database: Database, announcer: Announcer, now: datetime, lane: str = "") -> int:
-    """Expire what is overdue; returns how many jobs. A closed `lane` is named as what they waited for."""
+    """End what is overdue; returns how many jobs. A closed `lane` is named as what they waited for."""
+    return end_parked(database, announcer, now, until=now) + _expire(database, announcer, now, lane)
+
+
+def end_parked(database: Database, announcer: Announcer, now: datetime, until: datetime | None = None) -> int:
+    """Write off the parked jobs whose patience has run out by `until`, or all of them: no log will tell any more."""
+    ended = 0
+    while True:
+        with database.read() as tx:
+            batch = parked_jobs(tx, BATCH, until)
+        for job in batch:
+            step = outcome_unknown(job.error_message, job.failures + 1)
+            with suppress(StaleJob):
+                with database.begin() as tx:
+                    write_off(tx, job, step, now)
+                ended += 1
+                log.info(Verb.WRITE_OFF, job_id=job.id, attempt=job.attempt)
+                announcer.ended(job.id)
+        if len(batch) < BATCH:
+            return ended
+
+
+def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) -> int:
     row = tables.jobs.c
     overdue = select(tables.jobs).where(row.completed_at.is_(None), row.deadline_at <= now)
     expired = 0
@@ -53,6 +78,6 @@ def run_once(database: Database, announcer: Announcer, now: datetime, lane: str 
             expired += 1
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
             announcer.ended(job.id)
-            announcer.stop(job.id, AbortReason.EXPIRED)
+            announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
         if len(batch) < BATCH:
             return expired

@@ -15,6 +15,7 @@ from jobs.dispatch import Dispatcher
 from jobs.events import Announcer
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import LaneSettings
+from jobs.store.reconciliation import Patience
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
@@ -52,14 +53,18 @@ class Maintenance:
         lane: LaneSettings,
         worker_timeout: timedelta,
         retention: timedelta,
+        patience: Patience,
     ) -> None:
+        def rescue(now: datetime) -> int:
+            return rescuer.run_once(database, bell, announcer, now, worker_timeout, patience=patience)
+
         self._database = database
         self._identity = identity
         self._wake = Event()
         self._stopping = False
         self._thread = Thread(target=self._loop, daemon=True)
         self._steps = [
-            Step("rescuer", TICK, lambda now: rescuer.run_once(database, bell, announcer, now, worker_timeout)),
+            Step("rescuer", TICK, rescue),
             Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now, lane.name)),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),

@@ -5,20 +5,22 @@ A call whose answer can be fetched by the provider's id is neither: whoever take
 
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from jobs.dispatch import Dispatcher
-from jobs.errors import ErrorKind, Failure, StaleJob
+from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Verb
-from jobs.retry import Backoff, GiveUp, TryAgain, next_step
-from jobs.store.attempts import close_lost, response_left_behind
+from jobs.retry import Backoff, GiveUp, Park, TryAgain, next_step
+from jobs.store.attempts import close_lost, close_unsent, response_left_behind
 from jobs.store.database import Database, database_now
 from jobs.store.queries import get_job
+from jobs.store.reconciliation import AT_ONCE, Patience
 from jobs.store.transitions import move
 from jobs.store.workers import claims_of, give_up_silent, left_behind
 from jobs.telemetry import get_logger
@@ -32,7 +34,13 @@ log = get_logger(__name__)
 
 
 def run_once(
-    database: Database, dispatcher: Dispatcher, announcer: Announcer, now: datetime, worker_timeout: timedelta
+    database: Database,
+    dispatcher: Dispatcher,
+    announcer: Announcer,
+    now: datetime,
+    worker_timeout: timedelta,
+    *,
+    patience: Patience = AT_ONCE,
 ) -> int:
     """Rescue all that silent workers left behind; returns how many jobs were moved."""
     with database.begin() as tx:
@@ -44,7 +52,7 @@ def run_once(
             held, opened = left_behind(tx, BATCH)
             for attempt in opened:
                 close_lost(tx, attempt.job_id, attempt.number, now, LOST)
-            moved = _take_back(tx, held, now)
+            moved = _take_back(tx, held, now, patience)
         _announce(moved, dispatcher, announcer)
         rescued += len(moved)
         if len(held) < BATCH and len(opened) < BATCH:
@@ -59,10 +67,11 @@ def rescue_orphans(
     worker_id: str,
     held: AbstractSet[tuple[str, int]],
 ) -> int:
-    """Rescue what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
+    """Hand back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
 
-    A claim whose commit succeeded but whose confirmation was lost leaves such a job. `held` is what the worker
-    holds, as (job id, attempt).
+    A claim whose commit succeeded but whose confirmation was lost leaves such a job. Its call was never sent, and
+    won't be: a claim that is confirmed after all looks at the row once more. `held` is what the worker holds, as
+    (job id, attempt).
     """
     with database.read() as tx:
         orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - held
@@ -70,25 +79,37 @@ def rescue_orphans(
         return 0
     with database.begin() as tx:
         for job_id, attempt in orphans:
-            close_lost(tx, job_id, attempt, now, LOST)
-        jobs = [get_job(tx, job_id) for job_id, _attempt in orphans]
-        moved = _take_back(tx, [job for job in jobs if (job.id, job.attempt) in orphans], now)
+            close_unsent(tx, job_id, attempt, now)
+        moved = _hand_back(tx, orphans, now)
     _announce(moved, dispatcher, announcer)
     return len(moved)
 
 
-def _take_back(tx: Connection, held: list[Job], now: datetime) -> list[tuple[Verb, Job]]:
+def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
+    handed_back = []
+    for job_id, attempt in orphans:
+        with suppress(JobNotFound, StaleJob):
+            job = replace(get_job(tx, job_id), attempt=attempt)
+            handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, rung_at=now)))
+    return handed_back
+
+
+def _take_back(tx: Connection, held: list[Job], now: datetime, patience: Patience) -> list[tuple[Verb, Job]]:
     moved = []
+    left = patience.now(tx, now) if held else timedelta(0)
     for job in held:
-        step: TryAgain | GiveUp
+        step: TryAgain | Park | GiveUp
         if response_left_behind(tx, job) is None:
-            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0)
+            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
             step = TryAgain(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": LOST.kind, "error_http_status": None}
         if isinstance(step, TryAgain):
             verb = Verb.RESCUE
             changes |= {"available_at": step.available_at, "error_message": LOST.message, "rung_at": now}
+        elif isinstance(step, Park):
+            verb = Verb.PARK
+            changes |= {"parked_until": step.until, "error_message": LOST.message}
         else:
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}
@@ -102,5 +123,4 @@ def _announce(moved: list[tuple[Verb, Job]], dispatcher: Dispatcher, announcer: 
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
         if job.status.is_terminal:
             announcer.ended(job.id)
-        else:
-            dispatcher.ring(job.id)
+    dispatcher.ring_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])

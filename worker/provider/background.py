@@ -31,6 +31,7 @@ CANCEL_SECONDS: Final = 5.0
 SUBMIT_GRACE: Final = 5.0
 MISSES: Final = 3
 """How often in a row a response must be unknown to count as gone; one replica may not have heard of it yet."""
+_REFUSED_FOR_GOOD: Final = frozenset({400, 404, 405, 409, 410, 422, 501})
 _UNDER_WAY: Final = frozenset({Status.QUEUED, Status.IN_PROGRESS})
 _LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
 
@@ -66,6 +67,25 @@ def call_background(
 def resume_background(endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> CallReport:
     """Fetch what an earlier call has bought."""
     return _Following(endpoint, response_id, model, ends_at, line).run(0)
+
+
+def cancel_background(endpoint: Endpoint, response_id: str, model: Model) -> CallReport | None:
+    """End at the provider what nobody waits for; None when it did not say what became of it.
+
+    The report holds the answer where one was made before.
+    """
+    line = Line()
+    request = endpoint.cancel(response_id, seconds=CANCEL_SECONDS, line=line)
+    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, endpoint.read_whole)
+    reading = _reading(came)
+    if isinstance(came, Received) and came.status in _REFUSED_FOR_GOOD:
+        gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not let it be cancelled.")
+        return CallReport(gone, provider_response_id=response_id)
+    if reading is None or reading.status in _UNDER_WAY:
+        return None
+    report = replace(endpoint.report(came, line, model), provider_response_id=response_id)
+    stopped = Failure(ErrorKind.INTERRUPTED, "The response was cancelled at the provider.")
+    return report if isinstance(report.result, Answer) else replace(report, result=stopped)
 
 
 class _Following:
@@ -112,13 +132,9 @@ class _Following:
         failure = CallReport(ended_here(self._line) or overdue(), provider_response_id=self._id)
         if self._line.aborted in _LEFT_RUNNING:
             return failure
-        line = Line()
-        request = self._endpoint.cancel(self._id, seconds=CANCEL_SECONDS, line=line)
-        came = self._endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, self._endpoint.read_whole)
-        reading = _reading(came)
-        if reading is None or reading.status in _UNDER_WAY:
+        report = cancel_background(self._endpoint, self._id, self._model)
+        if report is None:
             return failure
-        report = self._report(came)
         return report if isinstance(report.result, Answer) else replace(report, result=failure.result)
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.settings import Transport
-from worker.provider.background import call_background, resume_background
+from worker.provider.background import call_background, cancel_background, resume_background
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
 from worker.provider.plain import call_plain
@@ -92,3 +92,10 @@ class ProviderClient:
             return resume_background(self._endpoint, response_id, model, ends_at, line)
         finally:
             line.end()
+
+    def cancel(self, response_id: str, model: Model) -> CallReport | None:
+        """Stop what an earlier call has bought and nobody wants any more, whichever transport is chosen now.
+
+        None when the provider did not say what became of it, so that it should be asked again.
+        """
+        return cancel_background(self._endpoint, response_id, model)

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 from jobs.lifecycle import Status
-from jobs.retry import RULES, Again, Backoff, GiveUp, TryAgain, delay_before_retry, next_step
+from jobs.retry import (
+    MOST_FREE_CALLS,
+    RULES,
+    Again,
+    Backoff,
+    GiveUp,
+    Park,
+    TryAgain,
+    after_a_free_failure,
+    delay_before_retry,
+    next_step,
+)
 
 NOW = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -39,6 +50,7 @@ DESIGNED = [
 ]
 # fmt: on
 NO_DELAY = Backoff(timedelta(0), timedelta(0))
+PATIENCE = timedelta(minutes=5)
 JOB = Job(
     id="resp_1",
     api_key_id="key_1",
@@ -77,7 +89,9 @@ FINAL = [kind for kind in ErrorKind if RULES[kind].again is Again.NEVER]
 MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].again is Again.IF_ALLOWED]
 
 
-def step(kind: ErrorKind, job: Job = JOB, failure: dict[str, Any] | None = None, **options: Any) -> TryAgain | GiveUp:
+def step(
+    kind: ErrorKind, job: Job = JOB, failure: dict[str, Any] | None = None, **options: Any
+) -> TryAgain | Park | GiveUp:
     failed = Failure(kind, "What the provider said.", **(failure or {}))
     return next_step(failed, job, **{"backoff": BACKOFF, "now": NOW, "jitter": 0.5, **options})
 
@@ -232,6 +246,43 @@ class TestDeadline:
         assert gave_up.code == "deadline_exceeded"
 
 
+class TestParked:
+    """Who asked for one purchase at most waits for the provider's log, if there is one."""
+
+    ONCE = replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL)
+
+    @pytest.mark.parametrize("kind", MAYBE_BILLED)
+    def test_a_lost_answer_is_waited_for_and_not_counted(self, kind: ErrorKind) -> None:
+        assert step(kind, self.ONCE, patience=PATIENCE) == Park(NOW + PATIENCE, failures=0)
+
+    def test_nobody_waits_beyond_the_deadline(self) -> None:
+        job = replace(self.ONCE, deadline_at=NOW + SECOND)
+        assert step(ErrorKind.INTERRUPTED, job, patience=PATIENCE) == Park(NOW + SECOND, failures=0)
+        late = replace(self.ONCE, deadline_at=NOW)
+        assert isinstance(step(ErrorKind.INTERRUPTED, late, patience=PATIENCE), GiveUp)
+
+    @pytest.mark.parametrize("kind", sorted(set(ErrorKind) - set(MAYBE_BILLED)))
+    def test_what_is_known_is_not_asked_for(self, kind: ErrorKind) -> None:
+        assert not isinstance(step(kind, self.ONCE, patience=PATIENCE), Park)
+
+    def test_who_wants_a_retry_does_not_wait(self) -> None:
+        assert isinstance(step(ErrorKind.INTERRUPTED, patience=PATIENCE), TryAgain)
+
+    def test_what_failed_for_free_is_repeated_even_by_who_wants_one_attempt(self) -> None:
+        job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, max_attempts=1)
+        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=0)
+
+    def test_but_not_for_ever(self) -> None:
+        job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", attempt=MOST_FREE_CALLS)
+        assert after_a_free_failure(job, NOW) == GiveUp("provider_unavailable", "Cut.", failures=1)
+
+    def test_what_would_only_come_again_is_counted(self) -> None:
+        job = replace(self.ONCE, error_kind=ErrorKind.GATEWAY_TIMEOUT, error_message="Too long.")
+        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=1)
+        again = replace(job, failures=1)
+        assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Too long.", failures=2)
+
+
 @given(
     kind=st.sampled_from(ErrorKind),
     job=st.builds(
@@ -248,15 +299,25 @@ class TestDeadline:
     jitter=st.floats(0, 1, exclude_max=True),
     widen=st.booleans(),
     backoff=st.sampled_from([BACKOFF, NO_DELAY]),
+    patience=st.sampled_from([timedelta(0), PATIENCE]),
 )
 def test_whatever_happens_the_end_comes(
-    kind: ErrorKind, job: Job, retry_after: timedelta | None, jitter: float, widen: bool, backoff: Backoff
+    kind: ErrorKind,
+    job: Job,
+    retry_after: timedelta | None,
+    jitter: float,
+    widen: bool,
+    backoff: Backoff,
+    patience: timedelta,
 ) -> None:
     """A next attempt is never in the past or behind the deadline, and a counted failure brings the end nearer."""
-    options = {"jitter": jitter, "widen_on_overflow": widen, "backoff": backoff}
+    options = {"jitter": jitter, "widen_on_overflow": widen, "backoff": backoff, "patience": patience}
     decided = step(kind, job, {"retry_after": retry_after}, **options)
     paused = RULES[kind].again is Again.UNCOUNTED
-    assert decided.failures == job.failures + (not paused)
+    assert decided.failures == job.failures + (not paused and not isinstance(decided, Park))
+    if isinstance(decided, Park):
+        assert NOW < decided.until <= job.deadline_at
+        return
     if isinstance(decided, TryAgain):
         assert decided.available_at >= NOW
         assert decided.available_at < job.deadline_at or kind is ErrorKind.CONTEXT_OVERFLOW

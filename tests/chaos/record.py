@@ -1,0 +1,181 @@
+"""All that is left of a run, gathered once everything is still: rows, ledger, logs, connections, and what keys see."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import httpx
+from sqlalchemy import select
+
+from jobs.settings import Transport
+from jobs.store import tables
+from jobs.store.database import Database
+from tests.chaos.clients import Seen
+from tests.chaos.proxy import Passage
+from tests.chaos.refill import Refill
+from tests.chaos.world import World
+
+Row = Mapping[str, Any]
+REQUEST_ID: Final = re.compile(rb"(?im)^x-client-request-id: *(\S+)\r?$")
+PAGE: Final = 100
+
+
+@dataclass
+class Sight:
+    """What one tenant is shown of its own: the ids listed, and how many calls its usage tells of."""
+
+    key_id: str
+    listed: set[str]
+    calls: int
+
+
+@dataclass
+class Record:
+    """All there is to know after a run; `checked` and `figures` are what the checks add."""
+
+    transport: Transport
+    jobs: dict[str, Row]
+    attempts: dict[str, list[Row]]
+    calls: dict[str, list[dict[str, Any]]]
+    workers: dict[str, Row] = field(default_factory=dict)
+    deaths: dict[int, float] = field(default_factory=dict)
+    passages: dict[str, Passage] = field(default_factory=dict)
+    database_hurt: list[tuple[float, float]] = field(default_factory=list)
+    broker_hurt: list[tuple[float, float]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    sights: list[Sight] = field(default_factory=list)
+    secrets: tuple[str, ...] = ()
+    refill: Refill | None = None
+    checked: Counter[int] = field(default_factory=Counter)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def collect(world: World, refill: Refill | None, transport: Transport) -> Record:
+    """Stop the workers, so that nothing moves any more, and read everything."""
+    world.stop_workers()
+    database = Database(world.database_url)
+    attempts: dict[str, list[Row]] = defaultdict(list)
+    with database.read() as tx:
+        jobs: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(tables.jobs)).mappings()}
+        for row in tx.execute(select(tables.attempts).order_by(tables.attempts.c.number)).mappings():
+            attempts[row["job_id"]].append(dict(row))
+        workers: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(tables.workers)).mappings()}
+    database.close()
+    calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for call in world.calls():
+        if call["client_request_id"] is not None:  # else it was cut off before its headers were through
+            calls[job_of(call["client_request_id"])].append(call)
+    return Record(
+        transport,
+        jobs,
+        attempts,
+        calls,
+        workers,
+        world.deaths,
+        {_name(passage): passage for passage in world.passages()},
+        [(window.begun, window.ended) for window in world.windows if window.what == "database"],
+        [(window.begun, window.ended) for window in world.windows if window.what == "broker"],
+        world.lines(),
+        [_sight(world, number) for number in range(len(world.tenants))],
+        world.secrets(),
+        refill,
+    )
+
+
+def job_of(request_id: str) -> str:
+    """The job whose call it was."""
+    return request_id.rpartition(":")[0]
+
+
+def request_id_of(row: Row) -> str:
+    """What an attempt's call is called by the provider."""
+    return f"{row['job_id']}:{row['number']}"
+
+
+def moment(text: str) -> datetime:
+    """A moment of the simulator's ledger."""
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
+    """A job's attempts, those before and those after its client ran it again apart."""
+    rows = record.attempts.get(job_id, [])
+    asked_at = seen.revived_at.get(job_id)
+    if asked_at is None:
+        return [rows]
+    again = datetime.fromtimestamp(asked_at, UTC)
+    return [[row for row in rows if row["started_at"] < again], [row for row in rows if row["started_at"] >= again]]
+
+
+def was_given_up(record: Record, row: Row, before: datetime) -> bool:
+    """Whether the worker of a call had been given up for dead by then."""
+    worker = record.workers.get(row["worker_id"])
+    return worker is not None and worker["ended_at"] is not None and worker["ended_at"] <= before
+
+
+def follows_a_silent_worker(record: Record, row: Row) -> bool:
+    """Whether, when this call began, the worker of an earlier one of its job had been given up for dead."""
+    earlier = (each for each in record.attempts[row["job_id"]] if each["number"] < row["number"])
+    return any(was_given_up(record, each, row["started_at"]) for each in earlier)
+
+
+def logged(record: Record) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every log line about a job, and the job's id."""
+    for line in record.lines:
+        if '"job_id"' in line:
+            try:
+                entry = json.loads(line.partition(" ")[2])
+            except ValueError:  # the last words of a killed process
+                continue
+            yield entry, entry["job_id"]
+
+
+def history(record: Record, seen: Seen, job_id: str) -> str:
+    """All that is known of one job, for whoever has to find out why."""
+    rows = record.attempts.get(job_id, [])
+    parts = [f"plan: {seen.acknowledged.get(job_id)}", f"seen to end: {seen.ends.get(job_id)}"]
+    told = {"revived": seen.revived_at, "deleted": seen.deleted_at, "acknowledged": seen.acknowledged_at}
+    parts += [f"{what}: {_clock(moments[job_id])}" for what, moments in told.items() if job_id in moments]
+    parts.append(f"job: {dict(record.jobs[job_id])}" if job_id in record.jobs else "job: no row")
+    parts += [f"attempt: {dict(row)}" for row in rows]
+    parts += [f"call: {call}" for call in record.calls.get(job_id, ())]
+    for row in rows:
+        passage = record.passages.get(request_id_of(row))
+        if passage is not None:
+            moments = [f"{name} {_clock(getattr(passage, name))}" for name in ("passed_at", "left_at", "cut_at")]
+            parts.append(f"connection of {row['number']}: {', '.join(moments)}")
+    for worker_id in sorted({row["worker_id"] for row in rows}):
+        worker = record.workers.get(worker_id)
+        died_at = record.deaths.get(worker["pid"]) if worker is not None else None
+        parts.append(f"worker: {None if worker is None else dict(worker)}, died {_clock(died_at)}")
+    parts += [f"log: {line}" for line in record.lines if job_id in line]
+    return "\n".join(parts)
+
+
+def _clock(seconds: float | None) -> str:
+    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _name(passage: Passage) -> str:
+    found = REQUEST_ID.search(passage.head)
+    return found[1].decode() if found is not None else ""
+
+
+def _sight(world: World, number: int) -> Sight:
+    tenant = world.tenants[number]
+    base = f"{world.api_urls[0]}/v1"
+    listed: set[str] = set()
+    with httpx.Client(headers={"Authorization": f"Bearer {tenant.secret}"}, timeout=60) as http:
+        after: dict[str, str] = {}
+        while True:
+            page = http.get(f"{base}/responses", params={"limit": str(PAGE), **after}).raise_for_status().json()
+            listed |= {each["id"] for each in page["data"]}
+            if not page["has_more"]:
+                break
+            after = {"after": page["data"][-1]["id"]}
+        usage = http.get(f"{base}/usage").raise_for_status().json()["data"]
+    return Sight(tenant.key_id, listed, sum(row["calls"] for row in usage))

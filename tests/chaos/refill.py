@@ -1,0 +1,77 @@
+"""A flushed broker, looked at closely: while no call may go out, jobs wait, and then all bells are lost at once."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final
+
+import httpx
+from sqlalchemy import delete, func, insert, select
+
+from jobs.errors import ErrorKind
+from jobs.settings import load_settings
+from jobs.store import tables
+from jobs.store.database import Database
+from tests.chaos.clients import Clients
+from tests.chaos.plan import CONCURRENCY, MODEL, PlannedJob
+from tests.chaos.world import World
+from tests.support.waiting import await_until
+
+WAITING: Final = CONCURRENCY
+SETTLE_SECONDS: Final = 40
+
+
+@dataclass(frozen=True)
+class Refill:
+    """How many jobs waited when the bells were lost, and how long at most free slots then saw none of them begin."""
+
+    jobs: int
+    seconds: float
+
+
+def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecutor) -> Refill:
+    """Close the lane, let jobs wait, flush, open the lane, and see how soon they run on slots that are all free."""
+    world.change_provider(chaos=0)
+    lane = load_settings(provider_base_url=f"{world.provider_url}/v1", data_dir="unused").lane
+    database = Database(world.database_url)
+    try:
+        _await_rest(database)
+        now = datetime.now(UTC)
+        closed = {"closed_at": now, "closed_for": ErrorKind.OUT_OF_CREDIT, "probe_at": now + timedelta(hours=1)}
+        with database.begin() as tx:
+            tx.execute(delete(tables.lanes))
+            tx.execute(insert(tables.lanes).values(name=lane, probes=0, **closed))
+        waiting = _submit(clients, threads)
+        world.valkey.flush()
+        with database.begin() as tx:
+            tx.execute(delete(tables.lanes))
+        opened_at = datetime.now(UTC)
+        clients.drain(SETTLE_SECONDS)
+        row = tables.attempts.c
+        with database.read() as tx:
+            started = select(row.started_at).where(row.job_id.in_(waiting), row.number == 1)
+            moments = [opened_at, *sorted(tx.execute(started).scalars())]
+    finally:
+        database.close()
+    return Refill(len(moments) - 1, max((later - earlier).total_seconds() for earlier, later in pairwise(moments)))
+
+
+def _submit(clients: Clients, threads: ThreadPoolExecutor) -> list[str]:
+    body = {"model": MODEL, "background": True, "input": "[[sim: full delay=0.1]] flush"}
+    job = PlannedJob(-1, 0, body, None, cancel_after=None, delete_after=None, revive=False)
+    with httpx.Client(timeout=30) as http:
+        submitted = [threads.submit(clients.submit, http, job, random.Random(0), threads) for _ in range(WAITING)]
+        return [each.result() for each in submitted]
+
+
+def _await_rest(database: Database) -> None:
+    """Until all calls are closed: those of killed workers are, once they have been given up."""
+
+    def at_rest() -> bool:
+        with database.read() as tx:
+            opened: int = tx.execute(select(func.count()).where(tables.attempts.c.ended_at.is_(None))).scalar_one()
+        return opened == 0
+
+    await_until(at_rest, SETTLE_SECONDS, "calls stayed open though all jobs had ended")

@@ -1,0 +1,313 @@
+"""Each check of a chaos run, shown a world in which its promise was broken."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jobs.settings import Transport
+from tests.chaos.__main__ import judge
+from tests.chaos.clients import Seen
+from tests.chaos.plan import PROMPT_MARK, PlannedJob
+from tests.chaos.proxy import Passage
+from tests.chaos.record import Record, Sight
+from tests.chaos.refill import Refill
+
+START = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
+JOB = "resp_1"
+KEY = "key_1"
+PID = 4711
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def unix(seconds: float) -> float:
+    return at(seconds).timestamp()
+
+
+def attempt(number: int, began: float, ended: float, outcome: str = "completed", **changes: Any) -> dict[str, Any]:
+    answered = outcome == "completed"
+    row = {
+        "job_id": JOB,
+        "number": number,
+        "api_key_id": KEY,
+        "worker_id": "wrk_1",
+        "started_at": at(began),
+        "ended_at": at(ended),
+        "outcome": outcome,
+        "billed": "yes" if answered else "unknown",
+        "resumes": None,
+        "error_kind": None if answered else "interrupted",
+        "error_message": None,
+        "provider_response_id": None,
+        "input_tokens": 10 if answered else None,
+        "output_tokens": 20 if answered else None,
+        "total_tokens": 30 if answered else None,
+        "cost_microusd": 500 if answered else None,
+        "reconciled_at": None,
+    }
+    return {**row, **changes}
+
+
+def call(number: int, came: float, **changes: Any) -> dict[str, Any]:
+    made = {
+        "client_request_id": f"{JOB}:{number}",
+        "received_at": at(came).isoformat(),
+        "outcome": "answered",
+        "billed": True,
+        "http_status": 200,
+        "response_id": f"made_{number}",
+        "input_tokens": 10,
+        "output_tokens": 20,
+        "cost_usd": 0.0005,
+    }
+    return {**made, **changes}
+
+
+def delivered(began: float, passed: float) -> Passage:
+    return Passage(b"", unix(passed), unix(passed + 0.01), None)
+
+
+def sound() -> tuple[Record, Seen]:
+    """One job: its first call was cut on the way, its second answered."""
+    job = {
+        "id": JOB,
+        "api_key_id": KEY,
+        "status": "completed",
+        "attempt": 2,
+        "max_attempts": 3,
+        "on_unknown_outcome": "retry",
+        "completed_at": at(4),
+        "deadline_at": at(90),
+        "cost_microusd": 500,
+    }
+    record = Record(
+        transport=Transport.PLAIN,
+        jobs={JOB: job},
+        attempts={JOB: [attempt(1, 0, 1, "failed"), attempt(2, 2, 4)]},
+        calls={JOB: [call(1, 0.1), call(2, 2.1)]},
+        workers={"wrk_1": {"id": "wrk_1", "pid": PID, "ended_at": None}},
+        passages={f"{JOB}:1": Passage(b"", unix(1), unix(1), unix(1)), f"{JOB}:2": delivered(2.1, 3.9)},
+        lines=[f'worker {{"event": "complete", "job_id": "{JOB}", "status": "completed"}}'],
+        sights=[Sight(KEY, {JOB}, 2)],
+        refill=Refill(40, 0.5),
+    )
+    plan = PlannedJob(1, 0, {}, "chaos-1", cancel_after=None, delete_after=None, revive=False)
+    seen = Seen(acknowledged={JOB: plan}, acknowledged_at={JOB: unix(-0.1)}, ends={JOB: ("completed", 0)}, polls=1)
+    return record, seen
+
+
+def replace(record: Record, **changes: Any) -> None:
+    record.jobs[JOB] = {**record.jobs[JOB], **changes}
+
+
+def lose_the_row(record: Record, seen: Seen) -> None:
+    del record.jobs[JOB]
+
+
+def make_two_under_one_key(record: Record, seen: Seen) -> None:
+    record.jobs["resp_2"] = {**record.jobs[JOB], "id": "resp_2", "attempt": 0, "cost_microusd": None}
+    seen.acknowledged["resp_2"] = seen.acknowledged[JOB]
+
+
+def never_end(record: Record, seen: Seen) -> None:
+    seen.open_at_the_end.append(JOB)
+
+
+def end_late(record: Record, seen: Seen) -> None:
+    replace(record, deadline_at=at(-60))
+
+
+def change_the_end(record: Record, seen: Seen) -> None:
+    seen.ends[JOB] = ("failed", 0)
+
+
+def end_twice(record: Record, seen: Seen) -> None:
+    record.lines.append(f'worker {{"event": "fail", "job_id": "{JOB}", "status": "failed"}}')
+
+
+def throw_an_answer_away(record: Record, seen: Seen) -> None:
+    record.passages[f"{JOB}:1"] = delivered(0.1, 0.9)
+
+
+def throw_an_answer_away_long_before_the_kill(record: Record, seen: Seen) -> None:
+    throw_an_answer_away(record, seen)
+    record.deaths[PID] = unix(10)
+
+
+def buy_an_answer_again(record: Record, seen: Seen) -> None:
+    record.attempts[JOB][0] = attempt(1, 0, 1)
+    replace(record, cost_microusd=1000)
+
+
+def send_a_call_twice(record: Record, seen: Seen) -> None:
+    record.calls[JOB].append(call(2, 2.2, billed=False))
+
+
+def fail_too_often(record: Record, seen: Seen) -> None:
+    replace(record, max_attempts=0)
+
+
+def call_again_what_wants_one_call(record: Record, seen: Seen) -> None:
+    replace(record, on_unknown_outcome="fail")
+
+
+def drop_an_answer_that_came(record: Record, seen: Seen) -> None:
+    replace(record, status="failed", completed_at=at(60))
+    seen.ends[JOB] = ("failed", 0)
+
+
+def call_without_a_row(record: Record, seen: Seen) -> None:
+    record.calls[JOB].append(call(3, 5, billed=False))
+
+
+def call_for_no_job(record: Record, seen: Seen) -> None:
+    record.calls["resp_9"] = [call(1, 1, client_request_id="resp_9:1", billed=False)]
+
+
+def call_before_the_row(record: Record, seen: Seen) -> None:
+    record.calls[JOB][1] = call(2, 1.9)
+
+
+def leave_an_attempt_open(record: Record, seen: Seen) -> None:
+    record.attempts[JOB][0] = {**record.attempts[JOB][0], "outcome": None}
+
+
+def count_a_cost_twice(record: Record, seen: Seen) -> None:
+    replace(record, cost_microusd=1000)
+
+
+def book_another_price(record: Record, seen: Seen) -> None:
+    record.attempts[JOB][1] = attempt(2, 2, 4, cost_microusd=700)
+    replace(record, cost_microusd=700)
+
+
+def forget_usage(record: Record, seen: Seen) -> None:
+    record.sights[0].calls = 1
+
+
+def heed_a_needless_bell(record: Record, seen: Seen) -> None:
+    seen.needless_bells.append((JOB, unix(1.5)))
+    replace(record, completed_at=at(0.5))
+
+
+def call_twice_at_a_time(record: Record, seen: Seen) -> None:
+    record.attempts[JOB][0] = attempt(1, 0, 2.5, "failed")
+
+
+def refill_slowly(record: Record, seen: Seen) -> None:
+    record.refill = Refill(40, 2.5)
+
+
+def answer_a_stranger(record: Record, seen: Seen) -> None:
+    seen.foreign_leaks.append(f"{JOB} answered get of another's key 200")
+
+
+def list_anothers(record: Record, seen: Seen) -> None:
+    record.sights.append(Sight("key_2", {JOB}, 0))
+
+
+def log_a_prompt(record: Record, seen: Seen) -> None:
+    record.lines.append(f"worker {PROMPT_MARK}")
+
+
+def put_a_prompt_into_the_broker(record: Record, seen: Seen) -> None:
+    seen.broker_leaks.append(PROMPT_MARK)
+
+
+def put_a_prompt_into_an_error(record: Record, seen: Seen) -> None:
+    record.attempts[JOB][0] = attempt(1, 0, 1, "failed", error_message=f"about {PROMPT_MARK}")
+
+
+BREACHES: list[tuple[int, Callable[[Record, Seen], None]]] = [
+    (1, lose_the_row),
+    (1, make_two_under_one_key),
+    (2, never_end),
+    (2, end_late),
+    (3, change_the_end),
+    (3, end_twice),
+    (3, heed_a_needless_bell),
+    (4, throw_an_answer_away),
+    (4, throw_an_answer_away_long_before_the_kill),
+    (4, buy_an_answer_again),
+    (4, send_a_call_twice),
+    (4, fail_too_often),
+    (4, call_again_what_wants_one_call),
+    (4, drop_an_answer_that_came),
+    (5, call_without_a_row),
+    (5, call_for_no_job),
+    (5, call_before_the_row),
+    (5, leave_an_attempt_open),
+    (6, count_a_cost_twice),
+    (6, book_another_price),
+    (6, forget_usage),
+    (7, call_twice_at_a_time),
+    (7, refill_slowly),
+    (8, answer_a_stranger),
+    (8, list_anothers),
+    (9, log_a_prompt),
+    (9, put_a_prompt_into_the_broker),
+    (9, put_a_prompt_into_an_error),
+]
+
+
+def test_a_sound_run_is_told_with_the_number_of_checks_of_each_promise() -> None:
+    status, text = judge(*sound(), 7)
+
+    assert status == 0
+    assert text.startswith("seed 7, transport plain: 1 jobs acknowledged, 1 rows")
+    assert "promise 4, no answer thrown away, none bought again: " in text
+    assert "paid calls beyond one per job: 1" in text
+    assert text.endswith("no violation")
+
+
+@pytest.mark.parametrize(("promise", "breach"), BREACHES, ids=lambda each: getattr(each, "__name__", None))
+def test_a_broken_promise_ends_the_run_with_status_1(promise: int, breach: Callable[[Record, Seen], None]) -> None:
+    record, seen = sound()
+    breach(record, seen)
+
+    status, text = judge(record, seen, 7)
+
+    assert status == 1
+    assert text.startswith(f"seed 7: promise {promise} (")
+
+
+def test_a_violation_comes_with_all_that_is_known_of_the_job() -> None:
+    record, seen = sound()
+    throw_an_answer_away(record, seen)
+
+    _status, text = judge(record, seen, 7)
+
+    assert f"{JOB}:1 was answered in full to a worker that lived, and is failed (interrupted)" in text
+    for told in ("plan: ", "job: {", "attempt: {", "call: {", "connection of 1: passed_at", "worker: {", "log: worker"):
+        assert f"\n{told}" in text
+
+
+@pytest.mark.parametrize(
+    ("died", "hurt", "status"),
+    [(1.5, [], 0), (8, [], 1), (8, [(0.5, 6.5)], 0), (30, [(0.5, 6.5)], 1)],
+    ids=["at once", "long after", "while the database was away", "long after that"],
+)
+def test_only_a_kill_within_the_time_of_recording_excuses_a_lost_answer(
+    died: float, hurt: list[tuple[float, float]], status: int
+) -> None:
+    record, seen = sound()
+    throw_an_answer_away(record, seen)
+    record.deaths[PID] = unix(died)
+    record.database_hurt = [(unix(begun), unix(ended)) for begun, ended in hurt]
+
+    assert judge(record, seen, 7)[0] == status
+
+
+def test_a_response_whose_id_was_kept_is_not_bought_again() -> None:
+    record, seen = sound()
+    record.transport = Transport.BACKGROUND
+    record.attempts[JOB][0] = attempt(1, 0, 1, "lost", provider_response_id="made_1", error_kind="lost")
+
+    status, text = judge(record, seen, 7)
+
+    assert status == 1
+    assert "made_1 was bought, its id kept, and it was given up as lost (lost)" in text

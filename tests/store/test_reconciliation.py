@@ -1,0 +1,367 @@
+"""What the provider's log says of a lost answer: booked once, and the end of a parked job's wait."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+
+from jobs.dispatch import ring_cutoff
+from jobs.errors import Billed, ErrorKind, Failure, StaleJob
+from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Outcome, Usage
+from jobs.lifecycle import Status, Verb
+from jobs.retry import Backoff
+from jobs.store import tables
+from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, note_response
+from jobs.store.lanes import log_is_off, probe_now
+from jobs.store.queries import queue_position
+from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts, parked_jobs
+from jobs.store.runlist import pick_due
+from jobs.store.transitions import erase, revive
+from tests.support.clock import Clock
+from tests.support.racing import race
+from tests.support.records import ANSWER, COST, USAGE, Records
+from worker.provider.line import AbortReason
+from worker.settlement import EndedCall, Policy, Settled, settle
+
+SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+LANE = "api.provider.test"
+WAIT = timedelta(minutes=5)
+POLICY = Policy(Backoff(SECOND, SECOND), HOUR, widen_on_overflow=False, patience=Patience(LANE, WAIT))
+CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
+LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
+LOGGED = Cost(700, CostSource.PROVIDER)
+LOGGED_USAGE = Usage(1, 2, 3)
+
+
+def once(records: Records) -> Job:
+    return records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL, max_attempts=1)
+
+
+def report(
+    records: Records, job: Job, attempt: Attempt, came: CallReport, aborted: AbortReason | None = None
+) -> Settled | None:
+    with records.database.begin() as tx:
+        return settle(tx, EndedCall(job, attempt, came, aborted, records.clock()), POLICY, 0)
+
+
+def park(records: Records) -> tuple[Job, Attempt]:
+    """A job whose answer was lost, and which may be paid for once."""
+    job, attempt = records.claim(once(records))
+    settled = report(records, job, attempt, CUT)
+    assert settled is not None
+    assert settled.verb is Verb.PARK
+    return settled.job, last_attempt(records, job)
+
+
+def last_attempt(records: Records, job: Job) -> Attempt:
+    with records.database.read() as tx:
+        return attempts_of(tx, job.id)[-1]
+
+
+def in_doubt(records: Records) -> list[Attempt]:
+    with records.database.read() as tx:
+        return doubtful_attempts(tx, records.clock() - HOUR, records.clock(), 100)
+
+
+def log_says_it_ran(records: Records, attempt: Attempt) -> list[Verb]:
+    with records.database.begin() as tx:
+        return [verb for verb, _job in book_ran(tx, attempt, LOGGED, LOGGED_USAGE, records.clock())]
+
+
+def log_says_it_failed(records: Records, attempt: Attempt) -> list[Verb]:
+    with records.database.begin() as tx:
+        return [verb for verb, _job in book_failed(tx, attempt, records.clock())]
+
+
+class TestParked:
+    def test_it_waits_in_nobodys_way(self, records: Records, clock: Clock) -> None:
+        job, _attempt = park(records)
+        assert records.reload(job) == job
+        assert (job.status, job.parked_until, job.failures) == (Status.QUEUED, clock() + WAIT, 0)
+        assert (job.error_kind, job.error_message) == (ErrorKind.INTERRUPTED, "The line went dead.")
+        behind = records.submit_job()
+        with records.database.begin() as tx:
+            assert queue_position(tx, job) is None
+            assert queue_position(tx, behind) == 1
+            assert pick_due(tx, clock(), 10, ring_cutoff(0, clock())) == [behind.id]
+            assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
+
+    def test_who_wants_a_retry_or_has_a_price_does_not_wait(self, records: Records) -> None:
+        job, attempt = records.claim(records.submit_job())
+        retried = report(records, job, attempt, CUT)
+        assert retried is not None
+        assert (retried.verb, retried.job.failures) == (Verb.RETRY, 1)
+        job, attempt = records.claim(once(records))
+        failed = report(records, job, attempt, CallReport(CUT.result, cost=COST))
+        assert failed is not None
+        assert (failed.verb, failed.job.error_code) == (Verb.FAIL, "outcome_unknown")
+
+    def test_nobody_waits_for_a_log_that_is_known_to_be_off(self, records: Records, clock: Clock) -> None:
+        with records.database.begin() as tx:
+            log_is_off(tx, LANE, clock() + HOUR)
+            assert Patience(LANE, WAIT).now(tx, clock()) == timedelta(0)
+            assert Patience(LANE, WAIT).now(tx, clock() + HOUR) == WAIT
+            assert Patience("another", WAIT).now(tx, clock()) == WAIT
+        job, attempt = records.claim(once(records))
+        failed = report(records, job, attempt, CUT)
+        assert failed is not None
+        assert failed.verb is Verb.FAIL
+        with records.database.begin() as tx:
+            probe_now(tx, LANE, clock())
+            assert Patience(LANE, WAIT).now(tx, clock()) == WAIT
+
+    def test_the_log_shows_that_it_failed_so_it_runs_again(self, records: Records, clock: Clock) -> None:
+        job, attempt = park(records)
+        clock.advance(SECOND)
+        assert log_says_it_failed(records, attempt) == [Verb.UNPARK]
+        free = records.reload(job)
+        assert (free.status, free.parked_until, free.available_at, free.failures) == (Status.QUEUED, None, clock(), 0)
+        assert last_attempt(records, job).billed is Billed.NO
+        assert in_doubt(records) == []
+        done = report(records, *records.claim(free), ANSWER)
+        assert done is not None
+        assert (done.job.status, records.reload(job).cost) == (Status.COMPLETED, COST)
+
+    def test_the_log_shows_that_it_ran_so_it_ends(self, records: Records) -> None:
+        job, attempt = park(records)
+        assert log_says_it_ran(records, attempt) == [Verb.WRITE_OFF]
+        ended = records.reload(job)
+        assert (ended.status, ended.error_code, ended.cost) == (Status.FAILED, "outcome_unknown", LOGGED)
+        assert "ran and was billed" in (ended.error_message or "")
+        assert "The line went dead." in (ended.error_message or "")
+        booked = last_attempt(records, job)
+        assert (booked.billed, booked.cost, booked.usage) == (Billed.YES, LOGGED, LOGGED_USAGE)
+
+    @pytest.mark.parametrize("says", [log_says_it_ran, log_says_it_failed])
+    def test_a_job_that_was_cancelled_meanwhile_stays_so_and_the_cost_is_booked(
+        self, says: object, records: Records
+    ) -> None:
+        job, attempt = park(records)
+        records.move(Verb.CANCEL, job)
+        assert callable(says)
+        assert says(records, attempt) == []
+        ended = records.reload(job)
+        assert (ended.status, ended.parked_until) == (Status.CANCELLED, None)
+        assert ended.cost == (LOGGED if says is log_says_it_ran else None)
+
+    def test_an_erased_jobs_call_is_booked_all_the_same(self, records: Records) -> None:
+        job, attempt = park(records)
+        cancelled = records.move(Verb.CANCEL, job)
+        with records.database.begin() as tx:
+            erase(tx, cancelled)
+        assert log_says_it_ran(records, attempt) == []
+        assert last_attempt(records, job).cost == LOGGED
+
+    def test_a_revived_job_is_not_moved_by_what_was_parked_before(self, records: Records, clock: Clock) -> None:
+        job, attempt = park(records)
+        cancelled = records.move(Verb.CANCEL, job)
+        with records.database.begin() as tx:
+            revived = revive(tx, cancelled, clock(), clock() + HOUR)
+        assert log_says_it_failed(records, attempt) == []
+        assert records.reload(job) == revived
+        again, second = records.claim(revived)
+        settled = report(records, again, second, CUT)
+        assert settled is not None
+        assert settled.verb is Verb.PARK
+
+    def test_two_reconcilers_move_and_book_it_once(self, records: Records) -> None:
+        for _ in range(20):
+            job, attempt = park(records)
+
+            def ask(attempt: Attempt = attempt) -> list[Verb]:
+                return log_says_it_ran(records, attempt)
+
+            assert sorted(race(ask, ask)) == [[], [Verb.WRITE_OFF]]
+            assert records.reload(job).cost == LOGGED
+
+    def test_all_are_found_or_those_that_have_waited_enough(self, records: Records, clock: Clock) -> None:
+        first, _ = park(records)
+        clock.advance(SECOND)
+        second, _ = park(records)
+        records.submit_job()
+        with records.database.read() as tx:
+            assert parked_jobs(tx, 10) == [first, second]
+            assert parked_jobs(tx, 10, clock() + WAIT - SECOND) == [first]
+            assert parked_jobs(tx, 1) == [first]
+
+
+class TestLateReports:
+    """A worker that was given up, and whose job is parked for it, says what its call came to."""
+
+    def lost(self, records: Records) -> tuple[Job, Attempt]:
+        job, attempt = records.claim(once(records))
+        with records.database.begin() as tx:
+            close_lost(tx, job.id, attempt.number, records.clock(), LOST)
+        records.move(Verb.PARK, job, parked_until=records.clock() + WAIT, error_kind=ErrorKind.LOST)
+        return job, attempt
+
+    def test_an_answer_is_adopted(self, records: Records) -> None:
+        job, attempt = self.lost(records)
+        settled = report(records, job, attempt, ANSWER)
+        assert settled is not None
+        assert (settled.verb, settled.job.status) == (Verb.ADOPT, Status.COMPLETED)
+        assert (records.reload(job).parked_until, records.reload(job).cost) == (None, COST)
+
+    def test_a_call_that_was_refused_costs_nothing_and_is_repeated(self, records: Records) -> None:
+        job = records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL)
+        job, attempt = records.claim(job)
+        records.move(Verb.PARK, job, parked_until=records.clock() + WAIT)
+        settled = report(records, job, attempt, CallReport(Failure(ErrorKind.OVERLOADED, "Later.", 503)))
+        assert settled is not None
+        assert (settled.verb, settled.job.parked_until, settled.job.failures) == (Verb.UNPARK, None, 1)
+
+    def test_a_call_that_was_rejected_ends_the_job(self, records: Records) -> None:
+        job, attempt = self.lost(records)
+        settled = report(records, job, attempt, CallReport(Failure(ErrorKind.REJECTED, "No.", 400)))
+        assert settled is not None
+        assert (settled.verb, settled.job.error_code) == (Verb.WRITE_OFF, "provider_rejected")
+
+    def test_a_call_that_was_never_sent_is_handed_back(self, records: Records) -> None:
+        job, attempt = self.lost(records)
+        unsent = CallReport(Failure(ErrorKind.UNREACHABLE, "Stopped."))
+        settled = report(records, job, attempt, unsent, AbortReason.RELEASED)
+        assert settled is not None
+        assert (settled.verb, settled.job.parked_until) == (Verb.UNPARK, None)
+
+    def test_a_call_that_was_cut_leaves_it_where_it_is(self, records: Records, clock: Clock) -> None:
+        job, attempt = self.lost(records)
+        waiting = records.reload(job)
+        clock.advance(SECOND)
+        assert report(records, job, attempt, CUT) is None
+        assert records.reload(job) == waiting
+        assert [each.number for each in in_doubt(records)] == [1]
+
+
+class TestMoney:
+    def test_only_what_nobody_knows_the_price_of_is_in_doubt(self, records: Records, clock: Clock) -> None:
+        for kind in ErrorKind:
+            _job, attempt = records.claim(records.submit_job())
+            with records.database.begin() as tx:
+                end_attempt(tx, attempt, Outcome.FAILED, clock(), CallReport(Failure(kind, "No.")))
+        report(records, *records.claim(records.submit_job()), ANSWER)
+        records.claim(records.submit_job())
+        assert {each.billed for each in in_doubt(records)} == {Billed.UNKNOWN, Billed.LIKELY}
+        with records.database.read() as tx:
+            assert doubtful_attempts(tx, clock(), clock() + HOUR, 10) == []
+            assert len(doubtful_attempts(tx, clock() - SECOND, clock(), 2)) == 2
+
+    def test_the_latest_come_first(self, records: Records, clock: Clock) -> None:
+        """One that the log never shows must not keep the others from being asked about."""
+        jobs = []
+        for _ in range(3):
+            job, attempt = records.claim(records.submit_job())
+            report(records, job, attempt, CUT)
+            jobs.append(job.id)
+            clock.advance(SECOND)
+        assert [each.job_id for each in in_doubt(records)] == jobs[::-1]
+
+    def test_a_late_answer_adds_only_the_difference(self, records: Records) -> None:
+        job, attempt = records.claim(records.submit_job())
+        with records.database.begin() as tx:
+            close_lost(tx, job.id, 1, records.clock(), LOST)
+        records.move(Verb.RESCUE, job)
+        log_says_it_ran(records, attempt)
+        assert records.reload(job).cost == LOGGED
+        report(records, job, attempt, ANSWER)
+        assert records.reload(job).cost == COST
+        late = last_attempt(records, job)
+        assert (late.cost, late.usage, late.billed) == (COST, USAGE, Billed.YES)
+
+    def test_a_late_failure_does_not_unsay_what_the_log_showed(self, records: Records) -> None:
+        job, attempt = records.claim(records.submit_job())
+        with records.database.begin() as tx:
+            close_lost(tx, job.id, 1, records.clock(), LOST)
+        records.move(Verb.RESCUE, job)
+        log_says_it_ran(records, attempt)
+        report(records, job, attempt, CUT)
+        late = last_attempt(records, job)
+        assert (late.outcome, late.billed, late.cost) == (Outcome.FAILED, Billed.YES, LOGGED)
+        assert (records.reload(job).cost, in_doubt(records)) == (LOGGED, [])
+
+    @pytest.mark.parametrize("log_first", [True, False])
+    def test_what_was_bought_once_and_fetched_by_id_is_booked_once(self, log_first: bool, records: Records) -> None:
+        job, bought = records.claim(records.submit_job())
+        with records.database.begin() as tx:
+            note_response(tx, bought, "resp_theirs")
+            close_lost(tx, job.id, 1, records.clock(), LOST)
+        taken, fetching = records.claim(records.move(Verb.RESCUE, job, available_at=records.clock()))
+        assert fetching.resumes == "resp_theirs"
+        if log_first:
+            log_says_it_ran(records, in_doubt(records)[0])
+        report(records, taken, fetching, ANSWER)
+        if not log_first:
+            log_says_it_ran(records, in_doubt(records)[0])
+        with records.database.read() as tx:
+            costs = [each.cost for each in attempts_of(tx, job.id)]
+        assert costs == ([LOGGED, None] if log_first else [None, COST])
+        assert records.reload(job).cost == (LOGGED if log_first else COST)
+        assert in_doubt(records) == []
+
+
+class TestGivenBack:
+    """A failure that cost nothing does not count, for who wants a retry and did not wait."""
+
+    def test_while_the_job_is_open(self, records: Records, clock: Clock) -> None:
+        job, attempt = records.claim(records.submit_job())
+        settled = report(records, job, attempt, CUT)
+        assert settled is not None
+        clock.advance(2 * SECOND)
+        running, _second = records.claim(settled.job)
+        assert running.failures == 1
+        assert log_says_it_failed(records, in_doubt(records)[0]) == []
+        assert records.reload(job).failures == 0
+        assert log_says_it_failed(records, attempt) == [], "said twice"
+        assert records.reload(job).failures == 0
+
+    @pytest.mark.parametrize("kind", [ErrorKind.GATEWAY_TIMEOUT, ErrorKind.ANSWER_FAILED])
+    def test_not_what_would_only_come_again(self, kind: ErrorKind, records: Records) -> None:
+        job, attempt = records.claim(records.submit_job())
+        report(records, job, attempt, CallReport(Failure(kind, "No.")))
+        log_says_it_failed(records, in_doubt(records)[0])
+        assert records.reload(job).failures == 1
+
+    def test_not_what_was_handed_back_and_never_counted(self, records: Records, clock: Clock) -> None:
+        first = records.claim(records.submit_job())
+        released = report(records, *first, CUT, AbortReason.RELEASED)
+        assert released is not None
+        report(records, *records.claim(released.job), CUT)
+        counted, handed_back = sorted(in_doubt(records), key=lambda each: -each.number)
+        assert handed_back.outcome is Outcome.RELEASED
+        log_says_it_failed(records, handed_back)
+        assert records.reload(first[0]).failures == 1
+        log_says_it_failed(records, counted)
+        assert records.reload(first[0]).failures == 0
+
+    def test_not_to_a_job_that_was_begun_anew(self, records: Records, clock: Clock) -> None:
+        job, attempt = records.claim(records.submit_job(max_attempts=1))
+        failed = report(records, job, attempt, CUT)
+        assert failed is not None
+        clock.advance(SECOND)
+        with records.database.begin() as tx:
+            revived = revive(tx, failed.job, clock(), clock() + HOUR)
+        again, second = records.claim(revived)
+        with records.database.begin() as tx:
+            end_attempt(tx, second, Outcome.FAILED, clock(), CUT)
+        records.move(Verb.RETRY, again, failures=1, available_at=clock())
+        [before] = [each for each in in_doubt(records) if each.number == 1]
+        log_says_it_failed(records, before)
+        assert records.reload(job).failures == 1
+
+
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE, Verb.WRITE_OFF, Verb.UNPARK, Verb.ADOPT])
+def test_whatever_is_said_of_a_parked_job_ends_its_wait(verb: Verb, records: Records) -> None:
+    job, _attempt = park(records)
+    assert records.move(verb, job).parked_until is None
+    assert records.reload(job).parked_until is None
+    with pytest.raises(StaleJob):
+        records.move(verb, job)
+
+
+def test_only_a_queued_job_can_be_parked(records: Records) -> None:
+    job, _attempt = park(records)
+    row = tables.jobs.c
+    ending = update(tables.jobs).where(row.id == job.id).values(status=Status.FAILED, completed_at=records.clock())
+    with pytest.raises(IntegrityError), records.database.begin() as tx:
+        tx.execute(ending)

@@ -1,0 +1,81 @@
+"""A duty that waits for the network: it has a thread of its own, so that it holds up none of the quick ones.
+
+One process does it at a time: whoever has the lease, which runs out when that process dies.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from threading import Event, Thread
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.store.database import Database, database_now
+from jobs.store.workers import take_lease
+from jobs.telemetry import get_logger
+from worker.identity import Identity
+
+SHORTEST_LEASE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(minutes=5)
+
+log = get_logger(__name__)
+
+
+class NoAnswer(Exception):
+    """The provider did not answer this time, or not so that it could be understood."""
+
+
+class Patrol:
+    """Runs `run(now)` every so often; after a failure ever more rarely, until it succeeds again."""
+
+    def __init__(
+        self,
+        name: str,
+        database: Database,
+        identity: Identity,
+        run: Callable[[datetime, Event], int],
+        *,
+        every: timedelta,
+    ) -> None:
+        """`run` gives up what it is doing once the event is set; it may raise `NoAnswer`.
+
+        It may last longer than the lease, so that two do it at once: it must bear that.
+        """
+        self._name = name
+        self._database = database
+        self._identity = identity
+        self._run = run
+        self._every = every
+        self._lease = max(2 * every, SHORTEST_LEASE)
+        self._stopping = Event()
+        self._thread = Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the request at hand."""
+        self._stopping.set()
+
+    def _loop(self) -> None:
+        pause = self._every
+        while not self._stopping.wait(pause.total_seconds()):
+            pause = self._every if self.run_once(datetime.now(UTC)) else min(2 * pause, LONGEST_PAUSE)
+
+    def run_once(self, now: datetime) -> bool:
+        """Do it, if the lease is ours; whether nothing went wrong."""
+        holder = self._identity.worker_id
+        if holder is None:
+            return True
+        try:
+            with self._database.begin() as tx:
+                if not take_lease(tx, self._name, holder, database_now(tx), self._lease):
+                    return True
+            self._run(now, self._stopping)
+        except (NoAnswer, SQLAlchemyError) as error:
+            log.warning("patrol failed", duty=self._name, error=str(error) or type(error).__name__)
+            return False
+        except Exception:  # one odd row must not end the duty for good
+            log.exception("patrol broke", duty=self._name)
+            return False
+        return True
