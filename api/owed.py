@@ -22,7 +22,7 @@ from jobs.store.unanswered import beat_process, leave_process, note_answered, no
 from jobs.telemetry import get_logger
 
 BEAT_SECONDS: Final = 1.0
-GATHER_SECONDS: Final = 0.02
+GATHER_SECONDS: Final = 0.05
 STOP_SECONDS: Final = 5.0
 DEBT: Final = "backburner.debt"
 
@@ -41,7 +41,7 @@ class Owed:
 
     def __init__(self, database: Database) -> None:
         self.process_id = new_id("api")
-        self._database = database
+        self._database = database.not_durable()  # a mark that comes back with the machine is as if nobody was told
         self._answered: deque[str] = deque()
         self._lost: deque[str] = deque()
         self._lost_unwritten: set[str] = set()
@@ -88,6 +88,7 @@ class Owed:
                 leave_process(tx, self.process_id, database_now(tx))
         except SQLAlchemyError as error:
             log.warning("could not leave", error=type(error).__name__)
+        self._database.close()
 
     def _write(self) -> bool:
         """Whether it could be written."""

@@ -23,7 +23,7 @@ from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
 from jobs.ids import new_id
 from jobs.job import Job
-from jobs.store.database import database_now
+from jobs.store.database import database_clock, database_now
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_document
 from jobs.store.unanswered import Sender, marks_of, note_unanswered, take
@@ -58,7 +58,7 @@ async def accept_once(
     def meanwhile(tx: Connection, job: Job) -> None:
         if gone.done():  # else both this request and the one that it is sent as again would buy
             raise ClientDisconnect
-        note_unanswered(tx, job, sender, database_now(tx))
+        note_unanswered(tx, job, sender, database_clock(tx))
 
     try:
         return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)

@@ -176,8 +176,8 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    is_free = job.parked_until is None and job.waits_for is None
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and is_free
+    held_back = job.waits_for is not None or job.parked_until is not None
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not held_back
     return job.available_at.timestamp() if waiting else None
 
 

@@ -23,8 +23,8 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
     """Claim a due job for `worker_id` and open the row of its next call.
 
     None when the bell was stale: the job is gone, taken, ended, or not due yet. None as well for a worker that has
-    been given up and does not know it yet: its call would be taken for lost while it runs.
-    A follow-up of whose conversation a part has been erased is sent back to wait, for its end to be told.
+    been given up and does not know it yet: its call would be taken for lost while it runs. A follow-up of whose
+    conversation a part has been erased is sent back to wait, for its end to be told.
     """
     worker = tables.workers.c
     is_listed = exists().where(worker.id == worker_id, worker.ended_at.is_(None))

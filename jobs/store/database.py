@@ -21,8 +21,11 @@ PREPARE_THRESHOLD = 2
 class Database:
     """The engine and how to open transactions on it. Safe to share between threads and greenlets."""
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
-        """Connect lazily to `url`; at most `pool_size` connections are open at once."""
+    def __init__(self, url: str, *, pool_size: int = 20, durable: bool = True) -> None:
+        """Connect lazily to `url`; at most `pool_size` connections are open at once.
+
+        Not `durable` is for what may be lost with the machine: a commit then does not wait for the disk.
+        """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 60}
@@ -38,10 +41,12 @@ class Database:
                 "prepare_threshold": PREPARE_THRESHOLD,
                 "application_name": "backburner",
             }
+            if not durable:
+                options["connect_args"]["options"] = "-c synchronous_commit=off"
         self.engine = create_engine(self.url, **options)
         self._writers: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
-            _set_up_sqlite(self.engine)
+            _set_up_sqlite(self.engine, durable=durable)
         self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
@@ -56,16 +61,24 @@ class Database:
         with self._readers.connect() as connection:
             yield connection
 
+    def not_durable(self) -> "Database":
+        """One more connection to the same database, whose commits do not wait for the disk."""
+        other = Database(self.url.render_as_string(hide_password=False), pool_size=1, durable=False)
+        other._writers = self._writers  # it queues with our own writers, not behind them
+        return other
+
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
 
 
-def _set_up_sqlite(engine: Engine) -> None:
+def _set_up_sqlite(engine: Engine, *, durable: bool) -> None:
+    synchronous = "FULL" if durable else "NORMAL"
+
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # sqlite3's own implicit BEGIN would come too late
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "foreign_keys=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -80,3 +93,8 @@ def database_now(tx: Connection) -> datetime:
         return datetime.now(UTC)  # one file, one machine, one clock
     moment: datetime = tx.execute(select(func.clock_timestamp())).scalar_one()
     return moment.astimezone(UTC)
+
+
+def database_clock(tx: Connection) -> Any:
+    """The same clock as a value to be written, which costs no question of its own."""
+    return datetime.now(UTC) if tx.dialect.name == "sqlite" else func.clock_timestamp()

@@ -159,7 +159,7 @@ def queue_position(tx: Connection, job: Job) -> int | None:
 
     Among one key's own jobs only: keys take turns, and what others have queued is not a tenant's to know.
     """
-    if job.status is not Status.QUEUED or job.parked_until is not None or job.waits_for is not None:
+    if job.status is not Status.QUEUED or job.waits_for is not None or job.parked_until is not None:
         return None
     row = tables.jobs.c
     of_this_key = select(row.id).where(tables.IS_QUEUED, row.api_key_id == job.api_key_id).limit(POSITION_LIMIT - 1)

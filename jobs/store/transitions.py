@@ -80,7 +80,8 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
         StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
     transition = TRANSITIONS[verb]
-    implied: dict[str, Any] = {"status": transition.target, "updated_at": now, "parked_until": None, "waits_for": None}
+    implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
+    implied |= {"parked_until": None, "waits_for": None}
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}

@@ -10,6 +10,7 @@ somebody's who still waits, and stays his.
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, and_, delete, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -45,8 +46,8 @@ class Mark:
     lost: bool
 
 
-def note_unanswered(tx: Connection, job: Job, sender: Sender, now: datetime) -> None:
-    """Mark a create, in the transaction that accepts it."""
+def note_unanswered(tx: Connection, job: Job, sender: Sender, now: Any) -> None:
+    """Mark a create, in the transaction that accepts it; `now` may be the database's clock itself."""
     tx.execute(
         insert(tables.unanswered).values(
             job_id=job.id,
