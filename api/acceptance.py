@@ -22,7 +22,6 @@ LONGEST_KEY: Final = 255
 NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; send the earlier items as 'input'.",
     "previous_response_id": "Chains of responses are not built by this server; send the earlier items as 'input'.",
-    "stream": "Streams are not offered by this server; leave 'stream' out and poll, or hold the connection.",
     "webhook": "Webhooks are not offered by this server; poll the response instead.",
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.sequences import Sequences
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.events import Announcer, Waiters
@@ -29,6 +30,7 @@ class Parts:
     run_list: RunList
     announcer: Announcer
     waiters: Waiters
+    sequences: Sequences
 
 
 def get_parts(request: Request) -> Parts:

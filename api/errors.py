@@ -31,6 +31,8 @@ from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
 INVALID_REQUEST: Final = "invalid_request_error"
+RESPONSE_ID: Final = "openai-response-id"
+"""The header that names the response an answer is about, so that a client whose line breaks can come back for it."""
 
 log = get_logger(__name__)
 
@@ -81,7 +83,7 @@ def failed_response(job: Job) -> JSONResponse:
     """The answer to a held request whose job failed; never to be sent again by an SDK, for it was bought."""
     status, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
     body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
-    return JSONResponse(body, status, FINAL)
+    return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -146,7 +148,7 @@ async def _let_go(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, LetGo):
         raise error
     message = f"The server is restarting. The response goes on: get it by its id, '{error.job_id}'."
-    headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
+    headers = {"retry-after": "2", RESPONSE_ID: error.job_id} | (FINAL if request.method == "POST" else {})
     return JSONResponse(
         error_body(message, "server_error", code="service_unavailable"), HTTPStatus.SERVICE_UNAVAILABLE, headers
     )

@@ -10,6 +10,7 @@ from api.dependencies import Parts
 from api.errors import install_error_handlers
 from api.middleware import RequestIds
 from api.routes import models, operations, responses, usage
+from api.sequences import Sequences
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.models import Catalogue
@@ -42,6 +43,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         run_list=RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout),
         announcer=Announcer(redis_client),
         waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
+        sequences=Sequences(database),
     )
 
     @asynccontextmanager

@@ -29,7 +29,7 @@ async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: s
 
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
-    gone = asyncio.create_task(_until_disconnected(request))
+    gone = asyncio.create_task(until_disconnected(request))
     try:
         with parts.waiters.expect(job_id) as expectation:
             while True:
@@ -47,7 +47,8 @@ async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: s
         gone.cancel()
 
 
-async def _until_disconnected(request: Request) -> None:
+async def until_disconnected(request: Request) -> None:
+    """Until the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

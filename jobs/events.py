@@ -1,4 +1,4 @@
-"""What has just happened, told over Redis pub/sub: a response ended; a call should stop.
+"""What has just happened, told over Redis pub/sub: a response ended or has more to show; a call should stop.
 
 Announcements only save time. Whoever waits also looks at the rows now and then, so a flushed or restarted Redis
 costs seconds, never an answer.
@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from jobs.telemetry import get_logger
 
 ENDED: Final = "backburner:ended"
+WROTE: Final = "backburner:wrote"
 STOP: Final = "backburner:stop"
 LOOK_EVERY: Final = 5.0
 QUIET_AFTER_FAILURE: Final = 1.0
@@ -42,6 +43,10 @@ class Announcer:
         """A response has reached a terminal status."""
         self._publish(ENDED, job_id)
 
+    def wrote(self, job_id: str) -> None:
+        """A response that runs has more to show to those who watch it."""
+        self._publish(WROTE, job_id)
+
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
         self._publish(STOP, f"{job_id} {attempt} {reason}")
@@ -57,13 +62,14 @@ class Announcer:
 
 
 class Waiters:
-    """Everyone in this process who waits for a response to end, behind one subscription."""
+    """Everyone in this process who waits for a response to end, or watches it run, behind one subscription."""
 
     def __init__(self, url: str, ended_among: Callable[[Iterable[str]], set[str]]) -> None:
         """`ended_among` looks at the rows: which of these responses have ended? It may block."""
         self._url = url
         self._ended_among = ended_among
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._watching: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -75,12 +81,16 @@ class Waiters:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for job_id in list(self._waiting):
+        for job_id in {*self._waiting, *self._watching}:
             self._wake(job_id)
 
     def expect(self, job_id: str) -> "Expectation":
         """Begin to wait; look at the row after this and before `wait`, so that no end falls between."""
         return Expectation(self._waiting, job_id)
+
+    def watch(self, job_id: str) -> "Expectation":
+        """The same for whoever wants to see every event of a response that runs."""
+        return Expectation(self._watching, job_id)
 
     async def _listen(self) -> None:
         while True:
@@ -89,12 +99,12 @@ class Waiters:
                     self._url, socket_connect_timeout=2, socket_keepalive=True, health_check_interval=25
                 )
                 async with client, client.pubsub() as subscription:
-                    await subscription.subscribe(ENDED)
+                    await subscription.subscribe(ENDED, WROTE)
                     await self._look_once()  # what ended while nobody listened
                     while True:
                         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
                         if message is not None:
-                            self._wake(message["data"].decode())
+                            self._hear(message["channel"].decode(), message["data"].decode())
             except (RedisError, OSError) as error:
                 log.warning("event subscription lost", error=type(error).__name__)
                 await asyncio.sleep(0.5)
@@ -104,7 +114,15 @@ class Waiters:
             await asyncio.sleep(LOOK_EVERY)
             await self._look_once()
 
+    def _hear(self, channel: str, job_id: str) -> None:
+        if channel == ENDED:
+            self._wake(job_id)
+        else:
+            _set_all(self._watching.get(job_id, ()))
+
     async def _look_once(self) -> None:
+        for watchers in list(self._watching.values()):  # they look for themselves, those of one response together
+            _set_all(watchers)
         waiting = list(self._waiting)
         if not waiting:
             return
@@ -117,8 +135,13 @@ class Waiters:
             self._wake(job_id)
 
     def _wake(self, job_id: str) -> None:
-        for event in self._waiting.get(job_id, ()):
-            event.set()
+        _set_all(self._waiting.get(job_id, ()))
+        _set_all(self._watching.get(job_id, ()))
+
+
+def _set_all(events: Iterable[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 class Expectation:
@@ -138,6 +161,10 @@ class Expectation:
         others.discard(self._event)
         if not others:
             del self._waiting[self._job_id]
+
+    def wake(self) -> None:
+        """End the wait, if one is under way, else the next one."""
+        self._event.set()
 
     async def wait(self, seconds: float | None) -> bool:
         """Sleep until the response may have ended; False after `seconds`."""

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from jobs.dispatch import Dispatcher
 from jobs.errors import ErrorKind, Failure, JobNotFound
 from jobs.events import Announcer
-from jobs.job import Attempt, CallReport, Job
+from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
 from jobs.models import Catalogue, Model
 from jobs.store.attempts import begin_attempt, note_response
@@ -30,6 +30,7 @@ from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.identity import Identity
 from worker.lane import LaneKeeper, ProbeTaken
+from worker.live import LiveLog
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure, settle
@@ -57,8 +58,12 @@ class Provider(Protocol):
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
+        heard: Callable[[bytes], None] | None,
     ) -> CallReport:
-        """Send one request and wait for its end; `accepted` keeps the id by which its answer can be resumed."""
+        """Send one request and wait for its end.
+
+        `accepted` keeps the id by which its answer can be resumed; `heard` is told the events of a stream.
+        """
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
         """Wait for the end of what an earlier call has bought."""
@@ -76,6 +81,7 @@ class Executor:
         identity: Identity,
         lane: LaneKeeper,
         calls: Calls,
+        live: LiveLog,
         catalogue: Catalogue,
         dispatcher: Dispatcher,
         announcer: Announcer,
@@ -89,6 +95,7 @@ class Executor:
         self._lane = lane
         self._busy = 0
         self._calls = calls
+        self._live = live
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._announcer = announcer
@@ -149,13 +156,15 @@ class Executor:
             if attempt.resumes is not None:
                 self._look_again(job, attempt, line)
                 return self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
+            body, is_streamed = self._body(job, attempt, line)
             return self._provider.call(
-                self._body(job, attempt, line),
+                body,
                 request_id=f"{job.id}:{attempt.number}",
                 model=model,
                 deadline=deadline,
                 line=line,
                 accepted=lambda response_id: self._accepted(attempt, response_id),
+                heard=self._live.open(attempt).hear if is_streamed else None,
             )
         except JobNotFound:
             line.abort(AbortReason.CANCELLED)
@@ -169,8 +178,10 @@ class Executor:
             failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
             return CallReport(failure)
 
-    def _body(self, job: Job, attempt: Attempt, line: Line) -> dict[str, Any]:
-        """What to send; read here, so that nobody holds a large prompt through the minutes of waiting.
+    def _body(self, job: Job, attempt: Attempt, line: Line) -> tuple[dict[str, Any], bool]:
+        """What to send, and whether its client asked for a stream.
+
+        Read here, so that nobody holds a large prompt through the minutes of waiting.
 
         Raises:
             JobNotFound: the response was deleted meanwhile.
@@ -178,7 +189,8 @@ class Executor:
         self._look_again(job, attempt, line)
         with self._database.read() as tx:
             settings, input_ = get_request(tx, job.id)
-        return build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
+        body = build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
+        return body, bool(settings.get("stream"))
 
     def _look_again(self, job: Job, attempt: Attempt, line: Line) -> None:
         """End the call if its job ended between the claim and our entry in the list of calls.
@@ -206,7 +218,14 @@ class Executor:
                 time.sleep(next(pauses))
 
     def _record(self, ended: EndedCall) -> None:
-        settled = self._write(ended.job.id, lambda tx: settle(tx, ended, self._policy, self._jitter()))
+        told = self._live.close(ended.attempt)
+
+        def write(tx: Connection) -> Settled | None:
+            if told is not None and isinstance(ended.report.result, Answer):
+                told.keep(tx)
+            return settle(tx, ended, self._policy, self._jitter())
+
+        settled = self._write(ended.job.id, write)
         if settled is None:
             log.info("booked", job_id=ended.job.id, attempt=ended.attempt.number, aborted=ended.aborted)
         else:

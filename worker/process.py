@@ -30,6 +30,7 @@ from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
 from worker.lane import LaneKeeper
+from worker.live import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
 from worker.maintenance.loop import Maintenance
@@ -81,6 +82,11 @@ class WorkerProcess:
         )
 
     @cached_property
+    def live(self) -> LiveLog:
+        """Keeps what streaming calls tell."""
+        return LiveLog(self.database, self.announcer)
+
+    @cached_property
     def executor(self) -> Executor:
         """Runs attempts."""
         return Executor(
@@ -90,6 +96,7 @@ class WorkerProcess:
             identity=self.identity,
             lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
             calls=self.calls,
+            live=self.live,
             catalogue=self.catalogue,
             dispatcher=self.dispatcher,
             announcer=self.announcer,
@@ -144,6 +151,7 @@ class WorkerProcess:
         """Register and begin to work."""
         raise_file_limit(self.settings.worker_concurrency)
         self.heartbeat.start()
+        self.live.start()
         with self.database.begin() as tx:
             probe_now(tx, self.lane.name, datetime.now(UTC))
         self.maintenance.start()
@@ -168,6 +176,7 @@ class WorkerProcess:
         self.maintenance.stop()
         for patrol in self.patrols:
             patrol.stop()
+        self.live.stop()
         self.heartbeat.stop()
 
     def _empty_within(self, seconds: float) -> bool:

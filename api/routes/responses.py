@@ -1,4 +1,4 @@
-"""`/responses`: submit, poll, list, cancel, retry, delete."""
+"""`/responses`: submit, poll, watch, list, cancel, retry, delete."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from api.acceptance import accept, read_body
 from api.dependencies import Parts, PartsDep, Reader, Writer
-from api.errors import failed_response
+from api.errors import RESPONSE_ID, failed_response
 from api.request_docs import request_body
 from api.schemas import (
     AttemptPage,
@@ -23,6 +23,7 @@ from api.schemas import (
     render_page,
     render_response,
 )
+from api.streams import EventStream, HeldAnswer
 from api.waiting import poll_hint, until_ended
 from jobs.errors import RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
@@ -32,6 +33,10 @@ from jobs.store.queries import Filters, get_document, get_job, list_documents, q
 from jobs.store.transitions import erase, move, revive
 
 RACES = 20
+HEADERS_HELD_SECONDS = 20.0
+"""How long a held answer may still become an HTTP error. Proxies give up after a minute without headers, some after
+30 s; most calls that fail at all have failed by then."""
+LARGEST_NUMBER = 2**31 - 2  # of a stream's events: what a database's column holds
 METADATA_FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 METADATA_PARAMETER = {
     "name": "metadata",
@@ -85,13 +90,22 @@ async def create(
         str | None, Header(description="sent again with the same body: the same response")
     ] = None,
 ) -> Response:
-    """Accept a job; it is durable once this answers. Without `background` the answer comes when the job ends."""
+    """Accept a job; it is durable once this answers. Without `background` the answer comes when the job ends.
+
+    With `stream` the answer is its events. A held answer that takes long begins with status 200 and white space, and
+    tells a failure in the response's own `status` and `error`; the response's id is in the header `openai-response-id`.
+    """
     raw = await read_body(request, parts.settings.max_body_bytes)
     accepted = await run_in_threadpool(accept, raw, parts, caller, idempotency_key)
     job = accepted.job
+    if accepted.document.settings.get("stream"):
+        return EventStream(request, parts, job.id, caller.id)
     if job.background:
-        return JSONResponse(render_response(accepted.document, None), headers=poll_hint(job))
-    job = await until_ended(request, parts, job.id, caller.id, None)
+        headers = {RESPONSE_ID: job.id, **poll_hint(job)}
+        return JSONResponse(render_response(accepted.document, None), headers=headers)
+    job = await until_ended(request, parts, job.id, caller.id, HEADERS_HELD_SECONDS)
+    if not job.status.is_terminal:
+        return HeldAnswer(request, parts, accepted.document)
     if job.status is Status.FAILED:
         return failed_response(job)
     return await run_in_threadpool(_show, parts, job.id, caller.id)
@@ -136,13 +150,17 @@ async def retrieve(
     response_id: str,
     *,
     wait: Annotated[float, Query(ge=0, le=300, description="hold until it has ended, so many seconds")] = 0,
-    stream: bool = False,
+    stream: Annotated[bool, Query(description="watch it: server-sent events to its end, whenever that is")] = False,
+    starting_after: Annotated[
+        int | None, Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this one")
+    ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """One response as it stands; `wait` holds the answer until it has ended."""
+    """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
     _check_id(response_id)
     if stream:
-        raise RequestInvalid("Unsupported parameter: 'stream'. Poll instead.", "stream", "unsupported_parameter")
+        await run_in_threadpool(_check_exists, parts, response_id, caller.id)
+        return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
     if wait > 0:
         await until_ended(request, parts, response_id, caller.id, wait)
     return await run_in_threadpool(_show, parts, response_id, caller.id, if_none_match)
@@ -214,7 +232,7 @@ def _show(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | 
                 return Response(status_code=304, headers={"etag": _etag(job), **poll_hint(job)})
         document = get_document(tx, response_id, api_key_id)
         position = queue_position(tx, document.job)
-    headers = {"etag": _etag(document.job), **poll_hint(document.job)}
+    headers = {"etag": _etag(document.job), RESPONSE_ID: response_id, **poll_hint(document.job)}
     return JSONResponse(render_response(document, position), headers=headers)
 
 
@@ -242,6 +260,11 @@ def _move(parts: Parts, verb: Verb, job: Job) -> Job:
 def _check_id(response_id: str) -> None:
     if "\0" in response_id:
         raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
+
+
+def _check_exists(parts: Parts, response_id: str, api_key_id: str) -> None:
+    with parts.database.read() as tx:
+        get_job(tx, response_id, api_key_id)
 
 
 def _etag(job: Job) -> str:

@@ -172,6 +172,17 @@ answers = Table(
     Column("raw", LargeBinary),  # what the provider sent, byte for byte
 )
 
+stream_events = Table(
+    "stream_events",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # of the first event
+    Column("next_number", Integer, nullable=False),  # behind the last one
+    Column("attempt", Integer, nullable=False),
+    Column("events", JsonText, nullable=False),
+    Column("progress", JsonText, nullable=False),  # what was told of the output after these
+)
+
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,

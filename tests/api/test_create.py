@@ -242,7 +242,6 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("stream", True),
         ("webhook", {"url": "https://example.com/hook"}),
         ("previous_response_id", "resp_1"),
         ("conversation", "conv_1"),
@@ -260,5 +259,5 @@ def test_what_is_not_offered_yet_is_refused_by_name(
     assert tenant.ids() == []
 
 
-def test_not_to_stream_is_offered(tenant: Tenant) -> None:
+def test_not_to_stream_is_no_stream(tenant: Tenant) -> None:
     assert tenant.submit(stream=False)["status"] == "queued"

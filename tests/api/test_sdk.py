@@ -136,13 +136,6 @@ def test_the_errors_are_its_own(server: Server, client: OpenAI) -> None:
         submit(client.with_options(api_key=reader.secret))
 
 
-def test_streaming_is_refused_before_it_is_bought(client: OpenAI, tenant: Tenant) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.responses.create(model=MODEL, input="x", stream=True)
-    assert (refused.value.param, refused.value.code) == ("stream", "unsupported_parameter")
-    assert tenant.ids() == []
-
-
 def test_the_asynchronous_client(server: Server, tenant: Tenant, hand: Hand) -> None:
     async def trip() -> str:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:

@@ -35,6 +35,7 @@ from worker.calls import Calls
 from worker.executor import Executor
 from worker.identity import Identity
 from worker.lane import LaneKeeper
+from worker.live import LiveLog
 from worker.maintenance import deadlines, rescuer
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason, Line
@@ -125,6 +126,7 @@ class DyingProvider(ProviderClient):
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> CallReport:
         calling = partial(
             super().call,
@@ -134,6 +136,7 @@ class DyingProvider(ProviderClient):
             deadline=deadline,
             line=line,
             accepted=accepted,
+            heard=heard,
         )
         if self._step is Step.SENT:
             self._die_waiting(calling, request_id, line)
@@ -219,6 +222,7 @@ class World:
         silent_since = datetime.now(UTC) - WORKER_TIMEOUT - SECOND
         with self.database.begin() as tx:
             worker_id = register(tx, "a-host", 4711, 10, silent_since)
+        announcing = announcer(connect(self.valkey_url))
         return Executor(
             database,
             provider,
@@ -226,9 +230,10 @@ class World:
             identity=Identity(database, 10, worker_id),
             lane=LaneKeeper(database, LaneSettings(self.provider_url), WORKER_TIMEOUT, self.clock),
             calls=Calls(on_end=lambda: None),
+            live=LiveLog(database, announcing),
             catalogue=Catalogue([MODEL]),
             dispatcher=dispatcher,
-            announcer=announcer(connect(self.valkey_url)),
+            announcer=announcing,
             clock=self.clock,
             jitter=lambda: 0.5,
         )

@@ -60,12 +60,13 @@ class ProviderClient:
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
+        heard: Callable[[bytes], None] | None = None,
     ) -> CallReport:
         """Send one request and wait for its end: an answer, a failure, `deadline`, or the line's abortion.
 
         Whatever the provider and the network do comes back as a report. An answer that had come in whole is
         reported even where the line was aborted meanwhile. `accepted` is told the id by which a response can be
-        resumed, as soon as there is one.
+        resumed, as soon as there is one, and `heard` the events of a stream, where the transport is one.
         """
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
@@ -79,7 +80,7 @@ class ProviderClient:
                 case Transport.PLAIN:
                     return call_plain(self._endpoint, request, model, ends_at, line)
                 case Transport.STREAM:
-                    return call_stream(self._endpoint, request, model, ends_at, line, stall=self._stall)
+                    return call_stream(self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard)
                 case Transport.BACKGROUND:
                     return call_background(self._endpoint, request, model, ends_at, line, accepted=accepted)
         finally:

@@ -1,11 +1,13 @@
 """An answer awaited as server-sent events, which keep the line alive; of all events only the last is kept.
 
+Whoever wants to hear the others is told each as it comes.
+
 When silence is a fault: never while the model may be thinking, for a reasoning model does so for minutes between
 events. Only amid an event or a text must more follow soon, and after the last event the stream's end.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
@@ -63,26 +65,45 @@ class Ending:
 
 
 def call_stream(
-    endpoint: Endpoint, request: httpx.Request, model: Model, ends_at: float, line: Line, *, stall: float
+    endpoint: Endpoint,
+    request: httpx.Request,
+    model: Model,
+    ends_at: float,
+    line: Line,
+    *,
+    stall: float,
+    heard: Callable[[bytes], None] | None = None,
 ) -> CallReport:
-    """Send one request and read its events to the last; `stall` is how long a text may stand still."""
+    """Send one request and read its events to the last; `stall` is how long a text may stand still.
+
+    `heard` is told each event's data as it comes, and must not raise.
+    """
 
     def read(response: httpx.Response, ends_at: float) -> Received:
         if response.is_success and response.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
-            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes)
+            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, heard)
         return endpoint.read_whole(response, ends_at)
 
     came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
     return endpoint.report(came, line, model)
 
 
-def _read_events(response: httpx.Response, ends_at: float, line: Line, stall: float, limit: int) -> Received:
+def _read_events(
+    response: httpx.Response,
+    ends_at: float,
+    line: Line,
+    stall: float,
+    limit: int,
+    heard: Callable[[bytes], None] | None,
+) -> Received:
     parser, ending = EventParser(limit), Ending()
     fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
     try:
         for chunk in response.iter_bytes():
             for event in parser.feed(chunk):
                 ending.take(event)
+                if heard is not None:
+                    heard(event.data)
             if monotonic() > ends_at:
                 fault = overdue()
                 break

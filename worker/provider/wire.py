@@ -85,12 +85,17 @@ def read_response(body: bytes) -> Reading:
     )
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What the text says, less the numbers that JSON does not have."""
+    return json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+
+
 def _parse(body: bytes) -> dict[str, Any]:
     text = body.decode("utf-8-sig", "replace")
     if not text.strip():
         raise Unreadable("The provider's answer is empty.")
     try:
-        value = json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+        value = parse_json(text)
     except RecursionError:
         raise Unreadable("The provider's answer is nested too deeply.") from None
     except ValueError:

@@ -1,0 +1,134 @@
+"""Sequences of stream events as frames: read from the rows, one look shared by all who need the same.
+
+What comes first and last is made from the job and its answer, what lies between is read from its log.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from fastapi.concurrency import run_in_threadpool
+
+from api.schemas import render_response
+from jobs.job import Job
+from jobs.lifecycle import Status
+from jobs.sequence import Event, Progress, remaining_events, terminal_type
+from jobs.store.database import Database
+from jobs.store.queries import Document, get_document, get_job
+from jobs.store.streams import chunks_from, last_chunk
+
+CHUNKS_PER_LOOK: Final = 16
+
+
+@dataclass(frozen=True)
+class Page:
+    """The next frames of a sequence, whether the last of all is among them, and when to look again unasked."""
+
+    frames: tuple[bytes, ...]
+    is_last: bool
+    look_again: float = float("inf")
+
+
+class Sequences:
+    """Looks at sequences for every stream of this process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._under_way: dict[tuple[str, str, int], asyncio.Task[Page]] = {}
+
+    async def read(self, job_id: str, api_key_id: str, number: int) -> Page:
+        """What follows from `number` on, as far as it was told before this was called; maybe nothing.
+
+        Raises:
+            JobNotFound: there is no such response for this key, or no more.
+        """
+        key = (job_id, api_key_id, number)
+        earlier = self._under_way.get(key)
+        if earlier is not None:
+            page = await asyncio.shield(earlier)
+            if page.frames or page.is_last:
+                return page
+        # the earlier look may have begun before there was something to see; one found now began after it ended
+        return await asyncio.shield(self._under_way.get(key) or self._look(key))
+
+    def _look(self, key: tuple[str, str, int]) -> "asyncio.Task[Page]":
+        task = asyncio.create_task(run_in_threadpool(look, self._database, *key))
+        self._under_way[key] = task
+
+        def ended(task: "asyncio.Task[Page]") -> None:
+            del self._under_way[key]
+            if not task.cancelled():
+                task.exception()  # all who asked may have left: nobody else takes note of it
+
+        task.add_done_callback(ended)
+        return task
+
+
+def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
+    """Read on from `number`. The row is read before the log, which never grows once the row has ended."""
+    with database.read() as tx:
+        job = get_job(tx, job_id, api_key_id)
+        chunks = chunks_from(tx, job_id, number, CHUNKS_PER_LOOK)
+        ending = job.status.is_terminal and len(chunks) < CHUNKS_PER_LOOK
+        document = get_document(tx, job_id, api_key_id) if ending or number < opening_length(job) else None
+        last = chunks[-1] if chunks else last_chunk(tx, job_id) if ending else None
+    events: list[tuple[int, Event]] = []
+    if document is not None:
+        events += list(enumerate(_opening(document)))[number:]
+    for chunk in chunks:
+        events += [each for each in enumerate(chunk.events, chunk.number) if each[0] >= number]
+    is_last = ending and document is not None and document.job.status.is_terminal  # it may have been revived meanwhile
+    if is_last and document is not None:
+        first = opening_length(job) if last is None else last.next_number
+        rest = _ending(document, Progress() if last is None else last.progress)
+        events += [each for each in enumerate(rest, first) if each[0] >= number]
+    return Page(tuple(frame(event, place) for place, event in events), is_last)
+
+
+def frame(event: Event, number: int) -> bytes:
+    """One event as it stands on the wire. All is ASCII: some clients take U+2028 for the end of a line."""
+    numbered = {"type": event["type"], "sequence_number": number, **event}
+    return f"event: {event['type']}\ndata: {json.dumps(numbered, separators=(',', ':'))}\n\n".encode()
+
+
+def opening_length(job: Job) -> int:
+    """How many events tell that the response was accepted and, once a worker had it, that it runs."""
+    return 2 if job.started_at is None else 3
+
+
+def _opening(document: Document) -> Iterator[Event]:
+    """What every stream of a response begins with, the same at any time."""
+    queued = replace(
+        document.job,
+        status=Status.QUEUED,
+        attempt=0,
+        completed_at=None,
+        updated_at=document.job.created_at,
+        available_at=document.job.created_at,
+        truncation_applied=None,
+        provider_response_id=None,
+        provider_model=None,
+        incomplete_reason=None,
+        error_kind=None,
+        usage=None,
+        cost=None,
+    )
+    accepted = render_response(replace(document, job=queued, answer=None), None)
+    yield {"type": "response.created", "response": accepted}
+    yield {"type": "response.queued", "response": accepted}
+    if document.job.started_at is not None:
+        running = replace(queued, status=Status.IN_PROGRESS, attempt=1)
+        yield {
+            "type": "response.in_progress",
+            "response": render_response(replace(document, job=running, answer=None), None),
+        }
+
+
+def _ending(document: Document, progress: Progress) -> Iterator[Event]:
+    """What was not told of the answer before it was here, and how it ended."""
+    response = render_response(document, None)
+    if document.job.status in (Status.COMPLETED, Status.INCOMPLETE):
+        yield from remaining_events(progress, response["output"])
+    yield {"type": terminal_type(document.job.status), "response": response}

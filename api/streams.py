@@ -1,0 +1,164 @@
+"""The two answers that last: a stream of events, and a held JSON body that is kept alive until it is there.
+
+A stream keeps nothing per client but the number that it has reached. Nothing is read before the client has taken what
+came before, so one that reads slowly costs no memory; whoever has caught up sleeps until there is more to show.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Final
+
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from api.dependencies import Parts
+from api.errors import INVALID_REQUEST, RESPONSE_ID, error_body
+from api.schemas import render_response
+from api.sequences import Page, frame
+from api.waiting import until_disconnected, until_ended
+from jobs.errors import JobNotFound
+from jobs.store.queries import Document, get_document
+from jobs.telemetry import get_logger
+
+KEEPALIVE_SECONDS: Final = 15.0
+KEEPALIVE: Final = b": keepalive\n\n"
+BLOCK_BYTES: Final = 64 * 1024
+LOOK_AGAIN_SECONDS: Final = 1.0
+HEADERS: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-transform",
+    "x-accel-buffering": "no",  # nginx would collect events before it passes them on
+}
+
+log = get_logger(__name__)
+
+
+class Lasting(Response):
+    """An answer whose end is not known when it begins."""
+
+    def __init__(self, request: Request, headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._request = request
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send block by block; the next is asked for when the client has taken the one before."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async with aclosing(self.blocks()) as blocks:
+            async for block in blocks:
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def blocks(self) -> AsyncGenerator[bytes, None]:
+        """The body."""
+        raise NotImplementedError
+
+
+class EventStream(Lasting):
+    """A response's events, from the first or any later one to the last."""
+
+    def __init__(self, request: Request, parts: Parts, job_id: str, api_key_id: str, number: int = 0) -> None:
+        """Begin with the event of this `number`."""
+        super().__init__(request, {**HEADERS, RESPONSE_ID: job_id})
+        self._parts = parts
+        self._job_id = job_id
+        self._api_key_id = api_key_id
+        self._number = number
+
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
+        """Frames, and comments that keep the line alive meanwhile."""
+        now = asyncio.get_running_loop().time
+        gone = asyncio.create_task(until_disconnected(self._request))
+        try:
+            with self._parts.waiters.watch(self._job_id) as expectation:
+                gone.add_done_callback(lambda _: expectation.wake())
+                told_at = now()
+                while not gone.done():
+                    page = await self._page()
+                    for block, events in _joined(page):
+                        self._number += events
+                        yield block
+                        told_at = now()
+                        if gone.done():
+                            return
+                    if page.is_last:
+                        return
+                    if page.frames:
+                        continue
+                    if now() - told_at >= KEEPALIVE_SECONDS:
+                        yield KEEPALIVE
+                        told_at = now()
+                    await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
+        except JobNotFound as error:
+            yield self._error(error.message, "response_not_found", self._number)
+        except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
+            message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
+            # under the number before, so that the event that comes next keeps its own
+            yield self._error(message, "service_unavailable", max(self._number - 1, 0))
+        finally:
+            gone.cancel()
+
+    async def _page(self) -> Page:
+        try:
+            return await self._parts.sequences.read(self._job_id, self._api_key_id, self._number)
+        except (DBAPIError, PoolTimeoutError) as error:
+            log.warning("stream could not be read", error=type(error).__name__)
+            return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
+
+    def _error(self, message: str, code: str, number: int) -> bytes:
+        return frame({"type": "error", "code": code, "message": message, "param": None}, number)
+
+
+def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
+    """Frames in blocks of a size worth sending, and how many are in each."""
+    block: list[bytes] = []
+    size = 0
+    for each in page.frames:
+        block.append(each)
+        size += len(each)
+        if size >= BLOCK_BYTES:
+            yield b"".join(block), len(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block), len(block)
+
+
+class HeldAnswer(Lasting):
+    """The body of a response that was not there in time for its headers to wait for it.
+
+    White space before JSON is JSON; it keeps proxies and clients from giving up. Once status 200 is out, a failure
+    can only be told as the failed response that it is.
+    """
+
+    def __init__(self, request: Request, parts: Parts, accepted: Document) -> None:
+        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id})
+        self._parts = parts
+        self._accepted = accepted
+
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
+        """White space, then the response."""
+        job = self._accepted.job
+        ended = asyncio.create_task(until_ended(self._request, self._parts, job.id, job.api_key_id, None))
+        try:
+            while not ended.done():
+                yield b" "
+                await asyncio.wait({ended}, timeout=KEEPALIVE_SECONDS)
+            await ended
+            yield await run_in_threadpool(self._body)
+        except JobNotFound as error:
+            yield json.dumps(error_body(error.message, INVALID_REQUEST, error.param, error.code)).encode()
+        except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
+            yield json.dumps(render_response(self._accepted, None)).encode()
+        finally:
+            ended.cancel()
+
+    def _body(self) -> bytes:
+        job = self._accepted.job
+        with self._parts.database.read() as tx:
+            document = get_document(tx, job.id, job.api_key_id)
+        return json.dumps(render_response(document, None), separators=(",", ":")).encode()

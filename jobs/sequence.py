@@ -1,0 +1,259 @@
+"""A response as a sequence of stream events: which types there are, what has been told, and what is left to tell.
+
+The official SDKs' stream helpers decide what a good sequence is, and disagree only where nobody should go: each item
+is added once, under the next free `output_index` and an identity that no item before it had; whatever belongs to an
+item comes between its `added` and its `done`; and when the response completes, no item may be left open that the
+response does not hold. Every function here keeps to that, so a sequence may go on over a lost attempt.
+
+Numbers are positions, so nothing here knows them. The sequence that is made from an answer is part of the contract: a
+client may come back a week later with a number that it was given under an earlier release.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Event = dict[str, Any]
+Item = Mapping[str, Any]
+
+LIVE_FROM: Final = 3
+"""The number of the first event that a worker tells: `created`, `queued` and `in_progress` go before."""
+
+_SMALLEST_DELTA: Final = 32
+_DELTAS_PER_TEXT: Final = 256
+
+LIFECYCLE_TYPES: Final = frozenset(
+    {
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.completed",
+        "response.failed",
+        "response.incomplete",
+    }
+)
+"""Events that carry the whole response; they are always ours."""
+
+OUTPUT_TYPES: Final = frozenset(
+    {
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.content_part.added",
+        "response.content_part.done",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.output_text.annotation.added",
+        "response.refusal.delta",
+        "response.refusal.done",
+        "response.reasoning_text.delta",
+        "response.reasoning_text.done",
+        "response.reasoning_summary_part.added",
+        "response.reasoning_summary_part.done",
+        "response.reasoning_summary_text.delta",
+        "response.reasoning_summary_text.done",
+        "response.function_call_arguments.delta",
+        "response.function_call_arguments.done",
+        "response.custom_tool_call_input.delta",
+        "response.custom_tool_call_input.done",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.in_progress",
+        "response.mcp_call.completed",
+        "response.mcp_call.failed",
+        "response.mcp_list_tools.in_progress",
+        "response.mcp_list_tools.completed",
+        "response.mcp_list_tools.failed",
+        "response.web_search_call.in_progress",
+        "response.web_search_call.searching",
+        "response.web_search_call.completed",
+        "response.file_search_call.in_progress",
+        "response.file_search_call.searching",
+        "response.file_search_call.completed",
+        "response.code_interpreter_call.in_progress",
+        "response.code_interpreter_call.interpreting",
+        "response.code_interpreter_call.completed",
+        "response.code_interpreter_call_code.delta",
+        "response.code_interpreter_call_code.done",
+        "response.image_generation_call.in_progress",
+        "response.image_generation_call.generating",
+        "response.image_generation_call.partial_image",
+        "response.image_generation_call.completed",
+    }
+)
+"""Events of one output item that are passed on. The SDKs know a few more, each newer than some SDK that people still
+run, which would mistake it for another; and any type that they do not know ends a Node client's stream."""
+
+_CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
+_NAMELESS: Final = frozenset({"function_call", "custom_tool_call"})
+# What an item says is empty when it is added, and comes in deltas.
+_TEXT_OF: Final[Mapping[str, Mapping[str, Any]]] = {
+    "message": {"content": []},
+    "reasoning": {"summary": []},
+    "function_call": {"arguments": ""},
+    "custom_tool_call": {"input": ""},
+}
+
+
+def identity_of(item: Item) -> frozenset[str]:
+    """What must be unlike every other item's; empty where the item cannot be told apart, and so cannot be told."""
+    kind, own, call = item.get("type"), item.get("id"), item.get("call_id")
+    if not isinstance(kind, str):
+        return frozenset()
+    keys = set()
+    if isinstance(own, str) and own:
+        keys.add(f"id:{own}")
+    elif kind not in _NAMELESS or "id" in item:
+        return frozenset()
+    if kind in _CALLS:
+        if not isinstance(call, str) or not call:
+            return frozenset()
+        keys.add(f"call:{kind}:{call}")
+    return frozenset(keys)
+
+
+@dataclass
+class Told:
+    """One item as far as it was told; `opened` is how it was added, until it is done. `parts` are their types."""
+
+    identity: frozenset[str]
+    opened: Item | None
+    parts: list[str] = field(default_factory=list)
+    summaries: int = 0
+
+
+@dataclass
+class Progress:
+    """Which items were told, in the order of their `output_index`."""
+
+    items: list[Told] = field(default_factory=list)
+
+    def has_told(self, item: Item) -> bool:
+        """Whether an item of this identity was added."""
+        keys = identity_of(item)
+        return any(keys & each.identity for each in self.items)
+
+    def to_json(self) -> list[list[Any]]:
+        """As it is kept beside the events."""
+        return [[sorted(each.identity), each.opened, each.parts, each.summaries] for each in self.items]
+
+    @classmethod
+    def from_json(cls, kept: Sequence[Sequence[Any]]) -> "Progress":
+        """What `to_json` gave."""
+        return cls([Told(frozenset(keys), opened, parts, summaries) for keys, opened, parts, summaries in kept])
+
+
+def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Event]:
+    """Ends every item that is open: as `answer` has it, or as one that came to nothing."""
+    events = []
+    for index, told in enumerate(progress.items):
+        if told.opened is None:
+            continue
+        item = next((each for each in answer if identity_of(each) & told.identity), None)
+        last = {**told.opened, "status": "incomplete"} if item is None else dict(item)
+        events.append({"type": "response.output_item.done", "output_index": index, "item": last})
+        told.opened = None
+    return events
+
+
+def remaining_events(progress: Progress, answer: Sequence[Item]) -> Iterator[Event]:
+    """What is left to tell of the items of an answer, which may be all of them."""
+    yield from closing_events(progress, answer)
+    index = len(progress.items)
+    seen: set[str] = set()
+    for item in answer:
+        keys = identity_of(item)
+        if not keys or keys & seen or progress.has_told(item):
+            continue
+        seen |= keys
+        yield from _item_events(item, index)
+        index += 1
+
+
+def terminal_type(status: str) -> str:
+    """The event that ends a sequence. The SDKs know none for a cancelled response; its status tells what happened."""
+    return f"response.{status}" if status in ("completed", "incomplete") else "response.failed"
+
+
+def opened(item: Item) -> Item:
+    """The item as it is when it is added."""
+    kind = item["type"]
+    begun = {**item, **_TEXT_OF.get(kind, {})}
+    if kind in _TEXT_OF and "status" in item:
+        begun["status"] = "in_progress"
+    if kind == "reasoning":
+        begun.pop("encrypted_content", None)
+        if "content" in item:
+            begun["content"] = []
+    return begun
+
+
+def _item_events(item: Item, index: int) -> Iterator[Event]:
+    kind = item["type"]
+    place = {"output_index": index}
+    yield {"type": "response.output_item.added", **place, "item": opened(item)}
+    scope = {"item_id": item.get("id"), **place}
+    match kind:
+        case "message":
+            yield from _parts_events(item.get("content"), scope)
+        case "reasoning":
+            yield from _summary_events(item.get("summary"), scope)
+            yield from _parts_events(item.get("content"), scope)
+        case "function_call" if item.get("id"):
+            arguments = _text(item.get("arguments"))
+            yield from _text_events("response.function_call_arguments", "arguments", arguments, scope)
+        case "custom_tool_call" if item.get("id"):
+            yield from _text_events("response.custom_tool_call_input", "input", _text(item.get("input")), scope)
+    yield {"type": "response.output_item.done", **place, "item": dict(item)}
+
+
+def _parts_events(parts: object, scope: Mapping[str, Any]) -> Iterator[Event]:
+    for content_index, part in enumerate(_mappings(parts)):
+        place = {**scope, "content_index": content_index}
+        kind = part.get("type")
+        if kind == "output_text":
+            text = _text(part.get("text"))
+            yield {
+                "type": "response.content_part.added",
+                **place,
+                "part": {**part, "text": "", "annotations": [], "logprobs": []},
+            }
+            last = None
+            for event in _text_events("response.output_text", "text", text, place):
+                if last is not None:
+                    yield {**last, "logprobs": []}
+                last = event
+            for number, annotation in enumerate(_mappings(part.get("annotations"))):
+                added = {"annotation_index": number, "annotation": dict(annotation)}
+                yield {"type": "response.output_text.annotation.added", **place, **added}
+            if last is not None:
+                yield {**last, "logprobs": part.get("logprobs") or []}
+        elif kind in ("refusal", "reasoning_text"):
+            name = "refusal" if kind == "refusal" else "text"
+            yield {"type": "response.content_part.added", **place, "part": {**part, name: ""}}
+            yield from _text_events(f"response.{kind}", name, _text(part.get(name)), place)
+        else:
+            yield {"type": "response.content_part.added", **place, "part": dict(part)}
+        yield {"type": "response.content_part.done", **place, "part": dict(part)}
+
+
+def _summary_events(summary: object, scope: Mapping[str, Any]) -> Iterator[Event]:
+    for summary_index, part in enumerate(_mappings(summary)):
+        place = {**scope, "summary_index": summary_index}
+        yield {"type": "response.reasoning_summary_part.added", **place, "part": {**part, "text": ""}}
+        yield from _text_events("response.reasoning_summary_text", "text", _text(part.get("text")), place)
+        yield {"type": "response.reasoning_summary_part.done", **place, "part": dict(part)}
+
+
+def _text_events(prefix: str, name: str, text: str, place: Mapping[str, Any]) -> Iterator[Event]:
+    size = max(_SMALLEST_DELTA, -(-len(text) // _DELTAS_PER_TEXT))
+    for start in range(0, len(text), size):
+        yield {"type": f"{prefix}.delta", **place, "delta": text[start : start + size]}
+    yield {"type": f"{prefix}.done", **place, name: text}
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,260 @@
+"""Live output: what a streaming provider says of an answer while it is made, brought into the response's sequence.
+
+Of a provider's events those are passed on that every SDK knows and that fit what was told before; the rest is left
+out, for whatever live output leaves out is told when the answer is here. So a stream may fall silent at any point
+(a gateway that sends nonsense, a database that is away, a log that grows beyond all measure) and still ends well.
+"""
+
+from collections.abc import Mapping
+from threading import Event as Signal
+from threading import Lock, Thread
+from typing import Any, Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.events import Announcer
+from jobs.job import Attempt
+from jobs.sequence import LIVE_FROM, OUTPUT_TYPES, Event, Progress, Told, closing_events, identity_of, opened
+from jobs.store.database import Database
+from jobs.store.streams import Chunk, append, last_chunk
+from jobs.telemetry import get_logger
+from worker.provider.output import normalise_output
+from worker.provider.wire import parse_json
+
+FLUSH_SECONDS: Final = 0.2
+"""How often events are committed. One transaction holds those of all streams of this process."""
+FLUSH_AGAIN_SECONDS: Final = 2.0
+MOST_UNWRITTEN: Final = 4 * 1024 * 1024
+MOST_WRITTEN: Final = 32 * 1024 * 1024
+
+_NOT_PASSED_ON: Final = frozenset({"sequence_number", "obfuscation", "response"})
+_PART_OF: Final[Mapping[str, str]] = {
+    "response.output_text": "output_text",
+    "response.output_text.annotation": "output_text",
+    "response.refusal": "refusal",
+    "response.reasoning_text": "reasoning_text",
+}
+_ITEM_OF: Final[Mapping[str, str]] = {
+    "response.reasoning_summary_part": "reasoning",
+    "response.reasoning_summary_text": "reasoning",
+    "response.function_call_arguments": "function_call",
+    "response.custom_tool_call_input": "custom_tool_call",
+    "response.mcp_call_arguments": "mcp_call",
+    "response.code_interpreter_call_code": "code_interpreter_call",
+}
+"""Where the family of an event is not named for the part or item that it belongs to."""
+
+log = get_logger(__name__)
+
+
+class LiveOutput:
+    """What one attempt has told, and what of it is not committed yet."""
+
+    def __init__(self, attempt: Attempt, last: Chunk | None, written: Signal) -> None:
+        """`last` is the end of what earlier attempts told; `written` is set whenever there is more to commit."""
+        self.attempt = attempt
+        self._progress = Progress() if last is None else last.progress
+        self._number = LIVE_FROM if last is None else last.next_number
+        self._written = written
+        self._places: dict[int, int] = {}  # the provider's output_index: ours
+        self._has_begun = False
+        self._unwritten: list[Event] = []
+        self._unwritten_size = 0
+        self._size = 0
+        self._silent = False
+        self._guard = Lock()
+
+    def hear(self, data: bytes) -> None:
+        """Take one of the provider's events. Never raises: what is watched must not cost what was paid for."""
+        if self._silent:
+            return
+        try:
+            value = parse_json(data)
+            with self._guard:
+                events = self._events(value) if isinstance(value, dict) else []
+                self._unwritten += events
+        except (ValueError, RecursionError):  # not JSON: it says nothing
+            return
+        except Exception as error:  # noqa: BLE001  # see above
+            self._silent = True
+            log.warning("live output ended", job_id=self.attempt.job_id, error=type(error).__name__)
+            return
+        if events:
+            self._size += len(data)
+            self._unwritten_size += len(data)
+            self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
+            self._written.set()
+
+    def unwritten(self) -> Chunk | None:
+        """What is to be committed next."""
+        with self._guard:
+            if not self._unwritten:
+                return None
+            progress = Progress.from_json(self._progress.to_json())
+            return Chunk(self.attempt.job_id, self.attempt.number, self._number, list(self._unwritten), progress)
+
+    def confirm(self, chunk: Chunk) -> None:
+        """It is committed."""
+        with self._guard:
+            del self._unwritten[: len(chunk.events)]
+            self._number = chunk.next_number
+            self._unwritten_size = 0
+
+    def keep(self, tx: Connection) -> None:
+        """Put what is left beside the answer."""
+        chunk = self.unwritten()
+        if chunk is not None:
+            append(tx, [chunk], wait=True)
+
+    def _events(self, value: Mapping[str, Any]) -> list[Event]:
+        kind, place = value.get("type"), value.get("output_index")
+        if kind not in OUTPUT_TYPES or not isinstance(place, int):
+            return []
+        if kind == "response.output_item.added":
+            return self._added(place, value.get("item"))
+        index = self._places.get(place)
+        told = None if index is None else self._progress.items[index]
+        if index is None or told is None or told.opened is None:
+            return []
+        if kind == "response.output_item.done":
+            return _done(told, index, value.get("item"))
+        return _within(told, told.opened, index, str(kind), value)
+
+    def _added(self, place: int, item: object) -> list[Event]:
+        self._places.pop(place, None)
+        if not isinstance(item, dict):
+            return []
+        identity = identity_of(item)
+        if not identity or self._progress.has_told(item):
+            return []
+        events = [] if self._has_begun else closing_events(self._progress)  # what a lost attempt left open
+        self._has_begun = True
+        begun = opened({"role": "assistant", "status": "in_progress", **item} if item["type"] == "message" else item)
+        index = self._places[place] = len(self._progress.items)
+        self._progress.items.append(Told(identity, begun))
+        return [*events, {"type": "response.output_item.added", "output_index": index, "item": begun}]
+
+
+def _done(told: Told, index: int, item: object) -> list[Event]:
+    if not isinstance(item, dict) or identity_of(item) != told.identity:
+        return []
+    told.opened = None
+    [whole] = normalise_output([item], None, finished="completed", seed=str)
+    return [{"type": "response.output_item.done", "output_index": index, "item": whole}]
+
+
+def _within(told: Told, item: Mapping[str, Any], index: int, kind: str, value: Mapping[str, Any]) -> list[Event]:
+    """An event between an item's first and last, if it fits; and the beginning of its part, should that be missing."""
+    if not item.get("id") or (kind.endswith(".delta") and not isinstance(value.get("delta"), str)):
+        return []
+    place = {"item_id": item["id"], "output_index": index}
+    event = {**{name: each for name, each in value.items() if name not in _NOT_PASSED_ON}, **place}
+    family = kind.rpartition(".")[0]
+    if family == "response.content_part" or family in _PART_OF:
+        return _in_content(told, str(item["type"]), kind, family, event)
+    if item["type"] != _ITEM_OF.get(family, family.removeprefix("response.")):
+        return []
+    if item["type"] == "reasoning":
+        is_new = kind == "response.reasoning_summary_part.added"
+        if event.get("summary_index") not in ([told.summaries] if is_new else range(told.summaries)):
+            return []
+        told.summaries += is_new
+    return [event]
+
+
+def _in_content(told: Told, item_type: str, kind: str, family: str, event: Event) -> list[Event]:
+    part, content_index = event.get("part"), event.get("content_index")
+    part_type = _PART_OF.get(family) or (part.get("type") if isinstance(part, dict) else None)
+    fits = item_type == ("reasoning" if part_type == "reasoning_text" else "message")
+    if not fits or not isinstance(part_type, str) or not isinstance(content_index, int):
+        return []
+    if family == "response.output_text":
+        event["logprobs"] = event.get("logprobs") or []
+    if content_index == len(told.parts) and (isinstance(part, dict) or kind.endswith(".delta")):
+        told.parts.append(part_type)
+        begun = _begun_part(part_type, part if isinstance(part, dict) else {})
+        added = {"type": "response.content_part.added", "content_index": content_index, "part": begun}
+        added |= {name: event[name] for name in ("item_id", "output_index")}
+        return [added] if kind == added["type"] else [added, event]
+    known = 0 <= content_index < len(told.parts) and told.parts[content_index] == part_type
+    return [event] if known and kind != "response.content_part.added" else []
+
+
+def _begun_part(part_type: str, part: Mapping[str, Any]) -> Event:
+    match part_type:
+        case "output_text":
+            return {**part, "type": part_type, "text": "", "annotations": [], "logprobs": []}
+        case "refusal":
+            return {**part, "type": part_type, "refusal": ""}
+        case "reasoning_text":
+            return {**part, "type": part_type, "text": ""}
+        case _:
+            return {**part, "type": part_type}
+
+
+class LiveLog:
+    """The live output of every streamed response that this process has in its hands."""
+
+    def __init__(self, database: Database, announcer: Announcer) -> None:
+        self._database = database
+        self._announcer = announcer
+        self._outputs: dict[tuple[str, int], LiveOutput] = {}
+        self._written = Signal()
+        self._flushing = Lock()
+        self._stopping = False
+        self._thread = Thread(target=self._loop, daemon=True)
+
+    def start(self) -> None:
+        """Begin to commit what is told."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._stopping = True
+        self._written.set()
+
+    def open(self, attempt: Attempt) -> LiveOutput:
+        """The beginning of an attempt, told to those who watch; it goes on where an earlier one stopped."""
+        output = LiveOutput(attempt, self._last(attempt.job_id) if attempt.number > 1 else None, self._written)
+        self._outputs[attempt.job_id, attempt.number] = output
+        self._announcer.wrote(attempt.job_id)
+        return output
+
+    def _last(self, job_id: str) -> Chunk | None:
+        with self._database.read() as tx:
+            return last_chunk(tx, job_id)
+
+    def close(self, attempt: Attempt) -> LiveOutput | None:
+        """Commit no more for an attempt; None where it had no live output."""
+        with self._flushing:
+            return self._outputs.pop((attempt.job_id, attempt.number), None)
+
+    def _loop(self) -> None:
+        pause = Signal()
+        while not self._stopping:
+            self._written.wait()
+            self._written.clear()
+            try:
+                left = self.flush()
+            except SQLAlchemyError as error:
+                log.warning("live output is not written", error=type(error).__name__)
+                left = True
+            pause.wait(FLUSH_AGAIN_SECONDS if left else FLUSH_SECONDS)
+            if left:
+                self._written.set()
+
+    def flush(self) -> bool:
+        """Commit all that was told and tell those who watch; whether something had to be left for later."""
+        with self._flushing:
+            found = [(output, chunk) for output in self._outputs.values() if (chunk := output.unwritten()) is not None]
+            if not found:
+                return False
+            with self._database.begin() as tx:
+                kept = append(tx, [chunk for _, chunk in found])
+            for output, chunk in found:
+                if chunk.job_id in kept:
+                    output.confirm(chunk)
+        for job_id in kept:
+            self._announcer.wrote(job_id)
+        return len(kept) < len(found)
