@@ -72,6 +72,20 @@ HELD_ERRORS = _errors(
         504: "A held response was not finished by its deadline.",
     }
 )
+WHOLE_OR_EVENTS: dict[str, Any] = {
+    "model": ResponseBody,
+    "content": {
+        "text/event-stream": {
+            "schema": {
+                "type": "object",
+                "description": "`data` is JSON with at least `type`, which `event` repeats, and `sequence_number`.",
+                "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+                "required": ["event", "data"],
+            }
+        }
+    },
+    "description": "The response; with `stream` its events.",
+}
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
@@ -79,7 +93,7 @@ router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 @router.post(
     "",
     summary="Submit",
-    responses={200: {"model": ResponseBody}, **HELD_ERRORS},
+    responses={200: WHOLE_OR_EVENTS, **HELD_ERRORS},
     openapi_extra={"requestBody": request_body()},
 )
 async def create(
@@ -141,7 +155,7 @@ def list_responses(
 @router.get(
     "/{response_id}",
     summary="Retrieve",
-    responses={200: {"model": ResponseBody}, 304: {"description": "It has not changed since that ETag."}},
+    responses={200: WHOLE_OR_EVENTS, 304: {"description": "It has not changed since that ETag."}},
 )
 async def retrieve(
     request: Request,

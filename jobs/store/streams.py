@@ -40,10 +40,10 @@ def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> se
     row, event = tables.jobs.c, tables.stream_events.c
     ids = [chunk.job_id for chunk in chunks]
     held = select(row.id, row.attempt).where(row.id.in_(ids), tables.IS_HELD)
-    locked = tx.execute(held.with_for_update(key_share=True, skip_locked=not wait))
-    attempts: dict[str, int] = dict(locked.tuples().all())
+    locked = held.with_for_update(key_share=True, skip_locked=not wait)
+    attempts: dict[str, int] = dict(tx.execute(locked).all())
     ends = select(event.job_id, func.max(event.next_number)).where(event.job_id.in_(ids)).group_by(event.job_id)
-    stored: dict[str, int] = dict(tx.execute(ends).tuples().all())
+    stored: dict[str, int] = dict(tx.execute(ends).all())
     kept = [chunk for chunk in chunks if attempts.get(chunk.job_id) == chunk.attempt]
     rows = []
     for chunk in kept:

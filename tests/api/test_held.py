@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,9 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import OpenAI
 
+import api.routes.responses
+import api.streams
 from api.errors import FAILED_RESPONSES
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
+from jobs.lifecycle import Status
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, assert_error, serve, usage_json
 from tests.support.waiting import await_until
 
@@ -145,6 +150,100 @@ def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, ten
         hand.complete(job_id)
         assert other.result(5)["status"] == "completed"
     await_until(lambda: not server.waiting(job_id), 2, "a place is still taken")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Headers that wait for their body no longer than an instant."""
+    monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.2)
+    monkeypatch.setattr(api.streams, "KEEPALIVE_SECONDS", 0.1)
+
+
+@contextmanager
+def begun(tenant: Tenant) -> Iterator[tuple[str, Iterator[str]]]:
+    """A held request of which the headers are here: the id that they name, and the body to come."""
+    with tenant.http.stream("POST", "/v1/responses", json={"model": MODEL, "input": "Hello"}) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.headers["x-request-id"].startswith("req_")
+        body = answer.iter_text()
+        assert next(body).isspace()
+        yield answer.headers["openai-response-id"], body
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_that_takes_long_has_headers_and_white_space_before_its_answer(tenant: Tenant, hand: Hand) -> None:
+    with begun(tenant) as (job_id, body):
+        assert next(body).isspace()
+        assert next(body).isspace()
+        hand.complete(job_id)
+        assert json.loads("".join(body)) == tenant.get(job_id)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("status", [Status.INCOMPLETE, Status.FAILED, Status.CANCELLED])
+def test_what_it_comes_to_then_is_told_by_the_response_itself(tenant: Tenant, hand: Hand, status: Status) -> None:
+    with begun(tenant) as (job_id, body):
+        hand.bring_to(status, job_id)
+        told = json.loads("".join(body))
+    assert told == tenant.get(job_id)
+    assert told["status"] == status
+    assert (told["error"] is not None) is (status is Status.FAILED)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_sdk_reads_what_began_with_white_space(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as sdk, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
+        job_id = tenant.only_id()
+        await_until(lambda: not answer.done() and server.waiting(job_id), 5, "it does not wait")
+        time.sleep(0.5)  # past the headers
+        hand.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
+        failed = answer.result(5)
+        assert failed.error is not None
+        assert (failed.id, failed.status, failed.error.code) == (job_id, "failed", "server_error")
+    assert len(tenant.ids()) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_who_leaves_one_that_takes_long_frees_its_place_and_has_its_id(
+    server: Server, tenant: Tenant, hand: Hand
+) -> None:
+    with held_by_socket(server, tenant) as (job_id, connection):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(4096)
+        assert f"openai-response-id: {job_id}".encode() in head
+        await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+    await_until(lambda: not server.waiting(job_id), 2, "its place is still taken")
+    hand.complete(job_id)
+    assert tenant.get(job_id)["output"][0]["content"][0]["text"] == TEXT
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_stops_gives_the_response_as_it_was_accepted(server: Server, hand: Hand) -> None:
+    with serve(server.settings) as stopping, a_tenant(stopping) as tenant, begun(tenant) as (job_id, body):
+        stopping.stop()
+        told = json.loads("".join(body))
+    assert (told["id"], told["status"], told["output"]) == (job_id, "queued", [])
+    assert hand.job(job_id).status == "queued"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_one_that_is_deleted_meanwhile_says_so(tenant: Tenant) -> None:
+    with begun(tenant) as (job_id, body):
+        tenant.http.delete(f"/v1/responses/{job_id}")
+        told = json.loads("".join(body))
+    assert told.get("status") == "cancelled" or told["error"]["param"] == "response_id"
+
+
+def test_every_answer_names_its_response(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+    answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "Hello", "background": True})
+    job_id = answer.headers["openai-response-id"]
+    assert answer.json()["id"] == job_id
+    assert tenant.http.get(f"/v1/responses/{job_id}").headers["openai-response-id"] == job_id
+    with held(other) as (failing_id, failed):
+        hand.fail(failing_id, Failure(ErrorKind.REJECTED, "No.", 400))
+        assert failed.result(5).headers["openai-response-id"] == failing_id
 
 
 def test_a_job_that_ends_before_anyone_waits_is_answered_at_once(tenant: Tenant, hand: Hand) -> None:

@@ -19,7 +19,7 @@ from tests.support.waiting import await_until
 MODEL = "openai/o3-pro"
 TEXT = "one two three four five six seven eight nine ten eleven twelve"
 PROMPT = f'[[sim: full text="{TEXT}" chunk=3 every=0.05]] Count.'
-SLOW = f'[[sim: full text="{TEXT}" chunk=2 every=0.15]] Count.'
+SLOW = f'[[sim: full text="{TEXT}" chunk=3 every=0.12]] Count.'
 WORKER_TIMEOUT = 2
 
 Json = dict[str, Any]
@@ -119,10 +119,9 @@ def accepted_by_the_helper(events: list[Json]) -> None:
         body = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events)
         return httpx.Response(200, text=body, headers={"content-type": "text/event-stream"})
 
+    replaying: Any = httpx.Client(transport=httpx.MockTransport(serve))  # which the SDK takes, and its types do not
     with (
-        openai.OpenAI(
-            base_url="http://sdk", api_key="x", http_client=httpx.Client(transport=httpx.MockTransport(serve))
-        ) as client,
+        openai.OpenAI(base_url="http://sdk", api_key="x", http_client=replaying) as client,
         client.responses.stream(response_id="resp_1") as stream,
     ):
         if events[-1]["type"] == "response.completed":
@@ -212,7 +211,9 @@ def test_a_cancelled_one_ends_with_a_type_that_every_sdk_knows(stack: Stack) -> 
 
 
 def test_a_lost_attempts_items_come_to_nothing_and_the_sequence_goes_on(stack: Stack) -> None:
-    job_id = begin(stack, f'[[sim: stream-error text="{TEXT}" chunk=3 every=0.05, then full text="{TEXT}" chunk=3]] Count.')
+    job_id = begin(
+        stack, f'[[sim: stream-error text="{TEXT}" chunk=3 every=0.05, then full text="{TEXT}" chunk=3]] Count.'
+    )
     events = Watcher(stack, job_id).all()
     done = [each for each in events if each["type"] == "response.output_item.done"]
     assert [each["output_index"] for each in done] == [0, 1, 2, 3]
@@ -268,16 +269,3 @@ def test_it_goes_on_over_a_restart_of_everything(stack: Stack, valkey_of_module:
     events = watcher.all(60)
     accepted_by_the_helper(events)
     assert Watcher(stack, before, 5).all() == whole[6:]
-
-
-def test_a_stopping_api_says_so_and_another_goes_on(stack: Stack) -> None:
-    job_id = begin(stack, SLOW)
-    events = iter(stack.openai(max_retries=0).responses.retrieve(job_id, stream=True))
-    watcher = Watcher(stack, job_id).until_text()
-    stack.api.stop()
-    stack.start_api()
-    seen = list(events)
-    assert seen[-1].type == "error"
-    assert seen[-1].code == "service_unavailable"
-    assert seen[-1].sequence_number == seen[-2].sequence_number
-    assert watcher.all()[-1]["type"] == "response.completed"
