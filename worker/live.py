@@ -109,7 +109,7 @@ class LiveOutput:
 
     def _events(self, value: Mapping[str, Any]) -> list[Event]:
         kind, place = value.get("type"), value.get("output_index")
-        if kind not in OUTPUT_TYPES or not isinstance(place, int):
+        if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
             return []
         if kind == "response.output_item.added":
             return self._added(place, value.get("item"))
@@ -119,14 +119,15 @@ class LiveOutput:
             return []
         if kind == "response.output_item.done":
             return _done(told, index, value.get("item"))
-        return _within(told, told.opened, index, str(kind), value)
+        return _within(told, told.opened, index, kind, value)
 
     def _added(self, place: int, item: object) -> list[Event]:
-        self._places.pop(place, None)
-        if not isinstance(item, dict):
+        identity = identity_of(item) if isinstance(item, dict) else frozenset()
+        earlier = self._places.get(place)
+        if earlier is not None and self._progress.items[earlier].identity == identity:  # said twice
             return []
-        identity = identity_of(item)
-        if not identity or self._progress.has_told(item):
+        self._places.pop(place, None)
+        if not isinstance(item, dict) or not identity or self._progress.has_told(item):
             return []
         events = [] if self._has_begun else closing_events(self._progress)  # what a lost attempt left open
         self._has_begun = True
