@@ -35,6 +35,8 @@ HEADERS: Final = {
     "x-accel-buffering": "no",  # nginx would collect events before it passes them on
 }
 
+DATABASE_ERRORS: Final = (DBAPIError, PoolTimeoutError)
+
 log = get_logger(__name__)
 
 
@@ -106,7 +108,7 @@ class EventStream(Lasting):
     async def _page(self) -> Page:
         try:
             return await self._parts.sequences.read(self._job_id, self._api_key_id, self._number)
-        except (DBAPIError, PoolTimeoutError) as error:
+        except DATABASE_ERRORS as error:
             log.warning("stream could not be read", error=type(error).__name__)
             return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
 
@@ -142,20 +144,32 @@ class HeldAnswer(Lasting):
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
         """White space, then the response."""
-        job = self._accepted.job
-        ended = asyncio.create_task(until_ended(self._request, self._parts, job.id, job.api_key_id, None))
+        answer = self._begin()
         try:
-            while not ended.done():
+            while not answer.done():
                 yield b" "
-                await asyncio.wait({ended}, timeout=KEEPALIVE_SECONDS)
-            await ended
-            yield await run_in_threadpool(self._body)
+                await asyncio.wait({answer}, timeout=KEEPALIVE_SECONDS)
+                if answer.done() and isinstance(answer.exception(), DATABASE_ERRORS):
+                    log.warning("held answer could not be read", error=type(answer.exception()).__name__)
+                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    answer = self._begin()
+            yield await answer
         except JobNotFound as error:
             yield json.dumps(error_body(error.message, INVALID_REQUEST, error.param, error.code)).encode()
         except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
             yield json.dumps(render_response(self._accepted, None)).encode()
         finally:
-            ended.cancel()
+            answer.cancel()
+
+    def _begin(self) -> asyncio.Task[bytes]:
+        task = asyncio.create_task(self._answer())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end when nobody asks
+        return task
+
+    async def _answer(self) -> bytes:
+        job = self._accepted.job
+        await until_ended(self._request, self._parts, job.id, job.api_key_id, None)
+        return await run_in_threadpool(self._body)
 
     def _body(self) -> bytes:
         job = self._accepted.job

@@ -1,6 +1,6 @@
 """The embedded Valkey of `up`: a real server out of a wheel, on loopback, with a password of this run.
 
-Nothing is kept on disk: what it holds (bells, running streams) is refilled from the database within a second.
+Nothing is kept on disk: what it holds (bells, announcements) is made good from the database within seconds.
 """
 
 import asyncio

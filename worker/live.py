@@ -25,6 +25,8 @@ from worker.provider.wire import parse_json
 FLUSH_SECONDS: Final = 0.2
 """How often events are committed. One transaction holds those of all streams of this process."""
 FLUSH_AGAIN_SECONDS: Final = 2.0
+MISSES: Final = 10
+"""How many flushes in a row may leave an attempt's events out before it is taken for one that lost its job."""
 MOST_UNWRITTEN: Final = 4 * 1024 * 1024
 MOST_WRITTEN: Final = 32 * 1024 * 1024
 
@@ -63,6 +65,7 @@ class LiveOutput:
         self._unwritten_size = 0
         self._size = 0
         self._silent = False
+        self._misses = 0
         self._guard = Lock()
 
     def hear(self, data: bytes) -> None:
@@ -100,6 +103,16 @@ class LiveOutput:
             del self._unwritten[: len(chunk.events)]
             self._number = chunk.next_number
             self._unwritten_size = 0
+            self._misses = 0
+
+    def miss(self) -> bool:
+        """It could not be committed: somebody moves the job just now, or it is no longer ours. Whether to try again."""
+        with self._guard:
+            self._misses += 1
+            self._silent = self._silent or self._misses >= MISSES
+            if self._misses >= MISSES:
+                self._unwritten.clear()
+            return bool(self._unwritten)
 
     def keep(self, tx: Connection) -> None:
         """Put what is left beside the answer."""
@@ -109,7 +122,7 @@ class LiveOutput:
 
     def _events(self, value: Mapping[str, Any]) -> list[Event]:
         kind, place = value.get("type"), value.get("output_index")
-        if kind not in OUTPUT_TYPES or not isinstance(place, int):
+        if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
             return []
         if kind == "response.output_item.added":
             return self._added(place, value.get("item"))
@@ -119,14 +132,15 @@ class LiveOutput:
             return []
         if kind == "response.output_item.done":
             return _done(told, index, value.get("item"))
-        return _within(told, told.opened, index, str(kind), value)
+        return _within(told, told.opened, index, kind, value)
 
     def _added(self, place: int, item: object) -> list[Event]:
-        self._places.pop(place, None)
-        if not isinstance(item, dict):
+        identity = identity_of(item) if isinstance(item, dict) else frozenset()
+        earlier = self._places.get(place)
+        if earlier is not None and self._progress.items[earlier].identity == identity:  # said twice
             return []
-        identity = identity_of(item)
-        if not identity or self._progress.has_told(item):
+        self._places.pop(place, None)
+        if not isinstance(item, dict) or not identity or self._progress.has_told(item):
             return []
         events = [] if self._has_begun else closing_events(self._progress)  # what a lost attempt left open
         self._has_begun = True
@@ -236,12 +250,12 @@ class LiveLog:
             self._written.wait()
             self._written.clear()
             try:
-                left = self.flush()
+                again, seconds = self.flush(), FLUSH_SECONDS
             except SQLAlchemyError as error:
                 log.warning("live output is not written", error=type(error).__name__)
-                left = True
-            pause.wait(FLUSH_AGAIN_SECONDS if left else FLUSH_SECONDS)
-            if left:
+                again, seconds = True, FLUSH_AGAIN_SECONDS
+            pause.wait(seconds)
+            if again:
                 self._written.set()
 
     def flush(self) -> bool:
@@ -252,9 +266,12 @@ class LiveLog:
                 return False
             with self._database.begin() as tx:
                 kept = append(tx, [chunk for _, chunk in found])
+            again = False
             for output, chunk in found:
                 if chunk.job_id in kept:
                     output.confirm(chunk)
+                elif output.miss():
+                    again = True
         for job_id in kept:
             self._announcer.wrote(job_id)
-        return len(kept) < len(found)
+        return again

@@ -205,6 +205,21 @@ def test_an_sdk_reads_what_began_with_white_space(server: Server, tenant: Tenant
 
 
 @pytest.mark.usefixtures("impatient")
+def test_an_sdk_that_would_have_given_up_waits_and_buys_once(server: Server, tenant: Tenant, hand: Hand) -> None:
+    timeout: Any = 0.6  # between two bytes, as the SDK counts
+    with (
+        OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=timeout) as sdk,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
+        job_id = tenant.only_id()
+        time.sleep(3 * timeout)
+        hand.complete(job_id)
+        assert answer.result(5).output_text == TEXT
+    assert tenant.ids() == [job_id]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_who_leaves_one_that_takes_long_frees_its_place_and_has_its_id(
     server: Server, tenant: Tenant, hand: Hand
 ) -> None:

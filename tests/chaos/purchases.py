@@ -151,6 +151,8 @@ def _asked_for(record: Record, job_id: str, life: list[Row]) -> None:
 
 
 def _counts(row: Row) -> bool:
+    if row["reconciled_at"] is not None and row["billed"] == "no":
+        return False  # the provider's own log says that nothing ran, and such a call may be repeated freely
     if row["outcome"] == "failed":
         return row["error_kind"] not in OUT_OF_COUNT
     return row["outcome"] == "lost" and row["provider_response_id"] is None

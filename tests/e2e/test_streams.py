@@ -269,3 +269,33 @@ def test_it_goes_on_over_a_restart_of_everything(stack: Stack, valkey_of_module:
     events = watcher.all(60)
     accepted_by_the_helper(events)
     assert Watcher(stack, before, 5).all() == whole[6:]
+
+
+def test_an_sdk_whose_stream_is_cut_buys_nothing_again(stack: Stack) -> None:
+    with stack.openai().responses.create(model=MODEL, input=SLOW, stream=True) as events:
+        created = next(iter(events))
+        assert created.type == "response.created"
+        job_id = created.response.id
+        Watcher(stack, job_id).until_text()
+        stack.api.kill()
+        with pytest.raises(openai.APIError):
+            list(events)
+    stack.start_api()
+    assert Watcher(stack, job_id).all()[-1]["type"] == "response.completed"
+    with stack.http() as http:
+        newest = http.get("/responses", params={"limit": 1}).json()["data"][0]["id"]
+    assert (newest, len(stack.calls(job_id))) == (job_id, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_sdk_that_is_told_of_a_failure_buys_nothing_again(stack: Stack, *, stream: bool) -> None:
+    before = len(stack.calls())
+    client = stack.openai()
+    body: Any = {"model": MODEL, "input": "[[sim: 500 billed=yes]] Hello", "extra_body": {"max_attempts": 1}}
+    if stream:
+        with client.responses.create(stream=True, **body) as events:
+            assert list(events)[-1].type == "response.failed"
+    else:
+        with pytest.raises(openai.InternalServerError):
+            client.responses.create(**body)
+    assert len(stack.calls()) - before == 1

@@ -1,0 +1,182 @@
+"""Live output on both databases: committed together, in order, for as long as the attempt holds its job."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.job import Attempt, Job
+from jobs.lifecycle import Verb
+from jobs.sequence import LIVE_FROM
+from jobs.store import tables
+from jobs.store.database import Database
+from jobs.store.streams import chunks_from, last_chunk
+from tests.support.clock import Clock
+from tests.support.records import Records
+from tests.support.waiting import await_until
+from worker import live
+from worker.live import LiveLog, LiveOutput
+
+
+class Heard:
+    """Stands in for the announcer."""
+
+    def __init__(self) -> None:
+        self.wrote_for: list[str] = []
+
+    def wrote(self, job_id: str) -> None:
+        self.wrote_for.append(job_id)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def live_log(database: Database, heard: Heard) -> LiveLog:
+    announcer: Any = heard
+    return LiveLog(database, announcer)
+
+
+def say(output: LiveOutput, *names: str) -> None:
+    for place, name in enumerate(names):
+        item = {"id": name, "type": "message", "content": []}
+        output.hear(json.dumps({"type": "response.output_item.added", "output_index": place, "item": item}).encode())
+
+
+def logged(database: Database, job: Job, number: int = 0) -> list[str]:
+    """The items that were added, in the order of the log, which has no gap."""
+    with database.read() as tx:
+        chunks = chunks_from(tx, job.id, number, 100)
+    assert [each.number for each in chunks[1:]] == [each.next_number for each in chunks[:-1]]
+    return [event["item"]["id"] for chunk in chunks for event in chunk.events if event["type"].endswith("added")]
+
+
+def test_what_all_streams_were_told_is_committed_and_then_announced(
+    database: Database, records: Records, live_log: LiveLog, heard: Heard
+) -> None:
+    running = [records.claim(records.submit_job()) for _ in range(3)]
+    outputs = [live_log.open(attempt) for _, attempt in running]
+    heard.wrote_for.clear()
+    assert live_log.flush() is False
+    for output in outputs[:2]:
+        say(output, "a", "b")
+    assert live_log.flush() is False
+    assert sorted(heard.wrote_for) == sorted(job.id for job, _ in running[:2])
+    say(outputs[0], "a", "b", "c")
+    live_log.flush()
+    assert [logged(database, job) for job, _ in running] == [["a", "b", "c"], ["a", "b"], []]
+    assert logged(database, running[0][0], LIVE_FROM + 2) == ["c"]
+
+
+def test_the_loop_writes_soon_and_outlives_a_failure(
+    database: Database,
+    records: Records,
+    live_log: LiveLog,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "FLUSH_AGAIN_SECONDS", 0.05)
+    job, attempt = records.claim(records.submit_job())
+    output = live_log.open(attempt)
+    with database.begin() as tx:
+        tables.stream_events.drop(tx)  # the database as it is when it is of no use
+    failed = threading.Event()
+    flush = live_log.flush
+
+    def watched() -> bool:
+        try:
+            return flush()
+        except SQLAlchemyError:
+            failed.set()
+            raise
+
+    monkeypatch.setattr(live_log, "flush", watched)
+    live_log.start()
+    try:
+        say(output, "a")
+        assert failed.wait(10)
+        with database.begin() as tx:
+            tables.stream_events.create(tx)
+        await_until(lambda: logged(database, job) == ["a"], 10, "it was never written")
+    finally:
+        live_log.stop()
+
+
+def test_a_row_that_somebody_moves_just_now_is_left_for_later(
+    database: Database, records: Records, live_log: LiveLog
+) -> None:
+    if database.is_sqlite:
+        pytest.skip("it has one writer at a time")
+    (first, a), (second, b) = (records.claim(records.submit_job()) for _ in range(2))
+    outputs = [live_log.open(each) for each in (a, b)]
+    for output in outputs:
+        say(output, "a")
+    with database.begin() as tx:
+        tx.execute(select(tables.jobs.c.id).where(tables.jobs.c.id == first.id).with_for_update())
+        assert live_log.flush() is True
+        assert (logged(database, first), logged(database, second)) == ([], ["a"])
+    assert live_log.flush() is False
+    assert logged(database, first) == ["a"]
+
+
+@pytest.mark.parametrize("how", ["ended", "taken over"])
+def test_an_attempt_that_lost_its_job_writes_no_more(
+    database: Database, records: Records, live_log: LiveLog, clock: Clock, how: str
+) -> None:
+    job, attempt = records.claim(records.submit_job())
+    output = live_log.open(attempt)
+    say(output, "a")
+    live_log.flush()
+    if how == "ended":
+        records.move(Verb.CANCEL, job)
+    else:
+        queued = records.move(Verb.RESCUE, job, available_at=clock())
+        records.claim(queued)
+    say(output, "a", "b")
+    assert [live_log.flush() for _ in range(live.MISSES)] == [True] * (live.MISSES - 1) + [False]
+    say(output, "a", "b", "c")
+    assert live_log.flush() is False
+    assert logged(database, job) == ["a"]
+    told = live_log.close(attempt)
+    assert told is output
+    with database.begin() as tx:
+        told.keep(tx)
+    assert logged(database, job) == ["a"]
+
+
+def test_what_is_left_goes_with_the_answer(database: Database, records: Records, live_log: LiveLog) -> None:
+    job, attempt = records.claim(records.submit_job())
+    output = live_log.open(attempt)
+    say(output, "a")
+    live_log.flush()
+    say(output, "a", "b")
+    closed = live_log.close(attempt)
+    assert closed is not None
+    live_log.flush()
+    assert logged(database, job) == ["a"]
+    for _ in range(2):  # a commit whose confirmation is lost is tried again
+        with database.begin() as tx:
+            closed.keep(tx)
+    assert logged(database, job) == ["a", "b"]
+
+
+def test_the_next_attempt_goes_on_behind_the_last(
+    database: Database, records: Records, live_log: LiveLog, clock: Clock
+) -> None:
+    job, attempt = records.claim(records.submit_job())
+    say(live_log.open(attempt), "a")
+    live_log.flush()
+    again: Attempt
+    job, again = records.claim(records.move(Verb.RETRY, job, available_at=clock()))
+    say(live_log.open(again), "b")
+    live_log.flush()
+    with database.read() as tx:
+        last = last_chunk(tx, job.id)
+    assert last is not None
+    assert (last.attempt, last.number) == (2, LIVE_FROM + 1)
+    assert [each["type"] for each in last.events] == ["response.output_item.done", "response.output_item.added"]
+    assert [each.opened is None for each in last.progress.items] == [True, False]
