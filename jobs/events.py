@@ -39,9 +39,9 @@ class Announcer:
         self._client = client
         self._quiet_until = 0.0
 
-    def ended(self, job_id: str) -> None:
-        """A response has reached a terminal status."""
-        self._publish(ENDED, job_id)
+    def ended(self, *job_ids: str) -> None:
+        """Responses have reached a terminal status."""
+        self._publish(ENDED, *job_ids)
 
     def wrote(self, job_id: str) -> None:
         """A response that runs has more to show to those who watch it."""
@@ -51,11 +51,14 @@ class Announcer:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
         self._publish(STOP, f"{job_id} {attempt} {reason}")
 
-    def _publish(self, channel: str, message: str) -> None:
-        if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
+    def _publish(self, channel: str, *messages: str) -> None:
+        if not messages or monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
             return
         try:
-            self._client.publish(channel, message)
+            with self._client.pipeline(transaction=False) as batch:
+                for message in messages:
+                    batch.publish(channel, message)
+                batch.execute()
         except (RedisError, OSError) as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
             log.warning("announcement not heard", channel=channel, error=type(error).__name__)

@@ -63,8 +63,6 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
 
 
 NO_PATIENCE: Final = timedelta(0)
-MOST_FREE_CALLS: Final = 20
-"""After so many calls a job is not called again merely because the last one cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +158,13 @@ def bought_in_vain(message: str | None, failures: int) -> GiveUp:
 def after_a_free_failure(job: Job, now: datetime) -> TryAgain | GiveUp:
     """The provider's log shows that the call for which `job` is parked failed, and cost nothing: it may be repeated.
 
-    That is no failure to count, unless its kind would only come again; and even what is free has an end.
+    It counts as any failure that costs nothing does, so that `max_attempts` means what it says.
     """
     kind = job.error_kind or ErrorKind.LOST
     tries = RULES[kind].tries
-    failures = job.failures + (tries is not None)
-    if job.attempt >= MOST_FREE_CALLS or (tries is not None and failures >= min(tries, job.max_attempts)):
-        return GiveUp(ERROR_CODES[kind], job.error_message or "", job.failures + 1)
+    failures = job.failures + 1
+    if failures >= (job.max_attempts if tries is None else min(tries, job.max_attempts)):
+        return GiveUp(ERROR_CODES[kind], job.error_message or "", failures)
     return TryAgain(now, failures)
 
 

@@ -109,10 +109,10 @@ class Settings(BaseSettings):
         description="after a lost answer, when to ask the provider's own log whether the call ran and what it cost",
     )
     reconcile_patience_seconds: float = Field(
-        300,
+        0,
         ge=0,
         le=86400,
-        description="how long a job that may be paid for once waits for that log before it fails; 0: it fails at once",
+        description="how long a job that may be paid for once waits for that log before it fails; 0: not at all",
     )
     provider_logs_url: str | None = Field(
         None,

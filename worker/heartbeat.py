@@ -15,10 +15,9 @@ from jobs.store.database import Database
 from jobs.store.queries import ended_among
 from jobs.telemetry import get_logger
 from worker.calls import Calls
-from worker.identity import Identity
+from worker.identity import BEAT_EVERY, Identity
 from worker.provider.line import AbortReason
 
-BEAT_EVERY = 2.0
 BEATS_PER_AUDIT = 3
 SWEEP_EVERY = 0.25
 

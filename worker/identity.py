@@ -2,11 +2,17 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from time import monotonic
 
 from jobs.store.database import Database, database_now
 from jobs.store.workers import beat, leave, register
 from jobs.telemetry import get_logger
+
+BEAT_EVERY = 2.0
+LONGEST_PAUSE = 2 * BEAT_EVERY
+"""Between two beats, in seconds, of a worker that is well."""
 
 log = get_logger(__name__)
 
@@ -19,6 +25,8 @@ class Identity:
     concurrency: int
     worker_id: str | None = None
     draining: bool = False
+    _beaten_at: float = field(default=float("-inf"), init=False)
+    _steady_since: float = field(default=float("inf"), init=False)
 
     @property
     def claiming_as(self) -> str | None:
@@ -27,14 +35,25 @@ class Identity:
 
     def beat(self) -> None:
         """Say that we live. Given up meanwhile, take a new identity: what we hold goes on and is delivered late."""
+        fresh, former = None, self.worker_id
         with self.database.begin() as tx:
             now = database_now(tx)
-            if self.worker_id is not None and beat(tx, self.worker_id, now, draining=self.draining):
-                return
-            former = self.worker_id
-            fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
-        self.worker_id = fresh
-        log.info("worker registered", worker_id=fresh, former=former)
+            if former is None or not beat(tx, former, now, draining=self.draining):
+                fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
+        if monotonic() - self._beaten_at > LONGEST_PAUSE:
+            self._steady_since = monotonic()
+        self._beaten_at = monotonic()
+        if fresh is not None:
+            self.worker_id = fresh
+            log.info("worker registered", worker_id=fresh, former=former)
+
+    def is_steady(self, timeout: timedelta) -> bool:
+        """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.
+
+        After the database was away all workers have been silent, and the first to come back must not give up the rest.
+        """
+        now = monotonic()
+        return now - self._beaten_at <= LONGEST_PAUSE and now - self._steady_since >= timeout.total_seconds()
 
     def leave(self) -> None:
         """Go off the list; only once nothing is held."""

@@ -155,8 +155,8 @@ class DyingProvider(ProviderClient):
 
 
 class DyingAnnouncer(Announcer):
-    def ended(self, job_id: str) -> None:
-        super().ended(job_id)
+    def ended(self, *job_ids: str) -> None:
+        super().ended(*job_ids)
         raise Killed
 
 

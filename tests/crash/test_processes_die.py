@@ -157,14 +157,20 @@ def test_a_killed_api_loses_nothing_it_answered_for(stack: Stack) -> None:
     assert len(stack.calls(job_id)) == 1
 
 
-def test_a_restarted_database_loses_no_answer(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with PostgresServer() as postgres, Stack(postgres.url, valkey.url, tmp_path) as stack:
-        jobs = [submit(stack, "[[sim: full delay=2]] Hello") for _ in range(10)]
+def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey: ValkeyServer, tmp_path: Path) -> None:
+    """All workers are silent together for longer than the timeout: none of them is given up for it."""
+    environment = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
+    with PostgresServer() as postgres, Stack(postgres.url, valkey.url, tmp_path, environment, workers=2) as stack:
+        outage = submit(stack, f"[[sim: full delay={2 * WORKER_TIMEOUT + 2}]] Hello")
+        ended_meanwhile = [submit(stack, "[[sim: full delay=2]] Hello") for _ in range(10)]
+        outlasting = [submit(stack, f"[[sim: full delay={4 * WORKER_TIMEOUT + 2}]] Hello") for _ in range(10)]
+        jobs = [outage, *ended_meanwhile, *outlasting]
         for job_id in jobs:
             await_call(stack, job_id)
         postgres.stop()
         await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 10, "nobody noticed")
-        await_until(lambda: {call["outcome"] for call in stack.calls()} == {"answered"}, 10, "the answers never came")
+        await_until(lambda: stack.calls(outage)[0]["outcome"] == "answered", 15, "the answer never came")
         postgres.start()
         await_all(stack, jobs, "completed", 60)
         assert len(stack.calls()) == len(jobs)
+        assert "worker given up" not in stack.logs()

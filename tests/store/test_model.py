@@ -435,7 +435,7 @@ class StoreMachine(RuleBasedStateMachine):
 def test_the_store_does_what_the_model_does(database: Database) -> None:
     machine = type("Machine", (StoreMachine,), {"database": database})
     bounds = settings(
-        max_examples=80,
+        max_examples=50,
         stateful_step_count=40,
         deadline=None,
         derandomize=True,

@@ -17,5 +17,5 @@ class DeafChannel(Announcer):
     def __init__(self) -> None:
         self.said: list[str] = []
 
-    def _publish(self, channel: str, message: str) -> None:
-        self.said.append(f"{channel} {message}")
+    def _publish(self, channel: str, *messages: str) -> None:
+        self.said += [f"{channel} {message}" for message in messages]

@@ -130,7 +130,6 @@ class Stack:
             "BACKBURNER_PROVIDER_BASE_URL": getattr(self, "provider_url", "http://127.0.0.1:9") + "/v1",
             "BACKBURNER_PROVIDER_API_KEY": PROVIDER_KEY,
             "BACKBURNER_RETRY_BASE_SECONDS": "0.05",
-            "BACKBURNER_RECONCILE_PATIENCE_SECONDS": "0",
             "BACKBURNER_SHUTDOWN_GRACE_SECONDS": "2",
             **self.environment,
         }

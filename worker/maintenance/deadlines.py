@@ -2,11 +2,13 @@
 
 from contextlib import suppress
 from datetime import datetime
+from operator import attrgetter
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
 from jobs.events import Announcer
+from jobs.job import Job
 from jobs.lifecycle import Status, Verb
 from jobs.retry import outcome_unknown
 from jobs.store import tables
@@ -34,14 +36,16 @@ def end_parked(database: Database, announcer: Announcer, now: datetime, until: d
     while True:
         with database.read() as tx:
             batch = parked_jobs(tx, BATCH, until)
-        for job in batch:
-            step = outcome_unknown(job.error_message, job.failures + 1)
-            with suppress(StaleJob):
-                with database.begin() as tx:
-                    write_off(tx, job, step, now)
-                ended += 1
-                log.info(Verb.WRITE_OFF, job_id=job.id, attempt=job.attempt)
-                announcer.ended(job.id)
+        written_off = []
+        with database.begin() as tx:
+            for job in sorted(batch, key=attrgetter("id")):
+                with suppress(StaleJob):
+                    step = outcome_unknown(job.error_message, job.failures + 1)
+                    written_off.append(write_off(tx, job, step, now))
+        for job in written_off:
+            log.info(Verb.WRITE_OFF, job_id=job.id, attempt=job.attempt)
+        announcer.ended(*(job.id for job in written_off))
+        ended += len(written_off)
         if len(batch) < BATCH:
             return ended
 
@@ -54,30 +58,29 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
         with database.read() as tx:
             batch = [job_from(each) for each in tx.execute(overdue.order_by(row.deadline_at).limit(BATCH)).mappings()]
             closed_for = read_lane(tx, lane).closed_for if batch else None
-        for job in batch:
-            message = "The response was not finished by its deadline."
-            if job.error_message:
-                message += f" The last attempt failed: {job.error_message}"
-            elif job.waits_for is not None:
-                message += f" It was waiting for '{job.waits_for}', which it follows."
-            elif closed_for is not None and job.status is Status.QUEUED:
-                message += f" No call was possible: the provider refuses this server's key or credit ({closed_for})."
-            try:
-                with database.begin() as tx:
-                    move(
-                        tx,
-                        Verb.EXPIRE,
-                        job,
-                        now,
-                        error_code=ERROR_CODES[ErrorKind.JOB_DEADLINE],
-                        error_kind=job.error_kind or ErrorKind.JOB_DEADLINE,
-                        error_message=message,
-                    )
-            except StaleJob:
-                continue
-            expired += 1
+        ended = []
+        with database.begin() as tx:
+            for job in sorted(batch, key=attrgetter("id")):
+                with suppress(StaleJob):
+                    ended.append((job.status, _end(tx, job, now, closed_for)))
+        for _before, job in ended:
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
-            announcer.ended(job.id)
-            announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
+        announcer.ended(*(job.id for _before, job in ended))
+        for before, job in ended:
+            if before is Status.IN_PROGRESS:
+                announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
+        expired += len(ended)
         if len(batch) < BATCH:
             return expired
+
+
+def _end(tx: Connection, job: Job, now: datetime, closed_for: ErrorKind | None) -> Job:
+    message = "The response was not finished by its deadline."
+    if job.error_message:
+        message += f" The last attempt failed: {job.error_message}"
+    elif job.waits_for is not None:
+        message += f" It was waiting for '{job.waits_for}', which it follows."
+    elif closed_for is not None and job.status is Status.QUEUED:
+        message += f" No call was possible: the provider refuses this server's key or credit ({closed_for})."
+    error = {"error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE], "error_message": message}
+    return move(tx, Verb.EXPIRE, job, now, error_kind=job.error_kind or ErrorKind.JOB_DEADLINE, **error)

@@ -56,7 +56,8 @@ class Maintenance:
         patience: Patience,
     ) -> None:
         def rescue(now: datetime) -> int:
-            return rescuer.run_once(database, bell, announcer, now, worker_timeout, patience=patience)
+            judges = identity.is_steady(worker_timeout)
+            return rescuer.run_once(database, bell, announcer, now, worker_timeout, patience=patience, judges=judges)
 
         self._database = database
         self._identity = identity

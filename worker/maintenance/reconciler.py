@@ -13,7 +13,7 @@ from jobs.events import Announcer
 from jobs.job import Attempt
 from jobs.store.database import Database
 from jobs.store.lanes import log_is_off, read_lane
-from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts
+from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts, parked_jobs
 from jobs.telemetry import get_logger
 from worker.maintenance.deadlines import end_parked
 from worker.maintenance.provider_log import Entry, LogOff, ProviderLog
@@ -53,14 +53,14 @@ class Reconciler:
     def run_once(self, now: datetime, stopping: Event = NEVER) -> int:
         """Ask about what is in doubt; returns of how many calls the log knew.
 
-        Until it has answered once it is asked at once: where there is none, parked jobs should learn that early.
+        Until it has answered once it is asked at once for parked jobs: where there is none, they should learn that early.
 
         Raises:
             NoAnswer: it did not answer.
             SQLAlchemyError: the database did not.
         """
-        waited = self._after if self._has_answered else timedelta(0)
         with self._database.read() as tx:
+            waited = timedelta(0) if not self._has_answered and parked_jobs(tx, 1) else self._after
             is_on = read_lane(tx, self._lane).has_log(now)
             doubtful = doubtful_attempts(tx, now - WINDOW, now - waited, BATCH) if is_on else []
         if not is_on:  # what was parked by those who had not heard of it

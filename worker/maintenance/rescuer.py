@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection
@@ -41,11 +42,16 @@ def run_once(
     worker_timeout: timedelta,
     *,
     patience: Patience = AT_ONCE,
+    judges: bool = True,
 ) -> int:
-    """Rescue all that silent workers left behind; returns how many jobs were moved."""
-    with database.begin() as tx:
-        for worker_id in give_up_silent(tx, database_now(tx), worker_timeout):
-            log.warning("worker given up", worker_id=worker_id)
+    """Rescue all that silent workers left behind; returns how many jobs were moved.
+
+    Only who `judges` calls a worker silent: one that was itself not heard of late can't tell whose silence it was.
+    """
+    if judges:
+        with database.begin() as tx:
+            for worker_id in give_up_silent(tx, database_now(tx), worker_timeout):
+                log.warning("worker given up", worker_id=worker_id)
     rescued = 0
     while True:
         with database.begin() as tx:
@@ -87,7 +93,7 @@ def rescue_orphans(
 
 def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
     handed_back = []
-    for job_id, attempt in orphans:
+    for job_id, attempt in sorted(orphans):
         with suppress(JobNotFound, StaleJob):
             job = replace(get_job(tx, job_id), attempt=attempt)
             handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, rung_at=now)))
@@ -97,7 +103,7 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
 def _take_back(tx: Connection, held: list[Job], now: datetime, patience: Patience) -> list[tuple[Verb, Job]]:
     moved = []
     left = patience.now(tx, now) if held else timedelta(0)
-    for job in held:
+    for job in sorted(held, key=attrgetter("id")):
         step: TryAgain | Park | GiveUp
         if response_left_behind(tx, job) is None:
             step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
@@ -121,6 +127,5 @@ def _take_back(tx: Connection, held: list[Job], now: datetime, patience: Patienc
 def _announce(moved: list[tuple[Verb, Job]], dispatcher: Dispatcher, announcer: Announcer) -> None:
     for verb, job in moved:
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
-        if job.status.is_terminal:
-            announcer.ended(job.id)
+    announcer.ended(*(job.id for _verb, job in moved if job.status.is_terminal))
     dispatcher.ring_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])

@@ -12,7 +12,6 @@ from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 from jobs.lifecycle import Status
 from jobs.retry import (
-    MOST_FREE_CALLS,
     RULES,
     Again,
     Backoff,
@@ -268,15 +267,13 @@ class TestParked:
     def test_who_wants_a_retry_does_not_wait(self) -> None:
         assert isinstance(step(ErrorKind.INTERRUPTED, patience=PATIENCE), TryAgain)
 
-    def test_what_failed_for_free_is_repeated_even_by_who_wants_one_attempt(self) -> None:
-        job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, max_attempts=1)
-        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=0)
+    def test_what_failed_for_free_is_repeated_up_to_the_attempts_asked_for(self) -> None:
+        job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", max_attempts=2)
+        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=1)
+        again = replace(job, failures=1)
+        assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Cut.", failures=2)
 
-    def test_but_not_for_ever(self) -> None:
-        job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", attempt=MOST_FREE_CALLS)
-        assert after_a_free_failure(job, NOW) == GiveUp("provider_unavailable", "Cut.", failures=1)
-
-    def test_what_would_only_come_again_is_counted(self) -> None:
+    def test_what_would_only_come_again_is_repeated_less_often(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.GATEWAY_TIMEOUT, error_message="Too long.")
         assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=1)
         again = replace(job, failures=1)
