@@ -3,6 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN_STAMP := .venv/.run
 TEST_STAMP := .venv/.test
+# the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
+PYTHON_SDKS := 1.109 2.54 3.51
+NODE_SDK := tests/sdk/node
+SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
 LONG := tests/e2e/test_transports.py tests/crash/test_every_step.py tests/store/test_races.py
 # twice the cores of the smallest machine: the tests wait more than they compute
@@ -17,10 +21,10 @@ help: ## List the commands
 up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
-test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
+test: $(TEST_STAMP) $(SDK_STAMPS) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(LONG:%=--ignore=%)
 
-test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
+test-all: $(TEST_STAMP) $(SDK_STAMPS) check ## The same with the long proofs of transports, crashes and races
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
@@ -51,9 +55,12 @@ lock: ## Lock the dependencies anew, with hashes and no addresses
 		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
+	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
+	.venv/bin/npm --prefix $(NODE_SDK) update --package-lock-only
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
+	rm -rf .venv $(NODE_SDK)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Backburner needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13 " + "up") if sys.version_info < (3, 11) else 0'
@@ -66,4 +73,13 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
 
 $(TEST_STAMP): requirements/test.txt $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+.venv/sdk/%/.installed: requirements/sdk-%.txt $(TEST_STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --target $(@D) -r $<
+	@touch $@
+
+$(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json $(TEST_STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(NODE_SDK) ci --silent
 	@touch $@
