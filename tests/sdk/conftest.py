@@ -135,7 +135,7 @@ def served(transport: str, database: Path) -> Iterator[tuple[Stack, LossyProxy]]
     with (
         ValkeyServer() as valkey,
         Stack(f"sqlite:///{database}", valkey.url, database.parent, environment) as stack,
-        LossyProxy(transport, int(stack.url.rpartition(":")[2])) as lossy,
+        LossyProxy(int(stack.url.rpartition(":")[2])) as lossy,
     ):
         yield stack, lossy
 

@@ -10,12 +10,18 @@ The client's base URL is `{url}/{mischief}/v1`. What the mischief does to the fi
 """
 
 import asyncio
+import threading
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-from tests.chaos.proxy import CHUNK, Proxy
 from tests.support.server import HOST
 
+T = TypeVar("T")
+
+CHUNK = 65_536
 # Long enough for the API to take the request in, shorter than any answer that a scenario asks for.
 LOSS_SECONDS = 0.4
 BAD_GATEWAY = (
@@ -45,18 +51,43 @@ async def hear(reader: asyncio.StreamReader) -> Heard:
     return Heard(mischief, is_first_try, forwarded.encode("latin-1") + body)
 
 
-class LossyProxy(Proxy):
-    """Speaks enough HTTP to know a first try; one request for each connection."""
+class LossyProxy:
+    """Speaks enough HTTP to know a first try; one request for each connection. Runs on a thread of its own."""
 
-    @property
-    def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._serving: set[asyncio.Task[Any]] = set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = self._on_loop(asyncio.start_server(self._serve, HOST, 0, backlog=512))
+        self.url = f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._on_loop(self._shut())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _shut(self) -> None:
+        self._server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self._serving.add(task)
         far_reader, far = await asyncio.open_connection(HOST, self._target_port)
-        self._links[task] = (near, far)
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 heard = await hear(near_reader)
@@ -66,11 +97,16 @@ class LossyProxy(Proxy):
                 elif heard.is_first_try:
                     await self._lose(heard.mischief, near, far_reader, far)
                 else:
-                    await self._pump(far_reader, near)
+                    await self._pass_on(far_reader, near)
         finally:
-            del self._links[task]
+            self._serving.discard(task)
             far.transport.abort()
             near.close()
+
+    async def _pass_on(self, far_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
+        while chunk := await far_reader.read(CHUNK):
+            near.write(chunk)
+            await near.drain()
 
     async def _mute(
         self, near_reader: asyncio.StreamReader, near: asyncio.StreamWriter, far_reader: asyncio.StreamReader
