@@ -215,8 +215,21 @@ def test_parameters(facts: Facts) -> None:
 
 def test_parameters_of_newer_sdks(facts: Facts) -> None:
     """[0.17]"""
-    sent = ["access_programs", "image", "moderation", "prompt_cache_options", "prompt_cache_retention"]
-    assert facts == {"status": "completed", "sent": sent}
+    assert facts == {
+        "status": "completed",
+        "sent": [
+            "access_programs",
+            "context_management",
+            "image",
+            "moderation",
+            "prompt_cache_options",
+            "prompt_cache_retention",
+        ],
+    }
+
+
+def test_parameters_without_effect(facts: Facts) -> None:
+    assert facts == {"sent": False, "obfuscated": False, "text": "Done.", "items": 1}
 
 
 def test_parameters_nobody_knows(facts: Facts) -> None:
@@ -300,6 +313,15 @@ def test_conversation_is_refused(facts: Facts) -> None:
 
 def test_compact_is_refused(facts: Facts) -> None:
     assert facts == refused(404, "not_offered", None)
+
+
+def test_models_cannot_be_deleted(facts: Facts, sdk: Sdk) -> None:
+    plain = "APIError" if sdk.language == "node" else "APIStatusError"
+    assert facts == refused(405, None, None, **{"class": plain})
+
+
+def test_websocket_is_refused(facts: Facts) -> None:
+    assert facts == {"status": 403}
 
 
 # --- the SDK sends a request again by itself
@@ -402,6 +424,10 @@ def test_input_items_of_a_text(facts: Facts) -> None:
 
 def test_input_tokens(facts: Facts) -> None:
     assert facts == {"object": "response.input_tokens", "some": True, "more": True}
+
+
+def test_input_tokens_of_everything(facts: Facts) -> None:
+    assert facts == {"with_the_conversation": True}
 
 
 # --- streams

@@ -1,5 +1,7 @@
 // The scenarios of tests/sdk/python, as a user of the Node SDK writes them. Each returns the same facts.
 
+import { once } from "node:events";
+import { get } from "node:http";
 import { isDeepStrictEqual } from "node:util";
 import { zodTextFormat } from "openai/helpers/zod";
 import { CursorPage } from "openai/pagination";
@@ -66,6 +68,7 @@ const PARAMETERS = {
 };
 const NEWER = {
   access_programs: {},
+  context_management: [{ type: "compaction", compact_threshold: 1000 }],
   background_options: { completion_window: "soonest" },
   image: { context_compression: "auto" },
   moderation: { model: "omni-moderation-latest" },
@@ -347,6 +350,24 @@ export const scenarios = {
     return { status: response.status, sent: overlap(sent, NEWER) };
   },
 
+  async parameters_without_effect(user) {
+    const client = user.client();
+    const events = await streamed(user, undefined, { stream_options: { include_obfuscation: true } });
+    const { id } = events.at(-1).response;
+    const query = { include: ["reasoning.encrypted_content"], include_obfuscation: true };
+    const again = await client.responses.retrieve(id, query);
+    const items = await collect(
+      client.responses.inputItems.list(id, { include: ["message.input_image.image_url"] }),
+    );
+    const [sent] = await user.sent(again);
+    return {
+      sent: "stream_options" in sent,
+      obfuscated: events.some((event) => "obfuscation" in event),
+      text: again.output_text,
+      items: items.length,
+    };
+  },
+
   async parameters_nobody_knows(user) {
     const response = await user.run(undefined, { mood_of_the_model: "cheerful" });
     const [sent] = await user.sent(response);
@@ -471,6 +492,23 @@ export const scenarios = {
 
   async compact_is_refused(user) {
     return await user.refusal((client) => client.responses.compact({ model: MODEL, input: "x" }));
+  },
+
+  async models_cannot_be_deleted(user) {
+    return await user.refusal((client) => client.models.delete(MODEL));
+  },
+
+  async websocket_is_refused(user) {
+    const headers = {
+      Authorization: `Bearer ${user.api_key}`,
+      Connection: "Upgrade",
+      Upgrade: "websocket",
+      "Sec-WebSocket-Version": "13",
+      "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    };
+    const [answer] = await once(get(`${user.base_url}/responses`, { headers }), "response");
+    answer.resume();
+    return { status: answer.statusCode };
   },
 
   // --- the SDK sends a request again by itself
@@ -669,6 +707,25 @@ export const scenarios = {
       instructions: "Be brief.",
     });
     return { object: short.object, some: short.input_tokens > 0, more: long.input_tokens >= 100 };
+  },
+
+  async input_tokens_of_everything(user) {
+    const client = user.client();
+    const words = "Hello ".repeat(100);
+    const first = await client.responses.create({ model: MODEL, input: user.prompt(undefined, words) });
+    const counted = await client.responses.inputTokens.count({
+      model: MODEL,
+      input: "And now?",
+      previous_response_id: first.id,
+      tools: [WEATHER],
+      tool_choice: "auto",
+      parallel_tool_calls: false,
+      text: { format: { type: "text" } },
+      reasoning: { effort: "low" },
+      truncation: "auto",
+      personality: "friendly",
+    });
+    return { with_the_conversation: counted.input_tokens >= 100 };
   },
 
   // --- streams

@@ -185,3 +185,25 @@ def input_tokens(user: User) -> Facts:
     short = client.responses.input_tokens.count(model=MODEL, input="Hello")
     long = client.responses.input_tokens.count(model=MODEL, input="Hello " * 100, instructions="Be brief.")
     return {"object": short.object, "some": short.input_tokens > 0, "more": long.input_tokens >= 100}
+
+
+@scenario
+def input_tokens_of_everything(user: User) -> Facts:
+    client = user.client()
+    if not hasattr(client.responses, "input_tokens"):
+        raise Absent("responses.input_tokens")
+    first = client.responses.create(model=MODEL, input=user.prompt(words="Hello " * 100))
+    tools: Any = [WEATHER]
+    counted = client.responses.input_tokens.count(
+        model=MODEL,
+        input="And now?",
+        previous_response_id=first.id,
+        tools=tools,
+        tool_choice="auto",
+        parallel_tool_calls=False,
+        text={"format": {"type": "text"}},
+        reasoning={"effort": "low"},
+        truncation="auto",
+        extra_body={"personality": "friendly"},
+    )
+    return {"with_the_conversation": counted.input_tokens >= 100}

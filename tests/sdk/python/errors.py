@@ -1,7 +1,10 @@
 """Every way to be refused, as the SDK's exception classes show it."""
 
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -97,3 +100,25 @@ def compact_is_refused(user: User) -> Facts:
     if not hasattr(client.responses, "compact"):
         raise Absent("responses.compact")
     return refusal(lambda: client.responses.compact(model=MODEL, input="x"))
+
+
+@scenario
+def models_cannot_be_deleted(user: User) -> Facts:
+    return refusal(lambda: user.client().models.delete(MODEL))
+
+
+@scenario
+def websocket_is_refused(user: User) -> Facts:
+    """The handshake of `responses.connect`, by hand: its library is an extra that few have."""
+    address = urlsplit(user.base_url)
+    handshake = {
+        "Authorization": f"Bearer {user.api_key}",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=30)
+    with closing(connection):
+        connection.request("GET", f"{address.path}/responses", headers=handshake)
+        return {"status": connection.getresponse().status}

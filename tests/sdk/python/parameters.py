@@ -64,6 +64,7 @@ PARAMETERS: Json = {
 }
 NEWER: Json = {
     "access_programs": {},
+    "context_management": [{"type": "compaction", "compact_threshold": 1000}],
     "background_options": {"completion_window": "soonest"},
     "image": {"context_compression": "auto"},
     "moderation": {"model": "omni-moderation-latest"},
@@ -94,6 +95,25 @@ def parameters_of_newer_sdks(user: User) -> Facts:
     response = poll(user, submit(user, extra_body=NEWER))
     [sent] = user.sent(response)
     return {"status": response.status, "sent": sorted(set(sent) & set(NEWER))}
+
+
+@scenario
+def parameters_without_effect(user: User) -> Facts:
+    client = user.client()
+    options: Any = {"include_obfuscation": True}
+    events: list[Any] = list(
+        client.responses.create(model=MODEL, input=user.prompt(), stream=True, stream_options=options)
+    )
+    final = events[-1].response
+    again = client.responses.retrieve(final.id, include=["reasoning.encrypted_content"], include_obfuscation=True)
+    items = list(client.responses.input_items.list(final.id, include=["message.input_image.image_url"]))
+    [sent] = user.sent(final)
+    return {
+        "sent": "stream_options" in sent,
+        "obfuscated": any("obfuscation" in event.to_dict() for event in events),
+        "text": again.output_text,
+        "items": len(items),
+    }
 
 
 @scenario
