@@ -17,9 +17,7 @@ OF_EVERY_METHOD = {"extra_headers", "extra_query", "extra_body", "timeout"}
 AS_CREATE = {"responses.parse", "responses.stream"}
 
 PAGE = (ROOT / "docs/compatibility.md").read_text("utf-8")
-SECTIONS = {
-    heading: text for heading, text in re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
-}
+SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def methods() -> Iterator[tuple[str, Any]]:
