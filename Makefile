@@ -6,6 +6,7 @@ TEST_STAMP := .venv/.test
 # the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
+NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
 LONG := tests/e2e/test_transports.py tests/crash/test_every_step.py tests/store/test_races.py
@@ -48,7 +49,7 @@ chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRAN
 	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
-lock: ## Lock the dependencies anew, with hashes and no addresses
+lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresses
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -57,7 +58,7 @@ lock: ## Lock the dependencies anew, with hashes and no addresses
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
 	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
-	.venv/bin/npm --prefix $(NODE_SDK) update --package-lock-only
+	$(NPM) --prefix $(NODE_SDK) update --package-lock-only
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
 	rm -rf .venv $(NODE_SDK)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
@@ -81,5 +82,5 @@ $(TEST_STAMP): requirements/test.txt $(RUN_STAMP)
 	@touch $@
 
 $(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json $(TEST_STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(NODE_SDK) ci --silent
+	$(NPM) --prefix $(NODE_SDK) ci --silent
 	@touch $@

@@ -150,7 +150,7 @@ export const scenarios = {
   async wire_of_a_quiet_stream(user) {
     const raw = await user
       .client()
-      .responses.create({ model: MODEL, input: user.prompt("full text=Wire. delay=16"), stream: true })
+      .responses.create({ model: MODEL, input: user.prompt("full text=Wire. delay=18"), stream: true })
       .asResponse();
     const text = await raw.text();
     const lines = text.split("\n").filter(Boolean);
@@ -535,8 +535,9 @@ export const scenarios = {
   },
 
   async answer_later_than_the_timeout(user) {
-    const prompt = user.prompt("full text=Late. delay=3", "Without a whisper");
-    const response = await through(user, "mute", { timeout: 2500 }).responses.create({ model: MODEL, input: prompt });
+    // the answer is there amid the second try, far from the moments at which one ends
+    const prompt = user.prompt("full text=Late. delay=6", "Without a whisper");
+    const response = await through(user, "mute", { timeout: 4000 }).responses.create({ model: MODEL, input: prompt });
     return { text: response.output_text, purchases: await user.purchases(prompt) };
   },
 

@@ -38,7 +38,7 @@ def connection_cut_after_the_headers(user: User) -> Facts:
 @scenario
 def wire_of_a_quiet_stream(user: User) -> Facts:
     with user.client().responses.with_streaming_response.create(
-        model=MODEL, input=user.prompt("full text=Wire. delay=16"), stream=True
+        model=MODEL, input=user.prompt("full text=Wire. delay=18"), stream=True
     ) as raw:
         content_type, request_id = raw.headers["content-type"], raw.headers["x-request-id"]
         lines = list(raw.iter_lines())
