@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_STAMP := .venv/.run
+PACKAGES_STAMP := .venv/.packages
 TEST_STAMP := .venv/.test
 # the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
 PYTHON_SDKS := 1.109 2.54 3.51
@@ -22,10 +23,10 @@ help: ## List the commands
 up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
-test: $(TEST_STAMP) $(SDK_STAMPS) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
+test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(LONG:%=--ignore=%)
 
-test-all: $(TEST_STAMP) $(SDK_STAMPS) check ## The same with the long proofs of transports, crashes and races
+test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
@@ -57,7 +58,7 @@ lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresse
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
 	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
-		--generate-hashes --no-header --no-emit-index-url -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
+		--generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
 	$(NPM) --prefix $(NODE_SDK) update --package-lock-only
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
@@ -72,15 +73,18 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(TEST_STAMP): requirements/test.txt $(RUN_STAMP)
+$(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
 	@touch $@
 
-.venv/sdk/%/.installed: requirements/sdk-%.txt $(TEST_STAMP)
+$(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS)
+	@touch $@
+
+.venv/sdk/%/.installed: requirements/sdk-%.txt | $(PACKAGES_STAMP)
 	rm -rf $(@D)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --target $(@D) -r $<
 	@touch $@
 
-$(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json $(TEST_STAMP)
+$(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json | $(PACKAGES_STAMP)
 	$(NPM) --prefix $(NODE_SDK) ci --silent
 	@touch $@
