@@ -2,6 +2,7 @@
 
 import { once } from "node:events";
 import { get } from "node:http";
+import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { zodTextFormat } from "openai/helpers/zod";
 import { CursorPage } from "openai/pagination";
@@ -144,6 +145,7 @@ export const scenarios = {
     } catch (error) {
       text = error.constructor.name;
     }
+    while ((await user.purchases(prompt)) === 0) await pause(PAUSE);
     return { text, purchases: await user.purchases(prompt) };
   },
 
@@ -175,7 +177,7 @@ export const scenarios = {
     });
     let response = submitted;
     while (response.status === "queued" || response.status === "in_progress") {
-      await new Promise((resolve) => setTimeout(resolve, PAUSE));
+      await pause(PAUSE);
       response = await client.responses.retrieve(response.id);
     }
     return {
