@@ -2,7 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_STAMP := .venv/.run
+PACKAGES_STAMP := .venv/.packages
 TEST_STAMP := .venv/.test
+# the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
+PYTHON_SDKS := 1.109 2.54 3.51
+NODE_SDK := tests/sdk/node
+NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
+SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
 LONG := tests/e2e/test_transports.py tests/e2e/test_streams.py tests/crash/test_every_step.py tests/store/test_races.py
 # twice the cores of the smallest machine: the tests wait more than they compute
@@ -44,16 +50,19 @@ chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRAN
 	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
-lock: ## Lock the dependencies anew, with hashes and no addresses
+lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresses
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/pip install --quiet uv
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
+	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
+	$(NPM) --prefix $(NODE_SDK) update --package-lock-only
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
+	rm -rf .venv $(NODE_SDK)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Backburner needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13 " + "up") if sys.version_info < (3, 11) else 0'
@@ -64,6 +73,18 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(TEST_STAMP): requirements/test.txt $(RUN_STAMP)
+$(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS)
+	@touch $@
+
+.venv/sdk/%/.installed: requirements/sdk-%.txt | $(PACKAGES_STAMP)
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --target $(@D) -r $<
+	@touch $@
+
+$(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json | $(PACKAGES_STAMP)
+	$(NPM) --prefix $(NODE_SDK) ci --silent
 	@touch $@

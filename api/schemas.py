@@ -45,7 +45,10 @@ DEFAULTS: Mapping[str, Any] = {
     "top_p": None,
     "user": None,
 }
-ECHOED_NEVER = frozenset({"input", "stream", "stream_options", "webhook", "background_options"})
+ECHOED_NEVER = frozenset({"input", "stream", "stream_options", "webhook", "background_options"}) | {
+    # in a response these say what the provider made of them, in another shape than that of the request
+    *("access_programs", "image", "moderation", "prompt_cache_options"),
+}
 
 
 def render_response(document: Document, queue_position: int | None) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""Every SDK at once against one server: what each of them saw, for the tests to look at.
+
+The Python SDKs lie under `.venv/sdk`, each from its own lock, and run without the site-packages of this environment;
+only the newest is the one that all other tests use. Node comes out of a wheel, its SDK out of `package-lock.json`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from jobs.store.database import Database
+from jobs.store.keys import Scope, create_key
+from tests.sdk.lossy import LossyProxy
+from tests.support.stack import ROOT, Stack
+from tests.support.valkey import ValkeyServer
+
+SECONDS = 240
+NODE_DIR = ROOT / "tests/sdk/node"
+PYTHON_SDKS = ROOT / ".venv/sdk"
+
+
+@dataclass(frozen=True)
+class Sdk:
+    """One run of the scenarios. `directory` holds an SDK of its own; without one it is this environment's.
+
+    `transport` is how the worker awaits answers. A stream is made of a whole answer under `plain`, and passed on as the
+    provider tells it under `stream`: users must not be able to tell which.
+    """
+
+    name: str
+    language: str
+    transport: str
+    directory: Path | None = None
+    strict: bool = False
+
+    @property
+    def command(self) -> list[str]:
+        if self.language == "node":
+            node = Path(sys.executable).with_name("node")
+            return [str(node), str(NODE_DIR / "main.mjs")]
+        alone = ["-S"] if self.directory else []
+        return [sys.executable, "-W", "error", *alone, "-m", "tests.sdk.python"]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        paths = [str(self.directory)] if self.directory else []
+        return {"PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
+
+
+SDKS = [
+    Sdk("python-1.109", "python", "plain", PYTHON_SDKS / "1.109", strict=True),
+    Sdk("python-2.54", "python", "stream", PYTHON_SDKS / "2.54", strict=True),
+    Sdk("python-3.51", "python", "plain", PYTHON_SDKS / "3.51", strict=True),
+    Sdk("python-strict", "python", "stream", strict=True),
+    Sdk("python", "python", "plain"),
+    Sdk("node", "node", "plain"),
+    Sdk("node-live", "node", "stream"),
+]
+
+
+@dataclass
+class Run:
+    """What one SDK printed."""
+
+    sdk: Sdk
+    version: str = "(it did not start)"
+    scenarios: list[str] = field(default_factory=list)
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    errors: str = ""
+
+    def play(self, settings: Mapping[str, Any], stage: threading.Barrier) -> None:
+        """Run it to its end, each stage when all others have ended the one before; what it printed by then is kept."""
+        with tempfile.TemporaryFile("w+") as errors, self._start(errors) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            deadline = threading.Timer(SECONDS, process.kill)
+            deadline.start()
+            with suppress(BrokenPipeError):
+                self._say(process.stdin, json.dumps(settings))
+                for line in process.stdout:
+                    if self._hear(json.loads(line)):
+                        with suppress(threading.BrokenBarrierError):
+                            stage.wait(SECONDS)
+                        self._say(process.stdin, "go on")
+            stage.abort()  # nobody waits for one that is no more
+            process.wait()
+            deadline.cancel()
+            errors.seek(0)
+            self.errors = errors.read()
+
+    def _start(self, errors: IO[str]) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            self.sdk.command,
+            cwd=ROOT,
+            env={**os.environ, **self.sdk.environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+
+    def _say(self, stdin: IO[str], line: str) -> None:
+        stdin.write(line + "\n")
+        stdin.flush()
+
+    def _hear(self, told: dict[str, Any]) -> bool:
+        """Whether a stage is over."""
+        if "version" in told:
+            self.version, self.scenarios = told["version"], told["scenarios"]
+        elif "scenario" in told:
+            self.seen[told.pop("scenario")] = told
+        return "stage" in told
+
+
+@contextmanager
+def served(transport: str, database: Path) -> Iterator[tuple[Stack, LossyProxy]]:
+    environment = {
+        "BACKBURNER_MAX_BODY_BYTES": "300000",
+        "BACKBURNER_PROVIDER_TRANSPORT": transport,
+        # uvicorn closes idle connections after 5 s, as does httpx: where both do, a request may have to be sent again
+        "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
+    }
+    with (
+        ValkeyServer() as valkey,
+        Stack(f"sqlite:///{database}", valkey.url, database.parent, environment) as stack,
+        LossyProxy(int(stack.url.rpartition(":")[2])) as lossy,
+    ):
+        yield stack, lossy
+
+
+@pytest.fixture(scope="module")
+def runs(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Every SDK's run, by its name. All of them run at the same time, as users do."""
+    runs = {sdk.name: Run(sdk) for sdk in SDKS}
+    threads = []
+    with ExitStack() as servers:
+        for transport in ("plain", "stream"):
+            database = tmp_path_factory.mktemp(transport) / "backburner.db"
+            shutil.copyfile(sqlite_template, database)
+            stack, lossy = servers.enter_context(served(transport, database))
+            here = [run for run in runs.values() if run.sdk.transport == transport]
+            stage = threading.Barrier(len(here))
+            for run in here:
+                threads.append(threading.Thread(target=run.play, args=[a_user(run.sdk, stack, lossy), stage]))
+                threads[-1].start()
+        for thread in threads:
+            thread.join()
+    return runs
+
+
+def a_user(sdk: Sdk, stack: Stack, lossy: LossyProxy) -> Mapping[str, Any]:
+    """What the programs are told; each run has keys of its own, and with them an empty world."""
+    database = Database(stack.database_url)
+    with database.begin() as tx:
+        _, api_key = create_key(tx, sdk.name, None, datetime.now(UTC))
+        _, reader_key = create_key(tx, f"{sdk.name} reader", [Scope.RESPONSES_READ], datetime.now(UTC))
+    database.close()
+    return {
+        "name": sdk.name,
+        "base_url": stack.base_url,
+        "api_key": api_key,
+        "reader_key": reader_key,
+        "lossy_url": lossy.url,
+        "provider_url": stack.provider_url,
+        "strict": sdk.strict,
+    }
+
+
+@pytest.fixture(params=SDKS, ids=lambda sdk: sdk.name)
+def sdk(request: pytest.FixtureRequest) -> Sdk:
+    found: Sdk = request.param
+    return found
+
+
+@pytest.fixture
+def facts(request: pytest.FixtureRequest, sdk: Sdk, runs: dict[str, Run]) -> dict[str, Any]:
+    """What `sdk` saw in the scenario that the test is named for."""
+    run = runs[sdk.name]
+    name = request.function.__name__.removeprefix("test_")
+    seen = run.seen.get(name)
+    if seen is None:
+        pytest.fail(f"openai {run.version} never finished {name}:\n{run.errors}", pytrace=False)
+    if "absent" in seen:
+        pytest.skip(f"openai {run.version} has no {seen['absent']}")
+    if "error" in seen:
+        pytest.fail(seen["error"], pytrace=False)
+    found: dict[str, Any] = seen["facts"]
+    return found
