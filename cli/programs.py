@@ -14,6 +14,7 @@ PYTHON = (sys.executable, "-P")  # a directory called `api` or `worker` where we
 # Celery warns root of messages that are pickles. Ours are not, and in a container root is nobody special.
 ROOT_MAY = ("-W", "ignore:You're running the worker with superuser privileges:UserWarning")
 API_GRACE_SECONDS = 5
+API_IDLE_SECONDS = 75  # longer than clients keep an idle connection, so that none is closed under a request
 
 
 def api(host: str, port: int) -> tuple[str, ...]:
@@ -29,6 +30,7 @@ def api(host: str, port: int) -> tuple[str, ...]:
         *("--log-level", "warning"),
         "--no-access-log",
         *("--timeout-graceful-shutdown", str(API_GRACE_SECONDS)),
+        *("--timeout-keep-alive", str(API_IDLE_SECONDS)),
     )
 
 

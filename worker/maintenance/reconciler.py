@@ -53,7 +53,7 @@ class Reconciler:
     def run_once(self, now: datetime, stopping: Event = NEVER) -> int:
         """Ask about what is in doubt; returns of how many calls the log knew.
 
-        Until it has answered once it is asked at once for parked jobs: where there is none, they should learn that early.
+        Until it has answered once it is asked at once for parked jobs: where there is none, they learn that early.
 
         Raises:
             NoAnswer: it did not answer.
