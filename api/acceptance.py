@@ -1,13 +1,14 @@
 """From a client's bytes to an accepted job: check, commit, ring."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from fastapi import Request
 
 from api.dependencies import Parts
+from api.receivers import webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
 from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
@@ -23,7 +24,6 @@ NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; send the earlier items as 'input'.",
     "previous_response_id": "Chains of responses are not built by this server; send the earlier items as 'input'.",
     "stream": "Streams are not offered by this server; leave 'stream' out and poll, or hold the connection.",
-    "webhook": "Webhooks are not offered by this server; poll the response instead.",
 }
 
 
@@ -100,10 +100,11 @@ def _accept(raw: bytes, parts: Parts, caller: ApiKey, idempotency: Idempotency |
     for field, reason in NOT_OFFERED.items():
         if getattr(request.fields, field):
             raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
+    webhook = webhook_target(request.fields, parts, caller)
     model = parts.catalogue.find(request.fields.model)
     _check_effort(request.fields, model)
     now = datetime.now(UTC)
-    spec = _spec(request, model, caller, settings, now)
+    spec = replace(_spec(request, model, caller, settings, now), webhook=webhook)
     due = spec.run_at is None or spec.run_at <= now
     rung = due and parts.run_list.take_place()
     with parts.database.begin() as tx:
@@ -128,6 +129,7 @@ def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settin
         )
     body: dict[str, Any] = {**request.body, "model": model.id}
     input_ = body.pop("input")
+    body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
         api_key_id=caller.id,
         model=model.id,

@@ -243,7 +243,6 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
     ("field", "value"),
     [
         ("stream", True),
-        ("webhook", {"url": "https://example.com/hook"}),
         ("previous_response_id", "resp_1"),
         ("conversation", "conv_1"),
         ("conversation", {"id": "conv_1"}),
