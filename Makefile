@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN_STAMP := .venv/.run
 TEST_STAMP := .venv/.test
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
-LONG := tests/e2e/test_transports.py tests/crash/test_every_step.py tests/store/test_races.py
+LONG := tests/crash/test_many_deliveries.py tests/e2e/test_transports.py tests/crash/test_every_step.py tests/store/test_races.py
 # twice the cores of the smallest machine: the tests wait more than they compute
 TEST_PROCESSES ?= 4
 
