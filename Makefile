@@ -10,7 +10,8 @@ NODE_SDK := tests/sdk/node
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # minutes of waiting on killed processes; they keep `make test` from ending within ten
-LONG := tests/e2e/test_transports.py tests/e2e/test_streams.py tests/crash/test_every_step.py tests/store/test_races.py
+LONG := tests/e2e/test_transports.py tests/e2e/test_streams.py tests/crash/test_every_step.py tests/store/test_races.py \
+	tests/crash/test_many_deliveries.py
 # twice the cores of the smallest machine: the tests wait more than they compute
 TEST_PROCESSES ?= 4
 

@@ -9,6 +9,7 @@ from fastapi import Request
 from sqlalchemy import Connection
 
 from api.dependencies import Parts
+from api.receivers import webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
 from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
@@ -23,7 +24,6 @@ from jobs.store.transitions import submit
 LONGEST_KEY: Final = 255
 NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
-    "webhook": "Webhooks are not offered by this server; poll the response instead.",
 }
 
 
@@ -111,10 +111,11 @@ def _accept(raw: bytes, parts: Parts, caller: ApiKey, meanwhile: Callable[[Conne
     settings = parts.settings
     request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     refuse_what_is_not_offered(request.fields)
+    webhook = webhook_target(request.fields, parts, caller)
     model = parts.catalogue.find(request.fields.model)
     _check_effort(request.fields, model)
     now = datetime.now(UTC)
-    spec = _spec(request, model, caller, settings, now)
+    spec = replace(_spec(request, model, caller, settings, now), webhook=webhook)
     if spec.previous_response_id is not None:
         with parts.database.read() as tx:
             spec = replace(spec, waits=check_chain(tx, spec.previous_response_id, caller.id))
@@ -152,6 +153,7 @@ def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settin
         )
     body: dict[str, Any] = {**request.body, "model": model.id}
     input_ = body.pop("input")
+    body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
         api_key_id=caller.id,
         model=model.id,

@@ -13,6 +13,7 @@ from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.events import Announcer, Waiters
 from jobs.models import Catalogue
+from jobs.sealing import Seal
 from jobs.settings import Settings
 from jobs.store.database import Database
 from jobs.store.keys import ApiKey, Scope, find_key
@@ -33,6 +34,7 @@ class Parts:
     waiters: Waiters
     sequences: Sequences
     owed: Owed
+    seal: Seal
 
 
 def get_parts(request: Request) -> Parts:
@@ -76,3 +78,4 @@ Caller = Annotated[ApiKey, Depends(get_caller)]
 Reader = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_READ))]
 Writer = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_WRITE))]
 UsageReader = Annotated[ApiKey, Depends(requires(Scope.USAGE_READ))]
+WebhookOwner = Annotated[ApiKey, Depends(requires(Scope.WEBHOOKS))]

@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 from jobs.errors import (
     CallerError,
     ChainBroken,
+    DeliveryNotFound,
+    EndpointNotFound,
     IdempotencyConflict,
     JobNotFound,
     KeyRefused,
@@ -29,6 +31,8 @@ from jobs.errors import (
     NotOffered,
     RequestInvalid,
     RequestTooLarge,
+    TestNotDelivered,
+    TooManyEndpoints,
     WrongState,
 )
 from jobs.job import Job
@@ -49,6 +53,10 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     KeyRefused:      (HTTPStatus.UNAUTHORIZED,             "authentication_error"),
     NotAllowed:      (HTTPStatus.FORBIDDEN,                "permission_error"),
     JobNotFound:     (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
+    EndpointNotFound: (HTTPStatus.NOT_FOUND,               INVALID_REQUEST),
+    DeliveryNotFound: (HTTPStatus.NOT_FOUND,               INVALID_REQUEST),
+    TooManyEndpoints: (HTTPStatus.BAD_REQUEST,             INVALID_REQUEST),
+    TestNotDelivered: (HTTPStatus.BAD_REQUEST,             INVALID_REQUEST),
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),

@@ -10,11 +10,13 @@ from api.dependencies import Parts
 from api.errors import install_error_handlers
 from api.middleware import RequestIds
 from api.owed import NoteAnswers, Owed
-from api.routes import input_items, models, not_offered, operations, responses, usage
+from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.models import Catalogue
+from jobs.outbox import Outbox
+from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
 from jobs.store.keys import ensure_bootstrap_key
@@ -42,7 +44,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue=Catalogue(settings.models),
         dispatcher=dispatcher,
         run_list=RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout),
-        announcer=Announcer(redis_client),
+        announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
+        seal=Seal(settings.encryption_keys),
         waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
         sequences=Sequences(database),
         owed=Owed(database),
@@ -66,7 +69,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="Backburner", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.parts = parts
-    for router in (responses.router, input_items.router, models.router, usage.router, not_offered.router):
+    routers = (responses, input_items, models, usage)
+    for router in (*(each.router for each in routers), *webhook_endpoints.routers, not_offered.router):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     install_error_handlers(app)

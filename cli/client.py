@@ -56,7 +56,7 @@ class Client:
     def retrieve(self, response_id: str, wait: float = 0) -> Json:
         """A response; the server holds the answer up to `wait` seconds for the response to end."""
         query = {"wait": f"{wait:g}"} if wait else {}
-        return self._call("GET", f"/responses/{_part(response_id)}", params=query, timeout=TIMEOUT_SECONDS + wait)
+        return self._call("GET", f"/responses/{path_part(response_id)}", params=query, timeout=TIMEOUT_SECONDS + wait)
 
     def list(self, query: Mapping[str, str]) -> Json:
         """A page of responses, newest first."""
@@ -64,11 +64,11 @@ class Client:
 
     def cancel(self, response_id: str) -> Json:
         """Cancel a response that is queued or running."""
-        return self._call("POST", f"/responses/{_part(response_id)}/cancel")
+        return self._call("POST", f"/responses/{path_part(response_id)}/cancel")
 
     def retry(self, response_id: str) -> Json:
         """Run a failed or cancelled response again, under the same id."""
-        return self._call("POST", f"/responses/{_part(response_id)}/retry")
+        return self._call("POST", f"/responses/{path_part(response_id)}/retry")
 
     def usage(self, start: int, end: int) -> Json:
         """Usage between two moments in unix seconds."""
@@ -77,6 +77,18 @@ class Client:
     def models(self) -> Sequence[str]:
         """The ids of the models offered, in the operator's order."""
         return [str(model["id"]) for model in self._call("GET", "/models")["data"]]
+
+    def get(self, path: str, query: Mapping[str, str]) -> Json:
+        """What is at `path`."""
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str, body: Json, *, slow: bool = False) -> Json:
+        """Do what is at `path`; `slow` where the server itself has to wait for somebody."""
+        return self._call("POST", path, json=body, timeout=2 * TIMEOUT_SECONDS if slow else TIMEOUT_SECONDS)
+
+    def delete(self, path: str) -> Json:
+        """Erase what is at `path`."""
+        return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
         try:
@@ -111,8 +123,9 @@ def _read(answer: httpx.Response, url: str) -> Json:
     raise kind(f"{url} answered HTTP {answer.status_code}, but not as Backburner does: check BACKBURNER_BASE_URL")
 
 
-def _part(response_id: str) -> str:
-    return quote(response_id, safe="")
+def path_part(given: str) -> str:
+    """One part of a path, whatever was given."""
+    return quote(given, safe="")
 
 
 def _cause(error: httpx.TransportError) -> str:

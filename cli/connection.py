@@ -54,7 +54,7 @@ class Connection(BaseSettings):
             return given
         file = self.data_dir / KEY_FILE
         try:
-            if (kept := read_api_key(self.data_dir)) is not None:
+            if (kept := read_secret(file)) is not None:
                 return kept
         except OSError as error:
             raise CommandFailed(f"No API key: BACKBURNER_API_KEY is not set and {file}: {error.strerror}") from None
@@ -80,13 +80,13 @@ def base_url_of(host: str, port: int) -> str:
     return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}/v1"
 
 
-def read_api_key(data_dir: Path) -> str | None:
-    """The key that `up` left in the directory; None when there is none yet.
+def read_secret(file: Path) -> str | None:
+    """The key that `up` left in a file of its data directory; None when there is none yet.
 
     Raises:
         OSError: it is there and cannot be read.
     """
     try:
-        return (data_dir / KEY_FILE).read_text("utf-8").strip() or None
+        return file.read_text("utf-8").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None

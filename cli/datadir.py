@@ -3,14 +3,16 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.connection import KEY_FILE, read_api_key
+from cli.connection import KEY_FILE, read_secret
 from cli.failure import CommandFailed
+from jobs.sealing import generate_key
 from jobs.store.keys import generate_secret
 
+ENCRYPTION_KEY_FILE = "encryption_key"
 LOCK_FILE = "up.lock"
 
 
@@ -54,13 +56,25 @@ def ensure_api_key(path: Path) -> str:
     Raises:
         CommandFailed: the file can be neither read nor written.
     """
-    file = path / KEY_FILE
+    return _ensure_secret(path / KEY_FILE, generate_secret)
+
+
+def ensure_encryption_key(path: Path) -> str:
+    """What webhook secrets are encrypted with, in the directory's `encryption_key` file, likewise.
+
+    Raises:
+        CommandFailed: the file can be neither read nor written.
+    """
+    return _ensure_secret(path / ENCRYPTION_KEY_FILE, generate_key)
+
+
+def _ensure_secret(file: Path, generate: Callable[[], str]) -> str:
     try:
-        if (known := read_api_key(path)) is not None:
+        if (known := read_secret(file)) is not None:
             file.chmod(0o600)
             return known
-        secret = generate_secret()
-        descriptor, draft = tempfile.mkstemp(prefix=f".{KEY_FILE}-", dir=path)  # made with mode 0600
+        secret = generate()
+        descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # made with mode 0600
         with os.fdopen(descriptor, "w", encoding="ascii") as opened:
             opened.write(secret)
         Path(draft).replace(file)

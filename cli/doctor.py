@@ -19,6 +19,7 @@ from cli.local_checks import (
     check_file_limit,
     check_redis,
     check_shutdown_dates,
+    check_webhooks,
 )
 from cli.provider_checks import check_provider
 from jobs.errors import SettingsError
@@ -54,6 +55,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     if settings.broker_url is not None or redis.level is Level.OK:
         yield check_broker(settings)
     yield check_file_limit(settings)
+    yield check_webhooks(settings)
     yield from check_shutdown_dates(settings, datetime.now(UTC).date())
     yield from check_provider(settings)
 
@@ -79,6 +81,7 @@ def _without_secrets(finding: Finding, secrets: Sequence[str]) -> Finding:
 
 def _secrets(settings: Settings) -> Sequence[str]:
     whole = [key.get_secret_value() for key in (settings.provider_api_key, settings.api_key) if key is not None]
+    whole += [key.get_secret_value() for key in settings.encryption_keys]
     quoted = [urlsplit(url).password for url in (settings.database, settings.redis, settings.broker)]
     passwords = [form for each in quoted if each for form in (each, unquote(each))]
     return [secret for secret in (*whole, *passwords) if secret]

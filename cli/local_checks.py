@@ -11,10 +11,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 import migrations
+from cli.connection import read_secret
 from cli.database import reason_of, shown
+from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, bad, doubtful, good
 from jobs.dispatch import BROKER_ERRORS, create_celery
 from jobs.models import Catalogue
+from jobs.sealing import VARIABLE
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, read_lane
@@ -80,6 +83,21 @@ def _check_lane(lane: Lane, settings: Settings) -> Finding:
     return good("lane", "open" if limit is None else f"open, {limit} calls at once")
 
 
+def check_webhooks(settings: Settings) -> Finding:
+    """Whether signing secrets can be kept, and what operators let through beside the public."""
+    try:
+        kept = read_secret(settings.data_dir / ENCRYPTION_KEY_FILE)
+    except OSError:  # another's, so of no use to us
+        kept = None
+    if not settings.encryption_keys and kept is None:
+        hint = f"set {VARIABLE} to a key from: python -c 'from jobs.sealing import generate_key as k; print(k())'"
+        return doubtful("webhooks", "no encryption key: endpoints cannot be registered", hint)
+    opened = [str(network) for network in settings.webhook_allow_networks]
+    if settings.webhook_allow_http:
+        opened.insert(0, "http")
+    return good("webhooks", f"opened: {', '.join(opened)}" if opened else "https to public addresses")
+
+
 def check_redis(url: str) -> Finding:
     """Whether Redis or Valkey answers at `url`."""
     client = redis.Redis.from_url(url, socket_connect_timeout=PATIENCE_SECONDS, socket_timeout=PATIENCE_SECONDS)
@@ -108,9 +126,9 @@ def check_broker(settings: Settings) -> Finding:
 
 
 def check_file_limit(settings: Settings) -> Finding:
-    """Whether a worker may open a socket for each of its calls. It raises the soft limit to the hard one itself."""
+    """Whether a worker may open a socket per call and delivery. It raises the soft limit to the hard one itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.worker_concurrency + FILES_BESIDE_CALLS
+    needed = settings.worker_concurrency + settings.webhook_concurrency + FILES_BESIDE_CALLS
     if hard != resource.RLIM_INFINITY and hard < needed:
         hint = f"raise the hard limit to {needed} (ulimit -Hn), or lower BACKBURNER_WORKER_CONCURRENCY"
         return doubtful("file limit", f"{hard} files for {settings.worker_concurrency} calls at once", hint)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cli import render, responses
+from cli import render, responses, webhooks
 from jobs.errors import BackburnerError
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -125,6 +125,7 @@ def keys_revoke(
 
 app.add_typer(responses.app)
 app.add_typer(keys, name="keys")
+app.add_typer(webhooks.app, name="webhooks")
 
 if __name__ == "__main__":
     app(prog_name="backburner")

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli import programs, valkey
 from cli.announcement import Announcement
 from cli.connection import KEY_FILE, base_url_of
-from cli.datadir import ensure_api_key, held
+from cli.datadir import ensure_api_key, ensure_encryption_key, held
 from cli.foreground import Plan, Service, run
 from cli.ports import choose_port, require_free_port
 from cli.screen import Screen
@@ -62,6 +62,9 @@ def make_plan(settings: Settings, port: int, screen: Screen) -> Plan:
     environment[f"{PREFIX}API_KEY"] = (
         settings.api_key.get_secret_value() if settings.api_key is not None else ensure_api_key(data_dir)
     )
+    environment[f"{PREFIX}ENCRYPTION_KEYS"] = ",".join(
+        key.get_secret_value() for key in settings.encryption_keys
+    ) or ensure_encryption_key(data_dir)
     if settings.log_format is None and screen.is_terminal:
         environment[f"{PREFIX}LOG_FORMAT"] = "console"
     services = []

@@ -38,25 +38,25 @@ class ResponseView:
     @classmethod
     def of(cls, body: dict[str, Any]) -> "ResponseView":
         """Read a response object."""
-        ours = _object(body.get("backburner"))
-        usage = _object(body.get("usage"))
-        error = _object(body.get("error"))
-        problem = _object(ours.get("error"))
+        ours = object_of(body.get("backburner"))
+        usage = object_of(body.get("usage"))
+        error = object_of(body.get("error"))
+        problem = object_of(ours.get("error"))
         max_attempts, position = ours.get("max_attempts"), ours.get("queue_position")
         cost = ours.get("cost_usd")
         return cls(
             id=str(body.get("id", "")),
             status=str(body.get("status", "")),
             model=str(body.get("model", "")),
-            created_at=_moment(body.get("created_at")) or datetime.now(UTC),
-            completed_at=_moment(body.get("completed_at")),
+            created_at=moment_of(body.get("created_at")) or datetime.now(UTC),
+            completed_at=moment_of(body.get("completed_at")),
             text=_text_of(body.get("output")),
             error=f"{error.get('message')} ({error.get('code')})" if error else None,
-            incomplete_reason=_object(body.get("incomplete_details")).get("reason"),
+            incomplete_reason=object_of(body.get("incomplete_details")).get("reason"),
             attempt=int(ours.get("attempt") or 0),
             max_attempts=None if max_attempts is None else int(max_attempts),
             queue_position=None if position is None else int(position),
-            next_attempt_at=_moment(ours.get("next_attempt_at")),
+            next_attempt_at=moment_of(ours.get("next_attempt_at")),
             waits_for=None if ours.get("waits_for") is None else str(ours["waits_for"]),
             last_problem=str(problem.get("message") or problem.get("kind")) if problem else None,
             input_tokens=int(usage.get("input_tokens") or 0),
@@ -94,20 +94,23 @@ class UsageView:
         )
 
 
-def _object(value: object) -> dict[str, Any]:
+def object_of(value: object) -> dict[str, Any]:
+    """An object, empty where there is none."""
     return value if isinstance(value, dict) else {}
 
 
-def _objects(value: object) -> list[dict[str, Any]]:
+def objects_of(value: object) -> list[dict[str, Any]]:
+    """The objects of a list, empty where there is none."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def _moment(value: object) -> datetime | None:
+def moment_of(value: object) -> datetime | None:
+    """A moment given in unix seconds."""
     return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and value else None
 
 
 def _text_of(output: object) -> str:
     """The answer's text; a refusal counts as one."""
-    messages = [item for item in _objects(output) if item.get("type") == "message"]
-    parts = [part for message in messages for part in _objects(message.get("content"))]
+    messages = [item for item in objects_of(output) if item.get("type") == "message"]
+    parts = [part for message in messages for part in objects_of(message.get("content"))]
     return "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)

@@ -26,6 +26,10 @@ from jobs.telemetry import get_logger
 EXECUTE: Final = "backburner.execute"
 QUEUE_NAME: Final = "backburner"
 QUEUE: Final = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
+DELIVER: Final = "backburner.deliver"
+DELIVERIES_NAME: Final = "backburner.deliveries"
+DELIVERIES: Final = Queue(DELIVERIES_NAME, Exchange(DELIVERIES_NAME, type="direct"), routing_key=DELIVERIES_NAME)
+"""Webhook deliveries have a queue of their own, so that neither they nor the calls wait behind the other's bells."""
 WINDOW_PER_SLOT: Final = 2
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError)
 QUIET_AFTER_FAILURE: Final = 1.0
@@ -49,7 +53,8 @@ def create_celery(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         task_default_queue=QUEUE_NAME,
         task_ignore_result=True,
-        task_queues=[QUEUE],
+        task_queues=[QUEUE, DELIVERIES],
+        task_routes={DELIVER: {"queue": DELIVERIES_NAME}},
         task_store_errors_even_if_ignored=False,
         worker_concurrency=settings.worker_concurrency + HEADROOM,
         worker_disable_prefetch=_holds_bells(settings.broker),
@@ -93,33 +98,36 @@ class Dispatcher:
 
     def ring_all(self, job_ids: Sequence[str]) -> int:
         """Ring for several jobs over one connection; how many bells were heard, counted from the first."""
-        if not job_ids or monotonic() < self._quiet_until:
+        return self._ring(EXECUTE, job_ids)
+
+    def ring_for_deliveries(self, delivery_ids: Sequence[str]) -> int:
+        """Tell the workers that webhook deliveries are due, likewise."""
+        return self._ring(DELIVER, delivery_ids)
+
+    def _ring(self, task: str, ids: Sequence[str]) -> int:
+        if not ids or monotonic() < self._quiet_until:
             return 0
         heard = 0
         try:
             with self._app.producer_or_acquire() as producer:
-                for job_id in job_ids:
+                for each in ids:
                     self._app.send_task(
-                        EXECUTE, args=(job_id,), task_id=job_id, ignore_result=True, retry=False, producer=producer
+                        task, args=(each,), task_id=each, ignore_result=True, retry=False, producer=producer
                     )
                     heard += 1
         except BROKER_ERRORS as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            log.warning(
-                "bell not heard",
-                job_id=job_ids[min(heard, len(job_ids) - 1)],
-                bells=len(job_ids) - heard,
-                error=type(error).__name__,
-            )
+            first = ids[min(heard, len(ids) - 1)]
+            log.warning("bell not heard", task=task, id=first, bells=len(ids) - heard, error=type(error).__name__)
         return heard
 
-    def depth(self) -> int | None:
+    def depth(self, queue: str = QUEUE_NAME) -> int | None:
         """How many bells wait in the broker's queue; None when the broker does not answer."""
         if monotonic() < self._quiet_until:
             return None
         try:
             with self._app.connection_for_read(connect_timeout=2) as connection:
-                return _queue_length(connection)
+                return _queue_length(connection, queue)
         except BROKER_ERRORS as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
             log.warning("broker does not answer", error=type(error).__name__)
@@ -142,11 +150,11 @@ class Dispatcher:
         self._app.close()
 
 
-def _queue_length(connection: Connection) -> int:
+def _queue_length(connection: Connection, queue: str) -> int:
     connection.ensure_connection(max_retries=0, timeout=2)
     channel = connection.default_channel
     try:
-        declared = channel.queue_declare(QUEUE_NAME, passive=True)
+        declared = channel.queue_declare(queue, passive=True)
     except ChannelError:  # nobody has declared it yet
         return 0
     return int(declared.message_count)

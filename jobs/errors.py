@@ -10,6 +10,10 @@
     │   ├── KeyRefused          401: no key, a wrong one, a revoked one
     │   ├── NotAllowed          403: the key lacks the scope
     │   ├── JobNotFound         404: no such response, or not the caller's
+    │   ├── EndpointNotFound    404: no such webhook endpoint, or not the caller's
+    │   ├── DeliveryNotFound    404: no such webhook delivery, or not the caller's
+    │   ├── TooManyEndpoints    400: the key has as many webhook endpoints as it may have
+    │   ├── TestNotDelivered    400: a webhook endpoint did not answer its test event
     │   ├── IdempotencyConflict 422: the same Idempotency-Key with another body
     │   └── WrongState          400: the response is not in a status that allows this
     ├── DuplicateRequest        a race under one Idempotency-Key was lost: answer with the winner's job
@@ -95,6 +99,27 @@ class NotAllowed(CallerError):
 
 class JobNotFound(CallerError):
     """There is no such response for this caller."""
+
+
+class EndpointNotFound(CallerError):
+    """There is no such webhook endpoint for this caller."""
+
+
+class DeliveryNotFound(CallerError):
+    """There is no such webhook delivery for this caller."""
+
+
+class TooManyEndpoints(CallerError):
+    """The key has as many webhook endpoints as it may have."""
+
+    code = "too_many_webhook_endpoints"
+
+
+class TestNotDelivered(CallerError):
+    """A test event brought no answer from the endpoint."""
+
+    __test__ = False  # pytest would take the name for a test's
+    code = "webhook_test_failed"
 
 
 class IdempotencyConflict(CallerError):

@@ -5,7 +5,7 @@ costs seconds, never an answer.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Final, Self
@@ -35,13 +35,20 @@ def connect(url: str) -> "redis.Redis":
 class Announcer:
     """Tells every process of an event. Never raises: the rows hold the truth."""
 
-    def __init__(self, client: "redis.Redis") -> None:
+    def __init__(self, client: "redis.Redis", on_end: Callable[[Sequence[str]], None] = lambda _job_ids: None) -> None:
+        """`on_end` is told of ends as well, and never raises."""
         self._client = client
+        self._on_end = on_end
         self._quiet_until = 0.0
 
     def ended(self, *job_ids: str) -> None:
         """Responses have reached a terminal status."""
         self._publish(ENDED, *job_ids)
+        self._on_end(job_ids)
+
+    def tested(self, delivery_id: str) -> None:
+        """A webhook's test delivery is over; whoever waits for it waits as for a response."""
+        self._publish(ENDED, delivery_id)
 
     def wrote(self, job_id: str) -> None:
         """A response that runs has more to show to those who watch it."""

@@ -66,6 +66,16 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class WebhookTarget:
+    """Where one request wants its end told: to which URL, of which events, and the secret that signs, sealed."""
+
+    url: str = field(repr=False)
+    receiver: str
+    event_types: tuple[str, ...]
+    secret: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """A checked request, ready to be accepted.
 
@@ -89,6 +99,7 @@ class JobSpec:
     previous_response_id: str | None = None
     waits: bool = False
     store: bool = True
+    webhook: WebhookTarget | None = None
 
 
 @dataclass(frozen=True)

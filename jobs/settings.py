@@ -3,6 +3,7 @@
 `.env.example` is generated from this class and compared in a test.
 """
 
+import base64
 import logging
 from datetime import timedelta
 from enum import StrEnum
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
+from jobs.receiver import ReceiverPolicy
 
 PREFIX = "BACKBURNER_"
 
@@ -39,6 +41,17 @@ def _networks(value: object) -> object:
         return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
     except ValueError:
         raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
+
+
+def _fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
+    for key in keys:
+        try:
+            usable = len(base64.urlsafe_b64decode(key.get_secret_value())) == 32
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("expected comma-separated Fernet keys: 32 random bytes each, as URL-safe base64")
+    return keys
 
 
 CommaSeparated = BeforeValidator(_split)
@@ -136,6 +149,13 @@ class Settings(BaseSettings):
         le=86400,
         description="how long a stopping worker lets its calls finish before it hands them back",
     )
+    encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(_fernet_keys)] = Field(
+        [],
+        description="comma-separated Fernet keys; the first encrypts webhook secrets, all decrypt; `up` generates one",
+    )
+    webhook_concurrency: int = Field(
+        200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, beside its calls"
+    )
     webhook_allow_http: bool = Field(default=False, description="let webhook receivers be plain http")
     webhook_allow_networks: Annotated[
         list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks), CommaSeparated
@@ -193,6 +213,11 @@ class Settings(BaseSettings):
     def logs_url(self) -> str:
         """Where the provider's log of calls is, if it has one."""
         return self.provider_logs_url or f"{self.provider_base_url.removesuffix('/v1')}/v2/logs"
+
+    @property
+    def receivers(self) -> ReceiverPolicy:
+        """Where webhooks may go."""
+        return ReceiverPolicy(self.webhook_allow_http, tuple(self.webhook_allow_networks))
 
     @property
     def call_deadline(self) -> timedelta:

@@ -20,6 +20,8 @@ from celery.worker import state
 from jobs.dispatch import HEADROOM, Dispatcher
 from jobs.events import Announcer, connect
 from jobs.models import Catalogue
+from jobs.outbox import Outbox
+from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
 from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings, probe_now
@@ -40,6 +42,8 @@ from worker.maintenance.reconciler import Reconciler
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
 from worker.settlement import Policy
+from worker.webhook_post import Poster
+from worker.webhook_sender import WebhookSender
 
 FILES_PER_CALL = 1
 OTHER_FILES = 200
@@ -68,8 +72,8 @@ class WorkerProcess:
 
     @cached_property
     def announcer(self) -> Announcer:
-        """Tells the other processes what happened."""
-        return Announcer(self.redis)
+        """Tells the other processes what happened, and rings for the webhooks of it."""
+        return Announcer(self.redis, Outbox(self.database, self.dispatcher).jobs_ended)
 
     @cached_property
     def provider(self) -> ProviderClient:
@@ -103,6 +107,19 @@ class WorkerProcess:
         )
 
     @cached_property
+    def sender(self) -> WebhookSender:
+        """Delivers webhooks."""
+        return WebhookSender(
+            self.database,
+            Poster.create(self.settings.receivers),
+            Seal(self.settings.encryption_keys),
+            identity=self.identity,
+            announcer=self.announcer,
+            slots=self.settings.webhook_concurrency,
+            on_end=self._slot_came_free,
+        )
+
+    @cached_property
     def heartbeat(self) -> Heartbeat:
         """Keeps the worker's row fresh."""
 
@@ -125,6 +142,7 @@ class WorkerProcess:
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
             patience=self.patience,
+            delivery_slots=self.settings.webhook_concurrency,
         )
 
     @cached_property
@@ -149,11 +167,14 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Register and begin to work."""
-        raise_file_limit(self.settings.worker_concurrency)
+        raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
+        if not self.settings.encryption_keys:
+            log.warning("webhooks are not signed", missing=VARIABLE)
         self.heartbeat.start()
         self.live.start()
         with self.database.begin() as tx:
             probe_now(tx, self.lane.name, datetime.now(UTC))
+        _ = self.sender
         self.maintenance.start()
         for patrol in self.patrols:
             patrol.start()
@@ -163,6 +184,7 @@ class WorkerProcess:
         self.identity.draining = True
         if at_once:
             self.calls.abort_all(AbortReason.RELEASED)
+            self.sender.abort_all()
 
     def finish(self, grace: float) -> None:
         """Wait for the running calls up to `grace` seconds, hand back the rest, and leave."""
@@ -170,8 +192,9 @@ class WorkerProcess:
         if self.calls:
             log.info("draining", calls=len(self.calls), grace=grace)
         if not self._empty_within(grace):
-            log.warning("handing back", calls=len(self.calls))
+            log.warning("handing back", calls=len(self.calls), deliveries=len(self.sender))
             self.calls.abort_all(AbortReason.RELEASED)
+            self.sender.abort_all()
             self._empty_within(RECORDING_SECONDS)
         self.maintenance.stop()
         for patrol in self.patrols:
@@ -181,9 +204,9 @@ class WorkerProcess:
 
     def _empty_within(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
-        while self.calls and time.monotonic() < until:
+        while (self.calls or self.sender) and time.monotonic() < until:
             time.sleep(0.05)
-        return not self.calls
+        return not (self.calls or self.sender)
 
 
 def install(app: Celery, process: WorkerProcess) -> None:

@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from jobs.dispatch import EXECUTE
+from jobs.dispatch import DELIVER, EXECUTE
 from worker.process import WorkerProcess
 
 
@@ -12,3 +12,7 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
     @app.task(name=EXECUTE, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def execute(job_id: str) -> None:
         process.executor.run(job_id)
+
+    @app.task(name=DELIVER, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
+    def deliver(delivery_id: str) -> None:
+        process.sender.answer(delivery_id)

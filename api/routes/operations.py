@@ -1,20 +1,24 @@
 """For the operator, without a key: is it alive, is it ready, how is it doing."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Parts, PartsDep
 from api.schemas import Readiness
 from jobs.store.database import database_now
+from jobs.store.endpoints import count_disabled, count_ended_deliveries, count_open_deliveries, oldest_undelivered_at
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import count_open, oldest_due_at
 from jobs.store.workers import live_workers
 from jobs.telemetry import get_logger
 from migrations import is_current
+
+RECENTLY = timedelta(minutes=15)
 
 router = APIRouter(tags=["operations"])
 
@@ -95,6 +99,7 @@ def metrics(parts: PartsDep) -> Response:
         settings = LaneSettings.from_settings(parts.settings)
         lane = read_lane(tx, settings.name)
         oldest = oldest_due_at(tx)
+        _webhook_metrics(tx, registry, datetime.now(UTC))
     age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
     Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
     limit = settings.limit(lane)
@@ -106,3 +111,20 @@ def metrics(parts: PartsDep) -> Response:
     depth = parts.dispatcher.depth()
     bells.set(float("nan") if depth is None else depth)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _webhook_metrics(tx: Connection, registry: CollectorRegistry, now: datetime) -> None:
+    """How deliveries fare; of those that ended only the last minutes are counted, as the rest may be millions."""
+    on_their_way = Gauge("backburner_webhook_deliveries", "Open deliveries by status.", ["status"], registry=registry)
+    for status, count in count_open_deliveries(tx).items():
+        on_their_way.labels(status).set(count)
+    ended = Gauge(
+        "backburner_webhook_ended", "Deliveries that ended within 15 minutes, by status.", ["status"], registry=registry
+    )
+    for status, count in count_ended_deliveries(tx, now - RECENTLY).items():
+        ended.labels(status).set(count)
+    oldest = oldest_undelivered_at(tx)
+    age = Gauge("backburner_webhook_oldest_seconds", "How long the oldest open delivery is open.", registry=registry)
+    age.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+    disabled = Gauge("backburner_webhook_endpoints_disabled", "Endpoints that are disabled.", registry=registry)
+    disabled.set(count_disabled(tx))

@@ -28,6 +28,7 @@ from jobs.errors import Billed, ErrorKind
 from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status
 from jobs.store.columns import ByteOrdered, JsonText, Moment
+from jobs.webhook import DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 metadata = MetaData(
     naming_convention={
@@ -345,4 +346,141 @@ leases = Table(
     Column("name", String, primary_key=True),
     Column("holder", String, nullable=False),
     Column("expires_at", Moment, nullable=False),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("job_id", ByteOrdered),  # set when one request named it: it hears of that job alone and is never listed
+    Column("name", String, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("receiver", ByteOrdered, nullable=False),  # whose deliveries at once are bounded: key and origin
+    Column("event_types", JsonText, nullable=False),
+    Column("secret", Text),  # sealed; null: deliveries go unsigned
+    Column("secret_hint", String),
+    Column("former_secret", Text),  # sealed; signs beside the other until former_until
+    Column("former_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("failing_since", Moment),
+    Column("warned_at", Moment),
+    Column("disabled_at", Moment),
+    Column("disabled_for", String),
+    _one_of("disabled_for", DisabledFor),
+    CheckConstraint("(disabled_at IS NULL) = (disabled_for IS NULL)", name="disabled_for_a_reason"),
+    CheckConstraint("(former_secret IS NULL) = (former_until IS NULL)", name="former_secret_ends"),
+)
+# list, and who hears of a key's events
+Index(
+    "ix_webhook_endpoints_list",
+    webhook_endpoints.c.api_key_id,
+    webhook_endpoints.c.id,
+    postgresql_where=text("job_id IS NULL"),
+    sqlite_where=text("job_id IS NULL"),
+)
+# who else hears of one job; retention
+Index(
+    "ix_webhook_endpoints_job",
+    webhook_endpoints.c.job_id,
+    unique=True,
+    postgresql_where=text("job_id IS NOT NULL"),
+    sqlite_where=text("job_id IS NOT NULL"),
+)
+# metrics: which are disabled
+Index(
+    "ix_webhook_endpoints_disabled",
+    webhook_endpoints.c.disabled_at,
+    postgresql_where=text("disabled_at IS NOT NULL"),
+    sqlite_where=text("disabled_at IS NOT NULL"),
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("job_id", ByteOrdered, nullable=False),  # the job may be erased before its event is
+    Column("type", String, nullable=False),
+    Column("payload", Text, nullable=False),  # what is signed and sent, at every try the same
+    Column("created_at", Moment, nullable=False),
+    _one_of("type", EventType),
+)
+# what a job's end has made
+Index("ix_webhook_events_job", webhook_events.c.job_id)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("event_id", ByteOrdered, ForeignKey("webhook_events.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", ByteOrdered, ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("receiver", ByteOrdered, nullable=False),
+    Column("is_test", Boolean, nullable=False),  # tried once, and says nothing of the endpoint's health
+    Column("status", String, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),  # the fence against stale workers, as a job's attempt
+    Column("failures", Integer, nullable=False, default=0),
+    Column("created_at", Moment, nullable=False),
+    Column("available_at", Moment, nullable=False),
+    Column("rung_at", Moment),
+    Column("claimed_at", Moment),
+    Column("worker_id", ByteOrdered),
+    Column("ended_at", Moment),
+    Column("http_status", Integer),
+    Column("error_kind", String),
+    _one_of("status", DeliveryStatus),
+    _one_of("error_kind", DeliveryError),
+    CheckConstraint("(status = 'sending') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
+    CheckConstraint("(status IN ('pending', 'sending')) = (ended_at IS NULL)", name="ended_once"),
+)
+IS_PENDING = webhook_deliveries.c.status == literal(DeliveryStatus.PENDING, literal_execute=True)
+IS_SENDING = webhook_deliveries.c.status == literal(DeliveryStatus.SENDING, literal_execute=True)
+
+# an event goes to an endpoint once; what goes with an erased event
+Index("ix_webhook_deliveries_event", webhook_deliveries.c.event_id, webhook_deliveries.c.endpoint_id, unique=True)
+# an endpoint's log, newest first
+Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.id)
+# dispatch: per receiver, what is due
+Index(
+    "ix_webhook_deliveries_due",
+    webhook_deliveries.c.receiver,
+    webhook_deliveries.c.available_at,
+    webhook_deliveries.c.id,
+    postgresql_where=text("status = 'pending'"),
+    sqlite_where=text("status = 'pending'"),
+)
+# rescue, and how many are out to one receiver
+Index(
+    "ix_webhook_deliveries_sending",
+    webhook_deliveries.c.receiver,
+    postgresql_where=text("status = 'sending'"),
+    sqlite_where=text("status = 'sending'"),
+)
+# metrics: the oldest that is still to be delivered
+Index(
+    "ix_webhook_deliveries_open",
+    webhook_deliveries.c.created_at,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+# metrics: how those of the last minutes ended
+Index(
+    "ix_webhook_deliveries_ended",
+    webhook_deliveries.c.ended_at,
+    postgresql_where=text("ended_at IS NOT NULL"),
+    sqlite_where=text("ended_at IS NOT NULL"),
+)
+
+webhook_tries = Table(
+    "webhook_tries",
+    metadata,
+    Column("delivery_id", ByteOrdered, ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("http_status", Integer),
+    Column("error_kind", String),  # null with ended_at set: the receiver took it
+    _one_of("error_kind", DeliveryError),
 )

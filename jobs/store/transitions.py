@@ -11,6 +11,7 @@ from jobs.ids import new_id
 from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
+from jobs.store.deliveries import forget_target, keep_target, write_event
 from jobs.store.rows import usage_columns
 
 
@@ -51,6 +52,8 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
             for key, value in spec.metadata.items()
         ]
         tx.execute(insert(tables.job_metadata), labels)
+    if spec.webhook is not None:
+        keep_target(tx, job_id, spec.api_key_id, spec.webhook, now)
     return Job(
         **row,
         truncation_applied=None,
@@ -73,8 +76,9 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
 def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
     """Apply `verb` to the row, provided it is still as `job` describes it; `changes` are fields of `Job`.
 
-    What a status implies is set here: an ended job has its moment and no worker, a queued one neither; and what moves
-    no longer waits for another.
+    What a status implies is set here: an ended job has its moment and no worker, a queued one neither; what moves no
+    longer waits for another; and the end of a background job is an event, on its way to whoever wants to hear of it
+    once this transaction commits.
 
     Raises:
         StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
@@ -95,7 +99,10 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     moved = tx.execute(update(tables.jobs).where(*guard).values(values))
     if moved.rowcount == 0:
         raise StaleJob(job.id, verb)
-    return replace(job, **changes)
+    moved_job = replace(job, **changes)
+    if transition.target.is_terminal and job.background:
+        write_event(tx, moved_job, now)
+    return moved_job
 
 
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
@@ -144,5 +151,6 @@ def erase(tx: Connection, job: Job) -> None:
     )
     if gone.rowcount == 0:
         raise StaleJob(job.id, "erase")
+    forget_target(tx, job.id)
     attempt = tables.attempts.c
     tx.execute(update(tables.attempts).where(attempt.job_id == job.id).values(error_message=None))

@@ -244,7 +244,6 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("webhook", {"url": "https://example.com/hook"}),
         ("conversation", "conv_1"),
         ("conversation", {"id": "conv_1"}),
     ],

@@ -270,7 +270,7 @@ def test_a_file_limit_below_the_concurrency_is_a_warning(healthy: pytest.MonkeyP
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     healthy.setenv("BACKBURNER_WORKER_CONCURRENCY", str(min(hard, 100_000)))
     _, findings = diagnose()
-    expected = "ok" if hard >= 100_200 else "warning"
+    expected = "ok" if hard >= 100_400 else "warning"
     assert findings["file limit"][0]["status"] == expected
 
 

@@ -17,6 +17,7 @@ DOTENV = {
     "POSTGRES_PASSWORD": "p@ss/w%rd #:?&'$x",  # every character that a URL or a shell would trip over
     "BACKBURNER_API_KEY": "bb_key-of-the-compose-tests",
     "BACKBURNER_PROVIDER_API_KEY": "sk-provider-of-the-compose-tests",
+    "BACKBURNER_ENCRYPTION_KEYS": "a2V5LW9mLXRoZS1jb21wb3NlLXRlc3RzLTMyLWJ5dGU=",
     "FLOWER_BASIC_AUTH": "operator:flower-password-of-the-compose-tests",
 }
 """The `.env` that must be all there is to do."""

@@ -67,6 +67,7 @@ def test_api_and_worker_agree_on_every_setting_of_the_operator(variable: str) ->
 def test_a_secret_reaches_only_the_service_that_needs_it(compose: ComposeFile) -> None:
     assert holders(compose, "BACKBURNER_API_KEY") == {"api"}
     assert holders(compose, "BACKBURNER_PROVIDER_API_KEY") == {"worker"}
+    assert holders(compose, "BACKBURNER_ENCRYPTION_KEYS") == {"api", "worker"}
     assert holders(compose, "FLOWER_BASIC_AUTH") == {"flower"}
     assert holders(compose, "POSTGRES_PASSWORD") == {"postgres", "migrate", "api", "worker"}
 

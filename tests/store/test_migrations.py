@@ -21,6 +21,7 @@ from jobs.lifecycle import Status
 from jobs.store import tables
 from jobs.store.columns import ByteOrdered
 from jobs.store.database import Database
+from jobs.webhook import DeliveryError, DeliveryStatus, DisabledFor, EventType
 from tests.support.records import Records, rows_of, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,11 @@ ENUMS: dict[str, type[StrEnum]] = {
     "ck_jobs_truncation": Truncation,
     "ck_jobs_truncation_applied": Truncation,
     "ck_lanes_closed_for": ErrorKind,
+    "ck_webhook_deliveries_error_kind": DeliveryError,
+    "ck_webhook_deliveries_status": DeliveryStatus,
+    "ck_webhook_endpoints_disabled_for": DisabledFor,
+    "ck_webhook_events_type": EventType,
+    "ck_webhook_tries_error_kind": DeliveryError,
 }
 
 

@@ -17,19 +17,22 @@ from jobs.errors import ErrorKind, Failure
 from jobs.events import Announcer, connect
 from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
-from jobs.store import keys, queries, tables, workers
+from jobs.store import endpoints, keys, queries, tables, workers
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
+from jobs.store.deliveries import claim_delivery, pending_of_jobs, record_try, rescue_deliveries, write_event
+from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.runlist import pick_due
 from jobs.store.transitions import erase, move
 from jobs.store.unanswered import Sender, marks_of, note_answered, note_lost
+from jobs.webhook import DeliveryStatus, TryReport
 from tests.support.clock import START
 from tests.support.plans import Statement, captured, explain
 from tests.support.records import ANSWER, MODEL
-from worker.maintenance import deadlines, pruner
+from worker.maintenance import deadlines, deliveries, pruner
 
 JOBS = 20_000
 KEYS = 40
@@ -46,12 +49,18 @@ FEW = {
     "ix_attempts_open",
     "ix_jobs_waiting",
     "ix_jobs_following",
+    "ix_webhook_deliveries_sending",
+    "ix_webhook_deliveries_open",
+    "ix_webhook_endpoints_disabled",
 }
 """What may be read as a whole: there are as many as workers, running calls, API processes, creates that are being
-answered, and follow-ups that have yet to run, however many jobs."""
+answered, follow-ups that have yet to run, and dead endpoints, however many jobs.
+
+Of the open deliveries the first alone is read, which PostgreSQL's plan does not say.
+"""
 A_PAGE = 1_000
-# by day and model, within the span that was asked for; the turns of one conversation
-SORTED = {"usage of a day", "read a conversation", "check a conversation"}
+# by day and model, within the span that was asked for; the turns of one conversation; at most a hundred endpoints
+SORTED = {"usage of a day", "read a conversation", "check a conversation", "webhook metrics", "list endpoints"}
 
 
 @dataclass
@@ -163,9 +172,54 @@ def fill(database: Database) -> World:
         ]
         tx.execute(insert(tables.unanswered), owed)
         tx.execute(insert(tables.api_processes), [{"id": "api_1", "beat_at": NOW}])
+        fill_webhooks(tx, key_ids, by_status, worker_ids, chance)
     with database.read() as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
     return World(database, key_ids[0], by_status, worker_ids[-1])
+
+
+def fill_webhooks(
+    tx: Connection, key_ids: list[str], by_status: dict[Status, list[str]], worker_ids: list[str], chance: Random
+) -> None:
+    """Each key's endpoint has heard of thirty days of ends; few deliveries are open."""
+    hooks, named, events, made, tries = [], [], [], [], []
+    plain = {"name": "hook", "url": "https://a/", "event_types": ["response.completed"], "secret": "s"}
+    for number, key_id in enumerate(key_ids):
+        hook = {"id": f"we_{number:032x}", "api_key_id": key_id, "receiver": f"{key_id} https://a:443", **plain}
+        off = {"disabled_at": NOW if number == 1 else None, "disabled_for": "gone" if number == 1 else None}
+        hooks.append({**hook, **off, "job_id": None, "created_at": NOW, "updated_at": NOW})
+    for number, job_id in enumerate(by_status[Status.COMPLETED][:4_000]):
+        named.append(
+            {**hooks[0], "id": f"we_f{number:031x}", "job_id": job_id, "receiver": f"{key_ids[0]} https://b:443"}
+        )
+    for number in range(JOBS):
+        at = NOW - timedelta(days=30) * (1 - number / JOBS)
+        stamp = f"{int(at.timestamp() * 1000):012x}{number:020x}"
+        which = number % len(key_ids)
+        state = chance.choices(["delivered", "failed", "pending", "sending"], [95, 2, 2, 1])[0]
+        closed = {"ended_at": at if state in ("delivered", "failed") else None, "status": state}
+        event = {"id": f"evt_{stamp}", "api_key_id": key_ids[which], "job_id": f"resp_{stamp}", "payload": "{}"}
+        events.append({**event, "type": "response.completed", "created_at": at})
+        made.append(
+            {
+                "id": f"whd_{stamp}",
+                "event_id": f"evt_{stamp}",
+                "endpoint_id": hooks[which]["id"],
+                "api_key_id": key_ids[which],
+                "receiver": hooks[which]["receiver"],
+                "is_test": False,
+                "created_at": at,
+                "available_at": NOW + timedelta(hours=chance.choice([-1, 1])),
+                "worker_id": chance.choice(worker_ids) if state == "sending" else None,
+                "tries": 1,
+                **closed,
+            }
+        )
+        tries.append({"delivery_id": f"whd_{stamp}", "number": 1, "started_at": at})
+    tx.execute(insert(tables.webhook_endpoints), [*hooks, *named])
+    tx.execute(insert(tables.webhook_events), events)
+    tx.execute(insert(tables.webhook_deliveries), made)
+    tx.execute(insert(tables.webhook_tries), tries)
 
 
 class Undone(Exception):
@@ -223,6 +277,35 @@ def delete(tx: Connection, world: World) -> None:
     erase(tx, queries.get_job(tx, world.one(Status.COMPLETED)))
 
 
+def write_and_claim(tx: Connection, world: World) -> None:
+    job = queries.get_job(tx, world.one(Status.COMPLETED))
+    write_event(tx, job, NOW)
+    [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
+    sending = claim_delivery(tx, delivery_id, world.worker_id, NOW)
+    assert sending is not None
+    assert record_try(tx, sending, TryReport(None, 200), NOW, 0)
+
+
+def hook(tx: Connection, world: World) -> endpoints.Endpoint:
+    return endpoints.get_endpoint(tx, f"we_{0:032x}", world.key_id)
+
+
+def log_of(**page: Any) -> Callable[[Connection, World], object]:
+    return lambda tx, world: endpoints.list_deliveries(tx, hook(tx, world), limit=20, **page)
+
+
+def redeliver_and_recover(tx: Connection, world: World) -> None:
+    [delivery, *_], _more = endpoints.list_deliveries(tx, hook(tx, world), limit=1)
+    endpoints.redeliver(tx, endpoints.get_delivery(tx, delivery.id, world.key_id).id, NOW)
+    endpoints.recover(tx, hook(tx, world), NOW - timedelta(days=1), NOW)
+
+
+def webhook_metrics(tx: Connection, _world: World) -> None:
+    assert endpoints.count_ended_deliveries(tx, NOW - timedelta(minutes=15))
+    assert endpoints.oldest_undelivered_at(tx)
+    assert endpoints.count_disabled(tx) == 1
+
+
 MIDDLE = NOW - timedelta(days=15)
 LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "claim and settle": claim_and_settle,
@@ -257,6 +340,16 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
     "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
+    "write and claim a delivery": write_and_claim,
+    "pick due deliveries": lambda tx, _world: pick_due_deliveries(tx, NOW, 200, NOW),
+    "due for one receiver": lambda tx, world: due_of_receiver(tx, f"{world.key_id} https://a:443", NOW, 16),
+    "rescue deliveries": lambda tx, _world: rescue_deliveries(tx, NOW),
+    "list endpoints": lambda tx, world: endpoints.list_endpoints(tx, world.key_id, limit=20),
+    "log of deliveries": log_of(),
+    "log of deliveries, deep": log_of(after=f"whd_{0x018:03x}{'f' * 29}"),
+    "log of a status": log_of(status=DeliveryStatus.FAILED),
+    "redeliver and recover": redeliver_and_recover,
+    "webhook metrics": webhook_metrics,
     "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
     "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
@@ -308,4 +401,5 @@ def capture_maintenance(world: World) -> list[Statement]:
         world.now += timedelta(minutes=10)
         assert 0 < deadlines.run_once(world.database, announcer, world.now) < 100
         assert 0 < pruner.run_once(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 100
+        assert 0 < deliveries.prune(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 500
     return [each for each in statements if not each.sql.startswith("BEGIN")]

@@ -23,7 +23,11 @@ class ValkeyServer(Server):
             client.flushall()
 
     def client(self) -> "redis.Redis":
-        return redis.Redis.from_url(self.url)
+        return self.client_of(self.url)
+
+    @staticmethod
+    def client_of(url: str) -> "redis.Redis":
+        return redis.Redis.from_url(url)
 
     def _command(self) -> list[str]:
         binary: Path = get_binary_path()

@@ -19,7 +19,7 @@ from jobs.store.reconciliation import Patience
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
-from worker.maintenance import deadlines, dispatcher, followers, pruner, rescuer
+from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -54,6 +54,7 @@ class Maintenance:
         worker_timeout: timedelta,
         retention: timedelta,
         patience: Patience,
+        delivery_slots: int = 0,
     ) -> None:
         def rescue(now: datetime) -> int:
             judges = identity.is_steady(worker_timeout)
@@ -69,7 +70,14 @@ class Maintenance:
             Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now, lane.name)),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),
+            Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
+            Step(
+                "delivery dispatcher",
+                0,
+                lambda now: deliveries.dispatch(database, bell, now, worker_timeout, delivery_slots),
+            ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention)),
+            Step("event pruner", PRUNE_EVERY, lambda now: deliveries.prune(database, now, retention)),
         ]
 
     def start(self) -> None:

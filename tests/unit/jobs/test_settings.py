@@ -8,6 +8,7 @@ import pytest
 
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
+from jobs.sealing import generate_key
 from jobs.settings import PREFIX, Settings, Transport, load_settings, render_example, variable_of
 
 SECRET = "hunter2-and-more"
@@ -77,6 +78,11 @@ class TestReading:
         assert settings.models == ["a/b", "c", "d"]
         assert list(map(str, settings.webhook_allow_networks)) == ["127.0.0.0/8", "::1/128"]
 
+    def test_encryption_keys_are_kept_in_their_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, second = generate_key(), generate_key()
+        monkeypatch.setenv("BACKBURNER_ENCRYPTION_KEYS", f"{first}, {second}")
+        assert [key.get_secret_value() for key in load_settings().encryption_keys] == [first, second]
+
     @pytest.mark.parametrize("name", ["BACKBURNER_PROVIDER_API_KEY", "AIMLAPI_API_KEY"])
     def test_the_providers_key_has_two_names(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, SECRET)
@@ -107,6 +113,8 @@ class TestReading:
 WRONG = {
     "PROVIDER_BASE_URL": ["api.aimlapi.com", "ftp://x"],
     "PROVIDER_TRANSPORT": ["carrier-pigeon"],
+    "ENCRYPTION_KEYS": ["too-short", "not base64 at all, neither is this"],
+    "WEBHOOK_CONCURRENCY": ["0", "many"],
     "MODELS": [" , "],
     "DATABASE_URL": [
         "not a url",

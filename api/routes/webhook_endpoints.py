@@ -1,0 +1,298 @@
+"""`/webhook_endpoints` as the SDK's `client.webhooks` calls it, and ours beside it: the log, redeliver, recover."""
+
+import asyncio
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from api.acceptance import read_body
+from api.dependencies import Parts, PartsDep, WebhookOwner
+from api.receivers import checked_receiver, receiver_key, require_sealing
+from api.routes.responses import ERRORS
+from api.schemas import render_page
+from api.webhook_schemas import (
+    CreateEndpoint,
+    DeliveryBody,
+    DeliveryPage,
+    EndpointBody,
+    EndpointDeleted,
+    EndpointPage,
+    EndpointRecovery,
+    EndpointTested,
+    EndpointWithSecret,
+    EventTypes,
+    Recover,
+    RotateSecret,
+    TestEndpoint,
+    UpdateEndpoint,
+    parse,
+    render_delivery,
+    render_endpoint,
+    request_body,
+)
+from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
+from jobs.store import endpoints as store
+from jobs.store.deliveries import write_test
+from jobs.store.endpoints import Delivery, SealedSecret
+from jobs.webhook import SECRET_BYTES, DeliveryStatus, EventType, new_secret
+
+TEST_SECONDS = 30.0
+HINT_CHARACTERS = 4
+
+router = APIRouter(prefix="/webhook_endpoints", tags=["webhooks"], responses=ERRORS)
+event_types = APIRouter(prefix="/webhook_event_types", tags=["webhooks"], responses=ERRORS)
+deliveries = APIRouter(prefix="/webhook_deliveries", tags=["webhooks"], responses=ERRORS)
+routers = (router, event_types, deliveries)
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+After = Annotated[str | None, Query(max_length=64, description="the last id of the page before")]
+
+
+@router.post(
+    "", summary="Register", responses={200: {"model": EndpointWithSecret}}, openapi_extra=request_body(CreateEndpoint)
+)
+async def create(request: Request, parts: PartsDep, caller: WebhookOwner) -> Response:
+    """Register an endpoint. Its signing secret is shown in this answer, and never again."""
+    raw = await read_body(request, parts.settings.max_body_bytes)
+
+    def register() -> Response:
+        asked = parse(CreateEndpoint, raw)
+        require_sealing(parts, None)
+        receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
+        secret, sealed = _fresh_secret(parts)
+        with parts.database.begin() as tx:
+            endpoint = store.create_endpoint(
+                tx,
+                caller.id,
+                name=asked.name,
+                url=asked.url,
+                receiver=receiver_key(caller.id, receiver),
+                event_types=_event_types(asked.event_types),
+                secret=sealed,
+                now=datetime.now(UTC),
+            )
+        return JSONResponse(render_endpoint(endpoint, datetime.now(UTC), secret))
+
+    return await run_in_threadpool(register)
+
+
+@router.get("", summary="List", responses={200: {"model": EndpointPage}})
+def list_endpoints(parts: PartsDep, caller: WebhookOwner, *, limit: Limit = 20, after: After = None) -> Response:
+    """Your endpoints, newest first."""
+    _check_id(after, "after")
+    with parts.database.read() as tx:
+        found, has_more = store.list_endpoints(tx, caller.id, limit=limit, after=after)
+    now = datetime.now(UTC)
+    return JSONResponse(render_page([render_endpoint(each, now) for each in found], has_more=has_more))
+
+
+@router.get("/{webhook_endpoint_id}", summary="Retrieve", responses={200: {"model": EndpointBody}})
+def retrieve(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """One endpoint, and how it fares."""
+    _check_id(webhook_endpoint_id)
+    with parts.database.read() as tx:
+        endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+    return JSONResponse(render_endpoint(endpoint, datetime.now(UTC)))
+
+
+@router.post(
+    "/{webhook_endpoint_id}",
+    summary="Update",
+    responses={200: {"model": EndpointBody}},
+    openapi_extra=request_body(UpdateEndpoint),
+)
+async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """Change an endpoint; what is on its way goes to the new URL."""
+    _check_id(webhook_endpoint_id)
+    raw = await read_body(request, parts.settings.max_body_bytes)
+
+    def change() -> Response:
+        asked = parse(UpdateEndpoint, raw)
+        changes: dict[str, Any] = {}
+        if asked.name is not None:
+            changes["name"] = asked.name
+        if asked.event_types is not None:
+            changes["event_types"] = list(_event_types(asked.event_types))
+        if asked.url is not None:
+            receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
+            changes |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
+        now = datetime.now(UTC)
+        with parts.database.begin() as tx:
+            endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+            changes = {name: value for name, value in changes.items() if _differs(endpoint, name, value)}
+            enable = endpoint.disabled_at is not None and (asked.enabled is True or "url" in changes)
+            endpoint = store.change_endpoint(tx, endpoint, changes, now, enable=enable)
+        return JSONResponse(render_endpoint(endpoint, now))
+
+    return await run_in_threadpool(change)
+
+
+@router.delete("/{webhook_endpoint_id}", summary="Delete", responses={200: {"model": EndpointDeleted}})
+def delete(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """Erase an endpoint with its log; what was on its way there is not sent."""
+    _check_id(webhook_endpoint_id)
+    with parts.database.begin() as tx:
+        endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+        store.delete_endpoint(tx, endpoint)
+    return JSONResponse({"id": endpoint.id, "object": "webhook_endpoint.deleted", "deleted": True})
+
+
+@router.post(
+    "/{webhook_endpoint_id}/rotate_secret",
+    summary="Rotate the secret",
+    responses={200: {"model": EndpointWithSecret}},
+    openapi_extra=request_body(RotateSecret),
+)
+async def rotate_secret(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """Sign with a fresh secret, shown in this answer alone; on request the old one signs beside it for 24 hours."""
+    _check_id(webhook_endpoint_id)
+    raw = await read_body(request, parts.settings.max_body_bytes)
+
+    def rotate() -> Response:
+        keep_old = bool(parse(RotateSecret, raw).keep_old_secret_active_for_24_hours)
+        require_sealing(parts, None)
+        secret, sealed = _fresh_secret(parts)
+        now = datetime.now(UTC)
+        with parts.database.begin() as tx:
+            endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+            endpoint = store.rotate_secret(tx, endpoint, sealed, now, keep_old=keep_old)
+        return JSONResponse(render_endpoint(endpoint, now, secret))
+
+    return await run_in_threadpool(rotate)
+
+
+@router.post(
+    "/{webhook_endpoint_id}/test",
+    summary="Test",
+    responses={200: {"model": EndpointTested}},
+    openapi_extra=request_body(TestEndpoint),
+)
+async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """Send an event about a response that does not exist, once, and tell what the endpoint answered."""
+    _check_id(webhook_endpoint_id)
+    raw = await read_body(request, parts.settings.max_body_bytes)
+    event_type = EventType(parse(TestEndpoint, raw).event_type)
+
+    def send() -> str:
+        with parts.database.begin() as tx:
+            endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+            return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, datetime.now(UTC))
+
+    delivery_id = await run_in_threadpool(send)
+    delivery = await _until_tried(parts, caller.id, delivery_id)
+    if delivery.http_status is None:
+        reason = delivery.error_kind or "no worker took it up"
+        raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
+    return JSONResponse(
+        {
+            "object": "webhook_endpoint.test",
+            "webhook_endpoint_id": delivery.endpoint_id,
+            "event_type": delivery.event_type,
+            "status_code": delivery.http_status,
+            "success": True,
+        }
+    )
+
+
+@router.get("/{webhook_endpoint_id}/deliveries", summary="Deliveries", responses={200: {"model": DeliveryPage}})
+def list_deliveries(
+    parts: PartsDep,
+    caller: WebhookOwner,
+    webhook_endpoint_id: str,
+    *,
+    limit: Limit = 20,
+    after: After = None,
+    status: DeliveryStatus | None = None,
+) -> Response:
+    """What was sent to an endpoint or waits to be, newest first, with every try. Kept as long as responses are."""
+    _check_id(webhook_endpoint_id)
+    _check_id(after, "after")
+    with parts.database.read() as tx:
+        endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+        found, has_more = store.list_deliveries(tx, endpoint, limit=limit, after=after, status=status)
+    return JSONResponse(render_page([render_delivery(each) for each in found], has_more=has_more))
+
+
+@router.post(
+    "/{webhook_endpoint_id}/recover",
+    summary="Recover",
+    responses={200: {"model": EndpointRecovery}},
+    openapi_extra=request_body(Recover),
+)
+async def recover(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+    """Send again every event since a moment that the endpoint has missed, each once; a disabled one is enabled."""
+    _check_id(webhook_endpoint_id)
+    raw = await read_body(request, parts.settings.max_body_bytes)
+    since = datetime.fromtimestamp(parse(Recover, raw).since, UTC)
+
+    def begin_anew() -> int:
+        with parts.database.begin() as tx:
+            endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
+            return store.recover(tx, endpoint, since, datetime.now(UTC))
+
+    begun = await run_in_threadpool(begin_anew)
+    return JSONResponse(
+        {"object": "webhook_endpoint.recovery", "webhook_endpoint_id": webhook_endpoint_id, "deliveries": begun}
+    )
+
+
+@event_types.get("", summary="Event types", responses={200: {"model": EventTypes}})
+def list_event_types(_caller: WebhookOwner) -> Response:
+    """Everything that an endpoint can hear of."""
+    return JSONResponse({"object": "list", "data": list(EventType)})
+
+
+@deliveries.post("/{webhook_delivery_id}/redeliver", summary="Redeliver", responses={200: {"model": DeliveryBody}})
+def redeliver(parts: PartsDep, caller: WebhookOwner, webhook_delivery_id: str) -> Response:
+    """Try a delivery once more, now, whatever came of it; the event keeps its id."""
+    _check_id(webhook_delivery_id, "webhook_delivery_id")
+    with parts.database.begin() as tx:
+        delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
+        if not store.is_enabled(tx, delivery):
+            raise WrongState("The endpoint is disabled: enable it, or recover what it missed.", "webhook_delivery_id")
+        if not store.redeliver(tx, delivery.id, datetime.now(UTC)):
+            raise WrongState("It is being delivered at this moment.", "webhook_delivery_id")
+        delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
+    parts.dispatcher.ring_for_deliveries([delivery.id])
+    return JSONResponse(render_delivery(delivery))
+
+
+async def _until_tried(parts: Parts, api_key_id: str, delivery_id: str) -> Delivery:
+    """A test's delivery once it has ended, or as it stands when that takes too long."""
+
+    def look() -> Delivery:
+        with parts.database.read() as tx:
+            return store.get_delivery(tx, delivery_id, api_key_id)
+
+    until = asyncio.get_running_loop().time() + TEST_SECONDS
+    with parts.waiters.expect(delivery_id) as expectation:
+        await run_in_threadpool(parts.dispatcher.ring_for_deliveries, [delivery_id])
+        while True:
+            delivery = await run_in_threadpool(look)
+            left = until - asyncio.get_running_loop().time()
+            if delivery.ended_at is not None or left <= 0:
+                return delivery
+            await expectation.wait(left)
+
+
+def _fresh_secret(parts: Parts) -> tuple[str, SealedSecret]:
+    secret = new_secret(secrets.token_bytes(SECRET_BYTES))
+    return secret, SealedSecret(parts.seal.seal(secret), f"whsec_***{secret[-HINT_CHARACTERS:]}")
+
+
+def _event_types(names: list[Any]) -> tuple[EventType, ...]:
+    return tuple(EventType(name) for name in dict.fromkeys(names))
+
+
+def _differs(endpoint: store.Endpoint, name: str, value: object) -> bool:
+    current = getattr(endpoint, name)
+    return bool((list(current) if isinstance(current, tuple) else current) != value)
+
+
+def _check_id(given: str | None, param: str = "webhook_endpoint_id") -> None:
+    if given is not None and "\0" in given:
+        raise RequestInvalid(f"Invalid '{param}': it holds a NUL character.", param, "invalid_value")

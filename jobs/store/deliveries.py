@@ -1,0 +1,340 @@
+"""The webhook outbox: an event and its deliveries are written with the end of a job, then claimed, tried and recorded.
+
+A delivery lives as a job does: its row is the truth, a message is a doorbell, a claim is one guarded UPDATE, `tries`
+only grows and is the fence. Each try has a row before it is sent.
+
+Locks are taken in one order, endpoint before delivery, as the erasure of an endpoint takes them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
+
+from jobs.ids import new_id
+from jobs.job import Job, WebhookTarget
+from jobs.store import tables
+from jobs.webhook import (
+    DISABLE_AFTER,
+    EVENT_OF,
+    MAX_FAILURES,
+    WARN_AFTER,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledFor,
+    EventType,
+    TryReport,
+    delay_after,
+    envelope,
+)
+
+CLAIM_LASTS = timedelta(minutes=2)
+"""Far above what a try may take: a claim that is older was never confirmed to its worker, or that one is gone."""
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A claimed delivery and all that is needed to send it; the secrets are sealed."""
+
+    id: str
+    number: int
+    failures: int
+    is_test: bool
+    endpoint_id: str
+    event_id: str
+    payload: str
+    was_failing: bool
+    url: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a try's record has changed: the delivery's status, and what became of its endpoint."""
+
+    status: DeliveryStatus
+    warned: bool = False
+    disabled: DisabledFor | None = None
+
+
+@dataclass(frozen=True)
+class _Health:
+    """What a try has shown of its endpoint; `disabled` says why this very try ended it."""
+
+    warned: bool = False
+    disabled: DisabledFor | None = None
+    is_disabled: bool = False
+
+
+def keep_target(tx: Connection, job_id: str, api_key_id: str, target: WebhookTarget, now: datetime) -> None:
+    """Keep where one request wants its end told."""
+    tx.execute(
+        insert(tables.webhook_endpoints).values(
+            id=new_id("we"),
+            api_key_id=api_key_id,
+            job_id=job_id,
+            name="",
+            url=target.url,
+            receiver=target.receiver,
+            event_types=list(target.event_types),
+            secret=target.secret,
+            created_at=now,
+            updated_at=now,
+        )
+    )
+
+
+def forget_target(tx: Connection, job_id: str) -> None:
+    """Let an erased request's receiver go with it, unless it is still to be told; retention takes it then."""
+    row = tables.webhook_endpoints.c
+    named = tx.execute(select(row.id).where(row.job_id == job_id)).scalars().all()
+    told = set(named) - _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, named)
+    if told:
+        tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
+
+
+def write_event(tx: Connection, job: Job, now: datetime) -> None:
+    """Write the end of `job` down for every endpoint that wants to hear of it.
+
+    For a disabled one the delivery has failed from the start: so its owner sees what it missed, and can recover it.
+    """
+    event_type = EVENT_OF[job.status]
+    row = tables.webhook_endpoints.c
+    wanted = select(row.id, row.receiver, row.event_types, row.disabled_at)
+    # locked, so that an endpoint erased at this moment is either told of or not found
+    of_key = wanted.where(row.api_key_id == job.api_key_id, row.job_id.is_(None))
+    of_job = wanted.where(row.job_id == job.id)
+    found = [
+        each
+        for query in (of_key, of_job)
+        for each in tx.execute(query.with_for_update(read=True, key_share=True))
+        if event_type in each.event_types
+    ]
+    if not found:
+        return
+    event_id = _insert_event(tx, job.api_key_id, job.id, event_type, now)
+    tx.execute(
+        insert(tables.webhook_deliveries),
+        [
+            _delivery_row(event_id, each.id, job.api_key_id, each.receiver, now)
+            | (
+                {"status": DeliveryStatus.FAILED, "ended_at": now, "error_kind": DeliveryError.ENDPOINT_DISABLED}
+                if each.disabled_at is not None
+                else {"status": DeliveryStatus.PENDING, "ended_at": None, "error_kind": None}
+            )
+            for each in found
+        ],
+    )
+
+
+def write_test(
+    tx: Connection, endpoint_id: str, api_key_id: str, receiver: str, event_type: EventType, now: datetime
+) -> str:
+    """Write a test event for one endpoint; returns the delivery's id. It is tried once."""
+    event_id = _insert_event(tx, api_key_id, new_id("resp_test"), event_type, now)
+    row = _delivery_row(event_id, endpoint_id, api_key_id, receiver, now)
+    row |= {"is_test": True, "status": DeliveryStatus.PENDING, "failures": MAX_FAILURES - 1}
+    tx.execute(insert(tables.webhook_deliveries).values(row))
+    delivery_id: str = row["id"]
+    return delivery_id
+
+
+def _insert_event(tx: Connection, api_key_id: str, job_id: str, event_type: EventType, now: datetime) -> str:
+    event_id = new_id("evt")
+    tx.execute(
+        insert(tables.webhook_events).values(
+            id=event_id,
+            api_key_id=api_key_id,
+            job_id=job_id,
+            type=event_type,
+            payload=envelope(event_id, event_type, job_id, now),
+            created_at=now,
+        )
+    )
+    return event_id
+
+
+def _delivery_row(event_id: str, endpoint_id: str, api_key_id: str, receiver: str, now: datetime) -> dict[str, Any]:
+    return {
+        "id": new_id("whd"),
+        "event_id": event_id,
+        "endpoint_id": endpoint_id,
+        "api_key_id": api_key_id,
+        "receiver": receiver,
+        "is_test": False,
+        "tries": 0,
+        "failures": 0,
+        "created_at": now,
+        "available_at": now,
+        "rung_at": now,  # by whoever ends the job, right after the commit
+    }
+
+
+def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
+    """The deliveries that the ends of jobs have made and nobody has taken up."""
+    row, event = tables.webhook_deliveries.c, tables.webhook_events.c
+    events = select(event.id).where(event.job_id.in_(job_ids))
+    return list(tx.execute(select(row.id).where(row.event_id.in_(events), tables.IS_PENDING)).scalars())
+
+
+def receiver_of(tx: Connection, delivery_id: str) -> str | None:
+    """Whom a pending delivery is for; None when its bell is stale."""
+    row = tables.webhook_deliveries.c
+    found: str | None = tx.execute(select(row.receiver).where(row.id == delivery_id, tables.IS_PENDING)).scalar()
+    return found
+
+
+def claim_delivery(tx: Connection, delivery_id: str, worker_id: str, now: datetime) -> Sending | None:
+    """Claim a due delivery and open the row of its next try; None when the bell was stale."""
+    row, endpoint, event = tables.webhook_deliveries.c, tables.webhook_endpoints.c, tables.webhook_events.c
+    claim = (
+        update(tables.webhook_deliveries)
+        .where(row.id == delivery_id, tables.IS_PENDING, row.available_at <= now)
+        .values(status=DeliveryStatus.SENDING, worker_id=worker_id, claimed_at=now, rung_at=None, tries=row.tries + 1)
+        .returning(row.tries, row.failures, row.is_test, row.endpoint_id, row.event_id)
+    )
+    claimed = tx.execute(claim).one_or_none()
+    if claimed is None:
+        return None
+    # not joined: a database that counts on ids in order would rather read along them
+    payload = tx.execute(select(event.payload).where(event.id == claimed.event_id)).scalar_one()
+    of_endpoint = select(
+        endpoint.url, endpoint.secret, endpoint.former_secret, endpoint.former_until, endpoint.failing_since
+    )
+    found = tx.execute(of_endpoint.where(endpoint.id == claimed.endpoint_id)).one()
+    former = found.former_secret if found.former_until is not None and found.former_until > now else None
+    sending = Sending(
+        id=delivery_id,
+        number=claimed.tries,
+        failures=claimed.failures,
+        is_test=claimed.is_test,
+        endpoint_id=claimed.endpoint_id,
+        event_id=claimed.event_id,
+        payload=payload,
+        was_failing=found.failing_since is not None,
+        url=found.url,
+        secrets=tuple(secret for secret in (found.secret, former) if secret is not None),
+    )
+    tries = insert(tables.webhook_tries)
+    tx.execute(tries.values(delivery_id=sending.id, number=sending.number, started_at=now))
+    return sending
+
+
+def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded | None:
+    """Close a try with what it came to, and decide what comes next; None when the delivery is no longer its own."""
+    health = _update_health(tx, sending, report, now)
+    delay = None
+    failures = sending.failures
+    if report.error is None:
+        changes: dict[str, Any] = {"status": DeliveryStatus.DELIVERED, "ended_at": now}
+    else:
+        lost = report.error is DeliveryError.LOST
+        failures += 0 if lost else 1
+        delay = timedelta(0) if lost else delay_after(failures, jitter=jitter, retry_after=report.retry_after)
+        if health.is_disabled or delay is None:
+            changes = {"status": DeliveryStatus.FAILED, "ended_at": now}
+        else:
+            changes = {"status": DeliveryStatus.PENDING, "available_at": now + delay}
+    changes |= {"worker_id": None, "failures": failures, "http_status": report.http_status, "error_kind": report.error}
+    row = tables.webhook_deliveries.c
+    own = (row.id == sending.id, tables.IS_SENDING, row.tries == sending.number)
+    _close_try(tx, sending.id, sending.number, report, now)
+    if tx.execute(update(tables.webhook_deliveries).where(*own).values(changes)).rowcount == 0:
+        return None
+    if health.disabled is not None:
+        _fail_pending(tx, sending.endpoint_id, now)
+    return Recorded(changes["status"], health.warned, health.disabled)
+
+
+def _close_try(tx: Connection, delivery_id: str, number: int, report: TryReport, now: datetime) -> None:
+    row = tables.webhook_tries.c
+    closing = update(tables.webhook_tries).where(row.delivery_id == delivery_id, row.number == number)
+    tx.execute(closing.values(ended_at=now, http_status=report.http_status, error_kind=report.error))
+
+
+def _update_health(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> _Health:
+    """Keep the endpoint's record: since when it fails, whether that was warned of, and when it is too long."""
+    if sending.is_test or report.error is DeliveryError.LOST:
+        return _Health()
+    row = tables.webhook_endpoints.c
+    this = update(tables.webhook_endpoints).where(row.id == sending.endpoint_id)
+    if report.error is None:
+        if sending.was_failing:
+            well = this.where(row.disabled_at.is_(None))
+            tx.execute(well.values(failing_since=None, warned_at=None))
+        return _Health()
+    enabled = this.where(row.disabled_at.is_(None))
+    since = func.coalesce(row.failing_since, now)
+    found = tx.execute(enabled.values(failing_since=since).returning(row.failing_since, row.warned_at)).one_or_none()
+    if found is None:
+        return _Health(is_disabled=True)
+    failing_for = now - found.failing_since
+    if report.error is DeliveryError.GONE or failing_for >= DISABLE_AFTER:
+        reason = DisabledFor.GONE if report.error is DeliveryError.GONE else DisabledFor.FAILING
+        tx.execute(enabled.values(disabled_at=now, disabled_for=reason))
+        return _Health(disabled=reason, is_disabled=True)
+    if failing_for >= WARN_AFTER and found.warned_at is None:
+        tx.execute(enabled.values(warned_at=now))
+        return _Health(warned=True)
+    return _Health()
+
+
+def _fail_pending(tx: Connection, endpoint_id: str, now: datetime) -> None:
+    row = tables.webhook_deliveries.c
+    waiting = update(tables.webhook_deliveries).where(row.endpoint_id == endpoint_id, tables.IS_PENDING)
+    tx.execute(
+        waiting.values(
+            status=DeliveryStatus.FAILED, ended_at=now, rung_at=None, error_kind=DeliveryError.ENDPOINT_DISABLED
+        )
+    )
+
+
+def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
+    """Take back what workers that are gone were sending; it is due at once, and the try is closed as lost.
+
+    Whether the receiver got it nobody can tell, so it goes out again, under the same id.
+    """
+    row, worker = tables.webhook_deliveries.c, tables.workers.c
+    living = exists().where(worker.id == row.worker_id, worker.ended_at.is_(None))
+    left = select(row.id, row.tries).where(tables.IS_SENDING, or_(~living, row.claimed_at < now - CLAIM_LASTS))
+    rescued = []
+    for delivery_id, number in sorted((each.id, each.tries) for each in tx.execute(left)):
+        _close_try(tx, delivery_id, number, TryReport(DeliveryError.LOST), now)
+        own = (row.id == delivery_id, tables.IS_SENDING, row.tries == number)
+        back = update(tables.webhook_deliveries).where(*own).values(available_at=now, rung_at=now)
+        back = back.values(status=DeliveryStatus.PENDING, worker_id=None, error_kind=DeliveryError.LOST)
+        if tx.execute(back).rowcount:
+            rescued.append(delivery_id)
+    return rescued
+
+
+def prune_events(tx: Connection, before: datetime, before_event_id: str, before_job_id: str, limit: int) -> int:
+    """Erase up to `limit` events made before a moment, with their deliveries, unless one is still on its way.
+
+    Of the receivers that requests named, those go too whose response is gone. The two ids are the smallest that can
+    have been made at that moment.
+    """
+    event, row = tables.webhook_events.c, tables.webhook_deliveries.c
+    old = select(event.id).where(event.id < before_event_id, event.created_at < before)
+    ids: Sequence[str] = tx.execute(old.order_by(event.id).limit(limit)).scalars().all()
+    past = set(ids) - _awaiting(tx, row.event_id, ids)
+    tx.execute(delete(tables.webhook_events).where(event.id.in_(past)))
+    endpoint, job = tables.webhook_endpoints.c, tables.jobs.c
+    named = select(endpoint.id, endpoint.job_id).where(endpoint.job_id < before_job_id)
+    jobs_of = {each.id: each.job_id for each in tx.execute(named.order_by(endpoint.job_id).limit(limit))}
+    kept = set(tx.execute(select(job.id).where(job.id.in_(jobs_of.values()))).scalars())
+    gone = [endpoint_id for endpoint_id, job_id in jobs_of.items() if job_id not in kept]
+    told = set(gone) - _awaiting(tx, row.endpoint_id, gone)
+    tx.execute(delete(tables.webhook_endpoints).where(endpoint.id.in_(told)))
+    return max(len(past), len(told))
+
+
+def _awaiting(tx: Connection, column: ColumnElement[str], ids: Sequence[str]) -> set[str]:
+    """Which of these events or endpoints have a delivery that is still on its way.
+
+    All of each are read, as they are few: else a database would rather look through all that is on its way.
+    """
+    query = select(column.label("id"), tables.webhook_deliveries.c.ended_at).where(column.in_(ids))
+    return {each.id for each in tx.execute(query) if each.ended_at is None}

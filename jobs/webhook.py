@@ -1,0 +1,170 @@
+"""Webhooks as data: event types, the envelope, the Standard Webhooks signature, and when to try again.
+
+The scheme is https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md; OpenAI's SDKs
+verify it with `client.webhooks.unwrap`. Nothing here has a clock, I/O or randomness of its own.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from jobs.lifecycle import Status
+
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # a prefix, not a secret
+SECRET_BYTES: Final = 32
+
+
+class EventType(StrEnum):
+    """What a receiver can be told; OpenAI's own words."""
+
+    COMPLETED = "response.completed"
+    FAILED = "response.failed"
+    CANCELLED = "response.cancelled"
+    INCOMPLETE = "response.incomplete"
+
+
+EVENT_OF: Final[Mapping[Status, EventType]] = MappingProxyType(
+    {
+        Status.COMPLETED: EventType.COMPLETED,
+        Status.FAILED: EventType.FAILED,
+        Status.CANCELLED: EventType.CANCELLED,
+        Status.INCOMPLETE: EventType.INCOMPLETE,
+    }
+)
+"""The event that each end of a response is."""
+
+
+class DeliveryStatus(StrEnum):
+    """The life of a delivery: one event on its way to one endpoint."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class DeliveryError(StrEnum):
+    """How one try went wrong, without anything that the receiver wrote."""
+
+    ADDRESS_REFUSED = "address_refused"
+    NAME_UNRESOLVED = "name_unresolved"
+    UNREACHABLE = "unreachable"
+    TLS_FAILED = "tls_failed"
+    TIMED_OUT = "timed_out"
+    INTERRUPTED = "interrupted"
+    REDIRECTED = "redirected"
+    HTTP_ERROR = "http_error"
+    GONE = "gone"
+    SECRET_UNREADABLE = "secret_unreadable"  # noqa: S105  # the name of an error
+    LOST = "lost"
+    ENDPOINT_DISABLED = "endpoint_disabled"
+
+
+class DisabledFor(StrEnum):
+    """Why an endpoint gets no more deliveries."""
+
+    FAILING = "failing"
+    GONE = "gone"
+
+
+def envelope(event_id: str, event_type: EventType, response_id: str, now: datetime) -> str:
+    """The body of a delivery, in OpenAI's shape. It is kept as text: what is signed is what is sent, at every try."""
+    body = {
+        "id": event_id,
+        "object": "event",
+        "created_at": int(now.timestamp()),
+        "type": event_type,
+        "data": {"id": response_id},
+    }
+    return json.dumps(body, separators=(",", ":"))
+
+
+def new_secret(random: bytes) -> str:
+    """A signing secret made of `random`, in the form in which receivers' libraries take it."""
+    return SECRET_PREFIX + base64.b64encode(random).decode("ascii")
+
+
+def key_of(secret: str) -> bytes:
+    """The bytes that sign: what follows `whsec_` is base64, any other secret is taken as it stands, as the SDKs do.
+
+    Raises:
+        ValueError: what follows `whsec_` is not base64 of anything.
+    """
+    if not secret.startswith(SECRET_PREFIX):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+    except binascii.Error:
+        key = b""
+    if not key:
+        raise ValueError("expected base64 after 'whsec_'")
+    return key
+
+
+def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
+    """One signature of the scheme's first version, `v1,<base64>`; `timestamp` in unix seconds."""
+    signed = b".".join((event_id.encode(), str(timestamp).encode(), body))
+    digest = hmac.new(key_of(secret), signed, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(digest).decode('ascii')}"
+
+
+def signed_headers(secrets: Iterable[str], event_id: str, moment: datetime, body: bytes) -> dict[str, str]:
+    """The headers that let a receiver verify `body`: one signature per live secret; none where there is no secret."""
+    timestamp = int(moment.timestamp())
+    headers = {"webhook-id": event_id, "webhook-timestamp": str(timestamp)}
+    signatures = [signature(secret, event_id, timestamp, body) for secret in secrets]
+    if signatures:
+        headers["webhook-signature"] = " ".join(signatures)
+    return headers
+
+
+SCHEDULE: Final = (
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+    timedelta(hours=14),
+    timedelta(hours=20),
+    timedelta(hours=24),
+)
+"""How long to wait after the first failed try, the second, ...; after the last of them the delivery has failed."""
+MAX_FAILURES: Final = len(SCHEDULE) + 1
+JITTER: Final = 0.1
+LONGEST_RETRY_AFTER: Final = timedelta(hours=24)
+WARN_AFTER: Final = timedelta(days=2)
+DISABLE_AFTER: Final = timedelta(days=5)
+DELIVERY_SECONDS: Final = 20.0
+OLD_SECRET_LIVES: Final = timedelta(hours=24)
+HEEDED: Final = frozenset({429, 503})
+"""The statuses with which a receiver may ask for a longer pause by `Retry-After`."""
+
+
+def delay_after(failures: int, *, jitter: float, retry_after: timedelta | None = None) -> timedelta | None:
+    """How long to wait after the `failures`-th failed try (1, 2, ...); None when it was the last.
+
+    `jitter`, drawn from [0, 1), makes it up to a tenth longer, so that what failed together does not come back
+    together. A receiver's `Retry-After` is a floor.
+    """
+    if failures >= MAX_FAILURES:
+        return None
+    delay = SCHEDULE[failures - 1] * (1 + JITTER * jitter)
+    return delay if retry_after is None else max(delay, min(retry_after, LONGEST_RETRY_AFTER))
+
+
+@dataclass(frozen=True)
+class TryReport:
+    """What one try came to; `error` is None when the receiver took the event."""
+
+    error: DeliveryError | None
+    http_status: int | None = None
+    retry_after: timedelta | None = None

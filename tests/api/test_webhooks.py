@@ -1,0 +1,238 @@
+"""The webhook routes through the SDK's own resource; nothing is delivered here, rows are what is looked at."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from jobs.sealing import generate_key
+from jobs.store import tables
+from jobs.store.database import Database
+from jobs.store.keys import Scope
+from jobs.webhook import key_of
+from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.webhooks import hostile
+
+URL = "https://93.184.215.14/hook"
+EVENTS: Any = ["response.completed", "response.failed"]
+NOBODYS = "we_00000000000000000000000000000000"
+NO_DELIVERY = "whd_00000000000000000000000000000000"
+
+
+@pytest.fixture(scope="session")
+def server(shared_database_url: str, shared_valkey: Any) -> Iterator[Server]:
+    """One that keeps secrets."""
+    keys = [SecretStr(generate_key())]
+    with serve(settings_for(shared_database_url, shared_valkey.url, encryption_keys=keys)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    """Refuses what does not fit the SDK's own types."""
+    with OpenAI(
+        base_url=f"{server.url}/v1", api_key=tenant.secret, _strict_response_validation=True, max_retries=0
+    ) as client:
+        yield client
+
+
+def test_the_sdk_manages_endpoints(client: OpenAI) -> None:
+    made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
+    assert len(key_of(made.signing_secret)) == 32
+    assert made.signing_secret_hint == f"whsec_***{made.signing_secret[-4:]}"
+    found = client.webhooks.retrieve(made.id)
+    assert (found.name, found.url, found.event_types, found.object) == ("mine", URL, EVENTS, "webhook_endpoint")
+    assert "signing_secret" not in found.model_dump()
+    assert [each.id for each in client.webhooks.list().data] == [made.id]
+    changed = client.webhooks.update(made.id, name="yours", event_types=["response.cancelled"])
+    assert (changed.name, changed.url, changed.event_types) == ("yours", URL, ["response.cancelled"])
+    rotated = client.webhooks.rotate_secret(made.id)
+    assert rotated.signing_secret != made.signing_secret
+    gone = client.webhooks.delete(made.id)
+    assert (gone.id, gone.deleted, gone.object) == (made.id, True, "webhook_endpoint.deleted")
+    with pytest.raises(openai.NotFoundError):
+        client.webhooks.retrieve(made.id)
+
+
+def test_the_sdk_asks_for_event_types_and_pages(client: OpenAI) -> None:
+    assert client.webhooks.event_types.list().data == [
+        "response.completed",
+        "response.failed",
+        "response.cancelled",
+        "response.incomplete",
+    ]
+    made = [client.webhooks.create(name=str(number), url=URL, event_types=EVENTS).id for number in range(3)]
+    first = client.webhooks.list(limit=2)
+    assert ([each.id for each in first.data], first.has_more) == (made[:0:-1], True)
+    second = client.webhooks.list(limit=2, after=first.data[-1].id)
+    assert ([each.id for each in second.data], second.has_more) == (made[:1], False)
+
+
+def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -> None:
+    made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
+    row = tables.webhook_endpoints.c
+
+    def former() -> tuple[Any, Any]:
+        with server.database.read() as tx:
+            found = tx.execute(select(row.former_secret, row.former_until).where(row.id == made.id)).one()
+        return found.former_secret, found.former_until
+
+    client.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
+    sealed, until = former()
+    assert server.parts.seal.open(sealed) == made.signing_secret
+    assert 86_390 < (until - datetime.now(UTC)).total_seconds() <= 86_400
+    client.webhooks.rotate_secret(made.id)
+    assert former() == (None, None)
+
+
+def test_secrets_lie_encrypted_and_are_never_shown_again(server: Server, tenant: Tenant, client: OpenAI) -> None:
+    made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
+    mine = "a secret of the caller's own"
+    accepted = tenant.submit(webhook={"url": URL, "secret": mine, "events": ["response.completed"]})
+    shown = [accepted, tenant.get(accepted["id"]), tenant.http.get(f"/v1/webhook_endpoints/{made.id}").json()]
+    for secret in (mine, made.signing_secret):
+        assert all(secret not in str(each) for each in shown)
+        assert secret not in everything(server.database)
+
+
+def everything(database: Database) -> str:
+    with database.read() as tx:
+        return "".join(str(row) for table in tables.metadata.sorted_tables for row in tx.execute(select(table)))
+
+
+ROUTES: list[tuple[str, str, Any]] = [
+    ("GET", "/v1/webhook_endpoints/{}", None),
+    ("POST", "/v1/webhook_endpoints/{}", {"name": "stolen"}),
+    ("DELETE", "/v1/webhook_endpoints/{}", None),
+    ("POST", "/v1/webhook_endpoints/{}/rotate_secret", {}),
+    ("POST", "/v1/webhook_endpoints/{}/test", {"event_type": "response.completed"}),
+    ("GET", "/v1/webhook_endpoints/{}/deliveries", None),
+    ("POST", "/v1/webhook_endpoints/{}/recover", {"since": 0}),
+]
+
+
+def register(tenant: Tenant) -> str:
+    answer = tenant.http.post("/v1/webhook_endpoints", json={"name": "mine", "url": URL, "event_types": EVENTS})
+    assert answer.status_code == 200, answer.text
+    made: str = answer.json()["id"]
+    return made
+
+
+def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+    foreign = register(other)
+    hand.complete(other.submit()["id"])
+    log = other.http.get(f"/v1/webhook_endpoints/{foreign}/deliveries").json()
+    before = other.http.get(f"/v1/webhook_endpoints/{foreign}").json()
+    delivery_id = log["data"][0]["id"]
+    for method, path, body in ROUTES:
+        for each in (foreign, NOBODYS):
+            assert_error(tenant.http.request(method, path.format(each), json=body), 404, param="webhook_endpoint_id")
+    for each in (delivery_id, NO_DELIVERY):
+        answer = tenant.http.post(f"/v1/webhook_deliveries/{each}/redeliver")
+        assert_error(answer, 404, param="webhook_delivery_id")
+    assert tenant.http.get("/v1/webhook_endpoints").json()["data"] == []
+    assert other.http.get(f"/v1/webhook_endpoints/{foreign}").json() == before
+    assert other.http.get(f"/v1/webhook_endpoints/{foreign}/deliveries").json() == log
+
+
+def test_the_scope_is_asked_for(server: Server) -> None:
+    with a_tenant(server, [Scope.RESPONSES_READ, Scope.RESPONSES_WRITE]) as reader:
+        for method, path, body in [*ROUTES, ("GET", "/v1/webhook_event_types", None)]:
+            answer = reader.http.request(method, path.format(NOBODYS), json=body)
+            assert_error(answer, 403, type_="permission_error", code="insufficient_permissions")
+        body = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": URL}}
+        answer = reader.http.post("/v1/responses", json=body)
+        assert_error(answer, 403, type_="permission_error", code="insufficient_permissions", param="webhook")
+
+
+REFUSED = [*(hostile.url_of(each) for each in hostile.BY_ADDRESS), *hostile.BY_SPELLING]
+REFUSED += ["https://localhost/", "http://93.184.215.14/", "https://93.184.215.14:22/", f"https://{'a' * 2048}/", ""]
+
+
+def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> None:
+    for url in REFUSED:
+        body = {"name": "x", "url": url, "event_types": EVENTS}
+        answer = tenant.http.post("/v1/webhook_endpoints", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "url"), url
+        whole = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": url}}
+        answer = tenant.http.post("/v1/responses", json=whole)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "webhook.url"), url
+    endpoint = register(tenant)
+    for url in REFUSED[:10]:
+        answer = tenant.http.post(f"/v1/webhook_endpoints/{endpoint}", json={"url": url})
+        assert_error(answer, 400, code="invalid_value", param="url")
+    assert tenant.ids() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "name"),
+        ({"name": "x", "url": URL}, "event_types"),
+        ({"name": "x", "url": URL, "event_types": []}, "event_types"),
+        ({"name": "x", "url": URL, "event_types": ["batch.completed"]}, "event_types[0]"),
+        ({"name": "x\0", "url": URL, "event_types": EVENTS}, "name"),
+        ({"name": "", "url": URL, "event_types": EVENTS}, "name"),
+        ({"name": 1, "url": URL, "event_types": EVENTS}, "name"),
+        ({"name": "x", "url": ["x"], "event_types": EVENTS}, "url"),
+    ],
+)
+def test_bad_bodies_are_told_by_name(tenant: Tenant, body: Any, param: str) -> None:
+    answer = tenant.http.post("/v1/webhook_endpoints", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("path", ["/v1/webhook_endpoints/a%00b", "/v1/webhook_endpoints?after=%00"])
+def test_a_nul_is_no_fault_of_ours(tenant: Tenant, path: str) -> None:
+    assert tenant.http.get(path).status_code == 400
+
+
+@pytest.mark.parametrize("since", [-1, 1e300, "yesterday", None])
+def test_recover_wants_a_moment(tenant: Tenant, since: Any) -> None:
+    answer = tenant.http.post(f"/v1/webhook_endpoints/{register(tenant)}/recover", json={"since": since})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
+
+
+def test_the_log_redeliver_and_recover(tenant: Tenant, hand: Hand) -> None:
+    endpoint = register(tenant)
+    job_id = tenant.submit()["id"]
+    hand.complete(job_id)
+    [delivery] = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"]
+    assert delivery["event_type"] == "response.completed"
+    assert (delivery["response_id"], delivery["status"], delivery["tries"]) == (job_id, "pending", [])
+    again = tenant.http.post(f"/v1/webhook_deliveries/{delivery['id']}/redeliver").json()
+    assert (again["id"], again["status"]) == (delivery["id"], "pending")
+    failed = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries?status=failed").json()
+    assert failed["data"] == []
+    recovered = tenant.http.post(f"/v1/webhook_endpoints/{endpoint}/recover", json={"since": 0}).json()
+    assert recovered["deliveries"] == 0
+
+
+def test_a_webhook_of_a_request_that_is_held_is_refused(tenant: Tenant) -> None:
+    answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x", "webhook": {"url": URL}})
+    assert_error(answer, 400, code="unsupported_parameter", param="webhook")
+
+
+def test_a_hundred_endpoints_are_enough(server: Server, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.store.endpoints.MOST_ENDPOINTS", 2)
+    for _ in range(2):
+        register(tenant)
+    body = {"name": "x", "url": URL, "event_types": EVENTS}
+    assert_error(tenant.http.post("/v1/webhook_endpoints", json=body), 400, code="too_many_webhook_endpoints")
+
+
+def test_without_a_key_it_names_the_variable(server: Server) -> None:
+    settings = settings_for(server.settings.database, server.settings.redis)
+    with serve(settings) as keyless, a_tenant(keyless) as tenant:
+        body = {"name": "x", "url": URL, "event_types": EVENTS}
+        answer = tenant.http.post("/v1/webhook_endpoints", json=body)
+        assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="webhooks_unavailable")
+        whole = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": URL, "secret": "x"}}
+        answer = tenant.http.post("/v1/responses", json=whole)
+        assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="unsupported_parameter", param="webhook")
+        assert tenant.submit(webhook={"url": URL})["status"] == "queued"

@@ -1,0 +1,250 @@
+"""The outbox on every database: written with the end of a job, claimed once, taken back, and erased in time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select, update
+
+from jobs.ids import first_id_at
+from jobs.job import Job, WebhookTarget
+from jobs.lifecycle import TERMINAL, TRANSITIONS, Status, Verb
+from jobs.store import endpoints as store
+from jobs.store import tables, workers
+from jobs.store.deliveries import (
+    CLAIM_LASTS,
+    claim_delivery,
+    pending_of_jobs,
+    prune_events,
+    record_try,
+    rescue_deliveries,
+)
+from jobs.store.delivery_runlist import MOST_PER_RECEIVER, pick_due_deliveries
+from jobs.store.endpoints import Endpoint, SealedSecret
+from jobs.store.keys import ApiKey
+from jobs.store.queries import get_job
+from jobs.store.transitions import erase, move
+from jobs.webhook import DeliveryStatus, EventType, TryReport
+from tests.support.clock import Clock
+from tests.support.racing import race
+from tests.support.records import Records, make_key
+
+SECOND = timedelta(seconds=1)
+ENDS = sorted(verb for verb, each in TRANSITIONS.items() if each.target.is_terminal)
+TARGET = WebhookTarget("https://example.com/", "receiver", ("response.completed",), None)
+
+
+def endpoint(records: Records, receiver: str = "a receiver", key: ApiKey | None = None) -> Endpoint:
+    with records.database.begin() as tx:
+        return store.create_endpoint(
+            tx,
+            (key or records.key).id,
+            name="hook",
+            url="https://example.com/",
+            receiver=receiver,
+            event_types=list(EventType),
+            secret=SealedSecret("sealed", "hint"),
+            now=records.clock(),
+        )
+
+
+def events(records: Records) -> list[tuple[str, str]]:
+    row = tables.webhook_events.c
+    with records.database.read() as tx:
+        return [(each.job_id, each.type) for each in tx.execute(select(row.job_id, row.type).order_by(row.id))]
+
+
+def delivery_ids(records: Records, job: Job) -> list[str]:
+    with records.database.read() as tx:
+        return pending_of_jobs(tx, [job.id])
+
+
+def status_of(records: Records, delivery_id: str) -> str:
+    with records.database.read() as tx:
+        row = tables.webhook_deliveries.c
+        return str(tx.execute(select(row.status).where(row.id == delivery_id)).scalar_one())
+
+
+def due(records: Records, limit: int = 100, rung_before: datetime | None = None) -> list[str]:
+    with records.database.begin() as tx:
+        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND)
+
+
+@pytest.mark.parametrize("verb", ENDS)
+def test_no_end_of_a_background_job_can_forget_its_event(records: Records, verb: Verb) -> None:
+    """Whatever ends it goes through `move`, so this is all the ways there are, and there will be."""
+    endpoint(records)
+    job = records.job_in(min(TRANSITIONS[verb].sources))
+    ended = records.move(verb, job)
+    assert events(records) == [(job.id, f"response.{ended.status}")]
+    assert len(delivery_ids(records, job)) == 1
+
+
+@pytest.mark.parametrize("status", sorted(Status))
+def test_only_background_jobs_that_end_are_told_of(records: Records, status: Status) -> None:
+    endpoint(records)
+    records.job_in(status, background=False)
+    assert events(records) == []
+    records.job_in(status)
+    assert len(events(records)) == (status in TERMINAL)
+
+
+def test_an_end_that_is_rolled_back_was_no_event(records: Records) -> None:
+    endpoint(records)
+    job = records.submit_job()
+    with records.database.begin() as tx:
+        move(tx, Verb.CANCEL, job, records.clock())
+        tx.rollback()
+    assert events(records) == []
+
+
+def test_each_end_of_a_job_that_is_retried_is_an_event_of_its_own(records: Records) -> None:
+    endpoint(records)
+    job = records.job_in(Status.CANCELLED)
+    records.move(Verb.CANCEL, records.move(Verb.REVIVE, job))
+    assert events(records) == [(job.id, "response.cancelled")] * 2
+
+
+def test_only_the_keys_own_endpoints_hear_of_it_and_the_one_that_the_request_named(records: Records) -> None:
+    other = make_key(records.database, "other")
+    mine, theirs = endpoint(records), endpoint(records, key=other)
+    records.job_in(Status.COMPLETED, webhook=TARGET)
+    records.job_in(Status.FAILED, webhook=TARGET)  # which that one does not want to hear of
+    row = tables.webhook_deliveries.c
+    with records.database.read() as tx:
+        told = [each.endpoint_id for each in tx.execute(select(row.endpoint_id))]
+        assert store.list_endpoints(tx, records.key.id, limit=10) == ([mine], False)
+    assert len(told) == 3
+    assert told.count(mine.id) == 2
+    assert theirs.id not in told
+
+
+def test_a_delivery_is_claimed_once(records: Records) -> None:
+    endpoint(records)
+    [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+
+    def claim() -> bool:
+        with records.database.begin() as tx:
+            return claim_delivery(tx, delivery_id, records.worker_id, records.clock()) is not None
+
+    assert sorted(race(*[claim] * 4)) == [False, False, False, True]
+
+
+class TestRescue:
+    def test_what_a_worker_that_is_gone_was_sending_is_due_at_once(self, records: Records) -> None:
+        hook = endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        with records.database.begin() as tx:
+            sending = claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            assert sending is not None
+            assert rescue_deliveries(tx, records.clock()) == []
+            workers.leave(tx, records.worker_id, records.clock())
+            assert rescue_deliveries(tx, records.clock()) == [delivery_id]
+            assert rescue_deliveries(tx, records.clock()) == []
+        assert due(records) == [delivery_id]
+        with records.database.begin() as tx:
+            assert record_try(tx, sending, TryReport(None, 200), records.clock(), 0) is None
+            [log] = store.list_deliveries(tx, hook, limit=10)[0]
+        assert (log.status, len(log.tries)) == (DeliveryStatus.PENDING, 1)
+        assert log.tries[0].http_status == 200  # what it says is truer than the guess
+
+    def test_so_is_a_claim_that_was_never_confirmed(self, records: Records) -> None:
+        endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        with records.database.begin() as tx:
+            claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS) == []
+            assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS + SECOND) == [delivery_id]
+
+
+class TestTheRunList:
+    def test_receivers_take_turns(self, records: Records) -> None:
+        keys = {name: make_key(records.database, name) for name in "abc"}
+        for name, key in keys.items():
+            endpoint(records, f"receiver {name}", key)
+        for name in "aaaaabbc":
+            records.move(Verb.CANCEL, records.submit_job(keys[name]))
+            records.clock.advance(SECOND)
+        row = tables.webhook_deliveries.c
+        picked = due(records, 7)
+        with records.database.read() as tx:
+            receivers = {each.id: each.receiver for each in tx.execute(select(row.id, row.receiver))}
+        assert "".join(receivers[each][-1] for each in picked) == "abcab"
+
+    def test_one_receiver_is_offered_one_more_than_are_out_up_to_a_bound(self, records: Records) -> None:
+        endpoint(records)
+        ids = [delivery_ids(records, records.job_in(Status.CANCELLED))[0] for _ in range(MOST_PER_RECEIVER + 4)]
+        assert due(records) == ids[:2]
+        for number, each in enumerate(ids[:MOST_PER_RECEIVER], 1):
+            with records.database.begin() as tx:
+                assert claim_delivery(tx, each, records.worker_id, records.clock())
+            assert due(records) == (ids[number : number + 1] if number < MOST_PER_RECEIVER else [])
+
+    def test_a_bell_that_was_rung_is_not_rung_again_at_once(self, records: Records) -> None:
+        endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
+        now = records.clock()
+        assert due(records, rung_before=now) == []  # rung by whoever ended the job
+        records.clock.advance(SECOND)
+        assert due(records, rung_before=records.clock()) == [delivery_id]
+        assert due(records, rung_before=records.clock()) == []
+
+    def test_what_waits_for_its_next_try_is_not_due(self, records: Records) -> None:
+        endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
+        row = tables.webhook_deliveries.c
+        with records.database.begin() as tx:
+            tx.execute(update(tables.webhook_deliveries).values(available_at=records.clock() + SECOND))
+            assert tx.execute(select(row.id)).scalar_one() == delivery_id
+        assert due(records) == []
+
+
+class TestErasure:
+    def prune(self, records: Records, before: datetime) -> int:
+        with records.database.begin() as tx:
+            return prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), 100)
+
+    def test_events_go_after_their_time_unless_they_are_still_on_their_way(self, records: Records) -> None:
+        now = datetime.now(UTC)  # as ids are made by the real clock
+        records = Records(records.database, Clock(now))
+        hook = endpoint(records)
+        told, waiting = records.job_in(Status.CANCELLED), records.job_in(Status.CANCELLED)
+        [delivery_id] = delivery_ids(records, told)
+        with records.database.begin() as tx:
+            sending = claim_delivery(tx, delivery_id, records.worker_id, now)
+            assert sending is not None
+            record_try(tx, sending, TryReport(None, 200), now, 0)
+        assert self.prune(records, now - SECOND) == 0
+        assert self.prune(records, now + 2 * SECOND) == 1
+        assert events(records) == [(waiting.id, "response.cancelled")]
+        with records.database.read() as tx:
+            assert [each.response_id for each in store.list_deliveries(tx, hook, limit=10)[0]] == [waiting.id]
+
+    def test_what_a_request_named_goes_with_its_response_once_it_was_told(self, records: Records) -> None:
+        records = Records(records.database, Clock(datetime.now(UTC)))
+        job = records.job_in(Status.COMPLETED, webhook=TARGET, deadline_at=records.clock() + timedelta(days=1))
+        [delivery_id] = delivery_ids(records, job)
+        with records.database.begin() as tx:
+            erase(tx, get_job(tx, job.id))
+            assert tx.execute(select(tables.webhook_endpoints.c.id)).first() is not None
+        with records.database.begin() as tx:
+            sending = claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            assert sending is not None
+            record_try(tx, sending, TryReport(None, 200), records.clock(), 0)
+        assert self.prune(records, records.clock() + 2 * SECOND) == 1
+        with records.database.read() as tx:
+            assert tx.execute(select(tables.webhook_endpoints.c.id)).first() is None
+
+    def test_and_at_once_if_there_is_nothing_to_tell(self, records: Records) -> None:
+        job = records.job_in(Status.FAILED, webhook=TARGET)
+        with records.database.begin() as tx:
+            erase(tx, job)
+            assert tx.execute(select(tables.webhook_endpoints.c.id)).first() is None
+
+    def test_an_endpoint_goes_with_its_log(self, records: Records) -> None:
+        hook = endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
+        with records.database.begin() as tx:
+            assert claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            store.delete_endpoint(tx, hook)
+            for table in (tables.webhook_deliveries, tables.webhook_tries):
+                assert tx.execute(select(table)).first() is None

@@ -1,0 +1,180 @@
+"""What is not public is not reached: not by address, name or spelling, nor by a second answer or a redirect."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import ip_address
+
+import pytest
+
+from jobs.receiver import Address, ReceiverPolicy
+from jobs.webhook import DeliveryError, TryReport
+from tests.support.receiver import Answer, Receiver
+from tests.webhooks import hostile
+from tests.webhooks.posting import LOOPBACK, Detour, names, post, poster
+from worker.webhook_post import Resolver, addresses_in
+
+HOSTILE = [hostile.url_of(each) for each in hostile.BY_ADDRESS]
+HOSTILE += hostile.BY_SPELLING
+HOSTILE += [f"https://{name}/" for name in hostile.BY_NAME]
+WIDE = ReceiverPolicy(allow_http=True)
+
+
+@pytest.fixture(scope="module")
+def bait() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+def test_no_hostile_url_reaches_anything(bait: Receiver) -> None:
+    """Whatever the guard let through would end at the bait, also what leads to no machine of this network."""
+    assert len(HOSTILE) >= 40
+    detour = Detour(bait.port)
+    for policy in (ReceiverPolicy(), WIDE):
+        sender = poster(policy, resolve=names(hostile.addresses), network=detour)
+        for url in HOSTILE:
+            for each in {url, url.replace("https:", "http:", 1)}:
+                assert post(sender, each) == TryReport(DeliveryError.ADDRESS_REFUSED), each
+    assert (detour.asked, bait.connections) == ([], 0)
+
+
+def test_what_is_public_does_get_there(bait: Receiver) -> None:
+    """Else the test above would prove nothing."""
+    detour = Detour(bait.port)
+    public = poster(WIDE, resolve=names(lambda _host: [ip_address(hostile.PUBLIC)]), network=detour)
+    before = bait.connections
+    assert post(public, "http://example.com:8080/hook?a=b") == TryReport(None, 200)
+    assert detour.asked == [(hostile.PUBLIC, 8080)]
+    assert bait.connections == before + 1
+    came = bait.delivered[-1]
+    assert (came.path, came.headers["host"], came.body) == ("/hook?a=b", "example.com:8080", b"{}")
+
+
+def test_the_operator_opens_a_network(bait: Receiver) -> None:
+    by_name = poster(LOOPBACK, resolve=names(lambda _host: [ip_address("127.0.0.1")]))
+    before = bait.connections
+    assert post(by_name, bait.url).error is None
+    assert post(by_name, f"http://internal.example.com:{bait.port}/hook").error is None
+    assert bait.connections == before + 2
+
+
+def test_a_name_is_asked_once_and_what_it_said_is_what_is_connected_to(bait: Receiver) -> None:
+    """A nameserver that gives another answer the second time is not asked a second time."""
+    answers = [[ip_address(hostile.PUBLIC)], [ip_address(hostile.BAIT)]]
+
+    def rebinding(_host: str) -> list[Address]:
+        return answers.pop(0)
+
+    detour = Detour(bait.port)
+    sender = poster(WIDE, resolve=names(rebinding), network=detour)
+    assert post(sender, "http://rebinding.example.com/").error is None
+    assert detour.asked == [(hostile.PUBLIC, 80)]
+    assert post(sender, "http://rebinding.example.com/").error is DeliveryError.ADDRESS_REFUSED
+    assert len(detour.asked) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_a_failure_and_not_followed(bait: Receiver, status: int) -> None:
+    before = bait.connections
+    with Receiver(lambda _: Answer(status, {"location": bait.url})) as receiver:
+        assert post(poster(), receiver.url) == TryReport(DeliveryError.REDIRECTED, status)
+    assert bait.connections == before
+
+
+def test_proxies_of_the_environment_are_not_asked(bait: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert post(poster(), bait.url).error is None
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer(bait: Receiver) -> None:
+    both = poster(LOOPBACK, resolve=names(lambda _host: [ip_address("127.0.0.2"), ip_address("127.0.0.1")]))
+    assert post(both, f"http://two.example.com:{bait.port}/").error is None
+
+
+class Wire:
+    """A peer that plays a script of bytes to each who connects, one piece every 50 ms, over and over if told."""
+
+    def __init__(self, *pieces: bytes, endless: bytes = b"") -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pieces, self._endless = pieces, endless
+        threading.Thread(target=self._serve, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            peer, _ = self._listener.accept()
+            with peer:
+                peer.recv(65536)
+                for piece in self._pieces:
+                    peer.sendall(piece)
+                    time.sleep(0.05)  # the slowness is what is tested
+                while self._endless:
+                    peer.sendall(self._endless)
+                    time.sleep(0.05)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize(
+    ("wire", "report"),
+    [
+        (Wire(b"HTTP/1.1 200 OK\r\n", endless=b"x-more: 1\r\n"), TryReport(DeliveryError.TIMED_OUT)),
+        (Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", endless=b""), TryReport(None, 200)),
+        (Wire(b"HTTP/1.1 200 OK\r\n\r\n", endless=b"x" * 65536), TryReport(None, 200)),
+        (Wire(b"HTTP/1.1 204 No Content\r\n\r\n"), TryReport(None, 204)),
+        (Wire(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000), TryReport(DeliveryError.INTERRUPTED)),
+        (Wire(b"SSH-2.0-OpenSSH_9.7\r\n"), TryReport(DeliveryError.INTERRUPTED)),
+        (Wire(), TryReport(DeliveryError.INTERRUPTED)),
+    ],
+    ids=["trickled headers", "cut body", "endless body", "no content", "huge headers", "not HTTP", "hung up"],
+)
+def test_whatever_the_peer_does_it_is_over_in_time(wire: Wire, report: TryReport) -> None:
+    started_at = time.monotonic()
+    assert post(poster(seconds=0.6), wire.url) == report
+    assert time.monotonic() - started_at < 2
+    wire.close()
+
+
+def test_one_that_hangs_is_cut_off_by_our_own_clock() -> None:
+    with Receiver(lambda _: Answer(hang=30)) as receiver:
+        started_at = time.monotonic()
+        assert post(poster(seconds=0.4), receiver.url) == TryReport(DeliveryError.TIMED_OUT)
+        assert time.monotonic() - started_at < 2
+
+
+def test_names_that_lead_nowhere_and_ports_that_nobody_listens_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert post(poster(), f"http://127.0.0.1:{port}/").error is DeliveryError.UNREACHABLE
+    assert post(poster(), "https://nowhere.example.com/").error is DeliveryError.NAME_UNRESOLVED
+
+
+def test_tls_has_to_prove_the_name(bait: Receiver) -> None:
+    detour = Detour(bait.port)
+    sender = poster(WIDE, resolve=names(lambda _host: [ip_address(hostile.PUBLIC)]), network=detour)
+    assert post(sender, "https://example.com/").error is DeliveryError.TLS_FAILED
+
+
+class TestResolver:
+    def test_it_finds_all_addresses_of_a_name(self) -> None:
+        assert ip_address("127.0.0.1") in Resolver(1)("localhost", 443, 5)
+
+    def test_a_name_that_is_none_is_an_error(self) -> None:
+        with pytest.raises(OSError, match=r"."):
+            Resolver(1)("no-such-name.invalid", 443, 5)
+
+    def test_a_look_up_that_hangs_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        enough = threading.Event()
+        monkeypatch.setattr("worker.webhook_post.get_original", lambda *_: lambda *_: enough.wait(30))
+        started_at = time.monotonic()
+        with pytest.raises(TimeoutError):
+            Resolver(1)("example.com", 443, 0.2)
+        assert time.monotonic() - started_at < 5
+        enough.set()
+
+    def test_an_address_with_a_zone_is_taken_for_what_it_is(self) -> None:
+        assert addresses_in([(0, 0, 0, "", ("fe80::1%eth0", 443, 0, 2))]) == [ip_address("fe80::1")]

@@ -1,0 +1,102 @@
+"""What the outbox's tests stand in: endpoints, jobs that end, and a sender run by hand at the clock's moment."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import SecretStr
+from sqlalchemy import select
+
+from jobs.events import Announcer, connect
+from jobs.job import Job
+from jobs.lifecycle import Status
+from jobs.sealing import Seal, generate_key
+from jobs.store import endpoints as store
+from jobs.store import tables
+from jobs.store.delivery_runlist import pick_due_deliveries
+from jobs.store.endpoints import Delivery, Endpoint, SealedSecret
+from jobs.store.keys import ApiKey
+from jobs.webhook import EventType, new_secret
+from tests.support.records import Records
+from tests.webhooks.posting import poster
+from worker.identity import Identity
+from worker.webhook_sender import Post, WebhookSender
+
+NOWHERE = "redis://127.0.0.1:1/0"
+SECRET = new_secret(b"k" * 32)
+
+
+@dataclass
+class World:
+    records: Records
+    post: Post = field(default_factory=lambda: poster(seconds=1.0))
+    seal: Seal = field(default_factory=lambda: Seal([SecretStr(generate_key())]))
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.database, self.clock = self.records.database, self.records.clock
+        self.sender = WebhookSender(
+            self.database,
+            self.post,
+            self.seal,
+            identity=Identity(self.database, 10, self.records.worker_id),
+            announcer=Announcer(connect(NOWHERE)),
+            slots=10,
+            clock=self.clock,
+            jitter=lambda: self.jitter,
+        )
+
+    def endpoint(
+        self, url: str, events: Iterable[EventType] = EventType, key: ApiKey | None = None, secret: str = SECRET
+    ) -> Endpoint:
+        owner = key or self.records.key
+        with self.database.begin() as tx:
+            return store.create_endpoint(
+                tx,
+                owner.id,
+                name="hook",
+                url=url,
+                receiver=f"{owner.id} {url}",
+                event_types=list(events),
+                secret=SealedSecret(self.seal.seal(secret), "hint"),
+                now=self.clock(),
+            )
+
+    def reload(self, endpoint: Endpoint) -> Endpoint:
+        with self.database.read() as tx:
+            return store.get_endpoint(tx, endpoint.id, endpoint.api_key_id)
+
+    def end_a_job(self, status: Status = Status.COMPLETED, **changes: Any) -> Job:
+        return self.records.job_in(status, **{"deadline_at": self.clock() + timedelta(days=1), **changes})
+
+    def log(self, endpoint: Endpoint) -> list[Delivery]:
+        with self.database.read() as tx:
+            return store.list_deliveries(tx, endpoint, limit=100)[0]
+
+    def due(self) -> list[str]:
+        now = self.clock()
+        with self.database.begin() as tx:
+            return pick_due_deliveries(tx, now, 100, now + timedelta(seconds=1))
+
+    def deliver_due(self) -> int:
+        due = self.due()
+        for delivery_id in due:
+            self.sender.run(delivery_id)
+        return len(due)
+
+    def run_until(self, moment: datetime) -> None:
+        """Let time pass, from one due delivery to the next."""
+        row = tables.webhook_deliveries.c
+        while True:
+            with self.database.read() as tx:
+                following = tx.execute(select(row.available_at).where(tables.IS_PENDING).order_by(row.available_at))
+                next_at = following.scalars().first()
+            if next_at is None or next_at > moment:
+                break
+            self.clock.advance(max(next_at - self.clock(), timedelta(0)))
+            self.deliver_due()
+        self.clock.advance(max(moment - self.clock(), timedelta(0)))
+
+    def run_for(self, span: timedelta) -> None:
+        self.run_until(self.clock() + span)

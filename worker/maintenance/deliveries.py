@@ -1,0 +1,54 @@
+"""Keeps webhook deliveries moving: takes back those of workers that are gone, and rings for those that are due."""
+
+from datetime import datetime, timedelta
+
+from jobs.dispatch import DELIVERIES_NAME, Dispatcher, ring_cutoff, window_size
+from jobs.ids import first_id_at
+from jobs.store.database import Database, database_now
+from jobs.store.deliveries import prune_events, rescue_deliveries
+from jobs.store.delivery_runlist import pick_due_deliveries
+from jobs.store.workers import live_workers
+from jobs.telemetry import get_logger
+
+PRUNED_AT_ONCE = 500
+
+log = get_logger(__name__)
+
+
+def rescue(database: Database, dispatcher: Dispatcher, now: datetime) -> int:
+    """Take back what workers that are gone were sending; returns how many."""
+    with database.begin() as tx:
+        rescued = rescue_deliveries(tx, now)
+    for delivery_id in rescued:
+        log.info("delivery rescued", delivery_id=delivery_id)
+    dispatcher.ring_for_deliveries(rescued)
+    return len(rescued)
+
+
+def dispatch(
+    database: Database, dispatcher: Dispatcher, now: datetime, worker_timeout: timedelta, slots_each: int
+) -> int:
+    """Ring for as many due deliveries as the live workers have room for; returns how many."""
+    depth = dispatcher.depth(DELIVERIES_NAME)
+    if depth is None:
+        return 0
+    with database.read() as tx:
+        alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]
+    room = window_size(len(alive) * slots_each) - depth
+    if room <= 0:
+        return 0
+    with database.begin() as tx:
+        due = pick_due_deliveries(tx, now, room, ring_cutoff(depth, now))
+    return dispatcher.ring_for_deliveries(due)
+
+
+def prune(database: Database, now: datetime, retention: timedelta) -> int:
+    """Erase events whose retention has run out, with their deliveries; returns how many rows went first."""
+    before = now - retention
+    erased = 0
+    while True:
+        with database.begin() as tx:
+            gone = prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), PRUNED_AT_ONCE)
+        erased += gone
+        if gone < PRUNED_AT_ONCE:
+            return erased
