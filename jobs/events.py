@@ -43,8 +43,9 @@ class Announcer:
 
     def ended(self, *job_ids: str) -> None:
         """Responses have reached a terminal status."""
-        self._publish(ENDED, *job_ids)
-        self._on_end(job_ids)
+        if job_ids:
+            self._publish(ENDED, *job_ids)
+            self._on_end(job_ids)
 
     def tested(self, delivery_id: str) -> None:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""
@@ -59,7 +60,7 @@ class Announcer:
         self._publish(STOP, f"{job_id} {attempt} {reason}")
 
     def _publish(self, channel: str, *messages: str) -> None:
-        if not messages or monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
+        if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
             return
         try:
             with self._client.pipeline(transaction=False) as batch:

@@ -86,7 +86,7 @@ def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> N
 
 def test_a_call_that_the_log_shows_as_failed_is_repeated_by_who_pays_once(stack: Stack) -> None:
     tell(stack, logs_lag=1)
-    job_id = submit(stack, "[[sim: drop, then full]] Hello", on_unknown_outcome="fail", max_attempts=1)
+    job_id = submit(stack, "[[sim: drop, then full]] Hello", on_unknown_outcome="fail", max_attempts=2)
     waiting = await_until(
         lambda: body if (body := get(stack, job_id))["backburner"]["parked_until"] else None, 20, stack.logs
     )

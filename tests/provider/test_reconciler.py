@@ -89,6 +89,7 @@ def world(records: Records, clock: Clock) -> Iterator[World]:
 class TestWhatItSays:
     def test_a_call_that_ran_is_booked_at_its_true_cost(self, world: World) -> None:
         job, _ = world.lose()
+        world.clock.advance(AFTER)
         world.show(job)
         assert world.ask() == 1
         booked = world.attempt(job)
@@ -153,6 +154,7 @@ class TestWhatItSays:
 
     def test_it_is_read_page_by_page_as_far_as_needed(self, world: World) -> None:
         job, _ = world.lose()
+        world.clock.advance(AFTER)
         world.show(job)
         for number in range(PAGE):
             world.rows.insert(0, {"client_request_id": f"resp_other:{number}", "status": "succeeded"})
@@ -162,12 +164,14 @@ class TestWhatItSays:
 
     def test_and_not_for_ever(self, world: World) -> None:
         world.lose()
+        world.clock.advance(AFTER)
         world.rows = [{}] * (PAGE * (MOST_PAGES + 5))
         assert world.ask() == 0
         assert len(world.provider.asked) == MOST_PAGES
 
     def test_it_stops_when_told_to(self, world: World) -> None:
         world.lose()
+        world.clock.advance(AFTER)
         world.show(world.lose()[0])
         world.rows += [{"client_request_id": "resp_other:1", "status": "failed"}] * (3 * PAGE)
         stopping = Event()

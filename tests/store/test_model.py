@@ -329,7 +329,11 @@ class StoreMachine(RuleBasedStateMachine):
             model.failures += 1
             model.ends("failed")
         elif parked:
-            model.available_at, model.parked_until = now, None
+            model.failures += 1
+            if model.failures >= model.max_attempts:
+                model.ends("failed")
+            else:
+                model.available_at, model.parked_until = now, None
         elif not ran and model.is_open and call.outcome in ("failed", "lost"):
             of_this_run = model.started_at is not None and model.started_at <= call.started_at
             model.failures -= of_this_run and model.failures > 0

@@ -36,7 +36,7 @@ LOGGED_USAGE = Usage(1, 2, 3)
 
 
 def once(records: Records) -> Job:
-    return records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL, max_attempts=1)
+    return records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL, max_attempts=2)
 
 
 def report(
@@ -117,7 +117,7 @@ class TestParked:
         clock.advance(SECOND)
         assert log_says_it_failed(records, attempt) == [Verb.UNPARK]
         free = records.reload(job)
-        assert (free.status, free.parked_until, free.available_at, free.failures) == (Status.QUEUED, None, clock(), 0)
+        assert (free.status, free.parked_until, free.available_at, free.failures) == (Status.QUEUED, None, clock(), 1)
         assert last_attempt(records, job).billed is Billed.NO
         assert in_doubt(records) == []
         done = report(records, *records.claim(free), ANSWER)

@@ -1,5 +1,7 @@
 """A bell and a channel that nobody hears: the rows alone must do. What was said is kept."""
 
+from collections.abc import Sequence
+
 from jobs.dispatch import Dispatcher
 from jobs.events import Announcer
 
@@ -8,14 +10,15 @@ class DeafBroker(Dispatcher):
     def __init__(self) -> None:
         self.rung: list[str] = []
 
-    def ring(self, job_id: str) -> bool:
-        self.rung.append(job_id)
-        return False
+    def ring_all(self, job_ids: Sequence[str]) -> int:
+        self.rung += job_ids
+        return 0
 
 
 class DeafChannel(Announcer):
     def __init__(self) -> None:
         self.said: list[str] = []
+        self._on_end = lambda _job_ids: None
 
     def _publish(self, channel: str, *messages: str) -> None:
         self.said += [f"{channel} {message}" for message in messages]
