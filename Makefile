@@ -9,9 +9,9 @@ PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
-# minutes of waiting on killed processes; they keep `make test` from ending within ten
-LONG := tests/e2e/test_transports.py tests/e2e/test_streams.py tests/crash/test_every_step.py tests/store/test_races.py \
-	tests/crash/test_many_deliveries.py
+# the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
+LONG := tests/api/test_many_watchers.py tests/crash/test_every_step.py tests/crash/test_many_deliveries.py \
+	tests/e2e/test_lanes.py tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
 # twice the cores of the smallest machine: the tests wait more than they compute
 TEST_PROCESSES ?= 4
 
@@ -25,10 +25,10 @@ up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(LONG:%=--ignore=%)
 
 test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .

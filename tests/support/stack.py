@@ -92,6 +92,7 @@ class Stack:
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = 1
     processes: list[Process] = field(default_factory=list)
+    clients: list[OpenAI] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         try:
@@ -109,6 +110,8 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for client in self.clients:
+            client.close()
         for process in reversed(self.processes):
             if process.popen.poll() is None:
                 process.signal(signal.SIGCONT)
@@ -157,8 +160,9 @@ class Stack:
         return f"{self.url}/v1"
 
     def openai(self, **options: Any) -> OpenAI:
-        """The official SDK with nothing but `base_url` and `api_key` set."""
-        return OpenAI(base_url=self.base_url, api_key=API_KEY, **options)
+        """The official SDK with nothing but `base_url` and `api_key` set; closed with the stack."""
+        self.clients.append(OpenAI(base_url=self.base_url, api_key=API_KEY, **options))
+        return self.clients[-1]
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60)
