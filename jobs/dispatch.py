@@ -15,6 +15,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError, KombuError, OperationalError
 from kombu.transport.redis import Channel as RedisChannel
+from redis.exceptions import RedisError
 from sqlalchemy import Connection as DatabaseConnection
 
 from jobs.settings import Settings
@@ -31,7 +32,8 @@ DELIVERIES_NAME: Final = "backburner.deliveries"
 DELIVERIES: Final = Queue(DELIVERIES_NAME, Exchange(DELIVERIES_NAME, type="direct"), routing_key=DELIVERIES_NAME)
 """Webhook deliveries have a queue of their own, so that neither they nor the calls wait behind the other's bells."""
 WINDOW_PER_SLOT: Final = 2
-BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError)
+# the last: kombu lets through what its client raises within a command
+BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
 QUIET_AFTER_FAILURE: Final = 1.0
 HEADROOM: Final = 8
 

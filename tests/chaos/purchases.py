@@ -17,7 +17,7 @@ from jobs.errors import ErrorKind
 from jobs.retry import RULES, Again
 from jobs.settings import Transport
 from tests.chaos.clients import Seen
-from tests.chaos.record import Record, Row, lives, request_id_of, was_given_up
+from tests.chaos.record import AT_ONCE, Record, Row, lives, request_id_of, was_given_up
 from tests.chaos.verdict import Violation
 
 ANSWERED: Final = frozenset(("completed", "incomplete"))
@@ -186,12 +186,13 @@ def _bought_once(record: Record, job_id: str, life: list[Row]) -> int:
 
 
 def _answer_was_kept(record: Record, job_id: str) -> None:
-    """An answer that came while the job was open is the job's."""
+    """An answer that came while the job was open is the job's, unless its worker was given up before it wrote it."""
     job = record.jobs.get(job_id)
     if job is None or job["status"] in ANSWERED:
         return
     for row in record.attempts[job_id]:
         slack = _patience(record, row["ended_at"].timestamp(), row["ended_at"].timestamp())
         open_then = row["ended_at"] + timedelta(seconds=slack) < job["completed_at"]
-        if row["outcome"] in ANSWERED and open_then:
+        given_up = was_given_up(record, row, job["completed_at"] + AT_ONCE)
+        if row["outcome"] in ANSWERED and open_then and not given_up:
             raise Violation(4, f"{job_id} is {job['status']} although attempt {row['number']} had answered", job_id)

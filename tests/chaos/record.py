@@ -5,7 +5,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import httpx
@@ -22,6 +22,7 @@ from tests.chaos.world import World
 Row = Mapping[str, Any]
 REQUEST_ID: Final = re.compile(rb"(?im)^x-client-request-id: *(\S+)\r?$")
 PAGE: Final = 100
+AT_ONCE: Final = timedelta(seconds=1)  # a rescuer's clock is read before it waits for the database
 
 
 @dataclass

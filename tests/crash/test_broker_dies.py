@@ -1,12 +1,17 @@
 """What a dying broker does to the connection of a worker."""
 
 import os
+import select
+import socket
+import socketserver
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
-from jobs.dispatch import EXECUTE, QUEUE_NAME, create_celery
+from jobs.dispatch import EXECUTE, QUEUE_NAME, Dispatcher, create_celery
 from jobs.settings import load_settings
+from tests.support.server import HOST
 from tests.support.stack import ROOT
 from tests.support.valkey import ValkeyServer
 
@@ -59,3 +64,25 @@ def test_a_worker_goes_on_while_it_waits_for_a_broker_that_is_away(tmp_path: Pat
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout) > 5  # it was one: no heartbeat was sent and no answer read as long as the broker was away
+
+
+def test_a_line_that_breaks_within_a_command_is_a_broker_that_is_away(valkey: ValkeyServer) -> None:
+    """It used to be an exception that nobody expected: a submit was answered with 500."""
+
+    class BreakingOff(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection((HOST, valkey.port)) as far:
+                other = {self.request: far, far: self.request}
+                while ready := select.select(list(other), [], [])[0]:
+                    data = ready[0].recv(65_536)
+                    if not data or b"EXISTS" in data:
+                        return
+                    other[ready[0]].sendall(data)
+
+    with socketserver.ThreadingTCPServer((HOST, 0), BreakingOff) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        settings = load_settings(redis_url=f"redis://{HOST}:{server.server_address[1]}/0", data_dir="unused")
+        app = create_celery(settings)
+        assert Dispatcher(app).depth() is None
+        app.close()
+        server.shutdown()
