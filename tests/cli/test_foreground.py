@@ -24,11 +24,15 @@ class Standing(Running):
     def noted(self, pattern: str) -> list[str]:
         return re.findall(pattern, self.log.read_text() if self.log.exists() else "", re.MULTILINE)
 
+    def wait_until_up(self) -> None:
+        """Each part notes its start itself, which may come after the supervisor's own word that all are up."""
+        self.match("announced")
+        for server in ("worker", "api"):
+            self.wait_for(f"^{server} started")
+
     def pid(self, name: str) -> int:
-        """Of the latest one by that name; it notes its start itself, which may come after the supervisor's own word."""
-        started = rf"^{name} started (\d+)$"
-        self.wait_for(started)
-        return int(self.noted(started)[-1])
+        """Of the latest one by that name."""
+        return int(self.noted(rf"^{name} started (\d+)$")[-1])
 
     def left(self) -> list[str]:
         """Command lines of stand-ins that still run."""
@@ -48,7 +52,7 @@ def standing(directory: Path, trait: str = "") -> Iterator[Standing]:
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: signal.Signals) -> None:
     with standing(tmp_path) as running:
-        running.match("announced")
+        running.wait_until_up()
         children = running.children()
         running.signal(which)
 
@@ -60,7 +64,7 @@ def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: s
 
 def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
     with standing(tmp_path) as running:
-        running.match("announced")
+        running.wait_until_up()
         started = running.noted(r"^(\w+) started")
         assert set(started[:2]) == {"store", "migrate"}
         assert set(started[2:]) == {"worker", "api"}
@@ -93,7 +97,7 @@ def test_a_signal_before_all_is_up_stops_what_there_is(tmp_path: Path) -> None:
 
 def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
     with standing(tmp_path, "stubborn") as running:
-        running.match("announced")
+        running.wait_until_up()
         running.signal(signal.SIGINT)
         running.wait_for("worker SIGTERM")
         running.signal(signal.SIGINT)
@@ -103,7 +107,7 @@ def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
 
 def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None:
     with standing(tmp_path, "deaf") as running:
-        running.match("announced")
+        running.wait_until_up()
         worker = running.pid("worker")
         for heard in ("SIGTERM", "SIGQUIT"):
             running.signal(signal.SIGINT)
@@ -116,7 +120,7 @@ def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None
 
 def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
     with standing(tmp_path, "deaf") as running:
-        running.match("announced")
+        running.wait_until_up()
         children = running.children()
         assert len(children) == 3
         running.signal(signal.SIGKILL)
@@ -125,7 +129,7 @@ def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
     with standing(tmp_path) as running:
-        running.match("announced")
+        running.wait_until_up()
         known = running.pid("worker")
         running.stop_reading()
         os.kill(known, signal.SIGKILL)  # the line that names it is the last one read
@@ -137,7 +141,7 @@ def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_child_that_keeps_dying_is_named_and_started_after_growing_pauses(tmp_path: Path) -> None:
     with standing(tmp_path) as running:
-        running.match("announced")
+        running.wait_until_up()
         pids = [running.pid("worker")]
         while len(pids) <= 4:
             os.kill(pids[-1], signal.SIGKILL)

@@ -96,7 +96,7 @@ def test_stall_sends_half_and_waits(provider: Provider) -> None:
 
 def test_slow_drips_the_whole_answer(provider: Provider) -> None:
     with provider.http.stream(
-        "POST", "/v1/responses", json=provider.body("[[sim: slow every=0 text=Drip]]")
+        "POST", "/v1/responses", json=provider.body("[[sim: slow every=0.002 text=Drip]]")
     ) as response:
         pieces = list(response.iter_raw())
     assert len(pieces) > 10
