@@ -210,8 +210,9 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
             return revive(tx, job, now, now + timedelta(seconds=seconds))
 
     job = _settle_race(parts, caller.id, response_id, reviving)
+    answer = _show(parts, job.id, caller.id)  # before the bell: what was done, and not what became of it meanwhile
     parts.dispatcher.ring(job.id)
-    return _show(parts, job.id, caller.id)
+    return answer
 
 
 @router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
@@ -219,11 +220,12 @@ def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
     """Erase prompt and answer; what was used stays in the usage. A running response is cancelled first."""
 
     def erasing(job: Job) -> Job:
-        if not job.status.is_terminal:
-            job = _move(parts, Verb.CANCEL, job)
-        with parts.database.begin() as tx:
-            erase(tx, job)
-        return job
+        with parts.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
+            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, datetime.now(UTC))
+            erase(tx, ended)
+        if ended is not job:
+            _tell_cancelled(parts, ended)
+        return ended
 
     job = _settle_race(parts, caller.id, response_id, erasing)
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
@@ -267,9 +269,13 @@ def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[
 def _move(parts: Parts, verb: Verb, job: Job) -> Job:
     with parts.database.begin() as tx:
         moved = move(tx, verb, job, datetime.now(UTC))
-    parts.announcer.stop(job.id, moved.attempt, "cancelled")
-    parts.announcer.ended(job.id)
+    _tell_cancelled(parts, moved)
     return moved
+
+
+def _tell_cancelled(parts: Parts, job: Job) -> None:
+    parts.announcer.stop(job.id, job.attempt, "cancelled")
+    parts.announcer.ended(job.id)
 
 
 def check_id(response_id: str) -> None:
