@@ -6,6 +6,7 @@ came before, so one that reads slowly costs no memory; whoever has caught up sle
 
 import asyncio
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Final
@@ -40,7 +41,7 @@ DATABASE_ERRORS: Final = (DBAPIError, PoolTimeoutError)
 log = get_logger(__name__)
 
 
-class Lasting(Response):
+class Lasting(Response, ABC):
     """An answer whose end is not known when it begins."""
 
     def __init__(self, request: Request, headers: dict[str, str]) -> None:
@@ -56,9 +57,9 @@ class Lasting(Response):
                 await send({"type": "http.response.body", "body": block, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    @abstractmethod
     def blocks(self) -> AsyncGenerator[bytes, None]:
         """The body."""
-        raise NotImplementedError
 
 
 class EventStream(Lasting):

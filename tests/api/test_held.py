@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 import api.routes.responses
 import api.streams
@@ -192,11 +193,15 @@ def test_what_it_comes_to_then_is_told_by_the_response_itself(tenant: Tenant, ha
 
 @pytest.mark.usefixtures("impatient")
 def test_an_sdk_reads_what_began_with_white_space(server: Server, tenant: Tenant, hand: Hand) -> None:
-    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as sdk, ThreadPoolExecutor(1) as pool:
+    headers_came = Event()
+    http = DefaultHttpxClient(event_hooks={"response": [lambda _: headers_came.set()]})
+    with (
+        OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, http_client=http) as sdk,
+        ThreadPoolExecutor(1) as pool,
+    ):
         answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
-        await_until(lambda: not answer.done() and server.waiting(job_id), 5, "it does not wait")
-        time.sleep(0.5)  # past the headers
+        assert headers_came.wait(5), "it does not begin"
         hand.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
         failed = answer.result(5)
         assert failed.error is not None
@@ -213,7 +218,7 @@ def test_an_sdk_that_would_have_given_up_waits_and_buys_once(server: Server, ten
     ):
         answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
-        time.sleep(3 * timeout)
+        time.sleep(3 * timeout)  # the time itself is what is tested
         hand.complete(job_id)
         assert answer.result(5).output_text == TEXT
     assert tenant.ids() == [job_id]

@@ -38,7 +38,7 @@ async def watch(server: Server, tenant: Tenant, job_id: str, chance: random.Rand
     whole = frames(seen)
     resume_after = chance.randrange(len(whole))  # it may have lost some that had come
     kept = seen.split("\n\n")[: resume_after + 1]
-    await asyncio.sleep(chance.random() / 2)
+    await asyncio.sleep(chance.random() / 2)  # away for a while, as clients are
     rest = await read_events(server, tenant, job_id, resume_after, None)
     return "\n\n".join(kept) + "\n\n" + rest
 

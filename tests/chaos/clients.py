@@ -208,7 +208,7 @@ class Clients:
             answer = self._try(ask)
             if isinstance(answer, httpx.Response) and answer.status_code in clear:
                 return True
-            time.sleep(0.2)  # also after the end of the run: what was begun is finished
+            time.sleep(0.2)  # the pace of its tries; what was begun is finished, also after the end of the run
         return False
 
     def _try(self, ask: Callable[[], httpx.Response]) -> httpx.Response | httpx.HTTPError:
