@@ -61,7 +61,8 @@ async def accept_once(
         note_unanswered(tx, job, sender, database_clock(tx))
 
     try:
-        return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
+        with parts.owed.accepting(sender):
+            return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
     except (CallerError, ClientDisconnect):
         debt.request_id = None
         raise
@@ -74,13 +75,16 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
 
     The retry may be here before the loss has been noted, and a process that was killed never notes it. So a create that
     somebody still seems to wait for is looked at until the process that serves it has been heard again, or counts as
-    silent.
+    silent. And where this process is about to commit an equal one, as a database that is slow may take longer than
+    an SDK waits, that one is waited for.
     """
+    before = parts.owed.accepting_like(sender)
     asked_at: datetime | None = None
     until = monotonic() + PATIENCE
     while True:
+        before &= parts.owed.accepting_like(sender)
         found, asked_at, certain = await run_in_threadpool(_look, parts, sender, asked_at)
-        if found is not None or certain or monotonic() > until:
+        if found is not None or (certain and not before) or monotonic() > until:
             return found
         await asyncio.sleep(LOOK_EVERY)
 

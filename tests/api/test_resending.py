@@ -132,6 +132,28 @@ def nothing_can_be_accepted(database: Database) -> Iterator[None]:
         yield
 
 
+def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
+    server: Server, tenant: Tenant, hand: Hand
+) -> None:
+    """Its client has left, too late to be noticed before the commit; the database takes its time for that."""
+    if server.database.is_sqlite:
+        pytest.skip("on SQLite whoever waits for a commit has not begun")
+    with ThreadPoolExecutor(1) as pool:
+        with server.database.begin() as tx:
+            tx.execute(text("LOCK TABLE unanswered IN EXCLUSIVE MODE"))  # the last thing that a create writes
+            first = post_raw(server, tenant, BODY)
+            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'unanswered'::regclass")
+            await_until(lambda: tx.execute(waits).scalar(), 5, "it never came to its end")
+            first.close()
+            again = pool.submit(post, tenant, BODY, **AGAIN)
+            with pytest.raises(TimeoutError):
+                again.result(1.0)  # it has looked by now
+        job_id = tenant.only_id()
+        hand.complete(job_id)
+        assert again.result(20).json()["id"] == job_id
+    assert tenant.ids() == [job_id]
+
+
 @pytest.mark.parametrize("background", [True, False])
 def test_a_server_that_accepts_too_late_accepts_once(
     server: Server, client: OpenAI, tenant: Tenant, hand: Hand, background: bool
