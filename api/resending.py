@@ -79,12 +79,15 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
     an SDK waits, that one is waited for.
     """
     before = parts.owed.accepting_like(sender)
+    until = monotonic() + PATIENCE
+    while before and monotonic() < until:
+        await asyncio.sleep(LOOK_EVERY)
+        before &= parts.owed.accepting_like(sender)
     asked_at: datetime | None = None
     until = monotonic() + PATIENCE
     while True:
-        before &= parts.owed.accepting_like(sender)
         found, asked_at, certain = await run_in_threadpool(_look, parts, sender, asked_at)
-        if found is not None or (certain and not before) or monotonic() > until:
+        if found is not None or certain or monotonic() > until:
             return found
         await asyncio.sleep(LOOK_EVERY)
 

@@ -10,6 +10,7 @@ The client's base URL is `{url}/{mischief}/v1`. What the mischief does to the fi
 """
 
 import asyncio
+import socket
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -91,6 +92,10 @@ class LossyProxy:
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 heard = await hear(near_reader)
+                if heard.is_first_try and heard.mischief == "hang-up":
+                    await asyncio.to_thread(self._hang_up, heard.forwarded)
+                    near.transport.abort()
+                    return
                 far.write(heard.forwarded)
                 if heard.mischief == "mute":
                     await self._mute(near_reader, near, far_reader)
@@ -102,6 +107,12 @@ class LossyProxy:
             self._serving.discard(task)
             far.transport.abort()
             near.close()
+
+    def _hang_up(self, request: bytes) -> None:
+        """Let the request and the end of its connection arrive together: no answer can be quicker than the loss."""
+        with socket.create_connection((HOST, self._target_port)) as far:
+            far.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # until it is closed
+            far.sendall(request)
 
     async def _pass_on(self, far_reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         while chunk := await far_reader.read(CHUNK):
@@ -127,7 +138,7 @@ class LossyProxy:
             near.write(await far_reader.readuntil(b"\r\n\r\n"))
             near.write(await far_reader.read(CHUNK))
             await near.drain()
-        elif mischief != "hang-up":
+        else:
             with suppress(TimeoutError):
                 await asyncio.wait_for(far_reader.read(1), LOSS_SECONDS)
         far.transport.abort()
