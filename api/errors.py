@@ -14,8 +14,6 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from jobs.errors import (
@@ -36,6 +34,7 @@ from jobs.errors import (
     WrongState,
 )
 from jobs.job import Job
+from jobs.store.database import DATABASE_ERRORS
 from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
@@ -131,8 +130,8 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)
-    app.add_exception_handler(DBAPIError, _database_away)
-    app.add_exception_handler(PoolTimeoutError, _database_away)
+    for error in DATABASE_ERRORS:
+        app.add_exception_handler(error, _database_away)
 
 
 def unexpected(error: Exception) -> JSONResponse:

@@ -13,8 +13,6 @@ from typing import Final
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from api.dependencies import Parts
@@ -23,6 +21,7 @@ from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
 from jobs.errors import JobNotFound
+from jobs.store.database import DATABASE_ERRORS
 from jobs.store.queries import Document, get_document
 from jobs.telemetry import get_logger
 
@@ -36,7 +35,6 @@ HEADERS: Final = {
     "x-accel-buffering": "no",  # nginx would collect events before it passes them on
 }
 
-DATABASE_ERRORS: Final = (DBAPIError, PoolTimeoutError)
 
 log = get_logger(__name__)
 

@@ -6,16 +6,12 @@ status. An answer outlives a database that is away: recording is tried until it 
 """
 
 import random
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import chain, repeat
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.conversation import rebuild
 from jobs.dispatch import Dispatcher
@@ -26,7 +22,7 @@ from jobs.lifecycle import Status, Verb
 from jobs.models import Catalogue, Model
 from jobs.store.attempts import begin_attempt, note_response
 from jobs.store.chains import note_sent, read_turns
-from jobs.store.database import Database
+from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.queries import get_job, get_request
 from jobs.telemetry import get_logger
 from worker.calls import Calls
@@ -35,15 +31,12 @@ from worker.lane import LaneKeeper, ProbeTaken
 from worker.live import LiveLog
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
+from worker.recording import record
 from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure, settle
 
-DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
-RECORD_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.
 LAST_RESORT = timedelta(minutes=1)
-
-T = TypeVar("T")
 
 log = get_logger(__name__)
 
@@ -219,18 +212,7 @@ class Executor:
             note_sent(tx, attempt, responses, items, self._clock())
 
     def _accepted(self, attempt: Attempt, response_id: str) -> None:
-        self._write(attempt.job_id, lambda tx: note_response(tx, attempt, response_id))
-
-    def _write(self, job_id: str, write: Callable[[Connection], T]) -> T:
-        """Commit what must not be forgotten, however long the database is away."""
-        pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
-        while True:
-            try:
-                with self._database.begin() as tx:
-                    return write(tx)
-            except DATABASE_ERRORS as error:
-                log.warning("could not record, trying again", job_id=job_id, error=type(error).__name__)
-                time.sleep(next(pauses))
+        record(self._database, lambda tx: note_response(tx, attempt, response_id), job_id=attempt.job_id)
 
     def _record(self, ended: EndedCall) -> None:
         told = self._live.close(ended.attempt)
@@ -240,7 +222,7 @@ class Executor:
                 told.keep(tx)
             return settle(tx, ended, self._policy, self._jitter())
 
-        settled = self._write(ended.job.id, write)
+        settled = record(self._database, write, job_id=ended.job.id)
         if settled is None:
             log.info("booked", job_id=ended.job.id, attempt=ended.attempt.number, aborted=ended.aborted)
         else:

@@ -5,31 +5,26 @@ the slots of calls, and calls that take an hour hold up no delivery. No transact
 """
 
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
-from itertools import chain, repeat
 from threading import Thread
 from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from jobs.events import Announcer
 from jobs.sealing import Seal, SealBroken
-from jobs.store.database import Database
+from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.deliveries import Recorded, Sending, claim_delivery, receiver_of, record_try
 from jobs.store.delivery_runlist import FIRST_AT_ONCE, MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
 from jobs.webhook import DeliveryError, TryReport, signed_headers
 from worker.identity import Identity
 from worker.provider.line import AbortReason, Line
+from worker.recording import record
 
-DATABASE_ERRORS: Final = (DBAPIError, PoolTimeoutError)
-RECORD_PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 REMEMBERED: Final = 10_000
 ABANDONED: Final = frozenset({DeliveryError.TIMED_OUT, DeliveryError.UNREACHABLE, DeliveryError.NAME_UNRESOLVED})
 
@@ -206,15 +201,11 @@ class WebhookSender:
 
     def _record(self, sending: Sending, report: TryReport) -> None:
         """Commit what came of it, however long the database is away: else it would go out again."""
-        pauses = chain(RECORD_PAUSES, repeat(RECORD_PAUSES[-1]))
-        while True:
-            try:
-                with self._database.begin() as tx:
-                    recorded = record_try(tx, sending, report, self._clock(), self._jitter())
-                break
-            except DATABASE_ERRORS as error:
-                log.warning("delivery not recorded, trying again", delivery_id=sending.id, error=type(error).__name__)
-                time.sleep(next(pauses))
+        recorded = record(
+            self._database,
+            lambda tx: record_try(tx, sending, report, self._clock(), self._jitter()),
+            delivery_id=sending.id,
+        )
         if recorded is None:
             log.info("delivery was another's by then", delivery_id=sending.id, number=sending.number)
             return

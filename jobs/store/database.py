@@ -13,7 +13,11 @@ from threading import RLock
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
+"""What a transaction raises while the database is away, or has no connection to spare."""
 SQLITE_BUSY_SECONDS = 30
 PREPARE_THRESHOLD = 2
 
