@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +13,6 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-MODEL = "openai/o3-pro"
 WORKER_TIMEOUT = 3
 RECOVERY_SECONDS = WORKER_TIMEOUT + 5
 
@@ -26,134 +24,105 @@ def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[S
         yield stack
 
 
-def submit(stack: Stack, prompt: str, **fields: Any) -> str:
-    with stack.http() as http:
-        answer = http.post("/responses", json={"model": MODEL, "input": prompt, "background": True, **fields})
-    job_id: str = answer.raise_for_status().json()["id"]
-    return job_id
-
-
-def get(stack: Stack, job_id: str) -> dict[str, Any]:
-    with stack.http() as http:
-        body: dict[str, Any] = http.get(f"/responses/{job_id}").raise_for_status().json()
-    return body
-
-
-def attempts(stack: Stack, job_id: str) -> list[dict[str, Any]]:
-    with stack.http() as http:
-        data: list[dict[str, Any]] = http.get(f"/responses/{job_id}/attempts").raise_for_status().json()["data"]
-    return data
-
-
-def await_all(stack: Stack, job_ids: list[str], status: str, seconds: float) -> None:
-    left = set(job_ids)
-
-    def all_there() -> bool:
-        left.difference_update({job_id for job_id in left if get(stack, job_id)["status"] == status})
-        return not left
-
-    await_until(all_there, seconds, lambda: f"{len(left)} of {len(job_ids)} never were {status}\n{stack.logs()}")
-
-
 def await_call(stack: Stack, job_id: str, number: int = 1) -> None:
     await_until(lambda: len(stack.calls(job_id)) >= number, 20, lambda: f"call {number} never came\n{stack.logs()}")
 
 
 def test_a_killed_workers_jobs_run_again_elsewhere(stack: Stack) -> None:
-    jobs = [submit(stack, "[[sim: full delay=60, then full]] Hello") for _ in range(20)]
+    jobs = [stack.submit("[[sim: full delay=60, then full]] Hello") for _ in range(20)]
     for job_id in jobs:
         await_call(stack, job_id)
     stack.worker_processes[0].kill()
     killed_at = time.monotonic()
     stack.start_worker()
-    await_all(stack, jobs, "completed", RECOVERY_SECONDS + 10)
+    stack.await_all(jobs, "completed", RECOVERY_SECONDS + 10)
     assert time.monotonic() - killed_at < RECOVERY_SECONDS + 10
     for job_id in jobs:
-        lost, completed = attempts(stack, job_id)
+        lost, completed = stack.attempts(job_id)
         assert (lost["outcome"], lost["may_have_been_billed"]) == ("lost", True)
         assert completed["outcome"] == "completed"
         assert len(stack.calls(job_id)) == 2
 
 
 def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack) -> None:
-    job_id = submit(stack, "[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
+    job_id = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_call(stack, job_id)
     stack.worker_processes[0].kill()
     stack.start_worker()
-    await_all(stack, [job_id], "failed", RECOVERY_SECONDS + 10)
-    assert get(stack, job_id)["error"]["code"] == "outcome_unknown"
+    stack.await_all([job_id], "failed", RECOVERY_SECONDS + 10)
+    assert stack.get(job_id)["error"]["code"] == "outcome_unknown"
     assert len(stack.calls(job_id)) == 1
 
 
 def test_a_frozen_workers_late_answer_is_taken_and_booked(stack: Stack) -> None:
-    job_id = submit(stack, "[[sim: full delay=2 text=first, then full delay=60 text=second]] Hello")
+    job_id = stack.submit("[[sim: full delay=2 text=first, then full delay=60 text=second]] Hello")
     await_call(stack, job_id)
     frozen = stack.worker_processes[0]
     frozen.signal(signal.SIGSTOP)
     stack.start_worker()
     await_call(stack, job_id, 2)
     frozen.signal(signal.SIGCONT)
-    await_all(stack, [job_id], "completed", 10)
-    assert get(stack, job_id)["output"][-1]["content"][0]["text"] == "first"
-    await_until(lambda: attempts(stack, job_id)[1]["outcome"], 5, "the other attempt was never closed")
-    first, second = attempts(stack, job_id)
+    stack.await_all([job_id], "completed", 10)
+    assert stack.get(job_id)["output"][-1]["content"][0]["text"] == "first"
+    await_until(lambda: stack.attempts(job_id)[1]["outcome"], 5, "the other attempt was never closed")
+    first, second = stack.attempts(job_id)
     assert (first["outcome"], second["outcome"]) == ("completed", "cancelled")
     assert first["cost_usd"] > 0
     await_until(lambda: stack.calls(job_id)[1]["outcome"] == "client_disconnected", 5, "the other call was never ended")
 
 
 def test_a_stopping_worker_lets_its_calls_finish_and_claims_no_more(stack: Stack) -> None:
-    running = submit(stack, "[[sim: full delay=1.5]] Hello")
+    running = stack.submit("[[sim: full delay=1.5]] Hello")
     await_call(stack, running)
     worker = stack.worker_processes[0]
     worker.signal(signal.SIGTERM)
     await_until(lambda: "Warm shutdown" in worker.output, 5, "it never heard the signal")
-    waiting = submit(stack, "Hello")
+    waiting = stack.submit("Hello")
     await_until(lambda: worker.popen.poll() is not None, 15, lambda: f"it never stopped\n{stack.logs()}")
-    assert get(stack, running)["status"] == "completed"
-    assert get(stack, waiting)["status"] == "queued"
+    assert stack.get(running)["status"] == "completed"
+    assert stack.get(waiting)["status"] == "queued"
     assert stack.calls(waiting) == []
     stack.start_worker()
-    await_all(stack, [waiting], "completed", 20)
+    stack.await_all([waiting], "completed", 20)
     assert len(stack.calls(running)) == 1
 
 
 def test_what_outlasts_the_grace_is_handed_back_without_a_failure(stack: Stack) -> None:
-    job_id = submit(stack, "[[sim: full delay=60, then full]] Hello", max_attempts=1)
+    job_id = stack.submit("[[sim: full delay=60, then full]] Hello", max_attempts=1)
     await_call(stack, job_id)
     worker = stack.worker_processes[0]
     worker.signal(signal.SIGTERM)
     await_until(lambda: worker.popen.poll() is not None, 15, lambda: f"it never stopped\n{stack.logs()}")
-    assert get(stack, job_id)["status"] == "queued"
+    assert stack.get(job_id)["status"] == "queued"
     stack.start_worker()
-    await_all(stack, [job_id], "completed", 20)
-    assert [each["outcome"] for each in attempts(stack, job_id)] == ["released", "completed"]
+    stack.await_all([job_id], "completed", 20)
+    assert [each["outcome"] for each in stack.attempts(job_id)] == ["released", "completed"]
 
 
 def test_a_flushed_broker_is_refilled(stack: Stack, valkey: ValkeyServer) -> None:
     stack.worker_processes[0].stop()
-    jobs = [submit(stack, "[[sim: full]] Hello") for _ in range(30)]
+    jobs = [stack.submit("[[sim: full]] Hello") for _ in range(30)]
     valkey.flush()
     stack.start_worker()
-    await_all(stack, jobs, "completed", 25)
+    stack.await_all(jobs, "completed", 25)
     assert len(stack.calls()) == len(jobs)
 
 
 def test_submits_are_accepted_while_the_broker_is_away(stack: Stack, valkey: ValkeyServer) -> None:
-    before = submit(stack, "[[sim: full delay=3]] Hello")
+    before = stack.submit("[[sim: full delay=3]] Hello")
     await_call(stack, before)
     valkey.stop()
-    jobs = [submit(stack, "[[sim: full]] Hello") for _ in range(10)]
+    jobs = [stack.submit("[[sim: full]] Hello") for _ in range(10)]
     valkey.start()
-    await_all(stack, [before, *jobs], "completed", 40)
+    stack.await_all([before, *jobs], "completed", 40)
     assert len(stack.calls()) == len(jobs) + 1
 
 
 def test_a_killed_api_loses_nothing_it_answered_for(stack: Stack) -> None:
-    job_id = submit(stack, "[[sim: full delay=1]] Hello")
+    job_id = stack.submit("[[sim: full delay=1]] Hello")
     stack.api.kill()
     stack.start_api()
-    await_all(stack, [job_id], "completed", 20)
+    stack.await_all([job_id], "completed", 20)
     assert len(stack.calls(job_id)) == 1
 
 
@@ -161,9 +130,9 @@ def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey:
     """All workers are silent together for longer than the timeout: none of them is given up for it."""
     environment = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
     with PostgresServer() as postgres, Stack(postgres.url, valkey.url, tmp_path, environment, workers=2) as stack:
-        outage = submit(stack, f"[[sim: full delay={2 * WORKER_TIMEOUT + 2}]] Hello")
-        ended_meanwhile = [submit(stack, "[[sim: full delay=2]] Hello") for _ in range(10)]
-        outlasting = [submit(stack, f"[[sim: full delay={4 * WORKER_TIMEOUT + 2}]] Hello") for _ in range(10)]
+        outage = stack.submit(f"[[sim: full delay={2 * WORKER_TIMEOUT + 2}]] Hello")
+        ended_meanwhile = [stack.submit("[[sim: full delay=2]] Hello") for _ in range(10)]
+        outlasting = [stack.submit(f"[[sim: full delay={4 * WORKER_TIMEOUT + 2}]] Hello") for _ in range(10)]
         jobs = [outage, *ended_meanwhile, *outlasting]
         for job_id in jobs:
             await_call(stack, job_id)
@@ -171,6 +140,6 @@ def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey:
         await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 10, "nobody noticed")
         await_until(lambda: stack.calls(outage)[0]["outcome"] == "answered", 15, "the answer never came")
         postgres.start()
-        await_all(stack, jobs, "completed", 60)
+        stack.await_all(jobs, "completed", 60)
         assert len(stack.calls()) == len(jobs)
         assert "worker given up" not in stack.logs()

@@ -3,14 +3,13 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.support import rabbitmq
 from tests.support.rabbitmq import RabbitServer
-from tests.support.stack import Stack
+from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -18,7 +17,6 @@ pytestmark = [
     pytest.mark.skipif(not rabbitmq.is_installed(), reason=rabbitmq.MISSING),
     pytest.mark.xdist_group("rabbitmq"),
 ]
-MODEL = "openai/o3-pro"
 SLOTS = 20
 
 
@@ -35,25 +33,6 @@ def stack(database_url: str, valkey: ValkeyServer, broker: RabbitServer, tmp_pat
         yield stack
 
 
-def submit(stack: Stack, count: int, prompt: str) -> list[str]:
-    body: dict[str, Any] = {"model": MODEL, "input": prompt, "background": True}
-    with stack.http() as http:
-        return [http.post("/responses", json=body).raise_for_status().json()["id"] for _ in range(count)]
-
-
-def await_completed(stack: Stack, jobs: list[str], seconds: float) -> None:
-    left = set(jobs)
-
-    def all_there() -> bool:
-        with stack.http() as http:
-            left.difference_update(
-                {each for each in left if http.get(f"/responses/{each}").json()["status"] == "completed"}
-            )
-        return not left
-
-    await_until(all_there, seconds, lambda: f"{len(left)} of {len(jobs)} never completed\n{stack.logs()}")
-
-
 def test_the_sdks_trip(stack: Stack) -> None:
     done = stack.openai().responses.create(model=MODEL, input="[[sim: full text=Forty-two.]] Hello")
     assert done.status == "completed"
@@ -62,15 +41,15 @@ def test_the_sdks_trip(stack: Stack) -> None:
 
 
 def test_more_jobs_than_slots_each_called_once_and_the_workers_stay_responsive(stack: Stack) -> None:
-    jobs = submit(stack, 300, "[[sim: full delay=0.5]] Hello")
-    await_completed(stack, jobs, 90)
+    jobs = stack.submit_many(300, "[[sim: full delay=0.5]] Hello")
+    stack.await_all(jobs, "completed", 90)
     ledger = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
     assert ledger["total"] == len(jobs)
     assert ledger["peak_in_flight"] <= 2 * SLOTS
 
 
 def test_a_full_worker_still_hears_its_signal(stack: Stack) -> None:
-    submit(stack, 4 * SLOTS, "[[sim: full delay=60]] Hello")
+    stack.submit_many(4 * SLOTS, "[[sim: full delay=60]] Hello")
     await_until(lambda: len(stack.calls()) == 2 * SLOTS, 30, lambda: f"not all slots were filled\n{stack.logs()}")
     worker = stack.worker_processes[0]
     worker.popen.terminate()
@@ -78,13 +57,13 @@ def test_a_full_worker_still_hears_its_signal(stack: Stack) -> None:
 
 
 def test_submits_are_accepted_while_the_broker_restarts(stack: Stack, broker: RabbitServer) -> None:
-    before = submit(stack, 5, "[[sim: full delay=2]] Hello")
+    before = stack.submit_many(5, "[[sim: full delay=2]] Hello")
     broker.stop()
     started_at = time.monotonic()
-    during = submit(stack, 10, "[[sim: full]] Hello")
+    during = stack.submit_many(10, "[[sim: full]] Hello")
     assert time.monotonic() - started_at < 30
     assert httpx.get(f"{stack.url}/readyz").json()["missing"] == ["broker"]
     broker.start()
-    after = submit(stack, 10, "[[sim: full]] Hello")
-    await_completed(stack, [*before, *during, *after], 60)
+    after = stack.submit_many(10, "[[sim: full]] Hello")
+    stack.await_all([*before, *during, *after], "completed", 60)
     assert len(stack.calls()) == 25

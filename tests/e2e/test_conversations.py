@@ -14,8 +14,8 @@ from openai.types.responses import Response
 from pydantic import BaseModel
 
 from tests.chaos.proxy import Proxy
-from tests.e2e.trip import MODEL, attempts, create, error_code, facts, poll, run
-from tests.support.stack import API_KEY, Stack
+from tests.e2e.trip import create, error_code, facts, poll, run
+from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -179,7 +179,7 @@ def test_a_follow_up_to_a_running_one_waits_for_it(stack: Stack) -> None:
     assert [each.output_text for each in done] == ["One.", "Two.", "Three."]
     for before, after in itertools.pairwise(done):
         assert before.completed_at is not None
-        assert attempts(stack, after)[0]["started_at"] >= before.completed_at
+        assert stack.attempts(after.id)[0]["started_at"] >= before.completed_at
     assert facts(done[2])["conversation"] == {"responses": 3, "items": 5}
     assert [len(stack.calls(each.id)) for each in done] == [1, 1, 1]
 

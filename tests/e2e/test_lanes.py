@@ -14,7 +14,7 @@ from tests.support.stack import PROVIDER_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-MODEL = "openai/o3-pro"
+QUICK = "[[sim: full delay=0.1]] Hello"
 SLOTS = 10
 
 
@@ -23,31 +23,6 @@ def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[S
     environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
     with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
         yield stack
-
-
-def tell(stack: Stack, **options: Any) -> None:
-    httpx.put(f"{stack.provider_url}/_script", json=options).raise_for_status()
-
-
-def submit(stack: Stack, count: int, prompt: str = "[[sim: full delay=0.1]] Hello", **fields: Any) -> list[str]:
-    body = {"model": MODEL, "input": prompt, "background": True, **fields}
-    with stack.http() as http:
-        return [http.post("/responses", json=body).raise_for_status().json()["id"] for _ in range(count)]
-
-
-def bodies(stack: Stack, jobs: list[str]) -> list[dict[str, Any]]:
-    with stack.http() as http:
-        return [http.get(f"/responses/{job_id}").raise_for_status().json() for job_id in jobs]
-
-
-def await_all(stack: Stack, jobs: list[str], status: str, seconds: float) -> None:
-    left = set(jobs)
-
-    def all_there() -> bool:
-        left.difference_update({body["id"] for body in bodies(stack, list(left)) if body["status"] == status})
-        return not left
-
-    await_until(all_there, seconds, lambda: f"{len(left)} of {len(jobs)} never were {status}\n{stack.logs()}")
 
 
 def readiness(stack: Stack) -> tuple[int, dict[str, Any]]:
@@ -66,41 +41,41 @@ def readiness(stack: Stack) -> tuple[int, dict[str, Any]]:
 def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     stack: Stack, broken: dict[str, Any], mended: dict[str, Any], reason: str
 ) -> None:
-    tell(stack, **broken)
-    [first] = submit(stack, 1, max_attempts=1)
+    stack.tell(**broken)
+    [first] = stack.submit_many(1, QUICK, max_attempts=1)
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
-    jobs = [first, *submit(stack, 20, max_attempts=1)]
+    jobs = [first, *stack.submit_many(20, QUICK, max_attempts=1)]
     await_until(lambda: len(stack.calls()) >= 3, 15, "it was not probed")
     status, body = readiness(stack)
     assert (status, body["missing"]) == (503, ["provider"])
     assert body["provider"] == {"lane": "closed", "reason": reason, "max_calls": None}
     assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
-    assert {each["status"] for each in bodies(stack, jobs)} == {"queued"}
+    assert {each["status"] for each in map(stack.get, jobs)} == {"queued"}
     refused = len(stack.calls())
     assert refused <= 5
-    tell(stack, **mended)
-    await_all(stack, jobs, "completed", 30)
+    stack.tell(**mended)
+    stack.await_all(jobs, "completed", 30)
     assert len(stack.calls()) <= len(jobs) + refused + 1
     assert readiness(stack)[0] == 200
 
 
 def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) -> None:
-    tell(stack, bad_keys=[PROVIDER_KEY])
-    [first] = submit(stack, 1)
+    stack.tell(bad_keys=[PROVIDER_KEY])
+    [first] = stack.submit_many(1, QUICK)
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
-    late = submit(stack, 3, deadline_seconds=2)
-    await_all(stack, late, "failed", 10)
-    for body in bodies(stack, late):
+    late = stack.submit_many(3, QUICK, deadline_seconds=2)
+    stack.await_all(late, "failed", 10)
+    for body in map(stack.get, late):
         assert body["error"]["code"] == "deadline_exceeded"
-    tell(stack, bad_keys=[])
-    await_all(stack, [first], "completed", 30)
+    stack.tell(bad_keys=[])
+    stack.await_all([first], "completed", 30)
 
 
 def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> None:
-    tell(stack, bad_keys=[PROVIDER_KEY])
-    slow = submit(stack, 8, "[[sim: full delay=12]] Hello")
+    stack.tell(bad_keys=[PROVIDER_KEY])
+    slow = stack.submit_many(8, "[[sim: full delay=12]] Hello")
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
-    tell(stack, bad_keys=[])
+    stack.tell(bad_keys=[])
     await_until(
         lambda: sum(call["outcome"] == "running" for call in stack.calls()) == len(slow),
         15,
@@ -109,10 +84,10 @@ def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> 
 
 
 def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> None:
-    tell(stack, max_concurrency=4)
-    jobs = submit(stack, 60, "[[sim: full delay=0.5]] Hello")
+    stack.tell(max_concurrency=4)
+    jobs = stack.submit_many(60, "[[sim: full delay=0.5]] Hello")
     await_until(lambda: readiness(stack)[1]["provider"]["lane"] == "narrowed", 10, "it was never narrowed")
-    await_all(stack, jobs, "completed", 60)
+    stack.await_all(jobs, "completed", 60)
     refused = [call for call in stack.calls() if call["http_status"] == 429]
     assert len(refused) <= len(jobs)
 
@@ -120,8 +95,8 @@ def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> Non
 def test_no_more_than_the_operator_allows_are_out(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
     environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS), "BACKBURNER_PROVIDER_MAX_CALLS": "5"}
     with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
-        jobs = submit(stack, 40, "[[sim: full delay=0.3]] Hello")
-        await_all(stack, jobs, "completed", 40)
+        jobs = stack.submit_many(40, "[[sim: full delay=0.3]] Hello")
+        stack.await_all(jobs, "completed", 40)
         ledger = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
         assert ledger["total"] == len(jobs)
         assert ledger["peak_in_flight"] <= 7

@@ -14,8 +14,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.trip import MODEL, attempts, create, error_code, facts, poll, run
-from tests.support.stack import API_KEY, PROVIDER_KEY, Stack
+from tests.e2e.trip import create, error_code, facts, poll, run
+from tests.support.stack import API_KEY, MODEL, PROVIDER_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -96,14 +96,14 @@ def test_429_twice_then_200_costs_three_calls(stack: Stack) -> None:
     done = run(stack, "[[sim: 429 x2, then full]] Hello")
     assert done.status == "completed"
     assert len(stack.calls(done.id)) == 3
-    made = attempts(stack, done)
+    made = stack.attempts(done.id)
     assert [each["outcome"] for each in made] == ["failed", "failed", "completed"]
     assert [each["may_have_been_billed"] for each in made] == [False, False, True]
 
 
 def test_retry_after_is_a_floor(stack: Stack) -> None:
     done = run(stack, "[[sim: 429 retry-after=2, then full]] Hello")
-    first, second = attempts(stack, done)
+    first, second = stack.attempts(done.id)
     assert second["started_at"] - first["ended_at"] >= 2
 
 
@@ -138,7 +138,7 @@ def test_at_most_once_is_at_most_once(stack: Stack, behaviour: str) -> None:
     assert done.status == "failed"
     assert error_code(done) == "outcome_unknown"
     assert len(stack.calls(done.id)) == 1
-    assert attempts(stack, done)[0]["may_have_been_billed"] is True
+    assert stack.attempts(done.id)[0]["may_have_been_billed"] is True
 
 
 def test_at_least_once_gets_through(stack: Stack) -> None:
@@ -188,7 +188,7 @@ def test_cancel_closes_the_providers_connection_within_a_second(stack: Stack) ->
 
     call = await_until(closed, 5, "the connection was never closed")
     assert datetime.fromisoformat(call["finished_at"]).timestamp() - asked_at < 1
-    await_until(lambda: attempts(stack, response)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
+    await_until(lambda: stack.attempts(response.id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
     assert stack.openai().responses.cancel(response.id).status == "cancelled"
 
 
@@ -208,7 +208,7 @@ def test_a_failed_one_can_be_retried_under_its_id(stack: Stack) -> None:
     again = poll(stack, done)
     assert again.status == "completed"
     assert again.error is None
-    assert [each["outcome"] for each in attempts(stack, done)] == ["failed", "completed"]
+    assert [each["outcome"] for each in stack.attempts(done.id)] == ["failed", "completed"]
 
 
 def test_a_held_create_answers_with_the_end(stack: Stack) -> None:

@@ -7,14 +7,12 @@ One stack for all, so that each test is as long as what it waits for. The log's 
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-MODEL = "openai/o3-pro"
 PATIENCE = 10
 
 
@@ -30,41 +28,19 @@ def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory)
         yield stack
 
 
-def tell(stack: Stack, **options: Any) -> None:
-    httpx.put(f"{stack.provider_url}/_script", json=options).raise_for_status()
-
-
-def submit(stack: Stack, prompt: str, **fields: Any) -> str:
-    with stack.http() as http:
-        answer = http.post("/responses", json={"model": MODEL, "input": prompt, "background": True, **fields})
-    job_id: str = answer.raise_for_status().json()["id"]
-    return job_id
-
-
-def get(stack: Stack, path: str) -> dict[str, Any]:
-    with stack.http() as http:
-        body: dict[str, Any] = http.get(f"/responses/{path}").raise_for_status().json()
-    return body
-
-
-def attempts(stack: Stack, job_id: str) -> list[dict[str, Any]]:
-    data: list[dict[str, Any]] = get(stack, f"{job_id}/attempts")["data"]
-    return data
-
-
 def await_status(stack: Stack, job_id: str, status: str) -> dict[str, Any]:
-    return await_until(lambda: body if (body := get(stack, job_id))["status"] == status else None, 30, stack.logs)
+    return await_until(lambda: body if (body := stack.get(job_id))["status"] == status else None, 30, stack.logs)
 
 
 def await_billed(stack: Stack, job_id: str, billed: str) -> None:
-    await_until(lambda: attempts(stack, job_id)[0]["billed"] == billed, 20, stack.logs)
+    await_until(lambda: stack.attempts(job_id)[0]["billed"] == billed, 20, stack.logs)
 
 
 def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> None:
     """One job wants a retry, the other pays once at most: it ends once the log shows that its call was billed."""
-    tell(stack, bill_disconnects=True, logs_lag=2)
-    again = submit(stack, "[[sim: full delay=60, then full]] Hello")
-    once = submit(stack, "[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
+    stack.tell(bill_disconnects=True, logs_lag=2)
+    again = stack.submit("[[sim: full delay=60, then full]] Hello")
+    once = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_until(lambda: stack.calls(again) and stack.calls(once), 20, stack.logs)
     stack.worker_processes.pop().kill()
     stack.worker_processes.append(stack.start_worker())
@@ -74,47 +50,47 @@ def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> N
     assert "ran and was billed" in failed["error"]["message"]
     await_billed(stack, again, "yes")
     for job_id in (again, once):
-        lost = attempts(stack, job_id)[0]
+        lost = stack.attempts(job_id)[0]
         assert (lost["outcome"], lost["billed"]) == ("lost", "yes")
         assert lost["cost_usd"] == pytest.approx(stack.calls(job_id)[0]["cost_usd"], abs=1e-6)
-        total = get(stack, job_id)["backburner"]["cost_usd"]
-        assert total == pytest.approx(sum(each["cost_usd"] for each in attempts(stack, job_id)), abs=1e-6)
+        total = stack.get(job_id)["backburner"]["cost_usd"]
+        assert total == pytest.approx(sum(each["cost_usd"] for each in stack.attempts(job_id)), abs=1e-6)
     assert (len(stack.calls(again)), len(stack.calls(once))) == (2, 1)
     assert completed["error"] is None
-    tell(stack, bill_disconnects=False, logs_lag=0)
+    stack.tell(bill_disconnects=False, logs_lag=0)
 
 
 def test_a_call_that_the_log_shows_as_failed_is_repeated_by_who_pays_once(stack: Stack) -> None:
-    tell(stack, logs_lag=1)
-    job_id = submit(stack, "[[sim: drop, then full]] Hello", on_unknown_outcome="fail", max_attempts=2)
+    stack.tell(logs_lag=1)
+    job_id = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail", max_attempts=2)
     waiting = await_until(
-        lambda: body if (body := get(stack, job_id))["backburner"]["parked_until"] else None, 20, stack.logs
+        lambda: body if (body := stack.get(job_id))["backburner"]["parked_until"] else None, 20, stack.logs
     )
     facts = waiting["backburner"]
     assert (waiting["status"], facts["queue_position"], facts["next_attempt_at"]) == ("queued", None, None)
     assert facts["error"]["kind"] == "interrupted"
     done = await_status(stack, job_id, "completed")
     assert done["backburner"]["parked_until"] is None
-    assert [(each["outcome"], each["billed"]) for each in attempts(stack, job_id)] == [
+    assert [(each["outcome"], each["billed"]) for each in stack.attempts(job_id)] == [
         ("failed", "no"),
         ("completed", "yes"),
     ]
     assert sum(call["billed"] for call in stack.calls(job_id)) == 1
-    tell(stack, logs_lag=0)
+    stack.tell(logs_lag=0)
 
 
 def test_what_the_log_never_shows_ends_when_the_patience_does(stack: Stack) -> None:
-    tell(stack, logs_missing=1)
-    hidden = submit(stack, "[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
-    cancelled = submit(stack, "[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
-    await_until(lambda: get(stack, cancelled)["backburner"]["parked_until"], 20, stack.logs)
+    stack.tell(logs_missing=1)
+    hidden = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
+    cancelled = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
+    await_until(lambda: stack.get(cancelled)["backburner"]["parked_until"], 20, stack.logs)
     assert stack.openai().responses.cancel(cancelled).status == "cancelled"
     failed = await_status(stack, hidden, "failed")
     assert failed["error"]["code"] == "outcome_unknown"
     assert "may have been billed" in failed["error"]["message"]
     assert failed["completed_at"] - failed["created_at"] >= PATIENCE
-    assert attempts(stack, hidden)[0]["billed"] == "unknown"
-    tell(stack, logs_missing=0)
+    assert stack.attempts(hidden)[0]["billed"] == "unknown"
+    stack.tell(logs_missing=0)
     await_billed(stack, hidden, "no")
-    assert get(stack, hidden)["status"] == "failed"
-    assert (get(stack, cancelled)["status"], len(stack.calls(cancelled))) == ("cancelled", 1)
+    assert stack.get(hidden)["status"] == "failed"
+    assert (stack.get(cancelled)["status"], len(stack.calls(cancelled))) == ("cancelled", 1)

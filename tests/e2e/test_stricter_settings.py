@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.trip import attempts, error_code, facts, run
+from tests.e2e.trip import error_code, facts, run
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -30,14 +30,14 @@ def test_an_overflow_is_tried_once_more_with_auto(stack: Stack) -> None:
     assert done.status == "completed", done.error
     assert done.truncation == "auto"
     assert facts(done)["truncation_applied"] == "auto"
-    assert [each["truncation"] for each in attempts(stack, done)] == ["disabled", "auto"]
+    assert [each["truncation"] for each in stack.attempts(done.id)] == ["disabled", "auto"]
     assert len(stack.calls(done.id)) == 2
 
 
 def test_a_hanging_call_ends_at_its_own_deadline(stack: Stack) -> None:
     done = run(stack, "[[sim: half-open, then full]] Hello")
     assert done.status == "completed"
-    first, _second = attempts(stack, done)
+    first, _second = stack.attempts(done.id)
     assert first["error"]["kind"] == "call_deadline"
     assert 2 <= first["ended_at"] - first["started_at"] < 4
 

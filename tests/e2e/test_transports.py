@@ -17,7 +17,6 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-MODEL = "openai/o3-pro"
 OPEN = {"queued", "in_progress"}
 WORKER_TIMEOUT = 3
 STALL = 1
@@ -69,35 +68,16 @@ def mortal(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[
         yield started(stack)
 
 
-def submit(stack: Stack, prompt: str, **fields: Any) -> str:
-    with stack.http() as http:
-        answer = http.post("/responses", json={"model": MODEL, "input": prompt, "background": True, **fields})
-    job_id: str = answer.raise_for_status().json()["id"]
-    return job_id
-
-
-def get(stack: Stack, job_id: str) -> dict[str, Any]:
-    with stack.http() as http:
-        body: dict[str, Any] = http.get(f"/responses/{job_id}").raise_for_status().json()
-    return body
-
-
-def attempts(stack: Stack, job_id: str) -> list[dict[str, Any]]:
-    with stack.http() as http:
-        data: list[dict[str, Any]] = http.get(f"/responses/{job_id}/attempts").raise_for_status().json()["data"]
-    return data
-
-
 def ended(stack: Stack, job_id: str, seconds: float = 30) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
-        body = get(stack, job_id)
+        body = stack.get(job_id)
         return None if body["status"] in OPEN else body
 
     return await_until(look, seconds, lambda: f"{job_id} never ended\n{stack.logs()}")
 
 
 def run(stack: Stack, prompt: str, **fields: Any) -> dict[str, Any]:
-    return ended(stack, submit(stack, prompt, **fields))
+    return ended(stack, stack.submit(prompt, **fields))
 
 
 def text_of(body: dict[str, Any]) -> str:
@@ -109,7 +89,7 @@ def await_accepted(stack: Stack, job_id: str) -> str:
     """The provider's id of the response, once it is on the attempt's row."""
 
     def noted() -> str | None:
-        made = attempts(stack, job_id)
+        made = stack.attempts(job_id)
         return made[-1]["provider_response_id"] if made else None
 
     return await_until(noted, 20, lambda: f"{job_id} was never accepted\n{stack.logs()}")
@@ -135,7 +115,7 @@ def test_an_answer_is_read_and_booked(stack: Stack, behaviour: str, text: str, t
     assert done["status"] == "completed", done
     assert text_of(done).startswith(text)
     assert done["usage"]["total_tokens"] == total_tokens
-    [attempt] = attempts(stack, done["id"])
+    [attempt] = stack.attempts(done["id"])
     assert attempt["usage"]["total_tokens"] == total_tokens
     assert attempt["cost_usd"] == done["backburner"]["cost_usd"] > 0
     [call] = stack.calls(done["id"])
@@ -168,7 +148,7 @@ def test_a_failure_is_told_as_on_the_plain_transport(stack: Stack, behaviour: st
 def test_429_twice_then_200_costs_three_calls(stack: Stack) -> None:
     done = run(stack, "[[sim: 429 x2, then full]] Hello")
     assert done["status"] == "completed"
-    assert [each["outcome"] for each in attempts(stack, done["id"])] == ["failed", "failed", "completed"]
+    assert [each["outcome"] for each in stack.attempts(done["id"])] == ["failed", "failed", "completed"]
     assert len(stack.calls(done["id"])) == 3
 
 
@@ -190,7 +170,7 @@ def test_at_most_once_is_at_most_once(stack: Stack, behaviour: str) -> None:
 def test_a_stream_without_its_last_event_is_an_interrupted_call(streaming: Stack, behaviour: str) -> None:
     once = run(streaming, f"[[sim: {behaviour}]] Hello", on_unknown_outcome="fail")
     assert once["error"]["code"] == "outcome_unknown"
-    [attempt] = attempts(streaming, once["id"])
+    [attempt] = streaming.attempts(once["id"])
     assert attempt["error"]["kind"] in {"interrupted", "malformed_answer"}
     again = run(streaming, f"[[sim: {behaviour}, then full]] Hello")
     assert again["status"] == "completed"
@@ -215,7 +195,7 @@ def test_a_text_that_stands_still_is_a_fault(streaming: Stack) -> None:
     done = run(streaming, "[[sim: stall delay=0.1, then full]] Hello")
     assert done["status"] == "completed"
     assert time.monotonic() - begun > STALL
-    first, _ = attempts(streaming, done["id"])
+    first, _ = streaming.attempts(done["id"])
     assert (first["outcome"], first["error"]["kind"]) == ("failed", "interrupted")
 
 
@@ -226,7 +206,7 @@ def test_a_model_that_has_yet_to_speak_may_be_silent(streaming: Stack) -> None:
 
 
 def test_cancel_closes_the_stream_within_a_second(streaming: Stack) -> None:
-    job_id = submit(streaming, "[[sim: full delay=60]] Hello")
+    job_id = streaming.submit("[[sim: full delay=60]] Hello")
     await_until(lambda: streaming.calls(job_id), 10, "the call never began")
     asked_at = time.time()
     assert streaming.openai().responses.cancel(job_id).status == "cancelled"
@@ -240,7 +220,7 @@ def test_cancel_closes_the_stream_within_a_second(streaming: Stack) -> None:
 
 
 def test_cancel_cancels_at_the_provider_within_a_second(background: Stack) -> None:
-    job_id = submit(background, "[[sim: full delay=60]] Hello")
+    job_id = background.submit("[[sim: full delay=60]] Hello")
     await_accepted(background, job_id)
     asked_at = time.time()
     assert background.openai().responses.cancel(job_id).status == "cancelled"
@@ -251,8 +231,8 @@ def test_cancel_cancels_at_the_provider_within_a_second(background: Stack) -> No
 
     call = await_until(cancelled, 5, "it was never cancelled there")
     assert datetime.fromisoformat(call["finished_at"]).timestamp() - asked_at < 1
-    await_until(lambda: attempts(background, job_id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
-    assert get(background, job_id)["status"] == "cancelled"
+    await_until(lambda: background.attempts(job_id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
+    assert background.get(job_id)["status"] == "cancelled"
 
 
 def test_a_jobs_deadline_ends_it_at_the_provider_too(background: Stack) -> None:
@@ -270,7 +250,7 @@ def test_the_provider_is_asked_at_its_own_pace(background: Stack) -> None:
 @pytest.mark.parametrize("on_unknown_outcome", ["retry", "fail"])
 def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Stack, on_unknown_outcome: str) -> None:
     jobs = [
-        submit(mortal, f"[[sim: full delay=12 text=Bought-{number}]] Hello", on_unknown_outcome=on_unknown_outcome)
+        mortal.submit(f"[[sim: full delay=12 text=Bought-{number}]] Hello", on_unknown_outcome=on_unknown_outcome)
         for number in range(10)
     ]
     bought = {job_id: await_accepted(mortal, job_id) for job_id in jobs}
@@ -279,7 +259,7 @@ def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Sta
     for number, job_id in enumerate(jobs):
         done = ended(mortal, job_id, 40)
         assert (done["status"], text_of(done)) == ("completed", f"Bought-{number}")
-        lost, resumed = attempts(mortal, job_id)
+        lost, resumed = mortal.attempts(job_id)
         assert (lost["outcome"], resumed["outcome"]) == ("lost", "completed")
         assert resumed["resumes"] == resumed["provider_response_id"] == bought[job_id]
         assert lost["cost_usd"] is None
@@ -288,20 +268,20 @@ def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Sta
 
 
 def test_a_released_response_is_fetched_by_who_comes_next(mortal: Stack) -> None:
-    job_id = submit(mortal, "[[sim: full delay=8]] Hello", max_attempts=1, on_unknown_outcome="fail")
+    job_id = mortal.submit("[[sim: full delay=8]] Hello", max_attempts=1, on_unknown_outcome="fail")
     await_accepted(mortal, job_id)
     worker = mortal.worker_processes[0]
     worker.signal(signal.SIGTERM)
     await_until(lambda: worker.popen.poll() is not None, 15, lambda: f"it never stopped\n{mortal.logs()}")
-    assert get(mortal, job_id)["status"] == "queued"
+    assert mortal.get(job_id)["status"] == "queued"
     mortal.start_worker()
     assert ended(mortal, job_id)["status"] == "completed"
-    assert [each["outcome"] for each in attempts(mortal, job_id)] == ["released", "completed"]
+    assert [each["outcome"] for each in mortal.attempts(job_id)] == ["released", "completed"]
     assert len(mortal.calls()) == 1
 
 
 def test_a_job_that_ends_while_nobody_holds_it_is_cancelled_at_the_provider(mortal: Stack) -> None:
-    job_id = submit(mortal, "[[sim: full delay=60]] Hello")
+    job_id = mortal.submit("[[sim: full delay=60]] Hello")
     await_accepted(mortal, job_id)
     mortal.worker_processes[0].kill()
     assert mortal.openai().responses.cancel(job_id).status == "cancelled"
@@ -312,25 +292,25 @@ def test_a_job_that_ends_while_nobody_holds_it_is_cancelled_at_the_provider(mort
         return bool(call["outcome"] == "cancelled")
 
     await_until(cancelled, 20, lambda: f"it was never cancelled there\n{mortal.logs()}")
-    await_until(lambda: attempts(mortal, job_id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
+    await_until(lambda: mortal.attempts(job_id)[0]["outcome"] == "cancelled", 5, "the attempt was never closed")
 
 
 def test_two_who_fetch_the_same_response_book_it_once(mortal: Stack) -> None:
     """A frozen worker is given up, another goes on with its response, and the first wakes up again."""
-    job_id = submit(mortal, "[[sim: full delay=8 text=Once]] Hello")
+    job_id = mortal.submit("[[sim: full delay=8 text=Once]] Hello")
     await_accepted(mortal, job_id)
     frozen = mortal.worker_processes[0]
     frozen.signal(signal.SIGSTOP)
     mortal.start_worker()
-    await_until(lambda: len(attempts(mortal, job_id)) == 2, 30, lambda: f"nobody went on with it\n{mortal.logs()}")
+    await_until(lambda: len(mortal.attempts(job_id)) == 2, 30, lambda: f"nobody went on with it\n{mortal.logs()}")
     frozen.signal(signal.SIGCONT)
     done = ended(mortal, job_id)
     assert (done["status"], text_of(done)) == ("completed", "Once")
     await_until(
-        lambda: all(each["outcome"] in {"completed", "cancelled"} for each in attempts(mortal, job_id)),
+        lambda: all(each["outcome"] in {"completed", "cancelled"} for each in mortal.attempts(job_id)),
         10,
-        lambda: f"not both reported: {attempts(mortal, job_id)}",
+        lambda: f"not both reported: {mortal.attempts(job_id)}",
     )
-    costs = [each["cost_usd"] for each in attempts(mortal, job_id) if each["cost_usd"]]
-    assert costs == [get(mortal, job_id)["backburner"]["cost_usd"]]
+    costs = [each["cost_usd"] for each in mortal.attempts(job_id) if each["cost_usd"]]
+    assert costs == [mortal.get(job_id)["backburner"]["cost_usd"]]
     assert len(mortal.calls()) == 1

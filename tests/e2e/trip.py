@@ -4,10 +4,8 @@ from typing import Any
 
 from openai.types.responses import Response
 
-from tests.support.stack import Stack
+from tests.support.stack import MODEL, Stack
 from tests.support.waiting import await_until
-
-MODEL = "openai/o3-pro"
 
 
 def create(stack: Stack, prompt: str, **options: Any) -> Response:
@@ -41,9 +39,3 @@ def error_code(response: Response) -> str:
 
 def run(stack: Stack, prompt: str, **options: Any) -> Response:
     return poll(stack, create(stack, prompt, **options))
-
-
-def attempts(stack: Stack, response: Response) -> list[dict[str, Any]]:
-    with stack.http() as http:
-        data: list[dict[str, Any]] = http.get(f"/responses/{response.id}/attempts").raise_for_status().json()["data"]
-    return data

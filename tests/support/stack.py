@@ -19,6 +19,7 @@ from migrations import upgrade
 from tests.support.waiting import await_until
 
 ROOT = Path(__file__).parents[2]
+MODEL = "openai/o3-pro"
 API_KEY = "bb_a-key-for-tests"
 PROVIDER_KEY = "provider-key-for-tests"
 
@@ -166,6 +167,41 @@ class Stack:
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60)
+
+    def submit(self, prompt: str, **fields: Any) -> str:
+        """A background response's id."""
+        return self.submit_many(1, prompt, **fields)[0]
+
+    def submit_many(self, count: int, prompt: str, **fields: Any) -> list[str]:
+        body = {"model": MODEL, "input": prompt, "background": True, **fields}
+        with self.http() as http:
+            return [http.post("/responses", json=body).raise_for_status().json()["id"] for _ in range(count)]
+
+    def get(self, job_id: str) -> dict[str, Any]:
+        with self.http() as http:
+            body: dict[str, Any] = http.get(f"/responses/{job_id}").raise_for_status().json()
+        return body
+
+    def attempts(self, job_id: str) -> list[dict[str, Any]]:
+        data: list[dict[str, Any]] = self.get(f"{job_id}/attempts")["data"]
+        return data
+
+    def await_all(self, job_ids: list[str], status: str, seconds: float) -> None:
+        """Wait until every one of them has this status."""
+        left = set(job_ids)
+
+        def all_there() -> bool:
+            with self.http() as http:
+                left.difference_update(
+                    {each for each in left if http.get(f"/responses/{each}").json()["status"] == status}
+                )
+            return not left
+
+        await_until(all_there, seconds, lambda: f"{len(left)} of {len(job_ids)} never were {status}\n{self.logs()}")
+
+    def tell(self, **options: Any) -> None:
+        """Change how the provider behaves from now on."""
+        httpx.put(f"{self.provider_url}/_script", json=options).raise_for_status()
 
     def calls(self, job_id: str = "") -> list[dict[str, Any]]:
         """What the provider saw, of one job or of all."""
