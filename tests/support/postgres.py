@@ -9,11 +9,12 @@ import pwd
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 import psycopg
@@ -56,8 +57,10 @@ class PostgresServer(Server):
     stop_signal = StopMode.FAST.value
     leash_signal = signal.SIGQUIT  # a SIGKILL would leave the server's own children behind
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, str] = MappingProxyType({})) -> None:
+        """`settings` go before those of a server for tests."""
         super().__init__()
+        self.settings = {**SETTINGS, **settings}
         self.data = self.directory / "data"
         if (user := self._user()) is not None:
             os.chown(self.directory, user, self._group() or 0)
@@ -77,7 +80,7 @@ class PostgresServer(Server):
         self.stop(StopMode.IMMEDIATE.value)
 
     def _command(self) -> list[str]:
-        settings = SETTINGS | {"listen_addresses": HOST, "port": str(self.port)}
+        settings = self.settings | {"listen_addresses": HOST, "port": str(self.port)}
         flags = (part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
         return [str(self._programs / "postgres"), "-D", str(self.data), *flags]
 

@@ -1,0 +1,95 @@
+"""What every benchmark stands on: a real PostgreSQL that syncs as in production, a Valkey, and our own processes."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.support.postgres import Databases, PostgresServer
+from tests.support.stack import Process, Stack
+from tests.support.valkey import ValkeyServer
+
+# What an operator of a small machine would set; everything else as PostgreSQL comes.
+POSTGRES_SETTINGS = {
+    "autovacuum": "on",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "1GB",
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
+    "wal_level": "replica",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much to measure: `quick` ones end within minutes and show the shape, not the figure."""
+
+    quick: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """How often each subject is measured."""
+        return 1 if self.quick else 3
+
+    def scaled(self, full: int, quick: int) -> int:
+        """A count that is smaller in a quick run."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The servers that one benchmark has to itself."""
+
+    postgres: PostgresServer
+    valkey: ValkeyServer
+    databases: Databases
+    directory: Path
+
+    @contextmanager
+    def stack(
+        self, environment: dict[str, str] | None = None, *, workers: int = 1, sqlite: bool = False
+    ) -> Iterator[Stack]:
+        """Our own processes on a fresh, migrated database and an empty Valkey, with the default settings."""
+        self.valkey.flush()
+        with tempfile.TemporaryDirectory(dir=self.directory) as directory:
+            url = f"sqlite:///{directory}/backburner.db" if sqlite else self.databases.migrated()
+            defaults = {"BACKBURNER_LOG_LEVEL": "warning", "BACKBURNER_RETRY_BASE_SECONDS": "2"}
+            with Stack(url, self.valkey.url, Path(directory), defaults | (environment or {}), workers) as stack:
+                yield stack
+            if not sqlite:
+                self.databases.drop(url)
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """Servers of one's own, gone at the end."""
+    with ExitStack() as exits:
+        directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="backburner-bench-")))
+        postgres = exits.enter_context(PostgresServer(POSTGRES_SETTINGS))
+        valkey = exits.enter_context(ValkeyServer())
+        databases = Databases(postgres.url)
+        yield Stage(postgres, valkey, databases, directory)
+        databases.close()
+
+
+def cpu_seconds(processes: Sequence[Process | int]) -> float:
+    """What these processes and all their children have computed so far."""
+    seconds = 0.0
+    for each in _family(processes):
+        times = each.cpu_times()
+        seconds += times.user + times.system
+    return seconds
+
+
+def resident_bytes(processes: Sequence[Process | int]) -> int:
+    """What these processes and all their children hold in memory that is not shared (USS)."""
+    return sum(each.memory_full_info().uss for each in _family(processes))
+
+
+def _family(processes: Sequence[Process | int]) -> list[psutil.Process]:
+    roots = [psutil.Process(each if isinstance(each, int) else each.popen.pid) for each in processes]
+    return [member for root in roots for member in (root, *root.children(recursive=True))]
