@@ -4,6 +4,7 @@ Everything that has to do with the database runs twice: on SQLite and on Postgre
 """
 
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,11 @@ from tests.support.records import Records
 from tests.support.valkey import ValkeyServer
 
 BACKENDS = ("sqlite", "postgresql")
+
+# A suite started in the background or under `nohup` ignores these, and so would every process that a test starts.
+for _each in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_each) is signal.SIG_IGN:
+        signal.signal(_each, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
