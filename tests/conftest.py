@@ -42,7 +42,8 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def _migrated(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
+def migrated_database(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
+    """The URL of a migrated database, gone at the end."""
     if backend == "sqlite":
         factory: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
         path = factory.mktemp("database") / "backburner.db"
@@ -58,28 +59,28 @@ def _migrated(request: pytest.FixtureRequest, backend: str) -> Iterator[str]:
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated PostgreSQL database of the test's own."""
-    with _migrated(request, "postgresql") as url:
+    with migrated_database(request, "postgresql") as url:
         yield url
 
 
 @pytest.fixture
 def sqlite_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated SQLite database of the test's own."""
-    with _migrated(request, "sqlite") as url:
+    with migrated_database(request, "sqlite") as url:
         yield url
 
 
 @pytest.fixture(params=BACKENDS)
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated database of the test's own, on each database that we support."""
-    with _migrated(request, request.param) as url:
+    with migrated_database(request, request.param) as url:
         yield url
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def database_url_of_module(request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated database for all tests of a module, on each database that we support."""
-    with _migrated(request, request.param) as url:
+    with migrated_database(request, request.param) as url:
         yield url
 
 

@@ -1,28 +1,19 @@
 """One served API per database and test process; each test has a key of its own, and with it an empty world."""
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from tests.api.world import Hand, Server, Tenant, a_tenant, serve, settings_for
-from tests.conftest import BACKENDS
-from tests.support.postgres import Databases
+from tests.conftest import BACKENDS, migrated_database
 from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def shared_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def shared_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A migrated database for all tests of this process, on each database that we support."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("api") / "backburner.db"
-        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-        return
-    made: Databases = request.getfixturevalue("postgres_databases")
-    url = made.migrated()
-    yield url
-    made.drop(url)
+    with migrated_database(request, request.param) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

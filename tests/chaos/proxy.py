@@ -2,13 +2,12 @@
 
 import asyncio
 import random
-import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
+from tests.support.looping import LoopThread
 from tests.support.server import HOST, free_port
 
 T = TypeVar("T")
@@ -37,40 +36,26 @@ class Passage:
         return self.left_at is None or self.passed_at <= self.left_at
 
 
-class Proxy:
-    """One link: everything that connects to `port` is passed to `target_port`. Runs on a thread of its own."""
+class Proxy(LoopThread):
+    """One link: everything that connects to `port` is passed to `target_port`."""
 
     def __init__(self, name: str, target_port: int) -> None:
+        super().__init__()
         self.name = name
         self.port = free_port()
         self._target_port = target_port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.passages: list[Passage] = []
         self._links: dict[asyncio.Task[Any], tuple[Passage, asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._flowing = asyncio.Event()
         self._refusing = False
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._server = self._on_loop(self._listen())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._on_loop(self._shut())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
     def cut(self, share: float, rng: random.Random) -> int:
         """Reset this share of the connections; returns how many."""
-        return self._on_loop(self._now(lambda: self._cut(share, rng)))
+        return self.on_loop(self._now(lambda: self._cut(share, rng)))
 
     def stall(self) -> None:
         """Pass nothing on, in either direction, without closing anything; `flow` ends that."""
-        self._on_loop(self._now(self._flowing.clear))
+        self.on_loop(self._now(self._flowing.clear))
 
     def refuse(self) -> None:
         """Reset every connection, old and new; `flow` ends that."""
@@ -80,17 +65,14 @@ class Proxy:
     def flow(self) -> None:
         """Be an honest proxy again."""
         self._refusing = False
-        self._on_loop(self._now(self._flowing.set))
-
-    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        self.on_loop(self._now(self._flowing.set))
 
     async def _now(self, act: Callable[[], T]) -> T:
         return act()
 
-    async def _listen(self) -> asyncio.Server:
+    async def _open(self) -> None:
         self._flowing.set()
-        return await asyncio.start_server(self._serve, HOST, self.port, backlog=512)
+        self._server = await asyncio.start_server(self._serve, HOST, self.port, backlog=512)
 
     async def _shut(self) -> None:
         self._server.close()

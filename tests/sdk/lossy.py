@@ -11,16 +11,12 @@ The client's base URL is `{url}/{mischief}/v1`. What the mischief does to the fi
 
 import asyncio
 import socket
-import threading
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
+from tests.support.looping import LoopThread
 from tests.support.server import HOST
-
-T = TypeVar("T")
 
 CHUNK = 65_536
 # Long enough for the API to take the request in, shorter than any answer that a scenario asks for.
@@ -52,31 +48,17 @@ async def hear(reader: asyncio.StreamReader) -> Heard:
     return Heard(mischief, is_first_try, forwarded.encode("latin-1") + body)
 
 
-class LossyProxy:
-    """Speaks enough HTTP to know a first try; one request for each connection. Runs on a thread of its own."""
+class LossyProxy(LoopThread):
+    """Speaks enough HTTP to know a first try; one request for each connection."""
 
     def __init__(self, target_port: int) -> None:
+        super().__init__()
         self._target_port = target_port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._serving: set[asyncio.Task[Any]] = set()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._server = self._on_loop(asyncio.start_server(self._serve, HOST, 0, backlog=512))
+    async def _open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, HOST, 0, backlog=512)
         self.url = f"http://{HOST}:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._on_loop(self._shut())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _shut(self) -> None:
         self._server.close()

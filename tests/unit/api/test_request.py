@@ -1,6 +1,5 @@
 """What a body may say, and what the answer is when it says something else."""
 
-import json
 from typing import Any, get_args
 
 import pytest
@@ -8,49 +7,24 @@ import pytest
 from api.request import (
     LARGEST_TOKEN_COUNT,
     CreateResponse,
-    ParsedRequest,
     parse_request,
 )
-from jobs.errors import RequestInvalid
 from jobs.fields import OWN_FIELDS, WITHHELD_FIELDS
 from jobs.job import OnUnknownOutcome, Truncation
-
-HELLO = {"model": "openai/o3-pro", "input": "Hello"}
-FUNCTION = {"type": "function", "name": "f", "parameters": {}, "strict": True}
-MCP = {"type": "mcp", "server_label": "docs", "server_url": "https://example.com/mcp"}
-OUTPUT_TEXT = {"type": "output_text", "text": "Hi", "annotations": []}
-ANSWER = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]}
-
-
-def sent_on(parsed: ParsedRequest) -> dict[str, Any]:
-    return {name: value for name, value in parsed.body.items() if name not in WITHHELD_FIELDS}
-
-
-def body(**fields: Any) -> dict[str, Any]:
-    return {**HELLO, **fields}
-
-
-def item(**fields: Any) -> dict[str, Any]:
-    return body(input=[fields])
-
-
-def user(*parts: Any) -> dict[str, Any]:
-    return item(role="user", content=list(parts))
-
-
-def assistant(part: dict[str, Any]) -> dict[str, Any]:
-    return body(input=[{**ANSWER, "content": [part]}])
-
-
-def encode(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def refusal(value: object) -> RequestInvalid:
-    with pytest.raises(RequestInvalid) as caught:
-        parse_request(encode(value))
-    return caught.value
-
+from tests.unit.api.bodies import (
+    ANSWER,
+    FUNCTION,
+    HELLO,
+    MCP,
+    OUTPUT_TEXT,
+    assistant,
+    body,
+    encode,
+    item,
+    refusal,
+    sent_on,
+    user,
+)
 
 GOOD: dict[str, dict[str, Any]] = {
     "text": HELLO,

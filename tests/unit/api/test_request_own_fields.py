@@ -1,35 +1,15 @@
 """Our additions to OpenAI's request: what they may say, and what is said when they are wrong."""
 
 import base64
-import json
 from typing import Any
 
 import pytest
 
-from api.request import LATEST_RUN_AT, LONGEST_DEADLINE_SECONDS, ParsedRequest, parse_request
+from api.request import LATEST_RUN_AT, LONGEST_DEADLINE_SECONDS, parse_request
 from jobs.errors import RequestInvalid
-from jobs.fields import WITHHELD_FIELDS
+from tests.unit.api.bodies import HELLO, body, encode, refusal, sent_on
 
-HELLO = {"model": "openai/o3-pro", "input": "Hello"}
 KEY = base64.b64encode(b"k" * 24).decode()
-
-
-def sent_on(parsed: ParsedRequest) -> dict[str, Any]:
-    return {name: value for name, value in parsed.body.items() if name not in WITHHELD_FIELDS}
-
-
-def body(**fields: Any) -> dict[str, Any]:
-    return {**HELLO, **fields}
-
-
-def encode(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def refusal(value: object) -> RequestInvalid:
-    with pytest.raises(RequestInvalid) as caught:
-        parse_request(encode(value))
-    return caught.value
 
 
 GOOD = {

@@ -1,45 +1,11 @@
 """What is said when a field of OpenAI's is wrong: the path to it, OpenAI's code, OpenAI's words."""
 
-import json
 from typing import Any
 
 import pytest
 
-from api.request import parse_request
-from jobs.errors import CallerError, RequestInvalid
-
-HELLO = {"model": "openai/o3-pro", "input": "Hello"}
-FUNCTION = {"type": "function", "name": "f", "parameters": {}, "strict": True}
-MCP = {"type": "mcp", "server_label": "docs", "server_url": "https://example.com/mcp"}
-OUTPUT_TEXT = {"type": "output_text", "text": "Hi", "annotations": []}
-ANSWER = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [OUTPUT_TEXT]}
-
-
-def body(**fields: Any) -> dict[str, Any]:
-    return {**HELLO, **fields}
-
-
-def item(**fields: Any) -> dict[str, Any]:
-    return body(input=[fields])
-
-
-def user(*parts: Any) -> dict[str, Any]:
-    return item(role="user", content=list(parts))
-
-
-def assistant(part: dict[str, Any]) -> dict[str, Any]:
-    return body(input=[{**ANSWER, "content": [part]}])
-
-
-def encode(value: object) -> bytes:
-    return json.dumps(value).encode()
-
-
-def refusal(value: object) -> RequestInvalid:
-    with pytest.raises(RequestInvalid) as caught:
-        parse_request(encode(value))
-    return caught.value
-
+from jobs.errors import CallerError
+from tests.unit.api.bodies import ANSWER, FUNCTION, MCP, OUTPUT_TEXT, assistant, body, item, refusal, user
 
 BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # what is required
