@@ -114,6 +114,10 @@ def _opening(document: Document) -> Iterator[Event]:
         error_kind=None,
         usage=None,
         cost=None,
+        parked_until=None,
+        waits_for=None,
+        sent_responses=None,
+        sent_items=None,
     )
     accepted = render_response(replace(document, job=queued, answer=None), None)
     yield {"type": "response.created", "response": accepted}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from threading import Event as Signal
 from typing import Any
 
@@ -20,6 +20,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
 from jobs.sequence import LIVE_FROM, Progress
 from jobs.store.attempts import attempts_of
+from jobs.store.chains import note_sent
 from jobs.store.streams import Chunk, append, last_chunk
 from tests.api.world import (
     MODEL,
@@ -37,6 +38,7 @@ from tests.api.world import (
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 from worker.live import LiveOutput
+from worker.maintenance import followers
 
 OPENING = ["response.created", "response.queued", "response.in_progress"]
 TOLD = [
@@ -188,6 +190,21 @@ def test_what_is_told_comes_at_once_and_the_answer_adds_the_rest(server: Server,
         assert later.result(5) == whole[5:]
     assert kinds(whole) == [*OPENING, *TOLD[:3], TOLD[2], TOLD[-1], "response.completed"]
     assert stream(tenant, job_id) == whole
+
+
+def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: Tenant, hand: Hand) -> None:
+    first = tenant.submit()["id"]
+    job_id = tenant.submit("And then?", previous_response_id=first)["id"]
+    with watching(server, tenant, job_id) as events:
+        assert kinds(stream_until(server, tenant, job_id, 2)) == OPENING[:2]
+        hand.complete(first)
+        followers.run_once(server.database, server.parts.announcer, datetime.now(UTC))
+        hand.claim(job_id)
+        with server.database.begin() as tx:
+            note_sent(tx, attempts_of(tx, job_id)[-1], 2, 3, datetime.now(UTC))
+        hand.complete(job_id)
+        live = events.result(5)
+    assert stream(tenant, job_id) == live
 
 
 def stream_until(server: Server, tenant: Tenant, job_id: str, count: int) -> list[Json]:
