@@ -9,18 +9,20 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.dependencies import Parts
-from api.errors import INVALID_REQUEST, RESPONSE_ID, error_body
+from api.errors import RESPONSE_ID
 from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
 from jobs.errors import JobNotFound
+from jobs.lifecycle import Status
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.queries import Document, get_document
 from jobs.telemetry import get_logger
@@ -29,6 +31,8 @@ KEEPALIVE_SECONDS: Final = 15.0
 KEEPALIVE: Final = b": keepalive\n\n"
 BLOCK_BYTES: Final = 64 * 1024
 LOOK_AGAIN_SECONDS: Final = 1.0
+GONE: Final = "response_not_found"
+"""The code for a response that is deleted while somebody waits for it, when it is too late for a 404."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-transform",
@@ -96,7 +100,7 @@ class EventStream(Lasting):
                         told_at = now()
                     await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
         except JobNotFound as error:
-            yield self._error(error.message, "response_not_found", self._number)
+            yield self._error(error.message, GONE, self._number)
         except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
             message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
             # under the number before, so that the event that comes next keeps its own
@@ -153,10 +157,10 @@ class HeldAnswer(Lasting):
                     await asyncio.sleep(LOOK_AGAIN_SECONDS)
                     answer = self._begin()
             yield await answer
-        except JobNotFound as error:
-            yield json.dumps(error_body(error.message, INVALID_REQUEST, error.param, error.code)).encode()
+        except JobNotFound as error:  # a response all the same: SDKs break on one without `status` and `output`
+            yield self._as_accepted(status=Status.FAILED, error_code=GONE, error_message=error.message)
         except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
-            yield json.dumps(render_response(self._accepted, None)).encode()
+            yield self._as_accepted()
         finally:
             answer.cancel()
 
@@ -164,6 +168,10 @@ class HeldAnswer(Lasting):
         task = asyncio.create_task(self._answer())
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end when nobody asks
         return task
+
+    def _as_accepted(self, **changes: Any) -> bytes:
+        job = replace(self._accepted.job, **changes)
+        return json.dumps(render_response(replace(self._accepted, job=job), None)).encode()
 
     async def _answer(self) -> bytes:
         job = self._accepted.job
