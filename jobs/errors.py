@@ -61,7 +61,7 @@ class RequestTooLarge(CallerError):
 
 
 class ChainBroken(CallerError):
-    """A response that a follow-up rests upon is gone, or ended without an answer (`previous_response_failed`).
+    """What a follow-up rests on is gone, failed (`previous_response_failed`) or too large (`context_length_exceeded`).
 
     `response_id` names it.
     """

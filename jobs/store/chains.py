@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, Connection, Select, and_, literal, select, update
+from sqlalchemy import CTE, Connection, Select, and_, func, literal, select, update
 
 from jobs.conversation import Turn
 from jobs.errors import ChainBroken
@@ -20,6 +20,9 @@ from jobs.store import tables
 from jobs.store.rows import job_from
 
 ANSWERED = frozenset({Status.COMPLETED, Status.INCOMPLETE})
+MOST_BYTES = 32 * 1024 * 1024
+"""How large the earlier turns of a conversation may be together, as they are kept: a worker holds them all in memory at
+a call, beside a hundred others. It is far above what any model reads as text."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ def check_chain(tx: Connection, response_id: str, api_key_id: str) -> bool:
     """Whether a follow-up to this response has to wait for it.
 
     Raises:
-        ChainBroken: it, or one before it, is gone, another key's, or has ended without an answer.
+        ChainBroken: it, or one before it, is gone, another key's, or has ended without an answer; or all of them
+            together are larger than `MOST_BYTES`. Turns never change once they have ended, so who has been let
+            through here is not asked again.
     """
     row = tables.jobs.c
     query = select(row.status, row.error_message).where(row.id == response_id, row.api_key_id == api_key_id)
@@ -47,6 +52,14 @@ def check_chain(tx: Connection, response_id: str, api_key_id: str) -> bool:
     missing = missing_link(tx, response_id, api_key_id)
     if missing is not None:
         raise _missing(response_id, missing)
+    size = _kept_bytes(tx, response_id, api_key_id)
+    if size > MOST_BYTES:
+        raise ChainBroken(
+            f"The conversation up to response '{response_id}' is too large to be sent again ({size} bytes of"
+            f" {MOST_BYTES}). Begin a new one with what still matters.",
+            response_id,
+            "context_length_exceeded",
+        )
     return not status.is_terminal
 
 
@@ -57,6 +70,21 @@ def missing_link(tx: Connection, response_id: str, api_key_id: str) -> str | Non
     found = tx.execute(deepest).one_or_none()
     missing: str | None = response_id if found is None else found.previous_response_id
     return missing
+
+
+def _kept_bytes(tx: Connection, response_id: str, api_key_id: str) -> int:
+    """How large the inputs and answers of a chain are together. All are ASCII, and none is read on PostgreSQL."""
+    chain = _chain(response_id, api_key_id)
+    request, answer = tables.requests, tables.answers
+    length = func.length if tx.dialect.name == "sqlite" else func.octet_length
+    sizes = length(request.c.input) + func.coalesce(length(answer.c.response), 0)
+    query = (
+        select(func.coalesce(func.sum(sizes), 0))
+        .select_from(chain)
+        .join(request, request.c.job_id == chain.c.id)
+        .outerjoin(answer, answer.c.job_id == chain.c.id)
+    )
+    return int(tx.execute(query).scalar_one())
 
 
 def read_turns(tx: Connection, response_id: str, api_key_id: str) -> list[Turn]:

@@ -11,7 +11,7 @@ from jobs.errors import ChainBroken
 from jobs.events import Announcer, connect
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
-from jobs.store import tables
+from jobs.store import chains, tables
 from jobs.store.attempts import begin_attempt
 from jobs.store.chains import check_chain, missing_link, note_sent, read_turns
 from jobs.store.database import Database
@@ -83,6 +83,17 @@ class TestCheck:
         with pytest.raises(ChainBroken, match=first.id) as broken:
             check(records, last.id)
         assert broken.value.response_id == first.id
+
+    def test_a_conversation_that_no_worker_should_hold_is_refused(
+        self, records: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = records.job_in(Status.COMPLETED, input="x" * 3_000)
+        second = records.job_in(Status.COMPLETED, input="x" * 3_000, previous_response_id=first.id)
+        monkeypatch.setattr(chains, "MOST_BYTES", 6_000)
+        assert check(records, first.id) is False
+        with pytest.raises(ChainBroken, match="too large") as broken:
+            check(records, second.id)
+        assert (broken.value.code, broken.value.param) == ("context_length_exceeded", "previous_response_id")
 
 
 class TestRead:
@@ -232,6 +243,17 @@ class TestBroken:
         job = records.reload(job)
         assert (job.status, job.error_code, job.attempt) == (Status.FAILED, "previous_response_not_found", 0)
         assert first.id in (job.error_message or "")
+
+    def test_one_whose_forerunner_answers_too_much_fails_without_a_call(
+        self, records: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = records.submit_job(input="Short.")
+        job = wait_for(records, before)
+        monkeypatch.setattr(chains, "MOST_BYTES", 60)
+        records.end(*records.claim(before), Verb.COMPLETE, ANSWER)
+        assert decide(records) == 1
+        job = records.reload(job)
+        assert (job.status, job.error_code, job.attempt) == (Status.FAILED, "context_length_exceeded", 0)
 
 
 class TestSent:
