@@ -21,7 +21,7 @@ from jobs.store.chains import check_chain, read_turns, read_what_is_left
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job, get_request
 
-COUNT_HEADER: Final = {"x-backburner-token-count": "upper-bound"}
+COUNT_HEADER: Final = "x-backburner-token-count"
 TOO_LARGE: Final[dict[int | str, dict[str, Any]]] = {413: {"model": ErrorBody, "description": "The body is too large."}}
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
@@ -59,7 +59,7 @@ def list_input_items(
     openapi_extra={"requestBody": count_body()},
 )
 async def count_input_tokens(request: Request, parts: PartsDep, caller: Reader) -> Response:
-    """At most so many tokens would the model read: the body is that of a create, and nothing is bought."""
+    """At most so many tokens would the model read, but for what is named as `uncounted`. Nothing is bought."""
     raw = await read_body(request, parts.settings.max_body_bytes)
     return await run_in_threadpool(_count, parts, caller, raw)
 
@@ -76,12 +76,18 @@ def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
             check_chain(tx, before, caller.id)
             turns = read_turns(tx, before, caller.id)
     bound = bound_tokens(counted.body, rebuild(turns, counted.body.get("input") or ""))
+    method = "partial" if bound.uncounted else "upper_bound"
     body: dict[str, Any] = {
         "object": "response.input_tokens",
         "input_tokens": bound.tokens,
-        "backburner": {"method": "upper_bound", "exact": False, "uncounted_files": bound.uncounted_files},
+        "backburner": {
+            "method": method,
+            "exact": False,
+            "uncounted": list(bound.uncounted),
+            "uncounted_files": bound.uncounted_files,
+        },
     }
-    return JSONResponse(body, headers=COUNT_HEADER)
+    return JSONResponse(body, headers={COUNT_HEADER: method.replace("_", "-")})
 
 
 def _items_of(parts: Parts, caller: ApiKey, response_id: str, include: list[Includable]) -> list[Item]:

@@ -1,5 +1,6 @@
 """`responses.input_items.list` and `responses.input_tokens.count`."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,8 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error
+from api.token_bound import PER_IMAGE
+from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, assert_error
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 MIXED: list[Any] = [
@@ -145,6 +147,14 @@ def test_anothers_items_are_not_there(client: OpenAI, other: Tenant) -> None:
         client.responses.input_items.list(other.submit()["id"])
 
 
+def count(tenant: Tenant, **body: Any) -> Json:
+    answer = tenant.http.post("/v1/responses/input_tokens", json={"model": MODEL, "input": "Hello", **body})
+    assert answer.status_code == 200, answer.text
+    counted: Json = answer.json()
+    assert answer.headers["x-backburner-token-count"] == counted["backburner"]["method"].replace("_", "-")
+    return counted
+
+
 class TestTokens:
     def test_it_is_an_upper_bound_and_says_so(self, client: OpenAI) -> None:
         raw = client.responses.input_tokens.with_raw_response.count(
@@ -176,7 +186,49 @@ class TestTokens:
         )
         assert mixed.input_tokens > plain.input_tokens + 1000
         assert mixed.model_extra is not None
-        assert mixed.model_extra["backburner"]["uncounted_files"] == 1
+        facts = mixed.model_extra["backburner"]
+        assert (facts["method"], facts["uncounted"], facts["uncounted_files"]) == ("partial", ["input_file"], 1)
+
+    @pytest.mark.parametrize(
+        "text", ["\N{PILE OF POO}" * 500, "\u6c34" * 500, "\ud83d\udca9", "\0\x1b\ufeff" * 99, '"\\' * 99]
+    )
+    def test_no_text_has_more_tokens_than_it_says(self, tenant: Tenant, text: str) -> None:
+        """No byte-level vocabulary makes more of a text than its bytes, and several make that much of these."""
+        answer = tenant.http.post("/v1/responses/input_tokens", content=json.dumps({"model": MODEL, "input": text}))
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["input_tokens"] >= len(text.encode("utf-8", "surrogatepass"))
+        assert answer.headers["x-backburner-token-count"] == "upper-bound"
+
+    @pytest.mark.parametrize("address", ["https://example.com/1.png", PICTURE + "A" * 50_000, None])
+    def test_a_picture_counts_wherever_it_is(self, tenant: Tenant, address: str | None) -> None:
+        picture = {"image_url": address} if address else {"file_id": "file_1"}
+        forms: list[Json] = [
+            {"role": "user", "content": [{"type": "input_image", **picture}]},
+            {"type": "custom_tool_call_output", "call_id": "call_1", "output": [{"type": "input_image", **picture}]},
+            {
+                "type": "computer_call_output",
+                "call_id": "call_2",
+                "output": {"type": "computer_screenshot", **picture},
+            },
+        ]
+        for form in forms:
+            counted = count(tenant, input=[form])
+            assert PER_IMAGE <= counted["input_tokens"] < PER_IMAGE + 300
+            assert counted["backburner"]["method"] == "upper_bound"
+
+    @pytest.mark.parametrize(
+        ("body", "name"),
+        [
+            ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+            ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "item_reference"),
+            ({"input": [{"id": "msg_1"}]}, "item_reference"),
+            ({"tools": [{"type": "web_search_preview"}]}, "tools.web_search_preview"),
+            ({"tools": [{"type": "mcp", "server_label": "a", "server_url": "https://a.example"}]}, "tools.mcp"),
+        ],
+    )
+    def test_what_only_the_provider_knows_is_named(self, tenant: Tenant, body: Json, name: str) -> None:
+        facts = count(tenant, **body)["backburner"]
+        assert (facts["method"], facts["uncounted"]) == ("partial", [name])
 
     def test_nothing_is_nearly_nothing(self, client: OpenAI, tenant: Tenant) -> None:
         assert client.responses.input_tokens.count().input_tokens < 50
