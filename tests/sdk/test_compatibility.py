@@ -52,6 +52,13 @@ def test_no_method_is_tabled_that_there_is_not() -> None:
     assert {heading for heading in SECTIONS if "." in heading} == set(METHODS)
 
 
+def test_every_trap_of_the_contract_has_a_test() -> None:
+    """Section 0 of `openai/contract.md` numbers them; a test that would fall into one says so."""
+    texts = [path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py")]
+    named = {int(number) for text in texts for number in re.findall(r"\[0\.(\d+)\]", text)}
+    assert named == set(range(1, 18))
+
+
 def test_every_row_names_a_test() -> None:
     rows = re.findall(r"^\| `.*\|$", PAGE, re.MULTILINE)
     assert rows
