@@ -7,8 +7,6 @@ killed, its silence says that nothing more was written.
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
 from time import monotonic
@@ -20,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.ids import new_id
 from jobs.store.database import Database, database_now
-from jobs.store.unanswered import Sender, beat_process, leave_process, note_answered, note_lost
+from jobs.store.unanswered import beat_process, leave_process, note_answered, note_lost
 from jobs.telemetry import get_logger
 
 BEAT_SECONDS: Final = 1.0
@@ -47,7 +45,6 @@ class Owed:
         self._answered: deque[str] = deque()
         self._lost: deque[str] = deque()
         self._lost_unwritten: set[str] = set()
-        self._accepting: dict[str, tuple[str, str]] = {}
         self._wake = Event()
         self._stopping = False
         self._beat_at = float("-inf")
@@ -73,20 +70,6 @@ class Owed:
         self._lost_unwritten.add(request_id)
         self._lost.append(request_id)
         self._wake.set()
-
-    @contextmanager
-    def accepting(self, sender: Sender) -> Iterator[None]:
-        """From here on this request's job may be committed at any moment; its mark is in the rows once this is left."""
-        self._accepting[sender.request_id] = (sender.api_key_id, sender.body_sha256)
-        try:
-            yield
-        finally:
-            del self._accepting[sender.request_id]
-
-    def accepting_like(self, sender: Sender) -> frozenset[str]:
-        """The requests of the same key and body that are being accepted."""
-        alike = (sender.api_key_id, sender.body_sha256)
-        return frozenset(request_id for request_id, each in self._accepting.items() if each == alike)
 
     def is_lost(self, request_id: str) -> bool:
         """Whether this process knows of a loss that the rows may not show yet."""

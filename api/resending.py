@@ -26,7 +26,7 @@ from jobs.job import Job
 from jobs.store.database import database_clock, database_now
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_document
-from jobs.store.unanswered import Sender, marks_of, note_unanswered, take
+from jobs.store.unanswered import Sender, announce_accept, being_accepted, marks_of, note_unanswered, take
 
 RETRY_COUNT: Final = "x-stainless-retry-count"
 NOTICED_WITHIN: Final = timedelta(seconds=1)
@@ -56,13 +56,13 @@ async def accept_once(
     gone = asyncio.create_task(until_disconnected(request))
 
     def meanwhile(tx: Connection, job: Job) -> None:
+        announce_accept(tx, sender)  # before the look: who comes as a retry later than this can see it
         if gone.done():  # else both this request and the one that it is sent as again would buy
             raise ClientDisconnect
         note_unanswered(tx, job, sender, database_clock(tx))
 
     try:
-        with parts.owed.accepting(sender):
-            return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
+        return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
     except (CallerError, ClientDisconnect):
         debt.request_id = None
         raise
@@ -75,14 +75,14 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
 
     The retry may be here before the loss has been noted, and a process that was killed never notes it. So a create that
     somebody still seems to wait for is looked at until the process that serves it has been heard again, or counts as
-    silent. And where this process is about to commit an equal one, as a database that is slow may take longer than
+    silent. And where any process is about to commit an equal one, as a database that is slow may take longer than
     an SDK waits, that one is waited for.
     """
-    before = parts.owed.accepting_like(sender)
+    before = await run_in_threadpool(_being_accepted, parts, sender)
     until = monotonic() + PATIENCE
     while before and monotonic() < until:
         await asyncio.sleep(LOOK_EVERY)
-        before &= parts.owed.accepting_like(sender)
+        before &= await run_in_threadpool(_being_accepted, parts, sender)
     asked_at: datetime | None = None
     until = monotonic() + PATIENCE
     while True:
@@ -90,6 +90,12 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
         if found is not None or certain or monotonic() > until:
             return found
         await asyncio.sleep(LOOK_EVERY)
+
+
+def _being_accepted(parts: Parts, sender: Sender) -> frozenset[str]:
+    database = parts.database
+    with database.begin() if database.is_sqlite else database.read() as tx:
+        return being_accepted(tx, sender)
 
 
 def _look(parts: Parts, sender: Sender, asked_at: datetime | None) -> tuple[Accepted | None, datetime, bool]:

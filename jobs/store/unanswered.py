@@ -7,12 +7,13 @@ held the connection stays silent: whoever was killed can note nothing. What is h
 somebody's who still waits, and stays his.
 """
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
@@ -44,6 +45,38 @@ class Mark:
     since: datetime
     heard_at: datetime
     lost: bool
+
+
+def announce_accept(tx: Connection, sender: Sender) -> None:
+    """Let other processes see that this transaction is about to accept a create of the sender's, until it has ended."""
+    if tx.dialect.name != "sqlite":
+        tx.execute(select(func.pg_advisory_xact_lock_shared(_lock_number(sender))))
+
+
+def being_accepted(tx: Connection, sender: Sender) -> frozenset[str]:
+    """The transactions of any process that are about to accept a create of the same key and body.
+
+    None on SQLite, where whoever asks in a write transaction is alone. The locks of a transaction are seen to go after
+    its rows can be seen, so who reads the rows after this misses nothing that is gone from here.
+    """
+    if tx.dialect.name == "sqlite":
+        return frozenset()
+    number = _lock_number(sender) % 2**64  # it is shown in two halves without a sign
+    found = tx.execute(_ANNOUNCED, {"high": number >> 32, "low": number % 2**32})
+    return frozenset(found.scalars())
+
+
+_ANNOUNCED: Final = text(
+    "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
+    " AND classid = CAST(:high AS oid) AND objid = CAST(:low AS oid)"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+def _lock_number(sender: Sender) -> int:
+    """A number of 64 bits with a sign. Where two are alike by chance a retry waits a moment for nothing."""
+    digest = hashlib.sha256(f"accept {sender.api_key_id} {sender.body_sha256}".encode()).digest()
+    return int.from_bytes(digest[:8], signed=True)
 
 
 def note_unanswered(tx: Connection, job: Job, sender: Sender, now: Any) -> None:

@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import openai
@@ -132,20 +132,26 @@ def nothing_can_be_accepted(database: Database) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
-    server: Server, tenant: Tenant, hand: Hand
+    server: Server, tenant: Tenant, hand: Hand, elsewhere: bool
 ) -> None:
     """Its client has left, too late to be noticed before the commit; the database takes its time for that."""
     if server.database.is_sqlite:
         pytest.skip("on SQLite whoever waits for a commit has not begun")
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        if elsewhere:
+            other = stack.enter_context(serve(server.settings))
+            there = Tenant(tenant.id, tenant.secret, stack.enter_context(other.client(tenant.secret)))
+        else:
+            there = tenant
         with server.database.begin() as tx:
             tx.execute(text("LOCK TABLE unanswered IN EXCLUSIVE MODE"))  # the last thing that a create writes
             first = post_raw(server, tenant, BODY)
             waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'unanswered'::regclass")
             await_until(lambda: tx.execute(waits).scalar(), 5, "it never came to its end")
             first.close()
-            again = pool.submit(post, tenant, BODY, **AGAIN)
+            again = pool.submit(post, there, BODY, **AGAIN)
             with pytest.raises(TimeoutError):
                 again.result(1.0)  # it has looked by now
         job_id = tenant.only_id()

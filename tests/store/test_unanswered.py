@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 from functools import partial
 
+import pytest
+
 from jobs.job import Job
 from jobs.lifecycle import Verb
 from jobs.store import tables
@@ -11,7 +13,9 @@ from jobs.store.transitions import erase, submit
 from jobs.store.unanswered import (
     Mark,
     Sender,
+    announce_accept,
     beat_process,
+    being_accepted,
     forget_unanswered,
     leave_process,
     marks_of,
@@ -66,6 +70,22 @@ def test_while_somebody_waits_for_it_nobody_else_has_it(records: Records) -> Non
     job = create(records, sender(records))
     assert [(mark.job_id, mark.lost) for mark in marks(records, sender(records, 2))] == [(job.id, False)]
     assert join(records, sender(records, 2)) is None
+
+
+def test_who_is_about_to_be_accepted_is_seen_until_the_commit(records: Records, database: Database) -> None:
+    if database.is_sqlite:
+        pytest.skip("there is one writer at a time, and whoever asks is that one")
+    first, other = sender(records, 1), sender(records, 2, body="other")
+    with database.begin() as tx:
+        announce_accept(tx, first)
+        with database.read() as elsewhere:
+            assert len(being_accepted(elsewhere, first)) == 1
+            assert not being_accepted(elsewhere, other)
+            with database.begin() as another:
+                announce_accept(another, first)  # they do not wait for one another
+                assert len(being_accepted(elsewhere, first)) == 2
+    with database.read() as tx:
+        assert not being_accepted(tx, first)
 
 
 def test_a_lost_one_is_joined_once(records: Records) -> None:
