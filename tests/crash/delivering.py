@@ -30,12 +30,15 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it all; `unexplained` are events that arrived more often than killed workers can explain."""
+    """What came of it all; `unexplained` are events that arrived more often than killed workers can explain.
+
+    Each of them with how often it arrived, and what its tries came to.
+    """
 
     events: int
     missing: set[str]
     duplicates: int
-    unexplained: dict[str, int]
+    unexplained: dict[str, tuple[int, list[str]]]
     lost_tries: int
     undelivered: int
 
@@ -101,17 +104,21 @@ def _outcome(database: Database, arrived: Counter[str]) -> Outcome:
         joined = tables.webhook_deliveries.join(tables.webhook_endpoints, endpoint.id == row.endpoint_id)
         query = select(row.id, row.event_id, row.status, endpoint.url).select_from(joined)
         deliveries = {each.id: each for each in tx.execute(query)}
-        lost = Counter(tx.execute(select(made.delivery_id).where(made.error_kind == "lost")).scalars().all())
+        tries: dict[str, list[str]] = {}
+        for each in tx.execute(select(made.delivery_id, made.error_kind).order_by(made.delivery_id, made.number)):
+            tries.setdefault(each.delivery_id, []).append(each.error_kind or "delivered")
     ports = {delivery_id: each.url.rsplit(":", 1)[1].partition("/")[0] for delivery_id, each in deliveries.items()}
     names = {delivery_id: f"{ports[delivery_id]} {each.event_id}" for delivery_id, each in deliveries.items()}
     unexplained = {
-        delivery_id: arrived[name] for delivery_id, name in names.items() if arrived[name] > 1 + lost[delivery_id]
+        delivery_id: (arrived[name], tries[delivery_id])
+        for delivery_id, name in names.items()
+        if arrived[name] > 1 + tries[delivery_id].count("lost")
     }
     return Outcome(
         events=len(deliveries),
         missing={delivery_id for delivery_id, name in names.items() if not arrived[name]},
         duplicates=sum(arrived.values()) - len(arrived),
         unexplained=unexplained,
-        lost_tries=sum(lost.values()),
+        lost_tries=sum(each.count("lost") for each in tries.values()),
         undelivered=sum(each.status != "delivered" for each in deliveries.values()),
     )
