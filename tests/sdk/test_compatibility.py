@@ -12,7 +12,14 @@ from openai import OpenAI
 from tests.sdk import test_sdks
 from tests.support.stack import ROOT
 
-RESOURCES = ("responses", "responses.input_items", "responses.input_tokens", "models")
+RESOURCES = (
+    "responses",
+    "responses.input_items",
+    "responses.input_tokens",
+    "models",
+    "webhooks",
+    "webhooks.event_types",
+)
 OF_EVERY_METHOD = {"extra_headers", "extra_query", "extra_body", "timeout"}
 AS_CREATE = {"responses.parse", "responses.stream"}
 

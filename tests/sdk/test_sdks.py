@@ -60,6 +60,7 @@ def test_every_scenario_has_a_test_and_runs_everywhere(runs: dict[str, Run]) -> 
     for run in runs.values():
         missing = tested.symmetric_difference(run.scenarios) - {"every_scenario_has_a_test_and_runs_everywhere"}
         assert not missing, f"{run.sdk.name} {run.version}:\n{run.errors}"
+        assert {seen["absent"] for seen in run.seen.values() if "absent" in seen} == run.sdk.lacks
     assert len(runs) == len(SDKS)
 
 
@@ -556,3 +557,38 @@ def test_final_response_of_a_failed_stream(facts: Facts, sdk: Sdk) -> None:
 
 def test_refused_before_it_streams(facts: Facts) -> None:
     assert facts == refused(400, "integer_below_min_value", "max_output_tokens")
+
+
+# --- webhooks
+
+
+def test_webhook_of_every_end(facts: Facts, sdk: Sdk, runs: dict[str, Run]) -> None:
+    """And the reference implementation of Standard Webhooks, where they arrived, said the same."""
+    kinds = sorted(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
+    assert facts == {
+        "told": {kind.removeprefix("response."): ["event", kind, True] for kind in kinds},
+        "ids": [True] * 4,
+        "of now": kinds,
+        "a tampered byte": ["InvalidWebhookSignatureError"],
+        "another secret": ["InvalidWebhookSignatureError"],
+        "of six minutes ago": ["InvalidWebhookSignatureError"],
+    }
+    assert runs[sdk.name].verified == [True] * 4
+
+
+def test_webhook_endpoints(facts: Facts) -> None:
+    """The SDKs before 3.51 verify webhooks and cannot manage them: `SDKS` says so."""
+    kinds = ["response.completed", "response.incomplete", "response.failed", "response.cancelled"]
+    assert facts == {
+        "found": ["mine", True, kinds],
+        "secret_shown": [True, False, False, True],
+        "pages": True,
+        "after": True,
+        "changed": ["yours", False, kinds[1:3], True],
+        "tested": [True, "response.failed", 200, True],
+        "first": ["response.failed", "InvalidWebhookSignatureError"],
+        "second": ["response.cancelled", "response.cancelled"],
+        "event_types": ["response.completed", "response.failed", "response.cancelled", "response.incomplete"],
+        "gone": [True, True, refused(404, None, "webhook_endpoint_id")],
+        "private": refused(400, "invalid_value", "url"),
+    }

@@ -1,5 +1,9 @@
-"""A webhook receiver on loopback: a real HTTP server that keeps what it was sent and answers as it is told."""
+"""A webhook receiver on loopback: a real HTTP server that keeps what it was sent and answers as it is told.
 
+A program of another process learns by a GET what was sent to the same path so far.
+"""
+
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +62,14 @@ class Receiver:
                 answer = receiver.answer(delivered)
                 if answer.hang and receiver._closing.wait(answer.hang):
                     return
+                self._send(answer)
+
+            def do_GET(self) -> None:
+                came = [each for each in list(receiver.delivered) if each.path == self.path]
+                told = [{"headers": each.headers, "body": each.body.decode()} for each in came]
+                self._send(Answer(body=json.dumps(told).encode()))
+
+            def _send(self, answer: Answer) -> None:
                 self.send_response(answer.status)
                 for name, value in {"content-length": str(len(answer.body)), **answer.headers}.items():
                     self.send_header(name, value)

@@ -1,9 +1,11 @@
 // The scenarios of tests/sdk/python, as a user of the Node SDK writes them. Each returns the same facts.
 
+import { createHmac } from "node:crypto";
 import { once } from "node:events";
 import { get } from "node:http";
 import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
+import { InvalidWebhookSignatureError } from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { CursorPage } from "openai/pagination";
 import { z } from "zod";
@@ -76,6 +78,31 @@ const NEWER = {
   prompt_cache_options: { mode: "explicit" },
   prompt_cache_retention: "24h",
 };
+
+const ENDS = { completed: "full", incomplete: "incomplete", failed: "400-value", cancelled: "full delay=60" };
+const EVENTS = Object.keys(ENDS).map((end) => `response.${end}`);
+const OTHER_SECRET = `whsec_${Buffer.alloc(32, "o").toString("base64")}`;
+const MINUTE = 60;
+
+// The kind of event that `unwrap` finds, or the name of its refusal.
+async function verdict(user, came, secret) {
+  try {
+    return (await user.client().webhooks.unwrap(came.body, came.headers, secret)).type;
+  } catch (error) {
+    if (!(error instanceof InvalidWebhookSignatureError)) throw error;
+    return "InvalidWebhookSignatureError";
+  }
+}
+
+// The same webhook as it would have been signed at `moment`.
+function signed(came, secret, moment) {
+  const timestamp = String(Math.floor(moment));
+  const key = Buffer.from(secret.replace("whsec_", ""), "base64");
+  const content = `${came.headers["webhook-id"]}.${timestamp}.${came.body}`;
+  const signature = `v1,${createHmac("sha256", key).update(content).digest("base64")}`;
+  const headers = { ...came.headers, "webhook-timestamp": timestamp, "webhook-signature": signature };
+  return { ...came, headers };
+}
 
 // Of `given`, what differs in `found`: nothing, where all was kept.
 function common(given, found) {
@@ -885,5 +912,75 @@ export const scenarios = {
     return await user.refusal((client) =>
       client.responses.create({ model: MODEL, input: "x", stream: true, max_output_tokens: 3 }),
     );
+  },
+
+  // --- webhooks
+
+  async webhook_of_every_end(user) {
+    const secret = user.webhook_secret;
+    const ids = {};
+    for (const [end, directive] of Object.entries(ENDS)) {
+      ids[end] = (await user.submit(directive, { webhook: { url: user.hook, secret } })).id;
+    }
+    await user.client().responses.cancel(ids.cancelled);
+    const came = await user.delivered(EVENTS.length);
+    const client = user.client({ webhookSecret: secret });
+    const events = await Promise.all(came.map((each) => client.webhooks.unwrap(each.body, each.headers)));
+    const told = Object.fromEntries(
+      events.map((event) => [event.data.id, [event.object, event.type, event.created_at > 0]]),
+    );
+    const verdicts = async (change, secret) =>
+      [...new Set(await Promise.all(came.map((each) => verdict(user, change(each), secret))))].sort();
+    const now = Date.now() / 1000;
+    return {
+      told: Object.fromEntries(Object.entries(ids).map(([end, id]) => [end, told[id]])),
+      ids: events.map((event, index) => event.id === came[index].headers["webhook-id"]),
+      "a tampered byte": await verdicts(
+        (each) => ({ ...each, body: each.body.replace("resp_0", "resp_1") }),
+        secret,
+      ),
+      "another secret": await verdicts((each) => each, OTHER_SECRET),
+      "of now": await verdicts((each) => signed(each, secret, now), secret),
+      "of six minutes ago": await verdicts((each) => signed(each, secret, now - 6 * MINUTE), secret),
+    };
+  },
+
+  async webhook_endpoints(user) {
+    const { webhooks } = user.client();
+    const made = await webhooks.create({ name: "mine", url: user.hook, event_types: EVENTS });
+    const found = await webhooks.retrieve(made.id);
+    const another = await webhooks.create({ name: "another", url: user.hook, event_types: EVENTS.slice(0, 1) });
+    const pages = (await collect(webhooks.list({ limit: 1 }))).map((each) => each.id);
+    const behind = (await collect(webhooks.list({ after: another.id }))).map((each) => each.id);
+    const changes = { name: "yours", url: `${user.hook}?2`, event_types: EVENTS.slice(1, 3) };
+    const changed = await webhooks.update(made.id, changes);
+    const back = await webhooks.update(made.id, { url: user.hook });
+    const tested = await webhooks.test(made.id, { event_type: EVENTS[2] });
+    const rotated = await webhooks.rotateSecret(made.id, { keep_old_secret_active_for_24_hours: true });
+    await webhooks.test(made.id, { event_type: EVENTS[3] });
+    // other scenarios run under the same key, and an endpoint hears of their ends as well
+    const [first, second] = (await user.delivered(2)).filter((each) => each.body.includes("resp_test"));
+    const gone = await webhooks.delete(another.id);
+    await webhooks.delete(made.id);
+    const secrets = [made.signing_secret, rotated.signing_secret];
+    return {
+      found: [found.name, found.url === user.hook, found.event_types],
+      secret_shown: [made, found, changed, rotated].map((each) => Boolean(each.signing_secret)),
+      pages: isDeepStrictEqual(pages, [another.id, made.id]),
+      after: isDeepStrictEqual(behind, [made.id]),
+      changed: [changed.name, changed.url === back.url, changed.event_types, back.url === user.hook],
+      tested: [tested.webhook_endpoint_id === made.id, tested.event_type, tested.status_code, tested.success],
+      first: await Promise.all(secrets.map((secret) => verdict(user, first, secret))),
+      second: await Promise.all(secrets.map((secret) => verdict(user, second, secret))),
+      event_types: (await webhooks.eventTypes.list()).data,
+      gone: [
+        gone.id === another.id,
+        gone.deleted,
+        await user.refusal((client) => client.webhooks.retrieve(another.id)),
+      ],
+      private: await user.refusal((client) =>
+        client.webhooks.create({ name: "x", url: "https://10.0.0.1/", event_types: EVENTS }),
+      ),
+    };
   },
 };

@@ -81,6 +81,20 @@ export class User {
     return calls.map((call) => JSON.parse(call.body));
   }
 
+  // Where webhooks of this scenario are to go.
+  get hook() {
+    return `${this.receiver_url}/${this.name}/${this.scenario}`;
+  }
+
+  // The `headers` and `body` of each webhook that came, once so many have.
+  async delivered(count) {
+    for (;;) {
+      const came = await (await fetch(this.hook)).json();
+      if (came.length >= count) return came;
+      await pause(PAUSE);
+    }
+  }
+
   async #ledger(query) {
     const answer = await fetch(`${this.provider_url}/_calls?${new URLSearchParams(query)}`);
     return (await answer.json()).calls;

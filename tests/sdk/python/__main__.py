@@ -13,10 +13,10 @@ from functools import partial
 
 import openai
 
-from tests.sdk.python import busy, conversations, errors, parameters, patience, responses, retries, streams
+from tests.sdk.python import busy, conversations, errors, parameters, patience, responses, retries, streams, webhooks
 from tests.sdk.python.user import SCENARIOS, Absent, Json, User
 
-STAGES = ((patience, responses, parameters, errors, retries, conversations, streams), (busy,))
+STAGES = ((patience, responses, parameters, errors, retries, conversations, streams, webhooks), (busy,))
 AT_ONCE = 10
 
 _printing = threading.Lock()

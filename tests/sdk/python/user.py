@@ -6,6 +6,7 @@ scenario is a program as users write them; it returns the facts that `tests/sdk/
 
 import hashlib
 import json
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
@@ -32,6 +33,8 @@ class User:
     reader_key: str
     lossy_url: str
     provider_url: str
+    receiver_url: str
+    webhook_secret: str
     strict: bool
     scenario: str = ""
 
@@ -69,12 +72,26 @@ class User:
         calls = self._ledger(client_request_id_prefix=response.id, bodies="true")
         return [json.loads(call["body"]) for call in calls]
 
+    @property
+    def hook(self) -> str:
+        """Where webhooks of this scenario are to go."""
+        return f"{self.receiver_url}/{self.name}/{self.scenario}"
+
+    def delivered(self, count: int) -> list[Json]:
+        """The `headers` and `body` of each webhook that came, once so many have."""
+        while len(came := _get(self.hook)) < count:
+            time.sleep(PAUSE)
+        found: list[Json] = came
+        return found
+
     def _ledger(self, **query: str) -> list[Json]:
-        with urllib.request.urlopen(
-            f"{self.provider_url}/_calls?{urllib.parse.urlencode(query)}", timeout=30
-        ) as answer:
-            calls: list[Json] = json.load(answer)["calls"]
+        calls: list[Json] = _get(f"{self.provider_url}/_calls?{urllib.parse.urlencode(query)}")["calls"]
         return calls
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return json.load(answer)
 
 
 Scenario = Callable[[User], Facts]
