@@ -1,10 +1,22 @@
-"""Column types that mean the same on SQLite and PostgreSQL."""
+"""Column types, and a condition, that mean the same on SQLite and PostgreSQL."""
 
 import json
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, String, Text, TypeDecorator
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    String,
+    Text,
+    TypeDecorator,
+    bindparam,
+    func,
+)
 
 
 class Moment(TypeDecorator[datetime]):
@@ -56,3 +68,13 @@ class ByteOrdered(TypeDecorator[str]):
     def load_dialect_impl(self, dialect: Dialect) -> Any:
         """PostgreSQL compares by the database's locale unless told otherwise; SQLite by bytes already."""
         return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
+
+
+def among(tx: Connection, column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
+    """Whether `column` is one of `values`, of which there may be thousands.
+
+    On PostgreSQL they are one parameter: the statement's text, and so its plan, is the same for any number of them.
+    """
+    if tx.dialect.name == "postgresql":
+        return column == func.any(bindparam(None, list(values), ARRAY(String)))
+    return column.in_(values)

@@ -18,7 +18,7 @@ from jobs.events import Announcer, connect
 from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.store import endpoints, keys, queries, tables, workers
-from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt
+from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, unwanted_responses
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
 from jobs.store.deliveries import claim_delivery, pending_of_jobs, record_try, rescue_deliveries, write_event
@@ -36,7 +36,7 @@ from worker.maintenance import deadlines, deliveries, pruner
 
 JOBS = 20_000
 KEYS = 40
-IDLE_KEYS = 1_000
+IDLE_KEYS = 5_000
 MODELS = (MODEL, MODEL, MODEL, "openai/gpt-5.6-sol")
 SECOND = timedelta(seconds=1)
 NOW = START
@@ -59,8 +59,16 @@ answered, follow-ups that have yet to run, and dead endpoints, however many jobs
 Of the open deliveries the first alone is read, which PostgreSQL's plan does not say.
 """
 A_PAGE = 1_000
-# by day and model, within the span that was asked for; the turns of one conversation; at most a hundred endpoints
-SORTED = {"usage of a day", "read a conversation", "check a conversation", "webhook metrics", "list endpoints"}
+# by day and model, within the span that was asked for; the turns of one conversation; at most a hundred endpoints; the
+# keys that have queued jobs
+SORTED = {
+    "usage of a day",
+    "read a conversation",
+    "check a conversation",
+    "webhook metrics",
+    "list endpoints",
+    "pick due jobs",
+}
 
 
 @dataclass
@@ -334,6 +342,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "oldest due": lambda tx, _world: queries.oldest_due_at(tx),
     "left behind": rescue,
     "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
+    "wanted by nobody": lambda tx, world: unwanted_responses(tx, world.now - timedelta(days=1), 50),
     "erase": delete,
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),

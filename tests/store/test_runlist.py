@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from jobs.lifecycle import Status, Verb
 from jobs.store.database import Database
-from jobs.store.keys import ApiKey
+from jobs.store.keys import ApiKey, create_key
 from jobs.store.queries import get_job, oldest_due_at
 from jobs.store.runlist import pick_due
 from jobs.store.transitions import submit
@@ -132,6 +132,32 @@ class TestFairness:
         assert len(served) == 120
         with database.read() as tx:
             assert Counter(get_job(tx, job_id).api_key_id for job_id in served) == {key.id: 1 for key in keys}
+
+    def test_a_thousand_keys_have_equal_shares_and_a_late_small_one_has_the_next_place(
+        self, records: Records, database: Database
+    ) -> None:
+        with database.begin() as tx:
+            keys = [create_key(tx, f"key {number}", None, records.clock())[0] for number in range(1_000)]
+            owners = {submit(tx, make_spec(key.id), records.clock()).id: key.id for _turn in range(3) for key in keys}
+        served: Counter[str] = Counter()
+        for share in (1, 2):
+            for _ in range(5):
+                records.clock.advance(SECOND)
+                served.update(owners[job_id] for job_id in pick(records, 200))
+            assert served == dict.fromkeys(owners.values(), share)
+        late = submit_many(records, make_key(database, "late"), 1)
+        records.clock.advance(SECOND)
+        assert pick(records, 200)[0] == late[0]
+
+    def test_places_that_are_left_over_go_round(self, records: Records, database: Database) -> None:
+        """With four places for three keys somebody has two: each time another."""
+        keys = [records.key, make_key(database), make_key(database)]
+        owners = {job_id: key.id for key in keys for job_id in submit_many(records, key, 20)}
+        served: Counter[str] = Counter()
+        for _ in range(6):
+            records.clock.advance(SECOND)
+            served.update(owners[job_id] for job_id in pick(records, 4))
+        assert served == {key.id: 8 for key in keys}
 
     def test_keys_without_due_jobs_do_not_hold_places(self, records: Records, database: Database) -> None:
         """One busy tenant among many who only wait fills the whole window."""
