@@ -103,11 +103,10 @@ def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tupl
     """
     row, job = tables.attempts.c, tables.jobs.c
     later = tables.attempts.alias().c
-    left = (row.ended_at > since, row.cost_microusd.is_(None), row.reconciled_at.is_(None))
-    unfetched = (row.outcome.in_((Outcome.LOST, Outcome.RELEASED)), row.provider_response_id.is_not(None))
+    left = (tables.IS_UNFETCHED, row.ended_at > since)
     followed = exists().where(later.job_id == row.job_id, later.number > row.number)
     is_open = exists().where(job.id == row.job_id, job.completed_at.is_(None))
-    query = select(tables.attempts).where(*left, *unfetched, ~followed, ~is_open).order_by(row.ended_at).limit(limit)
+    query = select(tables.attempts).where(*left, ~followed, ~is_open).order_by(row.ended_at).limit(limit)
     return [(each["provider_response_id"], attempt_from(each)) for each in tx.execute(query).mappings()]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, or_, select, text, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from jobs.errors import Billed, JobNotFound
 from jobs.job import Attempt, Cost, Job, Outcome, Usage
@@ -20,9 +20,6 @@ from jobs.store.lanes import read_lane
 from jobs.store.queries import get_job
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move
-
-# The part on cost is as the partial index says it, so that both databases see that it fits.
-_DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ AT_ONCE = Patience()
 def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datetime, limit: int) -> list[Attempt]:
     """The latest calls, at most `limit`, that ended in this span with nobody knowing what they cost."""
     row = tables.attempts.c
-    query = select(tables.attempts).where(_DOUBTFUL, row.ended_at > ended_after, row.ended_at <= ended_before)
+    query = select(tables.attempts).where(tables.IS_DOUBTFUL, row.ended_at > ended_after, row.ended_at <= ended_before)
     return [attempt_from(each) for each in tx.execute(query.order_by(row.ended_at.desc()).limit(limit)).mappings()]
 
 
@@ -151,7 +148,9 @@ def _lock_job(tx: Connection, attempt: Attempt) -> None:
 
 def _settle(tx: Connection, attempt: Attempt, values: dict[str, object]) -> bool:
     row = tables.attempts.c
-    settling = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number, _DOUBTFUL)
+    settling = update(tables.attempts).where(
+        row.job_id == attempt.job_id, row.number == attempt.number, tables.IS_DOUBTFUL
+    )
     return tx.execute(settling.values(values)).rowcount == 1
 
 
