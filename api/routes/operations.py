@@ -85,7 +85,10 @@ def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
     responses={503: {"description": "The database is away."}},
 )
 def metrics(parts: PartsDep) -> Response:
-    """Prometheus; every number is read from the rows at this moment, so all processes tell the same."""
+    """Prometheus; every number is read from the database at this moment, so all processes tell the same.
+
+    Of more than 10,000 that wait the number is an estimate.
+    """
     registry = CollectorRegistry()
     with parts.database.read() as tx:
         jobs = Gauge("backburner_jobs", "Open jobs by status.", ["status"], registry=registry)

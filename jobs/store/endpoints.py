@@ -3,17 +3,18 @@
 Everything is scoped by key. What a single request named as its receiver is an endpoint as well, and in none of these.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, case, delete, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, case, delete, func, insert, select, update
 
 from jobs.errors import DeliveryNotFound, EndpointNotFound, TooManyEndpoints
 from jobs.ids import new_id
 from jobs.store import tables
+from jobs.store.counts import count_waiting
 from jobs.webhook import MAX_FAILURES, OLD_SECRET_LIVES, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 MOST_ENDPOINTS = 100
@@ -244,22 +245,22 @@ def recover(tx: Connection, endpoint: Endpoint, since: datetime, now: datetime) 
 
 
 def count_open_deliveries(tx: Connection) -> Mapping[DeliveryStatus, int]:
-    """How many deliveries are on their way, over all keys (for the operator)."""
-    return _count(tx, (DeliveryStatus.PENDING, DeliveryStatus.SENDING), tables.webhook_deliveries.c.ended_at.is_(None))
+    """How many deliveries are on their way, over all keys (for the operator).
+
+    Of many pending ones PostgreSQL's own estimate: see `count_waiting`.
+    """
+    table = tables.webhook_deliveries
+    pending = count_waiting(tx, table, tables.IS_PENDING, "ix_webhook_deliveries_due")
+    sending = count_waiting(tx, table, tables.IS_SENDING, "ix_webhook_deliveries_sending")
+    return {DeliveryStatus.PENDING: pending, DeliveryStatus.SENDING: sending}
 
 
 def count_ended_deliveries(tx: Connection, since: datetime) -> Mapping[DeliveryStatus, int]:
     """How many deliveries ended since a moment, over all keys (for the operator)."""
-    return _count(tx, (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED), tables.webhook_deliveries.c.ended_at >= since)
-
-
-def _count(
-    tx: Connection, statuses: Iterable[DeliveryStatus], which: ColumnElement[bool]
-) -> Mapping[DeliveryStatus, int]:
     row = tables.webhook_deliveries.c
-    query = select(row.status, func.count().label("number")).where(which).group_by(row.status)
+    query = select(row.status, func.count().label("number")).where(row.ended_at >= since).group_by(row.status)
     found: dict[str, int] = {each.status: each.number for each in tx.execute(query)}
-    return {status: found.get(status, 0) for status in statuses}
+    return {status: found.get(status, 0) for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED)}
 
 
 def oldest_undelivered_at(tx: Connection) -> datetime | None:

@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from jobs.errors import JobNotFound
 from jobs.ids import new_id
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
+from jobs.store import counts
 from jobs.store.database import Database
 from jobs.store.keys import ApiKey
 from jobs.store.queries import (
@@ -237,6 +239,19 @@ def test_open_jobs_are_counted_over_all_keys(records: Records, database: Databas
     records.submit_job(make_key(database))
     with database.read() as tx:
         assert count_open(tx) == {Status.QUEUED: 2, Status.IN_PROGRESS: 1}
+
+
+def test_many_queued_jobs_are_not_counted_one_by_one(
+    records: Records, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what is counted, PostgreSQL says how many there were when it last looked itself."""
+    monkeypatch.setattr(counts, "COUNTED", 5)
+    for _ in range(12):
+        records.submit_job()
+    with database.read() as tx:
+        assert count_open(tx)[Status.QUEUED] == (12 if database.is_sqlite else 5)
+        tx.execute(text("ANALYZE"))
+        assert count_open(tx)[Status.QUEUED] == 12
 
 
 def test_ended_among_names_the_ended_and_the_gone(records: Records, database: Database) -> None:
