@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, 
 from jobs.ids import new_id
 from jobs.job import Job, WebhookTarget
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.webhook import (
     DISABLE_AFTER,
     EVENT_OF,
@@ -86,11 +87,11 @@ def keep_target(tx: Connection, job_id: str, api_key_id: str, target: WebhookTar
     )
 
 
-def forget_target(tx: Connection, job_id: str) -> None:
-    """Let an erased request's receiver go with it, unless it is still to be told; retention takes it then."""
+def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
+    """Let erased requests' receivers go with them, unless they are still to be told; retention takes them then."""
     row = tables.webhook_endpoints.c
-    named = tx.execute(select(row.id).where(row.job_id == job_id)).scalars().all()
-    told = set(named) - _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, named)
+    named = tx.execute(select(row.id).where(among(tx, row.job_id, job_ids))).scalars().all()
+    told = [each for each in named if not _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, [each])]
     if told:
         tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
 

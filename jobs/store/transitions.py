@@ -1,17 +1,19 @@
 """`submit` and `move`: the only writers of `jobs.status`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, update
+from sqlalchemy import ColumnElement, Connection, Integer, bindparam, delete, insert, select, update
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
 from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
-from jobs.store.deliveries import forget_target, keep_target, write_event
+from jobs.store.columns import among
+from jobs.store.deliveries import forget_targets, keep_target, write_event
 from jobs.store.rows import usage_columns
 
 
@@ -151,6 +153,27 @@ def erase(tx: Connection, job: Job) -> None:
     )
     if gone.rowcount == 0:
         raise StaleJob(job.id, "erase")
-    forget_target(tx, job.id)
+    _forget_texts(tx, [job.id])
+
+
+def erase_ripe(tx: Connection, ripe: ColumnElement[bool], limit: int) -> int:
+    """Erase, as `erase` does, up to `limit` ended jobs that are `ripe`, those first that ended first; returns how many.
+
+    What somebody else holds at this moment is left for another time.
+    """
+    row = tables.jobs.c
+    size = bindparam("size", limit, Integer, literal_execute=True)  # else a prepared plan expects a tenth of the table
+    oldest = select(row.id).where(row.completed_at.is_not(None), ripe).order_by(row.completed_at).limit(size)
+    ids = tx.execute(oldest.with_for_update(skip_locked=True)).scalars().all()  # locked, so that none is revived
+    if ids:
+        tx.execute(delete(tables.jobs).where(among(tx, row.id, ids)))
+        _forget_texts(tx, ids)
+    return len(ids)
+
+
+def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
+    """What the database doesn't erase by itself together with a job."""
+    forget_targets(tx, job_ids)
     attempt = tables.attempts.c
-    tx.execute(update(tables.attempts).where(attempt.job_id == job.id).values(error_message=None))
+    told = update(tables.attempts).where(among(tx, attempt.job_id, job_ids), attempt.error_message.is_not(None))
+    tx.execute(told.values(error_message=None))

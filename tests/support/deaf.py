@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-from jobs.dispatch import Dispatcher
+from jobs.dispatch import QUEUE_NAME, Dispatcher
 from jobs.events import Announcer
 
 
 class DeafBroker(Dispatcher):
     def __init__(self) -> None:
         self.rung: list[str] = []
+
+    def depth(self, queue: str = QUEUE_NAME) -> None:
+        return None
 
     def ring_all(self, job_ids: Sequence[str]) -> int:
         self.rung += job_ids

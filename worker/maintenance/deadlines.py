@@ -3,6 +3,7 @@
 from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
+from typing import Final
 
 from sqlalchemy import Connection, select
 
@@ -21,6 +22,8 @@ from jobs.telemetry import get_logger
 from worker.provider.line import AbortReason
 
 BATCH = 200
+AT_ONCE: Final = 2_000
+"""How many are ended in one go: where a million are overdue, the other duties have their turn in between."""
 
 log = get_logger(__name__)
 
@@ -70,7 +73,7 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
             if before is Status.IN_PROGRESS:
                 announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
         expired += len(ended)
-        if len(batch) < BATCH:
+        if len(batch) < BATCH or expired >= AT_ONCE:
             return expired
 
 

@@ -43,12 +43,7 @@ def dispatch(
 
 
 def prune(database: Database, now: datetime, retention: timedelta) -> int:
-    """Erase events whose retention has run out, with their deliveries; returns how many rows went first."""
+    """Erase events whose retention has run out, with their deliveries, up to `PRUNED_AT_ONCE`; returns how many."""
     before = now - retention
-    erased = 0
-    while True:
-        with database.begin() as tx:
-            gone = prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), PRUNED_AT_ONCE)
-        erased += gone
-        if gone < PRUNED_AT_ONCE:
-            return erased
+    with database.begin() as tx:
+        return prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), PRUNED_AT_ONCE)

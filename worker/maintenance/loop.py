@@ -32,11 +32,12 @@ log = get_logger(__name__)
 
 @dataclass
 class Step:
-    """One duty and how often it is due, in seconds."""
+    """One duty and how often it is due, in seconds; one that has done `most` has more to do, and is due at once."""
 
     name: str
     every: float
     run: Callable[[datetime], int]
+    most: float = float("inf")
     due_at: float = 0.0
 
 
@@ -67,7 +68,12 @@ class Maintenance:
         self._thread = Thread(target=self._loop, daemon=True)
         self._steps = [
             Step("rescuer", TICK, rescue),
-            Step("deadlines", TICK, lambda now: deadlines.run_once(database, announcer, now, lane.name)),
+            Step(
+                "deadlines",
+                TICK,
+                lambda now: deadlines.run_once(database, announcer, now, lane.name),
+                most=deadlines.AT_ONCE,
+            ),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),
             Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
@@ -76,8 +82,13 @@ class Maintenance:
                 0,
                 lambda now: deliveries.dispatch(database, bell, now, worker_timeout, delivery_slots),
             ),
-            Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention)),
-            Step("event pruner", PRUNE_EVERY, lambda now: deliveries.prune(database, now, retention)),
+            Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
+            Step(
+                "event pruner",
+                PRUNE_EVERY,
+                lambda now: deliveries.prune(database, now, retention),
+                most=deliveries.PRUNED_AT_ONCE,
+            ),
         ]
 
     def start(self) -> None:
@@ -118,6 +129,8 @@ class Maintenance:
                 continue
             step.due_at = monotonic() + step.every
             try:
-                step.run(datetime.now(UTC))
+                if step.run(datetime.now(UTC)) >= step.most:
+                    step.due_at = 0.0
+                    self._wake.set()
             except Exception as error:  # one duty that fails must not end the others
                 log.warning("maintenance failed", duty=step.name, error=type(error).__name__, exc_info=True)

@@ -5,45 +5,36 @@ follow-up rests upon is spared until that has ended.
 """
 
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import ColumnElement, and_, false, select
+from sqlalchemy import ColumnElement, and_, false
 
-from jobs.errors import StaleJob
 from jobs.store import tables
 from jobs.store.chains import still_needed
 from jobs.store.database import Database
-from jobs.store.rows import job_from
-from jobs.store.transitions import erase
+from jobs.store.transitions import erase_ripe
 from jobs.store.unanswered import forget_unanswered
 from jobs.store.workers import forget_ended
 
-BATCH = 200
+BATCH: Final = 500
+"""So many go in one transaction, and in one go: other duties have their turn before the next."""
 UNSTORED_FOR = timedelta(minutes=10)
 
 
 def run_once(database: Database, now: datetime, retention: timedelta) -> int:
-    """Erase what ended longer ago than `retention`, or than its client's `store: false` allows; returns how many."""
+    """Erase what ended longer ago than `retention`, or than its client's `store: false` allows.
+
+    Returns how many of the kind that had more: below `BATCH` it was all there was.
+    """
     row = tables.jobs.c
-    erased = _erase_all(database, row.completed_at < now - retention)
-    erased += _erase_all(database, and_(row.store == false(), row.completed_at < now - UNSTORED_FOR))
+    kept = _erase(database, row.completed_at < now - retention)
+    unstored = _erase(database, and_(row.store == false(), row.completed_at < now - UNSTORED_FOR))
     with database.begin() as tx:
         forget_ended(tx, now)
         forget_unanswered(tx, now)
-    return erased
+    return max(kept, unstored)
 
 
-def _erase_all(database: Database, ripe: ColumnElement[bool]) -> int:
-    row = tables.jobs.c
-    old = select(tables.jobs).where(ripe, row.id.not_in(still_needed())).order_by(row.completed_at).limit(BATCH)
-    erased = 0
-    while True:
-        with database.begin() as tx:
-            batch = [job_from(each) for each in tx.execute(old).mappings()]
-            for job in batch:
-                try:
-                    erase(tx, job)
-                except StaleJob:
-                    continue
-                erased += 1
-        if len(batch) < BATCH:
-            return erased
+def _erase(database: Database, ripe: ColumnElement[bool]) -> int:
+    with database.begin() as tx:
+        return erase_ripe(tx, and_(ripe, tables.jobs.c.id.not_in(still_needed())), BATCH)
