@@ -95,10 +95,13 @@ class Report:
             table.add_column(header)
         for figure in self.figures:
             table.add_column(figure.name, justify="right")
-        table.add_column(f"x ours ({self.figures[0].name})", justify="right")
+        compares = any(subject.role is not Role.OURS for subject in self.subjects)
+        if compares:
+            table.add_column(f"x ours ({self.figures[0].name})", justify="right")
         for subject in self.subjects:
             medians = [_shown(subject.median(figure), figure.digits) for figure in self.figures]
-            table.add_row(subject.name, subject.role, *medians, _shown(self._ratio(subject), 2))
+            ratio = [_shown(self._ratio(subject), 2)] if compares else []
+            table.add_row(subject.name, subject.role, *medians, *ratio)
         console.print(table)
 
     def save(self, folder: Path = FOLDER) -> None:
