@@ -8,7 +8,7 @@ from rich.console import Console
 
 from benchmarks.stage import Run
 
-BENCHMARKS: Final = ("accept",)
+BENCHMARKS: Final = ("accept", "backlog")
 """Each is a module of this package with a function `measure(run) -> list of reports`."""
 
 
