@@ -4,6 +4,7 @@ BIN := .venv/bin
 RUN_STAMP := .venv/.run
 PACKAGES_STAMP := .venv/.packages
 TEST_STAMP := .venv/.test
+BENCH_STAMP := .venv/.bench
 # the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
@@ -16,10 +17,10 @@ LONG := tests/api/test_many_watchers.py tests/crash/test_every_step.py tests/cra
 TEST_PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check format docs lock bench chaos clean
+.PHONY: help up test test-all check format docs lock bench bench-quick chaos clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
@@ -43,9 +44,11 @@ format: $(TEST_STAMP) ## Format and mend what can be mended
 docs: $(RUN_STAMP) ## Write the files that are generated from code
 	$(BIN)/python -m docs.generate
 
-bench: $(TEST_STAMP) ## Measure; see benchmarks/
-	$(BIN)/python -m benchmarks.submit
-	$(BIN)/python -m benchmarks.recovery
+bench: $(BENCH_STAMP) ## Measure beside the plain ways and the peers; NAMES="accept drain", see docs/performance.md
+	$(BIN)/python -m benchmarks $(NAMES)
+
+bench-quick: $(BENCH_STAMP) ## The same within five minutes, for the shape of it
+	$(BIN)/python -m benchmarks --quick $(NAMES)
 
 chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRANSPORT=stream, see docs/chaos.md
 	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
@@ -58,6 +61,8 @@ lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresse
 		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
 	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
+	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url -c requirements/test.txt --extra bench pyproject.toml -o requirements/bench.txt
 	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
 	$(NPM) --prefix $(NODE_SDK) update --package-lock-only
@@ -79,6 +84,10 @@ $(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
 	@touch $@
 
 $(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS)
+	@touch $@
+
+$(BENCH_STAMP): requirements/bench.txt $(PACKAGES_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
 .venv/sdk/%/.installed: requirements/sdk-%.txt | $(PACKAGES_STAMP)

@@ -70,6 +70,11 @@ class PostgresServer(Server):
     def url(self) -> str:
         return f"postgresql://{SUPERUSER}@{HOST}:{self.port}/postgres"
 
+    @property
+    def programs(self) -> Path:
+        """Where `psql`, `pgbench` and their like are that belong to this server."""
+        return self._programs
+
     def start(self) -> None:
         if not self.data.exists():
             self._run("initdb", "--pgdata", str(self.data), "--username", SUPERUSER, "--auth", "trust", *INITDB_OPTIONS)

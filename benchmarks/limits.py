@@ -1,0 +1,78 @@
+"""The plain API and the limits, started for one benchmark: what stands beside ours where no queue is needed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import psycopg
+
+from benchmarks.stage import Stage
+from tests.support.stack import ROOT, Process
+
+ROW = "INSERT INTO commits (body) VALUES (repeat('x', 500));\n"
+
+
+@contextmanager
+def asgi(program: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """One process of `benchmarks.peers.<program>:app` on the uvicorn that ours runs on; its URL."""
+    target = f"benchmarks.peers.{program}:app"
+    command = [sys.executable, "-m", "uvicorn", target, "--port", "0", "--no-access-log"]
+    process = Process(program, command, {"PYTHONPATH": str(ROOT), **environment})
+    try:
+        yield process.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
+    finally:
+        process.stop()
+
+
+@contextmanager
+def naive_api(servers: Stage) -> Iterator[str]:
+    """FastAPI, async ORM and `apply_async` on an empty database and Valkey; its URL."""
+    servers.valkey.flush()
+    url = servers.databases.empty()
+    with asgi("naive_api", {"DATABASE_URL": url, "BROKER_URL": servers.valkey.url}) as base_url:
+        yield base_url
+    servers.databases.drop(url)
+
+
+@contextmanager
+def memory_api(body: bytes) -> Iterator[str]:
+    """FastAPI answering `body` to `GET /v1/responses/{any}`; its URL."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        with asgi("memory_api", {"BODY_FILE": file.name}) as base_url:
+            yield base_url
+
+
+def bare_aiohttp(provider_url: str, calls: int, prompt: str) -> dict[str, float]:
+    """So many calls at once to their end: `idle_bytes`, `peak_bytes` (USS) and `cpu_seconds` of one process."""
+    command = [sys.executable, "-m", "benchmarks.peers.bare_aiohttp", str(calls), prompt]
+    environment = {**os.environ, "PROVIDER_URL": provider_url}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def pgbench(servers: Stage, *, clients: int, seconds: int) -> tuple[float, list[float]]:
+    """Single-row commits: how many a second, and the latency of each in milliseconds."""
+    url = servers.databases.empty()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE commits (id bigserial PRIMARY KEY, body text NOT NULL)")
+    with tempfile.TemporaryDirectory() as directory:
+        script = Path(directory, "commit.sql")
+        script.write_text(ROW, "utf-8")
+        command = [str(servers.postgres.programs / "pgbench"), "--no-vacuum", "--file", str(script), "--log"]
+        command += ["--client", str(clients), "--jobs", "2", "--time", str(seconds), url]
+        done = subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
+        lines = [line for log in Path(directory).glob("pgbench_log.*") for line in log.read_text("utf-8").splitlines()]
+    servers.databases.drop(url)
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    assert rate is not None, done.stdout
+    return float(rate[1]), [int(line.split()[2]) / 1000 for line in lines]

@@ -1,0 +1,169 @@
+"""The durable queues beside ours, each started on the stage's servers and driven alike.
+
+    with peer(servers, CELERY_GEVENT, concurrency=100) as it:
+        it.enqueue(2_000, "[[sim: full delay=0]] Hello")   # returns when all of them are accepted
+        it.start_worker()
+        it.await_finished(2_000, 120)
+        print(it.rate(begun))                              # or it.finished() and it.worker_processes, as it runs
+
+The programs themselves are in `benchmarks/peers`; every one calls the simulator once per job, over HTTP.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import httpx
+import psycopg
+
+from benchmarks.report import Role
+from benchmarks.stage import Stage
+from tests.support.stack import Process
+from tests.support.waiting import await_until
+
+CELERY: Final = ("celery", "--app", "benchmarks.peers.celery_app", "worker", "--loglevel", "warning")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A peer: what it is called, its program under `benchmarks.peers`, and how its worker starts (`-m` of Python)."""
+
+    name: str
+    role: Role
+    program: str
+    worker: tuple[str, ...]
+    ready: str = "worker ready"
+
+
+CELERY_PREFORK: Final = Kind(
+    "Celery prefork", Role.PLAIN, "celery_app", (*CELERY, "--pool", "prefork", "--concurrency", "{concurrency}")
+)
+CELERY_GEVENT: Final = Kind(
+    "Celery gevent", Role.PLAIN, "celery_app", (*CELERY, "--pool", "gevent", "--concurrency", "{concurrency}")
+)
+PROCRASTINATE: Final = Kind(
+    "procrastinate",
+    Role.PEER,
+    "procrastinate_app",
+    ("procrastinate", "--app", "benchmarks.peers.procrastinate_app.app", "worker", "--concurrency", "{concurrency}"),
+    ready="Starting worker",
+)
+DBOS: Final = Kind("DBOS", Role.PEER, "dbos_app", ("benchmarks.peers.dbos_app", "worker"))
+PEERS: Final = (CELERY_PREFORK, CELERY_GEVENT, PROCRASTINATE, DBOS)
+
+
+@dataclass
+class Peer:
+    """One of them on a database of its own. `concurrency` is of each worker process that is started."""
+
+    kind: Kind
+    database_url: str
+    broker_url: str
+    concurrency: int
+    simulator: Process
+    worker_processes: list[Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
+        self._command("setup")
+
+    def enqueue(self, count: int, prompt: str) -> None:
+        """Add so many jobs, by its own API in a process of its own."""
+        self._command("enqueue", str(count), prompt)
+
+    def enqueue_each(self, count: int, prompt: str, every: float) -> dict[str, float]:
+        """Add one job every so many seconds: its name (`calls` has it) to the moment (unix time) it was accepted."""
+        lines = self._command("enqueue", str(count), prompt, "--every", str(every)).lines
+        accepted = [json.loads(line) for line in lines if line.startswith("{")]
+        return {each["name"]: each["accepted_at"] for each in accepted}
+
+    def start_worker(self) -> Process:
+        """One more worker process, ready to take jobs."""
+        arguments = [each.format(concurrency=self.concurrency) for each in self.kind.worker]
+        worker = Process(self.kind.name, [sys.executable, "-m", *arguments], self.environment())
+        self.worker_processes.append(worker)
+        worker.match(self.kind.ready, 60)
+        return worker
+
+    def environment(self) -> dict[str, str]:
+        """What tells its programs where things are."""
+        return {
+            "DATABASE_URL": self.database_url,
+            "BROKER_URL": self.broker_url,
+            "PROVIDER_URL": self.provider_url,
+            "CONCURRENCY": str(self.concurrency),
+        }
+
+    def finished(self, since: datetime | None = None, until: datetime | None = None) -> int:
+        """How many jobs have their result, by the database's clock between two moments (aware)."""
+        query = (
+            "SELECT count(*) FROM results WHERE (%(since)s::timestamptz IS NULL OR finished_at > %(since)s)"
+            " AND (%(until)s::timestamptz IS NULL OR finished_at <= %(until)s)"
+        )
+        with psycopg.connect(self.database_url) as connection:
+            [count] = connection.execute(query, {"since": since, "until": until}).fetchone() or (0,)
+        return int(count)
+
+    def last_finished_at(self) -> datetime:
+        """When the last result was written, by the database's clock."""
+        with psycopg.connect(self.database_url) as connection:
+            [moment] = connection.execute("SELECT max(finished_at) FROM results").fetchone() or (None,)
+        assert isinstance(moment, datetime), "nothing has finished"
+        return moment
+
+    def await_finished(self, count: int, seconds: float) -> None:
+        """Wait until so many jobs have their result."""
+        await_until(lambda: self.finished() >= count, seconds, self.logs)
+
+    def summary(self) -> dict[str, int]:
+        """What the provider saw in all (`in_flight`, `peak_in_flight`, `total`, ...)."""
+        found: dict[str, int] = httpx.get(f"{self.provider_url}/_calls", params={"limit": 0}, timeout=30).json()[
+            "summary"
+        ]
+        return found
+
+    def calls(self) -> list[dict[str, Any]]:
+        """The provider's ledger; `client_request_id` is a job's name with `:1` after it."""
+        found: list[dict[str, Any]] = httpx.get(f"{self.provider_url}/_calls", timeout=30).json()["calls"]
+        return found
+
+    def logs(self) -> str:
+        """What its workers said last."""
+        return "\n".join(f"--- {each.name}\n" + "\n".join(each.lines[-40:]) for each in self.worker_processes)
+
+    def stop_workers(self) -> None:
+        """End them; what they have not done stays queued."""
+        for each in self.worker_processes:
+            each.stop(10)
+        self.worker_processes.clear()
+
+    def _command(self, *arguments: str) -> Process:
+        command = [sys.executable, "-m", f"benchmarks.peers.{self.kind.program}", *arguments]
+        process = Process(f"{self.kind.name} {arguments[0]}", command, self.environment())
+        try:
+            await_until(lambda: process.popen.poll() is not None, 600, lambda: process.output)
+        finally:
+            status = process.stop()
+        assert status == 0, process.output
+        return process
+
+
+@contextmanager
+def peer(servers: Stage, kind: Kind, *, concurrency: int = 100) -> Iterator[Peer]:
+    """A peer on a fresh database and an empty Valkey, with a simulator of its own and no worker yet."""
+    servers.valkey.flush()
+    url = servers.databases.empty()
+    simulator = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0"], {})
+    try:
+        it = Peer(kind, url, servers.valkey.url, concurrency, simulator)
+        try:
+            yield it
+        finally:
+            it.stop_workers()
+    finally:
+        simulator.stop()
+        servers.databases.drop(url)

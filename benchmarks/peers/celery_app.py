@@ -1,0 +1,50 @@
+"""Plain Celery on Redis with a table of results; its pool is the command line's."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import httpx
+from celery import Celery
+from celery.signals import worker_ready
+from sqlalchemy import create_engine, insert
+
+from benchmarks.peers import work
+
+app = Celery("peer", broker=work.BROKER_URL)
+app.conf.update(
+    task_ignore_result=True,
+    broker_transport_options={"max_connections": work.CONCURRENCY + 10},
+    worker_pool_restarts=False,
+)
+engine = create_engine(work.DATABASE_URL or "sqlite://")
+http = httpx.Client(**work.HTTP)
+
+
+@app.task(name="call")  # as the program that enqueues and the worker both know it
+def call(name: str, prompt: str) -> None:
+    """One job."""
+    row = work.result((name, prompt), http.post(work.RESPONSES, **work.request((name, prompt))))
+    with engine.begin() as tx:
+        tx.execute(insert(work.RESULTS).values(row))
+
+
+@contextmanager
+def queue() -> Iterator[work.Put]:
+    """One connection to the broker for all."""
+
+    def put(jobs: Sequence[work.Job]) -> None:
+        for job in jobs:
+            call.apply_async(job, producer=producer)
+
+    with app.producer_pool.acquire(block=True) as producer:
+        yield put
+
+
+@worker_ready.connect
+def ready(**_: object) -> None:
+    """Say so."""
+    print("worker ready", flush=True)
+
+
+if __name__ == "__main__":
+    work.main(work.create_tables, queue)

@@ -1,0 +1,15 @@
+"""The limit for a poll: FastAPI answering the bytes of a file (`BODY_FILE`) from memory, for any id."""
+
+import os
+from pathlib import Path
+
+from fastapi import FastAPI, Response
+
+BODY = Path(os.environ["BODY_FILE"]).read_bytes()
+app = FastAPI()
+
+
+@app.get("/v1/responses/{response_id}")
+async def retrieve(response_id: str) -> Response:  # noqa: ARG001  # it is parsed, as ours is
+    """The same for all."""
+    return Response(BODY, media_type="application/json")
