@@ -46,8 +46,9 @@ class Calls:
 
     def abort(self, job_id: str, last: int, reason: AbortReason) -> None:
         """End the calls of one job up to attempt `last`, if any are held here."""
-        for call in self.held():
-            if call.attempt.job_id == job_id and call.attempt.number <= last:
+        for number in range(1, last + 1):
+            call = self._running.get((job_id, number))
+            if call is not None:
                 call.line.abort(reason)
 
     def abort_all(self, reason: AbortReason) -> None:

@@ -6,7 +6,7 @@ status. An answer outlives a database that is away: recording is tried until it 
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -15,30 +15,43 @@ from sqlalchemy import Connection
 
 from jobs.conversation import rebuild
 from jobs.dispatch import Dispatcher
-from jobs.errors import ChainBroken, ErrorKind, Failure, JobNotFound
+from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
 from jobs.job import Answer, Attempt, CallReport, Job
-from jobs.lifecycle import Status, Verb
+from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
-from jobs.store.attempts import begin_attempt, note_response
+from jobs.store.attempts import note_response, request_of
 from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.queries import get_job, get_request
 from jobs.telemetry import get_logger
 from worker.calls import Calls
+from worker.claims import Claims
+from worker.gathering import BatchFailed, Gathering
 from worker.identity import Identity
-from worker.lane import LaneKeeper, ProbeTaken
+from worker.lane import LaneKeeper
 from worker.live import LiveLog
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.recording import record
-from worker.settlement import EndedCall, Policy, Settled, call_deadline_failure, settle
+from worker.settlement import (
+    EndedCall,
+    Policy,
+    Settled,
+    call_deadline_failure,
+    can_settle_together,
+    settle,
+    settle_together,
+)
 
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.
 LAST_RESORT = timedelta(minutes=1)
 
 log = get_logger(__name__)
+
+
+class NoLongerOurs(Exception):
+    """The job has been cancelled, deleted or given to another: no call is to be sent for it."""
 
 
 class Provider(Protocol):
@@ -91,6 +104,8 @@ class Executor:
         self._busy = 0
         self._calls = calls
         self._live = live
+        self._claims = Claims(database, identity, lane, clock)
+        self._settlements = Gathering(self._settle_all)
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._announcer = announcer
@@ -103,18 +118,17 @@ class Executor:
             return
         self._busy += 1
         try:
-            begun = self._claim(job_id)
+            begun = self._claims.claim(job_id)
             if begun is not None:
-                job, attempt, probe = begun
-                self._run(job, attempt, probe=probe)
+                self._run(begun.job, begun.attempt, is_probe=begun.is_probe)
         finally:
             self._busy -= 1
 
-    def _run(self, job: Job, attempt: Attempt, *, probe: bool) -> None:
+    def _run(self, job: Job, attempt: Attempt, *, is_probe: bool) -> None:
         length = min(self._policy.call_deadline, job.deadline_at - self._clock())
         line = Line()
         running = self._calls.begin(attempt, line, length)
-        watch = self._lane.watch_probe(attempt) if probe else None
+        watch = self._lane.watch_probe(attempt) if is_probe else None
         try:
             report = self._call(job, attempt, line, length)
             if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
@@ -126,32 +140,14 @@ class Executor:
         finally:
             self._calls.end(running)
 
-    def _claim(self, job_id: str) -> tuple[Job, Attempt, bool] | None:
-        """The job and its attempt, and whether that is the probe of a closed lane."""
-        worker_id = self._identity.claiming_as
-        if worker_id is None:
-            return None
-        try:
-            with self._database.begin() as tx:
-                lane = self._lane.admits(tx)
-                begun = begin_attempt(tx, job_id, worker_id, self._clock()) if lane is not None else None
-                if lane is None or begun is None:
-                    return None
-                return *begun, self._lane.is_probe(tx, lane)
-        except ProbeTaken:
-            return None
-        except DATABASE_ERRORS as error:
-            log.warning("claim failed", job_id=job_id, error=type(error).__name__)
-            return None
-
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
         model = self._catalogue.of_job(job.model)
         deadline = length + LAST_RESORT
         try:
             if attempt.resumes is not None:
-                self._look_again(job, attempt, line)
+                self._request(attempt)
                 return self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
-            body, is_streamed = self._body(job, attempt, line)
+            body, is_streamed = self._body(job, attempt)
             return self._provider.call(
                 body,
                 request_id=f"{job.id}:{attempt.number}",
@@ -161,9 +157,9 @@ class Executor:
                 accepted=lambda response_id: self._accepted(attempt, response_id),
                 heard=self._live.open(attempt).hear if is_streamed else None,
             )
-        except JobNotFound:
+        except NoLongerOurs:
             line.abort(AbortReason.CANCELLED)
-            return CallReport(Failure(ErrorKind.UNREACHABLE, "The response was deleted before the call was sent."))
+            return CallReport(Failure(ErrorKind.UNREACHABLE, "The response had ended before the call was sent."))
         except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
             line.abort(AbortReason.RELEASED)
             return CallReport(Failure(ErrorKind.UNREACHABLE, error.message))
@@ -176,36 +172,36 @@ class Executor:
             failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
             return CallReport(failure)
 
-    def _body(self, job: Job, attempt: Attempt, line: Line) -> tuple[dict[str, Any], bool]:
+    def _body(self, job: Job, attempt: Attempt) -> tuple[dict[str, Any], bool]:
         """What to send, and whether its client asked for a stream.
 
         Read here, so that nobody holds a large prompt through the minutes of waiting.
 
         Raises:
-            JobNotFound: the response was deleted meanwhile.
-            ChainBroken: one that it rests upon was.
+            NoLongerOurs: the job has ended meanwhile.
+            ChainBroken: a response that it rests upon was deleted.
         """
-        self._look_again(job, attempt, line)
-        with self._database.read() as tx:
-            settings, input_ = get_request(tx, job.id)
-            before = job.previous_response_id
-            turns = read_turns(tx, before, job.api_key_id) if before is not None else []
+        settings, input_ = self._request(attempt)
+        before = job.previous_response_id
         if before is not None:
+            with self._database.read() as tx:
+                turns = read_turns(tx, before, job.api_key_id)
             input_ = rebuild(turns, input_)
             self._note_sent(attempt, len(turns) + 1, len(input_))
         body = build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
         return body, bool(settings.get("stream"))
 
-    def _look_again(self, job: Job, attempt: Attempt, line: Line) -> None:
-        """End the call if its job ended between the claim and our entry in the list of calls.
+    def _request(self, attempt: Attempt) -> tuple[dict[str, Any], Any]:
+        """What was asked, unless the job ended between the claim and our entry in the list of calls.
 
         Raises:
-            JobNotFound: the response was deleted meanwhile.
+            NoLongerOurs: it did.
         """
         with self._database.read() as tx:
-            current = get_job(tx, job.id)
-        if current.status is not Status.IN_PROGRESS or current.attempt != attempt.number:
-            line.abort(AbortReason.CANCELLED)
+            request = request_of(tx, attempt)
+        if request is None:
+            raise NoLongerOurs
+        return request
 
     def _note_sent(self, attempt: Attempt, responses: int, items: int) -> None:
         with self._database.begin() as tx:
@@ -216,6 +212,13 @@ class Executor:
 
     def _record(self, ended: EndedCall) -> None:
         told = self._live.close(ended.attempt)
+        if told is None and can_settle_together(ended):
+            try:
+                self._settlements.do(ended)
+            except (BatchFailed, StaleJob, *DATABASE_ERRORS) as error:  # each on its own, then, until it is committed
+                log.info("not settled together", job_id=ended.job.id, error=str(error) or type(error).__name__)
+            else:
+                return
 
         def write(tx: Connection) -> Settled | None:
             if told is not None and isinstance(ended.report.result, Answer):
@@ -228,16 +231,29 @@ class Executor:
         else:
             self._announce(settled, ended)
 
+    def _settle_all(self, calls: Sequence[EndedCall]) -> Sequence[None]:
+        with self._database.begin() as tx:
+            settled = settle_together(tx, calls)
+        for each, ended in zip(settled, calls, strict=True):
+            _log(each, ended)
+        self._announcer.ended(*(each.job.id for each in settled))
+        return [None] * len(calls)
+
     def _announce(self, settled: Settled, ended: EndedCall) -> None:
         job = settled.job
-        seconds = round((ended.ended_at - ended.attempt.started_at).total_seconds(), 3)
-        log.info(settled.verb, job_id=job.id, attempt=ended.attempt.number, status=job.status, seconds=seconds)
+        _log(settled, ended)
         if job.status.is_terminal:
             self._announcer.ended(job.id)
             if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
                 self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.parked_until is None and job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
+
+
+def _log(settled: Settled, ended: EndedCall) -> None:
+    job, attempt = settled.job, ended.attempt
+    seconds = round((ended.ended_at - attempt.started_at).total_seconds(), 3)
+    log.info(settled.verb, job_id=job.id, attempt=attempt.number, status=job.status, seconds=seconds)
 
 
 def _is_cut(report: CallReport) -> bool:

@@ -62,16 +62,17 @@ class LaneKeeper:
         """Whether the lane was shut a moment ago, so that asking the database again is no use."""
         return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
 
-    def admits(self, tx: Connection) -> Lane | None:
-        """The lane, if one more call may go out; one that is closed wants a probe."""
+    def admits(self, tx: Connection, wanted: int) -> tuple[Lane, int]:
+        """The lane, and how many of so many wanted calls may go out now; one that is closed wants a single probe."""
         lane = lanes.read_lane(tx, self._settings.name)
         self._last, self._read_at = lane, monotonic()
         if lane.is_shut(self._clock()):
-            return None
+            return lane, 0
+        room = wanted if lane.closed_at is None else 1
         limit = self._settings.limit(lane)
-        if limit is not None and lanes.calls_out(tx, limit) >= limit:
-            return None
-        return lane
+        if limit is not None:
+            room = min(room, limit - lanes.calls_out(tx, limit))
+        return lane, room
 
     def is_probe(self, tx: Connection, lane: Lane) -> bool:
         """Whether the call just claimed is the probe of a closed lane.

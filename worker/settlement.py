@@ -1,6 +1,6 @@
 """What a call came to, written in one transaction: its ledger row, its usage, and the job's next status."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,10 +12,10 @@ from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
 from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, TryAgain, next_step
 from jobs.settings import Settings
-from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, save_answer
+from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, end_first_attempts, save_answer, save_answers
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
-from jobs.store.transitions import move
+from jobs.store.transitions import move, move_all
 from worker.provider.line import AbortReason
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
@@ -92,6 +92,37 @@ def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> S
     return _settle_failure(tx, ended, result, policy, jitter)
 
 
+def can_settle_together(ended: EndedCall) -> bool:
+    """Whether a call ended as most do: the first of its job, with a whole answer."""
+    result = ended.report.result
+    return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
+
+
+def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> list[Settled]:
+    """`settle` for several such calls at once.
+
+    Raises:
+        StaleJob: one of the jobs was no longer its attempt's to move; the transaction is to be rolled back.
+    """
+    now = max(ended.ended_at for ended in calls)
+    moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
+    jobs = {job.id: job for job in move_all(tx, Verb.COMPLETE, moves, now)}
+    end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
+    save_answers(tx, [(ended.job, ended.report) for ended in calls])
+    return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls]
+
+
+def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:
+    """What an answer changes of its job."""
+    return {
+        **NO_ERROR,
+        "usage": report.usage,
+        "incomplete_reason": cut_reason,
+        "provider_response_id": report.provider_response_id,
+        "provider_model": report.provider_model,
+    }
+
+
 def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
     """Whether the call was cut by us, and going on with it buys nothing twice or was asked for."""
     if failure.kind not in CUT_HERE:
@@ -105,13 +136,7 @@ def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled 
     cut = answer.cut_reason is not None
     report, now = ended.report, ended.ended_at
     end_attempt(tx, ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, now, report)
-    changes = {
-        **NO_ERROR,
-        "usage": report.usage,
-        "incomplete_reason": answer.cut_reason,
-        "provider_response_id": report.provider_response_id,
-        "provider_model": report.provider_model,
-    }
+    changes = _answered(report, answer.cut_reason)
     settled = _move(tx, Verb.CUT if cut else Verb.COMPLETE, ended.job, now, **changes)
     if settled is None:
         settled = _adopt(tx, ended, Verb.ADOPT_CUT if cut else Verb.ADOPT, changes)

@@ -1,20 +1,21 @@
 """The ledger of calls: a row is committed before a call is sent, and closed with what it came to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Update, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import Billed, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
-from jobs.lifecycle import Status, Verb
+from jobs.lifecycle import Verb
 from jobs.retry import RULES
 from jobs.store import tables
 from jobs.store.chains import await_again, missing_link
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
-from jobs.store.transitions import move
+from jobs.store.transitions import move_all
 
 MESSAGE_LIMIT = 4_000
 
@@ -26,30 +27,59 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
     been given up and does not know it yet: its call would be taken for lost while it runs. A follow-up of whose
     conversation a part has been erased is sent back to wait, for its end to be told.
     """
-    worker = tables.workers.c
-    is_listed = exists().where(worker.id == worker_id, worker.ended_at.is_(None))
-    found = tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id, is_listed)).mappings().one_or_none()
-    if found is None:
-        return None
-    job = job_from(found)
-    if job.status is not Status.QUEUED or job.parked_until is not None:
-        return None
-    if job.available_at > now or job.deadline_at <= now:
-        return None
-    number = job.attempt + 1
-    resumes = response_left_behind(tx, job)
-    before = job.previous_response_id
-    if before is not None and resumes is None and missing_link(tx, before, job.api_key_id) is not None:
-        await_again(tx, job)
-        return None
-    started_at = job.started_at or now
     try:
-        job = move(tx, Verb.CLAIM, job, now, attempt=number, worker_id=worker_id, started_at=started_at)
+        begun = begin_attempts(tx, [job_id], worker_id, now)
     except StaleJob:
         return None
-    attempt = Attempt(
+    return begun[0] if begun else None
+
+
+def begin_attempts(
+    tx: Connection, job_ids: Sequence[str], worker_id: str, now: datetime, most: int | None = None
+) -> list[tuple[Job, Attempt]]:
+    """`begin_attempt` for several jobs at once, for at most `most` of them; whose bell was stale is left out.
+
+    Raises:
+        StaleJob: another took one of them at this moment; the transaction is to be rolled back.
+    """
+    found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
+    due = [job for job in found if job.available_at <= now < job.deadline_at]
+    resumes = {job.id: response_left_behind(tx, job) if job.attempt else None for job in due}
+    ready = [job for job in due if _can_go_on(tx, job, resumes[job.id])][:most]
+    if not ready:
+        return []
+    moves = [
+        (job, {"attempt": job.attempt + 1, "worker_id": worker_id, "started_at": job.started_at or now})
+        for job in ready
+    ]
+    claimed = move_all(tx, Verb.CLAIM, moves, now)
+    begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
+    tx.execute(insert(tables.attempts), [_opening_row(attempt) for _, attempt in begun])
+    return begun
+
+
+def _claimable() -> Select[Any]:
+    row, worker = tables.jobs.c, tables.workers.c
+    is_listed = exists().where(worker.id == bindparam("worker"), worker.ended_at.is_(None))
+    return select(tables.jobs).where(row.id.in_(bindparam("ids", expanding=True)), tables.IS_QUEUED, is_listed)
+
+
+_CLAIMABLE: Final = _claimable()
+
+
+def _can_go_on(tx: Connection, job: Job, resumes: str | None) -> bool:
+    """Whether what a job follows is still there; one that resumes has sent it already."""
+    before = job.previous_response_id
+    if before is None or resumes is not None or missing_link(tx, before, job.api_key_id) is None:
+        return True
+    await_again(tx, job)
+    return False
+
+
+def _attempt_of(job: Job, worker_id: str, now: datetime, resumes: str | None) -> Attempt:
+    return Attempt(
         job_id=job.id,
-        number=number,
+        number=job.attempt,
         api_key_id=job.api_key_id,
         model=job.model,
         worker_id=worker_id,
@@ -67,21 +97,36 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
         usage=None,
         cost=None,
     )
-    tx.execute(
-        insert(tables.attempts).values(
-            job_id=attempt.job_id,
-            number=attempt.number,
-            api_key_id=attempt.api_key_id,
-            model=attempt.model,
-            worker_id=attempt.worker_id,
-            started_at=attempt.started_at,
-            billed=attempt.billed,
-            truncation=attempt.truncation,
-            resumes=attempt.resumes,
-            provider_response_id=attempt.provider_response_id,
-        )
-    )
-    return job, attempt
+
+
+def _opening_row(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "job_id": attempt.job_id,
+        "number": attempt.number,
+        "api_key_id": attempt.api_key_id,
+        "model": attempt.model,
+        "worker_id": attempt.worker_id,
+        "started_at": attempt.started_at,
+        "billed": attempt.billed,
+        "truncation": attempt.truncation,
+        "resumes": attempt.resumes,
+        "provider_response_id": attempt.provider_response_id,
+    }
+
+
+def request_of(tx: Connection, attempt: Attempt) -> tuple[dict[str, Any], Any] | None:
+    """What a call is to send, the client's body without its input and the input; None once its job is not its own."""
+    found = tx.execute(_REQUEST, {"job_id": attempt.job_id, "number": attempt.number}).one_or_none()
+    return None if found is None else (found.settings, found.input)
+
+
+def _request() -> Select[Any]:
+    job, request = tables.jobs.c, tables.requests.c
+    held = (job.id == bindparam("job_id"), job.attempt == bindparam("number"), tables.IS_HELD)
+    return select(request.settings, request.input).join_from(tables.jobs, tables.requests).where(*held)
+
+
+_REQUEST: Final = _request()
 
 
 def response_left_behind(tx: Connection, job: Job) -> str | None:
@@ -128,20 +173,11 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
     fetched_twice = _booked_by_another(tx, attempt, report)
     if fetched_twice:
         report = replace(report, usage=None, cost=None)
-    failure = report.result if isinstance(report.result, Failure) else None
-    values: dict[str, Any] = {
-        "ended_at": now,
-        "outcome": outcome,
-        "billed": Billed.NO if fetched_twice else _billed(report),
-        "http_status": report.http_status,
-        "provider_request_id": report.provider_request_id,
-        "error_kind": failure.kind if failure else None,
-        "error_message": failure.message[:MESSAGE_LIMIT] if failure and job_exists else None,
-        **usage_columns(report.usage),
-        **cost_columns(report.cost),
-    }
-    if report.provider_response_id is not None:
-        values["provider_response_id"] = report.provider_response_id
+    values = _ending(outcome, report, now)
+    if fetched_twice:
+        values["billed"] = Billed.NO
+    if not job_exists:
+        values["error_message"] = None
     reconciled = _reconciled(tx, attempt)
     if reconciled is not None and report.cost is None:
         del values["billed"]  # the provider's log knows better than a report without a price
@@ -178,13 +214,83 @@ def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 
+def end_first_attempts(tx: Connection, ended: Sequence[tuple[Attempt, Outcome, CallReport]], now: datetime) -> None:
+    """`end_attempt` for the first calls of jobs that this transaction has moved on from them.
+
+    Nobody else can have closed them then, and no other call can have booked what they bought.
+
+    Raises:
+        StaleJob: one of them is closed all the same; the transaction is to be rolled back.
+    """
+    rows = []
+    for attempt, outcome, report in ended:
+        values = dict.fromkeys(_REPORTED) | _ending(outcome, report, now)
+        this = {"of_job": attempt.job_id, "of_number": attempt.number}
+        rows.append(this | {f"new_{name}": value for name, value in values.items()})
+    if tx.execute(_CLOSING_OPEN, rows).rowcount < len(rows):
+        raise StaleJob(ended[0][0].job_id, "end")
+
+
+_REPORTED: Final = (
+    *("ended_at", "outcome", "billed", "http_status", "provider_request_id", "error_kind", "error_message"),
+    *("provider_response_id", "input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+    *("cost_microusd", "cost_source"),
+)
+
+
+def _ending(outcome: Outcome, report: CallReport, now: datetime) -> dict[str, Any]:
+    """The columns that a report fills."""
+    failure = report.result if isinstance(report.result, Failure) else None
+    values: dict[str, Any] = {
+        "ended_at": now,
+        "outcome": outcome,
+        "billed": _billed(report),
+        "http_status": report.http_status,
+        "provider_request_id": report.provider_request_id,
+        "error_kind": failure.kind if failure else None,
+        "error_message": failure.message[:MESSAGE_LIMIT] if failure else None,
+        **usage_columns(report.usage),
+        **cost_columns(report.cost),
+    }
+    if report.provider_response_id is not None:
+        values["provider_response_id"] = report.provider_response_id
+    return values
+
+
+def _closing_open() -> Update:
+    row = tables.attempts.c
+    this = (row.job_id == bindparam("of_job"), row.number == bindparam("of_number"), row.ended_at.is_(None))
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _REPORTED}
+    noted: ColumnElement[Any] = func.coalesce(bindparam("new_provider_response_id"), row.provider_response_id)
+    return update(tables.attempts).where(*this).values(values | {"provider_response_id": noted})
+
+
+_CLOSING_OPEN: Final = _closing_open()
+
+
 def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
     """Keep what the provider sent beside our reading of it; an earlier answer of the job gives way."""
-    response = dict(report.result.response) if isinstance(report.result, Answer) else None
-    if response is None and report.raw is None:
-        return
-    tx.execute(delete(tables.answers).where(tables.answers.c.job_id == job.id))
-    tx.execute(insert(tables.answers).values(job_id=job.id, response=response, raw=report.raw))
+    save_answers(tx, [(job, report)])
+
+
+def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> None:
+    """The same for several jobs."""
+    rows = []
+    for job, report in answers:
+        response = dict(report.result.response) if isinstance(report.result, Answer) else None
+        if response is not None or report.raw is not None:
+            rows.append({"job_id": job.id, "response": response, "raw": report.raw})
+    if rows:
+        tx.execute(_KEEPING[tx.dialect.name], rows)
+
+
+def _keeping(dialect: Any) -> Any:
+    keeping = dialect.insert(tables.answers)
+    given = {name: keeping.excluded[name] for name in ("response", "raw")}
+    return keeping.on_conflict_do_update(index_elements=[tables.answers.c.job_id], set_=given)
+
+
+_KEEPING: Final = {"postgresql": _keeping(postgresql), "sqlite": _keeping(sqlite)}
 
 
 def _lock_job(tx: Connection, job_id: str) -> bool:

@@ -10,16 +10,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 """What a transaction raises while the database is away, or has no connection to spare."""
 SQLITE_BUSY_SECONDS = 30
 PREPARE_THRESHOLD = 2
+IDLE_SECONDS = 1.0
+_USED_AT = "backburner_used_at"
 
 
 class Database:
@@ -39,7 +44,6 @@ class Database:
                 Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
         else:
-            options["pool_pre_ping"] = True
             options["connect_args"] = {
                 "connect_timeout": 10,
                 "prepare_threshold": PREPARE_THRESHOLD,
@@ -51,6 +55,8 @@ class Database:
         self._writers: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
             _set_up_sqlite(self.engine, durable=durable)
+        else:
+            _ask_idle_connections(self.engine)
         self._readers = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
@@ -74,6 +80,27 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _ask_idle_connections(engine: Engine) -> None:
+    """Before a connection is used that was idle for a while, ask whether it still stands; a busy one is not asked.
+
+    SQLAlchemy's own `pool_pre_ping` asks every time, which doubles what a short read costs. What breaks between two
+    uses within `IDLE_SECONDS` breaks a transaction as it would have in its midst.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _came_back(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_USED_AT] = monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _goes_out(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if monotonic() - record.info.get(_USED_AT, monotonic()) < IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
 
 
 def _set_up_sqlite(engine: Engine, *, durable: bool) -> None:

@@ -11,7 +11,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from jobs.ids import new_id
 from jobs.job import Job, WebhookTarget
@@ -96,38 +110,48 @@ def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
         tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
 
 
-def write_event(tx: Connection, job: Job, now: datetime) -> None:
-    """Write the end of `job` down for every endpoint that wants to hear of it.
+def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
+    """Write the end of each of `jobs` down for every endpoint that wants to hear of it.
 
     For a disabled one the delivery has failed from the start: so its owner sees what it missed, and can recover it.
     """
-    event_type = EVENT_OF[job.status]
-    row = tables.webhook_endpoints.c
-    wanted = select(row.id, row.receiver, row.event_types, row.disabled_at)
-    # locked, so that an endpoint erased at this moment is either told of or not found
-    of_key = wanted.where(row.api_key_id == job.api_key_id, row.job_id.is_(None))
-    of_job = wanted.where(row.job_id == job.id)
-    found = [
-        each
-        for query in (of_key, of_job)
-        for each in tx.execute(query.with_for_update(read=True, key_share=True))
-        if event_type in each.event_types
-    ]
-    if not found:
+    if not jobs:
         return
-    event_id = _insert_event(tx, job.api_key_id, job.id, event_type, now)
-    tx.execute(
-        insert(tables.webhook_deliveries),
-        [
-            _delivery_row(event_id, each.id, job.api_key_id, each.receiver, now)
-            | (
-                {"status": DeliveryStatus.FAILED, "ended_at": now, "error_kind": DeliveryError.ENDPOINT_DISABLED}
-                if each.disabled_at is not None
-                else {"status": DeliveryStatus.PENDING, "ended_at": None, "error_kind": None}
-            )
-            for each in found
-        ],
-    )
+    listening = [
+        each
+        for query, ids in ((_OF_KEYS, {job.api_key_id for job in jobs}), (_OF_JOBS, {job.id for job in jobs}))
+        for each in tx.execute(query, {"ids": sorted(ids)})
+    ]
+    for job in jobs if listening else ():
+        event_type = EVENT_OF[job.status]
+        found = [
+            each
+            for each in listening
+            if (each.job_id == job.id or (each.job_id is None and each.api_key_id == job.api_key_id))
+            and event_type in each.event_types
+        ]
+        if found:
+            event_id = _insert_event(tx, job.api_key_id, job.id, event_type, now)
+            tx.execute(insert(tables.webhook_deliveries), [_delivery_of_event(event_id, each, now) for each in found])
+
+
+def _listening(condition: ColumnElement[bool], *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Endpoints, locked so that one erased at this moment is either told of or not found."""
+    row = tables.webhook_endpoints.c
+    columns = (row.id, row.api_key_id, row.job_id, row.receiver, row.event_types, row.disabled_at)
+    return select(*columns).where(condition, *conditions).with_for_update(read=True, key_share=True)
+
+
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_OF_KEYS = _listening(tables.webhook_endpoints.c.api_key_id.in_(_IDS), tables.webhook_endpoints.c.job_id.is_(None))
+_OF_JOBS = _listening(tables.webhook_endpoints.c.job_id.in_(_IDS))
+
+
+def _delivery_of_event(event_id: str, endpoint: Row[Any], now: datetime) -> dict[str, Any]:
+    missed = {"status": DeliveryStatus.FAILED, "ended_at": now, "error_kind": DeliveryError.ENDPOINT_DISABLED}
+    pending = {"status": DeliveryStatus.PENDING, "ended_at": None, "error_kind": None}
+    row = _delivery_row(event_id, endpoint.id, endpoint.api_key_id, endpoint.receiver, now)
+    return row | (pending if endpoint.disabled_at is None else missed)
 
 
 def write_test(

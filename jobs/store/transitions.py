@@ -1,11 +1,12 @@
 """`submit` and `move`: the only writers of `jobs.status`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, insert, or_, select, update
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
@@ -13,8 +14,8 @@ from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
 from jobs.store.columns import among
-from jobs.store.deliveries import forget_targets, keep_target, write_event
-from jobs.store.rows import usage_columns
+from jobs.store.deliveries import forget_targets, keep_target, write_events
+from jobs.store.rows import cost_columns, usage_columns
 
 
 def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) -> Job:
@@ -85,26 +86,58 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     Raises:
         StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
+    [moved] = move_all(tx, verb, [(job, changes)], now)
+    return moved
+
+
+def move_all(tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str, Any]]], now: datetime) -> list[Job]:
+    """`move` for several jobs at once.
+
+    Raises:
+        StaleJob: one of them cannot be moved; the transaction is to be rolled back.
+    """
     transition = TRANSITIONS[verb]
     implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
     implied |= {"parked_until": None, "waits_for": None}
     if transition.target is not Status.IN_PROGRESS:
         implied |= {"worker_id": None, "rung_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
-    changes = implied | changes
+    rows: dict[frozenset[str], list[dict[str, Any]]] = {}
+    moved = []
+    for job, changes in sorted(moves, key=lambda move: move[0].id):  # locked in one order by everyone
+        as_it_was = {"old_id": job.id, "old_attempt": job.attempt, "old_parked_until": job.parked_until}
+        values = _columns({**implied, **changes})
+        row = as_it_was | {f"new_{name}": value for name, value in values.items()}
+        rows.setdefault(frozenset(values), []).append(row)
+        moved.append(replace(job, **{**implied, **changes}))
+    for names, alike in rows.items():
+        if tx.execute(_moving(verb, names), alike).rowcount < len(alike):
+            raise StaleJob(moves[0][0].id, verb)
+    if transition.target.is_terminal:
+        write_events(tx, [job for job in moved if job.background], now)
+    return moved
+
+
+@cache
+def _moving(verb: Verb, names: frozenset[str]) -> Update:
+    """The statement of one verb; built once, as building it takes longer than running it."""
+    row = tables.jobs.c
+    guard = (
+        row.id == bindparam("old_id"),
+        row.attempt == bindparam("old_attempt"),
+        row.parked_until.is_not_distinct_from(bindparam("old_parked_until")),
+        or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # an IN takes no list of rows
+    )
+    return update(tables.jobs).where(*guard).values({name: bindparam(f"new_{name}") for name in sorted(names)})
+
+
+def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(changes)
     if "usage" in values:
         values |= usage_columns(values.pop("usage"))
-    row = tables.jobs.c
-    as_it_was = (row.attempt == job.attempt, row.parked_until == job.parked_until)
-    guard = (row.id == job.id, *as_it_was, row.status.in_(sorted(transition.sources)))
-    moved = tx.execute(update(tables.jobs).where(*guard).values(values))
-    if moved.rowcount == 0:
-        raise StaleJob(job.id, verb)
-    moved_job = replace(job, **changes)
-    if transition.target.is_terminal and job.background:
-        write_event(tx, moved_job, now)
-    return moved_job
+    if "cost" in values:
+        values |= cost_columns(values.pop("cost"))
+    return values
 
 
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:

@@ -21,7 +21,7 @@ from jobs.store import endpoints, keys, queries, tables, workers
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, unwanted_responses
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
-from jobs.store.deliveries import claim_delivery, pending_of_jobs, record_try, rescue_deliveries, write_event
+from jobs.store.deliveries import claim_delivery, pending_of_jobs, record_try, rescue_deliveries, write_events
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
@@ -287,7 +287,7 @@ def delete(tx: Connection, world: World) -> None:
 
 def write_and_claim(tx: Connection, world: World) -> None:
     job = queries.get_job(tx, world.one(Status.COMPLETED))
-    write_event(tx, job, NOW)
+    write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
     sending = claim_delivery(tx, delivery_id, world.worker_id, NOW)
     assert sending is not None

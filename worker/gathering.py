@@ -1,0 +1,92 @@
+"""Doing together, in one transaction, what comes at the same time.
+
+Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
+all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from threading import Event, Lock
+from typing import Final, Generic, TypeVar
+
+MOST_TOGETHER: Final = 50
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class BatchFailed(Exception):
+    """What several did together failed, for one of them or for all: each may try on its own."""
+
+
+class _Place(Generic[T, R]):
+    """One who waits: for the result, or for the turn to lead the next batch."""
+
+    __slots__ = ("error", "is_done", "item", "result", "woken")
+
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.woken = Event()
+        self.is_done = False
+        self.result: R
+        self.error: Exception | None = None
+
+
+class Gathering(Generic[T, R]):
+    """One kind of work. May be used from any thread or greenlet."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = MOST_TOGETHER) -> None:
+        """`work` does up to `most` items, all or none, and returns their results in the same order."""
+        self._work = work
+        self._most = most
+        self._guard = Lock()
+        self._waiting: deque[_Place[T, R]] = deque()
+        self._is_led = False
+
+    def do(self, item: T) -> R:
+        """The result for `item`.
+
+        Raises:
+            BatchFailed: it was done together with others, and failed.
+            Exception: what `work` raised for this one alone.
+        """
+        place: _Place[T, R] = _Place(item)
+        with self._guard:
+            self._waiting.append(place)
+            leads, self._is_led = not self._is_led, True
+        if not leads:
+            place.woken.wait()
+        if not place.is_done:
+            self._lead()
+        if place.error is not None:
+            raise place.error
+        return place.result
+
+    def _lead(self) -> None:
+        """Do the next batch, our own item first in it, and let the next one lead."""
+        with self._guard:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+        try:
+            for place, result in zip(batch, self._work([each.item for each in batch]), strict=True):
+                place.result = result
+        except Exception as error:  # noqa: BLE001  # each of them raises it
+            self._fail(batch, error)
+        except BaseException:  # only our own life ends
+            self._fail(batch, BatchFailed("the one who did it was killed"))
+            raise
+        finally:
+            for place in batch:
+                place.is_done = True
+                place.woken.set()
+            with self._guard:
+                self._is_led = bool(self._waiting)
+                if self._waiting:
+                    self._waiting[0].woken.set()
+
+    @staticmethod
+    def _fail(batch: Sequence[_Place[T, R]], error: Exception) -> None:
+        for place in batch:
+            place.error = error
+            if len(batch) > 1:
+                place.error = BatchFailed(type(error).__name__)
+                place.error.__cause__ = error
