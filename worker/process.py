@@ -28,6 +28,7 @@ from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
 from worker.calls import Calls
+from worker.consumer import FreeSlots
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
@@ -64,6 +65,7 @@ class WorkerProcess:
         self.lane = LaneSettings.from_settings(settings)
         self.catalogue = Catalogue(settings.models)
         self.patience = Patience.from_settings(settings)
+        self.slots = FreeSlots()
 
     @cached_property
     def redis(self) -> Any:
@@ -232,6 +234,7 @@ def install(app: Celery, process: WorkerProcess) -> None:
             process.finish(grace=0)
 
     app.steps["worker"].add(CallsStep)
+    process.slots.install(app)
 
     def hand_back() -> None:
         process.begin_drain(at_once=True)

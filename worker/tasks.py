@@ -11,8 +11,14 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
 
     @app.task(name=EXECUTE, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def execute(job_id: str) -> None:
-        process.executor.run(job_id)
+        try:
+            process.executor.run(job_id)
+        finally:
+            process.slots.freed()
 
     @app.task(name=DELIVER, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def deliver(delivery_id: str) -> None:
-        process.sender.answer(delivery_id)
+        try:
+            process.sender.answer(delivery_id)
+        finally:
+            process.slots.freed()

@@ -1,0 +1,38 @@
+"""The consumer of bells listens to the broker only as long as that keeps no free slot empty."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.waiting import await_until
+from worker import consumer
+from worker.consumer import LOOK_SECONDS, FreeSlots
+
+
+def listen(timeout: float) -> float:
+    return timeout
+
+
+def test_with_a_free_slot_it_listens_as_long_as_it_is_told() -> None:
+    assert FreeSlots().listening(listen, lambda: False)(timeout=2.0) == 2.0
+
+
+def test_without_one_it_hears_in_between_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "FULL_SECONDS", 0.01)
+    assert FreeSlots().listening(listen, lambda: True)(timeout=2.0) == LOOK_SECONDS
+
+
+def test_a_slot_that_comes_free_is_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "FULL_SECONDS", 60)
+    slots, looks, full = FreeSlots(), [0], [True]
+
+    def is_full() -> bool:
+        looks[0] += 1
+        return full[0]
+
+    with ThreadPoolExecutor(1) as threads:
+        listening = threads.submit(slots.listening(listen, is_full), timeout=2.0)
+        await_until(lambda: looks[0], 10, "it never looked")
+        full[0] = False
+        slots.freed()
+        assert listening.result(10) == 2.0

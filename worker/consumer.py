@@ -1,0 +1,62 @@
+"""Lets Celery's consumer fetch the next bell as soon as a slot is free.
+
+While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot only before it
+listens to the broker, and listens for two seconds: so long would a slot that has come free stay empty.
+"""
+
+from collections.abc import Callable
+from threading import Event
+from time import monotonic
+from typing import Any, Final
+
+from celery import Celery, bootsteps
+from celery.worker import state
+
+FULL_SECONDS: Final = 0.25
+"""How often a consumer without a free slot hears what else the broker has to say."""
+LOOK_SECONDS: Final = 0.01
+
+
+class FreeSlots:
+    """Tells the consumer of this process that a slot has come free."""
+
+    def __init__(self) -> None:
+        self._freed = Event()
+
+    def freed(self) -> None:
+        """A bell has been answered."""
+        self._freed.set()
+
+    def install(self, app: Celery) -> None:
+        """Tie it to every connection that the consumer opens."""
+        slots = self
+
+        class SlotsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+            requires = ("celery.worker.consumer.tasks:Tasks",)
+
+            def start(self, consumer: Any) -> None:
+                if consumer.app.conf.worker_disable_prefetch:
+                    connection = consumer.connection
+                    connection.drain_events = slots.listening(connection.drain_events, lambda: _is_full(consumer))
+
+        app.steps["consumer"].add(SlotsStep)
+
+    def listening(self, listen: Callable[..., Any], is_full: Callable[[], bool]) -> Callable[..., Any]:
+        """`listen`, which takes a `timeout`, but not for long while there is no free slot."""
+
+        def listen_for_slots(timeout: float) -> Any:
+            until = monotonic() + FULL_SECONDS
+            self._freed.clear()
+            while is_full():
+                left = until - monotonic()
+                if left <= 0:
+                    return listen(timeout=LOOK_SECONDS)
+                self._freed.wait(left)
+                self._freed.clear()
+            return listen(timeout=timeout)
+
+        return listen_for_slots
+
+
+def _is_full(consumer: Any) -> bool:
+    return bool(len(state.reserved_requests) >= consumer.controller.max_concurrency)
