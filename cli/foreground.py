@@ -54,7 +54,7 @@ async def run(plan: Plan, screen: Screen) -> None:
     Raises:
         CommandFailed: something that all else needs did not start.
     """
-    impatience = _hear_signals()
+    impatience = hear_signals()
     supervisor = Supervisor(Listener(screen.line, screen.note), plan.backoff)
     course = asyncio.create_task(_start(plan, supervisor, screen))
     stop = asyncio.create_task(impatience.stop.wait())
@@ -73,12 +73,15 @@ async def run(plan: Plan, screen: Screen) -> None:
         await supervisor.stop(names, impatience)
 
 
-def _hear_signals() -> Impatience:
+def hear_signals(hurry: signal.Signals | None = None) -> Impatience:
+    """What this process is told from now on; `hurry` says stop and hurry at once."""
     impatience = Impatience()
     loop = asyncio.get_running_loop()
     for each in SIGNALS:
         if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # nohup asks to outlive the terminal
             loop.add_signal_handler(each, impatience.grow)
+    if hurry is not None:
+        loop.add_signal_handler(hurry, impatience.grow_to_hurry)
     return impatience
 
 

@@ -40,11 +40,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 
 @app.command()
-def up() -> None:
+def up(
+    processes: Annotated[int, typer.Option(min=1, help="How many worker processes share the load.")] = 1,
+) -> None:
     """Run everything on this machine, in the foreground: Valkey, migrations, API, worker."""
     from cli.up import up as run  # noqa: PLC0415  # a command loads its own part only
 
-    run()
+    run(processes)
 
 
 @app.command()
@@ -59,11 +61,17 @@ def api(
 
 
 @app.command(context_settings=PASSED_ON)
-def worker(context: typer.Context) -> None:
+def worker(
+    context: typer.Context,
+    processes: Annotated[int, typer.Option(min=1, help="How many share the load, about one per core.")] = 1,
+) -> None:
     """Run a worker; further arguments go to `celery worker`."""
     from cli.servers import become_worker  # noqa: PLC0415  # a command loads its own part only
+    from cli.workers import run_workers  # noqa: PLC0415  # a command loads its own part only
 
-    become_worker(context.args)
+    if processes == 1:
+        become_worker(context.args)
+    run_workers(processes, context.args)
 
 
 @app.command()

@@ -14,6 +14,7 @@ PYTHON = (sys.executable, "-P")  # a directory called `api` or `worker` where we
 # Celery warns root of messages that are pickles. Ours are not, and in a container root is nobody special.
 ROOT_MAY = ("-W", "ignore:You're running the worker with superuser privileges:UserWarning")
 API_GRACE_SECONDS = 5
+WORKER_MARGIN_SECONDS = 15.0  # beyond its grace: it records what it hands back
 API_IDLE_SECONDS = 75  # longer than clients keep an idle connection, so that none is closed under a request
 
 
@@ -48,6 +49,11 @@ def worker(extra: Sequence[str] = ()) -> tuple[str, ...]:
         *("--without-gossip", "--without-mingle"),
         *extra,
     )
+
+
+def workers(processes: int) -> tuple[str, ...]:
+    """Several of them under one, which ends when they have ended."""
+    return (*PYTHON, "-m", "cli.main", "worker", "--processes", str(processes))
 
 
 def migrate() -> tuple[str, ...]:

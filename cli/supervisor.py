@@ -61,6 +61,11 @@ class Impatience:
                 event.set()
                 return
 
+    def grow_to_hurry(self) -> None:
+        """A signal that says both at once."""
+        self.stop.set()
+        self.hurry.set()
+
 
 @dataclass(frozen=True)
 class Listener:

@@ -21,7 +21,6 @@ from jobs.store.queries import count_open
 
 LOOPBACK = "127.0.0.1"
 PREDECESSOR_SECONDS = 5.0
-WORKER_MARGIN_SECONDS = 15.0  # it records what it hands back
 API_STOP_SECONDS = programs.API_GRACE_SECONDS + 5.0
 SIMULATORS_KEY = "simulator"
 NO_PROVIDER_KEY = (
@@ -30,8 +29,8 @@ NO_PROVIDER_KEY = (
 )
 
 
-def up() -> None:
-    """Run everything on this machine until Ctrl-C.
+def up(processes: int = 1) -> None:
+    """Run everything on this machine until Ctrl-C, with so many worker processes.
 
     Raises:
         SettingsError: a variable is wrong.
@@ -45,13 +44,13 @@ def up() -> None:
         if settings.port:
             require_free_port(settings.host, settings.port, patience)
         port = settings.port or choose_port(settings.host)
-        plan = make_plan(settings, port, screen)
+        plan = make_plan(settings, port, screen, processes)
         if settings.provider_api_key is None:
             screen.loud(NO_PROVIDER_KEY)
         asyncio.run(run(plan, screen))
 
 
-def make_plan(settings: Settings, port: int, screen: Screen) -> Plan:
+def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1) -> Plan:
     """What to start for `settings`, with the API at `port`.
 
     Raises:
@@ -94,9 +93,9 @@ def make_plan(settings: Settings, port: int, screen: Screen) -> Plan:
         servers=(
             Program(
                 "worker",
-                programs.worker(),
+                programs.worker() if processes == 1 else programs.workers(processes),
                 environment,
-                stop_seconds=settings.shutdown_grace_seconds + WORKER_MARGIN_SECONDS,
+                stop_seconds=settings.shutdown_grace_seconds + programs.WORKER_MARGIN_SECONDS,
                 hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
             ),
             Program("api", programs.api(settings.host, port), environment, stop_seconds=API_STOP_SECONDS),
