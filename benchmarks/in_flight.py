@@ -1,0 +1,162 @@
+"""Ten thousand calls of a minute each in one worker process, while heartbeat, cancel, streams and SQL work on.
+
+Memory is what our processes (API and worker, not PostgreSQL, Valkey or the simulator) hold for themselves (USS) at its
+peak: in all, and above what the same processes hold when they are warm and idle.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from itertools import chain, repeat
+
+import httpx
+from sqlalchemy import select
+
+from benchmarks.load import drive, request
+from benchmarks.report import Figure, Report, Role, percentile
+from benchmarks.stage import Run, cpu_seconds, resident_bytes, stage
+from jobs.store import tables
+from jobs.store.database import Database, database_now
+from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.waiting import await_until
+
+CALLS = 10_000
+CALL_SECONDS = 60
+CLIENTS = 16
+WARM_UP = 200
+TRANSPORTS = ("plain", "stream")
+AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
+FIGURES = (
+    Figure("KB/call in all"),
+    Figure("KB/call above idle"),
+    Figure("most in flight", digits=0),
+    Figure("not completed", digits=0),
+    Figure("starts/s", digits=0),
+    Figure("CPU ms/job"),
+    Figure("cancel ms", digits=0),
+    Figure("oldest beat s"),
+)
+
+
+def measure(run: Run) -> list[Report]:
+    calls, seconds = run.scaled(CALLS, 1_000), run.scaled(CALL_SECONDS, 15)
+    report = Report("in_flight", f"{calls:,} calls of {seconds} s in one worker process", FIGURES)
+    with stage() as servers:
+        for _ in range(run.rounds):
+            for transport in TRANSPORTS:
+                settings = {
+                    "BACKBURNER_WORKER_CONCURRENCY": str(calls),
+                    "BACKBURNER_PROVIDER_TRANSPORT": transport,
+                    "BACKBURNER_MAX_ATTEMPTS": "1",  # so that a failure shows
+                }
+                with servers.stack(settings) as stack:
+                    report.add(f"Backburner, {transport}", Role.OURS, _Flight(stack, calls, seconds).figures())
+    report.note("CPU from submit to final poll, and memory (USS), of our API and worker together")
+    report.note("meanwhile one response is cancelled, one is watched as a stream, and each is polled at the end")
+    return [report]
+
+
+class _Flight:
+    def __init__(self, stack: Stack, calls: int, seconds: int) -> None:
+        self._stack = stack
+        self._calls = calls
+        self._seconds = seconds
+        self._url = f"{stack.base_url}/responses"
+        self._ours = [stack.api, *stack.worker_processes]
+        self._database = Database(stack.database_url, pool_size=2)
+        self._peak = 0
+        self._oldest_beat = 0.0
+
+    def figures(self) -> dict[str, float]:
+        """What one flight came to."""
+        warm = self._submit("[[sim: full delay=0]] Hello", WARM_UP)
+        self._await(lambda: self._poll_all(warm) == WARM_UP, 60)
+        httpx.delete(f"{self._stack.provider_url}/_calls").raise_for_status()
+        idle = resident_bytes(self._ours)
+        cpu = cpu_seconds(self._ours)
+        with ThreadPoolExecutor(1) as threads:
+            prompt = f"[[sim: full delay={self._seconds}]] Hello"
+            cancelled = self._submit(prompt, 1)[0]
+            watched = threads.submit(self._watch, prompt)
+            job_ids = self._submit(prompt, self._calls - 2)
+            self._await(lambda: self._summary()["total"] == self._calls, 3 * self._seconds)
+            cancel_seconds = self._cancel(cancelled)
+            self._await(lambda: self._summary()["in_flight"] == 0, 3 * self._seconds)
+            events = watched.result()
+        completed = self._poll_all(job_ids)
+        cpu = cpu_seconds(self._ours) - cpu
+        starts = sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in self._stack.calls())
+        span = percentile(starts, 95) - percentile(starts, 5)
+        self._database.close()
+        return {
+            "KB/call in all": self._peak / 1024 / self._calls,
+            "KB/call above idle": (self._peak - idle) / 1024 / self._calls,
+            "most in flight": self._summary()["peak_in_flight"],
+            "not completed": len(job_ids) - completed + (events[-1:] != ["response.completed"]),
+            "starts/s": 0.9 * self._calls / span,
+            "CPU ms/job": cpu * 1000 / self._calls,
+            "cancel ms": cancel_seconds * 1000,
+            "oldest beat s": self._oldest_beat,
+        }
+
+    def _submit(self, prompt: str, count: int) -> list[str]:
+        body = json.dumps({"model": MODEL, "input": prompt, "background": True}).encode()
+        create = request("POST", self._url, AUTHORIZED, body)
+        load = self._drive(chain(repeat(create, count), repeat(None)))
+        return [json.loads(each)["id"] for each in load]
+
+    def _poll_all(self, job_ids: list[str]) -> int:
+        """How many are completed, each asked for once."""
+        polls = (request("GET", f"{self._url}/{job_id}", AUTHORIZED) for job_id in job_ids)
+        return sum(json.loads(body)["status"] == "completed" for body in self._drive(chain(polls, repeat(None))))
+
+    def _drive(self, requests: Iterator[bytes | None]) -> list[bytes]:
+        load = drive(self._url, lambda: next(requests), clients=CLIENTS, keep=True)
+        assert not load.refused, load.statuses
+        return load.bodies
+
+    def _await(self, condition: Callable[[], bool], seconds: float) -> None:
+        def look() -> bool:
+            self._look()
+            return condition()
+
+        give_up_at = time.monotonic() + seconds
+        while not look():
+            assert time.monotonic() < give_up_at, self._stack.logs()
+            time.sleep(1)
+
+    def _look(self) -> None:
+        """Note the memory, and how long ago the worker was heard."""
+        self._peak = max(self._peak, resident_bytes(self._ours))
+        with self._database.read() as tx:
+            now = database_now(tx)
+            beats = tx.execute(select(tables.workers.c.beat_at)).scalars().all()
+        assert len(beats) == 1, "the worker was given up"
+        self._oldest_beat = max(self._oldest_beat, (now - beats[0]).total_seconds())
+
+    def _summary(self) -> dict[str, int]:
+        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
+        summary: dict[str, int] = ledger["summary"]
+        return summary
+
+    def _cancel(self, job_id: str) -> float:
+        """Seconds from the request to cancel until the provider sees its connection closed."""
+        asked_at = time.time()
+        with self._stack.http() as http:
+            http.post(f"/responses/{job_id}/cancel").raise_for_status()
+
+        def closed_at() -> str | None:
+            [call] = self._stack.calls(job_id)
+            closed: str | None = call["client_closed_at"]
+            return closed
+
+        return datetime.fromisoformat(await_until(closed_at, 30, self._stack.logs)).timestamp() - asked_at
+
+    def _watch(self, prompt: str) -> list[str]:
+        """The events of a streamed response, by type, as its client sees them."""
+        body = {"model": MODEL, "input": prompt, "stream": True}
+        with self._stack.http() as http, http.stream("POST", "/responses", json=body, timeout=300) as response:
+            lines = [line for line in response.raise_for_status().iter_lines() if line.startswith("event: ")]
+        return [line.removeprefix("event: ") for line in lines]
