@@ -6,7 +6,7 @@ status. An answer outlives a database that is away: recording is tried until it 
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -59,7 +59,7 @@ class Provider(Protocol):
 
     def call(
         self,
-        body: Mapping[str, Any],
+        body: dict[str, Any],
         *,
         request_id: str,
         model: Model,
@@ -68,7 +68,7 @@ class Provider(Protocol):
         accepted: Callable[[str], None],
         heard: Callable[[bytes], None] | None,
     ) -> CallReport:
-        """Send one request and wait for its end.
+        """Send one request, which uses up `body`, and wait for its end.
 
         `accepted` keeps the id by which its answer can be resumed; `heard` is told the events of a stream.
         """

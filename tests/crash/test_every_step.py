@@ -1,7 +1,7 @@
 """A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -119,7 +119,7 @@ class DyingProvider(ProviderClient):
 
     def call(
         self,
-        body: Mapping[str, Any],
+        body: dict[str, Any],
         *,
         request_id: str,
         model: Model,

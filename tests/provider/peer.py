@@ -170,7 +170,7 @@ def call(
     client: ProviderClient, line: Line | None = None, body: dict[str, Any] | None = None, deadline: float = 30
 ) -> CallReport:
     return client.call(
-        body or BODY,
+        dict(body or BODY),
         request_id="resp_0:1",
         model=Model("some/model"),
         deadline=timedelta(seconds=deadline),

@@ -4,8 +4,10 @@ import gzip
 import json
 import socket
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from threading import Thread
 from typing import Any
 
@@ -14,12 +16,14 @@ from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, Failure, SettingsError
 from jobs.job import Answer, CallReport
+from jobs.models import Model
 from tests.provider.peer import (
     ANSWER,
     BODY,
     KEY,
     SOON,
     Peer,
+    Pending,
     Server,
     call,
     client_for,
@@ -69,6 +73,21 @@ def hang_up(peer: Peer) -> None:
     peer.sock.close()
 
 
+class Prompt(list[str]):
+    """One that can be asked whether anybody holds it."""
+
+
+def use_up(client: ProviderClient, body: dict[str, Any]) -> CallReport:
+    return client.call(
+        body,
+        request_id="resp_0:1",
+        model=Model("some/model"),
+        deadline=timedelta(seconds=30),
+        line=Line(),
+        accepted=print,
+    )
+
+
 class TestWhatGoesOut:
     def test_one_plain_post(self, server: Server) -> None:
         body = {**BODY, "input": "Grüße \N{GRINNING FACE} " + "x" * 200_000, "unknown": {"kept": [1, None]}}
@@ -86,6 +105,17 @@ class TestWhatGoesOut:
         assert headers["user-agent"].startswith("backburner/")
         assert "transfer-encoding" not in headers
         assert peer.sees_the_end()  # one call to a connection
+
+    def test_nobody_holds_the_prompt_while_its_answer_is_awaited(self, server: Server) -> None:
+        prompt = Prompt(["Hello"])
+        held, body = weakref.ref(prompt), {**BODY, "input": prompt}
+        del prompt
+        pending = Pending(lambda: use_up(client_for(server), body))
+        peer = server.accept()
+        assert json.loads(peer.read_request()[2])["input"] == ["Hello"]
+        await_until(lambda: held() is None, 5, "it is held")
+        peer.send(whole())
+        pending.report()
 
     def test_no_key_means_no_authorization(self, server: Server) -> None:
         pending = start(ProviderClient(server.url + "/", None), Line())

@@ -43,7 +43,7 @@ class Call:
         client = client_for(server, transport=transport, **options)
         self.pending = Pending(
             lambda: client.call(
-                BODY,
+                dict(BODY),
                 request_id="resp_0:1",
                 model=MODEL,
                 deadline=timedelta(seconds=deadline),

@@ -53,7 +53,7 @@ class ProviderClient:
 
     def call(
         self,
-        body: Mapping[str, Any],
+        body: dict[str, Any],
         *,
         request_id: str,
         model: Model,
@@ -63,6 +63,8 @@ class ProviderClient:
         heard: Callable[[bytes], None] | None = None,
     ) -> CallReport:
         """Send one request and wait for its end: an answer, a failure, `deadline`, or the line's abortion.
+
+        `body` is used up: a prompt may be large and the wait is long, so nobody is to hold it meanwhile.
 
         Whatever the provider and the network do comes back as a report. An answer that had come in whole is
         reported even where the line was aborted meanwhile. `accepted` is told the id by which a response can be
@@ -74,7 +76,7 @@ class ProviderClient:
         request = self._endpoint.call(
             {**body, **asked}, request_id=request_id, seconds=seconds, line=line, accept=accept
         )
-        del body  # a prompt may be large, and the wait is long
+        body.clear()
         try:
             match self._transport:
                 case Transport.PLAIN:
