@@ -78,9 +78,8 @@ class _Flight:
         cpu = cpu_seconds(self._ours)
         with ThreadPoolExecutor(1) as threads:
             prompt = f"[[sim: full delay={self._seconds}]] Hello"
-            cancelled = self._submit(prompt, 1)[0]
             watched = threads.submit(self._watch, prompt)
-            job_ids = self._submit(prompt, self._calls - 2)
+            *job_ids, cancelled = self._submit(prompt, self._calls - 1)
             self._await(lambda: self._summary()["total"] == self._calls, 3 * self._seconds)
             cancel_seconds = self._cancel(cancelled)
             self._await(lambda: self._summary()["in_flight"] == 0, 3 * self._seconds)

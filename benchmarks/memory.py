@@ -1,0 +1,122 @@
+"""What large prompts and answers hold in memory while they are in flight, and whether anything grows.
+
+Memory is what our processes (API and worker, not PostgreSQL, Valkey or the simulator) hold for themselves (USS).
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from itertools import chain, repeat
+from threading import Event, Thread
+from typing import Self
+
+import httpx
+
+from benchmarks.load import drive, request
+from benchmarks.report import Figure, Report, Role
+from benchmarks.stage import Run, resident_bytes, stage
+from jobs.store.database import Database
+from jobs.store.queries import count_open
+from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.waiting import await_until
+
+MB = 1024 * 1024
+CALLS = 1_000
+CALL_SECONDS = 60
+PROMPT_BYTES = 2 * MB
+ANSWER_KB = 400
+WAVES, WAVE = 4, 2_000
+AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
+LARGE = (Figure("peak GB", 2), Figure("idle GB", 2), Figure("most in flight", 0), Figure("not completed", 0))
+GROWTH = (Figure("KB per 1,000 jobs"), Figure("MB at first"), Figure("MB at last"))
+
+
+def measure(run: Run) -> list[Report]:
+    calls = run.scaled(CALLS, 100)
+    title = f"{calls:,} calls in flight, {PROMPT_BYTES // MB} MB asked and {ANSWER_KB} KB answered"
+    large = Report("memory", title, LARGE)
+    growth = Report("growth", f"Growth over {WAVES * WAVE:,} immediate calls", GROWTH)
+    with stage() as servers:
+        for _ in range(run.rounds):
+            settings = {"BACKBURNER_WORKER_CONCURRENCY": str(CALLS), "BACKBURNER_MAX_ATTEMPTS": "1"}
+            with servers.stack(settings) as stack:
+                large.add("Backburner", Role.OURS, _large(stack, calls, run.scaled(CALL_SECONDS, 15)))
+            with servers.stack() as stack:
+                growth.add("Backburner", Role.OURS, _growth(stack))
+    return [large, growth]
+
+
+def _large(stack: Stack, calls: int, seconds: int) -> dict[str, float]:
+    _wave(stack, "[[sim: full delay=0]] Hello", 50)
+    httpx.delete(f"{stack.provider_url}/_calls").raise_for_status()
+    idle = _held(stack)
+    prompt = "lorem ipsum " * (PROMPT_BYTES // 12) + f"[[sim: huge kb={ANSWER_KB} delay={seconds}]]"
+    with _Peak(stack) as peak:
+        completed = _wave(stack, prompt, calls, seconds=4 * seconds + 120)
+    summary = httpx.get(f"{stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()["summary"]
+    values = (peak.bytes / MB / 1024, idle / MB / 1024, summary["peak_in_flight"], calls - completed)
+    return dict(zip((each.name for each in LARGE), values, strict=True))
+
+
+def _growth(stack: Stack) -> dict[str, float]:
+    held = []
+    for _ in range(WAVES + 1):
+        assert _wave(stack, "[[sim: full delay=0]] Hello", WAVE) == WAVE
+        held.append(_held(stack))
+    grown = (held[-1] - held[0]) / 1024 / (WAVES * WAVE / 1_000)
+    return dict(zip((each.name for each in GROWTH), (grown, held[0] / MB, held[-1] / MB), strict=True))
+
+
+def _held(stack: Stack) -> int:
+    return resident_bytes([stack.api, *stack.worker_processes])
+
+
+class _Peak:
+    """The most that our processes held at any moment within a block."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.bytes = 0
+        self._stack = stack
+        self._over = Event()
+        self._thread = Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.5):
+            self.bytes = max(self.bytes, _held(self._stack))
+
+
+def _wave(stack: Stack, prompt: str, count: int, seconds: float = 120) -> int:
+    """Submit so many, wait until none is open any more, and poll each; how many have completed."""
+    url = f"{stack.base_url}/responses"
+    body = json.dumps({"model": MODEL, "input": prompt, "background": True}).encode()
+    create = request("POST", url, AUTHORIZED, body)
+    job_ids = [json.loads(each)["id"] for each in _driven(url, chain(repeat(create, count), repeat(None)), clients=4)]
+    database = Database(stack.database_url, pool_size=1)
+
+    def is_over() -> bool:
+        time.sleep(0.5)
+        with database.read() as tx:
+            return not sum(count_open(tx).values())
+
+    await_until(is_over, seconds, stack.logs)
+    database.close()
+    polls = (request("GET", f"{url}/{job_id}", AUTHORIZED) for job_id in job_ids)
+    return sum(_is_completed(each) for each in _driven(url, chain(polls, repeat(None)), clients=4))
+
+
+def _is_completed(body: bytes) -> bool:
+    return bool(json.loads(body)["status"] == "completed")
+
+
+def _driven(url: str, requests: Iterator[bytes | None], clients: int) -> list[bytes]:
+    load = drive(url, lambda: next(requests), clients=clients, keep=True)
+    assert not load.refused, load.statuses
+    return load.bodies
