@@ -102,7 +102,7 @@ class JobSpec:
     webhook: WebhookTarget | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One row of `jobs`: all that is known of a job but its prompt and its answer.
 
@@ -149,7 +149,7 @@ class Job:
     sent_items: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One row of `attempts`: one call to the provider, committed before it was sent.
 

@@ -55,7 +55,11 @@ class Gathering(Generic[T, R]):
             self._waiting.append(place)
             leads, self._is_led = not self._is_led, True
         if not leads:
-            place.woken.wait()
+            try:
+                place.woken.wait()
+            except BaseException:  # our greenlet is killed
+                self._leave(place)
+                raise
         if not place.is_done:
             self._lead()
         if place.error is not None:
@@ -79,9 +83,20 @@ class Gathering(Generic[T, R]):
                 place.is_done = True
                 place.woken.set()
             with self._guard:
-                self._is_led = bool(self._waiting)
-                if self._waiting:
-                    self._waiting[0].woken.set()
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._is_led = bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].woken.set()
+
+    def _leave(self, place: _Place[T, R]) -> None:
+        """Wait no longer; who was to lead lets the next one."""
+        with self._guard:
+            if place in self._waiting:
+                self._waiting.remove(place)
+                if place.woken.is_set():
+                    self._hand_over()
 
     @staticmethod
     def _fail(batch: Sequence[_Place[T, R]], error: Exception) -> None:

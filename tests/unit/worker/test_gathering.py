@@ -7,6 +7,7 @@ from threading import Event
 import pytest
 
 from tests.support.waiting import await_until
+from worker import gathering
 from worker.gathering import BatchFailed, Gathering
 
 
@@ -91,3 +92,25 @@ def test_a_batch_that_fails_tells_each_of_it_and_hinders_nobody_after_it(
         assert first.result(10) == 0
         assert sorted(type(each.exception(10)).__name__ for each in others) == [each.__name__ for each in raised]
         assert shop.gathering.do(7) == 14
+
+
+def test_one_who_is_killed_when_it_was_to_lead_leaves_that_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[Event] = []
+
+    class Fatal(Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(self)
+            is_set = super().wait(timeout)
+            if self is waited[0]:
+                raise Killed
+            return is_set
+
+    shop = Workshop()
+    with monkeypatch.context() as patched:
+        patched.setattr(gathering, "Event", Fatal)
+        with ThreadPoolExecutor(5) as threads:
+            first, *others = shop.rush(threads, 5)
+            assert first.result(10) == 0
+            errors = [each.exception(10) for each in others]
+            assert sorted(type(each).__name__ for each in errors) == ["Killed", *["NoneType"] * 3]
+    assert shop.gathering.do(7) == 14
