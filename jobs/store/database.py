@@ -24,6 +24,13 @@ DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 SQLITE_BUSY_SECONDS = 30
 PREPARE_THRESHOLD = 2
 IDLE_SECONDS = 1.0
+# A server that is gone without a word is noticed within a minute, also in the midst of a transaction.
+KEEPALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # in milliseconds
+}
 _USED_AT = "backburner_used_at"
 
 
@@ -48,6 +55,7 @@ class Database:
                 "connect_timeout": 10,
                 "prepare_threshold": PREPARE_THRESHOLD,
                 "application_name": "backburner",
+                **KEEPALIVE,
             }
             if not durable:
                 options["connect_args"]["options"] = "-c synchronous_commit=off"
