@@ -206,14 +206,14 @@ class WebhookSender:
             lambda tx: record_try(tx, sending, report, self._clock(), self._jitter()),
             delivery_id=sending.id,
         )
-        if recorded is None:
-            log.info("delivery was another's by then", delivery_id=sending.id, number=sending.number)
-            return
         self._tell(sending, report, recorded)
 
     def _tell(self, sending: Sending, report: TryReport, recorded: Recorded) -> None:
         facts = {"delivery_id": sending.id, "event_id": sending.event_id, "endpoint_id": sending.endpoint_id}
-        log.info("delivery", **facts, number=sending.number, status=recorded.status, error=report.error)
+        if recorded.status is None:
+            log.info("delivery was another's by then", **facts, number=sending.number, error=report.error)
+        else:
+            log.info("delivery", **facts, number=sending.number, status=recorded.status, error=report.error)
         if recorded.warned:
             log.warning("webhook endpoint is failing", endpoint_id=sending.endpoint_id)
         if recorded.disabled is not None:

@@ -67,9 +67,9 @@ class Sending:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a try's record has changed: the delivery's status, and what became of its endpoint."""
+    """What a try's record has changed: the delivery's status (None: it was no longer this try's), and its endpoint."""
 
-    status: DeliveryStatus
+    status: DeliveryStatus | None
     warned: bool = False
     disabled: DisabledFor | None = None
 
@@ -247,8 +247,8 @@ def claim_delivery(tx: Connection, delivery_id: str, worker_id: str, now: dateti
     return sending
 
 
-def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded | None:
-    """Close a try with what it came to, and decide what comes next; None when the delivery is no longer its own."""
+def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded:
+    """Close a try with what it came to, and decide what comes next, unless it was closed as lost meanwhile."""
     health = _update_health(tx, sending, report, now)
     delay = None
     failures = sending.failures
@@ -265,12 +265,33 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
     changes |= {"worker_id": None, "failures": failures, "http_status": report.http_status, "error_kind": report.error}
     row = tables.webhook_deliveries.c
     own = (row.id == sending.id, tables.IS_SENDING, row.tries == sending.number)
-    _close_try(tx, sending.id, sending.number, report, now)
-    if tx.execute(update(tables.webhook_deliveries).where(*own).values(changes)).rowcount == 0:
-        return None
+    status: DeliveryStatus | None = changes["status"]
+    if tx.execute(update(tables.webhook_deliveries).where(*own).values(changes)).rowcount:
+        _close_try(tx, sending.id, sending.number, report, now)
+    else:
+        status = _record_late(tx, sending, report, now)
     if health.disabled is not None:
         _fail_pending(tx, sending.endpoint_id, now)
-    return Recorded(changes["status"], health.warned, health.disabled)
+    return Recorded(status, health.warned, health.disabled)
+
+
+def _record_late(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> DeliveryStatus | None:
+    """Note what a sender says that was given up for dead.
+
+    Its try stays lost, which is why the event goes out once more, and shows what the receiver answered after all. If
+    the receiver took it and nobody has sent it again yet, nobody need.
+    """
+    row, made = tables.webhook_deliveries.c, tables.webhook_tries.c
+    status = None
+    if report.error is None:
+        unsent = (row.id == sending.id, tables.IS_PENDING, row.tries == sending.number)
+        lost = update(tables.webhook_deliveries).where(*unsent, row.error_kind == DeliveryError.LOST)
+        took: dict[str, Any] = {"status": DeliveryStatus.DELIVERED, "ended_at": now, "rung_at": None}
+        took |= {"http_status": report.http_status, "error_kind": None}
+        status = DeliveryStatus.DELIVERED if tx.execute(lost.values(took)).rowcount else None
+    this = (made.delivery_id == sending.id, made.number == sending.number, made.error_kind == DeliveryError.LOST)
+    tx.execute(update(tables.webhook_tries).where(*this).values(http_status=report.http_status))
+    return status
 
 
 def _close_try(tx: Connection, delivery_id: str, number: int, report: TryReport, now: datetime) -> None:
@@ -326,11 +347,11 @@ def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
     left = select(row.id, row.tries).where(tables.IS_SENDING, or_(~living, row.claimed_at < now - CLAIM_LASTS))
     rescued = []
     for delivery_id, number in sorted((each.id, each.tries) for each in tx.execute(left)):
-        _close_try(tx, delivery_id, number, TryReport(DeliveryError.LOST), now)
         own = (row.id == delivery_id, tables.IS_SENDING, row.tries == number)
         back = update(tables.webhook_deliveries).where(*own).values(available_at=now, rung_at=now)
         back = back.values(status=DeliveryStatus.PENDING, worker_id=None, error_kind=DeliveryError.LOST)
-        if tx.execute(back).rowcount:
+        if tx.execute(back).rowcount:  # else its sender was quicker, and has closed the try
+            _close_try(tx, delivery_id, number, TryReport(DeliveryError.LOST), now)
             rescued.append(delivery_id)
     return rescued
 

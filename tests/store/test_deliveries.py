@@ -12,6 +12,7 @@ from jobs.store import endpoints as store
 from jobs.store import tables, workers
 from jobs.store.deliveries import (
     CLAIM_LASTS,
+    Sending,
     claim_delivery,
     pending_of_jobs,
     prune_events,
@@ -23,13 +24,15 @@ from jobs.store.endpoints import Endpoint, SealedSecret
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job
 from jobs.store.transitions import erase, move
-from jobs.webhook import DeliveryStatus, EventType, TryReport
+from jobs.webhook import DeliveryError, DeliveryStatus, EventType, TryReport
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import Records, make_key
 
 SECOND = timedelta(seconds=1)
 ENDS = sorted(verb for verb, each in TRANSITIONS.items() if each.target.is_terminal)
+TryEnd = tuple[DeliveryError | None, int | None]
+"""What a try came to, and the receiver's status."""
 TARGET = WebhookTarget("https://example.com/", "receiver", ("response.completed",), None)
 
 
@@ -62,6 +65,24 @@ def status_of(records: Records, delivery_id: str) -> str:
     with records.database.read() as tx:
         row = tables.webhook_deliveries.c
         return str(tx.execute(select(row.status).where(row.id == delivery_id)).scalar_one())
+
+
+def claim(records: Records, delivery_id: str, worker_id: str) -> Sending:
+    with records.database.begin() as tx:
+        sending = claim_delivery(tx, delivery_id, worker_id, records.clock())
+    assert sending is not None
+    return sending
+
+
+def report(records: Records, sending: Sending, came_to: TryReport) -> DeliveryStatus | None:
+    with records.database.begin() as tx:
+        return record_try(tx, sending, came_to, records.clock(), 0).status
+
+
+def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[TryEnd]]]:
+    with records.database.read() as tx:
+        found = store.list_deliveries(tx, hook, limit=100)[0]
+    return [(each.status, [(made.error_kind, made.http_status) for made in each.tries]) for each in found]
 
 
 def due(records: Records, limit: int = 100, rung_before: datetime | None = None) -> list[str]:
@@ -134,18 +155,60 @@ class TestRescue:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
-            sending = claim_delivery(tx, delivery_id, records.worker_id, records.clock())
-            assert sending is not None
+            assert claim_delivery(tx, delivery_id, records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == []
             workers.leave(tx, records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == [delivery_id]
             assert rescue_deliveries(tx, records.clock()) == []
         assert due(records) == [delivery_id]
+        assert log_of(records, hook) == [(DeliveryStatus.PENDING, [(DeliveryError.LOST, None)])]
+
+    def rescued(self, records: Records) -> Sending:
+        [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        sending = claim(records, delivery_id, records.worker_id)
         with records.database.begin() as tx:
-            assert record_try(tx, sending, TryReport(None, 200), records.clock(), 0) is None
-            [log] = store.list_deliveries(tx, hook, limit=10)[0]
-        assert (log.status, len(log.tries)) == (DeliveryStatus.PENDING, 1)
-        assert log.tries[0].http_status == 200  # what it says is truer than the guess
+            workers.leave(tx, records.worker_id, records.clock())
+            assert rescue_deliveries(tx, records.clock()) == [delivery_id]
+        return sending
+
+    def test_a_lost_try_that_reports_before_the_next_spares_it(self, records: Records) -> None:
+        hook = endpoint(records)
+        sending = self.rescued(records)
+        assert report(records, sending, TryReport(None, 200)) is DeliveryStatus.DELIVERED
+        assert due(records) == []
+        assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, 200)])]
+
+    @pytest.mark.parametrize(("error", "status"), [(None, 200), (DeliveryError.HTTP_ERROR, 500)])
+    def test_a_lost_try_stays_lost_whatever_it_reports_later(
+        self, records: Records, error: DeliveryError | None, status: int
+    ) -> None:
+        """It is why the event was sent twice; beside it stands what the receiver answered."""
+        hook = endpoint(records)
+        late = self.rescued(records)
+        again = claim(records, late.id, records.worker())
+        assert report(records, late, TryReport(error, status)) is None
+        assert log_of(records, hook) == [(DeliveryStatus.SENDING, [(DeliveryError.LOST, status), (None, None)])]
+        assert report(records, again, TryReport(None, 204)) is DeliveryStatus.DELIVERED
+        assert report(records, late, TryReport(error, status)) is None
+        assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, status), (None, 204)])]
+
+    def test_a_try_that_reports_while_it_is_given_up_is_not_forgotten(self, records: Records) -> None:
+        hook = endpoint(records)
+        ids = [delivery_ids(records, records.job_in(Status.COMPLETED))[0] for _ in range(40)]
+        sent = [claim(records, each, records.worker_id) for each in sorted(ids)]
+        with records.database.begin() as tx:
+            workers.leave(tx, records.worker_id, records.clock())
+
+        def rescue() -> None:
+            with records.database.begin() as tx:
+                rescue_deliveries(tx, records.clock())
+
+        def report_all() -> None:
+            for sending in reversed(sent):
+                report(records, sending, TryReport(None, 200))
+
+        race(rescue, report_all)
+        assert {(status, tries[0][1]) for status, tries in log_of(records, hook)} == {(DeliveryStatus.DELIVERED, 200)}
 
     def test_so_is_a_claim_that_was_never_confirmed(self, records: Records) -> None:
         endpoint(records)

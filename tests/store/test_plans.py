@@ -291,7 +291,7 @@ def write_and_claim(tx: Connection, world: World) -> None:
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
     sending = claim_delivery(tx, delivery_id, world.worker_id, NOW)
     assert sending is not None
-    assert record_try(tx, sending, TryReport(None, 200), NOW, 0)
+    assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
 
 
 def hook(tx: Connection, world: World) -> endpoints.Endpoint:

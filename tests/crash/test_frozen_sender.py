@@ -1,0 +1,49 @@
+"""A worker that is frozen while a receiver holds its delivery, given up, and thawed once another has delivered it."""
+
+import signal
+import threading
+from pathlib import Path
+
+from jobs.sealing import generate_key
+from tests.crash.delivering import SETTINGS
+from tests.support.receiver import OK, Answer, Delivered, Receiver
+from tests.support.stack import Stack
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+
+def test_an_event_that_came_twice_has_a_lost_try_that_tells_why(
+    database_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    thawed = threading.Event()
+
+    def answer(delivered: Delivered) -> Answer:
+        if delivered is receiver.delivered[0]:
+            thawed.wait(60)
+        return OK
+
+    environment = {**SETTINGS, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
+    with (
+        Stack(database_url, valkey.url, tmp_path, environment) as stack,
+        Receiver(answer) as receiver,
+        stack.http() as http,
+    ):
+        hook = {"name": "hook", "url": receiver.url, "event_types": ["response.completed"]}
+        endpoint_id = http.post("/webhook_endpoints", json=hook).raise_for_status().json()["id"]
+
+        def delivery() -> tuple[str, list[tuple[str | None, int | None]]]:
+            [told] = http.get(f"/webhook_endpoints/{endpoint_id}/deliveries").raise_for_status().json()["data"]
+            return told["status"], [(each["error"], each["status_code"]) for each in told["tries"]]
+
+        stack.submit("Hello")
+        receiver.await_count(1)
+        frozen = stack.worker_processes[0]
+        frozen.signal(signal.SIGSTOP)
+        stack.start_worker()
+        receiver.await_count(2)
+        await_until(lambda: delivery()[0] == "delivered", 20, stack.logs)
+        assert delivery()[1] == [("lost", None), (None, 200)]
+        thawed.set()
+        frozen.signal(signal.SIGCONT)
+        frozen.match("delivery was another's by then")
+        assert delivery() == ("delivered", [("lost", 200), (None, 200)])
