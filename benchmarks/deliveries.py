@@ -1,90 +1,117 @@
-"""How late good receivers hear while others hang: `python -m benchmarks.deliveries`.
+"""How late good receivers hear of an end while half of all receivers hang, when 1,000 responses end at once.
 
-Starts everything itself: PostgreSQL, Valkey, an API and a worker with default settings. Half of the receivers never
-answer. Measured is the time from a response's end, as its event's row has it, until a good receiver has the event.
+Measured is the time from a response's end, as its event's row has it, until a good receiver has the event. The ends
+come as fast as one API process makes them, which is slower than one worker process delivers; so how fast that is,
+a second report says: there all have ended before the worker starts.
 """
 
-import argparse
-import tempfile
+import asyncio
+import json
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import httpx
 from sqlalchemy import select
 
+from benchmarks.load import drive, request
+from benchmarks.report import Figure, Report, Role, percentile
+from benchmarks.stage import Run, stage
 from jobs.sealing import generate_key
 from jobs.store import tables
 from jobs.store.database import Database
-from tests.support.postgres import Databases, PostgresServer
-from tests.support.receiver import Answer, Receiver
-from tests.support.stack import Stack
-from tests.support.valkey import ValkeyServer
+from tests.support.stack import API_KEY, MODEL, ROOT, Process, Stack
 from tests.support.waiting import await_until
 
-OPENED = {"BACKBURNER_WEBHOOK_ALLOW_HTTP": "true", "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+RECEIVERS = 20
+CLIENTS = 8
+CONNECTIONS = 64
+PATIENCE_SECONDS = 90
+ENVIRONMENT = {"BACKBURNER_WEBHOOK_ALLOW_HTTP": "true", "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
+LATEST = Figure("p99 ms", digits=0)
+MIDDLE = Figure("p50 ms", digits=0)
+RATE = Figure("delivered/s", digits=0)
+ENDED = Figure("ended/s", digits=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--deliveries", type=int, default=1000)
-    parser.add_argument("--receivers", type=int, default=20, help="half of them hang")
-    parser.add_argument("--rate", type=float, default=25, help="responses that end per second")
-    arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        PostgresServer() as postgres,
-        ValkeyServer() as valkey,
-    ):
-        url = Databases(postgres.url).migrated()
-        environment = {**OPENED, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
-        with Stack(url, valkey.url, Path(directory), environment) as stack:
-            measure(stack, url, arguments.deliveries, arguments.receivers, arguments.rate)
+@dataclass(frozen=True)
+class Receivers:
+    """Where they listen, the good ones first."""
+
+    urls: list[str]
+
+    def arrivals(self) -> dict[str, float]:
+        """When each event first came to a good one: event id to unix seconds."""
+        found: dict[str, float] = httpx.get(self.urls[0]).json()
+        return found
+
+    def await_count(self, count: int) -> dict[str, float]:
+        """The same, as soon as there are so many."""
+        await_until(lambda: len(self.arrivals()) >= count, PATIENCE_SECONDS, "not all deliveries came")
+        return self.arrivals()
 
 
-def measure(stack: Stack, url: str, deliveries: int, receivers: int, rate: float) -> None:
-    with ExitStack() as exits:
-        good = [exits.enter_context(Receiver()) for _ in range(receivers // 2)]
-        hanging = [exits.enter_context(Receiver(lambda _: Answer(hang=600))) for _ in range(receivers // 2)]
-        targets = [each.url for each in (*good, *hanging)]
-        http = exits.enter_context(stack.http())
-        with ThreadPoolExecutor(8) as threads:
-            jobs = list(threads.map(lambda number: submit(http, targets[number % receivers]), range(deliveries)))
-            started_at = time.monotonic()
-            ending = []
-            for number, job_id in enumerate(jobs):
-                time.sleep(max(0.0, started_at + number / rate - time.monotonic()))
-                ending.append(threads.submit(cancel, http, job_id))
-            for each in ending:
-                each.result()
-            reached = deliveries / (time.monotonic() - started_at)
-        wanted = sum(number % receivers < receivers // 2 for number in range(deliveries))
-        await_until(lambda: sum(len(each.delivered) for each in good) >= wanted, 120, stack.logs)
-        ended_at = moments(url)
-        late = sorted(came.at - ended_at[came.id] for each in good for came in each.delivered)
-        held = sum(len(each.delivered) for each in hanging)
-    print(
-        f"{deliveries} responses end, {reached:.0f} a second; half of {receivers} receivers hang ({held} requests held)"
-    )
-    for share in (50, 90, 99):
-        print(f"p{share} {late[len(late) * share // 100 - 1] * 1000:.0f} ms")
-    print(f"slowest {late[-1] * 1000:.0f} ms")
+def measure(run: Run) -> list[Report]:
+    count = run.scaled(1000, 200)
+    title = f"{count} webhooks as fast as responses end, {RECEIVERS} receivers"
+    report = Report("deliveries", title, (LATEST, MIDDLE, RATE, ENDED))
+    backlog = Report("deliveries_backlog", f"{count} webhooks that wait for a worker, {RECEIVERS} receivers", (RATE,))
+    with stage() as servers:
+        for _ in range(run.rounds):
+            for name, hanging in (("half of them hanging", RECEIVERS // 2), ("none hanging", 0)):
+                environment = {**ENVIRONMENT, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
+                wanted = sum(number % RECEIVERS < RECEIVERS - hanging for number in range(count))
+                with servers.stack(environment) as stack, _receivers(hanging) as receivers:
+                    ended = {ENDED.name: _end(stack, receivers, count)}
+                    told = _figures(receivers.await_count(wanted), _ends(stack))
+                    report.add(f"Backburner, {name}", Role.OURS, told | ended)
+                with servers.stack(environment, workers=0) as stack, _receivers(hanging) as receivers:
+                    _end(stack, receivers, count)
+                    stack.start_worker()
+                    rate = {RATE.name: _rate(receivers.await_count(wanted))}
+                    backlog.add(f"Backburner, {name}", Role.OURS, rate)
+            with _receivers(0) as receivers:
+                bare = asyncio.run(_bare(receivers, count))
+                report.add(f"httpx, {CONNECTIONS} kept connections", Role.LIMIT, bare)
+                backlog.add(f"httpx, {CONNECTIONS} kept connections", Role.LIMIT, {RATE.name: bare[RATE.name]})
+    return [report, backlog]
 
 
-def submit(http: httpx.Client, url: str) -> str:
+@contextmanager
+def _receivers(hanging: int) -> Iterator[Receivers]:
+    command = [sys.executable, "-m", "benchmarks.receivers", str(RECEIVERS - hanging), str(hanging)]
+    process = Process("receivers", command, {"PYTHONPATH": str(ROOT)})
+    try:
+        process.match("listening")
+        yield Receivers(process.lines[:RECEIVERS])
+    finally:
+        process.stop()
+
+
+def _end(stack: Stack, receivers: Receivers, count: int) -> float:
+    """Let so many responses end, each with a receiver of its own choice; how many a second."""
+    url = f"{stack.base_url}/responses"
+    headers = {"authorization": f"Bearer {API_KEY}"}
+    bodies = (_body(receivers.urls[number % RECEIVERS]) for number in range(count))
+    creates = (request("POST", url, headers, body) for body in bodies)
+    made = drive(url, lambda: next(creates, None), clients=CLIENTS, keep=True)
+    assert not made.refused, made.statuses
+    cancels = (request("POST", f"{url}/{json.loads(body)['id']}/cancel", headers) for body in made.bodies)
+    ending = drive(url, lambda: next(cancels, None), clients=CLIENTS)
+    assert not ending.refused, ending.statuses
+    return ending.rate
+
+
+def _body(receiver: str) -> bytes:
     """A response that waits until tomorrow, so that no call takes part."""
-    body = {"model": "openai/o3-pro", "input": "x", "background": True, "webhook": {"url": url}}
-    body |= {"run_at": time.time() + 86_400, "deadline_seconds": 2 * 86_400}
-    return str(http.post("/responses", json=body).raise_for_status().json()["id"])
+    body = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": receiver}}
+    return json.dumps(body | {"run_at": int(time.time()) + 86_400, "deadline_seconds": 2 * 86_400}).encode()
 
 
-def cancel(http: httpx.Client, job_id: str) -> None:
-    http.post(f"/responses/{job_id}/cancel").raise_for_status()
-
-
-def moments(url: str) -> dict[str, float]:
-    database = Database(url, pool_size=1)
+def _ends(stack: Stack) -> dict[str, float]:
+    database = Database(stack.database_url, pool_size=1)
     row = tables.webhook_events.c
     with database.read() as tx:
         found = {each.id: each.created_at.timestamp() for each in tx.execute(select(row.id, row.created_at))}
@@ -92,5 +119,27 @@ def moments(url: str) -> dict[str, float]:
     return found
 
 
-if __name__ == "__main__":
-    main()
+async def _bare(receivers: Receivers, count: int) -> dict[str, float]:
+    """The plain loop: no row, no signature, no guard."""
+    sent: dict[str, float] = {}
+    numbers = iter(range(count))
+
+    async def post(http: httpx.AsyncClient) -> None:
+        for number in numbers:
+            event_id = f"evt_{number}"
+            sent[event_id] = time.time()
+            await http.post(receivers.urls[number % RECEIVERS], headers={"webhook-id": event_id}, json={"id": event_id})
+
+    async with httpx.AsyncClient(limits=httpx.Limits(max_connections=CONNECTIONS)) as http:
+        await asyncio.gather(*(post(http) for _ in range(CONNECTIONS)))
+    return _figures(receivers.await_count(count), sent)
+
+
+def _figures(arrivals: dict[str, float], begun: dict[str, float]) -> dict[str, float]:
+    late = [(came_at - begun[event_id]) * 1000 for event_id, came_at in arrivals.items()]
+    return {LATEST.name: percentile(late, 99), MIDDLE.name: percentile(late, 50), RATE.name: _rate(arrivals)}
+
+
+def _rate(arrivals: dict[str, float]) -> float:
+    """How many came a second, from the first to the last."""
+    return (len(arrivals) - 1) / (max(arrivals.values()) - min(arrivals.values()))
