@@ -1,27 +1,29 @@
-"""From a client's bytes to an accepted job: check, commit, ring."""
+"""From a client's bytes to an accepted job: check it, and hand it to the intake."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from fastapi import Request
-from sqlalchemy import Connection
+from fastapi.concurrency import run_in_threadpool
 
 from api.dependencies import Parts
+from api.intake import Order, Owing
 from api.receivers import webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
 from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
-from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation
+from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
 from jobs.settings import Settings
 from jobs.store.chains import check_chain
-from jobs.store.idempotency import Idempotency, find_earlier, remember
+from jobs.store.idempotency import Idempotency, find_earlier
 from jobs.store.keys import ApiKey
 from jobs.store.queries import Document, get_document
-from jobs.store.transitions import submit
 
 LONGEST_KEY: Final = 255
+CHECKED_AT_ONCE: Final = 64 * 1024
+"""Bytes of a body that are checked in less time than it takes to hand them to a thread and back."""
 NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
 }
@@ -53,42 +55,40 @@ async def read_body(request: Request, limit: int) -> bytes:
     raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
-def accept(
-    raw: bytes,
-    parts: Parts,
-    caller: ApiKey,
-    idempotency_key: str | None = None,
-    *,
-    meanwhile: Callable[[Connection, Job], None] = lambda _tx, _job: None,
+async def accept(
+    raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None = None, owing: Owing | None = None
 ) -> Accepted:
     """Accept a job. It is durable once this returns, whether or not the bell was heard.
 
-    A request sent again under its `idempotency_key` is given the job that it made the first time. One without is
-    accepted together with what `meanwhile` writes; when that raises, nothing is.
+    A request sent again under its `idempotency_key` is given the job that it made the first time.
 
     Raises:
         IdempotencyConflict: the key was used with another body.
         RequestInvalid: the body is wrong.
         ModelUnknown: it asks for a model that is not offered.
         ChainBroken: it follows what is not there.
+        ClientDisconnect: the one who is owed the answer has left.
     """
     if idempotency_key is None:
-        return _accept(raw, parts, caller, meanwhile)
+        return await _accept(parts, replace(await _check(raw, parts, caller), owing=owing))
     idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
-    earlier = _earlier(parts, idempotency)
+    earlier = await run_in_threadpool(_earlier, parts, idempotency)
     if earlier is not None:
         return earlier
-
-    def bind(tx: Connection, job: Job) -> None:
-        remember(tx, idempotency, job)
-
+    order = replace(await _check(raw, parts, caller), idempotency=idempotency)
     try:
-        return _accept(raw, parts, caller, bind)
+        return await _accept(parts, order)
     except DuplicateRequest:
-        winner = _earlier(parts, idempotency)
+        winner = await run_in_threadpool(_earlier, parts, idempotency)
         if winner is None:  # it was deleted within this instant
-            return _accept(raw, parts, caller, bind)
+            return await _accept(parts, order)
         return winner
+
+
+async def _accept(parts: Parts, order: Order) -> Accepted:
+    spec = order.spec
+    job = await parts.intake.accept(order)
+    return Accepted(job, Document(job, spec.settings, spec.metadata, None))
 
 
 def _usable(key: str) -> str:
@@ -107,26 +107,30 @@ def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
     return Accepted(document.job, document)
 
 
-def _accept(raw: bytes, parts: Parts, caller: ApiKey, meanwhile: Callable[[Connection, Job], None]) -> Accepted:
+async def _check(raw: bytes, parts: Parts, caller: ApiKey) -> Order:
+    """Check a request; a thread is left to what takes long or has to ask."""
     settings = parts.settings
-    request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
-    refuse_what_is_not_offered(request.fields)
-    webhook = webhook_target(request.fields, parts, caller)
-    model = parts.catalogue.find(request.fields.model)
-    _check_effort(request.fields, model)
+    if len(raw) <= CHECKED_AT_ONCE:
+        request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
+    else:
+        request = await run_in_threadpool(parse_request, raw, max_attempts_limit=settings.max_attempts_limit)
+    fields = request.fields
+    refuse_what_is_not_offered(fields)
+    webhook = None
+    if fields.webhook is not None:
+        webhook = await run_in_threadpool(webhook_target, fields, parts, caller)
+    model = parts.catalogue.find(fields.model)
+    _check_effort(fields, model)
     now = datetime.now(UTC)
-    spec = replace(_spec(request, model, caller, settings, now), webhook=webhook)
+    spec = _spec(request, model, caller, settings, now, webhook)
     if spec.previous_response_id is not None:
-        with parts.database.read() as tx:
-            spec = replace(spec, waits=check_chain(tx, spec.previous_response_id, caller.id))
-    due = not spec.waits and (spec.run_at is None or spec.run_at <= now)
-    rung = due and parts.run_list.take_place()
-    with parts.database.begin() as tx:
-        job = submit(tx, spec, now, rung=rung)
-        meanwhile(tx, job)
-    if rung:
-        parts.dispatcher.ring(job.id)
-    return Accepted(job, Document(job, spec.settings, spec.metadata, None))
+        spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
+    return Order(spec, now)
+
+
+def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:
+    with parts.database.read() as tx:
+        return spec.previous_response_id is not None and check_chain(tx, spec.previous_response_id, spec.api_key_id)
 
 
 def refuse_what_is_not_offered(fields: CreateResponse) -> None:
@@ -140,7 +144,14 @@ def refuse_what_is_not_offered(fields: CreateResponse) -> None:
             raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
 
 
-def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settings, now: datetime) -> JobSpec:
+def _spec(
+    request: ParsedRequest,
+    model: Model,
+    caller: ApiKey,
+    settings: Settings,
+    now: datetime,
+    webhook: WebhookTarget | None,
+) -> JobSpec:
     fields = request.fields
     run_at = datetime.fromtimestamp(fields.run_at, UTC) if fields.run_at is not None else None
     seconds = fields.deadline_seconds or settings.job_deadline_seconds
@@ -169,6 +180,7 @@ def _spec(request: ParsedRequest, model: Model, caller: ApiKey, settings: Settin
         metadata=fields.metadata or {},
         previous_response_id=fields.previous_response_id,
         store=fields.store is not False,
+        webhook=webhook,
     )
 
 

@@ -1,14 +1,16 @@
 """What handlers ask for by type: the parts of this process, and who is calling."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.intake import Intake
 from api.owed import Owed
+from api.rendered import Rendered
 from api.sequences import Sequences
+from api.together import Together
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.events import Announcer, Waiters
@@ -16,7 +18,8 @@ from jobs.models import Catalogue
 from jobs.sealing import Seal
 from jobs.settings import Settings
 from jobs.store.database import Database
-from jobs.store.keys import ApiKey, Scope, find_key
+from jobs.store.keys import ApiKey, Scope
+from jobs.store.queries import Standing
 
 bearer = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 
@@ -35,9 +38,13 @@ class Parts:
     sequences: Sequences
     owed: Owed
     seal: Seal
+    intake: Intake
+    find_key: Together[str, ApiKey | None]
+    standing: Together[tuple[str, str], Standing | None]
+    rendered: Rendered
 
 
-def get_parts(request: Request) -> Parts:
+async def get_parts(request: Request) -> Parts:
     """The parts that the composition root put together."""
     parts: Parts = request.app.state.parts
     return parts
@@ -46,7 +53,9 @@ def get_parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(get_parts)]
 
 
-def get_caller(parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> ApiKey:
+async def get_caller(
+    parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+) -> ApiKey:
     """The key that the request is made with.
 
     Raises:
@@ -56,26 +65,31 @@ def get_caller(parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredenti
         raise KeyRefused(
             "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
         )
-    with parts.database.read() as tx:
-        key = find_key(tx, credentials.credentials)
+    key = await parts.find_key(credentials.credentials)
     if key is None:
         raise KeyRefused("Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'.")
     return key
 
 
-def requires(scope: Scope) -> Callable[..., ApiKey]:
+class Requires:
     """A dependency that lets through callers whose key has `scope`."""
 
-    def check(caller: Annotated[ApiKey, Depends(get_caller)]) -> ApiKey:
-        if scope not in caller.scopes:
-            raise NotAllowed(f"This API key lacks the scope '{scope}'.")
-        return caller
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
-    return check
+    async def __call__(self, caller: Annotated[ApiKey, Depends(get_caller)]) -> ApiKey:
+        """The caller.
+
+        Raises:
+            NotAllowed: the key lacks the scope.
+        """
+        if self._scope not in caller.scopes:
+            raise NotAllowed(f"This API key lacks the scope '{self._scope}'.")
+        return caller
 
 
 Caller = Annotated[ApiKey, Depends(get_caller)]
-Reader = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_READ))]
-Writer = Annotated[ApiKey, Depends(requires(Scope.RESPONSES_WRITE))]
-UsageReader = Annotated[ApiKey, Depends(requires(Scope.USAGE_READ))]
-WebhookOwner = Annotated[ApiKey, Depends(requires(Scope.WEBHOOKS))]
+Reader = Annotated[ApiKey, Depends(Requires(Scope.RESPONSES_READ))]
+Writer = Annotated[ApiKey, Depends(Requires(Scope.RESPONSES_WRITE))]
+UsageReader = Annotated[ApiKey, Depends(Requires(Scope.USAGE_READ))]
+WebhookOwner = Annotated[ApiKey, Depends(Requires(Scope.WEBHOOKS))]

@@ -1,6 +1,6 @@
 """Composition root of the API: `uvicorn --factory api.main:create_app`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -8,10 +8,13 @@ from fastapi import FastAPI
 
 from api.dependencies import Parts
 from api.errors import install_error_handlers
+from api.intake import Intake
 from api.middleware import RequestIds
 from api.owed import NoteAnswers, Owed
+from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
+from api.together import Together
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.models import Catalogue
@@ -19,9 +22,9 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.keys import ApiKey, ensure_bootstrap_key, find_keys
 from jobs.store.lanes import LaneSettings
-from jobs.store.queries import ended_among
+from jobs.store.queries import Standing, ended_among, standings
 from jobs.telemetry import configure_logging
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
@@ -38,17 +41,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     database = Database(settings.database, pool_size=40)
     dispatcher = Dispatcher(create_celery(settings))
     redis_client = connect(settings.redis)
+
+    def find(secrets: Sequence[str]) -> Sequence[ApiKey | None]:
+        with database.read() as tx:
+            return find_keys(tx, secrets)
+
+    def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[Standing | None]:
+        with database.read() as tx:
+            return standings(tx, pairs)
+
+    run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
     parts = Parts(
         settings=settings,
         database=database,
         catalogue=Catalogue(settings.models),
         dispatcher=dispatcher,
-        run_list=RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout),
+        run_list=run_list,
         announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
         waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
         sequences=Sequences(database),
         owed=Owed(database),
+        intake=Intake(database, dispatcher, run_list),
+        find_key=Together(find),
+        standing=Together(stand),
+        rendered=Rendered(),
     )
 
     @asynccontextmanager
@@ -70,7 +87,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Backburner", version="0.1.0", description=DESCRIPTION, lifespan=lifespan, redoc_url=None)
     app.state.parts = parts
     routers = (responses, input_items, models, usage)
-    for router in (*(each.router for each in routers), *webhook_endpoints.routers, not_offered.router):
+    for router in (
+        responses.direct_router,
+        *(each.router for each in routers),
+        *webhook_endpoints.routers,
+        not_offered.router,
+    ):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     install_error_handlers(app)

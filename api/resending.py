@@ -13,20 +13,19 @@ from typing import Final
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Connection
 from starlette.requests import ClientDisconnect
 
 from api.acceptance import Accepted, accept
 from api.dependencies import Parts
+from api.intake import Owing
 from api.owed import DEBT, Debt
 from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
 from jobs.ids import new_id
-from jobs.job import Job
-from jobs.store.database import database_clock, database_now
+from jobs.store.database import database_now
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_document
-from jobs.store.unanswered import Sender, announce_accept, being_accepted, marks_of, note_unanswered, take
+from jobs.store.unanswered import Sender, being_accepted, marks_of, take
 
 RETRY_COUNT: Final = "x-stainless-retry-count"
 NOTICED_WITHIN: Final = timedelta(seconds=1)
@@ -45,7 +44,7 @@ async def accept_once(
     """
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
-        return await run_in_threadpool(accept, raw, parts, caller, idempotency_key)
+        return await accept(raw, parts, caller, idempotency_key)
     sender = Sender(caller.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
     debt: Debt = request.scope[DEBT]
     debt.request_id = sender.request_id
@@ -54,15 +53,8 @@ async def accept_once(
         if joined is not None:
             return joined
     gone = asyncio.create_task(until_disconnected(request))
-
-    def meanwhile(tx: Connection, job: Job) -> None:
-        announce_accept(tx, sender)  # before the look: who comes as a retry later than this can see it
-        if gone.done():  # else both this request and the one that it is sent as again would buy
-            raise ClientDisconnect
-        note_unanswered(tx, job, sender, database_clock(tx))
-
     try:
-        return await run_in_threadpool(accept, raw, parts, caller, meanwhile=meanwhile)
+        return await accept(raw, parts, caller, owing=Owing(sender, gone.done))
     except (CallerError, ClientDisconnect):
         debt.request_id = None
         raise

@@ -10,7 +10,7 @@ from api.dependencies import Parts
 from api.errors import LetGo
 from jobs.job import Job
 from jobs.lifecycle import Status
-from jobs.store.queries import get_job
+from jobs.store.queries import Standing, get_job
 
 LONGEST_HINT = 10.0
 
@@ -53,7 +53,7 @@ async def until_disconnected(request: Request) -> None:
         pass
 
 
-def poll_hint(job: Job) -> dict[str, str]:
+def poll_hint(job: Job | Standing) -> dict[str, str]:
     """When to ask again: soon at first, then ever more rarely; nothing once the job has ended."""
     if job.status.is_terminal:
         return {}

@@ -36,6 +36,7 @@ WINDOW_PER_SLOT: Final = 2
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
 QUIET_AFTER_FAILURE: Final = 1.0
 HEADROOM: Final = 8
+FRESH_SECONDS: Final = 0.25
 
 log = get_logger(__name__)
 
@@ -165,8 +166,8 @@ def _queue_length(connection: Connection, queue: str) -> int:
 class RunList:
     """Whether the broker's queue has room for one more bell; the backlog itself stays in SQL.
 
-    The window is a small multiple of the live workers' slots. Both it and the depth are looked up at most every
-    `fresh_for` seconds, however many callers ask.
+    The window is a small multiple of the live workers' slots. Both it and the depth are looked up by `look`, which
+    asks database and broker; to take places asks nobody.
     """
 
     def __init__(
@@ -179,16 +180,22 @@ class RunList:
         self._room = 0
         self._looked_at = float("-inf")
 
-    def take_place(self, fresh_for: float = 0.25) -> bool:
-        """Take one of the places left, if there is one."""
-        now = monotonic()
-        if now - self._looked_at > fresh_for:
-            self._looked_at = now
-            self._room = self.room()
-        if self._room <= 0:
-            return False
-        self._room -= 1
-        return True
+    @property
+    def is_stale(self) -> bool:
+        """Whether the last look is too long ago to go by."""
+        return monotonic() - self._looked_at > FRESH_SECONDS
+
+    def look(self) -> None:
+        """Look how many places there are."""
+        self._looked_at = monotonic()
+        self._room = 0  # a broker that hangs meanwhile is rung by nobody
+        self._room = self.room()
+
+    def take_places(self, wanted: int) -> int:
+        """Take so many of the places left, or as many as there are."""
+        taken = min(wanted, self._room)
+        self._room -= taken
+        return taken
 
     def room(self) -> int:
         """How many bells may be rung now; 0 when the broker is away."""

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from api.acceptance import read_body
 from api.dependencies import Parts, PartsDep, Reader, Writer
+from api.direct import DirectRoute
 from api.errors import RESPONSE_ID, failed_response
 from api.request_docs import request_body
 from api.resending import accept_once
@@ -30,7 +31,7 @@ from jobs.errors import RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store.attempts import attempts_of
-from jobs.store.queries import Filters, get_document, get_job, list_documents, queue_position
+from jobs.store.queries import Filters, Standing, get_document, get_job, list_documents, no_job, queue_position
 from jobs.store.transitions import erase, move, revive
 
 RACES = 20
@@ -89,9 +90,10 @@ WHOLE_OR_EVENTS: dict[str, Any] = {
 }
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
+direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS, route_class=DirectRoute)
 
 
-@router.post(
+@direct_router.post(
     "",
     summary="Submit",
     responses={200: WHOLE_OR_EVENTS, **HELD_ERRORS},
@@ -153,7 +155,7 @@ def list_responses(
     return JSONResponse(render_page(data, has_more=has_more))
 
 
-@router.get(
+@direct_router.get(
     "/{response_id}",
     summary="Retrieve",
     responses={200: WHOLE_OR_EVENTS, 304: {"description": "It has not changed since that ETag."}},
@@ -174,11 +176,11 @@ async def retrieve(
     """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
     check_id(response_id)
     if stream:
-        await run_in_threadpool(_check_exists, parts, response_id, caller.id)
+        await _standing(parts, response_id, caller.id)
         return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
     if wait > 0:
         await until_ended(request, parts, response_id, caller.id, wait)
-    return await run_in_threadpool(_show, parts, response_id, caller.id, if_none_match)
+    return await _poll(parts, response_id, caller.id, if_none_match)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
@@ -241,12 +243,22 @@ def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
     return JSONResponse(render_page(data, has_more=False))
 
 
-def _show(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | None = None) -> Response:
+async def _poll(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | None) -> Response:
+    standing = await _standing(parts, response_id, api_key_id)
+    etag = _etag(standing)
+    if if_none_match is not None and _matches(if_none_match, etag):
+        return Response(status_code=304, headers={"etag": etag, **poll_hint(standing)})
+    body = parts.rendered.get(response_id, etag)
+    if body is not None:
+        return Response(body, headers={"etag": etag, RESPONSE_ID: response_id}, media_type="application/json")
+    answer = await run_in_threadpool(_show, parts, response_id, api_key_id)
+    if standing.status.is_terminal and answer.headers["etag"] == etag:
+        parts.rendered.keep(response_id, etag, bytes(answer.body))
+    return answer
+
+
+def _show(parts: Parts, response_id: str, api_key_id: str) -> Response:
     with parts.database.read() as tx:
-        if if_none_match is not None:
-            job = get_job(tx, response_id, api_key_id)
-            if _matches(if_none_match, _etag(job)):
-                return Response(status_code=304, headers={"etag": _etag(job), **poll_hint(job)})
         document = get_document(tx, response_id, api_key_id)
         position = queue_position(tx, document.job)
     headers = {"etag": _etag(document.job), RESPONSE_ID: response_id, **poll_hint(document.job)}
@@ -288,12 +300,14 @@ def check_id(response_id: str) -> None:
         raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
 
 
-def _check_exists(parts: Parts, response_id: str, api_key_id: str) -> None:
-    with parts.database.read() as tx:
-        get_job(tx, response_id, api_key_id)
+async def _standing(parts: Parts, response_id: str, api_key_id: str) -> Standing:
+    standing = await parts.standing((response_id, api_key_id))
+    if standing is None:
+        raise no_job(response_id)
+    return standing
 
 
-def _etag(job: Job) -> str:
+def _etag(job: Job | Standing) -> str:
     return f'"{job.attempt}-{job.status}-{job.updated_at.timestamp() * 1_000_000:.0f}"'
 
 

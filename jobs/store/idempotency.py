@@ -4,6 +4,7 @@ A key is remembered for as long as its response is kept, and belongs to one API 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
@@ -50,20 +51,22 @@ def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
     return job_id
 
 
-def remember(tx: Connection, idempotency: Idempotency, job: Job) -> None:
-    """Bind the key to the job that this transaction makes.
+def remember(tx: Connection, bindings: Sequence[tuple[Idempotency, Job]]) -> None:
+    """Bind keys to the jobs that this transaction makes.
 
     Raises:
-        DuplicateRequest: another transaction was first; roll this one back.
+        DuplicateRequest: for one of them another was first; roll this transaction back.
     """
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
-    binding = dialect.insert(tables.idempotency_keys).values(
-        api_key_id=idempotency.api_key_id,
-        key=idempotency.key,
-        body_sha256=idempotency.body_sha256,
-        job_id=job.id,
-    )
-    # asked for what it wrote: the row count of an INSERT is not to be had on PostgreSQL
-    written = tx.execute(binding.on_conflict_do_nothing().returning(tables.idempotency_keys.c.job_id)).first()
-    if written is None:
-        raise DuplicateRequest(idempotency.key)
+    # in one order everywhere, so that two transactions never wait for each other
+    for idempotency, job in sorted(bindings, key=lambda each: (each[0].api_key_id, each[0].key)):
+        binding = dialect.insert(tables.idempotency_keys).values(
+            api_key_id=idempotency.api_key_id,
+            key=idempotency.key,
+            body_sha256=idempotency.body_sha256,
+            job_id=job.id,
+        )
+        # asked for what it wrote: the row count of an INSERT is not to be had on PostgreSQL
+        written = tx.execute(binding.on_conflict_do_nothing().returning(tables.idempotency_keys.c.job_id)).first()
+        if written is None:
+            raise DuplicateRequest(idempotency.key)

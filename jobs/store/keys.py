@@ -80,10 +80,16 @@ def revoke_key(tx: Connection, key_id: str, now: datetime) -> ApiKey | None:
 
 def find_key(tx: Connection, secret: str) -> ApiKey | None:
     """The key that `secret` is; None when unknown or revoked."""
+    return find_keys(tx, [secret])[0]
+
+
+def find_keys(tx: Connection, secrets: Sequence[str]) -> list[ApiKey | None]:
+    """The key that each of `secrets` is, in order; None where it is unknown or revoked."""
     row = tables.api_keys.c
-    query = select(tables.api_keys).where(row.sha256 == digest(secret), row.revoked_at.is_(None))
-    found = tx.execute(query).mappings().one_or_none()
-    return None if found is None else _key_from(found)
+    digests = [digest(secret) for secret in secrets]
+    query = select(tables.api_keys).where(row.sha256.in_(sorted(set(digests))), row.revoked_at.is_(None))
+    found = {each["sha256"]: _key_from(each) for each in tx.execute(query).mappings()}
+    return [found.get(each) for each in digests]
 
 
 def _row_of(key: ApiKey, secret: str) -> dict[str, object]:

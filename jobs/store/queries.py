@@ -3,7 +3,7 @@
 All are scoped by API key; each is answered from an index however many rows there are.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -73,6 +73,31 @@ class UsageRow:
     cost_microusd: int
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Where a job stands: what a poll goes by before it loads prompt and answer."""
+
+    id: str
+    status: Status
+    attempt: int
+    created_at: datetime
+    updated_at: datetime
+    available_at: datetime
+    started_at: datetime | None
+
+
+def standings(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Standing | None]:
+    """Where the job of each pair of its id and its key's id stands; None where there is none, or it is another's."""
+    row = tables.jobs.c
+    columns = (row.id, row.status, row.attempt, row.created_at, row.updated_at, row.available_at, row.started_at)
+    wanted = row.id.in_(sorted({job_id for job_id, _ in pairs}))
+    found = {}
+    for api_key_id, *values in tx.execute(select(row.api_key_id, *columns).where(wanted)):
+        job_id, status, *rest = values
+        found[(job_id, api_key_id)] = Standing(job_id, Status(status), *rest)
+    return [found.get(pair) for pair in pairs]
+
+
 def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
     """One job, if it belongs to the key (None: whoever it belongs to).
 
@@ -85,7 +110,7 @@ def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
         query = query.where(row.api_key_id == api_key_id)
     found = tx.execute(query).mappings().one_or_none()
     if found is None:
-        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+        raise no_job(job_id)
     return job_from(found)
 
 
@@ -98,8 +123,13 @@ def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
     row = tables.jobs.c
     found = tx.execute(_documents().where(row.id == job_id, row.api_key_id == api_key_id)).mappings().one_or_none()
     if found is None:
-        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+        raise no_job(job_id)
     return _document_from(found)
+
+
+def no_job(job_id: str) -> JobNotFound:
+    """There is no such job, or it is another's."""
+    return JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
 
 
 def list_documents(
@@ -151,7 +181,7 @@ def get_request(tx: Connection, job_id: str) -> tuple[dict[str, Any], Any]:
     row = tables.requests.c
     found = tx.execute(select(row.settings, row.input).where(row.job_id == job_id)).one_or_none()
     if found is None:
-        raise JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
+        raise no_job(job_id)
     return found.settings, found.input
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, insert, or_, select, update
 
@@ -17,18 +17,54 @@ from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
 from jobs.store.rows import cost_columns, usage_columns
 
+NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
+    (
+        *("truncation_applied", "started_at", "completed_at", "worker_id", "provider_response_id", "provider_model"),
+        *("incomplete_reason", "error_code", "error_kind", "error_message", "error_param", "error_http_status"),
+        *("usage", "cost"),
+    )
+)
+"""What nothing is known of when a job is accepted."""
+
 
 def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) -> Job:
-    """Accept a job: it is durable once the transaction commits.
+    """Accept one job; as `submit_all`."""
+    return submit_all(tx, [(spec, now, rung)])[0]
 
-    `rung` says that the caller rings its bell right after the commit, so that the dispatcher need not.
+
+def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]) -> list[Job]:
+    """Accept jobs: they are durable once the transaction commits.
+
+    Beside each is its moment, and whether the caller rings its bell right after the commit, so that the dispatcher
+    need not.
     """
-    job_id = new_id("resp")
+    rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
+    accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
+    stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
+    tx.execute(insert(tables.jobs), stored)
+    tx.execute(
+        insert(tables.requests),
+        [{"job_id": job_id, "settings": dict(spec.settings), "input": spec.input} for job_id, spec in accepted],
+    )
+    labels = [
+        {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
+        for job_id, spec in accepted
+        for key, value in spec.metadata.items()
+    ]
+    if labels:
+        tx.execute(insert(tables.job_metadata), labels)
+    for row, (job_id, spec) in zip(rows, accepted, strict=True):
+        if spec.webhook is not None:
+            keep_target(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])
+    return [Job(**row, **NOT_YET) for row in rows]
+
+
+def _queued_row(spec: JobSpec, now: datetime, *, rung: bool) -> dict[str, Any]:
     available_at = max(now, spec.run_at) if spec.run_at else now
     if spec.waits:
         available_at = spec.deadline_at
-    row: dict[str, Any] = {
-        "id": job_id,
+    return {
+        "id": new_id("resp"),
         "api_key_id": spec.api_key_id,
         "model": spec.model,
         "status": Status.QUEUED,
@@ -47,33 +83,6 @@ def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) 
         "previous_response_id": spec.previous_response_id,
         "waits_for": spec.previous_response_id if spec.waits else None,
     }
-    tx.execute(insert(tables.jobs).values({**row, "store": spec.store}))
-    tx.execute(insert(tables.requests).values(job_id=job_id, settings=dict(spec.settings), input=spec.input))
-    if spec.metadata:
-        labels = [
-            {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
-            for key, value in spec.metadata.items()
-        ]
-        tx.execute(insert(tables.job_metadata), labels)
-    if spec.webhook is not None:
-        keep_target(tx, job_id, spec.api_key_id, spec.webhook, now)
-    return Job(
-        **row,
-        truncation_applied=None,
-        started_at=None,
-        completed_at=None,
-        worker_id=None,
-        provider_response_id=None,
-        provider_model=None,
-        incomplete_reason=None,
-        error_code=None,
-        error_kind=None,
-        error_message=None,
-        error_param=None,
-        error_http_status=None,
-        usage=None,
-        cost=None,
-    )
 
 
 def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:

@@ -8,12 +8,12 @@ somebody's who still waits, and stays his.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, delete, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
@@ -47,10 +47,13 @@ class Mark:
     lost: bool
 
 
-def announce_accept(tx: Connection, sender: Sender) -> None:
-    """Let other processes see that this transaction is about to accept a create of the sender's, until it has ended."""
-    if tx.dialect.name != "sqlite":
-        tx.execute(select(func.pg_advisory_xact_lock_shared(_lock_number(sender))))
+def announce_accept(tx: Connection, senders: Collection[Sender]) -> None:
+    """Let other processes see that this transaction is about to accept creates of the senders', until it has ended.
+
+    It never waits: nobody takes these locks other than shared.
+    """
+    if senders and tx.dialect.name != "sqlite":
+        tx.execute(_ANNOUNCE, {"numbers": [_lock_number(sender) for sender in senders]})
 
 
 def being_accepted(tx: Connection, sender: Sender) -> frozenset[str]:
@@ -66,6 +69,9 @@ def being_accepted(tx: Connection, sender: Sender) -> frozenset[str]:
     return frozenset(found.scalars())
 
 
+_ANNOUNCE: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(number) FROM unnest(CAST(:numbers AS bigint[])) AS number"
+)
 _ANNOUNCED: Final = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
     " AND classid = CAST(:high AS oid) AND objid = CAST(:low AS oid)"
@@ -79,18 +85,21 @@ def _lock_number(sender: Sender) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-def note_unanswered(tx: Connection, job: Job, sender: Sender, now: Any) -> None:
-    """Mark a create, in the transaction that accepts it; `now` may be the database's clock itself."""
-    tx.execute(
-        insert(tables.unanswered).values(
-            job_id=job.id,
-            api_key_id=sender.api_key_id,
-            body_sha256=sender.body_sha256,
-            request_id=sender.request_id,
-            process_id=sender.process_id,
-            since=now,
-        )
-    )
+def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: Any) -> None:
+    """Mark creates, in the transaction that accepts them; `now` may be the database's clock itself."""
+    if not owing:
+        return
+    marks = [
+        {
+            "job_id": job.id,
+            "api_key_id": sender.api_key_id,
+            "body_sha256": sender.body_sha256,
+            "request_id": sender.request_id,
+            "process_id": sender.process_id,
+        }
+        for sender, job in owing
+    ]
+    tx.execute(insert(tables.unanswered).values(since=now), marks)
 
 
 def note_answered(tx: Connection, request_ids: Collection[str]) -> None:

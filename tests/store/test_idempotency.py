@@ -22,7 +22,7 @@ def of(records: Records, key: str = "order-4711", body: bytes = b"{}") -> Idempo
 def submit_under(records: Records, idempotency: Idempotency) -> Job:
     with records.database.begin() as tx:
         job = submit(tx, make_spec(records.key.id), records.clock())
-        remember(tx, idempotency, job)
+        remember(tx, [(idempotency, job)])
     return job
 
 

@@ -40,7 +40,7 @@ def create(records: Records, by: Sender) -> Job:
     with records.database.begin() as tx:
         beat_process(tx, by.process_id, records.clock())
         job = submit(tx, make_spec(records.key.id), records.clock())
-        note_unanswered(tx, job, by, records.clock())
+        note_unanswered(tx, [(by, job)], records.clock())
     return job
 
 
@@ -77,12 +77,12 @@ def test_who_is_about_to_be_accepted_is_seen_until_the_commit(records: Records, 
         pytest.skip("there is one writer at a time, and whoever asks is that one")
     first, other = sender(records, 1), sender(records, 2, body="other")
     with database.begin() as tx:
-        announce_accept(tx, first)
+        announce_accept(tx, [first, first])
         with database.read() as elsewhere:
             assert len(being_accepted(elsewhere, first)) == 1
             assert not being_accepted(elsewhere, other)
             with database.begin() as another:
-                announce_accept(another, first)  # they do not wait for one another
+                announce_accept(another, [other, first])  # they do not wait for one another
                 assert len(being_accepted(elsewhere, first)) == 2
     with database.read() as tx:
         assert not being_accepted(tx, first)
@@ -160,7 +160,7 @@ def test_what_a_process_leaves_unanswered_is_lost_at_once(records: Records, data
 def test_a_process_that_never_beat_has_a_moment_to(records: Records, database: Database) -> None:
     with database.begin() as tx:
         job = submit(tx, make_spec(records.key.id), records.clock())
-        note_unanswered(tx, job, sender(records, process="api_new"), records.clock())
+        note_unanswered(tx, [(sender(records, process="api_new"), job)], records.clock())
     assert joinable(records, sender(records, 2)) == []
 
 

@@ -1,0 +1,161 @@
+"""The way of checked requests into the database: concurrent ones share a transaction, each answered after its commit.
+
+One bad request never fails its neighbours: a batch that fails is written one by one, unless it was the database
+itself that failed.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from time import monotonic
+from typing import Final
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.requests import ClientDisconnect
+
+from api.together import Together
+from jobs.dispatch import Dispatcher, RunList
+from jobs.job import Job, JobSpec
+from jobs.store.database import DATABASE_ERRORS, Database, database_clock
+from jobs.store.idempotency import Idempotency, remember
+from jobs.store.transitions import submit_all
+from jobs.store.unanswered import Sender, announce_accept, note_unanswered
+
+ENDED_BY_A_ROW: Final = ("40P", "54")
+"""SQLSTATEs of a deadlock and of a limit that a value exceeds: the server answers, and has written nothing."""
+BROKER_SECONDS: Final = 0.25
+"""How long a request waits for a broker that does not answer; the dispatcher rings for it later."""
+
+
+@dataclass(frozen=True)
+class Owing:
+    """Who is to be told of a job, noted together with it; `has_left` once nobody is there to hear of it."""
+
+    sender: Sender
+    has_left: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A checked request and what is written down together with its job; its deadline counts from `at`."""
+
+    spec: JobSpec
+    at: datetime
+    idempotency: Idempotency | None = None
+    owing: Owing | None = None
+
+    @property
+    def client_has_left(self) -> bool:
+        """Whether it is not to be written any more."""
+        return self.owing is not None and self.owing.has_left()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether its job may run at once."""
+        return not self.spec.waits and (self.spec.run_at is None or self.spec.run_at <= self.at)
+
+
+class Intake:
+    """Accepts jobs and rings their bells, for the handlers of one event loop."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher, run_list: RunList) -> None:
+        self._database = database
+        self._dispatcher = dispatcher
+        self._run_list = run_list
+        self._write = Together(self._write_all)
+        self._ring = Together(self._ring_all)
+        self._look: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
+
+    async def accept(self, order: Order) -> Job:
+        """Make the job; it is durable once this returns, whether or not the bell was heard.
+
+        Raises:
+            DuplicateRequest: another request was first under its idempotency key.
+            ClientDisconnect: its client has left, and nothing was made.
+        """
+        if order.is_due:
+            await self._know_room()
+        job = await self._write(order)
+        if job.rung_at is not None:
+            ringing = asyncio.ensure_future(self._ring(job.id))
+            await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
+        return job
+
+    async def _know_room(self) -> None:
+        if self._look is None and self._run_list.is_stale:
+            self._looked_at = monotonic()
+            self._look = asyncio.create_task(run_in_threadpool(self._run_list.look))
+            self._look.add_done_callback(self._looked)
+        left = self._looked_at + BROKER_SECONDS - monotonic()
+        if self._look is not None and left > 0:
+            await asyncio.wait({self._look}, timeout=left)
+
+    def _looked(self, look: "asyncio.Task[None]") -> None:
+        self._look = None
+        if not look.cancelled():
+            look.exception()  # a database that is away is told by the write
+
+    def _write_all(self, orders: Sequence[Order]) -> list[Job | Exception]:
+        try:
+            return self._commit(orders)
+        except ClientDisconnect:  # those who left in the midst of it are now left out from the start
+            return self._write_all(orders)
+        except Exception as error:
+            if _is_the_databases(error):
+                raise
+            if len(orders) == 1:
+                return [error]
+            return [outcome for order in orders for outcome in self._write_alone(order)]
+
+    def _write_alone(self, order: Order) -> list[Job | Exception]:
+        try:
+            return self._write_all([order])
+        except DATABASE_ERRORS as error:  # what was committed before stays
+            return [error]
+
+    def _commit(self, orders: Sequence[Order]) -> list[Job | Exception]:
+        # a request whose client has left is not written: else it and the one that it is sent as again would both buy
+        with self._database.begin() as tx:
+            # before the look: who comes as a retry later than this can see it
+            announce_accept(tx, [order.owing.sender for order in orders if order.owing])
+            left = [order.client_has_left for order in orders]
+            awaited = [order for order, has_left in zip(orders, left, strict=True) if not has_left]
+            jobs = iter(self._submit(tx, awaited))
+            if any(order.client_has_left for order in awaited):
+                raise ClientDisconnect
+        return [ClientDisconnect() if has_left else next(jobs) for has_left in left]
+
+    def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
+        if not orders:
+            return []
+        places = self._run_list.take_places(sum(order.is_due for order in orders))
+        entries = []
+        for order in orders:
+            rung = places > 0 and order.is_due
+            places -= rung
+            entries.append((order.spec, order.at, rung))
+        jobs = submit_all(tx, entries)
+        made = list(zip(orders, jobs, strict=True))
+        remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
+        note_unanswered(tx, [(order.owing.sender, job) for order, job in made if order.owing], database_clock(tx))
+        return jobs
+
+    def _ring_all(self, job_ids: Sequence[str]) -> list[None]:
+        self._dispatcher.ring_all(job_ids)
+        return [None] * len(job_ids)
+
+
+def _is_the_databases(error: Exception) -> bool:
+    """Whether it fails the whole batch: to try each request alone would only make them wait, or buy twice.
+
+    What a lost connection leaves unknown is among it. A row too large and a deadlock have ended only this transaction.
+    """
+    if isinstance(error, (OperationalError, InterfaceError)):
+        state = getattr(error.orig, "sqlstate", None) or ""
+        return not state.startswith(ENDED_BY_A_ROW)
+    return isinstance(error, PoolTimeoutError)

@@ -1,0 +1,37 @@
+"""Bodies of ended responses, serialised once.
+
+An ended response never changes under its ETag. Whoever asks for one has been told by the rows that it is there, his,
+and which ETag it has; so what was deleted or run again, by whichever process, is never found here.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+ROOM_BYTES: Final = 32 * 1024 * 1024
+LARGEST_BYTES: Final = 1024 * 1024
+
+
+class Rendered:
+    """At most `ROOM_BYTES` of bodies, those asked for last."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, response_id: str, etag: str) -> bytes | None:
+        """The body of this response under this ETag."""
+        body = self._bodies.get((response_id, etag))
+        if body is not None:
+            self._bodies.move_to_end((response_id, etag))
+        return body
+
+    def keep(self, response_id: str, etag: str, body: bytes) -> None:
+        """Keep a body that will not change."""
+        if len(body) > LARGEST_BYTES:
+            return
+        before = self._bodies.pop((response_id, etag), b"")
+        self._bodies[(response_id, etag)] = body
+        self._bytes += len(body) - len(before)
+        while self._bytes > ROOM_BYTES:
+            _, dropped = self._bodies.popitem(last=False)
+            self._bytes -= len(dropped)
