@@ -110,13 +110,16 @@ class Intake:
                 raise
             if len(orders) == 1:
                 return [error]
-            return [outcome for order in orders for outcome in self._write_alone(order)]
+            return self._write_each(orders)
 
-    def _write_alone(self, order: Order) -> list[Job | Exception]:
-        try:
-            return self._write_all([order])
-        except DATABASE_ERRORS as error:  # what was committed before stays
-            return [error]
+    def _write_each(self, orders: Sequence[Order]) -> list[Job | Exception]:
+        outcomes: list[Job | Exception] = []
+        for order in orders:
+            try:
+                outcomes += self._write_all([order])
+            except DATABASE_ERRORS as error:  # what was committed before stays; the rest need not wait in vain, too
+                return outcomes + [error] * (len(orders) - len(outcomes))
+        return outcomes
 
     def _commit(self, orders: Sequence[Order]) -> list[Job | Exception]:
         # a request whose client has left is not written: else it and the one that it is sent as again would both buy
@@ -126,8 +129,6 @@ class Intake:
             left = [order.client_has_left for order in orders]
             awaited = [order for order, has_left in zip(orders, left, strict=True) if not has_left]
             jobs = iter(self._submit(tx, awaited))
-            if any(order.client_has_left for order in awaited):
-                raise ClientDisconnect
         return [ClientDisconnect() if has_left else next(jobs) for has_left in left]
 
     def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
@@ -142,6 +143,8 @@ class Intake:
         jobs = submit_all(tx, entries)
         made = list(zip(orders, jobs, strict=True))
         remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
+        if any(order.client_has_left for order in orders):
+            raise ClientDisconnect
         note_unanswered(tx, [(order.owing.sender, job) for order, job in made if order.owing], database_clock(tx))
         return jobs
 

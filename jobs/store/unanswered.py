@@ -69,9 +69,7 @@ def being_accepted(tx: Connection, sender: Sender) -> frozenset[str]:
     return frozenset(found.scalars())
 
 
-_ANNOUNCE: Final = text(
-    "SELECT pg_advisory_xact_lock_shared(number) FROM unnest(CAST(:numbers AS bigint[])) AS number"
-)
+_ANNOUNCE: Final = text("SELECT pg_advisory_xact_lock_shared(number) FROM unnest(CAST(:numbers AS bigint[])) AS number")
 _ANNOUNCED: Final = text(
     "SELECT virtualtransaction FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
     " AND classid = CAST(:high AS oid) AND objid = CAST(:low AS oid)"

@@ -1,17 +1,22 @@
 """Requests that come at once share a transaction; each is answered for itself."""
 
+import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import httpx
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from jobs.store.database import Database
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve
+from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.chaos.proxy import CHUNK, Passage, Proxy
+from tests.support.postgres import Databases, PostgresServer
+from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-BODY: Json = {"model": MODEL, "input": "Hello", "background": True}
+PROMPT = "What does the fox say?"
+BODY: Json = {"model": MODEL, "input": PROMPT, "background": True}
 
 
 @contextmanager
@@ -26,25 +31,125 @@ def nothing_can_be_accepted(server: Server) -> Iterator[None]:
         database.close()
 
 
-def post(tenant: Tenant, number: int, key: str | None) -> httpx.Response:
-    headers = {} if key is None else {"idempotency-key": key}
-    return tenant.http.post("/v1/responses", json={**BODY, "metadata": {"number": str(number)}}, headers=headers)
+def post(tenant: Tenant, number: int, **headers: str) -> httpx.Response:
+    body = {**BODY, "metadata": {"number": str(number)}}
+    return tenant.http.post(
+        "/v1/responses", json=body, headers={name.replace("_", "-"): headers[name] for name in headers}
+    )
+
+
+def numbers(tenant: Tenant) -> list[int]:
+    """Of the requests that made a response, each as often as it did."""
+    return sorted(int(each["metadata"]["number"]) for each in tenant.page(limit=100)["data"])
+
+
+@contextmanager
+def a_batch(
+    server: Server, tenant: Tenant, size: int, pool: ThreadPoolExecutor
+) -> Iterator[list[Future[httpx.Response]]]:
+    """Creates that wait together behind one, 0, that waits for the database; they go on at the end."""
+    with nothing_can_be_accepted(server):
+        answers = [pool.submit(post, tenant, 0)]
+        await_until(lambda: server.parts.intake._write._working, 10, "nothing is written")
+        await_until(lambda: not server.creates_behind, 10, "nothing is written")
+        answers += [pool.submit(post, tenant, number) for number in range(1, size)]
+        await_until(lambda: server.creates_behind == size - 1, 10, "they do not wait together")
+        yield answers
 
 
 def test_one_that_cannot_be_written_does_not_fail_those_beside_it(server: Server, tenant: Tenant) -> None:
     """Of those under one key all but the first break the constraint, and with it the transaction of them all."""
     with ThreadPoolExecutor(16) as pool:
-        with nothing_can_be_accepted(server):
-            first = pool.submit(post, tenant, 0, None)
-            await_until(lambda: server.parts.intake._write._working, 10, "nothing is written")
-            alone = [first, *(pool.submit(post, tenant, number, None) for number in range(1, 8))]
-            alike = [pool.submit(post, tenant, 99, "one key") for _ in range(4)]
-            await_until(lambda: len(server.parts.intake._write._waiting) == 11, 10, "they do not wait together")
+        with a_batch(server, tenant, 8, pool) as alone:
+            alike = [pool.submit(post, tenant, 99, idempotency_key="one key") for _ in range(4)]
+            await_until(lambda: server.creates_behind == 11, 10, "they do not wait together")
         answers = [each.result(30).raise_for_status().json() for each in alone]
         same = {each.result(30).raise_for_status().json()["id"] for each in alike}
     assert [each["metadata"] for each in answers] == [{"number": str(number)} for number in range(8)]
     assert len(same) == 1
-    assert sorted(tenant.ids()) == sorted({each["id"] for each in answers} | same)
+    assert numbers(tenant) == [*range(8), 99]
+
+
+def test_one_whose_client_has_left_is_left_out(server: Server, tenant: Tenant) -> None:
+    """Its SDK sends it again by itself."""
+    with ThreadPoolExecutor(8) as pool:
+        with a_batch(server, tenant, 4, pool) as answers:
+            with suppress(httpx.ReadTimeout), server.client(tenant.secret) as impatient:
+                headers = {"x-stainless-retry-count": "0"}
+                impatient.post(
+                    "/v1/responses", json={**BODY, "metadata": {"number": "99"}}, headers=headers, timeout=0.5
+                )
+            await_until(lambda: server.creates_behind == 4, 10, "it does not wait with them")
+        assert [each.result(30).status_code for each in answers] == [200] * 4
+    assert numbers(tenant) == [*range(4)]
+
+
+def assert_told_to_ask_before_trying_again(answer: httpx.Response) -> None:
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert answer.headers["x-should-retry"] == "false"
+
+
+def test_all_of_them_are_told_when_the_database_goes_away(shared_valkey: ValkeyServer) -> None:
+    with PostgresServer() as postgres:
+        databases = Databases(postgres.url)
+        with serve(settings_for(databases.migrated(), shared_valkey.url)) as server, a_tenant(server) as tenant:
+            with ThreadPoolExecutor(16) as pool:
+                with suppress(Exception), a_batch(server, tenant, 12, pool) as answers:
+                    postgres.kill()
+                told = [each.result(30) for each in answers]
+                for each in told:
+                    assert_told_to_ask_before_trying_again(each)
+                postgres.start()
+                assert await_until(lambda: post(tenant, 99).is_success, 20, "nothing is accepted any more")
+            assert numbers(tenant) == [99]
+
+
+class LosesCommits(Proxy):
+    """A way to the database that, while `losing`, breaks off when a create has been committed, before anybody hears."""
+
+    losing = False
+
+    async def _send(self, near: asyncio.StreamReader, far: asyncio.StreamWriter, passage: Passage) -> None:
+        creates = False
+        while chunk := await near.read(CHUNK):
+            creates = creates or PROMPT.encode() in chunk
+            if b"COMMIT" in chunk:
+                passage.head = b"lost" if creates and self.losing else b""
+                creates = False
+            far.write(chunk)
+            await far.drain()
+        await self._finish(far)
+
+    async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter, passage: Passage) -> None:
+        while chunk := await far.read(CHUNK):
+            if passage.head == b"lost":
+                near.transport.abort()
+                return
+            near.write(chunk)
+            await near.drain()
+        await self._finish(near)
+
+
+def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_is_lost(
+    postgres_url: str, shared_valkey: ValkeyServer
+) -> None:
+    database = make_url(postgres_url)
+    assert database.port
+    with (
+        LosesCommits("database", database.port) as way,
+        serve(
+            settings_for(database.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
+        ) as server,
+        a_tenant(server) as tenant,
+    ):
+        post(tenant, 99).raise_for_status()
+        with ThreadPoolExecutor(16) as pool:
+            with a_batch(server, tenant, 12, pool) as answers:
+                way.losing = True
+            for each in answers:
+                assert_told_to_ask_before_trying_again(each.result(30))
+        way.losing = False
+        assert numbers(tenant) == [*range(12), 99]
 
 
 def test_an_ended_response_is_rendered_once_and_gone_when_deleted_elsewhere(

@@ -67,6 +67,11 @@ class Server:
         """Whether anybody in this process waits for the response."""
         return job_id in self.parts.waiters._waiting
 
+    @property
+    def creates_behind(self) -> int:
+        """How many creates wait in this process for the one transaction that is under way to end."""
+        return len(self.parts.intake._write._waiting)
+
     def stop(self) -> None:
         """Ask it to stop, as a SIGTERM would."""
         self.uvicorn.should_exit = True
