@@ -22,8 +22,8 @@ from jobs.store.keys import ApiKey
 from jobs.store.queries import Document, get_document
 
 LONGEST_KEY: Final = 255
-CHECKED_AT_ONCE: Final = 64 * 1024
-"""Bytes of a body that are checked in less time than it takes to hand them to a thread and back."""
+LARGE_BYTES: Final = 64 * 1024
+"""A body above this takes so long to check and to write that nobody else is let wait for it."""
 NOT_OFFERED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
 }
@@ -110,10 +110,11 @@ def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
 async def _check(raw: bytes, parts: Parts, caller: ApiKey) -> Order:
     """Check a request; a thread is left to what takes long or has to ask."""
     settings = parts.settings
-    if len(raw) <= CHECKED_AT_ONCE:
-        request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
-    else:
+    is_large = len(raw) > LARGE_BYTES
+    if is_large:
         request = await run_in_threadpool(parse_request, raw, max_attempts_limit=settings.max_attempts_limit)
+    else:
+        request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     fields = request.fields
     refuse_what_is_not_offered(fields)
     webhook = None
@@ -125,7 +126,7 @@ async def _check(raw: bytes, parts: Parts, caller: ApiKey) -> Order:
     spec = _spec(request, model, caller, settings, now, webhook)
     if spec.previous_response_id is not None:
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
-    return Order(spec, now)
+    return Order(spec, now, is_large)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:

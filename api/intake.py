@@ -41,10 +41,14 @@ class Owing:
 
 @dataclass(frozen=True)
 class Order:
-    """A checked request and what is written down together with its job; its deadline counts from `at`."""
+    """A checked request and what is written down together with its job; its deadline counts from `at`.
+
+    One that `is_large` has a transaction of its own, so that nobody waits for its bytes to be written.
+    """
 
     spec: JobSpec
     at: datetime
+    is_large: bool
     idempotency: Idempotency | None = None
     owing: Owing | None = None
 
@@ -80,7 +84,7 @@ class Intake:
         """
         if order.is_due:
             await self._know_room()
-        job = await self._write(order)
+        job = await (self._write_own(order) if order.is_large else self._write(order))
         if job.rung_at is not None:
             ringing = asyncio.ensure_future(self._ring(job.id))
             await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
@@ -99,6 +103,12 @@ class Intake:
         self._look = None
         if not look.cancelled():
             look.exception()  # a database that is away is told by the write
+
+    async def _write_own(self, order: Order) -> Job:
+        (outcome,) = await run_in_threadpool(self._write_all, [order])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def _write_all(self, orders: Sequence[Order]) -> list[Job | Exception]:
         try:

@@ -192,8 +192,8 @@ class RunList:
         self._room = self.room()
 
     def take_places(self, wanted: int) -> int:
-        """Take so many of the places left, or as many as there are."""
-        taken = min(wanted, self._room)
+        """Take so many of the places left, or as many as there are; two at once may take the same ones."""
+        taken = max(0, min(wanted, self._room))
         self._room -= taken
         return taken
 

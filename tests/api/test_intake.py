@@ -4,14 +4,19 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import httpx
+import pytest
 from sqlalchemy import make_url, text
 
 from jobs.store.database import Database
+from jobs.store.idempotency import Idempotency, remember
+from jobs.store.transitions import submit
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import CHUNK, Passage, Proxy
 from tests.support.postgres import Databases, PostgresServer
+from tests.support.records import make_spec
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -170,3 +175,17 @@ def test_another_keys_cached_response_is_not_found(server: Server, tenant: Tenan
     tenant.get(job_id)
     with a_tenant(server) as stranger:
         assert stranger.http.get(f"/v1/responses/{job_id}").status_code == 404
+
+
+def test_a_large_one_neither_waits_for_others_nor_lets_them_wait(server: Server, tenant: Tenant) -> None:
+    if server.database.is_sqlite:
+        pytest.skip("there is one writer at a time")
+    with ThreadPoolExecutor(1) as pool:
+        with server.database.begin() as tx:
+            job = submit(tx, make_spec(tenant.id), datetime.now(UTC))
+            remember(tx, [(Idempotency.of(tenant.id, "held", b""), job)])
+            stuck = pool.submit(post, tenant, 0, idempotency_key="held")
+            await_until(lambda: server.parts.intake._write._working, 10, "nothing is written")
+            assert tenant.submit("x" * 100_000)["status"] == "queued"
+            assert not stuck.done()
+        assert stuck.result(10).status_code == 422
