@@ -5,8 +5,7 @@ the slots of calls, and calls that take an hour hold up no delivery. No transact
 """
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from threading import Thread
@@ -17,16 +16,19 @@ from sqlalchemy import Connection
 from jobs.events import Announcer
 from jobs.sealing import Seal, SealBroken
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.deliveries import Recorded, Sending, claim_delivery, receiver_of, record_try
-from jobs.store.delivery_runlist import FIRST_AT_ONCE, MOST_PER_RECEIVER, due_of_receiver
+from jobs.store.deliveries import Recorded, Sending, claim_deliveries, receivers_of, record_try
+from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
 from jobs.webhook import DeliveryError, TryReport, signed_headers
 from worker.identity import Identity
 from worker.provider.line import AbortReason, Line
 from worker.recording import record
+from worker.together import Together
+from worker.webhook_turns import Backlog, Widths
 
-REMEMBERED: Final = 10_000
-ABANDONED: Final = frozenset({DeliveryError.TIMED_OUT, DeliveryError.UNREACHABLE, DeliveryError.NAME_UNRESOLVED})
+LOOKED_UP_AT_ONCE: Final = 64
+CLAIMED_AT_ONCE: Final = 16
+"""Each waits for the commit of all, and what is claimed when a process dies has to be rescued."""
 
 T = TypeVar("T")
 
@@ -38,41 +40,6 @@ class Post(Protocol):
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line) -> TryReport:
         """One POST."""
-
-
-class Widths:
-    """How many deliveries may be out to each receiver at once, as this process has come to know it.
-
-    A receiver begins with few and earns one more by each that it takes; one that does not answer is left with one. So
-    many that hang cannot take all slots before anybody knows that they hang.
-    """
-
-    def __init__(self) -> None:
-        self._out: Counter[str] = Counter()
-        self._width: dict[str, int] = {}
-
-    def take(self, receiver: str) -> bool:
-        """Take one of a receiver's places, if there is one."""
-        if self._out[receiver] >= self._width.get(receiver, FIRST_AT_ONCE):
-            return False
-        self._out[receiver] += 1
-        return True
-
-    def give_back(self, receiver: str) -> None:
-        """Give a place back."""
-        self._out[receiver] -= 1
-        if not self._out[receiver]:
-            del self._out[receiver]
-
-    def learn(self, receiver: str, error: DeliveryError | None) -> None:
-        """How a delivery went; None for well."""
-        width = self._width.get(receiver, FIRST_AT_ONCE)
-        if error is None:
-            self._width[receiver] = min(width + 1, MOST_PER_RECEIVER)
-        elif error in ABANDONED:
-            self._width[receiver] = 1
-        while len(self._width) > REMEMBERED:
-            del self._width[next(iter(self._width))]
 
 
 class WebhookSender:
@@ -91,7 +58,7 @@ class WebhookSender:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`on_end` is told whenever a slot has come free."""
+        """`on_end` is told when a slot has come free for which there may be more to do than this sender knows of."""
         self._database = database
         self._poster = poster
         self._seal = seal
@@ -102,6 +69,9 @@ class WebhookSender:
         self._clock = clock
         self._jitter = jitter
         self._widths = Widths()
+        self._backlog = Backlog()
+        self._find_receiver = Together(self._find_receivers, LOOKED_UP_AT_ONCE)
+        self._claim = Together(self._claim_all, CLAIMED_AT_ONCE)
         self._lines: set[Line] = set()
         self._busy = 0
 
@@ -124,53 +94,80 @@ class WebhookSender:
             line.abort(AbortReason.RELEASED)
 
     def _run(self, delivery_id: str) -> None:
+        is_done = False
         try:
-            self.run(delivery_id)
+            is_done = self.run(delivery_id)
         except Exception:  # a delivery ends here, whatever broke; its claim is taken back in time
             log.exception("delivery broke", delivery_id=delivery_id)
         finally:
             self._busy -= 1
+        if not is_done:
             self._on_end()
 
-    def run(self, delivery_id: str) -> None:
-        """Answer a bell, and come back once the delivery is recorded. A stale bell changes nothing."""
-        receiver = self._look(lambda tx: receiver_of(tx, delivery_id))
-        if receiver is None or not self._widths.take(receiver):
-            return
-        try:
-            following: str | None = delivery_id
-            while following is not None and self._deliver(following, receiver):
-                following = self._following(receiver)
-        finally:
-            self._widths.give_back(receiver)
+    def run(self, delivery_id: str) -> bool:
+        """Answer a bell, and come back once the delivery is recorded. A stale bell changes nothing.
 
-    def _deliver(self, delivery_id: str, receiver: str) -> bool:
-        """Whether to go on: the receiver took it, or another greenlet was quicker."""
-        worker_id = self._identity.claiming_as
-        if worker_id is None:
-            return False
-        try:
-            with self._database.begin() as tx:
-                sending = claim_delivery(tx, delivery_id, worker_id, self._clock())
-        except DATABASE_ERRORS as error:
-            log.warning("delivery not claimed", delivery_id=delivery_id, error=type(error).__name__)
-            return False
-        if sending is None:
+        What else is due to a receiver that works need not wait for its bell, while slots are not scarce. False when
+        some of it may have been left.
+        """
+        receiver = self._find_receiver(delivery_id)
+        if receiver is None:
             return True
+        if not self._widths.take(receiver):
+            self._backlog.add(receiver, [delivery_id])
+            return True
+        try:
+            return self._take_turns(receiver, delivery_id)
+        finally:
+            if self._widths.give_back(receiver):
+                self._backlog.forget(receiver)
+
+    def _take_turns(self, receiver: str, delivery_id: str) -> bool:
+        following: str | None = delivery_id
+        in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
+        while following is not None and in_vain < MOST_PER_RECEIVER:
+            try:
+                sending = self._claim(following)
+            except DATABASE_ERRORS as error:
+                log.warning("delivery not claimed", delivery_id=following, error=type(error).__name__)
+                return False
+            in_vain = in_vain + 1 if sending is None else 0
+            if (sending is not None and not self._deliver(sending, receiver)) or self._is_scarce():
+                return False
+            following = self._backlog.take(receiver) or self._look_for_more(receiver)
+        return following is None
+
+    def _is_scarce(self) -> bool:
+        return self._identity.claiming_as is None or self._busy > self._slots // 2
+
+    def _deliver(self, sending: Sending, receiver: str) -> bool:
+        """Whether the receiver took it."""
         report = self._send(sending)
         self._widths.learn(receiver, report.error)
         self._record(sending, report)
         return report.error is None
 
-    def _following(self, receiver: str) -> str | None:
-        """Another due delivery for a receiver that works: it need not wait for its bell, while slots are not scarce.
+    def _find_receivers(self, delivery_ids: Sequence[str]) -> Sequence[str | None]:
+        found = self._look(lambda tx: receivers_of(tx, delivery_ids)) or {}
+        return [found.get(each) for each in delivery_ids]
 
-        Any of the first few, as others look as well.
+    def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[Sending | None]:
+        worker_id = self._identity.claiming_as
+        if worker_id is None:
+            return [None] * len(delivery_ids)
+        with self._database.begin() as tx:
+            claimed = claim_deliveries(tx, delivery_ids, worker_id, self._clock())
+        return [claimed.pop(each, None) for each in delivery_ids]  # of two bells for one, the second is stale
+
+    def _look_for_more(self, receiver: str) -> str | None:
+        """Another due delivery for this receiver; the others found are kept for whoever asks next.
+
+        Beginning with any of them, as other processes look as well.
         """
-        if self._busy > self._slots // 2:
-            return None
-        due = self._look(lambda tx: due_of_receiver(tx, receiver, self._clock(), MOST_PER_RECEIVER))
-        return due[int(self._jitter() * len(due))] if due else None
+        due = self._look(lambda tx: due_of_receiver(tx, receiver, self._clock(), MOST_PER_RECEIVER)) or []
+        first = int(self._jitter() * len(due))
+        self._backlog.add(receiver, due[first:] + due[:first])
+        return self._backlog.take(receiver)
 
     def _look(self, look: Callable[[Connection], T]) -> T | None:
         try:

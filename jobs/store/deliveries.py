@@ -204,47 +204,61 @@ def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
     return list(tx.execute(select(row.id).where(row.event_id.in_(events), tables.IS_PENDING)).scalars())
 
 
-def receiver_of(tx: Connection, delivery_id: str) -> str | None:
-    """Whom a pending delivery is for; None when its bell is stale."""
+def receivers_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
+    """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
     row = tables.webhook_deliveries.c
-    found: str | None = tx.execute(select(row.receiver).where(row.id == delivery_id, tables.IS_PENDING)).scalar()
-    return found
+    found = tx.execute(select(row.id, row.receiver).where(row.id.in_(delivery_ids), tables.IS_PENDING))
+    return {each.id: each.receiver for each in found}
 
 
-def claim_delivery(tx: Connection, delivery_id: str, worker_id: str, now: datetime) -> Sending | None:
-    """Claim a due delivery and open the row of its next try; None when the bell was stale."""
+def claim_deliveries(tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime) -> dict[str, Sending]:
+    """Claim those that are due and open the rows of their next tries, by their ids; one whose bell is stale is missing.
+
+    So is one that another connection is just changing: waiting for several of them could be a deadlock.
+    """
     row, endpoint, event = tables.webhook_deliveries.c, tables.webhook_endpoints.c, tables.webhook_events.c
+    due = select(row.id).where(row.id.in_(delivery_ids), tables.IS_PENDING, row.available_at <= now)
+    locked = tx.execute(due.with_for_update(skip_locked=True, key_share=True)).scalars().all()
+    if not locked:
+        return {}
     claim = (
         update(tables.webhook_deliveries)
-        .where(row.id == delivery_id, tables.IS_PENDING, row.available_at <= now)
+        .where(row.id.in_(locked))
         .values(status=DeliveryStatus.SENDING, worker_id=worker_id, claimed_at=now, rung_at=None, tries=row.tries + 1)
-        .returning(row.tries, row.failures, row.is_test, row.endpoint_id, row.event_id)
+        .returning(row.id, row.tries, row.failures, row.is_test, row.endpoint_id, row.event_id)
     )
-    claimed = tx.execute(claim).one_or_none()
-    if claimed is None:
-        return None
+    claimed = tx.execute(claim).all()
+    tries = [{"delivery_id": each.id, "number": each.tries, "started_at": now} for each in claimed]
+    tx.execute(insert(tables.webhook_tries), tries)
     # not joined: a database that counts on ids in order would rather read along them
-    payload = tx.execute(select(event.payload).where(event.id == claimed.event_id)).scalar_one()
-    of_endpoint = select(
-        endpoint.url, endpoint.secret, endpoint.former_secret, endpoint.former_until, endpoint.failing_since
-    )
-    found = tx.execute(of_endpoint.where(endpoint.id == claimed.endpoint_id)).one()
-    former = found.former_secret if found.former_until is not None and found.former_until > now else None
-    sending = Sending(
-        id=delivery_id,
-        number=claimed.tries,
-        failures=claimed.failures,
-        is_test=claimed.is_test,
-        endpoint_id=claimed.endpoint_id,
-        event_id=claimed.event_id,
-        payload=payload,
-        was_failing=found.failing_since is not None,
-        url=found.url,
-        secrets=tuple(secret for secret in (found.secret, former) if secret is not None),
-    )
-    tries = insert(tables.webhook_tries)
-    tx.execute(tries.values(delivery_id=sending.id, number=sending.number, started_at=now))
-    return sending
+    told = select(event.id, event.payload).where(event.id.in_({each.event_id for each in claimed}))
+    payloads = {each.id: each.payload for each in tx.execute(told)}
+    of_endpoints = select(
+        endpoint.id,
+        endpoint.url,
+        endpoint.secret,
+        endpoint.former_secret,
+        endpoint.former_until,
+        endpoint.failing_since,
+    ).where(endpoint.id.in_({each.endpoint_id for each in claimed}))
+    found = {each.id: each for each in tx.execute(of_endpoints)}
+    sendings = {}
+    for each in claimed:
+        hook = found[each.endpoint_id]
+        former = hook.former_secret if hook.former_until is not None and hook.former_until > now else None
+        sendings[each.id] = Sending(
+            id=each.id,
+            number=each.tries,
+            failures=each.failures,
+            is_test=each.is_test,
+            endpoint_id=each.endpoint_id,
+            event_id=each.event_id,
+            payload=payloads[each.event_id],
+            was_failing=hook.failing_since is not None,
+            url=hook.url,
+            secrets=tuple(secret for secret in (hook.secret, former) if secret is not None),
+        )
+    return sendings
 
 
 def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded:

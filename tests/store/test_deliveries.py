@@ -13,7 +13,7 @@ from jobs.store import tables, workers
 from jobs.store.deliveries import (
     CLAIM_LASTS,
     Sending,
-    claim_delivery,
+    claim_deliveries,
     pending_of_jobs,
     prune_events,
     record_try,
@@ -69,9 +69,7 @@ def status_of(records: Records, delivery_id: str) -> str:
 
 def claim(records: Records, delivery_id: str, worker_id: str) -> Sending:
     with records.database.begin() as tx:
-        sending = claim_delivery(tx, delivery_id, worker_id, records.clock())
-    assert sending is not None
-    return sending
+        return claim_deliveries(tx, [delivery_id], worker_id, records.clock())[delivery_id]
 
 
 def report(records: Records, sending: Sending, came_to: TryReport) -> DeliveryStatus | None:
@@ -145,9 +143,23 @@ def test_a_delivery_is_claimed_once(records: Records) -> None:
 
     def claim() -> bool:
         with records.database.begin() as tx:
-            return claim_delivery(tx, delivery_id, records.worker_id, records.clock()) is not None
+            return delivery_id in claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
 
     assert sorted(race(*[claim] * 4)) == [False, False, False, True]
+
+
+def test_of_several_each_is_claimed_once_however_many_want_them_in_whatever_order(records: Records) -> None:
+    endpoint(records)
+    ids = [delivery_ids(records, records.job_in(Status.COMPLETED))[0] for _ in range(20)]
+
+    def claim(wanted: list[str]) -> list[str]:
+        with records.database.begin() as tx:
+            claimed = claim_deliveries(tx, wanted, records.worker_id, records.clock())
+        assert all(each.id == delivery_id and each.number == 1 for delivery_id, each in claimed.items())
+        return list(claimed)
+
+    mine, yours = race(lambda: claim(ids), lambda: claim(ids[::-1]))
+    assert sorted(mine + yours) == sorted(ids)
 
 
 class TestRescue:
@@ -155,7 +167,7 @@ class TestRescue:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
-            assert claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            assert claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == []
             workers.leave(tx, records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == [delivery_id]
@@ -214,7 +226,7 @@ class TestRescue:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
-            claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS) == []
             assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS + SECOND) == [delivery_id]
 
@@ -239,7 +251,7 @@ class TestTheRunList:
         assert due(records) == ids[:2]
         for number, each in enumerate(ids[:MOST_PER_RECEIVER], 1):
             with records.database.begin() as tx:
-                assert claim_delivery(tx, each, records.worker_id, records.clock())
+                assert claim_deliveries(tx, [each], records.worker_id, records.clock())
             assert due(records) == (ids[number : number + 1] if number < MOST_PER_RECEIVER else [])
 
     def test_a_bell_that_was_rung_is_not_rung_again_at_once(self, records: Records) -> None:
@@ -273,8 +285,7 @@ class TestErasure:
         told, waiting = records.job_in(Status.CANCELLED), records.job_in(Status.CANCELLED)
         [delivery_id] = delivery_ids(records, told)
         with records.database.begin() as tx:
-            sending = claim_delivery(tx, delivery_id, records.worker_id, now)
-            assert sending is not None
+            sending = claim_deliveries(tx, [delivery_id], records.worker_id, now)[delivery_id]
             record_try(tx, sending, TryReport(None, 200), now, 0)
         assert self.prune(records, now - SECOND) == 0
         assert self.prune(records, now + 2 * SECOND) == 1
@@ -290,8 +301,7 @@ class TestErasure:
             erase(tx, get_job(tx, job.id))
             assert tx.execute(select(tables.webhook_endpoints.c.id)).first() is not None
         with records.database.begin() as tx:
-            sending = claim_delivery(tx, delivery_id, records.worker_id, records.clock())
-            assert sending is not None
+            sending = claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())[delivery_id]
             record_try(tx, sending, TryReport(None, 200), records.clock(), 0)
         assert self.prune(records, records.clock() + 2 * SECOND) == 1
         with records.database.read() as tx:
@@ -307,7 +317,7 @@ class TestErasure:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
         with records.database.begin() as tx:
-            assert claim_delivery(tx, delivery_id, records.worker_id, records.clock())
+            assert claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
             store.delete_endpoint(tx, hook)
             for table in (tables.webhook_deliveries, tables.webhook_tries):
                 assert tx.execute(select(table)).first() is None

@@ -21,7 +21,14 @@ from jobs.store import endpoints, keys, queries, tables, workers
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, unwanted_responses
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
-from jobs.store.deliveries import claim_delivery, pending_of_jobs, record_try, rescue_deliveries, write_events
+from jobs.store.deliveries import (
+    claim_deliveries,
+    pending_of_jobs,
+    receivers_of,
+    record_try,
+    rescue_deliveries,
+    write_events,
+)
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
@@ -289,8 +296,8 @@ def write_and_claim(tx: Connection, world: World) -> None:
     job = queries.get_job(tx, world.one(Status.COMPLETED))
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
-    sending = claim_delivery(tx, delivery_id, world.worker_id, NOW)
-    assert sending is not None
+    assert receivers_of(tx, [delivery_id])
+    sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
     assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
 
 

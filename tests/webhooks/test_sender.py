@@ -20,7 +20,7 @@ from tests.support.clock import Clock
 from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.records import Records
 from tests.webhooks.world import SECRET, World
-from worker.webhook_sender import Widths
+from worker.webhook_turns import WAITING_PER_RECEIVER, Backlog, Widths
 
 OTHER_SECRET = new_secret(b"o" * 32)
 BROKEN = Answer(500)
@@ -304,7 +304,32 @@ def test_a_receiver_that_hangs_is_given_one_place_and_one_that_works_ever_more()
     assert places("good") == 1
 
 
+def test_what_finds_no_place_waits_in_its_order_up_to_a_bound_while_somebody_delivers_there() -> None:
+    backlog = Backlog()
+    backlog.add("busy", ["first", "second"])
+    backlog.add("busy", ["second", "third"])
+    assert [backlog.take("busy") for _ in range(4)] == ["first", "second", "third", None]
+    assert backlog.take("other") is None
+    many = [str(number) for number in range(WAITING_PER_RECEIVER + 1)]
+    backlog.add("busy", many)
+    assert [backlog.take("busy") for _ in many] == [*many[:-1], None]
+    backlog.add("busy", many)
+    backlog.forget("busy")
+    assert backlog.take("busy") is None
+
+
 class TestWhatMayBreak:
+    def test_only_what_may_have_been_left_is_looked_for(self, world: World, receiver: Receiver) -> None:
+        world.endpoint(receiver.url)
+        world.end_a_job()
+        world.end_a_job()
+        first, second = world.due()
+        assert world.sender.run(first)
+        assert world.sender.run(second)  # sent along with the first
+        world.end_a_job()
+        receiver.answer = lambda _: BROKEN
+        assert not world.sender.run(*world.due())
+
     def test_a_receiver_that_works_gets_what_else_is_due_without_a_bell(self, world: World, receiver: Receiver) -> None:
         world.endpoint(receiver.url)
         for _ in range(5):
