@@ -20,10 +20,10 @@ from jobs.store.deliveries import Recorded, Sending, claim_deliveries, receivers
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
 from jobs.webhook import DeliveryError, TryReport, signed_headers
+from worker.gathering import BatchFailed, Gathering
 from worker.identity import Identity
 from worker.provider.line import AbortReason, Line
 from worker.recording import record
-from worker.together import Together
 from worker.webhook_turns import Backlog, Widths
 
 LOOKED_UP_AT_ONCE: Final = 64
@@ -70,8 +70,8 @@ class WebhookSender:
         self._jitter = jitter
         self._widths = Widths()
         self._backlog = Backlog()
-        self._find_receiver = Together(self._find_receivers, LOOKED_UP_AT_ONCE)
-        self._claim = Together(self._claim_all, CLAIMED_AT_ONCE)
+        self._looks = Gathering(self._find_receivers, LOOKED_UP_AT_ONCE)
+        self._claims = Gathering(self._claim_all, CLAIMED_AT_ONCE)
         self._lines: set[Line] = set()
         self._busy = 0
 
@@ -110,7 +110,7 @@ class WebhookSender:
         What else is due to a receiver that works need not wait for its bell, while slots are not scarce. False when
         some of it may have been left.
         """
-        receiver = self._find_receiver(delivery_id)
+        receiver = self._looks.do(delivery_id)
         if receiver is None:
             return True
         if not self._widths.take(receiver):
@@ -127,8 +127,8 @@ class WebhookSender:
         in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
         while following is not None and in_vain < MOST_PER_RECEIVER:
             try:
-                sending = self._claim(following)
-            except DATABASE_ERRORS as error:
+                sending = self._claims.do(following)
+            except (BatchFailed, *DATABASE_ERRORS) as error:
                 log.warning("delivery not claimed", delivery_id=following, error=type(error).__name__)
                 return False
             in_vain = in_vain + 1 if sending is None else 0
