@@ -1,13 +1,15 @@
-"""How many background responses one API process accepts a second, each durable before it is answered."""
+"""How many background responses one API process accepts a second, each durable before it is answered.
+
+No worker runs, so that nothing but accepting takes part. FastAPI's and pgbench's own are what its parts reach alone.
+"""
 
 import json
-import sys
-from collections.abc import Iterator
 
+from benchmarks.limits import asgi, naive_api, pgbench
 from benchmarks.load import drive, request
-from benchmarks.report import Figure, Report, Role
+from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
-from tests.support.stack import API_KEY, MODEL, ROOT, Process, Stack
+from tests.support.stack import API_KEY, MODEL
 
 CLIENTS = 64
 BODY = json.dumps({"model": MODEL, "input": "Say hello in one word.", "background": True}).encode()
@@ -21,16 +23,17 @@ def measure(run: Run) -> list[Report]:
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack(workers=0) as stack:
-                report.add("Backburner, PostgreSQL", Role.OURS, _ours(stack, seconds))
+                report.add("Backburner, PostgreSQL", Role.OURS, _creates(stack.base_url, seconds))
             with servers.stack(workers=0, sqlite=True) as stack:
-                report.add("Backburner, SQLite", Role.OURS, _ours(stack, seconds))
-            for url in _bare_asgi():
-                report.add("bare ASGI, nothing done", Role.LIMIT, _creates(f"{url}/v1", seconds))
+                report.add("Backburner, SQLite", Role.OURS, _creates(stack.base_url, seconds))
+            with naive_api(servers) as url:
+                report.add("FastAPI + ORM + Celery", Role.PLAIN, _creates(f"{url}/v1", seconds))
+            with asgi("fastapi_nothing") as url:
+                report.add("FastAPI, nothing done", Role.LIMIT, _creates(f"{url}/v1", seconds))
+            rate, latencies = pgbench(servers, clients=CLIENTS, seconds=seconds)
+            shares = {f"p{share} ms": percentile(latencies, share) for share in (50, 99)}
+            report.add("pgbench, single-row commits", Role.LIMIT, {ACCEPTED.name: rate, **shares})
     return [report]
-
-
-def _ours(stack: Stack, seconds: float) -> dict[str, float]:
-    return _creates(stack.base_url, seconds)
 
 
 def _creates(base_url: str, seconds: float) -> dict[str, float]:
@@ -40,13 +43,3 @@ def _creates(base_url: str, seconds: float) -> dict[str, float]:
     load = drive(url, lambda: create, clients=CLIENTS, seconds=seconds)
     assert not load.refused, load.statuses
     return load.figures(ACCEPTED.name)
-
-
-def _bare_asgi() -> Iterator[str]:
-    """A server that answers at once, on the same uvicorn: what HTTP itself costs here."""
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.peers.bare_asgi:app", "--port", "0", "--no-access-log"]
-    process = Process("bare ASGI", command, {"PYTHONPATH": str(ROOT)})
-    try:
-        yield process.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
-    finally:
-        process.stop()

@@ -1,0 +1,48 @@
+"""How many polls of a finished response one API process answers a second: whole, and when nothing has changed (304)."""
+
+import httpx
+
+from benchmarks.limits import memory_api
+from benchmarks.load import drive, request
+from benchmarks.report import Figure, Report, Role
+from benchmarks.stage import Run, stage
+from tests.support.stack import API_KEY, Stack
+
+CLIENTS = 64
+POLLED = Figure("polled/s", digits=0)
+FIGURES = (POLLED, Figure("p50 ms"), Figure("p99 ms"))
+AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
+
+
+def measure(run: Run) -> list[Report]:
+    report = Report("poll", f"Polling a finished response, {CLIENTS} clients", FIGURES)
+    seconds = run.scaled(10, 3)
+    with stage() as servers:
+        for _ in range(run.rounds):
+            for name, is_sqlite in (("PostgreSQL", False), ("SQLite", True)):
+                with servers.stack(sqlite=is_sqlite) as stack:
+                    url, answer = _finished(stack)
+                    report.add(f"Backburner, {name}", Role.OURS, _polls(url, AUTHORIZED, seconds))
+                    unchanged = {**AUTHORIZED, "if-none-match": answer.headers["etag"]}
+                    report.add(f"Backburner, {name}, unchanged", Role.OURS, _polls(url, unchanged, seconds))
+            with memory_api(answer.content) as base_url:
+                limit = _polls(f"{base_url}/v1/responses/any", AUTHORIZED, seconds)
+            report.add("FastAPI, the same bytes from memory", Role.LIMIT, limit)
+    report.note(f"the body has {len(answer.content):,} bytes")
+    return [report]
+
+
+def _finished(stack: Stack) -> tuple[str, httpx.Response]:
+    job_id = stack.submit("[[sim: full delay=0]] Hello")
+    stack.await_all([job_id], "completed", 30)
+    with stack.http() as http:
+        answer = http.get(f"/responses/{job_id}").raise_for_status()
+    return str(answer.url), answer
+
+
+def _polls(url: str, headers: dict[str, str], seconds: float) -> dict[str, float]:
+    poll = request("GET", url, headers)
+    drive(url, lambda: poll, clients=CLIENTS, seconds=1)
+    load = drive(url, lambda: poll, clients=CLIENTS, seconds=seconds)
+    assert not load.refused, load.statuses
+    return load.figures(POLLED.name)
