@@ -70,12 +70,12 @@ async def accept(
         ClientDisconnect: the one who is owed the answer has left.
     """
     if idempotency_key is None:
-        return await _accept(parts, replace(await _check(raw, parts, caller), owing=owing))
+        return await _accept(parts, await _check(raw, parts, caller, owing=owing))
     idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
     earlier = await run_in_threadpool(_earlier, parts, idempotency)
     if earlier is not None:
         return earlier
-    order = replace(await _check(raw, parts, caller), idempotency=idempotency)
+    order = await _check(raw, parts, caller, idempotency=idempotency)
     try:
         return await _accept(parts, order)
     except DuplicateRequest:
@@ -107,7 +107,9 @@ def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
     return Accepted(document.job, document)
 
 
-async def _check(raw: bytes, parts: Parts, caller: ApiKey) -> Order:
+async def _check(
+    raw: bytes, parts: Parts, caller: ApiKey, *, idempotency: Idempotency | None = None, owing: Owing | None = None
+) -> Order:
     """Check a request; a thread is left to what takes long or has to ask."""
     settings = parts.settings
     is_large = len(raw) > LARGE_BYTES
@@ -126,7 +128,7 @@ async def _check(raw: bytes, parts: Parts, caller: ApiKey) -> Order:
     spec = _spec(request, model, caller, settings, now, webhook)
     if spec.previous_response_id is not None:
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
-    return Order(spec, now, is_large)
+    return Order(spec, now, is_large, idempotency, owing)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:

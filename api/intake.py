@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from api.together import Together
 from jobs.dispatch import Dispatcher, RunList
 from jobs.job import Job, JobSpec
-from jobs.store.database import DATABASE_ERRORS, Database, database_clock
+from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.transitions import submit_all
 from jobs.store.unanswered import Sender, announce_accept, note_unanswered
@@ -70,7 +70,7 @@ class Intake:
         self._database = database
         self._dispatcher = dispatcher
         self._run_list = run_list
-        self._write = Together(self._write_all)
+        self.writes = Together(self._write_all)
         self._ring = Together(self._ring_all)
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
@@ -84,7 +84,7 @@ class Intake:
         """
         if order.is_due:
             await self._know_room()
-        job = await (self._write_own(order) if order.is_large else self._write(order))
+        job = await (self._write_own(order) if order.is_large else self.writes(order))
         if job.rung_at is not None:
             ringing = asyncio.ensure_future(self._ring(job.id))
             await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
@@ -155,7 +155,7 @@ class Intake:
         remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
         if any(order.client_has_left for order in orders):
             raise ClientDisconnect
-        note_unanswered(tx, [(order.owing.sender, job) for order, job in made if order.owing], database_clock(tx))
+        note_unanswered(tx, [(order.owing.sender, job) for order, job in made if order.owing])
         return jobs
 
     def _ring_all(self, job_ids: Sequence[str]) -> list[None]:

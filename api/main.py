@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from api.dependencies import Parts
+from api.direct import install_direct_routes
 from api.errors import install_error_handlers
 from api.intake import Intake
 from api.middleware import RequestIds
@@ -107,6 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     install_error_handlers(app)
+    install_direct_routes(app, responses.direct_router.routes, prefix="/v1")
     app.add_middleware(RequestIds)
     app.add_middleware(NoteAnswers, owed=parts.owed)
     return app

@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse
 
 from api.acceptance import read_body
 from api.dependencies import Parts, PartsDep, Reader, Writer
-from api.direct import DirectRoute
 from api.errors import RESPONSE_ID, failed_response
 from api.request_docs import request_body
 from api.resending import accept_once
@@ -90,7 +89,7 @@ WHOLE_OR_EVENTS: dict[str, Any] = {
 }
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
-direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS, route_class=DirectRoute)
+direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
 
 @direct_router.post(

@@ -51,12 +51,17 @@ class JsonText(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Serialise; ASCII only, so that no encoding can refuse it."""
-        return None if value is None else json.dumps(value, separators=(",", ":"))
+        """Serialise."""
+        return json_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Parse."""
         return None if value is None else json.loads(value)
+
+
+def json_text(value: Any) -> str | None:
+    """A value as `JsonText` keeps it; ASCII only, so that no encoding can refuse it."""
+    return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
 class ByteOrdered(TypeDecorator[str]):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
@@ -85,11 +86,17 @@ def find_key(tx: Connection, secret: str) -> ApiKey | None:
 
 def find_keys(tx: Connection, secrets: Sequence[str]) -> list[ApiKey | None]:
     """The key that each of `secrets` is, in order; None where it is unknown or revoked."""
-    row = tables.api_keys.c
     digests = [digest(secret) for secret in secrets]
-    query = select(tables.api_keys).where(row.sha256.in_(sorted(set(digests))), row.revoked_at.is_(None))
-    found = {each["sha256"]: _key_from(each) for each in tx.execute(query).mappings()}
+    found = {each["sha256"]: _key_from(each) for each in tx.execute(_VALID, {"digests": {*digests}}).mappings()}
     return [found.get(each) for each in digests]
+
+
+def _valid() -> Select[Any]:
+    row = tables.api_keys.c
+    return select(tables.api_keys).where(row.sha256.in_(bindparam("digests", expanding=True)), row.revoked_at.is_(None))
+
+
+_VALID: Final = _valid()
 
 
 def _row_of(key: ApiKey, secret: str) -> dict[str, object]:

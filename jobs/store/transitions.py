@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, or_, select, update
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
@@ -15,6 +15,7 @@ from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
+from jobs.store.many import insert_all
 from jobs.store.rows import cost_columns, usage_columns
 
 NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
@@ -41,18 +42,15 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
-    tx.execute(insert(tables.jobs), stored)
-    tx.execute(
-        insert(tables.requests),
-        [{"job_id": job_id, "settings": dict(spec.settings), "input": spec.input} for job_id, spec in accepted],
-    )
+    insert_all(tx, tables.jobs, stored)
+    requests = [{"job_id": job_id, "settings": dict(spec.settings), "input": spec.input} for job_id, spec in accepted]
+    insert_all(tx, tables.requests, requests)
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
         for job_id, spec in accepted
         for key, value in spec.metadata.items()
     ]
-    if labels:
-        tx.execute(insert(tables.job_metadata), labels)
+    insert_all(tx, tables.job_metadata, labels)
     for row, (job_id, spec) in zip(rows, accepted, strict=True):
         if spec.webhook is not None:
             keep_target(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])

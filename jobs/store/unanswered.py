@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
 from jobs.store import tables
+from jobs.store.many import insert_all
 
 SILENT_AFTER = timedelta(seconds=5)
 JOINABLE_FOR = timedelta(minutes=15)
@@ -83,10 +84,8 @@ def _lock_number(sender: Sender) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: Any) -> None:
-    """Mark creates, in the transaction that accepts them; `now` may be the database's clock itself."""
-    if not owing:
-        return
+def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: datetime | None = None) -> None:
+    """Mark creates, in the transaction that accepts them; at the database's moment unless told another."""
     marks = [
         {
             "job_id": job.id,
@@ -94,10 +93,11 @@ def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: An
             "body_sha256": sender.body_sha256,
             "request_id": sender.request_id,
             "process_id": sender.process_id,
+            **({} if now is None else {"since": now}),
         }
         for sender, job in owing
     ]
-    tx.execute(insert(tables.unanswered).values(since=now), marks)
+    insert_all(tx, tables.unanswered, marks, clock="since" if now is None else None)
 
 
 def note_answered(tx: Connection, request_ids: Collection[str]) -> None:

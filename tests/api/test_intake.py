@@ -55,7 +55,7 @@ def a_batch(
     """Creates that wait together behind one, 0, that waits for the database; they go on at the end."""
     with nothing_can_be_accepted(server):
         answers = [pool.submit(post, tenant, 0)]
-        await_until(lambda: server.parts.intake._write._working, 10, "nothing is written")
+        await_until(lambda: server.is_creating, 10, "nothing is written")
         await_until(lambda: not server.creates_behind, 10, "nothing is written")
         answers += [pool.submit(post, tenant, number) for number in range(1, size)]
         await_until(lambda: server.creates_behind == size - 1, 10, "they do not wait together")
@@ -185,7 +185,7 @@ def test_a_large_one_neither_waits_for_others_nor_lets_them_wait(server: Server,
             job = submit(tx, make_spec(tenant.id), datetime.now(UTC))
             remember(tx, [(Idempotency.of(tenant.id, "held", b""), job)])
             stuck = pool.submit(post, tenant, 0, idempotency_key="held")
-            await_until(lambda: server.parts.intake._write._working, 10, "nothing is written")
+            await_until(lambda: server.is_creating, 10, "nothing is written")
             assert tenant.submit("x" * 100_000)["status"] == "queued"
             assert not stuck.done()
         assert stuck.result(10).status_code == 422

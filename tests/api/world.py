@@ -70,7 +70,12 @@ class Server:
     @property
     def creates_behind(self) -> int:
         """How many creates wait in this process for the one transaction that is under way to end."""
-        return len(self.parts.intake._write._waiting)
+        return self.parts.intake.writes.waiting
+
+    @property
+    def is_creating(self) -> bool:
+        """Whether a transaction with creates is under way in this process."""
+        return self.parts.intake.writes.is_busy
 
     def stop(self) -> None:
         """Ask it to stop, as a SIGTERM would."""
