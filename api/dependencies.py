@@ -10,10 +10,10 @@ from api.intake import Intake
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
-from api.together import Together
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.events import Announcer, Waiters
+from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
 from jobs.sealing import Seal
 from jobs.settings import Settings
@@ -39,8 +39,8 @@ class Parts:
     owed: Owed
     seal: Seal
     intake: Intake
-    find_key: Together[str, ApiKey | None]
-    standing: Together[tuple[str, str], Standing | None]
+    keys: AsyncGathering[str, ApiKey | None]
+    standings: AsyncGathering[tuple[str, str], Standing | None]
     rendered: Rendered
 
 
@@ -65,7 +65,7 @@ async def get_caller(
         raise KeyRefused(
             "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
         )
-    key = await parts.find_key(credentials.credentials)
+    key = await parts.keys.do(credentials.credentials)
     if key is None:
         raise KeyRefused("Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'.")
     return key

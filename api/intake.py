@@ -17,8 +17,8 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 
-from api.together import Together
 from jobs.dispatch import Dispatcher, RunList
+from jobs.gathering import AsyncGathering
 from jobs.job import Job, JobSpec
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.idempotency import Idempotency, remember
@@ -70,8 +70,8 @@ class Intake:
         self._database = database
         self._dispatcher = dispatcher
         self._run_list = run_list
-        self.writes = Together(self._write_all)
-        self._ring = Together(self._ring_all)
+        self.writes = AsyncGathering(self._write_all)
+        self._rings = AsyncGathering(self._ring_all)
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
 
@@ -84,9 +84,9 @@ class Intake:
         """
         if order.is_due:
             await self._know_room()
-        job = await (self._write_own(order) if order.is_large else self.writes(order))
+        job = await (self._write_own(order) if order.is_large else self.writes.do(order))
         if job.rung_at is not None:
-            ringing = asyncio.ensure_future(self._ring(job.id))
+            ringing = asyncio.ensure_future(self._rings.do(job.id))
             await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
         return job
 

@@ -16,9 +16,9 @@ from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
-from api.together import Together
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
+from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
 from jobs.outbox import Outbox
 from jobs.sealing import Seal
@@ -65,8 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
-        find_key=Together(find),
-        standing=Together(stand),
+        keys=AsyncGathering(find),
+        standings=AsyncGathering(stand),
         rendered=Rendered(),
     )
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.errors import StaleJob
+from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Attempt, Job
 from jobs.store.attempts import begin_attempts
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.telemetry import get_logger
-from worker.gathering import BatchFailed, Gathering
 from worker.identity import Identity
 from worker.lane import LaneKeeper, ProbeTaken
 

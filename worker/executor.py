@@ -17,6 +17,7 @@ from jobs.conversation import rebuild
 from jobs.dispatch import Dispatcher
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
+from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
@@ -26,7 +27,6 @@ from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.claims import Claims
-from worker.gathering import BatchFailed, Gathering
 from worker.identity import Identity
 from worker.lane import LaneKeeper
 from worker.live import LiveLog

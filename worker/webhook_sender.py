@@ -14,13 +14,13 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from jobs.events import Announcer
+from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.deliveries import Recorded, Sending, claim_deliveries, receivers_of, record_try
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
 from jobs.webhook import DeliveryError, TryReport, signed_headers
-from worker.gathering import BatchFailed, Gathering
 from worker.identity import Identity
 from worker.provider.line import AbortReason, Line
 from worker.recording import record

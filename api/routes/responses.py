@@ -300,7 +300,7 @@ def check_id(response_id: str) -> None:
 
 
 async def _standing(parts: Parts, response_id: str, api_key_id: str) -> Standing:
-    standing = await parts.standing((response_id, api_key_id))
+    standing = await parts.standings.do((response_id, api_key_id))
     if standing is None:
         raise no_job(response_id)
     return standing

@@ -161,16 +161,6 @@ def test_the_providers_own_snippet_works_with_only_host_and_key_changed(
         assert answer.result(5).json()["output"][0]["content"][0]["text"] == TEXT
 
 
-def test_the_paid_path_is_quick(client: OpenAI) -> None:
-    submit(client)
-    spans = []
-    for _ in range(21):
-        began = time.perf_counter()
-        submit(client)
-        spans.append(time.perf_counter() - began)
-    assert sorted(spans)[10] < 0.1
-
-
 def test_a_raw_answer_shows_our_headers(client: OpenAI) -> None:
     raw = client.responses.with_raw_response.retrieve(submit(client).id)
     assert raw.headers["etag"]

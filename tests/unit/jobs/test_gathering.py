@@ -6,9 +6,9 @@ from threading import Event
 
 import pytest
 
+from jobs import gathering
+from jobs.gathering import BatchFailed, Gathering
 from tests.support.waiting import await_until
-from worker import gathering
-from worker.gathering import BatchFailed, Gathering
 
 
 class Killed(BaseException):
@@ -37,7 +37,7 @@ class Workshop:
         futures = [threads.submit(self.gathering.do, 0)]
         await_until(lambda: self.batches, 10, "nobody was first")
         futures += [threads.submit(self.gathering.do, number) for number in range(1, count)]
-        await_until(lambda: len(self.gathering._waiting) == count - 1, 10, "not everybody waits")
+        await_until(lambda: self.gathering.waiting == count - 1, 10, "not everybody waits")
         self.open.set()
         return futures
 

@@ -2,14 +2,15 @@
 
 Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
 all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
+`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop.
 """
 
+from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
-from typing import Final, Generic, TypeVar
-
-MOST_TOGETHER: Final = 50
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,15 +34,20 @@ class _Place(Generic[T, R]):
 
 
 class Gathering(Generic[T, R]):
-    """One kind of work. May be used from any thread or greenlet."""
+    """One kind of work, done by whoever comes first, for those behind as well. From any thread or greenlet."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = MOST_TOGETHER) -> None:
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = 50) -> None:
         """`work` does up to `most` items, all or none, and returns their results in the same order."""
         self._work = work
         self._most = most
         self._guard = Lock()
         self._waiting: deque[_Place[T, R]] = deque()
         self._is_led = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the batch that is under way to end."""
+        return len(self._waiting)
 
     def do(self, item: T) -> R:
         """The result for `item`.
@@ -105,3 +111,54 @@ class Gathering(Generic[T, R]):
             if len(batch) > 1:
                 place.error = BatchFailed(type(error).__name__)
                 place.error.__cause__ = error
+
+
+class AsyncGathering(Generic[T, R]):
+    """One kind of work, done in a thread of its own. Belongs to one event loop."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R | Exception]], most: int = 256) -> None:
+        """`work` may block. It gives a result for each of up to `most` items, in order, or what that one fails with."""
+        self._work = work
+        self._most = most
+        self._waiting: deque[tuple[T, Future[R]]] = deque()
+        self._thread = ThreadPoolExecutor(1)  # never behind the handlers that fill the shared pool
+        self.is_busy = False
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for the batch that is under way to end."""
+        return len(self._waiting)
+
+    async def do(self, item: T) -> R:
+        """The result for `item`, once its batch is done.
+
+        Raises:
+            Exception: what `work` gave for this item, or raised for them all.
+        """
+        loop = get_running_loop()
+        future: Future[R] = loop.create_future()
+        self._waiting.append((item, future))
+        if not self.is_busy:
+            self._begin(loop)
+        return await future
+
+    def _begin(self, loop: AbstractEventLoop) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+        self.is_busy = bool(batch)
+        if batch:
+            working = loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
+            working.add_done_callback(lambda done: self._end(loop, [future for _, future in batch], done))
+
+    def _end(
+        self, loop: AbstractEventLoop, futures: Sequence[Future[R]], done: Future[Sequence[R | Exception]]
+    ) -> None:
+        self._begin(loop)
+        error = done.exception()
+        results = done.result() if error is None else [error] * len(futures)
+        for future, result in zip(futures, results, strict=True):
+            if future.done():  # nobody waits any more
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
