@@ -26,7 +26,7 @@ from jobs.store import tables, workers
 from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
 from jobs.store.keys import BOOTSTRAP_ID
-from jobs.store.runlist import pick_due
+from jobs.store.runlist import Turns
 from tests.support.stack import API_KEY, MODEL, Stack
 from worker.settlement import EndedCall, Policy, settle
 
@@ -59,6 +59,7 @@ class Side:
 
     database: Database
     api: http.client.HTTPConnection
+    turns: Turns = field(default_factory=Turns)
     worker_id: str = ""
     accepted: list[str] = field(default_factory=list)
     picked: list[str] = field(default_factory=list)
@@ -96,6 +97,7 @@ def compare(servers: Stage, full_url: str, run: Run, past: Past) -> Report:
     title = f"Beside {past.queued:,} queued jobs of {past.keys:,} keys and {past.finished:,} finished ones"
     report = Report("backlog", title, FIGURES)
     few_url = servers.databases.migrated()
+    few_turns = Turns()
     fill(few_url, Past(finished=0, queued=FEW_EACH * past.keys, keys=past.keys))
     with (
         _side(servers, servers.databases.migrated(), 1) as empty,
@@ -103,11 +105,11 @@ def compare(servers: Stage, full_url: str, run: Run, past: Past) -> Report:
         closing(Database(few_url, pool_size=1)) as few,
     ):
         # until every key has had its turn once, as in any hour: its pages are in memory, each plan is made
-        _turns(empty, full, few, run.scaled(past.keys // ROOM + 10, 5))
+        _turns(empty, full, few, few_turns, run.scaled(past.keys // ROOM + 10, 5))
         for _ in range(run.rounds):
             empty.took.clear()
             full.took.clear()
-            _turns(empty, full, few, run.scaled(50, 10))
+            _turns(empty, full, few, few_turns, run.scaled(50, 10))
             for step, took in full.took.items():
                 report.add(step, Role.OURS, _figures(took, empty.took[step]))
     servers.databases.drop(few_url)
@@ -138,7 +140,7 @@ def _side(servers: Stage, url: str, number: int) -> Iterator[Side]:
             database.close()
 
 
-def _turns(empty: Side, full: Side, few: Database, rounds: int) -> None:
+def _turns(empty: Side, full: Side, few: Database, few_turns: Turns, rounds: int) -> None:
     chance = random.Random(4711)
 
     def in_turns(times: int, act: Callable[[Side, int], object]) -> None:
@@ -156,9 +158,9 @@ def _turns(empty: Side, full: Side, few: Database, rounds: int) -> None:
         for cancelled in (-1, -2):
             in_turns(1, lambda side, _: _cancel(side, cancelled))  # noqa: B023  # called at once
         for side in (full, empty):
-            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database))  # noqa: B023
+            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.turns))  # noqa: B023
         full.took.setdefault(AMONG_KEYS, []).append(full.took["dispatch, against one key"][-1])
-        empty.time(AMONG_KEYS, lambda: _tick(few))
+        empty.time(AMONG_KEYS, lambda: _tick(few, few_turns))
         in_turns(ROOM, lambda side, step: _work(side, side.picked[step]))
         in_turns(
             ROOM,
@@ -182,10 +184,10 @@ def _cancel(side: Side, which: int) -> None:
     _ask(side, "cancel", "POST", f"/v1/responses/{side.accepted[which]}/cancel")
 
 
-def _tick(database: Database) -> list[str]:
+def _tick(database: Database, turns: Turns) -> list[str]:
     now = datetime.now(UTC)
     with database.begin() as tx:
-        picked = pick_due(tx, now, ROOM, now - timedelta(seconds=5))
+        picked = turns.pick(tx, now, ROOM, now - timedelta(seconds=5))
     assert len(picked) == ROOM
     return picked
 

@@ -257,12 +257,7 @@ def count_open(tx: Connection) -> dict[Status, int]:
 
 def oldest_due_at(tx: Connection) -> datetime | None:
     """Since when the longest waiting queued job has been due, over all keys (for the operator)."""
-    row = tables.jobs.c
-    group = queued_groups(tx)
-    in_group = (tables.IS_QUEUED, row.priority == group.c.priority, row.api_key_id == group.c.key)
-    oldest_of_group = select(func.min(row.available_at)).where(*in_group).scalar_subquery()
-    oldest = select(oldest_of_group.label("moment")).select_from(group).subquery()
-    moment: datetime | None = tx.execute(select(func.min(oldest.c.moment))).scalar_one()
+    moment: datetime | None = tx.execute(select(func.min(queued_groups().c.available_at))).scalar_one()
     return moment
 
 

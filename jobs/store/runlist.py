@@ -2,30 +2,31 @@
 
 Fairness is round robin: each key's n-th due job competes with the other keys' n-th, and among equals the key goes
 first that was served longest ago. Keys with work are found by skipping through the index from key to key, so a
-tenant with a million queued jobs costs as much as one with a single job.
+tenant with a million queued jobs costs as much as one with a single job; and a dispatcher remembers whom it has found,
+so that a look costs the places that it fills, however many wait for them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     CompoundSelect,
     Connection,
     Integer,
     Select,
-    SelectBase,
     String,
-    Subquery,
+    Update,
     bindparam,
-    collate,
+    cast,
     column,
-    exists,
     func,
-    literal,
+    literal_column,
+    null,
     or_,
     select,
     true,
@@ -33,14 +34,25 @@ from sqlalchemy import (
     update,
 )
 
+from jobs.ids import first_id_at
 from jobs.lifecycle import Status
 from jobs.store import tables
-from jobs.store.columns import Moment, among
+from jobs.store.columns import ByteOrdered, Moment
+from jobs.store.line import Line
 
 PRIORITIES = range(9, -1, -1)
-FEWEST_KEYS = 20
+EVERYBODY = 1 << 30
+FEWEST_LEARNT = 10
+NEWEST = 100
+NEW_FOR = timedelta(minutes=1)
+"""What an id tells of its age is by the clock of the machine that made it."""
+FORGOTTEN_AFTER = timedelta(seconds=5)
+"""By then a lease that was lost is another's, who serves keys as well."""
+FEWEST_KEYS = 10
 KEYS_PER_QUERY = 100
 """On SQLite, which wants a branch of its own for each key."""
+_BEFORE_ALL: Final = ""
+_NO_GROUP: Final = literal_column("0", Integer)
 
 
 @dataclass(frozen=True)
@@ -51,141 +63,250 @@ class _Due:
     turn: int
 
 
-def pick_due(tx: Connection, now: datetime, limit: int, rung_before: datetime) -> list[str]:
-    """Up to `limit` ids of due jobs whose bell has not been rung since `rung_before`, in the order to ring them.
+class Turns:
+    """Whose turn it is, as one dispatcher knows it from look to look. Not for several threads at once.
 
-    Marks them as rung at `now` and their keys as served.
+    At each look it hears of the keys of the `NEWEST` jobs, so that who has just come is known, and goes on with a round
+    through all that wait, by as many of each priority as there are places: who has come back to the queue in another
+    way is known before everybody else has had a turn. Where the known ones do not fill the places it asks for all at
+    once. What a rollback or another dispatcher made untrue is put right as the round comes by.
     """
-    if limit <= 0:
-        return []
-    picked: list[_Due] = []
-    for priority in _priorities_in_use(tx):
-        if len(picked) == limit:
-            break
-        keys = _keys_waiting(tx, priority)
-        due = _due(tx, priority, keys, limit - len(picked), now=now, rung_before=rung_before)
-        rank = {key: position for position, key in enumerate(keys)}
-        due.sort(key=lambda job: (job.turn, rank[job.api_key_id]))
-        picked += due[: limit - len(picked)]
-    _mark_rung(tx, picked, now)
-    return [job.job_id for job in picked]
+
+    def __init__(self) -> None:
+        self._lines: dict[int, Line] = {}
+        self._after: dict[int, str] = {}
+        self._looked_at: datetime | None = None
+
+    def pick(self, tx: Connection, now: datetime, limit: int, rung_before: datetime) -> list[str]:
+        """Up to `limit` ids of due jobs whose bell has not been rung since `rung_before`, in the order to ring them.
+
+        Marks them as rung at `now` and their keys as served.
+        """
+        if limit <= 0:
+            return []
+        if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
+            self._lines = {priority: Line() for priority in PRIORITIES}
+            self._start_over()
+            most = EVERYBODY
+        else:
+            most = max(FEWEST_LEARNT, limit)
+        knows_all = self._learn(tx, now, most)
+        self._looked_at = now
+        picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+        if len(picked) < limit and not knows_all:
+            self._start_over()
+            self._learn(tx, now, EVERYBODY)
+            picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+        if picked:
+            self._serve(tx, picked, now)
+        return [job.job_id for job in picked]
+
+    def _start_over(self) -> None:
+        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL)
+
+    def _learn(self, tx: Connection, now: datetime, most: int) -> bool:
+        """Hear of those that have something due, `most` of each priority; whether these were all that wait."""
+        last: dict[int, tuple[int, str]] = {}
+        after = {_after(priority): key for priority, key in self._after.items()}
+        since = first_id_at("resp", now - NEW_FOR)
+        for each in tx.execute(_WAITING, {**after, "most": most, "made_since": since}):
+            if each.available_at <= now:
+                self._lines[each.priority].put(each.key, each.dispatched_at)
+            last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
+        from_the_start = all(key == _BEFORE_ALL for key in self._after.values())
+        cut = {priority: key for priority, (number, key) in last.items() if number == most}
+        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL) | cut
+        return from_the_start and not cut
+
+    def _deal(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
+        picked: list[_Due] = []
+        for priority, line in self._lines.items():
+            if len(picked) == limit:
+                break
+            due = _due(tx, priority, line, limit - len(picked), now=now, rung_before=rung_before)
+            due.sort(key=lambda job: (job.turn, line.served_at(job.api_key_id)))
+            picked += due[: limit - len(picked)]
+        return picked
+
+    def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> None:
+        """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
+        served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
+        _mark_rung(tx, [each.job_id for each in picked], served, now)
+        for line in self._lines.values():
+            for key, moment in served.items():
+                if key in line:
+                    line.put(key, moment)
 
 
-def _priorities_in_use(tx: Connection) -> Sequence[int]:
-    """Those that any queued job has, the highest first."""
-    row = tables.jobs.c
-    each = union_all(*(select(literal(priority).label("priority")) for priority in PRIORITIES)).subquery("each")
-    used = select(each.c.priority).where(exists().where(tables.IS_QUEUED, row.priority == each.c.priority))
-    return sorted(tx.execute(used).scalars(), reverse=True)
+def queued_groups() -> CTE:
+    """Each (`priority`, `key`) that has queued jobs, with when its first is due, by one index probe each.
 
-
-def _keys_waiting(tx: Connection, priority: int) -> Sequence[str]:
-    """The keys that have queued jobs of this priority, those first that were served longest ago, or never."""
-    key = tables.api_keys.c
-    group = _groups(tx, select(bindparam("priority", priority, Integer).label("priority")))
-    served_at = select(key.dispatched_at).where(key.id == group.c.key).scalar_subquery()
-    return tx.execute(select(group.c.key).order_by(served_at.nulls_first(), group.c.key)).scalars().all()
-
-
-def queued_groups(tx: Connection) -> Subquery:
-    """Each (`priority`, `key`) that has queued jobs, by one index probe each."""
-    return _groups(tx, union_all(*(select(literal(each).label("priority")) for each in PRIORITIES)))
-
-
-def _groups(tx: Connection, priorities: SelectBase) -> Subquery:
-    row = tables.jobs.c
-    no_key = collate(literal(""), "C") if tx.dialect.name == "postgresql" else literal("")
-    start = priorities.subquery("start")
-    group = select(start.c.priority, no_key.label("key")).cte("job_groups", recursive=True)
-    following = (
-        select(func.min(row.api_key_id))
+    Of each priority the first `most` after the key `after_<priority>`, which are parameters, numbered from 1. What is
+    numbered 0 is no group.
+    """
+    row, following = tables.jobs.c, tables.jobs.alias("following")
+    starts = (
+        select(
+            literal_column(str(priority), Integer).label("priority"),
+            bindparam(_after(priority), _BEFORE_ALL, ByteOrdered).label("key"),
+        )
+        for priority in PRIORITIES
+    )
+    start = union_all(*starts).subquery("start").c
+    nothing = (_NO_GROUP.label("number"), cast(null(), Moment).label("available_at"))
+    group = select(start.priority, start.key, *nothing).cte("queued_group", recursive=True)
+    first_of_next = (
+        select(row.id)
         .where(tables.IS_QUEUED, row.priority == group.c.priority, row.api_key_id > group.c.key)
+        .order_by(row.api_key_id, row.available_at, row.id)
+        .limit(literal_column("1", Integer))
+        .correlate(group)
         .scalar_subquery()
     )
-    group = group.union_all(select(group.c.priority, following).where(group.c.key.is_not(None)))
-    found = select(group.c.priority, group.c.key).where(group.c.key.is_not(None), group.c.key != "")
-    return found.subquery("queued_group")
+    return group.union_all(
+        select(
+            group.c.priority,
+            following.c.api_key_id,
+            group.c.number + literal_column("1", Integer),
+            following.c.available_at,
+        )
+        .join_from(group, following, following.c.id == first_of_next)
+        .where(group.c.number < bindparam("most", EVERYBODY, Integer))
+    )
 
 
-def _due(
-    tx: Connection, priority: int, keys: Sequence[str], limit: int, *, now: datetime, rung_before: datetime
-) -> list[_Due]:
+def _waiting() -> Select[Any]:
+    """The groups, and as number 0 those of the newest jobs; with each, when its key was last served."""
+    row, key = tables.jobs.c, tables.api_keys.c
+    newest = (
+        select(row.priority, row.api_key_id, row.available_at, tables.IS_QUEUED.label("is_queued"))
+        .where(row.id >= bindparam("made_since", type_=ByteOrdered))
+        .order_by(row.id.desc())
+        .limit(literal_column(str(NEWEST), Integer))
+        .subquery("newest")
+        .c
+    )
+    group = queued_groups().c
+    waiting = union_all(
+        select(group.priority, group.key, group.number, group.available_at).where(group.number > _NO_GROUP),
+        select(newest.priority, newest.api_key_id, _NO_GROUP, func.min(newest.available_at, type_=Moment))
+        .where(newest.is_queued)
+        .group_by(newest.priority, newest.api_key_id),
+    ).subquery("waiting")
+    served_at = select(key.dispatched_at).where(key.id == waiting.c.key).scalar_subquery()
+    return select(waiting, served_at.label("dispatched_at"))
+
+
+def _after(priority: int) -> str:
+    return f"after_{priority}"
+
+
+_WAITING: Final = _waiting()
+
+
+def _due(tx: Connection, priority: int, line: Line, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
     """The oldest due jobs of each key, so many of each that `limit` of them are dealt fairly.
 
-    Not every key has its share of them: some wait, some have been rung. Who has more is asked for more. Where there
-    are more keys than places, those that come first in `keys` have them.
+    Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves the
+    line. Where there are more keys than places, those that come first in `line` have them.
     """
     found: dict[str, list[_Due]] = {}
-    share = max(1, min(limit, 2 * limit // max(1, len(keys))))
-    while keys:
-        start, size = 0, max(limit, FEWEST_KEYS)
-        while start < len(keys):
-            group = keys[start : start + size]
-            found |= _oldest_of_each(tx, priority, group, share, now=now, rung_before=rung_before)
-            if share == 1 and len(found) >= limit:
-                return [job for due in found.values() for job in due]
-            start, size = start + size, 2 * size  # whoever came first has nothing due
-        if share == limit or sum(len(due) for due in found.values()) >= limit:
+    share = max(1, min(limit, 2 * limit // max(1, len(line))))
+    idle: list[str] = []
+    start, size = 0, max(limit, FEWEST_KEYS)
+    while start < len(line) and (share > 1 or len(found) < limit):
+        keys = line.keys(start, start + size)
+        found |= _oldest_of_each(tx, priority, keys, share, now=now, rung_before=rung_before)
+        idle += [key for key in keys if key not in found]
+        start, size = start + size, 2 * size  # whoever came first has nothing due
+    for key in idle:
+        line.drop(key)
+    while share < limit and sum(len(due) for due in found.values()) < limit:
+        keys = [key for key, due in found.items() if len(due) == share]
+        if not keys:
             break
-        keys = [key for key in keys if len(found.get(key, ())) == share]
         share = min(limit, 4 * share)
+        found |= _oldest_of_each(tx, priority, keys, share, now=now, rung_before=rung_before)
     return [job for due in found.values() for job in due]
 
 
 def _oldest_of_each(
     tx: Connection, priority: int, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
 ) -> dict[str, list[_Due]]:
-    row = tables.jobs.c
-    due = (
-        select(row.id, row.api_key_id, row.available_at)
-        .where(
-            tables.IS_QUEUED,
-            row.priority == bindparam("priority", priority),
-            row.available_at <= bindparam("now", now),
-            or_(row.rung_at.is_(None), row.rung_at < bindparam("rung_before", rung_before)),
-        )
-        .order_by(row.available_at, row.id)
-        .limit(bindparam("share", share))
-    )
+    asked = {"priority": priority, "now": now, "rung_before": rung_before, "share": share}
     found: dict[str, list[_Due]] = {}
-    for query in _for_each(tx, due, keys):
-        for job_id, key, available_at in sorted(tx.execute(query), key=itemgetter(2, 0)):
+    for query, of_keys in _for_each(tx, keys):
+        for job_id, key, available_at in sorted(tx.execute(query, asked | of_keys), key=itemgetter(2, 0)):
             due_of_key = found.setdefault(key, [])
             due_of_key.append(_Due(job_id, key, available_at, turn=len(due_of_key) + 1))
     return found
 
 
-def _for_each(tx: Connection, due: Select[Any], keys: Sequence[str]) -> Iterator[Select[Any] | CompoundSelect[Any]]:
-    """`due` for each of these keys. On PostgreSQL in one statement whose text, and so its plan, is always the same."""
+def _due_jobs() -> Select[Any]:
     row = tables.jobs.c
-    if tx.dialect.name == "postgresql":
-        asked = func.unnest(bindparam("keys", keys, ARRAY(String)))
-        key = asked.table_valued(column("key", String)).render_derived("asked")
-        of_key = due.where(row.api_key_id == key.c.key).correlate(key).lateral("due")
-        yield select(of_key).select_from(key.join(of_key, true()))
-        return
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        branches = (
-            due.where(row.api_key_id == bindparam(f"key_{number}", key)).subquery(f"due_{number}")
-            for number, key in enumerate(keys[start : start + KEYS_PER_QUERY])
+    return (
+        select(row.id, row.api_key_id, row.available_at)
+        .where(
+            tables.IS_QUEUED,
+            row.priority == bindparam("priority"),
+            row.available_at <= bindparam("now"),
+            or_(row.rung_at.is_(None), row.rung_at < bindparam("rung_before")),
         )
-        yield union_all(*(select(branch) for branch in branches))
+        .order_by(row.available_at, row.id)
+        .limit(bindparam("share", type_=Integer))
+    )
 
 
-def _mark_rung(tx: Connection, picked: Sequence[_Due], now: datetime) -> None:
-    """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
-    if not picked:
-        return
-    job, key = tables.jobs.c, tables.api_keys.c
-    queued = update(tables.jobs).where(among(tx, job.id, [each.job_id for each in picked]))
-    tx.execute(queued.where(job.status == Status.QUEUED).values(rung_at=now))
-    last_turn = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
-    keys = sorted(last_turn)  # in one order, so that no two wait for each other
-    moments = [last_turn[each] for each in keys]
+def _due_of_each() -> Select[Any]:
+    """In one statement whose text, and so its plan, is always the same."""
+    asked = func.unnest(bindparam("keys", type_=ARRAY(String)))
+    key = asked.table_valued(column("key", String)).render_derived("asked")
+    of_key = _due_jobs().where(tables.jobs.c.api_key_id == key.c.key).correlate(key).lateral("due")
+    return select(of_key).select_from(key.join(of_key, true()))
+
+
+_DUE_OF_EACH: Final = _due_of_each()
+
+
+def _for_each(
+    tx: Connection, keys: Sequence[str]
+) -> Iterator[tuple[Select[Any] | CompoundSelect[Any], dict[str, Any]]]:
+    """What to ask for the due jobs of these keys, and the parameters that name the keys."""
     if tx.dialect.name == "postgresql":
-        listed = func.unnest(bindparam("keys", keys, ARRAY(String)), bindparam("moments", moments, ARRAY(Moment)))
-        served = listed.table_valued(column("key", String), column("moment", Moment)).render_derived("served")
-        tx.execute(update(tables.api_keys).where(key.id == served.c.key).values(dispatched_at=served.c.moment))
-    else:
-        one = update(tables.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
-        tx.execute(one, [{"key": each, "moment": last_turn[each]} for each in keys])
+        yield _DUE_OF_EACH, {"keys": list(keys)}
+        return
+    due, key = _due_jobs(), tables.jobs.c.api_key_id
+    for start in range(0, len(keys), KEYS_PER_QUERY):
+        named = {f"key_{number}": each for number, each in enumerate(keys[start : start + KEYS_PER_QUERY])}
+        branches = (due.where(key == bindparam(name)).subquery(f"due_{name}") for name in named)
+        yield union_all(*(select(branch) for branch in branches)), named
+
+
+def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> None:
+    keys = sorted(served)  # in one order, so that no two wait for each other
+    if tx.dialect.name == "postgresql":
+        tx.execute(_RING, {"ids": list(job_ids), "now": now})
+        tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
+        return
+    queued = update(tables.jobs).where(tables.jobs.c.id.in_(job_ids), tables.jobs.c.status == Status.QUEUED)
+    tx.execute(queued.values(rung_at=now))
+    key = tables.api_keys.c
+    one = update(tables.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
+    tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
+
+
+def _ring() -> Update:
+    job = tables.jobs.c
+    listed = job.id == func.any(bindparam("ids", type_=ARRAY(String)))
+    return update(tables.jobs).where(listed, job.status == Status.QUEUED).values(rung_at=bindparam("now"))
+
+
+def _serve() -> Update:
+    keys, moments = bindparam("keys", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(Moment))
+    listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", Moment))
+    served = listed.render_derived("served").c
+    return update(tables.api_keys).where(tables.api_keys.c.id == served.key).values(dispatched_at=served.moment)
+
+
+_RING: Final = _ring()
+_SERVE: Final = _serve()

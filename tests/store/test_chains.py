@@ -16,7 +16,7 @@ from jobs.store.attempts import begin_attempt
 from jobs.store.chains import check_chain, missing_link, note_sent, read_turns
 from jobs.store.database import Database
 from jobs.store.queries import queue_position
-from jobs.store.runlist import pick_due
+from jobs.store.runlist import Turns
 from jobs.store.transitions import erase, revive
 from tests.support.clock import START, Clock
 from tests.support.plans import captured
@@ -150,7 +150,7 @@ class TestWaiting:
         assert (job.status, job.waits_for, job.available_at) == (Status.QUEUED, before.id, job.deadline_at)
         with records.database.begin() as tx:
             assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
-            assert pick_due(tx, clock.advance(HOUR), 10, clock()) == []
+            assert Turns().pick(tx, clock.advance(HOUR), 10, clock()) == []
             assert queue_position(tx, job) is None
         assert decide(records) == 0
         assert records.reload(job).waits_for == before.id

@@ -32,7 +32,7 @@ from jobs.store.deliveries import (
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
-from jobs.store.runlist import pick_due
+from jobs.store.runlist import Turns
 from jobs.store.transitions import erase, move
 from jobs.store.unanswered import Sender, marks_of, note_answered, note_lost
 from jobs.webhook import DeliveryStatus, TryReport
@@ -285,7 +285,7 @@ def retry_of(world: World) -> Sender:
 
 
 def pick(tx: Connection, world: World) -> None:
-    assert len(pick_due(tx, NOW, 200, NOW - SECOND)) == 200
+    assert len(Turns().pick(tx, NOW, 200, NOW - SECOND)) == 200
 
 
 def delete(tx: Connection, world: World) -> None:

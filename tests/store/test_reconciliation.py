@@ -16,7 +16,7 @@ from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_atte
 from jobs.store.lanes import log_is_off, probe_now
 from jobs.store.queries import queue_position
 from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts, parked_jobs
-from jobs.store.runlist import pick_due
+from jobs.store.runlist import Turns
 from jobs.store.transitions import erase, revive
 from tests.support.clock import Clock
 from tests.support.racing import race
@@ -85,7 +85,7 @@ class TestParked:
         with records.database.begin() as tx:
             assert queue_position(tx, job) is None
             assert queue_position(tx, behind) == 1
-            assert pick_due(tx, clock(), 10, ring_cutoff(0, clock())) == [behind.id]
+            assert Turns().pick(tx, clock(), 10, ring_cutoff(0, clock())) == [behind.id]
             assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
 
     def test_who_wants_a_retry_or_has_a_price_does_not_wait(self, records: Records) -> None:

@@ -5,14 +5,19 @@ from datetime import datetime, timedelta
 from jobs.dispatch import Dispatcher, ring_cutoff
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import LaneSettings, read_lane, widen_if_quiet
-from jobs.store.runlist import pick_due
+from jobs.store.runlist import Turns
 from jobs.store.workers import live_slots
 
 
 def run_once(
-    database: Database, dispatcher: Dispatcher, lane: LaneSettings, now: datetime, worker_timeout: timedelta
+    database: Database,
+    dispatcher: Dispatcher,
+    turns: Turns,
+    lane: LaneSettings,
+    now: datetime,
+    worker_timeout: timedelta,
 ) -> int:
-    """Ring for as many due jobs as window and lane have room for; returns how many."""
+    """Ring for as many due jobs as window and lane have room for; returns how many. `turns` are kept between calls."""
     depth = dispatcher.depth()
     if depth is None:
         return 0
@@ -26,5 +31,5 @@ def run_once(
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = pick_due(tx, now, room, ring_cutoff(depth, now))
+        due = turns.pick(tx, now, room, ring_cutoff(depth, now))
     return dispatcher.ring_all(due)

@@ -16,6 +16,7 @@ from jobs.events import Announcer
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import Patience
+from jobs.store.runlist import Turns
 from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
@@ -61,6 +62,7 @@ class Maintenance:
             judges = identity.is_steady(worker_timeout)
             return rescuer.run_once(database, bell, announcer, now, worker_timeout, patience=patience, judges=judges)
 
+        turns = Turns()
         self._database = database
         self._identity = identity
         self._wake = Event()
@@ -75,7 +77,7 @@ class Maintenance:
                 most=deadlines.AT_ONCE,
             ),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
-            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, lane, now, worker_timeout)),
+            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, turns, lane, now, worker_timeout)),
             Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
             Step(
                 "delivery dispatcher",
