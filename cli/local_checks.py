@@ -15,7 +15,8 @@ from cli.connection import read_secret
 from cli.database import reason_of, shown
 from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, bad, doubtful, good
-from jobs.dispatch import BROKER_ERRORS, create_celery
+from jobs.broker import BROKER_ERRORS
+from jobs.dispatch import create_celery
 from jobs.models import Catalogue
 from jobs.sealing import VARIABLE
 from jobs.settings import Settings

@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
 
-from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import ChannelError, KombuError, OperationalError
+from kombu.exceptions import ChannelError
 from kombu.transport.redis import Channel as RedisChannel
-from redis.exceptions import RedisError
 from sqlalchemy import Connection as DatabaseConnection
 
+from jobs.broker import CONNECT_SECONDS, BrokerAway, BrokerLine
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import LaneSettings, calls_out, read_lane
@@ -32,9 +31,6 @@ DELIVERIES_NAME: Final = "backburner.deliveries"
 DELIVERIES: Final = Queue(DELIVERIES_NAME, Exchange(DELIVERIES_NAME, type="direct"), routing_key=DELIVERIES_NAME)
 """Webhook deliveries have a queue of their own, so that neither they nor the calls wait behind the other's bells."""
 WINDOW_PER_SLOT: Final = 2
-# the last: kombu lets through what its client raises within a command
-BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
-QUIET_AFTER_FAILURE: Final = 1.0
 HEADROOM: Final = 8
 FRESH_SECONDS: Final = 0.25
 
@@ -49,7 +45,7 @@ def create_celery(settings: Settings) -> Celery:
     app.conf.update(
         accept_content=["json"],
         broker_connection_retry_on_startup=True,
-        broker_connection_timeout=2,
+        broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
         broker_transport_options=_transport_options(settings),
         task_acks_late=False,
@@ -76,8 +72,9 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     if not _holds_bells(settings.broker):
         return {}
     return {
+        "ack_emulation": False,  # a bell that is lost with its worker is rung again, long before it would be put back
         "max_connections": settings.worker_concurrency + 100,
-        "socket_connect_timeout": 2,
+        "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": 5,  # above the second for which kombu's own blocking read waits
         "socket_keepalive": True,
         "health_check_interval": 25,
@@ -89,8 +86,8 @@ class Dispatcher:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
-        self._quiet_until = 0.0
         self._holds_bells = _holds_bells(app.conf.broker_url)
+        self._line = BrokerLine(app, keep=self._holds_bells)
 
     def ring(self, job_id: str) -> bool:
         """Tell a worker that a job is due. False when the broker could not be told: the dispatcher rings again.
@@ -108,32 +105,34 @@ class Dispatcher:
         return self._ring(DELIVER, delivery_ids)
 
     def _ring(self, task: str, ids: Sequence[str]) -> int:
-        if not ids or monotonic() < self._quiet_until:
+        if not ids:
             return 0
         heard = 0
+
+        def ring(connection: Connection) -> None:
+            nonlocal heard
+            producer = self._app.amqp.Producer(connection)
+            for each in ids:
+                self._app.send_task(
+                    task, args=(each,), task_id=each, ignore_result=True, retry=False, producer=producer
+                )
+                heard += 1
+
         try:
-            with self._app.producer_or_acquire() as producer:
-                for each in ids:
-                    self._app.send_task(
-                        task, args=(each,), task_id=each, ignore_result=True, retry=False, producer=producer
-                    )
-                    heard += 1
-        except BROKER_ERRORS as error:
-            self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            first = ids[min(heard, len(ids) - 1)]
-            log.warning("bell not heard", task=task, id=first, bells=len(ids) - heard, error=type(error).__name__)
+            self._line.use(ring)
+        except BrokerAway as away:
+            if away.__cause__ is not None:
+                first, error = ids[min(heard, len(ids) - 1)], type(away.__cause__).__name__
+                log.warning("bell not heard", task=task, id=first, bells=len(ids) - heard, error=error)
         return heard
 
     def depth(self, queue: str = QUEUE_NAME) -> int | None:
         """How many bells wait in the broker's queue; None when the broker does not answer."""
-        if monotonic() < self._quiet_until:
-            return None
         try:
-            with self._app.connection_for_read(connect_timeout=2) as connection:
-                return _queue_length(connection, queue)
-        except BROKER_ERRORS as error:
-            self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            log.warning("broker does not answer", error=type(error).__name__)
+            return self._line.use(lambda connection: _queue_length(connection, queue))
+        except BrokerAway as away:
+            if away.__cause__ is not None:
+                log.warning("broker does not answer", error=type(away.__cause__).__name__)
             return None
 
     def room(self, tx: DatabaseConnection, lane: LaneSettings, depth: int, slots: int, now: datetime) -> int:
@@ -150,14 +149,13 @@ class Dispatcher:
 
     def close(self) -> None:
         """Let go of the broker's connections."""
+        self._line.close()
         self._app.close()
 
 
 def _queue_length(connection: Connection, queue: str) -> int:
-    connection.ensure_connection(max_retries=0, timeout=2)
-    channel = connection.default_channel
     try:
-        declared = channel.queue_declare(queue, passive=True)
+        declared = connection.default_channel.queue_declare(queue, passive=True)
     except ChannelError:  # nobody has declared it yet
         return 0
     return int(declared.message_count)

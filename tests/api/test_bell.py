@@ -148,3 +148,28 @@ def test_with_redis_gone_a_cancel_is_as_quick_as_ever(database_url: str, action:
         else:
             assert tenant.http.delete(f"/v1/responses/{job_id}").json()["deleted"] is True
         assert time.monotonic() - began < 1
+
+
+def connections_made(valkey: ValkeyServer) -> int:
+    with valkey.client() as client:
+        made: int = client.info("stats")["total_connections_received"]
+    return made
+
+
+def test_bells_share_one_connection_to_the_broker(database_url: str, valkey: ValkeyServer) -> None:
+    """Each used to make two of its own, which took a create longer than everything else that it does."""
+    with ringing(database_url, valkey.url) as (_, tenant):
+        tenant.submit()
+        before = connections_made(valkey)
+        ids = [tenant.submit()["id"] for _ in range(5)]
+        assert connections_made(valkey) - before == 1  # who counts
+        assert rung(valkey)[1:] == ids
+
+
+def test_the_first_bell_after_a_restart_of_the_broker_is_heard(database_url: str, valkey: ValkeyServer) -> None:
+    with ringing(database_url, valkey.url) as (_, tenant):
+        tenant.submit()
+        valkey.stop()
+        valkey.start()
+        job_id = tenant.submit()["id"]
+        assert rung(valkey) == [job_id]

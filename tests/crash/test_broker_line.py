@@ -1,0 +1,79 @@
+"""The line over which bells are rung, when the one who uses it is ended, or the broker goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from kombu.connection import Connection
+
+from jobs.broker import BrokerAway, BrokerLine
+from jobs.dispatch import EXECUTE, QUEUE_NAME, Dispatcher, create_celery
+from jobs.settings import load_settings
+from tests.support.valkey import ValkeyServer
+
+
+class Killed(BaseException):
+    """What ends a greenlet; nobody is to handle it."""
+
+
+@contextmanager
+def line_to(valkey: ValkeyServer, *, keep: bool = True) -> Iterator[BrokerLine]:
+    app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
+    line = BrokerLine(app, keep=keep)
+    yield line
+    line.close()
+    app.close()
+
+
+def itself(connection: Connection) -> Connection:
+    connection.default_channel.basic_get(QUEUE_NAME)
+    return connection
+
+
+def test_it_is_kept(valkey: ValkeyServer) -> None:
+    with line_to(valkey) as line:
+        assert line.use(itself) is line.use(itself)
+
+
+def test_one_that_is_not_to_be_kept_is_made_for_each_use(valkey: ValkeyServer) -> None:
+    with line_to(valkey, keep=False) as line:
+        assert line.use(itself) is not line.use(itself)
+
+
+def test_who_is_killed_over_it_leaves_no_answer_for_the_next(valkey: ValkeyServer) -> None:
+    def be_killed(connection: Connection) -> None:
+        used.append(itself(connection))
+        raise Killed
+
+    used: list[Connection] = []
+    with line_to(valkey) as line:
+        with pytest.raises(Killed):
+            line.use(be_killed)
+        assert line.use(itself) is not used[0]
+
+
+def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) -> None:
+    with line_to(valkey) as line:
+        line.use(itself)
+        valkey.stop()
+        with pytest.raises(BrokerAway) as told:
+            line.use(itself)
+        assert told.value.__cause__ is not None
+        valkey.start()
+        with pytest.raises(BrokerAway) as told:
+            line.use(itself)
+        assert told.value.__cause__ is None
+
+
+def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: ValkeyServer) -> None:
+    app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
+    bell = Dispatcher(app)
+    assert bell.ring_all(["resp_1", "resp_2"]) == 2
+    assert bell.depth() == 2
+    valkey.flush()
+    assert bell.depth() == 0
+    assert bell.ring("resp_1")
+    assert bell.depth() == 1
+    with valkey.client() as client:
+        assert EXECUTE.encode() in client.lrange(QUEUE_NAME, 0, -1)[0]
+    bell.close()
