@@ -1,0 +1,24 @@
+"""What a bell asks of the broker."""
+
+from pathlib import Path
+
+from tests.support.stack import Stack
+from tests.support.valkey import ValkeyServer
+
+KEPT_FOR_REDELIVERY = ("zadd", "hset", "zrem", "hdel")
+"""The commands by which kombu remembers on Redis who has a message, until it is acknowledged."""
+
+
+def calls(valkey: ValkeyServer) -> int:
+    """How many of these commands there were."""
+    with valkey.client() as client:
+        found = client.info("commandstats")
+    return sum(found[f"cmdstat_{name}"]["calls"] for name in KEPT_FOR_REDELIVERY if f"cmdstat_{name}" in found)
+
+
+def test_a_bell_that_was_heard_is_not_kept_for_redelivery(database_url: str, tmp_path: Path) -> None:
+    with ValkeyServer() as valkey, Stack(database_url, valkey.url, tmp_path) as stack:
+        stack.await_all(stack.submit_many(1, "[[sim: full]] Hello"), "completed", 30)
+        before = calls(valkey)
+        stack.await_all(stack.submit_many(20, "[[sim: full]] Hello"), "completed", 30)
+        assert calls(valkey) == before
