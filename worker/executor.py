@@ -21,7 +21,7 @@ from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
-from jobs.store.attempts import note_response, request_of
+from jobs.store.attempts import note_response, requests_of
 from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.telemetry import get_logger
@@ -46,6 +46,8 @@ from worker.settlement import (
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.
 LAST_RESORT = timedelta(minutes=1)
+# Each may be as large as a body may be.
+REQUESTS_TOGETHER = 8
 
 log = get_logger(__name__)
 
@@ -105,6 +107,7 @@ class Executor:
         self._calls = calls
         self._live = live
         self._claims = Claims(database, identity, lane, clock)
+        self._requests = Gathering(self._read_requests, REQUESTS_TOGETHER)
         self._settlements = Gathering(self._settle_all)
         self._catalogue = catalogue
         self._dispatcher = dispatcher
@@ -197,11 +200,17 @@ class Executor:
         Raises:
             NoLongerOurs: it did.
         """
-        with self._database.read() as tx:
-            request = request_of(tx, attempt)
+        try:
+            request = self._requests.do(attempt)
+        except BatchFailed:
+            [request] = self._read_requests([attempt])
         if request is None:
             raise NoLongerOurs
         return request
+
+    def _read_requests(self, attempts: Sequence[Attempt]) -> Sequence[tuple[dict[str, Any], Any] | None]:
+        with self._database.read() as tx:
+            return requests_of(tx, attempts)
 
     def _note_sent(self, attempt: Attempt, responses: int, items: int) -> None:
         with self._database.begin() as tx:

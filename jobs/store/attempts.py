@@ -114,19 +114,24 @@ def _opening_row(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def request_of(tx: Connection, attempt: Attempt) -> tuple[dict[str, Any], Any] | None:
-    """What a call is to send, the client's body without its input and the input; None once its job is not its own."""
-    found = tx.execute(_REQUEST, {"job_id": attempt.job_id, "number": attempt.number}).one_or_none()
-    return None if found is None else (found.settings, found.input)
+def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[tuple[dict[str, Any], Any] | None]:
+    """What each call is to send, the client's body without its input and the input; None once its job is not its own.
+
+    In the order of `attempts`.
+    """
+    found = tx.execute(_REQUESTS, {"ids": [attempt.job_id for attempt in attempts]})
+    requests = {(job_id, number): (settings, input_) for job_id, number, settings, input_ in found}
+    return [requests.get((attempt.job_id, attempt.number)) for attempt in attempts]
 
 
-def _request() -> Select[Any]:
+def _requests() -> Select[Any]:
     job, request = tables.jobs.c, tables.requests.c
-    held = (job.id == bindparam("job_id"), job.attempt == bindparam("number"), tables.IS_HELD)
-    return select(request.settings, request.input).join_from(tables.jobs, tables.requests).where(*held)
+    held = (job.id.in_(bindparam("ids", expanding=True)), tables.IS_HELD)
+    asked = select(job.id, job.attempt, request.settings, request.input)
+    return asked.join_from(tables.jobs, tables.requests).where(*held)
 
 
-_REQUEST: Final = _request()
+_REQUESTS: Final = _requests()
 
 
 def response_left_behind(tx: Connection, job: Job) -> str | None:
