@@ -1,46 +1,69 @@
 """How fast a backlog of immediate calls is drained, each of them a real HTTP call to the simulator.
 
-The backlog is due at one moment, so that all of it is queued before the first call. Its worker is warm.
+Two rates of each, by one worker that is warm:
+
+- small: 100 calls that are due at one moment, from the first of them that the provider sees until the last has its
+  result, again and again; all of them over all of that time, so that the tail of each, when few are left, counts.
+  Ours become due by `run_at`; a peer's worker is stopped (SIGSTOP) while they are put into its queue.
+- large: as many as are done within some seconds, out of a backlog that outlasts them. It has no tail, but ours rings
+  and claims all the time, among 100,000 rows. Peers that are slow to fill have fewer, and the report says so.
+
+Every peer has the 100 slots that ours has; only prefork has a process per slot, and so no more than it needs.
 """
 
-import statistics
+import signal
 import time
 from datetime import UTC, datetime, timedelta
 
 from benchmarks.copies import completed, copy_job
+from benchmarks.peer import CELERY_GEVENT, CELERY_PREFORK, DBOS, PROCRASTINATE, Kind, Peer, peer
 from benchmarks.report import Figure, Report, Role
-from benchmarks.stage import Run, cpu_seconds, stage
+from benchmarks.stage import Run, Stage, cpu_seconds, family, stage
 from jobs.store.database import Database
 from tests.support.stack import Stack
 from tests.support.waiting import await_until
 
 PROMPT = "[[sim: full delay=0]] Say hello in one word."
 SMALL, LARGE = 100, 100_000
-SMALL_REPEATS = 5
+REPEATS = 12
+REPEATS_OF_A_PEER = 4
+SLOTS = 100
+PROCESSES = 8
+"""Of prefork: each computes on its own, so that more of them only share the cores."""
+BACKLOGS = {CELERY_PREFORK: 10_000, CELERY_GEVENT: 10_000, PROCRASTINATE: LARGE, DBOS: 10_000}
 FIGURES = (
-    Figure("drained/s", digits=0),
     Figure(f"drained/s, {LARGE:,} queued", digits=0),
+    Figure(f"drained/s, {SMALL} queued", digits=0),
     Figure("CPU ms/job", digits=2),
 )
 
 
 def measure(run: Run) -> list[Report]:
-    report = Report("drain", f"Draining {SMALL} immediate calls, and {LARGE:,}", FIGURES)
+    report = Report("drain", f"Draining {LARGE:,} immediate calls, and {SMALL}", FIGURES)
+    seconds = run.scaled(15, 8)
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack({"BACKBURNER_MAX_ATTEMPTS": "1"}) as stack:
-                report.add("Backburner, PostgreSQL", Role.OURS, _ours(stack, run.scaled(20, 10)))
-    report.note("CPU: of our API and worker, without PostgreSQL, Valkey and the simulator")
+                report.add("Backburner, PostgreSQL", Role.OURS, _ours(stack, seconds))
+            for kind in BACKLOGS:
+                report.add(kind.name, kind.role, _peer(servers, kind, seconds, run.scaled(1, 2)))
+    report.note("CPU: of our API and worker, or of a peer's worker; without PostgreSQL, Valkey and the simulator")
+    others = ", ".join(f"{kind.name} {backlog:,}" for kind, backlog in BACKLOGS.items() if backlog < LARGE)
+    report.note(f"backlogs that are smaller than {LARGE:,}: {others}")
     return [report]
+
+
+def _figures(small: float, large: float, cpu: float) -> dict[str, float]:
+    return dict(zip((each.name for each in FIGURES), (large, small, cpu), strict=True))
 
 
 def _ours(stack: Stack, seconds: int) -> dict[str, float]:
     database = Database(stack.database_url, pool_size=1)
     _small(stack, database)  # warms the worker up
-    small = statistics.median(_small(stack, database) for _ in range(SMALL_REPEATS))
+    spans = [_small(stack, database) for _ in range(REPEATS)]
     large, cpu = _large(stack, database, seconds)
     database.close()
-    return dict(zip((each.name for each in FIGURES), (small, large, cpu), strict=True))
+    return _figures(SMALL * len(spans) / sum(spans), large, cpu)
 
 
 def _queue(stack: Stack, database: Database, count: int, due_in: float) -> datetime:
@@ -55,7 +78,7 @@ def _small(stack: Stack, database: Database) -> float:
     due_at = _queue(stack, database, SMALL, 1.5)
     await_until(lambda: completed(database, due_at)[0] == SMALL, 30, stack.logs)
     _, begun, ended = completed(database, due_at)
-    return SMALL / (ended - begun).total_seconds()
+    return (ended - begun).total_seconds()
 
 
 def _large(stack: Stack, database: Database, seconds: int) -> tuple[float, float]:
@@ -67,4 +90,41 @@ def _large(stack: Stack, database: Database, seconds: int) -> tuple[float, float
     time.sleep(seconds)
     ended, cpu = datetime.now(UTC), cpu_seconds(processes) - cpu
     done = completed(database, due_at, ended)[0] - before
+    return done / (ended - begun).total_seconds(), cpu * 1000 / done
+
+
+def _peer(servers: Stage, kind: Kind, seconds: int, scale: int) -> dict[str, float]:
+    with peer(servers, kind, concurrency=PROCESSES if kind is CELERY_PREFORK else SLOTS) as it:
+        it.start_worker()
+        _small_of(it)
+        spans = [_small_of(it) for _ in range(REPEATS_OF_A_PEER)]
+        large, cpu = _large_of(it, BACKLOGS[kind] // scale, seconds)
+    return _figures(SMALL * len(spans) / sum(spans), large, cpu)
+
+
+def _small_of(it: Peer) -> float:
+    finished, called = it.finished(), it.summary()["total"]
+    _signal(it, signal.SIGSTOP)
+    it.enqueue(SMALL, PROMPT)
+    _signal(it, signal.SIGCONT)
+    it.await_finished(finished + SMALL, 120)
+    first = sorted(str(call["received_at"]) for call in it.calls())[called]
+    return (it.last_finished_at() - datetime.fromisoformat(first)).total_seconds()
+
+
+def _signal(it: Peer, number: signal.Signals) -> None:
+    for process in family(it.worker_processes):
+        process.send_signal(number)
+
+
+def _large_of(it: Peer, backlog: int, seconds: int) -> tuple[float, float]:
+    finished = it.finished()
+    _signal(it, signal.SIGSTOP)
+    it.enqueue(backlog, PROMPT)
+    _signal(it, signal.SIGCONT)
+    it.await_finished(finished + SMALL, 120)
+    begun, before, cpu = datetime.now(UTC), it.finished(), cpu_seconds(it.worker_processes)
+    time.sleep(seconds)
+    ended, done, cpu = datetime.now(UTC), it.finished() - before, cpu_seconds(it.worker_processes) - cpu
+    assert before + done < finished + backlog, "the backlog did not outlast the measurement"
     return done / (ended - begun).total_seconds(), cpu * 1000 / done

@@ -1,12 +1,13 @@
 """Ten thousand calls of a minute each in one worker process, while heartbeat, cancel, streams and SQL work on.
 
 Memory is what our processes (API and worker, not PostgreSQL, Valkey or the simulator) hold for themselves (USS) at its
-peak: in all, and above what the same processes hold when they are warm and idle.
+peak: in all, and above what the same processes hold when they are warm and idle. A peer is its worker alone. Prefork
+has a process for each call, so it is measured with as many as fit.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from itertools import chain, repeat
@@ -14,18 +15,21 @@ from itertools import chain, repeat
 import httpx
 from sqlalchemy import select
 
+from benchmarks.limits import bare_aiohttp
 from benchmarks.load import drive, request
+from benchmarks.peer import CELERY_GEVENT, CELERY_PREFORK, Kind, Peer, peer
 from benchmarks.report import Figure, Report, Role, percentile
-from benchmarks.stage import Run, cpu_seconds, resident_bytes, stage
+from benchmarks.stage import Run, Stage, cpu_seconds, resident_bytes, simulator, stage
 from jobs.store import tables
 from jobs.store.database import Database, database_now
-from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.stack import API_KEY, MODEL, Process, Stack
 from tests.support.waiting import await_until
 
 CALLS = 10_000
 CALL_SECONDS = 60
 CLIENTS = 16
 WARM_UP = 200
+PREFORK_CALLS = 20
 TRANSPORTS = ("plain", "stream")
 AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 FIGURES = (
@@ -53,9 +57,68 @@ def measure(run: Run) -> list[Report]:
                 }
                 with servers.stack(settings) as stack:
                     report.add(f"Backburner, {transport}", Role.OURS, _Flight(stack, calls, seconds).figures())
-    report.note("CPU from submit to final poll, and memory (USS), of our API and worker together")
+        report.add("Celery gevent", Role.PLAIN, _peer(servers, CELERY_GEVENT, calls, seconds))
+        prefork = _peer(servers, CELERY_PREFORK, PREFORK_CALLS, 15)
+        report.add(f"Celery prefork, {PREFORK_CALLS} calls", Role.PLAIN, prefork)
+        report.add("bare aiohttp", Role.LIMIT, _bare(calls, seconds))
+    report.note(
+        "CPU from submit to final poll, and memory (USS), of our API and worker together; of a peer's worker alone"
+    )
+    report.note("the peers and the limit are measured once")
     report.note("meanwhile one response is cancelled, one is watched as a stream, and each is polled at the end")
     return [report]
+
+
+def _peer(servers: Stage, kind: Kind, calls: int, seconds: int) -> dict[str, float]:
+    with peer(servers, kind, concurrency=calls) as it:
+        worker = [it.start_worker()]
+        it.enqueue(min(calls, WARM_UP), _prompt(0))
+        it.await_finished(min(calls, WARM_UP), 120)
+        warm = it.summary()["total"]
+        idle, cpu = resident_bytes(worker), cpu_seconds(worker)
+        it.enqueue(calls, _prompt(seconds))
+        peak = _peak_until(it, worker, warm + calls, 4 * seconds + 120)
+        starts = sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in it.calls())[warm:]
+        return {
+            "KB/call in all": peak / 1024 / calls,
+            "KB/call above idle": (peak - idle) / 1024 / calls,
+            "most in flight": it.summary()["peak_in_flight"],
+            "not completed": warm + calls - it.finished(),
+            "starts/s": _rate(starts),
+            "CPU ms/job": (cpu_seconds(worker) - cpu) * 1000 / calls,
+        }
+
+
+def _peak_until(it: Peer, worker: list[Process], finished: int, seconds: float) -> int:
+    """The most bytes held until so many have finished, or `seconds` have passed."""
+    peak, give_up_at = resident_bytes(worker), time.monotonic() + seconds
+    while it.finished() < finished and time.monotonic() < give_up_at:
+        peak = max(peak, resident_bytes(worker))
+        time.sleep(1)
+    return peak
+
+
+def _bare(calls: int, seconds: int) -> dict[str, float]:
+    with simulator() as provider_url:
+        found = bare_aiohttp(provider_url, calls, _prompt(seconds))
+        ledger = httpx.get(f"{provider_url}/_calls", timeout=60).json()
+    return {
+        "KB/call in all": found["peak_bytes"] / 1024 / calls,
+        "KB/call above idle": (found["peak_bytes"] - found["idle_bytes"]) / 1024 / calls,
+        "most in flight": ledger["summary"]["peak_in_flight"],
+        "not completed": 0,  # one that fails ends it
+        "starts/s": _rate(sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in ledger["calls"])),
+        "CPU ms/job": found["cpu_seconds"] * 1000 / calls,
+    }
+
+
+def _prompt(seconds: int) -> str:
+    return f"[[sim: full delay={seconds}]] Hello"
+
+
+def _rate(starts: Sequence[float]) -> float:
+    """How many a second, of the middle nine tenths of these moments (ordered)."""
+    return 0.9 * len(starts) / (percentile(starts, 95) - percentile(starts, 5))
 
 
 class _Flight:
@@ -71,13 +134,13 @@ class _Flight:
 
     def figures(self) -> dict[str, float]:
         """What one flight came to."""
-        warm = self._submit("[[sim: full delay=0]] Hello", WARM_UP)
+        warm = self._submit(_prompt(0), WARM_UP)
         self._await(lambda: self._poll_all(warm) == WARM_UP, 60)
         httpx.delete(f"{self._stack.provider_url}/_calls").raise_for_status()
         idle = resident_bytes(self._ours)
         cpu = cpu_seconds(self._ours)
         with ThreadPoolExecutor(1) as threads:
-            prompt = f"[[sim: full delay={self._seconds}]] Hello"
+            prompt = _prompt(self._seconds)
             watched = threads.submit(self._watch, prompt)
             *job_ids, cancelled = self._submit(prompt, self._calls - 1)
             self._await(lambda: self._summary()["total"] == self._calls, 3 * self._seconds)
@@ -87,14 +150,13 @@ class _Flight:
         completed = self._poll_all(job_ids)
         cpu = cpu_seconds(self._ours) - cpu
         starts = sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in self._stack.calls())
-        span = percentile(starts, 95) - percentile(starts, 5)
         self._database.close()
         return {
             "KB/call in all": self._peak / 1024 / self._calls,
             "KB/call above idle": (self._peak - idle) / 1024 / self._calls,
             "most in flight": self._summary()["peak_in_flight"],
             "not completed": len(job_ids) - completed + (events[-1:] != ["response.completed"]),
-            "starts/s": 0.9 * self._calls / span,
+            "starts/s": _rate(starts),
             "CPU ms/job": cpu * 1000 / self._calls,
             "cancel ms": cancel_seconds * 1000,
             "oldest beat s": self._oldest_beat,

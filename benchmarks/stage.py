@@ -1,5 +1,6 @@
 """What every benchmark stands on: a real PostgreSQL that syncs as in production, a Valkey, and our own processes."""
 
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -76,10 +77,20 @@ def stage() -> Iterator[Stage]:
         databases.close()
 
 
+@contextmanager
+def simulator() -> Iterator[str]:
+    """A provider without anything that calls it; its URL."""
+    process = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0"], {})
+    try:
+        yield process.match(r"listening on (http://\S+)")[1]
+    finally:
+        process.stop()
+
+
 def cpu_seconds(processes: Sequence[Process | int]) -> float:
     """What these processes and all their children have computed so far."""
     seconds = 0.0
-    for each in _family(processes):
+    for each in family(processes):
         times = each.cpu_times()
         seconds += times.user + times.system
     return seconds
@@ -87,9 +98,10 @@ def cpu_seconds(processes: Sequence[Process | int]) -> float:
 
 def resident_bytes(processes: Sequence[Process | int]) -> int:
     """What these processes and all their children hold in memory that is not shared (USS)."""
-    return sum(each.memory_full_info().uss for each in _family(processes))
+    return sum(each.memory_full_info().uss for each in family(processes))
 
 
-def _family(processes: Sequence[Process | int]) -> list[psutil.Process]:
+def family(processes: Sequence[Process | int]) -> list[psutil.Process]:
+    """These processes and all their children."""
     roots = [psutil.Process(each if isinstance(each, int) else each.popen.pid) for each in processes]
     return [member for root in roots for member in (root, *root.children(recursive=True))]

@@ -1,5 +1,6 @@
 """Plain Celery on Redis with a table of results; its pool is the command line's."""
 
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -42,7 +43,9 @@ def queue() -> Iterator[work.Put]:
 
 @worker_ready.connect
 def ready(**_: object) -> None:
-    """Say so."""
+    """Say so; from now on there may be a socket for every call."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print("worker ready", flush=True)
 
 
