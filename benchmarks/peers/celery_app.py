@@ -44,7 +44,7 @@ def queue() -> Iterator[work.Put]:
 @worker_ready.connect
 def ready(**_: object) -> None:
     """Say so; from now on there may be a socket for every call."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print("worker ready", flush=True)
 

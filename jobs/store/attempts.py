@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, Update, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Update, bindparam, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import Billed, Failure, StaleJob
@@ -14,6 +14,7 @@ from jobs.lifecycle import Verb
 from jobs.retry import RULES
 from jobs.store import tables
 from jobs.store.chains import await_again, missing_link
+from jobs.store.many import insert_all, update_all
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move_all
 
@@ -54,7 +55,7 @@ def begin_attempts(
     ]
     claimed = move_all(tx, Verb.CLAIM, moves, now)
     begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
-    tx.execute(insert(tables.attempts), [_opening_row(attempt) for _, attempt in begun])
+    insert_all(tx, tables.attempts, [_opening_row(attempt) for _, attempt in begun])
     return begun
 
 
@@ -232,7 +233,7 @@ def end_first_attempts(tx: Connection, ended: Sequence[tuple[Attempt, Outcome, C
         values = dict.fromkeys(_REPORTED) | _ending(outcome, report, now)
         this = {"of_job": attempt.job_id, "of_number": attempt.number}
         rows.append(this | {f"new_{name}": value for name, value in values.items()})
-    if tx.execute(_CLOSING_OPEN, rows).rowcount < len(rows):
+    if update_all(tx, _CLOSING_OPEN, rows) < len(rows):
         raise StaleJob(ended[0][0].job_id, "end")
 
 
@@ -264,9 +265,10 @@ def _ending(outcome: Outcome, report: CallReport, now: datetime) -> dict[str, An
 
 def _closing_open() -> Update:
     row = tables.attempts.c
-    this = (row.job_id == bindparam("of_job"), row.number == bindparam("of_number"), row.ended_at.is_(None))
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _REPORTED}
-    noted: ColumnElement[Any] = func.coalesce(bindparam("new_provider_response_id"), row.provider_response_id)
+    of_job, of_number = bindparam("of_job", type_=row.job_id.type), bindparam("of_number", type_=row.number.type)
+    this = (row.job_id == of_job, row.number == of_number, row.ended_at.is_(None))
+    values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=row[name].type) for name in _REPORTED}
+    noted: ColumnElement[Any] = func.coalesce(values["provider_response_id"], row.provider_response_id)
     return update(tables.attempts).where(*this).values(values | {"provider_response_id": noted})
 
 

@@ -5,12 +5,30 @@ more than all else. So the rows go as one parameter, a JSON array that PostgreSQ
 our own process, where nothing is sent; and a single row, which may be large, is not written down twice.
 """
 
+import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
 from pydantic_core import to_json
-from sqlalchemy import JSON, Connection, Insert, Table, Text, bindparam, cast, column, func, insert, select
+from sqlalchemy import (
+    JSON,
+    BindParameter,
+    Connection,
+    Insert,
+    Table,
+    TableValuedAlias,
+    Text,
+    Update,
+    bindparam,
+    cast,
+    column,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.sql.visitors import iterate, replacement_traverse
+from sqlalchemy.types import TypeEngine
 
 from jobs.store.columns import JsonText, json_text
 from jobs.store.database import database_clock
@@ -25,18 +43,41 @@ def insert_all(tx: Connection, table: Table, rows: Sequence[Mapping[str, Any]], 
         tx.execute(insert(table).values(now), [dict(row) for row in rows])
 
 
+def update_all(tx: Connection, statement: Update, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Run `statement` for each of `rows`, its parameters by name, which mean different rows; how many it changed."""
+    if tx.dialect.name == "postgresql" and len(rows) > 1:
+        return tx.execute(_of_all(statement), {_ROWS: to_json(rows).decode()}).rowcount
+    return tx.execute(statement, rows).rowcount
+
+
 _ROWS: Final = "many_rows"
 
 
+# Both are built once, as building them takes longer than running them.
 @cache
 def _inserting(table: Table, names: tuple[str, ...], clock: str | None) -> Insert:
-    """Built once, as building it takes longer than running it."""
-    given = [column(name, table.c[name].type) for name in names]
-    listed = func.json_to_recordset(cast(bindparam(_ROWS, type_=Text), JSON)).table_valued(*given)
-    unfolded = select(*listed.render_derived(with_types=True).c)
+    rows = select(*_unfolded({name: table.c[name].type for name in names}).c)
     if clock is None:
-        return insert(table).from_select([*names], unfolded)
-    return insert(table).from_select([*names, clock], unfolded.add_columns(func.clock_timestamp()))
+        return insert(table).from_select([*names], rows)
+    return insert(table).from_select([*names, clock], rows.add_columns(func.clock_timestamp()))
+
+
+@cache
+def _of_all(statement: Update) -> Update:
+    """The statement with each of its parameters read from the rows."""
+    parameters = (each for each in iterate(statement) if isinstance(each, BindParameter))
+    columns = _unfolded({each.key: each.type for each in parameters if each.required}).c
+
+    def read(element: Any, **_: Any) -> Any:
+        return columns.get(element.key) if isinstance(element, BindParameter) else None
+
+    return typing.cast("Update", replacement_traverse(statement, {}, read))
+
+
+def _unfolded(types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:
+    given = [column(name, of_type) for name, of_type in types.items()]
+    listed = func.json_to_recordset(cast(bindparam(_ROWS, type_=Text), JSON)).table_valued(*given, name="many")
+    return listed.render_derived(with_types=True)
 
 
 def _as_json(table: Table, rows: Sequence[Mapping[str, Any]]) -> str:

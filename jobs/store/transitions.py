@@ -15,7 +15,7 @@ from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
-from jobs.store.many import insert_all
+from jobs.store.many import insert_all, update_all
 from jobs.store.rows import cost_columns, usage_columns
 
 NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
@@ -118,7 +118,7 @@ def move_all(tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str,
         rows.setdefault(frozenset(values), []).append(row)
         moved.append(replace(job, **{**implied, **changes}))
     for names, alike in rows.items():
-        if tx.execute(_moving(verb, names), alike).rowcount < len(alike):
+        if update_all(tx, _moving(verb, names), alike) < len(alike):
             raise StaleJob(moves[0][0].id, verb)
     if transition.target.is_terminal:
         write_events(tx, [job for job in moved if job.background], now)
@@ -130,12 +130,16 @@ def _moving(verb: Verb, names: frozenset[str]) -> Update:
     """The statement of one verb; built once, as building it takes longer than running it."""
     row = tables.jobs.c
     guard = (
-        row.id == bindparam("old_id"),
-        row.attempt == bindparam("old_attempt"),
-        row.parked_until.is_not_distinct_from(bindparam("old_parked_until")),
+        row.id == bindparam("old_id", type_=row.id.type),
+        row.attempt == bindparam("old_attempt", type_=row.attempt.type),
+        row.parked_until.is_not_distinct_from(bindparam("old_parked_until", type_=row.parked_until.type)),
         or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # an IN takes no list of rows
     )
-    return update(tables.jobs).where(*guard).values({name: bindparam(f"new_{name}") for name in sorted(names)})
+    return (
+        update(tables.jobs)
+        .where(*guard)
+        .values({name: bindparam(f"new_{name}", type_=row[name].type) for name in sorted(names)})
+    )
 
 
 def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
