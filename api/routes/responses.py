@@ -178,8 +178,10 @@ async def retrieve(
         await _standing(parts, response_id, caller.id)
         return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
     if wait > 0:
-        await until_ended(request, parts, response_id, caller.id, wait)
-    return await _poll(parts, response_id, caller.id, if_none_match)
+        stands: Job | Standing = await until_ended(request, parts, response_id, caller.id, wait)
+    else:
+        stands = await _standing(parts, response_id, caller.id)
+    return await _poll(parts, response_id, caller.id, stands, if_none_match)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
@@ -242,8 +244,9 @@ def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
     return JSONResponse(render_page(data, has_more=False))
 
 
-async def _poll(parts: Parts, response_id: str, api_key_id: str, if_none_match: str | None) -> Response:
-    standing = await _standing(parts, response_id, api_key_id)
+async def _poll(
+    parts: Parts, response_id: str, api_key_id: str, standing: Job | Standing, if_none_match: str | None
+) -> Response:
     etag = _etag(standing)
     if if_none_match is not None and _matches(if_none_match, etag):
         return Response(status_code=304, headers={"etag": etag, **poll_hint(standing)})
