@@ -25,7 +25,7 @@ from tests.support.waiting import await_until
 
 PROMPT = "[[sim: full delay=0]] Say hello in one word."
 SMALL, LARGE = 100, 100_000
-REPEATS = 12
+REPEATS = 8
 REPEATS_OF_A_PEER = 4
 SLOTS = 100
 PROCESSES = 8
@@ -40,7 +40,7 @@ FIGURES = (
 
 def measure(run: Run) -> list[Report]:
     report = Report("drain", f"Draining {LARGE:,} immediate calls, and {SMALL}", FIGURES)
-    seconds = run.scaled(15, 8)
+    seconds = run.scaled(12, 8)
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack({"BACKBURNER_MAX_ATTEMPTS": "1"}) as stack:
@@ -75,7 +75,7 @@ def _queue(stack: Stack, database: Database, count: int, due_in: float) -> datet
 
 
 def _small(stack: Stack, database: Database) -> float:
-    due_at = _queue(stack, database, SMALL, 1.5)
+    due_at = _queue(stack, database, SMALL, 3)
     await_until(lambda: completed(database, due_at)[0] == SMALL, 30, stack.logs)
     _, begun, ended = completed(database, due_at)
     return (ended - begun).total_seconds()

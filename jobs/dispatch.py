@@ -110,11 +110,13 @@ class Dispatcher:
             return 0
 
         def ring(connection: Connection) -> None:
-            with self._app.amqp.Producer(connection).batch() as producer:
+            declare: Sequence[Queue] | None = None  # Celery's default, the queue
+            producer = self._app.amqp.Producer(connection)
+            with producer.batch():
                 for each in ids:
-                    self._app.send_task(
-                        task, args=(each,), task_id=each, ignore_result=True, retry=False, producer=producer
-                    )
+                    options = {"ignore_result": True, "retry": False, "producer": producer, "declare": declare}
+                    self._app.send_task(task, args=(each,), task_id=each, **options)
+                    declare = ()  # the first has declared it for all
 
         try:
             self._line.use(ring)
