@@ -7,50 +7,27 @@ a second report says: there all have ended before the worker starts.
 
 import asyncio
 import json
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 
 import httpx
 from sqlalchemy import select
 
+from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
 from jobs.sealing import generate_key
 from jobs.store import tables
 from jobs.store.database import Database
-from tests.support.stack import API_KEY, MODEL, ROOT, Process, Stack
-from tests.support.waiting import await_until
+from tests.support.stack import API_KEY, MODEL, Stack
 
 RECEIVERS = 20
 CLIENTS = 8
 CONNECTIONS = 64
-PATIENCE_SECONDS = 90
-ENVIRONMENT = {"BACKBURNER_WEBHOOK_ALLOW_HTTP": "true", "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 LATEST = Figure("p99 ms", digits=0)
 MIDDLE = Figure("p50 ms", digits=0)
 RATE = Figure("delivered/s", digits=0)
 ENDED = Figure("ended/s", digits=0)
-
-
-@dataclass(frozen=True)
-class Receivers:
-    """Where they listen, the good ones first."""
-
-    urls: list[str]
-
-    def arrivals(self) -> dict[str, float]:
-        """When each event first came to a good one: event id to unix seconds."""
-        found: dict[str, float] = httpx.get(self.urls[0]).json()
-        return found
-
-    def await_count(self, count: int) -> dict[str, float]:
-        """The same, as soon as there are so many."""
-        await_until(lambda: len(self.arrivals()) >= count, PATIENCE_SECONDS, "not all deliveries came")
-        return self.arrivals()
 
 
 def measure(run: Run) -> list[Report]:
@@ -63,41 +40,33 @@ def measure(run: Run) -> list[Report]:
             for name, hanging in (("half of them hanging", RECEIVERS // 2), ("none hanging", 0)):
                 environment = {**ENVIRONMENT, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
                 wanted = sum(number % RECEIVERS < RECEIVERS - hanging for number in range(count))
-                with servers.stack(environment) as stack, _receivers(hanging) as receivers:
-                    _end(stack, receivers, RECEIVERS)  # Celery takes messages a second after /readyz knows of it
-                    earlier = receivers.await_count(RECEIVERS - hanging)
-                    ended = {ENDED.name: _end(stack, receivers, count)}
-                    came = receivers.await_count(wanted + len(earlier))
+                with servers.stack(environment) as stack, receivers(RECEIVERS - hanging, hanging) as hooks:
+                    _end(stack, hooks, RECEIVERS)  # Celery takes messages a second after /readyz knows of it
+                    earlier = hooks.await_count(RECEIVERS - hanging)
+                    ended = {ENDED.name: _end(stack, hooks, count)}
+                    came = hooks.await_count(wanted + len(earlier))
                     arrivals = {event_id: at for event_id, at in came.items() if event_id not in earlier}
                     report.add(f"Backburner, {name}", Role.OURS, _figures(arrivals, _ends(stack)) | ended)
-                with servers.stack(environment, workers=0) as stack, _receivers(hanging) as receivers:
-                    _end(stack, receivers, count)
+                with (
+                    servers.stack(environment, workers=0) as stack,
+                    receivers(RECEIVERS - hanging, hanging) as hooks,
+                ):
+                    _end(stack, hooks, count)
                     stack.start_worker()
-                    rate = {RATE.name: _rate(receivers.await_count(wanted))}
+                    rate = {RATE.name: _rate(hooks.await_count(wanted))}
                     backlog.add(f"Backburner, {name}", Role.OURS, rate)
-            with _receivers(0) as receivers:
-                bare = asyncio.run(_bare(receivers, count))
+            with receivers(RECEIVERS) as hooks:
+                bare = asyncio.run(_bare(hooks, count))
                 report.add(f"httpx, {CONNECTIONS} kept connections", Role.LIMIT, bare)
                 backlog.add(f"httpx, {CONNECTIONS} kept connections", Role.LIMIT, {RATE.name: bare[RATE.name]})
     return [report, backlog]
 
 
-@contextmanager
-def _receivers(hanging: int) -> Iterator[Receivers]:
-    command = [sys.executable, "-m", "benchmarks.receivers", str(RECEIVERS - hanging), str(hanging)]
-    process = Process("receivers", command, {"PYTHONPATH": str(ROOT)})
-    try:
-        process.match("listening")
-        yield Receivers(process.lines[:RECEIVERS])
-    finally:
-        process.stop()
-
-
-def _end(stack: Stack, receivers: Receivers, count: int) -> float:
+def _end(stack: Stack, hooks: Receivers, count: int) -> float:
     """Let so many responses end, each with a receiver of its own choice; how many a second."""
     url = f"{stack.base_url}/responses"
     headers = {"authorization": f"Bearer {API_KEY}"}
-    bodies = (_body(receivers.urls[number % RECEIVERS]) for number in range(count))
+    bodies = (_body(hooks.urls[number % RECEIVERS]) for number in range(count))
     creates = (request("POST", url, headers, body) for body in bodies)
     made = drive(url, lambda: next(creates, None), clients=CLIENTS, keep=True)
     assert not made.refused, made.statuses
@@ -122,7 +91,7 @@ def _ends(stack: Stack) -> dict[str, float]:
     return found
 
 
-async def _bare(receivers: Receivers, count: int) -> dict[str, float]:
+async def _bare(hooks: Receivers, count: int) -> dict[str, float]:
     """The plain loop: no row, no signature, no guard."""
     sent: dict[str, float] = {}
     numbers = iter(range(count))
@@ -131,11 +100,11 @@ async def _bare(receivers: Receivers, count: int) -> dict[str, float]:
         for number in numbers:
             event_id = f"evt_{number}"
             sent[event_id] = time.time()
-            await http.post(receivers.urls[number % RECEIVERS], headers={"webhook-id": event_id}, json={"id": event_id})
+            await http.post(hooks.urls[number % RECEIVERS], headers={"webhook-id": event_id}, json={"id": event_id})
 
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=CONNECTIONS)) as http:
         await asyncio.gather(*(post(http) for _ in range(CONNECTIONS)))
-    return _figures(receivers.await_count(count), sent)
+    return _figures(hooks.await_count(count), sent)
 
 
 def _figures(arrivals: dict[str, float], begun: dict[str, float]) -> dict[str, float]:
