@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks import page
 from benchmarks.stage import Run
 
-BENCHMARKS: Final = ("accept", "poll", "latency", "in_flight", "drain", "memory", "backlog", "deliveries")
+BENCHMARKS: Final = ("accept", "poll", "latency", "in_flight", "drain", "memory", "backlog", "deliveries", "beside")
 """Each is a module of this package with a function `measure(run) -> list of reports`."""
 
 

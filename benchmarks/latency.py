@@ -51,7 +51,8 @@ def _figures(*names: str) -> list[Figure]:
     return [Figure(f"{name} p{share} ms") for name in names for share in SHARES]
 
 
-def _shares(name: str, seconds: Iterable[float]) -> dict[str, float]:
+def shares(name: str, seconds: Iterable[float]) -> dict[str, float]:
+    """The percentiles of `seconds` as figures of that name, in milliseconds."""
     values = [each * 1000 for each in seconds]
     return {f"{name} p{share} ms": percentile(values, share) for share in SHARES}
 
@@ -73,7 +74,7 @@ def _picked_up(
                 created.append(time.perf_counter() - begun)
                 accepted[name] = accepted_at
             time.sleep(PAUSE_SECONDS)
-    return {**_until_called(accepted, calls), **_shares("create", created)}
+    return {**_until_called(accepted, calls), **shares("create", created)}
 
 
 def _naive(servers: Stage, jobs: int) -> dict[str, float]:
@@ -91,14 +92,14 @@ def _enqueued(servers: Stage, kind: Kind, jobs: int) -> dict[str, float]:
 
 def _until_called(accepted: Moments, calls: Callable[[], list[dict[str, Any]]]) -> dict[str, float]:
     def all_called() -> Moments | None:
-        found = _moments(calls(), "received_at")
+        found = moments(calls(), "received_at")
         return found if accepted.keys() <= found.keys() else None
 
     called = await_until(all_called, 30, "the provider never saw some calls")
-    return _shares("pick-up", (called[name] - moment for name, moment in accepted.items()))
+    return shares("pick-up", (called[name] - moment for name, moment in accepted.items()))
 
 
-def _moments(calls: list[dict[str, Any]], field: str) -> Moments:
+def moments(calls: list[dict[str, Any]], field: str) -> Moments:
     """When each job's call was received or finished."""
     return {
         str(call["client_request_id"]).partition(":")[0]: datetime.fromisoformat(call[field]).timestamp()
@@ -110,8 +111,8 @@ def _moments(calls: list[dict[str, Any]], field: str) -> Moments:
 def _notified(stack: Stack, wait: Callable[[httpx.Client], tuple[str, float]], jobs: int) -> dict[str, float]:
     with stack.http() as http:
         ends = dict(wait(http) for _ in range(jobs))
-    finished = _moments(stack.calls(), "finished_at")
-    return _shares("notify", (ended_at - finished[name] for name, ended_at in ends.items()))
+    finished = moments(stack.calls(), "finished_at")
+    return shares("notify", (ended_at - finished[name] for name, ended_at in ends.items()))
 
 
 def _held(http: httpx.Client) -> tuple[str, float]:

@@ -1,6 +1,7 @@
 """What large prompts and answers hold in memory while they are in flight, and whether anything grows.
 
-Memory is what our processes (API and worker, not PostgreSQL, Valkey or the simulator) hold for themselves (USS).
+Memory is what our processes (API and worker) hold for themselves (USS); `all` adds PostgreSQL, Valkey and the
+simulator, what they share counted once (PSS).
 """
 
 import json
@@ -14,10 +15,10 @@ import httpx
 
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role
-from benchmarks.stage import Run, resident_bytes, stage
+from benchmarks.stage import Run, Stage, proportional_bytes, resident_bytes, stage
 from jobs.store.database import Database
 from jobs.store.queries import count_open
-from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.stack import API_KEY, MODEL, Process, Stack
 from tests.support.waiting import await_until
 
 MB = 1024 * 1024
@@ -27,7 +28,10 @@ PROMPT_BYTES = 2 * MB
 ANSWER_KB = 400
 WAVES, WAVE = 4, 2_000
 AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
-LARGE = (Figure("peak GB", 2), Figure("idle GB", 2), Figure("most in flight", 0), Figure("not completed", 0))
+LARGE = (
+    *(Figure("peak GB", 2), Figure("idle GB", 2), Figure("peak GB, API", 2), Figure("peak GB, worker", 2)),
+    *(Figure("peak GB, all", 2), Figure("most in flight", 0), Figure("not completed", 0)),
+)
 GROWTH = (Figure("KB per 1,000 jobs"), Figure("MB at first"), Figure("MB at last"))
 
 
@@ -40,21 +44,22 @@ def measure(run: Run) -> list[Report]:
         for _ in range(run.rounds):
             settings = {"BACKBURNER_WORKER_CONCURRENCY": str(CALLS), "BACKBURNER_MAX_ATTEMPTS": "1"}
             with servers.stack(settings) as stack:
-                large.add("Backburner", Role.OURS, _large(stack, calls, run.scaled(CALL_SECONDS, 15)))
+                large.add("Backburner", Role.OURS, _large(servers, stack, calls, run.scaled(CALL_SECONDS, 15)))
             with servers.stack() as stack:
                 growth.add("Backburner", Role.OURS, _growth(stack))
     return [large, growth]
 
 
-def _large(stack: Stack, calls: int, seconds: int) -> dict[str, float]:
+def _large(servers: Stage, stack: Stack, calls: int, seconds: int) -> dict[str, float]:
     _wave(stack, "[[sim: full delay=0]] Hello", 50)
     httpx.delete(f"{stack.provider_url}/_calls").raise_for_status()
     idle = _held(stack)
     prompt = "lorem ipsum " * (PROMPT_BYTES // 12) + f"[[sim: huge kb={ANSWER_KB} delay={seconds}]]"
-    with _Peak(stack) as peak:
+    with _Peak(servers, stack) as peak:
         completed = _wave(stack, prompt, calls, seconds=4 * seconds + 120)
     summary = httpx.get(f"{stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()["summary"]
-    values = (peak.bytes / MB / 1024, idle / MB / 1024, summary["peak_in_flight"], calls - completed)
+    peaks = [each / MB / 1024 for each in (peak.ours, idle, peak.api, peak.worker, peak.all)]
+    values = (*peaks, summary["peak_in_flight"], calls - completed)
     return dict(zip((each.name for each in LARGE), values, strict=True))
 
 
@@ -72,11 +77,18 @@ def _held(stack: Stack) -> int:
 
 
 class _Peak:
-    """The most that our processes held at any moment within a block."""
+    """The most that was held at any moment within a block, in bytes."""
 
-    def __init__(self, stack: Stack) -> None:
-        self.bytes = 0
+    def __init__(self, servers: Stage, stack: Stack) -> None:
+        self.ours = self.api = self.worker = self.all = 0
         self._stack = stack
+        self._all: list[Process | int] = [
+            servers.postgres.pid,
+            servers.valkey.pid,
+            stack.simulator,
+            stack.api,
+            *stack.worker_processes,
+        ]
         self._over = Event()
         self._thread = Thread(target=self._look, daemon=True)
 
@@ -90,7 +102,10 @@ class _Peak:
 
     def _look(self) -> None:
         while not self._over.wait(0.5):
-            self.bytes = max(self.bytes, _held(self._stack))
+            api, worker = resident_bytes([self._stack.api]), resident_bytes(self._stack.worker_processes)
+            self.api, self.worker = max(self.api, api), max(self.worker, worker)
+            self.ours = max(self.ours, api + worker)
+            self.all = max(self.all, proportional_bytes(self._all))
 
 
 def _wave(stack: Stack, prompt: str, count: int, seconds: float = 120) -> int:

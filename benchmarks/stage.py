@@ -101,6 +101,11 @@ def resident_bytes(processes: Sequence[Process | int]) -> int:
     return sum(each.memory_full_info().uss for each in family(processes))
 
 
+def proportional_bytes(processes: Sequence[Process | int]) -> int:
+    """What these processes and all their children hold, with what several of them share counted once (PSS)."""
+    return sum(each.memory_full_info().pss for each in family(processes))
+
+
 def family(processes: Sequence[Process | int]) -> list[psutil.Process]:
     """These processes and all their children."""
     roots = [psutil.Process(each if isinstance(each, int) else each.popen.pid) for each in processes]

@@ -1,0 +1,212 @@
+"""Whether webhook deliveries and calls in flight are in each other's way: each alone, then both in one worker process.
+
+Deliveries: 2,000 a minute at an even pace, their responses ended by cancelling what is queued for tomorrow; measured
+from a response's end, as its event's row has it, until the receiver has the event. Calls: 10,000 that only wait, and
+beside them a steady probe of new ones of a second each: pick-up, from the client's 2xx until the provider has the
+call; notify, from the provider's last byte until a client that waits with `?wait` has the end; and polls of calls in
+flight. None of the 10,000 starts or ends while is measured: the probes' calls do.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, cycle, repeat
+from typing import Any
+
+import aiohttp
+import httpx
+from sqlalchemy import select
+
+from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
+from benchmarks.latency import moments, shares
+from benchmarks.load import drive, request
+from benchmarks.report import Figure, Report, Role
+from benchmarks.stage import Run, stage
+from jobs.sealing import generate_key
+from jobs.store import tables
+from jobs.store.database import Database
+from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.waiting import await_until
+
+CALLS = 10_000
+DELIVERIES_A_MINUTE = 2_000
+PROBES_A_SECOND = 10
+RECEIVERS = 20
+CLIENTS = 16
+WARM_UP = 200
+AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
+MEASURED = ("delivery", "pick-up", "notify", "poll")
+FIGURES = [Figure(f"{name} p{share} ms") for name in MEASURED for share in (99, 50)]
+DELIVERIES_ALONE, FLIGHT_ALONE, BOTH = "deliveries alone", "calls alone", "both"
+
+
+def measure(run: Run) -> list[Report]:
+    calls, seconds = run.scaled(CALLS, 1_000), run.scaled(60, 10)
+    title = f"{DELIVERIES_A_MINUTE:,} deliveries a minute and {calls:,} calls in flight, one worker process"
+    report = Report("beside", title, FIGURES)
+    with stage() as servers:
+        for _ in range(run.rounds):
+            settings = {
+                **ENVIRONMENT,
+                "BACKBURNER_ENCRYPTION_KEYS": generate_key(),
+                "BACKBURNER_WORKER_CONCURRENCY": str(calls + 200),
+                "BACKBURNER_MAX_ATTEMPTS": "1",
+            }
+            with servers.stack(settings) as stack, receivers(RECEIVERS) as hooks:
+                for name, values in _Beside(stack, hooks, calls, seconds).rows():
+                    report.add(name, Role.OURS, values)
+                for worker in stack.worker_processes:
+                    worker.kill()  # its calls are of no use any more
+    for name in MEASURED:
+        figure = Figure(f"{name} p99 ms")
+        alone, both = (
+            next(value for each in report.subjects if each.name in names and (value := each.median(figure)))
+            for names in ((DELIVERIES_ALONE, FLIGHT_ALONE), (BOTH,))
+        )
+        report.note(f"{name} p99: {both / alone:.2f} times what it is alone")
+    return [report]
+
+
+@dataclass
+class _Seen:
+    """What the clients of one window saw: moments in unix time by response, and the latencies of polls."""
+
+    accepted: dict[str, float] = field(default_factory=dict)
+    told: dict[str, float] = field(default_factory=dict)
+    polls: list[float] = field(default_factory=list)
+
+
+class _Beside:
+    def __init__(self, stack: Stack, hooks: Receivers, calls: int, seconds: int) -> None:
+        self._stack = stack
+        self._hooks = hooks
+        self._calls = calls
+        self._seconds = seconds
+        self._url = f"{stack.base_url}/responses"
+        self._in_flight: list[str] = []
+
+    def rows(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """The three rows of the table, measured one after the other."""
+        self._warm_up()
+        count = DELIVERIES_A_MINUTE * self._seconds // 60
+        to_end = self._create((self._queued(number) for number in range(2 * count)), 2 * count)
+        yield DELIVERIES_ALONE, self._window(to_end[:count], probes=False)
+        self._take_off()
+        yield FLIGHT_ALONE, self._window([], probes=True)
+        yield BOTH, self._window(to_end[count:], probes=True)
+        assert self._summary()["in_flight"] >= self._calls, "the calls ended before the measurement"
+
+    def _warm_up(self) -> None:
+        bodies = (self._call("Hello", 0) for _ in range(WARM_UP))
+        self._create(bodies, WARM_UP)
+        await_until(lambda: self._summary()["outcomes"].get("answered") == WARM_UP, 60, self._stack.logs)
+        self._window(self._create((self._queued(number) for number in range(RECEIVERS)), RECEIVERS), probes=False)
+
+    def _take_off(self) -> None:
+        before = self._summary()["total"]
+        hold = 5 * self._seconds + self._calls // 50
+        self._in_flight = self._create((self._call("Hello", hold) for _ in range(self._calls)), self._calls)
+        await_until(lambda: self._summary()["total"] == before + self._calls, hold, self._stack.logs)
+        time.sleep(5)  # until what the start has left behind is tidied up
+
+    def _window(self, to_end: list[str], *, probes: bool) -> dict[str, float]:
+        """What one stretch of time came to, in milliseconds."""
+        before = self._summary()["total"]
+        seen = asyncio.run(self._drive(to_end, probes=probes))
+        figures: dict[str, float] = {}
+        if to_end:
+            figures |= shares("delivery", self._late(to_end))
+        if probes:
+            calls = self._calls_after(before)
+            received, finished = moments(calls, "received_at"), moments(calls, "finished_at")
+            figures |= shares("pick-up", [received[name] - at for name, at in seen.accepted.items()])
+            figures |= shares("notify", [at - finished[name] for name, at in seen.told.items()])
+            figures |= shares("poll", seen.polls)
+        return figures
+
+    async def _drive(self, to_end: list[str], *, probes: bool) -> _Seen:
+        seen = _Seen()
+        polled = cycle(self._in_flight)
+
+        async def cancel(number: int) -> None:
+            async with http.post(f"{self._url}/{to_end[number]}/cancel") as answer:
+                assert answer.status == 200, answer.status
+
+        async def probe(_number: int) -> None:
+            async with http.post(self._url, data=self._call("Hello", 1)) as answer:
+                accepted_at = time.time()
+                name = (await answer.json())["id"]
+            seen.accepted[name] = accepted_at
+            async with http.get(f"{self._url}/{name}", params={"wait": 60}) as answer:
+                seen.told[name] = time.time()
+                assert (await answer.json())["status"] == "completed", name
+
+        async def poll(_number: int) -> None:
+            begun = time.perf_counter()
+            async with http.get(f"{self._url}/{next(polled)}") as answer:
+                assert (await answer.json())["status"] == "in_progress"
+            seen.polls.append(time.perf_counter() - begun)
+
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), headers={**AUTHORIZED, "content-type": "application/json"}
+        ) as http:
+            count = PROBES_A_SECOND * self._seconds
+            paced = [_paced(cancel, len(to_end), DELIVERIES_A_MINUTE / 60)] if to_end else []
+            if probes:
+                paced += [_paced(probe, count, PROBES_A_SECOND), _paced(poll, 2 * count, 2 * PROBES_A_SECOND)]
+            await asyncio.gather(*paced)
+        return seen
+
+    def _late(self, ended: list[str]) -> list[float]:
+        database = Database(self._stack.database_url, pool_size=1)
+        row = tables.webhook_events.c
+        with database.read() as tx:
+            events = {each.job_id: each for each in tx.execute(select(row.id, row.job_id, row.created_at))}
+        database.close()
+        arrivals = self._hooks.await_count(len(events))
+        return [arrivals[events[job_id].id] - events[job_id].created_at.timestamp() for job_id in ended]
+
+    def _create(self, bodies: Iterator[bytes], count: int) -> list[str]:
+        creates = (request("POST", self._url, AUTHORIZED, body) for body in bodies)
+        requests = chain(creates, repeat(None))
+        load = drive(self._url, lambda: next(requests), clients=CLIENTS, keep=True)
+        assert not load.refused, load.statuses
+        assert len(load.bodies) == count, len(load.bodies)
+        return [json.loads(each)["id"] for each in load.bodies]
+
+    @staticmethod
+    def _call(prompt: str, seconds: int) -> bytes:
+        body = {"model": MODEL, "input": f"[[sim: full delay={seconds}]] {prompt}", "background": True}
+        return json.dumps(body).encode()
+
+    def _queued(self, number: int) -> bytes:
+        body = {
+            "model": MODEL,
+            "input": "x",
+            "background": True,
+            "webhook": {"url": self._hooks.urls[number % RECEIVERS]},
+        }
+        return json.dumps(body | {"run_at": int(time.time()) + 86_400, "deadline_seconds": 2 * 86_400}).encode()
+
+    def _summary(self) -> dict[str, Any]:
+        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
+        summary: dict[str, Any] = ledger["summary"]
+        return summary
+
+    def _calls_after(self, sequence: int) -> list[dict[str, Any]]:
+        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"after": sequence}, timeout=30).json()
+        calls: list[dict[str, Any]] = ledger["calls"]
+        return calls
+
+
+async def _paced(do: Callable[[int], Coroutine[Any, Any, None]], count: int, rate: float) -> None:
+    """Begin `do` so often, at an even pace, however long each takes; and see all of them end."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    running = []
+    for number in range(count):
+        await asyncio.sleep(begun + number / rate - loop.time())
+        running.append(asyncio.create_task(do(number)))
+    await asyncio.gather(*running)
