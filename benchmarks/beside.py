@@ -4,7 +4,8 @@ Deliveries: 2,000 a minute at an even pace, their responses ended by cancelling 
 from a response's end, as its event's row has it, until the receiver has the event. Calls: 10,000 that only wait, and
 beside them a steady probe of new ones of a second each: pick-up, from the client's 2xx until the provider has the
 call; notify, from the provider's last byte until a client that waits with `?wait` has the end; and polls of calls in
-flight. None of the 10,000 starts or ends while is measured: the probes' calls do.
+flight. None of the 10,000 starts or ends while is measured: the probes' calls do. As many responses are cancelled
+beside the calls alone, with nobody who wants to hear of it: what is compared is the deliveries.
 """
 
 import asyncio
@@ -91,18 +92,20 @@ class _Beside:
         """The three rows of the table, measured one after the other."""
         self._warm_up()
         count = DELIVERIES_A_MINUTE * self._seconds // 60
-        to_end = self._create((self._queued(number) for number in range(2 * count)), 2 * count)
-        yield DELIVERIES_ALONE, self._window(to_end[:count], probes=False)
+        heard = self._create((self._queued(**self._hook(number)) for number in range(2 * count)), 2 * count)
+        unheard = self._create((self._queued() for _ in range(count)), count)
+        yield DELIVERIES_ALONE, self._window(heard[:count], probes=False)
         self._take_off()
-        yield FLIGHT_ALONE, self._window([], probes=True)
-        yield BOTH, self._window(to_end[count:], probes=True)
+        yield FLIGHT_ALONE, self._window(unheard, probes=True)
+        yield BOTH, self._window(heard[count:], probes=True)
         assert self._summary()["in_flight"] >= self._calls, "the calls ended before the measurement"
 
     def _warm_up(self) -> None:
         bodies = (self._call("Hello", 0) for _ in range(WARM_UP))
         self._create(bodies, WARM_UP)
         await_until(lambda: self._summary()["outcomes"].get("answered") == WARM_UP, 60, self._stack.logs)
-        self._window(self._create((self._queued(number) for number in range(RECEIVERS)), RECEIVERS), probes=False)
+        hooked = (self._queued(**self._hook(number)) for number in range(RECEIVERS))
+        self._window(self._create(hooked, RECEIVERS), probes=False)
 
     def _take_off(self) -> None:
         before = self._summary()["total"]
@@ -116,8 +119,9 @@ class _Beside:
         before = self._summary()["total"]
         seen = asyncio.run(self._drive(to_end, probes=probes))
         figures: dict[str, float] = {}
-        if to_end:
-            figures |= shares("delivery", self._late(to_end))
+        late = self._late(to_end)
+        if late:
+            figures |= shares("delivery", late)
         if probes:
             calls = self._calls_after(before)
             received, finished = moments(calls, "received_at"), moments(calls, "finished_at")
@@ -153,7 +157,7 @@ class _Beside:
             connector=aiohttp.TCPConnector(limit=0), headers={**AUTHORIZED, "content-type": "application/json"}
         ) as http:
             count = PROBES_A_SECOND * self._seconds
-            paced = [_paced(cancel, len(to_end), DELIVERIES_A_MINUTE / 60)] if to_end else []
+            paced = [_paced(cancel, len(to_end), DELIVERIES_A_MINUTE / 60)]
             if probes:
                 paced += [_paced(probe, count, PROBES_A_SECOND), _paced(poll, 2 * count, 2 * PROBES_A_SECOND)]
             await asyncio.gather(*paced)
@@ -166,7 +170,8 @@ class _Beside:
             events = {each.job_id: each for each in tx.execute(select(row.id, row.job_id, row.created_at))}
         database.close()
         arrivals = self._hooks.await_count(len(events))
-        return [arrivals[events[job_id].id] - events[job_id].created_at.timestamp() for job_id in ended]
+        heard = [events[job_id] for job_id in ended if job_id in events]
+        return [arrivals[each.id] - each.created_at.timestamp() for each in heard]
 
     def _create(self, bodies: Iterator[bytes], count: int) -> list[str]:
         creates = (request("POST", self._url, AUTHORIZED, body) for body in bodies)
@@ -181,14 +186,15 @@ class _Beside:
         body = {"model": MODEL, "input": f"[[sim: full delay={seconds}]] {prompt}", "background": True}
         return json.dumps(body).encode()
 
-    def _queued(self, number: int) -> bytes:
-        body = {
-            "model": MODEL,
-            "input": "x",
-            "background": True,
-            "webhook": {"url": self._hooks.urls[number % RECEIVERS]},
-        }
-        return json.dumps(body | {"run_at": int(time.time()) + 86_400, "deadline_seconds": 2 * 86_400}).encode()
+    @staticmethod
+    def _queued(**fields: Any) -> bytes:
+        """A response that waits until tomorrow."""
+        at = int(time.time()) + 86_400
+        body = {"model": MODEL, "input": "x", "background": True, "run_at": at, "deadline_seconds": 2 * 86_400}
+        return json.dumps(body | fields).encode()
+
+    def _hook(self, number: int) -> dict[str, Any]:
+        return {"webhook": {"url": self._hooks.urls[number % RECEIVERS]}}
 
     def _summary(self) -> dict[str, Any]:
         ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
