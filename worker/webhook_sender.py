@@ -7,6 +7,7 @@ the slots of calls, and calls that take an hour hold up no delivery. No transact
 import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from threading import Thread
 from typing import Final, Protocol, TypeVar
@@ -17,7 +18,8 @@ from jobs.events import Announcer
 from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.deliveries import Recorded, Sending, claim_deliveries, receivers_of, record_try
+from jobs.store.deliveries import Recorded, record_try
+from jobs.store.delivery_claims import Due, Sending, claim_deliveries, receivers_of
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
 from jobs.webhook import DeliveryError, TryReport, signed_headers
@@ -110,19 +112,19 @@ class WebhookSender:
         What else is due to a receiver that works need not wait for its bell, while slots are not scarce. False when
         some of it may have been left.
         """
-        receiver = self._looks.do(delivery_id)
-        if receiver is None:
+        due = self._looks.do(delivery_id)
+        if due is None:
             return True
-        if not self._widths.take(receiver):
-            self._backlog.add(receiver, [delivery_id])
+        if not self._widths.take(due.receiver):
+            self._backlog.add(due.receiver, [delivery_id])
             return True
         try:
-            return self._take_turns(receiver, delivery_id)
+            return self._take_turns(due.receiver, delivery_id, has_others=due.has_others)
         finally:
-            if self._widths.give_back(receiver):
-                self._backlog.forget(receiver)
+            if self._widths.give_back(due.receiver):
+                self._backlog.forget(due.receiver)
 
-    def _take_turns(self, receiver: str, delivery_id: str) -> bool:
+    def _take_turns(self, receiver: str, delivery_id: str, *, has_others: bool) -> bool:
         following: str | None = delivery_id
         in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
         while following is not None and in_vain < MOST_PER_RECEIVER:
@@ -132,23 +134,30 @@ class WebhookSender:
                 log.warning("delivery not claimed", delivery_id=following, error=type(error).__name__)
                 return False
             in_vain = in_vain + 1 if sending is None else 0
-            if (sending is not None and not self._deliver(sending, receiver)) or self._is_scarce():
+            if sending is not None:
+                report, recorded = self._deliver(sending, receiver)
+                if report.error is not None:
+                    return False
+                has_others = has_others or recorded.status is None  # it was rescued meanwhile, and is due again
+            if self._is_scarce():
                 return False
-            following = self._backlog.take(receiver) or self._look_for_more(receiver)
+            following = self._backlog.take(receiver)
+            has_others = has_others or following is not None
+            if following is None and has_others:  # nobody looks for more in vain who came alone: each end rings
+                following = self._look_for_more(receiver)
         return following is None
 
     def _is_scarce(self) -> bool:
         return self._identity.claiming_as is None or self._busy > self._slots // 2
 
-    def _deliver(self, sending: Sending, receiver: str) -> bool:
-        """Whether the receiver took it."""
+    def _deliver(self, sending: Sending, receiver: str) -> tuple[TryReport, Recorded]:
+        """What the receiver made of it, and what that has changed."""
         report = self._send(sending)
         self._widths.learn(receiver, report.error)
-        self._record(sending, report)
-        return report.error is None
+        return report, self._record(sending, report)
 
-    def _find_receivers(self, delivery_ids: Sequence[str]) -> Sequence[str | None]:
-        found = self._look(lambda tx: receivers_of(tx, delivery_ids)) or {}
+    def _find_receivers(self, delivery_ids: Sequence[str]) -> Sequence[Due | None]:
+        found = self._look(lambda tx: receivers_of(tx, delivery_ids, self._clock())) or {}
         return [found.get(each) for each in delivery_ids]
 
     def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[Sending | None]:
@@ -186,7 +195,7 @@ class WebhookSender:
             return TryReport(DeliveryError.SECRET_UNREADABLE)
         headers = {
             "Content-Type": "application/json",
-            "User-Agent": f"Backburner/{version('backburner')}",
+            "User-Agent": _user_agent(),
             **signed_headers(secrets, sending.event_id, self._clock(), body),
         }
         line = Line()
@@ -196,7 +205,7 @@ class WebhookSender:
         finally:
             self._lines.discard(line)
 
-    def _record(self, sending: Sending, report: TryReport) -> None:
+    def _record(self, sending: Sending, report: TryReport) -> Recorded:
         """Commit what came of it, however long the database is away: else it would go out again."""
         recorded = record(
             self._database,
@@ -204,6 +213,7 @@ class WebhookSender:
             delivery_id=sending.id,
         )
         self._tell(sending, report, recorded)
+        return recorded
 
     def _tell(self, sending: Sending, report: TryReport, recorded: Recorded) -> None:
         facts = {"delivery_id": sending.id, "event_id": sending.event_id, "endpoint_id": sending.endpoint_id}
@@ -217,3 +227,8 @@ class WebhookSender:
             log.error("webhook endpoint disabled", endpoint_id=sending.endpoint_id, reason=recorded.disabled)
         if sending.is_test:
             self._announcer.tested(sending.id)
+
+
+@cache
+def _user_agent() -> str:
+    return f"Backburner/{version('backburner')}"

@@ -7,8 +7,9 @@ Locks are taken in one order, endpoint before delivery, as the erasure of an end
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    Update,
     bindparam,
     delete,
     exists,
@@ -31,6 +33,7 @@ from jobs.ids import new_id
 from jobs.job import Job, WebhookTarget
 from jobs.store import tables
 from jobs.store.columns import among
+from jobs.store.delivery_claims import Sending
 from jobs.webhook import (
     DISABLE_AFTER,
     EVENT_OF,
@@ -47,22 +50,6 @@ from jobs.webhook import (
 
 CLAIM_LASTS = timedelta(minutes=2)
 """Far above what a try may take: a claim that is older was never confirmed to its worker, or that one is gone."""
-
-
-@dataclass(frozen=True)
-class Sending:
-    """A claimed delivery and all that is needed to send it; the secrets are sealed."""
-
-    id: str
-    number: int
-    failures: int
-    is_test: bool
-    endpoint_id: str
-    event_id: str
-    payload: str
-    was_failing: bool
-    url: str = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,66 +186,15 @@ def _delivery_row(event_id: str, endpoint_id: str, api_key_id: str, receiver: st
 
 def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
     """The deliveries that the ends of jobs have made and nobody has taken up."""
-    row, event = tables.webhook_deliveries.c, tables.webhook_events.c
-    events = select(event.id).where(event.job_id.in_(job_ids))
-    return list(tx.execute(select(row.id).where(row.event_id.in_(events), tables.IS_PENDING)).scalars())
+    return list(tx.execute(_PENDING_OF_JOBS, {"ids": job_ids}).scalars())
 
 
-def receivers_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
-    """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
-    row = tables.webhook_deliveries.c
-    found = tx.execute(select(row.id, row.receiver).where(row.id.in_(delivery_ids), tables.IS_PENDING))
-    return {each.id: each.receiver for each in found}
-
-
-def claim_deliveries(tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime) -> dict[str, Sending]:
-    """Claim those that are due and open the rows of their next tries, by their ids; one whose bell is stale is missing.
-
-    So is one that another connection is just changing: waiting for several of them could be a deadlock.
-    """
-    row, endpoint, event = tables.webhook_deliveries.c, tables.webhook_endpoints.c, tables.webhook_events.c
-    due = select(row.id).where(row.id.in_(delivery_ids), tables.IS_PENDING, row.available_at <= now)
-    locked = tx.execute(due.with_for_update(skip_locked=True, key_share=True)).scalars().all()
-    if not locked:
-        return {}
-    claim = (
-        update(tables.webhook_deliveries)
-        .where(row.id.in_(locked))
-        .values(status=DeliveryStatus.SENDING, worker_id=worker_id, claimed_at=now, rung_at=None, tries=row.tries + 1)
-        .returning(row.id, row.tries, row.failures, row.is_test, row.endpoint_id, row.event_id)
-    )
-    claimed = tx.execute(claim).all()
-    tries = [{"delivery_id": each.id, "number": each.tries, "started_at": now} for each in claimed]
-    tx.execute(insert(tables.webhook_tries), tries)
-    # not joined: a database that counts on ids in order would rather read along them
-    told = select(event.id, event.payload).where(event.id.in_({each.event_id for each in claimed}))
-    payloads = {each.id: each.payload for each in tx.execute(told)}
-    of_endpoints = select(
-        endpoint.id,
-        endpoint.url,
-        endpoint.secret,
-        endpoint.former_secret,
-        endpoint.former_until,
-        endpoint.failing_since,
-    ).where(endpoint.id.in_({each.endpoint_id for each in claimed}))
-    found = {each.id: each for each in tx.execute(of_endpoints)}
-    sendings = {}
-    for each in claimed:
-        hook = found[each.endpoint_id]
-        former = hook.former_secret if hook.former_until is not None and hook.former_until > now else None
-        sendings[each.id] = Sending(
-            id=each.id,
-            number=each.tries,
-            failures=each.failures,
-            is_test=each.is_test,
-            endpoint_id=each.endpoint_id,
-            event_id=each.event_id,
-            payload=payloads[each.event_id],
-            was_failing=hook.failing_since is not None,
-            url=hook.url,
-            secrets=tuple(secret for secret in (hook.secret, former) if secret is not None),
-        )
-    return sendings
+_PENDING_OF_JOBS = select(tables.webhook_deliveries.c.id).where(
+    tables.webhook_deliveries.c.event_id.in_(
+        select(tables.webhook_events.c.id).where(tables.webhook_events.c.job_id.in_(_IDS))
+    ),
+    tables.IS_PENDING,
+)
 
 
 def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded:
@@ -277,16 +213,23 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
         else:
             changes = {"status": DeliveryStatus.PENDING, "available_at": now + delay}
     changes |= {"worker_id": None, "failures": failures, "http_status": report.http_status, "error_kind": report.error}
-    row = tables.webhook_deliveries.c
-    own = (row.id == sending.id, tables.IS_SENDING, row.tries == sending.number)
     status: DeliveryStatus | None = changes["status"]
-    if tx.execute(update(tables.webhook_deliveries).where(*own).values(changes)).rowcount:
+    own = {"own_id": sending.id, "own_number": sending.number}
+    if tx.execute(_recording(frozenset(changes)), own | {f"new_{name}": to for name, to in changes.items()}).rowcount:
         _close_try(tx, sending.id, sending.number, report, now)
     else:
         status = _record_late(tx, sending, report, now)
     if health.disabled is not None:
         _fail_pending(tx, sending.endpoint_id, now)
     return Recorded(status, health.warned, health.disabled)
+
+
+@cache
+def _recording(names: frozenset[str]) -> Update:
+    """The statement that closes a try; built once, as building it takes longer than running it."""
+    row = tables.webhook_deliveries.c
+    own = (row.id == bindparam("own_id"), tables.IS_SENDING, row.tries == bindparam("own_number"))
+    return update(tables.webhook_deliveries).where(*own).values({name: bindparam(f"new_{name}") for name in names})
 
 
 def _record_late(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> DeliveryStatus | None:
@@ -309,9 +252,19 @@ def _record_late(tx: Connection, sending: Sending, report: TryReport, now: datet
 
 
 def _close_try(tx: Connection, delivery_id: str, number: int, report: TryReport, now: datetime) -> None:
-    row = tables.webhook_tries.c
-    closing = update(tables.webhook_tries).where(row.delivery_id == delivery_id, row.number == number)
-    tx.execute(closing.values(ended_at=now, http_status=report.http_status, error_kind=report.error))
+    changes = {"ended_at": now, "http_status": report.http_status, "error_kind": report.error}
+    own = {"own_id": delivery_id, "own_number": number}
+    tx.execute(_CLOSING, own | {f"new_{name}": to for name, to in changes.items()})
+
+
+_CLOSING = (
+    update(tables.webhook_tries)
+    .where(
+        tables.webhook_tries.c.delivery_id == bindparam("own_id"),
+        tables.webhook_tries.c.number == bindparam("own_number"),
+    )
+    .values({name: bindparam(f"new_{name}") for name in ("ended_at", "http_status", "error_kind")})
+)
 
 
 def _update_health(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> _Health:

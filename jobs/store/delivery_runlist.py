@@ -40,9 +40,19 @@ def pick_due_deliveries(tx: Connection, now: datetime, limit: int, rung_before: 
 
 def due_of_receiver(tx: Connection, receiver: str, now: datetime, limit: int) -> list[str]:
     """The oldest due deliveries of one receiver, rung or not."""
-    row = tables.webhook_deliveries.c
-    due = select(row.id).where(tables.IS_PENDING, row.receiver == receiver, row.available_at <= now)
-    return list(tx.execute(due.order_by(row.available_at, row.id).limit(limit)).scalars())
+    return list(tx.execute(_DUE_OF_RECEIVER, {"whom": receiver, "now": now, "limit": limit}).scalars())
+
+
+_DUE_OF_RECEIVER = (
+    select(tables.webhook_deliveries.c.id)
+    .where(
+        tables.IS_PENDING,
+        tables.webhook_deliveries.c.receiver == bindparam("whom"),
+        tables.webhook_deliveries.c.available_at <= bindparam("now"),
+    )
+    .order_by(tables.webhook_deliveries.c.available_at, tables.webhook_deliveries.c.id)
+    .limit(bindparam("limit"))
+)
 
 
 def _out_by_receiver(tx: Connection) -> dict[str, int]:

@@ -12,13 +12,12 @@ from jobs.store import endpoints as store
 from jobs.store import tables, workers
 from jobs.store.deliveries import (
     CLAIM_LASTS,
-    Sending,
-    claim_deliveries,
     pending_of_jobs,
     prune_events,
     record_try,
     rescue_deliveries,
 )
+from jobs.store.delivery_claims import Sending, claim_deliveries
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, pick_due_deliveries
 from jobs.store.endpoints import Endpoint, SealedSecret
 from jobs.store.keys import ApiKey

@@ -22,13 +22,12 @@ from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_atte
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
 from jobs.store.deliveries import (
-    claim_deliveries,
     pending_of_jobs,
-    receivers_of,
     record_try,
     rescue_deliveries,
     write_events,
 )
+from jobs.store.delivery_claims import claim_deliveries, receivers_of
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
@@ -296,7 +295,7 @@ def write_and_claim(tx: Connection, world: World) -> None:
     job = queries.get_job(tx, world.one(Status.COMPLETED))
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
-    assert receivers_of(tx, [delivery_id])
+    assert receivers_of(tx, [delivery_id], NOW)
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
     assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
 

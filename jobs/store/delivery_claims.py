@@ -1,0 +1,124 @@
+"""How a worker takes deliveries up: whom a bell is for, and the claim.
+
+The statements are built once: a delivery has a dozen, and building them took longer than running them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import BindParameter, Connection, bindparam, exists, insert, literal, select, update
+
+from jobs.store import tables
+from jobs.webhook import DeliveryStatus
+
+
+@dataclass(frozen=True)
+class Due:
+    """Whom a pending delivery is for, and whether others are due there as well."""
+
+    receiver: str
+    has_others: bool
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A claimed delivery and all that is needed to send it; the secrets are sealed."""
+
+    id: str
+    number: int
+    failures: int
+    is_test: bool
+    endpoint_id: str
+    event_id: str
+    payload: str
+    was_failing: bool
+    url: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+_DELIVERY: Final = tables.webhook_deliveries.c
+_OTHER: Final = tables.webhook_deliveries.alias("other")
+_ENDPOINT: Final = tables.webhook_endpoints.c
+_EVENT: Final = tables.webhook_events.c
+_IDS: Final[BindParameter[Any]] = bindparam("ids", expanding=True)
+_IS_DUE: Final = _DELIVERY.available_at <= bindparam("now")
+_RECEIVERS: Final = select(
+    _DELIVERY.id,
+    _DELIVERY.receiver,
+    exists()
+    .where(
+        _OTHER.c.status == literal(DeliveryStatus.PENDING, literal_execute=True),
+        _OTHER.c.receiver == _DELIVERY.receiver,
+        _OTHER.c.available_at <= bindparam("now"),
+        _OTHER.c.id != _DELIVERY.id,
+    )
+    .label("has_others"),
+).where(_DELIVERY.id.in_(_IDS), tables.IS_PENDING)
+_LOCK: Final = (
+    select(_DELIVERY.id)
+    .where(_DELIVERY.id.in_(_IDS), tables.IS_PENDING, _IS_DUE)
+    .with_for_update(skip_locked=True, key_share=True)
+)
+_CLAIM: Final = (
+    update(tables.webhook_deliveries)
+    .where(_DELIVERY.id.in_(_IDS))
+    .values(
+        status=DeliveryStatus.SENDING,
+        worker_id=bindparam("by_worker"),
+        claimed_at=bindparam("now"),
+        rung_at=None,
+        tries=_DELIVERY.tries + 1,
+    )
+    .returning(
+        *(_DELIVERY.id, _DELIVERY.tries, _DELIVERY.failures, _DELIVERY.is_test),
+        *(_DELIVERY.endpoint_id, _DELIVERY.event_id),
+    )
+)
+_OPEN_TRIES: Final = insert(tables.webhook_tries)
+# not joined: a database that counts on ids in order would rather read along them
+_PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(_EVENT.id.in_(_IDS))
+_ENDPOINTS: Final = select(
+    *(_ENDPOINT.id, _ENDPOINT.url, _ENDPOINT.secret, _ENDPOINT.former_secret, _ENDPOINT.former_until),
+    _ENDPOINT.failing_since,
+).where(_ENDPOINT.id.in_(_IDS))
+
+
+def receivers_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:
+    """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
+    found = tx.execute(_RECEIVERS, {"ids": delivery_ids, "now": now})
+    return {each.id: Due(each.receiver, each.has_others) for each in found}
+
+
+def claim_deliveries(tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime) -> dict[str, Sending]:
+    """Claim those that are due and open the rows of their next tries, by their ids; one whose bell is stale is missing.
+
+    So is one that another connection is just changing: waiting for several of them could be a deadlock.
+    """
+    locked = tx.execute(_LOCK, {"ids": delivery_ids, "now": now}).scalars().all()
+    if not locked:
+        return {}
+    claimed = tx.execute(_CLAIM, {"ids": locked, "by_worker": worker_id, "now": now}).all()
+    tx.execute(_OPEN_TRIES, [{"delivery_id": each.id, "number": each.tries, "started_at": now} for each in claimed])
+    told = tx.execute(_PAYLOADS, {"ids": list({each.event_id for each in claimed})})
+    payloads = {each.id: each.payload for each in told}
+    hooks = tx.execute(_ENDPOINTS, {"ids": list({each.endpoint_id for each in claimed})})
+    found = {each.id: each for each in hooks}
+    sendings = {}
+    for each in claimed:
+        hook = found[each.endpoint_id]
+        former = hook.former_secret if hook.former_until is not None and hook.former_until > now else None
+        sendings[each.id] = Sending(
+            id=each.id,
+            number=each.tries,
+            failures=each.failures,
+            is_test=each.is_test,
+            endpoint_id=each.endpoint_id,
+            event_id=each.event_id,
+            payload=payloads[each.event_id],
+            was_failing=hook.failing_since is not None,
+            url=hook.url,
+            secrets=tuple(secret for secret in (hook.secret, former) if secret is not None),
+        )
+    return sendings
