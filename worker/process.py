@@ -177,6 +177,7 @@ class WorkerProcess:
         """Register and begin to work."""
         gc.collect()
         gc.freeze()  # decision 0066: to go through all modules again takes 100 ms, in which no bell is heard
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
         raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)
@@ -188,9 +189,6 @@ class WorkerProcess:
         self.maintenance.start()
         for patrol in self.patrols:
             patrol.start()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
 
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running."""
