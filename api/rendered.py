@@ -1,14 +1,25 @@
-"""Bodies of ended responses, serialised once.
+"""Bodies as they leave: serialised quickly, and those of ended responses once.
 
 An ended response never changes under its ETag. Whoever asks for one has been told by the rows that it is there, his,
 and which ETag it has; so what was deleted or run again, by whichever process, is never found here.
 """
 
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
+
+from fastapi.responses import JSONResponse
+from pydantic_core import to_json
 
 ROOM_BYTES: Final = 32 * 1024 * 1024
 LARGEST_BYTES: Final = 1024 * 1024
+
+
+class Json(JSONResponse):
+    """JSON at half the cost of Starlette's, and of an answer's text without a copy of it in between."""
+
+    def render(self, content: Any) -> bytes:
+        """What is no number in JSON becomes null."""
+        return to_json(content, inf_nan_mode="null")
 
 
 class Rendered:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from api.acceptance import read_body
 from api.dependencies import Parts, PartsDep, Reader, Writer
 from api.errors import RESPONSE_ID, failed_response
+from api.rendered import Json
 from api.request_docs import request_body
 from api.resending import accept_once
 from api.schemas import (
@@ -118,7 +119,7 @@ async def create(
         return EventStream(request, parts, job.id, caller.id)
     if job.background:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
-        return JSONResponse(render_response(accepted.document, None), headers=headers)
+        return Json(render_response(accepted.document, None), headers=headers)
     job = await until_ended(request, parts, job.id, caller.id, HEADERS_HELD_SECONDS)
     if not job.status.is_terminal:
         return HeldAnswer(request, parts, accepted.document)
@@ -151,7 +152,7 @@ def list_responses(
     with parts.database.read() as tx:
         documents, has_more = list_documents(tx, caller.id, filters, limit=limit, after=after, ascending=order == "asc")
         data = [render_response(document, queue_position(tx, document.job)) for document in documents]
-    return JSONResponse(render_page(data, has_more=has_more))
+    return Json(render_page(data, has_more=has_more))
 
 
 @direct_router.get(
@@ -264,7 +265,7 @@ def _show(parts: Parts, response_id: str, api_key_id: str) -> Response:
         document = get_document(tx, response_id, api_key_id)
         position = queue_position(tx, document.job)
     headers = {"etag": _etag(document.job), RESPONSE_ID: response_id, **poll_hint(document.job)}
-    return JSONResponse(render_response(document, position), headers=headers)
+    return Json(render_response(document, position), headers=headers)
 
 
 def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
