@@ -44,8 +44,8 @@ format: $(TEST_STAMP) ## Format and mend what can be mended
 docs: $(RUN_STAMP) ## Write the files that are generated from code
 	$(BIN)/python -m docs.generate
 
-bench: $(BENCH_STAMP) ## Measure beside the plain ways and the peers; NAMES="accept drain", see docs/performance.md
-	$(BIN)/python -m benchmarks $(NAMES)
+bench: $(BENCH_STAMP) ## Measure beside the plain ways and the peers; NAMES="accept drain" ROUNDS=1, see docs/performance.md
+	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(NAMES)
 
 bench-quick: $(BENCH_STAMP) ## The same within five minutes, for the shape of it
 	$(BIN)/python -m benchmarks --quick $(NAMES)

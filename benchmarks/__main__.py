@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m benchmarks [--quick] [NAME ...]`; without names all of them, one after the other."""
+"""Run benchmarks: `python -m benchmarks [--quick] [--rounds N] [NAME ...]`; without names all, one after the other."""
 
 import argparse
 import sys
@@ -10,7 +10,10 @@ from rich.console import Console
 from benchmarks import page
 from benchmarks.stage import Run
 
-BENCHMARKS: Final = ("accept", "poll", "latency", "in_flight", "drain", "memory", "backlog", "deliveries", "beside")
+BENCHMARKS: Final = (
+    *("accept", "poll", "latency", "in_flight", "drain"),
+    *("memory", "backlog", "deliveries", "beside", "profile"),
+)
 """Each is a module of this package with a function `measure(run) -> list of reports`."""
 
 
@@ -19,10 +22,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true", help="a shape within minutes instead of a figure; not kept")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each subject is measured; 1 with --quick")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    run = Run(quick=arguments.quick)
+    run = Run(quick=arguments.quick, rounds=1 if arguments.quick else arguments.rounds)
     console = Console(width=140)
     failed = []
     for name in arguments.names or BENCHMARKS:

@@ -27,14 +27,10 @@ POSTGRES_SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """How much to measure: `quick` ones end within minutes and show the shape, not the figure."""
+    """How much to measure, in how many rounds. `quick` runs end within minutes and show the shape, not the figure."""
 
     quick: bool = False
-
-    @property
-    def rounds(self) -> int:
-        """How often each subject is measured."""
-        return 1 if self.quick else 3
+    rounds: int = 3
 
     def scaled(self, full: int, quick: int) -> int:
         """A count that is smaller in a quick run."""
