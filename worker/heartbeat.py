@@ -20,6 +20,8 @@ from worker.provider.line import AbortReason
 
 BEATS_PER_AUDIT = 3
 SWEEP_EVERY = 0.25
+BEAT_AGAIN_AFTER = 0.25
+"""When one was not heard: a short outage is not to look like the silence of two beats."""
 
 log = get_logger(__name__)
 
@@ -63,11 +65,14 @@ class Heartbeat:
             log.warning("could not leave", error=type(error).__name__)
 
     def _beat(self) -> None:
+        pause = BEAT_EVERY
         for number in count(1):
-            if self._stopping.wait(BEAT_EVERY):
+            if self._stopping.wait(pause):
                 return
+            pause = BEAT_AGAIN_AFTER
             try:
                 self._identity.beat()
+                pause = BEAT_EVERY
                 self.drop_settled()
                 if number % BEATS_PER_AUDIT == 0:
                     self.audit()
