@@ -18,7 +18,8 @@ from worker.calls import Calls
 from worker.identity import BEAT_EVERY, Identity
 from worker.provider.line import AbortReason
 
-BEATS_PER_AUDIT = 3
+LOOK_EVERY = 2.0
+LOOKS_PER_AUDIT = 3
 SWEEP_EVERY = 0.25
 BEAT_AGAIN_AFTER = 0.25
 """When one was not heard: a short outage is not to look like the silence of two beats."""
@@ -27,7 +28,7 @@ log = get_logger(__name__)
 
 
 class Heartbeat:
-    """Three loops of one worker process; each outlives a database or a Redis that is away."""
+    """Four loops of one worker process; each outlives a database or a Redis that is away."""
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class Heartbeat:
         self._client = client
         self._rescue_orphans = rescue_orphans
         self._stopping = Event()
-        self._threads = [Thread(target=loop, daemon=True) for loop in (self._beat, self._sweep, self._listen)]
+        loops = (self._beat, self._look_after, self._sweep, self._listen)
+        self._threads = [Thread(target=loop, daemon=True) for loop in loops]
 
     def start(self) -> None:
         """Register the worker and begin.
@@ -66,20 +68,29 @@ class Heartbeat:
 
     def _beat(self) -> None:
         pause = BEAT_EVERY
-        for number in count(1):
-            if self._stopping.wait(pause):
-                return
+        while not self._stopping.wait(pause):
             pause = BEAT_AGAIN_AFTER
             try:
                 self._identity.beat()
                 pause = BEAT_EVERY
-                self.drop_settled()
-                if number % BEATS_PER_AUDIT == 0:
-                    self.audit()
             except SQLAlchemyError as error:
                 log.warning("heartbeat failed", error=type(error).__name__)
             except Exception:  # whatever broke, the next beat must come: silence would be taken for death
                 log.exception("heartbeat broke")
+
+    def _look_after(self) -> None:
+        """Apart from the beats: with ten thousand calls these looks take seconds, which would count as silence."""
+        for number in count(1):
+            if self._stopping.wait(LOOK_EVERY):
+                return
+            try:
+                self.drop_settled()
+                if number % LOOKS_PER_AUDIT == 0:
+                    self.audit()
+            except SQLAlchemyError as error:
+                log.warning("look after calls failed", error=type(error).__name__)
+            except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
+                log.exception("look after calls broke")
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_EVERY):

@@ -28,7 +28,7 @@ from jobs.ids import first_id_at
 from jobs.job import Job, Usage
 from jobs.lifecycle import Status
 from jobs.store import tables
-from jobs.store.columns import ByteOrdered, Moment
+from jobs.store.columns import ByteOrdered, Moment, among
 from jobs.store.counts import count_waiting
 from jobs.store.database import Database
 from jobs.store.lanes import calls_out
@@ -36,7 +36,7 @@ from jobs.store.rows import job_from
 from jobs.store.runlist import queued_groups
 
 POSITION_LIMIT = 1_000
-IDS_PER_QUERY = 500
+IDS_PER_QUERY = 2_000
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
     with database.read() as tx:
         for start in range(0, len(ids), IDS_PER_QUERY):
             chunk = ids[start : start + IDS_PER_QUERY]
-            found = tx.execute(select(row.id).where(row.id.in_(chunk), row.completed_at.is_(None)))
+            found = tx.execute(select(row.id).where(among(tx, row.id, chunk), row.completed_at.is_(None)))
             still_open.update(found.scalars())
     return set(ids) - still_open
 
