@@ -13,8 +13,8 @@ SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.
 # the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
 LONG := tests/api/test_many_watchers.py tests/crash/test_every_step.py tests/crash/test_many_deliveries.py \
 	tests/e2e/test_lanes.py tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
-# twice the cores of the smallest machine: the tests wait more than they compute
-TEST_PROCESSES ?= 4
+# the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all check format docs lock bench bench-quick chaos clean

@@ -110,11 +110,12 @@ async def _until_up(service: Service) -> None:
 async def _until_ready(plan: Plan, screen: Screen) -> None:
     """Ask until the API says that all is there; what is missing after a while is said once, and asking goes on."""
     complain_at = monotonic() + plan.ready_seconds
+    told = None
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
         while (missing := await _missing(client, plan.readiness_url)) is not None:
-            if monotonic() >= complain_at:
+            if monotonic() >= complain_at and missing != told:
                 screen.note(f"not ready after {plan.ready_seconds:g} s: {missing}; still waiting")
-                complain_at = float("inf")
+                told = missing
             await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -106,7 +106,7 @@ def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
     settings = {"worker_timeout_seconds": "3", "retry_base_seconds": "0"}
     with up(tmp_path, **settings) as killed:
         children = killed.wait_until_ready()
-        running = killed.client("submit", "[[sim: full delay=3]] Hello")
+        running = killed.client("submit", "[[sim: full delay=10]] Hello")
         await_until(lambda: killed.status(running) == "in_progress", 10, "the call never began")
         killed.signal(signal.SIGKILL)
         killed.exit_status()
