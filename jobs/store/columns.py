@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
@@ -61,7 +61,10 @@ class JsonText(TypeDecorator[Any]):
 
 def json_text(value: Any) -> str | None:
     """A value as `JsonText` keeps it; ASCII only, so that no encoding can refuse it."""
-    return None if value is None else json.dumps(value, separators=(",", ":"))
+    return None if value is None else _ENCODER.encode(value)
+
+
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one for each call
 
 
 class ByteOrdered(TypeDecorator[str]):

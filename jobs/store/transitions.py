@@ -15,7 +15,7 @@ from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
-from jobs.store.many import insert_all, update_all
+from jobs.store.many import insert_into_all, update_all
 from jobs.store.rows import cost_columns, usage_columns
 
 NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
@@ -42,15 +42,13 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
-    insert_all(tx, tables.jobs, stored)
-    requests = [{"job_id": job_id, "settings": dict(spec.settings), "input": spec.input} for job_id, spec in accepted]
-    insert_all(tx, tables.requests, requests)
+    requests = [{"job_id": job_id, "settings": spec.settings, "input": spec.input} for job_id, spec in accepted]
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
         for job_id, spec in accepted
         for key, value in spec.metadata.items()
     ]
-    insert_all(tx, tables.job_metadata, labels)
+    insert_into_all(tx, {tables.jobs: stored, tables.requests: requests, tables.job_metadata: labels})
     for row, (job_id, spec) in zip(rows, accepted, strict=True):
         if spec.webhook is not None:
             keep_target(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])
