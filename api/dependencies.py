@@ -10,6 +10,7 @@ from api.intake import Intake
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
+from api.showing import Shown
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.events import Announcer, Waiters
@@ -41,6 +42,7 @@ class Parts:
     intake: Intake
     keys: AsyncGathering[str, ApiKey | None]
     standings: AsyncGathering[tuple[str, str], Standing | None]
+    shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
 
 

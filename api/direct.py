@@ -4,67 +4,73 @@ Finding the route and solving its dependencies costs more than all the rest of s
 still describes these routes, and still serves a request with a query: parameters are checked in one place.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from re import Pattern
-from typing import Any
+from typing import Any, Final
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from api.dependencies import Requires, bearer, get_caller, get_parts
+from api.middleware import RequestIds
 from jobs.store.keys import ApiKey
 
+Handlers = Mapping[Any, ExceptionHandler]
+_FOUND: Final = "path_params"
 
-@dataclass(frozen=True)
+
 class _Direct:
     """A route whose endpoint takes the request, the parts, a caller, path parameters and headers that are text."""
 
-    methods: frozenset[str]
-    path: Pattern[str]
-    endpoint: Callable[..., Awaitable[Response]]
-    allow: Callable[[ApiKey], Awaitable[ApiKey]]
-    headers: tuple[tuple[str, str], ...]
+    def __init__(self, route: APIRoute, prefix: str, handlers: Handlers) -> None:
+        (allow,) = (each.call for each in route.dependant.dependencies if isinstance(each.call, Requires))
+        self.methods = frozenset(route.methods or ())
+        self.path: Pattern[str] = compile_path(prefix + route.path)[0]
+        self._endpoint: Callable[..., Awaitable[Response]] = route.endpoint
+        self._allow: Callable[[ApiKey], Awaitable[ApiKey]] = allow
+        self._headers = [(each.name, each.alias) for each in route.dependant.header_params]
+        self._handlers = handlers
 
-    @classmethod
-    def of(cls, route: APIRoute, prefix: str) -> "_Direct":
-        dependant = route.dependant
-        (allow,) = (each.call for each in dependant.dependencies if isinstance(each.call, Requires))
-        path, _format, _convertors = compile_path(prefix + route.path)
-        headers = tuple((each.name, each.alias) for each in dependant.header_params)
-        return cls(frozenset(route.methods or ()), path, route.endpoint, allow, headers)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._answer(Request(scope, receive))
+            await answer(scope, receive, send)
+        except Exception as error:  # noqa: BLE001  # raised again where the handlers are called, or beyond them
+            await ExceptionMiddleware(_raising(error), self._handlers)(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        parts = await get_parts(request)
+        caller = await self._allow(await get_caller(parts, await bearer(request)))
+        given = {name: request.headers.get(alias) for name, alias in self._headers}
+        return await self._endpoint(request, parts, caller, **request.scope[_FOUND], **given)
 
 
 class DirectRoutes:
     """Calls the endpoints of `routes` itself; passes on what is not theirs, and what has a query."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str, handlers: Handlers) -> None:
+        """`app` serves what is passed on; `handlers` answer what an endpoint raises, as Starlette's do."""
         self._app = app
-        self._routes = [_Direct.of(each, prefix) for each in routes if isinstance(each, APIRoute)]
+        direct = [_Direct(each, prefix, handlers) for each in routes if isinstance(each, APIRoute)]
+        self._routes = [(each.methods, each.path, RequestIds(each)) for each in direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "http" and not scope["query_string"] and not scope.get("root_path"):
-            for route in self._routes:
-                found = route.path.match(scope["path"]) if scope["method"] in route.methods else None
+            for methods, path, serve in self._routes:
+                found = path.match(scope["path"]) if scope["method"] in methods else None
                 if found is not None:
-                    answer = await _answer(route, found.groupdict(), Request(scope, receive))
-                    await answer(scope, receive, send)
+                    scope[_FOUND] = found.groupdict()
+                    await serve(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
 
-async def _answer(route: _Direct, path_params: dict[str, str], request: Request) -> Response:
-    parts = await get_parts(request)
-    caller = await route.allow(await get_caller(parts, await bearer(request)))
-    given = {name: request.headers.get(alias) for name, alias in route.headers}
-    return await route.endpoint(request, parts, caller, **path_params, **given)
+def _raising(error: Exception) -> ASGIApp:
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise error
 
-
-def install_direct_routes(app: FastAPI, routes: Sequence[Any], prefix: str) -> None:
-    """Let `app`, which knows its error handlers by now, serve directly what it includes under `prefix`."""
-    app.add_middleware(DirectRoutes, routes=routes, prefix=prefix)
-    app.add_middleware(ExceptionMiddleware, handlers=app.exception_handlers)
+    return app

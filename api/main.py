@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from api.dependencies import Parts
-from api.direct import install_direct_routes
+from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
 from api.middleware import RequestIds
@@ -16,8 +16,10 @@ from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
+from api.showing import show_all
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
+from jobs.garbage import collect_rarely
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
 from jobs.outbox import Outbox
@@ -33,6 +35,8 @@ DESCRIPTION = """The durable background job queue for slow reasoning models.
 
 The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` and use one of its API keys.
 """
+SHOWN_AT_ONCE = 32
+"""Answers may be large, and all of them are in memory until the last is read."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -67,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         intake=Intake(database, dispatcher, run_list),
         keys=AsyncGathering(find),
         standings=AsyncGathering(stand),
+        shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
     )
 
@@ -77,8 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
         parts.owed.start()
         await parts.waiters.start()
-        gc.collect()
-        gc.freeze()  # decision 0060: to go through all modules again takes 50 ms, in which nobody is answered
+        collect_rarely()
         try:
             yield
         finally:
@@ -108,7 +112,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     install_error_handlers(app)
-    install_direct_routes(app, responses.direct_router.routes, prefix="/v1")
     app.add_middleware(RequestIds)
-    app.add_middleware(NoteAnswers, owed=parts.owed)
+    passed_on = app.build_middleware_stack()
+    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers)
+    app.middleware_stack = NoteAnswers(direct, parts.owed)
     return app

@@ -138,10 +138,13 @@ class NoteAnswers:
 
         async def send_and_note(message: Message) -> None:
             nonlocal settled, streams
+            if debt.request_id is None:
+                await send(message)
+                return
             if message["type"] == "http.response.start":
                 streams = _is_stream(message)
             ends = streams or (message["type"] == "http.response.body" and not message.get("more_body", False))
-            if settled or not ends or debt.request_id is None:
+            if settled or not ends:
                 await send(message)
                 return
             left = await _has_left(receive)

@@ -14,12 +14,20 @@ ROOM_BYTES: Final = 32 * 1024 * 1024
 LARGEST_BYTES: Final = 1024 * 1024
 
 
+def json_body(content: Any) -> bytes:
+    """JSON at half the cost of Starlette's, and of an answer's text without a copy of it in between.
+
+    What is no number in JSON becomes null.
+    """
+    return to_json(content, inf_nan_mode="null")
+
+
 class Json(JSONResponse):
-    """JSON at half the cost of Starlette's, and of an answer's text without a copy of it in between."""
+    """A body made by `json_body`."""
 
     def render(self, content: Any) -> bytes:
-        """What is no number in JSON becomes null."""
-        return to_json(content, inf_nan_mode="null")
+        """Make it."""
+        return json_body(content)
 
 
 class Rendered:

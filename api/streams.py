@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import Request, Response
-from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.dependencies import Parts
@@ -24,7 +23,7 @@ from api.waiting import until_disconnected, until_ended
 from jobs.errors import JobNotFound
 from jobs.lifecycle import Status
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.queries import Document, get_document
+from jobs.store.queries import Document
 from jobs.telemetry import get_logger
 
 KEEPALIVE_SECONDS: Final = 15.0
@@ -175,11 +174,4 @@ class HeldAnswer(Lasting):
 
     async def _answer(self) -> bytes:
         job = self._accepted.job
-        await until_ended(self._request, self._parts, job.id, job.api_key_id, None)
-        return await run_in_threadpool(self._body)
-
-    def _body(self) -> bytes:
-        job = self._accepted.job
-        with self._parts.database.read() as tx:
-            document = get_document(tx, job.id, job.api_key_id)
-        return json.dumps(render_response(document, None), separators=(",", ":")).encode()
+        return (await until_ended(self._request, self._parts, job.id, job.api_key_id, None)).body

@@ -2,7 +2,8 @@
 
 Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
 all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
-`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop.
+`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop, where all that came in one turn of it
+came at the same time.
 """
 
 from asyncio import AbstractEventLoop, Future, get_running_loop
@@ -139,7 +140,8 @@ class AsyncGathering(Generic[T, R]):
         future: Future[R] = loop.create_future()
         self._waiting.append((item, future))
         if not self.is_busy:
-            self._begin(loop)
+            self.is_busy = True
+            loop.call_soon(self._begin, loop)
         return await future
 
     def _begin(self, loop: AbstractEventLoop) -> None:

@@ -4,7 +4,6 @@ Celery's own time limits and soft shutdown do nothing on the gevent pool, so the
 no more is claimed and running calls may finish within the grace; what is left then is handed back.
 """
 
-import gc
 import resource
 import signal
 import time
@@ -20,6 +19,7 @@ from celery.worker import state
 
 from jobs.dispatch import HEADROOM, Dispatcher
 from jobs.events import Announcer, connect
+from jobs.garbage import collect_rarely
 from jobs.models import Catalogue
 from jobs.outbox import Outbox
 from jobs.sealing import VARIABLE, Seal
@@ -53,8 +53,6 @@ RECORDING_SECONDS = 10.0
 ALONE = {"without_mingle": True, "without_gossip": True}
 """Options of Celery's: no talk with other workers, of which we make no use. Each start of its consumer, and each new
 connection to the broker, would ask them for their news and wait a second for it, deaf to every bell meanwhile."""
-GARBAGE_THRESHOLDS = (5_000, 10, 60)
-"""Decision 0074: a full collection goes through all that ten thousand calls hold, and nothing else runs meanwhile."""
 
 log = get_logger(__name__)
 
@@ -175,9 +173,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Register and begin to work."""
-        gc.collect()
-        gc.freeze()  # decision 0066: to go through all modules again takes 100 ms, in which no bell is heard
-        gc.set_threshold(*GARBAGE_THRESHOLDS)
+        collect_rarely()
         raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.acceptance import read_body
@@ -25,8 +24,9 @@ from api.schemas import (
     render_page,
     render_response,
 )
+from api.showing import etag_of, poll_hint, show, shown_response
 from api.streams import EventStream, HeldAnswer
-from api.waiting import poll_hint, until_ended
+from api.waiting import until_ended
 from jobs.errors import RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
@@ -120,12 +120,10 @@ async def create(
     if job.background:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
         return Json(render_response(accepted.document, None), headers=headers)
-    job = await until_ended(request, parts, job.id, caller.id, HEADERS_HELD_SECONDS)
-    if not job.status.is_terminal:
+    shown = await until_ended(request, parts, job.id, caller.id, HEADERS_HELD_SECONDS)
+    if not shown.job.status.is_terminal:
         return HeldAnswer(request, parts, accepted.document)
-    if job.status is Status.FAILED:
-        return failed_response(job)
-    return await run_in_threadpool(_show, parts, job.id, caller.id)
+    return failed_response(shown.job) if shown.job.status is Status.FAILED else shown.answer()
 
 
 @router.get(
@@ -179,10 +177,10 @@ async def retrieve(
         await _standing(parts, response_id, caller.id)
         return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
     if wait > 0:
-        stands: Job | Standing = await until_ended(request, parts, response_id, caller.id, wait)
-    else:
-        stands = await _standing(parts, response_id, caller.id)
-    return await _poll(parts, response_id, caller.id, stands, if_none_match)
+        shown = await until_ended(request, parts, response_id, caller.id, wait)
+        return _unchanged(shown.job, if_none_match) or shown.answer()
+    standing = await _standing(parts, response_id, caller.id)
+    return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
@@ -197,7 +195,7 @@ def cancel(parts: PartsDep, caller: Writer, response_id: str) -> Response:
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
     job = _settle_race(parts, caller.id, response_id, ending)
-    return _show(parts, job.id, caller.id)
+    return show(parts.database, job.id, caller.id).answer()
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
@@ -214,9 +212,11 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
             return revive(tx, job, now, now + timedelta(seconds=seconds))
 
     job = _settle_race(parts, caller.id, response_id, reviving)
-    answer = _show(parts, job.id, caller.id)  # before the bell: what was done, and not what became of it meanwhile
+    shown = show(
+        parts.database, job.id, caller.id
+    )  # before the bell: what was done, and not what became of it meanwhile
     parts.dispatcher.ring(job.id)
-    return answer
+    return shown.answer()
 
 
 @router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
@@ -245,27 +245,21 @@ def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
     return JSONResponse(render_page(data, has_more=False))
 
 
-async def _poll(
-    parts: Parts, response_id: str, api_key_id: str, standing: Job | Standing, if_none_match: str | None
-) -> Response:
-    etag = _etag(standing)
-    if if_none_match is not None and _matches(if_none_match, etag):
-        return Response(status_code=304, headers={"etag": etag, **poll_hint(standing)})
-    body = parts.rendered.get(response_id, etag)
+def _unchanged(standing: Job | Standing, if_none_match: str | None) -> Response | None:
+    etag = etag_of(standing)
+    if if_none_match is None or not _matches(if_none_match, etag):
+        return None
+    return Response(status_code=304, headers={"etag": etag, **poll_hint(standing)})
+
+
+async def _body(parts: Parts, standing: Standing, api_key_id: str) -> Response:
+    body = parts.rendered.get(standing.id, etag_of(standing))
     if body is not None:
-        return Response(body, headers={"etag": etag, RESPONSE_ID: response_id}, media_type="application/json")
-    answer = await run_in_threadpool(_show, parts, response_id, api_key_id)
-    if standing.status.is_terminal and answer.headers["etag"] == etag:
-        parts.rendered.keep(response_id, etag, bytes(answer.body))
-    return answer
-
-
-def _show(parts: Parts, response_id: str, api_key_id: str) -> Response:
-    with parts.database.read() as tx:
-        document = get_document(tx, response_id, api_key_id)
-        position = queue_position(tx, document.job)
-    headers = {"etag": _etag(document.job), RESPONSE_ID: response_id, **poll_hint(document.job)}
-    return Json(render_response(document, position), headers=headers)
+        return shown_response(standing, body)
+    shown = await parts.shown.do((standing.id, api_key_id))
+    if shown.job.status.is_terminal:
+        parts.rendered.keep(standing.id, etag_of(shown.job), shown.body)
+    return shown.answer()
 
 
 def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
@@ -308,10 +302,6 @@ async def _standing(parts: Parts, response_id: str, api_key_id: str) -> Standing
     if standing is None:
         raise no_job(response_id)
     return standing
-
-
-def _etag(job: Job | Standing) -> str:
-    return f'"{job.attempt}-{job.status}-{job.updated_at.timestamp() * 1_000_000:.0f}"'
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

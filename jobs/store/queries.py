@@ -6,7 +6,7 @@ All are scoped by API key; each is answered from an index however many rows ther
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -120,11 +120,17 @@ def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
     Raises:
         JobNotFound: there is none, or it is another's.
     """
-    row = tables.jobs.c
-    found = tx.execute(_documents().where(row.id == job_id, row.api_key_id == api_key_id)).mappings().one_or_none()
-    if found is None:
+    [document] = get_documents(tx, [(job_id, api_key_id)])
+    if document is None:
         raise no_job(job_id)
-    return _document_from(found)
+    return document
+
+
+def get_documents(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Document | None]:
+    """The response of each pair of its id and its key's id; None where there is none, or it is another's."""
+    rows = tx.execute(_THESE_DOCUMENTS, {"ids": sorted({job_id for job_id, _ in pairs})}).mappings()
+    found = {(document.job.id, document.job.api_key_id): document for document in map(_document_from, rows)}
+    return [found.get(pair) for pair in pairs]
 
 
 def no_job(job_id: str) -> JobNotFound:
@@ -285,3 +291,7 @@ def _documents() -> Select[Any]:
 def _document_from(row: Any) -> Document:
     settings = row["settings"]
     return Document(job_from(row), settings, settings.get("metadata") or {}, row["response"])
+
+
+# built once, which takes longer than to run it
+_THESE_DOCUMENTS: Final = _documents().where(tables.jobs.c.id.in_(bindparam("ids", expanding=True)))

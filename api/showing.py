@@ -1,0 +1,80 @@
+"""How a response is shown to whoever polls it or waits for it: its body, its ETag, and when to ask again.
+
+What is asked for at the same time is read from the database together: decision 0077.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from fastapi import Response
+
+from api.errors import RESPONSE_ID
+from api.rendered import json_body
+from api.schemas import render_response
+from jobs.errors import JobNotFound
+from jobs.job import Job
+from jobs.lifecycle import Status
+from jobs.store.database import Database
+from jobs.store.queries import Standing, get_documents, no_job, queue_position
+
+LONGEST_HINT: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A response as it stood at one moment, and its body."""
+
+    job: Job
+    body: bytes
+
+    def answer(self) -> Response:
+        """What its client is sent."""
+        return shown_response(self.job, self.body)
+
+
+def show_all(database: Database, pairs: Sequence[tuple[str, str]]) -> list[Shown | JobNotFound]:
+    """The response of each pair of its id and its key's id; `JobNotFound` where there is none, or it is another's."""
+    with database.read() as tx:
+        documents = [(each, queue_position(tx, each.job) if each else None) for each in get_documents(tx, pairs)]
+    return [
+        no_job(job_id) if document is None else Shown(document.job, json_body(render_response(document, position)))
+        for (job_id, _), (document, position) in zip(pairs, documents, strict=True)
+    ]
+
+
+def show(database: Database, job_id: str, api_key_id: str) -> Shown:
+    """One response.
+
+    Raises:
+        JobNotFound: there is none, or it is another's.
+    """
+    [shown] = show_all(database, [(job_id, api_key_id)])
+    if isinstance(shown, JobNotFound):
+        raise shown
+    return shown
+
+
+def shown_response(standing: Job | Standing, body: bytes) -> Response:
+    """The answer with this body, of a response that stands so."""
+    headers = {"etag": etag_of(standing), RESPONSE_ID: standing.id, **poll_hint(standing)}
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def etag_of(standing: Job | Standing) -> str:
+    """What changes whenever the response does."""
+    return f'"{standing.attempt}-{standing.status}-{standing.updated_at.timestamp() * 1_000_000:.0f}"'
+
+
+def poll_hint(standing: Job | Standing) -> dict[str, str]:
+    """When to ask again: soon at first, then ever more rarely; nothing once the response has ended."""
+    if standing.status.is_terminal:
+        return {}
+    now = datetime.now(UTC)
+    if standing.status is Status.QUEUED and standing.available_at > now:
+        seconds = (standing.available_at - now).total_seconds() + 1
+    else:
+        seconds = (now - (standing.started_at or standing.created_at)).total_seconds() / 5
+    seconds = min(max(seconds, 1.0), LONGEST_HINT)
+    return {"retry-after": str(round(seconds)), "openai-poll-after-ms": str(round(seconds * 1000))}
