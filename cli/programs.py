@@ -40,11 +40,8 @@ def worker(extra: Sequence[str] = ()) -> tuple[str, ...]:
     return (
         *PYTHON,
         *ROOT_MAY,
-        *("-m", "celery"),
-        *("-A", "worker.main"),
+        *("-m", "worker"),
         "--quiet",
-        "worker",
-        *("--pool", "gevent"),
         *("--loglevel", "warning"),
         *("--without-gossip", "--without-mingle"),
         *extra,

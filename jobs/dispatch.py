@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 from celery import Celery
+from celery.app.amqp import task_message
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError
@@ -30,6 +31,7 @@ DELIVER: Final = "backburner.deliver"
 DELIVERIES_NAME: Final = "backburner.deliveries"
 DELIVERIES: Final = Queue(DELIVERIES_NAME, Exchange(DELIVERIES_NAME, type="direct"), routing_key=DELIVERIES_NAME)
 """Webhook deliveries have a queue of their own, so that neither they nor the calls wait behind the other's bells."""
+QUEUES: Final = {EXECUTE: QUEUE, DELIVER: DELIVERIES}
 WINDOW_PER_SLOT: Final = 2
 HEADROOM: Final = 8
 FRESH_SECONDS: Final = 0.25
@@ -53,8 +55,8 @@ def create_celery(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         task_default_queue=QUEUE_NAME,
         task_ignore_result=True,
-        task_queues=[QUEUE, DELIVERIES],
-        task_routes={DELIVER: {"queue": DELIVERIES_NAME}},
+        task_queues=[*QUEUES.values()],
+        task_routes={task: {"queue": queue.name} for task, queue in QUEUES.items()},
         task_store_errors_even_if_ignored=False,
         worker_concurrency=settings.worker_concurrency + HEADROOM,
         worker_disable_prefetch=_holds_bells(settings.broker),
@@ -114,8 +116,8 @@ class Dispatcher:
             producer = self._app.amqp.Producer(connection)
             with producer.batch():
                 for each in ids:
-                    options = {"ignore_result": True, "retry": False, "producer": producer, "declare": declare}
-                    self._app.send_task(task, args=(each,), task_id=each, **options)
+                    options = {"queue": QUEUES[task], "retry": False, "declare": declare}
+                    self._app.amqp.send_task_message(producer, task, _message(task, each), **options)
                     declare = ()  # the first has declared it for all
 
         try:
@@ -152,6 +154,20 @@ class Dispatcher:
         """Let go of the broker's connections."""
         self._line.close()
         self._app.close()
+
+
+def _message(task: str, job_or_delivery_id: str) -> task_message:
+    """What Celery's protocol asks for; what `send_task` adds to it, a worker would hold for as long as each call takes.
+
+    Source: https://docs.celeryq.dev/en/stable/internals/protocol.html#version-2
+    """
+    args = (job_or_delivery_id,)
+    headers = {"lang": "py", "task": task, "id": job_or_delivery_id, "argsrepr": repr(args), **_NO_OPTIONS}
+    return task_message(headers, {"correlation_id": job_or_delivery_id}, (args, {}, _NOTHING_FOLLOWS), sent_event=None)
+
+
+_NO_OPTIONS: Final = {"ignore_result": True, "eta": None, "expires": None, "retries": 0}
+_NOTHING_FOLLOWS: Final = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
 
 
 def _queue_length(connection: Connection, queue: str) -> int:

@@ -7,7 +7,14 @@ import logging
 import sys
 from typing import Any
 
-import structlog
+# Decision 0076: structlog would load Rich and all that it can highlight, to draw tracebacks as we do not want them.
+if "rich" in sys.modules:
+    import structlog
+else:
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to let an import fail
+    import structlog
+
+    del sys.modules["rich"]
 
 from jobs.settings import Settings
 

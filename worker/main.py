@@ -1,7 +1,7 @@
 """Composition root of the worker: `celery -A worker.main worker`.
 
 The pool is gevent's, and what it patches must be patched before anything else is imported. Celery does so only when
-`-P gevent` stands on its command line, so a worker started without it starts itself again with it.
+`-P gevent` stands on its command line, so a worker started without it starts itself again, as `python -m worker`.
 """
 
 import os
@@ -11,7 +11,12 @@ import time
 import gevent.monkey
 
 if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pragma: no cover  # replaces the process
-    os.execv(sys.executable, [sys.executable, "-m", "celery", *sys.argv[1:], "-P", "gevent"])  # noqa: S606  # ourselves again
+    at = sys.argv.index("worker")
+    before, after = sys.argv[1:at], sys.argv[at + 1 :]
+    quiet = [each for each in before if each in ("-q", "--quiet")]
+    alone = {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
+    again = ["worker", *quiet, *after] if alone else ["celery", *sys.argv[1:], "-P", "gevent"]
+    os.execv(sys.executable, [sys.executable, "-m", *again])  # noqa: S606  # ourselves again
 
 import kombu.utils.functional
 from celery.signals import setup_logging

@@ -15,6 +15,7 @@ from typing import Any, Self
 import httpx
 from openai import OpenAI
 
+from cli.programs import API_IDLE_SECONDS
 from migrations import upgrade
 from tests.support.waiting import await_until
 
@@ -140,13 +141,12 @@ class Stack:
 
     def start_api(self) -> None:
         """Another API process takes the place of the one before, under a URL of its own."""
-        self.api = self._start(
-            "api", ["-m", "uvicorn", "--factory", "api.main:create_app", "--port", "0", "--no-access-log"]
-        )
+        options = ["--port", "0", "--no-access-log", "--timeout-keep-alive", str(API_IDLE_SECONDS)]
+        self.api = self._start("api", ["-m", "uvicorn", "--factory", "api.main:create_app", *options])
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
     def start_worker(self) -> Process:
-        return self._start("worker", ["-m", "celery", "-A", "worker.main", "worker", "-P", "gevent"])
+        return self._start("worker", ["-m", "worker"])
 
     def _start(self, name: str, arguments: list[str]) -> Process:
         process = Process(name, [sys.executable, *arguments], self.settings())

@@ -16,7 +16,7 @@ import httpx
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
 from jobs.models import Model
-from worker.provider.exchange import Endpoint, Received, ended_here, overdue, too_large
+from worker.provider.exchange import Endpoint, Received, chunks_of, ended_here, overdue, too_large
 from worker.provider.line import Line
 from worker.provider.sse import Event, EventParser, EventTooLarge
 
@@ -28,6 +28,8 @@ _LAST: Final = frozenset({"response.completed", "response.incomplete", "response
 
 class Ending:
     """What a stream's last event says, and the cost that may come beside or after it."""
+
+    __slots__ = ("_meta", "_response", "amid_text", "raw")
 
     def __init__(self) -> None:
         self._response: Any = None
@@ -98,12 +100,15 @@ def _read_events(
 ) -> Received:
     parser, ending = EventParser(limit), Ending()
     fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
+
+    def hear(chunk: bytes) -> None:
+        for event in parser.feed(chunk):
+            ending.take(event)
+            if heard is not None:
+                heard(event.data)
+
     try:
-        for chunk in response.iter_bytes():
-            for event in parser.feed(chunk):
-                ending.take(event)
-                if heard is not None:
-                    heard(event.data)
+        for _ in map(hear, chunks_of(response)):  # which, unlike a loop, holds no chunk while the next is awaited
             if monotonic() > ends_at:
                 fault = overdue()
                 break

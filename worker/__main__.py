@@ -1,0 +1,24 @@
+"""`python -m worker`: Celery's own worker command on the gevent pool, alone.
+
+The command line `celery` imports all its other commands and their plugins, Flower among them, which every worker would
+then hold: decision 0076.
+"""
+
+import sys
+
+from celery import maybe_patch_concurrency
+
+POOL = ("-P", "gevent")
+maybe_patch_concurrency(POOL)  # what gevent patches must be patched before anything else is imported
+
+from celery.bin.base import CLIContext  # noqa: E402
+from celery.bin.worker import worker  # noqa: E402
+
+from worker.main import app  # noqa: E402
+
+QUIET = ("-q", "--quiet")
+"""Celery's own option before its command, which does not know it."""
+
+arguments = [each for each in sys.argv[1:] if each not in QUIET]
+quiet = len(arguments) < len(sys.argv) - 1
+worker(args=[*arguments, *POOL], obj=CLIContext(app, no_color=None, workdir=None, quiet=quiet))
