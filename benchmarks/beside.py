@@ -1,11 +1,14 @@
 """Whether webhook deliveries and calls in flight are in each other's way: each alone, then both in one worker process.
 
 Deliveries: 2,000 a minute at an even pace, their responses ended by cancelling what is queued for tomorrow; measured
-from a response's end, as its event's row has it, until the receiver has the event. Calls: 10,000 that only wait, and
-beside them a steady probe of new ones of a second each: pick-up, from the client's 2xx until the provider has the
-call; notify, from the provider's last byte until a client that waits with `?wait` has the end; and polls of calls in
-flight. None of the 10,000 starts or ends while is measured: the probes' calls do. As many responses are cancelled
-beside the calls alone, with nobody who wants to hear of it: what is compared is the deliveries.
+from a response's end, as its event's row has it, until the receiver has the event. Calls: 10,000 that only wait. What
+measures them is a steady probe of new ones of a second each: pick-up, from the client's 2xx until the provider has the
+call; notify, from the provider's last byte until a client that waits with `?wait` has the end; and polls of what is
+not over. None of the 10,000 starts or ends while is measured.
+
+The three stretches differ in what is compared and in nothing else: the probes run in all of them, beside the calls
+alone as many responses are cancelled, with nobody who wants to hear of it, and beside the deliveries alone 20 calls
+wait, so that there are some to poll.
 """
 
 import asyncio
@@ -37,6 +40,7 @@ PROBES_A_SECOND = 10
 RECEIVERS = 20
 CLIENTS = 16
 WARM_UP = 200
+FEW = 20
 AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 MEASURED = ("delivery", "pick-up", "notify", "poll")
 FIGURES = [Figure(f"{name} p{share} ms") for name in MEASURED for share in (99, 50)]
@@ -86,7 +90,7 @@ class _Beside:
         self._calls = calls
         self._seconds = seconds
         self._url = f"{stack.base_url}/responses"
-        self._in_flight: list[str] = []
+        self._polled: list[str] = []
 
     def rows(self) -> Iterator[tuple[str, dict[str, float]]]:
         """The three rows of the table, measured one after the other."""
@@ -94,10 +98,12 @@ class _Beside:
         count = DELIVERIES_A_MINUTE * self._seconds // 60
         heard = self._create((self._queued(**self._hook(number)) for number in range(2 * count)), 2 * count)
         unheard = self._create((self._queued() for _ in range(count)), count)
-        yield DELIVERIES_ALONE, self._window(heard[:count], probes=False)
-        self._take_off()
-        yield FLIGHT_ALONE, self._window(unheard, probes=True)
-        yield BOTH, self._window(heard[count:], probes=True)
+        self._take_off(FEW)
+        alone = self._window(heard[:count])
+        yield DELIVERIES_ALONE, {name: value for name, value in alone.items() if name.startswith("delivery")}
+        self._take_off(self._calls)
+        yield FLIGHT_ALONE, self._window(unheard)
+        yield BOTH, self._window(heard[count:])
         assert self._summary()["in_flight"] >= self._calls, "the calls ended before the measurement"
 
     def _warm_up(self) -> None:
@@ -105,34 +111,35 @@ class _Beside:
         self._create(bodies, WARM_UP)
         await_until(lambda: self._summary()["outcomes"].get("answered") == WARM_UP, 60, self._stack.logs)
         hooked = (self._queued(**self._hook(number)) for number in range(RECEIVERS))
-        self._window(self._create(hooked, RECEIVERS), probes=False)
+        self._take_off(FEW)
+        self._window(self._create(hooked, RECEIVERS))
 
-    def _take_off(self) -> None:
+    def _take_off(self, count: int) -> None:
+        """Let so many calls begin that last until all is over; it is they who are polled."""
         before = self._summary()["total"]
-        hold = 5 * self._seconds + self._calls // 50
-        self._in_flight = self._create((self._call("Hello", hold) for _ in range(self._calls)), self._calls)
-        await_until(lambda: self._summary()["total"] == before + self._calls, hold, self._stack.logs)
+        hold = 8 * self._seconds + self._calls // 50
+        self._polled = self._create((self._call("Hello", hold) for _ in range(count)), count)
+        await_until(lambda: self._summary()["total"] == before + count, hold, self._stack.logs)
         time.sleep(5)  # until what the start has left behind is tidied up
 
-    def _window(self, to_end: list[str], *, probes: bool) -> dict[str, float]:
+    def _window(self, to_end: list[str]) -> dict[str, float]:
         """What one stretch of time came to, in milliseconds."""
         before = self._summary()["total"]
-        seen = asyncio.run(self._drive(to_end, probes=probes))
+        seen = asyncio.run(self._drive(to_end))
         figures: dict[str, float] = {}
         late = self._late(to_end)
         if late:
             figures |= shares("delivery", late)
-        if probes:
-            calls = self._calls_after(before)
-            received, finished = moments(calls, "received_at"), moments(calls, "finished_at")
-            figures |= shares("pick-up", [received[name] - at for name, at in seen.accepted.items()])
-            figures |= shares("notify", [at - finished[name] for name, at in seen.told.items()])
-            figures |= shares("poll", seen.polls)
+        calls = self._calls_after(before)
+        received, finished = moments(calls, "received_at"), moments(calls, "finished_at")
+        figures |= shares("pick-up", [received[name] - at for name, at in seen.accepted.items()])
+        figures |= shares("notify", [at - finished[name] for name, at in seen.told.items()])
+        figures |= shares("poll", seen.polls)
         return figures
 
-    async def _drive(self, to_end: list[str], *, probes: bool) -> _Seen:
+    async def _drive(self, to_end: list[str]) -> _Seen:
         seen = _Seen()
-        polled = cycle(self._in_flight)
+        polled = cycle(self._polled)
 
         async def cancel(number: int) -> None:
             async with http.post(f"{self._url}/{to_end[number]}/cancel") as answer:
@@ -150,17 +157,19 @@ class _Beside:
         async def poll(_number: int) -> None:
             begun = time.perf_counter()
             async with http.get(f"{self._url}/{next(polled)}") as answer:
-                assert (await answer.json())["status"] == "in_progress"
+                assert answer.status == 200, answer.status
+                await answer.read()
             seen.polls.append(time.perf_counter() - begun)
 
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), headers={**AUTHORIZED, "content-type": "application/json"}
         ) as http:
             count = PROBES_A_SECOND * self._seconds
-            paced = [_paced(cancel, len(to_end), DELIVERIES_A_MINUTE / 60)]
-            if probes:
-                paced += [_paced(probe, count, PROBES_A_SECOND), _paced(poll, 2 * count, 2 * PROBES_A_SECOND)]
-            await asyncio.gather(*paced)
+            await asyncio.gather(
+                _paced(cancel, len(to_end), DELIVERIES_A_MINUTE / 60),
+                _paced(probe, count, PROBES_A_SECOND),
+                _paced(poll, 2 * count, 2 * PROBES_A_SECOND),
+            )
         return seen
 
     def _late(self, ended: list[str]) -> list[float]:
