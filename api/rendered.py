@@ -10,7 +10,8 @@ from typing import Any, Final
 from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
-ROOM_BYTES: Final = 32 * 1024 * 1024
+ROOM_BYTES: Final = 8 * 1024 * 1024
+"""Thousands of responses: who polls one has asked for it soon after its end, and seldom comes back."""
 LARGEST_BYTES: Final = 1024 * 1024
 
 

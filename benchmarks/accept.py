@@ -19,7 +19,7 @@ FIGURES = (ACCEPTED, Figure("p50 ms"), Figure("p99 ms"))
 
 def measure(run: Run) -> list[Report]:
     report = Report("accept", f"Accepting background responses, {CLIENTS} clients", FIGURES)
-    seconds = run.scaled(10, 3)
+    seconds = run.scaled(10, 2)
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack(workers=0) as stack:

@@ -48,7 +48,7 @@ DELIVERIES_ALONE, FLIGHT_ALONE, BOTH = "deliveries alone", "calls alone", "both"
 
 
 def measure(run: Run) -> list[Report]:
-    calls, seconds = run.scaled(CALLS, 1_000), run.scaled(60, 10)
+    calls, seconds = run.scaled(CALLS, 300), run.scaled(60, 5)
     title = f"{DELIVERIES_A_MINUTE:,} deliveries a minute and {calls:,} calls in flight, one worker process"
     report = Report("beside", title, FIGURES)
     with stage() as servers:
@@ -120,7 +120,7 @@ class _Beside:
         hold = 8 * self._seconds + self._calls // 50
         self._polled = self._create((self._call("Hello", hold) for _ in range(count)), count)
         await_until(lambda: self._summary()["total"] == before + count, hold, self._stack.logs)
-        time.sleep(5)  # until what the start has left behind is tidied up
+        time.sleep(self._seconds / 12)  # until what the start has left behind is tidied up
 
     def _window(self, to_end: list[str]) -> dict[str, float]:
         """What one stretch of time came to, in milliseconds."""

@@ -31,7 +31,7 @@ ENDED = Figure("ended/s", digits=0)
 
 
 def measure(run: Run) -> list[Report]:
-    count = run.scaled(1000, 200)
+    count = run.scaled(1000, 100)
     title = f"{count} webhooks as fast as responses end, {RECEIVERS} receivers"
     report = Report("deliveries", title, (LATEST, MIDDLE, RATE, ENDED))
     backlog = Report("deliveries_backlog", f"{count} webhooks that wait for a worker, {RECEIVERS} receivers", (RATE,))

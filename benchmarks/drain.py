@@ -13,6 +13,7 @@ Every peer has the 100 slots that ours has; only prefork has a process per slot,
 
 import signal
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from benchmarks.copies import completed, copy_job
@@ -24,46 +25,65 @@ from tests.support.stack import Stack
 from tests.support.waiting import await_until
 
 PROMPT = "[[sim: full delay=0]] Say hello in one word."
-SMALL, LARGE = 100, 100_000
-REPEATS = 8
-REPEATS_OF_A_PEER = 4
+SMALL = 100
 SLOTS = 100
 PROCESSES = 8
 """Of prefork: each computes on its own, so that more of them only share the cores."""
-BACKLOGS = {CELERY_PREFORK: 10_000, CELERY_GEVENT: 10_000, PROCRASTINATE: LARGE, DBOS: 10_000}
-FIGURES = (
-    Figure(f"drained/s, {LARGE:,} queued", digits=0),
-    Figure(f"drained/s, {SMALL} queued", digits=0),
-    Figure("CPU ms/job", digits=2),
-)
+PEERS = (CELERY_PREFORK, CELERY_GEVENT, PROCRASTINATE, DBOS)
+CPU = Figure("CPU ms/job", digits=2)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is drained: a large backlog of ours and of the peer that is quick to fill, of the others less."""
+
+    large: int
+    large_of_others: int
+    due_in: int  # seconds, enough to write them
+    seconds: int
+    repeats: int
+
+    @property
+    def figures(self) -> tuple[Figure, Figure, Figure]:
+        """The rates from the large backlog and from small ones, and the CPU."""
+        large, small = (Figure(f"drained/s, {count:,} queued", digits=0) for count in (self.large, SMALL))
+        return large, small, CPU
+
+    def backlog(self, kind: Kind) -> int:
+        """The large backlog of a peer."""
+        return self.large if kind is PROCRASTINATE else self.large_of_others
+
+    def values(self, small: float, large: float, cpu: float) -> dict[str, float]:
+        """Rates and CPU by the names of their figures."""
+        return dict(zip((each.name for each in self.figures), (large, small, cpu), strict=True))
+
+
+FULL = Scale(large=100_000, large_of_others=10_000, due_in=25, seconds=12, repeats=8)
+QUICK = Scale(large=5_000, large_of_others=2_500, due_in=4, seconds=4, repeats=2)
 
 
 def measure(run: Run) -> list[Report]:
-    report = Report("drain", f"Draining {LARGE:,} immediate calls, and {SMALL}", FIGURES)
-    seconds = run.scaled(12, 8)
+    scale = QUICK if run.quick else FULL
+    report = Report("drain", f"Draining {scale.large:,} immediate calls, and {SMALL}", scale.figures)
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack({"BACKBURNER_MAX_ATTEMPTS": "1"}) as stack:
-                report.add("Backburner, PostgreSQL", Role.OURS, _ours(stack, seconds))
-            for kind in BACKLOGS:
-                report.add(kind.name, kind.role, _peer(servers, kind, seconds, run.scaled(1, 2)))
+                report.add("Backburner, PostgreSQL", Role.OURS, _ours(stack, scale))
+            for kind in PEERS:
+                report.add(kind.name, kind.role, _peer(servers, kind, scale))
     report.note("CPU: of our API and worker, or of a peer's worker; without PostgreSQL, Valkey and the simulator")
-    others = ", ".join(f"{kind.name} {backlog:,}" for kind, backlog in BACKLOGS.items() if backlog < LARGE)
-    report.note(f"backlogs that are smaller than {LARGE:,}: {others}")
+    others = ", ".join(kind.name for kind in PEERS if scale.backlog(kind) < scale.large)
+    report.note(f"only {scale.large_of_others:,} queued, as they are slow to fill: {others}")
     return [report]
 
 
-def _figures(small: float, large: float, cpu: float) -> dict[str, float]:
-    return dict(zip((each.name for each in FIGURES), (large, small, cpu), strict=True))
-
-
-def _ours(stack: Stack, seconds: int) -> dict[str, float]:
+def _ours(stack: Stack, scale: Scale) -> dict[str, float]:
     database = Database(stack.database_url, pool_size=1)
     _small(stack, database)  # warms the worker up
-    spans = [_small(stack, database) for _ in range(REPEATS)]
-    large, cpu = _large(stack, database, seconds)
+    spans = [_small(stack, database) for _ in range(scale.repeats)]
+    large, cpu = _large(stack, database, scale)
     database.close()
-    return _figures(SMALL * len(spans) / sum(spans), large, cpu)
+    return scale.values(SMALL * len(spans) / sum(spans), large, cpu)
 
 
 def _queue(stack: Stack, database: Database, count: int, due_in: float) -> datetime:
@@ -81,25 +101,25 @@ def _small(stack: Stack, database: Database) -> float:
     return (ended - begun).total_seconds()
 
 
-def _large(stack: Stack, database: Database, seconds: int) -> tuple[float, float]:
-    due_at = _queue(stack, database, LARGE, 25)
+def _large(stack: Stack, database: Database, scale: Scale) -> tuple[float, float]:
+    due_at = _queue(stack, database, scale.large, scale.due_in)
     await_until(lambda: datetime.now(UTC) > due_at + timedelta(seconds=3), 60, stack.logs)
     processes = [stack.api, *stack.worker_processes]
     begun, cpu = datetime.now(UTC), cpu_seconds(processes)
     before, *_ = completed(database, due_at, begun)
-    time.sleep(seconds)
+    time.sleep(scale.seconds)
     ended, cpu = datetime.now(UTC), cpu_seconds(processes) - cpu
     done = completed(database, due_at, ended)[0] - before
     return done / (ended - begun).total_seconds(), cpu * 1000 / done
 
 
-def _peer(servers: Stage, kind: Kind, seconds: int, scale: int) -> dict[str, float]:
+def _peer(servers: Stage, kind: Kind, scale: Scale) -> dict[str, float]:
     with peer(servers, kind, concurrency=PROCESSES if kind is CELERY_PREFORK else SLOTS) as it:
         it.start_worker()
         _small_of(it)
-        spans = [_small_of(it) for _ in range(REPEATS_OF_A_PEER)]
-        large, cpu = _large_of(it, BACKLOGS[kind] // scale, seconds)
-    return _figures(SMALL * len(spans) / sum(spans), large, cpu)
+        spans = [_small_of(it) for _ in range(scale.repeats // 2)]
+        large, cpu = _large_of(it, scale.backlog(kind), scale.seconds)
+    return scale.values(SMALL * len(spans) / sum(spans), large, cpu)
 
 
 def _small_of(it: Peer) -> float:

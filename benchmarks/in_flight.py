@@ -45,7 +45,7 @@ FIGURES = (
 
 
 def measure(run: Run) -> list[Report]:
-    calls, seconds = run.scaled(CALLS, 1_000), run.scaled(CALL_SECONDS, 15)
+    calls, seconds = run.scaled(CALLS, 500), run.scaled(CALL_SECONDS, 5)
     report = Report("in_flight", f"{calls:,} calls of {seconds} s in one worker process", FIGURES)
     with stage() as servers:
         for _ in range(run.rounds):
@@ -58,13 +58,14 @@ def measure(run: Run) -> list[Report]:
                 with servers.stack(settings) as stack:
                     report.add(f"Backburner, {transport}", Role.OURS, _Flight(stack, calls, seconds).figures())
         report.add("Celery gevent", Role.PLAIN, _peer(servers, CELERY_GEVENT, calls, seconds))
-        prefork = _peer(servers, CELERY_PREFORK, PREFORK_CALLS, 15)
+        prefork = _peer(servers, CELERY_PREFORK, PREFORK_CALLS, run.scaled(15, 3))
         report.add(f"Celery prefork, {PREFORK_CALLS} calls", Role.PLAIN, prefork)
         report.add("bare aiohttp", Role.LIMIT, _bare(calls, seconds))
     report.note(
         "CPU from submit to final poll, and memory (USS), of our API and worker together; of a peer's worker alone"
     )
-    report.note("the peers and the limit are measured once")
+    if run.rounds > 1:
+        report.note("the peers and the limit are measured once")
     report.note("meanwhile one response is cancelled, one is watched as a stream, and each is polled at the end")
     return [report]
 

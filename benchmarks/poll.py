@@ -16,7 +16,7 @@ AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 
 def measure(run: Run) -> list[Report]:
     report = Report("poll", f"Polling a finished response, {CLIENTS} clients", FIGURES)
-    seconds = run.scaled(10, 3)
+    seconds = run.scaled(10, 2)
     with stage() as servers:
         for _ in range(run.rounds):
             for name, is_sqlite in (("PostgreSQL", False), ("SQLite", True)):

@@ -35,10 +35,12 @@ STEPS: Final[dict[str, dict[str, str]]] = {
         "submit: is there room for a bell?": r"RunList\.look ",
         "dispatch: ring the bell": r"Intake\._ring_all ",
         "submit and poll: whose key is it?": r"find_keys ",
-        "poll: the row": r"(standings|get_document) ",
+        "poll: the row": r"(standings|show_all) ",
         "submit: check the request": r"_check \(api/acceptance",
         "notify: hear of ends": r"Waiters\.",
         "submit and poll: HTTP and JSON": r"run_asgi |data_received ",
+        "the event loop and its sockets": r"asyncio/runners",
+        "threads: hand over": r"Thread\._bootstrap ",
     },
     "worker": {
         "claim": r"Claims\._claim_all ",
@@ -60,7 +62,7 @@ def measure(run: Run) -> list[Report]:
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack({"BACKBURNER_MAX_ATTEMPTS": "1"}) as stack:
-                _profile(stack, report, run.scaled(20, 8))
+                _profile(stack, report, run.scaled(20, 4))
     report.note(f"{CLIENTS} clients that submit as fast as they are answered; PostgreSQL and the simulator not counted")
     return [report]
 

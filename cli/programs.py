@@ -40,7 +40,7 @@ def worker(extra: Sequence[str] = ()) -> tuple[str, ...]:
     return (
         *PYTHON,
         *ROOT_MAY,
-        *("-m", "worker"),
+        *("-m", "worker.celery_worker"),
         "--quiet",
         *("--loglevel", "warning"),
         *("--without-gossip", "--without-mingle"),

@@ -1,7 +1,7 @@
 """Composition root of the worker: `celery -A worker.main worker`.
 
 The pool is gevent's, and what it patches must be patched before anything else is imported. Celery does so only when
-`-P gevent` stands on its command line, so a worker started without it starts itself again, as `python -m worker`.
+`-P gevent` stands on its command line, so a worker started without it starts itself again, as `worker.celery_worker`.
 """
 
 import os
@@ -14,8 +14,10 @@ if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pr
     at = sys.argv.index("worker")
     before, after = sys.argv[1:at], sys.argv[at + 1 :]
     quiet = [each for each in before if each in ("-q", "--quiet")]
-    alone = {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
-    again = ["worker", *quiet, *after] if alone else ["celery", *sys.argv[1:], "-P", "gevent"]
+    # with any other option of `celery` itself, or to be detached, it has to stay that command
+    is_plain = {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
+    is_plain = is_plain and {"-D", "--detach"}.isdisjoint(after)
+    again = ["worker.celery_worker", *quiet, *after] if is_plain else ["celery", *sys.argv[1:], "-P", "gevent"]
     os.execv(sys.executable, [sys.executable, "-m", *again])  # noqa: S606  # ourselves again
 
 import kombu.utils.functional
@@ -25,6 +27,7 @@ from jobs.dispatch import create_celery
 from jobs.settings import load_settings
 from jobs.telemetry import configure_logging
 from worker.process import WorkerProcess, install
+from worker.resolver import AddressesAtOnce
 from worker.tasks import register_tasks
 
 # Importing gevent makes Celery's lazy package import kombu, before anything is patched. The sleep that kombu then keeps
@@ -33,6 +36,7 @@ kombu.utils.functional.sleep = time.sleep  # type: ignore[attr-defined]  # it is
 
 # Who spawned a greenlet, with up to ten frames of its stack, is of use to nobody here (decision 0074).
 gevent.config.track_greenlet_tree = False
+gevent.config.resolver = AddressesAtOnce
 
 settings = load_settings()
 app = create_celery(settings)

@@ -146,7 +146,7 @@ class Stack:
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
     def start_worker(self) -> Process:
-        return self._start("worker", ["-m", "worker"])
+        return self._start("worker", ["-m", "worker.celery_worker"])
 
     def _start(self, name: str, arguments: list[str]) -> Process:
         process = Process(name, [sys.executable, *arguments], self.settings())

@@ -1,4 +1,4 @@
-"""`python -m worker`: Celery's own worker command on the gevent pool, alone.
+"""`python -m worker.celery_worker`: Celery's own worker command on the gevent pool, alone.
 
 The command line `celery` imports all its other commands and their plugins, Flower among them, which every worker would
 then hold: decision 0076.
