@@ -36,7 +36,8 @@ from jobs.store.rows import job_from
 from jobs.store.runlist import queued_groups
 
 POSITION_LIMIT = 1_000
-IDS_PER_QUERY = 2_000
+IDS_PER_QUERY = 500
+"""In a worker nothing else runs while the rows of one answer are read: 2,000 of them take 10 ms and more."""
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,9 @@ class Stack:
         self.api = self._start("api", ["-m", "uvicorn", "--factory", "api.main:create_app", *options])
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
-    def start_worker(self) -> Process:
-        return self._start("worker", ["-m", "worker.celery_worker"])
+    def start_worker(self, *command: str) -> Process:
+        """One more; by default as `backburner up` starts it."""
+        return self._start("worker", ["-m", *(command or ("worker.celery_worker",))])
 
     def _start(self, name: str, arguments: list[str]) -> Process:
         process = Process(name, [sys.executable, *arguments], self.settings())

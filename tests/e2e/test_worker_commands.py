@@ -1,0 +1,48 @@
+"""Every way to start a worker comes to one that works, on gevent, and ends when it is told to."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.stack import Stack
+from tests.support.valkey import ValkeyServer
+
+DOCUMENTED = ("celery", "-A", "worker.main", "worker")
+ALONE, AS_IT_WAS = "worker.celery_worker", "celery"
+
+
+@pytest.fixture
+def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
+    with Stack(f"sqlite:///{tmp_path}/backburner.db", valkey.url, tmp_path, workers=0) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("command", "becomes"),
+    [
+        (DOCUMENTED, ALONE),
+        (("celery", "--app=worker.main", "-q", "worker", "-E", "--loglevel", "warning"), ALONE),
+        (("celery", "-A", "worker.main", "--no-color", "worker"), AS_IT_WAS),
+        ((*DOCUMENTED, "-P", "gevent"), AS_IT_WAS),
+        (("worker.celery_worker", "--quiet"), ALONE),
+    ],
+    ids=["documented", "with options", "with options of celery itself", "with its pool", "alone"],
+)
+def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
+    worker = stack.start_worker(*command)
+    job_id = stack.submit("[[sim: full delay=0]] Hello")
+    stack.await_all([job_id], "completed", 30)
+    assert psutil.Process(worker.popen.pid).cmdline()[1:3] == ["-m", becomes]
+    assert worker.stop() == 0, worker.output
+
+
+def test_it_is_started_again_by_sighup(stack: Stack) -> None:
+    worker = stack.start_worker(*DOCUMENTED)
+    first = worker.match(r'"(wrk_\w+)".*worker registered')[1]
+    worker.signal(signal.SIGHUP)  # Celery's sign to become a fresh worker in the same process
+    worker.match(rf'"(?!{first})wrk_\w+".*worker registered')
+    job_id = stack.submit("[[sim: full delay=0]] Hello")
+    stack.await_all([job_id], "completed", 30)
