@@ -7,6 +7,7 @@ share of what its process has used, by the job. Waiting costs nothing here: `lat
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -72,10 +73,11 @@ def _profile(stack: Stack, report: Report, seconds: int) -> None:
     parts = {"API": stack.api, "worker": stack.worker_processes[0]}
     paths = {name: stack.data_dir / f"{name}.samples" for name in parts}
     before = {name: cpu_seconds([process]) for name, process in parts.items()}
-    profilers = [_sample(process, paths[name], seconds + 3) for name, process in parts.items()]
+    profilers = [_sample(process, paths[name]) for name, process in parts.items()]
     jobs = _submit(stack, seconds)
     used = {name: cpu_seconds([process]) - before[name] for name, process in parts.items()}
     for profiler in profilers:
+        profiler.send_signal(signal.SIGINT)  # the sign to write down what it has
         profiler.wait(60)
     for name, path in paths.items():
         counted = _by_step(path, STEPS[name])
@@ -99,9 +101,9 @@ def _submit(stack: Stack, seconds: int) -> int:
     return len(job_ids)
 
 
-def _sample(process: Process, path: Path, seconds: int) -> "subprocess.Popen[bytes]":
+def _sample(process: Process, path: Path) -> "subprocess.Popen[bytes]":
     program = Path(sysconfig.get_path("scripts"), "py-spy")
-    command = [str(program), "record", "--pid", str(process.popen.pid), "--duration", str(seconds), "--nonblocking"]
+    command = [str(program), "record", "--pid", str(process.popen.pid), "--nonblocking"]
     command += ["--rate", str(SAMPLES_A_SECOND), "--format", "raw", "--output", str(path), "--gil"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
 
