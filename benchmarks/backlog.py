@@ -158,7 +158,7 @@ def _turns(empty: Side, full: Side, few: Database, few_turns: Turns, rounds: int
         for cancelled in (-1, -2):
             in_turns(1, lambda side, _: _cancel(side, cancelled))  # noqa: B023  # called at once
         for side in (full, empty):
-            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.turns))  # noqa: B023  # likewise
+            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.turns))  # noqa: B023  # called at once
         full.took.setdefault(AMONG_KEYS, []).append(full.took["dispatch, against one key"][-1])
         empty.time(AMONG_KEYS, lambda: _tick(few, few_turns))
         in_turns(ROOM, lambda side, step: _work(side, side.picked[step]))

@@ -18,7 +18,7 @@ HEAD: Final = max(path.name.partition("_")[0] for path in DIRECTORY.glob("versio
 
 def config_for(url: str) -> "Config":
     """Alembic's configuration for the database at `url`; there is no alembic.ini to keep in step."""
-    from alembic.config import Config  # noqa: PLC0415  # see above
+    from alembic.config import Config  # noqa: PLC0415  # a server has no use for it
 
     config = Config()
     config.set_main_option("script_location", str(DIRECTORY))
@@ -28,14 +28,14 @@ def config_for(url: str) -> "Config":
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at `url` up to `revision`. Safe to run again, and from several places at once."""
-    from alembic import command  # noqa: PLC0415  # see above
+    from alembic import command  # noqa: PLC0415  # a server has no use for it
 
     command.upgrade(config_for(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Take the database at `url` down to `revision`."""
-    from alembic import command  # noqa: PLC0415  # see above
+    from alembic import command  # noqa: PLC0415  # a server has no use for it
 
     command.downgrade(config_for(url), revision)
 

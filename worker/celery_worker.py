@@ -11,10 +11,10 @@ from celery import maybe_patch_concurrency
 POOL = ("-P", "gevent")
 maybe_patch_concurrency(POOL)  # what gevent patches must be patched before anything else is imported
 
-from celery.bin.base import CLIContext  # noqa: E402
-from celery.bin.worker import worker  # noqa: E402
+from celery.bin.base import CLIContext  # noqa: E402  # not before gevent has patched
+from celery.bin.worker import worker  # noqa: E402  # likewise
 
-from worker.main import app  # noqa: E402
+from worker.main import app  # noqa: E402  # likewise
 
 QUIET = ("-q", "--quiet")
 """Celery's own option before its command, which does not know it."""

@@ -15,9 +15,9 @@ if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pr
     before, after = sys.argv[1:at], sys.argv[at + 1 :]
     quiet = [each for each in before if each in ("-q", "--quiet")]
     # with any other option of `celery` itself, or to be detached, it has to stay that command
-    is_plain = {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
-    is_plain = is_plain and {"-D", "--detach"}.isdisjoint(after)
-    again = ["worker.celery_worker", *quiet, *after] if is_plain else ["celery", *sys.argv[1:], "-P", "gevent"]
+    has_others = not {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
+    stays = has_others or not {"-D", "--detach"}.isdisjoint(after)
+    again = ["worker.celery_worker", *quiet, *after] if not stays else ["celery", *sys.argv[1:], "-P", "gevent"]
     os.execv(sys.executable, [sys.executable, "-m", *again])  # noqa: S606  # ourselves again
 
 import kombu.utils.functional

@@ -212,9 +212,8 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
             return revive(tx, job, now, now + timedelta(seconds=seconds))
 
     job = _settle_race(parts, caller.id, response_id, reviving)
-    shown = show(
-        parts.database, job.id, caller.id
-    )  # before the bell: what was done, and not what became of it meanwhile
+    # before the bell: what was done, and not what became of it meanwhile
+    shown = show(parts.database, job.id, caller.id)
     parts.dispatcher.ring(job.id)
     return shown.answer()
 

@@ -129,7 +129,8 @@ def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
 
 def get_documents(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Document | None]:
     """The response of each pair of its id and its key's id; None where there is none, or it is another's."""
-    rows = tx.execute(_THESE_DOCUMENTS, {"ids": sorted({job_id for job_id, _ in pairs})}).mappings()
+    ids, keys = {job_id for job_id, _ in pairs}, {key_id for _, key_id in pairs}
+    rows = tx.execute(_THESE_DOCUMENTS, {"ids": sorted(ids), "keys": sorted(keys)}).mappings()
     found = {(document.job.id, document.job.api_key_id): document for document in map(_document_from, rows)}
     return [found.get(pair) for pair in pairs]
 
@@ -295,4 +296,7 @@ def _document_from(row: Any) -> Document:
 
 
 # built once, which takes longer than to run it
-_THESE_DOCUMENTS: Final = _documents().where(tables.jobs.c.id.in_(bindparam("ids", expanding=True)))
+_THESE_DOCUMENTS: Final = _documents().where(
+    tables.jobs.c.id.in_(bindparam("ids", expanding=True)),
+    tables.jobs.c.api_key_id.in_(bindparam("keys", expanding=True)),
+)

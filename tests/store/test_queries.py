@@ -20,6 +20,7 @@ from jobs.store.queries import (
     count_open,
     ended_among,
     get_document,
+    get_documents,
     get_job,
     get_request,
     list_documents,
@@ -105,6 +106,17 @@ class TestDocument:
         assert document.settings == {"model": "m", "metadata": labels}
         assert document.metadata == labels
         assert document.answer == vars(ANSWER.result)["response"]
+
+    def test_those_of_two_keys_are_read_together_and_none_is_the_others(
+        self, records: Records, database: Database
+    ) -> None:
+        mine, theirs = records.key.id, make_key(database)
+        my_job, their_job = records.job_in(Status.COMPLETED), records.submit_job(theirs)
+        asked = [(my_job.id, mine), (their_job.id, mine), (my_job.id, theirs.id), (their_job.id, theirs.id)]
+        with database.read() as tx:
+            found = get_documents(tx, asked)
+            assert get_documents(tx, []) == []
+        assert [document and document.job for document in found] == [my_job, None, None, their_job]
 
     def test_without_an_answer_there_is_none(self, records: Records, database: Database) -> None:
         job = records.submit_job()
