@@ -3,9 +3,10 @@
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -94,12 +95,18 @@ def cpu_seconds(processes: Sequence[Process | int]) -> float:
 
 def resident_bytes(processes: Sequence[Process | int]) -> int:
     """What these processes and all their children hold in memory that is not shared (USS)."""
-    return sum(each.memory_full_info().uss for each in family(processes))
+    return sum(each.uss for each in _memory_of(processes))
 
 
 def proportional_bytes(processes: Sequence[Process | int]) -> int:
     """What these processes and all their children hold, with what several of them share counted once (PSS)."""
-    return sum(each.memory_full_info().pss for each in family(processes))
+    return sum(each.pss for each in _memory_of(processes))
+
+
+def _memory_of(processes: Sequence[Process | int]) -> Iterator[Any]:
+    for each in family(processes):
+        with suppress(psutil.NoSuchProcess):  # a database's processes come and go with their connections
+            yield each.memory_full_info()
 
 
 def family(processes: Sequence[Process | int]) -> list[psutil.Process]:

@@ -84,6 +84,7 @@ OUTPUT_TYPES: Final = frozenset(
 run, which would mistake it for another; and any type that they do not know ends a Node client's stream."""
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
+_NAMES: Final = ("id", "call_id")
 _NAMELESS: Final = frozenset({"function_call", "custom_tool_call"})
 # What an item says is empty when it is added, and comes in deltas.
 _TEXT_OF: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -148,11 +149,21 @@ def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Even
     for index, told in enumerate(progress.items):
         if told.opened is None:
             continue
-        item = next((each for each in answer if identity_of(each) & told.identity), None)
-        last = {**told.opened, "status": "incomplete"} if item is None else dict(item)
+        item = next((each for each in answer if _is_end_of(each, told, told.opened)), None)
+        last = {**told.opened, "status": "incomplete"} if item is None else _named_as(told.opened, item)
         events.append({"type": "response.output_item.done", "output_index": index, "item": last})
         told.opened = None
     return events
+
+
+def _is_end_of(item: Item, told: Told, begun: Item) -> bool:
+    return bool(identity_of(item) & told.identity) and item["type"] == begun["type"]
+
+
+def _named_as(begun: Item, item: Item) -> Item:
+    """`item` under the names that it was added with, which an answer may have changed or completed."""
+    renamed = {**item, **{name: begun[name] for name in _NAMES if name in begun}}
+    return {name: each for name, each in renamed.items() if name in begun or name not in _NAMES}
 
 
 def remaining_events(progress: Progress, answer: Sequence[Item]) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.events import Announcer
 from jobs.job import Attempt
-from jobs.sequence import LIVE_FROM, OUTPUT_TYPES, Event, Progress, Told, closing_events, identity_of, opened
+from jobs.sequence import LIVE_FROM, OUTPUT_TYPES, Event, Item, Progress, Told, closing_events, identity_of, opened
 from jobs.store.database import Database
 from jobs.store.streams import Chunk, append, last_chunk
 from jobs.telemetry import get_logger
@@ -131,7 +131,7 @@ class LiveOutput:
         if index is None or told is None or told.opened is None:
             return []
         if kind == "response.output_item.done":
-            return _done(told, index, value.get("item"))
+            return _done(told, told.opened, index, value.get("item"))
         return _within(told, told.opened, index, kind, value)
 
     def _added(self, place: int, item: object) -> list[Event]:
@@ -150,8 +150,8 @@ class LiveOutput:
         return [*events, {"type": "response.output_item.added", "output_index": index, "item": begun}]
 
 
-def _done(told: Told, index: int, item: object) -> list[Event]:
-    if not isinstance(item, dict) or identity_of(item) != told.identity:
+def _done(told: Told, begun: Item, index: int, item: object) -> list[Event]:
+    if not isinstance(item, dict) or identity_of(item) != told.identity or item["type"] != begun["type"]:
         return []
     told.opened = None
     [whole] = normalise_output([item], None, finished="completed", seed=str)

@@ -164,6 +164,25 @@ def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("answered", "told_last"),
+    [
+        ({"id": "a", "call_id": "x", "arguments": "{}"}, {"id": "a", "call_id": "x", "arguments": "{}"}),
+        ({"id": "a", "call_id": "other", "arguments": "{}"}, {"id": "a", "call_id": "x", "arguments": "{}"}),
+        ({"id": "b", "call_id": "other", "arguments": "{}"}, {"status": "incomplete"}),
+        ({"id": "a", "type": "message", "content": []}, {"status": "incomplete"}),
+    ],
+)
+def test_an_open_item_ends_as_the_answer_has_it_under_the_names_it_was_added_with(
+    answered: Json, told_last: Json
+) -> None:
+    chunk = told(added("function_call", id="a", call_id="x", arguments=""))
+    assert chunk is not None
+    [last, *_] = remaining_events(chunk.progress, [{"type": "function_call", **answered}])
+    assert last["type"] == "response.output_item.done"
+    assert last["item"] == {"type": "function_call", "id": "a", "call_id": "x", "arguments": "", **told_last}
+
+
 def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_UNWRITTEN", 2_000)
     output = LiveOutput(attempt(), None, Signal())
@@ -210,6 +229,7 @@ class Helper:
         item = self.items[index]
         if kind == "response.output_item.done":
             assert identity_of(event["item"]) == identity_of(item)
+            assert event["item"]["type"] == item["type"]
             self.done.add(index)
             return
         assert event["item_id"] == item["id"]
