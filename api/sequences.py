@@ -14,10 +14,10 @@ from fastapi.concurrency import run_in_threadpool
 from api.schemas import render_response
 from jobs.job import Job
 from jobs.lifecycle import Status
-from jobs.sequence import Event, Progress, remaining_events, terminal_type
+from jobs.sequence import LIVE_FROM, Event, Progress, remaining_events, terminal_type
 from jobs.store.database import Database
-from jobs.store.queries import Document, get_document, get_job
-from jobs.store.streams import chunks_from, last_chunk
+from jobs.store.queries import Document, get_document
+from jobs.store.streams import last_chunk, read_log
 
 CHUNKS_PER_LOOK: Final = 16
 
@@ -67,21 +67,20 @@ class Sequences:
 
 
 def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
-    """Read on from `number`. The row is read before the log, which never grows once the row has ended."""
+    """Read on from `number`. The log never grows once its job has ended, so that an answer read after it is its end."""
     with database.read() as tx:
-        job = get_job(tx, job_id, api_key_id)
-        chunks = chunks_from(tx, job_id, number, CHUNKS_PER_LOOK)
-        ending = job.status.is_terminal and len(chunks) < CHUNKS_PER_LOOK
-        document = get_document(tx, job_id, api_key_id) if ending or number < opening_length(job) else None
-        last = chunks[-1] if chunks else last_chunk(tx, job_id) if ending else None
+        log = read_log(tx, job_id, api_key_id, number, CHUNKS_PER_LOOK)
+        is_last = log.has_ended and len(log.chunks) < CHUNKS_PER_LOOK
+        document = get_document(tx, job_id, api_key_id) if is_last or number < LIVE_FROM else None
+        last = log.chunks[-1] if log.chunks else last_chunk(tx, job_id) if is_last and number > LIVE_FROM else None
     events: list[tuple[int, Event]] = []
     if document is not None:
+        is_last = is_last and document.job.updated_at == log.changed_at  # else it has been run again meanwhile
         events += list(enumerate(_opening(document)))[number:]
-    for chunk in chunks:
+    for chunk in log.chunks:
         events += [each for each in enumerate(chunk.events, chunk.number) if each[0] >= number]
-    is_last = ending and document is not None and document.job.status.is_terminal  # it may have been revived meanwhile
     if is_last and document is not None:
-        first = opening_length(job) if last is None else last.next_number
+        first = opening_length(document.job) if last is None else last.next_number
         rest = _ending(document, Progress() if last is None else last.progress)
         events += [each for each in enumerate(rest, first) if each[0] >= number]
     return Page(tuple(frame(event, place) for place, event in events), is_last)

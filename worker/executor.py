@@ -29,7 +29,7 @@ from worker.calls import Calls
 from worker.claims import Claims
 from worker.identity import Identity
 from worker.lane import LaneKeeper
-from worker.live import LiveLog
+from worker.live import LiveLog, LiveOutput, keep
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.recording import record
@@ -221,9 +221,9 @@ class Executor:
 
     def _record(self, ended: EndedCall) -> None:
         told = self._live.close(ended.attempt)
-        if told is None and can_settle_together(ended):
+        if can_settle_together(ended):
             try:
-                self._settlements.do(ended)
+                self._settlements.do((ended, told))
             except (BatchFailed, StaleJob, *DATABASE_ERRORS) as error:  # each on its own, then, until it is committed
                 log.info("not settled together", job_id=ended.job.id, error=str(error) or type(error).__name__)
             else:
@@ -231,7 +231,7 @@ class Executor:
 
         def write(tx: Connection) -> Settled | None:
             if told is not None and isinstance(ended.report.result, Answer):
-                told.keep(tx)
+                keep(tx, [told])
             return settle(tx, ended, self._policy, self._jitter())
 
         settled = record(self._database, write, job_id=ended.job.id)
@@ -240,11 +240,13 @@ class Executor:
         else:
             self._announce(settled, ended)
 
-    def _settle_all(self, calls: Sequence[EndedCall]) -> Sequence[None]:
+    def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[None]:
+        ended = [each for each, _ in calls]
         with self._database.begin() as tx:
-            settled = settle_together(tx, calls)
-        for each, ended in zip(settled, calls, strict=True):
-            _log(each, ended)
+            keep(tx, [told for _, told in calls if told is not None])
+            settled = settle_together(tx, ended)
+        for now, before in zip(settled, ended, strict=True):
+            _log(now, before)
         self._announcer.ended(*(each.job.id for each in settled))
         return [None] * len(calls)
 

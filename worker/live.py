@@ -5,7 +5,7 @@ out, for whatever live output leaves out is told when the answer is here. So a s
 (a gateway that sends nonsense, a database that is away, a log that grows beyond all measure) and still ends well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from threading import Event as Signal
 from threading import Lock, Thread
 from typing import Any, Final
@@ -114,12 +114,6 @@ class LiveOutput:
                 self._unwritten.clear()
             return bool(self._unwritten)
 
-    def keep(self, tx: Connection) -> None:
-        """Put what is left beside the answer."""
-        chunk = self.unwritten()
-        if chunk is not None:
-            append(tx, [chunk], wait=True)
-
     def _events(self, value: Mapping[str, Any]) -> list[Event]:
         kind, place = value.get("type"), value.get("output_index")
         if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
@@ -205,6 +199,13 @@ def _begun_part(part_type: str, part: Mapping[str, Any]) -> Event:
             return {**part, "type": part_type, "text": ""}
         case _:
             return {**part, "type": part_type}
+
+
+def keep(tx: Connection, outputs: Iterable[LiveOutput]) -> None:
+    """Put what is left of each beside its answer."""
+    chunks = [chunk for output in outputs if (chunk := output.unwritten()) is not None]
+    if chunks:
+        append(tx, chunks, wait=True)
 
 
 class LiveLog:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     BindParameter,
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Row,
     Select,
     Update,
+    and_,
     bindparam,
     delete,
     exists,
@@ -104,11 +105,8 @@ def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
     """
     if not jobs:
         return
-    listening = [
-        each
-        for query, ids in ((_OF_KEYS, {job.api_key_id for job in jobs}), (_OF_JOBS, {job.id for job in jobs}))
-        for each in tx.execute(query, {"ids": sorted(ids)})
-    ]
+    whose = {"keys": sorted({job.api_key_id for job in jobs}), "jobs": sorted(job.id for job in jobs)}
+    listening = tx.execute(_LISTENING, whose).all()
     for job in jobs if listening else ():
         event_type = EVENT_OF[job.status]
         found = [
@@ -122,16 +120,17 @@ def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
             tx.execute(insert(tables.webhook_deliveries), [_delivery_of_event(event_id, each, now) for each in found])
 
 
-def _listening(condition: ColumnElement[bool], *conditions: ColumnElement[bool]) -> Select[Any]:
+def _listening() -> Select[Any]:
     """Endpoints, locked so that one erased at this moment is either told of or not found."""
     row = tables.webhook_endpoints.c
+    of_keys = and_(row.api_key_id.in_(bindparam("keys", expanding=True)), row.job_id.is_(None))
+    of_jobs = row.job_id.in_(bindparam("jobs", expanding=True))
     columns = (row.id, row.api_key_id, row.job_id, row.receiver, row.event_types, row.disabled_at)
-    return select(*columns).where(condition, *conditions).with_for_update(read=True, key_share=True)
+    return select(*columns).where(or_(of_keys, of_jobs)).with_for_update(read=True, key_share=True)
 
 
-_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
-_OF_KEYS = _listening(tables.webhook_endpoints.c.api_key_id.in_(_IDS), tables.webhook_endpoints.c.job_id.is_(None))
-_OF_JOBS = _listening(tables.webhook_endpoints.c.job_id.in_(_IDS))
+_LISTENING: Final = _listening()
+_IDS: Final[BindParameter[Any]] = bindparam("ids", expanding=True)
 
 
 def _delivery_of_event(event_id: str, endpoint: Row[Any], now: datetime) -> dict[str, Any]:

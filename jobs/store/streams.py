@@ -6,12 +6,14 @@ client see a number twice or miss one, and a number is never taken back.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, Integer, Select, and_, bindparam, func, insert, select
 
 from jobs.sequence import Event, Progress
 from jobs.store import tables
+from jobs.store.queries import no_job
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,25 @@ class Chunk:
         return self.number + len(self.events)
 
 
+@dataclass(frozen=True)
+class Log:
+    """Chunks of a log, and how its job stood at that moment: when it last changed, and whether it had ended."""
+
+    chunks: Sequence[Chunk]
+    changed_at: datetime
+    has_ended: bool
+
+
 def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> set[str]:
     """Put new events behind what is there; returns the jobs whose events are kept now.
 
     Kept are those of an attempt that holds its job: a log never grows once its job has ended or belongs to another
-    attempt. Where somebody moves the job at this very moment, `wait` for what comes of it, else leave it for later:
-    who never waits can lock many jobs in any order.
+    attempt. Where somebody moves the job at this very moment, `wait` for what comes of it, else leave it for later.
     """
     row, event = tables.jobs.c, tables.stream_events.c
     ids = [chunk.job_id for chunk in chunks]
     held = select(row.id, row.attempt).where(row.id.in_(ids), tables.IS_HELD)
-    locked = held.with_for_update(key_share=True, skip_locked=not wait)
+    locked = held.order_by(row.id).with_for_update(key_share=True, skip_locked=not wait)
     attempts: dict[str, int] = dict(tx.execute(locked).all())
     ends = select(event.job_id, func.max(event.next_number)).where(event.job_id.in_(ids)).group_by(event.job_id)
     stored: dict[str, int] = dict(tx.execute(ends).all())
@@ -64,19 +74,45 @@ def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> se
     return {chunk.job_id for chunk in kept}
 
 
-def chunks_from(tx: Connection, job_id: str, number: int, limit: int) -> list[Chunk]:
-    """The first chunks that hold events from `number` on, at most `limit`; the first may begin before it."""
-    row = tables.stream_events.c
-    query = select(tables.stream_events).where(row.job_id == job_id, row.next_number > number)
-    return [_chunk(each) for each in tx.execute(query.order_by(row.number).limit(limit)).mappings()]
+def read_log(tx: Connection, job_id: str, api_key_id: str, number: int, limit: int) -> Log:
+    """The first chunks that hold events from `number` on, at most `limit`; the first may begin before it.
+
+    Raises:
+        JobNotFound: there is no such job, or it is another's.
+    """
+    asked = {"of_job": job_id, "of_key": api_key_id, "from_number": number, "most": limit}
+    found = tx.execute(_LOG, asked).mappings().all()
+    if not found:
+        raise no_job(job_id)
+    chunks = [_chunk(each) for each in found if each["job_id"] is not None]
+    return Log(chunks, found[0]["updated_at"], has_ended=found[0]["completed_at"] is not None)
+
+
+def _log() -> Select[Any]:
+    """The job and its log as they were at one moment, as running it again takes its log away."""
+    job, row = tables.jobs.c, tables.stream_events.c
+    asked = and_(row.job_id == job.id, row.next_number > bindparam("from_number"))
+    columns = (job.updated_at, job.completed_at, *row)
+    query = select(*columns).outerjoin_from(tables.jobs, tables.stream_events, asked)
+    whose = (job.id == bindparam("of_job"), job.api_key_id == bindparam("of_key"))
+    return query.where(*whose).order_by(row.number).limit(bindparam("most", type_=Integer))
+
+
+_LOG: Final = _log()
 
 
 def last_chunk(tx: Connection, job_id: str) -> Chunk | None:
     """The end of the log, if there is one."""
-    row = tables.stream_events.c
-    query = select(tables.stream_events).where(row.job_id == job_id).order_by(row.number.desc()).limit(1)
-    found = tx.execute(query).mappings().one_or_none()
+    found = tx.execute(_LAST, {"of_job": job_id}).mappings().one_or_none()
     return None if found is None else _chunk(found)
+
+
+_LAST: Final = (
+    select(tables.stream_events)
+    .where(tables.stream_events.c.job_id == bindparam("of_job"))
+    .order_by(tables.stream_events.c.number.desc())
+    .limit(1)
+)
 
 
 def _chunk(row: Any) -> Chunk:

@@ -13,12 +13,12 @@ from jobs.lifecycle import Verb
 from jobs.sequence import LIVE_FROM
 from jobs.store import tables
 from jobs.store.database import Database
-from jobs.store.streams import chunks_from, last_chunk
+from jobs.store.streams import last_chunk, read_log
 from tests.support.clock import Clock
 from tests.support.records import Records
 from tests.support.waiting import await_until
 from worker import live
-from worker.live import LiveLog, LiveOutput
+from worker.live import LiveLog, LiveOutput, keep
 
 
 class Heard:
@@ -51,7 +51,7 @@ def say(output: LiveOutput, *names: str) -> None:
 def logged(database: Database, job: Job, number: int = 0) -> list[str]:
     """The items that were added, in the order of the log, which has no gap."""
     with database.read() as tx:
-        chunks = chunks_from(tx, job.id, number, 100)
+        chunks = read_log(tx, job.id, job.api_key_id, number, 100).chunks
     assert [each.number for each in chunks[1:]] == [each.next_number for each in chunks[:-1]]
     return [event["item"]["id"] for chunk in chunks for event in chunk.events if event["type"].endswith("added")]
 
@@ -144,7 +144,7 @@ def test_an_attempt_that_lost_its_job_writes_no_more(
     told = live_log.close(attempt)
     assert told is output
     with database.begin() as tx:
-        told.keep(tx)
+        keep(tx, [told])
     assert logged(database, job) == ["a"]
 
 
@@ -160,7 +160,7 @@ def test_what_is_left_goes_with_the_answer(database: Database, records: Records,
     assert logged(database, job) == ["a"]
     for _ in range(2):  # a commit whose confirmation is lost is tried again
         with database.begin() as tx:
-            closed.keep(tx)
+            keep(tx, [closed])
     assert logged(database, job) == ["a", "b"]
 
 
