@@ -20,7 +20,7 @@ from sqlalchemy import Connection as DatabaseConnection
 from jobs.broker import CONNECT_SECONDS, BrokerAway, BrokerLine
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
-from jobs.store.lanes import LaneSettings, calls_out, read_lane
+from jobs.store.lanes import Lane, LaneSettings, calls_out, read_lane
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 
@@ -138,9 +138,10 @@ class Dispatcher:
                 log.warning("broker does not answer", error=type(away.__cause__).__name__)
             return None
 
-    def room(self, tx: DatabaseConnection, lane: LaneSettings, depth: int, slots: int, now: datetime) -> int:
+    def room(
+        self, tx: DatabaseConnection, lane: LaneSettings, current: Lane, *, depth: int, slots: int, now: datetime
+    ) -> int:
         """How many bells may be rung now, `depth` of them waiting already: what fits the window and the lane."""
-        current = read_lane(tx, lane.name)
         if current.closed_at is not None:
             return 0 if current.is_shut(now) or depth else 1
         limit = lane.limit(current)
@@ -220,7 +221,8 @@ class RunList:
         with self._database.read() as tx:
             now = database_now(tx)
             slots = live_slots(tx, now, self._worker_timeout)
-            return self._dispatcher.room(tx, self._lane, depth, slots, now)
+            current = read_lane(tx, self._lane.name)
+            return self._dispatcher.room(tx, self._lane, current, depth=depth, slots=slots, now=now)
 
 
 def window_size(slots: int) -> int:

@@ -8,9 +8,9 @@ waits; so a response that is erased in between is noticed, and nothing rests on 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import CTE, Connection, Select, and_, func, literal, select, update
+from sqlalchemy import CTE, Connection, Integer, Select, and_, bindparam, func, literal, select, update
 
 from jobs.conversation import Turn
 from jobs.errors import ChainBroken
@@ -123,16 +123,23 @@ def await_again(tx: Connection, job: Job) -> None:
 
 def done_waiting(tx: Connection, limit: int) -> list[Waiting]:
     """Follow-ups whose wait is over."""
+    found = tx.execute(_DONE_WAITING, {"most": limit}).mappings()
+    return [Waiting(job_from(each), each["settings"].get("run_at")) for each in found]
+
+
+def _done_waiting() -> Select[Any]:
     row, before = tables.jobs.c, tables.jobs.alias("before")
     open_one = select(literal(1)).where(before.c.id == row.waits_for, before.c.completed_at.is_(None)).exists()
-    query = (
+    return (
         select(tables.jobs, tables.requests.c.settings)
         .join(tables.requests, tables.requests.c.job_id == row.id)
         .where(row.waits_for.is_not(None), ~open_one)
         .order_by(row.waits_for)
-        .limit(limit)
+        .limit(bindparam("most", type_=Integer))
     )
-    return [Waiting(job_from(each), each["settings"].get("run_at")) for each in tx.execute(query).mappings()]
+
+
+_DONE_WAITING: Final = _done_waiting()
 
 
 def let_run(tx: Connection, job: Job, now: datetime, available_at: datetime) -> bool:

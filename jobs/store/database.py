@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -153,8 +153,11 @@ def database_now(tx: Connection) -> datetime:
     """The database's clock: the one clock that all processes on all machines agree on."""
     if tx.dialect.name == "sqlite":
         return datetime.now(UTC)  # one file, one machine, one clock
-    moment: datetime = tx.execute(select(func.clock_timestamp())).scalar_one()
+    moment: datetime = tx.execute(_CLOCK).scalar_one()
     return moment.astimezone(UTC)
+
+
+_CLOCK: Final = select(func.clock_timestamp())
 
 
 def database_clock(tx: Connection) -> Any:

@@ -308,11 +308,10 @@ def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
 
     Whether the receiver got it nobody can tell, so it goes out again, under the same id.
     """
-    row, worker = tables.webhook_deliveries.c, tables.workers.c
-    living = exists().where(worker.id == row.worker_id, worker.ended_at.is_(None))
-    left = select(row.id, row.tries).where(tables.IS_SENDING, or_(~living, row.claimed_at < now - CLAIM_LASTS))
+    row = tables.webhook_deliveries.c
+    left = tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS})
     rescued = []
-    for delivery_id, number in sorted((each.id, each.tries) for each in tx.execute(left)):
+    for delivery_id, number in sorted((each.id, each.tries) for each in left):
         own = (row.id == delivery_id, tables.IS_SENDING, row.tries == number)
         back = update(tables.webhook_deliveries).where(*own).values(available_at=now, rung_at=now)
         back = back.values(status=DeliveryStatus.PENDING, worker_id=None, error_kind=DeliveryError.LOST)
@@ -320,6 +319,17 @@ def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
             _close_try(tx, delivery_id, number, TryReport(DeliveryError.LOST), now)
             rescued.append(delivery_id)
     return rescued
+
+
+def _left_behind() -> Select[Any]:
+    row, worker = tables.webhook_deliveries.c, tables.workers.c
+    living = exists().where(worker.id == row.worker_id, worker.ended_at.is_(None))
+    return select(row.id, row.tries).where(
+        tables.IS_SENDING, or_(~living, row.claimed_at < bindparam("claimed_before"))
+    )
+
+
+_LEFT_BEHIND: Final = _left_behind()
 
 
 def prune_events(tx: Connection, before: datetime, before_event_id: str, before_job_id: str, limit: int) -> int:

@@ -8,8 +8,21 @@ ring in vain. Receivers are found by skipping through the index, as the run list
 from collections.abc import Sequence
 from datetime import datetime
 from operator import itemgetter
+from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, collate, func, literal, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    collate,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from jobs.store import tables
 
@@ -56,15 +69,23 @@ _DUE_OF_RECEIVER = (
 
 
 def _out_by_receiver(tx: Connection) -> dict[str, int]:
-    row = tables.webhook_deliveries.c
-    query = select(row.receiver, func.count().label("out")).where(tables.IS_SENDING).group_by(row.receiver)
-    return {each.receiver: each.out for each in tx.execute(query)}
+    return {each.receiver: each.out for each in tx.execute(_OUT)}
+
+
+_OUT: Final = (
+    select(tables.webhook_deliveries.c.receiver, func.count().label("out"))
+    .where(tables.IS_SENDING)
+    .group_by(tables.webhook_deliveries.c.receiver)
+)
 
 
 def _due_receivers(tx: Connection, now: datetime) -> Sequence[str]:
     """Every receiver that has a due delivery, by two index probes for each that has any pending."""
+    return tx.execute(_DUE_RECEIVERS[tx.dialect.name], {"now": now}).scalars().all()
+
+
+def _receivers(nobody: ColumnElement[str]) -> Select[Any]:
     row = tables.webhook_deliveries.c
-    nobody = collate(literal(""), "C") if tx.dialect.name == "postgresql" else literal("")
     receiver = select(nobody.label("receiver")).cte("receivers", recursive=True)
     following = (
         select(func.min(row.receiver)).where(tables.IS_PENDING, row.receiver > receiver.c.receiver).scalar_subquery()
@@ -75,10 +96,14 @@ def _due_receivers(tx: Connection, now: datetime) -> Sequence[str]:
         .where(tables.IS_PENDING, row.receiver == receiver.c.receiver)
         .scalar_subquery()
     )
-    query = select(receiver.c.receiver).where(
-        receiver.c.receiver.is_not(None), receiver.c.receiver != "", first_due <= now
-    )
-    return tx.execute(query).scalars().all()
+    named = (receiver.c.receiver.is_not(None), receiver.c.receiver != "")
+    return select(receiver.c.receiver).where(*named, first_due <= bindparam("now"))
+
+
+_DUE_RECEIVERS: Final = {
+    "postgresql": _receivers(collate(literal(""), "C")),
+    "sqlite": _receivers(literal("")),
+}
 
 
 def _oldest_of_each(

@@ -7,9 +7,9 @@ moment may overshoot a limit by one; a limit found by being refused is no sharpe
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, func, literal, or_, select, true, update
+from sqlalchemy import Connection, bindparam, func, literal, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import ErrorKind
@@ -74,11 +74,14 @@ class LaneSettings:
 
 def read_lane(tx: Connection, name: str) -> Lane:
     """The lane as it is now."""
-    found = tx.execute(select(tables.lanes).where(tables.lanes.c.name == name)).mappings().one_or_none()
+    found = tx.execute(_LANE, {"of_name": name}).mappings().one_or_none()
     if found is None:
         return Lane(name)
     kind = found["closed_for"]
     return Lane(**{**found, "closed_for": None if kind is None else ErrorKind(kind)})
+
+
+_LANE: Final = select(tables.lanes).where(tables.lanes.c.name == bindparam("of_name"))
 
 
 def calls_out(tx: Connection, at_most: int = UNBOUNDED) -> int:

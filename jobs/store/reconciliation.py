@@ -7,8 +7,9 @@ it frees or ends the job.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import Connection, func, or_, select, update
+from sqlalchemy import Connection, Integer, bindparam, func, or_, select, update
 
 from jobs.errors import Billed, JobNotFound
 from jobs.job import Attempt, Cost, Job, Outcome, Usage
@@ -51,11 +52,19 @@ def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datet
 
 def parked_jobs(tx: Connection, limit: int, until: datetime | None = None) -> list[Job]:
     """Jobs that wait for the log, at most `limit`; only those whose patience has run out by `until`, if given."""
-    row = tables.jobs.c
-    query = select(tables.jobs).where(row.parked_until.is_not(None))
-    if until is not None:
-        query = query.where(row.parked_until <= until)
-    return [job_from(each) for each in tx.execute(query.order_by(row.parked_until).limit(limit)).mappings()]
+    given = {"most": limit, "until": until}
+    found = tx.execute(_PARKED, {"most": limit}) if until is None else tx.execute(_OUT_OF_PATIENCE, given)
+    return [job_from(each) for each in found.mappings()]
+
+
+_parked_until = tables.jobs.c.parked_until
+_PARKED: Final = (
+    select(tables.jobs)
+    .where(_parked_until.is_not(None))
+    .order_by(_parked_until)
+    .limit(bindparam("most", type_=Integer))
+)
+_OUT_OF_PATIENCE: Final = _PARKED.where(_parked_until <= bindparam("until"))
 
 
 def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:

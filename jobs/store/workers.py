@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import sleep
+from typing import Any, Final
 
-from sqlalchemy import Connection, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
@@ -67,15 +68,21 @@ def left_behind(tx: Connection, limit: int) -> tuple[list[Job], list[Attempt]]:
     Asked of the rows rather than of the last `give_up_silent`, so that a rescuer that dies halfway is itself
     followed by another.
     """
-    ended = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
-    job = tables.jobs.c
-    held = select(tables.jobs).where(tables.IS_HELD, job.worker_id.in_(ended)).limit(limit)
-    attempt = tables.attempts.c
-    opened = select(tables.attempts).where(attempt.ended_at.is_(None), attempt.worker_id.in_(ended)).limit(limit)
+    most = {"most": limit}
     return (
-        [job_from(row) for row in tx.execute(held).mappings()],
-        [attempt_from(row) for row in tx.execute(opened).mappings()],
+        [job_from(row) for row in tx.execute(_HELD_BY_ENDED, most).mappings()],
+        [attempt_from(row) for row in tx.execute(_OPEN_OF_ENDED, most).mappings()],
     )
+
+
+_ENDED: Final = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
+_MOST: Final = bindparam("most", type_=Integer)
+_HELD_BY_ENDED: Final = select(tables.jobs).where(tables.IS_HELD, tables.jobs.c.worker_id.in_(_ENDED)).limit(_MOST)
+_OPEN_OF_ENDED: Final = (
+    select(tables.attempts)
+    .where(tables.attempts.c.ended_at.is_(None), tables.attempts.c.worker_id.in_(_ENDED))
+    .limit(_MOST)
+)
 
 
 def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[tuple[str, int]]:
@@ -91,17 +98,18 @@ def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[t
 
 def live_workers(tx: Connection, now: datetime, timeout: timedelta) -> list[WorkerRow]:
     """Workers that have been heard within `timeout`, longest serving first."""
-    row = tables.workers.c
-    query = select(tables.workers).where(row.ended_at.is_(None), row.beat_at >= now - timeout).order_by(row.id)
-    return [WorkerRow(**each) for each in tx.execute(query).mappings()]
+    return [WorkerRow(**each) for each in tx.execute(_LIVE, {"since": now - timeout}).mappings()]
 
 
 def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:
     """How many calls the live workers that still claim can hold at once."""
-    row = tables.workers.c
-    claiming = (row.ended_at.is_(None), row.draining_at.is_(None), row.beat_at >= now - timeout)
-    total: int | None = tx.execute(select(func.sum(row.concurrency)).where(*claiming)).scalar()
+    total: int | None = tx.execute(_SLOTS, {"since": now - timeout}).scalar()
     return total or 0
+
+
+_IS_LIVE: Final = (tables.workers.c.ended_at.is_(None), tables.workers.c.beat_at >= bindparam("since"))
+_LIVE: Final = select(tables.workers).where(*_IS_LIVE).order_by(tables.workers.c.id)
+_SLOTS: Final = select(func.sum(tables.workers.c.concurrency)).where(*_IS_LIVE, tables.workers.c.draining_at.is_(None))
 
 
 def forget_ended(tx: Connection, now: datetime) -> int:
@@ -114,10 +122,16 @@ def forget_ended(tx: Connection, now: datetime) -> int:
 
 def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: timedelta) -> bool:
     """Take or renew the lease called `name`; False while another holder's has not run out."""
-    dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
+    asked = {"of_name": name, "by_holder": holder, "at": now, "until": now + length}
+    return tx.execute(_TAKING[tx.dialect.name], asked).first() is not None
+
+
+def _taking(dialect: Any) -> Any:
     row = tables.leases.c
-    values = {"holder": holder, "expires_at": now + length}
-    taking = dialect.insert(tables.leases).values(name=name, **values)
-    free = or_(row.holder == holder, row.expires_at <= now)
-    taking = taking.on_conflict_do_update(index_elements=[row.name], set_=values, where=free)
-    return tx.execute(taking.returning(row.name)).first() is not None
+    values = {"holder": bindparam("by_holder"), "expires_at": bindparam("until", type_=row.expires_at.type)}
+    taking = dialect.insert(tables.leases).values(name=bindparam("of_name"), **values)
+    free = or_(row.holder == bindparam("by_holder"), row.expires_at <= bindparam("at"))
+    return taking.on_conflict_do_update(index_elements=[row.name], set_=values, where=free).returning(row.name)
+
+
+_TAKING: Final = {"postgresql": _taking(postgresql), "sqlite": _taking(sqlite)}

@@ -5,7 +5,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
 from jobs.events import Announcer
@@ -24,6 +24,13 @@ from worker.provider.line import AbortReason
 BATCH = 200
 AT_ONCE: Final = 2_000
 """How many are ended in one go: where a million are overdue, the other duties have their turn in between."""
+
+_OVERDUE: Final = (
+    select(tables.jobs)
+    .where(tables.jobs.c.completed_at.is_(None), tables.jobs.c.deadline_at <= bindparam("now"))
+    .order_by(tables.jobs.c.deadline_at)
+    .limit(BATCH)
+)
 
 log = get_logger(__name__)
 
@@ -54,12 +61,10 @@ def end_parked(database: Database, announcer: Announcer, now: datetime, until: d
 
 
 def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) -> int:
-    row = tables.jobs.c
-    overdue = select(tables.jobs).where(row.completed_at.is_(None), row.deadline_at <= now)
     expired = 0
     while True:
         with database.read() as tx:
-            batch = [job_from(each) for each in tx.execute(overdue.order_by(row.deadline_at).limit(BATCH)).mappings()]
+            batch = [job_from(each) for each in tx.execute(_OVERDUE, {"now": now}).mappings()]
             closed_for = read_lane(tx, lane).closed_for if batch else None
         ended = []
         with database.begin() as tx:

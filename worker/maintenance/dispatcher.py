@@ -24,7 +24,7 @@ def run_once(
     with database.read() as tx:
         slots = live_slots(tx, database_now(tx), worker_timeout)
         current = read_lane(tx, lane.name)
-        room = dispatcher.room(tx, lane, depth, slots, now)
+        room = dispatcher.room(tx, lane, current, depth=depth, slots=slots, now=now)
     if current.max_calls is not None:
         with database.begin() as tx:
             widen_if_quiet(tx, current, now, slots)

@@ -25,6 +25,7 @@ from worker.maintenance import deadlines, deliveries, dispatcher, followers, pru
 TICK = 1.0
 LEAST_PAUSE = 0.1
 LEASE = timedelta(seconds=4)
+RENEW_EVERY = 1.0
 FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
 PRUNE_EVERY = 60.0
 
@@ -65,6 +66,7 @@ class Maintenance:
         turns = Turns()
         self._database = database
         self._identity = identity
+        self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
         self._stopping = False
         self._thread = Thread(target=self._loop, daemon=True)
@@ -116,15 +118,7 @@ class Maintenance:
 
     def run_once(self) -> None:
         """Do what is due, if the lease is ours; a duty that fails is done again next time."""
-        holder = self._identity.worker_id
-        if holder is None:
-            return
-        try:
-            with self._database.begin() as tx:
-                if not take_lease(tx, "maintenance", holder, database_now(tx), LEASE):
-                    return
-        except SQLAlchemyError as error:
-            log.warning("maintenance failed", duty="lease", error=type(error).__name__)
+        if not self._has_lease():
             return
         for step in self._steps:
             if monotonic() < step.due_at:
@@ -136,3 +130,19 @@ class Maintenance:
                     self._wake.set()
             except Exception as error:  # one duty that fails must not end the others
                 log.warning("maintenance failed", duty=step.name, error=type(error).__name__, exc_info=True)
+
+    def _has_lease(self) -> bool:
+        """Whether the lease is ours for some seconds more."""
+        holder, asked_at = self._identity.worker_id, monotonic()
+        if self._leased is not None and self._leased[0] == holder and asked_at - self._leased[1] < RENEW_EVERY:
+            return True
+        self._leased = None
+        if holder is None:
+            return False
+        try:
+            with self._database.begin() as tx:
+                if take_lease(tx, "maintenance", holder, database_now(tx), LEASE):
+                    self._leased = holder, asked_at
+        except SQLAlchemyError as error:
+            log.warning("maintenance failed", duty="lease", error=type(error).__name__)
+        return self._leased is not None
