@@ -14,6 +14,7 @@ from jobs.lifecycle import Verb
 from jobs.retry import RULES
 from jobs.store import tables
 from jobs.store.chains import await_again, missing_link
+from jobs.store.columns import among
 from jobs.store.many import insert_all, update_all
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move_all
@@ -62,7 +63,7 @@ def begin_attempts(
 def _claimable() -> Select[Any]:
     row, worker = tables.jobs.c, tables.workers.c
     is_listed = exists().where(worker.id == bindparam("worker"), worker.ended_at.is_(None))
-    return select(tables.jobs).where(row.id.in_(bindparam("ids", expanding=True)), tables.IS_QUEUED, is_listed)
+    return select(tables.jobs).where(among(row.id, "ids"), tables.IS_QUEUED, is_listed)
 
 
 _CLAIMABLE: Final = _claimable()
@@ -127,7 +128,7 @@ def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[tuple[dict[
 
 def _requests() -> Select[Any]:
     job, request = tables.jobs.c, tables.requests.c
-    held = (job.id.in_(bindparam("ids", expanding=True)), tables.IS_HELD)
+    held = (among(job.id, "ids"), tables.IS_HELD)
     asked = select(job.id, job.attempt, request.settings, request.input)
     return asked.join_from(tables.jobs, tables.requests).where(*held)
 

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     ColumnElement,
-    Connection,
     DateTime,
     Dialect,
     String,
@@ -16,7 +16,11 @@ from sqlalchemy import (
     TypeDecorator,
     bindparam,
     func,
+    select,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 
 class Moment(TypeDecorator[datetime]):
@@ -78,11 +82,49 @@ class ByteOrdered(TypeDecorator[str]):
         return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
 
 
-def among(tx: Connection, column: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
-    """Whether `column` is one of `values`, of which there may be thousands.
+class Texts(TypeDecorator[Collection[str]]):
+    """Any number of texts as one parameter: an array on PostgreSQL, JSON on SQLite."""
 
-    On PostgreSQL they are one parameter: the statement's text, and so its plan, is the same for any number of them.
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """The type that the driver is told."""
+        return dialect.type_descriptor(ARRAY(String) if dialect.name == "postgresql" else Text())
+
+    def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> Any:
+        """As the driver takes it."""
+        if value is None:
+            return None
+        return list(value) if dialect.name == "postgresql" else json_text(list(value))
+
+
+def among(column: ColumnElement[str], texts: str | Collection[str]) -> ColumnElement[bool]:
+    """Whether `column` is one of `texts`, or of those that the parameter of this name holds; thousands, if need be.
+
+    They are one parameter, so that the statement's text, and with it its plan, is the same for any number of them.
     """
-    if tx.dialect.name == "postgresql":
-        return column == func.any(bindparam(None, list(values), ARRAY(String)))
-    return column.in_(values)
+    given = bindparam(texts, type_=Texts) if isinstance(texts, str) else bindparam(None, texts, Texts)
+    return _Among(column, given)
+
+
+class _Among(FunctionElement[bool]):
+    inherit_cache = True
+    type = Boolean()
+    name = "among"
+
+    def self_group(self, against: Any = None) -> Self:
+        """As it is: on SQLite, whose booleans are numbers, no index serves what is compared with 1."""
+        return self
+
+
+@compiles(_Among, "postgresql")
+def _among_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, texts = element.clauses
+    return compiler.process(column == func.any(texts), **options)
+
+
+@compiles(_Among, "sqlite")
+def _among_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, texts = element.clauses
+    return compiler.process(column.in_(select(func.json_each(texts).table_valued("value").c.value)), **options)

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
     Connection,
     Row,
@@ -92,7 +91,7 @@ def keep_target(tx: Connection, job_id: str, api_key_id: str, target: WebhookTar
 def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
     """Let erased requests' receivers go with them, unless they are still to be told; retention takes them then."""
     row = tables.webhook_endpoints.c
-    named = tx.execute(select(row.id).where(among(tx, row.job_id, job_ids))).scalars().all()
+    named = tx.execute(select(row.id).where(among(row.job_id, job_ids))).scalars().all()
     told = [each for each in named if not _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, [each])]
     if told:
         tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
@@ -123,14 +122,13 @@ def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
 def _listening() -> Select[Any]:
     """Endpoints, locked so that one erased at this moment is either told of or not found."""
     row = tables.webhook_endpoints.c
-    of_keys = and_(row.api_key_id.in_(bindparam("keys", expanding=True)), row.job_id.is_(None))
-    of_jobs = row.job_id.in_(bindparam("jobs", expanding=True))
+    of_keys = and_(among(row.api_key_id, "keys"), row.job_id.is_(None))
+    of_jobs = among(row.job_id, "jobs")
     columns = (row.id, row.api_key_id, row.job_id, row.receiver, row.event_types, row.disabled_at)
     return select(*columns).where(or_(of_keys, of_jobs)).with_for_update(read=True, key_share=True)
 
 
 _LISTENING: Final = _listening()
-_IDS: Final[BindParameter[Any]] = bindparam("ids", expanding=True)
 
 
 def _delivery_of_event(event_id: str, endpoint: Row[Any], now: datetime) -> dict[str, Any]:
@@ -190,7 +188,7 @@ def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
 
 _PENDING_OF_JOBS = select(tables.webhook_deliveries.c.id).where(
     tables.webhook_deliveries.c.event_id.in_(
-        select(tables.webhook_events.c.id).where(tables.webhook_events.c.job_id.in_(_IDS))
+        select(tables.webhook_events.c.id).where(among(tables.webhook_events.c.job_id, "ids"))
     ),
     tables.IS_PENDING,
 )

@@ -6,11 +6,12 @@ The statements are built once: a delivery has a dozen, and building them took lo
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import BindParameter, Connection, bindparam, exists, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, exists, insert, literal, select, update
 
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.webhook import DeliveryStatus
 
 
@@ -42,7 +43,6 @@ _DELIVERY: Final = tables.webhook_deliveries.c
 _OTHER: Final = tables.webhook_deliveries.alias("other")
 _ENDPOINT: Final = tables.webhook_endpoints.c
 _EVENT: Final = tables.webhook_events.c
-_IDS: Final[BindParameter[Any]] = bindparam("ids", expanding=True)
 _IS_DUE: Final = _DELIVERY.available_at <= bindparam("now")
 _RECEIVERS: Final = select(
     _DELIVERY.id,
@@ -55,15 +55,15 @@ _RECEIVERS: Final = select(
         _OTHER.c.id != _DELIVERY.id,
     )
     .label("has_others"),
-).where(_DELIVERY.id.in_(_IDS), tables.IS_PENDING)
+).where(among(_DELIVERY.id, "ids"), tables.IS_PENDING)
 _LOCK: Final = (
     select(_DELIVERY.id)
-    .where(_DELIVERY.id.in_(_IDS), tables.IS_PENDING, _IS_DUE)
+    .where(among(_DELIVERY.id, "ids"), tables.IS_PENDING, _IS_DUE)
     .with_for_update(skip_locked=True, key_share=True)
 )
 _CLAIM: Final = (
     update(tables.webhook_deliveries)
-    .where(_DELIVERY.id.in_(_IDS))
+    .where(among(_DELIVERY.id, "ids"))
     .values(
         status=DeliveryStatus.SENDING,
         worker_id=bindparam("by_worker"),
@@ -78,11 +78,11 @@ _CLAIM: Final = (
 )
 _OPEN_TRIES: Final = insert(tables.webhook_tries)
 # not joined: a database that counts on ids in order would rather read along them
-_PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(_EVENT.id.in_(_IDS))
+_PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(among(_EVENT.id, "ids"))
 _ENDPOINTS: Final = select(
     *(_ENDPOINT.id, _ENDPOINT.url, _ENDPOINT.secret, _ENDPOINT.former_secret, _ENDPOINT.former_until),
     _ENDPOINT.failing_since,
-).where(_ENDPOINT.id.in_(_IDS))
+).where(among(_ENDPOINT.id, "ids"))
 
 
 def receivers_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:

@@ -8,11 +8,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import Connection, RowMapping, Select, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
 from jobs.store import tables
+from jobs.store.columns import among
 
 BOOTSTRAP_ID = "key_bootstrap"
 
@@ -93,7 +94,7 @@ def find_keys(tx: Connection, secrets: Sequence[str]) -> list[ApiKey | None]:
 
 def _valid() -> Select[Any]:
     row = tables.api_keys.c
-    return select(tables.api_keys).where(row.sha256.in_(bindparam("digests", expanding=True)), row.revoked_at.is_(None))
+    return select(tables.api_keys).where(among(row.sha256, "digests"), row.revoked_at.is_(None))
 
 
 _VALID: Final = _valid()

@@ -6,6 +6,7 @@ All are scoped by API key; each is answered from an index however many rows ther
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -89,11 +90,8 @@ class Standing:
 
 def standings(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Standing | None]:
     """Where the job of each pair of its id and its key's id stands; None where there is none, or it is another's."""
-    row = tables.jobs.c
-    columns = (row.id, row.status, row.attempt, row.created_at, row.updated_at, row.available_at, row.started_at)
-    wanted = row.id.in_(sorted({job_id for job_id, _ in pairs}))
     found = {}
-    for api_key_id, *values in tx.execute(select(row.api_key_id, *columns).where(wanted)):
+    for api_key_id, *values in tx.execute(_STANDINGS, {"ids": sorted({job_id for job_id, _ in pairs})}):
         job_id, status, *rest = values
         found[(job_id, api_key_id)] = Standing(job_id, Status(status), *rest)
     return [found.get(pair) for pair in pairs]
@@ -105,11 +103,8 @@ def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
     Raises:
         JobNotFound: there is none, or it is another's.
     """
-    row = tables.jobs.c
-    query = select(tables.jobs).where(row.id == job_id)
-    if api_key_id is not None:
-        query = query.where(row.api_key_id == api_key_id)
-    found = tx.execute(query).mappings().one_or_none()
+    query = _JOB if api_key_id is None else _JOB_OF_KEY
+    found = tx.execute(query, {"of_id": job_id, "of_key": api_key_id}).mappings().one_or_none()
     if found is None:
         raise no_job(job_id)
     return job_from(found)
@@ -200,14 +195,23 @@ def queue_position(tx: Connection, job: Job) -> int | None:
     """
     if job.status is not Status.QUEUED or job.waits_for is not None or job.parked_until is not None:
         return None
-    row = tables.jobs.c
-    of_this_key = select(row.id).where(tables.IS_QUEUED, row.api_key_id == job.api_key_id).limit(POSITION_LIMIT - 1)
-    earlier = tuple_(row.available_at, row.id) < tuple_(job.available_at, job.id, types=[Moment, ByteOrdered])
-    branches = [of_this_key.where(row.priority == job.priority, earlier)]
-    branches += [of_this_key.where(row.priority == higher) for higher in range(job.priority + 1, 10)]
-    ahead = union_all(*(select(branch.subquery()) for branch in branches)).limit(POSITION_LIMIT - 1)
-    count: int = tx.execute(select(func.count()).select_from(ahead.subquery())).scalar_one()
+    of_this = {"of_key": job.api_key_id, "due_at": job.available_at, "of_id": job.id}
+    count: int = tx.execute(_ahead_of(job.priority), of_this).scalar_one()
     return count + 1
+
+
+@cache
+def _ahead_of(priority: int) -> Select[Any]:
+    row = tables.jobs.c
+    of_this_key = (
+        select(row.id).where(tables.IS_QUEUED, row.api_key_id == bindparam("of_key")).limit(POSITION_LIMIT - 1)
+    )
+    this = (bindparam("due_at", type_=Moment), bindparam("of_id", type_=ByteOrdered))
+    earlier = tuple_(row.available_at, row.id) < tuple_(*this, types=[Moment, ByteOrdered])
+    branches = [of_this_key.where(row.priority == priority, earlier)]
+    branches += [of_this_key.where(row.priority == higher) for higher in range(priority + 1, 10)]
+    ahead = union_all(*(select(branch.subquery()) for branch in branches)).limit(POSITION_LIMIT - 1)
+    return select(func.count()).select_from(ahead.subquery())
 
 
 def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime) -> list[UsageRow]:
@@ -277,7 +281,7 @@ def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
     with database.read() as tx:
         for start in range(0, len(ids), IDS_PER_QUERY):
             chunk = ids[start : start + IDS_PER_QUERY]
-            found = tx.execute(select(row.id).where(among(tx, row.id, chunk), row.completed_at.is_(None)))
+            found = tx.execute(select(row.id).where(among(row.id, chunk), row.completed_at.is_(None)))
             still_open.update(found.scalars())
     return set(ids) - still_open
 
@@ -295,8 +299,17 @@ def _document_from(row: Any) -> Document:
     return Document(job_from(row), settings, settings.get("metadata") or {}, row["response"])
 
 
-# built once, which takes longer than to run it
+def _standings() -> Select[Any]:
+    row = tables.jobs.c
+    columns = (row.id, row.status, row.attempt, row.created_at, row.updated_at, row.available_at, row.started_at)
+    return select(row.api_key_id, *columns).where(among(row.id, "ids"))
+
+
+# built once, which takes longer than to run them
+_JOB: Final = select(tables.jobs).where(tables.jobs.c.id == bindparam("of_id"))
+_JOB_OF_KEY: Final = _JOB.where(tables.jobs.c.api_key_id == bindparam("of_key"))
+_STANDINGS: Final = _standings()
 _THESE_DOCUMENTS: Final = _documents().where(
-    tables.jobs.c.id.in_(bindparam("ids", expanding=True)),
-    tables.jobs.c.api_key_id.in_(bindparam("keys", expanding=True)),
+    among(tables.jobs.c.id, "ids"),
+    among(tables.jobs.c.api_key_id, "keys"),
 )

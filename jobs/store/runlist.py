@@ -37,7 +37,7 @@ from sqlalchemy import (
 from jobs.ids import first_id_at
 from jobs.lifecycle import Status
 from jobs.store import tables
-from jobs.store.columns import ByteOrdered, Moment
+from jobs.store.columns import ByteOrdered, Moment, among
 from jobs.store.line import Line
 
 PRIORITIES = range(9, -1, -1)
@@ -284,12 +284,10 @@ def _for_each(
 
 def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> None:
     keys = sorted(served)  # in one order, so that no two wait for each other
+    tx.execute(_RING, {"ids": job_ids, "now": now})
     if tx.dialect.name == "postgresql":
-        tx.execute(_RING, {"ids": list(job_ids), "now": now})
         tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
         return
-    queued = update(tables.jobs).where(tables.jobs.c.id.in_(job_ids), tables.jobs.c.status == Status.QUEUED)
-    tx.execute(queued.values(rung_at=now))
     key = tables.api_keys.c
     one = update(tables.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
     tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
@@ -297,7 +295,7 @@ def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, date
 
 def _ring() -> Update:
     job = tables.jobs.c
-    listed = job.id == func.any(bindparam("ids", type_=ARRAY(String)))
+    listed = among(job.id, "ids")
     return update(tables.jobs).where(listed, job.status == Status.QUEUED).values(rung_at=bindparam("now"))
 
 

@@ -208,7 +208,7 @@ def erase_ripe(tx: Connection, ripe: ColumnElement[bool], limit: int) -> int:
     oldest = select(row.id).where(row.completed_at.is_not(None), ripe).order_by(row.completed_at).limit(size)
     ids = tx.execute(oldest.with_for_update(skip_locked=True)).scalars().all()  # locked, so that none is revived
     if ids:
-        tx.execute(delete(tables.jobs).where(among(tx, row.id, ids)))
+        tx.execute(delete(tables.jobs).where(among(row.id, ids)))
         _forget_texts(tx, ids)
     return len(ids)
 
@@ -217,5 +217,5 @@ def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     """What the database doesn't erase by itself together with a job."""
     forget_targets(tx, job_ids)
     attempt = tables.attempts.c
-    told = update(tables.attempts).where(among(tx, attempt.job_id, job_ids), attempt.error_message.is_not(None))
+    told = update(tables.attempts).where(among(attempt.job_id, job_ids), attempt.error_message.is_not(None))
     tx.execute(told.values(error_message=None))

@@ -18,6 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.store.many import insert_all
 
 SILENT_AFTER = timedelta(seconds=5)
@@ -102,13 +103,16 @@ def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: da
 
 def note_answered(tx: Connection, request_ids: Collection[str]) -> None:
     """The answers to these requests have been written: nothing of theirs is left to join."""
-    tx.execute(delete(tables.unanswered).where(tables.unanswered.c.request_id.in_(request_ids)))
+    tx.execute(_ANSWERED, {"ids": request_ids})
+
+
+_ANSWERED: Final = delete(tables.unanswered).where(among(tables.unanswered.c.request_id, "ids"))
 
 
 def note_lost(tx: Connection, request_ids: Collection[str], now: datetime) -> None:
     """These requests lost their connections before their answers were written."""
     row = tables.unanswered.c
-    tx.execute(update(tables.unanswered).where(row.request_id.in_(request_ids)).values(lost_at=now))
+    tx.execute(update(tables.unanswered).where(among(row.request_id, request_ids)).values(lost_at=now))
 
 
 def marks_of(tx: Connection, sender: Sender, asked_at: datetime, now: datetime) -> list[Mark]:

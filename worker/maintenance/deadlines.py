@@ -5,7 +5,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, Integer, bindparam, select
 
 from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
 from jobs.events import Announcer
@@ -29,7 +29,7 @@ _OVERDUE: Final = (
     select(tables.jobs)
     .where(tables.jobs.c.completed_at.is_(None), tables.jobs.c.deadline_at <= bindparam("now"))
     .order_by(tables.jobs.c.deadline_at)
-    .limit(BATCH)
+    .limit(bindparam("most", type_=Integer))
 )
 
 log = get_logger(__name__)
@@ -64,7 +64,7 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
     expired = 0
     while True:
         with database.read() as tx:
-            batch = [job_from(each) for each in tx.execute(_OVERDUE, {"now": now}).mappings()]
+            batch = [job_from(each) for each in tx.execute(_OVERDUE, {"now": now, "most": BATCH}).mappings()]
             closed_for = read_lane(tx, lane).closed_for if batch else None
         ended = []
         with database.begin() as tx:
