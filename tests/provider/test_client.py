@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import select
 import socket
 import time
 import weakref
@@ -382,12 +383,9 @@ def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
             assert first.startswith(f"CONNECT 127.0.0.1:{target.port} ".encode())
             with socket.create_connection(("127.0.0.1", target.port), timeout=5) as onward:
                 peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = Thread(target=pump, args=(onward, peer.sock), daemon=True)
-                back.start()
-                pump(peer.sock, onward)
+                tunnel(peer.sock, onward)
                 with suppress(OSError):
-                    onward.shutdown(socket.SHUT_RDWR)
-                back.join(5)
+                    peer.sock.shutdown(socket.SHUT_RDWR)
 
         thread = Thread(target=serve, daemon=True)
         thread.start()
@@ -395,12 +393,17 @@ def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
         thread.join(5)
 
 
-def pump(source: socket.socket, sink: socket.socket) -> None:
+def tunnel(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what comes on either side until one ends; in one thread, as a TLS connection is not for two at once."""
+    sinks = {one: other, other: one}
     with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+        while True:
+            ready, _, _ = select.select(list(sinks), [], [])
+            for source in ready:
+                data = source.recv(65536)
+                if not data:
+                    return
+                sinks[source].sendall(data)
 
 
 class TestProxies:

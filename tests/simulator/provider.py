@@ -90,7 +90,7 @@ class RawCall:
     """A call written and read byte by byte."""
 
     def __init__(self, port: int, body: Json, call_id: str | None = None) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=5)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
         self.socket.sendall(http_request(body, call_id or f"raw_{uuid4().hex}:1"))
 
     def __enter__(self) -> Self:

@@ -24,6 +24,8 @@ from worker.maintenance import deadlines, deliveries, dispatcher, followers, pru
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
+GATHER_SECONDS = 0.02
+"""After a wake: who waits for the end that caused it is told first, and other ends are soon to come."""
 LEASE = timedelta(seconds=4)
 RENEW_EVERY = 1.0
 FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
@@ -113,7 +115,8 @@ class Maintenance:
         while not self._stopping:
             self.run_once()
             pause.wait(LEAST_PAUSE)
-            self._wake.wait(TICK - LEAST_PAUSE)
+            if self._wake.wait(TICK - LEAST_PAUSE):
+                pause.wait(GATHER_SECONDS)
             self._wake.clear()
 
     def run_once(self) -> None:
