@@ -35,17 +35,21 @@ def connect(url: str) -> "redis.Redis":
 class Announcer:
     """Tells every process of an event. Never raises: the rows hold the truth."""
 
-    def __init__(self, client: "redis.Redis", on_end: Callable[[Sequence[str]], None] = lambda _job_ids: None) -> None:
+    def __init__(
+        self,
+        client: "redis.Redis",
+        on_end: Callable[[Sequence[str], Sequence[str] | None], None] = lambda _job_ids, _deliveries: None,
+    ) -> None:
         """`on_end` is told of ends as well, and never raises."""
         self._client = client
         self._on_end = on_end
         self._quiet_until = 0.0
 
-    def ended(self, *job_ids: str) -> None:
-        """Responses have reached a terminal status."""
+    def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
+        """Responses have reached a terminal status; `deliveries` are all that this has made, if that is known."""
         if job_ids:
             self._publish(ENDED, *job_ids)
-            self._on_end(job_ids)
+            self._on_end(job_ids, deliveries)
 
     def tested(self, delivery_id: str) -> None:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Lock
+from time import sleep
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -61,12 +62,14 @@ class Gathering(Generic[T, R]):
         with self._guard:
             self._waiting.append(place)
             leads, self._is_led = not self._is_led, True
-        if not leads:
-            try:
+        try:
+            if leads:
+                sleep(0)  # whoever else is there by now, and only has not had his turn, goes along
+            else:
                 place.woken.wait()
-            except BaseException:  # our greenlet is killed
-                self._leave(place)
-                raise
+        except BaseException:  # our greenlet is killed
+            self._leave(place, leads=leads)
+            raise
         if not place.is_done:
             self._lead()
         if place.error is not None:
@@ -97,12 +100,12 @@ class Gathering(Generic[T, R]):
         if self._waiting:
             self._waiting[0].woken.set()
 
-    def _leave(self, place: _Place[T, R]) -> None:
+    def _leave(self, place: _Place[T, R], *, leads: bool) -> None:
         """Wait no longer; who was to lead lets the next one."""
         with self._guard:
             if place in self._waiting:
                 self._waiting.remove(place)
-                if place.woken.is_set():
+                if leads or place.woken.is_set():
                     self._hand_over()
 
     @staticmethod

@@ -22,14 +22,20 @@ class Outbox:
         self._database = database
         self._dispatcher = dispatcher
 
-    def jobs_ended(self, job_ids: Sequence[str]) -> None:
-        """Ring for the deliveries of jobs whose end is committed. Never raises: the rows hold the truth."""
+    def jobs_ended(self, job_ids: Sequence[str], deliveries: Sequence[str] | None = None) -> None:
+        """Ring for the deliveries of jobs whose end is committed, which are looked up unless they are given.
+
+        Never raises: the rows hold the truth.
+        """
         if not job_ids:
             return
         try:
-            with self._database.read() as tx:
-                pending = pending_of_jobs(tx, job_ids)
+            pending = deliveries if deliveries is not None else self._pending(job_ids)
         except SQLAlchemyError as error:
             log.warning("deliveries not rung for", jobs=len(job_ids), error=type(error).__name__)
             return
         self._dispatcher.ring_for_deliveries(pending)
+
+    def _pending(self, job_ids: Sequence[str]) -> list[str]:
+        with self._database.read() as tx:
+            return pending_of_jobs(tx, job_ids)

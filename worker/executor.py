@@ -242,12 +242,13 @@ class Executor:
 
     def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[None]:
         ended = [each for each, _ in calls]
+        deliveries: list[str] = []
         with self._database.begin() as tx:
             keep(tx, [told for _, told in calls if told is not None])
-            settled = settle_together(tx, ended)
+            settled = settle_together(tx, ended, deliveries)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
-        self._announcer.ended(*(each.job.id for each in settled))
+        self._announcer.ended(*(each.job.id for each in settled), deliveries=deliveries)
         return [None] * len(calls)
 
     def _announce(self, settled: Settled, ended: EndedCall) -> None:

@@ -98,15 +98,15 @@ def can_settle_together(ended: EndedCall) -> bool:
     return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
 
 
-def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> list[Settled]:
-    """`settle` for several such calls at once.
+def settle_together(tx: Connection, calls: Sequence[EndedCall], deliveries: list[str] | None = None) -> list[Settled]:
+    """`settle` for several such calls at once; `deliveries` as with `move_all`.
 
     Raises:
         StaleJob: one of the jobs was no longer its attempt's to move; the transaction is to be rolled back.
     """
     now = max(ended.ended_at for ended in calls)
     moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
-    jobs = {job.id: job for job in move_all(tx, Verb.COMPLETE, moves, now)}
+    jobs = {job.id: job for job in move_all(tx, Verb.COMPLETE, moves, now, deliveries)}
     end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
     save_answers(tx, [(ended.job, ended.report) for ended in calls])
     return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls]

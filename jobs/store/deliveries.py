@@ -97,15 +97,16 @@ def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
         tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
 
 
-def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
-    """Write the end of each of `jobs` down for every endpoint that wants to hear of it.
+def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> list[str]:
+    """Write the end of each of `jobs` down for every endpoint that wants to hear of it; the deliveries to ring for.
 
     For a disabled one the delivery has failed from the start: so its owner sees what it missed, and can recover it.
     """
     if not jobs:
-        return
+        return []
     whose = {"keys": sorted({job.api_key_id for job in jobs}), "jobs": sorted(job.id for job in jobs)}
     listening = tx.execute(_LISTENING, whose).all()
+    pending: list[str] = []
     for job in jobs if listening else ():
         event_type = EVENT_OF[job.status]
         found = [
@@ -116,7 +117,10 @@ def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> None:
         ]
         if found:
             event_id = _insert_event(tx, job.api_key_id, job.id, event_type, now)
-            tx.execute(insert(tables.webhook_deliveries), [_delivery_of_event(event_id, each, now) for each in found])
+            rows = [_delivery_of_event(event_id, each, now) for each in found]
+            tx.execute(insert(tables.webhook_deliveries), rows)
+            pending += [row["id"] for row in rows if row["status"] is DeliveryStatus.PENDING]
+    return pending
 
 
 def _listening() -> Select[Any]:

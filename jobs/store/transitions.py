@@ -95,8 +95,14 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     return moved
 
 
-def move_all(tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str, Any]]], now: datetime) -> list[Job]:
-    """`move` for several jobs at once.
+def move_all(
+    tx: Connection,
+    verb: Verb,
+    moves: Sequence[tuple[Job, Mapping[str, Any]]],
+    now: datetime,
+    deliveries: list[str] | None = None,
+) -> list[Job]:
+    """`move` for several jobs at once; whoever gives `deliveries` finds there what to ring for after the commit.
 
     Raises:
         StaleJob: one of them cannot be moved; the transaction is to be rolled back.
@@ -119,7 +125,9 @@ def move_all(tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str,
         if update_all(tx, _moving(verb, names), alike) < len(alike):
             raise StaleJob(moves[0][0].id, verb)
     if transition.target.is_terminal:
-        write_events(tx, [job for job in moved if job.background], now)
+        pending = write_events(tx, [job for job in moved if job.background], now)
+        if deliveries is not None:
+            deliveries += pending
     return moved
 
 

@@ -1,7 +1,7 @@
 """A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -155,8 +155,8 @@ class DyingProvider(ProviderClient):
 
 
 class DyingAnnouncer(Announcer):
-    def ended(self, *job_ids: str) -> None:
-        super().ended(*job_ids)
+    def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
+        super().ended(*job_ids, deliveries=deliveries)
         raise Killed
 
 

@@ -21,7 +21,7 @@ class DeafBroker(Dispatcher):
 class DeafChannel(Announcer):
     def __init__(self) -> None:
         self.said: list[str] = []
-        self._on_end = lambda _job_ids: None
+        self._on_end = lambda _job_ids, _deliveries: None
 
     def _publish(self, channel: str, *messages: str) -> None:
         self.said += [f"{channel} {message}" for message in messages]

@@ -106,7 +106,7 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise Unreadable("The provider's answer is JSON, but not an object.")
     if not _is_response(value):
         raise Unreadable("The provider's answer is JSON, but not a response object.")
-    if _is_deeper(value, _DEEPEST):
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
         raise Unreadable("The provider's answer is nested too deeply.")
     return _whole_characters(value) if _HALF_ESCAPED.search(text) else value
 
