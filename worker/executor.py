@@ -29,7 +29,7 @@ from worker.calls import Calls
 from worker.claims import Claims
 from worker.identity import Identity
 from worker.lane import LaneKeeper
-from worker.live import LiveLog, LiveOutput, keep
+from worker.live import LiveLog, LiveOutput, keep_rest
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.recording import record
@@ -231,7 +231,7 @@ class Executor:
 
         def write(tx: Connection) -> Settled | None:
             if told is not None and isinstance(ended.report.result, Answer):
-                keep(tx, [told])
+                keep_rest(tx, [told])
             return settle(tx, ended, self._policy, self._jitter())
 
         settled = record(self._database, write, job_id=ended.job.id)
@@ -242,10 +242,9 @@ class Executor:
 
     def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[None]:
         ended = [each for each, _ in calls]
-        deliveries: list[str] = []
         with self._database.begin() as tx:
-            keep(tx, [told for _, told in calls if told is not None])
-            settled = settle_together(tx, ended, deliveries)
+            keep_rest(tx, [told for _, told in calls if told is not None])
+            settled, deliveries = settle_together(tx, ended)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
         self._announcer.ended(*(each.job.id for each in settled), deliveries=deliveries)

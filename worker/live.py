@@ -201,8 +201,8 @@ def _begun_part(part_type: str, part: Mapping[str, Any]) -> Event:
             return {**part, "type": part_type}
 
 
-def keep(tx: Connection, outputs: Iterable[LiveOutput]) -> None:
-    """Put what is left of each beside its answer."""
+def keep_rest(tx: Connection, outputs: Iterable[LiveOutput]) -> None:
+    """Put what each has told and not committed yet beside its answer."""
     chunks = [chunk for output in outputs if (chunk := output.unwritten()) is not None]
     if chunks:
         append(tx, chunks, wait=True)

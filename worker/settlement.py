@@ -98,18 +98,19 @@ def can_settle_together(ended: EndedCall) -> bool:
     return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
 
 
-def settle_together(tx: Connection, calls: Sequence[EndedCall], deliveries: list[str] | None = None) -> list[Settled]:
-    """`settle` for several such calls at once; `deliveries` as with `move_all`.
+def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Settled], list[str]]:
+    """`settle` for several such calls at once; also the ids of the deliveries to ring for after the commit.
 
     Raises:
         StaleJob: one of the jobs was no longer its attempt's to move; the transaction is to be rolled back.
     """
     now = max(ended.ended_at for ended in calls)
     moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
-    jobs = {job.id: job for job in move_all(tx, Verb.COMPLETE, moves, now, deliveries)}
+    moved, deliveries = move_all(tx, Verb.COMPLETE, moves, now)
+    jobs = {job.id: job for job in moved}
     end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
     save_answers(tx, [(ended.job, ended.report) for ended in calls])
-    return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls]
+    return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
 
 
 def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:

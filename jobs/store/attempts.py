@@ -54,7 +54,7 @@ def begin_attempts(
         (job, {"attempt": job.attempt + 1, "worker_id": worker_id, "started_at": job.started_at or now})
         for job in ready
     ]
-    claimed = move_all(tx, Verb.CLAIM, moves, now)
+    claimed, _ = move_all(tx, Verb.CLAIM, moves, now)
     begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
     insert_all(tx, tables.attempts, [_opening_row(attempt) for _, attempt in begun])
     return begun

@@ -94,7 +94,7 @@ def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
     named = tx.execute(select(row.id).where(among(row.job_id, job_ids))).scalars().all()
     told = [each for each in named if not _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, [each])]
     if told:
-        tx.execute(delete(tables.webhook_endpoints).where(row.id.in_(told)))
+        tx.execute(delete(tables.webhook_endpoints).where(among(row.id, told)))
 
 
 def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> list[str]:
@@ -344,14 +344,14 @@ def prune_events(tx: Connection, before: datetime, before_event_id: str, before_
     old = select(event.id).where(event.id < before_event_id, event.created_at < before)
     ids: Sequence[str] = tx.execute(old.order_by(event.id).limit(limit)).scalars().all()
     past = set(ids) - _awaiting(tx, row.event_id, ids)
-    tx.execute(delete(tables.webhook_events).where(event.id.in_(past)))
+    tx.execute(delete(tables.webhook_events).where(among(event.id, past)))
     endpoint, job = tables.webhook_endpoints.c, tables.jobs.c
     named = select(endpoint.id, endpoint.job_id).where(endpoint.job_id < before_job_id)
     jobs_of = {each.id: each.job_id for each in tx.execute(named.order_by(endpoint.job_id).limit(limit))}
-    kept = set(tx.execute(select(job.id).where(job.id.in_(jobs_of.values()))).scalars())
+    kept = set(tx.execute(select(job.id).where(among(job.id, jobs_of.values()))).scalars())
     gone = [endpoint_id for endpoint_id, job_id in jobs_of.items() if job_id not in kept]
     told = set(gone) - _awaiting(tx, row.endpoint_id, gone)
-    tx.execute(delete(tables.webhook_endpoints).where(endpoint.id.in_(told)))
+    tx.execute(delete(tables.webhook_endpoints).where(among(endpoint.id, told)))
     return max(len(past), len(told))
 
 
@@ -360,5 +360,5 @@ def _awaiting(tx: Connection, column: ColumnElement[str], ids: Sequence[str]) ->
 
     All of each are read, as they are few: else a database would rather look through all that is on its way.
     """
-    query = select(column.label("id"), tables.webhook_deliveries.c.ended_at).where(column.in_(ids))
+    query = select(column.label("id"), tables.webhook_deliveries.c.ended_at).where(among(column, ids))
     return {each.id for each in tx.execute(query) if each.ended_at is None}

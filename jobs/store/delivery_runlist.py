@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from jobs.store import tables
+from jobs.store.columns import among
 
 FIRST_AT_ONCE = 2
 MOST_PER_RECEIVER = 16
@@ -47,7 +48,9 @@ def pick_due_deliveries(tx: Connection, now: datetime, limit: int, rung_before: 
     picked = [delivery_id for _turn, _available_at, delivery_id in sorted(found)[:limit]]
     if picked:
         row = tables.webhook_deliveries.c
-        tx.execute(update(tables.webhook_deliveries).where(row.id.in_(picked), tables.IS_PENDING).values(rung_at=now))
+        tx.execute(
+            update(tables.webhook_deliveries).where(among(row.id, picked), tables.IS_PENDING).values(rung_at=now)
+        )
     return picked
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, case, delete, func, inser
 from jobs.errors import DeliveryNotFound, EndpointNotFound, TooManyEndpoints
 from jobs.ids import new_id
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.store.counts import count_waiting
 from jobs.webhook import MAX_FAILURES, OLD_SECRET_LIVES, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
@@ -309,7 +310,7 @@ def _deliveries() -> Select[Any]:
 
 def _with_tries(tx: Connection, rows: Sequence[RowMapping]) -> list[Delivery]:
     row = tables.webhook_tries.c
-    query = select(tables.webhook_tries).where(row.delivery_id.in_([each["id"] for each in rows]))
+    query = select(tables.webhook_tries).where(among(row.delivery_id, [each["id"] for each in rows]))
     tries: dict[str, list[Try]] = {}
     for each in sorted(tx.execute(query).mappings(), key=itemgetter("number")):
         made = Try(each["number"], each["started_at"], each["ended_at"], each["http_status"], _error(each))

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Integer, Select, and_, bindparam, func, inser
 
 from jobs.sequence import Event, Progress
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.store.queries import no_job
 
 
@@ -49,10 +50,10 @@ def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> se
     """
     row, event = tables.jobs.c, tables.stream_events.c
     ids = [chunk.job_id for chunk in chunks]
-    held = select(row.id, row.attempt).where(row.id.in_(ids), tables.IS_HELD)
+    held = select(row.id, row.attempt).where(among(row.id, ids), tables.IS_HELD)
     locked = held.order_by(row.id).with_for_update(key_share=True, skip_locked=not wait)
     attempts: dict[str, int] = dict(tx.execute(locked).all())
-    ends = select(event.job_id, func.max(event.next_number)).where(event.job_id.in_(ids)).group_by(event.job_id)
+    ends = select(event.job_id, func.max(event.next_number)).where(among(event.job_id, ids)).group_by(event.job_id)
     stored: dict[str, int] = dict(tx.execute(ends).all())
     kept = [chunk for chunk in chunks if attempts.get(chunk.job_id) == chunk.attempt]
     rows = []

@@ -91,18 +91,14 @@ def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) ->
     Raises:
         StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
     """
-    [moved] = move_all(tx, verb, [(job, changes)], now)
+    [moved], _ = move_all(tx, verb, [(job, changes)], now)
     return moved
 
 
 def move_all(
-    tx: Connection,
-    verb: Verb,
-    moves: Sequence[tuple[Job, Mapping[str, Any]]],
-    now: datetime,
-    deliveries: list[str] | None = None,
-) -> list[Job]:
-    """`move` for several jobs at once; whoever gives `deliveries` finds there what to ring for after the commit.
+    tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str, Any]]], now: datetime
+) -> tuple[list[Job], list[str]]:
+    """`move` for several jobs at once; also the ids of the deliveries to ring for after the commit.
 
     Raises:
         StaleJob: one of them cannot be moved; the transaction is to be rolled back.
@@ -125,10 +121,8 @@ def move_all(
         if update_all(tx, _moving(verb, names), alike) < len(alike):
             raise StaleJob(moves[0][0].id, verb)
     if transition.target.is_terminal:
-        pending = write_events(tx, [job for job in moved if job.background], now)
-        if deliveries is not None:
-            deliveries += pending
-    return moved
+        return moved, write_events(tx, [job for job in moved if job.background], now)
+    return moved, []
 
 
 @cache

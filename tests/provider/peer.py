@@ -8,7 +8,7 @@ import json
 import socket
 import ssl
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -17,10 +17,11 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from jobs.errors import Failure
 from jobs.job import CallReport
 from jobs.models import Model
 from worker.provider.client import ProviderClient
-from worker.provider.line import Line
+from worker.provider.line import KEEPALIVE, Line
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 BODY = {"model": "some/model", "input": "Hello", "stream": False}
@@ -191,3 +192,32 @@ def _server_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     return context
+
+
+def exchange(
+    server: Server, answer: bytes, then: Callable[[Peer], None] = lambda _: None, **options: Any
+) -> CallReport:
+    """One call that gets `answer`."""
+    pending = start(client_for(server, **options), Line())
+    peer = server.accept()
+    peer.read_request()
+    peer.send(answer)
+    then(peer)
+    return pending.report()
+
+
+def failure(report: CallReport) -> Failure:
+    assert isinstance(report.result, Failure), report.result
+    return report.result
+
+
+class WatchedLine(Line):
+    """Reads the options of its socket."""
+
+    __slots__ = ("options",)
+
+    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        super().trace(event, info)
+        if event.endswith("connect_tcp.complete"):
+            sock = info["return_value"].get_extra_info("socket")
+            self.options = {(level, name): sock.getsockopt(level, name) for level, name, _ in KEEPALIVE}

@@ -13,18 +13,8 @@ import psutil
 import pytest
 
 from jobs.errors import ErrorKind, Failure
-from jobs.job import Answer, CallReport
-from tests.provider.peer import (
-    ANSWER,
-    BODY,
-    SOON,
-    Server,
-    call,
-    client_for,
-    head,
-    start,
-    whole,
-)
+from jobs.job import Answer
+from tests.provider.peer import ANSWER, BODY, SOON, Server, call, client_for, failure, head, start, whole
 from tests.support.waiting import await_until
 from worker.provider.line import AbortReason, Line
 
@@ -35,11 +25,6 @@ LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with Server(tls=request.param == "https") as listening:
         yield listening
-
-
-def failure(report: CallReport) -> Failure:
-    assert isinstance(report.result, Failure)
-    return report.result
 
 
 def test_before_the_call_nothing_is_connected(server: Server) -> None:

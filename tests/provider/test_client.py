@@ -2,20 +2,18 @@
 
 import gzip
 import json
-import select
 import socket
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from threading import Thread
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from jobs.errors import ErrorKind, Failure, SettingsError
+from jobs.errors import ErrorKind, SettingsError
 from jobs.job import Answer, CallReport
 from jobs.models import Model
 from tests.provider.peer import (
@@ -26,8 +24,11 @@ from tests.provider.peer import (
     Peer,
     Pending,
     Server,
+    WatchedLine,
     call,
     client_for,
+    exchange,
+    failure,
     head,
     start,
     whole,
@@ -35,39 +36,7 @@ from tests.provider.peer import (
 from tests.support.waiting import await_until
 from worker.provider.client import ProviderClient
 from worker.provider.exchange import KEPT_BYTES
-from worker.provider.line import KEEPALIVE, AbortReason, Line
-
-PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROXY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as listening:
-        yield listening
-
-
-def exchange(
-    server: Server, answer: bytes, then: Callable[[Peer], None] = lambda _: None, **options: Any
-) -> CallReport:
-    """One call that gets `answer`."""
-    pending = start(client_for(server, **options), Line())
-    peer = server.accept()
-    peer.read_request()
-    peer.send(answer)
-    then(peer)
-    return pending.report()
-
-
-def failure(report: CallReport) -> Failure:
-    assert isinstance(report.result, Failure), report.result
-    return report.result
+from worker.provider.line import KEEPALIVE, Line
 
 
 def hang_up(peer: Peer) -> None:
@@ -349,18 +318,6 @@ class TestDeadline:
         assert isinstance(pending.report().result, Answer)
 
 
-class WatchedLine(Line):
-    """Reads the options of its socket."""
-
-    __slots__ = ("options",)
-
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        super().trace(event, info)
-        if event.endswith("connect_tcp.complete"):
-            sock = info["return_value"].get_extra_info("socket")
-            self.options = {(level, name): sock.getsockopt(level, name) for level, name, _ in KEEPALIVE}
-
-
 def test_dead_connections_are_found_out(server: Server) -> None:
     line = WatchedLine()
     pending = start(client_for(server), line)
@@ -370,101 +327,6 @@ def test_dead_connections_are_found_out(server: Server) -> None:
     pending.report()
     assert line.options == {(level, name): value for level, name, value in KEEPALIVE}
     assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
-
-
-@contextmanager
-def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
-    """A proxy that opens one tunnel."""
-    with Server(tls=tls) as proxy:
-
-        def serve() -> None:
-            peer = proxy.accept()
-            first, _, _ = peer.read_request()
-            assert first.startswith(f"CONNECT 127.0.0.1:{target.port} ".encode())
-            with socket.create_connection(("127.0.0.1", target.port), timeout=5) as onward:
-                peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                tunnel(peer.sock, onward)
-                with suppress(OSError):
-                    peer.sock.shutdown(socket.SHUT_RDWR)
-
-        thread = Thread(target=serve, daemon=True)
-        thread.start()
-        yield proxy
-        thread.join(5)
-
-
-def tunnel(one: socket.socket, other: socket.socket) -> None:
-    """Pass on what comes on either side until one ends; in one thread, as a TLS connection is not for two at once."""
-    sinks = {one: other, other: one}
-    with suppress(OSError):
-        while True:
-            ready, _, _ = select.select(list(sinks), [], [])
-            for source in ready:
-                data = source.recv(65536)
-                if not data:
-                    return
-                sinks[source].sendall(data)
-
-
-class TestProxies:
-    def test_plain(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server() as proxy:
-            monkeypatch.setenv("http_proxy", f"http://user:pass@127.0.0.1:{proxy.port}")
-            line = WatchedLine()
-            pending = start(client_for(server), line)
-            peer = proxy.accept()
-            first, headers, _ = peer.read_request()
-            peer.send(whole())
-            assert isinstance(pending.report().result, Answer)
-        assert first.startswith(f"POST {server.url}/responses ".encode())
-        assert headers["proxy-authorization"].startswith("Basic ")
-        assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
-
-    @pytest.mark.parametrize("scheme", ["", "http://", "https://"])
-    def test_tunnel(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(tls=True) as server, proxy_for(server, tls=scheme == "https://") as proxy:
-            monkeypatch.setenv("https_proxy", f"{scheme}127.0.0.1:{proxy.port}")
-            assert isinstance(exchange(server, whole()).result, Answer)
-
-    @pytest.mark.parametrize("scheme", ["http", "https"])
-    def test_tunnel_aborted(self, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(tls=True) as server, proxy_for(server, tls=scheme == "https") as proxy:
-            monkeypatch.setenv("https_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
-            line = Line()
-            pending = start(client_for(server), line)
-            peer = server.accept()
-            peer.read_request()
-            await_until(lambda: line.sent, 5, "it did not come to pass")
-            assert line.abort(AbortReason.CANCELLED)
-            assert peer.sees_the_end()
-            assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
-
-    def test_tunnel_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(tls=True) as server, Server() as proxy:
-            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-            line = Line()
-            pending = start(client_for(server), line)
-            peer = proxy.accept()
-            peer.read_request()
-            peer.send(whole(b"", "502 Bad Gateway"))
-            assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
-            assert not line.sent
-
-    def test_silence_of_the_tunnel_runs_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with Server(tls=True) as server, Server() as proxy:
-            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-            line = Line()
-            pending = start(client_for(server), line)
-            peer = proxy.accept()
-            peer.read_request()
-            peer.reset()
-            assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
-            assert not line.sent
-
-    def test_exceptions(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-        monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
-        assert isinstance(exchange(server, whole()).result, Answer)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport
 from jobs.models import Model
 from jobs.settings import Transport
-from tests.provider.peer import ANSWER, BODY, SOON, Peer, Pending, Server, client_for, whole
+from tests.provider.peer import ANSWER, BODY, SOON, Peer, Pending, Server, client_for, failure, whole
 from tests.support.waiting import await_until
 from worker.calls import Calls
 from worker.provider.line import AbortReason, Line
@@ -21,17 +21,6 @@ from worker.provider.line import AbortReason, Line
 MODEL = Model("some/model")
 TAKEN = json.dumps({"id": "resp_1/é", "object": "response", "status": "queued", "output": []}).encode()
 PATH = b"/v1/responses/resp_1%2F%C3%A9"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as listening:
-        yield listening
-
-
-def failure(report: CallReport) -> Failure:
-    assert isinstance(report.result, Failure), report.result
-    return report.result
 
 
 class Call:

@@ -18,7 +18,7 @@ from tests.support.clock import Clock
 from tests.support.records import Records
 from tests.support.waiting import await_until
 from worker import live
-from worker.live import LiveLog, LiveOutput, keep
+from worker.live import LiveLog, LiveOutput, keep_rest
 
 
 class Heard:
@@ -144,7 +144,7 @@ def test_an_attempt_that_lost_its_job_writes_no_more(
     told = live_log.close(attempt)
     assert told is output
     with database.begin() as tx:
-        keep(tx, [told])
+        keep_rest(tx, [told])
     assert logged(database, job) == ["a"]
 
 
@@ -160,7 +160,7 @@ def test_what_is_left_goes_with_the_answer(database: Database, records: Records,
     assert logged(database, job) == ["a"]
     for _ in range(2):  # a commit whose confirmation is lost is tried again
         with database.begin() as tx:
-            keep(tx, [closed])
+            keep_rest(tx, [closed])
     assert logged(database, job) == ["a", "b"]
 
 

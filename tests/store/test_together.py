@@ -70,7 +70,7 @@ def test_settled_together_they_come_to_the_same_as_alone(records: Records, clock
     calls = [ended(*each, clock, report) for each in begun]
     assert all(map(can_settle_together, calls))
     with records.database.begin() as tx:
-        settled = settle_together(tx, calls[:3])
+        settled, _ = settle_together(tx, calls[:3])
     assert [each.job.id for each in settled] == [call.job.id for call in calls[:3]]
     with records.database.begin() as tx:
         settle(tx, calls[3], POLICY, 0.5)

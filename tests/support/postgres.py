@@ -91,7 +91,8 @@ class PostgresServer(Server):
         try:
             super().__exit__(kind, error, trace)
         finally:
-            shutil.rmtree(self._home, ignore_errors=True)
+            if self._home != self.directory:
+                shutil.rmtree(self._home)
 
     def kill(self) -> None:
         """End it at once, without a checkpoint, as a crash would; its children go as well."""

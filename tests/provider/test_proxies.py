@@ -1,0 +1,114 @@
+"""Calls through the operator's proxy: plain ones as a request, those with TLS through a tunnel."""
+
+import select
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
+
+import pytest
+
+from jobs.errors import ErrorKind
+from jobs.job import Answer
+from tests.provider.peer import SOON, Server, WatchedLine, client_for, exchange, failure, start, whole
+from tests.support.waiting import await_until
+from worker.provider.line import AbortReason, Line
+
+
+@contextmanager
+def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
+    """A proxy that opens one tunnel."""
+    with Server(tls=tls) as proxy:
+
+        def serve() -> None:
+            peer = proxy.accept()
+            first, _, _ = peer.read_request()
+            assert first.startswith(f"CONNECT 127.0.0.1:{target.port} ".encode())
+            with socket.create_connection(("127.0.0.1", target.port), timeout=5) as onward:
+                peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                tunnel(peer.sock, onward)
+                with suppress(OSError):
+                    peer.sock.shutdown(socket.SHUT_RDWR)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield proxy
+        thread.join(5)
+
+
+def tunnel(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what comes on either side until one ends; in one thread, as a TLS connection is not for two at once."""
+    sinks = {one: other, other: one}
+    with suppress(OSError):
+        while True:
+            ready, _, _ = select.select(list(sinks), [], [])
+            for source in ready:
+                data = source.recv(65536)
+                if not data:
+                    return
+                sinks[source].sendall(data)
+
+
+def test_plain(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://user:pass@127.0.0.1:{proxy.port}")
+        line = WatchedLine()
+        pending = start(client_for(server), line)
+        peer = proxy.accept()
+        first, headers, _ = peer.read_request()
+        peer.send(whole())
+        assert isinstance(pending.report().result, Answer)
+    assert first.startswith(f"POST {server.url}/responses ".encode())
+    assert headers["proxy-authorization"].startswith("Basic ")
+    assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "http://", "https://"])
+def test_tunnel(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tls=True) as server, proxy_for(server, tls=scheme == "https://") as proxy:
+        monkeypatch.setenv("https_proxy", f"{scheme}127.0.0.1:{proxy.port}")
+        assert isinstance(exchange(server, whole()).result, Answer)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_tunnel_aborted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tls=True) as server, proxy_for(server, tls=scheme == "https") as proxy:
+        monkeypatch.setenv("https_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
+        line = Line()
+        pending = start(client_for(server), line)
+        peer = server.accept()
+        peer.read_request()
+        await_until(lambda: line.sent, 5, "it did not come to pass")
+        assert line.abort(AbortReason.CANCELLED)
+        assert peer.sees_the_end()
+        assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
+
+
+def test_tunnel_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tls=True) as server, Server() as proxy:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        line = Line()
+        pending = start(client_for(server), line)
+        peer = proxy.accept()
+        peer.read_request()
+        peer.send(whole(b"", "502 Bad Gateway"))
+        assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+        assert not line.sent
+
+
+def test_silence_of_the_tunnel_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(tls=True) as server, Server() as proxy:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        line = Line()
+        pending = start(client_for(server), line)
+        peer = proxy.accept()
+        peer.read_request()
+        peer.reset()
+        assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
+        assert not line.sent
+
+
+def test_exceptions(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    assert isinstance(exchange(server, whole()).result, Answer)
