@@ -14,13 +14,15 @@ import httpx
 import pytest
 from openai import OpenAI
 
+import api.sequences
 import api.streams
-from api.sequences import CHUNKS_PER_LOOK
+from api.sequences import CHUNKS_PER_LOOK, look
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
 from jobs.sequence import LIVE_FROM, Progress
 from jobs.store.attempts import attempts_of
 from jobs.store.chains import note_sent
+from jobs.store.queries import get_document
 from jobs.store.streams import Chunk, append, last_chunk
 from tests.api.world import (
     MODEL,
@@ -432,6 +434,21 @@ def test_an_sdk_sees_an_error_event(server: Server) -> None:
         stopping.stop()
         seen += list(events)
     assert [each.type for each in seen] == [*OPENING[:2], "error"]
+
+
+def test_what_is_run_again_while_its_end_is_read_has_not_ended(
+    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = tenant.submit()["id"]
+    job = hand.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
+
+    def run_again_first(tx: Any, *whose: str) -> Any:
+        tenant.http.post(f"/v1/responses/{job_id}/retry").raise_for_status()
+        return get_document(tx, *whose)
+
+    monkeypatch.setattr(api.sequences, "get_document", run_again_first)
+    page = look(server.database, job_id, job.api_key_id, LIVE_FROM)
+    assert (page.frames, page.is_last) == ((), False)
 
 
 def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tenant, hand: Hand) -> None:

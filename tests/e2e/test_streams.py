@@ -152,6 +152,15 @@ def test_events_come_while_the_answer_is_made(stack: Stack) -> None:
     assert len(stack.calls(last.response.id)) == 1
 
 
+def test_what_comes_right_before_the_end_is_told_as_it_came(stack: Stack) -> None:
+    prompt = f'[[sim: full text="{TEXT}" chunk=3 every=0.01]] Count.'
+    with stack.openai().responses.create(model=MODEL, input=prompt, stream=True) as events:
+        kinds = [event.type for event in events]
+    deltas = ["response.output_text.delta"] * len(range(0, len(TEXT), 3))
+    done = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
+    assert kinds[kinds.index(deltas[0]) :] == [*deltas, *done, "response.completed"]
+
+
 def test_the_helper_is_satisfied(stack: Stack) -> None:
     with stack.openai().responses.stream(model=MODEL, input=PROMPT) as stream:
         final = stream.get_final_response()

@@ -23,10 +23,11 @@ from jobs.store.endpoints import Endpoint, SealedSecret
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job
 from jobs.store.transitions import erase, move
-from jobs.webhook import DeliveryError, DeliveryStatus, EventType, TryReport
+from jobs.webhook import DeliveryError, DeliveryStatus, DisabledFor, EventType, TryReport
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import Records, make_key
+from tests.support.records import ANSWER, Records, make_key
+from worker.settlement import EndedCall, settle_together
 
 SECOND = timedelta(seconds=1)
 ENDS = sorted(verb for verb, each in TRANSITIONS.items() if each.target.is_terminal)
@@ -58,6 +59,23 @@ def events(records: Records) -> list[tuple[str, str]]:
 def delivery_ids(records: Records, job: Job) -> list[str]:
     with records.database.read() as tx:
         return pending_of_jobs(tx, [job.id])
+
+
+def test_whoever_settles_calls_is_told_what_to_ring_for(records: Records) -> None:
+    endpoint(records)
+    disabled = endpoint(records)
+    endpoint(records, key=make_key(records.database, "other"))
+    with records.database.begin() as tx:
+        this = tables.webhook_endpoints.c.id == disabled.id
+        gone = {"disabled_at": records.clock(), "disabled_for": DisabledFor.GONE}
+        tx.execute(update(tables.webhook_endpoints).where(this).values(gone))
+    submitted = (records.submit_job(), records.submit_job(webhook=TARGET), records.submit_job(background=False))
+    calls = [EndedCall(*records.claim(job), ANSWER, None, records.clock()) for job in submitted]
+    with records.database.begin() as tx:
+        settled, deliveries = settle_together(tx, calls)
+    assert len(settled) == 3
+    assert len(deliveries) == 3  # the key's endpoint hears of two of them, and one names a receiver of its own
+    assert sorted(deliveries) == sorted(each for job in submitted for each in delivery_ids(records, job))
 
 
 def status_of(records: Records, delivery_id: str) -> str:

@@ -3,12 +3,14 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
+import worker.maintenance.loop
 from jobs.lifecycle import Status
 from jobs.store import tables
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import AT_ONCE
+from jobs.store.workers import register
 from tests.support.deaf import DeafBroker, DeafChannel
 from tests.support.records import Records
 from worker.identity import Identity
@@ -18,11 +20,11 @@ from worker.maintenance.loop import Maintenance
 DAY = timedelta(days=1)
 
 
-def maintenance(records: Records) -> Maintenance:
+def maintenance(records: Records, identity: Identity | None = None) -> Maintenance:
     """Of a worker of today, for whom the clock of the records stands far back."""
     return Maintenance(
         records.database,
-        Identity(records.database, 1, records.worker_id),
+        identity or Identity(records.database, 1, records.worker_id),
         DeafBroker(),
         DeafChannel(),
         lane=LaneSettings("lane"),
@@ -36,6 +38,24 @@ def count(records: Records, *statuses: Status) -> int:
     query = select(func.count()).select_from(tables.jobs).where(tables.jobs.c.status.in_(statuses))
     with records.database.read() as tx:
         return tx.execute(query).scalar_one()
+
+
+def test_who_has_taken_a_new_identity_has_no_lease_until_the_former_ones_has_run_out(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.maintenance.loop, "TICK", 0.0)  # every duty is due at once again
+    identity = Identity(records.database, 1, records.worker_id)
+    loop = maintenance(records, identity)
+    loop.run_once()
+    with records.database.begin() as tx:
+        identity.worker_id = register(tx, "a-host", 4711, 1, records.clock())
+    records.submit_job()  # overdue for the clock of today
+    loop.run_once()
+    assert count(records, Status.QUEUED) == 1
+    with records.database.begin() as tx:
+        tx.execute(update(tables.leases).values(expires_at=records.clock()))
+    loop.run_once()
+    assert count(records, Status.QUEUED) == 0
 
 
 def test_retention_goes_in_steps(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:

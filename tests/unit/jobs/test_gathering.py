@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, Thread
 
 import pytest
 
@@ -114,3 +114,19 @@ def test_one_who_is_killed_when_it_was_to_lead_leaves_that_to_the_next(monkeypat
             errors = [each.exception(10) for each in others]
             assert sorted(type(each).__name__ for each in errors) == ["Killed", *["NoneType"] * 3]
     assert shop.gathering.do(7) == 14
+
+
+def test_so_does_one_who_is_killed_while_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(_seconds: float) -> None:
+        raise Killed
+
+    shop = Workshop()
+    shop.open.set()
+    with monkeypatch.context() as patched:
+        patched.setattr(gathering, "sleep", kill)
+        with pytest.raises(Killed):
+            shop.gathering.do(1)
+    following = Thread(target=shop.gathering.do, args=(7,), daemon=True)
+    following.start()
+    following.join(10)
+    assert shop.batches == [[7]]
