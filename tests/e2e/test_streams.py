@@ -155,7 +155,7 @@ def test_events_come_while_the_answer_is_made(stack: Stack) -> None:
 def test_what_comes_right_before_the_end_is_told_as_it_came(stack: Stack) -> None:
     prompt = f'[[sim: full text="{TEXT}" chunk=3 every=0.01]] Count.'
     with stack.openai().responses.create(model=MODEL, input=prompt, stream=True) as events:
-        kinds = [event.type for event in events]
+        kinds: list[str] = [event.type for event in events]
     deltas = ["response.output_text.delta"] * len(range(0, len(TEXT), 3))
     done = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
     assert kinds[kinds.index(deltas[0]) :] == [*deltas, *done, "response.completed"]
