@@ -1,7 +1,8 @@
-"""Lets Celery's consumer fetch the next bell as soon as a slot is free.
+"""Lets Celery's consumer fetch the next bell as soon as a slot is free, and leave as soon as it is to stop.
 
-While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot only before it
-listens to the broker, and listens for two seconds: so long would a slot that has come free stay empty.
+While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot, and whether it
+is to stop, only before it listens to the broker, and listens for two seconds: so long would a slot that has come free
+stay empty, and twice as long would a worker that is told to stop go on.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from celery.worker import state
 
 FULL_SECONDS: Final = 0.25
 """How often a consumer without a free slot hears what else the broker has to say."""
+LISTEN_SECONDS: Final = 0.25
+"""How long a consumer listens before it looks whether it is to stop."""
 LOOK_SECONDS: Final = 0.01
 
 
@@ -35,28 +38,29 @@ class FreeSlots:
             requires = ("celery.worker.consumer.tasks:Tasks",)
 
             def start(self, consumer: Any) -> None:
-                if consumer.app.conf.worker_disable_prefetch:
-                    connection = consumer.connection
-                    connection.drain_events = slots.listening(connection.drain_events, lambda: _is_full(consumer))
+                connection = consumer.connection
+                connection.drain_events = slots.listening(connection.drain_events, lambda: _is_full(consumer))
 
         app.steps["consumer"].add(SlotsStep)
 
     def listening(self, listen: Callable[..., Any], is_full: Callable[[], bool]) -> Callable[..., Any]:
-        """`listen`, which takes a `timeout`, but not for long while there is no free slot."""
+        """`listen`, which takes a `timeout`, but not for long, and shortly when there is no free slot or no more work."""
 
         def listen_for_slots(timeout: float) -> Any:
             until = monotonic() + FULL_SECONDS
             self._freed.clear()
-            while is_full():
+            while is_full() and state.should_stop is None:
                 left = until - monotonic()
                 if left <= 0:
                     return listen(timeout=LOOK_SECONDS)
                 self._freed.wait(left)
                 self._freed.clear()
-            return listen(timeout=timeout)
+            return listen(timeout=LOOK_SECONDS if state.should_stop is not None else min(timeout, LISTEN_SECONDS))
 
         return listen_for_slots
 
 
 def _is_full(consumer: Any) -> bool:
-    return bool(len(state.reserved_requests) >= consumer.controller.max_concurrency)
+    """Whether bells are to be left in the broker."""
+    holds_bells = bool(consumer.app.conf.worker_disable_prefetch)
+    return holds_bells and len(state.reserved_requests) >= consumer.controller.max_concurrency

@@ -9,12 +9,12 @@ TALK = b"*.pidbox"
 """Celery's workers send each other their questions here."""
 
 
-def test_a_worker_asks_no_other_before_it_hears_bells(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_worker_asks_no_other_before_it_hears_bells(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
     """It used to wait a second for their answers, after every start and every loss of its broker."""
     with valkey.client() as client, client.pubsub() as talk:
         talk.psubscribe(TALK)
         assert talk.get_message(timeout=5) is not None  # that it listens
-        with Stack(database_url, valkey.url, tmp_path) as stack:
+        with Stack(sqlite_url, valkey.url, tmp_path) as stack:
             job_id = stack.submit("[[sim: full delay=0]] Hello")
             stack.await_all([job_id], "completed", 20)
         assert talk.get_message(timeout=0) is None

@@ -27,9 +27,9 @@ def broker() -> Iterator[RabbitServer]:
 
 
 @pytest.fixture
-def stack(database_url: str, valkey: ValkeyServer, broker: RabbitServer, tmp_path: Path) -> Iterator[Stack]:
+def stack(postgres_url: str, valkey: ValkeyServer, broker: RabbitServer, tmp_path: Path) -> Iterator[Stack]:
     environment = {"BACKBURNER_BROKER_URL": broker.url, "BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
-    with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
+    with Stack(postgres_url, valkey.url, tmp_path, environment, workers=2) as stack:
         yield stack
 
 

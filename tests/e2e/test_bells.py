@@ -16,8 +16,8 @@ def calls(valkey: ValkeyServer) -> int:
     return sum(found[f"cmdstat_{name}"]["calls"] for name in KEPT_FOR_REDELIVERY if f"cmdstat_{name}" in found)
 
 
-def test_a_bell_that_was_heard_is_not_kept_for_redelivery(database_url: str, tmp_path: Path) -> None:
-    with ValkeyServer() as valkey, Stack(database_url, valkey.url, tmp_path) as stack:
+def test_a_bell_that_was_heard_is_not_kept_for_redelivery(sqlite_url: str, tmp_path: Path) -> None:
+    with ValkeyServer() as valkey, Stack(sqlite_url, valkey.url, tmp_path) as stack:
         stack.await_all(stack.submit_many(1, "[[sim: full]] Hello"), "completed", 30)
         before = calls(valkey)
         stack.await_all(stack.submit_many(20, "[[sim: full]] Hello"), "completed", 30)

@@ -99,10 +99,11 @@ class Stack:
     def __enter__(self) -> Self:
         try:
             self.simulator = self._start("simulator", ["-m", "simulator", "--port", "0", "--delay", "0.05"])
-            self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
             upgrade(self.database_url)
-            self.start_api()
+            self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
+            self._begin_api()
             self.worker_processes = [self.start_worker() for _ in range(self.workers)]
+            self._await_api()
             await_until(lambda: self.workers == 0 or self._ready(), 40, self.logs)
         except BaseException:
             self.__exit__(None, None, None)
@@ -141,8 +142,14 @@ class Stack:
 
     def start_api(self) -> None:
         """Another API process takes the place of the one before, under a URL of its own."""
+        self._begin_api()
+        self._await_api()
+
+    def _begin_api(self) -> None:
         options = ["--port", "0", "--no-access-log", "--timeout-keep-alive", str(API_IDLE_SECONDS)]
         self.api = self._start("api", ["-m", "uvicorn", "--factory", "api.main:create_app", *options])
+
+    def _await_api(self) -> None:
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
     def start_worker(self, *command: str) -> Process:

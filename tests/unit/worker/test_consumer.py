@@ -6,15 +6,22 @@ import pytest
 
 from tests.support.waiting import await_until
 from worker import consumer
-from worker.consumer import LOOK_SECONDS, FreeSlots
+from worker.consumer import LISTEN_SECONDS, LOOK_SECONDS, FreeSlots
 
 
 def listen(timeout: float) -> float:
     return timeout
 
 
-def test_with_a_free_slot_it_listens_as_long_as_it_is_told() -> None:
-    assert FreeSlots().listening(listen, lambda: False)(timeout=2.0) == 2.0
+def test_with_a_free_slot_it_listens_no_longer_than_it_is_told() -> None:
+    assert FreeSlots().listening(listen, lambda: False)(timeout=2.0) == LISTEN_SECONDS
+    assert FreeSlots().listening(listen, lambda: False)(timeout=0.1) == 0.1
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_one_that_is_to_stop_listens_no_more(monkeypatch: pytest.MonkeyPatch, *, is_full: bool) -> None:
+    monkeypatch.setattr(consumer.state, "should_stop", 0)
+    assert FreeSlots().listening(listen, lambda: is_full)(timeout=2.0) == LOOK_SECONDS
 
 
 def test_without_one_it_hears_in_between_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,4 +42,4 @@ def test_a_slot_that_comes_free_is_filled_at_once(monkeypatch: pytest.MonkeyPatc
         await_until(lambda: looks[0], 10, "it never looked")
         full[0] = False
         slots.freed()
-        assert listening.result(10) == 2.0
+        assert listening.result(10) == LISTEN_SECONDS
