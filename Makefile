@@ -15,6 +15,8 @@ LONG := tests/api/test_many_watchers.py tests/crash/test_every_step.py tests/cra
 	tests/e2e/test_lanes.py tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
 # the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
 TEST_PROCESSES ?= 2
+# Containers often forbid bytecode files. Some hundred processes are started here, each of which would compile all anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help up test test-all check format docs lock bench bench-quick chaos clean
