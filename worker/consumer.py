@@ -1,8 +1,8 @@
 """Lets Celery's consumer fetch the next bell as soon as a slot is free, and leave as soon as it is to stop.
 
-While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot, and whether it
-is to stop, only before it listens to the broker, and listens for two seconds: so long would a slot that has come free
-stay empty, and twice as long would a worker that is told to stop go on.
+While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot, and whether
+it is to stop, only before it listens to the broker, and listens for two seconds: so long would a slot that has come
+free stay empty, and twice as long would a worker that is told to stop go on.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class FreeSlots:
         app.steps["consumer"].add(SlotsStep)
 
     def listening(self, listen: Callable[..., Any], is_full: Callable[[], bool]) -> Callable[..., Any]:
-        """`listen`, which takes a `timeout`, but not for long, and shortly when there is no free slot or no more work."""
+        """`listen`, which takes a `timeout`, but never for long; least so with no slot free, or when it is to stop."""
 
         def listen_for_slots(timeout: float) -> Any:
             until = monotonic() + FULL_SECONDS

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from celery.worker import state
 
 from tests.support.waiting import await_until
 from worker import consumer
@@ -20,7 +21,7 @@ def test_with_a_free_slot_it_listens_no_longer_than_it_is_told() -> None:
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_one_that_is_to_stop_listens_no_more(monkeypatch: pytest.MonkeyPatch, *, is_full: bool) -> None:
-    monkeypatch.setattr(consumer.state, "should_stop", 0)
+    monkeypatch.setattr(state, "should_stop", 0)
     assert FreeSlots().listening(listen, lambda: is_full)(timeout=2.0) == LOOK_SECONDS
 
 
