@@ -59,7 +59,7 @@ class Scale:
 
 
 FULL = Scale(large=100_000, large_of_others=10_000, due_in=25, seconds=12, repeats=8)
-QUICK = Scale(large=5_000, large_of_others=2_500, due_in=4, seconds=4, repeats=2)
+QUICK = Scale(large=4_000, large_of_others=2_000, due_in=3, seconds=2, repeats=2)
 
 
 def measure(run: Run) -> list[Report]:

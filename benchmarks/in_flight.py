@@ -45,7 +45,7 @@ FIGURES = (
 
 
 def measure(run: Run) -> list[Report]:
-    calls, seconds = run.scaled(CALLS, 500), run.scaled(CALL_SECONDS, 5)
+    calls, seconds = run.scaled(CALLS, 200), run.scaled(CALL_SECONDS, 3)
     report = Report("in_flight", f"{calls:,} calls of {seconds} s in one worker process", FIGURES)
     with stage() as servers:
         for _ in range(run.rounds):
