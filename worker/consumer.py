@@ -13,10 +13,8 @@ from typing import Any, Final
 from celery import Celery, bootsteps
 from celery.worker import state
 
-FULL_SECONDS: Final = 0.25
-"""How often a consumer without a free slot hears what else the broker has to say."""
-LISTEN_SECONDS: Final = 0.25
-"""How long a consumer listens before it looks whether it is to stop."""
+TURN_SECONDS: Final = 0.25
+"""How long a consumer listens, or waits for a slot, before it does the other and looks whether it is to stop."""
 LOOK_SECONDS: Final = 0.01
 
 
@@ -47,15 +45,15 @@ class FreeSlots:
         """`listen`, which takes a `timeout`, but never for long; least so with no slot free, or when it is to stop."""
 
         def listen_for_slots(timeout: float) -> Any:
-            until = monotonic() + FULL_SECONDS
+            until = monotonic() + TURN_SECONDS
             self._freed.clear()
-            while is_full() and state.should_stop is None:
+            while is_full():
                 left = until - monotonic()
                 if left <= 0:
                     return listen(timeout=LOOK_SECONDS)
                 self._freed.wait(left)
                 self._freed.clear()
-            return listen(timeout=LOOK_SECONDS if state.should_stop is not None else min(timeout, LISTEN_SECONDS))
+            return listen(timeout=LOOK_SECONDS if state.should_stop is not None else min(timeout, TURN_SECONDS))
 
         return listen_for_slots
 

@@ -2,7 +2,7 @@
 
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 
@@ -10,7 +10,7 @@ import pytest
 
 from jobs.errors import ErrorKind
 from jobs.job import Answer
-from tests.provider.peer import SOON, Server, WatchedLine, client_for, exchange, failure, start, whole
+from tests.provider.peer import SOON, Peer, Server, WatchedLine, client_for, exchange, failure, start, whole
 from tests.support.waiting import await_until
 from worker.provider.line import AbortReason, Line
 
@@ -84,26 +84,15 @@ def test_tunnel_aborted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
 
 
-def test_tunnel_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("does", [lambda peer: peer.send(whole(b"", "502 Bad Gateway")), Peer.reset])
+def test_a_tunnel_that_is_not_made_runs_nothing(does: Callable[[Peer], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(tls=True) as server, Server() as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         line = Line()
         pending = start(client_for(server), line)
         peer = proxy.accept()
         peer.read_request()
-        peer.send(whole(b"", "502 Bad Gateway"))
-        assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
-        assert not line.sent
-
-
-def test_silence_of_the_tunnel_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Server(tls=True) as server, Server() as proxy:
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-        line = Line()
-        pending = start(client_for(server), line)
-        peer = proxy.accept()
-        peer.read_request()
-        peer.reset()
+        does(peer)
         assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
         assert not line.sent
 

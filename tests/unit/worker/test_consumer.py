@@ -1,4 +1,4 @@
-"""The consumer of bells listens to the broker only as long as that keeps no free slot empty."""
+"""The consumer of bells listens only as long as that keeps no slot empty, and nobody waiting for its end."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +7,7 @@ from celery.worker import state
 
 from tests.support.waiting import await_until
 from worker import consumer
-from worker.consumer import LISTEN_SECONDS, LOOK_SECONDS, FreeSlots
+from worker.consumer import LOOK_SECONDS, TURN_SECONDS, FreeSlots
 
 
 def listen(timeout: float) -> float:
@@ -15,7 +15,7 @@ def listen(timeout: float) -> float:
 
 
 def test_with_a_free_slot_it_listens_no_longer_than_it_is_told() -> None:
-    assert FreeSlots().listening(listen, lambda: False)(timeout=2.0) == LISTEN_SECONDS
+    assert FreeSlots().listening(listen, lambda: False)(timeout=2.0) == TURN_SECONDS
     assert FreeSlots().listening(listen, lambda: False)(timeout=0.1) == 0.1
 
 
@@ -26,12 +26,12 @@ def test_one_that_is_to_stop_listens_no_more(monkeypatch: pytest.MonkeyPatch, *,
 
 
 def test_without_one_it_hears_in_between_what_else_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "FULL_SECONDS", 0.01)
+    monkeypatch.setattr(consumer, "TURN_SECONDS", 0.01)
     assert FreeSlots().listening(listen, lambda: True)(timeout=2.0) == LOOK_SECONDS
 
 
 def test_a_slot_that_comes_free_is_filled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "FULL_SECONDS", 60)
+    monkeypatch.setattr(consumer, "TURN_SECONDS", 60)
     slots, looks, full = FreeSlots(), [0], [True]
 
     def is_full() -> bool:
@@ -43,4 +43,4 @@ def test_a_slot_that_comes_free_is_filled_at_once(monkeypatch: pytest.MonkeyPatc
         await_until(lambda: looks[0], 10, "it never looked")
         full[0] = False
         slots.freed()
-        assert listening.result(10) == LISTEN_SECONDS
+        assert listening.result(10) == 2.0
