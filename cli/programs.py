@@ -16,22 +16,25 @@ ROOT_MAY = ("-W", "ignore:You're running the worker with superuser privileges:Us
 API_GRACE_SECONDS = 5
 WORKER_MARGIN_SECONDS = 15.0  # beyond its grace: it records what it hands back
 API_IDLE_SECONDS = 75  # longer than clients keep an idle connection, so that none is closed under a request
+API = (
+    *("-m", "uvicorn"),
+    *("--factory", "api.main:create_app"),
+    *("--http", "api.protocol:Protocol"),
+    *("--timeout-keep-alive", str(API_IDLE_SECONDS)),
+    "--no-access-log",
+)
 
 
 def api(host: str, port: int) -> tuple[str, ...]:
     """The HTTP server. Held requests are let go on shutdown: their jobs are durable."""
     return (
         *PYTHON,
-        *("-m", "uvicorn"),
-        "--factory",
-        "api.main:create_app",
+        *API,
         *("--app-dir", str(ROOT)),
         *("--host", host),
         *("--port", str(port)),
         *("--log-level", "warning"),
-        "--no-access-log",
         *("--timeout-graceful-shutdown", str(API_GRACE_SECONDS)),
-        *("--timeout-keep-alive", str(API_IDLE_SECONDS)),
     )
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from api.dependencies import Parts
 from api.main import create_app
+from api.protocol import Protocol
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status, Verb
@@ -91,7 +92,8 @@ def serve(settings: Settings) -> Iterator[Server]:
     """The API over real sockets, in a thread of this process."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    config = uvicorn.Config(app, http=Protocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     served = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", app, settings, server)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="api")
     thread.start()

@@ -19,6 +19,7 @@ from typing import Any, Self
 import httpx
 from redis.exceptions import RedisError
 
+from cli.programs import API
 from jobs.dispatch import Dispatcher, create_celery
 from jobs.settings import Transport, load_settings
 from jobs.store.database import Database
@@ -152,9 +153,7 @@ class World:
 
     def _api(self, url: str) -> Slot:
         port = str(httpx.URL(url).port)
-        return self._slot(
-            "api", ["-m", "uvicorn", "--factory", "api.main:create_app", "--port", port, "--no-access-log"]
-        )
+        return self._slot("api", [*API, "--port", port])
 
     def _worker(self) -> Slot:
         return self._slot("worker", ["-m", "celery", "-A", "worker.main", "worker", "-P", "gevent"])

@@ -151,8 +151,6 @@ def served(transport: str, database: Path) -> Iterator[tuple[Stack, LossyProxy]]
         "BACKBURNER_WEBHOOK_ALLOW_HTTP": "true",
         "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
         "BACKBURNER_ENCRYPTION_KEYS": generate_key(),
-        # uvicorn closes idle connections after 5 s, as does httpx: where both do, a request may have to be sent again
-        "UVICORN_TIMEOUT_KEEP_ALIVE": "75",
     }
     with (
         ValkeyServer() as valkey,

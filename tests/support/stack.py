@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 from openai import OpenAI
 
-from cli.programs import API_IDLE_SECONDS
+from cli.programs import API
 from migrations import upgrade
 from tests.support.waiting import await_until
 
@@ -146,8 +146,7 @@ class Stack:
         self._await_api()
 
     def _begin_api(self) -> None:
-        options = ["--port", "0", "--no-access-log", "--timeout-keep-alive", str(API_IDLE_SECONDS)]
-        self.api = self._start("api", ["-m", "uvicorn", "--factory", "api.main:create_app", *options])
+        self.api = self._start("api", [*API, "--port", "0"])
 
     def _await_api(self) -> None:
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
