@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from api.callers import Submitter
 from api.dependencies import Parts
 from api.intake import Order, Owing
 from api.receivers import webhook_target
@@ -18,7 +19,6 @@ from jobs.models import Model
 from jobs.settings import Settings
 from jobs.store.chains import check_chain
 from jobs.store.idempotency import Idempotency, find_earlier
-from jobs.store.keys import ApiKey
 from jobs.store.queries import Document, get_document
 
 LONGEST_KEY: Final = 255
@@ -43,20 +43,22 @@ async def read_body(request: Request, limit: int) -> bytes:
     Raises:
         RequestTooLarge: it is longer than `limit` bytes; no more than that is ever held.
     """
-    chunks = bytearray()
+    chunks, size = [], 0
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdigit() and int(declared) > limit):
         async for chunk in request.stream():
-            chunks += chunk
-            if len(chunks) > limit:
+            if chunk:
+                chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
                 break
         else:
-            return bytes(chunks)
+            return b"".join(chunks)
     raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
 async def accept(
-    raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None = None, owing: Owing | None = None
+    raw: bytes, parts: Parts, submitter: Submitter, idempotency_key: str | None = None, owing: Owing | None = None
 ) -> Accepted:
     """Accept a job. It is durable once this returns, whether or not the bell was heard.
 
@@ -67,15 +69,17 @@ async def accept(
         RequestInvalid: the body is wrong.
         ModelUnknown: it asks for a model that is not offered.
         ChainBroken: it follows what is not there.
+        KeyRefused: the key has been revoked.
         ClientDisconnect: the one who is owed the answer has left.
     """
     if idempotency_key is None:
-        return await _accept(parts, await _check(raw, parts, caller, owing=owing))
+        return await _accept(parts, await _check(raw, parts, submitter, owing=owing))
+    caller = await submitter.confirmed()
     idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
     earlier = await run_in_threadpool(_earlier, parts, idempotency)
     if earlier is not None:
         return earlier
-    order = await _check(raw, parts, caller, idempotency=idempotency)
+    order = await _check(raw, parts, submitter, idempotency=idempotency)
     try:
         return await _accept(parts, order)
     except DuplicateRequest:
@@ -108,7 +112,12 @@ def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
 
 
 async def _check(
-    raw: bytes, parts: Parts, caller: ApiKey, *, idempotency: Idempotency | None = None, owing: Owing | None = None
+    raw: bytes,
+    parts: Parts,
+    submitter: Submitter,
+    *,
+    idempotency: Idempotency | None = None,
+    owing: Owing | None = None,
 ) -> Order:
     """Check a request; a thread is left to what takes long or has to ask."""
     settings = parts.settings
@@ -121,14 +130,15 @@ async def _check(
     refuse_what_is_not_offered(fields)
     webhook = None
     if fields.webhook is not None:
-        webhook = await run_in_threadpool(webhook_target, fields, parts, caller)
+        webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
     _check_effort(fields, model)
     now = datetime.now(UTC)
-    spec = _spec(request, model, caller, settings, now, webhook)
+    spec = _spec(request, model, submitter.last_known.id, settings, now, webhook)
     if spec.previous_response_id is not None:
+        await submitter.confirmed()
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
-    return Order(spec, now, is_large, idempotency, owing)
+    return Order(submitter, spec, now, is_large, idempotency, owing)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:
@@ -150,7 +160,7 @@ def refuse_what_is_not_offered(fields: CreateResponse) -> None:
 def _spec(
     request: ParsedRequest,
     model: Model,
-    caller: ApiKey,
+    api_key_id: str,
     settings: Settings,
     now: datetime,
     webhook: WebhookTarget | None,
@@ -169,7 +179,7 @@ def _spec(
     input_ = body.pop("input")
     body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
-        api_key_id=caller.id,
+        api_key_id=api_key_id,
         model=model.id,
         settings=body,
         input=input_,

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
+from api.callers import Callers, Submitter
 from api.intake import Intake
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
 from api.showing import Shown
 from jobs.dispatch import Dispatcher, RunList
-from jobs.errors import KeyRefused, NotAllowed
+from jobs.errors import NotAllowed
 from jobs.events import Announcer, Waiters
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
@@ -22,7 +24,7 @@ from jobs.store.database import Database
 from jobs.store.keys import ApiKey, Scope
 from jobs.store.queries import Standing
 
-bearer = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
+documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Parts:
     owed: Owed
     seal: Seal
     intake: Intake
-    keys: AsyncGathering[str, ApiKey | None]
+    callers: Callers
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
@@ -52,25 +54,28 @@ async def get_parts(request: Request) -> Parts:
     return parts
 
 
+def secret_in(authorization: str | None) -> str | None:
+    """The key that this header holds, whatever it is."""
+    scheme, secret = get_authorization_scheme_param(authorization)
+    return secret if scheme.lower() == "bearer" else None
+
+
+async def get_secret(request: Request, _scheme: Annotated[object, Depends(documented)]) -> str | None:
+    """The key that was sent."""
+    return secret_in(request.headers.get("authorization"))
+
+
 PartsDep = Annotated[Parts, Depends(get_parts)]
+Secret = Annotated[str | None, Depends(get_secret)]
 
 
-async def get_caller(
-    parts: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
-) -> ApiKey:
+async def get_caller(parts: PartsDep, secret: Secret) -> ApiKey:
     """The key that the request is made with.
 
     Raises:
         KeyRefused: there is none, or it is unknown or revoked.
     """
-    if credentials is None or not credentials.credentials:
-        raise KeyRefused(
-            "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
-        )
-    key = await parts.keys.do(credentials.credentials)
-    if key is None:
-        raise KeyRefused("Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'.")
-    return key
+    return await parts.callers.find(secret)
 
 
 class Requires:
@@ -79,19 +84,38 @@ class Requires:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, caller: Annotated[ApiKey, Depends(get_caller)]) -> ApiKey:
+    async def __call__(self, parts: PartsDep, secret: Secret) -> ApiKey:
         """The caller.
 
         Raises:
-            NotAllowed: the key lacks the scope.
+            KeyRefused: there is no key, or it is unknown or revoked.
+            NotAllowed: it lacks the scope.
         """
-        if self._scope not in caller.scopes:
-            raise NotAllowed(f"This API key lacks the scope '{self._scope}'.")
-        return caller
+        return _allow(await parts.callers.find(secret), self._scope)
+
+
+class RequiresOfSubmitter:
+    """The same for who wants a job made: whether the key still is valid, the transaction that makes it asks."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def __call__(self, parts: PartsDep, secret: Secret) -> Submitter:
+        """The caller, as far as is known; raises as `Requires`."""
+        submitter = await parts.callers.find_submitter(secret)
+        _allow(submitter.last_known, self._scope)
+        return submitter
+
+
+def _allow(key: ApiKey, scope: Scope) -> ApiKey:
+    if scope not in key.scopes:
+        raise NotAllowed(f"This API key lacks the scope '{scope}'.")
+    return key
 
 
 Caller = Annotated[ApiKey, Depends(get_caller)]
 Reader = Annotated[ApiKey, Depends(Requires(Scope.RESPONSES_READ))]
 Writer = Annotated[ApiKey, Depends(Requires(Scope.RESPONSES_WRITE))]
+SubmitterDep = Annotated[Submitter, Depends(RequiresOfSubmitter(Scope.RESPONSES_WRITE))]
 UsageReader = Annotated[ApiKey, Depends(Requires(Scope.USAGE_READ))]
 WebhookOwner = Annotated[ApiKey, Depends(Requires(Scope.WEBHOOKS))]

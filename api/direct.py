@@ -14,25 +14,28 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
-from api.dependencies import Requires, bearer, get_caller, get_parts
+from api.callers import Submitter
+from api.dependencies import Parts, Requires, RequiresOfSubmitter, secret_in
 from api.middleware import RequestIds
 from jobs.store.keys import ApiKey
 
 Handlers = Mapping[Any, ExceptionHandler]
+ALLOWING: Final = (Requires, RequiresOfSubmitter)
 _FOUND: Final = "path_params"
 
 
 class _Direct:
     """A route whose endpoint takes the request, the parts, a caller, path parameters and headers that are text."""
 
-    def __init__(self, route: APIRoute, prefix: str, handlers: Handlers) -> None:
-        (allow,) = (each.call for each in route.dependant.dependencies if isinstance(each.call, Requires))
+    def __init__(self, route: APIRoute, prefix: str, handlers: Handlers, parts: Parts) -> None:
+        (allow,) = (each.call for each in route.dependant.dependencies if isinstance(each.call, ALLOWING))
         self.methods = frozenset(route.methods or ())
         self.path: Pattern[str] = compile_path(prefix + route.path)[0]
         self._endpoint: Callable[..., Awaitable[Response]] = route.endpoint
-        self._allow: Callable[[ApiKey], Awaitable[ApiKey]] = allow
-        self._headers = [(each.name, each.alias) for each in route.dependant.header_params]
+        self._allow: Callable[[Parts, str | None], Awaitable[ApiKey | Submitter]] = allow
+        self._headers = [(each.name, each.alias.encode()) for each in route.dependant.header_params]
         self._handlers = handlers
+        self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -42,19 +45,19 @@ class _Direct:
             await ExceptionMiddleware(_raising(error), self._handlers)(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        parts = await get_parts(request)
-        caller = await self._allow(await get_caller(parts, await bearer(request)))
-        given = {name: request.headers.get(alias) for name, alias in self._headers}
-        return await self._endpoint(request, parts, caller, **request.scope[_FOUND], **given)
+        sent = {name: value.decode("latin-1") for name, value in reversed(request.scope["headers"])}  # the first counts
+        caller = await self._allow(self._parts, secret_in(sent.get(b"authorization")))
+        given = {name: sent.get(alias) for name, alias in self._headers}
+        return await self._endpoint(request, self._parts, caller, **request.scope[_FOUND], **given)
 
 
 class DirectRoutes:
     """Calls the endpoints of `routes` itself; passes on what is not theirs, and what has a query."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str, handlers: Handlers) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str, handlers: Handlers, parts: Parts) -> None:
         """`app` serves what is passed on; `handlers` answer what an endpoint raises, as Starlette's do."""
         self._app = app
-        direct = [_Direct(each, prefix, handlers) for each in routes if isinstance(each, APIRoute)]
+        direct = [_Direct(each, prefix, handlers, parts) for each in routes if isinstance(each, APIRoute)]
         self._routes = [(each.methods, each.path, RequestIds(each)) for each in direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ itself that failed.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -17,11 +17,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 
+from api.callers import UNKNOWN, Submitter
 from jobs.dispatch import Dispatcher, RunList
+from jobs.errors import KeyRefused
 from jobs.gathering import AsyncGathering
 from jobs.job import Job, JobSpec
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.idempotency import Idempotency, remember
+from jobs.store.keys import ApiKey, find_keys
 from jobs.store.transitions import submit_all
 from jobs.store.unanswered import Sender, announce_accept, note_unanswered
 
@@ -46,6 +49,7 @@ class Order:
     One that `is_large` has a transaction of its own, so that nobody waits for its bytes to be written.
     """
 
+    submitter: Submitter
     spec: JobSpec
     at: datetime
     is_large: bool
@@ -79,6 +83,7 @@ class Intake:
         """Make the job; it is durable once this returns, whether or not the bell was heard.
 
         Raises:
+            KeyRefused: the key has been revoked.
             DuplicateRequest: another request was first under its idempotency key.
             ClientDisconnect: its client has left, and nothing was made.
         """
@@ -136,10 +141,11 @@ class Intake:
         with self._database.begin() as tx:
             # before the look: who comes as a retry later than this can see it
             announce_accept(tx, [order.owing.sender for order in orders if order.owing])
-            left = [order.client_has_left for order in orders]
-            awaited = [order for order, has_left in zip(orders, left, strict=True) if not has_left]
+            keys = find_keys(tx, (order.submitter.sha256 for order in orders))
+            reasons = [_reason_against(order, keys) for order in orders]
+            awaited = [order for order, reason in zip(orders, reasons, strict=True) if reason is None]
             jobs = iter(self._submit(tx, awaited))
-        return [ClientDisconnect() if has_left else next(jobs) for has_left in left]
+        return [reason or next(jobs) for reason in reasons]
 
     def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
         if not orders:
@@ -161,6 +167,13 @@ class Intake:
     def _ring_all(self, job_ids: Sequence[str]) -> list[None]:
         self._dispatcher.ring_all(job_ids)
         return [None] * len(job_ids)
+
+
+def _reason_against(order: Order, keys: Mapping[str, ApiKey]) -> Exception | None:
+    if order.client_has_left:
+        return ClientDisconnect()
+    submitter = order.submitter
+    return None if keys.get(submitter.sha256) == submitter.last_known else KeyRefused(UNKNOWN)
 
 
 def _is_the_databases(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from fastapi import FastAPI
 
+from api.callers import Callers
 from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
@@ -26,7 +27,7 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import ApiKey, ensure_bootstrap_key, find_keys
+from jobs.store.keys import ensure_bootstrap_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
 from jobs.telemetry import configure_logging
@@ -48,10 +49,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     dispatcher = Dispatcher(create_celery(settings))
     redis_client = connect(settings.redis)
 
-    def find(secrets: Sequence[str]) -> Sequence[ApiKey | None]:
-        with database.read() as tx:
-            return find_keys(tx, secrets)
-
     def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[Standing | None]:
         with database.read() as tx:
             return standings(tx, pairs)
@@ -69,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
-        keys=AsyncGathering(find),
+        callers=Callers(database),
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
@@ -114,6 +111,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
-    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers)
+    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)
     app.middleware_stack = NoteAnswers(direct, parts.owed)
     return app

@@ -16,6 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from api.acceptance import Accepted, accept
+from api.callers import Submitter
 from api.dependencies import Parts
 from api.intake import Owing
 from api.owed import DEBT, Debt
@@ -23,7 +24,6 @@ from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
 from jobs.ids import new_id
 from jobs.store.database import database_now
-from jobs.store.keys import ApiKey
 from jobs.store.queries import get_document
 from jobs.store.unanswered import Sender, being_accepted, marks_of, take
 
@@ -35,7 +35,7 @@ PATIENCE: Final = 8.0
 
 
 async def accept_once(
-    request: Request, raw: bytes, parts: Parts, caller: ApiKey, idempotency_key: str | None
+    request: Request, raw: bytes, parts: Parts, submitter: Submitter, idempotency_key: str | None
 ) -> Accepted:
     """Accept a job, or join the one that this request has made before; as `api.acceptance.accept`.
 
@@ -44,17 +44,18 @@ async def accept_once(
     """
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
-        return await accept(raw, parts, caller, idempotency_key)
-    sender = Sender(caller.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
+        return await accept(raw, parts, submitter, idempotency_key)
+    sender = Sender(submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
     debt: Debt = request.scope[DEBT]
     debt.request_id = sender.request_id
     if count.isdecimal() and int(count) > 0:
+        await submitter.confirmed()
         joined = await _join(parts, sender)
         if joined is not None:
             return joined
     gone = asyncio.create_task(until_disconnected(request))
     try:
-        return await accept(raw, parts, caller, owing=Owing(sender, gone.done))
+        return await accept(raw, parts, submitter, owing=Owing(sender, gone.done))
     except (CallerError, ClientDisconnect):
         debt.request_id = None
         raise

@@ -3,7 +3,7 @@
 What is asked for at the same time is read from the database together: decision 0077.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -11,8 +11,9 @@ from typing import Final
 from fastapi import Response
 
 from api.errors import RESPONSE_ID
-from api.rendered import json_body
+from api.rendered import Json
 from api.schemas import render_response
+from jobs.encoding import to_json
 from jobs.errors import JobNotFound
 from jobs.job import Job
 from jobs.lifecycle import Status
@@ -20,6 +21,7 @@ from jobs.store.database import Database
 from jobs.store.queries import Standing, get_documents, no_job, queue_position
 
 LONGEST_HINT: Final = 10.0
+AT_FIRST: Final = {"retry-after": "1", "openai-poll-after-ms": "1000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ def show_all(database: Database, pairs: Sequence[tuple[str, str]]) -> list[Shown
     with database.read() as tx:
         documents = [(each, queue_position(tx, each.job) if each else None) for each in get_documents(tx, pairs)]
     return [
-        no_job(job_id) if document is None else Shown(document.job, json_body(render_response(document, position)))
+        no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, position)))
         for (job_id, _), (document, position) in zip(pairs, documents, strict=True)
     ]
 
@@ -59,7 +61,7 @@ def show(database: Database, job_id: str, api_key_id: str) -> Shown:
 def shown_response(standing: Job | Standing, body: bytes) -> Response:
     """The answer with this body, of a response that stands so."""
     headers = {"etag": etag_of(standing), RESPONSE_ID: standing.id, **poll_hint(standing)}
-    return Response(body, headers=headers, media_type="application/json")
+    return Json(body, headers)
 
 
 def etag_of(standing: Job | Standing) -> str:
@@ -67,7 +69,7 @@ def etag_of(standing: Job | Standing) -> str:
     return f'"{standing.attempt}-{standing.status}-{standing.updated_at.timestamp() * 1_000_000:.0f}"'
 
 
-def poll_hint(standing: Job | Standing) -> dict[str, str]:
+def poll_hint(standing: Job | Standing) -> Mapping[str, str]:
     """When to ask again: soon at first, then ever more rarely; nothing once the response has ended."""
     if standing.status.is_terminal:
         return {}
@@ -76,5 +78,7 @@ def poll_hint(standing: Job | Standing) -> dict[str, str]:
         seconds = (standing.available_at - now).total_seconds() + 1
     else:
         seconds = (now - (standing.started_at or standing.created_at)).total_seconds() / 5
-    seconds = min(max(seconds, 1.0), LONGEST_HINT)
+    if seconds <= 1.0:
+        return AT_FIRST
+    seconds = min(seconds, LONGEST_HINT)
     return {"retry-after": str(round(seconds)), "openai-poll-after-ms": str(round(seconds * 1000))}

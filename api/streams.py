@@ -5,7 +5,6 @@ came before, so one that reads slowly costs no memory; whoever has caught up sle
 """
 
 import asyncio
-import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -20,6 +19,7 @@ from api.errors import RESPONSE_ID
 from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
+from jobs.encoding import to_json
 from jobs.errors import JobNotFound
 from jobs.lifecycle import Status
 from jobs.store.database import DATABASE_ERRORS
@@ -170,7 +170,7 @@ class HeldAnswer(Lasting):
 
     def _as_accepted(self, **changes: Any) -> bytes:
         job = replace(self._accepted.job, **changes)
-        return json.dumps(render_response(replace(self._accepted, job=job), None)).encode()
+        return to_json(render_response(replace(self._accepted, job=job), None))
 
     async def _answer(self) -> bytes:
         job = self._accepted.job

@@ -148,18 +148,24 @@ class AsyncGathering(Generic[T, R]):
         return await future
 
     def _begin(self, loop: AbstractEventLoop) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
-        self.is_busy = bool(batch)
-        if batch:
-            working = loop.run_in_executor(self._thread, self._work, [item for item, _ in batch])
-            working.add_done_callback(lambda done: self._end(loop, [future for _, future in batch], done))
+        self.is_busy = bool(self._waiting)
+        if self.is_busy:
+            self._thread.submit(self._lead, loop)
 
-    def _end(
-        self, loop: AbstractEventLoop, futures: Sequence[Future[R]], done: Future[Sequence[R | Exception]]
-    ) -> None:
-        self._begin(loop)
-        error = done.exception()
-        results = done.result() if error is None else [error] * len(futures)
+    def _lead(self, loop: AbstractEventLoop) -> None:
+        """Do batch after batch without asking the loop, which may be long about what came of the one before: 0079."""
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+            results: Sequence[R | BaseException]
+            try:
+                results = self._work([item for item, _ in batch])
+            except BaseException as error:  # noqa: BLE001  # each of them raises it
+                results = [error] * len(batch)
+            loop.call_soon_threadsafe(self._tell, [future for _, future in batch], results)
+        loop.call_soon_threadsafe(self._begin, loop)  # who came since
+
+    @staticmethod
+    def _tell(futures: Sequence[Future[R]], results: Sequence[R | BaseException]) -> None:
         for future, result in zip(futures, results, strict=True):
             if future.done():  # nobody waits any more
                 continue

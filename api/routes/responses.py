@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api.acceptance import read_body
-from api.dependencies import Parts, PartsDep, Reader, Writer
+from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.rendered import Json
 from api.request_docs import request_body
@@ -27,7 +27,8 @@ from api.schemas import (
 from api.showing import etag_of, poll_hint, show, shown_response
 from api.streams import EventStream, HeldAnswer
 from api.waiting import until_ended
-from jobs.errors import RequestInvalid, StaleJob, WrongState
+from jobs.encoding import to_json
+from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store.attempts import attempts_of
@@ -102,7 +103,7 @@ direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERR
 async def create(
     request: Request,
     parts: PartsDep,
-    caller: Writer,
+    submitter: SubmitterDep,
     idempotency_key: Annotated[
         str | None, Header(description="sent again with the same body: the same response")
     ] = None,
@@ -112,15 +113,19 @@ async def create(
     With `stream` the answer is its events. A held answer that takes long begins with status 200 and white space, and
     tells a failure in the response's own `status` and `error`; the response's id is in the header `openai-response-id`.
     """
-    raw = await read_body(request, parts.settings.max_body_bytes)
-    accepted = await accept_once(request, raw, parts, caller, idempotency_key)
+    try:
+        raw = await read_body(request, parts.settings.max_body_bytes)
+        accepted = await accept_once(request, raw, parts, submitter, idempotency_key)
+    except CallerError:
+        await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
+        raise
     job = accepted.job
     if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, caller.id)
+        return EventStream(request, parts, job.id, job.api_key_id)
     if job.background:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
-        return Json(render_response(accepted.document, None), headers=headers)
-    shown = await until_ended(request, parts, job.id, caller.id, HEADERS_HELD_SECONDS)
+        return Json(to_json(render_response(accepted.document, None)), headers)
+    shown = await until_ended(request, parts, job.id, job.api_key_id, HEADERS_HELD_SECONDS)
     if not shown.job.status.is_terminal:
         return HeldAnswer(request, parts, accepted.document)
     return failed_response(shown.job) if shown.job.status is Status.FAILED else shown.answer()
@@ -150,7 +155,7 @@ def list_responses(
     with parts.database.read() as tx:
         documents, has_more = list_documents(tx, caller.id, filters, limit=limit, after=after, ascending=order == "asc")
         data = [render_response(document, queue_position(tx, document.job)) for document in documents]
-    return Json(render_page(data, has_more=has_more))
+    return Json(to_json(render_page(data, has_more=has_more)))
 
 
 @direct_router.get(

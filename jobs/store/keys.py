@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -82,14 +82,12 @@ def revoke_key(tx: Connection, key_id: str, now: datetime) -> ApiKey | None:
 
 def find_key(tx: Connection, secret: str) -> ApiKey | None:
     """The key that `secret` is; None when unknown or revoked."""
-    return find_keys(tx, [secret])[0]
+    return find_keys(tx, [digest(secret)]).get(digest(secret))
 
 
-def find_keys(tx: Connection, secrets: Sequence[str]) -> list[ApiKey | None]:
-    """The key that each of `secrets` is, in order; None where it is unknown or revoked."""
-    digests = [digest(secret) for secret in secrets]
-    found = {each["sha256"]: _key_from(each) for each in tx.execute(_VALID, {"digests": {*digests}}).mappings()}
-    return [found.get(each) for each in digests]
+def find_keys(tx: Connection, digests: Iterable[str]) -> dict[str, ApiKey]:
+    """The keys whose secrets have these digests, by them; those that are unknown or revoked are left out."""
+    return {each["sha256"]: _key_from(each) for each in tx.execute(_VALID, {"digests": {*digests}}).mappings()}
 
 
 def _valid() -> Select[Any]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-from pydantic_core import to_json
 from sqlalchemy import (
     JSON,
     BindParameter,
@@ -30,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 from sqlalchemy.types import TypeEngine
 
+from jobs.encoding import to_json
 from jobs.store.columns import JsonText, json_text
 from jobs.store.database import database_clock
 

@@ -4,9 +4,11 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from jobs.store import tables
 from jobs.store.keys import BOOTSTRAP_ID, Scope, revoke_key
-from tests.api.world import Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 READ, WRITE, USAGE = Scope.RESPONSES_READ, Scope.RESPONSES_WRITE, Scope.USAGE_READ
 NOBODYS = "resp_00000000000000000000000000000000"
@@ -78,6 +80,39 @@ def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(server: Server, ten
     assert hand.complete(job_id).status == "completed"
 
 
+@pytest.mark.parametrize(
+    ("fields", "headers"),
+    [
+        ({}, {}),
+        ({"background": False}, {}),
+        ({"stream": True}, {}),
+        ({"input": "x" * 100_000}, {}),  # goes a way of its own into the database
+        ({"input": 7}, {}),  # wrong, but not for him to know
+        ({"max_output_tokens": "x" * 3_000_000}, {}),  # more than the server takes
+        ({}, {"idempotency-key": "the first"}),
+        ({}, {"x-stainless-retry-count": "0"}),
+        ({}, {"x-stainless-retry-count": "1"}),
+        ({"previous_response_id": NOBODYS}, {}),
+        ({"webhook": {"url": "https://example.com"}}, {}),
+    ],
+    ids=lambda given: ",".join(given) or "-",
+)
+def test_a_key_that_is_revoked_after_a_create_makes_nothing_more(
+    server: Server, tenant: Tenant, fields: Json, headers: dict[str, str]
+) -> None:
+    """It is remembered from the first create, and only the transaction of the next asks for it again."""
+    body = {"model": MODEL, "input": "Hello", "background": True}
+    first = tenant.http.post("/v1/responses", json=body, headers={"idempotency-key": "the first"})
+    assert first.status_code == 200
+    with server.database.begin() as tx:
+        revoke_key(tx, tenant.id, datetime.now(UTC))
+    for _ in range(2):
+        assert_refused(tenant.http.post("/v1/responses", json=body | fields, headers=headers))
+    with server.database.read() as tx:
+        made = tx.execute(select(tables.jobs.c.id).where(tables.jobs.c.api_key_id == tenant.id))
+        assert list(made.scalars()) == [first.json()["id"]]
+
+
 @pytest.mark.parametrize("path", OPEN)
 def test_what_is_for_the_operator_needs_no_key(server: Server, path: str) -> None:
     with server.client() as client:
@@ -96,3 +131,14 @@ def test_the_bootstrap_key_has_every_scope_and_a_changed_one_replaces_it(server:
             assert Hand(server).job(accepted.json()["id"]).api_key_id == BOOTSTRAP_ID
     with server.client(first) as client:
         assert_refused(client.get("/v1/models"))
+
+
+def test_a_server_that_knows_the_bootstrap_key_refuses_it_once_another_server_has_changed_it(server: Server) -> None:
+    first, second = (
+        settings_for(server.settings.database, server.settings.redis, api_key=secret) for secret in ("bb_one", "bb_two")
+    )
+    body = {"model": MODEL, "input": "Hello", "background": True}
+    with serve(first) as before, before.client("bb_one") as client:
+        assert client.post("/v1/responses", json=body).status_code == 200
+        with serve(second):
+            assert_refused(client.post("/v1/responses", json=body))

@@ -12,6 +12,7 @@ from sqlalchemy import make_url, text
 
 from jobs.store.database import Database
 from jobs.store.idempotency import Idempotency, remember
+from jobs.store.keys import revoke_key
 from jobs.store.transitions import submit
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import CHUNK, Passage, Proxy
@@ -86,6 +87,21 @@ def test_one_whose_client_has_left_is_left_out(server: Server, tenant: Tenant) -
                 )
             await_until(lambda: server.creates_behind == 4, 10, "it does not wait with them")
         assert [each.result(30).status_code for each in answers] == [200] * 4
+    assert numbers(tenant) == [*range(4)]
+
+
+def test_one_whose_key_is_revoked_is_refused_alone(server: Server, tenant: Tenant) -> None:
+    if server.database.is_sqlite:
+        pytest.skip("there is one writer at a time")
+    with a_tenant(server) as revoked, ThreadPoolExecutor(8) as pool:
+        revoked.submit()
+        with a_batch(server, tenant, 4, pool) as answers:
+            refused = pool.submit(post, revoked, 99)
+            await_until(lambda: server.creates_behind == 4, 10, "it does not wait with them")
+            with server.database.begin() as tx:
+                revoke_key(tx, revoked.id, datetime.now(UTC))
+        assert [each.result(30).status_code for each in answers] == [200] * 4
+        assert refused.result(30).status_code == 401
     assert numbers(tenant) == [*range(4)]
 
 

@@ -1,0 +1,88 @@
+"""Whose key a request is made with.
+
+The rows are asked at every request, so that a revoked key is refused at once; requests that come at the same time ask
+together (decision 0060). A create is checked with what they said of its key before, and asks them again in the
+transaction that accepts it: decision 0079.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jobs.errors import KeyRefused
+from jobs.gathering import AsyncGathering
+from jobs.store.database import Database
+from jobs.store.keys import ApiKey, digest, find_keys
+
+REMEMBERED: Final = 1024
+
+MISSING: Final = "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
+UNKNOWN: Final = "Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'."
+
+
+class Callers:
+    """Finds callers by the secret that they send."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asking = AsyncGathering(self._find)
+        self._remembered: OrderedDict[str, ApiKey] = OrderedDict()
+
+    async def find(self, secret: str | None) -> ApiKey:
+        """The key that `secret` is.
+
+        Raises:
+            KeyRefused: there is none, or it is unknown or revoked.
+        """
+        return await self.ask(_digest(secret))
+
+    async def find_submitter(self, secret: str | None) -> "Submitter":
+        """Who submits with this secret, as the rows last told.
+
+        Raises:
+            KeyRefused: there is none; or, where it was not remembered, it is unknown or revoked.
+        """
+        sha256 = _digest(secret)
+        remembered = self._remembered.get(sha256)
+        return Submitter(remembered or await self.ask(sha256), sha256, self)
+
+    async def ask(self, sha256: str) -> ApiKey:
+        """What the rows say now of the key with this digest; raises as `find`."""
+        key = await self._asking.do(sha256)
+        if key is None:
+            self._remembered.pop(sha256, None)
+            raise KeyRefused(UNKNOWN)
+        self._remembered[sha256] = key
+        self._remembered.move_to_end(sha256)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return key
+
+    def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | None]:
+        with self._database.read() as tx:
+            found = find_keys(tx, digests)
+        return [found.get(each) for each in digests]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Who wants a job made. What is read for him is read for the key that `confirmed` gives."""
+
+    last_known: ApiKey
+    sha256: str
+    _callers: Callers
+
+    async def confirmed(self) -> ApiKey:
+        """The key as it is now.
+
+        Raises:
+            KeyRefused: it is revoked.
+        """
+        return await self._callers.ask(self.sha256)
+
+
+def _digest(secret: str | None) -> str:
+    if not secret:
+        raise KeyRefused(MISSING)
+    return digest(secret)
