@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Table, func, insert, select, true
+from sqlalchemy import ColumnElement, func, insert, literal, select, true
 
 from jobs.lifecycle import Status
 from jobs.store import tables
@@ -11,15 +11,24 @@ from jobs.store.database import Database
 _DIGITS = 8
 
 
-def copy_job(database: Database, job_id: str, copies: int) -> None:
-    """Add so many jobs that differ from `job_id`, which must be queued, by their ids alone. PostgreSQL only."""
-    numbers = func.generate_series(1, copies).table_valued("number").render_derived()
+def copy_job(database: Database, job_id: str, copies: int, *, before: int = 0, due_at: datetime | None = None) -> None:
+    """Add so many jobs that differ from `job_id`, which must be queued, by their ids and, if given, by when they are
+    due. `before` is how many copies there are already. PostgreSQL only.
+    """
+    numbers = func.generate_series(before + 1, before + copies).table_valued("number").render_derived()
     prefix = job_id[:-_DIGITS]
     copied_id = func.concat(prefix, func.lpad(func.to_hex(numbers.c.number), _DIGITS, "0"))
     with database.begin() as tx:
         for table, id_column in ((tables.jobs, tables.jobs.c.id), (tables.requests, tables.requests.c.job_id)):
-            copied = select(*_columns(table, id_column, copied_id)).select_from(table.join(numbers, true()))
+            changed = {id_column.name: copied_id} | ({"available_at": literal(due_at)} if due_at else {})
+            copied = select(*(changed.get(each.name, each) for each in table.c)).select_from(
+                table.join(numbers, true())
+            )
             tx.execute(insert(table).from_select(list(table.c), copied.where(id_column == job_id)))
+
+
+def analyze(database: Database) -> None:
+    """Let PostgreSQL look at what has been copied, as it does by itself after a while."""
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("ANALYZE jobs")
 
@@ -36,5 +45,8 @@ def completed(database: Database, since: datetime, until: datetime | None = None
     return count, begun or since, last or since
 
 
-def _columns(table: Table, id_column: ColumnElement[str], copied_id: ColumnElement[str]) -> list[ColumnElement[str]]:
-    return [copied_id.label(each.name) if each is id_column else each for each in table.c]
+def queued(database: Database, now: datetime) -> int:
+    """How many jobs are queued and due."""
+    query = select(func.count()).where(tables.IS_QUEUED, tables.jobs.c.available_at <= now)
+    with database.read() as tx:
+        return tx.execute(query).scalar_one()

@@ -108,13 +108,6 @@ class Peer:
             [count] = connection.execute(query, {"since": since, "until": until}).fetchone() or (0,)
         return int(count)
 
-    def last_finished_at(self) -> datetime:
-        """When the last result was written, by the database's clock."""
-        with psycopg.connect(self.database_url) as connection:
-            [moment] = connection.execute("SELECT max(finished_at) FROM results").fetchone() or (None,)
-        assert isinstance(moment, datetime), "nothing has finished"
-        return moment
-
     def await_finished(self, count: int, seconds: float) -> None:
         """Wait until so many jobs have their result."""
         await_until(lambda: self.finished() >= count, seconds, self.logs)
