@@ -45,7 +45,7 @@ FIGURES = (
 
 
 def measure(run: Run) -> list[Report]:
-    calls, seconds = run.scaled(CALLS, 200), run.scaled(CALL_SECONDS, 3)
+    calls, seconds = run.scaled(CALLS, 200), run.scaled(CALL_SECONDS, 2)
     report = Report("in_flight", f"{calls:,} calls of {seconds} s in one worker process", FIGURES)
     with stage() as servers:
         for _ in range(run.rounds):
@@ -58,7 +58,7 @@ def measure(run: Run) -> list[Report]:
                 with servers.stack(settings) as stack:
                     report.add(f"Backburner, {transport}", Role.OURS, _Flight(stack, calls, seconds).figures())
         report.add("Celery gevent", Role.PLAIN, _peer(servers, CELERY_GEVENT, calls, seconds))
-        prefork = _peer(servers, CELERY_PREFORK, PREFORK_CALLS, run.scaled(15, 3))
+        prefork = _peer(servers, CELERY_PREFORK, PREFORK_CALLS, run.scaled(15, 2))
         report.add(f"Celery prefork, {PREFORK_CALLS} calls", Role.PLAIN, prefork)
         report.add("bare aiohttp", Role.LIMIT, _bare(calls, seconds))
     report.note(

@@ -29,7 +29,7 @@ Moments = dict[str, float]
 
 
 def measure(run: Run) -> list[Report]:
-    jobs = run.scaled(200, 20)
+    jobs = run.scaled(200, 10)
     pick_up = Report("pick_up", "From accepted to called, idle machine", _figures("pick-up", "create"))
     notify = Report("notify", "From the provider's last byte to a waiting client, idle machine", _figures("notify"))
     with stage() as servers:

@@ -12,16 +12,17 @@ The programs themselves are in `benchmarks/peers`; every one calls the simulator
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import httpx
+import psutil
 import psycopg
 
 from benchmarks.report import Role
-from benchmarks.stage import Stage
+from benchmarks.stage import Stage, family
 from tests.support.stack import Process
 from tests.support.waiting import await_until
 
@@ -129,9 +130,12 @@ class Peer:
         return "\n".join(f"--- {each.name}\n" + "\n".join(each.lines[-40:]) for each in self.worker_processes)
 
     def stop_workers(self) -> None:
-        """End them; what they have not done stays queued."""
+        """End them at once: what they have not done nobody waits for, and what was measured is over."""
+        for member in family(self.worker_processes):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
         for each in self.worker_processes:
-            each.stop(10)
+            each.stop()
         self.worker_processes.clear()
 
     def _command(self, *arguments: str) -> Process:
