@@ -1,8 +1,9 @@
 """The worker's pulse: keeps its row fresh, hears which calls to stop, and ends those past their deadline."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from itertools import count
 from threading import Event, Thread
 
@@ -20,6 +21,7 @@ from worker.provider.line import AbortReason
 
 LOOK_EVERY = 2.0
 LOOKS_PER_AUDIT = 3
+LOOKED_AT_ONCE = 250
 SWEEP_EVERY = 0.25
 BEAT_AGAIN_AFTER = 0.25
 """When one was not heard: a short outage is not to look like the silence of two beats."""
@@ -79,18 +81,28 @@ class Heartbeat:
                 log.exception("heartbeat broke")
 
     def _look_after(self) -> None:
-        """Apart from the beats: with ten thousand calls these looks take seconds, which would count as silence."""
+        """Apart from the beats, as with ten thousand calls these looks take long, which would count as silence.
+
+        Some calls after the other, evenly over the time of a look, as all at once would be felt by everyone: 0075.
+        """
         for number in count(1):
-            if self._stopping.wait(LOOK_EVERY):
-                return
-            try:
-                self.drop_settled()
-                if number % LOOKS_PER_AUDIT == 0:
-                    self.audit()
-            except SQLAlchemyError as error:
-                log.warning("look after calls failed", error=type(error).__name__)
-            except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
-                log.exception("look after calls broke")
+            held = [*self._calls.attempts()]
+            parts = [held[start : start + LOOKED_AT_ONCE] for start in range(0, len(held), LOOKED_AT_ONCE)] or [[]]
+            for part in parts:
+                if self._stopping.wait(LOOK_EVERY / len(parts)):
+                    return
+                self._look(partial(self._drop_settled, part))
+            if number % LOOKS_PER_AUDIT == 0:
+                self._look(self._audit)
+
+    @staticmethod
+    def _look(look: Callable[[], None]) -> None:
+        try:
+            look()
+        except SQLAlchemyError as error:
+            log.warning("look after calls failed", error=type(error).__name__)
+        except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
+            log.exception("look after calls broke")
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_EVERY):
@@ -110,20 +122,18 @@ class Heartbeat:
                 log.warning("stop subscription lost", error=type(error).__name__)
                 time.sleep(0.5)
 
-    def audit(self) -> None:
+    def _audit(self) -> None:
         """Give back what our rows claim and we do not hold."""
         worker_id = self._identity.worker_id
-        held = {(call.attempt.job_id, call.attempt.number) for call in self._calls.held()}
         if worker_id is not None:
-            self._rescue_orphans(worker_id, held)
+            self._rescue_orphans(worker_id, self._calls.attempts())
 
-    def drop_settled(self) -> None:
+    def _drop_settled(self, held: Sequence[tuple[str, int]]) -> None:
         """Stop every call whose job has ended meanwhile, in case its announcement was lost.
 
         A job that is open under another worker is left alone: our answer may still come first and be taken.
         """
-        held = self._calls.held()
-        ended = ended_among(self._database, [call.attempt.job_id for call in held])
-        for call in held:
-            if call.attempt.job_id in ended:
-                call.line.abort(AbortReason.CANCELLED)
+        ended = ended_among(self._database, (job_id for job_id, _ in held))
+        for job_id, attempt in held:
+            if job_id in ended:
+                self._calls.abort(job_id, attempt, AbortReason.CANCELLED)

@@ -38,7 +38,6 @@ from jobs.store.runlist import queued_groups
 
 POSITION_LIMIT = 1_000
 IDS_PER_QUERY = 500
-"""In a worker nothing else runs while the rows of one answer are read: 2,000 of them take 10 ms and more."""
 
 
 @dataclass(frozen=True)
@@ -275,15 +274,19 @@ def oldest_due_at(tx: Connection) -> datetime | None:
 
 def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
     """Which of these jobs have ended, or are gone."""
-    ids = list(job_ids)
-    still_open: set[str] = set()
-    row = tables.jobs.c
+    ids = list({*job_ids})
+    ended: set[str] = set()
     with database.read() as tx:
         for start in range(0, len(ids), IDS_PER_QUERY):
             chunk = ids[start : start + IDS_PER_QUERY]
-            found = tx.execute(select(row.id).where(among(row.id, chunk), row.completed_at.is_(None)))
-            still_open.update(found.scalars())
-    return set(ids) - still_open
+            if tx.execute(_HOW_MANY_OPEN, {"ids": chunk}).scalar_one() < len(chunk):
+                ended |= {*chunk}.difference(tx.execute(_OPEN, {"ids": chunk}).scalars())
+    return ended
+
+
+_IS_OPEN: Final = (among(tables.jobs.c.id, "ids"), tables.jobs.c.completed_at.is_(None))
+_OPEN: Final = select(tables.jobs.c.id).where(*_IS_OPEN)
+_HOW_MANY_OPEN: Final = select(func.count()).select_from(tables.jobs).where(*_IS_OPEN)
 
 
 def _documents() -> Select[Any]:
