@@ -35,7 +35,7 @@ STEPS: Final[dict[str, dict[str, str]]] = {
         "submit: the rows": r"Intake\._write_all ",
         "submit: is there room for a bell?": r"RunList\.look ",
         "dispatch: ring the bell": r"Intake\._ring_all ",
-        "submit and poll: whose key is it?": r"find_keys ",
+        "poll: whose key is it?": r"find_keys ",
         "poll: the row": r"(standings|show_all) ",
         "submit: check the request": r"_check \(api/acceptance",
         "notify: hear of ends": r"Waiters\.",
