@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from jobs.errors import KeyRefused
+from jobs.errors import KeyRefused, NotAllowed
 from jobs.gathering import AsyncGathering
 from jobs.store.database import Database
-from jobs.store.keys import ApiKey, digest, find_keys
+from jobs.store.keys import ApiKey, Scope, digest, find_keys
 
 REMEMBERED: Final = 1024
 
@@ -45,7 +45,10 @@ class Callers:
         """
         sha256 = _digest(secret)
         remembered = self._remembered.get(sha256)
-        return Submitter(remembered or await self.ask(sha256), sha256, self)
+        if remembered is None:
+            return Submitter(await self.ask(sha256), sha256, self)
+        self._remembered.move_to_end(sha256)
+        return Submitter(remembered, sha256, self)
 
     async def ask(self, sha256: str) -> ApiKey:
         """What the rows say now of the key with this digest; raises as `find`."""
@@ -79,7 +82,24 @@ class Submitter:
         Raises:
             KeyRefused: it is revoked.
         """
-        return await self._callers.ask(self.sha256)
+        return self.still(await self._callers.ask(self.sha256))
+
+    def still(self, key: ApiKey | None) -> ApiKey:
+        """`key`, which is what the rows say now; raises as `confirmed`."""
+        if key is None or key.id != self.last_known.id:
+            raise KeyRefused(UNKNOWN)
+        return key
+
+
+def allow(key: ApiKey, scope: Scope) -> ApiKey:
+    """The key, if it has the scope.
+
+    Raises:
+        NotAllowed: it lacks it.
+    """
+    if scope not in key.scopes:
+        raise NotAllowed(f"This API key lacks the scope '{scope}'.")
+    return key
 
 
 def _digest(secret: str | None) -> str:

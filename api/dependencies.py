@@ -7,14 +7,13 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
-from api.callers import Callers, Submitter
+from api.callers import Callers, Submitter, allow
 from api.intake import Intake
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
 from api.showing import Shown
 from jobs.dispatch import Dispatcher, RunList
-from jobs.errors import NotAllowed
 from jobs.events import Announcer, Waiters
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
@@ -91,7 +90,7 @@ class Requires:
             KeyRefused: there is no key, or it is unknown or revoked.
             NotAllowed: it lacks the scope.
         """
-        return _allow(await parts.callers.find(secret), self._scope)
+        return allow(await parts.callers.find(secret), self._scope)
 
 
 class RequiresOfSubmitter:
@@ -103,14 +102,9 @@ class RequiresOfSubmitter:
     async def __call__(self, parts: PartsDep, secret: Secret) -> Submitter:
         """The caller, as far as is known; raises as `Requires`."""
         submitter = await parts.callers.find_submitter(secret)
-        _allow(submitter.last_known, self._scope)
+        if self._scope not in submitter.last_known.scopes:
+            allow(await submitter.confirmed(), self._scope)
         return submitter
-
-
-def _allow(key: ApiKey, scope: Scope) -> ApiKey:
-    if scope not in key.scopes:
-        raise NotAllowed(f"This API key lacks the scope '{scope}'.")
-    return key
 
 
 Caller = Annotated[ApiKey, Depends(get_caller)]

@@ -17,14 +17,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 
-from api.callers import UNKNOWN, Submitter
+from api.callers import Submitter, allow
 from jobs.dispatch import Dispatcher, RunList
-from jobs.errors import KeyRefused
+from jobs.errors import CallerError
 from jobs.gathering import AsyncGathering
 from jobs.job import Job, JobSpec
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.idempotency import Idempotency, remember
-from jobs.store.keys import ApiKey, find_keys
+from jobs.store.keys import ApiKey, Scope, find_keys
 from jobs.store.transitions import submit_all
 from jobs.store.unanswered import Sender, announce_accept, note_unanswered
 
@@ -84,6 +84,7 @@ class Intake:
 
         Raises:
             KeyRefused: the key has been revoked.
+            NotAllowed: it no longer has the scope.
             DuplicateRequest: another request was first under its idempotency key.
             ClientDisconnect: its client has left, and nothing was made.
         """
@@ -172,8 +173,11 @@ class Intake:
 def _reason_against(order: Order, keys: Mapping[str, ApiKey]) -> Exception | None:
     if order.client_has_left:
         return ClientDisconnect()
-    submitter = order.submitter
-    return None if keys.get(submitter.sha256) == submitter.last_known else KeyRefused(UNKNOWN)
+    try:
+        allow(order.submitter.still(keys.get(order.submitter.sha256)), Scope.RESPONSES_WRITE)
+    except CallerError as error:
+        return error
+    return None
 
 
 def _is_the_databases(error: Exception) -> bool:

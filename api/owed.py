@@ -135,20 +135,26 @@ class NoteAnswers:
         debt = Debt()
         scope[DEBT] = debt
         settled = streams = False
+        head: Message | None = None  # kept until its body is there, so that the two leave together: 0079
 
         async def send_and_note(message: Message) -> None:
-            nonlocal settled, streams
+            nonlocal settled, streams, head
             if debt.request_id is None:
                 await send(message)
                 return
             if message["type"] == "http.response.start":
                 streams = _is_stream(message)
-            ends = streams or (message["type"] == "http.response.body" and not message.get("more_body", False))
-            if settled or not ends:
-                await send(message)
-                return
-            left = await _has_left(receive)
+                if not streams:
+                    head = message
+                    return
+            ends = streams or not message.get("more_body", False)
+            left = not settled and ends and await _has_left(receive)
+            if head is not None:
+                await send(head)
+                head = None
             await send(message)
+            if settled or not ends:
+                return
             settled = True
             if left:
                 self._owed.lost(debt.request_id)

@@ -33,7 +33,7 @@ class _Transport:
     def write(self, data: bytes) -> None:
         if self._head is not None:
             head, self._head = self._head, None
-            self._transport.writelines((head, data))
+            self._transport.writelines((head, data) if data else (head,))  # asyncio's never gets rid of an empty piece
         elif data.startswith(HEAD):
             self._head = data
             self._loop.call_soon(self._send_head)
@@ -45,6 +45,6 @@ class _Transport:
         self._transport.close()
 
     def _send_head(self) -> None:
-        if self._head is not None:
-            head, self._head = self._head, None
+        head, self._head = self._head, None
+        if head is not None and not self._transport.is_closing():
             self._transport.write(head)

@@ -45,11 +45,13 @@ async def accept_once(
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
         return await accept(raw, parts, submitter, idempotency_key)
+    is_again = count.isdecimal() and int(count) > 0
+    if is_again:
+        await submitter.confirmed()
     sender = Sender(submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
     debt: Debt = request.scope[DEBT]
     debt.request_id = sender.request_id
-    if count.isdecimal() and int(count) > 0:
-        await submitter.confirmed()
+    if is_again:
         joined = await _join(parts, sender)
         if joined is not None:
             return joined

@@ -5,7 +5,7 @@ No worker runs, so that nothing but accepting takes part. FastAPI's and pgbench'
 
 import json
 
-from benchmarks.limits import asgi, naive_api, pgbench
+from benchmarks.limits import AS_OURS, asgi, naive_api, pgbench
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
@@ -28,7 +28,7 @@ def measure(run: Run) -> list[Report]:
                 report.add("Backburner, SQLite", Role.OURS, _creates(stack.base_url, seconds))
             with naive_api(servers) as url:
                 report.add("FastAPI + ORM + Celery", Role.PLAIN, _creates(f"{url}/v1", seconds))
-            with asgi("fastapi_nothing") as url:
+            with asgi("fastapi_nothing", AS_OURS) as url:
                 report.add("FastAPI, nothing done", Role.LIMIT, _creates(f"{url}/v1", seconds))
             rate, latencies = pgbench(servers, clients=CLIENTS, seconds=seconds)
             shares = {f"p{share} ms": percentile(latencies, share) for share in (50, 99)}

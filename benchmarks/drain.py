@@ -25,8 +25,6 @@ SMALL = 100
 LONG = 3600.0
 LOOK_SECONDS = 0.02
 WARM_SECONDS = 3
-WARM = 200
-"""How many results a peer's worker has written before it is measured."""
 SLOTS = 100
 PROCESSES = 8
 """Of prefork: each computes on its own, so that more of them only share the cores."""
@@ -60,7 +58,7 @@ class Scale:
 
 
 FULL = Scale(large=100_000, large_of_others=10_000, due_in=25, seconds=12)
-QUICK = Scale(large=3_000, large_of_others=1_500, due_in=2, seconds=1)
+QUICK = Scale(large=4_000, large_of_others=2_400, due_in=2, seconds=1)
 
 
 def measure(run: Run) -> list[Report]:
@@ -97,8 +95,8 @@ def _small(stack: Stack, database: Database, seconds: float) -> float:
             copies += SMALL
         time.sleep(LOOK_SECONDS)
         now = datetime.now(UTC)
-    before, done = (completed(database, fed_since, until)[0] for until in (begun, now))
-    await_until(lambda: completed(database, fed_since)[0] == copies, 30, stack.logs)
+    before, done = (completed(database, fed_since, until) for until in (begun, now))
+    await_until(lambda: completed(database, fed_since) == copies, 30, stack.logs)
     return (done - before) / (now - begun).total_seconds()
 
 
@@ -108,13 +106,13 @@ def _large(stack: Stack, database: Database, scale: Scale) -> tuple[float, float
     analyze(database)
     assert time.time() < due, "the backlog was due before it was there"
     due_at = datetime.fromtimestamp(due, UTC)
-    await_until(lambda: datetime.now(UTC) > due_at + timedelta(seconds=3), 60, stack.logs)
+    await_until(lambda: datetime.now(UTC) > due_at + timedelta(seconds=WARM_SECONDS), 60, stack.logs)
     processes = [stack.api, *stack.worker_processes]
     begun, cpu = datetime.now(UTC), cpu_seconds(processes)
-    before, *_ = completed(database, due_at, begun)
+    before = completed(database, due_at, begun)
     time.sleep(scale.seconds)
     ended, cpu = datetime.now(UTC), cpu_seconds(processes) - cpu
-    done = completed(database, due_at, ended)[0] - before
+    done = completed(database, due_at, ended) - before
     return done / (ended - begun).total_seconds(), cpu * 1000 / done
 
 
@@ -133,7 +131,8 @@ def _large_of(it: Peer, backlog: int, seconds: int) -> tuple[float, float]:
     _signal(it, signal.SIGSTOP)
     it.enqueue(backlog, PROMPT)
     _signal(it, signal.SIGCONT)
-    it.await_finished(WARM, 120)
+    it.await_finished(SMALL, 120)
+    time.sleep(WARM_SECONDS)
     begun, before, cpu = datetime.now(UTC), it.finished(), cpu_seconds(it.worker_processes)
     time.sleep(seconds)
     ended, done, cpu = datetime.now(UTC), it.finished() - before, cpu_seconds(it.worker_processes) - cpu

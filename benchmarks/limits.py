@@ -16,12 +16,14 @@ import psycopg
 from benchmarks.stage import Stage
 from tests.support.stack import ROOT, Process
 
+AS_OURS = {"UVICORN_HTTP": "api.protocol:Protocol"}
+"""For limits: answers that leave in one piece, as ours do."""
 ROW = "INSERT INTO commits (body) VALUES (repeat('x', 500));\n"
 
 
 @contextmanager
 def asgi(program: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """One process of `benchmarks.peers.<program>:app` on the uvicorn that ours runs on; its URL."""
+    """One process of `benchmarks.peers.<program>:app` on uvicorn; its URL."""
     target = f"benchmarks.peers.{program}:app"
     command = [sys.executable, "-m", "uvicorn", target, "--port", "0", "--no-access-log"]
     process = Process(program, command, {"PYTHONPATH": str(ROOT), **environment})
@@ -47,7 +49,7 @@ def memory_api(body: bytes) -> Iterator[str]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        with asgi("memory_api", {"BODY_FILE": file.name}) as base_url:
+        with asgi("memory_api", {"BODY_FILE": file.name, **AS_OURS}) as base_url:
             yield base_url
 
 

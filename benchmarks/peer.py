@@ -131,9 +131,10 @@ class Peer:
 
     def stop_workers(self) -> None:
         """End them at once: what they have not done nobody waits for, and what was measured is over."""
-        for member in family(self.worker_processes):
+        for each in self.worker_processes:
             with suppress(psutil.NoSuchProcess):
-                member.kill()
+                for member in family([each]):
+                    member.kill()
         for each in self.worker_processes:
             each.stop()
         self.worker_processes.clear()

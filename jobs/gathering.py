@@ -2,8 +2,7 @@
 
 Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
 all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
-`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop, where all that came in one turn of it
-came at the same time.
+`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop.
 """
 
 from asyncio import AbstractEventLoop, Future, get_running_loop

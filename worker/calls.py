@@ -46,6 +46,10 @@ class Calls:
         """Every call in flight."""
         return list(self._running.values())
 
+    def holds(self, job_id: str, attempt: int) -> bool:
+        """Whether this very call is in flight."""
+        return (job_id, attempt) in self._running
+
     def attempts(self) -> set[tuple[str, int]]:
         """The same as (job id, attempt)."""
         return {*self._running}

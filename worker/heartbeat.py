@@ -1,9 +1,8 @@
 """The worker's pulse: keeps its row fresh, hears which calls to stop, and ends those past their deadline."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
-from functools import partial
 from itertools import count
 from threading import Event, Thread
 
@@ -38,9 +37,9 @@ class Heartbeat:
         identity: Identity,
         calls: Calls,
         client: "redis.Redis",
-        rescue_orphans: Callable[[str, AbstractSet[tuple[str, int]]], int],
+        rescue_orphans: Callable[[str], int],
     ) -> None:
-        """`rescue_orphans` takes back what a worker's rows claim and, by the set of its calls, it does not hold."""
+        """`rescue_orphans` takes back what a worker's rows claim and it does not hold."""
         self._database = database
         self._identity = identity
         self._calls = calls
@@ -86,23 +85,21 @@ class Heartbeat:
         Some calls after the other, evenly over the time of a look, as all at once would be felt by everyone: 0075.
         """
         for number in count(1):
-            held = [*self._calls.attempts()]
-            parts = [held[start : start + LOOKED_AT_ONCE] for start in range(0, len(held), LOOKED_AT_ONCE)] or [[]]
-            for part in parts:
-                if self._stopping.wait(LOOK_EVERY / len(parts)):
-                    return
-                self._look(partial(self._drop_settled, part))
-            if number % LOOKS_PER_AUDIT == 0:
-                self._look(self._audit)
-
-    @staticmethod
-    def _look(look: Callable[[], None]) -> None:
-        try:
-            look()
-        except SQLAlchemyError as error:
-            log.warning("look after calls failed", error=type(error).__name__)
-        except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
-            log.exception("look after calls broke")
+            pause = LOOK_EVERY / max(1, math.ceil(len(self._calls) / LOOKED_AT_ONCE))
+            if self._stopping.wait(pause):
+                return
+            try:
+                held = [*self._calls.attempts()]
+                for start in range(0, len(held), LOOKED_AT_ONCE):
+                    if start and self._stopping.wait(pause):
+                        return
+                    self._drop_settled(held[start : start + LOOKED_AT_ONCE])
+                if number % LOOKS_PER_AUDIT == 0:
+                    self._audit()
+            except SQLAlchemyError as error:
+                log.warning("look after calls failed", error=type(error).__name__)
+            except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
+                log.exception("look after calls broke")
 
     def _sweep(self) -> None:
         while not self._stopping.wait(SWEEP_EVERY):
@@ -126,14 +123,14 @@ class Heartbeat:
         """Give back what our rows claim and we do not hold."""
         worker_id = self._identity.worker_id
         if worker_id is not None:
-            self._rescue_orphans(worker_id, self._calls.attempts())
+            self._rescue_orphans(worker_id)
 
     def _drop_settled(self, held: Sequence[tuple[str, int]]) -> None:
         """Stop every call whose job has ended meanwhile, in case its announcement was lost.
 
         A job that is open under another worker is left alone: our answer may still come first and be taken.
         """
-        ended = ended_among(self._database, (job_id for job_id, _ in held))
+        ended = ended_among(self._database, (job_id for job_id, attempt in held if self._calls.holds(job_id, attempt)))
         for job_id, attempt in held:
             if job_id in ended:
                 self._calls.abort(job_id, attempt, AbortReason.CANCELLED)

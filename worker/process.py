@@ -7,7 +7,6 @@ no more is claimed and running calls may finish within the grace; what is left t
 import resource
 import signal
 import time
-from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -129,10 +128,10 @@ class WorkerProcess:
     def heartbeat(self) -> Heartbeat:
         """Keeps the worker's row fresh."""
 
-        def take_back(worker_id: str, held: AbstractSet[tuple[str, int]]) -> int:
+        def take_back(worker_id: str) -> int:
             now = datetime.now(UTC)
             parts = (self.database, self.dispatcher, self.announcer)
-            return rescuer.rescue_orphans(*parts, now, worker_id, held)
+            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls.attempts)
 
         return Heartbeat(self.database, self.identity, self.calls, self.redis, take_back)
 

@@ -93,7 +93,8 @@ def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[t
     claims: set[tuple[str, int]] = set()
     for rows in tx.execute(select(row.id, row.attempt).where(*claimed)).partitions(ROWS_AT_ONCE):
         claims.update((job_id, attempt) for job_id, attempt in rows)
-        sleep(PAUSE_SECONDS)  # ten thousand rows at once would hold up all else in the worker for 40 ms and more
+        if len(rows) == ROWS_AT_ONCE:
+            sleep(PAUSE_SECONDS)  # ten thousand rows at once would hold up all else in the worker for 40 ms and more
     return claims
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from jobs.store import tables
 from jobs.store.keys import BOOTSTRAP_ID, Scope, revoke_key
@@ -111,6 +111,33 @@ def test_a_key_that_is_revoked_after_a_create_makes_nothing_more(
     with server.database.read() as tx:
         made = tx.execute(select(tables.jobs.c.id).where(tables.jobs.c.api_key_id == tenant.id))
         assert list(made.scalars()) == [first.json()["id"]]
+
+
+def test_a_revoked_key_is_not_told_which_scope_it_lacked(server: Server) -> None:
+    with a_tenant(server, [READ]) as reader:
+        body = {"model": MODEL, "input": "Hello", "background": True}
+        assert reader.http.get("/v1/responses").status_code == 200
+        assert reader.http.post("/v1/responses", json=body).status_code == 403
+        with server.database.begin() as tx:
+            revoke_key(tx, reader.id, datetime.now(UTC))
+        assert_refused(reader.http.post("/v1/responses", json=body))
+
+
+def test_a_scope_that_was_given_or_taken_by_hand_counts_at_once(server: Server) -> None:
+    def give(*scopes: Scope) -> None:
+        with server.database.begin() as tx:
+            keys = tables.api_keys
+            tx.execute(update(keys).where(keys.c.id == holder.id).values(scopes=sorted(scopes)))
+
+    with a_tenant(server, [READ]) as holder:
+        body = {"model": MODEL, "input": "Hello", "background": True}
+        assert holder.http.post("/v1/responses", json=body).status_code == 403
+        give(READ, WRITE)
+        assert holder.http.post("/v1/responses", json=body).status_code == 200
+        assert holder.http.post("/v1/responses", json=body).status_code == 200
+        give(READ)
+        assert holder.http.post("/v1/responses", json=body).status_code == 403
+        assert len(holder.ids()) == 2
 
 
 @pytest.mark.parametrize("path", OPEN)

@@ -214,7 +214,7 @@ class World:
         assert claimed.worker_id is not None, "the claim was not committed"
         now = self.clock.advance(rescuer.ORPHAN_AGE + SECOND)
         announcer = Announcer(connect(self.valkey_url))
-        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, frozenset()) == 1
+        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, frozenset) == 1
 
     def _executor(
         self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]

@@ -3,6 +3,7 @@
 A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it.
 """
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -71,16 +72,17 @@ def rescue_orphans(
     announcer: Announcer,
     now: datetime,
     worker_id: str,
-    held: AbstractSet[tuple[str, int]],
+    held: Callable[[], AbstractSet[tuple[str, int]]],
 ) -> int:
     """Hand back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
 
     A claim whose commit succeeded but whose confirmation was lost leaves such a job. Its call was never sent, and
-    won't be: a claim that is confirmed after all looks at the row once more. `held` is what the worker holds, as
-    (job id, attempt).
+    won't be: a claim that is confirmed after all looks at the row once more. `held` tells what the worker holds, as
+    (job id, attempt): asked before the rows for what ends meanwhile, and after them for what has just begun.
     """
+    before = held()
     with database.read() as tx:
-        orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - held
+        orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - before - held()
     if not orphans:
         return 0
     with database.begin() as tx:
