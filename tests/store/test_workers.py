@@ -2,8 +2,11 @@
 
 from datetime import timedelta
 
+from jobs.dispatch import Dispatcher, create_celery
 from jobs.errors import ErrorKind, Failure
+from jobs.events import Announcer, connect
 from jobs.lifecycle import Status, Verb
+from jobs.settings import load_settings
 from jobs.store.attempts import close_lost
 from jobs.store.database import Database, database_now
 from jobs.store.workers import (
@@ -21,6 +24,7 @@ from jobs.store.workers import (
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import Records
+from worker.maintenance import rescuer
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -192,6 +196,26 @@ class TestLease:
             taken = race(lambda: self.take(records, "a"), lambda: self.take(records, "b"))
             assert sorted(taken) == [False, True]
             clock.advance(2 * TIMEOUT)
+
+
+def test_only_what_a_worker_holds_neither_before_the_look_nor_after_it_is_handed_back(
+    records: Records, clock: Clock, valkey_url: str
+) -> None:
+    """One call may end while ten thousand claims are read, another may have begun: its claim was heard at last."""
+    worker_id = records.worker()
+    ending, begun, orphan = (records.claim(records.submit_job(), worker_id)[0] for _ in range(3))
+    now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
+    held = iter([{(ending.id, 1)}, {(begun.id, 1)}])
+    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")))
+    client = connect(valkey_url)
+    try:
+        parts = (records.database, bell, Announcer(client))
+        assert rescuer.rescue_orphans(*parts, now, worker_id, lambda: next(held)) == 1
+    finally:
+        bell.close()
+        client.close()
+    statuses = [records.reload(each).status for each in (ending, begun, orphan)]
+    assert statuses == [Status.IN_PROGRESS, Status.IN_PROGRESS, Status.QUEUED]
 
 
 def test_the_databases_clock_is_aware_and_moves_within_a_transaction(database: Database) -> None:
