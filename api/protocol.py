@@ -14,7 +14,7 @@ HEAD: Final = b"HTTP/1.1 "
 class Protocol(HttpToolsProtocol):
     """uvicorn's, on a `_Transport`: `uvicorn --http api.protocol:Protocol`."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it: asyncio hands over a BaseTransport
         """A client is there."""
         super().connection_made(cast("asyncio.Transport", _Transport(transport, self.loop)))
 

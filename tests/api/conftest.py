@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from openai import OpenAI
 
 from tests.api.world import Hand, Server, Tenant, a_tenant, serve, settings_for
 from tests.conftest import BACKENDS, migrated_database
@@ -45,3 +46,11 @@ def other(server: Server) -> Iterator[Tenant]:
 @pytest.fixture
 def hand(server: Server) -> Hand:
     return Hand(server)
+
+
+@pytest.fixture
+def sdk(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    with OpenAI(
+        base_url=f"{server.url}/v1", api_key=tenant.secret, max_retries=0, _strict_response_validation=True
+    ) as client:
+        yield client

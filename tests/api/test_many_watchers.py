@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.api.test_streams import Teller, frames
+from tests.api.watching import Teller, frames
 from tests.api.world import Hand, Server, Tenant
 from tests.support.waiting import await_until
 

@@ -1,29 +1,23 @@
-"""Streams as clients meet them, over an API whose worker is the test's own hand."""
+"""What streams show, over an API whose worker is the test's own hand."""
 
-import json
-import socket
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from threading import Event as Signal
 from typing import Any
 
-import httpx
 import pytest
 from openai import OpenAI
 
 import api.sequences
 import api.streams
-from api.sequences import CHUNKS_PER_LOOK, look
+from api.sequences import look
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
 from jobs.sequence import LIVE_FROM, Progress
 from jobs.store.attempts import attempts_of
 from jobs.store.chains import note_sent
 from jobs.store.queries import get_document
-from jobs.store.streams import Chunk, append, last_chunk
+from jobs.store.streams import Chunk, append
+from tests.api.watching import OPENING, TOLD, Teller, frames, kinds, stream, watching
 from tests.api.world import (
     MODEL,
     TEXT,
@@ -38,101 +32,7 @@ from tests.api.world import (
     settings_for,
 )
 from tests.support.valkey import ValkeyServer
-from tests.support.waiting import await_until
-from worker.live import LiveOutput
 from worker.maintenance import followers
-
-OPENING = ["response.created", "response.queued", "response.in_progress"]
-TOLD = [
-    "response.output_item.added",
-    "response.content_part.added",
-    "response.output_text.delta",
-    "response.output_text.done",
-    "response.content_part.done",
-    "response.output_item.done",
-]
-
-
-@pytest.fixture
-def sdk(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
-    with OpenAI(
-        base_url=f"{server.url}/v1", api_key=tenant.secret, max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
-
-
-class Teller:
-    """Says what a streaming provider would, as the worker hears it."""
-
-    def __init__(self, server: Server, hand: Hand, job_id: str) -> None:
-        self._server = server
-        self._job_id = job_id
-        hand.claim(job_id)
-        with server.database.read() as tx:
-            attempt = attempts_of(tx, job_id)[-1]
-            self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
-        server.parts.announcer.wrote(job_id)
-
-    def tell(self, kind: str, **fields: Any) -> None:
-        self._output.hear(json.dumps({"type": kind, "output_index": 0, **fields}).encode())
-        chunk = self._output.unwritten()
-        assert chunk is not None, f"{kind} was not passed on"
-        with self._server.database.begin() as tx:
-            append(tx, [chunk])
-        self._output.confirm(chunk)
-        self._server.parts.announcer.wrote(self._job_id)
-
-    def begin(self) -> None:
-        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        self.tell("response.output_item.added", item=item)
-
-    def text(self, text: str = TEXT) -> None:
-        self.tell("response.output_text.delta", item_id="msg_1", content_index=0, delta=text)
-
-    def end(self) -> None:
-        self.tell("response.output_item.done", item=message(TEXT))
-
-
-def frames(raw: str) -> list[Json]:
-    """The events of a stream, which holds nothing else but comments."""
-    events = []
-    for block in raw.removesuffix("\n\n").split("\n\n"):
-        if block.startswith(": "):
-            continue
-        name, data = block.split("\n")
-        event = json.loads(data.removeprefix("data: "))
-        assert name == f"event: {event['type']}"
-        events.append(event)
-    return events
-
-
-def stream(tenant: Tenant, job_id: str, **query: Any) -> list[Json]:
-    answer = tenant.http.get(f"/v1/responses/{job_id}", params={"stream": True, **query})
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert answer.headers["openai-response-id"] == job_id
-    return frames(answer.text) if answer.text else []
-
-
-@contextmanager
-def watching(server: Server, tenant: Tenant, job_id: str, **query: Any) -> Iterator[Future[list[Json]]]:
-    with ThreadPoolExecutor(1) as pool:
-        events = pool.submit(stream, tenant, job_id, **query)
-        await_until(lambda: watchers(server, job_id) or events.done(), 5, "nobody watches")
-        try:
-            yield events
-        except BaseException:
-            tenant.http.delete(f"/v1/responses/{job_id}")  # else it would be watched for ever
-            raise
-
-
-def watchers(server: Server, job_id: str) -> int:
-    return len(server.parts.waiters._watching.get(job_id, ()))
-
-
-def kinds(events: list[Json]) -> list[str]:
-    assert [each["sequence_number"] for each in events] == list(range(len(events)))
-    return [each["type"] for each in events]
 
 
 def test_created_as_a_stream(sdk: OpenAI, tenant: Tenant, hand: Hand) -> None:
@@ -335,107 +235,6 @@ def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, ha
     assert len(tenant.ids()) == 1
 
 
-def test_silence_is_filled_with_comments(
-    server: Server, sdk: OpenAI, hand: Hand, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api.streams, "KEEPALIVE_SECONDS", 0.1)
-    with sdk.responses.with_streaming_response.create(model=MODEL, input="Hello", stream=True) as raw:
-        job_id = raw.headers["openai-response-id"]
-        text = ""
-        for piece in raw.iter_text():
-            text += piece
-            if text.count(": keepalive\n\n") >= 3 and hand.job(job_id).status is Status.QUEUED:
-                hand.complete(job_id)
-        assert kinds(frames(text)) == [*OPENING, *TOLD, "response.completed"]
-    with sdk.responses.retrieve(job_id, stream=True) as events:
-        assert [each.type for each in events] == [*OPENING, *TOLD, "response.completed"]
-
-
-def request_bytes(tenant: Tenant, job_id: str) -> bytes:
-    head = f"GET /v1/responses/{job_id}?stream=true HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
-    return f"{head}connection: close\r\n\r\n".encode()
-
-
-def test_a_client_that_vanishes_frees_its_place(server: Server, tenant: Tenant) -> None:
-    job_id = tenant.submit()["id"]
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(request_bytes(tenant, job_id))
-        await_until(lambda: watchers(server, job_id), 5, "nobody watches")
-    await_until(lambda: not watchers(server, job_id), 2, "its place is still taken")
-    await_until(lambda: not server.uvicorn.server_state.tasks, 2, "its request is still served")
-    assert tenant.get(job_id)["status"] == "queued"
-
-
-def test_a_slow_reader_is_read_for_no_further_than_it_has_come(
-    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job_id = tenant.submit()["id"]
-    hand.claim(job_id)
-    big = "x" * 200_000
-    chunks = 96
-    for number in range(chunks):
-        event = {"type": "response.output_text.delta", "output_index": 0, "delta": big}
-        with server.database.begin() as tx:
-            append(tx, [Chunk(job_id, 1, LIVE_FROM + number, [event], Progress())])
-    hand.cancel(job_id)
-    asked: list[int] = []
-    read = server.parts.sequences.read
-
-    async def counting(job: str, key: str, number: int) -> Any:
-        asked.append(number)
-        return await read(job, key, number)
-
-    monkeypatch.setattr(server.parts.sequences, "read", counting)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        connection.sendall(request_bytes(tenant, job_id))
-        await_until(lambda: asked, 5, "nothing was read")
-        settled = await_stillness(lambda: len(asked))
-        assert settled < chunks / CHUNKS_PER_LOOK
-        raw = b""
-        while piece := connection.recv(1 << 20):
-            raw += piece
-    assert raw.count(big.encode()) == chunks
-    assert b"event: response.failed" in raw
-
-
-def await_stillness(count: Callable[[], int]) -> int:
-    """The count once it has not changed for a while."""
-    seen = [(time.monotonic(), count())]
-
-    def still() -> bool:
-        if count() != seen[-1][1]:
-            seen.append((time.monotonic(), count()))
-        return time.monotonic() - seen[-1][0] > 0.5
-
-    await_until(still, 20, "it never stood still")
-    return seen[-1][1]
-
-
-def test_a_server_that_stops_says_so_under_a_number_that_is_not_taken(server: Server, hand: Hand) -> None:
-    with serve(server.settings) as stopping, a_tenant(stopping) as tenant:
-        job_id = tenant.submit()["id"]
-        with watching(stopping, tenant, job_id) as events:
-            stopping.stop()
-            told = events.result(10)
-    assert [each["type"] for each in told] == [*OPENING[:2], "error"]
-    assert (told[-1]["code"], told[-1]["sequence_number"]) == ("service_unavailable", 1)
-    assert hand.job(job_id).status == "queued"
-
-
-def test_an_sdk_sees_an_error_event(server: Server) -> None:
-    with (
-        serve(server.settings) as stopping,
-        a_tenant(stopping) as tenant,
-        OpenAI(base_url=f"{stopping.url}/v1", api_key=tenant.secret, max_retries=0) as sdk,
-    ):
-        events = sdk.responses.create(model=MODEL, input="Hello", stream=True)
-        seen = [next(events), next(events)]
-        stopping.stop()
-        seen += list(events)
-    assert [each.type for each in seen] == [*OPENING[:2], "error"]
-
-
 def test_what_is_run_again_while_its_end_is_read_has_not_ended(
     server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,17 +248,3 @@ def test_what_is_run_again_while_its_end_is_read_has_not_ended(
     monkeypatch.setattr(api.sequences, "get_document", run_again_first)
     page = look(server.database, job_id, job.api_key_id, LIVE_FROM)
     assert (page.frames, page.is_last) == ((), False)
-
-
-def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tenant, hand: Hand) -> None:
-    job_id = tenant.submit()["id"]
-    with ThreadPoolExecutor(60) as pool:
-        clients = [httpx.Client(base_url=server.url, headers=tenant.http.headers, timeout=30) for _ in range(60)]
-        answers = [pool.submit(each.get, f"/v1/responses/{job_id}?stream=true") for each in clients]
-        await_until(lambda: watchers(server, job_id) == 60, 20, "not all watch")
-        pool_of_engine: Any = server.database.engine.pool
-        await_until(lambda: pool_of_engine.checkedout() == 0, 5, "a connection is held")
-        hand.complete(job_id)
-        assert len({each.result(10).text for each in answers}) == 1
-        for each in clients:
-            each.close()

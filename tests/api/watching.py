@@ -1,0 +1,105 @@
+"""Streams as a client reads them, and what a worker would tell in them."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Event as Signal
+from typing import Any
+
+from jobs.store.attempts import attempts_of
+from jobs.store.streams import append, last_chunk
+from tests.api.world import (
+    TEXT,
+    Hand,
+    Json,
+    Server,
+    Tenant,
+    message,
+)
+from tests.support.waiting import await_until
+from worker.live import LiveOutput
+
+OPENING = ["response.created", "response.queued", "response.in_progress"]
+TOLD = [
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+]
+
+
+class Teller:
+    """Says what a streaming provider would, as the worker hears it."""
+
+    def __init__(self, server: Server, hand: Hand, job_id: str) -> None:
+        self._server = server
+        self._job_id = job_id
+        hand.claim(job_id)
+        with server.database.read() as tx:
+            attempt = attempts_of(tx, job_id)[-1]
+            self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
+        server.parts.announcer.wrote(job_id)
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        self._output.hear(json.dumps({"type": kind, "output_index": 0, **fields}).encode())
+        chunk = self._output.unwritten()
+        assert chunk is not None, f"{kind} was not passed on"
+        with self._server.database.begin() as tx:
+            append(tx, [chunk])
+        self._output.confirm(chunk)
+        self._server.parts.announcer.wrote(self._job_id)
+
+    def begin(self) -> None:
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        self.tell("response.output_item.added", item=item)
+
+    def text(self, text: str = TEXT) -> None:
+        self.tell("response.output_text.delta", item_id="msg_1", content_index=0, delta=text)
+
+    def end(self) -> None:
+        self.tell("response.output_item.done", item=message(TEXT))
+
+
+def frames(raw: str) -> list[Json]:
+    """The events of a stream, which holds nothing else but comments."""
+    events = []
+    for block in raw.removesuffix("\n\n").split("\n\n"):
+        if block.startswith(": "):
+            continue
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        events.append(event)
+    return events
+
+
+def stream(tenant: Tenant, job_id: str, **query: Any) -> list[Json]:
+    answer = tenant.http.get(f"/v1/responses/{job_id}", params={"stream": True, **query})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.headers["openai-response-id"] == job_id
+    return frames(answer.text) if answer.text else []
+
+
+@contextmanager
+def watching(server: Server, tenant: Tenant, job_id: str, **query: Any) -> Iterator[Future[list[Json]]]:
+    with ThreadPoolExecutor(1) as pool:
+        events = pool.submit(stream, tenant, job_id, **query)
+        await_until(lambda: watchers(server, job_id) or events.done(), 5, "nobody watches")
+        try:
+            yield events
+        except BaseException:
+            tenant.http.delete(f"/v1/responses/{job_id}")  # else it would be watched for ever
+            raise
+
+
+def watchers(server: Server, job_id: str) -> int:
+    return len(server.parts.waiters._watching.get(job_id, ()))
+
+
+def kinds(events: list[Json]) -> list[str]:
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+    return [each["type"] for each in events]
