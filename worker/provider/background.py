@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Final
 
-import httpx
+import httpcore
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
@@ -38,7 +38,7 @@ _LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
 
 def call_background(
     endpoint: Endpoint,
-    request: httpx.Request,
+    request: httpcore.Request,
     model: Model,
     ends_at: float,
     line: Line,

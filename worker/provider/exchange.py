@@ -1,9 +1,9 @@
 """One exchange with the provider over HTTP: one request on one connection, and always something to report.
 
-httpx's connection pool costs O(n) per call and breaks down above a few thousand, so each call has a transport of its
-own over one shared SSLContext. Its transports are used without its Client: that would follow redirects to where a key
-must not go, keep cookies between tenants' calls, and read proxies and .netrc behind our back. HTTP/1.1 only, as one
-lost TCP connection should cost one call.
+Each call has a connection of its own over one shared SSLContext. It is httpcore's, which httpx stands on: httpx's pool
+costs O(n) per call and breaks down above a few thousand, its Client would follow redirects to where a key must not go,
+keep cookies between tenants' calls and read proxies and .netrc behind our back, and all of them would be held for
+minutes (decision 0080). HTTP/1.1 only, as one lost TCP connection should cost one call.
 """
 
 import json
@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
+import httpcore
 import httpx
 from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, Failure, SettingsError
 from jobs.job import CallReport
 from jobs.models import Model
-from worker.provider.breakage import failure_of
+from worker.provider.breakage import BREAKS, failure_of
 from worker.provider.classify import classify
 from worker.provider.line import AbortReason, Line
+from worker.provider.network import BriefBackend
 
 JSON: Final = "application/json"
 CONNECT_SECONDS: Final = 10.0
@@ -34,7 +36,9 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 KEPT_BYTES: Final = 64 * 1024
 """How much is read of a refusal, and kept of an answer that is too large."""
 _PIECE_BYTES: Final = 64 * 1024
-_ONE_CALL: Final = httpx.Limits(max_connections=1, max_keepalive_connections=0)
+
+Fields = list[tuple[bytes, bytes]]
+"""Header fields as they are sent."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Received:
     @property
     def is_success(self) -> bool:
         """Whether it came with a 2xx and in whole."""
-        return 200 <= self.status < 300 and self.fault is None
+        return is_success(self.status) and self.fault is None
 
 
 class Endpoint:
@@ -75,83 +79,90 @@ class Endpoint:
         Raises:
             SettingsError: the URL, the key or the proxy cannot be used.
         """
-        self._url = _responses_url(base_url)
+        url = _responses_url(base_url)
+        self._url = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         self._key = _usable_key(api_key)
-        self._tls = tls or httpx.create_ssl_context()
-        self._proxy = _proxy_for(self._url, self._tls)
+        tls = tls or httpx.create_ssl_context()
+        # never a pool to us: it knows what kind of connection leads there, through which proxy
+        self._ways = httpcore.ConnectionPool(tls, proxy=_proxy_for(url, tls), network_backend=BriefBackend())
         self.max_answer_bytes = max_answer_bytes
-        self._headers = {
-            "Accept-Encoding": "identity",  # small beside the minutes waited, and a cut body stays readable
-            "User-Agent": f"backburner/{_version()}",
-        }
+        self._fields: Fields = [
+            (b"Host", url.netloc),
+            (b"Accept-Encoding", b"identity"),  # small beside the minutes waited, and a cut body stays readable
+            (b"User-Agent", f"backburner/{_version()}".encode()),
+        ]
         if self._key:
-            self._headers["Authorization"] = f"Bearer {self._key}"
+            self._fields.append((b"Authorization", f"Bearer {self._key}".encode()))
 
     def call(
         self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
-    ) -> httpx.Request:
+    ) -> httpcore.Request:
         """A request that buys an answer; it may take `seconds`."""
         content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        headers = {
-            "Accept": accept,
-            "Content-Type": JSON,
-            "Content-Length": str(len(content)),
-            "X-Client-Request-Id": request_id,
-        }
-        return self._request("POST", self._url, headers, _pieces(content), seconds, line)
+        fields = [
+            (b"Accept", accept.encode()),
+            (b"Content-Type", JSON.encode()),
+            (b"Content-Length", str(len(content)).encode()),
+            (b"X-Client-Request-Id", request_id.encode()),
+        ]
+        return self._request(b"POST", self._url, fields, _pieces(content), seconds, line)
 
-    def fetch(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+    def fetch(self, response_id: str, *, seconds: float, line: Line) -> httpcore.Request:
         """A request for a response that was bought before."""
-        return self._request("GET", self._url_of(response_id), {"Accept": JSON}, None, seconds, line)
+        return self._request(b"GET", self._url_of(response_id), [(b"Accept", JSON.encode())], None, seconds, line)
 
-    def cancel(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+    def cancel(self, response_id: str, *, seconds: float, line: Line) -> httpcore.Request:
         """A request to stop making a response that was bought before."""
-        headers = {"Accept": JSON, "Content-Length": "0"}
-        return self._request("POST", self._url_of(response_id, "/cancel"), headers, None, seconds, line)
+        fields = [(b"Accept", JSON.encode()), (b"Content-Length", b"0")]
+        return self._request(b"POST", self._url_of(response_id, "/cancel"), fields, None, seconds, line)
 
-    def _url_of(self, response_id: str, verb: str = "") -> httpx.URL:
-        path = f"{self._url.raw_path.decode()}/{quote(response_id, safe='')}{verb}"
-        return self._url.copy_with(raw_path=path.encode())
+    def _url_of(self, response_id: str, verb: str = "") -> httpcore.URL:
+        url = self._url
+        target = url.target + f"/{quote(response_id, safe='')}{verb}".encode()
+        return httpcore.URL(scheme=url.scheme, host=url.host, port=url.port, target=target)
 
     def _request(
         self,
-        method: str,
-        url: httpx.URL,
-        headers: Mapping[str, str],
+        method: bytes,
+        url: httpcore.URL,
+        fields: Fields,
         content: Iterator[bytes] | None,
         seconds: float,
         line: Line,
-    ) -> httpx.Request:
-        timeout = httpx.Timeout(
-            connect=min(CONNECT_SECONDS, seconds), write=min(WRITE_SECONDS, seconds), pool=5.0, read=seconds
-        )
-        extensions = {"timeout": timeout.as_dict(), "trace": line.trace}
-        return httpx.Request(method, url, headers={**self._headers, **headers}, content=content, extensions=extensions)
+    ) -> httpcore.Request:
+        timeout = {"connect": min(CONNECT_SECONDS, seconds), "write": min(WRITE_SECONDS, seconds), "read": seconds}
+        extensions = {"timeout": timeout, "trace": line.trace}
+        return httpcore.Request(method, url, headers=[*self._fields, *fields], content=content, extensions=extensions)
 
     def exchange(
-        self, request: httpx.Request, ends_at: float, line: Line, read: Callable[[httpx.Response, float], Received]
+        self,
+        request: httpcore.Request,
+        ends_at: float,
+        line: Line,
+        read: Callable[[httpcore.Response, float], Received],
     ) -> Received | Failure:
         """What `read` made of the answer, or why there was none."""
-        transport = httpx.HTTPTransport(verify=self._tls, limits=_ONE_CALL, proxy=self._proxy)
+        connection = self._ways.create_connection(self._url.origin)
         response = None
         try:
-            response = transport.handle_request(request)
-            # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline.
+            response = connection.handle_request(request)
+            request.headers.clear()  # the body may take minutes
+            # httpcore's read timeout is per read; for the body it starts anew, with what is left of the deadline.
             request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
             return read(response, ends_at)
-        except httpx.ReadTimeout:  # as long as the deadline
+        except httpcore.ReadTimeout:  # as long as the deadline
             return overdue()
-        except (httpx.HTTPError, OSError) as error:
+        except BREAKS as error:
             return failure_of(error, sent=line.sent)
         finally:
             line.let_go()
             if response is not None:
                 response.close()
-            transport.close()
+            connection.close()
 
-    def read_whole(self, response: httpx.Response, ends_at: float) -> Received:
+    def read_whole(self, response: httpcore.Response, ends_at: float) -> Received:
         """Read a body to its end, or as far as it can be read."""
-        limit = self.max_answer_bytes if response.is_success else KEPT_BYTES
+        limit = self.max_answer_bytes if is_success(response.status) else KEPT_BYTES
         chunks: list[bytes] = []
         size = 0
         fault = None
@@ -165,12 +176,12 @@ class Endpoint:
                 if monotonic() > ends_at:
                     fault = overdue()
                     break
-        except httpx.ReadTimeout:
+        except httpcore.ReadTimeout:
             fault = overdue()
-        except (httpx.HTTPError, OSError):
+        except BREAKS:
             pass  # a refusal is one even when its text was cut, and an answer that was cut shows it
         body = b"".join(chunks)
-        return Received(response.status_code, response.headers, body if size <= limit else body[:KEPT_BYTES], fault)
+        return Received(response.status, headers_of(response), body if size <= limit else body[:KEPT_BYTES], fault)
 
     def report(self, came: Received | Failure, line: Line, model: Model) -> CallReport:
         """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
@@ -193,14 +204,25 @@ class Endpoint:
         return report
 
 
-def chunks_of(response: httpx.Response) -> Iterable[bytes]:
+def is_success(status: int) -> bool:
+    """Whether an answer is what was asked for."""
+    return 200 <= status < 300
+
+
+def headers_of(response: httpcore.Response) -> httpx.Headers:
+    """Its header fields, found by names in any case."""
+    return httpx.Headers(response.headers)
+
+
+def chunks_of(response: httpcore.Response) -> Iterable[bytes]:
     """The body as it comes, decoded where the provider encodes it although it was asked not to.
 
-    Decoding is three generators more, which a call that waits for its body would hold as well: decision 0076.
+    Each generator between here and the socket is held, with its stack, by a call that waits for its body: 0076.
     """
-    if "content-encoding" not in response.headers and isinstance(response.stream, httpx.SyncByteStream):
-        return response.stream
-    return response.iter_bytes()
+    body = cast("Iterable[bytes]", response.stream)
+    if "content-encoding" in headers_of(response):
+        return httpx.Response(response.status, headers=response.headers, content=body).iter_bytes()
+    return body
 
 
 def ended_here(line: Line) -> Failure | None:
@@ -253,7 +275,7 @@ def _usable_key(api_key: SecretStr | None) -> str:
     return key
 
 
-def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
+def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpcore.Proxy | None:
     """The proxy that the environment names for `url`, read once; httpx reads it for its Client alone."""
     proxies = getproxies()
     address = proxies.get(url.scheme) or proxies.get("all")
@@ -266,7 +288,11 @@ def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
         place = httpx.URL()
     if place.scheme not in ("http", "https") or not place.host:
         raise SettingsError("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no usable http:// or https:// proxy")
-    return httpx.Proxy(place, ssl_context=tls if place.scheme == "https" else None)
+    return httpcore.Proxy(
+        httpcore.URL(scheme=place.raw_scheme, host=place.raw_host, port=place.port, target=place.raw_path),
+        auth=(place.username.encode(), place.password.encode()) if place.userinfo else None,
+        ssl_context=tls if place.scheme == "https" else None,
+    )
 
 
 def _version() -> str:

@@ -11,12 +11,22 @@ from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, Final
 
-import httpx
+import httpcore
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
 from jobs.models import Model
-from worker.provider.exchange import Endpoint, Received, chunks_of, ended_here, overdue, too_large
+from worker.provider.breakage import BREAKS
+from worker.provider.exchange import (
+    Endpoint,
+    Received,
+    chunks_of,
+    ended_here,
+    headers_of,
+    is_success,
+    overdue,
+    too_large,
+)
 from worker.provider.line import Line
 from worker.provider.sse import Event, EventParser, EventTooLarge
 
@@ -68,7 +78,7 @@ class Ending:
 
 def call_stream(
     endpoint: Endpoint,
-    request: httpx.Request,
+    request: httpcore.Request,
     model: Model,
     ends_at: float,
     line: Line,
@@ -81,8 +91,10 @@ def call_stream(
     `heard` is told each event's data as it comes, and must not raise.
     """
 
-    def read(response: httpx.Response, ends_at: float) -> Received:
-        if response.is_success and response.headers.get("content-type", "").lower().startswith(EVENT_STREAM):
+    def read(response: httpcore.Response, ends_at: float) -> Received:
+        if is_success(response.status) and headers_of(response).get("content-type", "").lower().startswith(
+            EVENT_STREAM
+        ):
             return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, heard)
         return endpoint.read_whole(response, ends_at)
 
@@ -91,7 +103,7 @@ def call_stream(
 
 
 def _read_events(
-    response: httpx.Response,
+    response: httpcore.Response,
     ends_at: float,
     line: Line,
     stall: float,
@@ -115,17 +127,17 @@ def _read_events(
             line.expect(_patience(parser, ending, stall))
     except EventTooLarge:
         fault = too_large(limit)
-    except httpx.ReadTimeout:
+    except httpcore.ReadTimeout:
         fault = overdue()
-    except (httpx.HTTPError, OSError):
+    except BREAKS:
         pass  # what had come before the line broke counts
     line.expect(None)
     unfinished = parser.end()
     if unfinished is not None:
         ending.take(unfinished)
     return Received(
-        response.status_code,
-        response.headers,
+        response.status,
+        headers_of(response),
         ending.body(),
         None if ending.raw is not None else fault,
         ending.raw,
