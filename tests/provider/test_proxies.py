@@ -2,6 +2,7 @@
 
 import select
 import socket
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
@@ -25,7 +26,7 @@ def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
             first, _, _ = peer.read_request()
             assert first.startswith(f"CONNECT 127.0.0.1:{target.port} ".encode())
             with socket.create_connection(("127.0.0.1", target.port), timeout=5) as onward:
-                peer.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                peer.send(b"HTTP/1.1 200 Connection established\r\nvia: %b\r\n\r\n" % (b"x" * 1_000))
                 tunnel(peer.sock, onward)
                 with suppress(OSError):
                     peer.sock.shutdown(socket.SHUT_RDWR)
@@ -51,7 +52,7 @@ def tunnel(one: socket.socket, other: socket.socket) -> None:
 
 def test_plain(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server() as proxy:
-        monkeypatch.setenv("http_proxy", f"http://user:pass@127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("http_proxy", f"http://us%40er:pass@127.0.0.1:{proxy.port}")
         line = WatchedLine()
         pending = start(client_for(server), line)
         peer = proxy.accept()
@@ -59,7 +60,7 @@ def test_plain(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         peer.send(whole())
         assert isinstance(pending.report().result, Answer)
     assert first.startswith(f"POST {server.url}/responses ".encode())
-    assert headers["proxy-authorization"].startswith("Basic ")
+    assert headers["proxy-authorization"] == f"Basic {b64encode(b'us@er:pass').decode()}"
     assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
 
 

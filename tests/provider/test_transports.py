@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,8 @@ from worker.provider.line import AbortReason, Line
 
 MODEL = Model("some/model")
 TAKEN = json.dumps({"id": "resp_1/é", "object": "response", "status": "queued", "output": []}).encode()
+BUFFER = 64 * 1024
+"""What a thread that waits in `recv` holds for what is to come; a greenlet does not."""
 PATH = b"/v1/responses/resp_1%2F%C3%A9"
 
 
@@ -57,6 +60,22 @@ COMPLETED = event(type="response.completed", response=json.loads(ANSWER))
 
 
 class TestStream:
+    def test_nobody_holds_what_came_while_more_is_awaited(self, server: Server) -> None:
+        call = Call(server, Transport.STREAM)
+        peer = server.accept()
+        peer.read_request()
+        heard = event(type="response.created", response={"instructions": "x" * 60_000})
+        peer.send(events(event(type="response.created"))[:-1])  # nobody waits for more until this one has ended
+        tracemalloc.start()
+        try:
+            peer.send(b"\n" + heard)
+            await_until(lambda: tracemalloc.get_traced_memory()[1] > BUFFER + len(heard), 5, "it was not read")
+            await_until(lambda: tracemalloc.get_traced_memory()[0] < BUFFER + len(heard) / 4, 5, "it is held")
+        finally:
+            tracemalloc.stop()
+        peer.send(COMPLETED).sock.close()
+        assert isinstance(call.report().result, Answer)
+
     def answer(self, server: Server, data: bytes, *, hang_up: bool = True, **options: Any) -> CallReport:
         call = Call(server, Transport.STREAM, **options)
         peer = server.accept()
