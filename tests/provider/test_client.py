@@ -309,6 +309,15 @@ class TestDeadline:
                 time.sleep(0.02)
         assert 0.4 <= self.took(pending, began) < 0.4 + SOON
 
+    def test_amid_a_body_it_is_what_was_left(self, server: Server) -> None:
+        began = time.monotonic()
+        pending = start(client_for(server), Line(), deadline=2)
+        peer = server.accept()
+        peer.read_request()
+        time.sleep(began + 1.9 - time.monotonic())  # the silence itself is what is tested
+        peer.send(head(content_length=len(ANSWER)) + ANSWER[:100])
+        assert 2 <= self.took(pending, began) < 3.5
+
     def test_the_last_byte_may_come_late(self, server: Server) -> None:
         """An answer that is whole when the deadline is noticed counts."""
         pending = start(client_for(server), Line(), deadline=0.3)
@@ -341,6 +350,7 @@ def test_dead_connections_are_found_out(server: Server) -> None:
         ("http://host/v1", None, "socks5://user:secret@host:1080", "PROXY"),
         ("http://host/v1", None, "http://[::1", "PROXY"),
         ("http://host/v1", None, "http://", "PROXY"),
+        ("http://host/v1", None, f"http://{'x' * 80}.example", "PROXY"),
     ],
 )
 def test_what_cannot_work_is_found_at_start(

@@ -9,7 +9,7 @@ PATCHED = "from gevent import monkey; monkey.patch_all(); import sys, pytest; sy
 
 
 def test_calls_end_the_same_under_gevent() -> None:
-    files = [f"tests/provider/test_{name}.py" for name in ("abort", "client", "proxies")]
+    files = [f"tests/provider/test_{name}.py" for name in ("abort", "client", "proxies", "transports")]
     command = [sys.executable, "-c", PATCHED, *files, "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -1,8 +1,8 @@
 """One exchange with the provider over HTTP: one request on one connection, and always something to report.
 
-Each call has a connection of its own over one shared SSLContext. It is httpcore's, which httpx stands on: httpx's pool
-costs O(n) per call and breaks down above a few thousand, its Client would follow redirects to where a key must not go,
-keep cookies between tenants' calls and read proxies and .netrc behind our back, and all of them would be held for
+Each call has a connection of its own over one shared SSLContext: httpcore's, on which httpx stands. A pool of them
+costs O(n) per call and breaks down above a few thousand; httpx's Client would follow redirects to where a key must not
+go, keep cookies between tenants' calls, and read proxies and .netrc behind our back; and either would be held for
 minutes (decision 0080). HTTP/1.1 only, as one lost TCP connection should cost one call.
 """
 
@@ -27,7 +27,7 @@ from jobs.models import Model
 from worker.provider.breakage import BREAKS, failure_of
 from worker.provider.classify import classify
 from worker.provider.line import AbortReason, Line
-from worker.provider.network import BriefBackend
+from worker.provider.network import UNREAD, BriefBackend
 
 JSON: Final = "application/json"
 CONNECT_SECONDS: Final = 10.0
@@ -83,7 +83,7 @@ class Endpoint:
         self._url = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         self._key = _usable_key(api_key)
         tls = tls or httpx.create_ssl_context()
-        # never a pool to us: it knows what kind of connection leads there, through which proxy
+        # never used as a pool: it knows what kind of connection leads there, through which proxy
         self._ways = httpcore.ConnectionPool(tls, proxy=_proxy_for(url, tls), network_backend=BriefBackend())
         self.max_answer_bytes = max_answer_bytes
         self._fields: Fields = [
@@ -146,7 +146,7 @@ class Endpoint:
         response = None
         try:
             response = connection.handle_request(request)
-            request.headers.clear()  # the body may take minutes
+            request.headers.clear()  # sent, and needed by nobody through the minutes that a body may take
             # httpcore's read timeout is per read; for the body it starts anew, with what is left of the deadline.
             request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
             return read(response, ends_at)
@@ -173,7 +173,7 @@ class Endpoint:
                 if size > limit:
                     fault = too_large(limit)
                     break
-                if monotonic() > ends_at:
+                if is_late(response, ends_at):
                     fault = overdue()
                     break
         except httpcore.ReadTimeout:
@@ -223,6 +223,11 @@ def chunks_of(response: httpcore.Response) -> Iterable[bytes]:
     if "content-encoding" in headers_of(response):
         return httpx.Response(response.status, headers=response.headers, content=body).iter_bytes()
     return body
+
+
+def is_late(response: httpcore.Response, ends_at: float) -> bool:
+    """Whether to read no more. What has come already was in time, however late it is read."""
+    return monotonic() > ends_at and not response.extensions["network_stream"].get_extra_info(UNREAD)
 
 
 def ended_here(line: Line) -> Failure | None:
@@ -284,13 +289,14 @@ def _proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpcore.Proxy | None:
         return None
     try:
         place = httpx.URL(address if "://" in address else f"http://{address}")
-    except httpx.InvalidURL:
+        place.host.encode("idna")  # as the resolver will
+    except (httpx.InvalidURL, UnicodeError):
         place = httpx.URL()
     if place.scheme not in ("http", "https") or not place.host:
         raise SettingsError("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names no usable http:// or https:// proxy")
     return httpcore.Proxy(
         httpcore.URL(scheme=place.raw_scheme, host=place.raw_host, port=place.port, target=place.raw_path),
-        auth=(place.username.encode(), place.password.encode()) if place.userinfo else None,
+        auth=(place.username.encode(), place.password.encode()) if place.username or place.password else None,
         ssl_context=tls if place.scheme == "https" else None,
     )
 

@@ -176,7 +176,7 @@ class Line:
             self._socket = sock
             if self._aborted is not None:
                 self._cut()
-        for option in KEEPALIVE:  # here and not in the transport's options: httpcore forgets those behind a proxy
+        for option in KEEPALIVE:  # here and not in the pool's options: httpcore forgets those behind a proxy
             with suppress(OSError):
                 sock.setsockopt(*option)
 

@@ -14,7 +14,9 @@ import httpcore
 LARGE_BYTES: Final = 512
 """What is read at once may be kept up to this length; most pieces of a text that is being written are shorter."""
 END_BYTES: Final = 16
-"""Longer than what ends an event and a chunk, which h11 would take without giving anything out."""
+"""Longer than what ends an event and a chunk, of which h11 would give nothing out."""
+UNREAD: Final = "unread"
+"""What to ask a connection for, to know whether something that has come is yet to be given out."""
 
 
 class BriefBackend(httpcore.NetworkBackend):
@@ -70,5 +72,5 @@ class BriefStream(httpcore.NetworkStream):
         return BriefStream(self._stream.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
-        """What httpcore tells."""
-        return self._stream.get_extra_info(info)
+        """What httpcore tells, and `UNREAD`."""
+        return bool(self._end) if info == UNREAD else self._stream.get_extra_info(info)

@@ -8,7 +8,6 @@ events. Only amid an event or a text must more follow soon, and after the last e
 
 import json
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any, Final
 
 import httpcore
@@ -23,6 +22,7 @@ from worker.provider.exchange import (
     chunks_of,
     ended_here,
     headers_of,
+    is_late,
     is_success,
     overdue,
     too_large,
@@ -121,7 +121,7 @@ def _read_events(
 
     try:
         for _ in map(hear, chunks_of(response)):  # which, unlike a loop, holds no chunk while the next is awaited
-            if monotonic() > ends_at:
+            if is_late(response, ends_at):
                 fault = overdue()
                 break
             line.expect(_patience(parser, ending, stall))
