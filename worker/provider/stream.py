@@ -92,9 +92,8 @@ def call_stream(
     """
 
     def read(response: httpcore.Response, ends_at: float) -> Received:
-        if is_success(response.status) and headers_of(response).get("content-type", "").lower().startswith(
-            EVENT_STREAM
-        ):
+        content_type = headers_of(response).get("content-type", "").lower()
+        if is_success(response.status) and content_type.startswith(EVENT_STREAM):
             return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, heard)
         return endpoint.read_whole(response, ends_at)
 
