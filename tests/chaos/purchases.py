@@ -194,7 +194,7 @@ def _answer_was_kept(record: Record, job_id: str) -> None:
     if job is None or job["status"] in ANSWERED:
         return
     for row in record.attempts[job_id]:
-        slack = _patience(record, row["ended_at"].timestamp(), row["ended_at"].timestamp())
+        slack = _patience(record, row["ended_at"].timestamp(), job["completed_at"].timestamp())
         open_then = row["ended_at"] + timedelta(seconds=slack) < job["completed_at"]
         given_up = was_given_up(record, row, job["completed_at"] + AT_ONCE)
         if row["outcome"] in ANSWERED and open_then and not given_up:

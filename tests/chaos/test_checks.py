@@ -302,6 +302,32 @@ def test_only_a_kill_within_the_time_of_recording_excuses_a_lost_answer(
     assert judge(record, seen, 7)[0] == status
 
 
+@pytest.mark.parametrize(
+    ("ended", "hurt", "status"),
+    [(5, [], 0), (8, [], 1), (8, [(5, 9)], 0), (60, [(5, 9)], 1)],
+    ids=["at once", "later", "while the database was away", "long after that"],
+)
+def test_only_the_time_of_recording_excuses_an_end_without_the_answer_that_came(
+    ended: float, hurt: list[tuple[float, float]], status: int
+) -> None:
+    record, seen = sound()
+    replace(record, status="cancelled", completed_at=at(ended))
+    seen.ends[JOB] = ("cancelled", 0)
+    record.lines = [f'worker {{"event": "cancel", "job_id": "{JOB}", "status": "cancelled"}}']
+    record.database_hurt = [(unix(begun), unix(until)) for begun, until in hurt]
+
+    assert judge(record, seen, 7)[0] == status
+
+
+def test_a_call_that_the_provider_said_had_failed_may_be_repeated_though_it_was_paid() -> None:
+    record, seen = sound()
+    replace(record, on_unknown_outcome="fail")
+    record.attempts[JOB][0] = attempt(1, 0, 1, "failed", error_kind="answer_failed")
+    record.calls[JOB][0] = call(1, 0.1, outcome="dropped")
+
+    assert judge(record, seen, 7)[0] == 0
+
+
 def test_a_response_whose_id_was_kept_is_not_bought_again() -> None:
     record, seen = sound()
     record.transport = Transport.BACKGROUND
