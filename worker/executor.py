@@ -7,8 +7,9 @@ status. An answer outlives a database that is away: recording is tried until it 
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -77,6 +78,14 @@ class Provider(Protocol):
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
         """Wait for the end of what an earlier call has bought."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Jobs that were settled together, and the deliveries which that has made."""
+
+    job_ids: Sequence[str]
+    deliveries: Sequence[str]
 
 
 class Executor:
@@ -223,10 +232,12 @@ class Executor:
         told = self._live.close(ended.attempt)
         if can_settle_together(ended):
             try:
-                self._settlements.do((ended, told))
+                batch = self._settlements.do((ended, told))
             except (BatchFailed, StaleJob, *DATABASE_ERRORS) as error:  # each on its own, then, until it is committed
                 log.info("not settled together", job_id=ended.job.id, error=str(error) or type(error).__name__)
             else:
+                if batch is not None:
+                    self._announcer.ended(*batch.job_ids, deliveries=batch.deliveries)
                 return
 
         def write(tx: Connection) -> Settled | None:
@@ -240,15 +251,18 @@ class Executor:
         else:
             self._announce(settled, ended)
 
-    def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[None]:
+    def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[_Batch | None]:
+        """Record them; the first is told of all, to announce them when the next ones may be recorded already.
+
+        A broker that hangs keeps whoever tells it of something for seconds, and no answer is to wait for that.
+        """
         ended = [each for each, _ in calls]
         with self._database.begin() as tx:
             keep_rest(tx, [told for _, told in calls if told is not None])
             settled, deliveries = settle_together(tx, ended)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
-        self._announcer.ended(*(each.job.id for each in settled), deliveries=deliveries)
-        return [None] * len(calls)
+        return [_Batch([each.job.id for each in settled], deliveries), *repeat(None, len(calls) - 1)]
 
     def _announce(self, settled: Settled, ended: EndedCall) -> None:
         job = settled.job

@@ -44,6 +44,17 @@ def test_a_killed_workers_jobs_run_again_elsewhere(stack: Stack) -> None:
         assert len(stack.calls(job_id)) == 2
 
 
+def test_an_answer_is_recorded_at_once_though_the_broker_hangs(stack: Stack, valkey: ValkeyServer) -> None:
+    """Telling of the first takes seconds then; whoever dies or is cancelled meanwhile would lose what was paid for."""
+    jobs = [stack.submit(f"[[sim: full delay={delay}]] Hello") for delay in (2, 2.3)]
+    for job_id in jobs:
+        await_call(stack, job_id)
+    valkey.freeze()
+    await_until(lambda: all(stack.calls(each)[0]["outcome"] == "answered" for each in jobs), 10, stack.logs)
+    stack.await_all(jobs, "completed", 1.5)
+    valkey.thaw()
+
+
 def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_call(stack, job_id)
