@@ -36,8 +36,6 @@ DESCRIPTION = """The durable background job queue for slow reasoning models.
 
 The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` and use one of its API keys.
 """
-FULL_AFTER = 10
-"""A full collection is short here, and each request that is held leaves fifty objects to it."""
 SHOWN_AT_ONCE = 32
 """Answers may be large, and all of them are in memory until the last is read."""
 
@@ -81,7 +79,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
         parts.owed.start()
         await parts.waiters.start()
-        collect_rarely(FULL_AFTER)
+        collect_rarely()
         try:
             yield
         finally:

@@ -14,9 +14,10 @@ HEAD: Final = b"HTTP/1.1 "
 class Protocol(HttpToolsProtocol):
     """uvicorn's, on a `_Transport`: `uvicorn --http api.protocol:Protocol`."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it: asyncio hands over a BaseTransport
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
-        super().connection_made(cast("asyncio.Transport", _Transport(transport, self.loop)))
+        whole = _Transport(cast("asyncio.Transport", transport), self.loop)
+        super().connection_made(cast("asyncio.Transport", whole))
 
 
 class _Transport:

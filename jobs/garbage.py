@@ -3,14 +3,12 @@
 import gc
 from typing import Final
 
-YOUNG: Final = (5_000, 10)
+THRESHOLDS: Final = (5_000, 10, 60)
+"""Decision 0074: a full collection goes through all that ten thousand calls hold, and nothing else runs meanwhile."""
 
 
-def collect_rarely(full_after: int) -> None:
-    """Leave out all that there is by now, and go through the rest less often than Python would (decision 0074).
-
-    A full collection comes after so many of the middle ones, each of 50,000 objects more.
-    """
+def collect_rarely() -> None:
+    """Leave out all that there is by now, and go through the rest less often than Python would."""
     gc.collect()
     gc.freeze()  # decisions 0060 and 0066: modules alone take 50 to 100 ms, in which nobody is heard or answered
-    gc.set_threshold(*YOUNG, full_after)
+    gc.set_threshold(*THRESHOLDS)

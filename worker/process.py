@@ -9,7 +9,7 @@ import signal
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final
+from typing import Any
 
 import gevent
 from celery import Celery, bootsteps
@@ -52,9 +52,6 @@ RECORDING_SECONDS = 10.0
 ALONE = {"without_mingle": True, "without_gossip": True}
 """Options of Celery's: no talk with other workers, of which we make no use. Each start of its consumer, and each new
 connection to the broker, would ask them for their news and wait a second for it, deaf to every bell meanwhile."""
-
-FULL_AFTER: Final = 60
-"""A full collection goes through all that ten thousand calls hold, and nothing else runs meanwhile."""
 
 log = get_logger(__name__)
 
@@ -175,7 +172,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Register and begin to work."""
-        collect_rarely(FULL_AFTER)
+        collect_rarely()
         raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)

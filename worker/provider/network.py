@@ -6,7 +6,6 @@ there already nobody waits for it.
 """
 
 import ssl
-from collections.abc import Iterable
 from typing import Any, Final
 
 import httpcore
@@ -19,22 +18,12 @@ UNREAD: Final = "unread"
 """What to ask a connection for, to know whether something that has come is yet to be given out."""
 
 
-class BriefBackend(httpcore.NetworkBackend):
+class BriefBackend(httpcore.SyncBackend):
     """The usual network, read briefly."""
 
-    def __init__(self) -> None:
-        self._network = httpcore.SyncBackend()
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.NetworkStream:
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
         """As httpcore connects."""
-        return BriefStream(self._network.connect_tcp(host, port, timeout, local_address, socket_options))
+        return BriefStream(super().connect_tcp(*args, **options))
 
 
 class BriefStream(httpcore.NetworkStream):
