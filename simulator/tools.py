@@ -10,7 +10,7 @@ from typing import Any, Final
 
 Tool = Mapping[str, Any]
 
-_CALLABLE: Final = frozenset(("function", "custom"))
+_CALLABLE: Final = ("function", "custom")
 
 
 def tools_to_call(body: Mapping[str, Any], asked: str, answered: Collection[str | None]) -> tuple[Tool, ...]:

@@ -7,7 +7,7 @@ recursive schema is ended by null or an empty list where it leaves that way out.
 from collections.abc import Callable, Mapping
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 _DEPTH_LIMIT: Final = 3
 _LAST_DEPTH: Final = 6
@@ -121,7 +121,11 @@ def _smallest(schema: Mapping[str, Any]) -> float:
     """The least number that the bounds allow, or 1."""
     for keyword, step in (("minimum", 0), ("exclusiveMinimum", 1)):
         value = schema.get(keyword)
-        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
-            return value + step
+        if _is_number(value):
+            return cast("float", value + step)
     most = schema.get("maximum")
-    return min(1, most) if isinstance(most, int | float) and isfinite(most) else 1
+    return min(1, most) if _is_number(most) else 1
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))

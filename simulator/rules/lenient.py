@@ -94,7 +94,9 @@ _TYPE: Final[_Rules] = MappingProxyType({"type": _STRING})
 _ID: Final[_Rules] = MappingProxyType({"id": _STRING})
 _NAME: Final[_Rules] = MappingProxyType({"name": _STRING})
 _FUNCTION: Final[_Rules] = MappingProxyType({"parameters": _OBJECT, "strict": _BOOLEAN, "description": _STRING})
-_PART: Final[_Rules] = MappingProxyType({"text": _STRING, "refusal": _STRING, "image_url": _STRING, "detail": _STRING})
+_PART: Final[_Rules] = MappingProxyType(
+    {"type": _STRING, "text": _STRING, "refusal": _STRING, "image_url": _STRING, "detail": _STRING}
+)
 _TEXT_PARTS: Final = frozenset(("input_text", "output_text"))
 
 _ITEM: Final[_Rules] = MappingProxyType({"type": _STRING, "id": _STRING, "status": _STRING})
