@@ -19,7 +19,7 @@ def tools_to_call(body: Mapping[str, Any], asked: str, answered: Collection[str 
     None in `answered` is a tool whose name is not known; it may have been any.
     """
     choice = body.get("tool_choice")
-    if not body.get("tools") or choice == "none" or None in answered:
+    if choice == "none" or None in answered:
         return ()
     waiting = [tool for tool in offered_tools(body) if _allows(choice, tool) and tool["name"] not in answered]
     called = [tool for tool in waiting if _is_named(tool["name"], asked)] or waiting[: must_call(body)]

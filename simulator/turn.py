@@ -3,8 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from simulator.script import find_directive, without_directives
@@ -15,6 +15,7 @@ _MODEL_ITEMS: Final = frozenset(
     ("reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request", "program")
 )
 _NAMED_OUTPUTS: Final = frozenset(("function_call_output", "custom_tool_call_output"))
+_TEXT_FIELDS: Final = ("text", "refusal", "stdout", "stderr")
 _SEARCH: Final = re.compile(r"\bsearch the web\b", re.IGNORECASE)
 
 
@@ -76,58 +77,67 @@ def read_turn(body: Mapping[str, Any]) -> Turn:
     """
     given = body.get("input")
     instructions = body.get("instructions") or ""
-    conversation = _Conversation()
-    if isinstance(given, str):
-        conversation.read_user_texts([given])
-    else:
-        for item in given or ():
-            conversation.read(item)
-    asked = without_directives("\n".join(conversation.asked))
+    conversation = _Conversation(given or "")
+    offered = bool(body.get("tools"))
+    asked = without_directives("\n".join(conversation.asked)) if offered else ""
+    searches = offered and not conversation.searched and _wants_search(body, asked)
     everything = len(given) if isinstance(given, str) else len(json.dumps(given))
     return Turn(
         model=body["model"],
         prompt=without_directives(conversation.prompt)[:_EXCERPT].strip(),
-        tool_outputs=tuple(text[:_EXCERPT] for text in conversation.outputs),
+        tool_outputs=tuple([text[:_EXCERPT] for text in conversation.outputs]),
         prompt_sha256=prompt_hash(given),
         script=find_directive(instructions) or find_directive("\n".join(conversation.texts)),
         input_tokens=7 + (everything + len(instructions)) // 4,
         settings={name: value for name, value in body.items() if name != "input"},
-        tools_to_call=tools_to_call(body, asked, conversation.answered),
-        must_call=must_call(body),
-        web_search=asked[:_EXCERPT].strip() if conversation.may_search and _wants_search(body, asked) else None,
+        tools_to_call=tools_to_call(body, asked, conversation.answered) if offered else (),
+        must_call=offered and must_call(body),
+        web_search=asked[:_EXCERPT].strip() if searches else None,
     )
 
 
 def _wants_search(body: Mapping[str, Any], asked: str) -> bool:
-    offered = any(tool["type"].startswith("web_search") for tool in body.get("tools") or ())
+    if not any(tool["type"].startswith("web_search") for tool in body["tools"]):
+        return False
     match body.get("tool_choice"):
         case "none":
             return False
         case {"type": str(kind)} if kind.startswith("web_search"):
-            return offered
-    return offered and _SEARCH.search(asked) is not None
+            return True
+    return _SEARCH.search(asked) is not None
 
 
-@dataclass(slots=True)
 class _Conversation:
     """The input, read from its first item to its last. A turn begins after the model's own last item."""
 
-    texts: list[str] = field(default_factory=list)
-    """What the turn adds, tool outputs and all."""
-    prompt: str = ""
-    """Its last text that is not a tool's."""
-    outputs: list[str] = field(default_factory=list)
-    """What the tools gave since the model's last message."""
-    asked: list[str] = field(default_factory=list)
-    """The texts of the last user message, which a loop of tool calls goes on answering."""
-    answered: set[str | None] = field(default_factory=set)
-    """The names of the tools that gave their output since; None for one whose call is not in the input."""
-    may_search: bool = True
-    _names: dict[str, str] = field(default_factory=dict)
+    def __init__(self, given: str | Sequence[Mapping[str, Any]]) -> None:
+        self.texts: list[str] = []
+        """What the turn adds, tool outputs and all."""
+        self.prompt = ""
+        """Its last text that is not a tool's."""
+        self.outputs: list[str] = []
+        """What the tools gave since the model's last message."""
+        self._names: dict[str, str] = {}
+        self._begin_request([])
+        if isinstance(given, str):
+            self._read_user(given)
+        else:
+            for item in given:
+                self._read(item)
 
-    def read(self, item: Mapping[str, Any]) -> None:
-        kind = item.get("type") or "message"
-        if item.get("role") == "assistant":
+    def _begin_request(self, texts: list[str]) -> None:
+        self.asked = texts
+        """The texts of the last user message, which a loop of tool calls goes on answering."""
+        self.answered: set[str | None] = set()
+        """The names of the tools that gave their output since; None for one whose call is not in the input."""
+        self.searched = False
+        """Whether the web was searched since."""
+
+    def _read(self, item: Mapping[str, Any]) -> None:
+        kind, role = item.get("type") or "message", item.get("role")
+        if role == "user":
+            self._read_user(item.get("content"))
+        elif role == "assistant":
             self._begin_turn()
             self.outputs = []
         elif kind in _MODEL_ITEMS or kind.endswith("_call"):
@@ -135,16 +145,13 @@ class _Conversation:
             self._note_call(kind, item)
         elif kind.endswith("_output"):
             self._read_output(kind, item)
-        elif item.get("role") == "user":
-            self.read_user_texts(list(_texts(item.get("content"))))
         else:
-            self._add(list(_texts(item.get("content"))))
+            self._add(_texts(item.get("content")))
 
-    def read_user_texts(self, texts: Sequence[str]) -> None:
+    def _read_user(self, content: Any) -> None:
+        texts = _texts(content)
         self._add(texts)
-        self.asked = list(texts)
-        self.answered = set()
-        self.may_search = True
+        self._begin_request(texts)
 
     def _begin_turn(self) -> None:
         self.texts = []
@@ -155,33 +162,30 @@ class _Conversation:
         if isinstance(call_id, str) and isinstance(name, str):
             self._names[call_id] = name
         if kind == "web_search_call":
-            self.may_search = False
+            self.searched = True
 
     def _read_output(self, kind: str, item: Mapping[str, Any]) -> None:
-        output = list(_texts(item.get("output")))
-        self.texts += output
-        self.outputs.append("\n".join(output))
+        texts = _texts(item.get("output"))
+        self.texts += texts
+        self.outputs.append("\n".join(texts))
         if kind in _NAMED_OUTPUTS:
             self.answered.add(self._names.get(item["call_id"]))
 
-    def _add(self, texts: Sequence[str]) -> None:
+    def _add(self, texts: list[str]) -> None:
         self.texts += texts
         if texts:
             self.prompt = texts[-1]
 
 
-def _texts(content: Any) -> Iterator[str]:
+def _texts(content: Any) -> list[str]:
     """The texts of a content or an output, whatever its parts are called."""
     if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in content:
-            yield from _texts_of_part(part)
-    elif isinstance(content, dict):
-        yield from _texts_of_part(content)
-
-
-def _texts_of_part(part: Any) -> Iterator[str]:
-    if isinstance(part, dict):
-        found = [part[name] for name in ("text", "refusal", "stdout", "stderr") if isinstance(part.get(name), str)]
-        yield from found
+        return [content]
+    parts = content if isinstance(content, list) else [content]
+    return [
+        part[name]
+        for part in parts
+        if isinstance(part, dict)
+        for name in _TEXT_FIELDS
+        if isinstance(part.get(name), str)
+    ]

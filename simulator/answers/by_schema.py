@@ -7,7 +7,7 @@ recursive schema is ended by null or an empty list where it leaves that way out.
 from collections.abc import Callable, Mapping
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 _DEPTH_LIMIT: Final = 3
 _LAST_DEPTH: Final = 6
@@ -119,13 +119,16 @@ def _whole(schema: Mapping[str, Any], keyword: str, default: int) -> int:
 
 def _smallest(schema: Mapping[str, Any]) -> float:
     """The least number that the bounds allow, or 1."""
-    for keyword, step in (("minimum", 0), ("exclusiveMinimum", 1)):
-        value = schema.get(keyword)
-        if _is_number(value):
-            return cast("float", value + step)
-    most = schema.get("maximum")
-    return min(1, most) if _is_number(most) else 1
+    least, above, most = (_number(schema, keyword) for keyword in ("minimum", "exclusiveMinimum", "maximum"))
+    if least is not None:
+        return least
+    if above is not None:
+        return above + 1
+    return 1 if most is None else min(1, most)
 
 
-def _is_number(value: Any) -> bool:
-    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and isfinite(value))
+def _number(schema: Mapping[str, Any], keyword: str) -> float | None:
+    value = schema.get(keyword)
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

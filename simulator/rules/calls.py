@@ -26,10 +26,9 @@ def check_calls(body: Mapping[str, Any]) -> None:
     answered: set[str] = set()
     all_shown = True
     for item in items:
-        kind = item.get("type")
+        kind, call_id = item.get("type"), item.get("call_id")
         if kind in _MAY_HOLD_CALLS:
             all_shown = False
-        call_id = item.get("call_id")
         if not isinstance(call_id, str) or not isinstance(kind, str):
             continue
         if kind.endswith("_call"):

@@ -4,8 +4,9 @@ Refused is what has the wrong JSON type in a well-known place, what is out of it
 fields that it is made of.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -14,45 +15,41 @@ from simulator.rules.broken import BodyInvalid, invalid, missing
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
+    """The JSON types of a value, and what more must hold of it. Types are looked at first, as that is what is cheap."""
+
     expected: str
-    holds: Callable[[Any], bool]
+    types: frozenset[type]
+    fits: Callable[[Any], bool] | None = None
+
+    def holds(self, value: Any) -> bool:
+        return type(value) in self.types and (self.fits is None or self.fits(value))
 
 
 _Rules = Mapping[str, _Rule]
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _within(kind: str, types: Iterable[type], least: float, most: float) -> _Rule:
+    bounds = f"greater than or equal to {least}" if most == inf else f"from {least} to {most}"
+    return _Rule(f"{kind} {bounds}", frozenset(types), lambda value: least <= value <= most)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _rule(expected: str, *types: type) -> _Rule:
+    return _Rule(expected, frozenset(types))
 
 
-def _integer(least: int, most: int | None = None) -> _Rule:
-    bounds = f"greater than or equal to {least}" if most is None else f"from {least} to {most}"
-    return _Rule(
-        f"integer {bounds}", lambda value: _is_integer(value) and least <= value and (most is None or value <= most)
-    )
-
-
-def _number(least: float, most: float) -> _Rule:
-    return _Rule(f"number from {least} to {most}", lambda value: _is_number(value) and least <= value <= most)
-
-
-_STRING: Final = _Rule("string", lambda value: isinstance(value, str))
-_BOOLEAN: Final = _Rule("boolean", lambda value: isinstance(value, bool))
-_OBJECT: Final = _Rule("object", lambda value: isinstance(value, dict))
-_STRING_OR_ARRAY: Final = _Rule("string or array", lambda value: isinstance(value, str | list))
-_STRING_OR_OBJECT: Final = _Rule("string or object", lambda value: isinstance(value, str | dict))
-_ARRAY: Final = _Rule("array", lambda value: isinstance(value, list))
+_STRING: Final = _rule("string", str)
+_BOOLEAN: Final = _rule("boolean", bool)
+_OBJECT: Final = _rule("object", dict)
+_ARRAY: Final = _rule("array", list)
+_STRING_OR_ARRAY: Final = _rule("string or array", str, list)
+_STRING_OR_OBJECT: Final = _rule("string or object", str, dict)
 _STRINGS: Final = _Rule(
-    "array of strings", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value)
+    "array of strings", frozenset((list,)), lambda value: all(isinstance(each, str) for each in value)
 )
 _METADATA: Final = _Rule(
-    "object of strings",
-    lambda value: isinstance(value, dict) and all(isinstance(each, str) for each in value.values()),
+    "object of strings", frozenset((dict,)), lambda value: all(isinstance(each, str) for each in value.values())
 )
+_TRUNCATION: Final = _Rule("'auto' | 'disabled'", frozenset((str,)), lambda value: value in ("auto", "disabled"))
 
 _FIELDS: Final[_Rules] = MappingProxyType(
     {
@@ -62,8 +59,8 @@ _FIELDS: Final[_Rules] = MappingProxyType(
         "conversation": _STRING_OR_OBJECT,
         "include": _STRINGS,
         "instructions": _STRING,
-        "max_output_tokens": _integer(16),
-        "max_tool_calls": _integer(1),
+        "max_output_tokens": _within("integer", (int,), 16, inf),
+        "max_tool_calls": _within("integer", (int,), 1, inf),
         "metadata": _METADATA,
         "parallel_tool_calls": _BOOLEAN,
         "previous_response_id": _STRING,
@@ -75,13 +72,13 @@ _FIELDS: Final[_Rules] = MappingProxyType(
         "store": _BOOLEAN,
         "stream": _BOOLEAN,
         "stream_options": _OBJECT,
-        "temperature": _number(0, 2),
+        "temperature": _within("number", (int, float), 0, 2),
         "text": _OBJECT,
         "tool_choice": _STRING_OR_OBJECT,
         "tools": _ARRAY,
-        "top_logprobs": _integer(0, 20),
-        "top_p": _number(0, 1),
-        "truncation": _Rule("'auto' | 'disabled'", lambda value: value in ("auto", "disabled")),
+        "top_logprobs": _within("integer", (int,), 0, 20),
+        "top_p": _within("number", (int, float), 0, 1),
+        "truncation": _TRUNCATION,
         "user": _STRING,
     }
 )
@@ -121,7 +118,9 @@ def check_leniently(body: Mapping[str, Any]) -> None:
     """
     for name, value in body.items():
         rule = _FIELDS.get(name)
-        if rule is not None and value is not None and not rule.holds(value):
+        if rule is None or value is None or (type(value) in rule.types and rule.fits is None):
+            continue
+        if not rule.holds(value):
             raise invalid(name, rule.expected, value)
     if body.get("model") is None:
         raise missing("model", "string")

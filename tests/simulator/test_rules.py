@@ -174,6 +174,7 @@ REFUSED_BY_BOTH: Final[dict[str, tuple[Json, str]]] = {
         part(type="input_text", text=7),
         "Invalid value at 'input[1].content[0].text'. Expected string",
     ),
+    "a list for a type": (part(type=["input_text"], text="Hi"), "Invalid value at 'input[1].content[0]"),
     "a part without its text": (part(type="input_text"), "Required at 'input[1].content[0].text'. Expected string"),
     "a call without all": (given({"type": "function_call", "call_id": "a"}), "Required at 'input[1]."),
     "arguments that are no text": (

@@ -14,6 +14,7 @@ WEATHER: Final = {"type": "function", "name": "get_weather", "parameters": CITY,
 TIME: Final = {"type": "function", "name": "get_time", "parameters": CITY, "strict": False}
 NOTE: Final = {"type": "custom", "name": "note"}
 NAMESPACE: Final = {"type": "namespace", "name": "crm", "tools": [{"type": "function", "name": "find_customer"}]}
+ODD_NAMESPACE: Final = {"type": "namespace", "name": None, "tools": [{"type": [], "name": "note"}, "note", None]}
 ALL: Final = [WEATHER, TIME, NOTE, NAMESPACE]
 BOTH: Final = "First use get_time, then call get_weather."
 
@@ -79,7 +80,7 @@ def test_a_tool_is_called_where_it_is_asked_for(
 
 
 def test_calls_have_the_form_of_their_tool(provider: Provider) -> None:
-    answer = provider.ask("get_weather, note, find_customer", tools=ALL).json()
+    answer = provider.ask("get_weather, note, find_customer", tools=[ODD_NAMESPACE, *ALL]).json()
     function, custom, inner = answer["output"][1:]
     assert json.loads(function["arguments"]) == {"city": "example"}
     assert (custom["type"], custom["input"]) == ("custom_tool_call", "example")
@@ -243,12 +244,13 @@ def nested(depth: int) -> Json:
             }
         },
         nested(300),
+        {"type": "integer", "minimum": 10**400},
     ],
 )
 def test_no_schema_is_too_odd(provider: Provider, parameters: Any) -> None:
     tool = {"type": "function", "name": "look", "parameters": parameters}
     (call,) = provider.ask("look", tools=[tool]).json()["output"][1:]
-    assert isinstance(json.loads(call["arguments"]), dict | list | str | None)
+    assert isinstance(json.loads(call["arguments"]), dict | list | str | int | None)
     form = {"type": "json_schema", "name": "x", "schema": parameters or {}}
     assert provider.ask(text={"format": form}).status_code == 200
 
