@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.rendered import Json
@@ -68,7 +68,8 @@ ERRORS = _errors(
 )
 HELD_ERRORS = _errors(
     {
-        413: "The body is too large.",
+        413: "The body is too large, decompressed.",
+        415: "The body's Content-Encoding is not known.",
         422: "The Idempotency-Key was used with another body.",
         429: "A held response failed: the provider's rate limit.",
         502: "A held response failed at the provider.",
