@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from api.callers import Submitter
@@ -13,7 +12,7 @@ from api.dependencies import Parts
 from api.intake import Order, Owing
 from api.receivers import webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
-from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
+from jobs.errors import DuplicateRequest, RequestInvalid
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
 from jobs.settings import Settings
@@ -35,26 +34,6 @@ class Accepted:
 
     job: Job
     document: Document
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        RequestTooLarge: it is longer than `limit` bytes; no more than that is ever held.
-    """
-    chunks, size = [], 0
-    declared = request.headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdigit() and int(declared) > limit):
-        async for chunk in request.stream():
-            if chunk:
-                chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                break
-        else:
-            return b"".join(chunks)
-    raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
 async def accept(

@@ -16,10 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api.bodies import ACCEPTED
 from jobs.errors import (
     CallerError,
     ChainBroken,
     DeliveryNotFound,
+    EncodingUnsupported,
     EndpointNotFound,
     IdempotencyConflict,
     JobNotFound,
@@ -60,6 +62,7 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
+    EncodingUnsupported: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST),
 }
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
@@ -103,10 +106,11 @@ NOT_ON_POST: Final = "false on POST, else missing"
 BAD_PARAMETER: Final = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_value",       "a parameter in path or query is wrong", param="the parameter")
 NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, None,                  "nothing is served at this path")
 WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
+NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "the path was asked for as a WebSocket")
 BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, BROKEN, DATABASE_AWAY, RESTARTING)
+FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
 # fmt: on
 
 
@@ -162,6 +166,18 @@ def unexpected(error: Exception) -> JSONResponse:
     return _answer(BROKEN, "The server had an error while processing your request.", FINAL)
 
 
+def no_socket(path: str, *, is_responses: bool) -> JSONResponse:
+    """The answer to the handshake of a WebSocket: on the path of responses, that these come over HTTP alone."""
+    if is_responses:
+        return _answer(NO_SOCKETS, "This server does not speak WebSocket. Use HTTP: POST the request here.", FINAL)
+    return _answer(NO_SUCH_PATH, no_such_path("GET", path), FINAL)
+
+
+def no_such_path(method: str, path: str) -> str:
+    """What is said of a path where nothing is served."""
+    return f"Invalid URL ({method} {path})"
+
+
 def _answer(fault: Fault, message: str, headers: Mapping[str, str], param: str | None = None) -> JSONResponse:
     return JSONResponse(error_body(message, fault.type, param, fault.code), fault.status, headers)
 
@@ -173,6 +189,8 @@ def _caller_error(_request: Request, error: Exception) -> JSONResponse:
     headers = dict(FINAL)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    elif status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["accept-encoding"] = ACCEPTED
     return JSONResponse(error_body(error.message, kind, error.param, error.code), status, headers)
 
 
@@ -190,7 +208,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     message = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"Invalid URL ({request.method} {request.url.path})"
+        message = no_such_path(request.method, request.url.path)
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"Not allowed: {request.method} {request.url.path}"
     headers = {**(error.headers or {}), **FINAL}

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body, refuse_what_is_not_offered
+from api.acceptance import refuse_what_is_not_offered
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader
 from api.items import list_items, page_of
 from api.request import parse_count

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.rendered import Json
@@ -69,7 +69,8 @@ ERRORS = _errors(
 )
 HELD_ERRORS = _errors(
     {
-        413: "The body is too large.",
+        413: "The body is too large, decompressed.",
+        415: "The body's Content-Encoding is not known.",
         422: "The Idempotency-Key was used with another body.",
         429: "A held response failed: the provider's rate limit. Nothing was billed.",
         502: "A held response failed at the provider. Nothing was billed.",

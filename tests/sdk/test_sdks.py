@@ -321,7 +321,7 @@ def test_models_cannot_be_deleted(facts: Facts, sdk: Sdk) -> None:
 
 
 def test_websocket_is_refused(facts: Facts) -> None:
-    assert facts == {"status": 403}
+    assert facts == {"status": 426}
 
 
 # --- the SDK sends a request again by itself
