@@ -1,6 +1,6 @@
 """The provider's own schema, walked: all that it allows is taken, and what is refused is nothing that it allows.
 
-`tests/data/request.schema.json` is the provider's. Every body here is made from it, so a newer copy of the file is
+The file is the one that the simulator's strict rules go by. Every body here is made from it, so a newer copy of it is
 tested as it stands.
 """
 
@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from api.request import CreateResponse, ParsedRequest, parse_request
 from jobs.errors import RequestInvalid
 from jobs.fields import WITHHELD_FIELDS
+from simulator.rules.strict import as_json_schema, request_schema
 
 Schema = dict[str, Any]
 Steps = tuple[str | int, ...]
@@ -26,7 +27,7 @@ def sent_on(parsed: ParsedRequest) -> dict[str, Any]:
 
 
 DATA: Final = Path(__file__).parents[2] / "data"
-SCHEMA: Final[Schema] = json.loads((DATA / "request.schema.json").read_text())
+SCHEMA: Final[Schema] = dict(request_schema())
 FIELDS: Final = tuple(SCHEMA["properties"])
 CODES: Final = ("invalid_type", "invalid_value", "missing_required_parameter", "integer_below_min_value")
 WRONG: Final[tuple[Any, ...]] = (None, True, 7, 7.5, "\N{SNOWMAN}", [], [7], {}, {"\N{SNOWMAN}": 7})
@@ -68,25 +69,6 @@ def objects(schema: Schema) -> Iterator[dict[str, Any]]:
     further = schema.get("additionalProperties")
     if further:
         yield from ({**least, "key": value} for value in instances(further))
-
-
-def as_json_schema(schema: Any) -> Any:
-    """Turn OpenAPI 3.0's `nullable` into what a JSON Schema validator understands.
-
-    Alone it means null as a branch of a union, and any value as what further properties hold.
-    """
-    if isinstance(schema, list):
-        return [as_json_schema(element) for element in schema]
-    if not isinstance(schema, dict):
-        return schema
-    plain = {
-        key: (key == "additionalProperties" and value == {"nullable": True}) or as_json_schema(value)
-        for key, value in schema.items()
-        if key != "nullable"
-    }
-    if schema.get("nullable") is not True:
-        return plain
-    return {"anyOf": [{"type": "null"}, plain]} if plain else {"type": "null"}
 
 
 VALIDATORS: Final = {name: Draft202012Validator(as_json_schema(field)) for name, field in SCHEMA["properties"].items()}
