@@ -1,7 +1,6 @@
 """What goes out to a strict provider fits its documented schema, and says what the client said."""
 
 import json
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -10,12 +9,13 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from jobs.settings import Dialect
-from tests.unit.api.test_request_schema import DATA, as_json_schema, instances
+from simulator.rules.strict import as_json_schema, request_schema
+from tests.unit.api.test_request_schema import instances
 from worker.provider.dialect import in_dialect
 
 Json = dict[str, Any]
 
-SCHEMA: Final[Json] = json.loads((Path(DATA) / "request.schema.json").read_text())
+SCHEMA: Final[Json] = request_schema()
 VALIDATORS: Final = {
     name: Draft202012Validator(as_json_schema(field)) for name, field in SCHEMA["properties"].items() if name != "model"
 }
