@@ -111,7 +111,6 @@ async def _check(
     if fields.webhook is not None:
         webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
-    _check_effort(fields, model)
     now = datetime.now(UTC)
     spec = _spec(request, model, submitter.last_known.id, settings, now, webhook)
     if spec.previous_response_id is not None:
@@ -155,7 +154,7 @@ def _spec(
             "invalid_value",
         )
     body: dict[str, Any] = {**request.body, "model": model.id}
-    input_ = body.pop("input")
+    input_ = body.pop("input", None) or ""
     body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
         api_key_id=api_key_id,
@@ -174,15 +173,3 @@ def _spec(
         store=fields.store is not False,
         webhook=webhook,
     )
-
-
-def _check_effort(fields: CreateResponse, model: Model) -> None:
-    effort = fields.reasoning.effort if fields.reasoning else None
-    if effort is not None and model.efforts is not None and effort not in model.efforts:
-        allowed = ", ".join(f"'{each}'" for each in model.efforts)
-        raise RequestInvalid(
-            f"Unsupported value: '{effort}' is not supported with the '{model.id}' model."
-            f" Supported values are: {allowed}.",
-            "reasoning.effort",
-            "unsupported_value",
-        )

@@ -74,14 +74,20 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "rate_limit_exceeded":     (HTTPStatus.TOO_MANY_REQUESTS,   "rate_limit_error"),
     "provider_auth":           (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
     "provider_quota":          (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
-    "provider_unavailable":    (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "malformed_answer":        (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "empty_output":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "outcome_unknown":         (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "provider_unavailable":    (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+    "malformed_answer":        (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "empty_output":            (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "outcome_unknown":         (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
     "server_error":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
     "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
 }
 REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provider's own codes: invalid_prompt, ...
+PAID_FOR: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
+"""The answer to every failure after a call that may have been billed. Most clients repeat a 429 and a 5xx up to six
+times whatever `x-should-retry` says, and each would buy again; a 400 stops every one of them (decision 0081)."""
+FINAL_IN_STREAMS: Final = "invalid_prompt"
+"""The code of a failed stream that must not be begun again: Codex and the AI SDK repeat on a code they do not know."""
+KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,25 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def failed_response(job: Job) -> JSONResponse:
-    """The answer to a held request whose job failed; never to be sent again by an SDK, for it was bought."""
+def status_of_failure(job: Job, *, may_have_been_billed: bool) -> tuple[HTTPStatus, str]:
+    """The status and error type of a failed job. Only what has certainly bought nothing may be sent again."""
     status, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
+    return PAID_FOR if may_have_been_billed and _is_repeated(status) else (status, kind)
+
+
+def code_in_streams(job: Job, *, may_have_been_billed: bool) -> str | None:
+    """The code that a failed job's stream ends with."""
+    status, _ = status_of_failure(job, may_have_been_billed=may_have_been_billed)
+    return job.error_code if _is_repeated(status) or job.error_code in KNOWN_AS_FINAL else FINAL_IN_STREAMS
+
+
+def _is_repeated(status: HTTPStatus) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status is HTTPStatus.TOO_MANY_REQUESTS
+
+
+def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
+    """The answer to a held request whose job failed; no SDK is to send it again by itself."""
+    status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
     body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
     return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
 

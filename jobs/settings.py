@@ -36,6 +36,16 @@ class Transport(StrEnum):
     BACKGROUND = "background"
 
 
+class Dialect(StrEnum):
+    """The form that requests to a provider have."""
+
+    STRICT = "strict"
+    OPENAI = "openai"
+
+
+OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
+
+
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -95,6 +105,11 @@ class Settings(BaseSettings):
     )
     provider_transport: Transport = Field(
         Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
+    )
+    provider_dialect: Dialect | None = Field(
+        None,
+        description="form of the requests: strict (AI/ML API's documented schema) or openai (as clients send them);"
+        " empty means openai at OpenAI's own hosts and strict elsewhere",
     )
     provider_max_calls: int | None = Field(
         None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
@@ -225,6 +240,14 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
         return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def dialect(self) -> Dialect:
+        """The form of requests in force."""
+        if self.provider_dialect is not None:
+            return self.provider_dialect
+        host = urlsplit(self.provider_base_url).hostname or ""
+        return Dialect.OPENAI if f".{host}".endswith(OPENAI_HOSTS) else Dialect.STRICT
 
     @property
     def lane(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from simulator.rules import Rules
 from simulator.script import parse_script
 
 CHAOS_MIX: Final[Mapping[str, float]] = {
@@ -38,6 +39,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    rules: Rules = Field(
+        "lenient", description="request bodies that are taken: lenient (as OpenAI) or strict (AI/ML API's schema)"
+    )
     script: str = Field("full", description="what calls without a directive of their own get")
     delay: float = Field(2.0, ge=0, description="seconds until an answer, unless its step says delay=")
     jitter: float = Field(0.2, ge=0, le=1, description="share of --delay by which it varies, both ways")

@@ -17,8 +17,9 @@ from simulator.director import answer_delay
 from simulator.keys import accepted_key
 from simulator.ledger import Call, Outcome, SentRequest
 from simulator.refusals import Refused, named_refusal, refusal, scripted_refusal
+from simulator.rules import BodyInvalid, check_body
 from simulator.script import EARLY_FAULTS, ScriptError, Step, is_refusal
-from simulator.turn import BodyInvalid, Turn, read_turn
+from simulator.turn import Turn, read_turn
 
 _CLIENT_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -117,6 +118,7 @@ class Responses:
         request.body = b""  # held calls would keep it for minutes
         _describe(call, body, self._controls)
         try:
+            check_body(body, options.rules)
             turn = read_turn(body)
             call.prompt_sha256 = turn.prompt_sha256
             self._check_offer(turn, path)

@@ -23,7 +23,7 @@ with the reason.
 ==================== ==========================================================================================
 full                 reasoning item, message, usage, cost; honours `text.format` and `tool_choice`. `text=` says what
 sample-1, sample-2   the two bodies of the provider's documentation, byte for byte (as SSE: derived from them)
-tool-call            a function call: `name=`, `arguments=`, else made up from the request's first function
+tool-call            a function call: `name=`, `arguments=`, else of the function that full would call, or the first
 json                 a JSON text, following the request's schema where it has one
 refusal              a message whose content is a refusal
 many-items           `items=` reasoning and message pairs (20)
@@ -79,6 +79,16 @@ output; `billed=yes|no` overrides what the ledger counts (`drop delay=1 billed=y
 **Of answers**: `text=`, `tokens=` (output tokens), `input-tokens=`, `reasoning-tokens=`, `cost=` an amount in USD, or
 where it is told (both|headers|body|chunk|none), and in a stream `chunk=` characters per delta and `every=` seconds
 between deltas (0.02).
+
+**A full answer follows its request**: it calls each offered function or custom tool that the last user message names as
+a whole word ("use get_weather"), one call each, or the first alone with `parallel_tool_calls: false`; where
+`tool_choice` demands a call and none is named, it calls the first that is allowed. A tool is called once per user
+message: when its output has come back, the answer is a text that quotes the output, so that loops end. With `text=` a
+tool is called only where `tool_choice` demands it. "search the web" puts a finished web_search_call before the message
+where such a tool is offered. `include` brings `reasoning.encrypted_content`, `message.output_text.logprobs` and
+`web_search_call.action.sources`; its other values are taken and have nothing to show here.
+
+Before any script comes the check of the body (`Options.rules`, see `simulator.rules`); a refused body has no step.
 
 With native background mode, refusals and early faults meet the POST; late faults make no difference.
 """

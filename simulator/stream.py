@@ -1,7 +1,9 @@
 """An answer as server-sent events, in the order that the official SDKs' stream helpers insist on."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 from simulator.answers import Answer
@@ -79,34 +81,57 @@ def _terminal_type(response: Mapping[str, Any]) -> str:
 
 
 def _item_events(item: Mapping[str, Any], index: int, delta_size: int | None) -> Iterator[Event]:
-    place = {"output_index": index}
+    place = {"output_index": index, "item_id": item["id"]}
     begun = dict(item)
     if "status" in item:
         begun["status"] = "in_progress"
-    if item["type"] == "message":
-        begun["content"] = []
-    elif item["type"] == "function_call":
-        begun["arguments"] = ""
-    yield {"type": "response.output_item.added", **place, "item": begun}
-    if item["type"] == "message":
-        for content_index, part in enumerate(item["content"]):
-            yield from _part_events(part, {**place, "item_id": item["id"], "content_index": content_index}, delta_size)
-    elif item["type"] == "function_call":
-        prefix, place = "response.function_call_arguments", {**place, "item_id": item["id"]}
-        for piece in _pieces(item["arguments"], delta_size):
-            yield {"type": f"{prefix}.delta", **place, "delta": piece}
-        yield {"type": f"{prefix}.done", **place, "arguments": item["arguments"], "name": item["name"]}
+    match item["type"]:
+        case "message":
+            begun["content"] = []
+        case "function_call":
+            begun["arguments"] = ""
+        case "custom_tool_call":
+            begun["input"] = ""
+    yield {"type": "response.output_item.added", "output_index": index, "item": begun}
+    match item["type"]:
+        case "message":
+            for content_index, part in enumerate(item["content"]):
+                yield from _part_events(part, {**place, "content_index": content_index}, delta_size)
+        case "function_call":
+            prefix = "response.function_call_arguments"
+            yield from _deltas(prefix, item["arguments"], place, delta_size)
+            yield {"type": f"{prefix}.done", **place, "arguments": item["arguments"], "name": item["name"]}
+        case "custom_tool_call":
+            prefix = "response.custom_tool_call_input"
+            yield from _deltas(prefix, item["input"], place, delta_size)
+            yield {"type": f"{prefix}.done", **place, "input": item["input"]}
+        case "web_search_call":
+            for state in ("in_progress", "searching", "completed"):
+                yield {"type": f"response.web_search_call.{state}", **place}
     yield {"type": "response.output_item.done", "output_index": index, "item": item}
 
 
+def _deltas(prefix: str, text: str, place: Mapping[str, Any], delta_size: int | None) -> Iterator[Event]:
+    for piece in _pieces(text, delta_size):
+        yield {"type": f"{prefix}.delta", **place, "delta": piece}
+
+
 def _part_events(part: Mapping[str, Any], place: Mapping[str, Any], delta_size: int | None) -> Iterator[Event]:
-    field = "refusal" if part["type"] == "refusal" else "text"
-    prefix = "response.refusal" if field == "refusal" else "response.output_text"
-    extra: dict[str, Any] = {} if field == "refusal" else {"logprobs": []}
-    yield {"type": "response.content_part.added", **place, "part": {**part, field: ""}}
-    for piece in _pieces(part[field], delta_size):
-        yield {"type": f"{prefix}.delta", **place, "delta": piece, **extra}
-    yield {"type": f"{prefix}.done", **place, field: part[field], **extra}
+    if part["type"] == "refusal":
+        yield {"type": "response.content_part.added", **place, "part": {**part, "refusal": ""}}
+        yield from _deltas("response.refusal", part["refusal"], place, delta_size)
+        yield {"type": "response.refusal.done", **place, "refusal": part["refusal"]}
+    else:
+        logprobs = part.get("logprobs") or []
+        starts = list(accumulate((len(each["token"]) for each in logprobs[:-1]), initial=0))
+        empty: Event = {"logprobs": []} if "logprobs" in part else {}
+        yield {"type": "response.content_part.added", **place, "part": {**part, "text": "", **empty}}
+        end = 0
+        for event in _deltas("response.output_text", part["text"], place, delta_size):
+            begin, end = end, end + len(event["delta"])
+            words = slice(bisect_left(starts, begin), bisect_left(starts, end))
+            yield {**event, "logprobs": logprobs[words]}
+        yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": logprobs}
     yield {"type": "response.content_part.done", **place, "part": part}
 
 

@@ -1,34 +1,21 @@
-"""Reads a request body as the provider does: roughly checked, its rules those of the documented schema.
-
-The checks cover what a client can get wrong when it builds a request or rebuilds a conversation. Unknown top-level
-fields are accepted and ignored, as the provider does.
-"""
+"""Reads from a checked request body what an answer needs: who said what, and which tools it asks for."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from simulator.script import find_directive, without_directives
+from simulator.tools import Tool, must_call, tools_to_call
 
 _EXCERPT: Final = 2_000
-_INCLUDES: Final = frozenset(
-    (
-        "message.input_image.image_url",
-        "computer_call_output.output.image_url",
-        "reasoning.encrypted_content",
-        "code_interpreter_call.outputs",
-    )
+_MODEL_ITEMS: Final = frozenset(
+    ("reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request", "program")
 )
-
-
-class BodyInvalid(ValueError):
-    """The body breaks the schema; the text is the provider's message."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(f"Body validation error\n{detail}")
+_NAMED_OUTPUTS: Final = frozenset(("function_call_output", "custom_tool_call_output"))
+_SEARCH: Final = re.compile(r"\bsearch the web\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +24,21 @@ class Turn:
 
     model: str
     prompt: str
-    """The start of the turn's last text, without directives."""
+    """The start of the turn's last text that is not a tool's, without directives."""
+    tool_outputs: tuple[str, ...]
+    """The start of each text that the tools gave since the model last spoke."""
     prompt_sha256: bytes
     """Of a string input's UTF-8 bytes; of any other input, of its canonical JSON (sorted keys, no spaces)."""
     script: str | None
     input_tokens: int
     settings: Mapping[str, Any]
     """Every field but `input`."""
+    tools_to_call: tuple[Tool, ...]
+    """The offered tools that the prompt names or `tool_choice` demands, without those that have answered."""
+    must_call: bool
+    """Whether `tool_choice` leaves no choice but a call."""
+    web_search: str | None
+    """The query of a web search that the prompt asks for, where that tool is offered."""
 
     @property
     def stream(self) -> bool:
@@ -55,6 +50,16 @@ class Turn:
         """Whether the client asked for background mode."""
         return self.settings.get("background") is True
 
+    @property
+    def text_format(self) -> Mapping[str, Any]:
+        """The wanted form of the text: `text.format`, plain text where it is not given."""
+        text_format: Mapping[str, Any] = (self.settings.get("text") or {}).get("format") or {}
+        return text_format if text_format.get("type") is not None else {"type": "text"}
+
+    def includes(self, name: str) -> bool:
+        """Whether the client asked for this extra part of the output."""
+        return name in (self.settings.get("include") or ())
+
 
 def prompt_hash(prompt: Any) -> bytes:
     """The hash by which the ledger knows an `input`."""
@@ -64,163 +69,119 @@ def prompt_hash(prompt: Any) -> bytes:
 
 
 def read_turn(body: Mapping[str, Any]) -> Turn:
-    """Check a body and take from it what an answer needs.
+    """Take from a checked body what an answer needs.
 
     Raises:
-        BodyInvalid: the provider would refuse it.
         ScriptError: it holds a directive that does not parse.
     """
-    _check(body)
-    given = body["input"]
+    given = body.get("input")
     instructions = body.get("instructions") or ""
-    texts = [given] if isinstance(given, str) else list(_texts_of_turn(given))
-    script = find_directive(instructions) or find_directive("\n".join(texts))
+    conversation = _Conversation()
+    if isinstance(given, str):
+        conversation.read_user_texts([given])
+    else:
+        for item in given or ():
+            conversation.read(item)
+    asked = without_directives("\n".join(conversation.asked))
     everything = len(given) if isinstance(given, str) else len(json.dumps(given))
     return Turn(
         model=body["model"],
-        prompt=without_directives(texts[-1] if texts else "")[:_EXCERPT].strip(),
+        prompt=without_directives(conversation.prompt)[:_EXCERPT].strip(),
+        tool_outputs=tuple(text[:_EXCERPT] for text in conversation.outputs),
         prompt_sha256=prompt_hash(given),
-        script=script,
+        script=find_directive(instructions) or find_directive("\n".join(conversation.texts)),
         input_tokens=7 + (everything + len(instructions)) // 4,
         settings={name: value for name, value in body.items() if name != "input"},
+        tools_to_call=tools_to_call(body, asked, conversation.answered),
+        must_call=must_call(body),
+        web_search=asked[:_EXCERPT].strip() if conversation.may_search and _wants_search(body, asked) else None,
     )
 
 
-def _texts_of_turn(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The texts after the model's own last item: what this turn adds to the conversation."""
-    texts: list[str] = []
-    for item in items:
-        if item.get("role") == "assistant" or item.get("type") in ("reasoning", "function_call"):
-            texts.clear()
-            continue
-        content = item.get("content", item.get("output"))
-        if isinstance(content, str):
-            texts.append(content)
-        elif isinstance(content, list):
-            texts += [part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)]
-    return texts
+def _wants_search(body: Mapping[str, Any], asked: str) -> bool:
+    offered = any(tool["type"].startswith("web_search") for tool in body.get("tools") or ())
+    match body.get("tool_choice"):
+        case "none":
+            return False
+        case {"type": str(kind)} if kind.startswith("web_search"):
+            return offered
+    return offered and _SEARCH.search(asked) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    expected: str
-    holds: Callable[[Any], bool]
+@dataclass(slots=True)
+class _Conversation:
+    """The input, read from its first item to its last. A turn begins after the model's own last item."""
+
+    texts: list[str] = field(default_factory=list)
+    """What the turn adds, tool outputs and all."""
+    prompt: str = ""
+    """Its last text that is not a tool's."""
+    outputs: list[str] = field(default_factory=list)
+    """What the tools gave since the model's last message."""
+    asked: list[str] = field(default_factory=list)
+    """The texts of the last user message, which a loop of tool calls goes on answering."""
+    answered: set[str | None] = field(default_factory=set)
+    """The names of the tools that gave their output since; None for one whose call is not in the input."""
+    may_search: bool = True
+    _names: dict[str, str] = field(default_factory=dict)
+
+    def read(self, item: Mapping[str, Any]) -> None:
+        kind = item.get("type") or "message"
+        if item.get("role") == "assistant":
+            self._begin_turn()
+            self.outputs = []
+        elif kind in _MODEL_ITEMS or kind.endswith("_call"):
+            self._begin_turn()
+            self._note_call(kind, item)
+        elif kind.endswith("_output"):
+            self._read_output(kind, item)
+        elif item.get("role") == "user":
+            self.read_user_texts(list(_texts(item.get("content"))))
+        else:
+            self._add(list(_texts(item.get("content"))))
+
+    def read_user_texts(self, texts: Sequence[str]) -> None:
+        self._add(texts)
+        self.asked = list(texts)
+        self.answered = set()
+        self.may_search = True
+
+    def _begin_turn(self) -> None:
+        self.texts = []
+        self.prompt = ""
+
+    def _note_call(self, kind: str, item: Mapping[str, Any]) -> None:
+        call_id, name = item.get("call_id"), item.get("name")
+        if isinstance(call_id, str) and isinstance(name, str):
+            self._names[call_id] = name
+        if kind == "web_search_call":
+            self.may_search = False
+
+    def _read_output(self, kind: str, item: Mapping[str, Any]) -> None:
+        output = list(_texts(item.get("output")))
+        self.texts += output
+        self.outputs.append("\n".join(output))
+        if kind in _NAMED_OUTPUTS:
+            self.answered.add(self._names.get(item["call_id"]))
+
+    def _add(self, texts: Sequence[str]) -> None:
+        self.texts += texts
+        if texts:
+            self.prompt = texts[-1]
 
 
-def _nullable(rule: _Rule) -> _Rule:
-    return _Rule(rule.expected, lambda value: value is None or rule.holds(value))
-
-
-def _one_of(*values: str) -> _Rule:
-    expected = " | ".join(f"'{value}'" for value in values)
-    return _Rule(expected, lambda value: isinstance(value, str) and value in values)
-
-
-def _format_holds(value: Any) -> bool:
-    match value:
-        case {"format": {"type": "text" | "json_object"}}:
-            return True
-        case {"format": {"type": "json_schema", "name": str(), "schema": dict()}}:
-            return True
-    return False
-
-
-_STRING: Final = _Rule("string", lambda value: isinstance(value, str))
-_BOOLEAN: Final = _Rule("boolean", lambda value: isinstance(value, bool))
-_OBJECT: Final = _Rule("object", lambda value: isinstance(value, dict))
-
-_RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
-    {
-        "model": _STRING,
-        "input": _Rule("string or array", lambda value: isinstance(value, str | list)),
-        "background": _BOOLEAN,
-        "include": _nullable(
-            _Rule("array of known values", lambda value: isinstance(value, list) and _INCLUDES.issuperset(value))
-        ),
-        "instructions": _nullable(_STRING),
-        "max_output_tokens": _Rule(
-            "integer greater than or equal to 16",
-            lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 16,
-        ),
-        "parallel_tool_calls": _nullable(_BOOLEAN),
-        "previous_response_id": _nullable(_STRING),
-        "prompt": _nullable(_OBJECT),
-        "reasoning": _nullable(_OBJECT),
-        "store": _nullable(_BOOLEAN),
-        "stream": _nullable(_BOOLEAN),
-        "text": _Rule("object with a format", _format_holds),
-        "tool_choice": _Rule("string or object", lambda value: isinstance(value, str | dict)),
-        "tools": _Rule(
-            "array of objects with a type",
-            lambda value: isinstance(value, list) and all(isinstance(tool, dict) and "type" in tool for tool in value),
-        ),
-        "truncation": _one_of("auto", "disabled"),
-    }
-)
-_REASONING_RULES: Final[Mapping[str, _Rule]] = MappingProxyType(
-    {
-        "effort": _nullable(_one_of("low", "medium", "high")),
-        "summary": _nullable(_one_of("auto", "concise", "detailed")),
-    }
-)
-_ITEM_FIELDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "message": ("role", "content"),
-        "web_search_call": ("id", "status"),
-        "function_call": ("arguments", "call_id", "name"),
-        "function_call_output": ("call_id", "output"),
-        "reasoning": ("id", "summary"),
-        "mcp_list_tools": ("id", "server_label", "tools"),
-        "mcp_approval_request": ("id", "arguments", "name", "server_label"),
-        "mcp_approval_response": ("approval_request_id", "approve"),
-        "mcp_call": ("id", "arguments", "name", "server_label"),
-        "item_reference": ("id",),
-    }
-)
-_INPUT_PARTS: Final = frozenset(("input_text", "input_image", "input_file"))
-_OUTPUT_PARTS: Final = frozenset(("output_text", "refusal"))
-_ROLES: Final = frozenset(("user", "assistant", "system", "developer"))
-
-
-def _check(body: Mapping[str, Any]) -> None:
-    for name in ("model", "input"):
-        if name not in body:
-            raise BodyInvalid(f"Required at '{name}'. Expected {_RULES[name].expected}, received undefined")
-    _check_fields("", _RULES, body)
-    if isinstance(body.get("reasoning"), dict):
-        _check_fields("reasoning.", _REASONING_RULES, body["reasoning"])
-    if isinstance(body["input"], list):
-        for position, item in enumerate(body["input"]):
-            if not _item_holds(item):
-                raise BodyInvalid(f"Invalid input at 'input[{position}]'. Expected one of the item forms")
-
-
-def _check_fields(prefix: str, rules: Mapping[str, _Rule], values: Mapping[str, Any]) -> None:
-    for name, rule in rules.items():
-        if name in values and not rule.holds(values[name]):
-            received = json.dumps(values[name])[:100]
-            raise BodyInvalid(f"Invalid value at '{prefix}{name}'. Expected {rule.expected}, received {received}")
-
-
-def _item_holds(item: Any) -> bool:
-    if not isinstance(item, dict):
-        return False
-    kind = item.get("type", "message")
-    required = _ITEM_FIELDS.get(kind) if isinstance(kind, str) else None
-    if required is None or any(name not in item for name in required):
-        return False
-    return kind != "message" or _message_holds(item)
-
-
-def _message_holds(item: Mapping[str, Any]) -> bool:
-    content = item["content"]
-    if item["role"] not in _ROLES:
-        return False
+def _texts(content: Any) -> Iterator[str]:
+    """The texts of a content or an output, whatever its parts are called."""
     if isinstance(content, str):
-        return True
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        return False
-    kinds = {part.get("type") for part in content}
-    if item["role"] == "assistant" and "id" in item and "status" in item and "type" in item:
-        return kinds <= _OUTPUT_PARTS  # an earlier answer given back must be a whole output message
-    return kinds <= _INPUT_PARTS
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield from _texts_of_part(part)
+    elif isinstance(content, dict):
+        yield from _texts_of_part(content)
+
+
+def _texts_of_part(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        found = [part[name] for name in ("text", "refusal", "stdout", "stderr") if isinstance(part.get(name), str)]
+        yield from found

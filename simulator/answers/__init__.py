@@ -121,6 +121,11 @@ def reported_model(model: str) -> str:
     return "o3-pro-2025-06-10" if model in ("openai/o3-pro", "o3-pro") else model.rpartition("/")[2]
 
 
+def _given(settings: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = settings.get(name)
+    return default if value is None else value
+
+
 def envelope(turn: Turn, status: str) -> dict[str, Any]:
     """A response object without output: identity and the request's settings, echoed."""
     given = turn.settings
@@ -144,11 +149,11 @@ def envelope(turn: Turn, status: str) -> dict[str, Any]:
         "reasoning": {"effort": reasoning.get("effort") or "medium", "summary": reasoning.get("summary")},
         "service_tier": "default",
         "store": given.get("store") is True,
-        "temperature": 1,
-        "text": given.get("text") or {"format": {"type": "text"}},
+        "temperature": _given(given, "temperature", 1),
+        "text": {**(given.get("text") or {}), "format": turn.text_format},
         "tool_choice": given.get("tool_choice") or "auto",
         "tools": given.get("tools") or [],
-        "top_p": 1,
+        "top_p": _given(given, "top_p", 1),
         "truncation": given.get("truncation") or "disabled",
     }
 
@@ -156,17 +161,25 @@ def envelope(turn: Turn, status: str) -> dict[str, Any]:
 def _text(step: Step, turn: Turn) -> str:
     if step.text is not None:
         return step.text
-    start = turn.prompt if len(turn.prompt) <= 160 else turn.prompt[:160] + "…"
+    said: list[str] = []
+    if turn.prompt or not turn.tool_outputs:
+        said.append(f'You wrote: "{_start(turn.prompt, 160)}".')
+    if turn.tool_outputs:
+        said.append("The tools gave: " + ", ".join(f'"{_start(output, 400)}"' for output in turn.tool_outputs) + ".")
     return (
-        f'You wrote: "{start}". This is Backburner\'s built-in simulator, answering in place of {turn.model}: no model '
+        f"{' '.join(said)} This is Backburner's built-in simulator, answering in place of {turn.model}: no model "
         "was asked and nothing was charged. Set BACKBURNER_PROVIDER_API_KEY to get real answers."
     )
+
+
+def _start(text: str, length: int) -> str:
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def _structured_text(step: Step, turn: Turn) -> str:
     if step.text is not None:
         return step.text
-    schema = (turn.settings.get("text") or {}).get("format", {}).get("schema")
+    schema = turn.text_format.get("schema")
     value = {"answer": _text(step, turn)} if schema is None else example(schema, _text(step, turn))
     return json.dumps(value, ensure_ascii=False)
 
@@ -176,45 +189,45 @@ def _with_output(turn: Turn, output: list[items.Item], status: str = "completed"
 
 
 def _full(step: Step, turn: Turn) -> dict[str, Any]:
-    if items.must_call_function(turn):
-        return _tool_call(step, turn)
-    text_format = (turn.settings.get("text") or {}).get("format", {}).get("type", "text")
-    text = _text(step, turn) if text_format == "text" else _structured_text(step, turn)
-    return _with_output(turn, [items.reasoning(), items.message(text)])
+    if turn.tools_to_call and (step.text is None or turn.must_call):
+        return _with_output(turn, [items.reasoning(turn), *map(items.tool_call, turn.tools_to_call)])
+    text = _text(step, turn) if turn.text_format["type"] == "text" else _structured_text(step, turn)
+    searches = [] if turn.web_search is None else [items.web_search(turn, turn.web_search)]
+    return _with_output(turn, [items.reasoning(turn), *searches, items.message(turn, text)])
 
 
 def _tool_call(step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(), items.function_call(turn, step)])
+    return _with_output(turn, [items.reasoning(turn), items.scripted_call(turn, step)])
 
 
 def _json(step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(), items.message(_structured_text(step, turn))])
+    return _with_output(turn, [items.reasoning(turn), items.message(turn, _structured_text(step, turn))])
 
 
 def _refusal(step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(), items.refusal(step.text or "I'm sorry, I can't help with that.")])
+    return _with_output(turn, [items.reasoning(turn), items.refusal(step.text or "I'm sorry, I can't help with that.")])
 
 
 def _many_items(step: Step, turn: Turn) -> dict[str, Any]:
     output: list[items.Item] = []
     for number in range(1, (20 if step.items is None else step.items) + 1):
-        output += [items.reasoning(), items.message(f"{step.text or 'Part'} {number}. ")]
+        output += [items.reasoning(turn), items.message(turn, f"{step.text or 'Part'} {number}. ")]
     return _with_output(turn, output)
 
 
 def _unknown_items(step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(), items.unknown(), items.message(_text(step, turn))])
+    return _with_output(turn, [items.reasoning(turn), items.unknown(), items.message(turn, _text(step, turn))])
 
 
 def _huge(step: Step, turn: Turn) -> dict[str, Any]:
     size = 1024 * (1024 if step.kb is None else step.kb)
     phrase = step.text or "All work and no play makes a long answer. "
-    return _with_output(turn, [items.reasoning(), items.message((phrase * (size // len(phrase) + 1))[:size])])
+    return _with_output(turn, [items.reasoning(turn), items.message(turn, (phrase * (size // len(phrase) + 1))[:size])])
 
 
 def _incomplete(step: Step, turn: Turn) -> dict[str, Any]:
     text = step.text if step.text is not None else _text(step, turn)[: len(turn.prompt) // 2 + 40]
-    body = _with_output(turn, [items.reasoning(), items.message(text, "incomplete")], "incomplete")
+    body = _with_output(turn, [items.reasoning(turn), items.message(turn, text, "incomplete")], "incomplete")
     return {**body, "incomplete_details": {"reason": step.reason or "max_output_tokens"}}
 
 
@@ -228,7 +241,7 @@ def _failed(step: Step, turn: Turn) -> dict[str, Any]:
 
 
 def _empty(_step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning()])
+    return _with_output(turn, [items.reasoning(turn)])
 
 
 def _output_null(step: Step, turn: Turn) -> dict[str, Any]:
@@ -242,7 +255,7 @@ def _no_status(step: Step, turn: Turn) -> dict[str, Any]:
 
 
 def _in_progress_item(step: Step, turn: Turn) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(), items.message(_text(step, turn), "in_progress")])
+    return _with_output(turn, [items.reasoning(turn), items.message(turn, _text(step, turn), "in_progress")])
 
 
 def _unfinished(step: Step, turn: Turn) -> dict[str, Any]:

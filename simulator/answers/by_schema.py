@@ -5,11 +5,14 @@ recursive schema is ended by null or an empty list where it leaves that way out.
 """
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final
 
 _DEPTH_LIMIT: Final = 3
 _LAST_DEPTH: Final = 6
+_MOST_ELEMENTS: Final = 1_000
+_MOST_CHARACTERS: Final = 100_000
 _STRINGS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "date-time": "2026-01-01T00:00:00Z",
@@ -27,8 +30,11 @@ _STRINGS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def example(schema: Any, text: str) -> Any:
-    """A value for `schema`; free strings are `text`."""
-    return _Examples(schema, text).of(schema, 0)
+    """A value for `schema`; free strings are `text`. What is no schema at all gives null."""
+    try:
+        return _Examples(schema, text).of(schema, 0)
+    except RecursionError:
+        return None
 
 
 class _Examples:
@@ -47,41 +53,44 @@ class _Examples:
             if keyword in schema:
                 return schema[keyword]
         for keyword in ("enum", "examples"):
-            if schema.get(keyword):
-                return schema[keyword][0]
+            if choices := _listed(schema, keyword):
+                return choices[0]
         for keyword in ("anyOf", "oneOf", "allOf"):
-            if schema.get(keyword):
-                return self.of(self._choose(schema[keyword], depth), depth)
+            if choices := _listed(schema, keyword):
+                return self.of(self._choose(choices, depth), depth)
         return self._of_type(schema, depth)
 
     def _of_type(self, schema: Mapping[str, Any], depth: int) -> Any:
         kinds: Any = schema.get("type", "object" if "properties" in schema else "string")
         if isinstance(kinds, list):
-            kinds = "null" if depth > _DEPTH_LIMIT and "null" in kinds else kinds[0]
+            kinds = "null" if not kinds or (depth > _DEPTH_LIMIT and "null" in kinds) else kinds[0]
         makers: Mapping[str, Callable[[], Any]] = {
             "object": lambda: self._object(schema, depth),
             "array": lambda: self._array(schema, depth),
             "string": lambda: self._string(schema),
-            "integer": lambda: int(schema.get("minimum", 1)),
-            "number": lambda: schema.get("minimum", 1),
+            "integer": lambda: int(_smallest(schema)),
+            "number": lambda: _smallest(schema),
             "boolean": lambda: True,
         }
-        make = makers.get(kinds)
+        make = makers.get(kinds) if isinstance(kinds, str) else None
         return make() if make is not None else None
 
     def _object(self, schema: Mapping[str, Any], depth: int) -> dict[str, Any]:
-        properties = schema.get("properties", {})
-        wanted = properties if depth <= _DEPTH_LIMIT else schema.get("required", ())
-        return {name: self.of(properties.get(name), depth) for name in wanted}
+        given = schema.get("properties")
+        properties: Mapping[str, Any] = given if isinstance(given, dict) else {}
+        wanted = properties if depth <= _DEPTH_LIMIT else _listed(schema, "required")
+        return {name: self.of(properties.get(name), depth) for name in wanted if isinstance(name, str)}
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> list[Any]:
-        length = schema.get("minItems", 1 if depth <= _DEPTH_LIMIT else 0)
-        return [self.of(schema.get("items"), depth) for _ in range(length)]
+        length = _whole(schema, "minItems", 1 if depth <= _DEPTH_LIMIT else 0)
+        return [self.of(schema.get("items"), depth) for _ in range(min(length, _MOST_ELEMENTS))]
 
     def _string(self, schema: Mapping[str, Any]) -> str:
-        if schema.get("format") in _STRINGS:
-            return _STRINGS[schema["format"]]
-        return self._text[: schema.get("maxLength")].ljust(schema.get("minLength", 0), ".")
+        form = schema.get("format")
+        if isinstance(form, str) and form in _STRINGS:
+            return _STRINGS[form]
+        longest = _whole(schema, "maxLength", len(self._text))
+        return self._text[:longest].ljust(min(_whole(schema, "minLength", 0), _MOST_CHARACTERS), ".")
 
     def _choose(self, choices: list[Any], depth: int) -> Any:
         nulls = [choice for choice in choices if isinstance(choice, dict) and choice.get("type") == "null"]
@@ -89,8 +98,30 @@ class _Examples:
             return nulls[0]
         return next((choice for choice in choices if choice not in nulls), choices[0])
 
-    def _resolve(self, reference: str) -> Any:
+    def _resolve(self, reference: Any) -> Any:
+        if not isinstance(reference, str):
+            return None
         target = self._root
         for key in filter(None, reference.removeprefix("#").split("/")):
             target = target.get(key.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
         return target
+
+
+def _listed(schema: Mapping[str, Any], keyword: str) -> list[Any]:
+    value = schema.get(keyword)
+    return value if isinstance(value, list) else []
+
+
+def _whole(schema: Mapping[str, Any], keyword: str, default: int) -> int:
+    value = schema.get(keyword)
+    return value if isinstance(value, int) and value >= 0 else default
+
+
+def _smallest(schema: Mapping[str, Any]) -> float:
+    """The least number that the bounds allow, or 1."""
+    for keyword, step in (("minimum", 0), ("exclusiveMinimum", 1)):
+        value = schema.get(keyword)
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+            return value + step
+    most = schema.get("maximum")
+    return min(1, most) if isinstance(most, int | float) and isfinite(most) else 1

@@ -211,7 +211,6 @@ def test_odd_texts_and_endless_schemas_are_answered(provider: Provider) -> None:
     endless = {"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}}, "required": ["a", "b"]}
     form = {"format": {"type": "json_schema", "name": "tree", "schema": endless}}
     assert json.loads(provider.ask(text=form).json()["output_text"]).keys() == {"a", "b"}
-    assert provider.ask([{"type": "function_call_output", "call_id": "c", "output": [1]}]).status_code == 200
 
 
 def test_delay_is_kept(provider: Provider) -> None:

@@ -1,0 +1,32 @@
+"""Which request bodies the simulated provider takes; `Options.rules` names one of these.
+
+lenient takes what OpenAI's own API takes, so that clients can be tried as they are. strict takes what AI/ML API
+documents and nothing else, so that what a server sends there is proven.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from simulator.rules.broken import BodyInvalid
+from simulator.rules.calls import check_calls
+from simulator.rules.lenient import check_leniently
+from simulator.rules.strict import check_strictly
+
+__all__ = ["BodyInvalid", "Rules", "check_body"]
+
+Rules = Literal["lenient", "strict"]
+
+_CHECKS: Final[Mapping[Rules, Callable[[Mapping[str, Any]], None]]] = MappingProxyType(
+    {"lenient": check_leniently, "strict": check_strictly}
+)
+
+
+def check_body(body: Mapping[str, Any], rules: Rules) -> None:
+    """Check a request body.
+
+    Raises:
+        BodyInvalid: a provider with these rules would refuse it.
+    """
+    _CHECKS[rules](body)
+    check_calls(body)

@@ -1,0 +1,199 @@
+"""The lenient rules: what OpenAI takes. Absent and null are one; what is not known here passes, whatever it is.
+
+Refused is what has the wrong JSON type in a well-known place, what is out of its bounds, and an item without the
+fields that it is made of.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from simulator.rules.broken import BodyInvalid, invalid, missing
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+_Rules = Mapping[str, _Rule]
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _integer(least: int, most: int | None = None) -> _Rule:
+    bounds = f"greater than or equal to {least}" if most is None else f"from {least} to {most}"
+    return _Rule(
+        f"integer {bounds}", lambda value: _is_integer(value) and least <= value and (most is None or value <= most)
+    )
+
+
+def _number(least: float, most: float) -> _Rule:
+    return _Rule(f"number from {least} to {most}", lambda value: _is_number(value) and least <= value <= most)
+
+
+_STRING: Final = _Rule("string", lambda value: isinstance(value, str))
+_BOOLEAN: Final = _Rule("boolean", lambda value: isinstance(value, bool))
+_OBJECT: Final = _Rule("object", lambda value: isinstance(value, dict))
+_STRING_OR_ARRAY: Final = _Rule("string or array", lambda value: isinstance(value, str | list))
+_STRING_OR_OBJECT: Final = _Rule("string or object", lambda value: isinstance(value, str | dict))
+_ARRAY: Final = _Rule("array", lambda value: isinstance(value, list))
+_STRINGS: Final = _Rule(
+    "array of strings", lambda value: isinstance(value, list) and all(isinstance(each, str) for each in value)
+)
+_METADATA: Final = _Rule(
+    "object of strings",
+    lambda value: isinstance(value, dict) and all(isinstance(each, str) for each in value.values()),
+)
+
+_FIELDS: Final[_Rules] = MappingProxyType(
+    {
+        "model": _STRING,
+        "input": _STRING_OR_ARRAY,
+        "background": _BOOLEAN,
+        "conversation": _STRING_OR_OBJECT,
+        "include": _STRINGS,
+        "instructions": _STRING,
+        "max_output_tokens": _integer(16),
+        "max_tool_calls": _integer(1),
+        "metadata": _METADATA,
+        "parallel_tool_calls": _BOOLEAN,
+        "previous_response_id": _STRING,
+        "prompt": _OBJECT,
+        "prompt_cache_key": _STRING,
+        "reasoning": _OBJECT,
+        "safety_identifier": _STRING,
+        "service_tier": _STRING,
+        "store": _BOOLEAN,
+        "stream": _BOOLEAN,
+        "stream_options": _OBJECT,
+        "temperature": _number(0, 2),
+        "text": _OBJECT,
+        "tool_choice": _STRING_OR_OBJECT,
+        "tools": _ARRAY,
+        "top_logprobs": _integer(0, 20),
+        "top_p": _number(0, 1),
+        "truncation": _Rule("'auto' | 'disabled'", lambda value: value in ("auto", "disabled")),
+        "user": _STRING,
+    }
+)
+_REASONING: Final[_Rules] = MappingProxyType({"effort": _STRING, "summary": _STRING})
+_TEXT: Final[_Rules] = MappingProxyType({"format": _OBJECT, "verbosity": _STRING})
+_FORMAT: Final[_Rules] = MappingProxyType(
+    {"type": _STRING, "name": _STRING, "schema": _OBJECT, "strict": _BOOLEAN, "description": _STRING}
+)
+_TYPE: Final[_Rules] = MappingProxyType({"type": _STRING})
+_ID: Final[_Rules] = MappingProxyType({"id": _STRING})
+_NAME: Final[_Rules] = MappingProxyType({"name": _STRING})
+_FUNCTION: Final[_Rules] = MappingProxyType({"parameters": _OBJECT, "strict": _BOOLEAN, "description": _STRING})
+_PART: Final[_Rules] = MappingProxyType({"text": _STRING, "refusal": _STRING, "image_url": _STRING, "detail": _STRING})
+_TEXT_PARTS: Final = frozenset(("input_text", "output_text"))
+
+_ITEM: Final[_Rules] = MappingProxyType({"type": _STRING, "id": _STRING, "status": _STRING})
+_CALL_OUTPUT: Final[_Rules] = MappingProxyType({"call_id": _STRING, "output": _STRING_OR_ARRAY})
+_ITEM_FIELDS: Final[Mapping[str, _Rules]] = MappingProxyType(
+    {
+        "message": {"role": _STRING, "content": _STRING_OR_ARRAY},
+        "function_call": {"call_id": _STRING, "name": _STRING, "arguments": _STRING},
+        "function_call_output": _CALL_OUTPUT,
+        "custom_tool_call": {"call_id": _STRING, "name": _STRING, "input": _STRING},
+        "custom_tool_call_output": _CALL_OUTPUT,
+        "item_reference": _ID,
+    }
+)
+
+
+def check_leniently(body: Mapping[str, Any]) -> None:
+    """Check a body as OpenAI does.
+
+    Raises:
+        BodyInvalid: OpenAI would refuse it.
+    """
+    for name, value in body.items():
+        rule = _FIELDS.get(name)
+        if rule is not None and value is not None and not rule.holds(value):
+            raise invalid(name, rule.expected, value)
+    if body.get("model") is None:
+        raise missing("model", "string")
+    given = body.get("input")
+    if isinstance(given, list):
+        for position, item in enumerate(given):
+            _check_item(f"input[{position}]", item)
+    elif given is None and all(body.get(name) is None for name in ("prompt", "previous_response_id", "conversation")):
+        raise BodyInvalid('One of "input" or "previous_response_id" or "prompt" or "conversation_id" must be provided.')
+    _check_settings(body)
+
+
+def _check_settings(body: Mapping[str, Any]) -> None:
+    if body.get("prompt") is not None:
+        _check_required("prompt", _ID, body["prompt"])
+    if body.get("reasoning"):
+        _check_optional("reasoning", _REASONING, body["reasoning"])
+    if body.get("text"):
+        _check_text(body["text"])
+    for position, tool in enumerate(body.get("tools") or ()):
+        path = f"tools[{position}]"
+        _check_object(path, tool)
+        _check_required(path, _TYPE, tool)
+        if tool["type"] in ("function", "custom"):
+            _check_required(path, _NAME, tool)
+            _check_optional(path, _FUNCTION, tool)
+    if isinstance(body.get("tool_choice"), dict):
+        _check_required("tool_choice", _TYPE, body["tool_choice"])
+
+
+def _check_text(text: Mapping[str, Any]) -> None:
+    _check_optional("text", _TEXT, text)
+    text_format = text.get("format") or {}
+    _check_optional("text.format", _FORMAT, text_format)
+    if text_format.get("type") == "json_schema":
+        _check_required("text.format", {name: _FORMAT[name] for name in ("name", "schema")}, text_format)
+
+
+def _check_item(path: str, item: Any) -> None:
+    _check_object(path, item)
+    _check_optional(path, _ITEM, item)
+    kind = item.get("type") or ("message" if "role" in item or "id" not in item else "item_reference")
+    if kind in _ITEM_FIELDS:
+        _check_required(path, _ITEM_FIELDS[kind], item)
+    for name in ("content", "output"):
+        if isinstance(item.get(name), list):
+            _check_parts(f"{path}.{name}", item[name])
+
+
+def _check_parts(path: str, parts: Sequence[Any]) -> None:
+    for position, part in enumerate(parts):
+        place = f"{path}[{position}]"
+        _check_object(place, part)
+        _check_optional(place, _PART, part)
+        if part.get("type") in _TEXT_PARTS:
+            _check_required(place, {"text": _STRING}, part)
+
+
+def _check_object(path: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise invalid(path, "object", value)
+
+
+def _check_optional(path: str, rules: _Rules, values: Mapping[str, Any]) -> None:
+    for name, rule in rules.items():
+        value = values.get(name)
+        if value is not None and not rule.holds(value):
+            raise invalid(f"{path}.{name}", rule.expected, value)
+
+
+def _check_required(path: str, rules: _Rules, values: Mapping[str, Any]) -> None:
+    for name, rule in rules.items():
+        value = values.get(name)
+        if value is None:
+            raise missing(f"{path}.{name}", rule.expected)
+        if not rule.holds(value):
+            raise invalid(f"{path}.{name}", rule.expected, value)

@@ -1,0 +1,111 @@
+"""The strict rules: AI/ML API's documented schema, `simulator/request.schema.json`, to the letter.
+
+Only the list of models is left out: which ones answer is an option.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from itertools import groupby
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, relevance
+
+from simulator.rules.broken import BodyInvalid, invalid, missing, unrecognized
+
+_TELL_THE_FORM: Final = (["type"], ["role"])
+
+
+@cache
+def request_schema() -> Mapping[str, Any]:
+    """The provider's own schema of a request body, in OpenAPI 3.0's dialect."""
+    schema: dict[str, Any] = json.loads(resources.files("simulator").joinpath("request.schema.json").read_bytes())
+    return schema
+
+
+def as_json_schema(schema: Any) -> Any:
+    """Turn OpenAPI 3.0's `nullable` into what a JSON Schema validator understands.
+
+    Alone it means null as a branch of a union, and any value as what further properties hold.
+    """
+    if isinstance(schema, list):
+        return [as_json_schema(element) for element in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {
+        key: (key == "additionalProperties" and value == {"nullable": True}) or as_json_schema(value)
+        for key, value in schema.items()
+        if key != "nullable"
+    }
+    if schema.get("nullable") is not True:
+        return plain
+    return {"anyOf": [{"type": "null"}, plain]} if plain else {"type": "null"}
+
+
+def check_strictly(body: Mapping[str, Any]) -> None:
+    """Check a body against the provider's schema.
+
+    Raises:
+        BodyInvalid: it breaks the schema.
+    """
+    errors = list(_validator().iter_errors(body))
+    if errors:
+        raise _refusal(_innermost(max(errors, key=relevance)))
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    schema = as_json_schema(request_schema())
+    del schema["properties"]["model"]["enum"]
+    return Draft202012Validator(schema)
+
+
+def _innermost(error: ValidationError) -> ValidationError:
+    """The error inside the form that the value was meant to have: its type or role tells, else the nearest fit."""
+    branches = [list(found) for _, found in groupby(error.context or (), lambda inner: inner.schema_path[0])]
+    meant = [found for found in branches if not any(map(_is_of_other_form, found))]
+    nearest = sorted(
+        ((len(found), _innermost(max(found, key=relevance))) for found in meant),
+        key=lambda fit: (fit[0], -len(fit[1].absolute_path)),
+    )
+    return nearest[0][1] if nearest else error
+
+
+def _is_of_other_form(error: ValidationError) -> bool:
+    path = list(error.path)
+    if error.validator == "required":
+        return not path and error.message.startswith("'type' ")
+    return path in _TELL_THE_FORM or (not path and error.validator == "type")
+
+
+def _refusal(error: ValidationError) -> BodyInvalid:
+    path = _written(list(error.absolute_path))
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    instance: Any = error.instance
+    if error.validator == "required":
+        name = next(name for name in schema["required"] if name not in instance)
+        return missing(f"{path}.{name}".lstrip("."), _expected(schema.get("properties", {}).get(name, {})))
+    if error.validator == "additionalProperties":
+        names = instance.keys() - schema.get("properties", {}).keys()
+        return unrecognized(path, ", ".join(f"'{name}'" for name in sorted(names)))
+    return invalid(path, _expected(schema), instance)
+
+
+def _written(path: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+
+
+def _expected(schema: Mapping[str, Any]) -> str:
+    """The values that a schema allows, in few words."""
+    if "enum" in schema:
+        return " | ".join(f"'{value}'" for value in schema["enum"])
+    branches = schema.get("anyOf") or schema.get("oneOf")
+    if branches:
+        return " | ".join(dict.fromkeys(map(_expected, branches)))
+    kind = schema.get("properties", {}).get("type")
+    if kind is not None:
+        return _expected(kind)
+    minimum = f" greater than or equal to {schema['minimum']}" if "minimum" in schema else ""
+    return f"{schema.get('type', 'a value')}{minimum}"
