@@ -42,7 +42,8 @@ def test_an_output_is_shown_and_told_as_the_provider_made_it(tenant: Tenant, han
 def test_nulls_of_a_provider_are_left_out_where_none_may_be(tenant: Tenant, hand: Hand) -> None:
     job_id = tenant.submit("Four?")["id"]
     thought = {**THOUGHT, "content": None, "encrypted_content": None}
-    echoed = {"temperature": None, "top_p": None, "service_tier": None, "truncation": None, "text": {"verbosity": None}}
+    echoed: Json = dict.fromkeys(("temperature", "top_p", "service_tier", "truncation"))
+    echoed["text"] = {"verbosity": None}
     hand.complete(job_id, output=as_read([thought, {**PLAIN, "phase": None}]), **echoed)
     response = tenant.get(job_id)
     assert_response(response, "completed")

@@ -12,6 +12,7 @@ from websockets.http11 import Response
 from websockets.sync.client import connect
 
 from tests.api.world import Json, Server, Tenant, assert_error
+from tests.support.waiting import await_until
 
 HANDSHAKE = {
     "connection": "Upgrade",
@@ -22,11 +23,12 @@ HANDSHAKE = {
 
 
 @pytest.fixture(autouse=True)
-def silent(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def silent(server: Server, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """uvicorn has nothing to say of any of this."""
     with caplog.at_level(logging.WARNING):
         yield
-    assert caplog.messages == []
+        await_until(lambda: not server.uvicorn.server_state.tasks, 5, "a handshake never ended")
+    assert [each.getMessage() for phase in ("call", "teardown") for each in caplog.get_records(phase)] == []
 
 
 def refused(server: Server, path: str, secret: str | None) -> Response:
