@@ -63,7 +63,10 @@ def _text(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return DEFAULTS["text"]
     given = {name: each for name, each in value.items() if each is not None}
-    return {**DEFAULTS["text"], **given}
+    shown = {**DEFAULTS["text"], **given}
+    if isinstance(shown["format"], Mapping) and shown["format"].get("type") == "json_schema":
+        shown["format"] = {"description": None, **shown["format"], "strict": bool(shown["format"].get("strict"))}
+    return shown
 
 
 def _reasoning(value: Any) -> Any:

@@ -15,7 +15,7 @@ from worker.provider.dialect import in_dialect
 
 Json = dict[str, Any]
 
-SCHEMA: Final[Json] = request_schema()
+SCHEMA: Final = request_schema()
 VALIDATORS: Final = {
     name: Draft202012Validator(as_json_schema(field)) for name, field in SCHEMA["properties"].items() if name != "model"
 }
