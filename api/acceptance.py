@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from api.callers import Submitter
@@ -13,7 +12,7 @@ from api.dependencies import Parts
 from api.intake import Order, Owing
 from api.receivers import webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
-from jobs.errors import DuplicateRequest, RequestInvalid, RequestTooLarge
+from jobs.errors import DuplicateRequest, RequestInvalid
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
 from jobs.settings import Settings
@@ -35,26 +34,6 @@ class Accepted:
 
     job: Job
     document: Document
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body.
-
-    Raises:
-        RequestTooLarge: it is longer than `limit` bytes; no more than that is ever held.
-    """
-    chunks, size = [], 0
-    declared = request.headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdigit() and int(declared) > limit):
-        async for chunk in request.stream():
-            if chunk:
-                chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
-                break
-        else:
-            return b"".join(chunks)
-    raise RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
 
 
 async def accept(
@@ -132,7 +111,6 @@ async def _check(
     if fields.webhook is not None:
         webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
-    _check_effort(fields, model)
     now = datetime.now(UTC)
     spec = _spec(request, model, submitter.last_known.id, settings, now, webhook)
     if spec.previous_response_id is not None:
@@ -176,7 +154,7 @@ def _spec(
             "invalid_value",
         )
     body: dict[str, Any] = {**request.body, "model": model.id}
-    input_ = body.pop("input")
+    input_ = body.pop("input", None) or ""
     body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
         api_key_id=api_key_id,
@@ -195,15 +173,3 @@ def _spec(
         store=fields.store is not False,
         webhook=webhook,
     )
-
-
-def _check_effort(fields: CreateResponse, model: Model) -> None:
-    effort = fields.reasoning.effort if fields.reasoning else None
-    if effort is not None and model.efforts is not None and effort not in model.efforts:
-        allowed = ", ".join(f"'{each}'" for each in model.efforts)
-        raise RequestInvalid(
-            f"Unsupported value: '{effort}' is not supported with the '{model.id}' model."
-            f" Supported values are: {allowed}.",
-            "reasoning.effort",
-            "unsupported_value",
-        )

@@ -16,10 +16,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from api.bodies import ACCEPTED
 from jobs.errors import (
     CallerError,
     ChainBroken,
     DeliveryNotFound,
+    EncodingUnsupported,
     EndpointNotFound,
     IdempotencyConflict,
     JobNotFound,
@@ -60,6 +62,7 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
+    EncodingUnsupported: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST),
 }
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
@@ -71,14 +74,20 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "rate_limit_exceeded":     (HTTPStatus.TOO_MANY_REQUESTS,   "rate_limit_error"),
     "provider_auth":           (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
     "provider_quota":          (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
-    "provider_unavailable":    (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "malformed_answer":        (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "empty_output":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
-    "outcome_unknown":         (HTTPStatus.BAD_GATEWAY,         "server_error"),
+    "provider_unavailable":    (HTTPStatus.SERVICE_UNAVAILABLE, "server_error"),
+    "malformed_answer":        (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "empty_output":            (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
+    "outcome_unknown":         (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
     "server_error":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
     "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
 }
 REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provider's own codes: invalid_prompt, ...
+PAID_FOR: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
+"""The answer to every failure after a call that may have been billed. Most clients repeat a 429 and a 5xx up to six
+times whatever `x-should-retry` says, and each would buy again; a 400 stops every one of them (decision 0081)."""
+FINAL_IN_STREAMS: Final = "invalid_prompt"
+"""The code of a failed stream that must not be begun again: Codex and the AI SDK repeat on a code they do not know."""
+KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})
 
 
 @dataclass(frozen=True)
@@ -97,10 +106,11 @@ NOT_ON_POST: Final = "false on POST, else missing"
 BAD_PARAMETER: Final = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_value",       "a parameter in path or query is wrong", param="the parameter")
 NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, None,                  "nothing is served at this path")
 WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
+NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "the path was asked for as a WebSocket")
 BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, BROKEN, DATABASE_AWAY, RESTARTING)
+FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
 # fmt: on
 
 
@@ -117,9 +127,25 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def failed_response(job: Job) -> JSONResponse:
-    """The answer to a held request whose job failed; never to be sent again by an SDK, for it was bought."""
+def status_of_failure(job: Job, *, may_have_been_billed: bool) -> tuple[HTTPStatus, str]:
+    """The status and error type of a failed job. Only what has certainly bought nothing may be sent again."""
     status, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
+    return PAID_FOR if may_have_been_billed and _is_repeated(status) else (status, kind)
+
+
+def code_in_streams(job: Job, *, may_have_been_billed: bool) -> str | None:
+    """The code that a failed job's stream ends with."""
+    status, _ = status_of_failure(job, may_have_been_billed=may_have_been_billed)
+    return job.error_code if _is_repeated(status) or job.error_code in KNOWN_AS_FINAL else FINAL_IN_STREAMS
+
+
+def _is_repeated(status: HTTPStatus) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status is HTTPStatus.TOO_MANY_REQUESTS
+
+
+def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
+    """The answer to a held request whose job failed; no SDK is to send it again by itself."""
+    status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
     body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
     return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
 
@@ -140,6 +166,18 @@ def unexpected(error: Exception) -> JSONResponse:
     return _answer(BROKEN, "The server had an error while processing your request.", FINAL)
 
 
+def no_socket(path: str, *, is_responses: bool) -> JSONResponse:
+    """The answer to the handshake of a WebSocket: on the path of responses, that these come over HTTP alone."""
+    if is_responses:
+        return _answer(NO_SOCKETS, "This server does not speak WebSocket. Use HTTP: POST the request here.", FINAL)
+    return _answer(NO_SUCH_PATH, no_such_path("GET", path), FINAL)
+
+
+def no_such_path(method: str, path: str) -> str:
+    """What is said of a path where nothing is served."""
+    return f"Invalid URL ({method} {path})"
+
+
 def _answer(fault: Fault, message: str, headers: Mapping[str, str], param: str | None = None) -> JSONResponse:
     return JSONResponse(error_body(message, fault.type, param, fault.code), fault.status, headers)
 
@@ -151,6 +189,8 @@ def _caller_error(_request: Request, error: Exception) -> JSONResponse:
     headers = dict(FINAL)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    elif status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+        headers["accept-encoding"] = ACCEPTED
     return JSONResponse(error_body(error.message, kind, error.param, error.code), status, headers)
 
 
@@ -168,7 +208,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     message = str(error.detail)
     if error.status_code == HTTPStatus.NOT_FOUND:
-        message = f"Invalid URL ({request.method} {request.url.path})"
+        message = no_such_path(request.method, request.url.path)
     elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         message = f"Not allowed: {request.method} {request.url.path}"
     headers = {**(error.headers or {}), **FINAL}

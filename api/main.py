@@ -12,7 +12,7 @@ from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
-from api.middleware import RequestIds
+from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
@@ -96,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and the log are ours
     )
     app.state.parts = parts
@@ -112,5 +113,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
     direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)
-    app.middleware_stack = NoteAnswers(direct, parts.owed)
+    within = allow_origins(direct, settings.cors_origins)
+    app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, parts.owed)))
     return app

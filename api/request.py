@@ -14,7 +14,6 @@ from api.request_items import Input
 from api.request_json import read_object
 from api.request_options import (
     BackgroundOptions,
-    Includable,
     Prompt,
     ReasoningOptions,
     StreamOptions,
@@ -34,21 +33,22 @@ LARGEST_TOKEN_COUNT: Final = 2**31 - 1
 
 
 class CreateResponse(Open):
-    """A request for a response. All but `model` and `input` may be left out or null, which means the same."""
+    """A request for a response. All but `model` may be left out or null, which means the same."""
 
     # In the order in which OpenAI checks them, as only the first error is told.
 
     model: Annotated[str, WITHOUT_NUL] = Field(description="The model to ask.", examples=["openai/o3-pro"])
-    input: Input = Field(
+    input: Input | None = Field(
+        default=None,
         description="What to answer: a text, or the items of a conversation."
-        " May be empty only beside `previous_response_id` or `prompt`.",
+        " May be left out or empty only beside `previous_response_id` or `prompt`.",
         examples=["Hello"],
     )
     previous_response_id: Annotated[str, WITHOUT_NUL] | None = Field(
         default=None, description="The response that this one follows. One that still runs is waited for."
     )
     prompt: Prompt | None = None
-    include: Annotated[list[Includable], FIRST_FAULT] | None = Field(
+    include: Annotated[list[str], FIRST_FAULT] | None = Field(
         default=None, description="What else to put into the response."
     )
     tools: Annotated[list[Tool], FIRST_FAULT] | None = Field(default=None, description="Tools that the model may use.")
@@ -78,7 +78,15 @@ class CreateResponse(Open):
     max_output_tokens: Annotated[int, Field(ge=16, le=LARGEST_TOKEN_COUNT)] | None = Field(
         default=None, description="The most tokens to generate, reasoning included."
     )
+    max_tool_calls: int | None = Field(default=None, description="The most calls of built-in tools.")
     reasoning: ReasoningOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_logprobs: int | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
         default=None, description="`auto` drops the middle of a conversation that is too long; `disabled` fails."
     )
@@ -133,7 +141,7 @@ def parse_count(raw: bytes) -> ParsedRequest:
     """
     body = {name: value for name, value in read_object(raw).items() if value is not None}
     try:
-        fields = CreateResponse.model_validate({"model": "", "input": "", **body})
+        fields = CreateResponse.model_validate({"model": "", **body})
     except ValidationError as error:
         raise request_invalid(error) from None  # pydantic's error holds the prompt
     return ParsedRequest(fields, body)

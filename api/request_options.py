@@ -4,46 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from api.request_items import ContentPart
-from api.request_tools import MAP_ENTRIES
-from api.request_types import (
-    FIRST_FAULT,
-    WITHOUT_NUL,
-    Closed,
-    Open,
-    absent,
-    at_most,
-    branch,
-    by_kind,
-    by_shape,
-    refused,
-)
+from api.request_types import FIRST_FAULT, WITHOUT_NUL, Closed, Open, branch, by_kind, refused
 from jobs.receiver import LONGEST_URL, ReceiverRefused, parse_receiver
 from jobs.webhook import key_of
-
-# The first four are the provider's, the others OpenAI's.
-Includable = Literal[
-    "message.input_image.image_url",
-    "computer_call_output.output.image_url",
-    "reasoning.encrypted_content",
-    "code_interpreter_call.outputs",
-    "file_search_call.results",
-    "web_search_call.results",
-    "web_search_call.action.sources",
-    "message.output_text.logprobs",
-]
-
-
-class TextFormat(Closed):
-    """Plain text."""
-
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Closed):
-    """Some JSON object; the prompt must ask for it as well."""
-
-    type: Literal["json_object"]
 
 
 class JsonSchemaFormat(Open):
@@ -53,45 +16,40 @@ class JsonSchemaFormat(Open):
     name: str
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
-    description: str = absent()
+    description: str | None = None
+
+
+class OtherFormat(Open):
+    """Plain text (`text`), any JSON object (`json_object`), or a format that only the provider knows."""
+
+    type: str
 
 
 class TextOptions(Open):
-    """The form of the answer."""
+    """The form of the answer; plain text when nothing is said."""
 
-    format: Annotated[
-        Annotated[TextFormat, branch("text")]
-        | Annotated[JsonObjectFormat, branch("json_object")]
-        | Annotated[JsonSchemaFormat, branch("json_schema")],
-        by_kind(("text", "json_object", "json_schema")),
-    ]
+    format: (
+        Annotated[
+            Annotated[JsonSchemaFormat, branch("json_schema")] | Annotated[OtherFormat, branch("other")],
+            by_kind(("json_schema",)),
+        ]
+        | None
+    ) = None
+    verbosity: str | None = None
 
 
 class ReasoningOptions(Open):
-    """How long the model may think, and whether it sums its thoughts up."""
+    """How long the model may think, and whether it sums its thoughts up. The values are the model's to know."""
 
-    # All of OpenAI's values: which of them a model takes is data of that model.
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Literal["auto", "concise", "detailed"] | None = None
+    effort: str | None = None
+    summary: str | None = None
 
 
 class Prompt(Open):
     """A prompt stored at the provider."""
 
     id: str
-    variables: (
-        Annotated[
-            dict[
-                str,
-                Annotated[
-                    Annotated[str, branch("string")] | Annotated[ContentPart, branch("object")],
-                    by_shape("one of a string or object"),
-                ],
-            ],
-            at_most(MAP_ENTRIES),
-        ]
-        | None
-    ) = None
+    variables: dict[str, Any] | None = None
     version: str | None = None
 
 
@@ -104,7 +62,7 @@ def _no_continuation(value: object) -> object:
 class BackgroundOptions(Open):
     """How soon OpenAI would have to be done. Here every response runs as soon as there is a slot for it."""
 
-    completion_window: Literal["soonest", "2h", "8h"] | None = Field(default=None, description="Without effect.")
+    completion_window: str | None = Field(default=None, description="Without effect.")
     continuation_id: Annotated[Any, AfterValidator(_no_continuation)] = Field(
         default=None, description="Refused: a follow-up is made by `previous_response_id`."
     )

@@ -14,7 +14,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    JsonValue,
     Tag,
     model_validator,
 )
@@ -49,15 +48,6 @@ class Closed(Open):
         if self.model_extra:
             raise PydanticCustomError(UNKNOWN_FIELD, "{name}", {"name": next(iter(self.model_extra))})
         return self
-
-
-def absent(**schema: Any) -> Any:
-    """Make a field one that may be left out, but may not be null: None only ever says that it was left out."""
-    return Field(default=None, json_schema_extra=_without_default, **schema)
-
-
-def _without_default(schema: dict[str, JsonValue]) -> None:
-    schema.pop("default", None)
 
 
 # A list with a million wrong elements makes one error, not a million.
@@ -96,19 +86,21 @@ def _shape(value: object) -> str | None:
 
 
 def by_kind(kinds: Iterable[str], choose: Callable[[dict[str, Any]], object] | None = None) -> Discriminator:
-    """Choose among objects whose `type` is one of `kinds`: the branch is named like the type, or as `choose` says.
+    """Choose among objects by their `type`, or by what `choose` makes of the object.
 
-    `choose` is also asked about an object that names no type.
+    Types among `kinds` have a branch of their name; every other one belongs to the branch `other`.
     """
-    known = tuple(kinds)
+    known = frozenset(kinds)
 
     def kind(value: object) -> str | None:
-        if not isinstance(value, dict) or value.get("type") not in (None, *known):
+        if not isinstance(value, dict):
             return None
         chosen = value.get("type") if choose is None else choose(value)
-        return BRANCH_MARK + chosen if isinstance(chosen, str) else None
+        if not isinstance(chosen, str):
+            return None
+        return BRANCH_MARK + (chosen if chosen in known else "other")
 
-    return Discriminator(kind, custom_error_type=WRONG_KIND, custom_error_message="|".join(known))
+    return Discriminator(kind, custom_error_type=WRONG_KIND, custom_error_message="an object with a type")
 
 
 def refused(reason: str) -> PydanticCustomError:

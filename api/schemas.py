@@ -3,65 +3,27 @@
 A response always has OpenAI's full shape. What only we know lives under its one extra key, `backburner`.
 """
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.echo import echo
+from api.errors import FAILED_RESPONSES, REFUSED_BY_MODEL
 from jobs.errors import Billed, ErrorKind
 from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
 from jobs.models import Model
 from jobs.store.queries import Document, UsageRow
 
-# In the order in which OpenAI writes them; what it fills in where neither the request nor the provider says anything.
-DEFAULTS: Mapping[str, Any] = {
-    "id": None,
-    "object": "response",
-    "created_at": None,
-    "status": None,
-    "background": False,
-    "completed_at": None,
-    "error": None,
-    "incomplete_details": None,
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "model": None,
-    "output": [],
-    "parallel_tool_calls": True,
-    "previous_response_id": None,
-    "prompt": None,
-    "reasoning": {"effort": None, "summary": None},
-    "safety_identifier": None,
-    "service_tier": None,
-    "store": True,
-    "temperature": None,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": None,
-    "top_p": None,
-    "user": None,
-}
-ECHOED_NEVER = frozenset({"input", "stream", "stream_options", "webhook", "background_options"}) | {
-    # in a response these say what the provider made of them, in another shape than that of the request
-    *("access_programs", "image", "moderation", "prompt_cache_options"),
-}
-
 
 def render_response(document: Document, queue_position: int | None) -> dict[str, Any]:
-    """A response as the SDKs read it: defaults, then what the provider echoed, then what the client asked for."""
+    """A response as the SDKs read it, with every key that the Open Responses specification asks for."""
     job = document.job
-    asked = {key: value for key, value in document.settings.items() if value is not None and key not in ECHOED_NEVER}
-    answer = dict(document.answer or {})
-    echoed = {key: value for key, value in answer.items() if value is not None}
+    answer = document.answer or {}
     usage = answer.get("usage")
     return {
-        **DEFAULTS,
-        **echoed,
-        **asked,
+        **echo(document.settings, answer),
         "id": job.id,
         "object": "response",
         "created_at": _seconds(job.created_at),
@@ -169,13 +131,15 @@ def _dollars(microusd: int) -> float:
 def _error(job: Job) -> dict[str, Any] | None:
     if job.status is not Status.FAILED:
         return None
-    return {"code": job.error_code, "message": job.error_message}
+    _, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
+    return {"code": job.error_code, "message": job.error_message, "type": kind, "param": job.error_param}
 
 
 def _last_error(job: Job) -> dict[str, Any] | None:
     if job.error_kind is None:
         return None
-    return {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
+    facts = {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
+    return {**facts, "code": job.error_code}
 
 
 def _next_attempt_at(job: Job) -> float | None:
@@ -229,6 +193,7 @@ class LastError(_Shape):
     kind: ErrorKind
     http_status: int | None
     message: str | None
+    code: str | None = Field(description="as in `error`, once the response has failed")
 
 
 class SentConversation(_Shape):

@@ -11,10 +11,12 @@ from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
 
+from api.errors import code_in_streams
 from api.schemas import render_response
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.sequence import LIVE_FROM, Event, Progress, remaining_events, terminal_type
+from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import Database
 from jobs.store.queries import Document, get_document
 from jobs.store.streams import last_chunk, read_log
@@ -73,6 +75,9 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
         is_last = log.has_ended and len(log.chunks) < CHUNKS_PER_LOOK
         document = get_document(tx, job_id, api_key_id) if is_last or number < LIVE_FROM else None
         last = log.chunks[-1] if log.chunks else last_chunk(tx, job_id) if is_last and number > LIVE_FROM else None
+        code = None
+        if is_last and document is not None and document.job.status is Status.FAILED:
+            code = code_in_streams(document.job, may_have_been_billed=may_have_been_billed(tx, job_id))
     events: list[tuple[int, Event]] = []
     if document is not None:
         is_last = is_last and document.job.updated_at == log.changed_at  # else it has been run again meanwhile
@@ -81,7 +86,7 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
         events += [each for each in enumerate(chunk.events, chunk.number) if each[0] >= number]
     if is_last and document is not None:
         first = opening_length(document.job) if last is None else last.next_number
-        rest = _ending(document, Progress() if last is None else last.progress)
+        rest = _ending(document, Progress() if last is None else last.progress, code)
         events += [each for each in enumerate(rest, first) if each[0] >= number]
     return Page(tuple(frame(event, place) for place, event in events), is_last)
 
@@ -129,9 +134,11 @@ def _opening(document: Document) -> Iterator[Event]:
         }
 
 
-def _ending(document: Document, progress: Progress) -> Iterator[Event]:
-    """What was not told of the answer before it was here, and how it ended."""
+def _ending(document: Document, progress: Progress, code: str | None) -> Iterator[Event]:
+    """What was not told of the answer before it was here, and how it ended; `code` is that of its failure."""
     response = render_response(document, None)
+    if code is not None:
+        response["error"] = {**response["error"], "code": code}
     if document.job.status in (Status.COMPLETED, Status.INCOMPLETE):
         yield from remaining_events(progress, response["output"])
     yield {"type": terminal_type(document.job.status), "response": response}

@@ -28,6 +28,8 @@ from jobs.telemetry import get_logger
 
 KEEPALIVE_SECONDS: Final = 15.0
 KEEPALIVE: Final = b": keepalive\n\n"
+DONE: Final = b"data: [DONE]\n\n"
+"""The end of a stream, as Open Responses has it. Every SDK takes it for one, and some clients wait for it."""
 BLOCK_BYTES: Final = 64 * 1024
 LOOK_AGAIN_SECONDS: Final = 1.0
 GONE: Final = "response_not_found"
@@ -99,7 +101,7 @@ class EventStream(Lasting):
                         told_at = now()
                     await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
         except JobNotFound as error:
-            yield self._error(error.message, GONE, self._number)
+            yield self._error(error.message, GONE, self._number) + DONE
         except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
             message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
             # under the number before, so that the event that comes next keeps its own
@@ -115,7 +117,10 @@ class EventStream(Lasting):
             return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
 
     def _error(self, message: str, code: str, number: int) -> bytes:
-        return frame({"type": "error", "code": code, "message": message, "param": None}, number)
+        # Open Responses wants the nested form, the SDKs' types the flat one. With the nested one every SDK raises its
+        # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0082).
+        told = {"code": code, "message": message, "param": None}
+        return frame({"type": "error", **told, "error": {"type": "server_error", **told}}, number)
 
 
 def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
@@ -128,8 +133,8 @@ def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
         if size >= BLOCK_BYTES:
             yield b"".join(block), len(block)
             block, size = [], 0
-    if block:
-        yield b"".join(block), len(block)
+    if block or page.is_last:
+        yield b"".join(block) + (DONE if page.is_last else b""), len(block)
 
 
 class HeldAnswer(Lasting):

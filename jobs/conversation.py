@@ -4,48 +4,13 @@ The provider stores nothing, so each turn of a chain is sent with everything bef
 turns come from.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 Item = dict[str, Any]
 
-REPLAYED_TYPES: Final = frozenset(
-    {
-        "additional_tools",
-        "apply_patch_call",
-        "apply_patch_call_output",
-        "code_interpreter_call",
-        "compaction",
-        "compaction_trigger",
-        "computer_call",
-        "computer_call_output",
-        "configuration_update",
-        "custom_tool_call",
-        "custom_tool_call_output",
-        "file_search_call",
-        "function_call",
-        "function_call_output",
-        "image_generation_call",
-        "item_reference",
-        "local_shell_call",
-        "local_shell_call_output",
-        "mcp_approval_request",
-        "mcp_approval_response",
-        "mcp_call",
-        "mcp_list_tools",
-        "message",
-        "program",
-        "program_output",
-        "reasoning",
-        "shell_call",
-        "shell_call_output",
-        "tool_search_call",
-        "tool_search_output",
-        "web_search_call",
-    }
-)
-"""The items of an answer that are known as input as well. What is not would have the whole follow-up refused."""
+_NEED_NO_ID: Final = frozenset({"message", "function_call", "custom_tool_call"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +27,7 @@ def rebuild(turns: Iterable[Turn], input_: Any) -> list[Item]:
     items: list[Item] = []
     for turn in turns:
         items += as_items(turn.input)
-        items += replayed(turn.output)
+        items += replayed(_without_orphaned_ids(turn.output))
     return items + as_items(input_)
 
 
@@ -79,15 +44,25 @@ def user_message(text: str) -> Item:
 
 
 def replayed(output: Iterable[Mapping[str, Any]]) -> list[Item]:
-    """The items of an answer that the next turn is given.
+    """The items of an answer that the next turn is given, of whatever type they are.
 
     Reasoning goes on only where it is encrypted into the item: by its id alone nobody could look it up.
     """
-    return [dict(item) for item in output if _is_replayed(item)]
+    return [dict(item) for item in output if isinstance(item.get("type"), str) and not _is_lost_reasoning(item)]
 
 
-def _is_replayed(item: Mapping[str, Any]) -> bool:
-    kind = item.get("type")
-    if kind == "reasoning":
-        return bool(item.get("encrypted_content"))
-    return kind in REPLAYED_TYPES
+def _is_lost_reasoning(item: Mapping[str, Any]) -> bool:
+    return item.get("type") == "reasoning" and not item.get("encrypted_content")
+
+
+def _without_orphaned_ids(output: Iterable[Mapping[str, Any]]) -> Iterator[Item]:
+    """`output` less the ids of what followed reasoning that does not go on.
+
+    OpenAI refuses an item that it knows to belong to reasoning: "was provided without its required 'reasoning' item".
+    """
+    is_orphan = False
+    for item in output:
+        if item.get("type") == "reasoning":
+            is_orphan = _is_lost_reasoning(item)
+        drops_id = is_orphan and item.get("type") in _NEED_NO_ID
+        yield {name: value for name, value in item.items() if name != "id" or not drops_id}

@@ -4,6 +4,7 @@
     ├── CallerError             what a client sent or asked cannot be done; answered 4xx
     │   ├── RequestInvalid      400: a field is missing or wrong
     │   ├── RequestTooLarge     413
+    │   ├── EncodingUnsupported 415: the body is compressed in a way that this server does not know
     │   ├── ChainBroken         400: a response that the request follows is not there, or brought no answer
     │   ├── ModelUnknown        404: a model that this server does not offer
     │   ├── NotOffered          404: a part of OpenAI's API that this server does not have
@@ -58,6 +59,12 @@ class RequestTooLarge(CallerError):
     """The body is larger than this server takes."""
 
     code = "request_too_large"
+
+
+class EncodingUnsupported(CallerError):
+    """The body is compressed in a way that this server does not know: its `Content-Encoding` is not listed."""
+
+    code = "unsupported_content_encoding"
 
 
 class ChainBroken(CallerError):

@@ -20,7 +20,6 @@ class Model:
     aliases: tuple[str, ...] = ()
     owned_by: str = "provider"
     created: int = 0
-    efforts: tuple[str, ...] | None = None
     input_price: Decimal | None = None
     output_price: Decimal | None = None
     priced_on: date | None = None
@@ -77,7 +76,6 @@ def _known_models() -> dict[str, Model]:
             aliases=tuple(row.get("aliases", ())),
             owned_by=row["owned_by"],
             created=int(datetime.combine(row["created"], datetime.min.time(), UTC).timestamp()),
-            efforts=tuple(row["efforts"]) if "efforts" in row else None,
             input_price=_price(row.get("input_usd_per_million")),
             output_price=_price(row.get("output_usd_per_million")),
             priced_on=row.get("priced_on"),

@@ -83,7 +83,8 @@ OUTPUT_TYPES: Final = frozenset(
 """Events of one output item that are passed on. The SDKs know a few more, each newer than some SDK that people still
 run, which would mistake it for another; and any type that they do not know ends a Node client's stream."""
 
-_CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
+CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
+"""Items that are named by their `call_id` as well."""
 _NAMES: Final = ("id", "call_id")
 _NAMELESS: Final = frozenset({"function_call", "custom_tool_call"})
 # What an item says is empty when it is added, and comes in deltas.
@@ -105,7 +106,7 @@ def identity_of(item: Item) -> frozenset[str]:
         keys.add(f"id:{own}")
     elif kind not in _NAMELESS or "id" in item:
         return frozenset()
-    if kind in _CALLS:
+    if kind in CALLS:
         if not isinstance(call, str) or not call:
             return frozenset()
         keys.add(f"call:{kind}:{call}")
@@ -144,13 +145,16 @@ class Progress:
 
 
 def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Event]:
-    """Ends every item that is open: as `answer` has it, or as one that came to nothing."""
+    """Ends every item that is open: as `answer` has it, or empty, for another attempt has taken its place.
+
+    Not as `incomplete`: in Open Responses no response is completed that holds an incomplete item.
+    """
     events = []
     for index, told in enumerate(progress.items):
         if told.opened is None:
             continue
         item = next((each for each in answer if _is_end_of(each, told, told.opened)), None)
-        last = {**told.opened, "status": "incomplete"} if item is None else _named_as(told.opened, item)
+        last = {**told.opened, "status": "completed"} if item is None else _named_as(told.opened, item)
         events.append({"type": "response.output_item.done", "output_index": index, "item": last})
         told.opened = None
     return events

@@ -5,6 +5,7 @@
 
 import base64
 import logging
+import re
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -22,6 +23,9 @@ from jobs.job import OnUnknownOutcome, Truncation
 from jobs.receiver import ReceiverPolicy
 
 PREFIX = "BACKBURNER_"
+ANY_ORIGIN = "*"
+ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
+IMPLIED_PORTS = {"http": 80, "https": 443}
 
 
 class Transport(StrEnum):
@@ -30,6 +34,16 @@ class Transport(StrEnum):
     PLAIN = "plain"
     STREAM = "stream"
     BACKGROUND = "background"
+
+
+class Dialect(StrEnum):
+    """The form that requests to a provider have."""
+
+    STRICT = "strict"
+    OPENAI = "openai"
+
+
+OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
 
 
 def _split(value: object) -> object:
@@ -52,6 +66,20 @@ def _fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
         if not usable:
             raise ValueError("expected comma-separated Fernet keys: 32 random bytes each, as URL-safe base64")
     return keys
+
+
+def _origins(origins: list[str]) -> list[str]:
+    return origins if origins == [ANY_ORIGIN] else [_origin(each) for each in origins]
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it: in small letters, without the port that its scheme implies."""
+    found = ORIGIN.fullmatch(text.lower())
+    if found is None or int(found["port"] or 0) > 65535:
+        raise ValueError(f"expected {ANY_ORIGIN} alone or comma-separated origins such as https://app.example.com")
+    port = found["port"]
+    is_implied = port is None or int(port) == IMPLIED_PORTS.get(found["scheme"])
+    return f"{found['scheme']}://{found['host']}" + ("" if is_implied else f":{int(port)}")
 
 
 CommaSeparated = BeforeValidator(_split)
@@ -77,6 +105,11 @@ class Settings(BaseSettings):
     )
     provider_transport: Transport = Field(
         Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
+    )
+    provider_dialect: Dialect | None = Field(
+        None,
+        description="form of the requests: strict (AI/ML API's documented schema) or openai (as clients send them);"
+        " empty means openai at OpenAI's own hosts and strict elsewhere",
     )
     provider_max_calls: int | None = Field(
         None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
@@ -161,7 +194,11 @@ class Settings(BaseSettings):
         list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks), CommaSeparated
     ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
     retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
-    max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests get 413")
+    max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests, decompressed, get 413")
+    cors_origins: Annotated[list[str], NoDecode, AfterValidator(_origins), CommaSeparated] = Field(
+        [],
+        description="comma-separated origins whose pages may call the API from a browser, or *; empty means none",
+    )
     log_format: Literal["console", "json"] | None = Field(
         None, description="console or json; empty means console on a terminal, else json"
     )
@@ -203,6 +240,14 @@ class Settings(BaseSettings):
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
         return (self.broker_url or self.redis_url).get_secret_value()
+
+    @property
+    def dialect(self) -> Dialect:
+        """The form of requests in force."""
+        if self.provider_dialect is not None:
+            return self.provider_dialect
+        host = urlsplit(self.provider_base_url).hostname or ""
+        return Dialect.OPENAI if f".{host}".endswith(OPENAI_HOSTS) else Dialect.STRICT
 
     @property
     def lane(self) -> str:

@@ -15,7 +15,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.events import Announcer
 from jobs.job import Attempt
-from jobs.sequence import LIVE_FROM, OUTPUT_TYPES, Event, Item, Progress, Told, closing_events, identity_of, opened
+from jobs.sequence import (
+    CALLS,
+    LIVE_FROM,
+    OUTPUT_TYPES,
+    Event,
+    Item,
+    Progress,
+    Told,
+    closing_events,
+    identity_of,
+    opened,
+)
 from jobs.store.database import Database
 from jobs.store.streams import Chunk, append, last_chunk
 from jobs.telemetry import get_logger
@@ -60,6 +71,7 @@ class LiveOutput:
         self._number = LIVE_FROM if last is None else last.next_number
         self._written = written
         self._places: dict[int, int] = {}  # the provider's output_index: ours
+        self._calls: dict[int, list[Mapping[str, Any]]] = {}  # events of calls that are not whole yet
         self._has_begun = False
         self._unwritten: list[Event] = []
         self._unwritten_size = 0
@@ -83,10 +95,10 @@ class LiveOutput:
             self._silent = True
             log.warning("live output ended", job_id=self.attempt.job_id, error=type(error).__name__)
             return
+        self._size += len(data)
+        self._unwritten_size += len(data) if events else 0
+        self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
         if events:
-            self._size += len(data)
-            self._unwritten_size += len(data)
-            self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
             self._written.set()
 
     def unwritten(self) -> Chunk | None:
@@ -118,6 +130,19 @@ class LiveOutput:
         kind, place = value.get("type"), value.get("output_index")
         if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
             return []
+        # Some clients run a tool as soon as its call is done, so one that a lost attempt left half made is never told.
+        if kind == "response.output_item.added":
+            self._calls.pop(place, None)
+            if _is_call(value.get("item")):
+                self._calls[place] = []
+        if place not in self._calls:
+            return self._fitting(kind, place, value)
+        self._calls[place].append(value)
+        if kind != "response.output_item.done":
+            return []
+        return [event for each in self._calls.pop(place) for event in self._fitting(each["type"], place, each)]
+
+    def _fitting(self, kind: str, place: int, value: Mapping[str, Any]) -> list[Event]:
         if kind == "response.output_item.added":
             return self._added(place, value.get("item"))
         index = self._places.get(place)
@@ -142,6 +167,10 @@ class LiveOutput:
         index = self._places[place] = len(self._progress.items)
         self._progress.items.append(Told(identity, begun))
         return [*events, {"type": "response.output_item.added", "output_index": index, "item": begun}]
+
+
+def _is_call(item: object) -> bool:
+    return isinstance(item, dict) and item.get("type") in CALLS
 
 
 def _done(told: Told, begun: Item, index: int, item: object) -> list[Event]:

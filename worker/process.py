@@ -87,6 +87,7 @@ class WorkerProcess:
             self.settings.provider_base_url,
             self.settings.provider_api_key,
             transport=self.settings.provider_transport,
+            dialect=self.settings.dialect,
             stall=self.settings.stall,
         )
 

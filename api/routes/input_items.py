@@ -6,12 +6,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body, refuse_what_is_not_offered
+from api.acceptance import refuse_what_is_not_offered
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader
 from api.items import list_items, page_of
 from api.request import parse_count
 from api.request_docs import count_body
-from api.request_options import Includable
 from api.routes.responses import ERRORS, check_id
 from api.schemas import ErrorBody, InputItemPage, InputTokens, render_page
 from api.token_bound import bound_tokens
@@ -37,7 +37,7 @@ def list_input_items(
     order: Literal["asc", "desc"] = "desc",
     after: Annotated[str | None, Query(max_length=512, description="the last id of the page before")] = None,
     before: Annotated[str | None, Query(max_length=512, description="the first id of the page behind")] = None,
-    include: Annotated[list[Includable] | None, Query(alias="include[]")] = None,
+    include: Annotated[list[str] | None, Query(alias="include[]")] = None,
 ) -> Response:
     """Everything that a response was made from, newest first: its own input, and the turns that it follows."""
     check_id(response_id)
@@ -90,7 +90,7 @@ def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
     return JSONResponse(body, headers={COUNT_HEADER: method.replace("_", "-")})
 
 
-def _items_of(parts: Parts, caller: ApiKey, response_id: str, include: list[Includable]) -> list[Item]:
+def _items_of(parts: Parts, caller: ApiKey, response_id: str, include: list[str]) -> list[Item]:
     with parts.database.read() as tx:
         job = get_job(tx, response_id, caller.id)
         _settings, input_ = get_request(tx, job.id)

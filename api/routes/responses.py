@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.rendered import Json
@@ -31,7 +32,7 @@ from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
-from jobs.store.attempts import attempts_of
+from jobs.store.attempts import attempts_of, may_have_been_billed
 from jobs.store.queries import Filters, Standing, get_document, get_job, list_documents, no_job, queue_position
 from jobs.store.transitions import erase, move, revive
 
@@ -68,11 +69,12 @@ ERRORS = _errors(
 )
 HELD_ERRORS = _errors(
     {
-        413: "The body is too large.",
+        413: "The body is too large, decompressed.",
+        415: "The body's Content-Encoding is not known.",
         422: "The Idempotency-Key was used with another body.",
-        429: "A held response failed: the provider's rate limit.",
-        502: "A held response failed at the provider.",
-        504: "A held response was not finished by its deadline.",
+        429: "A held response failed: the provider's rate limit. Nothing was billed.",
+        502: "A held response failed at the provider. Nothing was billed.",
+        504: "A held response was not finished by its deadline. Nothing was billed.",
     }
 )
 WHOLE_OR_EVENTS: dict[str, Any] = {
@@ -128,7 +130,9 @@ async def create(
     shown = await until_ended(request, parts, job.id, job.api_key_id, HEADERS_HELD_SECONDS)
     if not shown.job.status.is_terminal:
         return HeldAnswer(request, parts, accepted.document)
-    return failed_response(shown.job) if shown.job.status is Status.FAILED else shown.answer()
+    if shown.job.status is not Status.FAILED:
+        return shown.answer()
+    return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
 
 
 @router.get(
@@ -247,6 +251,11 @@ def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
         job = get_job(tx, response_id, caller.id)
         data = [render_attempt(attempt) for attempt in attempts_of(tx, job.id)]
     return JSONResponse(render_page(data, has_more=False))
+
+
+def _may_have_been_billed(parts: Parts, job: Job) -> bool:
+    with parts.database.read() as tx:
+        return may_have_been_billed(tx, job.id)
 
 
 def _unchanged(standing: Job | Standing, if_none_match: str | None) -> Response | None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import read_body
+from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, WebhookOwner
 from api.receivers import checked_receiver, receiver_key, require_sealing
 from api.routes.responses import ERRORS

@@ -221,6 +221,13 @@ def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 
+def may_have_been_billed(tx: Connection, job_id: str) -> bool:
+    """Whether any call made for a job may have cost something."""
+    row = tables.attempts.c
+    query = select(row.number).where(row.job_id == job_id, row.billed != Billed.NO).limit(1)
+    return tx.execute(query).first() is not None
+
+
 def end_first_attempts(tx: Connection, ended: Sequence[tuple[Attempt, Outcome, CallReport]], now: datetime) -> None:
     """`end_attempt` for the first calls of jobs that this transaction has moved on from them.
 

@@ -71,13 +71,6 @@ def test_head_is_answered_without_a_body(tenant: Tenant) -> None:
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_a_slash_too_many_leads_to_the_right_address(tenant: Tenant) -> None:
-    answer = tenant.http.post("/v1/responses/", json=BODY)
-    assert answer.status_code == 307
-    assert answer.headers["x-request-id"].startswith("req_")
-    assert tenant.http.post("/v1/responses/", json=BODY, follow_redirects=True).status_code == 200
-
-
 def test_each_answer_has_an_id_of_its_own(tenant: Tenant) -> None:
     paths = ["/v1/models", "/v1/models", "/nothing", "/healthz", "/v1/responses", "/docs"]
     answers = [tenant.http.get(path, headers={"x-request-id": "req_mine"}) for path in paths]

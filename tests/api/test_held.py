@@ -105,8 +105,22 @@ def test_each_failure_has_its_status_and_is_never_to_be_sent_again(tenant: Tenan
     found = assert_error(failed, status, type_=type_, code=code, param="input")
     assert found == "What the provider said."
     body = tenant.get(job_id)
-    assert (body["status"], body["error"]) == ("failed", {"code": code, "message": found})
-    assert body["backburner"]["error"] == {"kind": "rejected", "http_status": 400, "message": found}
+    assert body["status"] == "failed"
+    assert body["error"] == {"code": code, "message": found, "type": type_, "param": "input"}
+    assert body["backburner"]["error"] == {"kind": "rejected", "http_status": 400, "message": found, "code": code}
+
+
+@pytest.mark.parametrize("code", FAILED_RESPONSES)
+def test_a_failure_after_a_call_that_may_have_been_billed_is_answered_with_what_no_client_repeats(
+    tenant: Tenant, hand: Hand, code: str
+) -> None:
+    with held(tenant) as (job_id, answer):
+        hand.put_off(job_id, Failure(ErrorKind.INTERRUPTED, "The line broke."), timedelta(0))
+        hand.fail(job_id, Failure(ErrorKind.OVERLOADED, "Busy.", 503), code)
+        failed = answer.result(5)
+    assert failed.status_code in (400, 404)
+    assert failed.headers["x-should-retry"] == "false"
+    assert failed.json()["error"]["code"] == code
 
 
 def test_a_code_of_the_providers_own_is_a_bad_request(tenant: Tenant, hand: Hand) -> None:

@@ -133,7 +133,6 @@ def test_newest_first_and_twenty_by_default(tenant: Tenant) -> None:
         ({"limit": 0}, "limit"),
         ({"limit": 101}, "limit"),
         ({"order": "up"}, "order"),
-        ({"include[]": "everything"}, "include[].0"),
     ],
 )
 def test_a_wrong_question_is_a_clear_error(tenant: Tenant, query: dict[str, Any], param: str) -> None:

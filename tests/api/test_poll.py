@@ -42,7 +42,12 @@ def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_erro
     facts = body["backburner"]
     assert facts["next_attempt_at"] == pytest.approx(put_off.available_at.timestamp(), abs=1e-5)
     assert (facts["attempt"], facts["queue_position"]) == (1, 1)
-    assert facts["error"] == {"kind": "rate_limited", "http_status": 429, "message": "Slow down."}
+    assert facts["error"] == {
+        "kind": "rate_limited",
+        "http_status": 429,
+        "message": "Slow down.",
+        "code": None,
+    }
     assert 4 <= int(answer.headers["retry-after"]) <= 6  # a second behind that moment
 
 
@@ -63,7 +68,12 @@ def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, hand: Hand) -
     failed, cancelled = tenant.submit()["id"], tenant.submit()["id"]
     hand.bring_to(Status.FAILED, failed)
     hand.bring_to(Status.CANCELLED, cancelled)
-    assert tenant.get(failed)["error"] == {"code": "provider_rejected", "message": "The provider refuses."}
+    assert tenant.get(failed)["error"] == {
+        "code": "provider_rejected",
+        "message": "The provider refuses.",
+        "type": "invalid_request_error",
+        "param": None,
+    }
     body = tenant.get(cancelled)
     assert (body["status"], body["error"], body["output"], body["usage"]) == ("cancelled", None, [], None)
     assert body["completed_at"] is not None

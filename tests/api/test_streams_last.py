@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import APIError, OpenAI
 
 import api.sequences
 import api.streams
@@ -123,10 +123,11 @@ def test_an_sdk_sees_an_error_event(server: Server) -> None:
         OpenAI(base_url=f"{stopping.url}/v1", api_key=tenant.secret, max_retries=0) as sdk,
     ):
         events = sdk.responses.create(model=MODEL, input="Hello", stream=True)
-        seen = [next(events), next(events)]
+        assert [next(events).type, next(events).type] == OPENING[:2]
         stopping.stop()
-        seen += list(events)
-    assert [each.type for each in seen] == [*OPENING[:2], "error"]
+        with pytest.raises(APIError, match="The response goes on") as raised:
+            next(events)
+    assert raised.value.code == "service_unavailable"
 
 
 def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tenant, hand: Hand) -> None:

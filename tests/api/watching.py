@@ -64,9 +64,13 @@ class Teller:
 
 
 def frames(raw: str) -> list[Json]:
-    """The events of a stream, which holds nothing else but comments."""
+    """The events of a stream, which holds nothing else but comments, and at its end the mark of it."""
     events = []
     for block in raw.removesuffix("\n\n").split("\n\n"):
+        if block == "data: [DONE]":
+            assert raw.endswith(block + "\n\n")
+            assert raw.count(block) == 1
+            continue
         if block.startswith(": "):
             continue
         name, data = block.split("\n")

@@ -171,7 +171,7 @@ def usage_json(usage: Usage = USAGE) -> Json:
 
 def answer_report(text: str = TEXT, *, cut_reason: str | None = None, **echoed: Any) -> CallReport:
     """A call that brought an answer, as a worker would have read it."""
-    response = {**echoed, "output": [message(text)] if text else [], "usage": usage_json()}
+    response = {"output": [message(text)] if text else [], "usage": usage_json(), **echoed}
     return CallReport(
         result=Answer(response, cut_reason),
         http_status=200,

@@ -71,7 +71,7 @@ class Watcher:
                     ) as answer,
                 ):
                     for line in answer.iter_lines():
-                        if line.startswith("data: "):
+                        if line.startswith("data: {"):
                             event = json.loads(line.removeprefix("data: "))
                             if event["type"] != "error":
                                 self.events.append(event)
@@ -226,7 +226,7 @@ def test_a_lost_attempts_items_come_to_nothing_and_the_sequence_goes_on(stack: S
     events = Watcher(stack, job_id).all()
     done = [each for each in events if each["type"] == "response.output_item.done"]
     assert [each["output_index"] for each in done] == [0, 1, 2, 3]
-    assert done[1]["item"]["status"] == "incomplete"
+    assert (done[1]["item"]["status"], done[1]["item"]["content"]) == ("completed", [])
     assert [each["item"]["id"] for each in done[2:]] == [each["id"] for each in events[-1]["response"]["output"]]
     accepted_by_the_helper(events)
 
@@ -305,6 +305,6 @@ def test_an_sdk_that_is_told_of_a_failure_buys_nothing_again(stack: Stack, *, st
         with client.responses.create(stream=True, **body) as events:
             assert list(events)[-1].type == "response.failed"
     else:
-        with pytest.raises(openai.InternalServerError):
+        with pytest.raises(openai.BadRequestError):
             client.responses.create(**body)
     assert len(stack.calls()) - before == 1

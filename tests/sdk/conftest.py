@@ -148,6 +148,7 @@ def served(transport: str, database: Path) -> Iterator[tuple[Stack, LossyProxy]]
     environment = {
         "BACKBURNER_MAX_BODY_BYTES": "300000",
         "BACKBURNER_PROVIDER_TRANSPORT": transport,
+        "BACKBURNER_PROVIDER_DIALECT": "openai",
         "BACKBURNER_WEBHOOK_ALLOW_HTTP": "true",
         "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8",
         "BACKBURNER_ENCRYPTION_KEYS": generate_key(),

@@ -289,10 +289,10 @@ def test_error_classes(facts: Facts, sdk: Sdk) -> None:
         "too large": refused(413, "request_too_large", None, **{"class": plain}),
         "provider refuses": refused(400, "provider_rejected", None),
         "context overflow": refused(400, "context_length_exceeded", "input"),
-        "provider breaks": refused(502, "outcome_unknown", None),
-        "provider is away": refused(502, "provider_unavailable", None),
-        "answer is empty": refused(502, "empty_output", None),
-        "deadline": refused(504, "deadline_exceeded", None),
+        "provider breaks": refused(400, "outcome_unknown", None),
+        "provider is away": refused(400, "provider_unavailable", None),
+        "answer is empty": refused(400, "empty_output", None),
+        "deadline": refused(400, "deadline_exceeded", None),
     }
 
 
@@ -300,7 +300,7 @@ def test_provider_is_busy(facts: Facts) -> None:
     """[0.2] [0.14] No SDK sends it again: that is the worker's part, and this one was told to try once."""
     assert facts == {
         "too many requests": refused(429, "rate_limit_exceeded", None),
-        "overloaded": refused(502, "provider_unavailable", None),
+        "overloaded": refused(503, "provider_unavailable", None),
     }
 
 
@@ -321,7 +321,7 @@ def test_models_cannot_be_deleted(facts: Facts, sdk: Sdk) -> None:
 
 
 def test_websocket_is_refused(facts: Facts) -> None:
-    assert facts == {"status": 403}
+    assert facts == {"status": 426}
 
 
 # --- the SDK sends a request again by itself
@@ -510,13 +510,13 @@ def test_stream_of_a_tool_call(facts: Facts) -> None:
 
 
 def test_stream_that_fails(facts: Facts) -> None:
-    """[0.8]"""
+    """[0.8] Under a code that clients take for final: decision 0081."""
     assert facts == {
         "types": [*BEGUN, "response.failed"],
         "gapless": True,
         "text": "",
         "end": ["response.failed", "failed"],
-        "code": "provider_rejected",
+        "code": "invalid_prompt",
     }
 
 
@@ -539,6 +539,11 @@ def test_stream_that_is_cancelled(facts: Facts) -> None:
         "text": "",
         "end": ["response.failed", "cancelled"],
     }
+
+
+def test_stream_that_is_deleted(facts: Facts) -> None:
+    """[0.6] Its error event raises in every SDK: a stream that only ends would look like an answer."""
+    assert facts == {"class": "APIError", "code": "response_not_found", "message": True}
 
 
 def test_stream_of_unknown_items(facts: Facts) -> None:

@@ -11,8 +11,9 @@ from pydantic import SecretStr
 
 from jobs.job import CallReport
 from jobs.models import Model
-from jobs.settings import Transport
+from jobs.settings import Dialect, Transport
 from worker.provider.background import call_background, cancel_background, resume_background
+from worker.provider.dialect import in_dialect
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
 from worker.provider.plain import call_plain
@@ -38,6 +39,7 @@ class ProviderClient:
         api_key: SecretStr | None,
         *,
         transport: Transport = Transport.PLAIN,
+        dialect: Dialect = Dialect.STRICT,
         stall: timedelta = STALL,
         tls: ssl.SSLContext | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
@@ -49,6 +51,7 @@ class ProviderClient:
         """
         self._endpoint = Endpoint(base_url, api_key, tls=tls, max_answer_bytes=max_answer_bytes)
         self._transport = transport
+        self._dialect = dialect
         self._stall = stall.total_seconds()
 
     def call(
@@ -74,7 +77,11 @@ class ProviderClient:
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
         request = self._endpoint.call(
-            {**body, **asked}, request_id=request_id, seconds=seconds, line=line, accept=accept
+            {**in_dialect(body, self._dialect), **asked},
+            request_id=request_id,
+            seconds=seconds,
+            line=line,
+            accept=accept,
         )
         body.clear()
         try:

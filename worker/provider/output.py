@@ -23,6 +23,8 @@ _MEANS: Final = frozenset(
     }
 )
 _CAN_BE_UNFINISHED: Final = frozenset({"message", "reasoning", "function_call", "custom_tool_call"})
+_NEVER_NULL: Final = frozenset({"content", "encrypted_content", "phase", "status"})
+"""Fields that the SDKs' types and Open Responses let an item leave out, and not hold as null."""
 _TEXT_PARTS: Final = frozenset({"output_text", "text"})
 
 
@@ -46,7 +48,10 @@ def brings_output(items: list[Item]) -> bool:
 
 def _item(raw: Mapping[str, Any], place: int, finished: str, seed: Callable[[], str]) -> Item:
     kind = raw.get("type")
-    if kind == "message" or (kind is None and "content" in raw):
+    if kind is None and "content" in raw:
+        kind = "message"
+    raw = {name: value for name, value in raw.items() if value is not None or name not in _NEVER_NULL}
+    if kind == "message":
         return _message(raw, place, finished, seed)
     if kind in _CAN_BE_UNFINISHED and raw.get("status") == "in_progress":
         return {**raw, "status": finished}

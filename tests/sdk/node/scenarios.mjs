@@ -448,12 +448,12 @@ export const scenarios = {
   async wrong_parameters(user) {
     const wrong = {
       metadata: { metadata: Object.fromEntries([...Array(17).keys()].map((key) => [String(key), "x"])) },
-      reasoning: { reasoning: { effort: "extreme" } },
-      text: { text: { format: { type: "yaml" } } },
-      tools: { tools: [{ type: "crystal_ball" }] },
-      tool_choice: { tool_choice: "maybe" },
+      reasoning: { reasoning: { effort: 5 } },
+      text: { text: { format: { type: 5 } } },
+      tools: { tools: [{ type: 5 }] },
+      tool_choice: { tool_choice: 5 },
       truncation: { truncation: "sometimes" },
-      include: { include: ["everything"] },
+      include: { include: [5] },
       max_output_tokens: { max_output_tokens: 15 },
     };
     const facts = {};
@@ -893,6 +893,24 @@ export const scenarios = {
       if (event.type === "response.in_progress") await client.responses.cancel(event.response.id);
     }
     return told(events);
+  },
+
+  async stream_that_is_deleted(user) {
+    const client = user.client();
+    const stream = await client.responses.create({
+      model: MODEL,
+      input: user.prompt("full delay=60"),
+      background: true,
+      stream: true,
+    });
+    try {
+      for await (const event of stream) {
+        if (event.type === "response.in_progress") await client.responses.delete(event.response.id);
+      }
+    } catch (error) {
+      return { class: error.constructor.name, code: error.code, message: error.message.includes("not found") };
+    }
+    return {};
   },
 
   async stream_of_unknown_items(user) {

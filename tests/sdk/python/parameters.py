@@ -180,12 +180,12 @@ def images_and_files(user: User) -> Facts:
 def wrong_parameters(user: User) -> Facts:
     wrong: dict[str, Json] = {
         "metadata": {"metadata": dict.fromkeys(map(str, range(17)), "x")},
-        "reasoning": {"reasoning": {"effort": "extreme"}},
-        "text": {"text": {"format": {"type": "yaml"}}},
-        "tools": {"tools": [{"type": "crystal_ball"}]},
-        "tool_choice": {"tool_choice": "maybe"},
+        "reasoning": {"reasoning": {"effort": 5}},
+        "text": {"text": {"format": {"type": 5}}},
+        "tools": {"tools": [{"type": 5}]},
+        "tool_choice": {"tool_choice": 5},
         "truncation": {"truncation": "sometimes"},
-        "include": {"include": ["everything"]},
+        "include": {"include": [5]},
         "max_output_tokens": {"max_output_tokens": 15},
     }
     create = partial(user.client().responses.create, model=MODEL, input="x")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+import openai
 from openai.types.responses import Response
 from pydantic import BaseModel
 
@@ -170,6 +171,19 @@ def stream_that_is_cancelled(user: User) -> Facts:
         if event.type == "response.in_progress":
             client.responses.cancel(event.response.id)
     return told(events)
+
+
+@scenario
+def stream_that_is_deleted(user: User) -> Facts:
+    client = user.client()
+    events = client.responses.create(model=MODEL, input=user.prompt("full delay=60"), background=True, stream=True)
+    try:
+        for event in events:
+            if event.type == "response.in_progress":
+                client.responses.delete(event.response.id)
+    except openai.APIError as error:
+        return {"class": type(error).__name__, "code": error.code, "message": "not found" in error.message}
+    return {}
 
 
 @scenario

@@ -26,6 +26,16 @@ from tests.unit.api.bodies import (
     user,
 )
 
+UNKNOWN_ITEMS = (
+    "agent_message",
+    "multi_agent_call",
+    "additional_tools",
+    "compaction",
+    "program",
+    "acme:telepathy",
+    "other",
+)
+
 GOOD: dict[str, dict[str, Any]] = {
     "text": HELLO,
     "any model name": body(model="some-model/that-we_never.heard:of"),
@@ -68,6 +78,50 @@ GOOD: dict[str, dict[str, Any]] = {
     "conversation object": body(conversation={"id": "conv_1"}),
     "stream options": body(stream=True, stream_options={"include_obfuscation": False, "later": 1}),
     "background options": body(background=True, background_options={"completion_window": "2h"}),
+    "message with a null type": item(type=None, role="user", content="Hi"),
+    "role of the future": item(role="critic", content="Hi"),
+    "answer without id and status": item(role="assistant", content=[{"type": "output_text", "text": "b"}]),
+    "answer of nulls": item(
+        type="message",
+        id=None,
+        status=None,
+        role="assistant",
+        content=[{**OUTPUT_TEXT, "annotations": None, "logprobs": None}],
+    ),
+    "answer with any status": body(input=[{**ANSWER, "status": "failed"}]),
+    "citation without title": assistant({**OUTPUT_TEXT, "annotations": [{"type": "url_citation", "url": "https://a"}]}),
+    "log probability without bytes": assistant({**OUTPUT_TEXT, "logprobs": [{"token": "a", "bytes": None}]}),
+    "reasoning of nulls": item(type="reasoning", id=None, summary=None, content=None, status=None),
+    "reasoning without id": item(type="reasoning", summary=[], encrypted_content="gAAAA"),
+    "result of parts": item(
+        type="function_call_output",
+        call_id="c",
+        output=[{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "https://a", "detail": None}],
+    ),
+    "call of a hosted tool without id": item(type="web_search_call"),
+    "failed call of an MCP tool": item(type="mcp_call", error={"code": 1}, status="failed"),
+    "items that nobody knows": body(input=[{"type": kind} for kind in UNKNOWN_ITEMS]),
+    "parts that nobody knows": user({"type": "input_audio", "input_audio": {"data": "", "format": "mp3"}}),
+    "image of original detail": user({"type": "input_image", "image_url": "https://a", "detail": "original"}),
+    "function without strict": body(tools=[{"type": "function", "name": "f"}]),
+    "function of nulls": body(
+        tools=[{"type": "function", "name": "f", "strict": None, "parameters": None, "description": None}]
+    ),
+    "tools that nobody knows": body(tools=[{"type": "telepathy", "range": 5}]),
+    "mcp by connector": body(tools=[{"type": "mcp", "server_label": "d", "connector_id": "connector_dropbox"}]),
+    "choices that nobody knows": body(tool_choice={"type": "telepathy"}),
+    "choice of the future": body(tool_choice="any"),
+    "text without format": body(text={}),
+    "text of a verbosity": body(text={"verbosity": "low"}),
+    "null format": body(text={"format": None}),
+    "schema without description": body(
+        text={"format": {"type": "json_schema", "name": "n", "schema": {}, "description": None, "strict": None}}
+    ),
+    "format of the future": body(text={"format": {"type": "grammar", "syntax": "lark"}}),
+    "includes of the future": body(include=["telepathy.range"]),
+    "effort of the future": body(reasoning={"effort": "heroic"}),
+    "no input beside an earlier response": {"model": "m", "previous_response_id": "resp_1"},
+    "no input beside a prompt": {"model": "m", "prompt": {"id": "pmpt_1"}, "input": None},
     "fields named like the checker's own": body(model_config=1, __class__="x", model_extra=[], schema_=None),
 }
 
@@ -85,16 +139,19 @@ OPTIONAL = [name for name, field in CreateResponse.model_fields.items() if not f
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_a_null_option_is_taken_as_absent_and_kept(name: str) -> None:
-    parsed = parse_request(encode(body(**{name: None})))
+    sent = body(**{"prompt": {"id": "pmpt_1"}, name: None}) if name == "input" else body(**{name: None})
+    parsed = parse_request(encode(sent))
     assert getattr(parsed.fields, name) is None
-    assert parsed.body == body(**{name: None})
+    assert parsed.body == sent
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_nothing_is_made_up_for_what_was_not_sent(name: str) -> None:
-    parsed = parse_request(encode(HELLO))
+    sent = {**HELLO, "prompt": {"id": "pmpt_1"}} if name == "input" else HELLO
+    sent = {field: value for field, value in sent.items() if field != name}
+    parsed = parse_request(encode(sent if name != "prompt" else HELLO))
     assert getattr(parsed.fields, name) is None
-    assert parsed.body == HELLO
+    assert name not in parsed.body
 
 
 def test_the_provider_gets_its_fields_and_those_that_nobody_knows() -> None:

@@ -5,25 +5,20 @@ from typing import Any
 import pytest
 
 from jobs.errors import CallerError
-from tests.unit.api.bodies import ANSWER, FUNCTION, MCP, OUTPUT_TEXT, assistant, body, item, refusal, user
+from tests.unit.api.bodies import FUNCTION, MCP, body, item, refusal, user
 
 BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
     # what is required
     "no model": ({"input": "x"}, "model", "missing_required_parameter", "Missing required parameter: 'model'."),
-    "no input": ({"model": "m"}, "input", "missing_required_parameter", "Missing required parameter: 'input'."),
+    "no input": ({"model": "m"}, "input", "missing_required_parameter", "One of 'input', 'previous_response_id'"),
     "chat's messages": (
         {"model": "m", "messages": [{"role": "user", "content": "x"}]},
         "input",
         "missing_required_parameter",
-        "Missing required parameter: 'input'.",
+        "One of 'input', 'previous_response_id' or 'prompt' must be provided.",
     ),
+    "null input": (body(input=None), "input", "missing_required_parameter", "One of 'input', 'previous_response_id'"),
     "null model": (body(model=None), "model", "invalid_type", "expected a string, but got null instead."),
-    "null input": (
-        body(input=None),
-        "input",
-        "invalid_type",
-        "Invalid type for 'input': expected one of a string or array of input items, but got null instead.",
-    ),
     "empty text": (body(input=""), "input", "missing_required_parameter", "One of 'input', 'previous_response_id'"),
     "empty list": (body(input=[]), "input", "missing_required_parameter", "One of 'input', 'previous_response_id'"),
     "the model before all else": ({"input": 5, "tools": 5}, "model", "missing_required_parameter", "'model'"),
@@ -36,20 +31,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "Invalid type for 'input[0]': expected an object, but got a string instead.",
     ),
     "item of no kind": (item(), "input[0].type", "missing_required_parameter", "parameter: 'input[0].type'."),
-    "unknown item type": (
-        item(type="telepathy"),
-        "input[0].type",
-        "invalid_value",
-        "Invalid value: 'telepathy'. Supported values are: 'message', 'web_search_call', ",
-    ),
-    "item type named like a branch": (item(type="other"), "input[0].type", "invalid_value", "'message'"),
     "item type is no text": (item(type=["message"]), "input[0].type", "invalid_type", "a string, but got an array"),
-    "null type of a message": (
-        item(type=None, role="user", content="x"),
-        "input[0].type",
-        "invalid_type",
-        "expected 'message', but got null instead.",
-    ),
     "the second item": (
         body(input=[{"role": "user", "content": "x"}, {"type": "function_call", "name": "f", "arguments": "{}"}]),
         "input[1].call_id",
@@ -63,17 +45,31 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "missing_required_parameter",
         "'input[0].content'",
     ),
-    "unknown role": (
-        item(role="tool", content="x"),
-        "input[0].role",
-        "invalid_value",
-        "Invalid value: 'tool'. Supported values are: 'user', 'assistant', 'system', and 'developer'.",
-    ),
     "content of a wrong shape": (
         item(role="user", content={"type": "input_text", "text": "x"}),
         "input[0].content",
         "invalid_type",
         "expected one of a string or array of content parts, but got an object instead.",
+    ),
+    "null role": (item(role=None, content="x"), "input[0].role", "invalid_type", "expected a string, but got null"),
+    "role as a number": (item(role=5, content="x"), "input[0].role", "invalid_type", "a string, but got an integer"),
+    "text of an answer as a number": (
+        item(role="assistant", content=[{"type": "output_text", "text": 5}]),
+        "input[0].content[0].text",
+        "invalid_type",
+        "expected a string, but got an integer instead.",
+    ),
+    "arguments as an object": (
+        item(type="function_call", call_id="c", name="f", arguments={}),
+        "input[0].arguments",
+        "invalid_type",
+        "expected a string, but got an object instead.",
+    ),
+    "a function's result as a number": (
+        item(type="function_call_output", call_id="c", output=5),
+        "input[0].output",
+        "invalid_type",
+        "expected one of a string or array of content parts, but got an integer instead.",
     ),
     "image URL as an object": (
         user({"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": {"url": "https://a"}}),
@@ -81,19 +77,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "invalid_type",
         "Invalid type for 'input[0].content[1].image_url': expected a string, but got an object instead.",
     ),
-    "null where the schema has none": (
-        user({"type": "input_file", "file_data": None}),
-        "input[0].content[0].file_data",
-        "invalid_type",
-        "expected a string, but got null instead.",
-    ),
-    "audio": (
-        user({"type": "input_audio", "input_audio": {"data": "", "format": "mp3"}}),
-        "input[0].content[0].type",
-        "invalid_value",
-        "Invalid value: 'input_audio'. Supported values are: 'input_text', 'input_image', and 'input_file'.",
-    ),
-    "chat's part": (user({"type": "text", "text": "x"}), "input[0].content[0].type", "invalid_value", "'input_text'"),
     "part without type": (
         user({"text": "x"}),
         "input[0].content[0].type",
@@ -101,38 +84,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "Missing required parameter: 'input[0].content[0].type'.",
     ),
     "part is text": (user("x"), "input[0].content[0]", "invalid_type", "expected an object, but got a string"),
-    "output of a user": (user(OUTPUT_TEXT), "input[0].content[0].type", "invalid_value", "'output_text'"),
-    "input within an answer": (
-        body(input=[{**ANSWER, "content": [OUTPUT_TEXT, {"type": "input_text", "text": "x"}]}]),
-        "input[0].content[1].type",
-        "invalid_value",
-        "Supported values are: 'output_text' and 'refusal'.",
-    ),
-    "answer without id": (
-        item(type="message", role="assistant", status="completed", content=[OUTPUT_TEXT]),
-        "input[0].id",
-        "missing_required_parameter",
-        "'input[0].id'",
-    ),
-    "unknown annotation": (
-        assistant({**OUTPUT_TEXT, "annotations": [{"type": "rumour"}]}),
-        "input[0].content[0].annotations[0].type",
-        "invalid_value",
-        "Supported values are: 'url_citation', 'file_citation', 'container_file_citation', and 'file_path'.",
-    ),
-    "citation at a decimal place": (
-        assistant(
-            {
-                **OUTPUT_TEXT,
-                "annotations": [
-                    {"type": "url_citation", "start_index": 0, "end_index": 1.0, "title": "t", "url": "https://a"}
-                ],
-            }
-        ),
-        "input[0].content[0].annotations[0].end_index",
-        "invalid_type",
-        "expected an integer, but got a decimal number instead.",
-    ),
     # numbers, texts and switches at the top
     "too few tokens": (
         body(max_output_tokens=15),
@@ -172,28 +123,24 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "Invalid type for 'truncation': expected one of 'auto' or 'disabled', but got an object instead.",
     ),
     "a long unknown value is cut": (body(truncation="x" * 5000), "truncation", "invalid_value", f"'{'x' * 64}...'."),
-    "unknown effort": (
-        body(reasoning={"effort": "heroic"}),
-        "reasoning.effort",
-        "invalid_value",
-        "'none', 'minimal', 'low', 'medium', 'high', 'xhigh', and 'max'.",
+    "effort as a number": (body(reasoning={"effort": 5}), "reasoning.effort", "invalid_type", "expected a string"),
+    "include of numbers": (body(include=["a", 5]), "include[1]", "invalid_type", "a string, but got an integer"),
+    "temperature as text": (
+        body(temperature="hot"),
+        "temperature",
+        "invalid_type",
+        "expected a number, but got a string",
     ),
+    "tier as a number": (body(service_tier=1), "service_tier", "invalid_type", "expected a string, but got an integer"),
     "reasoning as text": (body(reasoning="low"), "reasoning", "invalid_type", "expected an object, but got a string"),
-    "unknown include": (body(include=["all"]), "include[0]", "invalid_value", "'message.input_image.image_url'"),
     "include as text": (body(include="all"), "include", "invalid_type", "expected an array, but got a string"),
     # answer format
-    "text without format": (body(text={}), "text.format", "missing_required_parameter", "'text.format'"),
-    "unknown format": (
-        body(text={"format": {"type": "xml"}}),
+    "format as text": (body(text={"format": "json"}), "text.format", "invalid_type", "expected an object"),
+    "format without type": (
+        body(text={"format": {}}),
         "text.format.type",
-        "invalid_value",
-        "Supported values are: 'text', 'json_object', and 'json_schema'.",
-    ),
-    "format with a field too many": (
-        body(text={"format": {"type": "json_object", "schema": {}}}),
-        "text.format.schema",
-        "unknown_parameter",
-        "Unknown parameter: 'text.format.schema'.",
+        "missing_required_parameter",
+        "'text.format.type'",
     ),
     "schema without name": (
         body(text={"format": {"type": "json_schema", "schema": {}}}),
@@ -215,37 +162,14 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "missing_required_parameter",
         "Missing required parameter: 'tools[0].name'.",
     ),
-    "strict is null": (
-        body(tools=[{**FUNCTION, "strict": None}]),
-        "tools[0].strict",
+    "strict as text": (body(tools=[{**FUNCTION, "strict": "yes"}]), "tools[0].strict", "invalid_type", "a boolean"),
+    "a function's parameters as text": (
+        body(tools=[{**FUNCTION, "parameters": "{}"}]),
+        "tools[0].parameters",
         "invalid_type",
-        "expected a boolean, but got null instead.",
-    ),
-    "unknown tool": (
-        body(tools=[FUNCTION, {"type": "hammer"}]),
-        "tools[1].type",
-        "invalid_value",
-        "Invalid value: 'hammer'. Supported values are: 'function', 'web_search_preview', ",
+        "expected an object, but got a string instead.",
     ),
     "tool without type": (body(tools=[{}]), "tools[0].type", "missing_required_parameter", "'tools[0].type'"),
-    "allowed tools as text": (
-        body(tools=[{**MCP, "allowed_tools": "all"}]),
-        "tools[0].allowed_tools",
-        "invalid_type",
-        "expected one of an array of strings or object, but got a string instead.",
-    ),
-    "allowed tool is a number": (
-        body(tools=[{**MCP, "allowed_tools": ["a", 5]}]),
-        "tools[0].allowed_tools[1]",
-        "invalid_type",
-        "expected a string, but got an integer instead.",
-    ),
-    "unknown approval": (
-        body(tools=[{**MCP, "require_approval": "maybe"}]),
-        "tools[0].require_approval",
-        "invalid_value",
-        "Supported values are: 'always' and 'never'.",
-    ),
     "header is a number": (
         body(tools=[{**MCP, "headers": {"x-a": 5}}]),
         "tools[0].headers.x-a",
@@ -258,13 +182,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "invalid_type",
         "expected one of 'none', 'auto', 'required', or object, but got an integer instead.",
     ),
-    "unknown choice": (
-        body(tool_choice="any"),
-        "tool_choice",
-        "invalid_value",
-        "Invalid value: 'any'. Supported values are: 'none', 'auto', and 'required'.",
-    ),
-    "unknown choice of a tool": (body(tool_choice={"type": "hosted"}), "tool_choice.type", "invalid_value", "'mcp'"),
     "chat's choice": (
         body(tool_choice={"type": "function", "function": {"name": "f"}}),
         "tool_choice.name",
@@ -273,18 +190,6 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
     ),
     # prompt, conversation
     "prompt without id": (body(prompt={}), "prompt.id", "missing_required_parameter", "'prompt.id'"),
-    "variable is a number": (
-        body(prompt={"id": "p", "variables": {"a b": 5}}),
-        "prompt.variables.a b",
-        "invalid_type",
-        "expected one of a string or object, but got an integer instead.",
-    ),
-    "variable is a bad part": (
-        body(prompt={"id": "p", "variables": {"a": {"type": "input_text"}}}),
-        "prompt.variables.a.text",
-        "missing_required_parameter",
-        "'prompt.variables.a.text'",
-    ),
     "conversation is a number": (
         body(conversation=1),
         "conversation",

@@ -4,14 +4,9 @@ from typing import Any
 
 import pytest
 
-from api import request_items
-from jobs.conversation import REPLAYED_TYPES, Turn, as_items, rebuild, replayed, user_message
+from jobs.conversation import Turn, as_items, rebuild, replayed, user_message
 
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
-
-
-def test_what_is_replayed_is_what_a_request_may_hold() -> None:
-    assert {*request_items._CHECKED_TYPES, *request_items._OTHER_TYPES} == REPLAYED_TYPES
 
 
 @pytest.mark.parametrize(
@@ -36,7 +31,8 @@ def test_an_input_is_items(input_: Any, items: list[dict[str, Any]]) -> None:
         ({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": None}, False),
         ({"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}, True),
         ({"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}, True),
-        ({"type": "future_call", "id": "ftr_1"}, False),
+        ({"type": "future_call", "id": "ftr_1"}, True),
+        ({"type": "acme:search_result", "id": "sr_1", "hits": []}, True),
         ({"id": "what"}, False),
     ],
 )
@@ -52,3 +48,13 @@ def test_turns_come_before_what_is_asked_now() -> None:
         {"role": "developer", "content": "Two"},
         user_message("Three"),
     ]
+
+
+def test_what_followed_reasoning_that_does_not_go_on_has_no_id() -> None:
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    request = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "f", "server_label": "s", "arguments": "{}"}
+    lost = {"type": "reasoning", "id": "rs_1", "summary": []}
+    kept = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"}
+    turn = Turn("resp_1", "", [MESSAGE, lost, call, request, kept, MESSAGE])
+    without_id = {name: value for name, value in call.items() if name != "id"}
+    assert rebuild([turn], "") == [MESSAGE, without_id, request, kept, MESSAGE]

@@ -16,7 +16,6 @@ class TestCatalogue:
     def test_a_known_model_brings_its_facts(self) -> None:
         model = Catalogue([O3_PRO]).find(O3_PRO)
         assert (model.id, model.owned_by, model.context_window) == (O3_PRO, "openai", 200_000)
-        assert model.efforts == ("low", "medium", "high")
         assert model.priced_on is not None
         assert model.shutdown_date == date(2026, 12, 11)
         assert model.created == 1_749_513_600

@@ -183,14 +183,14 @@ def test_what_was_told_is_not_told_again() -> None:
     assert events[-1]["item"] == FUNCTION
 
 
-def test_what_came_to_nothing_is_closed() -> None:
+def test_what_another_attempt_has_replaced_is_closed_empty_and_not_as_incomplete() -> None:
     lost = {**MESSAGE, "id": "msg_0"}
     progress = Progress([Told(identity_of(lost), opened(lost))])
     events = made(MESSAGE, progress=progress)
     assert events[0] == {
         "type": "response.output_item.done",
         "output_index": 0,
-        "item": {**lost, "status": "incomplete", "content": []},
+        "item": {**lost, "status": "completed", "content": []},
     }
     assert events[1]["output_index"] == 1
     assert closing_events(progress) == []

@@ -46,6 +46,7 @@ class TestDefaults:
         assert (settings.truncation, settings.truncation_on_overflow) == (Truncation.DISABLED, "fail")
         assert (settings.webhook_allow_http, settings.webhook_allow_networks) == (False, [])
         assert (settings.retention_days, settings.max_body_bytes) == (30, 10_485_760)
+        assert settings.cors_origins == []
         assert settings.database == f"sqlite:///{clean / '.backburner' / 'backburner.db'}"
         assert settings.broker == settings.redis
 
@@ -77,6 +78,18 @@ class TestReading:
         settings = load_settings()
         assert settings.models == ["a/b", "c", "d"]
         assert list(map(str, settings.webhook_allow_networks)) == ["127.0.0.0/8", "::1/128"]
+
+    def test_origins_are_read_as_browsers_send_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        given = "https://App.Example.com:443, http://localhost:5173,http://[::1]:80, tauri://localhost"
+        monkeypatch.setenv("BACKBURNER_CORS_ORIGINS", given)
+        assert load_settings().cors_origins == [
+            "https://app.example.com",
+            "http://localhost:5173",
+            "http://[::1]",
+            "tauri://localhost",
+        ]
+        monkeypatch.setenv("BACKBURNER_CORS_ORIGINS", " * ")
+        assert load_settings().cors_origins == ["*"]
 
     def test_encryption_keys_are_kept_in_their_order(self, monkeypatch: pytest.MonkeyPatch) -> None:
         first, second = generate_key(), generate_key()
@@ -139,6 +152,19 @@ WRONG = {
     "WEBHOOK_ALLOW_NETWORKS": ["localhost", "127.0.0.1/8", "10.0.0.0/33"],
     "RETENTION_DAYS": ["0", "nan"],
     "MAX_BODY_BYTES": ["1", "10MB"],
+    "CORS_ORIGINS": [
+        "app.example.com",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://user@app.example.com",
+        "https://*.example.com",
+        "https://app.example.com:http",
+        "https://app.example.com:70000",
+        "https://b\u00fccher.example",
+        "https://",
+        "null",
+        "*, https://app.example.com",
+    ],
     "LOG_FORMAT": ["xml"],
     "LOG_LEVEL": ["loud"],
 }

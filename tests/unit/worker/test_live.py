@@ -167,20 +167,48 @@ def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
 @pytest.mark.parametrize(
     ("answered", "told_last"),
     [
-        ({"id": "a", "call_id": "x", "arguments": "{}"}, {"id": "a", "call_id": "x", "arguments": "{}"}),
-        ({"id": "a", "call_id": "other", "arguments": "{}"}, {"id": "a", "call_id": "x", "arguments": "{}"}),
-        ({"id": "b", "call_id": "other", "arguments": "{}"}, {"status": "incomplete"}),
-        ({"id": "a", "type": "message", "content": []}, {"status": "incomplete"}),
+        ({"id": "a", "content": [{"type": "output_text"}]}, {"content": [{"type": "output_text"}]}),
+        ({"id": "b", "content": [{"type": "output_text"}]}, {"status": "completed"}),
+        ({"id": "a", "type": "reasoning", "content": []}, {"status": "completed"}),
     ],
 )
 def test_an_open_item_ends_as_the_answer_has_it_under_the_names_it_was_added_with(
     answered: Json, told_last: Json
 ) -> None:
-    chunk = told(added("function_call", id="a", call_id="x", arguments=""))
+    chunk = told(added(id="a"))
     assert chunk is not None
-    [last, *_] = remaining_events(chunk.progress, [{"type": "function_call", **answered}])
+    [last, *_] = remaining_events(chunk.progress, [{"type": "message", **answered}])
     assert last["type"] == "response.output_item.done"
-    assert last["item"] == {"type": "function_call", "id": "a", "call_id": "x", "arguments": "", **told_last}
+    assert {name: last["item"][name] for name in told_last} == told_last
+    assert (last["item"]["type"], last["item"]["id"]) == ("message", "a")
+
+
+def arguments(text: str = "{}", index: int = 0) -> Json:
+    return {"type": "response.function_call_arguments.delta", "output_index": index, "delta": text}
+
+
+def test_a_call_is_told_when_it_is_whole_and_in_its_order() -> None:
+    call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": call}
+    begun = [added("function_call", id="fc_1", call_id="call_1", name="f", arguments=""), arguments()]
+    assert events_of(*begun) == []
+    told_last = events_of(*begun, added(index=1), done)
+    assert [(each["type"], each["output_index"]) for each in told_last] == [
+        ("response.output_item.added", 0),
+        ("response.output_item.added", 1),
+        ("response.function_call_arguments.delta", 1),
+        ("response.output_item.done", 1),
+    ]
+    assert told_last[-1]["item"] == call
+
+
+def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
+    begun = [added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments('{"city"'), added(index=1)]
+    lost = told(*begun)
+    assert lost is not None
+    again = told(added("message", id="msg_2"), last=lost)
+    assert again is not None
+    assert [each["item"]["type"] for each in (*lost.events, *again.events)] == ["message"] * 3
 
 
 def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:

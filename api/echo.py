@@ -1,0 +1,97 @@
+"""What a response repeats of its request: the client's own values, else the provider's, else OpenAI's defaults.
+
+Open Responses (https://www.openresponses.org/specification) asks for every one of these keys in every status, and
+for a value where OpenAI has a default; the SDKs' types ask for the keys of a tool and of `reasoning`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+# In the order in which OpenAI writes them.
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "id": None,
+    "object": "response",
+    "created_at": None,
+    "status": None,
+    "background": False,
+    "completed_at": None,
+    "error": None,
+    "frequency_penalty": 0.0,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "model": None,
+    "output": [],
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt": None,
+    "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": None,
+    "user": None,
+}
+NEVER_ECHOED: Final = frozenset({"input", "stream", "stream_options", "webhook", "background_options"}) | {
+    # in a response these say what the provider made of them, in another shape than that of the request
+    *("access_programs", "image", "moderation", "prompt_cache_options"),
+}
+
+
+def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a response that say what was asked. `answer` holds what the provider echoed."""
+    asked = {name: value for name, value in settings.items() if value is not None and name not in NEVER_ECHOED}
+    echoed = {name: value for name, value in answer.items() if value is not None}
+    shown = {**DEFAULTS, **echoed, **asked}
+    for name, complete in _COMPLETED.items():
+        shown[name] = complete(shown[name])
+    return shown
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return DEFAULTS["text"]
+    given = {name: each for name, each in value.items() if each is not None}
+    shown = {**DEFAULTS["text"], **given}
+    if isinstance(shown["format"], Mapping) and shown["format"].get("type") == "json_schema":
+        shown["format"] = {"description": None, **shown["format"], "strict": bool(shown["format"].get("strict"))}
+    return shown
+
+
+def _reasoning(value: Any) -> Any:
+    return {**DEFAULTS["reasoning"], **value} if isinstance(value, Mapping) else DEFAULTS["reasoning"]
+
+
+def _tools(value: Any) -> Any:
+    return [_tool(each) for each in value] if isinstance(value, list) else DEFAULTS["tools"]
+
+
+def _tool(tool: Any) -> Any:
+    if not isinstance(tool, Mapping) or tool.get("type") != "function":
+        return tool
+    return {**tool, **{name: tool.get(name) for name in ("description", "parameters", "strict")}}
+
+
+def _tool_choice(value: Any) -> Any:
+    if isinstance(value, Mapping) and value.get("type") == "allowed_tools":
+        return {**value, "mode": value.get("mode") or "auto"}
+    return value
+
+
+_COMPLETED: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "text": _text,
+    "reasoning": _reasoning,
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+}
