@@ -9,9 +9,10 @@ BENCH_STAMP := .venv/.bench
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
-# the clients of tests/clients: of Python each a directory and a lock of its own, of Node all in one
+# the clients of tests/clients: of Python each a directory and a lock of its own, of Node all in one but Codex, which is huge
 PYTHON_CLIENTS := $(patsubst requirements/clients-%.in,%,$(wildcard requirements/clients-*.in))
 NODE_CLIENTS := tests/clients/node
+CODEX := tests/clients/codex
 CLIENT_STAMPS := $(PYTHON_CLIENTS:%=.venv/clients/%/.installed) $(NODE_CLIENTS)/node_modules/.installed
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
@@ -40,7 +41,7 @@ test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite an
 test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(CLIENTS:%=--ignore=%)
 
-test-clients: $(TEST_STAMP) ## Play real clients in all of their scenarios; MATRIX=write notes the result in docs/compatibility.md
+test-clients: $(TEST_STAMP) $(CODEX)/node_modules/.installed ## Play real clients in all of their scenarios; MATRIX=write notes the result in docs/compatibility.md
 	MATRIX=$(MATRIX) $(BIN)/python -m pytest $(CLIENTS)
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
@@ -77,10 +78,10 @@ lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresse
 		--generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
 	for client in $(PYTHON_CLIENTS); do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-annotate --upgrade requirements/clients-$$client.in -o requirements/clients-$$client.txt || exit; done
-	for directory in $(NODE_SDK) $(NODE_CLIENTS); do $(NPM) --prefix $$directory update --package-lock-only || exit; done
+	for directory in $(NODE_SDK) $(NODE_CLIENTS) $(CODEX); do $(NPM) --prefix $$directory update --package-lock-only || exit; done
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
-	rm -rf .venv $(NODE_SDK)/node_modules $(NODE_CLIENTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
+	rm -rf .venv $(patsubst %,%/node_modules,$(NODE_SDK) $(NODE_CLIENTS) $(CODEX)) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Backburner needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13 " + "up") if sys.version_info < (3, 11) else 0'

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.clients.faults import CLIENT_FAULTS
+from tests.clients.faults import CLIENT_FAULTS, LACKED_BY_STRICT
 from tests.clients.programs import Run
 from tests.clients.worlds import DIRECT, THROUGH, Ledger
 from tests.support.stack import ROOT
@@ -23,7 +23,8 @@ def table(runs: Mapping[str, Run], ledgers: Mapping[str, Ledger]) -> str:
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     lines += [_line(_cells(run, ledgers)) for run in runs.values()]
     lines.append(_line(["**all**", "", *(_passed(*runs.values(), world=world) for world in (DIRECT, *THROUGH)), ""]))
-    faults = [(name, each) for name, scenarios in CLIENT_FAULTS.items() for each in scenarios.items()]
+    tables = (CLIENT_FAULTS, LACKED_BY_STRICT)
+    faults = [(name, each) for faults in tables for name, scenarios in faults.items() for each in scenarios.items()]
     notes = [f"- {runs[name].client.title}, `{scenario}`: {reason}." for name, (scenario, reason) in faults]
     return "\n".join([*lines, "", *notes, ""])
 

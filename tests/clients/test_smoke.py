@@ -9,6 +9,8 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_the_client_works(client: Client, smoked: Played) -> None:
+    if client.smoke is None:
+        pytest.skip(f"{client.title} is installed for `make test-clients` only")
     run = smoked.runs[client.name]
     results = run.results["strict-plain"]
     assert list(results) == [client.smoke], run.errors

@@ -20,9 +20,9 @@ const input = createInterface({ input: process.stdin });
 const wanted = JSON.parse((await input[Symbol.asyncIterator]().next()).value);
 input.close();
 
-const { packages, stateful, scenarios } = await import(`./${client}.mjs`);
+const { packages, stateful, scenarios, modules = "./node_modules" } = await import(`./${client}.mjs`);
 const names = Object.keys(scenarios).filter((name) => !wanted.scenarios?.length || wanted.scenarios.includes(name));
-const version = (name) => JSON.parse(readFileSync(new URL(`./node_modules/${name}/package.json`, import.meta.url))).version;
+const version = (name) => JSON.parse(readFileSync(new URL(`${modules}/${name}/package.json`, import.meta.url))).version;
 tell({ versions: Object.fromEntries(packages.map((name) => [name, version(name)])), scenarios: names });
 
 for (const [world, { stateless, ...settings }] of Object.entries(wanted.worlds)) {
