@@ -99,10 +99,6 @@ def needs_state(act: Scenario) -> Scenario:
     return act
 
 
-class Empty(Exception):
-    """The client ended a paid, empty answer in its own way."""
-
-
 def expect(condition: object, seen: object) -> None:
     """Fail with what was seen."""
     if not condition:
