@@ -14,10 +14,11 @@ GZIP: Final = frozenset({"gzip", "x-gzip"})
 DEFLATE: Final = "deflate"
 ACCEPTED: Final = f"gzip, {DEFLATE}, identity"
 PIECE: Final = 64 * 1024
-"""What is decompressed at once: little enough that other requests do not notice."""
+"""Bytes that are decompressed at once: few enough that other requests do not notice."""
 SENT_OVER_READ: Final = 2
-"""How many times the limit a compressed body may be sent: what does not shrink grows a little, and empty pieces, which
-decompress to nothing, must not go on for ever."""
+"""Times the limit that a compressed body may be sent: data that does not shrink grows a little."""
+MOST_MEMBERS: Final = 16
+"""Each member of a gzip body costs a decompressor, and an empty one takes 20 bytes."""
 ZLIB_WINDOW: Final = zlib.MAX_WBITS
 GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 RAW_WINDOW: Final = -zlib.MAX_WBITS
@@ -77,12 +78,12 @@ async def _decompressed(sent: AsyncIterator[bytes], encoding: str) -> AsyncItera
 
 
 class _Stream:
-    """What decompresses one body. A body of no bytes at all is empty, whatever its header says."""
+    """The decompressor of one body. A body of no bytes at all is empty, whatever its header says."""
 
     def __init__(self, encoding: str) -> None:
         self._is_gzip = encoding in GZIP
         self._inside: zlib._Decompress | None = None
-        self._is_over = False
+        self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The pieces that `data` holds.
@@ -101,7 +102,8 @@ class _Stream:
             data, holds_more = self._inside.unconsumed_tail, len(piece) == PIECE
             if self._inside.eof:
                 data, holds_more = self._inside.unused_data, False
-                self._inside, self._is_over = None, True
+                self._inside = None
+                self._members += 1
             yield piece
 
     def end(self) -> None:
@@ -114,10 +116,10 @@ class _Stream:
             raise _broken("it ends too early")
 
     def _window(self, first: int) -> int:
-        if self._is_gzip:  # any number of members
+        if self._members >= (MOST_MEMBERS if self._is_gzip else 1):
+            raise _broken("something follows its end" if not self._is_gzip else f"it has over {MOST_MEMBERS} members")
+        if self._is_gzip:
             return GZIP_WINDOW
-        if self._is_over:
-            raise _broken("something follows its end")
         # 'deflate' means zlib's format; some clients send what is inside it alone, which no such byte begins
         return ZLIB_WINDOW if first & 0x0F == zlib.DEFLATED else RAW_WINDOW
 

@@ -1,4 +1,4 @@
-"""What a response repeats of its request: the client's own values, else the provider's, else OpenAI's defaults.
+"""The settings that a response repeats: the client's own values, else the provider's, else OpenAI's defaults.
 
 Open Responses (https://www.openresponses.org/specification) asks for every one of these keys in every status, and
 for a value where OpenAI has a default; the SDKs' types ask for the keys of a tool and of `reasoning`.

@@ -81,10 +81,10 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "server_error":            (HTTPStatus.BAD_GATEWAY,         "server_error"),
     "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
 }
-REFUSED_BY_MODEL: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)  # the provider's own codes: invalid_prompt, ...
-PAID_FOR: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
-"""The answer to every failure after a call that may have been billed. Most clients repeat a 429 and a 5xx up to six
-times whatever `x-should-retry` says, and each would buy again; a 400 stops every one of them (decision 0081)."""
+FINAL_FAILURE: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
+"""The answer where the provider gave a code of its own (`invalid_prompt`, ...), and to every failure after a call that
+may have been billed. Most clients repeat a 429 and a 5xx up to six times whatever `x-should-retry` says, and each would
+buy again; a 400 stops every one of them (decision 0081)."""
 FINAL_IN_STREAMS: Final = "invalid_prompt"
 """The code of a failed stream that must not be begun again: Codex and the AI SDK repeat on a code they do not know."""
 KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})
@@ -129,14 +129,15 @@ def error_body(message: str, kind: str, param: str | None = None, code: str | No
 
 def status_of_failure(job: Job, *, may_have_been_billed: bool) -> tuple[HTTPStatus, str]:
     """The status and error type of a failed job. Only what has certainly bought nothing may be sent again."""
-    status, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
-    return PAID_FOR if may_have_been_billed and _is_repeated(status) else (status, kind)
+    status, kind = FAILED_RESPONSES.get(job.error_code or "", FINAL_FAILURE)
+    return FINAL_FAILURE if may_have_been_billed and _is_repeated(status) else (status, kind)
 
 
-def code_in_streams(job: Job, *, may_have_been_billed: bool) -> str | None:
-    """The code that a failed job's stream ends with."""
-    status, _ = status_of_failure(job, may_have_been_billed=may_have_been_billed)
-    return job.error_code if _is_repeated(status) or job.error_code in KNOWN_AS_FINAL else FINAL_IN_STREAMS
+def error_in_streams(job: Job, *, may_have_been_billed: bool) -> dict[str, Any]:
+    """The code and type that a failed job's stream ends with: a code that clients know as final, if it is."""
+    status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
+    keeps = _is_repeated(status) or job.error_code in KNOWN_AS_FINAL
+    return {"code": job.error_code if keeps else FINAL_IN_STREAMS, "type": kind}
 
 
 def _is_repeated(status: HTTPStatus) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from jobs.conversation import Item, Turn, as_items, replayed
+from jobs.conversation import Item, Turn, as_items, kind_of, replayed
 
 IMAGE_URL: Final = "message.input_image.image_url"
 SCREENSHOT_URL: Final = "computer_call_output.output.image_url"
@@ -66,12 +66,17 @@ def _append(
 
 
 def _whole(item: Item, include: Collection[str]) -> Item:
-    kind = item.get("type") or ("message" if "role" in item or "content" in item else "item_reference")
-    whole = {**item, "type": kind}
+    kind = kind_of(item) or "item_reference"
+    whole = {
+        **{name: value for name, value in item.items() if value is not None or kind not in _PREFIXES},
+        "type": kind,
+    }
     if kind in _WITH_STATUS:
         whole["status"] = item.get("status") or "completed"
     if kind == "message":
         whole["content"] = _content(item.get("role"), item.get("content"), include)
+    elif kind == "reasoning":
+        whole.setdefault("summary", [])
     elif kind == "computer_call_output" and isinstance(item.get("output"), dict) and SCREENSHOT_URL not in include:
         whole["output"] = {key: value for key, value in item["output"].items() if key != "image_url"}
     return whole
@@ -87,7 +92,11 @@ def _content(role: object, content: object, include: Collection[str]) -> list[An
 
 
 def _part(part: Any, include: Collection[str]) -> Any:
-    if not isinstance(part, dict) or part.get("type") != "input_image":
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("input_image", "output_text"):
         return part
-    whole = {"detail": "auto", **part}
+    whole = {name: value for name, value in part.items() if value is not None}
+    if kind == "output_text":
+        return {"annotations": [], **whole}
+    whole = {"detail": "auto", **whole}
     return whole if IMAGE_URL in include else {**whole, "image_url": None}

@@ -1,4 +1,4 @@
-"""What every request and answer goes through, whatever its path.
+"""The layers that every request and answer goes through, whatever its path.
 
 Plain ASGI: an answer must leave as it comes, and what is done for all of them must cost next to nothing.
 """

@@ -7,7 +7,8 @@ and the provider is the one to say which of them it takes. `worker.provider.dial
 
 from typing import Annotated, Any, Literal
 
-from api.request_types import FIRST_FAULT, Open, branch, by_kind, by_shape
+from api.request_types import FIRST_FAULT, Open, Unread, branch, by_kind, by_shape
+from jobs.conversation import kind_of
 
 
 class InputText(Open):
@@ -52,19 +53,13 @@ class Refusal(Open):
     refusal: str
 
 
-class OtherPart(Open):
-    """A content part of any other type; passed through unread."""
-
-    type: str
-
-
 ContentPart = Annotated[
     Annotated[InputText, branch("input_text")]
     | Annotated[InputImage, branch("input_image")]
     | Annotated[InputFile, branch("input_file")]
     | Annotated[OutputText, branch("output_text")]
     | Annotated[Refusal, branch("refusal")]
-    | Annotated[OtherPart, branch("other")],
+    | Annotated[Unread, branch("other")],
     by_kind(("input_text", "input_image", "input_file", "output_text", "refusal")),
 ]
 
@@ -123,29 +118,14 @@ class ItemReference(Open):
     id: str
 
 
-class OtherItem(Open):
-    """An item of any other type, such as the call of a hosted tool; passed through unread."""
-
-    type: str
-
-
-def _item_form(item: dict[str, Any]) -> object:
-    kind = item.get("type")
-    if kind is not None:
-        return kind
-    if "role" in item or "content" in item:
-        return "message"
-    return "item_reference" if "id" in item else None
-
-
 InputItem = Annotated[
     Annotated[Message, branch("message")]
     | Annotated[FunctionCall, branch("function_call")]
     | Annotated[FunctionCallOutput, branch("function_call_output")]
     | Annotated[ReasoningItem, branch("reasoning")]
     | Annotated[ItemReference, branch("item_reference")]
-    | Annotated[OtherItem, branch("other")],
-    by_kind(("message", "function_call", "function_call_output", "reasoning", "item_reference"), _item_form),
+    | Annotated[Unread, branch("other")],
+    by_kind(("message", "function_call", "function_call_output", "reasoning", "item_reference"), kind_of),
 ]
 
 Input = Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from api.request_types import FIRST_FAULT, WITHOUT_NUL, Closed, Open, branch, by_kind, refused
+from api.request_types import FIRST_FAULT, WITHOUT_NUL, Closed, Open, Unread, branch, by_kind, refused
 from jobs.receiver import LONGEST_URL, ReceiverRefused, parse_receiver
 from jobs.webhook import key_of
 
@@ -19,18 +19,12 @@ class JsonSchemaFormat(Open):
     description: str | None = None
 
 
-class OtherFormat(Open):
-    """Plain text (`text`), any JSON object (`json_object`), or a format that only the provider knows."""
-
-    type: str
-
-
 class TextOptions(Open):
     """The form of the answer; plain text when nothing is said."""
 
     format: (
         Annotated[
-            Annotated[JsonSchemaFormat, branch("json_schema")] | Annotated[OtherFormat, branch("other")],
+            Annotated[JsonSchemaFormat, branch("json_schema")] | Annotated[Unread, branch("other")],
             by_kind(("json_schema",)),
         ]
         | None

@@ -5,7 +5,7 @@ As with items: a function is checked as far as every provider needs it; tools of
 
 from typing import Annotated, Any, Final, Literal
 
-from api.request_types import Open, at_most, branch, by_kind, by_shape
+from api.request_types import FIRST_FAULT, Open, Unread, at_most, branch, by_kind, by_shape
 
 # No schema bounds these maps; this is far above any use.
 MAP_ENTRIES: Final = 1000
@@ -32,16 +32,10 @@ class McpServerTool(Open):
     headers: Annotated[dict[str, str], at_most(MAP_ENTRIES)] | None = None
 
 
-class OtherTool(Open):
-    """A tool of any other type; passed through unread."""
-
-    type: str
-
-
 Tool = Annotated[
     Annotated[FunctionTool, branch("function")]
     | Annotated[McpServerTool, branch("mcp")]
-    | Annotated[OtherTool, branch("other")],
+    | Annotated[Unread, branch("other")],
     by_kind(("function", "mcp")),
 ]
 
@@ -58,13 +52,7 @@ class AllowedTools(Open):
 
     type: Literal["allowed_tools"]
     mode: str | None = None
-    tools: list[dict[str, Any]]
-
-
-class OtherChoice(Open):
-    """The model must use the tool of this type."""
-
-    type: str
+    tools: Annotated[list[dict[str, Any]], FIRST_FAULT] | None = None
 
 
 ToolChoice = Annotated[
@@ -72,7 +60,7 @@ ToolChoice = Annotated[
     | Annotated[
         Annotated[FunctionChoice, branch("function")]
         | Annotated[AllowedTools, branch("allowed_tools")]
-        | Annotated[OtherChoice, branch("other")],
+        | Annotated[Unread, branch("other")],
         by_kind(("function", "allowed_tools")),
         branch("object"),
     ],

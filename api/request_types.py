@@ -38,6 +38,12 @@ class Open(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True)
 
 
+class Unread(Open):
+    """An object of a type that is not checked here: the provider's to know."""
+
+    type: str
+
+
 class Closed(Open):
     """An object of which we know all fields. pydantic's own way would make one error for each unknown one."""
 

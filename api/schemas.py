@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.echo import echo
-from api.errors import FAILED_RESPONSES, REFUSED_BY_MODEL
+from api.errors import FAILED_RESPONSES, FINAL_FAILURE
 from jobs.errors import Billed, ErrorKind
 from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
@@ -131,7 +131,7 @@ def _dollars(microusd: int) -> float:
 def _error(job: Job) -> dict[str, Any] | None:
     if job.status is not Status.FAILED:
         return None
-    _, kind = FAILED_RESPONSES.get(job.error_code or "", REFUSED_BY_MODEL)
+    _, kind = FAILED_RESPONSES.get(job.error_code or "", FINAL_FAILURE)
     return {"code": job.error_code, "message": job.error_message, "type": kind, "param": job.error_param}
 
 

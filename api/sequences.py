@@ -7,11 +7,11 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from fastapi.concurrency import run_in_threadpool
 
-from api.errors import code_in_streams
+from api.errors import error_in_streams
 from api.schemas import render_response
 from jobs.job import Job
 from jobs.lifecycle import Status
@@ -75,9 +75,9 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
         is_last = log.has_ended and len(log.chunks) < CHUNKS_PER_LOOK
         document = get_document(tx, job_id, api_key_id) if is_last or number < LIVE_FROM else None
         last = log.chunks[-1] if log.chunks else last_chunk(tx, job_id) if is_last and number > LIVE_FROM else None
-        code = None
+        error = None
         if is_last and document is not None and document.job.status is Status.FAILED:
-            code = code_in_streams(document.job, may_have_been_billed=may_have_been_billed(tx, job_id))
+            error = error_in_streams(document.job, may_have_been_billed=may_have_been_billed(tx, job_id))
     events: list[tuple[int, Event]] = []
     if document is not None:
         is_last = is_last and document.job.updated_at == log.changed_at  # else it has been run again meanwhile
@@ -86,7 +86,7 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
         events += [each for each in enumerate(chunk.events, chunk.number) if each[0] >= number]
     if is_last and document is not None:
         first = opening_length(document.job) if last is None else last.next_number
-        rest = _ending(document, Progress() if last is None else last.progress, code)
+        rest = _ending(document, Progress() if last is None else last.progress, error)
         events += [each for each in enumerate(rest, first) if each[0] >= number]
     return Page(tuple(frame(event, place) for place, event in events), is_last)
 
@@ -134,11 +134,11 @@ def _opening(document: Document) -> Iterator[Event]:
         }
 
 
-def _ending(document: Document, progress: Progress, code: str | None) -> Iterator[Event]:
-    """What was not told of the answer before it was here, and how it ended; `code` is that of its failure."""
+def _ending(document: Document, progress: Progress, error: dict[str, Any] | None) -> Iterator[Event]:
+    """The events of the answer that were not sent before, and the last one; `error` is what it says of a failure."""
     response = render_response(document, None)
-    if code is not None:
-        response["error"] = {**response["error"], "code": code}
+    if error is not None:
+        response["error"] |= error
     if document.job.status in (Status.COMPLETED, Status.INCOMPLETE):
         yield from remaining_events(progress, response["output"])
     yield {"type": terminal_type(document.job.status), "response": response}

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from pathlib import Path
 
-from api.errors import CALLER_ERRORS, FAILED_RESPONSES, FAULTS, REFUSED_BY_MODEL
+from api.errors import CALLER_ERRORS, FAILED_RESPONSES, FAULTS, FINAL_FAILURE
 from jobs.errors import (
     ERROR_CODES,
     CallerError,
@@ -73,7 +73,9 @@ The code of a wrong field is OpenAI's word for what is wrong with it: `invalid_t
 ## What a response failed with
 
 The code is `error.code` of the response. A held create, one without `background`, that ends so is answered with this status and
-the failure's message. A response fails with a kind when that is not tried again, or no attempt is left.
+the failure's message. Once any of its calls may have been billed, a 429 or 5xx becomes a 400: most clients would repeat it, and buy
+again. In a stream the last event's code is `invalid_prompt` wherever the status is a 4xx that no client may repeat;
+`backburner.error.code` beside it is the one of this table. A response fails with a kind when that is not tried again, or no attempt is left.
 
 | HTTP | type | code | param | `x-should-retry` | SDK exception | from the kinds |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -145,7 +147,7 @@ def render_errors() -> str:
         for code, (status, kind) in FAILED_RESPONSES.items()
     ]
     own = "`answer_refused`, where the provider's answer names a code of its own, such as `invalid_prompt`"
-    failed.append(_error_row(*REFUSED_BY_MODEL, None, _param_of(""), "false", own))
+    failed.append(_error_row(*FINAL_FAILURE, None, _param_of(""), "false", own))
     kinds = [
         f"| `{kind}` | {AGAIN[rule.again]}{f', {rule.tries} in all' if rule.tries else ''} | {rule.billed}"
         f" | `{ERROR_CODES[kind]}` |"

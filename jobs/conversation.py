@@ -4,7 +4,7 @@ The provider stores nothing, so each turn of a chain is sent with everything bef
 turns come from.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,12 +22,14 @@ class Turn:
     output: Sequence[Mapping[str, Any]] = ()
 
 
-def rebuild(turns: Iterable[Turn], input_: Any) -> list[Item]:
-    """Every item of the `turns`, oldest first, then those of `input_`."""
+def rebuild(
+    turns: Iterable[Turn], input_: Any, is_taken: Callable[[Mapping[str, Any]], bool] = lambda _item: True
+) -> list[Item]:
+    """Every item of the `turns`, oldest first, then those of `input_`; of the answers those that `is_taken`."""
     items: list[Item] = []
     for turn in turns:
         items += as_items(turn.input)
-        items += replayed(_without_orphaned_ids(turn.output))
+        items += filter(is_taken, replayed(_without_orphaned_ids(turn.output)))
     return items + as_items(input_)
 
 
@@ -36,6 +38,16 @@ def as_items(input_: Any) -> list[Item]:
     if isinstance(input_, str):
         return [user_message(input_)] if input_ else []
     return [dict(item) for item in input_ or ()]
+
+
+def kind_of(item: Mapping[str, Any]) -> str | None:
+    """The type of an input item, which messages and references may leave out; None where nothing tells it."""
+    kind = item.get("type")
+    if kind is not None:
+        return kind if isinstance(kind, str) else None
+    if "role" in item or "content" in item:
+        return "message"
+    return "item_reference" if "id" in item else None
 
 
 def user_message(text: str) -> Item:

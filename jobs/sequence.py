@@ -83,8 +83,10 @@ OUTPUT_TYPES: Final = frozenset(
 """Events of one output item that are passed on. The SDKs know a few more, each newer than some SDK that people still
 run, which would mistake it for another; and any type that they do not know ends a Node client's stream."""
 
-CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
-"""Items that are named by their `call_id` as well."""
+_CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
+_RUN_BY_THE_PROVIDER: Final = frozenset(
+    {"web_search_call", "file_search_call", "code_interpreter_call", "image_generation_call", "mcp_call"}
+)
 _NAMES: Final = ("id", "call_id")
 _NAMELESS: Final = frozenset({"function_call", "custom_tool_call"})
 # What an item says is empty when it is added, and comes in deltas.
@@ -106,11 +108,19 @@ def identity_of(item: Item) -> frozenset[str]:
         keys.add(f"id:{own}")
     elif kind not in _NAMELESS or "id" in item:
         return frozenset()
-    if kind in CALLS:
+    if kind in _CALLS:
         if not isinstance(call, str) or not call:
             return frozenset()
         keys.add(f"call:{kind}:{call}")
     return frozenset(keys)
+
+
+def is_for_the_client_to_run(item: object) -> bool:
+    """Whether a client may act upon an item as soon as it is done: the call of a tool of its own, or a question."""
+    kind = item.get("type") if isinstance(item, Mapping) else None
+    if not isinstance(kind, str) or kind in _RUN_BY_THE_PROVIDER:
+        return False
+    return kind.endswith("_call") or kind == "mcp_approval_request"
 
 
 @dataclass
@@ -154,10 +164,14 @@ def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Even
         if told.opened is None:
             continue
         item = next((each for each in answer if _is_end_of(each, told, told.opened)), None)
-        last = {**told.opened, "status": "completed"} if item is None else _named_as(told.opened, item)
+        last = _emptied(told.opened) if item is None else _named_as(told.opened, item)
         events.append({"type": "response.output_item.done", "output_index": index, "item": last})
         told.opened = None
     return events
+
+
+def _emptied(begun: Item) -> Item:
+    return {**begun, "status": "completed"} if "status" in begun else begun
 
 
 def _is_end_of(item: Item, told: Told, begun: Item) -> bool:

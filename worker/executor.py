@@ -6,7 +6,7 @@ status. An answer outlives a database that is away: recording is tried until it 
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -75,6 +75,9 @@ class Provider(Protocol):
 
         `accepted` keeps the id by which its answer can be resumed; `heard` is told the events of a stream.
         """
+
+    def takes_back(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item of an earlier answer may stand in a later request."""
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
         """Wait for the end of what an earlier call has bought."""
@@ -198,7 +201,7 @@ class Executor:
         if before is not None:
             with self._database.read() as tx:
                 turns = read_turns(tx, before, job.api_key_id)
-            input_ = rebuild(turns, input_)
+            input_ = rebuild(turns, input_, self._provider.takes_back)
             self._note_sent(attempt, len(turns) + 1, len(input_))
         body = build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
         return body, bool(settings.get("stream"))

@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.events import Announcer
 from jobs.job import Attempt
 from jobs.sequence import (
-    CALLS,
     LIVE_FROM,
     OUTPUT_TYPES,
     Event,
@@ -25,6 +24,7 @@ from jobs.sequence import (
     Told,
     closing_events,
     identity_of,
+    is_for_the_client_to_run,
     opened,
 )
 from jobs.store.database import Database
@@ -96,7 +96,7 @@ class LiveOutput:
             log.warning("live output ended", job_id=self.attempt.job_id, error=type(error).__name__)
             return
         self._size += len(data)
-        self._unwritten_size += len(data) if events else 0
+        self._unwritten_size += len(data) if events or self._calls else 0
         self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
         if events:
             self._written.set()
@@ -130,17 +130,22 @@ class LiveOutput:
         kind, place = value.get("type"), value.get("output_index")
         if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
             return []
-        # Some clients run a tool as soon as its call is done, so one that a lost attempt left half made is never told.
+        # Some clients run a tool as soon as its call is done, so a call that a lost attempt left half made is withheld.
+        held = self._calls.get(place)
         if kind == "response.output_item.added":
+            if held and _identity(held[0]) == _identity(value):
+                return []  # said twice
             self._calls.pop(place, None)
-            if _is_call(value.get("item")):
-                self._calls[place] = []
-        if place not in self._calls:
+            held = self._calls.setdefault(place, []) if is_for_the_client_to_run(value.get("item")) else None
+        if held is None:
             return self._fitting(kind, place, value)
-        self._calls[place].append(value)
+        held.append(value)
         if kind != "response.output_item.done":
             return []
-        return [event for each in self._calls.pop(place) for event in self._fitting(each["type"], place, each)]
+        del self._calls[place]
+        if _identity(held[0]) != _identity(value):
+            return []  # the answer has it, under whichever name
+        return [event for each in held for event in self._fitting(each["type"], place, each)]
 
     def _fitting(self, kind: str, place: int, value: Mapping[str, Any]) -> list[Event]:
         if kind == "response.output_item.added":
@@ -169,8 +174,9 @@ class LiveOutput:
         return [*events, {"type": "response.output_item.added", "output_index": index, "item": begun}]
 
 
-def _is_call(item: object) -> bool:
-    return isinstance(item, dict) and item.get("type") in CALLS
+def _identity(event: Mapping[str, Any]) -> frozenset[str]:
+    item = event.get("item")
+    return identity_of(item) if isinstance(item, dict) else frozenset()
 
 
 def _done(told: Told, begun: Item, index: int, item: object) -> list[Event]:

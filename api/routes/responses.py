@@ -33,6 +33,7 @@ from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store.attempts import attempts_of, may_have_been_billed
+from jobs.store.database import DATABASE_ERRORS
 from jobs.store.queries import Filters, Standing, get_document, get_job, list_documents, no_job, queue_position
 from jobs.store.transitions import erase, move, revive
 
@@ -254,8 +255,11 @@ def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
 
 
 def _may_have_been_billed(parts: Parts, job: Job) -> bool:
-    with parts.database.read() as tx:
-        return may_have_been_billed(tx, job.id)
+    try:
+        with parts.database.read() as tx:
+            return may_have_been_billed(tx, job.id)
+    except DATABASE_ERRORS:  # nobody knows, and a 503 would be repeated
+        return True
 
 
 def _unchanged(standing: Job | Standing, if_none_match: str | None) -> Response | None:

@@ -7,13 +7,14 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
+from gevent import get_hub
 from pydantic import SecretStr
 
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.settings import Dialect, Transport
 from worker.provider.background import call_background, cancel_background, resume_background
-from worker.provider.dialect import in_dialect
+from worker.provider.dialect import in_dialect, is_taken
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
 from worker.provider.plain import call_plain
@@ -28,6 +29,8 @@ ASKED: Final[Mapping[Transport, tuple[Mapping[str, bool], str]]] = MappingProxyT
     }
 )
 """What a request says of how its answer is awaited, and what it accepts as one."""
+MANY_ITEMS: Final = 2_000
+"""More are brought into form by a native thread: they may take seconds, in which the greenlets have to go on."""
 
 
 class ProviderClient:
@@ -77,7 +80,7 @@ class ProviderClient:
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
         request = self._endpoint.call(
-            {**in_dialect(body, self._dialect), **asked},
+            {**self._in_dialect(body), **asked},
             request_id=request_id,
             seconds=seconds,
             line=line,
@@ -94,6 +97,17 @@ class ProviderClient:
                     return call_background(self._endpoint, request, model, ends_at, line, accepted=accepted)
         finally:
             line.end()
+
+    def _in_dialect(self, body: dict[str, Any]) -> dict[str, Any]:
+        input_ = body.get("input")
+        if isinstance(input_, list) and len(input_) > MANY_ITEMS:
+            formed: dict[str, Any] = get_hub().threadpool.apply(in_dialect, (body, self._dialect))
+            return formed
+        return in_dialect(body, self._dialect)
+
+    def takes_back(self, item: Mapping[str, Any]) -> bool:
+        """Whether an item of an earlier answer may stand in a later request."""
+        return is_taken(item, self._dialect)
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
         """Fetch what an earlier call has bought, whichever transport is chosen now; as `call` otherwise."""

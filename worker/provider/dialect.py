@@ -15,6 +15,7 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
 
+from jobs.conversation import kind_of
 from jobs.settings import Dialect
 
 Json = dict[str, Any]
@@ -50,7 +51,7 @@ class Form:
 def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     """The body of a call as the provider takes it; its top has no nulls, and an `input`."""
     if dialect is Dialect.OPENAI:
-        return dict(body)
+        return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
     return _with_allowed_tools(_BODY.apply(body))
 
 
@@ -60,12 +61,12 @@ def _kind(value: Any) -> str | None:
 
 
 def _formed(form: Form) -> Convert:
-    """Give an object this form; what is none stays as it is."""
+    """Give an object this form. Any other value stays as it is."""
     return lambda value: form.apply(value) if isinstance(value, dict) else value
 
 
 def _each(convert: Convert) -> Convert:
-    """`convert` for the elements of a list; what is no list stays as it is."""
+    """Convert the elements of a list. Any other value stays as it is."""
 
     def convert_all(value: Any) -> Any:
         if not isinstance(value, list):
@@ -76,7 +77,7 @@ def _each(convert: Convert) -> Convert:
 
 
 def _by_type(forms: Mapping[str, Form]) -> Convert:
-    """Give an object the form of its `type`; what has none stays as it is."""
+    """Give an object the form of its `type`. Any other value stays as it is."""
 
     def convert(value: Any) -> Any:
         form = forms.get(_kind(value) or "")
@@ -86,7 +87,7 @@ def _by_type(forms: Mapping[str, Form]) -> Convert:
 
 
 def _one_of(*values: str, otherwise: str | None = None, **renamed: str) -> Convert:
-    """One of the schema's values; `renamed` tells which of them stands for another value."""
+    """Keep the schema's own values. Replace one in `renamed` by its equal, and any other by `otherwise`."""
 
     def convert(value: Any) -> Any:
         return value if value in values else renamed.get(str(value), otherwise)
@@ -173,34 +174,74 @@ _ITEMS: Final[Mapping[str, Form]] = {
 
 
 def _items(value: Any) -> Any:
-    return [_item(item, place) for place, item in enumerate(value)] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    items = list(map(_item, value))
+    nameless = [place for place, item in enumerate(items) if _lacks_id(item)]
+    if nameless:
+        # the same at each attempt, and unlike one another; made of the whole, for a conversation may have many
+        seed = sha256(json.dumps(value).encode()).hexdigest()[:32]
+        for place in nameless:
+            form = _form_of(items[place])
+            items[place]["id"] = f"{form.id_prefix if form else 'item'}_{seed}{place:x}"
+    return items
 
 
-def _item(item: Any, place: int) -> Any:
+def _item(item: Any) -> Any:
     form = _form_of(item) if isinstance(item, dict) else None
-    if form is None:
-        return item
-    formed = form.apply(item)
-    if form.id_prefix is not None and not formed.get("id"):
-        digest = sha256(json.dumps([place, item], sort_keys=True).encode()).hexdigest()
-        formed["id"] = f"{form.id_prefix}_{digest[:32]}"
-    return formed
+    return item if form is None else form.apply(item)
+
+
+def _lacks_id(item: Any) -> bool:
+    form = _form_of(item) if isinstance(item, dict) else None
+    return form is not None and form.id_prefix is not None and not item.get("id")
 
 
 def _form_of(item: Mapping[str, Any]) -> Form | None:
-    kind = _kind(item)
-    if kind in (None, "message"):
+    kind = kind_of(item) or ""
+    if kind == "message":
         return _ANSWER if _is_answer(item) else _INPUT_MESSAGE
-    return _ITEMS.get(kind or "")
+    return _ITEMS.get(kind)
 
 
 def _is_answer(message: Mapping[str, Any]) -> bool:
+    """Whether a message is of the form for earlier answers; one with an image among its parts cannot be."""
     content = message.get("content")
-    return (
-        message.get("role") == "assistant"
-        and isinstance(content, list)
-        and any(_kind(part) in _PARTS_OF_ANSWERS for part in content)
-    )
+    if message.get("role") != "assistant" or not isinstance(content, list):
+        return False
+    kinds = {_kind(part) for part in content}
+    return bool(kinds & _PARTS_OF_ANSWERS) and kinds <= _OUTPUT_PARTS.keys()
+
+
+def is_taken(item: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether an item of an earlier answer may be sent again: one refused item would end the whole conversation.
+
+    A provider takes back what OpenAI has documented, and names of its own with a prefix, as Open Responses has them.
+    """
+    kind = item.get("type")
+    return dialect is Dialect.OPENAI or (isinstance(kind, str) and (kind in _REPLAYED or ":" in kind))
+
+
+_REPLAYED: Final = frozenset(
+    {
+        *_ITEMS,
+        "apply_patch_call",
+        "code_interpreter_call",
+        "compaction",
+        "computer_call",
+        "custom_tool_call",
+        "file_search_call",
+        "image_generation_call",
+        "local_shell_call",
+        "message",
+        "program",
+        "program_output",
+        "shell_call",
+        "shell_call_output",
+        "tool_search_call",
+        "tool_search_output",
+    }
+)
 
 
 # --- tools and the choice among them
@@ -213,10 +254,11 @@ _SEARCH: Final = Form(
     }
 )
 """The web search that the schema has, under whichever name it is asked for."""
+_APPROVAL: Final = Form(converts={"always": _formed(_PLAIN), "never": _formed(_PLAIN)})
 _TOOLS: Final[Mapping[str, Form]] = {
     # OpenAI takes a missing `strict` for true only where the schema allows it, and a loose one must not fail.
     "function": Form({"strict": False, "parameters": {"type": "object", "properties": {}}}),
-    "mcp": _PLAIN,
+    "mcp": Form(converts={"allowed_tools": _formed(_PLAIN), "require_approval": _formed(_APPROVAL)}),
     "web_search": _SEARCH,
     "web_search_2025_08_26": _SEARCH,
     "web_search_preview": _SEARCH,
@@ -228,25 +270,24 @@ _CHOICES: Final[Mapping[str, Form]] = {name: form for name, form in _TOOLS.items
 def _with_allowed_tools(body: Json) -> Json:
     """The schema has no choice of `allowed_tools`: to offer only those, and choose by their mode, says the same."""
     choice, tools = body.get("tool_choice"), body.get("tools")
-    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools" or not isinstance(tools, list):
+    if not isinstance(choice, dict) or _kind(choice) != "allowed_tools":
         return body
-    allowed = _each(_by_type(_CHOICES))(choice.get("tools"))
-    kept = (
-        [tool for tool in tools if any(_names(each, tool) for each in allowed)] if isinstance(allowed, list) else tools
-    )
-    return {**body, "tools": kept, "tool_choice": choice.get("mode") or "auto"}
+    mode = choice.get("mode") or "auto"
+    named = choice.get("tools")
+    if not isinstance(named, list) or not isinstance(tools, list):
+        return {**body, "tool_choice": mode}
+    allowed = set(map(_name_of, _each(_by_type(_CHOICES))(named)))
+    kept = [tool for tool in tools if _name_of(tool) in allowed]
+    if not kept:  # nothing is named that is offered: the provider's to refuse
+        return body
+    return {**body, "tools": kept, "tool_choice": mode}
 
 
-def _names(reference: Any, tool: Any) -> bool:
-    """Whether a reference means this tool: every field that it gives is the tool's."""
-    return (
-        isinstance(reference, dict)
-        and isinstance(tool, dict)
-        and all(tool.get(name) == value for name, value in reference.items() if name in _NAMING)
-    )
-
-
-_NAMING: Final = frozenset({"type", "name", "server_label"})
+def _name_of(tool: Any) -> tuple[str | None, str]:
+    """What tells a tool from others of its type, in a request's tools and in a choice among them alike."""
+    kind = _kind(tool)
+    name = tool.get("server_label" if kind == "mcp" else "name") if isinstance(tool, dict) else None
+    return kind, name if isinstance(name, str) else ""
 
 
 # --- the rest of the body
@@ -267,6 +308,12 @@ def _includes(value: Any) -> Any:
     return known or None
 
 
+def _variables(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _by_type(_INPUT_PARTS)(each) for name, each in value.items() if each is not None}
+
+
 _FORMATS: Final[Mapping[str, Form]] = {"json_schema": _PLAIN}
 _BARE_FORMATS: Final = frozenset({"text", "json_object"})
 
@@ -283,7 +330,7 @@ _BODY: Final = Form(
         "tool_choice": _by_type(_CHOICES),
         "text": _formed(Form({"format": {"type": "text"}}, {"format": _format})),
         "include": _includes,
-        "reasoning": _formed(_PLAIN),
-        "prompt": _formed(_PLAIN),
+        "reasoning": _formed(Form(converts={"summary": _one_of("auto", "concise", "detailed")})),
+        "prompt": _formed(Form(converts={"variables": _variables})),
     }
 )

@@ -186,6 +186,8 @@ def test_a_long_prompt_is_not_copied() -> None:
 def test_a_million_faults_make_one_error() -> None:
     error = refusal(body(input=[5] * 100_000))
     assert error.param == "input[0]"
+    error = refusal(body(tool_choice={"type": "allowed_tools", "tools": [5] * 100_000}))
+    assert error.param == "tool_choice.tools[0]"
     error = refusal(body(tools=[{**MCP, "headers": {str(n): n for n in range(100_000)}}]))
     assert error.code == "object_above_max_properties"
     error = refusal(body(webhook={"url": "https://a", **{str(n): n for n in range(100_000)}}))

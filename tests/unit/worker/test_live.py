@@ -202,6 +202,34 @@ def test_a_call_is_told_when_it_is_whole_and_in_its_order() -> None:
     assert told_last[-1]["item"] == call
 
 
+def test_a_call_that_is_said_to_begin_twice_keeps_what_it_has() -> None:
+    begun = added("function_call", id="fc_1", call_id="call_1", name="f", arguments="")
+    call = {**begun["item"], "arguments": '{"a":1}'}
+    done = {"type": "response.output_item.done", "output_index": 0, "item": call}
+    sent = events_of(begun, arguments('{"a"'), begun, arguments(":1}"), done)
+    assert [each["delta"] for each in sent if "delta" in each] == ['{"a"', ":1}"]
+
+
+def test_a_call_that_ends_under_another_name_is_left_to_the_answer() -> None:
+    done = {"type": "response.output_item.done", "output_index": 0, "item": {"type": "function_call", "id": "fc_9"}}
+    assert events_of(added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments(), done) == []
+
+
+@pytest.mark.parametrize("kind", ["local_shell_call", "computer_call", "apply_patch_call", "mcp_approval_request"])
+def test_nothing_that_a_client_may_run_is_sent_half_made(kind: str) -> None:
+    begun = added(kind, id="x_1", call_id="call_1", status="in_progress")
+    assert events_of(begun) == []
+    done = {"type": "response.output_item.done", "output_index": 0, "item": {**begun["item"], "status": "completed"}}
+    assert [each["type"].rpartition(".")[2] for each in events_of(begun, done)] == ["added", "done"]
+
+
+def test_a_call_beyond_measure_is_left_to_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "MOST_UNWRITTEN", 2_000)
+    begun = added("function_call", id="fc_1", call_id="call_1", arguments="")
+    done = {"type": "response.output_item.done", "output_index": 0, "item": begun["item"]}
+    assert events_of(begun, *[arguments("x" * 500)] * 10, done) == []
+
+
 def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
     begun = [added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments('{"city"'), added(index=1)]
     lost = told(*begun)

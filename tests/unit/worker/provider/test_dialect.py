@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jobs.settings import Dialect
 from simulator.rules.strict import as_json_schema, request_schema
 from tests.unit.api.test_request_schema import instances
-from worker.provider.dialect import in_dialect
+from worker.provider.dialect import in_dialect, is_taken
 
 Json = dict[str, Any]
 
@@ -228,18 +228,67 @@ def test_only_documented_includes_go_out() -> None:
 
 def test_allowed_tools_are_the_only_ones_offered() -> None:
     tools = [{"type": "function", "name": name, "parameters": {}, "strict": True} for name in "fgh"]
-    tools.append({"type": "web_search"})
-    allowed = [{"type": "function", "name": "g"}, {"type": "web_search"}]
+    tools += [{"type": "web_search"}, {"type": "mcp", "server_label": "a", "server_url": "https://a"}]
+    allowed = [
+        {"type": "function", "name": "g"},
+        {"type": "web_search"},
+        {"type": "mcp", "server_label": "a", "name": "t"},
+    ]
     sent = strict(tools=tools, tool_choice={"type": "allowed_tools", "mode": "required", "tools": allowed})
-    assert sent["tools"] == [tools[1], {"type": "web_search_preview"}]
+    assert sent["tools"] == [tools[1], {"type": "web_search_preview"}, tools[4]]
     assert sent["tool_choice"] == "required"
     assert strict(tools=tools, tool_choice={"type": "allowed_tools", "tools": allowed})["tool_choice"] == "auto"
     assert strict(tools=tools, tool_choice={"type": "web_search"})["tool_choice"] == {"type": "web_search_preview"}
+    without_names = strict(tools=tools[:1], tool_choice={"type": "allowed_tools", "tools": None})
+    assert (without_names["tools"], without_names["tool_choice"]) == (tools[:1], "auto")
+    unknown = {"type": "allowed_tools", "tools": [{"type": "function", "name": "k"}]}
+    assert in_dialect({**HELLO, "tools": tools, "tool_choice": unknown}, Dialect.STRICT)["tool_choice"] == unknown
 
 
 def test_nulls_within_options_say_nothing() -> None:
-    sent = strict(reasoning={"effort": "high", "summary": None}, prompt={"id": "pmpt_1", "version": None})
-    assert (sent["reasoning"], sent["prompt"]) == ({"effort": "high"}, {"id": "pmpt_1"})
+    variables = {"a": "b", "c": {"type": "input_file", "file_data": None, "filename": "a.pdf"}, "d": None}
+    sent = strict(
+        reasoning={"effort": "high", "summary": None},
+        prompt={"id": "pmpt_1", "version": None, "variables": variables},
+        tools=[
+            {
+                "type": "mcp",
+                "server_label": "a",
+                "server_url": "https://a",
+                "allowed_tools": {"tool_names": None},
+                "require_approval": {"always": None, "never": {"tool_names": None}},
+            }
+        ],
+    )
+    assert sent["reasoning"] == {"effort": "high"}
+    assert sent["prompt"] == {
+        "id": "pmpt_1",
+        "variables": {"a": "b", "c": {"type": "input_file", "filename": "a.pdf"}},
+    }
+    [server] = sent["tools"]
+    assert (server["allowed_tools"], server["require_approval"]) == ({}, {"never": {}})
+
+
+def test_an_answer_with_an_image_is_sent_as_a_message_with_one() -> None:
+    image = {"type": "input_image", "image_url": "https://a"}
+    found = item({"role": "assistant", "content": [{"type": "output_text", "text": "b", "annotations": []}, image]})
+    assert found == {"role": "assistant", "content": [{"type": "input_text", "text": "b"}, image]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "dialect", "taken"),
+    [
+        ("message", Dialect.STRICT, True),
+        ("custom_tool_call", Dialect.STRICT, True),
+        ("acme:search_result", Dialect.STRICT, True),
+        ("future_thought", Dialect.STRICT, False),
+        ("future_thought", Dialect.OPENAI, True),
+    ],
+)
+def test_an_item_of_an_answer_is_sent_again_where_it_does_not_end_the_conversation(
+    kind: str, dialect: Dialect, taken: bool
+) -> None:
+    assert is_taken({"type": kind, "id": "x_1"}, dialect) is taken
 
 
 @pytest.mark.parametrize("field", [name for name in VALIDATORS if name in ("input", "tools", "text", "tool_choice")])
