@@ -9,29 +9,40 @@ BENCH_STAMP := .venv/.bench
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
+# the clients of tests/clients: of Python each a directory and a lock of its own, of Node all in one but Codex, which is huge
+PYTHON_CLIENTS := $(patsubst requirements/clients-%.in,%,$(wildcard requirements/clients-*.in))
+NODE_CLIENTS := tests/clients/node
+CODEX := tests/clients/codex
+CLIENT_STAMPS := $(PYTHON_CLIENTS:%=.venv/clients/%/.installed) $(NODE_CLIENTS)/node_modules/.installed
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
 LONG := tests/api/test_many_watchers.py tests/crash/test_every_step.py tests/crash/test_many_deliveries.py \
 	tests/e2e/test_lanes.py tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
+# real clients in all of their scenarios: minutes more, and a command of its own
+CLIENTS := tests/clients/test_clients.py
 # the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
 TEST_PROCESSES ?= 2
 # Containers often forbid bytecode files. Some hundred processes are started here, each of which would compile all anew.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test test-all check format docs lock bench bench-quick chaos clean
+.PHONY: help up test test-all test-clients check format docs lock bench bench-quick chaos clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(LONG:%=--ignore=%)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(LONG:%=--ignore=%) \
+		$(CLIENTS:%=--ignore=%)
 
 test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(CLIENTS:%=--ignore=%)
+
+test-clients: $(TEST_STAMP) $(CODEX)/node_modules/.installed ## Play real clients in all of their scenarios; MATRIX=write notes the result in docs/compatibility.md
+	MATRIX=$(MATRIX) $(BIN)/python -m pytest $(CLIENTS)
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
 	$(BIN)/ruff check .
@@ -57,20 +68,20 @@ chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRAN
 		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
 lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresses
-	$(PYTHON) -m venv .venv/lock
-	.venv/lock/bin/pip install --quiet uv
-	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
-	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/run.txt --extra test pyproject.toml requirements/build.in -o requirements/test.txt
-	.venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url -c requirements/test.txt --extra bench pyproject.toml -o requirements/bench.txt
-	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | .venv/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	for sdk in $(PYTHON_SDKS); do echo "openai==$$sdk.*" | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 		--generate-hashes --no-header --no-emit-index-url --no-annotate -c requirements/run.txt - -o requirements/sdk-$$sdk.txt || exit; done
-	$(NPM) --prefix $(NODE_SDK) update --package-lock-only
+	for client in $(PYTHON_CLIENTS); do $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-annotate --upgrade requirements/clients-$$client.in -o requirements/clients-$$client.txt || exit; done
+	for directory in $(NODE_SDK) $(NODE_CLIENTS) $(CODEX); do $(NPM) --prefix $$directory update --package-lock-only || exit; done
 
 clean: ## Remove the virtual environment and caches; jobs under .backburner stay
-	rm -rf .venv $(NODE_SDK)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
+	rm -rf .venv $(patsubst %,%/node_modules,$(NODE_SDK) $(NODE_CLIENTS) $(CODEX)) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Backburner needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.13 " + "up") if sys.version_info < (3, 11) else 0'
@@ -85,7 +96,7 @@ $(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
 	@touch $@
 
-$(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS)
+$(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS) $(CLIENT_STAMPS)
 	@touch $@
 
 $(BENCH_STAMP): requirements/bench.txt $(PACKAGES_STAMP)
@@ -97,6 +108,11 @@ $(BENCH_STAMP): requirements/bench.txt $(PACKAGES_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --target $(@D) -r $<
 	@touch $@
 
-$(NODE_SDK)/node_modules/.installed: $(NODE_SDK)/package-lock.json $(NODE_SDK)/package.json | $(PACKAGES_STAMP)
-	$(NPM) --prefix $(NODE_SDK) ci --silent
+.venv/clients/%/.installed: requirements/clients-%.txt | $(PACKAGES_STAMP)
+	rm -rf $(@D)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target $(@D) -r $<
+	@touch $@
+
+%/node_modules/.installed: %/package-lock.json %/package.json | $(PACKAGES_STAMP)
+	$(NPM) --prefix $* ci --silent
 	@touch $@

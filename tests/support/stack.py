@@ -86,19 +86,21 @@ class Process:
 
 @dataclass
 class Stack:
-    """Simulator, API and workers. `environment` adds to or changes their settings."""
+    """Simulator, API and workers. `environment` adds to or changes their settings, `provider_flags` the simulator's."""
 
     database_url: str
     redis_url: str
     data_dir: Path
     environment: dict[str, str] = field(default_factory=dict)
     workers: int = 1
+    provider_flags: tuple[str, ...] = ()
     processes: list[Process] = field(default_factory=list)
     clients: list[OpenAI] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         try:
-            self.simulator = self._start("simulator", ["-m", "simulator", "--port", "0", "--delay", "0.05"])
+            flags = ["--port", "0", "--delay", "0.05", *self.provider_flags]
+            self.simulator = self._start("simulator", ["-m", "simulator", *flags])
             upgrade(self.database_url)
             self.provider_url = self.simulator.match(r"listening on (http://\S+)")[1]
             self._begin_api()

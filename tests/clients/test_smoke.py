@@ -1,0 +1,21 @@
+"""One scenario of every client, for `make test`; `make test-clients` plays all of them."""
+
+import pytest
+
+from tests.clients.conftest import Played
+from tests.clients.programs import CLIENTS, Client
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize("client", [each for each in CLIENTS if each.smoke], ids=lambda client: client.name)
+def test_the_client_works(client: Client, smoked: Played) -> None:
+    run = smoked.runs[client.name]
+    results = run.results["strict-plain"]
+    assert list(results) == [client.smoke], run.errors
+    failed = {name: result.error for name, result in results.items() if not result.passed}
+    assert failed == {}
+
+
+def test_the_provider_refuses_nothing_for_its_form(smoked: Played) -> None:
+    assert smoked.ledgers["strict-plain"].refused == []
