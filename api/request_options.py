@@ -56,7 +56,7 @@ def _no_continuation(value: object) -> object:
 class BackgroundOptions(Open):
     """How soon OpenAI would have to be done. Here every response runs as soon as there is a slot for it."""
 
-    completion_window: str | None = Field(default=None, description="Without effect.")
+    completion_window: Literal["soonest", "2h", "8h"] | None = Field(default=None, description="Without effect.")
     continuation_id: Annotated[Any, AfterValidator(_no_continuation)] = Field(
         default=None, description="Refused: a follow-up is made by `previous_response_id`."
     )
