@@ -23,8 +23,8 @@ from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from jobs.receiver import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
+from jobs.retry_after import retry_after
 from jobs.webhook import DELIVERY_SECONDS, HEEDED, DeliveryError, TryReport
-from worker.provider.classify import retry_after
 from worker.provider.line import AbortReason, Line
 
 CONNECT_SECONDS: Final = 10.0
@@ -205,8 +205,8 @@ def _report(response: httpcore.Response) -> TryReport:
         return TryReport(DeliveryError.GONE, status)
     pause = None
     if status in HEEDED:
-        fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        pause = retry_after(fields, datetime.now(UTC))
+        asked = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
+        pause = retry_after(asked.decode("latin-1"), datetime.now(UTC))
     return TryReport(DeliveryError.HTTP_ERROR, status, pause)
 
 

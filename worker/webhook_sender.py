@@ -187,12 +187,19 @@ class WebhookSender:
             return None
 
     def _send(self, sending: Sending) -> TryReport:
-        body = sending.payload.encode()
+        """Sign and post; whatever breaks on the way is a failed try, which the schedule counts."""
         try:
-            secrets = [self._seal.open(secret) for secret in sending.secrets]
+            return self._sign_and_post(sending)
         except SealBroken as error:
             log.warning("delivery not signed", delivery_id=sending.id, reason=str(error))
             return TryReport(DeliveryError.SECRET_UNREADABLE)
+        except Exception:
+            log.exception("delivery broke", delivery_id=sending.id)
+            return TryReport(DeliveryError.INTERRUPTED)
+
+    def _sign_and_post(self, sending: Sending) -> TryReport:
+        body = sending.payload.encode()
+        secrets = [self._seal.open(secret) for secret in sending.secrets]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _user_agent(),
