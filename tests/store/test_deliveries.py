@@ -108,9 +108,11 @@ def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[
     return [(each.status, [(made.error_kind, made.http_status) for made in each.tries]) for each in found]
 
 
-def due(records: Records, limit: int = 100, rung_before: datetime | None = None) -> list[str]:
+def due(
+    records: Records, limit: int = 100, rung_before: datetime | None = None, places: int | None = None
+) -> list[str]:
     with records.database.begin() as tx:
-        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND)
+        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND, places)
 
 
 @pytest.mark.parametrize("verb", ENDS)
@@ -336,6 +338,25 @@ class TestTheRunList:
             with records.database.begin() as tx:
                 assert claim_deliveries(tx, [each], records.worker_id, records.clock())
             assert due(records) == (ids[number : number + 1] if number < MOST_PER_RECEIVER else [])
+
+    def test_a_key_is_offered_its_share_of_the_places_and_the_next_key_goes_first(self, records: Records) -> None:
+        """However many receivers it names: the bells for them would stand before everybody else's, and in vain."""
+        other = make_key(records.database, "other")
+        for number in range(70):
+            endpoint(records, f"receiver {number:02}")
+        endpoint(records, "their receiver", other)
+        many = delivery_ids(records, records.job_in(Status.CANCELLED))
+        records.clock.advance(SECOND)
+        [theirs] = delivery_ids(records, records.move(Verb.CANCEL, records.submit_job(other)))
+        offered = due(records, places=20)
+        assert (offered[1], len(offered)) == (theirs, 16)
+        with records.database.begin() as tx:
+            assert len(claim_deliveries(tx, offered[:1] + offered[2:], records.worker_id, records.clock())) == 15
+        assert due(records, places=20) == [theirs]
+        more = due(records, places=40)
+        assert (more[0], len(more)) == (theirs, 16)
+        assert set(more[1:]) <= set(many) - set(offered)
+        assert len(due(records)) == 56
 
     def test_a_bell_that_was_rung_is_not_rung_again_at_once(self, records: Records) -> None:
         endpoint(records)
