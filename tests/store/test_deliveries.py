@@ -267,7 +267,7 @@ class TestRescue:
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         [later] = delivery_ids(records, records.job_in(Status.COMPLETED))
         started_at = records.clock()
-        tried_at = []
+        tried_at: list[timedelta] = []
         while status_of(records, delivery_id) == DeliveryStatus.PENDING:
             assert len(tried_at) < 100
             if due(records):
