@@ -58,6 +58,7 @@ _RECEIVERS: Final = select(
     )
     .label("has_others"),
 ).where(among(_DELIVERY.id, "ids"), tables.IS_PENDING)
+_OWNERS: Final = select(_DELIVERY.id, _DELIVERY.api_key_id).where(among(_DELIVERY.id, "ids"))
 _LOCK: Final = (
     select(_DELIVERY.id)
     .where(among(_DELIVERY.id, "ids"), tables.IS_PENDING, _IS_DUE)
@@ -91,6 +92,11 @@ def receivers_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> 
     """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
     found = tx.execute(_RECEIVERS, {"ids": delivery_ids, "now": now})
     return {each.id: Due(each.api_key_id, each.receiver, each.has_others) for each in found}
+
+
+def owners_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
+    """The ids of the API keys whose deliveries these are, by theirs."""
+    return {each.id: each.api_key_id for each in tx.execute(_OWNERS, {"ids": delivery_ids})}
 
 
 def claim_deliveries(tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime) -> dict[str, Sending]:

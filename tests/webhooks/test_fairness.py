@@ -1,6 +1,5 @@
 """One key's receivers, however many they are and however they hang, delay no other key's deliveries."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from jobs.lifecycle import Verb
 from jobs.store.database import Database
 from jobs.store.endpoints import Endpoint
 from jobs.store.keys import ApiKey
+from tests.support.hanging import Hanging
 from tests.support.receiver import Receiver
 from tests.support.records import Records, make_key
 from tests.support.waiting import await_until
@@ -27,35 +27,10 @@ SLOTS = 20
 HOSTS = 60
 
 
-class Hanging:
-    """Accepts connections to any loopback address and never answers."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("0.0.0.0", 0), backlog=1024)  # of this machine's many
-        self.held: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                self.held.append(self._listener.accept()[0])
-
-    def urls(self, count: int) -> list[str]:
-        """So many hosts."""
-        port = self._listener.getsockname()[1]
-        return [f"http://127.0.{number // 250}.{2 + number % 250}:{port}/" for number in range(count)]
-
-    def close(self) -> None:
-        self._listener.close()
-        for each in self.held:
-            each.close()
-
-
 @pytest.fixture
 def hanging() -> Iterator[Hanging]:
-    hanging = Hanging()
-    yield hanging
-    hanging.close()
+    with Hanging() as hanging:
+        yield hanging
 
 
 @pytest.fixture
