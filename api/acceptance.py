@@ -109,7 +109,7 @@ async def _check(
     refuse_what_is_not_offered(fields)
     webhook = None
     if fields.webhook is not None:
-        webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
+        webhook = await webhook_target(fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
     now = datetime.now(UTC)
     spec = _spec(request, model, submitter.last_known.id, settings, now, webhook)
