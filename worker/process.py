@@ -36,6 +36,7 @@ from worker.lane import LaneKeeper
 from worker.live import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
+from worker.maintenance.eraser import Eraser
 from worker.maintenance.loop import Maintenance
 from worker.maintenance.patrol import Patrol
 from worker.maintenance.provider_log import ProviderLog
@@ -153,7 +154,7 @@ class WorkerProcess:
 
     @cached_property
     def patrols(self) -> list[Patrol]:
-        """The duties that ask the provider: what lost answers cost, and to stop what nobody wants any more."""
+        """The duties that ask the provider: what lost answers cost, to stop what nobody wants, and to keep nothing."""
         reconciler = Reconciler(
             self.database,
             self.dispatcher,
@@ -163,9 +164,11 @@ class WorkerProcess:
             after=timedelta(seconds=self.settings.reconcile_after_seconds),
         )
         canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
+        eraser = Eraser(self.database, self.provider.delete)
         return [
             Patrol("reconciliation", self.database, self.identity, reconciler.run_once, every=reconciler.every),
             Patrol("cancellation", self.database, self.identity, canceller.run_once, every=canceller.every),
+            Patrol("erasure", self.database, self.identity, eraser.run_once, every=eraser.every),
         ]
 
     def _slot_came_free(self) -> None:

@@ -6,7 +6,20 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Update,
+    bindparam,
+    case,
+    delete,
+    false,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
@@ -219,5 +232,8 @@ def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     """What the database doesn't erase by itself together with a job."""
     forget_targets(tx, job_ids)
     attempt = tables.attempts.c
-    told = update(tables.attempts).where(among(attempt.job_id, job_ids), attempt.error_message.is_not(None))
-    tx.execute(told.values(error_message=None))
+    kept = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
+    told = update(tables.attempts).where(among(attempt.job_id, job_ids), kept)
+    # what the provider keeps of it is to go as well, and needs a call: `worker.maintenance.eraser`
+    unwanted = case((attempt.copy_unwanted.is_not(None), true()))
+    tx.execute(told.values(error_message=None, copy_unwanted=unwanted))

@@ -13,7 +13,12 @@ from pydantic import SecretStr
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.settings import Dialect, Transport
-from worker.provider.background import call_background, cancel_background, resume_background
+from worker.provider.background import (
+    call_background,
+    cancel_background,
+    delete_background,
+    resume_background,
+)
 from worker.provider.dialect import in_dialect, is_taken
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
@@ -123,3 +128,10 @@ class ProviderClient:
         None when the provider did not say what became of it, so that it should be asked again.
         """
         return cancel_background(self._endpoint, response_id, model)
+
+    def delete(self, response_id: str) -> bool | None:
+        """Delete what the provider keeps of a response, whichever transport is chosen now.
+
+        False when it does not let it be deleted; None when it said neither, so that it should be asked again.
+        """
+        return delete_background(self._endpoint, response_id)
