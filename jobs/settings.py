@@ -184,7 +184,8 @@ class Settings(BaseSettings):
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(_fernet_keys)] = Field(
         [],
-        description="comma-separated Fernet keys; the first encrypts webhook secrets, all decrypt; `up` generates one",
+        description="comma-separated Fernet keys; the first encrypts webhook secrets and the credentials of tools,"
+        " all decrypt; `up` generates one",
     )
     webhook_concurrency: int = Field(
         200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, beside its calls"

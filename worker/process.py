@@ -70,6 +70,7 @@ class WorkerProcess:
         self.catalogue = Catalogue(settings.models)
         self.patience = Patience.from_settings(settings)
         self.slots = FreeSlots()
+        self.seal = Seal(settings.encryption_keys)
 
     @cached_property
     def redis(self) -> Any:
@@ -111,6 +112,7 @@ class WorkerProcess:
             catalogue=self.catalogue,
             dispatcher=self.dispatcher,
             announcer=self.announcer,
+            seal=self.seal,
         )
 
     @cached_property
@@ -119,7 +121,7 @@ class WorkerProcess:
         return WebhookSender(
             self.database,
             Poster.create(self.settings.receivers),
-            Seal(self.settings.encryption_keys),
+            self.seal,
             identity=self.identity,
             announcer=self.announcer,
             slots=self.settings.webhook_concurrency,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -129,20 +129,25 @@ def _opening_row(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[tuple[dict[str, Any], Any] | None]:
-    """What each call is to send, the client's body without its input and the input; None once its job is not its own.
+class Asked(NamedTuple):
+    """What a call is to send: the client's body without its input, the input, and sealed what they show as `***`."""
 
-    In the order of `attempts`.
-    """
+    settings: dict[str, Any]
+    input: Any
+    credentials: str | None
+
+
+def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | None]:
+    """What each call is to send, in the order of `attempts`; None once its job is not its own."""
     found = tx.execute(_REQUESTS, {"ids": [attempt.job_id for attempt in attempts]})
-    requests = {(job_id, number): (settings, input_) for job_id, number, settings, input_ in found}
+    requests = {(job_id, number): Asked(*asked) for job_id, number, *asked in found}
     return [requests.get((attempt.job_id, attempt.number)) for attempt in attempts]
 
 
 def _requests() -> Select[Any]:
     job, request = tables.jobs.c, tables.requests.c
     held = (among(job.id, "ids"), tables.IS_HELD)
-    asked = select(job.id, job.attempt, request.settings, request.input)
+    asked = select(job.id, job.attempt, request.settings, request.input, request.credentials)
     return asked.join_from(tables.jobs, tables.requests).where(*held)
 
 

@@ -200,6 +200,7 @@ requests = Table(
     Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("settings", JsonText, nullable=False),  # the client's body without its input
     Column("input", JsonText, nullable=False),
+    Column("credentials", Text),  # sealed; what the other two show as ***
 )
 
 answers = Table(

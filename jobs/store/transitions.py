@@ -55,7 +55,10 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
-    requests = [{"job_id": job_id, "settings": spec.settings, "input": spec.input} for job_id, spec in accepted]
+    requests = [
+        {"job_id": job_id, "settings": spec.settings, "input": spec.input, "credentials": spec.credentials}
+        for job_id, spec in accepted
+    ]
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
         for job_id, spec in accepted

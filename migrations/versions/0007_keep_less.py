@@ -1,4 +1,4 @@
-"""Remember which responses the provider keeps."""
+"""Remember which responses the provider keeps, and keep the credentials of tools apart from their request."""
 
 from typing import Any
 
@@ -18,9 +18,11 @@ UNWANTED: dict[str, Any] = {
 
 def upgrade() -> None:
     op.add_column("attempts", sa.Column("copy_unwanted", sa.Boolean(), nullable=True))
+    op.add_column("requests", sa.Column("credentials", sa.Text(), nullable=True))
     op.create_index("ix_attempts_copy_unwanted", "attempts", ["ended_at"], unique=False, **UNWANTED)
 
 
 def downgrade() -> None:
+    op.drop_column("requests", "credentials")
     op.drop_index("ix_attempts_copy_unwanted", "attempts", **UNWANTED)
     op.drop_column("attempts", "copy_unwanted")
