@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.callers import Submitter
 from api.dependencies import Parts
 from api.intake import Order, Owing
+from api.provider_ids import first_provider_id, refuse_provider_ids
 from api.receivers import require_sealing, webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
 from jobs.credentials import hide
@@ -18,6 +19,7 @@ from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
 from jobs.store.chains import check_chain
 from jobs.store.idempotency import Idempotency, find_earlier
+from jobs.store.keys import is_only_key
 from jobs.store.queries import Document, get_document
 
 LONGEST_KEY: Final = 255
@@ -107,6 +109,8 @@ async def _check(
         request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     fields = request.fields
     refuse_what_is_not_offered(fields)
+    if settings.provider_ids != "allow" and first_provider_id(request.body) is not None:
+        await run_in_threadpool(_refuse_provider_ids, parts, request)
     webhook = None
     if fields.webhook is not None:
         webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
@@ -117,6 +121,14 @@ async def _check(
         await submitter.confirmed()
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
     return Order(submitter, spec, now, is_large, idempotency, owing)
+
+
+def _refuse_provider_ids(parts: Parts, request: ParsedRequest) -> None:
+    if parts.settings.provider_ids is None:
+        with parts.database.read() as tx:
+            if is_only_key(tx):
+                return
+    refuse_provider_ids(request.body)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:
