@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 
 import redis
+from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,7 +20,6 @@ from jobs.dispatch import create_celery
 from jobs.models import Catalogue
 from jobs.sealing import VARIABLE
 from jobs.settings import Settings
-from jobs.shown_url import shown_url
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.workers import live_workers
@@ -105,16 +105,16 @@ def check_redis(url: str) -> Finding:
     try:
         client.ping()
     except (RedisError, OSError) as error:
-        return bad("redis", f"{shown_url(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
+        return bad("redis", f"{maybe_sanitize_url(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
     finally:
         client.close()
-    return good("redis", shown_url(url))
+    return good("redis", str(maybe_sanitize_url(url)))
 
 
 def check_broker(settings: Settings) -> Finding:
     """Whether the broker takes connections."""
     app = create_celery(settings)
-    url = shown_url(settings.broker)
+    url = maybe_sanitize_url(settings.broker)
     try:
         with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
             connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
@@ -123,7 +123,7 @@ def check_broker(settings: Settings) -> Finding:
         return bad("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that it runs")
     finally:
         app.close()
-    return good("broker", url)
+    return good("broker", str(url))
 
 
 def check_file_limit(settings: Settings) -> Finding:

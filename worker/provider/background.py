@@ -47,10 +47,12 @@ def call_background(
     line: Line,
     *,
     accepted: Callable[[str], None],
+    unstored: bool = False,
 ) -> CallReport:
     """Buy a response and fetch it once it is made; `accepted` is told its id before anything else is done.
 
-    A provider that answers in whole instead has answered.
+    A provider that answers in whole instead has answered; the id is told then as well where the client wants the
+    response `unstored`.
     """
     ended = ended_here(line)
     if ended is not None:
@@ -59,8 +61,8 @@ def call_background(
         came = endpoint.exchange(request, ends_at, line, endpoint.read_whole)
     reading = _reading(came)
     if reading is None or reading.status not in _UNDER_WAY:
-        if reading is not None and reading.id is not None:
-            accepted(reading.id)  # a provider that stores responses has stored this one, too
+        if unstored and reading is not None and reading.id is not None:
+            accepted(reading.id)  # it may have been stored all the same, and is to be deleted
         return endpoint.report(came, line, model)
     if reading.id is None:
         message = "The provider took the call, and named no id to fetch its answer by."

@@ -84,6 +84,7 @@ class ProviderClient:
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
+        unstored = body.get("store") is False
         request = self._endpoint.call(
             {**self._in_dialect(body), **asked},
             request_id=request_id,
@@ -99,7 +100,9 @@ class ProviderClient:
                 case Transport.STREAM:
                     return call_stream(self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard)
                 case Transport.BACKGROUND:
-                    return call_background(self._endpoint, request, model, ends_at, line, accepted=accepted)
+                    return call_background(
+                        self._endpoint, request, model, ends_at, line, accepted=accepted, unstored=unstored
+                    )
         finally:
             line.end()
 
