@@ -34,14 +34,14 @@ def receiver_key(api_key_id: str, receiver: Receiver) -> str:
     return f"{api_key_id} {receiver.origin}"
 
 
-def require_sealing(parts: Parts, param: str | None) -> None:
-    """Refuse webhooks where no secret could be kept.
+def require_sealing(parts: Parts, param: str | None, what: str = "Webhooks") -> None:
+    """Refuse `what`, which needs a secret to be kept, where none could be.
 
     Raises:
         RequestInvalid: the operator has set no key.
     """
     if not parts.seal.is_there:
-        message = f"Webhooks are not set up on this server: its operator has to set {VARIABLE}."
+        message = f"{what} are not set up on this server: its operator has to set {VARIABLE}."
         raise RequestInvalid(message, param, "unsupported_parameter" if param else "webhooks_unavailable")
 
 

@@ -333,3 +333,7 @@ def test_without_a_key_it_names_the_variable(server: Server) -> None:
         answer = tenant.http.post("/v1/responses", json=whole)
         assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="unsupported_parameter", param="webhook")
         assert tenant.submit(webhook={"url": URL})["status"] == "queued"
+        tools = [{"type": "mcp", "server_label": "x", "server_url": "https://mcp.example", "authorization": "secret"}]
+        answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x", "tools": tools})
+        told = assert_error(answer, 400, code="unsupported_parameter", param="tools[0].authorization")
+        assert "BACKBURNER_ENCRYPTION_KEYS" in told
