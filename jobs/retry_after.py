@@ -12,8 +12,8 @@ LONGEST_VALUE: Final = 64
 NUMBER: Final = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?|\.[0-9]+")
 
 
-def retry_after(value: str, now: datetime) -> timedelta | None:
-    """The pause that `value` asks for, in seconds or as a date: 0 to `LONGEST_RETRY_AFTER`; None if it asks for none.
+def retry_after(value: str, now: datetime, unit: timedelta = timedelta(seconds=1)) -> timedelta | None:
+    """The pause that `value` asks for, in `unit` or as a date: 0 to `LONGEST_RETRY_AFTER`; None if it asks for none.
 
     Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after, and fractions, which some servers send.
     """
@@ -21,8 +21,8 @@ def retry_after(value: str, now: datetime) -> timedelta | None:
     if len(value) > LONGEST_VALUE or not value.isascii():
         return None
     if NUMBER.fullmatch(value):
-        seconds = float(value)
-        return timedelta(seconds=min(seconds, LONGEST_RETRY_AFTER.total_seconds())) if isfinite(seconds) else None
+        number = float(value)
+        return min(number, LONGEST_RETRY_AFTER / unit) * unit if isfinite(number) else None
     return _until(value, now)
 
 

@@ -8,7 +8,7 @@ buys is given a moment to bring it even when the call is to end.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final
 
@@ -18,7 +18,8 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
-from worker.provider.classify import retry_after
+from jobs.retry_after import retry_after
+from worker.provider.classify import pause_asked_for
 from worker.provider.exchange import Endpoint, Received, ended_here, overdue
 from worker.provider.line import AbortReason, Line
 from worker.provider.wire import Reading, Unreadable, read_response
@@ -182,11 +183,10 @@ def _hint(came: Received | Failure) -> float | None:
     """In how many seconds the provider wants to be asked again."""
     if isinstance(came, Failure):
         return None
-    try:
-        seconds = float(came.headers.get("openai-poll-after-ms", "")) / 1000
-    except ValueError:
-        asked = retry_after(came.headers, datetime.now(UTC))
-        if asked is None:
-            return None
-        seconds = asked.total_seconds()
-    return min(max(seconds, LEAST_HINT), LONGEST_HINT)
+    now = datetime.now(UTC)
+    asked = retry_after(came.headers.get("openai-poll-after-ms", ""), now, unit=timedelta(milliseconds=1))
+    if asked is None:
+        asked = pause_asked_for(came.headers, now)
+    if asked is None:
+        return None
+    return min(max(asked.total_seconds(), LEAST_HINT), LONGEST_HINT)

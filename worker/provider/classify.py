@@ -7,9 +7,7 @@ limits share 429, a key and an empty account share 403, and a context overflow i
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,12 +16,11 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
+from jobs.retry_after import retry_after
 from worker.provider.complaint import Complaint, read_complaint
 from worker.provider.spending import cost_of_call
 from worker.provider.text import name_of
 from worker.provider.wire import Reading, Unreadable, read_response
-
-LONGEST_RETRY_AFTER: Final = timedelta(days=7)
 
 _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
     {
@@ -123,37 +120,10 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, model: Model,
     return replace(report, provider_request_id=name_of(given_id) or report.provider_request_id)
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+def pause_asked_for(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     """How long the provider asks us to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
-    for name, unit in (("retry-after-ms", 1), ("retry-after", 1000)):
-        value = headers.get(name, "").strip()
-        pause = _milliseconds(value, unit)
-        if pause is None and unit == 1000:
-            pause = _until(value, now)
-        if pause is not None:
-            return pause
-    return None
-
-
-def _milliseconds(value: str, unit: int) -> timedelta | None:
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    if not number.is_finite() or number < 0:
-        return None
-    longest = LONGEST_RETRY_AFTER // timedelta(milliseconds=1)
-    return timedelta(milliseconds=float(min(number * unit, Decimal(longest))))
-
-
-def _until(value: str, now: datetime) -> timedelta | None:
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(moment - now, timedelta(0)), LONGEST_RETRY_AFTER)
+    pause = retry_after(headers.get("retry-after-ms", ""), now, unit=timedelta(milliseconds=1))
+    return retry_after(headers.get("retry-after", ""), now) if pause is None else pause
 
 
 def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
@@ -163,7 +133,7 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
             kind=_kind_of_refusal(status, complaint),
             message=complaint.message or f"The provider answered HTTP {status} without a message.",
             http_status=status,
-            retry_after=retry_after(headers, now),
+            retry_after=pause_asked_for(headers, now),
             provider_code=complaint.code or complaint.category,
             provider_param=complaint.param,
         ),
@@ -230,9 +200,9 @@ def _report_of_answer(status: int, headers: Mapping[str, str], body: bytes, mode
     try:
         reading = read_response(body)
     except Unreadable as error:
-        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, retry_after(headers, now))
+        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, pause_asked_for(headers, now))
         return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
-    result = _result(reading, status, retry_after(headers, now))
+    result = _result(reading, status, pause_asked_for(headers, now))
     usage = reading.spending.usage
     # The price table says what an answer costs; a failed one is billed nothing unless the provider says otherwise.
     priced = usage if isinstance(result, Answer) or result.kind is ErrorKind.EMPTY_OUTPUT else None

@@ -11,7 +11,8 @@ import pytest
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport, Cost, CostSource, Usage
 from jobs.models import Model
-from worker.provider.classify import LONGEST_RETRY_AFTER, classify, retry_after
+from jobs.retry_after import LONGEST_RETRY_AFTER
+from worker.provider.classify import classify, pause_asked_for
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 MODEL = Model("some/model", input_price=Decimal(1), output_price=Decimal(10))
@@ -188,6 +189,9 @@ def test_the_providers_id_of_the_call(headers: dict[str, str], body: object, req
         ({"retry-after": "Sun, 22 Nov 2026 11:00:00 GMT"}, timedelta(0)),
         ({"retry-after": "Sun, 22 Nov 2099 12:00:00 GMT"}, LONGEST_RETRY_AFTER),
         ({"retry-after": "1e300"}, LONGEST_RETRY_AFTER),
+        ({"retry-after": "1e999999"}, None),
+        ({"retry-after-ms": "1e999999"}, None),
+        ({"retry-after": "Sun, 22 Nov 99999999999 12:00:00 GMT"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "NaN"}, None),
         ({"retry-after": "inf"}, None),
@@ -198,7 +202,7 @@ def test_the_providers_id_of_the_call(headers: dict[str, str], body: object, req
     ],
 )
 def test_retry_after(headers: dict[str, str], pause: timedelta | None) -> None:
-    assert retry_after(headers, NOW) == pause
+    assert pause_asked_for(headers, NOW) == pause
     found = classify(429, headers, b"", MODEL, now=NOW)
     assert failure(found).retry_after == pause
 
