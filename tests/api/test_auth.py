@@ -162,10 +162,11 @@ def test_the_bootstrap_key_has_every_scope_and_a_changed_one_replaces_it(server:
 
 def test_a_server_that_knows_the_bootstrap_key_refuses_it_once_another_server_has_changed_it(server: Server) -> None:
     first, second = (
-        settings_for(server.settings.database, server.settings.redis, api_key=secret) for secret in ("bb_one", "bb_two")
+        settings_for(server.settings.database, server.settings.redis, api_key=secret)
+        for secret in ("bb_one-of-the-two", "bb_two-of-the-two")
     )
     body = {"model": MODEL, "input": "Hello", "background": True}
-    with serve(first) as before, before.client("bb_one") as client:
+    with serve(first) as before, before.client("bb_one-of-the-two") as client:
         assert client.post("/v1/responses", json=body).status_code == 200
         with serve(second):
             assert_refused(client.post("/v1/responses", json=body))
