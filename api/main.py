@@ -27,10 +27,10 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.keys import VARIABLE, ensure_bootstrap_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
-from jobs.telemetry import configure_logging
+from jobs.telemetry import configure_logging, get_logger
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -38,6 +38,8 @@ The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` a
 """
 SHOWN_AT_ONCE = 32
 """Answers may be large, and all of them are in memory until the last is read."""
+
+log = get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -76,7 +78,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if settings.api_key is not None:
             with database.begin() as tx:
-                ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+                bootstrap = ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+            if bootstrap.revoked_at is not None:
+                log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
         parts.owed.start()
         await parts.waiters.start()
         collect_rarely()

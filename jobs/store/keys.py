@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -11,11 +11,14 @@ from typing import Any, Final
 from sqlalchemy import Connection, RowMapping, Select, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.errors import SettingsError
 from jobs.ids import new_id
 from jobs.store import tables
 from jobs.store.columns import among
 
-BOOTSTRAP_ID = "key_bootstrap"
+BOOTSTRAP_ID: Final = "key_bootstrap"
+BOOTSTRAP_NAME: Final = "bootstrap"
+VARIABLE: Final = "BACKBURNER_API_KEY"
 
 
 class Scope(StrEnum):
@@ -36,6 +39,8 @@ class ApiKey:
     scopes: frozenset[Scope]
     created_at: datetime
     revoked_at: datetime | None
+    sha256: str = field(repr=False)
+    """What is stored of the secret."""
 
 
 def digest(secret: str) -> str:
@@ -51,19 +56,45 @@ def generate_secret() -> str:
 def create_key(tx: Connection, name: str, scopes: Sequence[Scope] | None, now: datetime) -> tuple[ApiKey, str]:
     """Make a key with `scopes` (all when None); the second value is the secret, this once."""
     secret = generate_secret()
-    key = ApiKey(new_id("key"), name, frozenset(scopes if scopes is not None else Scope), now, None)
-    tx.execute(insert(tables.api_keys).values(_row_of(key, secret)))
+    granted = frozenset(scopes if scopes is not None else Scope)
+    key = ApiKey(new_id("key"), name, granted, now, None, digest(secret))
+    tx.execute(insert(tables.api_keys).values(_row_of(key)))
     return key, secret
 
 
-def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> None:
-    """Make the operator's key from the settings valid; a changed one replaces its predecessor under the same id."""
+def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> ApiKey:
+    """The operator's key as the settings want it; another secret replaces the one before under the same id.
+
+    A new secret works though the old one was revoked. The same one stays revoked, also after others came between:
+    what leaked once is not valid again.
+
+    Raises:
+        SettingsError: another key has this secret, valid or revoked.
+    """
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     row = tables.api_keys.c
-    key = ApiKey(BOOTSTRAP_ID, "bootstrap", frozenset(Scope), now, None)
-    tx.execute(dialect.insert(tables.api_keys).values(_row_of(key, secret)).on_conflict_do_nothing())
-    changed = update(tables.api_keys).where(row.id == BOOTSTRAP_ID, row.sha256 != digest(secret))
-    tx.execute(changed.values(sha256=digest(secret)))
+    wanted = ApiKey(BOOTSTRAP_ID, BOOTSTRAP_NAME, frozenset(Scope), now, None, digest(secret))
+    tx.execute(dialect.insert(tables.api_keys).values(_row_of(wanted)).on_conflict_do_nothing())
+    this = select(tables.api_keys).where(row.id == BOOTSTRAP_ID).with_for_update()
+    found = tx.execute(this).mappings().one_or_none()
+    if found is not None and found["sha256"] == wanted.sha256:
+        return _key_from(found)
+    others = select(tables.api_keys).where(row.sha256 == wanted.sha256)
+    other = tx.execute(others).mappings().one_or_none()
+    if other is not None or found is None:
+        raise SettingsError(_taken(other))
+    tx.execute(update(tables.api_keys).where(row.id == BOOTSTRAP_ID).values(sha256=wanted.sha256, revoked_at=None))
+    before = _key_from(found)
+    if before.revoked_at is not None:
+        ended = replace(before, id=new_id("key"), name=f"{BOOTSTRAP_NAME} (revoked)")
+        tx.execute(insert(tables.api_keys).values(_row_of(ended)))
+    return replace(before, sha256=wanted.sha256, revoked_at=None)
+
+
+def _taken(other: RowMapping | None) -> str:
+    whose = "another key" if other is None else f"the key '{other['name']}' ({other['id']})"
+    revoked = ", which is revoked" if other is not None and other["revoked_at"] is not None else ""
+    return f"{VARIABLE}: it has the secret of {whose}{revoked}. Set one of its own, such as: openssl rand -hex 32"
 
 
 def list_keys(tx: Connection) -> list[ApiKey]:
@@ -98,16 +129,17 @@ def _valid() -> Select[Any]:
 _VALID: Final = _valid()
 
 
-def _row_of(key: ApiKey, secret: str) -> dict[str, object]:
+def _row_of(key: ApiKey) -> dict[str, object]:
     return {
         "id": key.id,
         "name": key.name,
-        "sha256": digest(secret),
+        "sha256": key.sha256,
         "scopes": sorted(key.scopes),
         "created_at": key.created_at,
+        "revoked_at": key.revoked_at,
     }
 
 
 def _key_from(row: RowMapping) -> ApiKey:
     scopes = frozenset(Scope(scope) for scope in row["scopes"])
-    return ApiKey(row["id"], row["name"], scopes, row["created_at"], row["revoked_at"])
+    return ApiKey(row["id"], row["name"], scopes, row["created_at"], row["revoked_at"], row["sha256"])
