@@ -18,6 +18,7 @@ from jobs.store.keys import ApiKey, Scope, digest, find_keys
 REMEMBERED: Final = 1024
 
 MISSING: Final = "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
+REVOKED: Final = "This API key has been revoked."
 UNKNOWN: Final = "Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'."
 
 
@@ -61,6 +62,17 @@ class Callers:
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return key
+
+    async def recheck(self, key: ApiKey) -> None:
+        """Ask once more before an answer is shown that a client has waited for.
+
+        Raises:
+            KeyRefused: the key has been revoked meanwhile.
+        """
+        found = await self._asking.do(key.sha256)
+        if found is None or found.id != key.id:
+            self._remembered.pop(key.sha256, None)
+            raise KeyRefused(REVOKED)
 
     def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | None]:
         with self._database.read() as tx:

@@ -12,6 +12,7 @@ from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
+from api.key_watch import KeyWatch
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
@@ -56,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return standings(tx, pairs)
 
     run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
+    key_watch = KeyWatch(database)
     parts = Parts(
         settings=settings,
         database=database,
@@ -64,11 +66,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         run_list=run_list,
         announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
-        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
+        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids), key_watch.look_soon),
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
         callers=Callers(database),
+        key_watch=key_watch,
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
@@ -83,11 +86,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
         parts.owed.start()
         await parts.waiters.start()
+        await parts.key_watch.start()
         collect_rarely()
         try:
             yield
         finally:
             gc.unfreeze()
+            await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
             dispatcher.close()

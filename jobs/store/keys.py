@@ -103,12 +103,17 @@ def list_keys(tx: Connection) -> list[ApiKey]:
     return [_key_from(row) for row in tx.execute(query).mappings()]
 
 
+def get_key(tx: Connection, key_id: str) -> ApiKey | None:
+    """The key with this id, valid or revoked; None when there is none."""
+    found = tx.execute(select(tables.api_keys).where(tables.api_keys.c.id == key_id)).mappings().one_or_none()
+    return None if found is None else _key_from(found)
+
+
 def revoke_key(tx: Connection, key_id: str, now: datetime) -> ApiKey | None:
     """End a key at once; None when there is no such key. Its jobs go on."""
     row = tables.api_keys.c
     tx.execute(update(tables.api_keys).where(row.id == key_id, row.revoked_at.is_(None)).values(revoked_at=now))
-    found = tx.execute(select(tables.api_keys).where(row.id == key_id)).mappings().one_or_none()
-    return None if found is None else _key_from(found)
+    return get_key(tx, key_id)
 
 
 def find_key(tx: Connection, secret: str) -> ApiKey | None:
