@@ -1,21 +1,25 @@
 """What lasts ends with its key: a stream, a wait or a held create is told when the key that began it is revoked.
 
 The rows are the truth: one query for all keys of this process every `LOOK_EVERY` seconds, and at once when somebody
-announces that a key was revoked. An announcement is no more than a reason to look.
+announces that a key was revoked. An announcement is no more than a reason to look. Keys that were created or revoked
+meanwhile, by whichever process, are logged.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from typing import Final
 
-from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.keys import find_keys
+from jobs.store.database import DATABASE_ERRORS, Database, database_now
+from jobs.store.keys import ApiKey, changed_keys, find_keys
 from jobs.telemetry import get_logger
 
 LOOK_EVERY: Final = 2.0
 LEAST_PAUSE: Final = 0.2
 """Between two looks, however many announcements come."""
+OVERLAP: Final = timedelta(minutes=1)
+"""How long after its own moment a change may be committed and still be logged."""
 
 log = get_logger(__name__)
 
@@ -28,9 +32,11 @@ class KeyWatch:
         self._watched: dict[str, set[asyncio.Future[None]]] = {}
         self._soon = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._begun_at: datetime | None = None
+        self._logged: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
-        """Begin to look."""
+        """Begin to look; changes from now on are logged."""
         self._task = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
@@ -58,18 +64,17 @@ class KeyWatch:
 
     async def _look(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), LOOK_EVERY)
             self._soon.clear()
             await self._look_once()
             await asyncio.sleep(LEAST_PAUSE)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._soon.wait(), LOOK_EVERY - LEAST_PAUSE)
 
     async def _look_once(self) -> None:
         watched = set(self._watched)
-        if not watched:
-            return
         try:
-            valid = await asyncio.to_thread(self._valid_among, watched)
+            self._log_changes(await asyncio.to_thread(self._changes))
+            valid = await asyncio.to_thread(self._valid_among, watched) if watched else watched
         except DATABASE_ERRORS as error:  # what is away shows no answers either
             log.warning("could not look for revoked keys", error=type(error).__name__)
             return
@@ -79,6 +84,21 @@ class KeyWatch:
                 each.set_result(None)
             if ended:
                 log.warning("key revoked amid its requests", key=sha256[:8], ended=len(ended))
+
+    def _changes(self) -> dict[tuple[str, str], ApiKey]:
+        with self._database.read() as tx:
+            now = database_now(tx)
+            self._begun_at = self._begun_at or now
+            since = max(self._begun_at, now - OVERLAP)
+            keys = changed_keys(tx, since)
+        made = {(key.id, "key created"): key for key in keys if key.created_at > since}
+        return made | {(key.id, "key revoked"): key for key in keys if key.revoked_at and key.revoked_at > since}
+
+    def _log_changes(self, changes: dict[tuple[str, str], ApiKey]) -> None:
+        for (key_id, event), key in changes.items():
+            if (key_id, event) not in self._logged:
+                log.info(event, key_id=key_id, name=key.name, key=key.sha256[:8], scopes=sorted(key.scopes))
+        self._logged = set(changes)
 
     def _valid_among(self, digests: set[str]) -> set[str]:
         with self._database.read() as tx:

@@ -19,6 +19,7 @@ from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
+from api.sign_ins import SignIns
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.garbage import collect_rarely
@@ -28,7 +29,7 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import VARIABLE, ensure_bootstrap_key
+from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
 from jobs.telemetry import configure_logging, get_logger
@@ -58,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
     key_watch = KeyWatch(database)
+    sign_ins = SignIns()
     parts = Parts(
         settings=settings,
         database=database,
@@ -81,9 +83,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if settings.api_key is not None:
             with database.begin() as tx:
+                is_new = find_key(tx, settings.api_key.get_secret_value()) is None
                 bootstrap = ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
             if bootstrap.revoked_at is not None:
                 log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
+            elif is_new:
+                log.info("bootstrap key set", key_id=bootstrap.id, key=bootstrap.sha256[:8])
         parts.owed.start()
         await parts.waiters.start()
         await parts.key_watch.start()
@@ -92,6 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
         finally:
             gc.unfreeze()
+            sign_ins.stop()
             await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
@@ -118,7 +124,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
-    install_error_handlers(app)
+    install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
     direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from api.callers import REVOKED
+from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import RESPONSE_ID
 from api.schemas import render_response
@@ -96,7 +96,7 @@ class EventStream(Lasting):
                 while not gone.done():
                     page = await self._page()
                     for block, events in _joined(page):
-                        _refuse_if(revoked)
+                        self._refuse_if(revoked)
                         self._number += events
                         yield block
                         told_at = now()
@@ -104,7 +104,7 @@ class EventStream(Lasting):
                             return
                     if page.is_last:
                         return
-                    _refuse_if(revoked)
+                    self._refuse_if(revoked)
                     self._has_waited = True
                     if page.frames:
                         continue
@@ -123,6 +123,10 @@ class EventStream(Lasting):
         finally:
             gone.cancel()
 
+    def _refuse_if(self, revoked: "asyncio.Future[None]") -> None:
+        if revoked.done():
+            raise was_revoked(self._caller)
+
     async def _page(self) -> Page:
         try:
             page = await self._parts.sequences.read(self._job_id, self._caller.id, self._number)
@@ -138,11 +142,6 @@ class EventStream(Lasting):
         # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0082).
         told = {"code": code, "message": message, "param": None}
         return frame({"type": "error", **told, "error": {"type": kind, **told}}, number)
-
-
-def _refuse_if(revoked: "asyncio.Future[None]") -> None:
-    if revoked.done():
-        raise KeyRefused(REVOKED)
 
 
 def _joined(page: Page) -> Iterator[tuple[bytes, int]]:

@@ -5,11 +5,10 @@ from typing import Any
 
 from fastapi import Request
 
-from api.callers import REVOKED
+from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import LetGo
 from api.showing import Shown
-from jobs.errors import KeyRefused
 from jobs.store.keys import ApiKey
 
 
@@ -40,7 +39,7 @@ async def until_ended(request: Request, parts: Parts, job_id: str, caller: ApiKe
                 if not ended.done():
                     ended.cancel()
                 if revoked.done():
-                    raise KeyRefused(REVOKED)
+                    raise was_revoked(caller)
                 has_waited = True
     except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
         raise LetGo(job_id) from None

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.bodies import read_body
-from api.callers import REVOKED
+from api.callers import was_revoked
 from api.dependencies import Parts, PartsDep, WebhookOwner
 from api.receivers import checked_receiver, receiver_key, require_sealing
 from api.routes.responses import ERRORS
@@ -35,7 +35,7 @@ from api.webhook_schemas import (
     render_endpoint,
     request_body,
 )
-from jobs.errors import KeyRefused, RequestInvalid, TestNotDelivered, WrongState
+from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store import endpoints as store
 from jobs.store.deliveries import write_test
 from jobs.store.endpoints import Delivery, SealedSecret
@@ -277,7 +277,7 @@ async def _until_tried(parts: Parts, caller: ApiKey, delivery_id: str) -> Delive
         while True:
             delivery = await run_in_threadpool(look)
             if revoked.done():
-                raise KeyRefused(REVOKED)
+                raise was_revoked(caller)
             left = until - asyncio.get_running_loop().time()
             if delivery.ended_at is not None or left <= 0:
                 return delivery

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, RowMapping, Select, insert, select, update
+from sqlalchemy import Connection, RowMapping, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import SettingsError
@@ -126,12 +126,21 @@ def find_keys(tx: Connection, digests: Iterable[str]) -> dict[str, ApiKey]:
     return {each["sha256"]: _key_from(each) for each in tx.execute(_VALID, {"digests": {*digests}}).mappings()}
 
 
-def _valid() -> Select[Any]:
+def find_revoked(tx: Connection, digests: Iterable[str]) -> dict[str, ApiKey]:
+    """The same of those that are revoked."""
+    return {each["sha256"]: _key_from(each) for each in tx.execute(_REVOKED, {"digests": {*digests}}).mappings()}
+
+
+def changed_keys(tx: Connection, since: datetime) -> list[ApiKey]:
+    """The keys that were created or revoked after a moment."""
     row = tables.api_keys.c
-    return select(tables.api_keys).where(among(row.sha256, "digests"), row.revoked_at.is_(None))
+    query = select(tables.api_keys).where(or_(row.created_at > since, row.revoked_at > since)).order_by(row.id)
+    return [_key_from(each) for each in tx.execute(query).mappings()]
 
 
-_VALID: Final = _valid()
+_KNOWN: Final = select(tables.api_keys).where(among(tables.api_keys.c.sha256, "digests"))
+_VALID: Final = _KNOWN.where(tables.api_keys.c.revoked_at.is_(None))
+_REVOKED: Final = _KNOWN.where(tables.api_keys.c.revoked_at.is_not(None))
 
 
 def _row_of(key: ApiKey) -> dict[str, object]:

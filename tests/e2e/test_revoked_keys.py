@@ -37,6 +37,7 @@ def keys(stack: Stack, *arguments: str) -> dict[str, Any]:
 
 def test_a_revoked_keys_stream_ends_and_its_calls_are_cut_within_a_second(stack: Stack) -> None:
     mallory = keys(stack, "create", "mallory")
+    stack.api.match(rf"(?=.*{mallory['id']}).*key created", 5)
     innocent = stack.submit("[[sim: full delay=12]] Hello")
     with (
         OpenAI(base_url=stack.base_url, api_key=mallory["key"]) as client,
@@ -50,6 +51,9 @@ def test_a_revoked_keys_stream_ends_and_its_calls_are_cut_within_a_second(stack:
         revoked_at = done["revoked_at"]
         with pytest.raises(openai.AuthenticationError):
             waiter.result(5)
+    stack.api.match(rf"(?=.*{mallory['id']}).*key revoked", 5)
+    stack.api.match(rf"(?=.*{mallory['id']})(?=.*/v1/responses/{ids[-1]}).*sign-in failed", 5)
+    assert mallory["key"] not in stack.api.output
     assert done["cancelled"] == {"in_progress": 9, "queued": 6}
 
     def cut() -> list[dict[str, Any]]:
