@@ -9,6 +9,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 
 from api.callers import Callers, Submitter, allow
 from api.intake import Intake
+from api.key_watch import KeyWatch
 from api.lookups import Lookups
 from api.owed import Owed
 from api.rendered import Rendered
@@ -43,6 +44,7 @@ class Parts:
     seal: Seal
     intake: Intake
     callers: Callers
+    key_watch: KeyWatch
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.bodies import ACCEPTED
+from api.sign_ins import SignIns
 from jobs.errors import (
     CallerError,
     ChainBroken,
@@ -151,9 +152,15 @@ def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
     return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of a handler in OpenAI's shape."""
-    app.add_exception_handler(CallerError, _caller_error)
+def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
+    """Answer every exception of a handler in OpenAI's shape; failed sign-ins are also logged."""
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, KeyRefused):
+            sign_ins.failed(request, error)
+        return _caller_error(request, error)
+
+    app.add_exception_handler(CallerError, refused)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)

@@ -12,6 +12,7 @@ from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
+from api.key_watch import KeyWatch
 from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
@@ -19,6 +20,7 @@ from api.rendered import Rendered
 from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
+from api.sign_ins import SignIns
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.garbage import collect_rarely
@@ -28,10 +30,10 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
-from jobs.telemetry import configure_logging
+from jobs.telemetry import configure_logging, get_logger
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -39,6 +41,8 @@ The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` a
 """
 SHOWN_AT_ONCE = 32
 """Answers may be large, and all of them are in memory until the last is read."""
+
+log = get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -55,6 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return standings(tx, pairs)
 
     run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
+    key_watch = KeyWatch(database)
+    sign_ins = SignIns()
     parts = Parts(
         settings=settings,
         database=database,
@@ -63,11 +69,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         run_list=run_list,
         announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
-        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
+        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids), key_watch.look_soon),
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
         callers=Callers(database),
+        key_watch=key_watch,
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
@@ -78,14 +85,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if settings.api_key is not None:
             with database.begin() as tx:
-                ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+                is_new = find_key(tx, settings.api_key.get_secret_value()) is None
+                bootstrap = ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+            if bootstrap.revoked_at is not None:
+                log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
+            elif is_new:
+                log.info("bootstrap key set", key_id=bootstrap.id, key=bootstrap.sha256[:8])
         parts.owed.start()
         await parts.waiters.start()
+        await parts.key_watch.start()
         collect_rarely()
         try:
             yield
         finally:
             gc.unfreeze()
+            sign_ins.stop()
+            await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
             dispatcher.close()
@@ -111,7 +126,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
-    install_error_handlers(app)
+    install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
     direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)

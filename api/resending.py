@@ -54,6 +54,7 @@ async def accept_once(
     if is_again:
         joined = await _join(parts, sender)
         if joined is not None:
+            await submitter.confirmed()  # the look may have taken seconds
             return joined
     gone = asyncio.create_task(until_disconnected(request))
     try:

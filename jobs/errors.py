@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 
 class BackburnerError(Exception):
@@ -93,9 +93,24 @@ class NotOffered(CallerError):
 
 
 class KeyRefused(CallerError):
-    """The API key is missing, unknown or revoked."""
+    """The API key is missing, unknown or revoked.
+
+    The rest is for the log: which of the three, the key's SHA-256 as the database holds it, and its id if it has one.
+    """
 
     code = "invalid_api_key"
+
+    def __init__(
+        self,
+        message: str,
+        reason: Literal["missing", "unknown", "revoked"],
+        sha256: str | None = None,
+        key_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.sha256 = sha256
+        self.key_id = key_id
 
 
 class NotAllowed(CallerError):

@@ -19,6 +19,7 @@ from jobs.telemetry import get_logger
 ENDED: Final = "backburner:ended"
 WROTE: Final = "backburner:wrote"
 STOP: Final = "backburner:stop"
+REVOKED: Final = "backburner:revoked"
 LOOK_EVERY: Final = 5.0
 QUIET_AFTER_FAILURE: Final = 1.0
 
@@ -63,6 +64,10 @@ class Announcer:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
         self._publish(STOP, f"{job_id} {attempt} {reason}")
 
+    def revoked(self, key_id: str) -> None:
+        """A key is not valid any more; whoever serves it should look."""
+        self._publish(REVOKED, key_id)
+
     def _publish(self, channel: str, *messages: str) -> None:
         if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
             return
@@ -79,10 +84,19 @@ class Announcer:
 class Waiters:
     """Everyone in this process who waits for a response to end, or watches it run, behind one subscription."""
 
-    def __init__(self, url: str, ended_among: Callable[[Iterable[str]], set[str]]) -> None:
-        """`ended_among` looks at the rows: which of these responses have ended? It may block."""
+    def __init__(
+        self,
+        url: str,
+        ended_among: Callable[[Iterable[str]], set[str]],
+        on_revoked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ended_among` looks at the rows: which of these responses have ended? It may block.
+
+        `on_revoked` is called whenever a key may have been revoked.
+        """
         self._url = url
         self._ended_among = ended_among
+        self._on_revoked = on_revoked
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,7 +128,7 @@ class Waiters:
                     self._url, socket_connect_timeout=2, socket_keepalive=True, health_check_interval=25
                 )
                 async with client, client.pubsub() as subscription:
-                    await subscription.subscribe(ENDED, WROTE)
+                    await subscription.subscribe(ENDED, WROTE, REVOKED)
                     await self._look_once()  # what ended while nobody listened
                     while True:
                         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
@@ -132,6 +146,8 @@ class Waiters:
     def _hear(self, channel: str, job_id: str) -> None:
         if channel == ENDED:
             self._wake(job_id)
+        elif channel == REVOKED:
+            self._on_revoked()
         else:
             _set_all(self._watching.get(job_id, ()))
 

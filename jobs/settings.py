@@ -9,7 +9,7 @@ import os
 import re
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -31,6 +31,8 @@ WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
 """Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
 ANY_ORIGIN = "*"
 ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
+SHORTEST_API_KEY = 16
+"""Characters: a shorter key could be guessed by asking. `keys create` and `up` make keys of 46."""
 IMPLIED_PORTS = {"http": 80, "https": 443}
 
 
@@ -72,6 +74,12 @@ def _fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
         if not usable:
             raise ValueError("expected comma-separated Fernet keys: 32 random bytes each, as URL-safe base64")
     return keys
+
+
+def _long_enough(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value()) < SHORTEST_API_KEY:
+        raise ValueError(f"expected at least {SHORTEST_API_KEY} characters, such as: openssl rand -hex 32")
+    return key
 
 
 def _origins(origins: list[str]) -> list[str]:
@@ -137,8 +145,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
     port: int = Field(8000, ge=0, le=65535, description="where the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
-    api_key: SecretStr | None = Field(
-        None, description="bootstrap key with every scope; `up` generates one on first start"
+    api_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
+        None,
+        description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
     )
     worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
     max_attempts: int = Field(5, ge=1, le=1000, description="attempts in all per job, unless a request says")
@@ -262,6 +271,12 @@ class Settings(BaseSettings):
         return Dialect.OPENAI if f".{host}".endswith(OPENAI_HOSTS) else Dialect.STRICT
 
     @property
+    def sends_in_clear(self) -> bool:
+        """Whether the provider's key, prompts and answers leave this machine unencrypted."""
+        parts = urlsplit(self.provider_base_url)
+        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+    @property
     def lane(self) -> str:
         """The name of the lane to this provider: its host, without what else its URL may hold."""
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
@@ -295,6 +310,13 @@ class Settings(BaseSettings):
     def worker_timeout(self) -> timedelta:
         """Silence after which a worker is taken for dead."""
         return timedelta(seconds=self.worker_timeout_seconds)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def load_settings(**overrides: object) -> Settings:

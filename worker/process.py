@@ -182,6 +182,8 @@ class WorkerProcess:
         raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)
+        if self.settings.sends_in_clear:
+            log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
         self.heartbeat.start()
         self.live.start()
         with self.database.begin() as tx:

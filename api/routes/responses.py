@@ -124,13 +124,13 @@ async def create(
         raise
     job = accepted.job
     if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, job.api_key_id)
+        return EventStream(request, parts, job.id, submitter.last_known)
     if job.background:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
         return Json(to_json(render_response(accepted.document, None)), headers)
-    shown = await until_ended(request, parts, job.id, job.api_key_id, HEADERS_HELD_SECONDS)
+    shown = await until_ended(request, parts, job.id, submitter.last_known, HEADERS_HELD_SECONDS)
     if not shown.job.status.is_terminal:
-        return HeldAnswer(request, parts, accepted.document)
+        return HeldAnswer(request, parts, accepted.document, submitter.last_known)
     if shown.job.status is not Status.FAILED:
         return shown.answer()
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
@@ -185,9 +185,9 @@ async def retrieve(
     check_id(response_id)
     if stream:
         await _standing(parts, response_id, caller.id)
-        return EventStream(request, parts, response_id, caller.id, 0 if starting_after is None else starting_after + 1)
+        return EventStream(request, parts, response_id, caller, 0 if starting_after is None else starting_after + 1)
     if wait > 0:
-        shown = await until_ended(request, parts, response_id, caller.id, wait)
+        shown = await until_ended(request, parts, response_id, caller, wait)
         return _unchanged(shown.job, if_none_match) or shown.answer()
     standing = await _standing(parts, response_id, caller.id)
     return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)

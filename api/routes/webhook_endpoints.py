@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.bodies import read_body
+from api.callers import was_revoked
 from api.dependencies import Parts, PartsDep, WebhookOwner
 from api.receivers import checked_receiver, receiver_key, require_sealing
 from api.routes.responses import ERRORS
@@ -39,6 +40,7 @@ from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store import endpoints as store
 from jobs.store.deliveries import write_test
 from jobs.store.endpoints import Delivery, SealedSecret
+from jobs.store.keys import ApiKey
 from jobs.webhook import SECRET_BYTES, DeliveryStatus, EventType, new_secret
 
 TEST_SECONDS = 30.0
@@ -184,7 +186,7 @@ async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, web
             return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, datetime.now(UTC))
 
     delivery_id = await run_in_threadpool(send)
-    delivery = await _until_tried(parts, caller.id, delivery_id)
+    delivery = await _until_tried(parts, caller, delivery_id)
     if delivery.http_status is None:
         reason = shown_error(delivery.error_kind) or "no worker took it up"
         raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
@@ -262,18 +264,21 @@ def redeliver(parts: PartsDep, caller: WebhookOwner, webhook_delivery_id: str) -
     return JSONResponse(render_delivery(delivery))
 
 
-async def _until_tried(parts: Parts, api_key_id: str, delivery_id: str) -> Delivery:
+async def _until_tried(parts: Parts, caller: ApiKey, delivery_id: str) -> Delivery:
     """A test's delivery once it has ended, or as it stands when that takes too long."""
 
     def look() -> Delivery:
         with parts.database.read() as tx:
-            return store.get_delivery(tx, delivery_id, api_key_id)
+            return store.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
-    with parts.waiters.expect(delivery_id) as expectation:
+    with parts.waiters.expect(delivery_id) as expectation, parts.key_watch.watch(caller.sha256) as revoked:
+        revoked.add_done_callback(lambda _: expectation.wake())
         await run_in_threadpool(parts.dispatcher.ring_for_deliveries, [delivery_id])
         while True:
             delivery = await run_in_threadpool(look)
+            if revoked.done():
+                raise was_revoked(caller)
             left = until - asyncio.get_running_loop().time()
             if delivery.ended_at is not None or left <= 0:
                 return delivery

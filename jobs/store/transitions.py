@@ -29,7 +29,7 @@ from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
 from jobs.store.many import insert_into_all, update_all
-from jobs.store.rows import cost_columns, usage_columns
+from jobs.store.rows import cost_columns, job_from, usage_columns
 
 NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
     (
@@ -165,6 +165,21 @@ def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
     if "cost" in values:
         values |= cost_columns(values.pop("cost"))
     return values
+
+
+def cancel_open(
+    tx: Connection, api_key_id: str, status: Status, now: datetime, limit: int
+) -> tuple[list[Job], list[str]]:
+    """Cancel up to `limit` jobs of a key that have this open `status`.
+
+    They are locked first, so that none is stale. Also the ids of the deliveries to ring for, as `move_all`.
+    """
+    row = tables.jobs.c
+    these = (row.api_key_id == api_key_id, row.status == status, row.completed_at.is_(None))
+    size = bindparam("size", limit, Integer, literal_execute=True)
+    query = select(tables.jobs).where(*these).order_by(row.id).limit(size).with_for_update()
+    jobs = [job_from(each) for each in tx.execute(query).mappings()]
+    return move_all(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
 
 
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:

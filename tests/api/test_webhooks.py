@@ -329,7 +329,12 @@ def test_without_a_key_it_names_the_variable(server: Server) -> None:
         body = {"name": "x", "url": URL, "event_types": EVENTS}
         answer = tenant.http.post("/v1/webhook_endpoints", json=body)
         assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="webhooks_unavailable")
-        whole = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": URL, "secret": "x"}}
+        whole = {
+            "model": MODEL,
+            "input": "x",
+            "background": True,
+            "webhook": {"url": URL, "secret": "one secret of my own"},
+        }
         answer = tenant.http.post("/v1/responses", json=whole)
         assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="unsupported_parameter", param="webhook")
         assert tenant.submit(webhook={"url": URL})["status"] == "queued"

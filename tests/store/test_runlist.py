@@ -244,7 +244,7 @@ class TestBesideABacklog:
         with records.database.begin() as tx:
             values = {"id": "key_z", "name": "last", "sha256": "", "scopes": [], "created_at": records.clock()}
             tx.execute(insert(tables.api_keys).values(values))
-        return ApiKey("key_z", "last", frozenset(), records.clock(), None)
+        return ApiKey("key_z", "last", frozenset(), records.clock(), None, "")
 
     def owners(self, records: Records, job_ids: list[str]) -> list[str]:
         with records.database.read() as tx:

@@ -126,6 +126,7 @@ class TestReading:
 WRONG = {
     "PROVIDER_BASE_URL": ["api.aimlapi.com", "ftp://x"],
     "PROVIDER_TRANSPORT": ["carrier-pigeon"],
+    "API_KEY": ["x", "fifteen-letters"],
     "ENCRYPTION_KEYS": ["too-short", "not base64 at all, neither is this"],
     "WEBHOOK_CONCURRENCY": ["0", "many"],
     "MODELS": [" , "],
@@ -206,6 +207,25 @@ class TestWrong:
 
 
 class TestSecrets:
+    @pytest.mark.parametrize(
+        ("url", "in_clear"),
+        [
+            ("http://provider.example/v1", True),
+            ("http://10.0.0.7:8080/v1", True),
+            ("http://localhost.example/v1", True),
+            ("https://provider.example/v1", False),
+            ("http://127.0.0.1:9000/v1", False),
+            ("http://127.8.9.10/v1", False),
+            ("http://[::1]:9000/v1", False),
+            ("http://localhost:9000/v1", False),
+        ],
+    )
+    def test_plain_http_to_another_machine_is_known(
+        self, url: str, in_clear: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BACKBURNER_PROVIDER_BASE_URL", url)
+        assert load_settings().sends_in_clear is in_clear
+
     VARIABLES = ("PROVIDER_API_KEY", "API_KEY", "DATABASE_URL", "REDIS_URL", "BROKER_URL")
 
     def test_none_shows(self, monkeypatch: pytest.MonkeyPatch) -> None:
