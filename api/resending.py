@@ -45,7 +45,7 @@ async def accept_once(
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
         return await accept(raw, parts, submitter, idempotency_key)
-    is_again = count.isdecimal() and int(count) > 0
+    is_again = count.isascii() and count.isdigit() and count.strip("0") != ""  # of any length: int() has a limit
     if is_again:
         await submitter.confirmed()
     sender = Sender(submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
