@@ -108,9 +108,15 @@ NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, 
 WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
 NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "the path was asked for as a WebSocket")
 BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
+NOT_HTTP: Final      = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_http",        "what was sent is no HTTP/1.1")
+HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID_REQUEST, "request_head_too_large", "the request line and headers, or what stands between the chunks of a body, exceed 64 KB")
+TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, "request_timeout",     "the request was not sent in time", should_retry="missing")
+TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
+FAULTS: Final = (
+    BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, RESTARTING,
+)
 # fmt: on
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from api.callers import Callers
+from api.connections import FILES_BESIDE, STATE, Connections, Limits
 from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
@@ -23,6 +24,7 @@ from jobs.events import Announcer, Waiters, connect
 from jobs.garbage import collect_rarely
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
+from jobs.open_files import raise_file_limit
 from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
@@ -30,7 +32,7 @@ from jobs.store.database import Database
 from jobs.store.keys import ensure_bootstrap_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
-from jobs.telemetry import configure_logging
+from jobs.telemetry import configure_logging, get_logger
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -38,6 +40,8 @@ The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` a
 """
 SHOWN_AT_ONCE = 32
 """Answers may be large, and all of them are in memory until the last is read."""
+
+log = get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -73,15 +77,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Connections]]:
         if settings.api_key is not None:
             with database.begin() as tx:
                 ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+        limits = Limits.from_settings(settings, raise_file_limit(settings.max_connections + FILES_BESIDE))
+        if limits.connections < settings.max_connections:
+            log.info("fewer connections than the setting, for the file limit", connections=limits.connections)
         parts.owed.start()
         await parts.waiters.start()
         collect_rarely()
         try:
-            yield
+            yield {STATE: Connections(limits)}
         finally:
             gc.unfreeze()
             await parts.waiters.stop()
