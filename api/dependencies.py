@@ -8,6 +8,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
 from api.callers import Callers, Submitter, allow
+from api.holds import Holds
 from api.intake import Intake
 from api.owed import Owed
 from api.rendered import Rendered
@@ -41,6 +42,7 @@ class Parts:
     owed: Owed
     seal: Seal
     intake: Intake
+    holds: Holds
     callers: Callers
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]

@@ -33,6 +33,7 @@ from jobs.errors import (
     RequestTooLarge,
     TestNotDelivered,
     TooManyEndpoints,
+    TooManyHeld,
     WrongState,
 )
 from jobs.job import Job
@@ -61,9 +62,13 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
+    TooManyHeld:     (HTTPStatus.TOO_MANY_REQUESTS,        "rate_limit_error"),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
     EncodingUnsupported: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST),
 }
+
+AGAIN_AFTER: Final[Mapping[type[CallerError], int]] = {TooManyHeld: 5}
+"""Seconds after which what was refused may be sent again: it cost nothing, and nothing was wrong with it."""
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
@@ -193,7 +198,7 @@ def _caller_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, CallerError):  # Starlette's type of handlers is wider than what it calls them with
         raise error
     status, kind = CALLER_ERRORS[type(error)]
-    headers = dict(FINAL)
+    headers = {"retry-after": str(AGAIN_AFTER[type(error)])} if type(error) in AGAIN_AFTER else dict(FINAL)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     elif status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:

@@ -12,6 +12,7 @@ from api.connections import FILES_BESIDE, STATE, Connections, Limits
 from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
+from api.holds import Holds
 from api.intake import Intake
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
+        holds=Holds(settings.max_held_per_key),
         callers=Callers(database),
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),

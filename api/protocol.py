@@ -106,10 +106,9 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse no more of a head than it may have left."""
-        if self._is_deaf:
+        if not (self._is_in_body or self._head_bytes or self._is_deaf) and len(data) <= USUAL_HEAD:
+            self._feed_head(data)  # nearly always all of a request
             return
-        if self._waits_since is None or (self._is_in_body and not self.cycle.response_complete):
-            self._waits_since = self.loop.time()
         while data and not self._is_deaf and not self._out.is_closing():
             most = LARGEST_HEAD if self._is_in_body else min(USUAL_HEAD, LARGEST_HEAD - self._head_bytes)
             piece, data = (data, b"") if len(data) <= most else (data[:most], data[most:])
@@ -122,15 +121,24 @@ class Protocol(HttpToolsProtocol):
         heads = self._heads
         super().data_received(piece)
         if self._heads == heads:
+            if self._waits_since is None:
+                self._waits_since = self.loop.time()
             self._head_bytes += len(piece)
             if self._head_bytes >= LARGEST_HEAD:
                 self._refuse_as_too_large("The request line and headers")
+        elif self._is_in_body:
+            self._begin_body()
 
     def _feed_body(self, piece: bytes) -> None:
-        cycle, before = self.cycle, len(self.cycle.body)
+        cycle, before, heads = self.cycle, len(self.cycle.body), self._heads
         super().data_received(piece)
-        if self.cycle is not cycle or not self._is_in_body or cycle.response_complete:
+        if not self._is_in_body:
             return
+        if self._heads != heads:
+            self._begin_body()
+        if self.cycle is not cycle or cycle.response_complete:
+            return
+        self._waits_since = self.loop.time()
         got = len(cycle.body) - before
         self._body_bytes += got
         self._frame_bytes += len(piece) - got
@@ -138,6 +146,10 @@ class Protocol(HttpToolsProtocol):
             self._refuse_as_too_large("The extensions of chunks and the trailers")
         elif self._chunks > MOST_CHUNKS + self._body_bytes // SMALLEST_CHUNKS:
             self._refuse(NOT_HTTP, "The body's chunks are too small.", FINAL)
+
+    def _begin_body(self) -> None:
+        self._waits_since = self._body_since = self.loop.time()
+        self._body_bytes = self._frame_bytes = self._chunks = 0
 
     def on_headers_complete(self) -> None:
         """A request begins."""
@@ -149,8 +161,6 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self.cycle is not before:  # else it becomes a WebSocket
             self._is_in_body = True
-            self._waits_since = self._body_since = self.loop.time()
-            self._body_bytes = self._frame_bytes = self._chunks = 0
             self.headers = []  # what comes in trailers is no header: it must not change what the app has been given
 
     def on_chunk_header(self) -> None:

@@ -7,6 +7,7 @@ answer was written, each such job once: docs/decisions/0032-joining-an-sdks-own-
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
@@ -15,7 +16,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from api.acceptance import Accepted, accept
+from api.acceptance import Accepted, accept, is_held
 from api.callers import Submitter
 from api.dependencies import Parts
 from api.intake import Owing
@@ -54,7 +55,8 @@ async def accept_once(
     if is_again:
         joined = await _join(parts, sender)
         if joined is not None:
-            return joined
+            holds = is_held(joined.document.settings, background=joined.job.background)
+            return replace(joined, hold=parts.holds.take_again(joined.job.api_key_id)) if holds else joined
     gone = asyncio.create_task(until_disconnected(request))
     try:
         return await accept(raw, parts, submitter, owing=Owing(sender, gone.done))
