@@ -41,6 +41,8 @@ from jobs.store.database import DATABASE_ERRORS
 from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
+NOT_KEPT: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+"""What every answer says unless it says otherwise: it is what it says it is, and nobody keeps a copy."""
 INVALID_REQUEST: Final = "invalid_request_error"
 RESPONSE_ID: Final = "openai-response-id"
 """The header that names the response an answer is about, so that a client whose line breaks can come back for it."""

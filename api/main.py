@@ -17,7 +17,7 @@ from api.intake import Intake
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
-from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
+from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
 from jobs.dispatch import Dispatcher, RunList, create_celery
@@ -104,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and the log are ours
@@ -118,6 +119,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
+    app.include_router(document.router)
+    app.mount(document.FILES, document.files)
     install_error_handlers(app)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()

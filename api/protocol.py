@@ -22,6 +22,7 @@ from api.errors import (
     FINAL,
     HEAD_TOO_LARGE,
     NOT_HTTP,
+    NOT_KEPT,
     TOO_MANY_CONNECTIONS,
     TOO_SLOW,
     Fault,
@@ -268,6 +269,7 @@ class Protocol(HttpToolsProtocol):
             "content-length": str(len(body)),
             "x-request-id": new_id("req"),
             "connection": "close",
+            **NOT_KEPT,
             **headers,
         }
         lines = [b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in fields.items()]

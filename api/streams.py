@@ -37,7 +37,7 @@ GONE: Final = "response_not_found"
 """The code for a response that is deleted while somebody waits for it, when it is too late for a 404."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
+    "cache-control": "no-cache, no-store, no-transform",
     "x-accel-buffering": "no",  # nginx would collect events before it passes them on
 }
 
