@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.callers import Submitter
 from api.dependencies import Parts
+from api.holds import Hold
 from api.intake import Order, Owing
 from api.provider_ids import first_provider_id, refuse_provider_ids
 from api.receivers import require_sealing, webhook_target
@@ -32,10 +33,11 @@ NOT_OFFERED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Accepted:
-    """A job that is durable, and its response as it stands."""
+    """A job that is durable, and its response as it stands; `hold` where the answer lasts until the job ends."""
 
     job: Job
     document: Document
+    hold: Hold | None = None
 
 
 async def accept(
@@ -51,6 +53,7 @@ async def accept(
         ModelUnknown: it asks for a model that is not offered.
         ChainBroken: it follows what is not there.
         KeyRefused: the key has been revoked.
+        TooManyHeld: the answer would be held open, and the key has as many as it may have.
         ClientDisconnect: the one who is owed the answer has left.
     """
     if idempotency_key is None:
@@ -59,7 +62,7 @@ async def accept(
     idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
     earlier = await run_in_threadpool(_earlier, parts, idempotency)
     if earlier is not None:
-        return earlier
+        return _holding(earlier, parts)
     order = await _check(raw, parts, submitter, idempotency=idempotency)
     try:
         return await _accept(parts, order)
@@ -67,13 +70,28 @@ async def accept(
         winner = await run_in_threadpool(_earlier, parts, idempotency)
         if winner is None:  # it was deleted within this instant
             return await _accept(parts, order)
-        return winner
+        return _holding(winner, parts)
 
 
 async def _accept(parts: Parts, order: Order) -> Accepted:
     spec = order.spec
-    job = await parts.intake.accept(order)
-    return Accepted(job, Document(job, spec.settings, spec.metadata, None))
+    try:
+        job = await parts.intake.accept(order)
+    except BaseException:
+        if order.hold is not None:
+            order.hold.release()
+        raise
+    return Accepted(job, Document(job, spec.settings, spec.metadata, None), order.hold)
+
+
+def is_held(settings: Mapping[str, Any], *, background: bool) -> bool:
+    """Whether the answer to a create with these settings lasts until the response has ended."""
+    return not background or bool(settings.get("stream"))
+
+
+def _holding(earlier: Accepted, parts: Parts) -> Accepted:
+    is_to_hold = is_held(earlier.document.settings, background=earlier.job.background)
+    return replace(earlier, hold=parts.holds.take(earlier.job.api_key_id)) if is_to_hold else earlier
 
 
 def _usable(key: str) -> str:
@@ -120,7 +138,9 @@ async def _check(
     if spec.previous_response_id is not None:
         await submitter.confirmed()
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
-    return Order(submitter, spec, now, is_large, idempotency, owing)
+    # last of all, so that whatever else is wrong is told first; nothing has been bought yet
+    hold = parts.holds.take(spec.api_key_id) if is_held(spec.settings, background=spec.background) else None
+    return Order(submitter, spec, now, is_large, idempotency, owing, hold)
 
 
 def _refuse_provider_ids(parts: Parts, request: ParsedRequest) -> None:

@@ -35,7 +35,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     encoding = _encoding(request)
     sent_limit = limit if encoding is None else SENT_OVER_READ * limit
     declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > sent_limit:
+    if declared.isascii() and declared.isdigit() and _exceeds(declared, sent_limit):
         raise _too_large(limit)
     sent = _sent(request, sent_limit, limit)
     pieces, size = [], 0
@@ -45,6 +45,12 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise _too_large(limit)
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _exceeds(digits: str, limit: int) -> bool:
+    """Whether a number is larger than `limit`. It may have any number of digits; `int` refuses more than 4,300."""
+    digits = digits.lstrip("0")
+    return len(digits) > len(str(limit)) or int(digits or "0") > limit
 
 
 def _encoding(request: Request) -> str | None:

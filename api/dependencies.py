@@ -8,6 +8,7 @@ from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
 from api.callers import Callers, Submitter, allow
+from api.holds import Holds
 from api.intake import Intake
 from api.key_watch import KeyWatch
 from api.lookups import Lookups
@@ -43,6 +44,7 @@ class Parts:
     owed: Owed
     seal: Seal
     intake: Intake
+    holds: Holds
     callers: Callers
     key_watch: KeyWatch
     standings: AsyncGathering[tuple[str, str], Standing | None]

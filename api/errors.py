@@ -34,6 +34,7 @@ from jobs.errors import (
     RequestTooLarge,
     TestNotDelivered,
     TooManyEndpoints,
+    TooManyHeld,
     WrongState,
 )
 from jobs.job import Job
@@ -41,6 +42,8 @@ from jobs.store.database import DATABASE_ERRORS
 from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
+NOT_KEPT: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+"""What every answer says unless it says otherwise: it is what it says it is, and nobody keeps a copy."""
 INVALID_REQUEST: Final = "invalid_request_error"
 RESPONSE_ID: Final = "openai-response-id"
 """The header that names the response an answer is about, so that a client whose line breaks can come back for it."""
@@ -62,9 +65,13 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
     ModelUnknown:    (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     NotOffered:      (HTTPStatus.NOT_FOUND,                INVALID_REQUEST),
     IdempotencyConflict: (HTTPStatus.UNPROCESSABLE_ENTITY, INVALID_REQUEST),
+    TooManyHeld:     (HTTPStatus.TOO_MANY_REQUESTS,        "rate_limit_error"),
     RequestTooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, INVALID_REQUEST),
     EncodingUnsupported: (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST),
 }
+
+AGAIN_AFTER: Final[Mapping[type[CallerError], int]] = {TooManyHeld: 5}
+"""Seconds after which what was refused may be sent again: it cost nothing, and nothing was wrong with it."""
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
@@ -109,9 +116,15 @@ NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, 
 WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
 NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "the path was asked for as a WebSocket")
 BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
+NOT_HTTP: Final      = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_http",        "what was sent is no HTTP/1.1")
+HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID_REQUEST, "request_head_too_large", "the request line and headers, or what stands between the chunks of a body, exceed 64 KB")
+TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, "request_timeout",     "the request was not sent in time", should_retry="missing")
+TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
+FAULTS: Final = (
+    BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, RESTARTING,
+)
 # fmt: on
 
 
@@ -194,7 +207,7 @@ def _caller_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, CallerError):  # Starlette's type of handlers is wider than what it calls them with
         raise error
     status, kind = CALLER_ERRORS[type(error)]
-    headers = dict(FINAL)
+    headers = {"retry-after": str(AGAIN_AFTER[type(error)])} if type(error) in AGAIN_AFTER else dict(FINAL)
     if status is HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
     elif status is HTTPStatus.UNSUPPORTED_MEDIA_TYPE:

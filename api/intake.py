@@ -18,6 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 
 from api.callers import Submitter, allow
+from api.holds import Hold
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import CallerError
 from jobs.gathering import AsyncGathering
@@ -55,6 +56,7 @@ class Order:
     is_large: bool
     idempotency: Idempotency | None = None
     owing: Owing | None = None
+    hold: Hold | None = None
 
     @property
     def client_has_left(self) -> bool:

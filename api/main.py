@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from fastapi import FastAPI
 
 from api.callers import Callers
+from api.connections import FILES_BESIDE, STATE, Connections, Limits
 from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
+from api.holds import Holds
 from api.intake import Intake
 from api.key_watch import KeyWatch
 from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
-from api.routes import input_items, models, not_offered, operations, responses, usage, webhook_endpoints
+from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
 from api.sign_ins import SignIns
@@ -26,6 +28,7 @@ from jobs.events import Announcer, Waiters, connect
 from jobs.garbage import collect_rarely
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
+from jobs.open_files import raise_file_limit
 from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
@@ -73,6 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
+        holds=Holds(settings.max_held_per_key),
         callers=Callers(database),
         key_watch=key_watch,
         standings=AsyncGathering(stand),
@@ -82,21 +86,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Connections]]:
         if settings.api_key is not None:
-            with database.begin() as tx:
-                is_new = find_key(tx, settings.api_key.get_secret_value()) is None
-                bootstrap = ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
-            if bootstrap.revoked_at is not None:
-                log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
-            elif is_new:
-                log.info("bootstrap key set", key_id=bootstrap.id, key=bootstrap.sha256[:8])
+            _take_bootstrap_key(database, settings.api_key.get_secret_value())
+        limits = Limits.from_settings(settings, raise_file_limit(settings.max_connections + FILES_BESIDE))
+        if limits.connections < settings.max_connections:
+            log.info("fewer connections than the setting, for the file limit", connections=limits.connections)
         parts.owed.start()
         await parts.waiters.start()
         await parts.key_watch.start()
         collect_rarely()
         try:
-            yield
+            yield {STATE: Connections(limits)}
         finally:
             gc.unfreeze()
             sign_ins.stop()
@@ -112,6 +113,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and the log are ours
@@ -126,6 +128,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
+    app.include_router(document.router)
+    app.mount(document.FILES, document.files)
     install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
@@ -133,3 +137,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     within = allow_origins(direct, settings.cors_origins)
     app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, parts.owed)))
     return app
+
+
+def _take_bootstrap_key(database: Database, secret: str) -> None:
+    with database.begin() as tx:
+        is_new = find_key(tx, secret) is None
+        bootstrap = ensure_bootstrap_key(tx, secret, datetime.now(UTC))
+    if bootstrap.revoked_at is not None:
+        log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
+    elif is_new:
+        log.info("bootstrap key set", key_id=bootstrap.id, key=bootstrap.sha256[:8])

@@ -13,10 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import FINAL, INVALID_REQUEST, RESPONSE_ID, error_body, no_socket, unexpected
+from api.errors import FINAL, INVALID_REQUEST, NOT_KEPT, RESPONSE_ID, error_body, no_socket, unexpected
 from jobs.ids import new_id
 
 REQUEST_ID: Final = "x-request-id"
+_REQUEST_ID: Final = REQUEST_ID.encode()
+_NO_SNIFF, _NO_STORE = ((name.encode(), value.encode()) for name, value in NOT_KEPT.items())
+_CACHE_CONTROL: Final = _NO_STORE[0]
 RESPONSES: Final = "/v1/responses"
 ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 EXPOSED: Final = (REQUEST_ID, RESPONSE_ID, "retry-after", "openai-poll-after-ms", "etag", "x-should-retry")
@@ -51,7 +54,7 @@ class NoSockets:
             await self._app(scope, receive, send)
             return
         answer = no_socket(scope["path"], is_responses=_is_of_responses(scope))
-        answer.headers[REQUEST_ID] = new_id("req")
+        answer.headers.update({REQUEST_ID: new_id("req"), **NOT_KEPT})
         await answer(scope, receive, send)
         if scope["type"] == "websocket":
             await asyncio.sleep(0)  # uvicorn complains of an app that returns before the connection is closed
@@ -94,12 +97,12 @@ class _Cors(CORSMiddleware):
             said = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
             body = error_body(f"{bytes(answer.body).decode()}.", INVALID_REQUEST)
             answer = JSONResponse(body, answer.status_code, {**said, **FINAL})
-        answer.headers[REQUEST_ID] = new_id("req")
+        answer.headers.update({REQUEST_ID: new_id("req"), **NOT_KEPT})
         return answer
 
 
 class RequestIds:
-    """Gives each HTTP answer an `x-request-id` and turns a fault of ours into OpenAI's 500.
+    """Gives each HTTP answer an `x-request-id` and what keeps it from being kept, and turns a fault of ours into a 500.
 
     Starlette's own handler for faults sits outside all middleware and so has no such header.
     """
@@ -119,7 +122,10 @@ class RequestIds:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (REQUEST_ID.encode(), request_id.encode())]
+                headers = [*message["headers"], (_REQUEST_ID, request_id.encode()), _NO_SNIFF]
+                if not any(name == _CACHE_CONTROL for name, _ in headers):
+                    headers.append(_NO_STORE)
+                message["headers"] = headers
             await send(message)
 
         try:

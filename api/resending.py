@@ -7,6 +7,7 @@ answer was written, each such job once: docs/decisions/0032-joining-an-sdks-own-
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
@@ -15,7 +16,7 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from api.acceptance import Accepted, accept
+from api.acceptance import Accepted, accept, is_held
 from api.callers import Submitter
 from api.dependencies import Parts
 from api.intake import Owing
@@ -45,7 +46,7 @@ async def accept_once(
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
         return await accept(raw, parts, submitter, idempotency_key)
-    is_again = count.isdecimal() and int(count) > 0
+    is_again = count.isascii() and count.isdigit() and count.strip("0") != ""  # of any length: int() has a limit
     if is_again:
         await submitter.confirmed()
     sender = Sender(submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
@@ -55,7 +56,8 @@ async def accept_once(
         joined = await _join(parts, sender)
         if joined is not None:
             await submitter.confirmed()  # the look may have taken seconds
-            return joined
+            holds = is_held(joined.document.settings, background=joined.job.background)
+            return replace(joined, hold=parts.holds.take_again(joined.job.api_key_id)) if holds else joined
     gone = asyncio.create_task(until_disconnected(request))
     try:
         return await accept(raw, parts, submitter, owing=Owing(sender, gone.done))

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import RESPONSE_ID
+from api.holds import Hold
 from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
@@ -40,7 +41,7 @@ REFUSED: Final = "invalid_api_key"
 """The code where the key is revoked while somebody waits, when it is too late for a 401."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache, no-transform",
+    "cache-control": "no-cache, no-store, no-transform",
     "x-accel-buffering": "no",  # nginx would collect events before it passes them on
 }
 
@@ -51,18 +52,20 @@ log = get_logger(__name__)
 class Lasting(Response, ABC):
     """An answer whose end is not known when it begins."""
 
-    def __init__(self, request: Request, headers: dict[str, str]) -> None:
+    def __init__(self, request: Request, headers: dict[str, str], hold: Hold) -> None:
         super().__init__(headers=headers)
         del self.headers["content-length"]
         self._request = request
+        self._hold = hold
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send block by block; the next is asked for when the client has taken the one before."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with aclosing(self.blocks()) as blocks:
-            async for block in blocks:
-                await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        with self._hold:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self.blocks()) as blocks:
+                async for block in blocks:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     @abstractmethod
     def blocks(self) -> AsyncGenerator[bytes, None]:
@@ -72,9 +75,11 @@ class Lasting(Response, ABC):
 class EventStream(Lasting):
     """A response's events, from the first or any later one to the last."""
 
-    def __init__(self, request: Request, parts: Parts, job_id: str, caller: ApiKey, number: int = 0) -> None:
+    def __init__(
+        self, request: Request, parts: Parts, job_id: str, caller: ApiKey, hold: Hold, number: int = 0
+    ) -> None:
         """Begin with the event of this `number`."""
-        super().__init__(request, {**HEADERS, RESPONSE_ID: job_id})
+        super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
         self._parts = parts
         self._job_id = job_id
         self._caller = caller
@@ -165,8 +170,8 @@ class HeldAnswer(Lasting):
     can only be told as the failed response that it is.
     """
 
-    def __init__(self, request: Request, parts: Parts, accepted: Document, caller: ApiKey) -> None:
-        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id})
+    def __init__(self, request: Request, parts: Parts, accepted: Document, caller: ApiKey, hold: Hold) -> None:
+        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
         self._parts = parts
         self._caller = caller
         self._accepted = accepted

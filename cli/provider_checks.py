@@ -22,7 +22,7 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
     """The provider's findings: reachability, one per model, and the key. Without a key, nothing is asked."""
     base = settings.provider_base_url
     if settings.sends_in_clear:
-        problem = f"{maybe_sanitize_url(base)} is plain http: its key, prompts and answers can be read on the way"
+        problem = f"{settings.provider_shown} is plain http: its key, prompts and answers can be read on the way"
         yield doubtful("provider", problem, "set BACKBURNER_PROVIDER_BASE_URL to https")
     if settings.provider_api_key is None:
         problem = "none: `up` answers from its simulator, and a worker that runs alone has its calls refused"

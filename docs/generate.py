@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from pathlib import Path
 
-from api.errors import CALLER_ERRORS, FAILED_RESPONSES, FAULTS, FINAL_FAILURE
+from api.errors import AGAIN_AFTER, CALLER_ERRORS, FAILED_RESPONSES, FAULTS, FINAL_FAILURE
 from jobs.errors import (
     ERROR_CODES,
     CallerError,
@@ -136,7 +136,14 @@ def sdk_error(status: int) -> str:
 def render_errors() -> str:
     """Every failure: how it leaves the server, what an SDK raises for it, and what was done before."""
     callers = [
-        _error_row(status, kind, error.code, PARAMS.get(error, ""), "false", (error.__doc__ or "").partition("\n")[0])
+        _error_row(
+            status,
+            kind,
+            error.code,
+            PARAMS.get(error, ""),
+            _should_retry(error),
+            (error.__doc__ or "").partition("\n")[0],
+        )
         for error, (status, kind) in CALLER_ERRORS.items()
     ]
     faults = [
@@ -156,6 +163,10 @@ def render_errors() -> str:
     return ERRORS_PAGE.format(
         callers="\n".join(callers), faults="\n".join(faults), failed="\n".join(failed), kinds="\n".join(kinds)
     )
+
+
+def _should_retry(error: type[CallerError]) -> str:
+    return "missing" if error in AGAIN_AFTER else "false"
 
 
 def _error_row(status: HTTPStatus, kind: str, code: str | None, param: str, should_retry: str, last: str) -> str:

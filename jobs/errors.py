@@ -15,6 +15,7 @@
     │   ├── DeliveryNotFound    404: no such webhook delivery, or not the caller's
     │   ├── TooManyEndpoints    400: the key has as many webhook endpoints as it may have
     │   ├── TestNotDelivered    400: a webhook endpoint did not answer its test event
+    │   ├── TooManyHeld         429: the key has as many held requests, waits and streams open as it may have
     │   ├── IdempotencyConflict 422: the same Idempotency-Key with another body
     │   └── WrongState          400: the response is not in a status that allows this
     ├── DuplicateRequest        a race under one Idempotency-Key was lost: answer with the winner's job
@@ -142,6 +143,12 @@ class TestNotDelivered(CallerError):
 
     __test__ = False  # pytest would take the name for a test's
     code = "webhook_test_failed"
+
+
+class TooManyHeld(CallerError):
+    """The key has as many held requests, waits and streams open as it may have. Nothing was submitted."""
+
+    code = "rate_limit_exceeded"
 
 
 class IdempotencyConflict(CallerError):

@@ -216,6 +216,27 @@ class Settings(BaseSettings):
     ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
     retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests, decompressed, get 413")
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="connections of one API process, fewer where it may open fewer files; the next gets 503",
+    )
+    max_held_per_key: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="held creates, waits and streams that one API process keeps open for one key; the next gets 429",
+    )
+    head_timeout_seconds: float = Field(
+        30, gt=0, le=86400, description="how long a client may take to send a request's head; then 408"
+    )
+    body_timeout_seconds: float = Field(
+        30, gt=0, le=86400, description="how long a client may pause while it sends a request's body; then 408"
+    )
+    write_timeout_seconds: float = Field(
+        60, gt=0, le=86400, description="how long a client may take nothing of what waits for it; a quiet stream may"
+    )
     cors_origins: Annotated[list[str], NoDecode, AfterValidator(_origins), CommaSeparated] = Field(
         [],
         description="comma-separated origins whose pages may call the API from a browser, or *; empty means none",

@@ -4,7 +4,6 @@ Celery's own time limits and soft shutdown do nothing on the gevent pool, so the
 no more is claimed and running calls may finish within the grace; what is left then is handed back.
 """
 
-import resource
 import signal
 import time
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from celery import Celery, bootsteps
 from celery.signals import worker_init, worker_shutting_down
 from celery.worker import state
 
+from jobs import open_files
 from jobs.dispatch import HEADROOM, Dispatcher
 from jobs.events import Announcer, connect
 from jobs.garbage import collect_rarely
@@ -264,11 +264,7 @@ def install(app: Celery, process: WorkerProcess) -> None:
 
 def raise_file_limit(calls: int) -> None:
     """Raise the soft file limit to the hard one; each call needs a socket."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = calls * FILES_PER_CALL + OTHER_FILES
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        ceiling = max(soft, needed) if hard == resource.RLIM_INFINITY else hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-        soft = ceiling
-    if soft < needed:
-        log.warning("file limit is below the concurrency", limit=soft, needed=needed)
+    limit = open_files.raise_file_limit(needed)
+    if limit < needed:
+        log.warning("file limit is below the concurrency", limit=limit, needed=needed)

@@ -73,7 +73,8 @@ HELD_ERRORS = _errors(
         413: "The body is too large, decompressed.",
         415: "The body's Content-Encoding is not known.",
         422: "The Idempotency-Key was used with another body.",
-        429: "A held response failed: the provider's rate limit. Nothing was billed.",
+        429: "Too many answers of this key are held open, or a held response failed: the provider's rate limit."
+        " Nothing was billed.",
         502: "A held response failed at the provider. Nothing was billed.",
         504: "A held response was not finished by its deadline. Nothing was billed.",
     }
@@ -122,15 +123,16 @@ async def create(
     except CallerError:
         await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
         raise
-    job = accepted.job
-    if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, submitter.last_known)
-    if job.background:
+    job, hold, caller = accepted.job, accepted.hold, submitter.last_known
+    if hold is None:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
         return Json(to_json(render_response(accepted.document, None)), headers)
-    shown = await until_ended(request, parts, job.id, submitter.last_known, HEADERS_HELD_SECONDS)
-    if not shown.job.status.is_terminal:
-        return HeldAnswer(request, parts, accepted.document, submitter.last_known)
+    if accepted.document.settings.get("stream"):
+        return EventStream(request, parts, job.id, caller, hold)
+    with hold:
+        shown = await until_ended(request, parts, job.id, caller, HEADERS_HELD_SECONDS)
+        if not shown.job.status.is_terminal:
+            return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on())
     if shown.job.status is not Status.FAILED:
         return shown.answer()
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
@@ -185,9 +187,11 @@ async def retrieve(
     check_id(response_id)
     if stream:
         await _standing(parts, response_id, caller.id)
-        return EventStream(request, parts, response_id, caller, 0 if starting_after is None else starting_after + 1)
+        number = 0 if starting_after is None else starting_after + 1
+        return EventStream(request, parts, response_id, caller, parts.holds.take(caller.id), number)
     if wait > 0:
-        shown = await until_ended(request, parts, response_id, caller, wait)
+        with parts.holds.take(caller.id):
+            shown = await until_ended(request, parts, response_id, caller, wait)
         return _unchanged(shown.job, if_none_match) or shown.answer()
     standing = await _standing(parts, response_id, caller.id)
     return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)

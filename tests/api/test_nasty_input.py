@@ -5,7 +5,7 @@ import socket
 import httpx
 import pytest
 
-from tests.api.world import Server, Tenant
+from tests.api.world import MODEL, Server, Tenant
 
 NASTY = {
     "nul": "%00",
@@ -91,3 +91,21 @@ def server_answer(server: Server, authorization: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: " + authorization + b"\r\n\r\n")
         return connection.recv(12)
+
+
+@pytest.mark.parametrize("count", ["9" * 5_000, "0" * 5_000, "0" * 5_000 + "1", "-1", "1e9", "\u00b2", ""])
+def test_a_retry_count_of_any_length_is_no_fault(tenant: Tenant, count: str) -> None:
+    headers = {b"x-stainless-retry-count": count.encode("latin-1")}
+    answer = tenant.http.post(
+        "/v1/responses", json={"model": MODEL, "input": "Hello", "background": True}, headers=headers
+    )
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("length", ["0" * 5_000 + "2", "0" * 5_000 + "99999999", "9" * 5_000, "18446744073709551616"])
+def test_a_content_length_of_any_length_is_no_fault(server: Server, tenant: Tenant, length: str) -> None:
+    head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(f"{head}content-length: {length}\r\n\r\n{{}}".encode())
+        answer = connection.recv(65536)
+    assert answer.split(b" ")[1] in {b"400", b"413"}, answer

@@ -1,0 +1,106 @@
+"""A client that writes its own bytes: for what no HTTP client would send, or leave unread."""
+
+import json
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from tests.api.world import Json, Server
+
+PATIENCE = 20
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Json:
+        found: Json = json.loads(self.body)
+        return found
+
+    def assert_refused(self, status: int, code: str) -> None:
+        """It is OpenAI's error, and the connection's last answer."""
+        assert self.status == status, self
+        error = self.json()["error"]
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["code"] == code
+        assert error["message"]
+        assert self.headers["content-type"] == "application/json"
+        assert self.headers["connection"] == "close"
+        assert self.headers["x-request-id"].startswith("req_")
+
+
+class Line:
+    """One connection."""
+
+    def __init__(self, server: Server, *, receives: int | None = None) -> None:
+        """`receives` is the size of what its own side keeps unread, in bytes."""
+        self.socket = socket.socket()
+        if receives is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(("127.0.0.1", server.port))
+        self._unread = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.socket.close()
+
+    def send(self, *pieces: bytes) -> Self:
+        for each in pieces:
+            self.socket.sendall(each)
+        return self
+
+    def send_as_long_as_it_is_heard(self, pieces: Iterable[bytes]) -> int:
+        """Bytes that were sent before the other side was gone."""
+        sent = 0
+        try:
+            for each in pieces:
+                self.socket.sendall(each)
+                sent += len(each)
+        except OSError:
+            pass
+        return sent
+
+    def answer(self) -> Answer:
+        """The next one, with a body of a length that it names."""
+        while b"\r\n\r\n" not in self._unread:
+            assert self._read(), f"the connection ended with {self._unread!r}"
+        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        headers = dict(each.split(": ", 1) for each in lines)
+        length = int(headers.get("content-length", 0))
+        while len(self._unread) < length:
+            assert self._read(), "the connection ended within a body"
+        body, self._unread = self._unread[:length], self._unread[length:]
+        return Answer(int(status.split(" ")[1]), headers, body)
+
+    def is_ended(self) -> bool:
+        """Whether the other side says no more; waits for it to say whether it does."""
+        return not self._unread and not self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = self.socket.recv(1 << 16)
+        except ConnectionError:
+            return False
+        self._unread += data
+        return data != b""
+
+
+def head(method: str, path: str, secret: str | None = None, **headers: Any) -> bytes:
+    """A request's line and headers; `content_length=1` is `content-length: 1`."""
+    fields = {"host": "x"} | ({} if secret is None else {"authorization": f"Bearer {secret}"})
+    fields |= {name.replace("_", "-"): str(value) for name, value in headers.items()}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "\r\n"]).encode()
+
+
+def chunk(data: bytes, extension: bytes = b"") -> bytes:
+    return b"%x%b\r\n%b\r\n" % (len(data), extension, data)
