@@ -15,7 +15,7 @@ from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, 
 from worker.process import RECORDING_SECONDS
 
 SETTINGS = {variable_of(name) for name in Settings.model_fields}
-SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY"}
+SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY", f"{PREFIX}REDIS_PASSWORD"}
 GIVEN_BY_COMMAND_OR_IMAGE = {f"{PREFIX}HOST", f"{PREFIX}PORT", f"{PREFIX}DATA_DIR"}
 
 
@@ -51,6 +51,7 @@ def test_every_variable_is_a_setting_and_every_setting_gets_through(compose: Com
     assert named - SETTINGS == {
         *("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"),  # the image's own
         "PGPASSWORD",  # libpq's
+        *("REDIS_PASSWORD", "FLOWER_REDIS_PASSWORD"),  # what the broker's users are made of
         "FLOWER_BASIC_AUTH",  # Flower's
     }
 
@@ -70,6 +71,8 @@ def test_a_secret_reaches_only_the_service_that_needs_it(compose: ComposeFile) -
     assert holders(compose, "BACKBURNER_ENCRYPTION_KEYS") == {"api", "worker"}
     assert holders(compose, "FLOWER_BASIC_AUTH") == {"flower"}
     assert holders(compose, "POSTGRES_PASSWORD") == {"postgres", "migrate", "api", "worker"}
+    assert holders(compose, "REDIS_PASSWORD") == {"redis", "api", "worker"}
+    assert holders(compose, "FLOWER_REDIS_PASSWORD") == {"redis", "flower"}
 
 
 def test_the_file_itself_holds_no_secret() -> None:
@@ -117,6 +120,12 @@ def test_flower_has_no_way_to_the_database(compose: ComposeFile) -> None:
     flower = compose.services["flower"]
     assert not flower.networks & compose.services["postgres"].networks
     assert not any("postgres" in value for value in flower.environment.values())
+
+
+def test_flower_meets_nobody_but_the_broker(compose: ComposeFile) -> None:
+    flower = compose.services["flower"]
+    others = {name for name, each in compose.services.items() if each.networks & flower.networks}
+    assert others == {"flower", "redis"}
 
 
 def test_database_and_broker_have_no_way_out(compose: ComposeFile) -> None:
