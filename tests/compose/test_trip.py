@@ -40,6 +40,13 @@ MODEL = "openai/o3-pro"
 QUESTION = "a-question-that-nobody-else-may-see"
 ANSWER = "an-answer-that-nobody-else-may-see"
 SCRIPT = f'full delay=0.2 tokens=321 reasoning-tokens=200 input-tokens=123 text="{ANSWER}"'
+OPEN_IN_FLOWER = {
+    "Healthcheck",
+    "LoginHandler",
+    "LogoutHandler",
+    "NotFoundErrorHandler",
+    "StaticFileHandler",
+}  # they tell nothing
 NO_CHANGE = {"TasksDataTable", "NotFoundErrorHandler"}  # they take POST and change nothing
 TERMINATED = {0, -signal.SIGTERM}  # uvicorn tidies up and then ends by the signal that it got
 
@@ -221,11 +228,32 @@ def test_flower_knows_a_task_by_its_response(world: World, answered: Response) -
     assert answered.id in task["args"]
 
 
-def test_flower_asks_who_is_there(world: World) -> None:
+def test_flower_asks_who_is_there_on_every_page(world: World) -> None:
     user, password = DOTENV["FLOWER_BASIC_AUTH"].split(":")
-    for path in ("/", "/tasks", "/broker", "/api/tasks", "/api/workers"):
+    paths = [pattern.replace("(.+)", "x").replace("(.*)", "x") for pattern in pages_of_flower()]
+    assert {"/", "/metrics", "/api/tasks", "/api/workers", "/tasks/datatable"} <= set(paths)
+    for path in paths:
         for auth in (None, (user, "wrong"), ("", ""), ("other", password)):
-            assert httpx.get(world.stack["flower"].url + path, auth=auth).status_code == 401, (path, auth)
+            answer = httpx.get(world.stack["flower"].url + path, auth=auth)
+            assert (answer.status_code, answer.text) in ((401, ""), (401, "Access denied")), (path, auth)
+
+
+def pages_of_flower() -> Iterator[str]:
+    """Path patterns of all that it shows, whatever version of it is installed."""
+    for route in import_module("flower.urls").handlers:
+        spec = route if isinstance(route, URLSpec) else URLSpec(*route)
+        readable = spec.handler_class.get is not RequestHandler.get
+        if readable and spec.handler_class.__name__ not in OPEN_IN_FLOWER:
+            yield spec.regex.pattern.rstrip("$")
+
+
+@pytest.mark.parametrize("given", ["nocolon", ":", "user:", ":password", "user:password,other"])
+def test_flower_does_not_start_without_a_user_and_a_password(world: World, given: str) -> None:
+    flower = world.stack["flower"]
+    command = [*flower.service.command, "--port=0"]
+    refused = flower.run(*command, FLOWER_BASIC_AUTH=given)
+    assert refused.returncode != 0
+    assert "FLOWER_BASIC_AUTH: expected user:password, without commas" in refused.stdout
 
 
 def test_flower_refuses_whatever_would_change_something(world: World, answered: Response) -> None:
