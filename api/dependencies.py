@@ -9,6 +9,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 
 from api.callers import Callers, Submitter, allow
 from api.intake import Intake
+from api.lookups import Lookups
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
@@ -45,6 +46,7 @@ class Parts:
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
+    lookups: Lookups
 
 
 async def get_parts(request: Request) -> Parts:

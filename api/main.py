@@ -12,6 +12,7 @@ from api.dependencies import Parts
 from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
+from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
@@ -70,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
+        lookups=Lookups(),
     )
 
     @asynccontextmanager

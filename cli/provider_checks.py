@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
-from kombu.utils.url import maybe_sanitize_url
 
 from cli.finding import Finding, bad, doubtful, good
 from jobs.settings import Settings, Transport
@@ -35,9 +34,9 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
                 findings.append(_check_background(client, base, headers))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
-        yield bad("provider", f"{maybe_sanitize_url(base)}: {str(error) or type(error).__name__}", hint)
+        yield bad("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
         return
-    yield good("provider", str(maybe_sanitize_url(base)))
+    yield good("provider", settings.provider_shown)
     yield from findings
 
 

@@ -193,7 +193,8 @@ class Failure:
     """What one call came to when it brought no usable answer.
 
     `message` is safe to show to the tenant whose call it was (the provider's own words, cut to a few kB) and is
-    never logged. `provider_code` is the provider's machine-readable code, where it gave one.
+    never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
+    of a refusal for the account's sake that its words can mean nothing else.
     """
 
     kind: ErrorKind
@@ -202,6 +203,7 @@ class Failure:
     retry_after: timedelta | None = None
     provider_code: str | None = None
     provider_param: str | None = None
+    is_unmistakable: bool = False
 
 
 ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(

@@ -5,6 +5,7 @@
 
 import base64
 import logging
+import os
 import re
 from datetime import timedelta
 from enum import StrEnum
@@ -21,8 +22,13 @@ from sqlalchemy.exc import ArgumentError
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
 from jobs.receiver import ReceiverPolicy
+from jobs.shown_url import shown_url
 
 PREFIX = "BACKBURNER_"
+ENV_FILE = ".env"
+PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
+WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
+"""Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
 ANY_ORIGIN = "*"
 ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
 IMPLIED_PORTS = {"http": 80, "https": 443}
@@ -90,7 +96,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
+        env_file=ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",
@@ -100,7 +106,7 @@ class Settings(BaseSettings):
     provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
     provider_api_key: SecretStr | None = Field(
         None,
-        validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", "AIMLAPI_API_KEY"),
+        validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", PROVIDER_KEY_ALIAS),
         description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
     )
     provider_transport: Transport = Field(
@@ -113,6 +119,11 @@ class Settings(BaseSettings):
     )
     provider_max_calls: int | None = Field(
         None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
+    )
+    provider_ids: Literal["allow", "refuse"] | None = Field(
+        None,
+        description="requests that name what the provider keeps (files, vector stores, containers, prompts, items):"
+        " allow or refuse; empty means allow until there is a second API key, as all share the provider's",
     )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
@@ -187,7 +198,8 @@ class Settings(BaseSettings):
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(_fernet_keys)] = Field(
         [],
-        description="comma-separated Fernet keys; the first encrypts webhook secrets, all decrypt; `up` generates one",
+        description="comma-separated Fernet keys; the first encrypts webhook secrets and the credentials of tools,"
+        " all decrypt; `up` generates one",
     )
     webhook_concurrency: int = Field(
         200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, beside its calls"
@@ -264,6 +276,11 @@ class Settings(BaseSettings):
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
 
     @property
+    def provider_shown(self) -> str:
+        """Where the provider is, for a person to read."""
+        return shown_url(self.provider_base_url)
+
+    @property
     def logs_url(self) -> str:
         """Where the provider's log of calls is, if it has one."""
         return self.provider_logs_url or f"{self.provider_base_url.removesuffix('/v1')}/v2/logs"
@@ -297,7 +314,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     logging.getLogger("dotenv.main").setLevel(logging.ERROR)
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
+        return Settings(_env_file=None if os.environ.get(WHOLE) else ENV_FILE, **overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
     except ValidationError as error:
         lines = [f"  {variable_of(str(each['loc'][0]))}: {_reason(each['msg'])}" for each in error.errors()]
         raise SettingsError("Settings are wrong:\n" + "\n".join(dict.fromkeys(lines))) from None
@@ -305,7 +322,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def variable_of(field: str) -> str:
     """The environment variable that sets `field`."""
-    return field if field.startswith(PREFIX) or field == "AIMLAPI_API_KEY" else PREFIX + field.upper()
+    return field if field.startswith(PREFIX) or field == PROVIDER_KEY_ALIAS else PREFIX + field.upper()
 
 
 def _reason(message: str) -> str:

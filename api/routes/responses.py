@@ -241,6 +241,7 @@ def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
         return ended
 
     job = _settle_race(parts, caller.id, response_id, erasing)
+    parts.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
 
 

@@ -33,6 +33,7 @@ from api.webhook_schemas import (
     render_delivery,
     render_endpoint,
     request_body,
+    shown_error,
 )
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store import endpoints as store
@@ -58,11 +59,11 @@ After = Annotated[str | None, Query(max_length=64, description="the last id of t
 async def create(request: Request, parts: PartsDep, caller: WebhookOwner) -> Response:
     """Register an endpoint. Its signing secret is shown in this answer, and never again."""
     raw = await read_body(request, parts.settings.max_body_bytes)
+    asked = await run_in_threadpool(parse, CreateEndpoint, raw)
+    require_sealing(parts, None)
+    receiver = await checked_receiver(asked.url, parts, caller.id, "url")
 
     def register() -> Response:
-        asked = parse(CreateEndpoint, raw)
-        require_sealing(parts, None)
-        receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
         secret, sealed = _fresh_secret(parts)
         with parts.database.begin() as tx:
             endpoint = store.create_endpoint(
@@ -109,21 +110,21 @@ async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhoo
     """Change an endpoint; what is on its way goes to the new URL."""
     _check_id(webhook_endpoint_id)
     raw = await read_body(request, parts.settings.max_body_bytes)
+    asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
+    asked_for: dict[str, Any] = {}
+    if asked.name is not None:
+        asked_for["name"] = asked.name
+    if asked.event_types is not None:
+        asked_for["event_types"] = list(_event_types(asked.event_types))
+    if asked.url is not None:
+        receiver = await checked_receiver(asked.url, parts, caller.id, "url")
+        asked_for |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
 
     def change() -> Response:
-        asked = parse(UpdateEndpoint, raw)
-        changes: dict[str, Any] = {}
-        if asked.name is not None:
-            changes["name"] = asked.name
-        if asked.event_types is not None:
-            changes["event_types"] = list(_event_types(asked.event_types))
-        if asked.url is not None:
-            receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
-            changes |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
         now = datetime.now(UTC)
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            changes = {name: value for name, value in changes.items() if _differs(endpoint, name, value)}
+            changes = {name: value for name, value in asked_for.items() if _differs(endpoint, name, value)}
             enable = endpoint.disabled_at is not None and (asked.enabled is True or "url" in changes)
             endpoint = store.change_endpoint(tx, endpoint, changes, now, enable=enable)
         return JSONResponse(render_endpoint(endpoint, now))
@@ -185,7 +186,7 @@ async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, web
     delivery_id = await run_in_threadpool(send)
     delivery = await _until_tried(parts, caller.id, delivery_id)
     if delivery.http_status is None:
-        reason = delivery.error_kind or "no worker took it up"
+        reason = shown_error(delivery.error_kind) or "no worker took it up"
         raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
     return JSONResponse(
         {

@@ -72,6 +72,11 @@ def list_keys(tx: Connection) -> list[ApiKey]:
     return [_key_from(row) for row in tx.execute(query).mappings()]
 
 
+def is_only_key(tx: Connection) -> bool:
+    """Whether there is one key at most. Revoked ones count: what they have left at the provider is still there."""
+    return len(tx.execute(select(tables.api_keys.c.id).limit(2)).all()) < 2
+
+
 def revoke_key(tx: Connection, key_id: str, now: datetime) -> ApiKey | None:
     """End a key at once; None when there is no such key. Its jobs go on."""
     row = tables.api_keys.c

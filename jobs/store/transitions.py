@@ -6,7 +6,20 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Update,
+    bindparam,
+    case,
+    delete,
+    false,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
@@ -42,7 +55,10 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
-    requests = [{"job_id": job_id, "settings": spec.settings, "input": spec.input} for job_id, spec in accepted]
+    requests = [
+        {"job_id": job_id, "settings": spec.settings, "input": spec.input, "credentials": spec.credentials}
+        for job_id, spec in accepted
+    ]
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
         for job_id, spec in accepted
@@ -219,5 +235,8 @@ def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     """What the database doesn't erase by itself together with a job."""
     forget_targets(tx, job_ids)
     attempt = tables.attempts.c
-    told = update(tables.attempts).where(among(attempt.job_id, job_ids), attempt.error_message.is_not(None))
-    tx.execute(told.values(error_message=None))
+    kept = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
+    told = update(tables.attempts).where(among(attempt.job_id, job_ids), kept)
+    # what the provider keeps of it is to go as well, and needs a call: `worker.maintenance.eraser`
+    unwanted = case((attempt.copy_unwanted.is_not(None), true()))
+    tx.execute(told.values(error_message=None, copy_unwanted=unwanted))

@@ -27,7 +27,7 @@ from jobs.store.deliveries import (
     rescue_deliveries,
     write_events,
 )
-from jobs.store.delivery_claims import claim_deliveries, receivers_of
+from jobs.store.delivery_claims import claim_deliveries, owners_of, receivers_of
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
@@ -296,6 +296,7 @@ def write_and_claim(tx: Connection, world: World) -> None:
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
     assert receivers_of(tx, [delivery_id], NOW)
+    assert owners_of(tx, [delivery_id])
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
     assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
 

@@ -48,6 +48,7 @@ _KIND_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
     {
         "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
         "model_not_found": ErrorKind.MODEL_UNAVAILABLE,
+        "invalid_api_key": ErrorKind.BAD_CREDENTIALS,
         "insufficient_quota": ErrorKind.OUT_OF_CREDIT,
         "credit_balance_exhausted": ErrorKind.OUT_OF_CREDIT,
         "organization_spend_limit_exceeded": ErrorKind.OUT_OF_CREDIT,
@@ -85,6 +86,20 @@ _NO_QUOTA: Final = re.compile(
 )
 _NO_CREDIT: Final = re.compile(
     r"\b(credits?|balance|quota|spend|spending|limit|payment|plan|subscription)\b", re.IGNORECASE
+)
+# The account's words, whatever the status: no prompt brings them about by itself.
+_OF_THE_ACCOUNT: Final = re.compile(
+    r"(in|not a )valid api[- ]key|(requires?|provide) a valid api[- ]key|incorrect api[- ]key"
+    r"|api[- ]key (is|was|has been|does)|out of credits?|insufficient (credits?|balance|funds|quota)"
+    r"|exceeded your current quota|credit balance|top up your balance",
+    re.IGNORECASE,
+)
+_MASKED: Final = re.compile(r"\S*\*{3,}\S*")
+_REFUSED: Final[Mapping[ErrorKind, str]] = MappingProxyType(
+    {
+        ErrorKind.BAD_CREDENTIALS: "The provider refuses this server's API key{status}.",
+        ErrorKind.OUT_OF_CREDIT: "The provider says that this server's account has no credit or quota left{status}.",
+    }
 )
 # What the model refused, not what the account may do: one tenant's prompt must not close the lane for all.
 _FLAGGED: Final = re.compile(r"\bflagged\b|moderation|content[ _](policy|filter)|usage polic|bio_policy", re.IGNORECASE)
@@ -143,13 +158,16 @@ def _until(value: str, now: datetime) -> timedelta | None:
 
 def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
     complaint = read_complaint(body)
-    failure = Failure(
-        kind=_kind_of_refusal(status, complaint),
-        message=complaint.message or f"The provider answered HTTP {status} without a message.",
-        http_status=status,
-        retry_after=retry_after(headers, now),
-        provider_code=complaint.code or complaint.category,
-        provider_param=complaint.param,
+    failure = _for_the_account(
+        Failure(
+            kind=_kind_of_refusal(status, complaint),
+            message=complaint.message or f"The provider answered HTTP {status} without a message.",
+            http_status=status,
+            retry_after=retry_after(headers, now),
+            provider_code=complaint.code or complaint.category,
+            provider_param=complaint.param,
+        ),
+        complaint,
     )
     if 300 <= status < 400:
         failure = replace(failure, message=_redirected(status, headers), provider_code=None)
@@ -159,6 +177,18 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
         provider_request_id=complaint.request_id,
         cost=cost_of_call(None, headers, None, model),
     )
+
+
+def _for_the_account(failure: Failure, complaint: Complaint) -> Failure:
+    """A refusal in words that are fit for tenants: the provider's own may repeat a part of our key."""
+    words = _REFUSED.get(failure.kind)
+    if words is None:
+        return failure
+    if _kind_of_code(complaint) is None and not _OF_THE_ACCOUNT.search(complaint.message):
+        return replace(failure, message=_MASKED.sub("***", failure.message))
+    status = "" if failure.http_status in (None, 200) else f" (HTTP {failure.http_status})"
+    message = f"{words.format(status=status)} Its operator has to mend that; no attempt was used up."
+    return replace(failure, message=message, is_unmistakable=True)
 
 
 def _redirected(status: int, headers: Mapping[str, str]) -> str:
@@ -247,4 +277,4 @@ def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -
         passing = complaint.code is None or complaint.code in _PASSING_CODES
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
     message = complaint.message or "The provider reports the response as failed, and gives no reason."
-    return Failure(kind, message, status, pause, complaint.code, complaint.param)
+    return _for_the_account(Failure(kind, message, status, pause, complaint.code, complaint.param), complaint)

@@ -329,3 +329,25 @@ def test_a_failed_answer_costs_what_the_provider_says_and_nothing_else() -> None
 
 def test_the_cost_of_an_answer_that_was_cut_off_is_known_from_its_headers() -> None:
     assert report(200, b'{"outp', x_aimlapi_usd_spent="0.25").cost == Cost(250_000, CostSource.PROVIDER)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_unmistakable", "message"),
+    [
+        (
+            openai(401, "Incorrect API key provided: cnryPROV****0000.", code="invalid_api_key"),
+            True,
+            "API key (HTTP 401)",
+        ),
+        (openai(403, "Key cnryPROV****0000 lacks it."), False, "Key *** lacks it."),
+        (openai(429, "You exceeded your current quota.", code="insufficient_quota"), True, "quota left (HTTP 429)"),
+        (openai(403, "not permitted to use the tool"), False, "not permitted to use the tool"),
+    ],
+)
+def test_tenants_are_told_of_the_account_in_our_words(
+    answer: tuple[int, object], is_unmistakable: bool, message: str
+) -> None:
+    told = failure(report(*answer))
+    assert told.is_unmistakable is is_unmistakable
+    assert message in told.message
+    assert "cnry" not in told.message
