@@ -12,7 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -140,6 +140,9 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
+    )
+    redis_password: SecretStr | None = Field(
+        None, description="password for REDIS_URL where that has none; any character may stand in it"
     )
     broker_url: SecretStr | None = Field(None, description="any broker that Celery supports; empty means REDIS_URL")
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
@@ -276,12 +279,18 @@ class Settings(BaseSettings):
     @property
     def redis(self) -> str:
         """The Redis URL in force. It may hold a password: never log it."""
-        return self.redis_url.get_secret_value()
+        given = self.redis_url.get_secret_value()
+        url = urlsplit(given)
+        if self.redis_password is None or url.password:
+            return given
+        user, _, host = url.netloc.rpartition("@")
+        password = quote(self.redis_password.get_secret_value(), safe="")
+        return url._replace(netloc=f"{user.removesuffix(':')}:{password}@{host}").geturl()
 
     @property
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
-        return (self.broker_url or self.redis_url).get_secret_value()
+        return self.redis if self.broker_url is None else self.broker_url.get_secret_value()
 
     @property
     def dialect(self) -> Dialect:

@@ -242,3 +242,25 @@ class TestSecrets:
     def test_the_example_names_none(self) -> None:
         assert "bb_" not in render_example()
         assert re.search(r"^#BACKBURNER_API_KEY=$", render_example(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://redis:6379/0", "redis://:p%40%3A%2F%20%25%23%3F%24@redis:6379/0"),
+        ("redis://backburner@redis:6379/0", "redis://backburner:p%40%3A%2F%20%25%23%3F%24@redis:6379/0"),
+        (
+            "rediss://u@[::1]:6379/1?ssl_cert_reqs=none",
+            "rediss://u:p%40%3A%2F%20%25%23%3F%24@[::1]:6379/1?ssl_cert_reqs=none",
+        ),
+        ("redis://u:its-own@redis/0", "redis://u:its-own@redis/0"),
+    ],
+)
+def test_a_password_of_any_characters_reaches_redis_and_broker(url: str, whole: str) -> None:
+    password = "p@:/ %#?$"
+    settings = load_settings(redis_url=url, redis_password=password)
+    assert (settings.redis, settings.broker) == (whole, whole)
+    assert load_settings(redis_url=url).redis == url
+    elsewhere = load_settings(redis_url=url, redis_password=password, broker_url="amqp://broker//")
+    assert elsewhere.broker == "amqp://broker//"
+    assert password not in repr(settings)
