@@ -10,6 +10,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 from api.callers import Callers, Submitter, allow
 from api.intake import Intake
 from api.key_watch import KeyWatch
+from api.listing import Lists
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
@@ -44,6 +45,7 @@ class Parts:
     intake: Intake
     callers: Callers
     key_watch: KeyWatch
+    lists: Lists
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered

@@ -111,7 +111,8 @@ NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, 
 BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-FAULTS: Final = (BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
+TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
+FAULTS: Final = (TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, BROKEN, DATABASE_AWAY, RESTARTING)
 # fmt: on
 
 
@@ -121,6 +122,13 @@ class LetGo(Exception):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"{job_id} goes on without its client")
         self.job_id = job_id
+
+
+class TooManyReads(Exception):
+    """A key reads more lists at once than it may, and none has ended in time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"Too many lists are read with this API key: {most} at once. Try again.")
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -164,6 +172,7 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)
+    app.add_exception_handler(TooManyReads, _too_many_reads)
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_away)
 
@@ -228,6 +237,10 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
     # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
     return _answer(DATABASE_AWAY, "The database does not answer. Try again.", headers)
+
+
+async def _too_many_reads(_request: Request, error: Exception) -> JSONResponse:
+    return _answer(TOO_MANY_READS, str(error), {"retry-after": "1"})
 
 
 async def _let_go(request: Request, error: Exception) -> JSONResponse:

@@ -13,6 +13,7 @@ from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.intake import Intake
 from api.key_watch import KeyWatch
+from api.listing import Lists
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         intake=Intake(database, dispatcher, run_list),
         callers=Callers(database),
         key_watch=key_watch,
+        lists=Lists(),
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
@@ -101,6 +103,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
+            parts.lists.stop()
             dispatcher.close()
             redis_client.close()
             database.close()
