@@ -11,6 +11,7 @@ from api.callers import Callers, Submitter, allow
 from api.holds import Holds
 from api.intake import Intake
 from api.key_watch import KeyWatch
+from api.listing import Lists
 from api.lookups import Lookups
 from api.owed import Owed
 from api.rendered import Rendered
@@ -47,6 +48,7 @@ class Parts:
     holds: Holds
     callers: Callers
     key_watch: KeyWatch
+    lists: Lists
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered

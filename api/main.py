@@ -15,6 +15,7 @@ from api.errors import install_error_handlers
 from api.holds import Holds
 from api.intake import Intake
 from api.key_watch import KeyWatch
+from api.listing import Lists
 from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
@@ -79,6 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         holds=Holds(settings.max_held_per_key),
         callers=Callers(database),
         key_watch=key_watch,
+        lists=Lists(),
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
@@ -104,6 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
+            parts.lists.stop()
             dispatcher.close()
             redis_client.close()
             database.close()

@@ -268,10 +268,10 @@ def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> Non
     _close(tx, job_id, number, {"ended_at": now, "outcome": Outcome.RELEASED, "billed": Billed.NO})
 
 
-def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
-    """Every call made for a job, first to last."""
+def attempts_of(tx: Connection, job_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
+    """The calls made for a job, first to last: all behind the number `after`, or as many as `limit` says."""
     row = tables.attempts.c
-    query = select(tables.attempts).where(row.job_id == job_id).order_by(row.number)
+    query = select(tables.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 

@@ -244,7 +244,7 @@ def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], obje
     def run(tx: Connection, world: World) -> object:
         after = world.one(Status.COMPLETED) if page.get("deep") else None
         ascending = bool(page.get("ascending"))
-        return queries.list_documents(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
+        return queries.list_sizes(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
 
     return run
 
