@@ -103,7 +103,8 @@ class LaneKeeper:
             self._narrowed_at = monotonic()
             self._tell(self._narrow)
         if self._last.closed_at is not None:
-            undecided = kind in SAY_NOTHING
+            # without a status nothing was asked of the provider, or it gave no answer
+            undecided = failure is not None and (failure.kind in SAY_NOTHING or failure.http_status is None)
             self._tell(lambda tx: self._probe_later(tx, attempt) if undecided else self._reopen(tx, attempt))
         if kind is None and self._last.max_calls is not None:
             self._tell(self._widen)
