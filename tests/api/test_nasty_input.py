@@ -95,7 +95,7 @@ def server_answer(server: Server, authorization: bytes) -> bytes:
 
 @pytest.mark.parametrize("count", ["9" * 5_000, "0" * 5_000, "0" * 5_000 + "1", "-1", "1e9", "\u00b2", ""])
 def test_a_retry_count_of_any_length_is_no_fault(tenant: Tenant, count: str) -> None:
-    headers = {"x-stainless-retry-count": count.encode("latin-1")}
+    headers = {b"x-stainless-retry-count": count.encode("latin-1")}
     answer = tenant.http.post(
         "/v1/responses", json={"model": MODEL, "input": "Hello", "background": True}, headers=headers
     )
