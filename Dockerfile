@@ -1,8 +1,8 @@
 # One image for every part of Backburner; the command decides which it becomes, as docker-compose.yml shows. What is
 # healthy depends on the part, so health checks stand there too. It holds no setting and no secret.
-ARG PYTHON_VERSION=3.13
+ARG PYTHON_IMAGE=python:3.13-slim
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/backburner
 ENV PATH=/opt/backburner/bin:$PATH
@@ -12,7 +12,7 @@ RUN pip install --require-hashes --requirement requirements/run.txt
 COPY . .
 RUN pip install --no-deps --no-build-isolation .
 
-FROM python:${PYTHON_VERSION}-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/backburner --shell /usr/sbin/nologin backburner \
     && install --directory --owner backburner --group backburner --mode 0700 /var/lib/backburner
 COPY --from=build /opt/backburner /opt/backburner

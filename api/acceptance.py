@@ -11,14 +11,16 @@ from api.callers import Submitter
 from api.dependencies import Parts
 from api.holds import Hold
 from api.intake import Order, Owing
-from api.receivers import webhook_target
+from api.provider_ids import first_provider_id, refuse_provider_ids
+from api.receivers import require_sealing, webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
+from jobs.credentials import hide
 from jobs.errors import DuplicateRequest, RequestInvalid
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
-from jobs.settings import Settings
 from jobs.store.chains import check_chain
 from jobs.store.idempotency import Idempotency, find_earlier
+from jobs.store.keys import is_only_key
 from jobs.store.queries import Document, get_document
 
 LONGEST_KEY: Final = 255
@@ -125,18 +127,28 @@ async def _check(
         request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     fields = request.fields
     refuse_what_is_not_offered(fields)
+    if settings.provider_ids != "allow" and first_provider_id(request.body) is not None:
+        await run_in_threadpool(_refuse_provider_ids, parts, request)
     webhook = None
     if fields.webhook is not None:
-        webhook = await run_in_threadpool(webhook_target, fields, parts, await submitter.confirmed())
+        webhook = await webhook_target(fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
     now = datetime.now(UTC)
-    spec = _spec(request, model, submitter.last_known.id, settings, now, webhook)
+    spec = _spec(request, model, submitter.last_known.id, parts, now, webhook)
     if spec.previous_response_id is not None:
         await submitter.confirmed()
         spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, parts, spec))
     # last of all, so that whatever else is wrong is told first; nothing has been bought yet
     hold = parts.holds.take(spec.api_key_id) if is_held(spec.settings, background=spec.background) else None
     return Order(submitter, spec, now, is_large, idempotency, owing, hold)
+
+
+def _refuse_provider_ids(parts: Parts, request: ParsedRequest) -> None:
+    if parts.settings.provider_ids is None:
+        with parts.database.read() as tx:
+            if is_only_key(tx):
+                return
+    refuse_provider_ids(request.body)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:
@@ -159,11 +171,11 @@ def _spec(
     request: ParsedRequest,
     model: Model,
     api_key_id: str,
-    settings: Settings,
+    parts: Parts,
     now: datetime,
     webhook: WebhookTarget | None,
 ) -> JobSpec:
-    fields = request.fields
+    fields, settings = request.fields, parts.settings
     run_at = datetime.fromtimestamp(fields.run_at, UTC) if fields.run_at is not None else None
     seconds = fields.deadline_seconds or settings.job_deadline_seconds
     deadline_at = now + timedelta(seconds=seconds)
@@ -173,7 +185,10 @@ def _spec(
             "run_at",
             "invalid_value",
         )
-    body: dict[str, Any] = {**request.body, "model": model.id}
+    shown, credentials = hide(request.body)
+    if credentials:
+        require_sealing(parts, credentials.first_place, "Credentials of tools")
+    body: dict[str, Any] = {**shown, "model": model.id}
     input_ = body.pop("input", None) or ""
     body.pop("webhook", None)  # its secret must not lie in a row unsealed
     return JobSpec(
@@ -192,4 +207,5 @@ def _spec(
         previous_response_id=fields.previous_response_id,
         store=fields.store is not False,
         webhook=webhook,
+        credentials=credentials.sealed(parts.seal) if credentials else None,
     )

@@ -13,11 +13,12 @@ from typing import Final
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.gathering import AsyncGathering
 from jobs.store.database import Database
-from jobs.store.keys import ApiKey, Scope, digest, find_keys
+from jobs.store.keys import ApiKey, Scope, digest, find_keys, find_revoked
 
 REMEMBERED: Final = 1024
 
 MISSING: Final = "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
+REVOKED: Final = "This API key has been revoked."
 UNKNOWN: Final = "Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'."
 
 
@@ -52,20 +53,34 @@ class Callers:
 
     async def ask(self, sha256: str) -> ApiKey:
         """What the rows say now of the key with this digest; raises as `find`."""
-        key = await self._asking.do(sha256)
-        if key is None:
+        try:
+            key = await self._asking.do(sha256)
+        except KeyRefused:
             self._remembered.pop(sha256, None)
-            raise KeyRefused(UNKNOWN)
+            raise
         self._remembered[sha256] = key
         self._remembered.move_to_end(sha256)
         if len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         return key
 
-    def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | None]:
+    async def recheck(self, key: ApiKey) -> None:
+        """Ask once more before an answer is shown that a client has waited for.
+
+        Raises:
+            KeyRefused: the key has been revoked meanwhile.
+        """
+        try:
+            await self.ask(key.sha256)
+        except KeyRefused:
+            raise was_revoked(key) from None
+
+    def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | KeyRefused]:
         with self._database.read() as tx:
             found = find_keys(tx, digests)
-        return [found.get(each) for each in digests]
+            missing = {*digests}.difference(found)
+            revoked = find_revoked(tx, missing) if missing else {}
+        return [found.get(each) or _refusal(each, revoked.get(each)) for each in digests]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +102,18 @@ class Submitter:
     def still(self, key: ApiKey | None) -> ApiKey:
         """`key`, which is what the rows say now; raises as `confirmed`."""
         if key is None or key.id != self.last_known.id:
-            raise KeyRefused(UNKNOWN)
+            raise _refusal(self.sha256, self.last_known)
         return key
+
+
+def was_revoked(key: ApiKey) -> KeyRefused:
+    """What somebody is told whose key was revoked while he waited."""
+    return KeyRefused(REVOKED, "revoked", key.sha256, key.id)
+
+
+def _refusal(sha256: str, revoked: ApiKey | None) -> KeyRefused:
+    # one wording for both: who has found an old key is not told that it was one
+    return KeyRefused(UNKNOWN, "revoked" if revoked else "unknown", sha256, revoked.id if revoked else None)
 
 
 def allow(key: ApiKey, scope: Scope) -> ApiKey:
@@ -104,5 +129,5 @@ def allow(key: ApiKey, scope: Scope) -> ApiKey:
 
 def _digest(secret: str | None) -> str:
     if not secret:
-        raise KeyRefused(MISSING)
+        raise KeyRefused(MISSING, "missing")
     return digest(secret)

@@ -10,6 +10,9 @@ from fastapi.security.utils import get_authorization_scheme_param
 from api.callers import Callers, Submitter, allow
 from api.holds import Holds
 from api.intake import Intake
+from api.key_watch import KeyWatch
+from api.listing import Lists
+from api.lookups import Lookups
 from api.owed import Owed
 from api.rendered import Rendered
 from api.sequences import Sequences
@@ -44,9 +47,12 @@ class Parts:
     intake: Intake
     holds: Holds
     callers: Callers
+    key_watch: KeyWatch
+    lists: Lists
     standings: AsyncGathering[tuple[str, str], Standing | None]
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
+    lookups: Lookups
 
 
 async def get_parts(request: Request) -> Parts:

@@ -7,6 +7,8 @@ for a value where OpenAI has a default; the SDKs' types ask for the keys of a to
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from jobs.credentials import hide_in_tools
+
 # In the order in which OpenAI writes them.
 DEFAULTS: Final[Mapping[str, Any]] = {
     "id": None,
@@ -74,7 +76,7 @@ def _reasoning(value: Any) -> Any:
 
 
 def _tools(value: Any) -> Any:
-    return [_tool(each) for each in value] if isinstance(value, list) else DEFAULTS["tools"]
+    return [_tool(each) for each in hide_in_tools(value)] if isinstance(value, list) else DEFAULTS["tools"]
 
 
 def _tool(tool: Any) -> Any:

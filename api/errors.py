@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.bodies import ACCEPTED
+from api.sign_ins import SignIns
 from jobs.errors import (
     CallerError,
     ChainBroken,
@@ -121,8 +122,9 @@ TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, 
 TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
+TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
 FAULTS: Final = (
-    BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, RESTARTING,
+    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, RESTARTING,
 )
 # fmt: on
 
@@ -133,6 +135,13 @@ class LetGo(Exception):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"{job_id} goes on without its client")
         self.job_id = job_id
+
+
+class TooManyReads(Exception):
+    """A key reads more lists at once than it may, and none has ended in time."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"Too many lists are read with this API key: {most} at once. Try again.")
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
@@ -164,12 +173,19 @@ def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
     return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception of a handler in OpenAI's shape."""
-    app.add_exception_handler(CallerError, _caller_error)
+def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
+    """Answer every exception of a handler in OpenAI's shape; failed sign-ins are also logged."""
+
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, KeyRefused):
+            sign_ins.failed(request, error)
+        return _caller_error(request, error)
+
+    app.add_exception_handler(CallerError, refused)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)
+    app.add_exception_handler(TooManyReads, _too_many_reads)
     for error in DATABASE_ERRORS:
         app.add_exception_handler(error, _database_away)
 
@@ -234,6 +250,10 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
     # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
     return _answer(DATABASE_AWAY, "The database does not answer. Try again.", headers)
+
+
+async def _too_many_reads(_request: Request, error: Exception) -> JSONResponse:
+    return _answer(TOO_MANY_READS, str(error), {"retry-after": "1"})
 
 
 async def _let_go(request: Request, error: Exception) -> JSONResponse:

@@ -14,12 +14,16 @@ from api.direct import DirectRoutes
 from api.errors import install_error_handlers
 from api.holds import Holds
 from api.intake import Intake
+from api.key_watch import KeyWatch
+from api.listing import Lists
+from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
 from api.rendered import Rendered
 from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
+from api.sign_ins import SignIns
 from jobs.dispatch import Dispatcher, RunList, create_celery
 from jobs.events import Announcer, Waiters, connect
 from jobs.garbage import collect_rarely
@@ -30,7 +34,7 @@ from jobs.outbox import Outbox
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database
-from jobs.store.keys import ensure_bootstrap_key
+from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.queries import Standing, ended_among, standings
 from jobs.telemetry import configure_logging, get_logger
@@ -59,6 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             return standings(tx, pairs)
 
     run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
+    key_watch = KeyWatch(database)
+    sign_ins = SignIns()
     parts = Parts(
         settings=settings,
         database=database,
@@ -67,34 +73,40 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         run_list=run_list,
         announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
-        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids)),
+        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids), key_watch.look_soon),
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
         holds=Holds(settings.max_held_per_key),
         callers=Callers(database),
+        key_watch=key_watch,
+        lists=Lists(),
         standings=AsyncGathering(stand),
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
+        lookups=Lookups(),
     )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Connections]]:
         if settings.api_key is not None:
-            with database.begin() as tx:
-                ensure_bootstrap_key(tx, settings.api_key.get_secret_value(), datetime.now(UTC))
+            _take_bootstrap_key(database, settings.api_key.get_secret_value())
         limits = Limits.from_settings(settings, raise_file_limit(settings.max_connections + FILES_BESIDE))
         if limits.connections < settings.max_connections:
             log.info("fewer connections than the setting, for the file limit", connections=limits.connections)
         parts.owed.start()
         await parts.waiters.start()
+        await parts.key_watch.start()
         collect_rarely()
         try:
             yield {STATE: Connections(limits)}
         finally:
             gc.unfreeze()
+            sign_ins.stop()
+            await parts.key_watch.stop()
             await parts.waiters.stop()
             parts.owed.stop()
+            parts.lists.stop()
             dispatcher.close()
             redis_client.close()
             database.close()
@@ -121,10 +133,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(operations.router)
     app.include_router(document.router)
     app.mount(document.FILES, document.files)
-    install_error_handlers(app)
+    install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
     direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)
     within = allow_origins(direct, settings.cors_origins)
     app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, parts.owed)))
     return app
+
+
+def _take_bootstrap_key(database: Database, secret: str) -> None:
+    with database.begin() as tx:
+        is_new = find_key(tx, secret) is None
+        bootstrap = ensure_bootstrap_key(tx, secret, datetime.now(UTC))
+    if bootstrap.revoked_at is not None:
+        log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
+    elif is_new:
+        log.info("bootstrap key set", key_id=bootstrap.id, key=bootstrap.sha256[:8])

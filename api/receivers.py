@@ -1,38 +1,31 @@
 """Checks where a caller wants webhooks sent, and seals what signs them, before either reaches a row."""
 
-import socket
-from collections.abc import Iterable
-from ipaddress import ip_address
-from threading import Thread
-from typing import Any, Final
-
 from api.dependencies import Parts
 from api.request import CreateResponse
 from jobs.errors import NotAllowed, RequestInvalid
 from jobs.job import WebhookTarget
-from jobs.receiver import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
+from jobs.receiver import NOWHERE, Receiver, ReceiverRefused, parse_receiver
 from jobs.sealing import VARIABLE
 from jobs.store.keys import ApiKey, Scope
 from jobs.webhook import EventType
 
-LOOKUP_SECONDS: Final = 2.0
 
+async def checked_receiver(url: str, parts: Parts, api_key_id: str, param: str) -> Receiver:
+    """Where `url` leads, if the operator's policy lets anything be sent there now.
 
-def checked_receiver(url: str, policy: ReceiverPolicy, param: str) -> Receiver:
-    """Where `url` leads, if the operator's policy lets anything be sent there.
-
-    A name that cannot be looked up now is let through: the guard at the sender has the last word at every delivery.
+    The guard at the sender has the last word at every delivery.
 
     Raises:
         RequestInvalid: it does not.
     """
+    policy = parts.settings.receivers
     try:
         receiver = parse_receiver(url)
         policy.check_url(receiver)
-        if receiver.address is None:
-            policy.check_addresses(receiver, _addresses(receiver))
     except ReceiverRefused as refusal:
         raise RequestInvalid(f"Invalid '{param}': {refusal}", param, "invalid_value") from None
+    if receiver.address is None and not await parts.lookups.allows(api_key_id, receiver, policy):
+        raise RequestInvalid(f"Invalid '{param}': {NOWHERE}", param, "invalid_value")
     return receiver
 
 
@@ -41,18 +34,18 @@ def receiver_key(api_key_id: str, receiver: Receiver) -> str:
     return f"{api_key_id} {receiver.origin}"
 
 
-def require_sealing(parts: Parts, param: str | None) -> None:
-    """Refuse webhooks where no secret could be kept.
+def require_sealing(parts: Parts, param: str | None, what: str = "Webhooks") -> None:
+    """Refuse `what`, which needs a secret to be kept, where none could be.
 
     Raises:
         RequestInvalid: the operator has set no key.
     """
     if not parts.seal.is_there:
-        message = f"Webhooks are not set up on this server: its operator has to set {VARIABLE}."
+        message = f"{what} are not set up on this server: its operator has to set {VARIABLE}."
         raise RequestInvalid(message, param, "unsupported_parameter" if param else "webhooks_unavailable")
 
 
-def webhook_target(fields: CreateResponse, parts: Parts, caller: ApiKey) -> WebhookTarget | None:
+async def webhook_target(fields: CreateResponse, parts: Parts, caller: ApiKey) -> WebhookTarget | None:
     """Where a request wants its end told, checked and sealed; None when it names nothing.
 
     Raises:
@@ -69,33 +62,10 @@ def webhook_target(fields: CreateResponse, parts: Parts, caller: ApiKey) -> Webh
         raise RequestInvalid(message, "webhook", "unsupported_parameter")
     if webhook.secret is not None:
         require_sealing(parts, "webhook")
-    receiver = checked_receiver(webhook.url, parts.settings.receivers, "webhook.url")
+    receiver = await checked_receiver(webhook.url, parts, caller.id, "webhook.url")
     return WebhookTarget(
         url=webhook.url,
         receiver=receiver_key(caller.id, receiver),
         event_types=tuple(dict.fromkeys(webhook.events or EventType)),
         secret=None if webhook.secret is None else parts.seal.seal(webhook.secret),
     )
-
-
-def _addresses(receiver: Receiver) -> list[Address]:
-    """What the name stands for, as far as that can be learned within a moment.
-
-    In a thread that may be left behind, as nothing can end a look-up.
-    """
-    found: list[tuple[Any, ...]] = []
-
-    def look_up() -> None:
-        try:
-            found.extend(socket.getaddrinfo(receiver.host, receiver.port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError):
-            return
-
-    thread = Thread(target=look_up, daemon=True)
-    thread.start()
-    thread.join(LOOKUP_SECONDS)
-    return _read(tuple(found))
-
-
-def _read(found: Iterable[tuple[Any, ...]]) -> list[Address]:
-    return [ip_address(str(each[4][0]).partition("%")[0]) for each in found]

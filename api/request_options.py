@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from api.request_types import FIRST_FAULT, WITHOUT_NUL, Closed, Open, Unread, branch, by_kind, refused
 from jobs.receiver import LONGEST_URL, ReceiverRefused, parse_receiver
-from jobs.webhook import key_of
+from jobs.webhook import SHORTEST_SECRET_BYTES, key_of
 
 
 class JsonSchemaFormat(Open):
@@ -78,9 +78,11 @@ def _receiver(url: str) -> str:
 
 def _signing_secret(secret: str) -> str:
     try:
-        key_of(secret)
+        key = key_of(secret)
     except ValueError as error:
         raise refused(f"{error}.") from None
+    if len(key) < SHORTEST_SECRET_BYTES:
+        raise refused(f"expected at least {SHORTEST_SECRET_BYTES} bytes, better 24 to 64 random ones.")
     return secret
 
 
@@ -107,6 +109,7 @@ class Webhook(Closed):
     secret: Annotated[str, Field(min_length=1, max_length=512), WITHOUT_NUL, AfterValidator(_signing_secret)] | None = (
         Field(
             default=None,
-            description="Signs the deliveries (Standard Webhooks): base64 after `whsec_`, or any other text as it is.",
+            description="Signs the deliveries (Standard Webhooks): base64 after `whsec_`, or any other text as it is;"
+            " 16 bytes at least.",
         )
     )

@@ -55,6 +55,7 @@ async def accept_once(
     if is_again:
         joined = await _join(parts, sender)
         if joined is not None:
+            await submitter.confirmed()  # the look may have taken seconds
             holds = is_held(joined.document.settings, background=joined.job.background)
             return replace(joined, hold=parts.holds.take_again(joined.job.api_key_id)) if holds else joined
     gone = asyncio.create_task(until_disconnected(request))

@@ -3,6 +3,7 @@
 A response always has OpenAI's full shape. What only we know lives under its one extra key, `backburner`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -53,6 +54,14 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
             "error": _last_error(job),
         },
     }
+
+
+def render_listed(document: Document, queue_position: int | None, left_out: Sequence[str]) -> dict[str, Any]:
+    """A response in a list; what is `left_out` for its size has its default there, and is named."""
+    shown = render_response(document, queue_position)
+    if left_out:
+        shown["backburner"]["left_out"] = list(left_out)
+    return shown
 
 
 def render_attempt(attempt: Attempt) -> dict[str, Any]:
@@ -221,6 +230,9 @@ class Facts(_Shape):
     cost_usd: float | None = Field(description="of all attempts together")
     cost_source: CostSource | None
     error: LastError | None
+    left_out: list[str] = Field(
+        default=[], description="in a list: the settings above 16 KB that only a retrieve shows; else missing"
+    )
 
 
 class ResponseBody(_Shape):

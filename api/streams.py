@@ -14,6 +14,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
+from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import RESPONSE_ID
 from api.holds import Hold
@@ -21,9 +22,10 @@ from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
 from jobs.encoding import to_json
-from jobs.errors import JobNotFound
+from jobs.errors import JobNotFound, KeyRefused
 from jobs.lifecycle import Status
 from jobs.store.database import DATABASE_ERRORS
+from jobs.store.keys import ApiKey
 from jobs.store.queries import Document
 from jobs.telemetry import get_logger
 
@@ -35,6 +37,8 @@ BLOCK_BYTES: Final = 64 * 1024
 LOOK_AGAIN_SECONDS: Final = 1.0
 GONE: Final = "response_not_found"
 """The code for a response that is deleted while somebody waits for it, when it is too late for a 404."""
+REFUSED: Final = "invalid_api_key"
+"""The code where the key is revoked while somebody waits, when it is too late for a 401."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-store, no-transform",
@@ -72,26 +76,32 @@ class EventStream(Lasting):
     """A response's events, from the first or any later one to the last."""
 
     def __init__(
-        self, request: Request, parts: Parts, job_id: str, api_key_id: str, hold: Hold, number: int = 0
+        self, request: Request, parts: Parts, job_id: str, caller: ApiKey, hold: Hold, number: int = 0
     ) -> None:
         """Begin with the event of this `number`."""
         super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
         self._parts = parts
         self._job_id = job_id
-        self._api_key_id = api_key_id
+        self._caller = caller
         self._number = number
+        self._has_waited = False
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
         """Frames, and comments that keep the line alive meanwhile."""
         now = asyncio.get_running_loop().time
         gone = asyncio.create_task(until_disconnected(self._request))
         try:
-            with self._parts.waiters.watch(self._job_id) as expectation:
+            with (
+                self._parts.waiters.watch(self._job_id) as expectation,
+                self._parts.key_watch.watch(self._caller.sha256) as revoked,
+            ):
                 gone.add_done_callback(lambda _: expectation.wake())
+                revoked.add_done_callback(lambda _: expectation.wake())
                 told_at = now()
                 while not gone.done():
                     page = await self._page()
                     for block, events in _joined(page):
+                        self._refuse_if(revoked)
                         self._number += events
                         yield block
                         told_at = now()
@@ -99,6 +109,8 @@ class EventStream(Lasting):
                             return
                     if page.is_last:
                         return
+                    self._refuse_if(revoked)
+                    self._has_waited = True
                     if page.frames:
                         continue
                     if now() - told_at >= KEEPALIVE_SECONDS:
@@ -107,6 +119,8 @@ class EventStream(Lasting):
                     await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
         except JobNotFound as error:
             yield self._error(error.message, GONE, self._number) + DONE
+        except KeyRefused as error:
+            yield self._error(error.message, REFUSED, self._number, "authentication_error") + DONE
         except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
             message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
             # under the number before, so that the event that comes next keeps its own
@@ -114,18 +128,25 @@ class EventStream(Lasting):
         finally:
             gone.cancel()
 
+    def _refuse_if(self, revoked: "asyncio.Future[None]") -> None:
+        if revoked.done():
+            raise was_revoked(self._caller)
+
     async def _page(self) -> Page:
         try:
-            return await self._parts.sequences.read(self._job_id, self._api_key_id, self._number)
+            page = await self._parts.sequences.read(self._job_id, self._caller.id, self._number)
+            if self._has_waited and page.frames:
+                await self._parts.callers.recheck(self._caller)
         except DATABASE_ERRORS as error:
             log.warning("stream could not be read", error=type(error).__name__)
             return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
+        return page
 
-    def _error(self, message: str, code: str, number: int) -> bytes:
+    def _error(self, message: str, code: str, number: int, kind: str = "server_error") -> bytes:
         # Open Responses wants the nested form, the SDKs' types the flat one. With the nested one every SDK raises its
         # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0082).
         told = {"code": code, "message": message, "param": None}
-        return frame({"type": "error", **told, "error": {"type": "server_error", **told}}, number)
+        return frame({"type": "error", **told, "error": {"type": kind, **told}}, number)
 
 
 def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
@@ -149,9 +170,10 @@ class HeldAnswer(Lasting):
     can only be told as the failed response that it is.
     """
 
-    def __init__(self, request: Request, parts: Parts, accepted: Document, hold: Hold) -> None:
+    def __init__(self, request: Request, parts: Parts, accepted: Document, caller: ApiKey, hold: Hold) -> None:
         super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
         self._parts = parts
+        self._caller = caller
         self._accepted = accepted
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
@@ -168,6 +190,8 @@ class HeldAnswer(Lasting):
             yield await answer
         except JobNotFound as error:  # a response all the same: SDKs break on one without `status` and `output`
             yield self._as_accepted(status=Status.FAILED, error_code=GONE, error_message=error.message)
+        except KeyRefused as error:
+            yield self._as_accepted(status=Status.FAILED, error_code=REFUSED, error_message=error.message)
         except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
             yield self._as_accepted()
         finally:
@@ -183,5 +207,6 @@ class HeldAnswer(Lasting):
         return to_json(render_response(replace(self._accepted, job=job), None))
 
     async def _answer(self) -> bytes:
-        job = self._accepted.job
-        return (await until_ended(self._request, self._parts, job.id, job.api_key_id, None)).body
+        shown = await until_ended(self._request, self._parts, self._accepted.job.id, self._caller, None)
+        await self._parts.callers.recheck(self._caller)
+        return shown.body

@@ -1,35 +1,46 @@
 """Holding a connection until a response ends, without a thread and without asking the database in between."""
 
 import asyncio
+from typing import Any
 
 from fastapi import Request
 
+from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import LetGo
 from api.showing import Shown
+from jobs.store.keys import ApiKey
 
 
-async def until_ended(request: Request, parts: Parts, job_id: str, api_key_id: str, seconds: float | None) -> Shown:
-    """The response once it has ended, or as it stands after `seconds`, or when its client has left.
+async def until_ended(request: Request, parts: Parts, job_id: str, caller: ApiKey, seconds: float | None) -> Shown:
+    """The caller's response once it has ended, or as it stands after `seconds`, or when its client has left.
 
     Raises:
         JobNotFound: there is none, or it was deleted meanwhile.
+        KeyRefused: the caller's key was revoked meanwhile.
         LetGo: the server stops.
     """
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
     gone = asyncio.create_task(until_disconnected(request))
+    has_waited = False
     try:
-        with parts.waiters.expect(job_id) as expectation:
+        with parts.waiters.expect(job_id) as expectation, parts.key_watch.watch(caller.sha256) as revoked:
             while True:
-                shown = await parts.shown.do((job_id, api_key_id))
+                shown = await parts.shown.do((job_id, caller.id))
                 left = None if until is None else until - loop.time()
                 if shown.job.status.is_terminal or gone.done() or (left is not None and left <= 0):
+                    if has_waited:
+                        await parts.callers.recheck(caller)
                     return shown
                 ended = asyncio.create_task(expectation.wait(left))
-                await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
+                awaited: set[asyncio.Future[Any]] = {ended, gone, revoked}
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():
                     ended.cancel()
+                if revoked.done():
+                    raise was_revoked(caller)
+                has_waited = True
     except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
         raise LetGo(job_id) from None
     finally:

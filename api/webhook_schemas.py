@@ -105,6 +105,14 @@ def render_endpoint(endpoint: Endpoint, now: datetime, secret: str | None = None
     return shown if secret is None else {**shown, "signing_secret": secret}
 
 
+def shown_error(error: DeliveryError | None) -> DeliveryError | None:
+    """How a try went wrong, as its owner is told.
+
+    One word for a name without an address and for one that leads inside: two would tell which internal names there are.
+    """
+    return DeliveryError.ADDRESS_REFUSED if error is DeliveryError.NAME_UNRESOLVED else error
+
+
 def render_delivery(delivery: Delivery) -> dict[str, Any]:
     """One event on its way to one endpoint, with every try."""
     pending = delivery.status is DeliveryStatus.PENDING
@@ -121,7 +129,7 @@ def render_delivery(delivery: Delivery) -> dict[str, Any]:
         "next_try_at": delivery.available_at.timestamp() if pending else None,
         "ended_at": _moment(delivery.ended_at),
         "status_code": delivery.http_status,
-        "error": delivery.error_kind,
+        "error": shown_error(delivery.error_kind),
         "tries": [_render_try(each) for each in delivery.tries],
     }
 
@@ -133,7 +141,7 @@ def _render_try(made: Try) -> dict[str, Any]:
         "started_at": made.started_at.timestamp(),
         "duration_ms": None if ended is None else round((ended - made.started_at).total_seconds() * 1000),
         "status_code": made.http_status,
-        "error": made.error_kind,
+        "error": shown_error(made.error_kind),
     }
 
 

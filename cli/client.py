@@ -11,6 +11,7 @@ import httpx
 
 from cli.connection import Connection
 from cli.failure import CommandFailed
+from jobs.shown_url import shown_url
 
 TIMEOUT_SECONDS = 30.0
 CREATE_TRIES = 3
@@ -30,6 +31,7 @@ class Client:
 
     def __init__(self, connection: Connection) -> None:
         self.url = connection.url
+        self._shown = shown_url(self.url)
         self._http = httpx.Client(
             headers={"authorization": f"Bearer {connection.key()}"},
             timeout=TIMEOUT_SECONDS,
@@ -95,15 +97,15 @@ class Client:
             answer = self._http.request(method, self.url + path, **options)
         except httpx.ConnectError as error:
             raise Unreachable(
-                f"Cannot reach {self.url} ({_cause(error)}). Is it running? Start it with: make up"
+                f"Cannot reach {self._shown} ({_cause(error)}). Is it running? Start it with: make up"
             ) from error
         except httpx.TimeoutException as error:
-            raise Unreachable(f"{self.url} gave no answer in time") from error
+            raise Unreachable(f"{self._shown} gave no answer in time") from error
         except httpx.TransportError as error:
-            raise Unreachable(f"The connection to {self.url} broke ({_cause(error)})") from error
+            raise Unreachable(f"The connection to {self._shown} broke ({_cause(error)})") from error
         except (httpx.InvalidURL, UnicodeError, httpx.TooManyRedirects) as error:
-            raise CommandFailed(f"BACKBURNER_BASE_URL: {self.url}: {error}") from error
-        return _read(answer, self.url)
+            raise CommandFailed(f"BACKBURNER_BASE_URL: {self._shown}: {error}") from error
+        return _read(answer, self._shown)
 
 
 def _read(answer: httpx.Response, url: str) -> Json:

@@ -82,7 +82,8 @@ def _without_secrets(finding: Finding, secrets: Sequence[str]) -> Finding:
 def _secrets(settings: Settings) -> Sequence[str]:
     whole = [key.get_secret_value() for key in (settings.provider_api_key, settings.api_key) if key is not None]
     whole += [key.get_secret_value() for key in settings.encryption_keys]
-    quoted = [urlsplit(url).password for url in (settings.database, settings.redis, settings.broker)]
+    urls = (settings.database, settings.redis, settings.broker, settings.provider_base_url, settings.logs_url)
+    quoted = [urlsplit(url).password for url in urls]
     passwords = [form for each in quoted if each for form in (each, unquote(each))]
     return [secret for secret in (*whole, *passwords) if secret]
 

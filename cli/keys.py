@@ -1,13 +1,29 @@
 """`backburner keys`: the operator's tool for API keys. It works on the database itself, so it needs no key."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+from typing import Final
 
-from cli import render
+from redis.exceptions import RedisError
+
+from cli import render, valkey
 from cli.database import open_database
 from cli.failure import CommandFailed
-from jobs.settings import load_settings
-from jobs.store.database import database_now
-from jobs.store.keys import ApiKey, Scope, create_key, list_keys, revoke_key
+from jobs.events import Announcer, connect
+from jobs.lifecycle import Status
+from jobs.settings import Settings, load_settings
+from jobs.store.database import Database, database_now
+from jobs.store.keys import ApiKey, Scope, create_key, get_key, list_keys, revoke_key
+from jobs.store.transitions import cancel_open
+
+OPEN: Final = (Status.QUEUED, Status.IN_PROGRESS)
+"""The queued ones first, or they would take the slots of those that are cut, and calls would be paid for."""
+AT_ONCE: Final = 500
+PATIENCE_SECONDS: Final = 10.0
+COMMITTING_SECONDS: Final = 1.0
+"""How long a create may take to commit that found its key valid just before; on SQLite it cannot come in between."""
 
 
 def create(name: str, scopes: Sequence[str], *, as_json: bool) -> None:
@@ -50,20 +66,98 @@ def show_all(*, as_json: bool) -> None:
     render.print_table(("id", "name", "created", "revoked", "scopes"), rows)
 
 
-def revoke(key_id: str, *, as_json: bool) -> None:
-    """End a key at once; its jobs go on.
+def revoke(key_id: str, *, cancel_jobs: bool, as_json: bool) -> None:
+    """End a key at once; its jobs go on, or are cancelled as well.
 
     Raises:
         CommandFailed: there is no such key, or the database is not to be had.
     """
-    with open_database(load_settings()) as database, database.begin() as tx:
-        key = revoke_key(tx, key_id, database_now(tx))
+    settings = load_settings()
+    with open_database(settings) as database, _announcer(settings) as announcer:
+        with database.begin() as tx:
+            key = _existing(key_id, revoke_key(tx, key_id, database_now(tx)))
+        if announcer is not None:
+            announcer.revoked(key.id)
+        cancelled = _cancel_open(database, announcer, key.id) if cancel_jobs else Counter[Status]()
+        if cancel_jobs and not database.is_sqlite:
+            sleep(COMMITTING_SECONDS)
+            cancelled += _cancel_open(database, announcer, key.id)
+    if as_json:
+        counted = {"cancelled": _counts(cancelled)} if cancel_jobs else {}
+        render.print_json(_as_json(key) | counted)
+        return
+    render.print_text(f"{key.id} ({key.name}) is revoked")
+    if cancel_jobs:
+        render.print_text(_told(cancelled))
+
+
+def cancel_jobs(key_id: str, *, as_json: bool) -> None:
+    """Cancel what a key has queued and running, whether or not it is revoked.
+
+    Raises:
+        CommandFailed: there is no such key, or the database is not to be had.
+    """
+    settings = load_settings()
+    with open_database(settings) as database, _announcer(settings) as announcer:
+        with database.read() as tx:
+            key = _existing(key_id, get_key(tx, key_id))
+        cancelled = _cancel_open(database, announcer, key.id)
+    if as_json:
+        render.print_json({"id": key.id, "name": key.name, "cancelled": _counts(cancelled)})
+    else:
+        render.print_text(_told(cancelled))
+
+
+def _cancel_open(database: Database, announcer: Announcer | None, key_id: str) -> Counter[Status]:
+    """Cancel every open job of the key; the statuses that they had.
+
+    Again until none is found, as a job may change its status in between; not for ever, as a valid key may submit on.
+    """
+    until = monotonic() + PATIENCE_SECONDS
+    cancelled: Counter[Status] = Counter()
+    while True:
+        found = 0
+        for status in OPEN:
+            with database.begin() as tx:
+                jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), AT_ONCE)
+            if announcer is not None:
+                for job in jobs if status is Status.IN_PROGRESS else ():
+                    announcer.stop(job.id, job.attempt, "cancelled")
+                announcer.ended(*(job.id for job in jobs))
+            cancelled[status] += len(jobs)
+            found += len(jobs)
+        if not found or (found < AT_ONCE and monotonic() > until):
+            return cancelled
+
+
+@contextmanager
+def _announcer(settings: Settings) -> Iterator[Announcer | None]:
+    """Tells the other processes at once; None where Redis is not to be had: they find out from the rows in seconds."""
+    url = valkey.last_url(settings.data_dir) if valkey.is_wanted(settings) else settings.redis
+    client = connect(url or settings.redis)
+    announcer = None
+    with suppress(RedisError, OSError):
+        client.ping()
+        announcer = Announcer(client)
+    try:
+        yield announcer
+    finally:
+        client.close()
+
+
+def _existing(key_id: str, key: ApiKey | None) -> ApiKey:
     if key is None:
         raise CommandFailed(f"There is no key {key_id}")
-    if as_json:
-        render.print_json(_as_json(key))
-    else:
-        render.print_text(f"{key.id} ({key.name}) is revoked")
+    return key
+
+
+def _told(cancelled: Counter[Status]) -> str:
+    queued, running = cancelled[Status.QUEUED], cancelled[Status.IN_PROGRESS]
+    return f"{queued + running} cancelled: {queued} queued, {running} in progress"
+
+
+def _counts(cancelled: Counter[Status]) -> dict[str, int]:
+    return {status.value: cancelled[status] for status in OPEN}
 
 
 def _scope(name: str) -> Scope:

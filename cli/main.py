@@ -34,8 +34,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # its tracebacks would show local variables, secrets among them
 )
-keys = typer.Typer(help="Create, list and revoke API keys, in the database itself.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Create, list and revoke API keys and cancel their jobs, in the database itself.", no_args_is_help=True
+)
 
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="A key's id.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -122,13 +125,24 @@ def keys_list(as_json: AsJson = False) -> None:
 
 @keys.command("revoke")
 def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="A key's id.", show_default=False)],
+    key_id: KeyId,
+    cancel_jobs: Annotated[
+        bool, typer.Option("--cancel-jobs", help="Also cancel its queued and running responses.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End a key at once; its jobs go on."""
+    """End a key at once, with the streams and waits that it has open; its jobs go on unless they are cancelled."""
     from cli.keys import revoke  # noqa: PLC0415  # a command loads its own part only
 
-    revoke(key_id, as_json=as_json)
+    revoke(key_id, cancel_jobs=cancel_jobs, as_json=as_json)
+
+
+@keys.command("cancel-jobs")
+def keys_cancel_jobs(key_id: KeyId, as_json: AsJson = False) -> None:
+    """Cancel every queued and running response of a key; running calls are cut."""
+    from cli.keys import cancel_jobs  # noqa: PLC0415  # a command loads its own part only
+
+    cancel_jobs(key_id, as_json=as_json)
 
 
 app.add_typer(responses.app)

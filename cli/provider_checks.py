@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
-from kombu.utils.url import maybe_sanitize_url
 
 from cli.finding import Finding, bad, doubtful, good
 from jobs.settings import Settings, Transport
@@ -22,6 +21,9 @@ NOBODYS_RESPONSE = "resp_00000000000000000000000000000000000000000000000000"
 def check_provider(settings: Settings) -> Iterator[Finding]:
     """The provider's findings: reachability, one per model, and the key. Without a key, nothing is asked."""
     base = settings.provider_base_url
+    if settings.sends_in_clear:
+        problem = f"{settings.provider_shown} is plain http: its key, prompts and answers can be read on the way"
+        yield doubtful("provider", problem, "set BACKBURNER_PROVIDER_BASE_URL to https")
     if settings.provider_api_key is None:
         problem = "none: `up` answers from its simulator, and a worker that runs alone has its calls refused"
         yield doubtful("provider key", problem, "set BACKBURNER_PROVIDER_API_KEY")
@@ -35,9 +37,9 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
                 findings.append(_check_background(client, base, headers))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
-        yield bad("provider", f"{maybe_sanitize_url(base)}: {str(error) or type(error).__name__}", hint)
+        yield bad("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
         return
-    yield good("provider", str(maybe_sanitize_url(base)))
+    yield good("provider", settings.provider_shown)
     yield from findings
 
 

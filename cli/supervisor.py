@@ -25,7 +25,7 @@ LAST_WORDS_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Program:
-    """One child: its name, its command line, and what it adds to our environment.
+    """One child: its name, its command line, and its environment, which is added to ours if it `inherits`.
 
     `stop_seconds` is how long it may take to end after SIGTERM; `hurry` is what it is sent when the wait is cut short.
     """
@@ -35,6 +35,7 @@ class Program:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: float = 5.0
     hurry: signal.Signals = signal.SIGTERM
+    inherits: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _Birth:
             process = await asyncio.create_subprocess_exec(
                 *leash,
                 *program.command,
-                env={**os.environ, **program.environment},
+                env={**os.environ, **program.environment} if program.inherits else program.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,

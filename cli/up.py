@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -10,12 +11,14 @@ from cli import programs, valkey
 from cli.announcement import Announcement
 from cli.connection import KEY_FILE, base_url_of
 from cli.datadir import ensure_api_key, ensure_encryption_key, held
+from cli.environments import Part, environment_of
 from cli.foreground import Plan, Service, run
 from cli.ports import choose_port, require_free_port
 from cli.screen import Screen
 from cli.supervisor import Program
 from jobs.lifecycle import Status
 from jobs.settings import PREFIX, Settings, load_settings
+from jobs.shown_url import shown_url
 from jobs.store.database import Database
 from jobs.store.queries import count_open
 
@@ -57,48 +60,53 @@ def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1)
         CommandFailed: the data directory cannot be written to, or a port is not to be had.
     """
     data_dir = settings.data_dir.absolute()
-    environment = {**programs.environment(), f"{PREFIX}DATA_DIR": str(data_dir), f"{PREFIX}PORT": str(port)}
-    environment[f"{PREFIX}API_KEY"] = (
-        settings.api_key.get_secret_value() if settings.api_key is not None else ensure_api_key(data_dir)
-    )
-    environment[f"{PREFIX}ENCRYPTION_KEYS"] = ",".join(
+    told = {"DATA_DIR": str(data_dir), "PORT": str(port)}
+    told["API_KEY"] = settings.api_key.get_secret_value() if settings.api_key is not None else ensure_api_key(data_dir)
+    told["ENCRYPTION_KEYS"] = ",".join(
         key.get_secret_value() for key in settings.encryption_keys
     ) or ensure_encryption_key(data_dir)
     if settings.log_format is None and screen.is_terminal:
-        environment[f"{PREFIX}LOG_FORMAT"] = "console"
+        told["LOG_FORMAT"] = "console"
     services = []
     if valkey.is_wanted(settings):
         embedded = valkey.prepare(data_dir)
-        environment[f"{PREFIX}REDIS_URL"] = embedded.url
-        services.append(Service(embedded.program, embedded.answers))
+        told["REDIS_URL"] = embedded.url
+        program = replace(embedded.program, environment=environment_of(Part.VALKEY, told), inherits=False)
+        services.append(Service(program, embedded.answers))
     if settings.provider_api_key is None:
         simulator_port = choose_port(LOOPBACK)
-        environment[f"{PREFIX}PROVIDER_BASE_URL"] = f"http://{LOOPBACK}:{simulator_port}/v1"
-        environment[f"{PREFIX}PROVIDER_API_KEY"] = SIMULATORS_KEY
+        provider_url = f"http://{LOOPBACK}:{simulator_port}/v1"
+        told["PROVIDER_API_KEY"] = SIMULATORS_KEY
         models = ",".join(settings.models)
         command = programs.simulator(("--host", LOOPBACK, "--port", str(simulator_port), "--models", models))
-        simulator = Program("simulator", command, programs.environment())
+        simulator = Program("simulator", command, environment_of(Part.SIMULATOR, told), inherits=False)
         services.append(Service(simulator, lambda: _listens(simulator_port)))
+    else:
+        provider_url = settings.provider_base_url
+        told["PROVIDER_API_KEY"] = settings.provider_api_key.get_secret_value()
+    told["PROVIDER_BASE_URL"] = provider_url
+    of_the_api = {**environment_of(Part.API, told), f"{PREFIX}PROVIDER_BASE_URL": shown_url(provider_url)}
     base_url = base_url_of(settings.host, port)
     announcement = Announcement(
         base_url=base_url,
         key_file=settings.data_dir / KEY_FILE if settings.api_key is None else None,
-        provider="the built-in simulator" if settings.provider_api_key is None else settings.provider_base_url,
+        provider="the built-in simulator" if settings.provider_api_key is None else settings.provider_shown,
         model=settings.models[0],
         data_dir=settings.data_dir,
     )
     return Plan(
         services=services,
-        migrate=Program("migrate", programs.migrate(), environment),
+        migrate=Program("migrate", programs.migrate(), environment_of(Part.MIGRATE, told), inherits=False),
         servers=(
             Program(
                 "worker",
                 programs.worker() if processes == 1 else programs.workers(processes),
-                environment,
+                environment_of(Part.WORKER, told),
+                inherits=False,
                 stop_seconds=settings.shutdown_grace_seconds + programs.WORKER_MARGIN_SECONDS,
                 hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
             ),
-            Program("api", programs.api(settings.host, port), environment, stop_seconds=API_STOP_SECONDS),
+            Program("api", programs.api(settings.host, port), of_the_api, API_STOP_SECONDS, inherits=False),
         ),
         readiness_url=f"{base_url.removesuffix('/v1')}/readyz",
         announce=lambda: screen.ready(announcement.facts(), announcement.shell(), announcement.python()),

@@ -17,6 +17,8 @@ from redis.exceptions import RedisError
 
 # the last: kombu lets through what its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
+# what Celery and kombu raise upon a message that no Celery has sent
+MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 CONNECT_SECONDS: Final = 2
 QUIET_AFTER_FAILURE: Final = 1.0
 

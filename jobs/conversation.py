@@ -15,11 +15,12 @@ _NEED_NO_ID: Final = frozenset({"message", "function_call", "custom_tool_call"})
 
 @dataclass(frozen=True)
 class Turn:
-    """One response of a chain: what it was asked, and what it answered."""
+    """One response of a chain: what it was asked, what it answered, and sealed what the former shows as `***`."""
 
     response_id: str
     input: Any
     output: Sequence[Mapping[str, Any]] = ()
+    credentials: str | None = None
 
 
 def rebuild(

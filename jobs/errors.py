@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 
 class BackburnerError(Exception):
@@ -94,9 +94,24 @@ class NotOffered(CallerError):
 
 
 class KeyRefused(CallerError):
-    """The API key is missing, unknown or revoked."""
+    """The API key is missing, unknown or revoked.
+
+    The rest is for the log: which of the three, the key's SHA-256 as the database holds it, and its id if it has one.
+    """
 
     code = "invalid_api_key"
+
+    def __init__(
+        self,
+        message: str,
+        reason: Literal["missing", "unknown", "revoked"],
+        sha256: str | None = None,
+        key_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.sha256 = sha256
+        self.key_id = key_id
 
 
 class NotAllowed(CallerError):
@@ -200,7 +215,8 @@ class Failure:
     """What one call came to when it brought no usable answer.
 
     `message` is safe to show to the tenant whose call it was (the provider's own words, cut to a few kB) and is
-    never logged. `provider_code` is the provider's machine-readable code, where it gave one.
+    never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
+    of a refusal for the account's sake that its words can mean nothing else.
     """
 
     kind: ErrorKind
@@ -209,6 +225,7 @@ class Failure:
     retry_after: timedelta | None = None
     provider_code: str | None = None
     provider_param: str | None = None
+    is_unmistakable: bool = False
 
 
 ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(

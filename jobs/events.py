@@ -5,8 +5,10 @@ costs seconds, never an answer.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Self
 
@@ -19,8 +21,13 @@ from jobs.telemetry import get_logger
 ENDED: Final = "backburner:ended"
 WROTE: Final = "backburner:wrote"
 STOP: Final = "backburner:stop"
+REVOKED: Final = "backburner:revoked"
 LOOK_EVERY: Final = 5.0
 QUIET_AFTER_FAILURE: Final = 1.0
+LISTEN_AGAIN_AFTER: Final = 0.5
+
+_STOP: Final = re.compile(rb"(?P<job_id>[!-~]{1,100}) (?P<attempt>[1-9][0-9]{0,5}) (?P<reason>[a-z_]{1,40})")
+"""A word to stop. Anybody who reaches Redis may publish, so an attempt has six digits at most: no job has so many."""
 
 log = get_logger(__name__)
 
@@ -30,6 +37,27 @@ def connect(url: str) -> "redis.Redis":
     return redis.Redis.from_url(
         url, socket_connect_timeout=2, socket_timeout=5, health_check_interval=25, socket_keepalive=True
     )
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A word to end the calls of one job, up to an attempt."""
+
+    job_id: str
+    attempt: int
+    reason: str
+
+    def to_text(self) -> str:
+        """Return the message that says so."""
+        return f"{self.job_id} {self.attempt} {self.reason}"
+
+    @classmethod
+    def from_bytes(cls, message: bytes) -> "Stop | None":
+        """Read a message; None if it is not one that `to_text` makes."""
+        match = _STOP.fullmatch(message)
+        if match is None:
+            return None
+        return cls(match["job_id"].decode(), int(match["attempt"]), match["reason"].decode())
 
 
 class Announcer:
@@ -61,7 +89,11 @@ class Announcer:
 
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
-        self._publish(STOP, f"{job_id} {attempt} {reason}")
+        self._publish(STOP, Stop(job_id, attempt, reason).to_text())
+
+    def revoked(self, key_id: str) -> None:
+        """A key is not valid any more; whoever serves it should look."""
+        self._publish(REVOKED, key_id)
 
     def _publish(self, channel: str, *messages: str) -> None:
         if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
@@ -79,10 +111,19 @@ class Announcer:
 class Waiters:
     """Everyone in this process who waits for a response to end, or watches it run, behind one subscription."""
 
-    def __init__(self, url: str, ended_among: Callable[[Iterable[str]], set[str]]) -> None:
-        """`ended_among` looks at the rows: which of these responses have ended? It may block."""
+    def __init__(
+        self,
+        url: str,
+        ended_among: Callable[[Iterable[str]], set[str]],
+        on_revoked: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`ended_among` looks at the rows: which of these responses have ended? It may block.
+
+        `on_revoked` is called whenever a key may have been revoked.
+        """
         self._url = url
         self._ended_among = ended_among
+        self._on_revoked = on_revoked
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -114,24 +155,30 @@ class Waiters:
                     self._url, socket_connect_timeout=2, socket_keepalive=True, health_check_interval=25
                 )
                 async with client, client.pubsub() as subscription:
-                    await subscription.subscribe(ENDED, WROTE)
+                    await subscription.subscribe(ENDED, WROTE, REVOKED)
                     await self._look_once()  # what ended while nobody listened
                     while True:
                         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
                         if message is not None:
-                            self._hear(message["channel"].decode(), message["data"].decode())
+                            self._hear(message["channel"].decode(), message["data"])
             except (RedisError, OSError) as error:
                 log.warning("event subscription lost", error=type(error).__name__)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(LISTEN_AGAIN_AFTER)
+            except Exception:  # whatever broke, somebody has to listen: else every wait takes until the next look
+                log.exception("event subscription broke")
+                await asyncio.sleep(LISTEN_AGAIN_AFTER)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await self._look_once()
 
-    def _hear(self, channel: str, job_id: str) -> None:
+    def _hear(self, channel: str, message: bytes) -> None:
+        job_id = message.decode(errors="replace")  # rubbish names nobody who waits
         if channel == ENDED:
             self._wake(job_id)
+        elif channel == REVOKED:
+            self._on_revoked()
         else:
             _set_all(self._watching.get(job_id, ()))
 

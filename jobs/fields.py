@@ -18,4 +18,5 @@ WITHHELD_FIELDS: Final = OWN_FIELDS | {
     "stream_options",
 }
 """What never goes out as the client sent it. Several gateways accept OpenAI's among these and ignore them, which would
-look like success; this provider documents no route by which a stored or background response could be fetched."""
+look like success; this provider documents no route by which a stored or background response could be fetched.
+Of `store` one thing is sent on: that nothing is to be stored (`worker.provider.request`)."""

@@ -81,7 +81,8 @@ class JobSpec:
 
     `settings` is the client's body without `input`, as it was sent; `input` is kept apart because it is large and
     a poll never needs it. `background` says who waits: true answers the client at once. `waits` holds a follow-up
-    back until the response that it follows has ended.
+    back until the response that it follows has ended. `credentials` are, sealed, those that `settings` and
+    `input` show as `***`.
     """
 
     api_key_id: str
@@ -100,6 +101,7 @@ class JobSpec:
     waits: bool = False
     store: bool = True
     webhook: WebhookTarget | None = None
+    credentials: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,11 @@ COMPATIBLE: Final = ip_network("::/96")
 NAT64: Final = ip_network("64:ff9b::/96")
 
 
+NOWHERE: Final = "it does not lead to a public address on a usual port, and this server sends to no other."
+"""The one sentence for a host that is refused for its addresses, or for having none: else it would tell what is there.
+"""
+
+
 class ReceiverRefused(Exception):
     """Nothing is sent there; the message is a sentence for whoever gave the URL."""
 
@@ -172,7 +177,7 @@ class ReceiverPolicy:
                 if inner is None or is_public(inner) or any(inner in network for network in self.networks):
                     continue
             if not is_public(address):
-                raise ReceiverRefused("its address is not a public one; this server sends to public addresses only.")
+                raise ReceiverRefused(NOWHERE)
             _check_port(receiver)
 
 

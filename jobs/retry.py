@@ -74,6 +74,14 @@ class Backoff:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A refusal for the account's sake: when the job may try again, and whether it alone is refused."""
+
+    again_after: timedelta
+    is_own: bool = False
+
+
+@dataclass(frozen=True)
 class TryAgain:
     """The job goes back to the queue until `available_at`; `failures` is its new count."""
 
@@ -115,16 +123,17 @@ def next_step(
     jitter: float,
     widen_on_overflow: bool = False,
     patience: timedelta = NO_PATIENCE,
+    refusal: Refusal | None = None,
 ) -> TryAgain | Park | GiveUp:
     """Turn a failed attempt of `job` into what happens to the job.
 
     A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why.
-    `patience` is for how long the provider's log may be waited for before a call counts as billed.
+    `patience` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
+    known of one for the account's sake.
     """
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
-        # due at once: the closed lane is what holds it back
-        return _again_after(timedelta(0), now, job.failures, failure, job)
+        return _after_a_refusal(failure, job, now, refusal or Refusal(timedelta(0)))
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
@@ -178,6 +187,18 @@ def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failur
         return TryAgain(now + delay, failures)
     message = f"No attempt is possible before the deadline. The last one failed: {failure.message}"
     return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, failures)
+
+
+def _after_a_refusal(failure: Failure, job: Job, now: datetime, refusal: Refusal) -> TryAgain | GiveUp:
+    if refusal.is_own:
+        return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _refused_alone(failure), job.failures + 1)
+    return _again_after(min(refusal.again_after, (job.deadline_at - now) / 2), now, job.failures, failure, job)
+
+
+def _refused_alone(failure: Failure) -> str:
+    status = "" if failure.http_status is None else f" (HTTP {failure.http_status})"
+    alone = f"The provider refused this request again and again{status} while it took others"
+    return f"{alone}." if failure.is_unmistakable else f"{alone}: {failure.message}"
 
 
 def _final_code(failure: Failure) -> str:

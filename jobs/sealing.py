@@ -1,4 +1,4 @@
-"""Secrets at rest: signing secrets lie in the database encrypted, under a key from the settings.
+"""Secrets at rest: those that sign webhooks or open tools lie in the database encrypted, under a key from the settings.
 
 Fernet (https://cryptography.io/en/latest/fernet/): the first key encrypts, all of them decrypt. So a key is replaced by
 putting a new one before it, and taken away once nothing is sealed with it any more.
@@ -47,7 +47,7 @@ class Seal:
         try:
             return self._keys().decrypt(sealed.encode("ascii")).decode()
         except InvalidToken:
-            raise SealBroken(f"A signing secret was sealed with a key that {VARIABLE} no longer holds") from None
+            raise SealBroken(f"A secret was sealed with a key that {VARIABLE} no longer holds") from None
 
     def _keys(self) -> MultiFernet:
         if self._fernet is None:

@@ -5,13 +5,14 @@
 
 import base64
 import logging
+import os
 import re
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -21,10 +22,17 @@ from sqlalchemy.exc import ArgumentError
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
 from jobs.receiver import ReceiverPolicy
+from jobs.shown_url import shown_url
 
 PREFIX = "BACKBURNER_"
+ENV_FILE = ".env"
+PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
+WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
+"""Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
 ANY_ORIGIN = "*"
 ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
+SHORTEST_API_KEY = 16
+"""Characters: a shorter key could be guessed by asking. `keys create` and `up` make keys of 46."""
 IMPLIED_PORTS = {"http": 80, "https": 443}
 
 
@@ -68,6 +76,12 @@ def _fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
     return keys
 
 
+def _long_enough(key: SecretStr | None) -> SecretStr | None:
+    if key is not None and len(key.get_secret_value()) < SHORTEST_API_KEY:
+        raise ValueError(f"expected at least {SHORTEST_API_KEY} characters, such as: openssl rand -hex 32")
+    return key
+
+
 def _origins(origins: list[str]) -> list[str]:
     return origins if origins == [ANY_ORIGIN] else [_origin(each) for each in origins]
 
@@ -90,7 +104,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
+        env_file=ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
         extra="ignore",
@@ -100,7 +114,7 @@ class Settings(BaseSettings):
     provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
     provider_api_key: SecretStr | None = Field(
         None,
-        validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", "AIMLAPI_API_KEY"),
+        validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", PROVIDER_KEY_ALIAS),
         description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
     )
     provider_transport: Transport = Field(
@@ -114,6 +128,11 @@ class Settings(BaseSettings):
     provider_max_calls: int | None = Field(
         None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
     )
+    provider_ids: Literal["allow", "refuse"] | None = Field(
+        None,
+        description="requests that name what the provider keeps (files, vector stores, containers, prompts, items):"
+        " allow or refuse; empty means allow until there is a second API key, as all share the provider's",
+    )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
     )
@@ -122,12 +141,16 @@ class Settings(BaseSettings):
         SecretStr("redis://127.0.0.1:6379/0"),
         description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
     )
+    redis_password: SecretStr | None = Field(
+        None, description="password for REDIS_URL where that has none; any character may stand in it"
+    )
     broker_url: SecretStr | None = Field(None, description="any broker that Celery supports; empty means REDIS_URL")
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
     port: int = Field(8000, ge=0, le=65535, description="where the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
-    api_key: SecretStr | None = Field(
-        None, description="bootstrap key with every scope; `up` generates one on first start"
+    api_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
+        None,
+        description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
     )
     worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
     max_attempts: int = Field(5, ge=1, le=1000, description="attempts in all per job, unless a request says")
@@ -184,7 +207,8 @@ class Settings(BaseSettings):
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(_fernet_keys)] = Field(
         [],
-        description="comma-separated Fernet keys; the first encrypts webhook secrets, all decrypt; `up` generates one",
+        description="comma-separated Fernet keys; the first encrypts webhook secrets and the credentials of tools,"
+        " all decrypt; `up` generates one",
     )
     webhook_concurrency: int = Field(
         200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, beside its calls"
@@ -255,12 +279,18 @@ class Settings(BaseSettings):
     @property
     def redis(self) -> str:
         """The Redis URL in force. It may hold a password: never log it."""
-        return self.redis_url.get_secret_value()
+        given = self.redis_url.get_secret_value()
+        url = urlsplit(given)
+        if self.redis_password is None or url.password:
+            return given
+        user, _, host = url.netloc.rpartition("@")
+        password = quote(self.redis_password.get_secret_value(), safe="")
+        return url._replace(netloc=f"{user.removesuffix(':')}:{password}@{host}").geturl()
 
     @property
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
-        return (self.broker_url or self.redis_url).get_secret_value()
+        return self.redis if self.broker_url is None else self.broker_url.get_secret_value()
 
     @property
     def dialect(self) -> Dialect:
@@ -271,9 +301,20 @@ class Settings(BaseSettings):
         return Dialect.OPENAI if f".{host}".endswith(OPENAI_HOSTS) else Dialect.STRICT
 
     @property
+    def sends_in_clear(self) -> bool:
+        """Whether the provider's key, prompts and answers leave this machine unencrypted."""
+        parts = urlsplit(self.provider_base_url)
+        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+
+    @property
     def lane(self) -> str:
         """The name of the lane to this provider: its host, without what else its URL may hold."""
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
+
+    @property
+    def provider_shown(self) -> str:
+        """Where the provider is, for a person to read."""
+        return shown_url(self.provider_base_url)
 
     @property
     def logs_url(self) -> str:
@@ -301,6 +342,13 @@ class Settings(BaseSettings):
         return timedelta(seconds=self.worker_timeout_seconds)
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def load_settings(**overrides: object) -> Settings:
     """Read and check the environment.
 
@@ -309,7 +357,7 @@ def load_settings(**overrides: object) -> Settings:
     """
     logging.getLogger("dotenv.main").setLevel(logging.ERROR)
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
+        return Settings(_env_file=None if os.environ.get(WHOLE) else ENV_FILE, **overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
     except ValidationError as error:
         lines = [f"  {variable_of(str(each['loc'][0]))}: {_reason(each['msg'])}" for each in error.errors()]
         raise SettingsError("Settings are wrong:\n" + "\n".join(dict.fromkeys(lines))) from None
@@ -317,7 +365,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def variable_of(field: str) -> str:
     """The environment variable that sets `field`."""
-    return field if field.startswith(PREFIX) or field == "AIMLAPI_API_KEY" else PREFIX + field.upper()
+    return field if field.startswith(PREFIX) or field == PROVIDER_KEY_ALIAS else PREFIX + field.upper()
 
 
 def _reason(message: str) -> str:

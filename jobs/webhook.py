@@ -18,6 +18,9 @@ from typing import Final
 
 from jobs.lifecycle import Status
 
+SHORTEST_SECRET_BYTES: Final = 16
+"""Standard Webhooks asks for 24 to 64 bytes. Secrets that receivers have lived with are shorter; below this they can be
+found by trying."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # a prefix, not a secret
 SECRET_BYTES: Final = 32
 
@@ -139,6 +142,8 @@ SCHEDULE: Final = (
 )
 """How long to wait after the first failed try, the second, ...; after the last of them the delivery has failed."""
 MAX_FAILURES: Final = len(SCHEDULE) + 1
+MOST_LOST_IN_A_ROW: Final = 2
+"""Tries that may be lost one after the other without being counted: a worker dies now and then, not at every try."""
 JITTER: Final = 0.1
 LONGEST_RETRY_AFTER: Final = timedelta(hours=24)
 WARN_AFTER: Final = timedelta(days=2)

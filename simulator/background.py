@@ -1,4 +1,4 @@
-"""Native background mode: an answer that is made without a connection, fetched by id, and cancelled by id.
+"""Native background mode: an answer that is made without a connection, fetched, cancelled and deleted by id.
 
 Off by default, as the provider documents no route to fetch one. The shapes are OpenAI's.
 """
@@ -80,15 +80,29 @@ class BackgroundResponses:
     async def cancel(self, request: Request, exchange: Exchange) -> None:
         """POST /v1/responses/{id}/cancel; a finished one comes back unchanged."""
         stored = self._find(request, request.path.split("/")[-2])
-        if stored.status in _STATES:
-            stored.status = "cancelled"
-            for timer in stored.timers[:2]:
-                timer.cancel()
-            options = self._controls.options
-            if options.bill_disconnects and stored.billed:
-                self._controls.ledger.bill(stored.call)
-            self._controls.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
+        self._end(stored)
         await exchange.send(self._reply(stored))
+
+    async def delete(self, request: Request, exchange: Exchange) -> None:
+        """DELETE /v1/responses/{id}; a running one is cancelled."""
+        response_id = request.path.rpartition("/")[2]
+        stored = self._find(request, response_id)
+        self._end(stored)
+        stored.timers[-1].cancel()
+        del self._stored[response_id]
+        stored.call.deleted = True
+        await exchange.send(Reply.json(200, {"id": response_id, "object": "response", "deleted": True}, {}))
+
+    def _end(self, stored: _Stored) -> None:
+        if stored.status not in _STATES:
+            return
+        stored.status = "cancelled"
+        for timer in stored.timers[:2]:
+            timer.cancel()
+        options = self._controls.options
+        if options.bill_disconnects and stored.billed:
+            self._controls.ledger.bill(stored.call)
+        self._controls.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
 
     def _find(self, request: Request, response_id: str) -> _Stored:
         options = self._controls.options

@@ -48,6 +48,8 @@ class Call:
     truncation: str | None = None
     stream: bool | None = None
     background: bool | None = None
+    store: bool | None = None
+    deleted: bool = False
     response_id: str | None = None
     polls: int = 0
     input_tokens: int = 0
@@ -73,6 +75,8 @@ class Call:
             "truncation": self.truncation,
             "stream": self.stream,
             "background": self.background,
+            "store": self.store,
+            "deleted": self.deleted,
             "response_id": self.response_id,
             "polls": self.polls,
             "input_tokens": self.input_tokens,

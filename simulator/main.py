@@ -43,6 +43,7 @@ class Simulator:
             ("POST",   "/v1/responses"):        responses.create,
             ("GET",    "/v1/responses/*"):      background.retrieve,
             ("POST",   "/v1/responses/*"):      background.cancel,
+            ("DELETE", "/v1/responses/*"):      background.delete,
             ("GET",    "/v1/models"):           catalogue.list_models,
             ("GET",    "/models"):              catalogue.list_models,
             ("GET",    "/model/*"):             catalogue.get_model,

@@ -154,11 +154,12 @@ def _describe(call: Call, body: Mapping[str, Any], controls: Controls) -> None:
     """Note in the ledger what the request says of itself, valid or not."""
     call.request_keys = controls.ledger.shared(tuple(body))
     model, truncation = body.get("model"), body.get("truncation")
-    stream, background = body.get("stream"), body.get("background")
+    stream, background, store = body.get("stream"), body.get("background"), body.get("store")
     call.model = model if isinstance(model, str) else None
     call.truncation = truncation if isinstance(truncation, str) else None
     call.stream = stream if isinstance(stream, bool) else None
     call.background = background if isinstance(background, bool) else None
+    call.store = store if isinstance(store, bool) else None
 
 
 def _client_request_id(headers: Mapping[str, str]) -> str | None:

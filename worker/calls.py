@@ -26,6 +26,7 @@ class Calls:
     def __init__(self, on_end: Callable[[], None]) -> None:
         """`on_end` is told whenever a slot has come free."""
         self._running: dict[tuple[str, int], RunningCall] = {}
+        self._numbers: dict[str, set[int]] = {}
         self._on_end = on_end
 
     def __len__(self) -> int:
@@ -35,11 +36,17 @@ class Calls:
         """Enter a call before it is sent."""
         call = RunningCall(attempt, line, monotonic() + length.total_seconds())
         self._running[attempt.job_id, attempt.number] = call
+        self._numbers.setdefault(attempt.job_id, set()).add(attempt.number)
         return call
 
     def end(self, call: RunningCall) -> None:
         """Take a call off the list once its result is recorded."""
-        self._running.pop((call.attempt.job_id, call.attempt.number), None)
+        job_id, number = call.attempt.job_id, call.attempt.number
+        self._running.pop((job_id, number), None)
+        numbers = self._numbers.get(job_id, set())
+        numbers.discard(number)
+        if not numbers:
+            self._numbers.pop(job_id, None)
         self._on_end()
 
     def held(self) -> list[RunningCall]:
@@ -56,8 +63,8 @@ class Calls:
 
     def abort(self, job_id: str, last: int, reason: AbortReason) -> None:
         """End the calls of one job up to attempt `last`, if any are held here."""
-        for number in range(1, last + 1):
-            call = self._running.get((job_id, number))
+        for number in sorted(self._numbers.get(job_id, ())):  # not up to `last`, which may be any number
+            call = self._running.get((job_id, number)) if number <= last else None
             if call is not None:
                 call.line.abort(reason)
 

@@ -3,19 +3,27 @@
 While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot, and whether
 it is to stop, only before it listens to the broker, and listens for two seconds: so long would a slot that has come
 free stay empty, and twice as long would a worker that is told to stop go on.
+
+It also survives whatever else stands in the queue: Celery takes a message that is malformed enough for a defect of its
+own, and ends the worker.
 """
 
 from collections.abc import Callable
 from threading import Event
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.worker import state
 
+from jobs.broker import MALFORMED
+from jobs.telemetry import get_logger
+
 TURN_SECONDS: Final = 0.25
 """How long a consumer listens, or waits for a slot, before it does the other and looks whether it is to stop."""
 LOOK_SECONDS: Final = 0.01
+
+log = get_logger(__name__)
 
 
 class FreeSlots:
@@ -37,7 +45,8 @@ class FreeSlots:
 
             def start(self, consumer: Any) -> None:
                 connection = consumer.connection
-                connection.drain_events = slots.listening(connection.drain_events, lambda: _is_full(consumer))
+                listen = _surviving(connection.drain_events)
+                connection.drain_events = slots.listening(listen, lambda: _is_full(consumer))
 
         app.steps["consumer"].add(SlotsStep)
 
@@ -56,6 +65,20 @@ class FreeSlots:
             return listen(timeout=LOOK_SECONDS if state.should_stop is not None else min(timeout, TURN_SECONDS))
 
         return listen_for_slots
+
+
+def _surviving(listen: Callable[..., Any]) -> Callable[..., Any]:
+    """`listen`, but a malformed message is logged and dropped."""
+
+    def listen_on(timeout: float) -> Any:
+        try:
+            return listen(timeout=timeout)
+        except MALFORMED as error:
+            log.warning("malformed message dropped", error=type(error).__name__)
+            sleep(LOOK_SECONDS)  # should it be a defect after all, it does not take the whole processor
+            return None
+
+    return listen_on
 
 
 def _is_full(consumer: Any) -> bool:

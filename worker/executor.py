@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from jobs.conversation import rebuild
+from jobs.conversation import Turn, rebuild
+from jobs.credentials import Credentials
 from jobs.dispatch import Dispatcher
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
@@ -22,7 +23,8 @@ from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
-from jobs.store.attempts import note_response, requests_of
+from jobs.sealing import Seal, SealBroken
+from jobs.store.attempts import Asked, note_response, requests_of
 from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.telemetry import get_logger
@@ -109,6 +111,7 @@ class Executor:
         announcer: Announcer,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
+        seal: Seal | None = None,
     ) -> None:
         self._database = database
         self._provider = provider
@@ -126,6 +129,7 @@ class Executor:
         self._announcer = announcer
         self._clock = clock
         self._jitter = jitter
+        self._seal = seal or Seal(())
 
     def run(self, job_id: str) -> None:
         """Answer one bell. A stale one changes nothing; one for which there is no slot is dropped and rung again."""
@@ -156,28 +160,17 @@ class Executor:
             self._calls.end(running)
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
-        model = self._catalogue.of_job(job.model)
-        deadline = length + LAST_RESORT
         try:
-            if attempt.resumes is not None:
-                self._request(attempt)
-                return self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
-            body, is_streamed = self._body(job, attempt)
-            return self._provider.call(
-                body,
-                request_id=f"{job.id}:{attempt.number}",
-                model=model,
-                deadline=deadline,
-                line=line,
-                accepted=lambda response_id: self._accepted(attempt, response_id),
-                heard=self._live.open(attempt).hear if is_streamed else None,
-            )
+            return self._ask(job, attempt, line, length + LAST_RESORT)
         except NoLongerOurs:
             line.abort(AbortReason.CANCELLED)
             return CallReport(Failure(ErrorKind.UNREACHABLE, "The response had ended before the call was sent."))
         except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
             line.abort(AbortReason.RELEASED)
             return CallReport(Failure(ErrorKind.UNREACHABLE, error.message))
+        except SealBroken as error:
+            message = f"The credentials of the request's tools cannot be read, and nothing was sent. {error}."
+            return CallReport(Failure(ErrorKind.REJECTED, message))
         except DATABASE_ERRORS as error:  # raised by the look at the request: nothing has been sent
             log.warning("request could not be read", job_id=job.id, error=type(error).__name__)
             line.abort(AbortReason.RELEASED)
@@ -187,26 +180,70 @@ class Executor:
             failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
             return CallReport(failure)
 
-    def _body(self, job: Job, attempt: Attempt) -> tuple[dict[str, Any], bool]:
-        """What to send, and whether its client asked for a stream.
-
-        Read here, so that nobody holds a large prompt through the minutes of waiting.
+    def _ask(self, job: Job, attempt: Attempt, line: Line, deadline: timedelta) -> CallReport:
+        """Read here what is to be sent, so that nobody holds a large prompt through the minutes of waiting.
 
         Raises:
             NoLongerOurs: the job has ended meanwhile.
             ChainBroken: a response that it rests upon was deleted.
+            SealBroken: the credentials of its tools cannot be read.
         """
-        settings, input_ = self._request(attempt)
+        model = self._catalogue.of_job(job.model)
+        asked = self._request(attempt)
+        if attempt.resumes is not None:
+            report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
+            return self._without_credentials(report, asked)
+        credentials = Credentials.opened(asked.credentials, self._seal)
+        heard = self._heard(attempt, credentials) if asked.settings.get("stream") else None
+        body = self._body(job, attempt, asked, credentials)
+        del asked
+        report = self._provider.call(
+            body,
+            request_id=f"{job.id}:{attempt.number}",
+            model=model,
+            deadline=deadline,
+            line=line,
+            accepted=lambda response_id: self._accepted(attempt, response_id),
+            heard=heard,
+        )
+        return credentials.withheld_from(report)
+
+    def _heard(self, attempt: Attempt, credentials: Credentials) -> Callable[[bytes], None]:
+        """Who is told the events of a stream."""
+        hear = self._live.open(attempt).hear
+        return (lambda data: hear(credentials.withheld_from_bytes(data))) if credentials else hear
+
+    def _without_credentials(self, report: CallReport, asked: Asked) -> CallReport:
+        """What was sent before needs no credentials any more, so it does not matter if they cannot be read."""
+        try:
+            return Credentials.opened(asked.credentials, self._seal).withheld_from(report)
+        except SealBroken:
+            return report
+
+    def _body(self, job: Job, attempt: Attempt, asked: Asked, credentials: Credentials) -> dict[str, Any]:
+        """What to send.
+
+        Raises:
+            ChainBroken: a response that it rests upon was deleted.
+            SealBroken: the credentials in one of them cannot be read.
+        """
+        whole = credentials.put_back({**asked.settings, "input": asked.input})
+        input_ = whole.pop("input")
         before = job.previous_response_id
         if before is not None:
             with self._database.read() as tx:
                 turns = read_turns(tx, before, job.api_key_id)
-            input_ = rebuild(turns, input_, self._provider.takes_back)
+            input_ = rebuild(map(self._whole, turns), input_, self._provider.takes_back)
             self._note_sent(attempt, len(turns) + 1, len(input_))
-        body = build_body(settings, input_, model_id=job.model, truncation=attempt.truncation)
-        return body, bool(settings.get("stream"))
+        return build_body(whole, input_, model_id=job.model, truncation=attempt.truncation)
 
-    def _request(self, attempt: Attempt) -> tuple[dict[str, Any], Any]:
+    def _whole(self, turn: Turn) -> Turn:
+        if turn.credentials is None:
+            return turn
+        given = Credentials.opened(turn.credentials, self._seal).put_back_into_input(turn.input)
+        return replace(turn, input=given)
+
+    def _request(self, attempt: Attempt) -> Asked:
         """What was asked, unless the job ended between the claim and our entry in the list of calls.
 
         Raises:
@@ -220,7 +257,7 @@ class Executor:
             raise NoLongerOurs
         return request
 
-    def _read_requests(self, attempts: Sequence[Attempt]) -> Sequence[tuple[dict[str, Any], Any] | None]:
+    def _read_requests(self, attempts: Sequence[Attempt]) -> Sequence[Asked | None]:
         with self._database.read() as tx:
             return requests_of(tx, attempts)
 

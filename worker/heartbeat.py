@@ -10,7 +10,7 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.events import STOP
+from jobs.events import LISTEN_AGAIN_AFTER, STOP, Stop
 from jobs.store.database import Database
 from jobs.store.queries import ended_among
 from jobs.telemetry import get_logger
@@ -24,6 +24,9 @@ LOOKED_AT_ONCE = 250
 SWEEP_EVERY = 0.25
 BEAT_AGAIN_AFTER = 0.25
 """When one was not heard: a short outage is not to look like the silence of two beats."""
+
+_REASONS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+"""Reasons for which another process may end a call; the others are this worker's own."""
 
 log = get_logger(__name__)
 
@@ -113,11 +116,21 @@ class Heartbeat:
                     while not self._stopping.is_set():
                         message = subscription.get_message(timeout=1.0)
                         if message is not None:
-                            job_id, attempt, reason = message["data"].decode().split(" ", 2)
-                            self._calls.abort(job_id, int(attempt), AbortReason(reason))
+                            self._hear(message["data"])
             except (RedisError, OSError) as error:
                 log.warning("stop subscription lost", error=type(error).__name__)
-                time.sleep(0.5)
+                time.sleep(LISTEN_AGAIN_AFTER)
+            except (
+                Exception
+            ):  # whatever broke, somebody has to listen: else a cancelled call goes on until the next look
+                log.exception("stop subscription broke")
+                time.sleep(LISTEN_AGAIN_AFTER)
+
+    def _hear(self, message: bytes) -> None:
+        """End what a message names. One that nobody of ours has sent is ignored: anything may come over Redis."""
+        stop = Stop.from_bytes(message)
+        if stop is not None and stop.reason in _REASONS:
+            self._calls.abort(stop.job_id, stop.attempt, AbortReason(stop.reason))
 
     def _audit(self) -> None:
         """Give back what our rows claim and we do not hold."""

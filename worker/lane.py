@@ -17,10 +17,10 @@ from jobs.job import Attempt, CallReport
 from jobs.store import lanes
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings
+from jobs.store.refusals import REFUSALS, TAKEN_AFTER, is_the_accounts
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 
-CLOSING = frozenset({ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT})
 NARROWING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
 # After these nobody knows whether the provider would have taken our key.
 SAY_NOTHING = frozenset(
@@ -34,7 +34,6 @@ SAY_NOTHING = frozenset(
         ErrorKind.MALFORMED_ANSWER,
     }
 )
-TAKEN_AFTER = 5.0
 REMEMBERED_SECONDS = 0.5
 
 log = get_logger(__name__)
@@ -88,16 +87,17 @@ class LaneKeeper:
 
     def watch_probe(self, attempt: Attempt) -> Timer:
         """Open the lane once the probe has gone on for long enough; to be cancelled when it ends."""
-        timer = Timer(TAKEN_AFTER, lambda: self._tell(lambda tx: self._reopen(tx, attempt)))
+        timer = Timer(TAKEN_AFTER.total_seconds(), lambda: self._tell(lambda tx: self._reopen(tx, attempt)))
         timer.daemon = True
         timer.start()
         return timer
 
     def heard(self, attempt: Attempt, report: CallReport) -> None:
         """A call has ended."""
-        kind = report.result.kind if isinstance(report.result, Failure) else None
-        if kind in CLOSING:
-            self._tell(lambda tx: self._close(tx, attempt, kind))
+        failure = report.result if isinstance(report.result, Failure) else None
+        kind = None if failure is None else failure.kind
+        if failure is not None and failure.kind in REFUSALS:
+            self._tell(lambda tx: self._refused(tx, attempt, failure))
             return
         if kind in NARROWING and monotonic() - self._narrowed_at >= lanes.NARROW_EVERY.total_seconds() / 2:
             self._narrowed_at = monotonic()
@@ -107,6 +107,11 @@ class LaneKeeper:
             self._tell(lambda tx: self._probe_later(tx, attempt) if undecided else self._reopen(tx, attempt))
         if kind is None and self._last.max_calls is not None:
             self._tell(self._widen)
+
+    def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
+        is_closed = lanes.read_lane(tx, self._settings.name).closed_at is not None
+        if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
+            self._close(tx, attempt, failure.kind)
 
     def _close(self, tx: Connection, attempt: Attempt, kind: ErrorKind) -> None:
         if lanes.close(tx, self._settings.name, kind, attempt.started_at, self._clock()):

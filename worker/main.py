@@ -26,6 +26,7 @@ from celery.signals import setup_logging
 from jobs.dispatch import create_celery
 from jobs.settings import load_settings
 from jobs.telemetry import configure_logging
+from worker import flower, remote_control
 from worker.process import WorkerProcess, install
 from worker.resolver import AddressesAtOnce
 from worker.tasks import register_tasks
@@ -43,6 +44,9 @@ app = create_celery(settings)
 process = WorkerProcess(settings, app)
 register_tasks(app, process)
 install(app, process)
+remote_control.restrict()
+if "flower" in sys.argv:
+    flower.close(os.environ)
 
 
 def _configure(**_: object) -> None:

@@ -36,6 +36,7 @@ from worker.lane import LaneKeeper
 from worker.live import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
+from worker.maintenance.eraser import Eraser
 from worker.maintenance.loop import Maintenance
 from worker.maintenance.patrol import Patrol
 from worker.maintenance.provider_log import ProviderLog
@@ -69,6 +70,7 @@ class WorkerProcess:
         self.catalogue = Catalogue(settings.models)
         self.patience = Patience.from_settings(settings)
         self.slots = FreeSlots()
+        self.seal = Seal(settings.encryption_keys)
 
     @cached_property
     def redis(self) -> Any:
@@ -110,6 +112,7 @@ class WorkerProcess:
             catalogue=self.catalogue,
             dispatcher=self.dispatcher,
             announcer=self.announcer,
+            seal=self.seal,
         )
 
     @cached_property
@@ -118,7 +121,7 @@ class WorkerProcess:
         return WebhookSender(
             self.database,
             Poster.create(self.settings.receivers),
-            Seal(self.settings.encryption_keys),
+            self.seal,
             identity=self.identity,
             announcer=self.announcer,
             slots=self.settings.webhook_concurrency,
@@ -153,7 +156,7 @@ class WorkerProcess:
 
     @cached_property
     def patrols(self) -> list[Patrol]:
-        """The duties that ask the provider: what lost answers cost, and to stop what nobody wants any more."""
+        """The duties that ask the provider: what lost answers cost, to stop what nobody wants, and to keep nothing."""
         reconciler = Reconciler(
             self.database,
             self.dispatcher,
@@ -163,9 +166,11 @@ class WorkerProcess:
             after=timedelta(seconds=self.settings.reconcile_after_seconds),
         )
         canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
+        eraser = Eraser(self.database, self.provider.delete)
         return [
             Patrol("reconciliation", self.database, self.identity, reconciler.run_once, every=reconciler.every),
             Patrol("cancellation", self.database, self.identity, canceller.run_once, every=canceller.every),
+            Patrol("erasure", self.database, self.identity, eraser.run_once, every=eraser.every),
         ]
 
     def _slot_came_free(self) -> None:
@@ -177,6 +182,8 @@ class WorkerProcess:
         raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)
+        if self.settings.sends_in_clear:
+            log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
         self.heartbeat.start()
         self.live.start()
         with self.database.begin() as tx:

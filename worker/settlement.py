@@ -10,15 +10,18 @@ from sqlalchemy import Connection
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, TryAgain, next_step
+from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
 from jobs.settings import Settings
 from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, end_first_attempts, save_answer, save_answers
+from jobs.store.lanes import read_lane
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
+from jobs.store.refusals import REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.transitions import move, move_all
 from worker.provider.line import AbortReason
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+AFTER_A_PROBE = timedelta(seconds=1.5)
 CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
 # What a call that reports after its job was parked says of it instead.
 OF_A_PARKED_JOB: Mapping[Verb, Verb] = {
@@ -43,6 +46,7 @@ class Policy:
     call_deadline: timedelta
     widen_on_overflow: bool
     patience: Patience = AT_ONCE
+    lane: str = "provider"
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Policy":
@@ -52,6 +56,7 @@ class Policy:
             backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
             call_deadline=settings.call_deadline,
             widen_on_overflow=settings.truncation_on_overflow == "auto",
+            lane=settings.lane,
             patience=Patience.from_settings(settings),
         )
 
@@ -163,7 +168,14 @@ def _settle_failure(
     widen = policy.widen_on_overflow
     patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_PATIENCE
     step = next_step(
-        failure, job, backoff=policy.backoff, now=now, jitter=jitter, widen_on_overflow=widen, patience=patience
+        failure,
+        job,
+        backoff=policy.backoff,
+        now=now,
+        jitter=jitter,
+        widen_on_overflow=widen,
+        patience=patience,
+        refusal=_refusal(tx, ended.attempt, policy.lane, now) if failure.kind in REFUSALS else None,
     )
     facts = {
         "failures": step.failures,
@@ -182,6 +194,13 @@ def _settle_failure(
         }
         return _move(tx, Verb.RETRY, job, now, **facts)
     return _give_up(tx, job, report, step, now, facts)
+
+
+def _refusal(tx: Connection, attempt: Attempt, lane: str, now: datetime) -> Refusal:
+    """The job tries again after whoever probes next, so that no job is every probe."""
+    probe_at = read_lane(tx, lane).probe_at
+    pause = TAKEN_AFTER if probe_at is None else max(TAKEN_AFTER, probe_at - now)
+    return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
 
 
 def _log_may_tell(ended: EndedCall) -> bool:

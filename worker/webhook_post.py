@@ -19,35 +19,71 @@ from typing import Any, Final
 import gevent
 import httpcore
 import httpx
+from gevent.event import AsyncResult, Event
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
 from jobs.receiver import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
+from jobs.retry_after import retry_after
+from jobs.shares import Shares
 from jobs.webhook import DELIVERY_SECONDS, HEEDED, DeliveryError, TryReport
-from worker.provider.classify import retry_after
 from worker.provider.line import AbortReason, Line
 
 CONNECT_SECONDS: Final = 10.0
 READ_BYTES: Final = 16 * 1024
 """How much of an answer's body is read, so that a receiver is not cut off while it writes its few words."""
-LOOKUPS_AT_ONCE: Final = 16
+LOOKUPS_AT_ONCE: Final = 64
 
 Resolve = Callable[[str, int, float], list[Address]]
 """All addresses of a host, looked up within so many seconds; raises `OSError` or `TimeoutError`."""
 
 
 class Resolver:
-    """Looks names up in threads of its own: names that hang must not hold up those of the provider's calls."""
+    """Looks names up in threads of its own: names that hang must not hold up those of the provider's calls.
 
-    def __init__(self, at_once: int = LOOKUPS_AT_ONCE) -> None:
+    Nor those of another API key: keys share the threads. A look-up cannot be ended, so its thread is its key's until it
+    comes back, however long ago anybody has ceased to wait for it.
+    """
+
+    def __init__(
+        self, at_once: int = LOOKUPS_AT_ONCE, look_up: Callable[..., Iterable[tuple[Any, ...]]] | None = None
+    ) -> None:
+        """`look_up` is `socket.getaddrinfo`, as it is below gevent."""
         self._threads = ThreadPool(at_once)
+        self._shares = Shares(at_once)
+        self._freed = Event()
+        self._look_up = look_up
 
     def __call__(self, host: str, port: int, seconds: float) -> list[Address]:
         """All addresses of `host`."""
-        lookup = get_original("socket", "getaddrinfo")
-        with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
-            found = self._threads.spawn(lookup, host, port, 0, socket.SOCK_STREAM).get()
-        return addresses_in(found)
+        return self.for_key("")(host, port, seconds)
+
+    def for_key(self, key: str) -> Resolve:
+        """The same within the share of one API key."""
+
+        def resolve(host: str, port: int, seconds: float) -> list[Address]:
+            with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
+                while not self._shares.take(key):
+                    self._freed.wait()
+                found = self._begin(key, host, port).get()
+            return addresses_in(found)
+
+        return resolve
+
+    def _begin(self, key: str, host: str, port: int) -> AsyncResult:
+        look_up = self._look_up or get_original("socket", "getaddrinfo")
+        try:
+            found = self._threads.spawn(look_up, host, port, 0, socket.SOCK_STREAM)
+        except BaseException:  # its time was over
+            self._give_back(key)
+            raise
+        found.rawlink(lambda _: self._give_back(key))
+        return found
+
+    def _give_back(self, key: str) -> None:
+        self._shares.give_back(key)
+        freed, self._freed = self._freed, Event()
+        freed.set()
 
 
 def addresses_in(found: Iterable[tuple[Any, ...]]) -> list[Address]:
@@ -133,8 +169,11 @@ class Poster:
         """With the machine's own names and the usual authorities, or those that SSL_CERT_FILE names."""
         return cls(policy, Resolver(), httpx.create_ssl_context(trust_env=True))
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line) -> TryReport:
-        """One POST, over within `seconds` by our own clock whatever the receiver does; always comes back."""
+    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line, key: str = "") -> TryReport:
+        """One POST, over within `seconds` by our own clock whatever the receiver does; always comes back.
+
+        Its name is looked up within the share of the API key whose id is `key`.
+        """
         try:
             receiver = parse_receiver(url)
             self.policy.check_url(receiver)
@@ -144,7 +183,7 @@ class Poster:
         clock.daemon = True
         clock.start()
         try:
-            return self._exchange(receiver, headers, body, line)
+            return self._exchange(receiver, headers, body, line, self._resolve_for(key))
         except ReceiverRefused:
             return TryReport(DeliveryError.ADDRESS_REFUSED)
         except NameUnresolved:
@@ -157,7 +196,12 @@ class Poster:
             clock.cancel()
             line.end()
 
-    def _exchange(self, receiver: Receiver, headers: Mapping[str, str], body: bytes, line: Line) -> TryReport:
+    def _resolve_for(self, key: str) -> Resolve:
+        return self.resolve.for_key(key) if isinstance(self.resolve, Resolver) else self.resolve
+
+    def _exchange(
+        self, receiver: Receiver, headers: Mapping[str, str], body: bytes, line: Line, resolve: Resolve
+    ) -> TryReport:
         ends_at = monotonic() + self.seconds
         timeout = {"connect": CONNECT_SECONDS, "pool": self.seconds, "read": self.seconds, "write": self.seconds}
         url = httpcore.URL(
@@ -167,7 +211,7 @@ class Poster:
             target=receiver.target.encode(),
         )
         fields = {"Host": receiver.host_header, **headers, "Content-Length": str(len(body)), "Connection": "close"}
-        backend = GuardedBackend(receiver, self.policy, self.resolve, ends_at, self.network)
+        backend = GuardedBackend(receiver, self.policy, resolve, ends_at, self.network)
         with (
             httpcore.HTTPConnection(
                 origin=url.origin, ssl_context=self.tls, network_backend=backend, http1=True, http2=False
@@ -205,8 +249,8 @@ def _report(response: httpcore.Response) -> TryReport:
         return TryReport(DeliveryError.GONE, status)
     pause = None
     if status in HEEDED:
-        fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        pause = retry_after(fields, datetime.now(UTC))
+        asked = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
+        pause = retry_after(asked.decode("latin-1"), datetime.now(UTC))
     return TryReport(DeliveryError.HTTP_ERROR, status, pause)
 
 

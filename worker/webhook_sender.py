@@ -1,7 +1,9 @@
 """Deliveries of this worker process: claim, sign, send, record.
 
 A bell is answered in a greenlet of its own, on slots of its own: a receiver that hangs holds neither Celery's pool nor
-the slots of calls, and calls that take an hour hold up no delivery. No transaction is open while the network is.
+the slots of calls, and calls that take an hour hold up no delivery. The slots are shared between API keys, so that one
+key's receivers, however many they are and however they hang, leave slots to the others. No transaction is open while
+the network is.
 """
 
 import random
@@ -17,6 +19,7 @@ from sqlalchemy import Connection
 from jobs.events import Announcer
 from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
+from jobs.shares import Shares
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.deliveries import Recorded, record_try
 from jobs.store.delivery_claims import Due, Sending, claim_deliveries, receivers_of
@@ -40,12 +43,12 @@ log = get_logger(__name__)
 class Post(Protocol):
     """What sends a body and always comes back with a report."""
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line) -> TryReport:
-        """One POST."""
+    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line, key: str = "") -> TryReport:
+        """One POST, for the API key with this id."""
 
 
 class WebhookSender:
-    """Answers bells for deliveries, up to `slots` at once."""
+    """Answers bells for deliveries, up to `slots` at once, of which no key can take all."""
 
     def __init__(
         self,
@@ -70,6 +73,8 @@ class WebhookSender:
         self._on_end = on_end
         self._clock = clock
         self._jitter = jitter
+        self._shares = Shares(slots)
+        self._turned_away: set[str] = set()  # keys with more to do than they may at once
         self._widths = Widths()
         self._backlog = Backlog()
         self._looks = Gathering(self._find_receivers, LOOKED_UP_AT_ONCE)
@@ -83,9 +88,10 @@ class WebhookSender:
     def answer(self, delivery_id: str) -> None:
         """Answer a bell without waiting for what comes of it.
 
-        One for which there is no slot is dropped, and rung again.
+        One for which there is no slot is dropped, and rung again: once it is known whose it is, or before that while
+        very many are being looked at.
         """
-        if self._busy >= self._slots:
+        if self._busy - self._shares.taken >= self._slots:
             return
         self._busy += 1
         Thread(target=self._run, args=(delivery_id,), daemon=True).start()
@@ -115,16 +121,30 @@ class WebhookSender:
         due = self._looks.do(delivery_id)
         if due is None:
             return True
+        if not self._shares.take(due.api_key_id):
+            self._turned_away.add(due.api_key_id)
+            return True
+        try:
+            is_done = self._deliver_to(due, delivery_id)
+        finally:
+            self._shares.give_back(due.api_key_id)
+        if due.api_key_id in self._turned_away:
+            self._turned_away.discard(due.api_key_id)
+            return False
+        return is_done
+
+    def _deliver_to(self, due: Due, delivery_id: str) -> bool:
         if not self._widths.take(due.receiver):
             self._backlog.add(due.receiver, [delivery_id])
             return True
         try:
-            return self._take_turns(due.receiver, delivery_id, has_others=due.has_others)
+            return self._take_turns(due, delivery_id)
         finally:
             if self._widths.give_back(due.receiver):
                 self._backlog.forget(due.receiver)
 
-    def _take_turns(self, receiver: str, delivery_id: str, *, has_others: bool) -> bool:
+    def _take_turns(self, due: Due, delivery_id: str) -> bool:
+        receiver, has_others = due.receiver, due.has_others
         following: str | None = delivery_id
         in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
         while following is not None and in_vain < MOST_PER_RECEIVER:
@@ -135,11 +155,11 @@ class WebhookSender:
                 return False
             in_vain = in_vain + 1 if sending is None else 0
             if sending is not None:
-                report, recorded = self._deliver(sending, receiver)
+                report, recorded = self._deliver(sending, due)
                 if report.error is not None:
                     return False
                 has_others = has_others or recorded.status is None  # it was rescued meanwhile, and is due again
-            if self._is_scarce():
+            if self._is_scarce(due.api_key_id):
                 return False
             following = self._backlog.take(receiver)
             has_others = has_others or following is not None
@@ -147,13 +167,13 @@ class WebhookSender:
                 following = self._look_for_more(receiver)
         return following is None
 
-    def _is_scarce(self) -> bool:
-        return self._identity.claiming_as is None or self._busy > self._slots // 2
+    def _is_scarce(self, api_key_id: str) -> bool:
+        return self._identity.claiming_as is None or self._shares.is_half_used(api_key_id)
 
-    def _deliver(self, sending: Sending, receiver: str) -> tuple[TryReport, Recorded]:
+    def _deliver(self, sending: Sending, due: Due) -> tuple[TryReport, Recorded]:
         """What the receiver made of it, and what that has changed."""
-        report = self._send(sending)
-        self._widths.learn(receiver, report.error)
+        report = self._send(sending, due.api_key_id)
+        self._widths.learn(due.receiver, report.error)
         return report, self._record(sending, report)
 
     def _find_receivers(self, delivery_ids: Sequence[str]) -> Sequence[Due | None]:
@@ -186,13 +206,20 @@ class WebhookSender:
             log.warning("deliveries not looked at", error=type(error).__name__)
             return None
 
-    def _send(self, sending: Sending) -> TryReport:
-        body = sending.payload.encode()
+    def _send(self, sending: Sending, api_key_id: str) -> TryReport:
+        """Sign and post; whatever breaks on the way is a failed try, which the schedule counts."""
         try:
-            secrets = [self._seal.open(secret) for secret in sending.secrets]
+            return self._sign_and_post(sending, api_key_id)
         except SealBroken as error:
             log.warning("delivery not signed", delivery_id=sending.id, reason=str(error))
             return TryReport(DeliveryError.SECRET_UNREADABLE)
+        except Exception:
+            log.exception("delivery broke", delivery_id=sending.id)
+            return TryReport(DeliveryError.INTERRUPTED)
+
+    def _sign_and_post(self, sending: Sending, api_key_id: str) -> TryReport:
+        body = sending.payload.encode()
+        secrets = [self._seal.open(secret) for secret in sending.secrets]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _user_agent(),
@@ -201,7 +228,7 @@ class WebhookSender:
         line = Line()
         self._lines.add(line)
         try:
-            return self._poster.post(sending.url, headers, body, line)
+            return self._poster.post(sending.url, headers, body, line, api_key_id)
         finally:
             self._lines.discard(line)
 

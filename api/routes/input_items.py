@@ -10,10 +10,12 @@ from api.acceptance import refuse_what_is_not_offered
 from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader
 from api.items import list_items, page_of
+from api.listed import ItemsListed, within_budget
+from api.listing import ListedPage, Row
 from api.request import parse_count
 from api.request_docs import count_body
 from api.routes.responses import ERRORS, check_id
-from api.schemas import ErrorBody, InputItemPage, InputTokens, render_page
+from api.schemas import ErrorBody, InputItemPage, InputTokens
 from api.token_bound import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
 from jobs.errors import RequestInvalid
@@ -28,7 +30,7 @@ router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
 
 @router.get("/{response_id}/input_items", summary="Input items", responses={200: {"model": InputItemPage}})
-def list_input_items(
+async def list_input_items(
     parts: PartsDep,
     caller: Reader,
     response_id: str,
@@ -39,17 +41,23 @@ def list_input_items(
     before: Annotated[str | None, Query(max_length=512, description="the first id of the page behind")] = None,
     include: Annotated[list[str] | None, Query(alias="include[]")] = None,
 ) -> Response:
-    """Everything that a response was made from, newest first: its own input, and the turns that it follows."""
+    """Everything that a response was made from, newest first: its own input, and the turns that it follows.
+
+    A page ends at 16 MB, with `has_more`.
+    """
     check_id(response_id)
-    items = _items_of(parts, caller, response_id, include or [])
-    if order == "desc":
-        items.reverse()
-    page = page_of(items, limit=limit, after=after, before=before)
-    if page is None:
-        name = "after" if after is not None and all(item["id"] != after for item in items) else "before"
-        raise RequestInvalid(f"Invalid '{name}': the response has no such input item.", name, "invalid_value")
-    data, has_more = page
-    return JSONResponse(render_page(list(data), has_more=has_more))
+
+    def read() -> tuple[list[Row], bool]:
+        items = _items_of(parts, caller, response_id, include or [])
+        if order == "desc":
+            items.reverse()
+        page = page_of(items, limit=limit, after=after, before=before)
+        if page is None:
+            name = "after" if after is not None and all(item["id"] != after for item in items) else "before"
+            raise RequestInvalid(f"Invalid '{name}': the response has no such input item.", name, "invalid_value")
+        return within_budget(page[0], has_more=page[1], from_the_end=after is None and before is not None)
+
+    return ListedPage(parts.lists, caller.id, ItemsListed(parts, read))
 
 
 @router.post(

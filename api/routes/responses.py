@@ -12,6 +12,8 @@ from fastapi.responses import JSONResponse
 from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
+from api.listed import AttemptsListed, ResponsesListed
+from api.listing import ListedPage
 from api.rendered import Json
 from api.request_docs import request_body
 from api.resending import accept_once
@@ -21,8 +23,6 @@ from api.schemas import (
     ErrorBody,
     ResponseBody,
     ResponsePage,
-    render_attempt,
-    render_page,
     render_response,
 )
 from api.showing import etag_of, poll_hint, show, shown_response
@@ -32,9 +32,9 @@ from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
-from jobs.store.attempts import attempts_of, may_have_been_billed
+from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.queries import Filters, Standing, get_document, get_job, list_documents, no_job, queue_position
+from jobs.store.queries import Filters, Standing, get_document, get_job, no_job
 from jobs.store.transitions import erase, move, revive
 
 RACES = 20
@@ -123,16 +123,16 @@ async def create(
     except CallerError:
         await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
         raise
-    job, hold = accepted.job, accepted.hold
+    job, hold, caller = accepted.job, accepted.hold, submitter.last_known
     if hold is None:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
         return Json(to_json(render_response(accepted.document, None)), headers)
     if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, job.api_key_id, hold)
+        return EventStream(request, parts, job.id, caller, hold)
     with hold:
-        shown = await until_ended(request, parts, job.id, job.api_key_id, HEADERS_HELD_SECONDS)
+        shown = await until_ended(request, parts, job.id, caller, HEADERS_HELD_SECONDS)
         if not shown.job.status.is_terminal:
-            return HeldAnswer(request, parts, accepted.document, hold.passed_on())
+            return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on())
     if shown.job.status is not Status.FAILED:
         return shown.answer()
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
@@ -141,7 +141,7 @@ async def create(
 @router.get(
     "", summary="List", responses={200: {"model": ResponsePage}}, openapi_extra={"parameters": [METADATA_PARAMETER]}
 )
-def list_responses(
+async def list_responses(
     request: Request,
     parts: PartsDep,
     caller: Reader,
@@ -154,15 +154,17 @@ def list_responses(
     created_after: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
     created_before: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
 ) -> Response:
-    """Your responses, newest first; also filtered by `metadata[key]=value`, once for each key."""
+    """Your responses, newest first; also filtered by `metadata[key]=value`, once for each key.
+
+    A page ends at 16 MB, with `has_more`. Settings of a request above 16 KB (`instructions`, `tools` and the like) are
+    left out and named in `backburner.left_out`: retrieve the response for them.
+    """
     for name, text in (("after", after), ("model", model)):
         if text is not None and "\0" in text:
             raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
     filters = Filters(status, model, _moment(created_after), _moment(created_before), _labels(request))
-    with parts.database.read() as tx:
-        documents, has_more = list_documents(tx, caller.id, filters, limit=limit, after=after, ascending=order == "asc")
-        data = [render_response(document, queue_position(tx, document.job)) for document in documents]
-    return Json(to_json(render_page(data, has_more=has_more)))
+    source = ResponsesListed(parts, caller, filters, limit=limit, after=after, ascending=order == "asc")
+    return ListedPage(parts.lists, caller.id, source)
 
 
 @direct_router.get(
@@ -188,10 +190,10 @@ async def retrieve(
     if stream:
         await _standing(parts, response_id, caller.id)
         number = 0 if starting_after is None else starting_after + 1
-        return EventStream(request, parts, response_id, caller.id, parts.holds.take(caller.id), number)
+        return EventStream(request, parts, response_id, caller, parts.holds.take(caller.id), number)
     if wait > 0:
         with parts.holds.take(caller.id):
-            shown = await until_ended(request, parts, response_id, caller.id, wait)
+            shown = await until_ended(request, parts, response_id, caller, wait)
         return _unchanged(shown.job, if_none_match) or shown.answer()
     standing = await _standing(parts, response_id, caller.id)
     return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)
@@ -245,17 +247,28 @@ def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
         return ended
 
     job = _settle_race(parts, caller.id, response_id, erasing)
+    parts.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
 
 
 @router.get("/{response_id}/attempts", summary="Attempts", responses={200: {"model": AttemptPage}})
-def attempts(parts: PartsDep, caller: Reader, response_id: str) -> Response:
-    """Every call made to the provider for a response, first to last."""
+async def attempts(
+    parts: PartsDep,
+    caller: Reader,
+    response_id: str,
+    *,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    after: Annotated[str | None, Query(max_length=64, description="the last id of the page before")] = None,
+) -> Response:
+    """Every call made to the provider for a response, first to last. A page ends at 16 MB, with `has_more`."""
     check_id(response_id)
-    with parts.database.read() as tx:
-        job = get_job(tx, response_id, caller.id)
-        data = [render_attempt(attempt) for attempt in attempts_of(tx, job.id)]
-    return JSONResponse(render_page(data, has_more=False))
+    behind = 0
+    if after is not None:
+        number = after.removeprefix(f"{response_id}:")
+        if number == after or not number.isdecimal() or int(number) > LARGEST_NUMBER:
+            raise RequestInvalid("Invalid 'after': it is no attempt of this response.", "after", "invalid_value")
+        behind = int(number)
+    return ListedPage(parts.lists, caller.id, AttemptsListed(parts, caller, response_id, limit=limit, after=behind))
 
 
 def _may_have_been_billed(parts: Parts, job: Job) -> bool:

@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.bodies import read_body
+from api.callers import was_revoked
 from api.dependencies import Parts, PartsDep, WebhookOwner
 from api.receivers import checked_receiver, receiver_key, require_sealing
 from api.routes.responses import ERRORS
@@ -33,11 +34,13 @@ from api.webhook_schemas import (
     render_delivery,
     render_endpoint,
     request_body,
+    shown_error,
 )
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store import endpoints as store
 from jobs.store.deliveries import write_test
 from jobs.store.endpoints import Delivery, SealedSecret
+from jobs.store.keys import ApiKey
 from jobs.webhook import SECRET_BYTES, DeliveryStatus, EventType, new_secret
 
 TEST_SECONDS = 30.0
@@ -58,11 +61,11 @@ After = Annotated[str | None, Query(max_length=64, description="the last id of t
 async def create(request: Request, parts: PartsDep, caller: WebhookOwner) -> Response:
     """Register an endpoint. Its signing secret is shown in this answer, and never again."""
     raw = await read_body(request, parts.settings.max_body_bytes)
+    asked = await run_in_threadpool(parse, CreateEndpoint, raw)
+    require_sealing(parts, None)
+    receiver = await checked_receiver(asked.url, parts, caller.id, "url")
 
     def register() -> Response:
-        asked = parse(CreateEndpoint, raw)
-        require_sealing(parts, None)
-        receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
         secret, sealed = _fresh_secret(parts)
         with parts.database.begin() as tx:
             endpoint = store.create_endpoint(
@@ -109,21 +112,21 @@ async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhoo
     """Change an endpoint; what is on its way goes to the new URL."""
     _check_id(webhook_endpoint_id)
     raw = await read_body(request, parts.settings.max_body_bytes)
+    asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
+    asked_for: dict[str, Any] = {}
+    if asked.name is not None:
+        asked_for["name"] = asked.name
+    if asked.event_types is not None:
+        asked_for["event_types"] = list(_event_types(asked.event_types))
+    if asked.url is not None:
+        receiver = await checked_receiver(asked.url, parts, caller.id, "url")
+        asked_for |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
 
     def change() -> Response:
-        asked = parse(UpdateEndpoint, raw)
-        changes: dict[str, Any] = {}
-        if asked.name is not None:
-            changes["name"] = asked.name
-        if asked.event_types is not None:
-            changes["event_types"] = list(_event_types(asked.event_types))
-        if asked.url is not None:
-            receiver = checked_receiver(asked.url, parts.settings.receivers, "url")
-            changes |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
         now = datetime.now(UTC)
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            changes = {name: value for name, value in changes.items() if _differs(endpoint, name, value)}
+            changes = {name: value for name, value in asked_for.items() if _differs(endpoint, name, value)}
             enable = endpoint.disabled_at is not None and (asked.enabled is True or "url" in changes)
             endpoint = store.change_endpoint(tx, endpoint, changes, now, enable=enable)
         return JSONResponse(render_endpoint(endpoint, now))
@@ -183,9 +186,9 @@ async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, web
             return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, datetime.now(UTC))
 
     delivery_id = await run_in_threadpool(send)
-    delivery = await _until_tried(parts, caller.id, delivery_id)
+    delivery = await _until_tried(parts, caller, delivery_id)
     if delivery.http_status is None:
-        reason = delivery.error_kind or "no worker took it up"
+        reason = shown_error(delivery.error_kind) or "no worker took it up"
         raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
     return JSONResponse(
         {
@@ -261,18 +264,21 @@ def redeliver(parts: PartsDep, caller: WebhookOwner, webhook_delivery_id: str) -
     return JSONResponse(render_delivery(delivery))
 
 
-async def _until_tried(parts: Parts, api_key_id: str, delivery_id: str) -> Delivery:
+async def _until_tried(parts: Parts, caller: ApiKey, delivery_id: str) -> Delivery:
     """A test's delivery once it has ended, or as it stands when that takes too long."""
 
     def look() -> Delivery:
         with parts.database.read() as tx:
-            return store.get_delivery(tx, delivery_id, api_key_id)
+            return store.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
-    with parts.waiters.expect(delivery_id) as expectation:
+    with parts.waiters.expect(delivery_id) as expectation, parts.key_watch.watch(caller.sha256) as revoked:
+        revoked.add_done_callback(lambda _: expectation.wake())
         await run_in_threadpool(parts.dispatcher.ring_for_deliveries, [delivery_id])
         while True:
             delivery = await run_in_threadpool(look)
+            if revoked.done():
+                raise was_revoked(caller)
             left = until - asyncio.get_running_loop().time()
             if delivery.ended_at is not None or left <= 0:
                 return delivery

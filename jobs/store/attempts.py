@@ -3,9 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, Update, bindparam, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import Billed, Failure, StaleJob
@@ -116,20 +129,25 @@ def _opening_row(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[tuple[dict[str, Any], Any] | None]:
-    """What each call is to send, the client's body without its input and the input; None once its job is not its own.
+class Asked(NamedTuple):
+    """What a call is to send: the client's body without its input, the input, and sealed what they show as `***`."""
 
-    In the order of `attempts`.
-    """
+    settings: dict[str, Any]
+    input: Any
+    credentials: str | None
+
+
+def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | None]:
+    """What each call is to send, in the order of `attempts`; None once its job is not its own."""
     found = tx.execute(_REQUESTS, {"ids": [attempt.job_id for attempt in attempts]})
-    requests = {(job_id, number): (settings, input_) for job_id, number, settings, input_ in found}
+    requests = {(job_id, number): Asked(*asked) for job_id, number, *asked in found}
     return [requests.get((attempt.job_id, attempt.number)) for attempt in attempts]
 
 
 def _requests() -> Select[Any]:
     job, request = tables.jobs.c, tables.requests.c
     held = (among(job.id, "ids"), tables.IS_HELD)
-    asked = select(job.id, job.attempt, request.settings, request.input)
+    asked = select(job.id, job.attempt, request.settings, request.input, request.credentials)
     return asked.join_from(tables.jobs, tables.requests).where(*held)
 
 
@@ -153,20 +171,56 @@ def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tupl
 
     Nobody goes on with them: the last of their job, lost or handed back since a moment, and never fetched.
     """
-    row, job = tables.attempts.c, tables.jobs.c
-    later = tables.attempts.alias().c
-    left = (tables.IS_UNFETCHED, row.ended_at > since)
+    query = select(tables.attempts).where(*_left_running(since), ~_job_is_open())
+    return _responses(tx, query.order_by(tables.attempts.c.ended_at).limit(limit))
+
+
+def unwanted_copies(
+    tx: Connection, since: datetime, unfetched_since: datetime, limit: int
+) -> list[tuple[str, Attempt]]:
+    """What the provider keeps of calls that ended since a moment, and should not: at most `limit` ids, oldest first.
+
+    Nothing of a job that is open, as its next call may yet fetch it; nor what `unwanted_responses` finds, for it has to
+    be cancelled before.
+    """
+    row = tables.attempts.c
+    unwanted = (row.copy_unwanted == true(), row.ended_at > since)
+    query = select(tables.attempts).where(*unwanted, ~_job_is_open(), ~and_(*_left_running(unfetched_since)))
+    return _responses(tx, query.order_by(row.ended_at).limit(limit))
+
+
+def copy_is_gone(tx: Connection, attempt: Attempt) -> None:
+    """Note that the provider no longer keeps what this call bought, or that it cannot be made to delete it."""
+    row = tables.attempts.c
+    this = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    tx.execute(this.values(copy_unwanted=None))
+
+
+def _left_running(since: datetime) -> tuple[Any, ...]:
+    row, later = tables.attempts.c, tables.attempts.alias().c
     followed = exists().where(later.job_id == row.job_id, later.number > row.number)
-    is_open = exists().where(job.id == row.job_id, job.completed_at.is_(None))
-    query = select(tables.attempts).where(*left, ~followed, ~is_open).order_by(row.ended_at).limit(limit)
+    return tables.IS_UNFETCHED, row.ended_at > since, ~followed
+
+
+def _job_is_open() -> ColumnElement[bool]:
+    job = tables.jobs.c
+    return exists().where(job.id == tables.attempts.c.job_id, job.completed_at.is_(None))
+
+
+def _responses(tx: Connection, query: Select[Any]) -> list[tuple[str, Attempt]]:
     return [(each["provider_response_id"], attempt_from(each)) for each in tx.execute(query).mappings()]
 
 
 def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -> None:
-    """Keep the id by which whoever takes the job next can fetch what this call has bought."""
-    row = tables.attempts.c
+    """Keep the id by which whoever takes the job next can fetch what this call has bought.
+
+    The provider keeps it, too. Where the client wants nothing stored, or has erased the job meanwhile, that copy is
+    unwanted from the start.
+    """
+    row, job = tables.attempts.c, tables.jobs.c
+    is_stored = exists().where(job.id == row.job_id, or_(job.store.is_(None), job.store == true()))
     this = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
-    tx.execute(this.values(provider_response_id=provider_response_id))
+    tx.execute(this.values(provider_response_id=provider_response_id, copy_unwanted=~is_stored))
 
 
 def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
@@ -214,10 +268,10 @@ def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> Non
     _close(tx, job_id, number, {"ended_at": now, "outcome": Outcome.RELEASED, "billed": Billed.NO})
 
 
-def attempts_of(tx: Connection, job_id: str) -> list[Attempt]:
-    """Every call made for a job, first to last."""
+def attempts_of(tx: Connection, job_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
+    """The calls made for a job, first to last: all behind the number `after`, or as many as `limit` says."""
     row = tables.attempts.c
-    query = select(tables.attempts).where(row.job_id == job_id).order_by(row.number)
+    query = select(tables.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 

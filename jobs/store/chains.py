@@ -104,13 +104,13 @@ def read_what_is_left(tx: Connection, response_id: str, api_key_id: str) -> tupl
     chain = _chain(response_id, api_key_id)
     request, answer = tables.requests, tables.answers
     query = (
-        select(chain.c.id, chain.c.previous_response_id, request.c.input, answer.c.response)
+        select(chain.c.id, chain.c.previous_response_id, request.c.input, request.c.credentials, answer.c.response)
         .join(request, request.c.job_id == chain.c.id)
         .outerjoin(answer, answer.c.job_id == chain.c.id)
         .order_by(chain.c.depth.desc())
     )
     rows = tx.execute(query).all()
-    turns = [Turn(row.id, row.input, _output(row.response)) for row in rows]
+    turns = [Turn(row.id, row.input, _output(row.response), row.credentials) for row in rows]
     return turns, rows[0].previous_response_id if rows else response_id
 
 

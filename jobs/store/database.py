@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from time import monotonic, sleep
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
 """What a transaction raises while the database is away, or has no connection to spare."""
 SQLITE_BUSY_SECONDS = 30
+TRUNCATING_SECONDS: Final = 0.25
+"""How long readers of an old state are waited for, as writers wait meanwhile."""
 PREPARE_THRESHOLD = 2
 IDLE_SECONDS = 1.0
 # A server that is gone without a word is noticed within a minute, also in the midst of a transaction.
@@ -61,6 +63,8 @@ class Database:
             if not durable:
                 options["connect_args"]["options"] = "-c synchronous_commit=off"
         self.engine = create_engine(self.url, **options)
+        self._truncating = Lock()
+        self._truncated_at = 0.0
         self._writers: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
         if self.is_sqlite:
             _set_up_sqlite(self.engine, durable=durable)
@@ -90,6 +94,35 @@ class Database:
         other = Database(self.url.render_as_string(hide_password=False), pool_size=1, durable=False)
         other._writers = self._writers  # it queues with our own writers, not behind them
         return other
+
+    def forget_erased(self) -> bool:
+        """Let nothing of what has been deleted stay in the files; False if somebody reads an older state just now.
+
+        SQLite overwrites what it deletes, but its log still holds the pages as they were. On PostgreSQL it is for the
+        server's own vacuum to do. Those who ask at the same time share one truncation.
+        """
+        if not self.is_sqlite:
+            return True
+        asked_at = monotonic()
+        with self._truncating:
+            if self._truncated_at > asked_at:
+                return True
+            began_at = monotonic()
+            if not self._truncate_log():
+                return False
+            self._truncated_at = began_at
+            return True
+
+    def _truncate_log(self) -> bool:
+        with self._writers, self.engine.connect() as connection:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={TRUNCATING_SECONDS * 1000:.0f}")
+            try:
+                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            except OperationalError:  # a writer of another process held the lock for all that time
+                return False
+            finally:
+                connection.exec_driver_sql(f"PRAGMA busy_timeout={SQLITE_BUSY_SECONDS * 1000}")
+            return not busy
 
     def close(self) -> None:
         """Close every pooled connection."""
@@ -131,7 +164,7 @@ def _set_up_sqlite(engine: Engine, *, durable: bool) -> None:
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # sqlite3's own implicit BEGIN would come too late
         _keep_a_log(connection)
-        for pragma in (f"synchronous={synchronous}", "foreign_keys=ON", "temp_store=MEMORY"):
+        for pragma in (f"synchronous={synchronous}", "foreign_keys=ON", "temp_store=MEMORY", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -38,6 +39,7 @@ from jobs.webhook import (
     DISABLE_AFTER,
     EVENT_OF,
     MAX_FAILURES,
+    MOST_LOST_IN_A_ROW,
     WARN_AFTER,
     DeliveryError,
     DeliveryStatus,
@@ -200,19 +202,19 @@ _PENDING_OF_JOBS = select(tables.webhook_deliveries.c.id).where(
 
 def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded:
     """Close a try with what it came to, and decide what comes next, unless it was closed as lost meanwhile."""
-    health = _update_health(tx, sending, report, now)
-    delay = None
+    health = _Health()
     failures = sending.failures
-    if report.error is None:
-        changes: dict[str, Any] = {"status": DeliveryStatus.DELIVERED, "ended_at": now}
+    if report.error is DeliveryError.LOST and not _lost_too_often(tx, [sending.id]):
+        changes: dict[str, Any] = {"status": DeliveryStatus.PENDING, "available_at": now}
     else:
-        lost = report.error is DeliveryError.LOST
-        failures += 0 if lost else 1
-        delay = timedelta(0) if lost else delay_after(failures, jitter=jitter, retry_after=report.retry_after)
-        if health.is_disabled or delay is None:
-            changes = {"status": DeliveryStatus.FAILED, "ended_at": now}
+        if not sending.is_test:
+            health = _update_health(tx, sending.endpoint_id, report.error, now, was_failing=sending.was_failing)
+        if report.error is None:
+            changes = {"status": DeliveryStatus.DELIVERED, "ended_at": now}
         else:
-            changes = {"status": DeliveryStatus.PENDING, "available_at": now + delay}
+            failures += 1
+            delay = delay_after(failures, jitter=jitter, retry_after=report.retry_after)
+            changes = _after_failure(health, delay, now)
     changes |= {"worker_id": None, "failures": failures, "http_status": report.http_status, "error_kind": report.error}
     status: DeliveryStatus | None = changes["status"]
     own = {"own_id": sending.id, "own_number": sending.number}
@@ -223,6 +225,30 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
     if health.disabled is not None:
         _fail_pending(tx, sending.endpoint_id, now)
     return Recorded(status, health.warned, health.disabled)
+
+
+def _after_failure(health: _Health, delay: timedelta | None, now: datetime) -> dict[str, Any]:
+    """What a counted failure makes of a delivery; `delay` is None after the last."""
+    if health.is_disabled or delay is None:
+        return {"status": DeliveryStatus.FAILED, "ended_at": now}
+    return {"status": DeliveryStatus.PENDING, "available_at": now + delay}
+
+
+def _lost_too_often(tx: Connection, delivery_ids: Sequence[str]) -> set[str]:
+    """Which of these deliveries, whose try at hand is lost, had as many lost before it as are not counted."""
+    return set(tx.execute(_LOST_TOO_OFTEN, {"ids": delivery_ids}).scalars())
+
+
+def _lost_before() -> Select[Any]:
+    row, made = tables.webhook_deliveries.c, tables.webhook_tries.c
+    before = (made.number < row.tries, made.number >= row.tries - MOST_LOST_IN_A_ROW)
+    joined = tables.webhook_deliveries.join(tables.webhook_tries, made.delivery_id == row.id)
+    lost = (*before, made.error_kind == DeliveryError.LOST)
+    found = select(row.id).select_from(joined).where(among(row.id, "ids"), *lost)
+    return found.group_by(row.id).having(func.count() >= MOST_LOST_IN_A_ROW)
+
+
+_LOST_TOO_OFTEN: Final = _lost_before()
 
 
 @cache
@@ -268,14 +294,14 @@ _CLOSING = (
 )
 
 
-def _update_health(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> _Health:
+def _update_health(
+    tx: Connection, endpoint_id: str, error: DeliveryError | None, now: datetime, *, was_failing: bool = True
+) -> _Health:
     """Keep the endpoint's record: since when it fails, whether that was warned of, and when it is too long."""
-    if sending.is_test or report.error is DeliveryError.LOST:
-        return _Health()
     row = tables.webhook_endpoints.c
-    this = update(tables.webhook_endpoints).where(row.id == sending.endpoint_id)
-    if report.error is None:
-        if sending.was_failing:
+    this = update(tables.webhook_endpoints).where(row.id == endpoint_id)
+    if error is None:
+        if was_failing:
             well = this.where(row.disabled_at.is_(None))
             tx.execute(well.values(failing_since=None, warned_at=None))
         return _Health()
@@ -285,8 +311,8 @@ def _update_health(tx: Connection, sending: Sending, report: TryReport, now: dat
     if found is None:
         return _Health(is_disabled=True)
     failing_for = now - found.failing_since
-    if report.error is DeliveryError.GONE or failing_for >= DISABLE_AFTER:
-        reason = DisabledFor.GONE if report.error is DeliveryError.GONE else DisabledFor.FAILING
+    if error is DeliveryError.GONE or failing_for >= DISABLE_AFTER:
+        reason = DisabledFor.GONE if error is DeliveryError.GONE else DisabledFor.FAILING
         tx.execute(enabled.values(disabled_at=now, disabled_for=reason))
         return _Health(disabled=reason, is_disabled=True)
     if failing_for >= WARN_AFTER and found.warned_at is None:
@@ -306,29 +332,38 @@ def _fail_pending(tx: Connection, endpoint_id: str, now: datetime) -> None:
 
 
 def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
-    """Take back what workers that are gone were sending; it is due at once, and the try is closed as lost.
+    """Take back what workers that are gone were sending, and close the tries as lost; returns their ids.
 
-    Whether the receiver got it nobody can tell, so it goes out again, under the same id.
+    Whether the receiver got it nobody can tell, so it goes out again, under the same id: at once, or, after too many
+    lost tries in a row, as after any other failure.
     """
     row = tables.webhook_deliveries.c
-    left = tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS})
+    left = sorted(tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS}), key=attrgetter("id"))
+    counted = _lost_too_often(tx, [each.id for each in left]) if left else set()
+    failing = {each.endpoint_id for each in left if each.id in counted and not each.is_test}
+    health = {each: _update_health(tx, each, DeliveryError.LOST, now) for each in sorted(failing)}
     rescued = []
-    for delivery_id, number in sorted((each.id, each.tries) for each in left):
-        own = (row.id == delivery_id, tables.IS_SENDING, row.tries == number)
-        back = update(tables.webhook_deliveries).where(*own).values(available_at=now, rung_at=now)
-        back = back.values(status=DeliveryStatus.PENDING, worker_id=None, error_kind=DeliveryError.LOST)
-        if tx.execute(back).rowcount:  # else its sender was quicker, and has closed the try
-            _close_try(tx, delivery_id, number, TryReport(DeliveryError.LOST), now)
-            rescued.append(delivery_id)
+    for each in left:
+        changes: dict[str, Any] = {"status": DeliveryStatus.PENDING, "available_at": now, "failures": each.failures}
+        if each.id in counted:
+            failures = each.failures + 1
+            delay = delay_after(failures, jitter=0)
+            changes = _after_failure(health.get(each.endpoint_id, _Health()), delay, now) | {"failures": failures}
+        own = (row.id == each.id, tables.IS_SENDING, row.tries == each.tries)
+        back = update(tables.webhook_deliveries).where(*own).values(rung_at=now, worker_id=None, **changes)
+        if tx.execute(back.values(error_kind=DeliveryError.LOST)).rowcount:  # else its sender was quicker
+            _close_try(tx, each.id, each.tries, TryReport(DeliveryError.LOST), now)
+            rescued.append(each.id)
+    for endpoint_id in (each for each, found in health.items() if found.disabled is not None):
+        _fail_pending(tx, endpoint_id, now)
     return rescued
 
 
 def _left_behind() -> Select[Any]:
     row, worker = tables.webhook_deliveries.c, tables.workers.c
     living = exists().where(worker.id == row.worker_id, worker.ended_at.is_(None))
-    return select(row.id, row.tries).where(
-        tables.IS_SENDING, or_(~living, row.claimed_at < bindparam("claimed_before"))
-    )
+    left = (row.id, row.tries, row.failures, row.is_test, row.endpoint_id)
+    return select(*left).where(tables.IS_SENDING, or_(~living, row.claimed_at < bindparam("claimed_before")))
 
 
 _LEFT_BEHIND: Final = _left_behind()

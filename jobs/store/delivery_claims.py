@@ -17,8 +17,9 @@ from jobs.webhook import DeliveryStatus
 
 @dataclass(frozen=True)
 class Due:
-    """Whom a pending delivery is for, and whether others are due there as well."""
+    """Whose pending delivery it is, whom it is for, and whether others are due there as well."""
 
+    api_key_id: str
     receiver: str
     has_others: bool
 
@@ -46,6 +47,7 @@ _EVENT: Final = tables.webhook_events.c
 _IS_DUE: Final = _DELIVERY.available_at <= bindparam("now")
 _RECEIVERS: Final = select(
     _DELIVERY.id,
+    _DELIVERY.api_key_id,
     _DELIVERY.receiver,
     exists()
     .where(
@@ -56,6 +58,7 @@ _RECEIVERS: Final = select(
     )
     .label("has_others"),
 ).where(among(_DELIVERY.id, "ids"), tables.IS_PENDING)
+_OWNERS: Final = select(_DELIVERY.id, _DELIVERY.api_key_id).where(among(_DELIVERY.id, "ids"))
 _LOCK: Final = (
     select(_DELIVERY.id)
     .where(among(_DELIVERY.id, "ids"), tables.IS_PENDING, _IS_DUE)
@@ -88,7 +91,12 @@ _ENDPOINTS: Final = select(
 def receivers_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:
     """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
     found = tx.execute(_RECEIVERS, {"ids": delivery_ids, "now": now})
-    return {each.id: Due(each.receiver, each.has_others) for each in found}
+    return {each.id: Due(each.api_key_id, each.receiver, each.has_others) for each in found}
+
+
+def owners_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
+    """The ids of the API keys whose deliveries these are, by theirs."""
+    return {each.id: each.api_key_id for each in tx.execute(_OWNERS, {"ids": delivery_ids})}
 
 
 def claim_deliveries(tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime) -> dict[str, Sending]:

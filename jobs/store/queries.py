@@ -134,15 +134,25 @@ def no_job(job_id: str) -> JobNotFound:
     return JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
 
 
-def list_documents(
+def list_sizes(
     tx: Connection, api_key_id: str, filters: Filters, *, limit: int, after: str | None = None, ascending: bool = False
-) -> tuple[list[Document], bool]:
-    """A page of a key's responses, newest first, beginning behind the id `after`; and whether more follow."""
+) -> tuple[list[tuple[str, int]], bool]:
+    """A page of a key's responses, newest first, beginning behind the id `after`; and whether more follow.
+
+    Ids alone, each with the bytes that its request and its answer are kept in: together they may be too large to be
+    read at once. All are ASCII, and PostgreSQL knows their lengths without reading them.
+    """
     page = _page(api_key_id, filters, limit=limit + 1, after=after, ascending=ascending).subquery("page")
-    query = _documents().join(page, page.c.id == tables.jobs.c.id)
-    documents = [_document_from(found) for found in tx.execute(query).mappings()]
-    documents.sort(key=lambda document: document.job.id, reverse=not ascending)
-    return documents[:limit], len(documents) > limit
+    request, answer = tables.requests.c, tables.answers.c
+    length = func.length if tx.dialect.name == "sqlite" else func.octet_length
+    size = length(request.settings, type_=Integer) + func.coalesce(length(answer.response, type_=Integer), 0)
+    query = (
+        select(page.c.id, size)
+        .join(tables.requests, request.job_id == page.c.id)
+        .outerjoin(tables.answers, answer.job_id == page.c.id)
+    )
+    found = sorted(((job_id, size) for job_id, size in tx.execute(query)), reverse=not ascending)
+    return found[:limit], len(found) > limit
 
 
 def _page(api_key_id: str, filters: Filters, *, limit: int, after: str | None, ascending: bool) -> Select[Any]:

@@ -1,15 +1,16 @@
-"""Which jobs are due, and whose turn it is: by priority, then fairly between API keys, then by age.
+"""The order of due jobs: round-robin between API keys, then by the key's own priorities, then by age.
 
-Fairness is round robin: each key's n-th due job competes with the other keys' n-th, and among equals the key goes
-first that was served longest ago. Keys with work are found by skipping through the index from key to key, so a
-tenant with a million queued jobs costs as much as one with a single job; and a dispatcher remembers whom it has found,
-so that a look costs the places that it fills, however many wait for them.
+Each key's n-th due job competes with the other keys' n-th, and among equals the key goes first that was served longest
+ago. A priority orders the jobs of its own key alone: if it went further, whoever asks for 9 would starve all others.
+
+Keys with work are found by skipping through the index from key to key, so a tenant with a million queued jobs costs as
+much as one with a single job; and a dispatcher remembers whom it has found, so that a look costs the places that it
+fills, however many wait for them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -49,8 +50,8 @@ NEW_FOR = timedelta(minutes=1)
 FORGOTTEN_AFTER = timedelta(seconds=5)
 """By then a lease that was lost is another's, who serves keys as well."""
 FEWEST_KEYS = 10
-KEYS_PER_QUERY = 100
-"""On SQLite, which wants a branch of its own for each key."""
+GROUPS_PER_QUERY = 100
+"""On SQLite, which wants a branch of its own for each key and priority."""
 _BEFORE_ALL: Final = ""
 _NO_GROUP: Final = literal_column("0", Integer)
 
@@ -59,7 +60,6 @@ _NO_GROUP: Final = literal_column("0", Integer)
 class _Due:
     job_id: str
     api_key_id: str
-    available_at: datetime
     turn: int
 
 
@@ -73,7 +73,8 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[int, Line] = {}
+        self._line = Line()
+        self._priorities: dict[str, set[int]] = {}  # of each key in the line, those that it may have due jobs of
         self._after: dict[int, str] = {}
         self._looked_at: datetime | None = None
 
@@ -85,7 +86,7 @@ class Turns:
         if limit <= 0:
             return []
         if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
-            self._lines = {priority: Line() for priority in PRIORITIES}
+            self._line, self._priorities = Line(), {}
             self._start_over()
             most = EVERYBODY
         else:
@@ -111,7 +112,8 @@ class Turns:
         since = first_id_at("resp", now - NEW_FOR)
         for each in tx.execute(_WAITING, {**after, "most": most, "made_since": since}):
             if each.available_at <= now:
-                self._lines[each.priority].put(each.key, each.dispatched_at)
+                self._line.put(each.key, each.dispatched_at)
+                self._priorities.setdefault(each.key, set()).add(each.priority)
             last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
         from_the_start = all(key == _BEFORE_ALL for key in self._after.values())
         cut = {priority: key for priority, (number, key) in last.items() if number == most}
@@ -119,23 +121,57 @@ class Turns:
         return from_the_start and not cut
 
     def _deal(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
-        picked: list[_Due] = []
-        for priority, line in self._lines.items():
-            if len(picked) == limit:
+        due = self._due(tx, limit, now=now, rung_before=rung_before)
+        due.sort(key=lambda job: (job.turn, self._line.served_at(job.api_key_id)))
+        return due[:limit]
+
+    def _due(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
+        """The first due jobs of each key, so many of each that `limit` of them are dealt fairly.
+
+        Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves
+        the line. Where there are more keys than places, those that come first in the line have them.
+        """
+        found: dict[str, list[_Due]] = {}
+        share = max(1, min(limit, 2 * limit // max(1, len(self._line))))
+        idle: list[str] = []
+        start, size = 0, max(limit, FEWEST_KEYS)
+        while start < len(self._line) and (share > 1 or len(found) < limit):
+            keys = self._line.keys(start, start + size)
+            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+            idle += [key for key in keys if key not in found]
+            start, size = start + size, 2 * size  # whoever came first has nothing due
+        for key in idle:
+            self._line.drop(key)
+            del self._priorities[key]
+        while share < limit and sum(len(due) for due in found.values()) < limit:
+            keys = [key for key, due in found.items() if len(due) == share]
+            if not keys:
                 break
-            due = _due(tx, priority, line, limit - len(picked), now=now, rung_before=rung_before)
-            due.sort(key=lambda job: (job.turn, line.served_at(job.api_key_id)))
-            picked += due[: limit - len(picked)]
-        return picked
+            share = min(limit, 4 * share)
+            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+        return [job for due in found.values() for job in due]
+
+    def _first_of_each(
+        self, tx: Connection, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
+    ) -> dict[str, list[_Due]]:
+        asked = {"now": now, "rung_before": rung_before, "share": share}
+        groups = [(key, priority) for key in keys for priority in self._priorities[key]]
+        rows: list[Any] = []
+        for query, of_groups in _for_each(tx, groups):
+            rows += tx.execute(query, asked | of_groups)
+        found: dict[str, list[_Due]] = {}
+        for row in sorted(rows, key=lambda row: (-row.priority, row.available_at, row.id)):
+            due_of_key = found.setdefault(row.api_key_id, [])
+            if len(due_of_key) < share:
+                due_of_key.append(_Due(row.id, row.api_key_id, turn=len(due_of_key) + 1))
+        return found
 
     def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> None:
         """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
         served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
         _mark_rung(tx, [each.job_id for each in picked], served, now)
-        for line in self._lines.values():
-            for key, moment in served.items():
-                if key in line:
-                    line.put(key, moment)
+        for key, moment in served.items():
+            self._line.put(key, moment)
 
 
 def queued_groups() -> CTE:
@@ -204,51 +240,12 @@ def _after(priority: int) -> str:
 _WAITING: Final = _waiting()
 
 
-def _due(tx: Connection, priority: int, line: Line, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
-    """The oldest due jobs of each key, so many of each that `limit` of them are dealt fairly.
-
-    Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves the
-    line. Where there are more keys than places, those that come first in `line` have them.
-    """
-    found: dict[str, list[_Due]] = {}
-    share = max(1, min(limit, 2 * limit // max(1, len(line))))
-    idle: list[str] = []
-    start, size = 0, max(limit, FEWEST_KEYS)
-    while start < len(line) and (share > 1 or len(found) < limit):
-        keys = line.keys(start, start + size)
-        found |= _oldest_of_each(tx, priority, keys, share, now=now, rung_before=rung_before)
-        idle += [key for key in keys if key not in found]
-        start, size = start + size, 2 * size  # whoever came first has nothing due
-    for key in idle:
-        line.drop(key)
-    while share < limit and sum(len(due) for due in found.values()) < limit:
-        keys = [key for key, due in found.items() if len(due) == share]
-        if not keys:
-            break
-        share = min(limit, 4 * share)
-        found |= _oldest_of_each(tx, priority, keys, share, now=now, rung_before=rung_before)
-    return [job for due in found.values() for job in due]
-
-
-def _oldest_of_each(
-    tx: Connection, priority: int, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
-) -> dict[str, list[_Due]]:
-    asked = {"priority": priority, "now": now, "rung_before": rung_before, "share": share}
-    found: dict[str, list[_Due]] = {}
-    for query, of_keys in _for_each(tx, keys):
-        for job_id, key, available_at in sorted(tx.execute(query, asked | of_keys), key=itemgetter(2, 0)):
-            due_of_key = found.setdefault(key, [])
-            due_of_key.append(_Due(job_id, key, available_at, turn=len(due_of_key) + 1))
-    return found
-
-
 def _due_jobs() -> Select[Any]:
     row = tables.jobs.c
     return (
-        select(row.id, row.api_key_id, row.available_at)
+        select(row.id, row.api_key_id, row.priority, row.available_at)
         .where(
             tables.IS_QUEUED,
-            row.priority == bindparam("priority"),
             row.available_at <= bindparam("now"),
             or_(row.rung_at.is_(None), row.rung_at < bindparam("rung_before")),
         )
@@ -259,27 +256,42 @@ def _due_jobs() -> Select[Any]:
 
 def _due_of_each() -> Select[Any]:
     """In one statement whose text, and so its plan, is always the same."""
-    asked = func.unnest(bindparam("keys", type_=ARRAY(String)))
-    key = asked.table_valued(column("key", String)).render_derived("asked")
-    of_key = _due_jobs().where(tables.jobs.c.api_key_id == key.c.key).correlate(key).lateral("due")
-    return select(of_key).select_from(key.join(of_key, true()))
+    asked = func.unnest(bindparam("keys", type_=ARRAY(String)), bindparam("priorities", type_=ARRAY(Integer)))
+    group = asked.table_valued(column("key", String), column("priority", Integer)).render_derived("asked")
+    row = tables.jobs.c
+    of_group = (
+        _due_jobs()
+        .where(row.api_key_id == group.c.key, row.priority == group.c.priority)
+        .correlate(group)
+        .lateral("due")
+    )
+    return select(of_group).select_from(group.join(of_group, true()))
 
 
 _DUE_OF_EACH: Final = _due_of_each()
 
 
 def _for_each(
-    tx: Connection, keys: Sequence[str]
+    tx: Connection, groups: Sequence[tuple[str, int]]
 ) -> Iterator[tuple[Select[Any] | CompoundSelect[Any], dict[str, Any]]]:
-    """What to ask for the due jobs of these keys, and the parameters that name the keys."""
+    """What to ask for the due jobs of these keys and priorities, and the parameters that name them."""
     if tx.dialect.name == "postgresql":
-        yield _DUE_OF_EACH, {"keys": list(keys)}
+        yield _DUE_OF_EACH, {"keys": [key for key, _ in groups], "priorities": [priority for _, priority in groups]}
         return
-    due, key = _due_jobs(), tables.jobs.c.api_key_id
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        named = {f"key_{number}": each for number, each in enumerate(keys[start : start + KEYS_PER_QUERY])}
-        branches = (due.where(key == bindparam(name)).subquery(f"due_{name}") for name in named)
-        yield union_all(*(select(branch) for branch in branches)), named
+    due, row = _due_jobs(), tables.jobs.c
+    for start in range(0, len(groups), GROUPS_PER_QUERY):
+        some = groups[start : start + GROUPS_PER_QUERY]
+        branches = [
+            select(
+                due.where(
+                    row.api_key_id == bindparam(f"key_{number}"), row.priority == bindparam(f"priority_{number}")
+                ).subquery(f"due_{number}")
+            )
+            for number in range(len(some))
+        ]
+        named: dict[str, Any] = {f"key_{number}": key for number, (key, _) in enumerate(some)}
+        named |= {f"priority_{number}": priority for number, (_, priority) in enumerate(some)}
+        yield union_all(*branches), named
 
 
 def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> None:

@@ -200,6 +200,7 @@ requests = Table(
     Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("settings", JsonText, nullable=False),  # the client's body without its input
     Column("input", JsonText, nullable=False),
+    Column("credentials", Text),  # sealed; what the other two show as ***
 )
 
 answers = Table(
@@ -297,6 +298,8 @@ attempts = Table(
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
     Column("reconciled_at", Moment),  # when the provider's own log told what became of it
+    # a response that the provider keeps for its background mode: true once it is to be deleted there, null when it is
+    Column("copy_unwanted", Boolean),
     _one_of("outcome", Outcome),
     _one_of("billed", Billed),
     _one_of("truncation", Truncation),
@@ -347,6 +350,13 @@ Index(
     attempts.c.ended_at,
     postgresql_where=IS_UNFETCHED,
     sqlite_where=IS_UNFETCHED,
+)
+# erasure: which responses the provider still keeps, and should not
+Index(
+    "ix_attempts_copy_unwanted",
+    attempts.c.ended_at,
+    postgresql_where=text("copy_unwanted = true"),
+    sqlite_where=text("copy_unwanted = 1"),
 )
 
 workers = Table(

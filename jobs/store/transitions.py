@@ -6,7 +6,20 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Integer, Update, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Update,
+    bindparam,
+    case,
+    delete,
+    false,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from jobs.errors import StaleJob
 from jobs.ids import new_id
@@ -16,7 +29,7 @@ from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.deliveries import forget_targets, keep_target, write_events
 from jobs.store.many import insert_into_all, update_all
-from jobs.store.rows import cost_columns, usage_columns
+from jobs.store.rows import cost_columns, job_from, usage_columns
 
 NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
     (
@@ -42,7 +55,10 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
-    requests = [{"job_id": job_id, "settings": spec.settings, "input": spec.input} for job_id, spec in accepted]
+    requests = [
+        {"job_id": job_id, "settings": spec.settings, "input": spec.input, "credentials": spec.credentials}
+        for job_id, spec in accepted
+    ]
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
         for job_id, spec in accepted
@@ -151,6 +167,21 @@ def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def cancel_open(
+    tx: Connection, api_key_id: str, status: Status, now: datetime, limit: int
+) -> tuple[list[Job], list[str]]:
+    """Cancel up to `limit` jobs of a key that have this open `status`.
+
+    They are locked first, so that none is stale. Also the ids of the deliveries to ring for, as `move_all`.
+    """
+    row = tables.jobs.c
+    these = (row.api_key_id == api_key_id, row.status == status, row.completed_at.is_(None))
+    size = bindparam("size", limit, Integer, literal_execute=True)
+    query = select(tables.jobs).where(*these).order_by(row.id).limit(size).with_for_update()
+    jobs = [job_from(each) for each in tx.execute(query).mappings()]
+    return move_all(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
+
+
 def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
     """Run a failed or cancelled job again under its own id, with all its attempts before it and a new deadline.
 
@@ -219,5 +250,8 @@ def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     """What the database doesn't erase by itself together with a job."""
     forget_targets(tx, job_ids)
     attempt = tables.attempts.c
-    told = update(tables.attempts).where(among(attempt.job_id, job_ids), attempt.error_message.is_not(None))
-    tx.execute(told.values(error_message=None))
+    kept = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
+    told = update(tables.attempts).where(among(attempt.job_id, job_ids), kept)
+    # what the provider keeps of it is to go as well, and needs a call: `worker.maintenance.eraser`
+    unwanted = case((attempt.copy_unwanted.is_not(None), true()))
+    tx.execute(told.values(error_message=None, copy_unwanted=unwanted))

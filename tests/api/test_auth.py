@@ -160,12 +160,28 @@ def test_the_bootstrap_key_has_every_scope_and_a_changed_one_replaces_it(server:
         assert_refused(client.get("/v1/models"))
 
 
+def test_a_new_bootstrap_key_works_after_the_old_one_was_revoked(server: Server) -> None:
+    secrets = ("bb_leaked-bootstrap", "bb_fresh-bootstrap")
+    leaked, fresh = (settings_for(server.settings.database, server.settings.redis, api_key=each) for each in secrets)
+    with serve(leaked) as booted, booted.client(secrets[0]) as client:
+        assert client.get("/v1/models").status_code == 200
+        with server.database.begin() as tx:
+            revoke_key(tx, BOOTSTRAP_ID, datetime.now(UTC))
+        assert_refused(client.get("/v1/models"))
+    with serve(leaked) as booted, booted.client(secrets[0]) as client:
+        assert_refused(client.get("/v1/models"))
+    with serve(fresh) as booted, booted.client(secrets[1]) as client, booted.client(secrets[0]) as thief:
+        assert client.get("/v1/models").status_code == 200
+        assert_refused(thief.get("/v1/models"))
+
+
 def test_a_server_that_knows_the_bootstrap_key_refuses_it_once_another_server_has_changed_it(server: Server) -> None:
     first, second = (
-        settings_for(server.settings.database, server.settings.redis, api_key=secret) for secret in ("bb_one", "bb_two")
+        settings_for(server.settings.database, server.settings.redis, api_key=secret)
+        for secret in ("bb_one-of-the-two", "bb_two-of-the-two")
     )
     body = {"model": MODEL, "input": "Hello", "background": True}
-    with serve(first) as before, before.client("bb_one") as client:
+    with serve(first) as before, before.client("bb_one-of-the-two") as client:
         assert client.post("/v1/responses", json=body).status_code == 200
         with serve(second):
             assert_refused(client.post("/v1/responses", json=body))

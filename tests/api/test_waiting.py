@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
+from jobs.events import ENDED, WROTE
 from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -115,3 +116,16 @@ def test_an_end_that_is_not_announced_is_seen_within_seconds(
         assert answer.result(6.5)["status"] == "completed"
         if mishap == "redis is silent":
             valkey.thaw()
+
+
+@pytest.mark.parametrize("channel", [ENDED, WROTE])
+def test_rubbish_on_the_channel_delays_nobody_who_waits(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer, channel: str
+) -> None:
+    server, tenant = alone
+    with waiting(server, tenant) as (job_id, answer), valkey.client() as client:
+        for rubbish in (b"\xff\xfe", b"", b"\x00", b"resp_1" * 1_000_000):
+            assert client.publish(channel, rubbish) == 1, "the API no longer listens"
+        Hand(server).complete(job_id)
+        assert answer.result(2)["status"] == "completed"
+    assert listeners(valkey) == 1

@@ -1,6 +1,11 @@
 """The webhook routes through the SDK's own resource; nothing is delivered here, rows are what is looked at."""
 
+import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +18,22 @@ from sqlalchemy import select
 from jobs.sealing import generate_key
 from jobs.store import tables
 from jobs.store.database import Database
+from jobs.store.deliveries import record_try
+from jobs.store.delivery_claims import claim_deliveries
 from jobs.store.keys import Scope
-from jobs.webhook import key_of
+from jobs.webhook import DeliveryError, TryReport, key_of
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.support.waiting import await_until
 from tests.webhooks import hostile
 
 URL = "https://93.184.215.14/hook"
+FOUND = {
+    "good.example.com": ["93.184.215.14"],
+    "inside.example.com": ["10.0.0.1"],
+    "metadata.example.com": ["169.254.169.254"],
+    "both.example.com": ["93.184.215.14", "10.0.0.1"],
+    "empty.example.com": [],
+}
 EVENTS: Any = ["response.completed", "response.failed"]
 NOBODYS = "we_00000000000000000000000000000000"
 NO_DELIVERY = "whd_00000000000000000000000000000000"
@@ -170,6 +185,87 @@ def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> N
     assert tenant.ids() == []
 
 
+class TestNames:
+    """What names lead to is nobody's business but the operator's, and who asks for long holds up nobody else."""
+
+    @pytest.fixture
+    def server(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+        """Its names are the test's, and some are never answered for."""
+        let_go = threading.Event()
+
+        def look_up(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+            if host.startswith("hangs"):
+                let_go.wait(60)
+            if host not in FOUND:
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (each, port)) for each in FOUND[host]]
+
+        monkeypatch.setattr(server.parts.lookups, "_look_up", look_up)
+        monkeypatch.setattr(server.parts.lookups, "_seconds", 1.0)
+        yield server
+        let_go.set()
+
+    def ask(self, tenant: Tenant, host: str) -> tuple[dict[str, Any], float]:
+        started_at = time.monotonic()
+        body = {"name": "x", "url": f"https://{host}/", "event_types": EVENTS}
+        answer: dict[str, Any] = tenant.http.post("/v1/webhook_endpoints", json=body).json()
+        return answer, time.monotonic() - started_at
+
+    def test_a_refusal_does_not_tell_which_internal_names_resolve(self, server: Server, tenant: Tenant) -> None:
+        hosts = ["unknown.example.com", "inside.example.com", "hangs.example.com", "empty.example.com"]
+        hosts += ["both.example.com", "metadata.example.com"]
+        told = {host: self.ask(tenant, host) for host in hosts}
+        assert all("error" in answer for answer, _ in told.values()), told
+        assert len({json.dumps(answer) for answer, _ in told.values()}) == 1
+        seconds = [took for _, took in told.values()]
+        assert min(seconds) >= 1.0
+        assert max(seconds) < 1.9
+        by_address, _ = self.ask(tenant, "10.0.0.1")
+        assert by_address == told["inside.example.com"][0]
+        endpoint = register(tenant)
+        for host in hosts[:3]:
+            url = f"https://{host}/"
+            answer = tenant.http.post(f"/v1/webhook_endpoints/{endpoint}", json={"url": url})
+            assert answer.json() == by_address
+            whole = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": url}}
+            error = tenant.http.post("/v1/responses", json=whole).json()["error"]
+            assert error["message"].replace("webhook.url", "url") == by_address["error"]["message"]
+        assert tenant.submit(webhook={"url": "https://good.example.com/"})["status"] == "queued"
+
+    def test_the_log_has_one_word_for_a_name_that_is_unknown_and_one_that_leads_inside(
+        self, server: Server, tenant: Tenant, hand: Hand
+    ) -> None:
+        endpoint = register(tenant)
+        row = tables.webhook_deliveries.c
+        errors = []
+        for error in (DeliveryError.NAME_UNRESOLVED, DeliveryError.ADDRESS_REFUSED):
+            hand.complete(tenant.submit()["id"])
+            with server.database.begin() as tx:
+                newest = select(row.id).where(row.endpoint_id == endpoint).order_by(row.id.desc()).limit(1)
+                [sending] = claim_deliveries(tx, [tx.execute(newest).scalar_one()], "wrk_0", datetime.now(UTC)).values()
+                record_try(tx, sending, TryReport(error), datetime.now(UTC), 0)
+            newest_told = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"][0]
+            errors += [newest_told["error"], newest_told["tries"][0]["error"]]
+        assert errors == ["address_refused"] * 4
+
+    def test_names_that_hang_hold_up_neither_other_keys_nor_the_api(
+        self, server: Server, tenant: Tenant, other: Tenant
+    ) -> None:
+        server.parts.lookups._seconds = 5.0
+        with ThreadPoolExecutor(80) as threads:
+            asking = [threads.submit(self.ask, tenant, f"hangs{number}.example.com") for number in range(80)]
+            lookups = server.parts.lookups
+            await_until(lambda: len(lookups._waiting.get(tenant.id, ())) == 80 - 24, 4, "they do not all wait")
+            for path in ("/readyz", "/healthz", "/v1/models"):
+                started_at = time.monotonic()
+                other.http.get(path)
+                assert time.monotonic() - started_at < 1.5, path
+            answer, took = self.ask(other, "good.example.com")
+            assert (answer["object"], took < 1.5) == ("webhook_endpoint", True)
+            assert not any(each.done() for each in asking)
+            assert all("error" in each.result()[0] for each in asking)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -233,7 +329,16 @@ def test_without_a_key_it_names_the_variable(server: Server) -> None:
         body = {"name": "x", "url": URL, "event_types": EVENTS}
         answer = tenant.http.post("/v1/webhook_endpoints", json=body)
         assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="webhooks_unavailable")
-        whole = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": URL, "secret": "x"}}
+        whole = {
+            "model": MODEL,
+            "input": "x",
+            "background": True,
+            "webhook": {"url": URL, "secret": "one secret of my own"},
+        }
         answer = tenant.http.post("/v1/responses", json=whole)
         assert "BACKBURNER_ENCRYPTION_KEYS" in assert_error(answer, 400, code="unsupported_parameter", param="webhook")
         assert tenant.submit(webhook={"url": URL})["status"] == "queued"
+        tools = [{"type": "mcp", "server_label": "x", "server_url": "https://mcp.example", "authorization": "secret"}]
+        answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x", "tools": tools})
+        told = assert_error(answer, 400, code="unsupported_parameter", param="tools[0].authorization")
+        assert "BACKBURNER_ENCRYPTION_KEYS" in told

@@ -38,7 +38,7 @@ Json = dict[str, Any]
 
 def settings_for(database_url: str, redis_url: str, **overrides: Any) -> Settings:
     """Settings that know nothing of this machine's environment file."""
-    options = {"database_url": database_url, "redis_url": redis_url, **overrides}
+    options = {"database_url": database_url, "redis_url": redis_url, "provider_ids": "allow", **overrides}
     return Settings(_env_file=None, **options)
 
 

@@ -121,6 +121,18 @@ def test_a_person_sees_signs_and_hints(healthy: pytest.MonkeyPatch) -> None:
     assert "hush" not in done.stdout
 
 
+def test_plain_http_to_a_provider_elsewhere_is_warned_of(healthy: pytest.MonkeyPatch) -> None:
+    healthy.delenv("BACKBURNER_PROVIDER_API_KEY")  # nothing is asked then
+    _, findings = diagnose()
+    assert "provider" not in findings
+    healthy.setenv("BACKBURNER_PROVIDER_BASE_URL", "http://user:hush@provider.invalid/v1")
+    _, findings = diagnose()
+    [finding] = findings["provider"]
+    assert finding["status"] == "warning"
+    assert "http://user:**@provider.invalid/v1 is plain http" in finding["message"]
+    assert "https" in finding["hint"]
+
+
 def test_wrong_settings_are_the_only_finding(healthy: pytest.MonkeyPatch) -> None:
     healthy.setenv("BACKBURNER_PORT", "high")
     status, findings = diagnose()

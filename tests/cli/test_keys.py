@@ -8,8 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from jobs.lifecycle import Status
 from jobs.store.database import Database
 from jobs.store.keys import Scope, find_key
+from tests.support.records import Records, make_key
 
 Keys = Callable[..., Result]
 
@@ -41,6 +43,20 @@ def test_a_key_is_shown_once_and_works_until_it_is_revoked(keys: Keys, database:
     assert row["revoked_at"] is not None
 
 
+def test_a_keys_jobs_are_cancelled_and_counted(keys: Keys, records: Records) -> None:
+    for status in (Status.QUEUED, Status.QUEUED, Status.IN_PROGRESS, Status.COMPLETED):
+        records.job_in(status)
+    other = make_key(records.database, "other")
+    others = records.submit_job(other)
+    assert keys("cancel-jobs", records.key.id).stdout == "3 cancelled: 2 queued, 1 in progress\n"
+    assert keys("cancel-jobs", records.key.id).stdout == "0 cancelled: 0 queued, 0 in progress\n"
+    assert records.reload(others).status is Status.QUEUED
+    done = json.loads(keys("revoke", other.id, "--cancel-jobs", "--json").stdout)
+    assert done["cancelled"] == {"in_progress": 0, "queued": 1}
+    assert done["revoked_at"] is not None
+    assert records.reload(others).status is Status.CANCELLED
+
+
 def test_a_person_gets_the_key_alone_on_stdout(keys: Keys, database: Database) -> None:
     done = keys("create", "bob")
     with database.read() as tx:
@@ -62,6 +78,7 @@ def test_a_key_may_be_limited(keys: Keys, database: Database) -> None:
     [
         (("create", "eve", "--scope", "everything"), "--scope everything: expected one of responses:read"),
         (("revoke", "key_unknown"), "There is no key key_unknown"),
+        (("cancel-jobs", "key_unknown"), "There is no key key_unknown"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(keys: Keys, arguments: tuple[str, ...], words: str) -> None:

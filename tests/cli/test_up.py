@@ -10,8 +10,10 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from jobs.lifecycle import Status
+from jobs.sealing import generate_key
 from jobs.store.database import Database
 from jobs.store.queries import get_job
 from tests.cli.running import COMMAND, Running, environment, left_of, run
@@ -133,3 +135,62 @@ def test_a_second_ctrl_c_hands_calls_back_at_once(tmp_path: Path) -> None:
     with database.read() as tx:
         assert get_job(tx, job).status is Status.QUEUED
     database.close()
+
+
+SECRETS = {
+    "api": {"canary-api-key", "canary-encryption", "redis://"},
+    "worker": {"canary-provider-key", "canary-url-password", "canary-encryption", "redis://"},
+    "valkey": set[str](),
+}
+
+
+def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[18.22]"""
+    encryption_key = generate_key()
+    (tmp_path / ".env").write_text(
+        "BACKBURNER_PROVIDER_API_KEY=canary-provider-key\nbackburner_webhook_concurrency=3\n"
+    )
+    for name in ("POSTGRES_PASSWORD", "OPENAI_API_KEY", "SOME_TOKEN", "AIMLAPI_API_KEY"):
+        monkeypatch.setenv(name, "canary-of-others")
+    settings = {
+        "api_key": "canary-api-key",
+        "provider_base_url": "http://me:canary-url-password@127.0.0.1:9/v1",
+        "encryption_keys": encryption_key,
+    }
+    with up(tmp_path, **settings) as running:
+        children = running.wait_until_ready()
+        held = {name: environ(part(children, word)) for name, word in WORDS.items()}
+        asked = {"model": "openai/o3-pro", "input": "Hello", "background": True}
+        headers = {"authorization": "Bearer canary-api-key"}
+        assert httpx.post(f"{running.base_url}/responses", json=asked, headers=headers).status_code == 200
+    secrets = ("canary-provider-key", "canary-url-password", "canary-api-key", encryption_key, "redis://")
+    for name, text in held.items():
+        known = {secret.replace(encryption_key, "canary-encryption") for secret in secrets if secret in text}
+        assert (name, known) == (name, SECRETS[name])
+        assert "canary-of-others" not in text
+        # Valkey writes its title over what it was told
+        assert name == "valkey" or "WEBHOOK_CONCURRENCY=3" in text, "what is no secret in .env is told to all"
+
+
+WORDS = {"api": "uvicorn", "worker": "celery", "valkey": "valkey-server"}
+
+
+def environ(process: psutil.Process) -> str:
+    """What `/proc/PID/environ` says."""
+    return Path(f"/proc/{process.pid}/environ").read_text()
+
+
+def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
+    """[18.14]"""
+    url = "http://canary-user:canary-password@127.0.0.1:9/v1?key=canary-parameter"
+    settings = {"provider_base_url": url, "provider_api_key": "canary-key"}
+    with up(tmp_path, **settings) as running:
+        running.wait_until_ready()
+        assert re.search(r"provider +http://127\.0\.0\.1:9/v1$", running.output, re.MULTILINE)
+        job = running.client("submit", "Hello")
+        running.match(job)
+        doctor = run("doctor", cwd=tmp_path, **settings)
+        answered = httpx.get(running.base_url.replace("/v1", "/readyz")).text
+        shown = (running.output, doctor.stdout, doctor.stderr, answered, running.client("get", job, "--json"))
+        assert [text for text in shown if "canary" in text] == []
+        assert "127.0.0.1:9" in doctor.stdout

@@ -15,6 +15,8 @@ SERVERS = frozenset({"postgres", "redis"})
 
 DOTENV = {
     "POSTGRES_PASSWORD": "p@ss/w%rd #:?&'$x",  # every character that a URL or a shell would trip over
+    "REDIS_PASSWORD": "r>~ed/i%s #:?&'$x\" @",  # likewise, and those that a list of users would
+    "FLOWER_REDIS_PASSWORD": "f>~l/o%w #:?&'$x\" @",
     "BACKBURNER_API_KEY": "bb_key-of-the-compose-tests",
     "BACKBURNER_PROVIDER_API_KEY": "sk-provider-of-the-compose-tests",
     "BACKBURNER_ENCRYPTION_KEYS": "a2V5LW9mLXRoZS1jb21wb3NlLXRlc3RzLTMyLWJ5dGU=",

@@ -15,7 +15,10 @@ from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, 
 from worker.process import RECORDING_SECONDS
 
 SETTINGS = {variable_of(name) for name in Settings.model_fields}
-SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY"}
+SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY", f"{PREFIX}REDIS_PASSWORD"}
+IMAGES = {"POSTGRES_IMAGE": "postgres", "VALKEY_IMAGE": "redis"}
+OF_POSTGRES = {"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"}
+DIGEST = f"@sha256:{'0' * 64}"
 GIVEN_BY_COMMAND_OR_IMAGE = {f"{PREFIX}HOST", f"{PREFIX}PORT", f"{PREFIX}DATA_DIR"}
 
 
@@ -51,6 +54,7 @@ def test_every_variable_is_a_setting_and_every_setting_gets_through(compose: Com
     assert named - SETTINGS == {
         *("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"),  # the image's own
         "PGPASSWORD",  # libpq's
+        *("REDIS_PASSWORD", "FLOWER_REDIS_PASSWORD"),  # what the broker's users are made of
         "FLOWER_BASIC_AUTH",  # Flower's
     }
 
@@ -70,6 +74,8 @@ def test_a_secret_reaches_only_the_service_that_needs_it(compose: ComposeFile) -
     assert holders(compose, "BACKBURNER_ENCRYPTION_KEYS") == {"api", "worker"}
     assert holders(compose, "FLOWER_BASIC_AUTH") == {"flower"}
     assert holders(compose, "POSTGRES_PASSWORD") == {"postgres", "migrate", "api", "worker"}
+    assert holders(compose, "REDIS_PASSWORD") == {"redis", "api", "worker"}
+    assert holders(compose, "FLOWER_REDIS_PASSWORD") == {"redis", "flower"}
 
 
 def test_the_file_itself_holds_no_secret() -> None:
@@ -119,6 +125,12 @@ def test_flower_has_no_way_to_the_database(compose: ComposeFile) -> None:
     assert not any("postgres" in value for value in flower.environment.values())
 
 
+def test_flower_meets_nobody_but_the_broker(compose: ComposeFile) -> None:
+    flower = compose.services["flower"]
+    others = {name for name, each in compose.services.items() if each.networks & flower.networks}
+    assert others == {"flower", "redis"}
+
+
 def test_database_and_broker_have_no_way_out(compose: ComposeFile) -> None:
     for name in SERVERS:
         for network in compose.services[name].networks:
@@ -130,10 +142,11 @@ def test_database_and_broker_have_no_way_out(compose: ComposeFile) -> None:
 
 
 def test_the_database_keeps_its_files_in_a_volume(compose: ComposeFile) -> None:
-    volumes = [each.split(":") for each in compose.services["postgres"].raw["volumes"]]
+    volumes = dict(each.split(":")[::-1] for each in compose.services["postgres"].raw["volumes"])
     # since version 18 the image keeps them in a directory of the version's name below this one
-    assert volumes == [["postgres", "/var/lib/postgresql"]]
-    assert "postgres" in compose.raw["volumes"]
+    assert volumes == {"/var/lib/postgresql": "postgres", "/var/run/postgresql": "postgres-socket"}
+    assert compose.raw["volumes"]["postgres"] is None  # one of Docker's own, which stays
+    assert compose.raw["volumes"]["postgres-socket"]["driver_opts"]["type"] == "tmpfs"
     assert int(compose.services["postgres"].raw["image"].removeprefix("postgres:")) >= 18
 
 
@@ -143,11 +156,42 @@ def test_one_service_builds_the_image_of_all(compose: ComposeFile) -> None:
     assert {each.raw["pull_policy"] for each in compose.ours.values()} == {"never"}
 
 
-def test_our_containers_get_no_privilege(compose: ComposeFile) -> None:
-    for each in compose.ours.values():
+def test_no_container_gets_a_privilege_that_it_can_do_without(compose: ComposeFile) -> None:
+    for name, each in compose.services.items():
         assert each.raw["cap_drop"] == ["ALL"]
+        assert set(each.raw.get("cap_add", [])) == (OF_POSTGRES if name == "postgres" else set())
         assert each.raw["read_only"] is True
         assert each.raw["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in each.raw
+
+
+def test_every_service_is_bounded_in_memory_and_processes(compose: ComposeFile) -> None:
+    bounds = {name: (each.raw["mem_limit"], each.raw["pids_limit"]) for name, each in compose.services.items()}
+    assert all(re.fullmatch(r"[1-9][0-9]*g", memory) and int(pids) > 0 for memory, pids in bounds.values())
+    chosen = {f"{name.upper()}_MEMORY": f"{place}00m" for place, name in enumerate(bounds, 1)}
+    chosen |= {f"{name.upper()}_PIDS": f"{place}000" for place, name in enumerate(bounds, 1)}
+    for place, each in enumerate(load(DOTENV | chosen).services.values(), 1):
+        assert (each.raw["mem_limit"], each.raw["pids_limit"]) == (f"{place}00m", f"{place}000")
+
+
+def test_the_database_has_room_for_all_its_connections_in_its_bound(compose: ComposeFile) -> None:
+    postgres = compose.services["postgres"]
+    (connections,) = re.findall(r"max_connections=(\d+)", " ".join(postgres.command))
+    assert int(postgres.raw["pids_limit"]) > 2 * int(connections)
+
+
+@pytest.mark.parametrize(("variable", "service"), IMAGES.items())
+def test_an_image_is_pinned_by_its_variable(variable: str, service: str, compose: ComposeFile) -> None:
+    pinned = compose.services[service].raw["image"] + DIGEST
+    assert load(DOTENV | {variable: pinned}).services[service].raw["image"] == pinned
+
+
+def test_the_image_that_ours_is_built_on_is_pinned_by_its_variable(compose: ComposeFile) -> None:
+    given = compose.services["migrate"].raw["build"]["args"]
+    assert f"ARG PYTHON_IMAGE={given['PYTHON_IMAGE']}\n" in (ROOT / "Dockerfile").read_text("utf-8")
+    pinned = given["PYTHON_IMAGE"] + DIGEST
+    build = load(DOTENV | {"PYTHON_IMAGE": pinned}).services["migrate"].raw["build"]
+    assert build["args"] == {"PYTHON_IMAGE": pinned}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 PostgreSQL and Valkey are real, the provider is the simulator, and the only thing set is the `.env` of `DOTENV`.
 """
 
+import html
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psycopg
@@ -23,12 +25,12 @@ from psycopg import sql
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
+from tests.compose.broker import ComposeValkey
 from tests.compose.composefile import DOTENV, ROOT, load
 from tests.compose.containers import Container, Stack, build_image
 from tests.support.postgres import PostgresServer
 from tests.support.server import HOST
 from tests.support.stack import Process
-from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.xdist_group("compose")  # one stack for all of them
@@ -38,6 +40,13 @@ MODEL = "openai/o3-pro"
 QUESTION = "a-question-that-nobody-else-may-see"
 ANSWER = "an-answer-that-nobody-else-may-see"
 SCRIPT = f'full delay=0.2 tokens=321 reasoning-tokens=200 input-tokens=123 text="{ANSWER}"'
+OPEN_IN_FLOWER = {
+    "Healthcheck",
+    "LoginHandler",
+    "LogoutHandler",
+    "NotFoundErrorHandler",
+    "StaticFileHandler",
+}  # they tell nothing
 NO_CHANGE = {"TasksDataTable", "NotFoundErrorHandler"}  # they take POST and change nothing
 TERMINATED = {0, -signal.SIGTERM}  # uvicorn tidies up and then ends by the signal that it got
 
@@ -49,6 +58,7 @@ class World:
     stack: Stack
     provider_url: str
     postgres: PostgresServer
+    valkey: ComposeValkey
 
     @property
     def api(self) -> Container:
@@ -108,12 +118,12 @@ def world_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
     simulator = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0"], {})
     try:
         provider_url = simulator.match(r"listening on (http://\S+)")[1]
-        with PostgresServer() as postgres, ValkeyServer() as valkey:
+        compose = load(DOTENV | {"BACKBURNER_PROVIDER_BASE_URL": f"{provider_url}/v1"})
+        with PostgresServer() as postgres, ComposeValkey(compose.services["redis"]) as valkey:
             set_up_as_image_does(postgres)
             addresses = {"postgres:5432": f"{HOST}:{postgres.port}", "redis:6379": f"{HOST}:{valkey.port}"}
-            compose = load(DOTENV | {"BACKBURNER_PROVIDER_BASE_URL": f"{provider_url}/v1"})
             with Stack(compose, image, directory, addresses) as stack:
-                yield World(stack, provider_url, postgres)
+                yield World(stack, provider_url, postgres, valkey)
     finally:
         simulator.stop()
 
@@ -218,11 +228,32 @@ def test_flower_knows_a_task_by_its_response(world: World, answered: Response) -
     assert answered.id in task["args"]
 
 
-def test_flower_asks_who_is_there(world: World) -> None:
+def test_flower_asks_who_is_there_on_every_page(world: World) -> None:
     user, password = DOTENV["FLOWER_BASIC_AUTH"].split(":")
-    for path in ("/", "/tasks", "/broker", "/api/tasks", "/api/workers"):
+    paths = [pattern.replace("(.+)", "x").replace("(.*)", "x") for pattern in pages_of_flower()]
+    assert {"/", "/metrics", "/api/tasks", "/api/workers", "/tasks/datatable"} <= set(paths)
+    for path in paths:
         for auth in (None, (user, "wrong"), ("", ""), ("other", password)):
-            assert httpx.get(world.stack["flower"].url + path, auth=auth).status_code == 401, (path, auth)
+            answer = httpx.get(world.stack["flower"].url + path, auth=auth)
+            assert (answer.status_code, answer.text) in ((401, ""), (401, "Access denied")), (path, auth)
+
+
+def pages_of_flower() -> Iterator[str]:
+    """Path patterns of all that it shows, whatever version of it is installed."""
+    for route in import_module("flower.urls").handlers:
+        spec = route if isinstance(route, URLSpec) else URLSpec(*route)
+        readable = spec.handler_class.get is not RequestHandler.get
+        if readable and spec.handler_class.__name__ not in OPEN_IN_FLOWER:
+            yield spec.regex.pattern.rstrip("$")
+
+
+@pytest.mark.parametrize("given", ["nocolon", ":", "user:", ":password", "user:password,other"])
+def test_flower_does_not_start_without_a_user_and_a_password(world: World, given: str) -> None:
+    flower = world.stack["flower"]
+    command = [*flower.service.command, "--port=0"]
+    refused = flower.run(*command, FLOWER_BASIC_AUTH=given)
+    assert refused.returncode != 0
+    assert "FLOWER_BASIC_AUTH: expected user:password, without commas" in refused.stdout
 
 
 def test_flower_refuses_whatever_would_change_something(world: World, answered: Response) -> None:
@@ -239,6 +270,7 @@ def test_flower_refuses_whatever_would_change_something(world: World, answered: 
 
 def test_nobody_reads_a_prompt_an_answer_or_a_secret_in_flower_or_a_log(world: World, answered: Response) -> None:
     private = {QUESTION, ANSWER, *(value for name, value in DOTENV.items() if name != "FLOWER_BASIC_AUTH")}
+    private |= {html.escape(each) for each in private} | {quote(each, safe="") for each in private}
     private.add(DOTENV["FLOWER_BASIC_AUTH"].split(":")[1])
     pages = {path: page.text for path, page in flower_pages(world, answered.id).items()}
     logs = {name: each.output for name, each in world.stack.containers.items()}
@@ -246,6 +278,18 @@ def test_nobody_reads_a_prompt_an_answer_or_a_secret_in_flower_or_a_log(world: W
     assert answered.id in logs["worker"]
     for where, text in (pages | logs).items():
         assert not [secret for secret in private if secret in text], where
+
+
+def test_the_broker_refuses_nobody_what_he_needs(world: World, answered: Response) -> None:
+    flower_pages(world, answered.id)
+    for name, container in world.stack.containers.items():
+        assert "permissions" not in container.output, name
+
+
+def test_a_remote_command_ends_no_worker(world: World) -> None:
+    refused = world.stack["worker"].run("celery", "-A", "worker.main", "control", "--timeout", "10", "shutdown")
+    assert "not allowed: Backburner's workers take no commands by remote control" in refused.stdout
+    assert world.stack["worker"].is_healthy()
 
 
 def test_what_a_hurried_stop_hands_back_is_in_the_backup(world: World, answered: Response) -> None:

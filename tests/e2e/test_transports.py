@@ -314,3 +314,28 @@ def test_two_who_fetch_the_same_response_book_it_once(mortal: Stack) -> None:
     costs = [each["cost_usd"] for each in mortal.attempts(job_id) if each["cost_usd"]]
     assert costs == [mortal.get(job_id)["backburner"]["cost_usd"]]
     assert len(mortal.calls()) == 1
+
+
+def test_what_is_not_to_be_stored_is_not_stored_at_the_provider(stack: Stack) -> None:
+    is_background = stack.environment["BACKBURNER_PROVIDER_TRANSPORT"] == "background"
+    done = run(stack, "[[sim: full text=Once.]] Hello", store=False)
+    [call] = stack.calls(done["id"])
+    assert (text_of(done), call["store"]) == ("Once.", is_background)
+    if is_background:
+        await_until(lambda: stack.calls(done["id"])[0]["deleted"], 10, lambda: f"the provider kept it\n{stack.logs()}")
+
+
+def test_what_was_deleted_here_is_deleted_at_the_provider(background: Stack) -> None:
+    done = run(background, "[[sim: full text=Once.]] Hello")
+    assert background.calls(done["id"])[0]["deleted"] is False
+    background.openai().responses.delete(done["id"])
+    await_until(lambda: background.calls(done["id"])[0]["deleted"], 10, "the provider kept it")
+
+
+def test_a_killed_workers_copy_is_deleted_once_it_was_fetched(mortal: Stack) -> None:
+    job_id = mortal.submit("[[sim: full delay=3 text=Once.]] Hello", store=False)
+    await_accepted(mortal, job_id)
+    mortal.worker_processes[0].kill()
+    mortal.start_worker()
+    assert text_of(ended(mortal, job_id)) == "Once."
+    await_until(lambda: mortal.calls(job_id)[0]["deleted"], 20, lambda: f"the provider kept it\n{mortal.logs()}")

@@ -94,7 +94,7 @@ def test_the_sdks_test_tells_what_the_endpoint_answered(client: OpenAI, receiver
 
 
 def test_a_request_names_its_own_receiver(stack: Stack, client: OpenAI, receiver: Receiver) -> None:
-    secret = "whsec_bXkgb3duIHNlY3JldA=="
+    secret = "whsec_b25lIHNlY3JldCBvZiBteSBvd24="  # "one secret of my own"
     webhook = {"url": receiver.url, "secret": secret, "events": ["response.completed"]}
     told = trip.run(stack, "[[sim: full]] Hello", extra_body={"webhook": webhook})
     trip.run(stack, "[[sim: 400]] Hello", extra_body={"webhook": webhook})

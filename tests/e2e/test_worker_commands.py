@@ -39,6 +39,13 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
     assert worker.stop() == 0, worker.output
 
 
+def test_plain_http_to_a_provider_elsewhere_is_warned_of(stack: Stack) -> None:
+    stack.environment["BACKBURNER_PROVIDER_BASE_URL"] = "http://user:hush@provider.invalid/v1"
+    worker = stack.start_worker()
+    worker.match(r'"host": "provider.invalid".*plain http.*"level": "warning"')
+    assert "hush" not in worker.output
+
+
 def test_it_is_started_again_by_sighup(stack: Stack) -> None:
     worker = stack.start_worker(*DOCUMENTED)
     first = worker.match(r'"(wrk_\w+)".*worker registered')[1]

@@ -42,6 +42,9 @@ def routes() -> Iterator[Routes]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_DELETE(self) -> None:
+            self.do_GET()
+
         def log_message(self, *_: object) -> None:
             """Keep the test's output to itself."""
 

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -30,16 +30,27 @@ BUFFER = 64 * 1024
 """What a thread that waits in `recv` holds for what is to come; a greenlet does not."""
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 class Call:
     """A call that runs beside the test; `accepted` is what it was told to keep."""
 
-    def __init__(self, server: Server, transport: Transport, deadline: float = 10, **options: Any) -> None:
+    def __init__(
+        self,
+        server: Server,
+        transport: Transport,
+        deadline: float = 10,
+        *,
+        asks: Mapping[str, Any] = NOTHING,
+        **options: Any,
+    ) -> None:
         self.accepted: list[str] = []
         self.line = Line()
         client = client_for(server, transport=transport, **options)
         self.pending = Pending(
             lambda: client.call(
-                dict(BODY),
+                {**BODY, **asks},
                 request_id="resp_0:1",
                 model=MODEL,
                 deadline=timedelta(seconds=deadline),
@@ -255,6 +266,15 @@ class TestBackground:
         peer.send(whole())
         assert isinstance(call.report().result, Answer)
         assert call.accepted == []
+
+    def test_its_id_is_kept_where_it_may_have_been_stored_against_the_clients_will(self, server: Server) -> None:
+        """[18.9]"""
+        call = Call(server, Transport.BACKGROUND, asks={"store": False})
+        peer = server.accept()
+        peer.read_request()
+        peer.send(whole())
+        assert isinstance(call.report().result, Answer)
+        assert call.accepted == ["resp_1"]
 
     def test_its_deadline_ends_it_there_too(self, server: Server) -> None:
         call = self.taken(server, deadline=0.5)

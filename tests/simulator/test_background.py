@@ -52,6 +52,24 @@ def test_a_background_response_can_be_cancelled(provider: Provider) -> None:
     assert provider.ledger()["summary"]["in_flight"] == 0
 
 
+def test_a_background_response_can_be_deleted(provider: Provider) -> None:
+    provider.configure(native_background=True)
+    response_id = provider.ask("[[sim: full]]", background=True, store=True).json()["id"]
+    provider.await_call("answered")
+    deleted = provider.http.delete(f"/v1/responses/{response_id}")
+    assert deleted.json() == {"id": response_id, "object": "response", "deleted": True}
+    assert (provider.only_call()["store"], provider.only_call()["deleted"]) == (True, True)
+    assert provider.http.get(f"/v1/responses/{response_id}").status_code == 404
+    assert provider.http.delete(f"/v1/responses/{response_id}").status_code == 404
+
+
+def test_deleting_a_running_one_ends_it(provider: Provider) -> None:
+    provider.configure(native_background=True)
+    response_id = provider.ask("[[sim: full delay=60]]", background=True).json()["id"]
+    assert provider.http.delete(f"/v1/responses/{response_id}").status_code == 200
+    assert (provider.only_call()["outcome"], provider.only_call()["billed"]) == ("cancelled", False)
+
+
 def test_submitting_may_fail_and_the_answer_may_too(provider: Provider) -> None:
     provider.configure(native_background=True)
     assert provider.ask("[[sim: 503]]", background=True).status_code == 503

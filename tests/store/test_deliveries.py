@@ -23,7 +23,15 @@ from jobs.store.endpoints import Endpoint, SealedSecret
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job
 from jobs.store.transitions import erase, move
-from jobs.webhook import DeliveryError, DeliveryStatus, DisabledFor, EventType, TryReport
+from jobs.webhook import (
+    MAX_FAILURES,
+    MOST_LOST_IN_A_ROW,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledFor,
+    EventType,
+    TryReport,
+)
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, Records, make_key
@@ -100,9 +108,11 @@ def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[
     return [(each.status, [(made.error_kind, made.http_status) for made in each.tries]) for each in found]
 
 
-def due(records: Records, limit: int = 100, rung_before: datetime | None = None) -> list[str]:
+def due(
+    records: Records, limit: int = 100, rung_before: datetime | None = None, places: int | None = None
+) -> list[str]:
     with records.database.begin() as tx:
-        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND)
+        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND, places)
 
 
 @pytest.mark.parametrize("verb", ENDS)
@@ -239,6 +249,64 @@ class TestRescue:
         race(rescue, report_all)
         assert {(status, tries[0][1]) for status, tries in log_of(records, hook)} == {(DeliveryStatus.DELIVERED, 200)}
 
+    def lose(self, records: Records, delivery_id: str, *, released: bool) -> None:
+        """One try whose worker dies, or whose worker hands it back."""
+        sending = claim(records, delivery_id, worker_id := records.worker())
+        if released:
+            assert report(records, sending, TryReport(DeliveryError.LOST)) is not None
+            return
+        with records.database.begin() as tx:
+            workers.leave(tx, worker_id, records.clock())
+            assert rescue_deliveries(tx, records.clock()) == [delivery_id]
+
+    @pytest.mark.parametrize("released", [False, True], ids=["died", "handed back"])
+    def test_one_that_is_lost_at_every_try_fails_as_scheduled_and_its_endpoint_is_disabled(
+        self, records: Records, *, released: bool
+    ) -> None:
+        hook = endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        [later] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        started_at = records.clock()
+        tried_at: list[timedelta] = []
+        while status_of(records, delivery_id) == DeliveryStatus.PENDING:
+            assert len(tried_at) < 100
+            if due(records):
+                tried_at.append(records.clock() - started_at)
+                self.lose(records, delivery_id, released=released)
+            else:
+                records.clock.advance(timedelta(minutes=30))
+            with records.database.begin() as tx:  # which is not what this test is about
+                tx.execute(
+                    update(tables.webhook_deliveries)
+                    .where(tables.webhook_deliveries.c.id == later)
+                    .values(available_at=records.clock() + SECOND)
+                )
+        assert len(tried_at) == MOST_LOST_IN_A_ROW + MAX_FAILURES
+        assert tried_at[MOST_LOST_IN_A_ROW] == timedelta(0)
+        assert tried_at[-1] > timedelta(days=3)
+        with records.database.read() as tx:
+            assert store.get_endpoint(tx, hook.id, hook.api_key_id).failing_since == started_at
+        records.clock.advance(timedelta(days=5))
+        for _ in range(MOST_LOST_IN_A_ROW + 1):
+            assert due(records) == [later]
+            self.lose(records, later, released=released)
+        assert status_of(records, later) == DeliveryStatus.FAILED
+        with records.database.read() as tx:
+            assert store.get_endpoint(tx, hook.id, hook.api_key_id).disabled_for is DisabledFor.FAILING
+
+    def test_a_try_that_reports_ends_the_row_of_lost_ones(self, records: Records) -> None:
+        endpoint(records)
+        [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
+        for _ in range(3):
+            for _ in range(MOST_LOST_IN_A_ROW):
+                assert due(records) == [delivery_id]
+                self.lose(records, delivery_id, released=False)
+            report(records, claim(records, delivery_id, records.worker()), TryReport(DeliveryError.HTTP_ERROR, 500))
+            records.clock.advance(timedelta(hours=1))
+        with records.database.read() as tx:
+            row = tables.webhook_deliveries.c
+            assert tx.execute(select(row.failures, row.tries)).one() == (3, 9)
+
     def test_so_is_a_claim_that_was_never_confirmed(self, records: Records) -> None:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
@@ -270,6 +338,25 @@ class TestTheRunList:
             with records.database.begin() as tx:
                 assert claim_deliveries(tx, [each], records.worker_id, records.clock())
             assert due(records) == (ids[number : number + 1] if number < MOST_PER_RECEIVER else [])
+
+    def test_a_key_is_offered_its_share_of_the_places_and_the_next_key_goes_first(self, records: Records) -> None:
+        """However many receivers it names: the bells for them would stand before everybody else's, and in vain."""
+        other = make_key(records.database, "other")
+        for number in range(70):
+            endpoint(records, f"receiver {number:02}")
+        endpoint(records, "their receiver", other)
+        many = delivery_ids(records, records.job_in(Status.CANCELLED))
+        records.clock.advance(SECOND)
+        [theirs] = delivery_ids(records, records.move(Verb.CANCEL, records.submit_job(other)))
+        offered = due(records, places=20)
+        assert (offered[1], len(offered)) == (theirs, 16)
+        with records.database.begin() as tx:
+            assert len(claim_deliveries(tx, offered[:1] + offered[2:], records.worker_id, records.clock())) == 15
+        assert due(records, places=20) == [theirs]
+        more = due(records, places=40)
+        assert (more[0], len(more)) == (theirs, 16)
+        assert set(more[1:]) <= set(many) - set(offered)
+        assert len(due(records)) == 56
 
     def test_a_bell_that_was_rung_is_not_rung_again_at_once(self, records: Records) -> None:
         endpoint(records)

@@ -2,19 +2,36 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Event
 from threading import enumerate as enumerate_threads
 
 from sqlalchemy import select
 
-from jobs.events import connect
+from jobs.events import STOP, Announcer, connect
 from jobs.store import tables
 from jobs.store.database import Database
+from tests.support.records import an_attempt
 from tests.support.waiting import await_until
 from worker.calls import Calls
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
+from worker.provider.line import AbortReason, Line
+
+RUBBISH = {
+    "not UTF-8": b"\xff\xfe",
+    "empty": b"",
+    "one word": b"resp_1",
+    "no number": b"resp_1 x cancelled",
+    "another script's digits": "resp_1 \N{ARABIC-INDIC DIGIT ONE} cancelled".encode(),
+    "a negative attempt": b"resp_1 -1 cancelled",
+    "an attempt that never was": b"resp_1 9999999 cancelled",
+    "an attempt of 5,000 digits": b"resp_1 " + b"9" * 5000 + b" cancelled",
+    "an unknown reason": b"resp_1 1 because",
+    "a reason of the worker's own": b"resp_1 1 call_deadline",
+    "more words": b"resp_1 1 cancelled now",
+    "2 MB": b"resp_1 1 cancelled" * 100_000,
+}
 
 
 def beat_at(database: Database) -> datetime:
@@ -24,9 +41,12 @@ def beat_at(database: Database) -> datetime:
 
 
 @contextmanager
-def beating(database: Database, valkey_url: str, rescue: Callable[..., int]) -> Iterator[None]:
+def beating(
+    database: Database, valkey_url: str, rescue: Callable[..., int] = lambda *_: 0, calls: Calls | None = None
+) -> Iterator[None]:
     client = connect(valkey_url)
-    heartbeat = Heartbeat(database, Identity(database, 1), Calls(on_end=lambda: None), client, rescue)
+    held = calls or Calls(on_end=lambda: None)
+    heartbeat = Heartbeat(database, Identity(database, 1), held, client, rescue)
     heartbeat.start()
     try:
         yield
@@ -52,3 +72,20 @@ def test_a_long_look_at_its_calls_does_not_make_a_worker_silent(database: Databa
             assert not looked.is_set()
         finally:
             looked.set()
+
+
+def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after_it(
+    database: Database, valkey_url: str
+) -> None:
+    calls = Calls(on_end=lambda: None)
+    spared, ended = Line(), Line()
+    calls.begin(an_attempt("resp_1", 1), spared, timedelta(minutes=1))
+    calls.begin(an_attempt("resp_2", 1), ended, timedelta(minutes=1))
+    client = connect(valkey_url)
+    with client, beating(database, valkey_url, calls=calls):
+        await_until(lambda: dict(client.pubsub_numsub(STOP))[STOP.encode()], 10, "it does not listen")
+        for name, rubbish in RUBBISH.items():
+            assert client.publish(STOP, rubbish) == 1, f"it no longer listens before: {name}"
+        Announcer(client).stop("resp_2", 1, AbortReason.CANCELLED)
+        await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
+    assert spared.aborted is None

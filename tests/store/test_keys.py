@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from jobs.errors import SettingsError
 from jobs.lifecycle import Status
 from jobs.store import tables
 from jobs.store.database import Database
@@ -90,6 +91,40 @@ class TestBootstrap:
             assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == [BOOTSTRAP_ID]
         assert key is not None
         assert key.id == BOOTSTRAP_ID
+
+    def test_a_new_secret_works_after_the_old_one_was_revoked_which_stays_so(self, database: Database) -> None:
+        later = START + timedelta(days=1)
+        with database.begin() as tx:
+            ensure_bootstrap_key(tx, "bb_one", START)
+            revoke_key(tx, BOOTSTRAP_ID, later)
+        with database.begin() as tx:
+            assert ensure_bootstrap_key(tx, "bb_one", later).revoked_at == later, "the same secret stays revoked"
+            assert find_key(tx, "bb_one") is None
+        with database.begin() as tx:
+            made = ensure_bootstrap_key(tx, "bb_two", later)
+            assert made == find_key(tx, "bb_two")
+            assert (made.id, made.revoked_at) == (BOOTSTRAP_ID, None)
+            assert find_key(tx, "bb_one") is None
+            [ended] = [each for each in list_keys(tx) if each.id != BOOTSTRAP_ID]
+            assert (ended.name, ended.revoked_at) == ("bootstrap (revoked)", later)
+        with pytest.raises(SettingsError, match="revoked"), database.begin() as tx:
+            ensure_bootstrap_key(tx, "bb_one", later)
+        with database.begin() as tx:
+            assert find_key(tx, "bb_two") == made
+
+    @pytest.mark.parametrize("first", [True, False], ids=["at the first start", "in place of another"])
+    def test_the_secret_of_a_tenants_key_is_refused_and_changes_nothing(self, first: bool, database: Database) -> None:
+        with database.begin() as tx:
+            key, secret = create_key(tx, "alice", [Scope.USAGE_READ], START)
+            if not first:
+                ensure_bootstrap_key(tx, "bb_one", START)
+        before = snapshot(database)
+        with pytest.raises(SettingsError) as refused, database.begin() as tx:
+            ensure_bootstrap_key(tx, secret, START)
+        assert "BACKBURNER_API_KEY" in str(refused.value)
+        assert f"'alice' ({key.id})" in str(refused.value)
+        assert secret not in str(refused.value)
+        assert snapshot(database) == before
 
     @pytest.mark.parametrize("secrets", [("bb_one", "bb_one"), ("bb_one", "bb_two")])
     def test_processes_that_start_together_agree(self, secrets: tuple[str, str], database: Database) -> None:

@@ -29,13 +29,15 @@ from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts
+from jobs.store.refusals import TAKEN_AFTER
 from jobs.store.transitions import erase, move, revive, submit
 from tests.support.clock import Clock
 from tests.support.deaf import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
+from worker import settlement
 from worker.maintenance import deadlines, rescuer
 from worker.provider.line import AbortReason
-from worker.settlement import EndedCall, Policy, settle
+from worker.settlement import AFTER_A_PROBE, EndedCall, Policy, settle
 
 WORKERS = 3
 JOBS = st.integers(0, 3)
@@ -103,7 +105,7 @@ class ModelJob:
     def failed(self, again: str, now: datetime, delay: Callable[[int], timedelta]) -> None:
         """What a failed call means."""
         if again == "uncounted":
-            self._queue(now)
+            self._queue(now + min(TAKEN_AFTER + AFTER_A_PROBE, (self.deadline_at - now) / 2))
             return
         if again == "if allowed" and not self.repeats and now < self.deadline_at:
             self.status, self.parked_until = "queued", self.parked_until or min(now + WAIT, self.deadline_at)
@@ -436,7 +438,9 @@ class StoreMachine(RuleBasedStateMachine):
                     assert row["available_at"] == model.available_at
 
 
-def test_the_store_does_what_the_model_does(database: Database) -> None:
+def test_the_store_does_what_the_model_does(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # which refusals are a job's own is decided by its neighbours, of which the model knows nothing: test_refusals.py
+    monkeypatch.setattr(settlement, "is_its_own", lambda *_: False)
     machine = type("Machine", (StoreMachine,), {"database": database})
     bounds = settings(
         max_examples=50,

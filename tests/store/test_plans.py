@@ -27,7 +27,7 @@ from jobs.store.deliveries import (
     rescue_deliveries,
     write_events,
 )
-from jobs.store.delivery_claims import claim_deliveries, receivers_of
+from jobs.store.delivery_claims import claim_deliveries, owners_of, receivers_of
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
@@ -244,7 +244,7 @@ def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], obje
     def run(tx: Connection, world: World) -> object:
         after = world.one(Status.COMPLETED) if page.get("deep") else None
         ascending = bool(page.get("ascending"))
-        return queries.list_documents(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
+        return queries.list_sizes(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
 
     return run
 
@@ -296,6 +296,7 @@ def write_and_claim(tx: Connection, world: World) -> None:
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
     assert receivers_of(tx, [delivery_id], NOW)
+    assert owners_of(tx, [delivery_id])
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
     assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
 

@@ -23,7 +23,7 @@ from jobs.store.queries import (
     get_documents,
     get_job,
     get_request,
-    list_documents,
+    list_sizes,
     queue_position,
 )
 from jobs.store.transitions import erase, submit
@@ -37,8 +37,8 @@ SECOND = timedelta(seconds=1)
 
 def listed(records: Records, filters: Filters | None = None, *, key: ApiKey | None = None, **page: Any) -> list[str]:
     with records.database.read() as tx:
-        documents, _more = list_documents(tx, (key or records.key).id, filters or Filters(), **{"limit": 100, **page})
-    return [document.job.id for document in documents]
+        found, _more = list_sizes(tx, (key or records.key).id, filters or Filters(), **{"limit": 100, **page})
+    return [job_id for job_id, _size in found]
 
 
 def position(records: Records, job: Job) -> int | None:
@@ -138,8 +138,8 @@ class TestPages:
         after = None
         for _ in range(20):
             with records.database.read() as tx:
-                page, more = list_documents(tx, records.key.id, filters, limit=7, after=after, ascending=ascending)
-            seen += [document.job.id for document in page]
+                page, more = list_sizes(tx, records.key.id, filters, limit=7, after=after, ascending=ascending)
+            seen += [job_id for job_id, _size in page]
             if not more:
                 break
             after = seen[-1]
@@ -151,9 +151,9 @@ class TestPages:
         for _ in range(4):
             records.submit_job()
         with records.database.read() as tx:
-            first, more = list_documents(tx, records.key.id, Filters(), limit=2)
-            last, no_more = list_documents(tx, records.key.id, Filters(), limit=2, after=first[-1].job.id)
-            empty, nothing = list_documents(tx, records.key.id, Filters(), limit=2, after=last[-1].job.id)
+            first, more = list_sizes(tx, records.key.id, Filters(), limit=2)
+            last, no_more = list_sizes(tx, records.key.id, Filters(), limit=2, after=first[-1][0])
+            empty, nothing = list_sizes(tx, records.key.id, Filters(), limit=2, after=last[-1][0])
         assert (len(first), more, len(last), no_more, len(empty), nothing) == (2, True, 2, False, 0, False)
 
     def test_a_page_may_begin_at_an_id_that_is_gone(self, records: Records, database: Database) -> None:

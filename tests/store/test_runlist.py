@@ -64,14 +64,30 @@ class TestOrder:
         clock.advance(SECOND)
         assert pick(10) == [early.id, late.id]
 
-    def test_a_higher_priority_goes_before_everyone_elses_turn(
+    def test_a_priority_orders_the_jobs_of_its_own_key_and_takes_nobody_elses_turn(
         self, records: Records, database: Database, pick: Pick
     ) -> None:
         other = make_key(database)
-        ordinary = records.submit_job(priority=5)
+        ordinary = [records.submit_job(priority=5) for _ in range(2)]
         lowest = records.submit_job(other, priority=0)
         urgent = [records.submit_job(other, priority=9) for _ in range(3)]
-        assert pick(10) == [*(job.id for job in urgent), ordinary.id, lowest.id]
+        picked = pick(10)
+        assert set(picked[:2]) == {ordinary[0].id, urgent[0].id}
+        assert set(picked[2:4]) == {ordinary[1].id, urgent[1].id}
+        assert picked[4:] == [urgent[2].id, lowest.id]
+
+    def test_a_key_that_is_fed_with_urgent_jobs_for_ever_starves_nobody(
+        self, records: Records, database: Database, clock: Clock, pick: Pick
+    ) -> None:
+        other = make_key(database)
+        patient = [records.submit_job(priority=5) for _ in range(5)]
+        left = {job.id for job in patient}
+        for _ in range(len(patient)):
+            for _ in range(4):
+                records.submit_job(other, priority=9)
+            clock.advance(SECOND)
+            left -= set(pick(2))
+        assert left == set()
 
     def test_the_limit_cuts_the_lowest_priority(self, records: Records, pick: Pick) -> None:
         low = [records.submit_job(priority=1) for _ in range(3)]
@@ -228,7 +244,7 @@ class TestBesideABacklog:
         with records.database.begin() as tx:
             values = {"id": "key_z", "name": "last", "sha256": "", "scopes": [], "created_at": records.clock()}
             tx.execute(insert(tables.api_keys).values(values))
-        return ApiKey("key_z", "last", frozenset(), records.clock(), None)
+        return ApiKey("key_z", "last", frozenset(), records.clock(), None, "")
 
     def owners(self, records: Records, job_ids: list[str]) -> list[str]:
         with records.database.read() as tx:

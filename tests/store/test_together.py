@@ -12,7 +12,7 @@ from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
 from jobs.store import tables
-from jobs.store.attempts import attempts_of, begin_attempts, requests_of
+from jobs.store.attempts import Asked, attempts_of, begin_attempts, requests_of
 from jobs.store.database import Database
 from jobs.store.rows import job_from
 from tests.support.clock import Clock
@@ -101,7 +101,7 @@ def test_when_one_of_them_is_no_longer_ours_none_is_settled(records: Records, cl
 def test_a_call_is_given_its_request_only_while_the_job_is_its_own(verb: Verb, records: Records, clock: Clock) -> None:
     begun = [records.claim(records.submit_job(input=f"Question {number}")) for number in range(3)]
     attempts = [attempt for _, attempt in begun]
-    asked = [({"model": job.model}, f"Question {number}") for number, (job, _) in enumerate(begun)]
+    asked = [Asked({"model": job.model}, f"Question {number}", None) for number, (job, _) in enumerate(begun)]
     with records.database.read() as tx:
         assert requests_of(tx, attempts) == asked
         assert requests_of(tx, attempts[::-1]) == asked[::-1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Table, select
 
-from jobs.errors import ErrorKind, Failure
+from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import (
     Answer,
     Attempt,
@@ -44,6 +44,30 @@ ANSWER = CallReport(
     cost=COST,
 )
 FAILURE = CallReport(Failure(ErrorKind.REJECTED, "Unsupported value.", 400), http_status=400)
+
+
+def an_attempt(job_id: str, number: int) -> Attempt:
+    """One that has just begun, without a row."""
+    return Attempt(
+        job_id=job_id,
+        number=number,
+        api_key_id="key_1",
+        model=MODEL,
+        worker_id="wrk_1",
+        started_at=START,
+        ended_at=None,
+        outcome=None,
+        billed=Billed.UNKNOWN,
+        truncation=Truncation.DISABLED,
+        resumes=None,
+        error_kind=None,
+        error_message=None,
+        http_status=None,
+        provider_request_id=None,
+        provider_response_id=None,
+        usage=None,
+        cost=None,
+    )
 
 
 def make_spec(api_key_id: str, **changes: Any) -> JobSpec:

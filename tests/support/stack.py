@@ -137,6 +137,7 @@ class Stack:
             "BACKBURNER_API_KEY": API_KEY,
             "BACKBURNER_PROVIDER_BASE_URL": getattr(self, "provider_url", "http://127.0.0.1:9") + "/v1",
             "BACKBURNER_PROVIDER_API_KEY": PROVIDER_KEY,
+            "BACKBURNER_PROVIDER_IDS": "allow",
             "BACKBURNER_RETRY_BASE_SECONDS": "0.05",
             "BACKBURNER_SHUTDOWN_GRACE_SECONDS": "2",
             **self.environment,

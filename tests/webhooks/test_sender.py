@@ -10,15 +10,17 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import select, update
 
 from jobs.lifecycle import TERMINAL, Status
+from jobs.receiver import Address
 from jobs.sealing import Seal
 from jobs.store import endpoints as store
 from jobs.store import tables
 from jobs.store.database import Database
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER
-from jobs.webhook import SCHEDULE, DeliveryError, DeliveryStatus, DisabledFor, EventType, new_secret
+from jobs.webhook import MAX_FAILURES, SCHEDULE, DeliveryError, DeliveryStatus, DisabledFor, EventType, new_secret
 from tests.support.clock import Clock
 from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.records import Records
+from tests.webhooks.posting import poster
 from tests.webhooks.world import SECRET, World
 from worker.webhook_turns import WAITING_PER_RECEIVER, Backlog, Widths
 
@@ -184,6 +186,35 @@ class TestTheSchedule(OnSqlite):
         world.run_for(DAY)
         first, second = (each.started_at for each in world.log(endpoint)[0].tries)
         assert second - first == (timedelta(seconds=90) if heeded else SCHEDULE[0])
+
+    @pytest.mark.parametrize(
+        "nonsense", ["1e999999", "Sun, 22 Nov 99999999999 12:00:00 GMT", "-1", "NaN", "\xff\xb2", "9" * 5000]
+    )
+    def test_a_retry_after_of_nonsense_is_no_hint_and_each_try_is_a_counted_failure(
+        self, world: World, receiver: Receiver, nonsense: str
+    ) -> None:
+        receiver.answer = lambda _: Answer(429, {"retry-after": nonsense})
+        endpoint = world.endpoint(receiver.url)
+        world.end_a_job()
+        started_at = world.clock()
+        world.run_for(6 * DAY)
+        [delivery] = world.log(endpoint)
+        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, MAX_FAILURES)
+        assert {each.error_kind for each in delivery.tries} == {DeliveryError.HTTP_ERROR}
+        assert delivery.tries[1].started_at - started_at == SCHEDULE[0]
+        assert world.reload(endpoint).failing_since == started_at
+
+    def test_whatever_breaks_in_a_delivery_is_a_counted_failure(self, world: World) -> None:
+        def broken(_host: str, _port: int, _seconds: float) -> list[Address]:
+            raise RuntimeError("nobody thought of this")
+
+        breaking = World(world.records, poster(resolve=broken), world.seal)
+        endpoint = breaking.endpoint("http://breaks.example.com/")
+        breaking.end_a_job()
+        breaking.run_for(6 * DAY)
+        [delivery] = breaking.log(endpoint)
+        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, MAX_FAILURES)
+        assert {each.error_kind for each in delivery.tries} == {DeliveryError.INTERRUPTED}
 
     def test_one_that_hangs_is_tried_again(self, world: World, receiver: Receiver) -> None:
         receiver.answer = fails(1, Answer(hang=30))

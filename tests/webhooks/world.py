@@ -33,6 +33,7 @@ class World:
     post: Post = field(default_factory=lambda: poster(seconds=1.0))
     seal: Seal = field(default_factory=lambda: Seal([SecretStr(generate_key())]))
     jitter: float = 0.0
+    slots: int = 10
 
     def __post_init__(self) -> None:
         self.database, self.clock = self.records.database, self.records.clock
@@ -42,7 +43,7 @@ class World:
             self.seal,
             identity=Identity(self.database, 10, self.records.worker_id),
             announcer=Announcer(connect(NOWHERE)),
-            slots=10,
+            slots=self.slots,
             clock=self.clock,
             jitter=lambda: self.jitter,
         )

@@ -34,11 +34,12 @@ def dispatch(
         return 0
     with database.read() as tx:
         alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]
-    room = window_size(len(alive) * slots_each) - depth
+    places = len(alive) * slots_each
+    room = window_size(places) - depth
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = pick_due_deliveries(tx, now, room, ring_cutoff(depth, now))
+        due = pick_due_deliveries(tx, now, room, ring_cutoff(depth, now), places)
     return dispatcher.ring_for_deliveries(due)
 
 

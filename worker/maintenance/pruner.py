@@ -15,6 +15,9 @@ from jobs.store.database import Database
 from jobs.store.transitions import erase_ripe
 from jobs.store.unanswered import forget_unanswered
 from jobs.store.workers import forget_ended
+from jobs.telemetry import get_logger
+
+log = get_logger(__name__)
 
 BATCH: Final = 500
 """So many go in one transaction, and in one go: other duties have their turn before the next."""
@@ -32,6 +35,8 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
     with database.begin() as tx:
         forget_ended(tx, now)
         forget_unanswered(tx, now)
+    if not database.forget_erased():
+        log.info("erased text stays in the log until the next time")
     return max(kept, unstored)
 
 

@@ -5,9 +5,10 @@ next goes on asking for that id. So the id is handed out to be kept before anyth
 buys is given a moment to bring it even when the call is to end.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final
 
@@ -17,7 +18,8 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
-from worker.provider.classify import retry_after
+from jobs.retry_after import retry_after
+from worker.provider.classify import pause_asked_for
 from worker.provider.exchange import Endpoint, Received, ended_here, overdue
 from worker.provider.line import AbortReason, Line
 from worker.provider.wire import Reading, Unreadable, read_response
@@ -32,6 +34,8 @@ SUBMIT_GRACE: Final = 5.0
 MISSES: Final = 3
 """How often in a row a response must be unknown to count as gone; one replica may not have heard of it yet."""
 _REFUSED_FOR_GOOD: Final = frozenset({400, 404, 405, 409, 410, 422, 501})
+_GONE: Final = frozenset({404, 410})
+_NEVER_DELETED: Final = frozenset({400, 405, 422, 501})
 _UNDER_WAY: Final = frozenset({Status.QUEUED, Status.IN_PROGRESS})
 _LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
 
@@ -44,10 +48,12 @@ def call_background(
     line: Line,
     *,
     accepted: Callable[[str], None],
+    unstored: bool = False,
 ) -> CallReport:
     """Buy a response and fetch it once it is made; `accepted` is told its id before anything else is done.
 
-    A provider that answers in whole instead has answered.
+    A provider that answers in whole instead has answered; the id is told then as well where the client wants the
+    response `unstored`.
     """
     ended = ended_here(line)
     if ended is not None:
@@ -56,6 +62,8 @@ def call_background(
         came = endpoint.exchange(request, ends_at, line, endpoint.read_whole)
     reading = _reading(came)
     if reading is None or reading.status not in _UNDER_WAY:
+        if unstored and reading is not None and reading.id is not None:
+            accepted(reading.id)  # it may have been stored all the same, and is to be deleted
         return endpoint.report(came, line, model)
     if reading.id is None:
         message = "The provider took the call, and named no id to fetch its answer by."
@@ -86,6 +94,29 @@ def cancel_background(endpoint: Endpoint, response_id: str, model: Model) -> Cal
     report = replace(endpoint.report(came, line, model), provider_response_id=response_id)
     stopped = Failure(ErrorKind.INTERRUPTED, "The response was cancelled at the provider.")
     return report if isinstance(report.result, Answer) else replace(report, result=stopped)
+
+
+def delete_background(endpoint: Endpoint, response_id: str) -> bool | None:
+    """Delete what the provider keeps of a response: False if it does not let it be deleted, None if it said neither.
+
+    One that the provider does not know is gone.
+    """
+    line = Line()
+    request = endpoint.delete(response_id, seconds=CANCEL_SECONDS, line=line)
+    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, endpoint.read_whole)
+    if isinstance(came, Failure):
+        return None
+    if came.status in _GONE or (came.is_success and _is_object(came.body)):
+        return True
+    return False if came.status in _NEVER_DELETED else None
+
+
+def _is_object(body: bytes) -> bool:
+    """Whether the provider itself answered; a page in its place does not mean that anything was done."""
+    try:
+        return isinstance(json.loads(body or b"{}"), dict)
+    except ValueError:
+        return False
 
 
 class _Following:
@@ -152,11 +183,10 @@ def _hint(came: Received | Failure) -> float | None:
     """In how many seconds the provider wants to be asked again."""
     if isinstance(came, Failure):
         return None
-    try:
-        seconds = float(came.headers.get("openai-poll-after-ms", "")) / 1000
-    except ValueError:
-        asked = retry_after(came.headers, datetime.now(UTC))
-        if asked is None:
-            return None
-        seconds = asked.total_seconds()
-    return min(max(seconds, LEAST_HINT), LONGEST_HINT)
+    now = datetime.now(UTC)
+    asked = retry_after(came.headers.get("openai-poll-after-ms", ""), now, unit=timedelta(milliseconds=1))
+    if asked is None:
+        asked = pause_asked_for(came.headers, now)
+    if asked is None:
+        return None
+    return min(max(asked.total_seconds(), LEAST_HINT), LONGEST_HINT)

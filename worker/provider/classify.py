@@ -7,9 +7,7 @@ limits share 429, a key and an empty account share 403, and a context overflow i
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,12 +16,11 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
+from jobs.retry_after import retry_after
 from worker.provider.complaint import Complaint, read_complaint
 from worker.provider.spending import cost_of_call
 from worker.provider.text import name_of
 from worker.provider.wire import Reading, Unreadable, read_response
-
-LONGEST_RETRY_AFTER: Final = timedelta(days=7)
 
 _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
     {
@@ -48,6 +45,7 @@ _KIND_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
     {
         "context_length_exceeded": ErrorKind.CONTEXT_OVERFLOW,
         "model_not_found": ErrorKind.MODEL_UNAVAILABLE,
+        "invalid_api_key": ErrorKind.BAD_CREDENTIALS,
         "insufficient_quota": ErrorKind.OUT_OF_CREDIT,
         "credit_balance_exhausted": ErrorKind.OUT_OF_CREDIT,
         "organization_spend_limit_exceeded": ErrorKind.OUT_OF_CREDIT,
@@ -86,6 +84,20 @@ _NO_QUOTA: Final = re.compile(
 _NO_CREDIT: Final = re.compile(
     r"\b(credits?|balance|quota|spend|spending|limit|payment|plan|subscription)\b", re.IGNORECASE
 )
+# The account's words, whatever the status: no prompt brings them about by itself.
+_OF_THE_ACCOUNT: Final = re.compile(
+    r"(in|not a )valid api[- ]key|(requires?|provide) a valid api[- ]key|incorrect api[- ]key"
+    r"|api[- ]key (is|was|has been|does)|out of credits?|insufficient (credits?|balance|funds|quota)"
+    r"|exceeded your current quota|credit balance|top up your balance",
+    re.IGNORECASE,
+)
+_MASKED: Final = re.compile(r"\S*\*{3,}\S*")
+_REFUSED: Final[Mapping[ErrorKind, str]] = MappingProxyType(
+    {
+        ErrorKind.BAD_CREDENTIALS: "The provider refuses this server's API key{status}.",
+        ErrorKind.OUT_OF_CREDIT: "The provider says that this server's account has no credit or quota left{status}.",
+    }
+)
 # What the model refused, not what the account may do: one tenant's prompt must not close the lane for all.
 _FLAGGED: Final = re.compile(r"\bflagged\b|moderation|content[ _](policy|filter)|usage polic|bio_policy", re.IGNORECASE)
 
@@ -108,48 +120,24 @@ def classify(status: int, headers: Mapping[str, str], body: bytes, model: Model,
     return replace(report, provider_request_id=name_of(given_id) or report.provider_request_id)
 
 
-def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
+def pause_asked_for(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     """How long the provider asks us to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
-    for name, unit in (("retry-after-ms", 1), ("retry-after", 1000)):
-        value = headers.get(name, "").strip()
-        pause = _milliseconds(value, unit)
-        if pause is None and unit == 1000:
-            pause = _until(value, now)
-        if pause is not None:
-            return pause
-    return None
-
-
-def _milliseconds(value: str, unit: int) -> timedelta | None:
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    if not number.is_finite() or number < 0:
-        return None
-    longest = LONGEST_RETRY_AFTER // timedelta(milliseconds=1)
-    return timedelta(milliseconds=float(min(number * unit, Decimal(longest))))
-
-
-def _until(value: str, now: datetime) -> timedelta | None:
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(moment - now, timedelta(0)), LONGEST_RETRY_AFTER)
+    pause = retry_after(headers.get("retry-after-ms", ""), now, unit=timedelta(milliseconds=1))
+    return retry_after(headers.get("retry-after", ""), now) if pause is None else pause
 
 
 def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
     complaint = read_complaint(body)
-    failure = Failure(
-        kind=_kind_of_refusal(status, complaint),
-        message=complaint.message or f"The provider answered HTTP {status} without a message.",
-        http_status=status,
-        retry_after=retry_after(headers, now),
-        provider_code=complaint.code or complaint.category,
-        provider_param=complaint.param,
+    failure = _for_the_account(
+        Failure(
+            kind=_kind_of_refusal(status, complaint),
+            message=complaint.message or f"The provider answered HTTP {status} without a message.",
+            http_status=status,
+            retry_after=pause_asked_for(headers, now),
+            provider_code=complaint.code or complaint.category,
+            provider_param=complaint.param,
+        ),
+        complaint,
     )
     if 300 <= status < 400:
         failure = replace(failure, message=_redirected(status, headers), provider_code=None)
@@ -159,6 +147,18 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
         provider_request_id=complaint.request_id,
         cost=cost_of_call(None, headers, None, model),
     )
+
+
+def _for_the_account(failure: Failure, complaint: Complaint) -> Failure:
+    """A refusal in words that are fit for tenants: the provider's own may repeat a part of our key."""
+    words = _REFUSED.get(failure.kind)
+    if words is None:
+        return failure
+    if _kind_of_code(complaint) is None and not _OF_THE_ACCOUNT.search(complaint.message):
+        return replace(failure, message=_MASKED.sub("***", failure.message))
+    status = "" if failure.http_status in (None, 200) else f" (HTTP {failure.http_status})"
+    message = f"{words.format(status=status)} Its operator has to mend that; no attempt was used up."
+    return replace(failure, message=message, is_unmistakable=True)
 
 
 def _redirected(status: int, headers: Mapping[str, str]) -> str:
@@ -200,9 +200,9 @@ def _report_of_answer(status: int, headers: Mapping[str, str], body: bytes, mode
     try:
         reading = read_response(body)
     except Unreadable as error:
-        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, retry_after(headers, now))
+        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, pause_asked_for(headers, now))
         return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
-    result = _result(reading, status, retry_after(headers, now))
+    result = _result(reading, status, pause_asked_for(headers, now))
     usage = reading.spending.usage
     # The price table says what an answer costs; a failed one is billed nothing unless the provider says otherwise.
     priced = usage if isinstance(result, Answer) or result.kind is ErrorKind.EMPTY_OUTPUT else None
@@ -247,4 +247,4 @@ def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -
         passing = complaint.code is None or complaint.code in _PASSING_CODES
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
     message = complaint.message or "The provider reports the response as failed, and gives no reason."
-    return Failure(kind, message, status, pause, complaint.code, complaint.param)
+    return _for_the_account(Failure(kind, message, status, pause, complaint.code, complaint.param), complaint)

@@ -13,7 +13,12 @@ from pydantic import SecretStr
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.settings import Dialect, Transport
-from worker.provider.background import call_background, cancel_background, resume_background
+from worker.provider.background import (
+    call_background,
+    cancel_background,
+    delete_background,
+    resume_background,
+)
 from worker.provider.dialect import in_dialect, is_taken
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
@@ -79,6 +84,7 @@ class ProviderClient:
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
+        unstored = body.get("store") is False
         request = self._endpoint.call(
             {**self._in_dialect(body), **asked},
             request_id=request_id,
@@ -94,7 +100,9 @@ class ProviderClient:
                 case Transport.STREAM:
                     return call_stream(self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard)
                 case Transport.BACKGROUND:
-                    return call_background(self._endpoint, request, model, ends_at, line, accepted=accepted)
+                    return call_background(
+                        self._endpoint, request, model, ends_at, line, accepted=accepted, unstored=unstored
+                    )
         finally:
             line.end()
 
@@ -123,3 +131,10 @@ class ProviderClient:
         None when the provider did not say what became of it, so that it should be asked again.
         """
         return cancel_background(self._endpoint, response_id, model)
+
+    def delete(self, response_id: str) -> bool | None:
+        """Delete what the provider keeps of a response, whichever transport is chosen now.
+
+        False when it does not let it be deleted; None when it said neither, so that it should be asked again.
+        """
+        return delete_background(self._endpoint, response_id)

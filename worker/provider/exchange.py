@@ -116,6 +116,10 @@ class Endpoint:
         fields = [(b"Accept", JSON.encode()), (b"Content-Length", b"0")]
         return self._request(b"POST", self._url_of(response_id, "/cancel"), fields, None, seconds, line)
 
+    def delete(self, response_id: str, *, seconds: float, line: Line) -> httpcore.Request:
+        """A request to delete a response that was bought before."""
+        return self._request(b"DELETE", self._url_of(response_id), [(b"Accept", JSON.encode())], None, seconds, line)
+
     def _url_of(self, response_id: str, verb: str = "") -> httpcore.URL:
         url = self._url
         target = url.target + f"/{quote(response_id, safe='')}{verb}".encode()

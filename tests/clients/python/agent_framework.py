@@ -1,6 +1,5 @@
 """Microsoft's Agent Framework with OpenAIChatClient, which speaks the Responses API."""
 
-import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
@@ -8,7 +7,17 @@ from agent_framework import Agent, AgentSession, Content, Message
 from agent_framework.openai import OpenAIChatClient
 from pydantic import BaseModel
 
-from tests.clients.python.user import MODEL, PNG_BYTES, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import (
+    MODEL,
+    PNG_BYTES,
+    PNG_URL,
+    User,
+    expect,
+    needs_state,
+    result_of_tool,
+    run_async,
+    scenario,
+)
 
 PACKAGES = ("agent-framework-openai", "agent-framework-core", "openai")
 
@@ -42,7 +51,7 @@ def run(act: Awaitable[Any]) -> Any:
     async def awaited() -> Any:
         return await act
 
-    return asyncio.run(awaited())
+    return run_async(awaited())
 
 
 @scenario
@@ -67,7 +76,7 @@ async def _streamed(made: Agent, question: str, **options: Any) -> str:
 
 @scenario
 def stream(user: User) -> None:
-    seen = asyncio.run(_streamed(agent(user), user.asks("Hello.", answer="Good day to all of you.")))
+    seen = run_async(_streamed(agent(user), user.asks("Hello.", answer="Good day to all of you.")))
     expect(seen == "Good day to all of you.", seen)
 
 
@@ -100,7 +109,7 @@ def tool_loop_without_store(user: User) -> None:
 @needs_state
 def tool_loop_streamed(user: User) -> None:
     question = user.asks_for_tool("The weather of Paris?", "get_weather", {"city": "Paris"})
-    seen = asyncio.run(_streamed(agent(user, tools=[get_weather]), question))
+    seen = run_async(_streamed(agent(user, tools=[get_weather]), question))
     expect(seen == "It is mild in Paris.", seen)
 
 
@@ -227,4 +236,4 @@ def empty_held(user: User) -> None:
 
 @scenario
 def empty_streamed(user: User) -> None:
-    asyncio.run(_streamed(agent(user), user.asks_for_nothing()))
+    run_async(_streamed(agent(user), user.asks_for_nothing()))

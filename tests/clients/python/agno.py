@@ -1,6 +1,5 @@
 """Agno with OpenAIResponses."""
 
-import asyncio
 from typing import Any
 
 from agno.agent import Agent, RunContentEvent
@@ -19,6 +18,7 @@ from tests.clients.python.user import (
     expect,
     needs_state,
     result_of_tool,
+    run_async,
     scenario,
 )
 
@@ -68,7 +68,7 @@ def text_of_bare_model(user: User) -> None:
 
 @scenario
 def text_async(user: User) -> None:
-    output = asyncio.run(agent(user).arun(user.asks("Hello.", answer="Good day.")))
+    output = run_async(agent(user).arun(user.asks("Hello.", answer="Good day.")))
     expect(output.content == "Good day.", output)
 
 

@@ -1,6 +1,5 @@
 """AutoGen's OpenAIAgent, the one part of AutoGen that speaks the Responses API; it runs no tools of its user's."""
 
-import asyncio
 from typing import Any
 
 from autogen_agentchat.messages import TextMessage
@@ -8,7 +7,7 @@ from autogen_core import CancellationToken
 from autogen_ext.agents.openai import OpenAIAgent
 from openai import AsyncOpenAI
 
-from tests.clients.python.user import MODEL, User, expect, needs_state, scenario
+from tests.clients.python.user import MODEL, User, expect, needs_state, run_async, scenario
 
 PACKAGES = ("autogen-ext", "autogen-agentchat", "openai")
 
@@ -33,13 +32,13 @@ async def ask(made: OpenAIAgent, words: str) -> str:
 
 @scenario
 def text(user: User) -> None:
-    seen = asyncio.run(ask(agent(user), user.asks("Hello.", answer="Good day.")))
+    seen = run_async(ask(agent(user), user.asks("Hello.", answer="Good day.")))
     expect(seen == "Good day.", seen)
 
 
 @scenario
 def run(user: User) -> None:
-    result = asyncio.run(agent(user).run(task=user.asks("Hello.", answer="Good day.")))
+    result = run_async(agent(user).run(task=user.asks("Hello.", answer="Good day.")))
     expect(result.messages[-1].content == "Good day.", result)
 
 
@@ -48,13 +47,13 @@ def stream(user: User) -> None:
     async def streamed() -> Any:
         return [part async for part in agent(user).run_stream(task=user.asks("Hello.", answer="Good day."))]
 
-    parts = asyncio.run(streamed())
+    parts = run_async(streamed())
     expect(parts[-1].messages[-1].content == "Good day.", parts)
 
 
 @scenario
 def instructions(user: User) -> None:
-    seen = asyncio.run(ask(agent(user, "You are a parrot."), user.asks("Hello.", answer="Good day.")))
+    seen = run_async(ask(agent(user, "You are a parrot."), user.asks("Hello.", answer="Good day.")))
     expect(seen == "Good day.", seen)
     expect(user.provider_got("You are a parrot."), user.sent())
 
@@ -69,7 +68,7 @@ def history(user: User) -> None:
         await ask(made, user.asks("My name is Ada.", answer="Hello, Ada."))
         return await ask(made, user.asks("What is my name?", answer="Ada."))
 
-    seen = asyncio.run(talk())
+    seen = run_async(talk())
     expect(seen == "Ada.", seen)
     expect(user.provider_got("Hello, Ada."), user.sent())
 
@@ -84,7 +83,7 @@ def state_loaded(user: User) -> None:
         await second.load_state(await first.save_state())
         return await ask(second, user.asks("What is my name?", answer="Ada."))
 
-    seen = asyncio.run(talk())
+    seen = run_async(talk())
     expect(seen == "Ada.", seen)
     expect(user.provider_got("Hello, Ada."), user.sent())
 
@@ -92,11 +91,11 @@ def state_loaded(user: User) -> None:
 @scenario
 def built_in_tool(user: User) -> None:
     made = agent(user, tools=["web_search_preview"])
-    seen = asyncio.run(ask(made, user.asks("Hello.", answer="Good day.")))
+    seen = run_async(ask(made, user.asks("Hello.", answer="Good day.")))
     expect(seen == "Good day.", seen)
     expect(user.sent()[-1]["tools"][0]["type"] == "web_search_preview", user.sent())
 
 
 @scenario
 def empty_held(user: User) -> None:
-    asyncio.run(ask(agent(user), user.asks_for_nothing()))
+    run_async(ask(agent(user), user.asks_for_nothing()))

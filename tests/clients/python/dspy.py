@@ -1,11 +1,10 @@
 """DSPy with `model_type="responses"`, by its own engine and by LiteLLM."""
 
-import asyncio
 from typing import Any, Literal
 
 import dspy
 
-from tests.clients.python.user import BARE_MODEL, MODEL, PNG_URL, User, expect, result_of_tool, scenario
+from tests.clients.python.user import BARE_MODEL, MODEL, PNG_URL, User, expect, result_of_tool, run_async, scenario
 
 PACKAGES = ("dspy", "litellm")
 
@@ -52,7 +51,7 @@ def text_by_litellm(user: User) -> None:
 
 @scenario
 def text_async(user: User) -> None:
-    seen = asyncio.run(lm(user).acall(user.asks("Hello.", answer="Good day.")))
+    seen = run_async(lm(user).acall(user.asks("Hello.", answer="Good day.")))
     expect(text_of(seen) == "Good day.", seen)
 
 
@@ -106,7 +105,7 @@ def stream(user: User) -> None:
                     last = part
         return "".join(chunks).strip(), last.answer if last else ""
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect(seen == ("Good day to all of you.",) * 2, seen)
 
 
@@ -221,4 +220,4 @@ def empty_streamed(user: User) -> None:
             async for _ in dspy.streamify(dspy.Predict("question -> answer"))(question=user.asks_for_nothing()):
                 pass
 
-    asyncio.run(streamed())
+    run_async(streamed())

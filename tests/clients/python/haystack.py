@@ -1,6 +1,5 @@
 """Haystack's OpenAIResponsesChatGenerator."""
 
-import asyncio
 from typing import Any
 
 from haystack.components.agents import Agent
@@ -10,7 +9,17 @@ from haystack.tools import create_tool_from_function
 from haystack.utils import Secret
 from pydantic import BaseModel
 
-from tests.clients.python.user import MODEL, PNG, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import (
+    MODEL,
+    PNG,
+    PNG_URL,
+    User,
+    expect,
+    needs_state,
+    result_of_tool,
+    run_async,
+    scenario,
+)
 
 PACKAGES = ("haystack-ai", "openai")
 
@@ -55,7 +64,7 @@ def text(user: User) -> None:
 @scenario
 def text_async(user: User) -> None:
     messages = [ChatMessage.from_user(user.asks("Hello.", answer="Good day."))]
-    reply = asyncio.run(generator(user).run_async(messages))["replies"][0]
+    reply = run_async(generator(user).run_async(messages))["replies"][0]
     expect(reply.text == "Good day.", reply)
 
 

@@ -1,6 +1,5 @@
 """Instructor over the OpenAI SDK, in its Responses mode."""
 
-import asyncio
 from typing import Any
 
 import instructor
@@ -8,7 +7,7 @@ from instructor.processing.multimodal import Image
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, field_validator
 
-from tests.clients.python.user import MODEL, PNG_URL, User, expect, scenario
+from tests.clients.python.user import MODEL, PNG_URL, User, expect, run_async, scenario
 
 PACKAGES = ("instructor", "openai")
 
@@ -65,7 +64,7 @@ def structured_async(user: User) -> None:
         )
         return await made.responses.create(model=MODEL, input=asks(user), response_model=Weather)
 
-    weather = asyncio.run(asked())
+    weather = run_async(asked())
     expect(is_mild(weather), weather)
 
 

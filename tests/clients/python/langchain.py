@@ -1,6 +1,5 @@
 """LangChain's ChatOpenAI in its Responses mode, and LangGraph's agents over it."""
 
-import asyncio
 from typing import Any
 
 from langchain.agents import create_agent
@@ -11,7 +10,17 @@ from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field
 
-from tests.clients.python.user import MODEL, PNG, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import (
+    MODEL,
+    PNG,
+    PNG_URL,
+    User,
+    expect,
+    needs_state,
+    result_of_tool,
+    run_async,
+    scenario,
+)
 
 PACKAGES = ("langchain-openai", "langchain", "langgraph")
 
@@ -52,7 +61,7 @@ def text(user: User) -> None:
 
 @scenario
 def text_async(user: User) -> None:
-    answer = asyncio.run(chat(user).ainvoke(user.asks("Hello.", answer="Good day.")))
+    answer = run_async(chat(user).ainvoke(user.asks("Hello.", answer="Good day.")))
     expect(answer.text == "Good day.", answer)
 
 
@@ -69,7 +78,7 @@ def stream_async(user: User) -> None:
             [chunk.text async for chunk in chat(user).astream(user.asks("Hello.", answer="Good day to all of you."))]
         )
 
-    seen = asyncio.run(collected())
+    seen = run_async(collected())
     expect(seen == "Good day to all of you.", seen)
 
 

@@ -1,6 +1,5 @@
 """LlamaIndex's OpenAIResponses, and its agents over it."""
 
-import asyncio
 from typing import Any
 
 from llama_index.core.agent.workflow import AgentStream, FunctionAgent
@@ -18,6 +17,7 @@ from tests.clients.python.user import (
     expect,
     needs_state,
     result_of_tool,
+    run_async,
     scenario,
 )
 
@@ -67,7 +67,7 @@ def chat(user: User) -> None:
 
 @scenario
 def text_async(user: User) -> None:
-    answer = asyncio.run(llm(user).achat([says(user.asks("Hello.", answer="Good day."))]))
+    answer = run_async(llm(user).achat([says(user.asks("Hello.", answer="Good day."))]))
     expect(answer.message.content == "Good day.", answer)
 
 
@@ -91,7 +91,7 @@ def stream_async(user: User) -> None:
         parts = await llm(user).astream_chat([says(user.asks("Hello.", answer="Good day to all of you."))])
         return "".join([part.delta or "" async for part in parts])
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect(seen == "Good day to all of you.", seen)
 
 
@@ -244,7 +244,7 @@ def agent(user: User) -> None:
         deltas = [event.delta async for event in handler.stream_events() if isinstance(event, AgentStream)]
         return "".join(deltas), str(await handler)
 
-    seen = asyncio.run(talk())
+    seen = run_async(talk())
     expect(seen == ("It is mild in Paris.",) * 2, seen)
 
 

@@ -1,6 +1,5 @@
 """Simon Willison's llm: its Responses model, as `extra-openai-models.yaml` defines one."""
 
-import asyncio
 import json
 from typing import Any
 
@@ -8,7 +7,7 @@ import llm
 from llm.default_plugins.openai_models import AsyncResponses, Responses
 from pydantic import BaseModel
 
-from tests.clients.python.user import MODEL, PNG_BYTES, PNG_URL, User, expect, result_of_tool, scenario
+from tests.clients.python.user import MODEL, PNG_BYTES, PNG_URL, User, expect, result_of_tool, run_async, scenario
 
 PACKAGES = ("llm", "openai")
 
@@ -55,7 +54,7 @@ def text_async(user: User) -> None:
     async def asked() -> Any:
         return await model(user, AsyncResponses).prompt(user.asks("Hello.", answer="Good day."), stream=False).text()
 
-    seen = asyncio.run(asked())
+    seen = run_async(asked())
     expect(seen == "Good day.", seen)
 
 

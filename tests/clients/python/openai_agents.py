@@ -18,7 +18,7 @@ from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 
-from tests.clients.python.user import MODEL, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import MODEL, PNG_URL, User, expect, needs_state, result_of_tool, run_async, scenario
 
 PACKAGES = ("openai-agents", "openai")
 set_tracing_disabled(disabled=True)  # the default sends traces to OpenAI
@@ -55,7 +55,7 @@ def agent(user: User, **options: Any) -> Agent[Any]:
 
 
 def run(act: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(act)
+    return run_async(act)
 
 
 @scenario

@@ -1,6 +1,5 @@
 """Pydantic AI with OpenAIResponsesModel."""
 
-import asyncio
 from typing import Any
 
 from pydantic import BaseModel
@@ -26,6 +25,7 @@ from tests.clients.python.user import (
     expect,
     needs_state,
     result_of_tool,
+    run_async,
     scenario,
 )
 
@@ -55,7 +55,7 @@ def agent(user: User, name: str = MODEL, **options: Any) -> Agent[None, Any]:
 
 
 def run(made: Agent[None, Any], *given: Any, **options: Any) -> Any:
-    return asyncio.run(made.run(*given, **options))
+    return run_async(made.run(*given, **options))
 
 
 @scenario
@@ -77,7 +77,7 @@ def stream(user: User) -> None:
         async with agent(user).run_stream(user.asks("Hello.", answer="Good day to all of you.")) as result:
             return [delta async for delta in result.stream_text(delta=True)]
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect("".join(seen) == "Good day to all of you.", seen)
 
 
@@ -117,7 +117,7 @@ def tool_loop_streamed(user: User) -> None:
         async with agent(user, tools=[get_weather]).run_stream(question) as result:
             return str(await result.get_output())
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect(seen == "It is mild in Paris.", seen)
 
 
@@ -209,7 +209,7 @@ def background_streamed(user: User) -> None:
         async with agent(user).run_stream(question, model_settings=settings) as result:
             return str(await result.get_output())
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect(seen == "Good day.", seen)
 
 
@@ -274,4 +274,4 @@ def empty_streamed(user: User) -> None:
         async with agent(user).run_stream(user.asks_for_nothing()) as result:
             await result.get_output()
 
-    asyncio.run(streamed())
+    run_async(streamed())

@@ -1,6 +1,5 @@
 """Semantic Kernel's OpenAIResponsesAgent."""
 
-import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
@@ -10,7 +9,7 @@ from semantic_kernel.agents import OpenAIResponsesAgent, ResponsesAgentThread
 from semantic_kernel.contents import AuthorRole, ChatMessageContent, ImageContent, TextContent
 from semantic_kernel.functions import kernel_function
 
-from tests.clients.python.user import MODEL, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import MODEL, PNG_URL, User, expect, needs_state, result_of_tool, run_async, scenario
 
 PACKAGES = ("semantic-kernel", "openai")
 
@@ -43,7 +42,7 @@ def agent(user: User, **options: Any) -> OpenAIResponsesAgent:
 
 
 def run(act: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(act)
+    return run_async(act)
 
 
 def says(words: str, role: AuthorRole = AuthorRole.USER) -> ChatMessageContent:

@@ -1,13 +1,22 @@
 """Strands Agents with OpenAIResponsesModel."""
 
-import asyncio
 from typing import Any
 
 from pydantic import BaseModel
 from strands import Agent, tool
 from strands.models.openai_responses import OpenAIResponsesModel
 
-from tests.clients.python.user import MODEL, PNG_BYTES, PNG_URL, User, expect, needs_state, result_of_tool, scenario
+from tests.clients.python.user import (
+    MODEL,
+    PNG_BYTES,
+    PNG_URL,
+    User,
+    expect,
+    needs_state,
+    result_of_tool,
+    run_async,
+    scenario,
+)
 
 PACKAGES = ("strands-agents", "openai")
 
@@ -59,7 +68,7 @@ def stream(user: User) -> None:
         events = agent(user).stream_async(user.asks("Hello.", answer="Good day to all of you."))
         return "".join([event["data"] async for event in events if "data" in event])
 
-    seen = asyncio.run(streamed())
+    seen = run_async(streamed())
     expect(seen == "Good day to all of you.", seen)
 
 
@@ -167,4 +176,4 @@ def empty_streamed(user: User) -> None:
         async for _ in agent(user).stream_async(user.asks_for_nothing()):
             pass
 
-    asyncio.run(streamed())
+    run_async(streamed())

@@ -4,14 +4,16 @@ This runs in an interpreter that has one client and what it needs, nothing else.
 documentation shows it, with `base_url` and `api_key` set; it asserts what the user sees.
 """
 
+import asyncio
 import base64
 import json
+import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 MODEL = "openai/o3-pro"
 # for clients that accept no names but OpenAI's own; the server and the provider know it as an alias
@@ -22,6 +24,7 @@ PNG_BYTES = base64.b64decode(PNG)
 PNG_URL = f"data:image/png;base64,{PNG}"
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,15 @@ def needs_state(act: Scenario) -> Scenario:
     """Mark what a provider without memory cannot do, so that there is no run without this server to compare with."""
     STATEFUL.add(act.__name__)
     return act
+
+
+_LOOP: Final = asyncio.new_event_loop()
+threading.Thread(target=_LOOP.run_forever, daemon=True).start()
+
+
+def run_async(act: Coroutine[Any, Any, T]) -> T:
+    """Await it on the one event loop of the program; clients share connections, and those belong to a loop."""
+    return asyncio.run_coroutine_threadsafe(act, _LOOP).result()
 
 
 def expect(condition: object, seen: object) -> None:

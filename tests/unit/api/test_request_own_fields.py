@@ -18,7 +18,7 @@ GOOD = {
         webhook={"url": "http://127.0.0.1:9000/", "events": ["response.completed"], "secret": f"whsec_{KEY}"}
     ),
     "webhook with nulls": body(webhook={"url": "https://example.com", "events": None, "secret": None}),
-    "webhook with a secret of plain text": body(webhook={"url": "https://example.com", "secret": "tell nobody"}),
+    "webhook with a secret of plain text": body(webhook={"url": "https://example.com", "secret": "tell nobody of it"}),
     "own fields": body(max_attempts=20, deadline_seconds=0.5, on_unknown_outcome="fail", priority=0, run_at=1.9e9),
     "own fields at their limits": body(
         max_attempts=1, deadline_seconds=LONGEST_DEADLINE_SECONDS, priority=9, run_at=LATEST_RUN_AT
@@ -100,6 +100,18 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "webhook.secret",
         "invalid_value",
         "expected base64",
+    ),
+    "webhook with a secret that can be guessed": (
+        body(webhook={"url": "https://example.com", "secret": "x"}),
+        "webhook.secret",
+        "invalid_value",
+        "Invalid 'webhook.secret': expected at least 16 bytes, better 24 to 64 random ones.",
+    ),
+    "webhook with a secret of 15 bytes": (
+        body(webhook={"url": "https://example.com", "secret": "whsec_" + "QUFB" * 5}),
+        "webhook.secret",
+        "invalid_value",
+        "expected at least 16 bytes",
     ),
     "no attempts": (body(max_attempts=0), "max_attempts", "integer_below_min_value", "Expected a value >= 1"),
     "too many attempts": (

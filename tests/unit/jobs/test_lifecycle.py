@@ -1,8 +1,13 @@
 """What the table of transitions promises as a whole."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from jobs.lifecycle import OPEN, TERMINAL, TRANSITIONS, Status, Verb
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_every_verb_has_its_row() -> None:
@@ -53,3 +58,26 @@ def test_every_status_can_be_reached_and_every_open_one_left_for_the_end() -> No
 def test_the_table_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         TRANSITIONS[Verb.CLAIM] = TRANSITIONS[Verb.FAIL]  # type: ignore[index]  # that is the point
+
+
+ACTORS = {
+    "worker/settlement.py": "worker",
+    "worker/maintenance/rescuer.py": "rescuer",
+    "worker/maintenance/deadlines.py": "deadlines",
+    "worker/maintenance/followers.py": "followers",
+    "jobs/store/reconciliation.py": "reconciler",
+    "api/routes/responses.py": "caller",
+}
+
+
+@pytest.mark.parametrize("path", ACTORS)
+def test_the_table_names_everyone_who_says_a_verb(path: str) -> None:
+    tree = ast.parse((ROOT / path).read_text())
+    said = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Verb"
+    }
+    assert said
+    for name in said:
+        assert ACTORS[path] in TRANSITIONS[Verb[name]].who, f"{path} says {name}"

@@ -126,6 +126,7 @@ class TestReading:
 WRONG = {
     "PROVIDER_BASE_URL": ["api.aimlapi.com", "ftp://x"],
     "PROVIDER_TRANSPORT": ["carrier-pigeon"],
+    "API_KEY": ["x", "fifteen-letters"],
     "ENCRYPTION_KEYS": ["too-short", "not base64 at all, neither is this"],
     "WEBHOOK_CONCURRENCY": ["0", "many"],
     "MODELS": [" , "],
@@ -206,6 +207,25 @@ class TestWrong:
 
 
 class TestSecrets:
+    @pytest.mark.parametrize(
+        ("url", "in_clear"),
+        [
+            ("http://provider.example/v1", True),
+            ("http://10.0.0.7:8080/v1", True),
+            ("http://localhost.example/v1", True),
+            ("https://provider.example/v1", False),
+            ("http://127.0.0.1:9000/v1", False),
+            ("http://127.8.9.10/v1", False),
+            ("http://[::1]:9000/v1", False),
+            ("http://localhost:9000/v1", False),
+        ],
+    )
+    def test_plain_http_to_another_machine_is_known(
+        self, url: str, in_clear: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("BACKBURNER_PROVIDER_BASE_URL", url)
+        assert load_settings().sends_in_clear is in_clear
+
     VARIABLES = ("PROVIDER_API_KEY", "API_KEY", "DATABASE_URL", "REDIS_URL", "BROKER_URL")
 
     def test_none_shows(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +242,25 @@ class TestSecrets:
     def test_the_example_names_none(self) -> None:
         assert "bb_" not in render_example()
         assert re.search(r"^#BACKBURNER_API_KEY=$", render_example(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("url", "whole"),
+    [
+        ("redis://redis:6379/0", "redis://:p%40%3A%2F%20%25%23%3F%24@redis:6379/0"),
+        ("redis://backburner@redis:6379/0", "redis://backburner:p%40%3A%2F%20%25%23%3F%24@redis:6379/0"),
+        (
+            "rediss://u@[::1]:6379/1?ssl_cert_reqs=none",
+            "rediss://u:p%40%3A%2F%20%25%23%3F%24@[::1]:6379/1?ssl_cert_reqs=none",
+        ),
+        ("redis://u:its-own@redis/0", "redis://u:its-own@redis/0"),
+    ],
+)
+def test_a_password_of_any_characters_reaches_redis_and_broker(url: str, whole: str) -> None:
+    password = "p@:/ %#?$"
+    settings = load_settings(redis_url=url, redis_password=password)
+    assert (settings.redis, settings.broker) == (whole, whole)
+    assert load_settings(redis_url=url).redis == url
+    elsewhere = load_settings(redis_url=url, redis_password=password, broker_url="amqp://broker//")
+    assert elsewhere.broker == "amqp://broker//"
+    assert password not in repr(settings)

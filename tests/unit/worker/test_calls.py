@@ -1,36 +1,12 @@
 """The calls in flight, and which of them a word from outside ends."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from jobs.errors import Billed
-from jobs.job import Attempt, Truncation
+from tests.support.records import an_attempt
 from worker.calls import Calls
 from worker.provider.line import AbortReason, Line
-
-
-def attempt(job_id: str, number: int) -> Attempt:
-    return Attempt(
-        job_id=job_id,
-        number=number,
-        api_key_id="key_1",
-        model="a-model",
-        worker_id="wrk_1",
-        started_at=datetime.now(UTC),
-        ended_at=None,
-        outcome=None,
-        billed=Billed.UNKNOWN,
-        truncation=Truncation.DISABLED,
-        resumes=None,
-        error_kind=None,
-        error_message=None,
-        http_status=None,
-        provider_request_id=None,
-        provider_response_id=None,
-        usage=None,
-        cost=None,
-    )
 
 
 @pytest.mark.parametrize(("last", "ended"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2])])
@@ -39,8 +15,8 @@ def test_a_late_word_ends_no_call_that_began_after_it_was_said(last: int, ended:
     lines = {number: Line() for number in (1, 2)}
     stranger = Line()
     for number, line in lines.items():
-        calls.begin(attempt("resp_1", number), line, timedelta(minutes=1))
-    calls.begin(attempt("resp_2", 1), stranger, timedelta(minutes=1))
+        calls.begin(an_attempt("resp_1", number), line, timedelta(minutes=1))
+    calls.begin(an_attempt("resp_2", 1), stranger, timedelta(minutes=1))
     calls.abort("resp_1", last, AbortReason.CANCELLED)
     assert [number for number, line in lines.items() if line.aborted is AbortReason.CANCELLED] == ended
     assert stranger.aborted is None
@@ -49,7 +25,17 @@ def test_a_late_word_ends_no_call_that_began_after_it_was_said(last: int, ended:
 def test_a_slot_comes_free_when_its_call_ends() -> None:
     freed: list[str] = []
     calls = Calls(on_end=lambda: freed.append("slot"))
-    call = calls.begin(attempt("resp_1", 1), Line(), timedelta(minutes=1))
+    call = calls.begin(an_attempt("resp_1", 1), Line(), timedelta(minutes=1))
     assert (len(calls), freed) == (1, [])
     calls.end(call)
     assert (len(calls), freed) == (0, ["slot"])
+
+
+@pytest.mark.timeout(10)
+def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
+    calls, line = Calls(on_end=lambda: None), Line()
+    calls.begin(an_attempt("resp_1", 1), line, timedelta(minutes=1))
+    calls.abort("resp_2", 10**100, AbortReason.CANCELLED)
+    assert line.aborted is None
+    calls.abort("resp_1", 10**100, AbortReason.CANCELLED)
+    assert line.aborted is AbortReason.CANCELLED

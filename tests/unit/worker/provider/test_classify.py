@@ -11,7 +11,8 @@ import pytest
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport, Cost, CostSource, Usage
 from jobs.models import Model
-from worker.provider.classify import LONGEST_RETRY_AFTER, classify, retry_after
+from jobs.retry_after import LONGEST_RETRY_AFTER
+from worker.provider.classify import classify, pause_asked_for
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 MODEL = Model("some/model", input_price=Decimal(1), output_price=Decimal(10))
@@ -188,6 +189,9 @@ def test_the_providers_id_of_the_call(headers: dict[str, str], body: object, req
         ({"retry-after": "Sun, 22 Nov 2026 11:00:00 GMT"}, timedelta(0)),
         ({"retry-after": "Sun, 22 Nov 2099 12:00:00 GMT"}, LONGEST_RETRY_AFTER),
         ({"retry-after": "1e300"}, LONGEST_RETRY_AFTER),
+        ({"retry-after": "1e999999"}, None),
+        ({"retry-after-ms": "1e999999"}, None),
+        ({"retry-after": "Sun, 22 Nov 99999999999 12:00:00 GMT"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "NaN"}, None),
         ({"retry-after": "inf"}, None),
@@ -198,7 +202,7 @@ def test_the_providers_id_of_the_call(headers: dict[str, str], body: object, req
     ],
 )
 def test_retry_after(headers: dict[str, str], pause: timedelta | None) -> None:
-    assert retry_after(headers, NOW) == pause
+    assert pause_asked_for(headers, NOW) == pause
     found = classify(429, headers, b"", MODEL, now=NOW)
     assert failure(found).retry_after == pause
 
@@ -329,3 +333,25 @@ def test_a_failed_answer_costs_what_the_provider_says_and_nothing_else() -> None
 
 def test_the_cost_of_an_answer_that_was_cut_off_is_known_from_its_headers() -> None:
     assert report(200, b'{"outp', x_aimlapi_usd_spent="0.25").cost == Cost(250_000, CostSource.PROVIDER)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_unmistakable", "message"),
+    [
+        (
+            openai(401, "Incorrect API key provided: cnryPROV****0000.", code="invalid_api_key"),
+            True,
+            "API key (HTTP 401)",
+        ),
+        (openai(403, "Key cnryPROV****0000 lacks it."), False, "Key *** lacks it."),
+        (openai(429, "You exceeded your current quota.", code="insufficient_quota"), True, "quota left (HTTP 429)"),
+        (openai(403, "not permitted to use the tool"), False, "not permitted to use the tool"),
+    ],
+)
+def test_tenants_are_told_of_the_account_in_our_words(
+    answer: tuple[int, object], is_unmistakable: bool, message: str
+) -> None:
+    told = failure(report(*answer))
+    assert told.is_unmistakable is is_unmistakable
+    assert message in told.message
+    assert "cnry" not in told.message

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from jobs.fields import OWN_FIELDS, WITHHELD_FIELDS
 from jobs.job import Truncation
 from worker.provider.request import build_body
@@ -21,6 +23,12 @@ def test_what_we_act_upon_stays_here() -> None:
     settings = dict.fromkeys(WITHHELD_FIELDS | OWN_FIELDS, "set")
     body = build_body(settings, "Hello", model_id="some/model", truncation=Truncation.DISABLED)
     assert body == {"model": "some/model", "input": "Hello", "truncation": "disabled", "stream": False}
+
+
+@pytest.mark.parametrize(("store", "sent"), [(False, {"store": False}), (True, {}), (None, {})])
+def test_that_nothing_is_to_be_stored_is_sent_on(store: bool | None, sent: dict[str, bool]) -> None:
+    body = build_body({"store": store}, "Hello", model_id="some/model", truncation=Truncation.DISABLED)
+    assert {name: value for name, value in body.items() if name == "store"} == sent
 
 
 def test_everything_else_goes_as_it_came() -> None:

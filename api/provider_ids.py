@@ -1,0 +1,95 @@
+"""Ids of what a provider keeps: files, vector stores, containers, prompts, earlier items.
+
+The provider knows one key, the operator's, and so lets every tenant of this server at what any of them has left there.
+Here it is found where a request names such a thing, so that a server with several tenants can refuse it.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from jobs.conversation import kind_of
+from jobs.errors import RequestInvalid
+from jobs.settings import PREFIX
+
+VARIABLE: Final = f"{PREFIX}PROVIDER_IDS"
+_NAMES: Final = frozenset(
+    {
+        "connector_id",
+        "container_id",
+        "conversation_id",
+        "file_id",
+        "file_ids",
+        "skill_id",
+        "vector_store_id",
+        "vector_store_ids",
+    }
+)
+_UNREAD: Final = frozenset({"parameters", "input_schema", "schema", "filters", "headers", "annotations"})
+"""Of tools and parts: what is the tenant's own, or tells only where an answer came from."""
+_WHOLE_ELSEWHERE: Final[Mapping[str, str]] = {"image_generation_call": "result"}
+"""Items that hold their content unless they are only named, and the field it is in."""
+
+
+def refuse_provider_ids(body: Mapping[str, Any]) -> None:
+    """Refuse a request that names what the provider keeps.
+
+    Raises:
+        RequestInvalid: it does; the message names the setting by which an operator allows it.
+    """
+    place = first_provider_id(body)
+    if place is not None:
+        raise RequestInvalid(
+            f"Unsupported parameter: '{place}'. It names something that the provider keeps, and would keep for every"
+            f" API key of this server alike; its operator may allow that with {VARIABLE}=allow.",
+            place,
+            "unsupported_parameter",
+        )
+
+
+def first_provider_id(body: Mapping[str, Any]) -> str | None:
+    """Where a request names what the provider keeps, as OpenAI writes the path to a field; None when nowhere."""
+    return next(_in_body(body), None)
+
+
+def _in_body(body: Mapping[str, Any]) -> Iterator[str]:
+    if body.get("prompt"):
+        yield "prompt"
+    yield from _named(body, "")
+    input_ = body.get("input")
+    for number, item in enumerate(input_ if isinstance(input_, list) else ()):
+        if isinstance(item, Mapping):
+            yield from _in_item(item, f"input[{number}]")
+    for name in ("tools", "tool_choice"):
+        yield from _within(body.get(name), name)
+
+
+def _in_item(item: Mapping[str, Any], place: str) -> Iterator[str]:
+    kind = kind_of(item)
+    if kind == "item_reference" and "id" in item:
+        yield f"{place}.id"
+    content = _WHOLE_ELSEWHERE.get(kind or "")
+    if content is not None and "id" in item and not item.get(content):
+        yield f"{place}.id"
+    for name in ("content", "output", "tools"):
+        yield from _within(item.get(name), f"{place}.{name}")
+
+
+def _within(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _within(each, f"{place}[{number}]")
+    elif isinstance(value, Mapping):
+        yield from _named(value, place)
+        container = value.get("container")
+        if isinstance(container, str) and container:
+            yield f"{place}.container"
+        for name, each in value.items():
+            if name not in _UNREAD and isinstance(each, (list, Mapping)):
+                yield from _within(each, f"{place}.{name}")
+
+
+def _named(value: Mapping[str, Any], place: str) -> Iterator[str]:
+    for name in value.keys() & _NAMES:
+        given = value[name]
+        if given and (isinstance(given, str) or (isinstance(given, list) and isinstance(given[0], str))):
+            yield f"{place}.{name}" if place else name

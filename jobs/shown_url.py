@@ -1,0 +1,12 @@
+"""URLs for people to read, in a terminal, a log or an error: without what opens the door they lead to."""
+
+from urllib.parse import urlsplit
+
+
+def shown_url(url: str) -> str:
+    """`url` without user name, password, query and fragment, any of which may hold a secret."""
+    try:
+        parts = urlsplit(url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    except ValueError:
+        return "a URL that cannot be read"

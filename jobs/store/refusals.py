@@ -1,0 +1,106 @@
+"""Whose fault it is when the provider refuses a call for the account's sake: the account's, or that one call's own.
+
+A provider says 401, 402 or 403 of a bad key and of a single prompt alike, so its neighbours decide. A call counts as
+taken once it was answered, or has run for `TAKEN_AFTER` without a refusal. Only calls that began after a refusal say
+something about it: those under way when an account is closed still end well.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
+
+from jobs.errors import ErrorKind
+from jobs.job import Attempt, Outcome
+from jobs.store import tables
+
+REFUSALS: Final = frozenset({ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT})
+TAKEN_AFTER: Final = timedelta(seconds=5)
+MOST_TRIES: Final = 3
+"""Calls after which a job that alone is refused has failed."""
+RECENT: Final = timedelta(minutes=10)
+_ANSWERED: Final = frozenset({ErrorKind.ANSWER_FAILED, ErrorKind.ANSWER_REFUSED, ErrorKind.EMPTY_OUTPUT})
+
+
+def is_the_accounts(tx: Connection, attempt: Attempt, now: datetime, *, is_unmistakable: bool) -> bool:
+    """Whether the refusal of `attempt` shows that every other call would be refused as well.
+
+    It does where the provider says so in words that mean nothing else and no neighbour was taken of late, or where
+    another job was refused too, of another key if others wait, and no neighbour was taken since.
+    """
+    if is_unmistakable and not _was_taken(tx, attempt, now - RECENT, now):
+        return True
+    others_only = _others_wait(tx, attempt.api_key_id, now)
+    refused_at = _last_refusal(tx, attempt, now - RECENT, of_other_keys=others_only)
+    return refused_at is not None and not _was_taken(tx, attempt, refused_at, now)
+
+
+def is_its_own(tx: Connection, attempt: Attempt, now: datetime) -> bool:
+    """Whether a refused job has failed: it was refused `MOST_TRIES` times while the calls of its neighbours were taken.
+
+    `attempt` is the refused call, ended by this transaction.
+    """
+    row = tables.attempts.c
+    refused = select(row.started_at).where(row.job_id == attempt.job_id, row.error_kind.in_(REFUSALS))
+    tries: list[datetime] = sorted(tx.execute(refused).scalars())
+    if len(tries) < MOST_TRIES:
+        return False
+    first = max(tries[0], now - RECENT)
+    of_other_keys = _last_refusal(tx, attempt, first, of_other_keys=True) or first
+    if _was_taken(tx, attempt, of_other_keys, now, of_other_keys=True):
+        return True
+    of_any = _last_refusal(tx, attempt, first, of_other_keys=False) or first
+    return _was_taken(tx, attempt, max(of_any, of_other_keys), now)
+
+
+def _was_taken(
+    tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, of_other_keys: bool = False
+) -> bool:
+    """Whether a neighbour's call for the same model that began after `since` was taken."""
+    row = tables.attempts.c
+    answered = or_(
+        row.outcome.in_((Outcome.COMPLETED, Outcome.INCOMPLETE)),
+        and_(row.outcome == Outcome.FAILED, row.error_kind.in_(_ANSWERED)),
+    )
+    runs = and_(row.ended_at.is_(None), row.started_at <= now - TAKEN_AFTER)
+    taken = and_(row.model == attempt.model, or_(answered, runs))
+    return _newest(tx, attempt, since, taken, of_other_keys=of_other_keys) is not None
+
+
+def _last_refusal(tx: Connection, attempt: Attempt, since: datetime, *, of_other_keys: bool) -> datetime | None:
+    """When the last call of another job that was refused in the same way began, if that was after `since`."""
+    return _newest(tx, attempt, since, tables.attempts.c.error_kind.in_(REFUSALS), of_other_keys=of_other_keys)
+
+
+def _newest(
+    tx: Connection, attempt: Attempt, since: datetime, condition: ColumnElement[bool], *, of_other_keys: bool
+) -> datetime | None:
+    """When the newest call of a neighbour that meets `condition` began: one index probe for each key."""
+    row, key = tables.attempts.c, tables.api_keys.c
+    of_key = (
+        select(row.started_at)
+        .where(row.api_key_id == key.id, row.started_at > since, row.job_id != attempt.job_id, condition)
+        .order_by(row.started_at.desc())
+        .limit(1)
+        .correlate(tables.api_keys)
+        .scalar_subquery()
+    )
+    newest: Any = select(func.max(of_key, type_=row.started_at.type)).select_from(tables.api_keys)
+    if of_other_keys:
+        newest = newest.where(key.id != attempt.api_key_id)
+    found: datetime | None = tx.execute(newest).scalar_one()
+    return found
+
+
+def _others_wait(tx: Connection, api_key_id: str, now: datetime) -> bool:
+    """Whether another key has a job that is due."""
+    row, key = tables.jobs.c, tables.api_keys.c
+    due = (
+        select(literal(1))
+        .where(tables.IS_QUEUED, row.api_key_id == key.id, row.available_at <= now)
+        .limit(1)
+        .correlate(tables.api_keys)
+        .scalar_subquery()
+    )
+    query = select(func.max(due)).select_from(tables.api_keys).where(key.id != api_key_id)
+    return tx.execute(query).scalar_one() is not None

@@ -1,0 +1,133 @@
+"""The broker's users: a stranger gets nowhere, Flower only watches, and Backburner reaches nothing but its own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import AuthenticationError, ResponseError
+
+from jobs.dispatch import DELIVERIES_NAME, QUEUE_NAME, Dispatcher, create_celery
+from jobs.events import ENDED, STOP, WROTE
+from jobs.settings import Settings, load_settings
+from tests.compose.broker import ComposeValkey
+from tests.compose.composefile import DOTENV, load
+from tests.support.server import HOST
+
+FLOWER, BACKBURNER = "flower", "backburner"
+PASSWORDS = {BACKBURNER: DOTENV["REDIS_PASSWORD"], FLOWER: DOTENV["FLOWER_REDIS_PASSWORD"]}
+REFUSED = "(?i)no permissions"
+OF_THE_SERVER: list[tuple[Any, ...]] = [
+    ("FLUSHALL",),
+    ("FLUSHDB",),
+    ("CONFIG", "GET", "*"),
+    ("CONFIG", "SET", "dir", "/"),
+    ("ACL", "LIST"),
+    ("ACL", "SETUSER", "x", "on", "nopass", "+@all"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("MONITOR",),
+    ("SHUTDOWN",),
+    ("CLIENT", "KILL", "TYPE", "normal"),
+    ("CLIENT", "LIST"),
+    ("REPLICAOF", "203.0.113.1", "6379"),
+    ("MODULE", "LIST"),
+    ("SAVE",),
+    ("FUNCTION", "LIST"),
+    ("SCRIPT", "FLUSH"),
+    ("SET", "somebody-elses", "x"),
+    ("LPUSH", "somebody-elses", "x"),
+    ("EVAL", "return redis.call('LPUSH', 'somebody-elses', 'x')", "0"),
+    ("PUBLISH", "somebody-elses", "x"),
+    ("PSUBSCRIBE", "*"),
+]
+OF_BACKBURNER: list[tuple[Any, ...]] = [
+    ("LPUSH", QUEUE_NAME, "x"),
+    ("RPOP", QUEUE_NAME),
+    ("BRPOP", QUEUE_NAME, "1"),
+    ("DEL", QUEUE_NAME),
+    ("LRANGE", QUEUE_NAME, "0", "-1"),
+    ("LPUSH", DELIVERIES_NAME, "x"),
+    ("SADD", f"_kombu.binding.{QUEUE_NAME}", "x"),
+    ("DEL", f"_kombu.binding.{QUEUE_NAME}"),
+    ("EVAL", f"return redis.call('LPUSH', '{QUEUE_NAME}', 'x')", "0"),
+    *(("PUBLISH", channel, "resp_1 1 cancelled") for channel in (STOP, ENDED, WROTE)),
+    *(("SUBSCRIBE", channel) for channel in (STOP, ENDED, WROTE)),
+    ("PSUBSCRIBE", "backburner:*"),
+]
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[ComposeValkey]:
+    with ComposeValkey(load(DOTENV).services["redis"]) as valkey:
+        yield valkey
+
+
+def settings_of(broker: ComposeValkey, user: str) -> Settings:
+    """The settings of a service that has this user's password."""
+    return load_settings(redis_url=f"redis://{user}@{HOST}:{broker.port}/0", redis_password=PASSWORDS[user])
+
+
+def run(client: "redis.Redis", command: tuple[Any, ...]) -> Any:
+    return client.execute_command(*command)  # type: ignore[no-untyped-call]  # the client's own
+
+
+@pytest.mark.parametrize(
+    ("user", "password"),
+    [
+        (None, None),
+        (None, PASSWORDS[BACKBURNER]),
+        ("default", ""),
+        ("default", PASSWORDS[BACKBURNER]),
+        (BACKBURNER, ""),
+        (BACKBURNER, PASSWORDS[FLOWER]),
+        (FLOWER, PASSWORDS[BACKBURNER]),
+        (BACKBURNER, PASSWORDS[BACKBURNER][:-1]),
+    ],
+)
+def test_a_stranger_may_not_even_ping(broker: ComposeValkey, user: str | None, password: str | None) -> None:
+    client = redis.Redis(host=HOST, port=broker.port, username=user, password=password)
+    with client, pytest.raises(AuthenticationError):
+        client.ping()
+
+
+@pytest.mark.parametrize("user", PASSWORDS)
+@pytest.mark.parametrize("command", OF_THE_SERVER, ids=" ".join)
+def test_nobody_reaches_the_server_itself_or_keys_of_others(
+    broker: ComposeValkey, user: str, command: tuple[Any, ...]
+) -> None:
+    with broker.as_user(user, PASSWORDS[user]) as client, pytest.raises(ResponseError, match=REFUSED):
+        run(client, command)
+
+
+@pytest.mark.parametrize("command", OF_BACKBURNER, ids=" ".join)
+def test_flower_cannot_push_a_job_stop_a_call_or_listen_to_backburner(
+    broker: ComposeValkey, command: tuple[Any, ...]
+) -> None:
+    with broker.as_user(FLOWER, PASSWORDS[FLOWER]) as client, pytest.raises(ResponseError, match=REFUSED):
+        run(client, command)
+
+
+def test_flower_reads_how_long_the_queues_are(broker: ComposeValkey) -> None:
+    with broker.as_user(FLOWER, PASSWORDS[FLOWER]) as client:
+        assert [client.llen(name) for name in (QUEUE_NAME, DELIVERIES_NAME, f"{QUEUE_NAME}\x06\x163")] == [0, 0, 0]
+
+
+def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: ComposeValkey) -> None:
+    app = create_celery(settings_of(broker, BACKBURNER))
+    dispatcher = Dispatcher(app)
+    assert dispatcher.depth() == 0
+    assert dispatcher.ring("resp_1")
+    assert dispatcher.depth() == 1
+    dispatcher.close()
+    with broker.as_user(BACKBURNER, PASSWORDS[BACKBURNER]) as client:
+        client.delete(QUEUE_NAME)
+
+
+def test_no_password_shows_to_who_lists_processes_or_reads_what_is_written_down(broker: ComposeValkey) -> None:
+    users = (broker.directory / "users.acl").read_text("utf-8")
+    assert (broker.directory / "users.acl").stat().st_mode & 0o077 == 0
+    script = " ".join(broker._service.command)
+    for password in PASSWORDS.values():
+        assert password not in users
+        assert password not in script
