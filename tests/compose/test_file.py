@@ -147,7 +147,7 @@ def test_the_database_keeps_its_files_in_a_volume(compose: ComposeFile) -> None:
     assert volumes == {"/var/lib/postgresql": "postgres", "/var/run/postgresql": "postgres-socket"}
     assert compose.raw["volumes"]["postgres"] is None  # one of Docker's own, which stays
     assert compose.raw["volumes"]["postgres-socket"]["driver_opts"]["type"] == "tmpfs"
-    assert int(compose.services["postgres"].raw["image"].removeprefix("postgres:")) >= 18
+    assert int(compose.services["postgres"].raw["image"].removeprefix("postgres:").partition("@")[0]) >= 18
 
 
 def test_one_service_builds_the_image_of_all(compose: ComposeFile) -> None:
@@ -181,15 +181,19 @@ def test_the_database_has_room_for_all_its_connections_in_its_bound(compose: Com
 
 
 @pytest.mark.parametrize(("variable", "service"), IMAGES.items())
-def test_an_image_is_pinned_by_its_variable(variable: str, service: str, compose: ComposeFile) -> None:
-    pinned = compose.services[service].raw["image"] + DIGEST
+def test_an_image_is_pinned_and_its_variable_pins_another(variable: str, service: str, compose: ComposeFile) -> None:
+    tag, _, digest = compose.services[service].raw["image"].partition("@sha256:")
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    pinned = tag + DIGEST
     assert load(DOTENV | {variable: pinned}).services[service].raw["image"] == pinned
 
 
-def test_the_image_that_ours_is_built_on_is_pinned_by_its_variable(compose: ComposeFile) -> None:
+def test_the_image_that_ours_is_built_on_is_pinned_and_its_variable_pins_another(compose: ComposeFile) -> None:
     given = compose.services["migrate"].raw["build"]["args"]
     assert f"ARG PYTHON_IMAGE={given['PYTHON_IMAGE']}\n" in (ROOT / "Dockerfile").read_text("utf-8")
-    pinned = given["PYTHON_IMAGE"] + DIGEST
+    tag, _, digest = given["PYTHON_IMAGE"].partition("@sha256:")
+    assert re.fullmatch(r"[0-9a-f]{64}", digest)
+    pinned = tag + DIGEST
     build = load(DOTENV | {"PYTHON_IMAGE": pinned}).services["migrate"].raw["build"]
     assert build["args"] == {"PYTHON_IMAGE": pinned}
 

@@ -57,7 +57,7 @@ def test_the_lock_holds_a_hash_for_all_that_is_needed() -> None:
 
 def test_it_runs_a_python_that_we_support(recipe: Sequence[tuple[str, str]]) -> None:
     (given,) = of(recipe, "ARG")
-    version = re.fullmatch(r"PYTHON_IMAGE=python:([0-9.]+)-slim", given)
+    version = re.fullmatch(r"PYTHON_IMAGE=python:([0-9.]+)-slim@sha256:[0-9a-f]{64}", given)
     assert version is not None
     assert version[1] in SpecifierSet(str(project()["requires-python"]))
     assert {rest.split()[0] for rest in of(recipe, "FROM")} == {"${PYTHON_IMAGE}"}
