@@ -129,7 +129,7 @@ def test_plain_http_to_a_provider_elsewhere_is_warned_of(healthy: pytest.MonkeyP
     _, findings = diagnose()
     [finding] = findings["provider"]
     assert finding["status"] == "warning"
-    assert "http://user:**@provider.invalid/v1 is plain http" in finding["message"]
+    assert finding["message"].startswith("http://provider.invalid/v1 is plain http")
     assert "https" in finding["hint"]
 
 

@@ -138,7 +138,7 @@ def test_a_second_ctrl_c_hands_calls_back_at_once(tmp_path: Path) -> None:
 
 
 SECRETS = {
-    "api": {"canary-api-key", "canary-encryption", "redis://"},
+    "api": {"canary-api-key-of-ours", "canary-encryption", "redis://"},
     "worker": {"canary-provider-key", "canary-url-password", "canary-encryption", "redis://"},
     "valkey": set[str](),
 }
@@ -153,7 +153,7 @@ def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch:
     for name in ("POSTGRES_PASSWORD", "OPENAI_API_KEY", "SOME_TOKEN", "AIMLAPI_API_KEY"):
         monkeypatch.setenv(name, "canary-of-others")
     settings = {
-        "api_key": "canary-api-key",
+        "api_key": "canary-api-key-of-ours",
         "provider_base_url": "http://me:canary-url-password@127.0.0.1:9/v1",
         "encryption_keys": encryption_key,
     }
@@ -161,9 +161,9 @@ def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch:
         children = running.wait_until_ready()
         held = {name: environ(part(children, word)) for name, word in WORDS.items()}
         asked = {"model": "openai/o3-pro", "input": "Hello", "background": True}
-        headers = {"authorization": "Bearer canary-api-key"}
+        headers = {"authorization": "Bearer canary-api-key-of-ours"}
         assert httpx.post(f"{running.base_url}/responses", json=asked, headers=headers).status_code == 200
-    secrets = ("canary-provider-key", "canary-url-password", "canary-api-key", encryption_key, "redis://")
+    secrets = ("canary-provider-key", "canary-url-password", "canary-api-key-of-ours", encryption_key, "redis://")
     for name, text in held.items():
         known = {secret.replace(encryption_key, "canary-encryption") for secret in secrets if secret in text}
         assert (name, known) == (name, SECRETS[name])
