@@ -69,8 +69,8 @@ def test_truncated_promises_more_than_it_sends(provider: Provider) -> None:
 
 
 def test_half_open_answers_nothing_until_its_maximum(provider: Provider) -> None:
+    began = time.monotonic()
     with provider.raw("[[sim: half-open max=0.2]]") as call:
-        began = time.monotonic()
         assert call.read_to_end() == (b"", False)
         assert time.monotonic() - began >= 0.19
     assert provider.await_call("dropped")["billed"] is False

@@ -18,7 +18,14 @@ from jobs.events import Announcer, connect
 from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.store import endpoints, keys, queries, tables, workers
-from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, unwanted_responses
+from jobs.store.attempts import (
+    attempts_of,
+    begin_attempt,
+    close_lost,
+    end_attempt,
+    unwanted_copies,
+    unwanted_responses,
+)
 from jobs.store.chains import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
 from jobs.store.deliveries import (
@@ -350,6 +357,9 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "left behind": rescue,
     "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
     "wanted by nobody": lambda tx, world: unwanted_responses(tx, world.now - timedelta(days=1), 50),
+    "kept and not wanted": lambda tx, world: unwanted_copies(
+        tx, world.now - timedelta(days=30), world.now - timedelta(days=1), 50
+    ),
     "erase": delete,
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
