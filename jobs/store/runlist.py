@@ -315,7 +315,9 @@ def _serve() -> Update:
     keys, moments = bindparam("keys", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(Moment))
     listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", Moment))
     served = listed.render_derived("served").c
-    return update(tables.api_keys).where(tables.api_keys.c.id == served.key).values(dispatched_at=served.moment)
+    key = tables.api_keys.c.id
+    # the list is named twice, for PostgreSQL would read every key for the join alone, however few are served
+    return update(tables.api_keys).where(key == served.key, among(key, "keys")).values(dispatched_at=served.moment)
 
 
 _RING: Final = _ring()
