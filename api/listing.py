@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -86,7 +86,7 @@ class Lists:
                 del self._places[api_key_id]
 
 
-class Source:
+class Source(Protocol):
     """The rows of a page in order; `has_more` says, once the first was asked for, whether others lie behind them."""
 
     has_more: bool
@@ -97,7 +97,6 @@ class Source:
         Raises:
             CallerError: the question is wrong, or its asker may not ask any more.
         """
-        raise NotImplementedError
 
 
 class ListedPage(Response):

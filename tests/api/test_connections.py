@@ -222,7 +222,7 @@ def test_a_body_in_pieces_may_take_longer_than_each_pause(strict: Server) -> Non
     with a_tenant(strict) as tenant, Line(strict) as line:
         line.send(head("POST", "/v1/responses", tenant.secret, content_length=len(CREATE)))
         for each in range(0, len(CREATE), 20):
-            time.sleep(LIMIT / 2)
+            time.sleep(LIMIT / 2)  # the pause itself is what is tested
             line.send(CREATE[each : each + 20])
         assert line.answer().status == 200
 
@@ -252,7 +252,7 @@ def test_what_is_merely_quiet_is_not_ended(strict: Server, way: str) -> None:
             answering = pool.submit(tenant.http.send, request)
             job_id = tenant.only_id()
             await_until(lambda: strict.waiting(job_id) or job_id in strict.parts.waiters._watching, 5, "nobody waits")
-            time.sleep(4 * LIMIT)
+            time.sleep(4 * LIMIT)  # the silence itself is what is tested
             assert not answering.done()
             Hand(strict).complete(job_id)
             answer = answering.result(10)
@@ -264,7 +264,7 @@ def test_a_connection_may_rest_between_requests_longer_than_a_head_may_take(stri
     with Line(strict) as line:
         for _ in range(2):
             assert line.send(HEALTH).answer().status == 200
-            time.sleep(3 * LIMIT)
+            time.sleep(3 * LIMIT)  # the rest itself is what is tested
         assert line.send(HEALTH).answer().status == 200
 
 
@@ -297,7 +297,7 @@ def test_a_reader_that_is_slow_gets_all(strict: Server) -> None:
         size = 0
         while time.monotonic() < until:
             size += len(line.socket.recv(64 * KB))
-            time.sleep(0.02)
+            time.sleep(0.02)  # a slow reader
         while size < 16 * MB:
             data = line.socket.recv(MB)
             assert data, f"it ended after {size} bytes"
@@ -334,7 +334,7 @@ def test_half_a_request_behind_a_held_one_does_not_end_it(strict: Server) -> Non
         job_id = tenant.submit()["id"]
         line.send(head("GET", f"/v1/responses/{job_id}?wait=60", tenant.secret) + b"GET /healthz HTTP")
         await_until(lambda: strict.waiting(job_id), 5, "nobody waits")
-        time.sleep(3 * LIMIT)
+        time.sleep(3 * LIMIT)  # the silence itself is what is tested
         Hand(strict).complete(job_id)
         assert line.answer().json()["status"] == "completed"
         line.answer().assert_refused(408, "request_timeout")
