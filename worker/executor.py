@@ -147,7 +147,7 @@ class Executor:
         length = min(self._policy.call_deadline, job.deadline_at - self._clock())
         line = Line()
         running = self._calls.begin(attempt, line, length)
-        watch = self._lane.watch_probe(attempt) if is_probe else None
+        watch = self._lane.watch_probe(attempt, line) if is_probe else None
         try:
             report = self._call(job, attempt, line, length)
             if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):

@@ -1,7 +1,8 @@
 """What this process does about the provider's lane: asks it before a claim, and tells it how calls ended.
 
 A probe is a job's own call: every provider has that route, and nothing is bought that nobody asked for. A refusal
-comes at once and an answer may take an hour, so a probe that has not been refused for a few seconds was taken.
+comes at once and an answer may take an hour, so a probe was taken once the provider has begun to answer it with
+success, or has not refused it for a few seconds.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jobs.store.lanes import Lane, LaneSettings
 from jobs.store.refusals import REFUSALS, TAKEN_AFTER, is_the_accounts
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
+from worker.provider.line import Line
 
 NARROWING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
 # After these nobody knows whether the provider would have taken our key.
@@ -85,10 +87,16 @@ class LaneKeeper:
             raise ProbeTaken
         return True
 
-    def watch_probe(self, attempt: Attempt) -> Timer:
-        """Open the lane once the probe has gone on for long enough; to be cancelled when it ends."""
-        timer = Timer(TAKEN_AFTER.total_seconds(), lambda: self._tell(lambda tx: self._reopen(tx, attempt)))
+    def watch_probe(self, attempt: Attempt, line: Line) -> Timer:
+        """Open the lane as soon as the probe was taken; to be cancelled when it ends."""
+
+        def taken() -> None:
+            timer.cancel()
+            self._tell(lambda tx: self._reopen(tx, attempt))
+
+        timer = Timer(TAKEN_AFTER.total_seconds(), taken)
         timer.daemon = True
+        line.when_taken = taken
         timer.start()
         return timer
 
@@ -120,7 +128,7 @@ class LaneKeeper:
         self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
 
     def _reopen(self, tx: Connection, attempt: Attempt) -> None:
-        if lanes.reopen(tx, self._settings.name, attempt.started_at, self._clock()):
+        if lanes.reopen(tx, self._settings.name, attempt.started_at):
             log.info("lane open", lane=self._settings.name)
         self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
 

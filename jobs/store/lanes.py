@@ -20,7 +20,6 @@ NARROW_EVERY = timedelta(seconds=1)
 WIDEN_EVERY = timedelta(seconds=1)
 QUIET = timedelta(seconds=60)
 WIDEN_EVERY_WHEN_QUIET = timedelta(seconds=5)
-FLAPPING = timedelta(seconds=60)
 PROBE_PATIENCE = timedelta(seconds=30)
 LONGEST_PROBE_PAUSE = timedelta(seconds=30)
 UNBOUNDED = 1_000_000
@@ -31,7 +30,7 @@ class Lane:
     """One row of `lanes`; a lane without a row is open and as wide as there are slots.
 
     `closed_for` says why it is closed, `probe_at` when the next job may try it, `probes` how many have since it
-    was last open for long; `log_off_until` when to try again to read the provider's own log of calls.
+    was closed; `log_off_until` when to try again to read the provider's own log of calls.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Lane:
     widened_at: datetime | None = None
     closed_at: datetime | None = None
     closed_for: ErrorKind | None = None
-    opened_at: datetime | None = None
     probe_at: datetime | None = None
     probes: int = 0
     log_off_until: datetime | None = None
@@ -130,17 +128,13 @@ def widen_if_quiet(tx: Connection, lane: Lane, now: datetime, slots: int) -> boo
 def close(tx: Connection, name: str, kind: ErrorKind, started_at: datetime, now: datetime) -> bool:
     """The provider refuses our key or credit: let nothing out but a probe from time to time. True if it was open.
 
-    `started_at` is when the refused call went out; one that went out through a closed lane was the probe.
+    `started_at` is when the refused call went out; one that went out through a closed lane was the probe. The first
+    probe goes out at once, as it shows within a moment whether another job is refused as well.
     """
     lane = read_lane(tx, name)
     row = tables.lanes.c
     if lane.closed_at is None:
-        flaps = lane.opened_at is not None and now - lane.opened_at < FLAPPING
-        probes = lane.probes if flaps else 0
-        probe_at = now + probe_pause(probes)
-        return _change(
-            tx, name, row.closed_at.is_(None), closed_at=now, closed_for=kind, probe_at=probe_at, probes=probes
-        )
+        return _change(tx, name, row.closed_at.is_(None), closed_at=now, closed_for=kind, probe_at=now, probes=0)
     if started_at > lane.closed_at:
         _change(tx, name, row.closed_at == lane.closed_at, closed_for=kind, probe_at=now + probe_pause(lane.probes))
     return False
@@ -175,16 +169,16 @@ def log_is_off(tx: Connection, name: str, until: datetime) -> None:
     _change(tx, name, true(), log_off_until=until)
 
 
-def reopen(tx: Connection, name: str, started_at: datetime, now: datetime) -> bool:
+def reopen(tx: Connection, name: str, started_at: datetime) -> bool:
     """A call that went out through the closed lane was taken: open it for all."""
     row = tables.lanes.c
     opening = update(tables.lanes).where(row.name == name, row.closed_at < started_at)
-    return tx.execute(opening.values(closed_at=None, closed_for=None, probe_at=None, opened_at=now)).rowcount == 1
+    return tx.execute(opening.values(closed_at=None, closed_for=None, probe_at=None)).rowcount == 1
 
 
 def probe_pause(probes: int) -> timedelta:
-    """How long a closed lane is left alone after so many probes."""
-    return min(LONGEST_PROBE_PAUSE, timedelta(seconds=1 << min(probes, 10)))
+    """How long a closed lane is left alone after so many probes: 1 s after the first, then twice as long each time."""
+    return min(LONGEST_PROBE_PAUSE, timedelta(seconds=1 << min(max(probes - 1, 0), 10)))
 
 
 def _change(tx: Connection, name: str, condition: Any, **values: Any) -> bool:

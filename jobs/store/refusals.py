@@ -2,16 +2,18 @@
 
 A provider says 401, 402 or 403 of a bad key and of a single prompt alike, so its neighbours decide. A call counts as
 taken once it was answered, or has run for `TAKEN_AFTER` without a refusal. Only calls that began after a refusal say
-something about it: those under way when an account is closed still end well.
+something about it: those under way when an account is closed still end well. The refusals of a job that has failed
+of them say nothing about others.
 """
 
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, literal, or_, select
 
 from jobs.errors import ErrorKind
 from jobs.job import Attempt, Outcome
+from jobs.lifecycle import Status
 from jobs.store import tables
 
 REFUSALS: Final = frozenset({ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT})
@@ -69,7 +71,10 @@ def _was_taken(
 
 def _last_refusal(tx: Connection, attempt: Attempt, since: datetime, *, of_other_keys: bool) -> datetime | None:
     """When the last call of another job that was refused in the same way began, if that was after `since`."""
-    return _newest(tx, attempt, since, tables.attempts.c.error_kind.in_(REFUSALS), of_other_keys=of_other_keys)
+    row, job = tables.attempts.c, tables.jobs.c
+    has_failed = exists().where(job.id == row.job_id, job.status == Status.FAILED)
+    refused = and_(row.error_kind.in_(REFUSALS), ~has_failed)
+    return _newest(tx, attempt, since, refused, of_other_keys=of_other_keys)
 
 
 def _newest(

@@ -381,7 +381,6 @@ lanes = Table(
     Column("widened_at", Moment),
     Column("closed_at", Moment),
     Column("closed_for", String),
-    Column("opened_at", Moment),
     Column("probe_at", Moment),  # when one job may try a closed lane
     Column("probes", Integer, nullable=False),
     Column("log_off_until", Moment),  # the provider's own log of calls cannot be read; when to try again

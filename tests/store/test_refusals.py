@@ -9,6 +9,7 @@ from jobs.job import Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.store.queries import get_job
 from jobs.store.refusals import MOST_TRIES, TAKEN_AFTER, is_its_own, is_the_accounts
+from jobs.store.transitions import move
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records, make_key
 
@@ -31,6 +32,11 @@ class World:
     def refuse(self, attempt: Attempt) -> None:
         job = self._job(attempt)
         self.records.end(job, attempt, Verb.RETRY, REFUSED, available_at=self.clock())
+
+    def give_up(self, attempt: Attempt) -> None:
+        failed = self._job(self.again(attempt))
+        with self.records.database.begin() as tx:
+            move(tx, Verb.FAIL, failed, self.clock(), error_code="provider_rejected")
 
     def again(self, attempt: Attempt) -> Attempt:
         self.clock.advance(SECOND)
@@ -152,3 +158,15 @@ def test_another_poison_of_the_same_key_saves_nobody_whose_neighbours_are_taken(
         if number < MOST_TRIES - 1:
             attempt = world.again(attempt)
     assert world.own(attempt)
+
+
+def test_a_job_that_has_failed_of_its_refusals_is_no_evidence_against_the_next(world: World) -> None:
+    poison = world.begin()
+    world.refuse(poison)
+    world.answer(world.begin(of_other=True))
+    for _ in range(MOST_TRIES - 1):
+        poison = world.again(poison)
+        world.refuse(poison)
+    assert world.accounts(world.begin())
+    world.give_up(poison)
+    assert not world.accounts(world.begin())

@@ -8,7 +8,7 @@ operating system's socket, below gevent's and ssl's own objects, which may be us
 import _socket  # the socket type beneath the standard library's and gevent's
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from threading import Lock, RLock
@@ -66,6 +66,7 @@ class Line:
         "_sent",
         "_socket",
         "_spare",
+        "when_taken",
     )
 
     def __init__(self) -> None:
@@ -79,6 +80,8 @@ class Line:
         self._sent = False
         self._socket: Any = None
         self._spare: int | None = None
+        self.when_taken: Callable[[], None] | None = None
+        """Told once the provider has begun to answer a request with success; must not raise."""
 
     @property
     def aborted(self) -> AbortReason | None:
@@ -169,6 +172,10 @@ class Line:
                 self._posting = info["request"].method == b"POST"  # a proxy's CONNECT is not the request
             case "send_request_body.complete":
                 self._sent = self._sent or self._posting
+            case "receive_response_headers.complete" if self.when_taken is not None and self._posting:
+                _, status, *_ = info["return_value"]
+                if 200 <= status < 300:
+                    self.when_taken()
 
     def _hold(self, sock: Any) -> None:
         with self._guard:

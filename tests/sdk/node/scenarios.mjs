@@ -487,7 +487,7 @@ export const scenarios = {
       "provider breaks": [failing("500", { on_unknown_outcome: "fail" })],
       "provider is away": [failing("504", { max_attempts: 1 })],
       "answer is empty": [failing("empty")],
-      deadline: [failing("half-open", { deadline_seconds: 1 })],
+      deadline: [failing("half-open", { deadline_seconds: 4 })],
     };
     const facts = {};
     for (const [name, [act, options]] of Object.entries(acts)) facts[name] = await user.refusal(act, options);

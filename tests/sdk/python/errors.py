@@ -43,7 +43,7 @@ def error_classes(user: User) -> Facts:
         "provider breaks": ("500", {"on_unknown_outcome": "fail"}),
         "provider is away": ("504", {"max_attempts": 1}),
         "answer is empty": ("empty", {}),
-        "deadline": ("half-open", {"deadline_seconds": 1}),
+        "deadline": ("half-open", {"deadline_seconds": 4}),
     }
 
     def failing(directive: str, body: dict[str, Any]) -> Callable[[], Any]:

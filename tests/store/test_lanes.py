@@ -1,0 +1,47 @@
+"""A provider that refuses everybody is probed: at once, then after pauses that double."""
+
+from datetime import timedelta
+
+from jobs.errors import ErrorKind
+from jobs.store import lanes
+from jobs.store.database import Database
+from tests.support.clock import Clock
+
+NAME = "provider"
+
+
+def refused_probe(database: Database, clock: Clock) -> timedelta:
+    """Probe as soon as it is allowed, be refused, and see how long the lane is left alone."""
+    with database.begin() as tx:
+        lane = lanes.read_lane(tx, NAME)
+        assert lane.probe_at is not None
+        clock.advance(max(timedelta(), lane.probe_at - clock()))
+        assert lanes.take_probe(tx, lane, clock())
+        assert lanes.read_lane(tx, NAME).is_shut(clock())  # one probe at a time
+        clock.advance(timedelta(milliseconds=1))
+        assert not lanes.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        probe_at = lanes.read_lane(tx, NAME).probe_at
+        assert probe_at is not None
+    return probe_at - clock()
+
+
+def test_the_first_probe_goes_out_at_once_and_each_refused_one_doubles_the_pause(
+    database: Database, clock: Clock
+) -> None:
+    with database.begin() as tx:
+        assert lanes.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        assert not lanes.read_lane(tx, NAME).is_shut(clock())
+    pauses = [refused_probe(database, clock).total_seconds() for _ in range(8)]
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: Database, clock: Clock) -> None:
+    with database.begin() as tx:
+        lanes.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+    for _ in range(5):
+        refused_probe(database, clock)
+    with database.begin() as tx:
+        clock.advance(timedelta(seconds=30))
+        assert lanes.reopen(tx, NAME, clock())
+        lanes.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        assert not lanes.read_lane(tx, NAME).is_shut(clock())
