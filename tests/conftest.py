@@ -1,6 +1,7 @@
 """The servers and databases that tests ask for; every xdist worker has its own, started at first use.
 
-Everything that has to do with the database runs twice: on SQLite and on PostgreSQL.
+Everything that has to do with the database runs twice: on SQLite and on PostgreSQL. What is marked `one_database` has
+not, and runs on SQLite.
 """
 
 import shutil
@@ -24,6 +25,19 @@ BACKENDS = ("sqlite", "postgresql")
 for _each in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(_each) is signal.SIG_IGN:
         signal.signal(_each, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the second run of what is marked `one_database`."""
+    second = [item for item in items if item.get_closest_marker("one_database") and _backend(item) == "postgresql"]
+    if second:
+        config.hook.pytest_deselected(items=second)
+        items[:] = [item for item in items if item not in set(second)]
+
+
+def _backend(item: pytest.Item) -> str | None:
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return next((str(value) for value in params.values() if value in BACKENDS), None)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 SECRETS = ("the secret prompt", "the secret instructions", "the secret label")
 
 

@@ -13,6 +13,8 @@ import pytest
 from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 LIMIT = 10_485_760
 BODY: Json = {"model": MODEL, "input": "Hello " * 40_000, "background": True}
 PLAIN = json.dumps(BODY).encode()

@@ -17,6 +17,8 @@ from tests.api.lines import Line, chunk, head
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 KB = 1024
 MB = 1024 * KB
 MOST = 64 * KB

@@ -26,6 +26,8 @@ from jobs.store.database import database_now
 from jobs.store.workers import register
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, settings_for
 
+pytestmark = pytest.mark.one_database
+
 NOWHERE = settings_for("postgresql://127.0.0.1:1/nothing", "redis://127.0.0.1:1/0")  # the document asks nobody
 EXAMPLES = 30
 FIND = settings(

@@ -22,6 +22,8 @@ from jobs.lifecycle import Status
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, assert_error, serve, usage_json
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 
 @contextmanager
 def held(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Response]]]:

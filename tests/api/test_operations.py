@@ -86,6 +86,7 @@ def test_a_database_without_its_migrations_is_named(empty_database_url: str, sha
         assert readiness(server) == (503, ["migrations"])
 
 
+@pytest.mark.one_database
 def test_a_broker_that_goes_and_comes_back_is_named_meanwhile(database_url: str, valkey: ValkeyServer) -> None:
     with serve(settings_for(database_url, valkey.url)) as server:
         start_worker(server)
@@ -96,12 +97,14 @@ def test_a_broker_that_goes_and_comes_back_is_named_meanwhile(database_url: str,
         await_until(lambda: readiness(server) == (200, []), 5, "the broker is still missing")
 
 
+@pytest.mark.one_database
 def test_a_broker_apart_from_redis_is_the_one_that_is_asked(database_url: str, valkey: ValkeyServer) -> None:
     with nowhere() as redis_url, serve(settings_for(database_url, redis_url, broker_url=valkey.url)) as server:
         start_worker(server)
         assert readiness(server) == (200, [])
 
 
+@pytest.mark.one_database
 def test_readiness_is_answered_in_time_when_the_broker_is_silent(database_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         redis_url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
@@ -134,6 +137,7 @@ def test_metrics_of_an_idle_server(alone: Server) -> None:
     assert found["backburner_oldest_due_seconds"] == 0
 
 
+@pytest.mark.one_database
 def test_metrics_know_nothing_of_a_broker_that_is_away(database_url: str) -> None:
     with nowhere() as redis_url, serve(settings_for(database_url, redis_url)) as server:
         bells = metrics(server)["backburner_bells"]

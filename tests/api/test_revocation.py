@@ -19,6 +19,8 @@ from tests.api.watching import Teller, watchers, watching
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error, serve
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 WITHIN_SECONDS = 5.0
 
 

@@ -11,6 +11,8 @@ from jobs.store.keys import digest, revoke_key
 from tests.api.world import MODEL, Server, Tenant, serve
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 WRONG = "bb_a-wrong-key-of-some-length"
 
 

@@ -27,6 +27,8 @@ from tests.api.world import (
 )
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 
 def test_silence_is_filled_with_comments(
     server: Server, sdk: OpenAI, hand: Hand, monkeypatch: pytest.MonkeyPatch

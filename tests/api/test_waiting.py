@@ -15,6 +15,8 @@ from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, setting
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 WAITERS = 200
 REQUEST_THREADS = 40  # what Starlette lends to plain handlers, however many requests there are
 

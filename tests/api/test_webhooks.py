@@ -170,6 +170,7 @@ REFUSED = [*(hostile.url_of(each) for each in hostile.BY_ADDRESS), *hostile.BY_S
 REFUSED += ["https://localhost/", "http://93.184.215.14/", "https://93.184.215.14:22/", f"https://{'a' * 2048}/", ""]
 
 
+@pytest.mark.one_database
 def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> None:
     for url in REFUSED:
         body = {"name": "x", "url": url, "event_types": EVENTS}
@@ -185,6 +186,7 @@ def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> N
     assert tenant.ids() == []
 
 
+@pytest.mark.one_database
 class TestNames:
     """What names lead to is nobody's business but the operator's, and who asks for long holds up nobody else."""
 

@@ -44,6 +44,7 @@ def test_a_killed_workers_jobs_run_again_elsewhere(stack: Stack) -> None:
         assert len(stack.calls(job_id)) == 2
 
 
+@pytest.mark.one_database
 def test_an_answer_is_recorded_at_once_though_the_broker_hangs(stack: Stack, valkey: ValkeyServer) -> None:
     """Telling of the first takes seconds then; whoever dies or is cancelled meanwhile would lose what was paid for."""
     jobs = [stack.submit(f"[[sim: full delay={delay}]] Hello") for delay in (2, 2.3)]
@@ -82,6 +83,7 @@ def test_a_frozen_workers_late_answer_is_taken_and_booked(stack: Stack) -> None:
     await_until(lambda: stack.calls(job_id)[1]["outcome"] == "client_disconnected", 5, "the other call was never ended")
 
 
+@pytest.mark.one_database
 def test_a_stopping_worker_lets_its_calls_finish_and_claims_no_more(stack: Stack) -> None:
     running = stack.submit("[[sim: full delay=1.5]] Hello")
     await_call(stack, running)
@@ -98,6 +100,7 @@ def test_a_stopping_worker_lets_its_calls_finish_and_claims_no_more(stack: Stack
     assert len(stack.calls(running)) == 1
 
 
+@pytest.mark.one_database
 def test_what_outlasts_the_grace_is_handed_back_without_a_failure(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=60, then full]] Hello", max_attempts=1)
     await_call(stack, job_id)
@@ -110,6 +113,7 @@ def test_what_outlasts_the_grace_is_handed_back_without_a_failure(stack: Stack) 
     assert [each["outcome"] for each in stack.attempts(job_id)] == ["released", "completed"]
 
 
+@pytest.mark.one_database
 def test_a_flushed_broker_is_refilled(stack: Stack, valkey: ValkeyServer) -> None:
     stack.worker_processes[0].stop()
     jobs = [stack.submit("[[sim: full]] Hello") for _ in range(30)]
@@ -119,6 +123,7 @@ def test_a_flushed_broker_is_refilled(stack: Stack, valkey: ValkeyServer) -> Non
     assert len(stack.calls()) == len(jobs)
 
 
+@pytest.mark.one_database
 def test_submits_are_accepted_while_the_broker_is_away(stack: Stack, valkey: ValkeyServer) -> None:
     before = stack.submit("[[sim: full delay=3]] Hello")
     await_call(stack, before)

@@ -17,6 +17,8 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 from worker.remote_control import ALLOWED, REFUSED
 
+pytestmark = pytest.mark.one_database
+
 CONTROL_CHANNEL = "/0.celery.pidbox"
 SLOTS = 2
 FULL = 40

@@ -16,6 +16,8 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 TOKEN = "tok-4711-of-the-tenant"
 HEADER = "key-0815-of-the-tenant"
 USERINFO = "me:pw-1234-of-the-tenant"

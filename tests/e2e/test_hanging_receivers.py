@@ -19,6 +19,8 @@ from tests.support.receiver import Receiver
 from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 SLOTS = 40
 SETTINGS = {
     "BACKBURNER_WEBHOOK_ALLOW_HTTP": "true",

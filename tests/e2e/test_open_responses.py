@@ -26,6 +26,8 @@ from tests.support.open_responses import (
 from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.valkey import ValkeyServer
 
+pytestmark = pytest.mark.one_database
+
 Json = dict[str, Any]
 
 HEART = (

@@ -18,6 +18,8 @@ from tests.support.stack import MODEL, ROOT, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 
 @pytest.fixture
 def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:

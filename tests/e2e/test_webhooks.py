@@ -19,6 +19,8 @@ from tests.support.stack import API_KEY, ROOT, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 ALL: Any = ["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
 OPENED = {"BACKBURNER_WEBHOOK_ALLOW_HTTP": "true", "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8,::1/128"}
 
