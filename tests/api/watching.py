@@ -44,7 +44,7 @@ class Teller:
         server.parts.announcer.wrote(job_id)
 
     def tell(self, kind: str, **fields: Any) -> None:
-        self._output.hear(json.dumps({"type": kind, "output_index": 0, **fields}).encode())
+        self._output.hear([{"type": kind, "output_index": 0, **fields}])
         chunk = self._output.unwritten()
         assert chunk is not None, f"{kind} was not passed on"
         with self._server.database.begin() as tx:
