@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from jobs.sequence import OUTPUT_TYPES, Event, Hear
-from worker.provider.assembled_item import AssembledItem
+from worker.provider.assembled_item import AssembledItem, Part
 from worker.provider.event_order import EventOrder
 from worker.provider.names import Names
 from worker.provider.output import Item, as_text, brings_output, shaped
@@ -67,6 +67,7 @@ class Assembly:
         self._word = ""
         self._names = Names(self._seed, told)
         self._items: list[AssembledItem] = []
+        self._last: tuple[tuple[object, ...], AssembledItem, Part] | None = None
         self._by_place: dict[int, list[AssembledItem]] = {}
         self._by_id: dict[str, list[AssembledItem]] = {}
         self._begun: Item = {}
@@ -115,7 +116,8 @@ class Assembly:
             self.is_amid_text = kind.endswith(".delta")
             if kind.startswith("response.output_item."):
                 self._grow(len(frame.data))
-            self._apply_all(self._order.take({**value, "type": kind}, frame.data))
+            value["type"] = kind
+            self._apply_all(self._order.take(value, frame.data))
 
     def _take_last(self, kind: str, value: Item, data: bytes) -> bool:
         """Take the event that ends a stream; False if this is none."""
@@ -194,6 +196,8 @@ class Assembly:
     def _apply(self, value: Mapping[str, Any]) -> None:
         kind = value["type"]
         family, _, verb = kind.rpartition(".")
+        if verb != "delta":
+            self._last = None
         if kind in _BEGUN:
             given = value.get("response")
             if isinstance(given, dict):
@@ -265,6 +269,10 @@ class Assembly:
         return self._names.give({**whole, **names_of(item.given)}, item.index, always=True)
 
     def _in_part(self, value: Mapping[str, Any], kind: str, part_kind: str, index: str, verb: str) -> None:
+        place = (part_kind, value.get("item_id"), value.get("output_index"), value.get(index))
+        if verb == "delta" and self._last is not None and self._last[0] == place:  # most events of a stream are such
+            self._add(self._last[1], self._last[2], value)
+            return
         item = self._open(kind, value)
         if item is None or verb not in ("delta", "done"):
             return
@@ -274,10 +282,18 @@ class Assembly:
         part, events = item.part(part_kind, value.get(index))
         self._tell(events)
         if part is not None and verb == "delta":
-            self._grow(len(words))
-            self._tell(item.add(part, words, value))
+            self._last = (place, item, part)
+            self._add(item, part, value)
         elif part is not None:
             self._tell(item.end_text(part, words, value))
+
+    def _add(self, item: AssembledItem, part: Part, value: Mapping[str, Any]) -> None:
+        words = _words(value.get("delta"))
+        self._grow(len(words))
+        if self._hear is not None:
+            self._tell(item.add(part, words, value))
+        elif not part.is_whole and not part.is_done:
+            part.text.add(words)
 
     def _part(self, value: Mapping[str, Any], verb: str, *, is_summary: bool) -> None:
         given = value.get("part")
