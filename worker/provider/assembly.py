@@ -15,6 +15,7 @@ from uuid import uuid4
 from jobs.sequence import OUTPUT_TYPES, Event, Hear
 from worker.provider.assembled_item import AssembledItem, Part
 from worker.provider.event_order import EventOrder
+from worker.provider.item_register import CALLS, ItemRegister, place_of
 from worker.provider.names import Names
 from worker.provider.output import Item, as_text, brings_output, shaped
 from worker.provider.reconcile import merged, names_of, pairs, said
@@ -46,7 +47,6 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
     "response.mcp_call_arguments": ("mcp_call", "arguments"),
     "response.code_interpreter_call_code": ("code_interpreter_call", "code"),
 }
-_CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 
 
 class Assembly:
@@ -66,10 +66,9 @@ class Assembly:
         self._order = EventOrder()
         self._word = ""
         self._names = Names(self._seed, told)
-        self._items: list[AssembledItem] = []
+        self._register = ItemRegister()
+        self._items = self._register.items
         self._last: tuple[tuple[object, ...], AssembledItem, Part] | None = None
-        self._by_place: dict[int, list[AssembledItem]] = {}
-        self._by_id: dict[str, list[AssembledItem]] = {}
         self._begun: Item = {}
         self._meta: Any = None
         self._kind = ""
@@ -215,7 +214,7 @@ class Assembly:
         elif kind == "response.output_text.annotation.added":
             self._annotated(value)
         elif kind in OUTPUT_TYPES:
-            item = self._find(family.removeprefix("response."), value, value.get("item_id"))
+            item = self._register.find(family.removeprefix("response."), value, value.get("item_id"))
             if item is not None and item.done is None:
                 self._tell(item.pass_on(value))
 
@@ -228,18 +227,18 @@ class Assembly:
         if not isinstance(kind, str):
             return
         name = given.get("id") or given.get("call_id")
-        known = self._find(kind, value, name)
+        known = self._register.find(kind, value, name)
         if known is not None and known.is_implied and known.done is None:
             known.is_implied = False
             known.given = {**given, **known.given} if known.is_told else given
-            self._remember(known, given)
+            self._register.remember(known, given)
         elif known is None or not self._is_same(known, value, given):
             self._new(given, value, is_implied=False)
 
     def _is_same(self, known: AssembledItem, value: Mapping[str, Any], given: Item) -> bool:
         """Whether an item that is added was added before: under the same id, if any, at the same place, if any."""
         names = {given[name] for name in ("id", "call_id") if isinstance(given.get(name), str) and given[name]}
-        place = _place(value)
+        place = place_of(value)
         return (not names or names <= known.ids) and (place is None or place == known.place)
 
     def _done(self, value: Mapping[str, Any]) -> None:
@@ -250,14 +249,14 @@ class Assembly:
         kind = whole.get("type")
         if not isinstance(kind, str):
             return
-        item = self._find(kind, value, whole.get("id") or whole.get("call_id"))
+        item = self._register.find(kind, value, whole.get("id") or whole.get("call_id"))
         if item is not None and item.done is not None:
             if said(whole) in ("", said(item.done)):
                 return  # told twice
             item = None
         if item is None:
             item = self._new({**whole, "status": "in_progress"} if "status" in whole else whole, value, is_implied=True)
-        self._remember(item, whole)
+        self._register.remember(item, whole)
         known = {name: each for name, each in whole.items() if each is not None}
         whole = item.completed({**item.given, **known}, "completed")
         self._tell(item.end(self._named(item, whole)))
@@ -314,8 +313,8 @@ class Assembly:
             self._tell(item.end_part(part, given))
 
     def _said(self, value: Mapping[str, Any], kind: str, name: str, verb: str) -> None:
-        known = self._find(kind, value, value.get("item_id"))
-        item = self._open(kind, value) if known or kind in _CALLS else None
+        known = self._register.find(kind, value, value.get("item_id"))
+        item = self._open(kind, value) if known or kind in CALLS else None
         if item is None:
             return  # the whole item tells of it, and more than its text is needed to begin one of these
         if verb == "delta":
@@ -337,45 +336,19 @@ class Assembly:
     def _open(self, kind: str, value: Mapping[str, Any]) -> AssembledItem | None:
         """The item that an event adds to; None where it has ended, so that the event came late, or twice."""
         name = value.get("item_id")
-        item = self._find(kind, value, name)
+        item = self._register.find(kind, value, name)
         if item is None:
             given = {"type": kind, **({"id": name} if isinstance(name, str) and name else {})}
             item = self._new(given, value, is_implied=True)
         return item if item.done is None else None
 
-    def _find(self, kind: str, value: Mapping[str, Any], name: object) -> AssembledItem | None:
-        """The item that an event is about: by id and place, else by the one that points at a single item.
-
-        Without either it is the one that is under way.
-        """
-        place = _place(value)
-        named = [each for each in self._by_id.get(name, ()) if each.kind == kind] if isinstance(name, str) else []
-        there = [each for each in self._by_place.get(place, ()) if each.kind == kind] if place is not None else []
-        both = [each for each in there if each in named]
-        found = both or (named if len(named) == 1 else there or named)
-        if found:
-            return _under_way(found)
-        if kind in _CALLS and (place is not None or name):
-            return None  # calls are made side by side
-        return next((each for each in reversed(self._items) if each.kind == kind and each.done is None), None)
-
     def _new(self, given: Item, value: Mapping[str, Any], *, is_implied: bool) -> AssembledItem:
-        item = AssembledItem(len(self._items), _place(value), given, is_implied=is_implied)
-        self._items.append(item)
-        if item.place is not None:
-            self._by_place.setdefault(item.place, []).append(item)
-        self._remember(item, given)
+        item = AssembledItem(len(self._items), place_of(value), given, is_implied=is_implied)
+        self._register.add(item, given)
         if not item.is_withheld:
             item.given = self._names.give(given, item.index, always=True)
         self._tell(item.begin())
         return item
-
-    def _remember(self, item: AssembledItem, given: Mapping[str, Any]) -> None:
-        """Note by which ids the provider calls an item."""
-        for each in (given.get("id"), given.get("call_id")):
-            if isinstance(each, str) and each and each not in item.ids:
-                item.ids.add(each)
-                self._by_id.setdefault(each, []).append(item)
 
     def _tell(self, events: Sequence[Event]) -> None:
         if events and self._hear is not None:
@@ -400,7 +373,7 @@ def _is_kept(item: AssembledItem) -> bool:
         return True
     if item.kind == "function_call" and not item.said_is_whole:
         return bool(item.given.get("name")) and _is_json(item.said.whole())
-    if item.kind in _CALLS:
+    if item.kind in CALLS:
         return item.said_is_whole and bool(item.given.get("name"))
     return bool(said(item.built("completed")))
 
@@ -411,15 +384,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _under_way(items: list[AssembledItem]) -> AssembledItem:
-    return next((each for each in reversed(items) if each.done is None), items[-1])
-
-
-def _place(value: Mapping[str, Any]) -> int | None:
-    place = value.get("output_index")
-    return place if isinstance(place, int) and not isinstance(place, bool) and place >= 0 else None
 
 
 def _words(value: object) -> str:
