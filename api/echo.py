@@ -1,5 +1,7 @@
 """The settings that a response repeats: the client's own values, else the provider's, else OpenAI's defaults.
 
+Of a few the provider's value comes first, as in OpenAI's own responses: those that a request only wishes for.
+
 Open Responses (https://www.openresponses.org/specification) asks for every one of these keys in every status, and
 for a value where OpenAI has a default; the SDKs' types ask for the keys of a tool and of `reasoning`.
 """
@@ -51,14 +53,28 @@ NEVER_ECHOED: Final = frozenset({"input", "stream", "stream_options", "webhook",
 }
 
 
+SERVED: Final = ("reasoning", "service_tier", "truncation")
+"""What the provider may serve otherwise than it was asked: `service_tier: "auto"` comes back as a tier."""
+
+
 def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
     """The keys of a response that say what was asked. `answer` holds what the provider echoed."""
     asked = {name: value for name, value in settings.items() if value is not None and name not in NEVER_ECHOED}
     echoed = {name: value for name, value in answer.items() if value is not None}
     shown = {**DEFAULTS, **echoed, **asked}
+    for name in SERVED:
+        if name in echoed:
+            shown[name] = _over(asked.get(name), echoed[name])
     for name, complete in _COMPLETED.items():
         shown[name] = complete(shown[name])
     return shown
+
+
+def _over(asked: Any, served: Any) -> Any:
+    """What was served; of an object what it says, over what was asked where it says nothing."""
+    if not isinstance(asked, Mapping) or not isinstance(served, Mapping):
+        return served
+    return {**asked, **{name: each for name, each in served.items() if each is not None}}
 
 
 def _text(value: Any) -> Any:

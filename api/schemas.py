@@ -23,8 +23,9 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
     job = document.job
     answer = document.answer or {}
     usage = answer.get("usage")
+    asked_truncation = {"truncation": job.truncation_applied or job.truncation}
     return {
-        **echo(document.settings, answer),
+        **echo({**document.settings, **asked_truncation}, answer),
         "id": job.id,
         "object": "response",
         "created_at": _seconds(job.created_at),
@@ -34,9 +35,8 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
         "error": _error(job),
         "incomplete_details": {"reason": job.incomplete_reason} if job.incomplete_reason else None,
         "metadata": dict(document.metadata),
-        "model": job.model,
+        "model": (job.provider_model if answer else None) or job.model,
         "output": answer.get("output") or [],
-        "truncation": job.truncation_applied or job.truncation,
         "usage": usage if usage is not None else _usage(job.usage),
         "backburner": {
             "attempt": job.attempt,

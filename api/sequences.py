@@ -139,6 +139,6 @@ def _ending(document: Document, progress: Progress, error: dict[str, Any] | None
     response = render_response(document, None)
     if error is not None:
         response["error"] |= error
-    if document.job.status in (Status.COMPLETED, Status.INCOMPLETE):
+    if document.job.status in (Status.COMPLETED, Status.INCOMPLETE) or response["output"]:
         yield from remaining_events(progress, response["output"])
     yield {"type": terminal_type(document.job.status), "response": response}

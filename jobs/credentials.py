@@ -74,9 +74,20 @@ class Credentials:
             result = replace(result, response=self._withheld(hide(dict(result.response))[0]))
         else:
             result = replace(result, message=self._covered(result.message))
-        return replace(report, result=result, raw=None if report.raw is None else self.withheld_from_bytes(report.raw))
+        failed = report.failed_response
+        return replace(
+            report,
+            result=result,
+            raw=None if report.raw is None else self._withheld_from_bytes(report.raw),
+            failed_response=None if failed is None else self._withheld(hide(dict(failed))[0]),
+        )
 
-    def withheld_from_bytes(self, data: bytes) -> bytes:
+    def withheld_from_event(self, event: Json) -> Json:
+        """An event of a stream without them."""
+        withheld: Json = self._withheld(event)
+        return withheld
+
+    def _withheld_from_bytes(self, data: bytes) -> bytes:
         """JSON, or what was to be JSON, without them."""
         for word in self._words():
             for written in (word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]):

@@ -195,12 +195,14 @@ class CallReport:
     """What one call came to, and what is known about the call itself.
 
     A failed call may carry usage and cost all the same: an empty output is paid for. `raw` is the body of a 200,
-    whether or not we could read it.
+    whether or not we could read it. `failed_response` holds what an `Answer` does, of a response that failed and yet
+    has output.
     """
 
     result: Answer | Failure
     http_status: int | None = None
     raw: bytes | None = None
+    failed_response: Mapping[str, Any] | None = None
     provider_request_id: str | None = None
     provider_response_id: str | None = None
     provider_model: str | None = None

@@ -9,12 +9,14 @@ Numbers are positions, so nothing here knows them. The sequence that is made fro
 client may come back a week later with a number that it was given under an earlier release.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 Event = dict[str, Any]
 Item = Mapping[str, Any]
+Hear = Callable[[Sequence[Event]], None]
+"""Is told the next events of an answer, which belong together: all of a call that is told at once, say."""
 
 LIVE_FROM: Final = 3
 """The number of the first event that a worker tells: `created`, `queued` and `in_progress` go before."""
@@ -125,12 +127,10 @@ def is_for_the_client_to_run(item: object) -> bool:
 
 @dataclass
 class Told:
-    """One item as far as it was told; `opened` is how it was added, until it is done. `parts` are their types."""
+    """One item as far as it was told; `opened` is how it was added, until it is done."""
 
     identity: frozenset[str]
     opened: Item | None
-    parts: list[str] = field(default_factory=list)
-    summaries: int = 0
 
 
 @dataclass
@@ -146,12 +146,12 @@ class Progress:
 
     def to_json(self) -> list[list[Any]]:
         """As it is kept beside the events."""
-        return [[sorted(each.identity), each.opened, each.parts, each.summaries] for each in self.items]
+        return [[sorted(each.identity), each.opened] for each in self.items]
 
     @classmethod
     def from_json(cls, kept: Sequence[Sequence[Any]]) -> "Progress":
         """What `to_json` gave."""
-        return cls([Told(frozenset(keys), opened, parts, summaries) for keys, opened, parts, summaries in kept])
+        return cls([Told(frozenset(keys), opened) for keys, opened, *_ in kept])  # an earlier release kept more
 
 
 def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Event]:
@@ -237,40 +237,48 @@ def _item_events(item: Item, index: int) -> Iterator[Event]:
 
 def _parts_events(parts: object, scope: Mapping[str, Any]) -> Iterator[Event]:
     for content_index, part in enumerate(_mappings(parts)):
-        place = {**scope, "content_index": content_index}
-        kind = part.get("type")
-        if kind == "output_text":
-            text = _text(part.get("text"))
-            yield {
-                "type": "response.content_part.added",
-                **place,
-                "part": {**part, "text": "", "annotations": [], "logprobs": []},
-            }
-            last = None
-            for event in _text_events("response.output_text", "text", text, place):
-                if last is not None:
-                    yield {**last, "logprobs": []}
-                last = event
-            for number, annotation in enumerate(_mappings(part.get("annotations"))):
-                added = {"annotation_index": number, "annotation": dict(annotation)}
-                yield {"type": "response.output_text.annotation.added", **place, **added}
+        yield from part_events(part, {**scope, "content_index": content_index})
+
+
+def part_events(part: Mapping[str, Any], place: Mapping[str, Any]) -> Iterator[Event]:
+    """One part of a message or of reasoning; `place` says where it stands, as every event of it does."""
+    kind = part.get("type")
+    if kind == "output_text":
+        text = _text(part.get("text"))
+        yield {
+            "type": "response.content_part.added",
+            **place,
+            "part": {**part, "text": "", "annotations": [], "logprobs": []},
+        }
+        last = None
+        for event in _text_events("response.output_text", "text", text, place):
             if last is not None:
-                yield {**last, "logprobs": part.get("logprobs") or []}
-        elif kind in ("refusal", "reasoning_text"):
-            name = "refusal" if kind == "refusal" else "text"
-            yield {"type": "response.content_part.added", **place, "part": {**part, name: ""}}
-            yield from _text_events(f"response.{kind}", name, _text(part.get(name)), place)
-        else:
-            yield {"type": "response.content_part.added", **place, "part": dict(part)}
-        yield {"type": "response.content_part.done", **place, "part": dict(part)}
+                yield {**last, "logprobs": []}
+            last = event
+        for number, annotation in enumerate(_mappings(part.get("annotations"))):
+            added = {"annotation_index": number, "annotation": dict(annotation)}
+            yield {"type": "response.output_text.annotation.added", **place, **added}
+        if last is not None:
+            yield {**last, "logprobs": part.get("logprobs") or []}
+    elif kind in ("refusal", "reasoning_text"):
+        name = "refusal" if kind == "refusal" else "text"
+        yield {"type": "response.content_part.added", **place, "part": {**part, name: ""}}
+        yield from _text_events(f"response.{kind}", name, _text(part.get(name)), place)
+    else:
+        yield {"type": "response.content_part.added", **place, "part": dict(part)}
+    yield {"type": "response.content_part.done", **place, "part": dict(part)}
 
 
 def _summary_events(summary: object, scope: Mapping[str, Any]) -> Iterator[Event]:
     for summary_index, part in enumerate(_mappings(summary)):
-        place = {**scope, "summary_index": summary_index}
-        yield {"type": "response.reasoning_summary_part.added", **place, "part": {**part, "text": ""}}
-        yield from _text_events("response.reasoning_summary_text", "text", _text(part.get("text")), place)
-        yield {"type": "response.reasoning_summary_part.done", **place, "part": dict(part)}
+        yield from summary_part_events(part, {**scope, "summary_index": summary_index})
+
+
+def summary_part_events(part: Mapping[str, Any], place: Mapping[str, Any]) -> Iterator[Event]:
+    """The same for one part of a reasoning's summary."""
+    yield {"type": "response.reasoning_summary_part.added", **place, "part": {**part, "text": ""}}
+    yield from _text_events("response.reasoning_summary_text", "text", _text(part.get("text")), place)
+    yield {"type": "response.reasoning_summary_part.done", **place, "part": dict(part)}
 
 
 def _text_events(prefix: str, name: str, text: str, place: Mapping[str, Any]) -> Iterator[Event]:

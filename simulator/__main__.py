@@ -28,6 +28,11 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     return parser, parser.parse_args()
 
 
+def _flag(location: tuple[int | str, ...]) -> str:
+    """The flag that is wrong; empty where it is two that do not fit each other."""
+    return f"--{'.'.join(map(str, location))}: " if location else ""
+
+
 def main() -> None:
     """Parse the flags and run until told to stop."""
     parser, arguments = _arguments()
@@ -36,7 +41,7 @@ def main() -> None:
     try:
         options = Options.model_validate(given)
     except ValidationError as error:
-        parser.error("; ".join(f"--{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()))
+        parser.error("; ".join(f"{_flag(each['loc'])}{each['msg']}" for each in error.errors()))
     run(host, port, options)
 
 

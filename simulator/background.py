@@ -13,6 +13,7 @@ from simulator.connection import Exchange, Reply, Request
 from simulator.controls import Controls
 from simulator.keys import require_key
 from simulator.ledger import Call, Outcome
+from simulator.recorded import Recorded
 from simulator.refusals import Refused, refusal
 
 _QUEUED_SHARE: Final = 0.1
@@ -26,6 +27,7 @@ class _Stored:
     billed: bool
     submitted_at: float
     delay: float
+    recorded: Recorded | None
     status: str = "queued"
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
@@ -58,9 +60,11 @@ class BackgroundResponses:
                 timer.cancel()
         self._stored.clear()
 
-    def submit(self, call: Call, answer: Answer, delay: float, *, billed: bool) -> Reply:
-        """Start making `answer`; it is there after `delay` seconds."""
-        stored = _Stored(call, answer, billed, time.time(), delay)
+    def submit(
+        self, call: Call, answer: Answer, delay: float, *, billed: bool, recorded: Recorded | None = None
+    ) -> Reply:
+        """Start making `answer`; after `delay` seconds it is there, or in its place the recorded one."""
+        stored = _Stored(call, answer, billed, time.time(), delay, recorded)
         response_id = answer.body["id"]
         self._stored[response_id] = stored
         loop = asyncio.get_running_loop()
@@ -121,6 +125,9 @@ class BackgroundResponses:
         if stored.status in _STATES:
             headers["openai-poll-after-ms"] = str(self._controls.options.poll_after_ms)
         elif stored.status == "done":
+            if stored.recorded is not None:
+                headers.update(stored.recorded.headers)
+                return Reply(stored.recorded.status, stored.recorded.body, headers=headers)
             headers.update(stored.answer.cost_headers())
         return Reply.json(200, stored.body(), headers)
 

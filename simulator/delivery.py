@@ -8,6 +8,7 @@ from typing import Final
 from simulator.answers import Answer
 from simulator.connection import HTML, JSON, Exchange, Reply
 from simulator.ledger import Outcome
+from simulator.recorded import Recorded
 from simulator.script import LATE_FAULTS, Step
 from simulator.stream import Event, EventStream, error_event, frame
 
@@ -27,14 +28,33 @@ class Delivery:
     step: Step
     delay: float
     stream: bool
+    recorded: Recorded | None
     build: Callable[[], Answer]
     bill: Callable[[], None]
 
     async def run(self) -> Outcome:
         """Send it, or spoil it."""
+        if self.recorded is not None:
+            return await self._play(self.recorded)
         if self.stream and self.step.behaviour not in ("drop-after-headers", "not-json", "no-body"):
             return await self._stream()
         return await self._plain()
+
+    async def _play(self, recorded: Recorded) -> Outcome:
+        await asyncio.sleep(self.delay)
+        self.build()
+        self.bill()
+        headers = {**self.headers, **recorded.headers}
+        if recorded.is_stream:
+            headers["connection"] = "close"
+        await self.exchange.begin(recorded.status, headers, length=None if recorded.is_stream else len(recorded.body))
+        for part in recorded.parts:
+            await self.exchange.write(part)
+            await asyncio.sleep(self.step.every or 0)
+        await self.exchange.end()
+        if recorded.is_stream:
+            self.exchange.close()
+        return Outcome.ANSWERED
 
     async def _plain(self) -> Outcome:
         await asyncio.sleep(self.delay)

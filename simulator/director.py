@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from simulator.options import Options
+from simulator.recorded import Recorded
 from simulator.script import Script, Step, parse_script
 from simulator.turn import Turn
 
@@ -40,8 +41,7 @@ class Director:
         Raises:
             ScriptError: the turn's directive does not parse.
         """
-        job, _, attempt = (client_request_id or "").rpartition(":")
-        job = job or client_request_id or turn.prompt_sha256.hex()
+        job, attempt = _job(turn, client_request_id)
         if turn.script is not None:
             return self._next(_parsed(turn.script), job)
         if options.chaos:
@@ -55,6 +55,15 @@ class Director:
                 return _parsed(_weighted(options, name)).steps[0]
         return self._next(_parsed(options.script), job)
 
+    def recorded(self, options: Options, name: str, turn: Turn, client_request_id: str | None) -> Recorded:
+        """The recorded answer called `name` whose turn it is for this job.
+
+        Raises:
+            ScriptError: there is none of that name.
+        """
+        job, _ = _job(turn, client_request_id)
+        return options.recorded_answers.answer(name, self._count(f"answer {name}", job))
+
     def _next(self, script: Script, job: str) -> Step:
         return script.step_of_call(self._count(script.source, job) if script.counts_calls else 1)
 
@@ -65,6 +74,12 @@ class Director:
         if len(self._calls_of_job) > _JOBS_REMEMBERED:
             self._calls_of_job.popitem(last=False)
         return number
+
+
+def _job(turn: Turn, client_request_id: str | None) -> tuple[str, str]:
+    """By what the calls of a job are counted, and the number of this one where its id says it."""
+    job, _, attempt = (client_request_id or "").rpartition(":")
+    return job or client_request_id or turn.prompt_sha256.hex(), attempt
 
 
 def _weighted(options: Options, name: str) -> str:

@@ -1,10 +1,11 @@
 """Everything about the simulator that can be set: at start by flags, at run time by `PUT /_script`."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
+from simulator.recorded import RecordedAnswers, read_answers
 from simulator.rules import Rules
 from simulator.script import parse_script
 
@@ -43,6 +44,7 @@ class Options(BaseModel):
         "lenient", description="request bodies that are taken: lenient (as OpenAI) or strict (AI/ML API's schema)"
     )
     script: str = Field("full", description="what calls without a directive of their own get")
+    answers: str = Field("", description="file of more recorded answers, in the form of simulator/odd_answers.json")
     delay: float = Field(2.0, ge=0, description="seconds until an answer, unless its step says delay=")
     jitter: float = Field(0.2, ge=0, le=1, description="share of --delay by which it varies, both ways")
     seed: int = Field(0, description="the same seed and call ids give the same chaos and jitter")
@@ -70,6 +72,8 @@ class Options(BaseModel):
     bodies_limit: int = Field(1_000, ge=0, description="raw request bodies kept in /_calls?bodies=true")
     max_body_bytes: int = Field(33_554_432, ge=1, description="larger requests get 413; fixed at start")
 
+    _recorded_answers: RecordedAnswers = PrivateAttr()
+
     @field_validator("script")
     @classmethod
     def _script_parses(cls, script: str) -> str:
@@ -84,6 +88,17 @@ class Options(BaseModel):
         if not mix or min(mix.values()) < 0 or sum(mix.values()) <= 0:
             raise ValueError("weights must not be negative, and one must be above zero")
         return mix
+
+    @model_validator(mode="after")
+    def _answers_are_there(self) -> Self:
+        self._recorded_answers = read_answers(self.answers)
+        self._recorded_answers.check(parse_script(self.script))
+        return self
+
+    @property
+    def recorded_answers(self) -> RecordedAnswers:
+        """The cases that a script may name: the packaged ones and those of `answers`."""
+        return self._recorded_answers
 
     def changed(self, changes: Any) -> "Options":
         """These options with `changes`, an object of option names and values.

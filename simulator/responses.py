@@ -10,12 +10,13 @@ from typing import Any, Final
 from simulator.answers import Answer, build_answer, is_billed
 from simulator.background import BackgroundResponses
 from simulator.catalogue import is_offered
-from simulator.connection import Exchange, Request
+from simulator.connection import Exchange, Reply, Request
 from simulator.controls import Controls
 from simulator.delivery import Delivery, give_nothing
 from simulator.director import answer_delay
 from simulator.keys import accepted_key
 from simulator.ledger import Call, Outcome, SentRequest
+from simulator.recorded import Recorded
 from simulator.refusals import Refused, named_refusal, refusal, scripted_refusal
 from simulator.rules import BodyInvalid, check_body
 from simulator.script import EARLY_FAULTS, ScriptError, Step, is_refusal
@@ -54,7 +55,12 @@ class Responses:
             ledger.finish(call, outcome, options.ledger_limit)
 
     async def _answer(self, call: Call, request: Request, exchange: Exchange) -> Outcome:
-        turn, step = self._admit(call, request)
+        turn, step, recorded = self._admit(call, request)
+        if recorded is not None:
+            step = recorded.booked(step)
+            if recorded.status >= 400:
+                await asyncio.sleep(step.delay or 0)
+                raise Refused(Reply(recorded.status, recorded.body, headers=recorded.headers))
         if step.behaviour in EARLY_FAULTS or is_refusal(step.behaviour):
             await asyncio.sleep(step.delay or 0)
             self._bill(call, step, turn)
@@ -66,7 +72,7 @@ class Responses:
         if turn.background and options.native_background:
             answer = self._built(call, step, turn)
             call.http_status = 200
-            await exchange.send(self._background.submit(call, answer, delay, billed=is_billed(step)))
+            await exchange.send(self._background.submit(call, answer, delay, billed=is_billed(step), recorded=recorded))
             return Outcome.RUNNING
         delivery = Delivery(
             exchange=exchange,
@@ -74,6 +80,7 @@ class Responses:
             step=step,
             delay=delay,
             stream=turn.stream,
+            recorded=recorded,
             build=lambda: self._built(call, step, turn),
             bill=lambda: self._bill(call, step, turn),
         )
@@ -99,8 +106,8 @@ class Responses:
         call.input_tokens, call.output_tokens, call.usd = answer.input_tokens, answer.output_tokens, answer.usd
         return answer
 
-    def _admit(self, call: Call, request: Request) -> tuple[Turn, Step]:
-        """Check the call and choose its step.
+    def _admit(self, call: Call, request: Request) -> tuple[Turn, Step, Recorded | None]:
+        """Check the call and choose its step, and the recorded answer where the step names one.
 
         Raises:
             Refused: the provider would not run it.
@@ -122,7 +129,11 @@ class Responses:
             turn = read_turn(body)
             call.prompt_sha256 = turn.prompt_sha256
             self._check_offer(turn, path)
-            step = self._controls.director.choose(options, turn, call.client_request_id)
+            director = self._controls.director
+            step = director.choose(options, turn, call.client_request_id)
+            recorded = None
+            if step.recorded is not None:
+                recorded = director.recorded(options, step.recorded, turn, call.client_request_id)
         except BodyInvalid as error:
             raise Refused(refusal(400, str(error), path)) from None
         except ScriptError as error:
@@ -130,7 +141,7 @@ class Responses:
         call.script = step.source
         if step.behaviour == "overflow" and turn.settings.get("truncation") == "auto":
             step = replace(step, behaviour="full")
-        return turn, step
+        return turn, step, recorded
 
     def _check_offer(self, turn: Turn, path: str) -> None:
         options = self._controls.options

@@ -8,7 +8,7 @@ Grammar::
 
     directive = "[[sim:" script "]]"
     script    = step { "," step }
-    step      = [ "then" ] behaviour [ "x" count ] { option "=" value }
+    step      = [ "then" ] behaviour [ name ] [ "x" count ] { option "=" value }
     value     = bare word | "a JSON string"
 
 Steps are taken in order, one per call; `x3` stands for three calls; the last step goes on for ever. Calls are counted
@@ -38,6 +38,8 @@ in-progress-item     a finished message that says in_progress, as in sample-2
 unfinished           no output, and status in_progress (or `status=`)
 no-usage             usage is null
 malformed-usage      usage of wrong types
+answer NAME          a case of `odd_answers.json` or of the file of `--answers`, byte for byte and whatever the request
+                     asks for; its answers are given in turn, counted per job, and the last one goes on for ever
 ==================== ==========================================================================================
 
 **Refusals** (HTTP errors, at once unless `delay=`; all take `message=`, `retry-after=`, `retry-after-ms=`):
@@ -132,6 +134,7 @@ class Step:
     max: float | None = None
     items: int | None = None
     kb: int | None = None
+    recorded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ ANSWERS: Final = frozenset(
     (
         *("full", "sample-1", "sample-2", "tool-call", "json", "refusal", "many-items", "unknown-items", "huge"),
         *("incomplete", "failed", "empty", "output-null", "no-status", "in-progress-item", "unfinished"),
-        *("no-usage", "malformed-usage"),
+        *("no-usage", "malformed-usage", "answer"),
     )
 )
 NAMED_REFUSALS: Final = frozenset(
@@ -291,7 +294,12 @@ def _step(tokens: list[re.Match[str]], source: str) -> Step:
     if not _is_known(behaviour):
         raise ScriptError(f"unknown behaviour {behaviour!r}")
     found: dict[str, Any] = {}
-    for token in tokens[1:]:
+    options = tokens[1:]
+    if behaviour == "answer":
+        if not options or not options[0]["word"]:
+            raise ScriptError("'answer' must be followed by the name of a recorded answer")
+        found["recorded"] = options.pop(0)["word"]
+    for token in options:
         if token["times"]:
             found["times"] = max(int(token["times"]), 1)
         elif token["option"]:

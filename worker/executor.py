@@ -6,7 +6,7 @@ status. An answer outlives a database that is away: recording is tried until it 
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
@@ -24,6 +24,7 @@ from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
 from jobs.sealing import Seal, SealBroken
+from jobs.sequence import Hear
 from jobs.store.attempts import Asked, note_response, requests_of
 from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, Database
@@ -71,11 +72,13 @@ class Provider(Protocol):
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
-        heard: Callable[[bytes], None] | None,
+        heard: Hear | None,
+        told: Collection[str],
     ) -> CallReport:
         """Send one request, which uses up `body`, and wait for its end.
 
-        `accepted` keeps the id by which its answer can be resumed; `heard` is told the events of a stream.
+        `accepted` keeps the id by which its answer can be resumed; `heard` is told the events of a stream, in which no
+        item has one of the identities that were `told` before.
         """
 
     def takes_back(self, item: Mapping[str, Any]) -> bool:
@@ -194,7 +197,7 @@ class Executor:
             report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
             return self._without_credentials(report, asked)
         credentials = Credentials.opened(asked.credentials, self._seal)
-        heard = self._heard(attempt, credentials) if asked.settings.get("stream") else None
+        live = self._live.open(attempt) if asked.settings.get("stream") else None
         body = self._body(job, attempt, asked, credentials)
         del asked
         report = self._provider.call(
@@ -204,14 +207,10 @@ class Executor:
             deadline=deadline,
             line=line,
             accepted=lambda response_id: self._accepted(attempt, response_id),
-            heard=heard,
+            heard=None if live is None else _heard(live, credentials),
+            told=() if live is None else live.told,
         )
         return credentials.withheld_from(report)
-
-    def _heard(self, attempt: Attempt, credentials: Credentials) -> Callable[[bytes], None]:
-        """Who is told the events of a stream."""
-        hear = self._live.open(attempt).hear
-        return (lambda data: hear(credentials.withheld_from_bytes(data))) if credentials else hear
 
     def _without_credentials(self, report: CallReport, asked: Asked) -> CallReport:
         """What was sent before needs no credentials any more, so it does not matter if they cannot be read."""
@@ -313,6 +312,13 @@ class Executor:
                 self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.parked_until is None and job.available_at <= self._clock():
             self._dispatcher.ring(job.id)
+
+
+def _heard(live: LiveOutput, credentials: Credentials) -> Hear:
+    """Who is told the events of a stream."""
+    if not credentials:
+        return live.hear
+    return lambda events: live.hear([credentials.withheld_from_event(each) for each in events])
 
 
 def _log(settled: Settled, ended: EndedCall) -> None:

@@ -1,14 +1,14 @@
-"""Live output: what a streaming provider says of an answer while it is made, brought into the response's sequence.
+"""Live output: the events of an answer while it is made, brought into the response's sequence.
 
-Of a provider's events those are passed on that every SDK knows and that fit what was told before; the rest is left
-out, for whatever live output leaves out is told when the answer is here. So a stream may fall silent at any point
-(a gateway that sends nonsense, a database that is away, a log that grows beyond all measure) and still ends well.
+They go on behind those of earlier attempts. Whatever live output leaves out is told when the answer is here, so a
+stream may fall silent at any point (a database that is away, a log that grows beyond all measure) and still ends well.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Sequence
 from threading import Event as Signal
 from threading import Lock, Thread
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,21 +17,15 @@ from jobs.events import Announcer
 from jobs.job import Attempt
 from jobs.sequence import (
     LIVE_FROM,
-    OUTPUT_TYPES,
     Event,
-    Item,
     Progress,
     Told,
     closing_events,
     identity_of,
-    is_for_the_client_to_run,
-    opened,
 )
 from jobs.store.database import Database
 from jobs.store.streams import Chunk, append, last_chunk
 from jobs.telemetry import get_logger
-from worker.provider.output import normalise_output
-from worker.provider.wire import parse_json
 
 FLUSH_SECONDS: Final = 0.2
 """How often events are committed. One transaction holds those of all streams of this process."""
@@ -41,22 +35,8 @@ MISSES: Final = 10
 MOST_UNWRITTEN: Final = 4 * 1024 * 1024
 MOST_WRITTEN: Final = 32 * 1024 * 1024
 
-_NOT_PASSED_ON: Final = frozenset({"sequence_number", "obfuscation", "response"})
-_PART_OF: Final[Mapping[str, str]] = {
-    "response.output_text": "output_text",
-    "response.output_text.annotation": "output_text",
-    "response.refusal": "refusal",
-    "response.reasoning_text": "reasoning_text",
-}
-_ITEM_OF: Final[Mapping[str, str]] = {
-    "response.reasoning_summary_part": "reasoning",
-    "response.reasoning_summary_text": "reasoning",
-    "response.function_call_arguments": "function_call",
-    "response.custom_tool_call_input": "custom_tool_call",
-    "response.mcp_call_arguments": "mcp_call",
-    "response.code_interpreter_call_code": "code_interpreter_call",
-}
-"""Where the family of an event is not named for the part or item that it belongs to."""
+_SMALL_EVENT: Final = 256
+"""About what an event weighs besides its text."""
 
 log = get_logger(__name__)
 
@@ -68,11 +48,11 @@ class LiveOutput:
         """`last` is the end of what earlier attempts told; `written` is set whenever there is more to commit."""
         self.attempt = attempt
         self._progress = Progress() if last is None else last.progress
+        self.told: Final = frozenset[str]().union(*(each.identity for each in self._progress.items))
+        """The identities of what earlier attempts told."""
         self._number = LIVE_FROM if last is None else last.next_number
         self._written = written
-        self._places: dict[int, int] = {}  # the provider's output_index: ours
-        self._calls: dict[int, list[Mapping[str, Any]]] = {}  # events of calls that are not whole yet
-        self._has_begun = False
+        self._places: dict[int, int] = {}  # the attempt's output_index: the response's
         self._unwritten: list[Event] = []
         self._unwritten_size = 0
         self._size = 0
@@ -80,24 +60,27 @@ class LiveOutput:
         self._misses = 0
         self._guard = Lock()
 
-    def hear(self, data: bytes) -> None:
-        """Take one of the provider's events. Never raises: what is watched must not cost what was paid for."""
+    def hear(self, heard: Sequence[Event]) -> None:
+        """Take the next canonical events of an answer, all or none of them.
+
+        Never raises: what is watched must not cost what was paid for.
+        """
         if self._silent:
             return
         try:
-            value = parse_json(data)
+            size = sum(map(_size_of, heard))
+            self._size += size
+            self._unwritten_size += size
+            self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
+            if self._silent:
+                return
             with self._guard:
-                events = self._events(value) if isinstance(value, dict) else []
+                events = [each for event in heard for each in self._events(event)]
                 self._unwritten += events
-        except (ValueError, RecursionError):  # not JSON: it says nothing
-            return
         except Exception as error:  # noqa: BLE001  # see above
             self._silent = True
             log.warning("live output ended", job_id=self.attempt.job_id, error=type(error).__name__)
             return
-        self._size += len(data)
-        self._unwritten_size += len(data) if events or self._calls else 0
-        self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
         if events:
             self._written.set()
 
@@ -126,114 +109,32 @@ class LiveOutput:
                 self._unwritten.clear()
             return bool(self._unwritten)
 
-    def _events(self, value: Mapping[str, Any]) -> list[Event]:
-        kind, place = value.get("type"), value.get("output_index")
-        if not isinstance(kind, str) or kind not in OUTPUT_TYPES or not isinstance(place, int):
-            return []
-        # Some clients run a tool as soon as its call is done, so a call that a lost attempt left half made is withheld.
-        held = self._calls.get(place)
-        if kind == "response.output_item.added":
-            if held and _identity(held[0]) == _identity(value):
-                return []  # said twice
-            self._calls.pop(place, None)
-            held = self._calls.setdefault(place, []) if is_for_the_client_to_run(value.get("item")) else None
-        if held is None:
-            return self._fitting(kind, place, value)
-        held.append(value)
-        if kind != "response.output_item.done":
-            return []
-        del self._calls[place]
-        if _identity(held[0]) != _identity(value):
-            return []  # the answer has it, under whichever name
-        return [event for each in held for event in self._fitting(each["type"], place, each)]
-
-    def _fitting(self, kind: str, place: int, value: Mapping[str, Any]) -> list[Event]:
-        if kind == "response.output_item.added":
-            return self._added(place, value.get("item"))
+    def _events(self, event: Event) -> list[Event]:
+        place = event["output_index"]
+        if event["type"] == "response.output_item.added":
+            return self._added(place, event)
         index = self._places.get(place)
-        told = None if index is None else self._progress.items[index]
-        if index is None or told is None or told.opened is None:
+        if index is None:
             return []
-        if kind == "response.output_item.done":
-            return _done(told, told.opened, index, value.get("item"))
-        return _within(told, told.opened, index, kind, value)
+        if event["type"] == "response.output_item.done":
+            self._progress.items[index].opened = None
+        return [{**event, "output_index": index}]
 
-    def _added(self, place: int, item: object) -> list[Event]:
-        identity = identity_of(item) if isinstance(item, dict) else frozenset()
-        earlier = self._places.get(place)
-        if earlier is not None and self._progress.items[earlier].identity == identity:  # said twice
+    def _added(self, place: int, event: Event) -> list[Event]:
+        item = event["item"]
+        identity = identity_of(item)
+        if not identity or self._progress.has_told(item):
             return []
-        self._places.pop(place, None)
-        if not isinstance(item, dict) or not identity or self._progress.has_told(item):
-            return []
-        events = [] if self._has_begun else closing_events(self._progress)  # what a lost attempt left open
-        self._has_begun = True
-        begun = opened({"role": "assistant", "status": "in_progress", **item} if item["type"] == "message" else item)
+        events = [] if self._places else closing_events(self._progress)  # what a lost attempt left open
         index = self._places[place] = len(self._progress.items)
-        self._progress.items.append(Told(identity, begun))
-        return [*events, {"type": "response.output_item.added", "output_index": index, "item": begun}]
+        self._progress.items.append(Told(identity, item))
+        return [*events, {**event, "output_index": index}]
 
 
-def _identity(event: Mapping[str, Any]) -> frozenset[str]:
-    item = event.get("item")
-    return identity_of(item) if isinstance(item, dict) else frozenset()
-
-
-def _done(told: Told, begun: Item, index: int, item: object) -> list[Event]:
-    if not isinstance(item, dict) or identity_of(item) != told.identity or item["type"] != begun["type"]:
-        return []
-    told.opened = None
-    [whole] = normalise_output([item], None, finished="completed", seed=str)
-    return [{"type": "response.output_item.done", "output_index": index, "item": whole}]
-
-
-def _within(told: Told, item: Mapping[str, Any], index: int, kind: str, value: Mapping[str, Any]) -> list[Event]:
-    """An event between an item's first and last, if it fits; and the beginning of its part, should that be missing."""
-    if not item.get("id") or (kind.endswith(".delta") and not isinstance(value.get("delta"), str)):
-        return []
-    place = {"item_id": item["id"], "output_index": index}
-    event = {**{name: each for name, each in value.items() if name not in _NOT_PASSED_ON}, **place}
-    family = kind.rpartition(".")[0]
-    if family == "response.content_part" or family in _PART_OF:
-        return _in_content(told, str(item["type"]), kind, family, event)
-    if item["type"] != _ITEM_OF.get(family, family.removeprefix("response.")):
-        return []
-    if item["type"] == "reasoning":
-        is_new = kind == "response.reasoning_summary_part.added"
-        if event.get("summary_index") not in ([told.summaries] if is_new else range(told.summaries)):
-            return []
-        told.summaries += is_new
-    return [event]
-
-
-def _in_content(told: Told, item_type: str, kind: str, family: str, event: Event) -> list[Event]:
-    part, content_index = event.get("part"), event.get("content_index")
-    part_type = _PART_OF.get(family) or (part.get("type") if isinstance(part, dict) else None)
-    fits = item_type == ("reasoning" if part_type == "reasoning_text" else "message")
-    if not fits or not isinstance(part_type, str) or not isinstance(content_index, int):
-        return []
-    if family == "response.output_text":
-        event["logprobs"] = event.get("logprobs") or []
-    if content_index == len(told.parts) and (isinstance(part, dict) or kind.endswith(".delta")):
-        told.parts.append(part_type)
-        begun = _begun_part(part_type, part if isinstance(part, dict) else {})
-        added = {"type": "response.content_part.added", "content_index": content_index, "part": begun}
-        added |= {name: event[name] for name in ("item_id", "output_index")}
-        return [added] if kind == added["type"] else [added, event]
-    known = 0 <= content_index < len(told.parts) and told.parts[content_index] == part_type
-    return [event] if known and kind != "response.content_part.added" else []
-
-
-def _begun_part(part_type: str, part: Mapping[str, Any]) -> Event:
-    match part_type:
-        case "output_text":
-            return {**part, "type": part_type, "text": "", "annotations": [], "logprobs": []}
-        case "refusal":
-            return {**part, "type": part_type, "refusal": ""}
-        case "reasoning_text":
-            return {**part, "type": part_type, "text": ""}
-        case _:
-            return {**part, "type": part_type}
+def _size_of(event: Event) -> int:
+    """About how many bytes an event has; most are small, and are not written out to find it."""
+    words = event.get("delta")
+    return _SMALL_EVENT + (len(words) if isinstance(words, str) else len(json.dumps(event)))
 
 
 def keep_rest(tx: Connection, outputs: Iterable[LiveOutput]) -> None:

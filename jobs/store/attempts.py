@@ -346,9 +346,10 @@ def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> N
     """The same for several jobs."""
     rows = []
     for job, report in answers:
-        response = dict(report.result.response) if isinstance(report.result, Answer) else None
+        response = report.result.response if isinstance(report.result, Answer) else report.failed_response
         if response is not None or report.raw is not None:
-            rows.append({"job_id": job.id, "response": response, "raw": report.raw})
+            kept = None if response is None else dict(response)
+            rows.append({"job_id": job.id, "response": kept, "raw": report.raw})
     if rows:
         tx.execute(_KEEPING[tx.dialect.name], rows)
 

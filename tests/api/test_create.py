@@ -103,16 +103,31 @@ def test_every_field_is_echoed_and_the_same_at_every_later_look(tenant: Tenant, 
     assert polled["backburner"].pop("queue_position") == 1
     assert accepted["backburner"].pop("queue_position") is None
     assert polled == accepted
-    hand.complete(accepted["id"], temperature=1.0, instructions="the provider's", service_tier="default")
+    hand.complete(accepted["id"], temperature=1.0, instructions="the provider's")
     done = tenant.get(accepted["id"])
     assert {name: done[name] for name in FIELDS} == FIELDS
+
+
+def test_what_was_served_wins_over_what_was_asked(tenant: Tenant, hand: Hand) -> None:
+    wishes: Json = {"service_tier": "auto", "reasoning": {"effort": "high", "summary": "auto"}, "truncation": "auto"}
+    job_id = tenant.submit(**wishes)["id"]
+    assert {name: tenant.get(job_id)[name] for name in wishes} == wishes
+    served: Json = {"service_tier": "flex", "reasoning": {"effort": "medium", "summary": None}, "truncation": None}
+    hand.complete(job_id, **served)
+    done = tenant.get(job_id)
+    assert (done["service_tier"], done["truncation"]) == ("flex", "auto")
+    assert done["reasoning"] == {"effort": "medium", "summary": "auto"}
+    again = tenant.submit(**wishes)["id"]
+    hand.complete(again, truncation="disabled")
+    assert tenant.get(again)["truncation"] == "disabled"
+    assert tenant.get(again)["reasoning"] == wishes["reasoning"]
 
 
 def test_what_the_provider_filled_in_shows_where_the_request_said_nothing(tenant: Tenant, hand: Hand) -> None:
     job_id = tenant.submit()["id"]
     hand.complete(job_id, id="resp_provider", temperature=1.0, top_p=None, store=False, new_field={"a": 1}, model="x")
     done = tenant.get(job_id)
-    assert (done["id"], done["model"]) == (job_id, MODEL)
+    assert (done["id"], done["model"]) == (job_id, "o3-pro-2025-06-10")  # as the call named it
     assert (done["temperature"], done["top_p"], done["store"], done["new_field"]) == (1.0, 1.0, False, {"a": 1})
 
 

@@ -19,6 +19,8 @@ from tests.api.world import (
 )
 from tests.support.waiting import await_until
 from worker.live import LiveOutput
+from worker.provider.assembly import Assembly
+from worker.provider.sse import Event as Frame
 
 OPENING = ["response.created", "response.queued", "response.in_progress"]
 TOLD = [
@@ -41,10 +43,11 @@ class Teller:
         with server.database.read() as tx:
             attempt = attempts_of(tx, job_id)[-1]
             self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
+        self._assembly = Assembly(limit=1_000_000, hear=self._output.hear, told=self._output.told)
         server.parts.announcer.wrote(job_id)
 
     def tell(self, kind: str, **fields: Any) -> None:
-        self._output.hear(json.dumps({"type": kind, "output_index": 0, **fields}).encode())
+        self._assembly.take(Frame("", json.dumps({"type": kind, "output_index": 0, **fields}).encode()))
         chunk = self._output.unwritten()
         assert chunk is not None, f"{kind} was not passed on"
         with self._server.database.begin() as tx:

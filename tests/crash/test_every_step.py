@@ -1,7 +1,7 @@
 """A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
 from jobs.models import Catalogue, Model
 from jobs.retry import Backoff
+from jobs.sequence import Hear
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
@@ -126,7 +127,8 @@ class DyingProvider(ProviderClient):
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
-        heard: Callable[[bytes], None] | None = None,
+        heard: Hear | None = None,
+        told: Collection[str] = (),
     ) -> CallReport:
         calling = partial(
             super().call,
@@ -137,6 +139,7 @@ class DyingProvider(ProviderClient):
             line=line,
             accepted=accepted,
             heard=heard,
+            told=told,
         )
         if self._step is Step.SENT:
             self._die_waiting(calling, request_id, line)

@@ -166,7 +166,13 @@ def test_at_most_once_is_at_most_once(stack: Stack, behaviour: str) -> None:
     assert len(stack.calls(done["id"])) == 1
 
 
-@pytest.mark.parametrize("behaviour", ["truncated", "stream-end", "drop-after-headers"])
+def test_a_stream_that_ends_after_whole_items_is_an_answer_though_its_last_event_is_missing(streaming: Stack) -> None:
+    done = run(streaming, "[[sim: stream-end text=Whole.]] Hello", on_unknown_outcome="fail")
+    assert (done["status"], done["output"][-1]["content"][0]["text"], done["usage"]) == ("completed", "Whole.", None)
+    assert len(streaming.calls(done["id"])) == 1
+
+
+@pytest.mark.parametrize("behaviour", ["truncated", "drop-after-headers"])
 def test_a_stream_without_its_last_event_is_an_interrupted_call(streaming: Stack, behaviour: str) -> None:
     once = run(streaming, f"[[sim: {behaviour}]] Hello", on_unknown_outcome="fail")
     assert once["error"]["code"] == "outcome_unknown"

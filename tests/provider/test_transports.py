@@ -121,6 +121,26 @@ class TestStream:
     def test_json_although_a_stream_was_asked_for(self, server: Server) -> None:
         assert isinstance(self.answer(server, whole()).result, Answer)
 
+    @pytest.mark.parametrize("content_type", [b"application/json", b"text/plain", b"text/html"])
+    def test_events_whatever_their_content_type_says(self, server: Server, content_type: bytes) -> None:
+        answer = events(b"\n: hello\n\n", COMPLETED).replace(b"text/event-stream", content_type)
+        assert isinstance(self.answer(server, answer).result, Answer)
+
+    def test_json_that_is_called_events(self, server: Server) -> None:
+        answer = whole(content_type="text/event-stream")
+        assert isinstance(self.answer(server, answer).result, Answer)
+
+    @pytest.mark.parametrize("is_clean", [True, False])
+    def test_after_whole_items_only_a_connection_that_broke_is_an_interrupted_call(
+        self, server: Server, is_clean: bool
+    ) -> None:
+        frames = event(type="response.output_item.done", output_index=0, item=json.loads(ANSWER)["output"][0])
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        chunk = b"%x\r\n%b\r\n" % (len(frames), frames)
+        report = self.answer(server, head + chunk + (b"0\r\n\r\n" if is_clean else b""))
+        assert isinstance(report.result, Answer) is is_clean
+        assert is_clean or failure(report).kind is ErrorKind.INTERRUPTED
+
     @pytest.mark.parametrize("frames", [b"", event(type="response.created"), COMPLETED[:-40], b"data: {{\n\n"])
     def test_no_last_event(self, server: Server, frames: bytes) -> None:
         report = self.answer(server, events(frames))
@@ -266,6 +286,17 @@ class TestBackground:
         peer.send(whole())
         assert isinstance(call.report().result, Answer)
         assert call.accepted == []
+
+    @pytest.mark.parametrize("frames", [COMPLETED, event(type="response.created", response=json.loads(TAKEN))])
+    def test_one_that_answers_with_events_is_bought_once(self, server: Server, frames: bytes) -> None:
+        call = Call(server, Transport.BACKGROUND)
+        peer = server.accept()
+        peer.read_request()
+        peer.send(events(frames)).sock.close()
+        if frames is not COMPLETED:
+            self.asked(server, events(COMPLETED)).sock.close()
+            assert call.accepted == ["resp_1/é"]
+        assert isinstance(call.report().result, Answer)
 
     def test_its_id_is_kept_where_it_may_have_been_stored_against_the_clients_will(self, server: Server) -> None:
         """[18.9]"""

@@ -102,7 +102,7 @@ def test_background_and_poll(facts: Facts) -> None:
         "same_id": True,
         "status": "completed",
         "text": "Forty-two.",
-        "model": MODEL,
+        "model": "o3-pro-2025-06-10",  # as served
         "metadata": {"ticket": "4711"},
         "reasoning_tokens": 64,
         "request_id": "req_",

@@ -44,6 +44,9 @@ def test_the_last_directive_counts_and_none_is_part_of_the_prompt() -> None:
         ("full billed=perhaps", "bad value 'perhaps'"),
         ("full cost=much", "bad value 'much'"),
         ("429 full", "unexpected 'full' after '429'"),
+        ("answer", "'answer' must be followed by the name of a recorded answer"),
+        ("answer delay=1", "'answer' must be followed by the name of a recorded answer"),
+        ("answer one two", "unexpected 'two' after 'answer'"),
         ('full text="open', "cannot read"),
     ],
 )
@@ -62,5 +65,5 @@ def test_every_behaviour_and_option_is_documented() -> None:
     documented = script.__doc__ or ""
     behaviours = script.ANSWERS | script.NAMED_REFUSALS | script.EARLY_FAULTS | script.LATE_FAULTS
     assert {name for name in behaviours if not re.search(rf"^(?! ).*\b{name}\b", documented, re.MULTILINE)} == set()
-    options = set(script.Step.__slots__) - {"behaviour", "source", "times"}
+    options = set(script.Step.__slots__) - {"behaviour", "source", "times", "recorded"}
     assert {name for name in options if f"`{name.replace('_', '-')}=" not in documented} == set()

@@ -1,6 +1,5 @@
 """Live output on both databases: committed together, in order, for as long as the attempt holds its job."""
 
-import json
 import threading
 from typing import Any
 
@@ -45,7 +44,7 @@ def live_log(database: Database, heard: Heard) -> LiveLog:
 def say(output: LiveOutput, *names: str) -> None:
     for place, name in enumerate(names):
         item = {"id": name, "type": "message", "content": []}
-        output.hear(json.dumps({"type": "response.output_item.added", "output_index": place, "item": item}).encode())
+        output.hear([{"type": "response.output_item.added", "output_index": place, "item": item}])
 
 
 def logged(database: Database, job: Job, number: int = 0) -> list[str]:

@@ -22,7 +22,7 @@ from jobs.retry_after import retry_after
 from worker.provider.classify import pause_asked_for
 from worker.provider.exchange import Endpoint, Received, ended_here, overdue
 from worker.provider.line import AbortReason, Line
-from worker.provider.wire import Reading, Unreadable, read_response
+from worker.provider.wire import CutOff, Reading, Unreadable, read_response
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 10.0
@@ -170,11 +170,14 @@ class _Following:
 
 
 def _reading(came: Received | Failure) -> Reading | None:
-    """The response object that came, if one did."""
+    """The response object that came, if one did; of a stream that was cut, the one that it began with."""
     if isinstance(came, Failure) or not came.is_success:
         return None
     try:
-        return read_response(came.body)
+        return read_response(came.body, is_broken=came.is_broken)
+    except CutOff as error:
+        begun = {"object": "response", "status": Status.IN_PROGRESS, "id": error.begun.get("id")}
+        return read_response(json.dumps(begun).encode()) if begun["id"] else None
     except Unreadable:
         return None
 

@@ -20,7 +20,7 @@ from jobs.retry_after import retry_after
 from worker.provider.complaint import Complaint, read_complaint
 from worker.provider.spending import cost_of_call
 from worker.provider.text import name_of
-from worker.provider.wire import Reading, Unreadable, read_response
+from worker.provider.wire import CutOff, Reading, Unreadable, read_response
 
 _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
     {
@@ -110,10 +110,15 @@ _KIND_OF_WORDS: Final[tuple[tuple[frozenset[int], re.Pattern[str], ErrorKind], .
 )
 
 
-def classify(status: int, headers: Mapping[str, str], body: bytes, model: Model, *, now: datetime) -> CallReport:
-    """What a finished exchange came to. `headers` ignores case, or has lower-case names."""
+def classify(
+    status: int, headers: Mapping[str, str], body: bytes, model: Model, *, now: datetime, is_broken: bool = False
+) -> CallReport:
+    """What a finished exchange came to. `headers` ignores case, or has lower-case names.
+
+    `is_broken` says that the connection broke before the end of the body.
+    """
     if 200 <= status < 300:
-        report = _report_of_answer(status, headers, body, model, now)
+        report = _report_of_answer(status, headers, body, model, now, is_broken=is_broken)
     else:
         report = _report_of_refusal(status, headers, body, model, now)
     given_id = headers.get("x-inference-id") or headers.get("x-request-id")
@@ -196,11 +201,14 @@ def _kind_of_status(status: int) -> ErrorKind:
     return _KIND_OF_STATUS.get(status, ErrorKind.SERVER_ERROR if status >= 500 else ErrorKind.REJECTED)
 
 
-def _report_of_answer(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
+def _report_of_answer(
+    status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime, *, is_broken: bool
+) -> CallReport:
     try:
-        reading = read_response(body)
+        reading = read_response(body, is_broken=is_broken)
     except Unreadable as error:
-        failure = Failure(ErrorKind.MALFORMED_ANSWER, str(error), status, pause_asked_for(headers, now))
+        kind = ErrorKind.INTERRUPTED if isinstance(error, CutOff) else ErrorKind.MALFORMED_ANSWER
+        failure = Failure(kind, str(error), status, pause_asked_for(headers, now))
         return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
     result = _result(reading, status, pause_asked_for(headers, now))
     usage = reading.spending.usage
@@ -210,6 +218,7 @@ def _report_of_answer(status: int, headers: Mapping[str, str], body: bytes, mode
         result,
         http_status=status,
         raw=body,
+        failed_response=reading.fields if isinstance(result, Failure) and reading.fields["output"] else None,
         provider_response_id=reading.id,
         provider_model=reading.model,
         usage=usage,

@@ -1,7 +1,7 @@
 """The provider, behind one door: each call goes by the transport that the operator chose."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from time import monotonic
 from types import MappingProxyType
@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from jobs.job import CallReport
 from jobs.models import Model
+from jobs.sequence import Hear
 from jobs.settings import Dialect, Transport
 from worker.provider.background import (
     call_background,
@@ -71,7 +72,8 @@ class ProviderClient:
         deadline: timedelta,
         line: Line,
         accepted: Callable[[str], None],
-        heard: Callable[[bytes], None] | None = None,
+        heard: Hear | None = None,
+        told: Collection[str] = (),
     ) -> CallReport:
         """Send one request and wait for its end: an answer, a failure, `deadline`, or the line's abortion.
 
@@ -79,7 +81,8 @@ class ProviderClient:
 
         Whatever the provider and the network do comes back as a report. An answer that had come in whole is
         reported even where the line was aborted meanwhile. `accepted` is told the id by which a response can be
-        resumed, as soon as there is one, and `heard` the events of a stream, where the transport is one.
+        resumed, as soon as there is one, and `heard` the canonical events of a stream, where the transport is one: no
+        item in them has an identity among those that were `told` by earlier attempts.
         """
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
@@ -98,7 +101,9 @@ class ProviderClient:
                 case Transport.PLAIN:
                     return call_plain(self._endpoint, request, model, ends_at, line)
                 case Transport.STREAM:
-                    return call_stream(self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard)
+                    return call_stream(
+                        self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard, told=told
+                    )
                 case Transport.BACKGROUND:
                     return call_background(
                         self._endpoint, request, model, ends_at, line, accepted=accepted, unstored=unstored

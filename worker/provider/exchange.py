@@ -45,7 +45,7 @@ Fields = list[tuple[bytes, bytes]]
 class Received:
     """What came of an answer; `fault` says why we stopped reading it, if we did.
 
-    `raw` is what was sent, where `body` is only made of it.
+    `raw` is what was sent, where `body` is only made of it. `is_broken` says that the connection broke.
     """
 
     status: int
@@ -53,6 +53,7 @@ class Received:
     body: bytes
     fault: Failure | None
     raw: bytes | None = None
+    is_broken: bool = False
 
     @property
     def is_success(self) -> bool:
@@ -170,6 +171,7 @@ class Endpoint:
         chunks: list[bytes] = []
         size = 0
         fault = None
+        is_broken = False
         try:
             for chunk in chunks_of(response):
                 chunks.append(chunk)
@@ -183,18 +185,19 @@ class Endpoint:
         except httpcore.ReadTimeout:
             fault = overdue()
         except BREAKS:
-            pass  # a refusal is one even when its text was cut, and an answer that was cut shows it
-        body = b"".join(chunks)
-        return Received(response.status, headers_of(response), body if size <= limit else body[:KEPT_BYTES], fault)
+            is_broken = True  # a refusal is one even when its text was cut, and an answer that was cut shows it
+        body = b"".join(chunks) if size <= limit else b"".join(chunks)[:KEPT_BYTES]
+        return Received(response.status, headers_of(response), body, fault, is_broken=is_broken)
 
     def report(self, came: Received | Failure, line: Line, model: Model) -> CallReport:
         """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
         ended = ended_here(line)
         if isinstance(came, Failure):
             return CallReport(ended or came)
-        report = classify(came.status, came.headers, came.body, model, now=datetime.now(UTC))
+        is_broken = came.is_broken or came.fault is not None
+        report = classify(came.status, came.headers, came.body, model, now=datetime.now(UTC), is_broken=is_broken)
         fault = ended or came.fault
-        if fault is not None and _is_malformed(report):
+        if fault is not None and _is_unread(report):
             report = replace(report, result=replace(fault, http_status=came.status))
         if came.raw is not None:
             report = replace(report, raw=came.raw)
@@ -256,8 +259,9 @@ def too_large(limit: int) -> Failure:
     return Failure(ErrorKind.MALFORMED_ANSWER, f"The provider's answer is larger than {limit:,} bytes.")
 
 
-def _is_malformed(report: CallReport) -> bool:
-    return isinstance(report.result, Failure) and report.result.kind is ErrorKind.MALFORMED_ANSWER
+def _is_unread(report: CallReport) -> bool:
+    kinds = (ErrorKind.MALFORMED_ANSWER, ErrorKind.INTERRUPTED)
+    return isinstance(report.result, Failure) and report.result.kind in kinds
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:

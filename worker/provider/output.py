@@ -1,11 +1,15 @@
 """The items of an answer, brought into the shape that OpenAI's SDKs read, and whether they say anything.
 
-This provider gives `output: null` beside `output_text`, and finished messages that say `in_progress`; the SDKs need
-the text in `output[].content[]`. Items and parts of a type that we do not know pass through as they are.
+This provider gives `output: null` beside `output_text`, and finished messages that say `in_progress`; gateways give a
+text, or one object, where a list belongs. The SDKs need the text in `output[].content[]`. Items and parts of a type
+that we do not know pass through as they are.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+
+from worker.provider.names import Names
 
 Item = dict[str, Any]
 
@@ -26,48 +30,87 @@ _CAN_BE_UNFINISHED: Final = frozenset({"message", "reasoning", "function_call", 
 _NEVER_NULL: Final = frozenset({"content", "encrypted_content", "phase", "status"})
 """Fields that the SDKs' types and Open Responses let an item leave out, and not hold as null."""
 _TEXT_PARTS: Final = frozenset({"output_text", "text"})
+_PARTS: Final = _TEXT_PARTS | {"refusal"}
+_WRITTEN: Final[Mapping[str, tuple[str, str | None]]] = {
+    "function_call": ("arguments", "{}"),
+    "mcp_call": ("arguments", None),
+    "mcp_approval_request": ("arguments", None),
+    "custom_tool_call": ("input", ""),
+}
+"""Fields that are texts, which some gateways send as the JSON value that the text stands for; what to put where the
+field is missing, if it may not be."""
 
 
-def normalise_output(raw: object, output_text: object, *, finished: str, seed: Callable[[], str]) -> list[Item]:
-    """The items of a finished answer.
+def normalise_output(
+    raw: object, output_text: object, *, finished: str, seed: Callable[[], str], taken: Iterable[str] = ()
+) -> list[Item]:
+    """The items of a finished answer, no two of one name.
 
     `finished` is what an item is that still says in_progress: completed, or incomplete when the answer was cut.
-    `seed` gives a word that is the same for the same answer; ids are made of it where a message has none.
+    `seed` gives a word that is the same for the same answer; ids are made of it where a message has none, or has one
+    that another item has, or that is among the `taken` identities.
     """
-    given = raw if isinstance(raw, list) else []
-    items = [_item(each, place, finished, seed) for place, each in enumerate(given) if isinstance(each, Mapping)]
+    names = Names(seed, taken)
+    return [names.give(item, place) for place, item in enumerate(shaped(raw, output_text, finished=finished))]
+
+
+def shaped(raw: object, output_text: object, *, finished: str) -> list[Item]:
+    """The same under the provider's own names, which may be missing or alike."""
+    given = raw if isinstance(raw, list) else [raw]
+    items = [_item(each, finished) for each in given if isinstance(each, Mapping) or (each and isinstance(each, str))]
     if isinstance(output_text, str) and output_text and not any(_speaks(item) for item in items):
-        items.append(_message({"content": output_text}, len(items), finished, seed))
+        items.append(_message({"content": output_text}, finished))
     return items
 
 
-def brings_output(items: list[Item]) -> bool:
+def brings_output(items: Iterable[Item]) -> bool:
     """Whether any item holds text, a refusal or a call that the client is to see."""
     return any(_speaks(item) if item.get("type") == "message" else item.get("type") not in _MEANS for item in items)
 
 
-def _item(raw: Mapping[str, Any], place: int, finished: str, seed: Callable[[], str]) -> Item:
+def as_text(value: object) -> str | None:
+    """A text as it is, any other JSON value as the text that stands for it; None where there is nothing."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _item(raw: Mapping[str, Any] | str, finished: str) -> Item:
+    if isinstance(raw, str):
+        return _message({"content": raw}, finished)
     kind = raw.get("type")
     if kind is None and "content" in raw:
         kind = "message"
-    raw = {name: value for name, value in raw.items() if value is not None or name not in _NEVER_NULL}
+    elif kind in _PARTS if isinstance(kind, str) else "text" in raw:
+        return _message({"content": [raw]}, finished)  # a part without the item around it
+    item = {name: value for name, value in raw.items() if value is not None or name not in _NEVER_NULL}
     if kind == "message":
-        return _message(raw, place, finished, seed)
-    if kind in _CAN_BE_UNFINISHED and raw.get("status") == "in_progress":
-        return {**raw, "status": finished}
-    return dict(raw)
+        return _message(item, finished)
+    if not isinstance(kind, str):
+        return item
+    if kind in _CAN_BE_UNFINISHED and item.get("status") == "in_progress":
+        item["status"] = finished
+    if kind == "reasoning":
+        item["summary"] = _texts(item.get("summary"), "summary_text")
+        if "content" in item:
+            item["content"] = _texts(item["content"], "reasoning_text")
+    elif kind in _WRITTEN:
+        name, empty = _WRITTEN[kind]
+        text = as_text(item.get(name))
+        if text is not None or empty is not None:
+            item[name] = empty if text is None else text
+    return item
 
 
-def _message(raw: Mapping[str, Any], place: int, finished: str, seed: Callable[[], str]) -> Item:
+def _message(raw: Mapping[str, Any], finished: str) -> Item:
     status, content = raw.get("status"), raw.get("content")
     parts = content if isinstance(content, list) else [content]
     return {
         **raw,
-        "id": raw.get("id") or f"msg_{seed()}{place:02x}",
         "type": "message",
         "role": raw.get("role") or "assistant",
         "status": finished if status in (None, "in_progress") else status,
-        "content": [_part(part) for part in parts if isinstance(part, Mapping | str)],
+        "content": [_part(part) for part in parts if isinstance(part, Mapping) or (part and isinstance(part, str))],
     }
 
 
@@ -83,6 +126,13 @@ def _part(raw: Mapping[str, Any] | str) -> Item:
         "annotations": annotations if isinstance(annotations, list) else [],
         "logprobs": logprobs if isinstance(logprobs, list) else [],
     }
+
+
+def _texts(raw: object, kind: str) -> list[Any]:
+    """Parts of reasoning; a text stands for the one part that holds it."""
+    given = raw if isinstance(raw, list) else [raw]
+    texts = [{"type": kind, "text": each} if isinstance(each, str) else each for each in given if each]
+    return [{"type": kind, **each} if isinstance(each, Mapping) else each for each in texts]
 
 
 def _speaks(item: Item) -> bool:

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 _MARK: Final = b"\xef\xbb\xbf"
+_BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+
+
+def begins_as_events(body: bytes) -> bool | None:
+    """Whether a body is a stream of events, told by its first bytes; None while they are too few to tell."""
+    start = body.removeprefix(_MARK).lstrip()[: len("retry:")]
+    if start.startswith(_BEGINNINGS):
+        return True
+    return None if any(each.startswith(start) for each in _BEGINNINGS) else False
 
 
 class EventTooLarge(ValueError):

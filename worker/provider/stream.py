@@ -1,20 +1,19 @@
-"""An answer awaited as server-sent events, which keep the line alive; of all events only the last is kept.
-
-Whoever wants to hear the others is told each as it comes.
+"""An answer awaited as server-sent events, which keep the line alive, and put together from them.
 
 When silence is a fault: never while the model may be thinking, for a reasoning model does so for minutes between
 events. Only amid an event or a text must more follow soon, and after the last event the stream's end.
 """
 
-import json
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
 import httpcore
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
 from jobs.models import Model
+from jobs.sequence import Hear
+from worker.provider.assembly import Assembly
 from worker.provider.breakage import BREAKS
 from worker.provider.exchange import (
     Endpoint,
@@ -28,52 +27,61 @@ from worker.provider.exchange import (
     too_large,
 )
 from worker.provider.line import Line
-from worker.provider.sse import Event, EventParser, EventTooLarge
+from worker.provider.sse import EventParser, EventTooLarge, begins_as_events
 
 EVENT_STREAM: Final = "text/event-stream"
 END_SECONDS: Final = 2.0
 """How long after the last event the stream may take to end; a chunk of its own may name the cost."""
-_LAST: Final = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 
 
-class Ending:
-    """What a stream's last event says, and the cost that may come beside or after it."""
+class Incoming:
+    """A body that was to be events, or was to be none: taken for what it is, whatever its content type says."""
 
-    __slots__ = ("_meta", "_response", "amid_text", "raw")
+    def __init__(self, limit: int, assembly: Assembly) -> None:
+        """Neither an event nor a body without events may be larger than `limit` bytes."""
+        self._limit = limit
+        self._parser = EventParser(limit)
+        self._assembly = assembly
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._is_stream: bool | None = None
 
-    def __init__(self) -> None:
-        self._response: Any = None
-        self._meta: Any = None
-        self.raw: bytes | None = None
-        self.amid_text = False
+    def take(self, chunk: bytes) -> None:
+        """Take the next bytes.
 
-    def take(self, event: Event) -> None:
-        """Look at one event. One that is not JSON says nothing."""
-        if event.name.startswith("response.") and event.name not in _LAST:
-            self.amid_text = event.name.endswith(".delta")
+        Raises:
+            EventTooLarge: they are beyond the limit.
+        """
+        if self._is_stream is None:
+            chunk = b"".join([*self._chunks, chunk])
+            self._chunks.clear()
+            self._size = 0
+            self._is_stream = begins_as_events(chunk)
+        if self._is_stream:
+            for event in self._parser.feed(chunk):
+                self._assembly.take(event)
             return
-        try:
-            value = json.loads(event.data)
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(value, dict):
-            return
-        if isinstance(value.get("meta"), dict):
-            self._meta = value["meta"]
-        kind = str(value.get("type") or event.name)
-        if kind in _LAST:
-            self._response, self.raw = value.get("response"), event.data
-        elif self.raw is None and (kind == "error" or (not kind and value.get("error"))):
-            self._response, self.raw = _failed(value), event.data
-        elif kind:
-            self.amid_text = kind.endswith(".delta")
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > self._limit:
+            raise EventTooLarge
 
-    def body(self) -> bytes:
-        """The response object as a call without a stream would have brought it; empty when none came."""
-        response = self._response
-        if isinstance(response, dict) and self._meta is not None and not response.get("meta"):
-            response = {**response, "meta": self._meta}
-        return b"" if response is None else json.dumps(response, separators=(",", ":")).encode()
+    def patience(self, stall: float) -> float | None:
+        """How long nothing may come before that is a fault; None while silence is none."""
+        if self._assembly.has_ended:
+            return END_SECONDS
+        is_amid_event = self._is_stream and self._parser.is_amid_event
+        return stall if self._assembly.is_amid_text or is_amid_event else None
+
+    def end(self, *, is_broken: bool) -> bytes | None:
+        """The response, once no more comes: as the events make it, or as it came. None where events make none."""
+        if not self._is_stream:
+            return b"".join(self._chunks) or None
+        last = self._parser.end()
+        if last is not None:
+            self._assembly.take(last)
+        self._assembly.close(is_broken=is_broken)
+        return self._assembly.body() if self._assembly.is_answered else None
 
 
 def call_stream(
@@ -84,17 +92,19 @@ def call_stream(
     line: Line,
     *,
     stall: float,
-    heard: Callable[[bytes], None] | None = None,
+    heard: Hear | None = None,
+    told: Collection[str] = (),
 ) -> CallReport:
     """Send one request and read its events to the last; `stall` is how long a text may stand still.
 
-    `heard` is told each event's data as it comes, and must not raise.
+    `heard` is told canonical events as they come, and must not raise; `told` are the identities of the items that
+    earlier attempts told of.
     """
+    assembly = Assembly(limit=endpoint.max_answer_bytes, hear=heard, told=told)
 
     def read(response: httpcore.Response, ends_at: float) -> Received:
-        content_type = headers_of(response).get("content-type", "").lower()
-        if is_success(response.status) and content_type.startswith(EVENT_STREAM):
-            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, heard)
+        if is_success(response.status):
+            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, assembly)
         return endpoint.read_whole(response, ends_at)
 
     came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
@@ -107,23 +117,19 @@ def _read_events(
     line: Line,
     stall: float,
     limit: int,
-    heard: Callable[[bytes], None] | None,
+    assembly: Assembly,
 ) -> Received:
-    parser, ending = EventParser(limit), Ending()
-    fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
-
-    def hear(chunk: bytes) -> None:
-        for event in parser.feed(chunk):
-            ending.take(event)
-            if heard is not None:
-                heard(event.data)
-
+    incoming = Incoming(limit, assembly)
+    fault = None
+    is_broken = True
     try:
-        for _ in map(hear, chunks_of(response)):  # which, unlike a loop, holds no chunk while the next is awaited
+        for _ in map(incoming.take, chunks_of(response)):  # unlike a loop, it holds no chunk while the next is awaited
             if is_late(response, ends_at):
                 fault = overdue()
                 break
-            line.expect(_patience(parser, ending, stall))
+            line.expect(incoming.patience(stall))
+        else:
+            is_broken = False
     except EventTooLarge:
         fault = too_large(limit)
     except httpcore.ReadTimeout:
@@ -131,25 +137,8 @@ def _read_events(
     except BREAKS:
         pass  # what had come before the line broke counts
     line.expect(None)
-    unfinished = parser.end()
-    if unfinished is not None:
-        ending.take(unfinished)
-    return Received(
-        response.status,
-        headers_of(response),
-        ending.body(),
-        None if ending.raw is not None else fault,
-        ending.raw,
-    )
-
-
-def _patience(parser: EventParser, ending: Ending, stall: float) -> float | None:
-    if ending.raw is not None:
-        return END_SECONDS
-    return stall if ending.amid_text or parser.is_amid_event else None
-
-
-def _failed(event: Mapping[str, Any]) -> dict[str, Any]:
-    """A stream's `error` event as the failed response that it stands for."""
-    error = event.get("error") or {name: event.get(name) for name in ("code", "message", "param")}
-    return {"object": "response", "status": "failed", "error": error}
+    body = incoming.end(is_broken=is_broken or line.aborted is not None)
+    if body is None and fault is None:
+        fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
+    fault = None if assembly.is_answered else fault
+    return Received(response.status, headers_of(response), body or b"", fault, assembly.raw)

@@ -1,8 +1,10 @@
 """Foreign text made fit to be kept: no column, log line or client should stumble over what a gateway wrote."""
 
 import html
+import json
+import math
 import re
-from typing import Final
+from typing import Any, Final
 
 MESSAGE_CHARACTERS: Final = 2_000
 NAME_CHARACTERS: Final = 200
@@ -13,6 +15,16 @@ _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _TITLE: Final = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
 _HIDDEN: Final = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]*>")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What the text says, less the numbers that JSON does not have.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested beyond all measure.
+    """
+    return json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
 
 
 def message_of(text: str) -> str:
@@ -42,3 +54,8 @@ def looks_like_html(text: str) -> bool:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None

@@ -1,7 +1,5 @@
 """The provider's response object as we read it: tolerant of what it really sends, normalised to OpenAI's shape."""
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +8,12 @@ from typing import Any, Final
 
 from jobs.fields import WITHHELD_FIELDS
 from jobs.lifecycle import Status
+from worker.provider.assembly import assembled
 from worker.provider.complaint import Complaint, complaint_of
 from worker.provider.output import brings_output, normalise_output
 from worker.provider.spending import Spending, read_spending
-from worker.provider.text import ID_CHARACTERS, looks_like_html, name_of
+from worker.provider.sse import begins_as_events
+from worker.provider.text import ID_CHARACTERS, looks_like_html, name_of, parse_json
 
 # Ours to say (or never sent, so that an echo of it would be the provider's own default), and read from here alone.
 _NOT_ECHOED: Final = WITHHELD_FIELDS | {
@@ -41,6 +41,14 @@ class Unreadable(ValueError):
     """The body is no response object; the text says what it is instead, without repeating it."""
 
 
+class CutOff(Unreadable):
+    """The body is a stream of events that ended before the answer was whole; `begun` is what it said at first."""
+
+    def __init__(self, begun: Mapping[str, Any]) -> None:
+        super().__init__("The provider's stream ended before its last event.")
+        self.begun = begun
+
+
 @dataclass(frozen=True)
 class Reading:
     """A response object, read. `fields` is its output, its usage and what it echoes of the request."""
@@ -55,13 +63,16 @@ class Reading:
     model: str | None
 
 
-def read_response(body: bytes) -> Reading:
-    """Read the body of a 200.
+def read_response(body: bytes, *, is_broken: bool = False) -> Reading:
+    """Read the body of a 200: a response object, or the events that make one, whatever was asked for.
+
+    `is_broken` says that the connection broke before the body's end.
 
     Raises:
+        CutOff: it is a stream of events that ended too early.
         Unreadable: it is not JSON, cut off, or not a response object.
     """
-    given = _parse(body)
+    given = _parse(_put_together(body, is_broken=is_broken) if begins_as_events(body) else body)
     complaint = _complaint(given.get("error"))
     status = _status(given, complaint)
     spending = read_spending(given.get("usage"), given.get("meta"))
@@ -85,9 +96,13 @@ def read_response(body: bytes) -> Reading:
     )
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What the text says, less the numbers that JSON does not have."""
-    return json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
+def _put_together(events: bytes, *, is_broken: bool) -> bytes:
+    assembly = assembled(events, is_broken=is_broken)
+    if assembly.is_answered:
+        return assembly.body()
+    if assembly.begun is None:
+        raise Unreadable("The provider's answer is a stream of events, not JSON, and none of them is of a response.")
+    raise CutOff(assembly.begun)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -119,11 +134,6 @@ def _is_response(value: Mapping[str, Any]) -> bool:
         or "output" in value
         or "output_text" in value
     )
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
 
 
 def _is_deeper(value: object, limit: int) -> bool:

@@ -203,7 +203,7 @@ def test_two_items_of_one_identity_are_told_once() -> None:
 
 
 def test_progress_is_kept() -> None:
-    progress = Progress([Told(identity_of(MESSAGE), opened(MESSAGE), ["output_text"]), Told(identity_of(SEARCH), None)])
+    progress = Progress([Told(identity_of(MESSAGE), opened(MESSAGE)), Told(identity_of(SEARCH), None)])
     assert Progress.from_json(progress.to_json()) == progress
 
 

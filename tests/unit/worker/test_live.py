@@ -15,6 +15,8 @@ from jobs.sequence import LIVE_FROM, OUTPUT_TYPES, Event, Progress, identity_of,
 from jobs.store.streams import Chunk
 from worker import live
 from worker.live import LiveOutput
+from worker.provider.assembly import Assembly
+from worker.provider.sse import Event as Frame
 
 Json = dict[str, Any]
 
@@ -45,8 +47,9 @@ def attempt(number: int = 1) -> Attempt:
 def told(*heard: Json | bytes, last: Chunk | None = None) -> Chunk | None:
     """What is passed on of what was heard."""
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
+    assembly = Assembly(limit=1_000_000, hear=output.hear, told=output.told)
     for each in heard:
-        output.hear(each if isinstance(each, bytes) else json.dumps(each).encode())
+        assembly.take(Frame("", each if isinstance(each, bytes) else json.dumps(each).encode()))
     return output.unwritten()
 
 
@@ -113,28 +116,51 @@ def test_a_part_that_was_never_begun_begins_with_its_first_delta() -> None:
         {"type": "response.future.delta", "output_index": 0},
         {"type": "error", "message": "Oh no."},
         {"type": ["response.output_text.delta"], "output_index": 0},
+        added(),
+        added("function_call", 1, id="fc_1"),
+        {"type": "response.output_item.added", "output_index": 1, "item": "msg"},
+        {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"},
+        {"type": "response.mcp_call_arguments.delta", "output_index": 0, "delta": "{"},
+        {"type": "response.web_search_call.searching", "output_index": 0},
+        part(),
+    ],
+)
+def test_what_says_nothing_yet_is_left_out(heard: Json | bytes) -> None:
+    before = events_of(added(), part())
+    assert events_of(added(), part(), heard) == before
+    assert [each["type"] for each in events_of(added(), part(), heard, delta())][-1] == "response.output_text.delta"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
         delta(7),
         delta(content_index=5),
         {**delta(), "delta": {"text": "x"}},
         {**delta(), "content_index": None},
+        {**delta(), "content_index": -1},
         {**delta(), "output_index": "0"},
-        added(),
-        added(index=1, id=None),
-        added("function_call", 1, id="fc_1"),
-        {"type": "response.output_item.added", "output_index": 1, "item": "msg"},
-        {"type": "response.output_item.done", "output_index": 0, "item": {"id": "other", "type": "message"}},
-        {"type": "response.refusal.delta", "output_index": 0, "content_index": 0, "delta": "No."},
-        {"type": "response.reasoning_summary_text.delta", "output_index": 0, "summary_index": 0, "delta": "x"},
-        {"type": "response.function_call_arguments.delta", "output_index": 0, "delta": "{"},
-        {"type": "response.web_search_call.searching", "output_index": 0},
-        part(kind="reasoning_text", content_index=1),
-        part(),
+        {**delta(), "item_id": None, "output_index": None},
     ],
 )
-def test_what_does_not_fit_is_left_out(heard: Json | bytes) -> None:
-    before = events_of(added(), part())
-    assert events_of(added(), part(), heard) == before
-    assert [each["type"] for each in events_of(added(), part(), heard, delta())][-1] == "response.output_text.delta"
+def test_a_text_is_told_once_whatever_its_indices(odd: Json) -> None:
+    assert events_of(added(), part(), odd) == events_of(added(), part(), delta())
+
+
+def test_an_item_without_an_id_gets_one() -> None:
+    begun, *_, piece = events_of(added(id=None), delta())
+    assert begun["item"]["id"].startswith("msg_")
+    assert piece["item_id"] == begun["item"]["id"]
+
+
+def test_the_next_attempt_gives_no_name_that_was_told_before() -> None:
+    lost = told(added(id="msg_0"), delta(text="Bl"))
+    again = told(added(id="msg_0"), delta(text="Blue."), last=lost)
+    assert lost is not None
+    assert again is not None
+    names = [each["item"]["id"] for each in (*lost.events, *again.events) if each["type"].endswith("item.added")]
+    assert names[0] == "msg_0"
+    assert len(set(names)) == 2
 
 
 def test_nothing_is_told_of_an_item_after_its_end() -> None:
@@ -144,7 +170,7 @@ def test_nothing_is_told_of_an_item_after_its_end() -> None:
 
 def test_an_end_has_the_shape_of_the_answers_own() -> None:
     item = {"id": "item_0", "type": "message", "status": "in_progress", "content": [{"type": "text", "text": "Hi"}]}
-    [_, last] = events_of(added(), {"type": "response.output_item.done", "output_index": 0, "item": item})
+    last = events_of(added(), {"type": "response.output_item.done", "output_index": 0, "item": item})[-1]
     assert last["item"]["status"] == "completed"
     assert last["item"]["content"] == [{"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}]
 
@@ -197,6 +223,7 @@ def test_a_call_is_told_when_it_is_whole_and_in_its_order() -> None:
         ("response.output_item.added", 0),
         ("response.output_item.added", 1),
         ("response.function_call_arguments.delta", 1),
+        ("response.function_call_arguments.done", 1),
         ("response.output_item.done", 1),
     ]
     assert told_last[-1]["item"] == call
@@ -210,9 +237,11 @@ def test_a_call_that_is_said_to_begin_twice_keeps_what_it_has() -> None:
     assert [each["delta"] for each in sent if "delta" in each] == ['{"a"', ":1}"]
 
 
-def test_a_call_that_ends_under_another_name_is_left_to_the_answer() -> None:
+def test_a_call_that_ends_under_another_name_keeps_its_first() -> None:
     done = {"type": "response.output_item.done", "output_index": 0, "item": {"type": "function_call", "id": "fc_9"}}
-    assert events_of(added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments(), done) == []
+    begun = added("function_call", id="fc_1", call_id="call_1", name="f", arguments="")
+    last = events_of(begun, arguments('{"a":1}'), done)[-1]["item"]
+    assert last == {**begun["item"], "arguments": '{"a":1}'}
 
 
 @pytest.mark.parametrize("kind", ["local_shell_call", "computer_call", "apply_patch_call", "mcp_approval_request"])
@@ -241,11 +270,7 @@ def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
 
 def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MOST_UNWRITTEN", 2_000)
-    output = LiveOutput(attempt(), None, Signal())
-    output.hear(json.dumps(added()).encode())
-    for _ in range(100):
-        output.hear(json.dumps(delta(text="x" * 500)).encode())
-    chunk = output.unwritten()
+    chunk = told(added(), *[delta(text="x" * 500)] * 100)
     assert chunk is not None
     assert len(chunk.events) < 10
     assert list(remaining_events(chunk.progress, [{"id": "item_0", "type": "message", "content": []}]))
@@ -255,11 +280,11 @@ def test_a_fault_of_ours_costs_the_stream_and_not_the_call(monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(live, "opened", broken)
+    monkeypatch.setattr(live, "identity_of", broken)
     output = LiveOutput(attempt(), None, Signal())
-    output.hear(json.dumps(added()).encode())
+    output.hear([added()])
     monkeypatch.undo()
-    output.hear(json.dumps(added()).encode())
+    output.hear([added()])
     assert output.unwritten() is None
 
 

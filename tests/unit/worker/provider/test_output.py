@@ -36,8 +36,11 @@ def read(raw: object, output_text: object = None, finished: str = "completed") -
         ([message({"type": "refusal", "refusal": "No."})], "", [message({"type": "refusal", "refusal": "No."})]),
         (None, None, []),
         (None, "", []),
-        ({"type": "message"}, 7, []),
-        (["text", None, 7, REASONING], None, [REASONING]),
+        (7, 7, []),
+        (message(TEXT), None, [message(TEXT)]),
+        ("Hi", None, [message(TEXT, id="msg_5eed00")]),
+        (TEXT, None, [message(TEXT, id="msg_5eed00")]),
+        (["Hi", None, 7, REASONING], None, [message(TEXT, id="msg_5eed00"), REASONING]),
     ],
 )
 def test_the_text_stands_in_an_item(raw: object, output_text: object, items: list[dict[str, Any]]) -> None:
@@ -84,6 +87,41 @@ def test_nothing_is_in_progress_after_the_end(
     item: dict[str, Any], given: str | None, finished: str, then: str
 ) -> None:
     assert read([{**item, "status": given}], finished=finished)[0]["status"] == then
+
+
+@pytest.mark.parametrize(
+    ("raw", "normalised"),
+    [
+        ({"arguments": {"city": "Zürich", "n": 1.0}}, {"arguments": '{"city":"Zürich","n":1.0}'}),
+        ({"arguments": '{"a": 1}'}, {"arguments": '{"a": 1}'}),
+        ({"arguments": None}, {"arguments": "{}"}),
+        ({}, {"arguments": "{}"}),
+        ({"type": "custom_tool_call", "input": {"a": []}}, {"input": '{"a":[]}'}),
+        ({"type": "mcp_call", "arguments": {}}, {"arguments": "{}"}),
+        ({"type": "reasoning"}, {"summary": []}),
+        ({"type": "reasoning", "summary": None, "content": None}, {"summary": []}),
+        ({"type": "reasoning", "summary": "Hm."}, {"summary": [{"type": "summary_text", "text": "Hm."}]}),
+        ({"type": "reasoning", "summary": [{"text": "Hm."}]}, {"summary": [{"type": "summary_text", "text": "Hm."}]}),
+        ({"type": "reasoning", "content": "Hm."}, {"content": [{"type": "reasoning_text", "text": "Hm."}]}),
+    ],
+)
+def test_fields_have_the_shape_that_the_sdks_read(raw: dict[str, Any], normalised: dict[str, Any]) -> None:
+    [item] = read([{"type": "function_call", "id": "x_1", "call_id": "call_1", **raw}])
+    assert {name: item.get(name) for name in normalised} == normalised
+    assert item.get("content", []) is not None
+
+
+def test_no_two_items_have_one_name() -> None:
+    call = {"type": "function_call", "id": "msg_0", "call_id": "0", "name": "f", "arguments": "{}"}
+    items = read([message(TEXT, id="msg_0"), message(TEXT, id="msg_0"), {**REASONING, "id": "msg_0"}, call, call])
+    assert [each["id"] for each in items] == ["msg_0", "msg_5eed01", "rs_5eed02", "fc_5eed03", "fc_5eed04"]
+    assert [each["call_id"] for each in items[3:]] == ["0", "call_5eed04"]
+
+
+def test_a_call_without_a_name_to_answer_it_by_gets_one() -> None:
+    [one, two] = read([{"type": "function_call", "id": "fc_1"}, {"type": "custom_tool_call"}])
+    assert (one["call_id"], two["call_id"]) == ("fc_1", "call_5eed01")
+    assert "id" not in two
 
 
 def test_unknown_items_pass_through() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.lifecycle import Status
 from worker.provider.complaint import Complaint
-from worker.provider.wire import Unreadable, read_response
+from worker.provider.wire import CutOff, Unreadable, read_response
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -75,6 +75,15 @@ def test_unknown_echoes_are_kept() -> None:
     assert fields["moderation"] == {"flagged": False}
     assert fields["tools"] == [{"type": "future"}]
     assert "prompt" not in fields
+
+
+def test_events_in_place_of_json_are_read_as_events() -> None:
+    item = {"type": "message", "id": "msg_1", "content": "Hi"}
+    done = b"data: " + json.dumps({"type": "response.output_item.done", "item": item}).encode() + b"\n\n"
+    reading = read_response(done)
+    assert (reading.status, reading.brings_output, reading.spending.usage) == (Status.COMPLETED, True, None)
+    with pytest.raises(CutOff, match="ended before its last event"):
+        read_response(done, is_broken=True)
 
 
 def test_made_up_ids_are_the_same_every_time() -> None:
