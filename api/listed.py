@@ -1,6 +1,6 @@
 """The lists whose rows may be large: responses, the calls of one, and what one was made from."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 
 from api.dependencies import Parts
@@ -8,11 +8,13 @@ from api.listing import PAGE_BYTES, Row, Source, batches, lean
 from api.schemas import render_attempt, render_listed
 from jobs.conversation import Item
 from jobs.encoding import to_json
+from jobs.store.attempt_bodies import bodies_of
 from jobs.store.attempts import attempts_of
 from jobs.store.keys import ApiKey
 from jobs.store.queries import Filters, get_documents, get_job, list_sizes, queue_position
 
 ATTEMPTS_AT_ONCE = 200
+BODIES_AT_ONCE = 20
 
 
 class ResponsesListed(Source):
@@ -56,21 +58,25 @@ class ResponsesListed(Source):
 
 
 class AttemptsListed(Source):
-    """The calls made for a response."""
+    """The calls made for a response, `with_bodies` each with what it brought in place of an answer."""
 
-    def __init__(self, parts: Parts, caller: ApiKey, response_id: str, *, limit: int, after: int) -> None:
+    def __init__(
+        self, parts: Parts, caller: ApiKey, response_id: str, *, limit: int, after: int, with_bodies: bool
+    ) -> None:
         self._parts = parts
         self._caller = caller
         self._response_id = response_id
         self._limit = limit
         self._after = after
+        self._with_bodies = with_bodies
 
     async def rows(self) -> AsyncGenerator[Row, None]:
-        """Each call, some hundred read at once."""
+        """Each call, as many read at once as memory bears."""
+        at_once = BODIES_AT_ONCE if self._with_bodies else ATTEMPTS_AT_ONCE
         left = self._limit
         self.has_more = True
         while self.has_more and left:
-            for row in await self._parts.lists.read(partial(self._render, min(left, ATTEMPTS_AT_ONCE))):
+            for row in await self._parts.lists.read(partial(self._render, min(left, at_once))):
                 yield row
                 left -= 1
 
@@ -78,10 +84,16 @@ class AttemptsListed(Source):
         with self._parts.database.read() as tx:
             get_job(tx, self._response_id, self._caller.id)
             found = attempts_of(tx, self._response_id, self._after, most + 1)
+            bodies: Mapping[int, bytes] = {}
+            if self._with_bodies and found:
+                bodies = bodies_of(tx, self._response_id, found[0].number, found[:most][-1].number)
         self.has_more = len(found) > most
         rows = []
         for attempt in found[:most]:
             shown = render_attempt(attempt)
+            if self._with_bodies:
+                body = bodies.get(attempt.number)
+                shown["body"] = None if body is None else body.decode("utf-8", "replace")
             rows.append((shown["id"], to_json(shown)))
             self._after = attempt.number
         return rows

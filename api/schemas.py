@@ -65,7 +65,7 @@ def render_listed(document: Document, queue_position: int | None, left_out: Sequ
 
 
 def render_attempt(attempt: Attempt) -> dict[str, Any]:
-    """One call to the provider."""
+    """One call to the provider, without what it brought."""
     return {
         "object": "response.attempt",
         "id": f"{attempt.job_id}:{attempt.number}",
@@ -102,7 +102,8 @@ def render_usage(row: UsageRow) -> dict[str, Any]:
         "total_tokens": row.usage.total_tokens,
         "cached_tokens": row.usage.cached_tokens,
         "reasoning_tokens": row.usage.reasoning_tokens,
-        "cost_usd": _dollars(row.cost_microusd),
+        "cost_usd": _dollars(row.cost_microusd) if row.cost_microusd or not row.calls_of_unknown_cost else None,
+        "calls_of_unknown_cost": row.calls_of_unknown_cost,
     }
 
 
@@ -266,6 +267,10 @@ class AttemptBody(_Shape):
     billed: Billed
     http_status: int | None
     cost_usd: float | None
+    body: str | None = Field(
+        default=None,
+        description="with `include=body` alone: what a failed call brought in place of an answer, up to 256 KB of it",
+    )
 
 
 class UsageBody(_Shape):
@@ -278,7 +283,8 @@ class UsageBody(_Shape):
     input_tokens: int
     output_tokens: int
     total_tokens: int
-    cost_usd: float
+    cost_usd: float | None = Field(description="of the calls whose cost is known; null when that is none of them")
+    calls_of_unknown_cost: int = Field(description="calls that may have been billed, at a cost that nobody has told")
 
 
 class ModelBody(_Shape):

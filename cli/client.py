@@ -72,6 +72,19 @@ class Client:
         """Run a failed or cancelled response again, under the same id."""
         return self._call("POST", f"/responses/{path_part(response_id)}/retry")
 
+    def attempts(self, response_id: str, *, with_bodies: bool) -> Json:
+        """The calls made for a response, `with_bodies` each with what it brought in place of an answer.
+
+        All in one list, of however many pages.
+        """
+        query = {"include": "body"} if with_bodies else {}
+        path = f"/responses/{path_part(response_id)}/attempts"
+        found = page = self._call("GET", path, params=query)
+        while page.get("has_more"):
+            page = self._call("GET", path, params={**query, "after": str(page["last_id"])})
+            found = {**page, "data": found["data"] + page["data"], "first_id": found["first_id"]}
+        return found
+
     def usage(self, start: int, end: int) -> Json:
         """Usage between two moments in unix seconds."""
         return self._call("GET", "/usage", params={"start": str(start), "end": str(end)})

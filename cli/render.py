@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.views import ResponseView, UsageView
+from cli.views import AttemptView, ResponseView, UsageView
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 WIDE = 200
@@ -115,9 +115,32 @@ def print_usage(rows: Sequence[UsageView]) -> None:
     table.add_column("output", f"{sum(row.output_tokens for row in rows):,}", justify="right")
     table.add_column("total", f"{sum(row.total_tokens for row in rows):,}", justify="right")
     table.add_column("cost", dollars(sum(row.cost_usd for row in rows)), justify="right")
+    table.add_column("", unknown_cost(sum(row.calls_of_unknown_cost for row in rows)))
     for row in rows:
         tokens = (f"{count:,}" for count in (row.calls, row.input_tokens, row.output_tokens, row.total_tokens))
-        table.add_row(row.day, row.model, row.key, *tokens, dollars(row.cost_usd))
+        is_known = row.cost_usd or not row.calls_of_unknown_cost
+        cost = dollars(row.cost_usd) if is_known else ""
+        table.add_row(row.day, row.model, row.key, *tokens, cost, unknown_cost(row.calls_of_unknown_cost))
+    show(table)
+
+
+def print_attempts(attempts: Sequence[AttemptView], now: datetime) -> None:
+    """The calls made for a response as a table, first to last."""
+    table = _table()
+    for name in ("attempt", "outcome", "HTTP", "took", "billed", "tokens", "cost"):
+        table.add_column(name, justify="left" if name in ("outcome", "billed") else "right", no_wrap=True)
+    table.add_column("problem", overflow="fold")
+    for each in attempts:
+        table.add_row(
+            str(each.number),
+            status_text(each.outcome),
+            "" if each.http_status is None else str(each.http_status),
+            age(each.started_at, each.ended_at or now),
+            each.billed,
+            f"{each.total_tokens:,}" if each.total_tokens else "",
+            "" if each.cost_usd is None else dollars(each.cost_usd),
+            printable(each.problem or ""),
+        )
     show(table)
 
 
@@ -171,6 +194,11 @@ def age(since: datetime, until: datetime) -> str:
 def dollars(amount: float) -> str:
     """Money, with as many digits as a cheap call needs."""
     return f"${amount:,.2f}" if amount >= 1 or amount == 0 else f"${amount:.4f}"
+
+
+def unknown_cost(calls: int) -> str:
+    """How many calls are in no sum of costs; empty when it is none."""
+    return f"{calls:,} {'call' if calls == 1 else 'calls'} of unknown cost" if calls else ""
 
 
 def now() -> datetime:

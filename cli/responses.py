@@ -1,4 +1,4 @@
-"""The API's verbs for people at a terminal: submit, get, wait, list, cancel, retry, usage.
+"""The API's verbs for people at a terminal: submit, get, wait, list, cancel, retry, attempts, usage.
 
 Results go to stdout, everything else to stderr; `--json` prints what the server sent and nothing else.
 """
@@ -17,7 +17,7 @@ from cli import render
 from cli.client import Client, Json
 from cli.connection import load_connection
 from cli.failure import CommandFailed
-from cli.views import ResponseView, UsageView
+from cli.views import AttemptView, ResponseView, UsageView
 from cli.watch import come_back, wait_for
 
 INTERRUPTED = 130
@@ -170,6 +170,32 @@ def retry(response_id: ResponseId, as_json: AsJson = False) -> None:
     """Run a failed or cancelled response again, under the same id."""
     with Client(load_connection()) as client:
         _print_status(client.retry(response_id), as_json=as_json)
+
+
+@app.command()
+def attempts(
+    response_id: ResponseId,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print what failed calls brought in place of an answer, up to 256 KB each.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every call made to the provider for a response, first to last."""
+    with Client(load_connection()) as client:
+        body = client.attempts(response_id, with_bodies=raw)
+    if as_json:
+        render.print_json(body)
+        return
+    views = [AttemptView.of(each) for each in body.get("data", [])]
+    if not raw:
+        render.print_attempts(views, render.now())
+        return
+    brought = [view for view in views if view.body is not None]
+    if not brought:
+        render.hint("No failed call brought anything that was kept.")
+    for view in brought:
+        render.hint(f"attempt {view.number}, HTTP {view.http_status}:")
+        render.print_text(view.body or "")
 
 
 @app.command()

@@ -78,6 +78,7 @@ class UsageView:
     output_tokens: int
     total_tokens: int
     cost_usd: float
+    calls_of_unknown_cost: int
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "UsageView":
@@ -91,6 +92,40 @@ class UsageView:
             output_tokens=int(row.get("output_tokens") or 0),
             total_tokens=int(row.get("total_tokens") or 0),
             cost_usd=float(row.get("cost_usd") or 0),
+            calls_of_unknown_cost=int(row.get("calls_of_unknown_cost") or 0),
+        )
+
+
+@dataclass(frozen=True)
+class AttemptView:
+    """One call to the provider. `body` is what came in place of an answer, if that was asked for and kept."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str
+    http_status: int | None
+    billed: str
+    total_tokens: int
+    cost_usd: float | None
+    problem: str | None
+    body: str | None
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "AttemptView":
+        """Read a row of `GET /responses/{id}/attempts`."""
+        error, cost = object_of(row.get("error")), row.get("cost_usd")
+        return cls(
+            number=int(row.get("number") or 0),
+            started_at=moment_of(row.get("started_at")) or datetime.fromtimestamp(0, UTC),
+            ended_at=moment_of(row.get("ended_at")),
+            outcome=str(row.get("outcome") or "running"),
+            http_status=row.get("http_status"),
+            billed=str(row.get("billed") or ""),
+            total_tokens=int(object_of(row.get("usage")).get("total_tokens") or 0),
+            cost_usd=None if cost is None else float(cost),
+            problem=str(error.get("message") or error.get("kind")) if error else None,
+            body=row.get("body"),
         )
 
 

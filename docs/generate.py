@@ -15,7 +15,7 @@ from jobs.errors import (
     WrongState,
 )
 from jobs.lifecycle import OPEN, TRANSITIONS, Status
-from jobs.retry import RULES, Again
+from jobs.retry import RULES, Again, Rule
 from jobs.settings import render_example
 
 ROOT = Path(__file__).parents[1]
@@ -156,13 +156,19 @@ def render_errors() -> str:
     own = "`answer_refused`, where the provider's answer names a code of its own, such as `invalid_prompt`"
     failed.append(_error_row(*FINAL_FAILURE, None, _param_of(""), "false", own))
     kinds = [
-        f"| `{kind}` | {AGAIN[rule.again]}{f', {rule.tries} in all' if rule.tries else ''} | {rule.billed}"
-        f" | `{ERROR_CODES[kind]}` |"
+        f"| `{kind}` | {AGAIN[rule.again]}{_most(rule)} | {rule.billed} | `{ERROR_CODES[kind]}` |"
         for kind, rule in RULES.items()
     ]
     return ERRORS_PAGE.format(
         callers="\n".join(callers), faults="\n".join(faults), failed="\n".join(failed), kinds="\n".join(kinds)
     )
+
+
+def _most(rule: Rule) -> str:
+    """How often in all, or how often it may fail alike."""
+    if rule.purchases is not None:
+        return f", {rule.purchases} such in all"
+    return "" if rule.tries is None else f", {rule.tries} in all"
 
 
 def _should_retry(error: type[CallerError]) -> str:

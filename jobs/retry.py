@@ -29,12 +29,14 @@ class Again(StrEnum):
 class Rule:
     """The policy for one kind of failure.
 
-    `tries` caps the attempts in all; `delayed` is false where the provider is not to blame, so nothing is spared.
+    `tries` caps the attempts in all, `purchases` those that fail in this same way. `delayed` is false where the
+    provider is not to blame, so nothing is spared.
     """
 
     again: Again
     billed: Billed
     tries: int | None = None
+    purchases: int | None = None
     delayed: bool = True
 
 
@@ -52,7 +54,7 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
     ErrorKind.SERVER_ERROR:      Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
     ErrorKind.GATEWAY_TIMEOUT:   Rule(Again.IF_ALLOWED, Billed.UNKNOWN, tries=2),  # a blind repeat times out again
     ErrorKind.CALL_DEADLINE:     Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
-    ErrorKind.MALFORMED_ANSWER:  Rule(Again.IF_ALLOWED, Billed.LIKELY),
+    ErrorKind.MALFORMED_ANSWER:  Rule(Again.IF_ALLOWED, Billed.LIKELY, purchases=2),
     ErrorKind.ANSWER_FAILED:     Rule(Again.COUNTED,    Billed.UNKNOWN),
     ErrorKind.ANSWER_REFUSED:    Rule(Again.NEVER,      Billed.UNKNOWN),
     ErrorKind.EMPTY_OUTPUT:      Rule(Again.NEVER,      Billed.YES),
@@ -124,12 +126,13 @@ def next_step(
     widen_on_overflow: bool = False,
     patience: timedelta = NO_PATIENCE,
     refusal: Refusal | None = None,
+    alike: int = 1,
 ) -> TryAgain | Park | GiveUp:
     """Turn a failed attempt of `job` into what happens to the job.
 
     A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why.
     `patience` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
-    known of one for the account's sake.
+    known of one for the account's sake. `alike` is how many calls of this run, this one included, failed in this way.
     """
     rule = RULES[failure.kind]
     if rule.again is Again.UNCOUNTED:
@@ -145,7 +148,7 @@ def next_step(
         until = min(now + patience, job.deadline_at)
         return Park(until, job.failures) if until > now else outcome_unknown(failure.message, failures)
     allowed = job.max_attempts if rule.tries is None else min(rule.tries, job.max_attempts)
-    if failures >= allowed:
+    if failures >= allowed or (rule.purchases is not None and alike >= rule.purchases):
         return GiveUp(_final_code(failure), failure.message, failures)
     delay = timedelta(0)
     if rule.delayed:

@@ -109,7 +109,7 @@ class LaneKeeper:
             return
         if kind in NARROWING and monotonic() - self._narrowed_at >= lanes.NARROW_EVERY.total_seconds() / 2:
             self._narrowed_at = monotonic()
-            self._tell(self._narrow)
+            self._tell(lambda tx: self._narrow(tx, attempt))
         if self._last.closed_at is not None:
             # without a status nothing was asked of the provider, or it gave no answer
             undecided = failure is not None and (failure.kind in SAY_NOTHING or failure.http_status is None)
@@ -135,8 +135,8 @@ class LaneKeeper:
     def _probe_later(self, tx: Connection, attempt: Attempt) -> None:
         lanes.probe_later(tx, self._settings.name, attempt.started_at, self._clock())
 
-    def _narrow(self, tx: Connection) -> None:
-        limit = lanes.narrow(tx, self._settings.name, self._clock())
+    def _narrow(self, tx: Connection, attempt: Attempt) -> None:
+        limit = lanes.narrow(tx, self._settings.name, attempt.job_id, self._clock())
         if limit is not None:
             log.warning("lane narrowed", lane=self._settings.name, calls=limit)
 

@@ -12,7 +12,14 @@ from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
 from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
 from jobs.settings import Settings
-from jobs.store.attempts import MESSAGE_LIMIT, end_attempt, end_first_attempts, save_answer, save_answers
+from jobs.store.attempts import (
+    MESSAGE_LIMIT,
+    end_attempt,
+    end_first_attempts,
+    failed_alike,
+    save_answer,
+    save_answers,
+)
 from jobs.store.lanes import read_lane
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
@@ -176,6 +183,7 @@ def _settle_failure(
         widen_on_overflow=widen,
         patience=patience,
         refusal=_refusal(tx, ended.attempt, policy.lane, now) if failure.kind in REFUSALS else None,
+        alike=1 if RULES[failure.kind].purchases is None else failed_alike(tx, job, failure.kind),
     )
     facts = {
         "failures": step.failures,

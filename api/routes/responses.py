@@ -259,6 +259,9 @@ async def attempts(
     *,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     after: Annotated[str | None, Query(max_length=64, description="the last id of the page before")] = None,
+    include: Annotated[
+        Literal["body"] | None, Query(description="`body`: what failed calls brought in place of an answer")
+    ] = None,
 ) -> Response:
     """Every call made to the provider for a response, first to last. A page ends at 16 MB, with `has_more`."""
     check_id(response_id)
@@ -268,7 +271,8 @@ async def attempts(
         if number == after or not number.isdecimal() or int(number) > LARGEST_NUMBER:
             raise RequestInvalid("Invalid 'after': it is no attempt of this response.", "after", "invalid_value")
         behind = int(number)
-    return ListedPage(parts.lists, caller.id, AttemptsListed(parts, caller, response_id, limit=limit, after=behind))
+    listed = AttemptsListed(parts, caller, response_id, limit=limit, after=behind, with_bodies=include is not None)
+    return ListedPage(parts.lists, caller.id, listed)
 
 
 def _may_have_been_billed(parts: Parts, job: Job) -> bool:

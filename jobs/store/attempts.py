@@ -21,11 +21,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from jobs.errors import Billed, Failure, StaleJob
+from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
 from jobs.lifecycle import Verb
 from jobs.retry import RULES
 from jobs.store import tables
+from jobs.store.attempt_bodies import keep_body
 from jobs.store.chains import await_again, missing_link
 from jobs.store.columns import among
 from jobs.store.many import insert_all, update_all
@@ -244,6 +245,8 @@ def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetim
         del values["billed"]  # the provider's log knows better than a report without a price
     if not _close(tx, attempt.job_id, attempt.number, values, handed_back=outcome is Outcome.CANCELLED):
         return False
+    if job_exists:
+        keep_body(tx, attempt, report)
     if report.cost is not None:
         _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - (reconciled or 0)), now)
     return True
@@ -273,6 +276,14 @@ def attempts_of(tx: Connection, job_id: str, after: int = 0, limit: int | None =
     row = tables.attempts.c
     query = select(tables.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
     return [attempt_from(each) for each in tx.execute(query).mappings()]
+
+
+def failed_alike(tx: Connection, job: Job, kind: ErrorKind) -> int:
+    """How many calls of the job's present run have failed in this way."""
+    row = tables.attempts.c
+    since = job.started_at or job.created_at
+    alike = (row.job_id == job.id, row.started_at >= since, row.error_kind == kind)
+    return tx.execute(select(func.count()).where(*alike)).scalar_one()
 
 
 def may_have_been_billed(tx: Connection, job_id: str) -> bool:

@@ -29,13 +29,15 @@ UNBOUNDED = 1_000_000
 class Lane:
     """One row of `lanes`; a lane without a row is open and as wide as there are slots.
 
-    `closed_for` says why it is closed, `probe_at` when the next job may try it, `probes` how many have since it
-    was closed; `log_off_until` when to try again to read the provider's own log of calls.
+    `narrowed_by` is the job whose refusal narrowed it last; `closed_for` says why it is closed, `probe_at` when the
+    next job may try it, `probes` how many have since it was closed; `log_off_until` when to try again to read the
+    provider's own log of calls.
     """
 
     name: str
     max_calls: int | None = None
     narrowed_at: datetime | None = None
+    narrowed_by: str | None = None
     widened_at: datetime | None = None
     closed_at: datetime | None = None
     closed_for: ErrorKind | None = None
@@ -88,9 +90,14 @@ def calls_out(tx: Connection, at_most: int = UNBOUNDED) -> int:
     return int(tx.execute(select(func.count()).select_from(held)).scalar_one())
 
 
-def narrow(tx: Connection, name: str, now: datetime) -> int | None:
-    """The provider says it is too much: let half of what is out be out. The new limit, if there is one."""
+def narrow(tx: Connection, name: str, job_id: str, now: datetime) -> int | None:
+    """The provider says of a job's call that it is too much: let half of what is out be out. The new limit, if any.
+
+    No job narrows the lane twice in a row: what is refused again and again may be that one's own fault.
+    """
     lane = read_lane(tx, name)
+    if lane.narrowed_by == job_id:
+        return None
     if lane.narrowed_at is not None and now - lane.narrowed_at < NARROW_EVERY:
         return None
     out = calls_out(tx)
@@ -99,7 +106,8 @@ def narrow(tx: Connection, name: str, now: datetime) -> int | None:
     row = tables.lanes.c
     limit = out // 2
     due = or_(row.narrowed_at.is_(None), row.narrowed_at <= now - NARROW_EVERY)
-    return limit if _change(tx, name, due, max_calls=limit, narrowed_at=now, widened_at=now) else None
+    narrowed = {"max_calls": limit, "narrowed_at": now, "narrowed_by": job_id, "widened_at": now}
+    return limit if _change(tx, name, due, **narrowed) else None
 
 
 def widen(tx: Connection, name: str, now: datetime, slots: int, *, after: timedelta = WIDEN_EVERY) -> bool:

@@ -63,7 +63,10 @@ class Filters:
 
 @dataclass(frozen=True)
 class UsageRow:
-    """What one key used of one model on one day (UTC); money in microusd."""
+    """What one key used of one model on one day (UTC); money in microusd.
+
+    `cost_microusd` adds up what is known: nobody knows what `calls_of_unknown_cost` of the calls cost, if anything.
+    """
 
     day: date
     model: str
@@ -72,6 +75,7 @@ class UsageRow:
     calls: int
     usage: Usage
     cost_microusd: int
+    calls_of_unknown_cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,12 @@ def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime
         .group_by(day, row.model, row.api_key_id, tables.api_keys.c.name)
         .order_by(day.desc(), row.model)
     )
+    unpriced = (
+        select(day.label("day"), row.model, func.count())
+        .where(tables.IS_UNPRICED, row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
+        .group_by(day, row.model)
+    )
+    of_unknown_cost = {(on, model): calls for on, model, calls in tx.execute(unpriced)}
     rows = []
     for found in tx.execute(query):
         on, model, key_id, key_name, calls, *totals = found
@@ -261,6 +271,7 @@ def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime
                 calls=calls,
                 usage=Usage(*tokens[:5]),
                 cost_microusd=tokens[5],
+                calls_of_unknown_cost=of_unknown_cost.get((on, model), 0),
             )
         )
     return rows

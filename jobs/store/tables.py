@@ -308,12 +308,22 @@ attempts = Table(
     CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_with_an_outcome"),
     postgresql_with=_LARGE_AND_CHANGING,
 )
+attempt_bodies = Table(
+    "attempt_bodies",
+    metadata,
+    # of the job, not of the call: calls outlive their job, and what they brought is erased with it
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # or its beginning
+)
+
 # In words of their own, so that both databases see that a partial index fits the query.
 IS_DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
 IS_UNFETCHED = text(
     "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL"
     " AND cost_microusd IS NULL AND reconciled_at IS NULL"
 )
+IS_UNPRICED = text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL")
 # usage by day, model and key; PostgreSQL adds it up without a look at the rows
 Index(
     "ix_attempts_usage",
@@ -343,6 +353,15 @@ Index(
     attempts.c.ended_at,
     postgresql_where=IS_DOUBTFUL,
     sqlite_where=IS_DOUBTFUL,
+)
+# usage: how many calls there are whose cost nobody knows
+Index(
+    "ix_attempts_unpriced",
+    attempts.c.api_key_id,
+    attempts.c.started_at,
+    attempts.c.model,
+    postgresql_where=IS_UNPRICED,
+    sqlite_where=IS_UNPRICED,
 )
 # cancellation: which calls left the provider making what nobody may want any more
 Index(
@@ -378,6 +397,7 @@ lanes = Table(
     Column("name", String, primary_key=True),  # the provider's host
     Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
     Column("narrowed_at", Moment),
+    Column("narrowed_by", ByteOrdered),  # the job whose call was refused then
     Column("widened_at", Moment),
     Column("closed_at", Moment),
     Column("closed_for", String),

@@ -7,7 +7,8 @@ from sqlalchemy import insert, update
 
 from jobs.errors import ErrorKind, Failure
 from jobs.store import tables
-from tests.api.world import COST_MICROUSD, MODEL, USAGE, Hand, Json, Server, Tenant, assert_error, usage_json
+from jobs.store.attempt_bodies import MOST_BYTES, bodies_of
+from tests.api.world import COST_MICROUSD, MODEL, USAGE, Hand, Json, Server, Tenant, a_tenant, assert_error, usage_json
 
 LIMITED = Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429)
 DAY = 86_400
@@ -29,7 +30,15 @@ def usage(tenant: Tenant, **query: float) -> list[Json]:
     return rows
 
 
-def book(server: Server, tenant: Tenant, started_at: datetime, model: str = MODEL, cost: int | None = 500) -> None:
+def book(
+    server: Server,
+    tenant: Tenant,
+    started_at: datetime,
+    model: str = MODEL,
+    cost: int | None = 500,
+    *,
+    billed: str = "no",
+) -> None:
     """A call of long ago."""
     row = {
         "job_id": f"resp_{started_at.timestamp():.6f}",
@@ -38,7 +47,9 @@ def book(server: Server, tenant: Tenant, started_at: datetime, model: str = MODE
         "model": model,
         "worker_id": "wrk_long_gone",
         "started_at": started_at,
-        "billed": "no",
+        "billed": billed,
+        "ended_at": started_at,
+        "outcome": "completed",
         "truncation": "disabled",
         "cost_microusd": cost,
         "cost_source": "provider" if cost is not None else None,
@@ -134,7 +145,40 @@ def test_usage_counts_every_call_and_its_tokens_once(tenant: Tenant, hand: Hand)
         "cached_tokens": 2 * USAGE.cached_tokens,
         "reasoning_tokens": 2 * USAGE.reasoning_tokens,
         "cost_usd": 2 * COST_MICROUSD / 1e6,
+        "calls_of_unknown_cost": 0,
     }
+
+
+def test_calls_of_unknown_cost_are_counted_and_are_not_free(server: Server, tenant: Tenant) -> None:
+    now = datetime.now(UTC)
+    calls = [("a", 500), ("a", None), ("b", None), ("b", None), ("c", 0), ("c", 0)]
+    for number, (model, cost) in enumerate(calls):
+        book(server, tenant, now - timedelta(seconds=number), model, cost, billed="no" if cost == 0 else "yes")
+    shown = {row["model"]: (row["cost_usd"], row["calls_of_unknown_cost"]) for row in usage(tenant)}
+    assert shown == {"a": (0.0005, 1), "b": (None, 2), "c": (0, 0)}
+
+
+def test_what_failed_calls_brought_is_shown_to_their_owner_until_it_is_erased(
+    server: Server, tenant: Tenant, hand: Hand
+) -> None:
+    job_id = tenant.submit()["id"]
+    unreadable = Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200)
+    page = "<html>é</html>".encode()
+    for raw in (page, b"\xff" + b"x" * MOST_BYTES):
+        hand.put_off(job_id, unreadable, timedelta(0), raw=raw)
+    hand.complete(job_id)
+    path = f"/v1/responses/{job_id}/attempts"
+    shown = tenant.http.get(path, params={"include": "body"}).json()["data"]
+    assert [each["body"] for each in shown] == [page.decode(), "\ufffd" + "x" * (MOST_BYTES - 1), None]
+    [second] = tenant.http.get(path, params={"include": "body", "after": f"{job_id}:1", "limit": 1}).json()["data"]
+    assert second == shown[1]
+    assert all("body" not in each for each in attempts(tenant, job_id)["data"])
+    assert_error(tenant.http.get(path, params={"include": "all"}), 400, code="invalid_value", param="include")
+    with a_tenant(server) as stranger:
+        assert stranger.http.get(path, params={"include": "body"}).status_code == 404
+    tenant.http.delete(f"/v1/responses/{job_id}")
+    with server.database.read() as tx:
+        assert bodies_of(tx, job_id, 1, 3) == {}
 
 
 def test_a_cancelled_job_s_call_is_counted_too(tenant: Tenant, hand: Hand) -> None:

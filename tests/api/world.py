@@ -230,12 +230,12 @@ class Hand:
         self._announcer.ended(job_id)
         return job
 
-    def put_off(self, job_id: str, failure: Failure, delay: timedelta) -> Job:
-        """Let the attempt fail and the next one wait."""
+    def put_off(self, job_id: str, failure: Failure, delay: timedelta, *, raw: bytes | None = None) -> Job:
+        """Let the attempt fail, having brought `raw`, and the next one wait."""
         job, attempt = self._held(job_id)
         now = datetime.now(UTC)
         with self._database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
+            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, failure.http_status, raw))
             return move(
                 tx,
                 Verb.RETRY,

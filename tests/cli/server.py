@@ -25,7 +25,15 @@ USAGE_ROW = {
     "reasoning_tokens": 3000,
     "total_tokens": 4600,
     "cost_usd": 1.25,
+    "calls_of_unknown_cost": 0,
 }
+
+
+def attempt_row(number: int, outcome: str, **fields: Any) -> dict[str, Any]:
+    """A call that took 61 seconds."""
+    times = {"started_at": 1_790_000_000.0, "ended_at": 1_790_000_061.0}
+    row = {"id": f"resp_1:{number}", "number": number, "outcome": outcome, "billed": "likely", "body": None, **times}
+    return {**row, "http_status": 200, "error": None, "usage": None, "cost_usd": None, **fields}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class Fake:
     created_at: float = field(default_factory=time.time)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
+    usage: list[dict[str, Any]] = field(default_factory=lambda: [USAGE_ROW])
+    attempts: list[list[dict[str, Any]]] = field(default_factory=list)
     broken_creates: int = 0
     broken_looks: int = 0
     looked: threading.Event = field(default_factory=threading.Event)
@@ -60,7 +70,7 @@ class Fake:
         if asked.path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": "openai/o3-pro"}, {"id": "other"}]}
         if asked.path == "/v1/usage":
-            return 200, {"object": "list", "data": [USAGE_ROW]}
+            return 200, {"object": "list", "data": self.usage}
         if not name:
             return self._create(asked) if asked.method == "POST" else self._list(asked)
         if name not in self.jobs:
@@ -81,6 +91,8 @@ class Fake:
 
     def _look(self, name: str, verb: str) -> tuple[int, dict[str, Any]] | None:
         job = self.jobs[name]
+        if verb == "attempts":
+            return 200, self._attempts(self.asked[-1].query)
         if verb == "cancel":
             job["end"] = "cancelled"
         elif verb == "retry":
@@ -92,6 +104,22 @@ class Fake:
             job["looks"] += 1
         self.looked.set()
         return 200, self._shown(name, job)
+
+    def _attempts(self, query: dict[str, str]) -> dict[str, Any]:
+        """A page of them; a call's body only where it was asked for."""
+        place = next((n for n, page in enumerate(self.attempts, 1) if page[-1]["id"] == query.get("after")), 0)
+        page = [dict(each) for each in self.attempts[place]]
+        for each in page:
+            if query.get("include") != "body":
+                del each["body"]
+        has_more = place + 1 < len(self.attempts)
+        return {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"],
+            "last_id": page[-1]["id"],
+            "has_more": has_more,
+        }
 
     def _shown(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
         status = job.get("end") or self.stages[min(job["looks"], len(self.stages) - 1)]

@@ -75,5 +75,5 @@ def test_wrong_usage_exits_with_two(arguments: tuple[str, ...]) -> None:
 
 def test_help_names_every_command() -> None:
     text = CliRunner().invoke(app, ["--help"]).stdout
-    commands = "up api worker migrate simulate doctor submit get wait list cancel retry usage keys webhooks"
+    commands = "up api worker migrate simulate doctor submit get wait list cancel retry attempts usage keys webhooks"
     assert {line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line} == set(commands.split())

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import Command
 from tests.cli.running import COMMAND, Running, environment
-from tests.cli.server import KEY, USAGE_ROW, Fake, FakeServer
+from tests.cli.server import KEY, USAGE_ROW, Fake, FakeServer, attempt_row
 from tests.support.waiting import await_until
 
 
@@ -219,6 +219,40 @@ def test_usage_is_a_table_with_a_sum(backburner: Command, fake: Fake) -> None:
     assert lines[-1].split() == ["total", "2", "1,200", "3,400", "4,600", "$1.25"]
     asked = fake.asked[-1].query
     assert 6 * 86400 < int(asked["end"]) - int(asked["start"]) <= 7 * 86400 + 1
+
+
+def test_calls_of_unknown_cost_stand_beside_the_sums(backburner: Command, fake: Fake) -> None:
+    fake.usage = [
+        {**USAGE_ROW, "calls_of_unknown_cost": 1},
+        {**USAGE_ROW, "cost_usd": None, "calls_of_unknown_cost": 2},
+    ]
+    _, some, none, total = backburner("usage").stdout.splitlines()
+    assert some.endswith("$1.25  1 call of unknown cost")
+    assert none.split()[-6:] == ["4,600", "2", "calls", "of", "unknown", "cost"]
+    assert total.endswith("$1.25  3 calls of unknown cost")
+
+
+def test_attempts_are_a_table_of_all_pages(backburner: Command, fake: Fake) -> None:
+    name = submitted(backburner, "Why?")
+    error = {"kind": "malformed_answer", "message": "The provider's answer is an HTML page, not JSON."}
+    done = attempt_row(2, "completed", billed="yes", usage={"total_tokens": 1234}, cost_usd=0.0123)
+    fake.attempts = [[attempt_row(1, "failed", error=error, body="<html>")], [done]]
+    _, first, second = backburner("attempts", name).stdout.splitlines()
+    assert first.split(maxsplit=8) == ["1", "failed", "200", "1", "m", "01", "s", "likely", error["message"]]
+    assert second.split() == ["2", "completed", "200", "1", "m", "01", "s", "yes", "1,234", "$0.0123"]
+    shown = json.loads(backburner("attempts", name, "--json").stdout)
+    assert [(each["number"], "body" in each) for each in shown["data"]] == [(1, False), (2, False)]
+
+
+def test_raw_attempts_are_what_failed_calls_brought(backburner: Command, fake: Fake) -> None:
+    name = submitted(backburner, "Why?")
+    fake.attempts = [[attempt_row(1, "failed", body="<html>1</html>")], [attempt_row(2, "completed")]]
+    done = backburner("attempts", name, "--raw")
+    assert (done.stdout, done.stderr) == ("<html>1</html>\n", "attempt 1, HTTP 200:\n")
+    assert json.loads(backburner("attempts", name, "--raw", "--json").stdout)["data"][0]["body"] == "<html>1</html>"
+    fake.attempts = [[attempt_row(1, "completed")]]
+    done = backburner("attempts", name, "--raw")
+    assert (done.stdout, done.stderr) == ("", "No failed call brought anything that was kept.\n")
 
 
 def test_json_is_what_the_server_sent_and_nothing_else(backburner: Command, fake: Fake) -> None:

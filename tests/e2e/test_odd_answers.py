@@ -5,7 +5,7 @@ All are submitted at once, so that the whole takes as long as its longest pause.
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -48,6 +48,20 @@ class Round:
 
     def seen(self, case: Case, way: str) -> Seen:
         return self._asked[case.name, way].result(60)
+
+    def finish(self) -> None:
+        """Wait for all of them: a server that is stopped amid a held request takes its time."""
+        wait(self._asked.values(), 60)
+
+    def attempts(self, case: Case, way: str) -> list[Json]:
+        """Its calls, with what they brought in place of an answer, as their owner reads it."""
+        attempts: list[Json] = self._stack.get(f"{self.seen(case, way).response['id']}/attempts?include=body")["data"]
+        return attempts
+
+    def usage(self) -> list[Json]:
+        with self._stack.http() as http:
+            rows: list[Json] = http.get("/usage").raise_for_status().json()["data"]
+        return rows
 
     def _background(self, body: Json) -> Seen:
         with self._stack.http() as http:
@@ -96,6 +110,8 @@ def rounds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             stack = context.enter_context(Stack(database_url, valkey.url, data_dir, settings))
             begun[transport] = Round(stack, [case for case in CASES if case.transport == transport], pool)
         yield begun
+        for each in begun.values():
+            each.finish()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -113,6 +129,28 @@ def test_a_provider_that_answers_oddly(rounds: dict[str, Round], case: Case, way
     moments = [datetime.fromisoformat(call["received_at"]) for call in seen.calls]
     pauses = [(after - before).total_seconds() for before, after in pairwise(moments)]
     assert min(pauses, default=0) >= case.expect.get("seconds_between_calls", 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_could_not_be_read_stays_with_each_attempt(rounds: dict[str, Round], way: str) -> None:
+    [case] = [case for case in CASES if case.name == "200-that-is-a-web-page"]
+    brought = [each["body"] for each in rounds["plain"].attempts(case, way)]
+    assert brought == [case.answers[0]["text"]] * 2
+
+
+def test_the_usage_page_counts_calls_of_unknown_cost_apart(rounds: dict[str, Round]) -> None:
+    calls = {
+        case.name: [call for way in WAYS for call in rounds["plain"].attempts(case, way)]
+        for case in CASES
+        if case.transport == "plain"
+    }
+    unknown = {
+        name: sum(call["may_have_been_billed"] and call["cost_usd"] is None for call in made)
+        for name, made in calls.items()
+    }
+    [row] = rounds["plain"].usage()
+    assert (row["calls"], row["calls_of_unknown_cost"]) == (sum(map(len, calls.values())), sum(unknown.values()))
+    assert (unknown["no-usage"], unknown["usage-of-a-total-alone"], unknown["429-request-too-large"]) == (3, 3, 0)
 
 
 def assert_as_expected(expect: Json, response: Json) -> None:

@@ -50,7 +50,7 @@ def test_answers_with_text(simulator: Provider, behaviour: str) -> None:
     ]
     assert all(texts)
     assert texts
-    assert report.usage is not None
+    assert (report.usage is None) == (behaviour == "malformed-usage")  # whose output nobody has counted
     assert report.cost is not None
     assert report.cost.source is CostSource.PROVIDER
     assert report.provider_request_id

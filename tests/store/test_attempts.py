@@ -11,10 +11,18 @@ from jobs.job import Answer, CallReport, Cost, CostSource, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import tables
-from jobs.store.attempts import MESSAGE_LIMIT, attempts_of, begin_attempt, close_lost, end_attempt, save_answer
+from jobs.store.attempts import (
+    MESSAGE_LIMIT,
+    attempts_of,
+    begin_attempt,
+    close_lost,
+    end_attempt,
+    failed_alike,
+    save_answer,
+)
 from jobs.store.database import Database
 from jobs.store.queries import get_document
-from jobs.store.transitions import erase
+from jobs.store.transitions import erase, revive
 from jobs.store.workers import give_up_silent
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, rows_of, snapshot
@@ -194,6 +202,36 @@ class TestAnswer:
         failed = records.end(job, attempt, Verb.FAIL, report)
         [row] = rows_of(records.database, tables.answers, failed)
         assert (row["response"], row["raw"]) == (None, raw)
+        [kept] = rows_of(records.database, tables.attempt_bodies, failed)
+        assert (kept["number"], kept["body"]) == (1, raw)
+
+    def test_what_failed_calls_brought_is_erased_with_the_job_and_not_kept_after_it(self, records: Records) -> None:
+        report = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON."), http_status=200, raw=b"<html>")
+        early = records.end(*records.claim(records.submit_job()), Verb.FAIL, report)
+        job, attempt = records.claim(records.submit_job())
+        late = records.move(Verb.CANCEL, job)
+        with records.database.begin() as tx:
+            erase(tx, early)
+            erase(tx, late)
+            end_attempt(tx, attempt, Outcome.FAILED, records.clock(), report)
+        for erased in (early, late):
+            assert rows_of(records.database, tables.attempt_bodies, erased) == []
+
+    def test_only_the_present_run_s_failures_of_a_kind_are_counted(self, records: Records, clock: Clock) -> None:
+        unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
+        job = records.submit_job()
+        for report in (unreadable, CallReport(Failure(ErrorKind.OVERLOADED, "Busy.", 503), 503), unreadable):
+            job = records.end(*records.claim(job), Verb.RETRY, report, available_at=clock())
+            clock.advance(timedelta(seconds=1))
+        with records.database.begin() as tx:
+            assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 2
+        job = records.end(*records.claim(job), Verb.FAIL, unreadable)
+        with records.database.begin() as tx:
+            job = revive(tx, job, clock(), clock() + timedelta(hours=1))
+        clock.advance(timedelta(seconds=1))
+        job = records.end(*records.claim(job), Verb.RETRY, unreadable, available_at=clock())
+        with records.database.begin() as tx:
+            assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 1
 
     def test_a_failure_without_a_body_leaves_nothing(self, records: Records) -> None:
         failed = records.job_in(Status.FAILED)

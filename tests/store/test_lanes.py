@@ -1,4 +1,4 @@
-"""A provider that refuses everybody is probed: at once, then after pauses that double."""
+"""A lane is narrowed by no job twice in a row; a provider that refuses everybody is probed, after longer pauses."""
 
 from datetime import timedelta
 
@@ -6,6 +6,7 @@ from jobs.errors import ErrorKind
 from jobs.store import lanes
 from jobs.store.database import Database
 from tests.support.clock import Clock
+from tests.support.records import Records
 
 NAME = "provider"
 
@@ -45,3 +46,14 @@ def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: D
         assert lanes.reopen(tx, NAME, clock())
         lanes.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
         assert not lanes.read_lane(tx, NAME).is_shut(clock())
+
+
+def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) -> None:
+    for _ in range(16):
+        records.claim(records.submit_job())
+    limits = []
+    for job_id in ("resp_a", "resp_a", "resp_b", "resp_b", "resp_a"):
+        clock.advance(2 * lanes.NARROW_EVERY)
+        with records.database.begin() as tx:
+            limits.append(lanes.narrow(tx, NAME, job_id, clock()))
+    assert limits == [8, None, 8, None, 8]  # half of what is out, and nothing has ended

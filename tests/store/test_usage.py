@@ -1,5 +1,6 @@
 """What was used, by day, model and key."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from jobs.errors import ErrorKind, Failure
@@ -95,3 +96,14 @@ def test_sums_beyond_32_bits(records: Records) -> None:
         records.end(*records.claim(records.submit_job()), Verb.COMPLETE, report)
     [row] = usage(records)
     assert (row.usage.input_tokens, row.cost_microusd) == (6_000_000_000, 10_000_000_000)
+
+
+def test_calls_that_may_have_cost_something_unknown_are_counted_apart(records: Records) -> None:
+    free = CallReport(Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), 429)
+    unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
+    for report in (ANSWER, replace(ANSWER, usage=None, cost=None), unreadable, free):
+        verb = Verb.FAIL if isinstance(report.result, Failure) else Verb.COMPLETE
+        records.end(*records.claim(records.submit_job()), verb, report)
+    records.claim(records.submit_job())  # runs, so nobody can know yet
+    [row] = usage(records)
+    assert (row.calls, row.calls_of_unknown_cost, row.cost_microusd) == (5, 2, COST.microusd)

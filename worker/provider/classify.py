@@ -16,7 +16,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
-from jobs.retry_after import retry_after
+from jobs.retry_after import pause_in_words, retry_after
 from worker.provider.complaint import Complaint, read_complaint
 from worker.provider.spending import cost_of_call
 from worker.provider.text import name_of
@@ -76,6 +76,11 @@ _MODEL_GONE: Final = re.compile(
     r"|\bmodel\b[^.]{0,100}\b(does not exist|not found|no longer (available|supported)|is (deprecated|retired)"
     r"|(has been|was) (deprecated|removed|retired|withdrawn|shut ?down|decommissioned))",
     re.IGNORECASE,
+)
+# More in one request than the account may use in a minute: it would be refused for ever, however long it waits.
+_TOO_LARGE: Final = re.compile(r"\brequest too large\b", re.IGNORECASE)
+_ASKED_FOR: Final = re.compile(
+    r"\blimit:? ([0-9][0-9,]{0,15})\b.{0,60}?\brequested:? ([0-9][0-9,]{0,15})\b", re.IGNORECASE
 )
 _NO_QUOTA: Final = re.compile(
     r"out of credits?|insufficient (credits?|balance|funds|quota)|exceeded your current quota|credit balance",
@@ -138,7 +143,7 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
             kind=_kind_of_refusal(status, complaint),
             message=complaint.message or f"The provider answered HTTP {status} without a message.",
             http_status=status,
-            retry_after=pause_asked_for(headers, now),
+            retry_after=_pause(pause_asked_for(headers, now), complaint),
             provider_code=complaint.code or complaint.category,
             provider_param=complaint.param,
         ),
@@ -178,8 +183,27 @@ def _redirected(status: int, headers: Mapping[str, str]) -> str:
     )
 
 
+def _pause(asked_for: timedelta | None, complaint: Complaint) -> timedelta | None:
+    """What the headers ask for, else what the provider's words do."""
+    return pause_in_words(complaint.message) if asked_for is None else asked_for
+
+
 def _kind_of_refusal(status: int, complaint: Complaint) -> ErrorKind:
+    if status == 429 and _can_never_pass(complaint):
+        return ErrorKind.REJECTED
     return _kind_of_code(complaint) or _kind_of_words(status, complaint) or _kind_of_status(status)
+
+
+def _can_never_pass(complaint: Complaint) -> bool:
+    """Whether the request alone asks for more than the limit that it met."""
+    if _TOO_LARGE.search(complaint.message):
+        return True
+    found = _ASKED_FOR.search(complaint.message)
+    return found is not None and _number(found[1]) < _number(found[2])
+
+
+def _number(digits: str) -> int:
+    return int(digits.replace(",", ""))
 
 
 def _kind_of_code(complaint: Complaint) -> ErrorKind | None:
@@ -248,6 +272,8 @@ def _result(reading: Reading, status: int, pause: timedelta | None) -> Answer | 
 
 def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -> Failure:
     kind = _kind_of_code(complaint)
+    if complaint.code == "rate_limit_exceeded" and _can_never_pass(complaint):
+        kind = ErrorKind.REJECTED
     if kind is None and complaint.status is not None:
         kind = _kind_of_refusal(complaint.status, complaint)
     if kind is None and _OVERFLOW.search(complaint.message):
@@ -256,4 +282,5 @@ def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -
         passing = complaint.code is None or complaint.code in _PASSING_CODES
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
     message = complaint.message or "The provider reports the response as failed, and gives no reason."
+    pause = _pause(pause, complaint)
     return _for_the_account(Failure(kind, message, status, pause, complaint.code, complaint.param), complaint)

@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from jobs.errors import ErrorKind, Failure, SettingsError
 from jobs.job import CallReport
 from jobs.models import Model
+from jobs.store.attempt_bodies import MOST_BYTES
 from worker.provider.breakage import BREAKS, failure_of
 from worker.provider.classify import classify
 from worker.provider.line import AbortReason, Line
@@ -33,7 +34,7 @@ JSON: Final = "application/json"
 CONNECT_SECONDS: Final = 10.0
 WRITE_SECONDS: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-KEPT_BYTES: Final = 64 * 1024
+KEPT_BYTES: Final = MOST_BYTES
 """How much is read of a refusal, and kept of an answer that is too large."""
 _PIECE_BYTES: Final = 64 * 1024
 

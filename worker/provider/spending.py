@@ -4,7 +4,7 @@ Counts and amounts that cannot be (negative, not a number, absurdly large) are t
 made up, and no column overflows. Amounts are read as decimals from their own digits, never computed as floats.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -13,6 +13,10 @@ from jobs.job import Cost, CostSource, Usage
 from jobs.models import Model, to_microusd
 
 CREDITS_PER_DOLLAR: Final = 2_000_000
+TICKS_PER_DOLLAR: Final = 10_000_000_000
+"""Of the `cost_in_usd_ticks` that xAI sends."""
+_RECEIVED: Final = ("input_tokens_details", "prompt_tokens_details")
+_SENT: Final = ("output_tokens_details", "completion_tokens_details")
 _MOST_TOKENS: Final = 10**12
 _MOST_DOLLARS: Final = Decimal(10**6)
 
@@ -29,39 +33,55 @@ class Spending:
 def read_spending(usage: object, meta: object) -> Spending:
     """Read `usage` and `meta` of a response object."""
     counted = read_usage(usage)
-    own = meta.get("usage") if isinstance(meta, Mapping) else None
-    dollars = None
-    if isinstance(own, Mapping):
-        dollars = _amount(own.get("usd_spent"))
-        if dollars is None:
-            dollars = _from_credits(own.get("credits_used"))
-    return Spending(counted, None if counted is None else _usage_json(usage, counted), dollars)
+    json = None if counted is None else _usage_json(usage, counted)
+    return Spending(counted, json, _dollars(_mapping(usage), _mapping(_mapping(meta).get("usage"))))
 
 
 def read_usage(raw: object) -> Usage | None:
-    """Tokens out of a `usage` object; None when it counts nothing."""
+    """Tokens out of a `usage` object, under today's names or those of chat completions.
+
+    None when it does not tell input and output apart, as a total alone does: what it leaves open is not made up.
+    """
     if not isinstance(raw, Mapping):
         return None
-    received, sent = _count(raw.get("input_tokens")), _count(raw.get("output_tokens"))
+    received = _first_count(raw, "input_tokens", "prompt_tokens")
+    sent = _first_count(raw, "output_tokens", "completion_tokens")
     total = _count(raw.get("total_tokens"))
-    if received is None and sent is None and total is None:
+    if received is None and sent is not None and total is not None and total >= sent:
+        received = total - sent
+    if sent is None and received is not None and total is not None and total >= received:
+        sent = total - received
+    if received is None or sent is None or (received == sent == 0 and total):
         return None
-    known = (received or 0) + (sent or 0)
     return Usage(
-        input_tokens=received or 0,
-        output_tokens=sent or 0,
-        total_tokens=known if total is None else total,
-        cached_tokens=_detail(raw, "input_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(raw, "output_tokens_details", "reasoning_tokens"),
+        input_tokens=received,
+        output_tokens=sent,
+        total_tokens=received + sent if total is None else total,
+        cached_tokens=_detail(raw, _RECEIVED, "cached_tokens"),
+        reasoning_tokens=_detail(raw, _SENT, "reasoning_tokens"),
     )
+
+
+def _dollars(usage: Mapping[str, Any], own: Mapping[str, Any]) -> Decimal | None:
+    """The first figure that can be read, of AI/ML API, then of OpenRouter, then of xAI."""
+    figures = (
+        _amount(own.get("usd_spent")),
+        _of_parts(own.get("credits_used"), CREDITS_PER_DOLLAR),
+        _amount(usage.get("cost")),
+        _of_parts(usage.get("cost_in_usd_ticks"), TICKS_PER_DOLLAR),
+    )
+    return next((figure for figure in figures if figure is not None), None)
 
 
 def cost_of_call(dollars: Decimal | None, headers: Mapping[str, str], usage: Usage | None, model: Model) -> Cost | None:
     """The cost by the provider's body, else its headers, else by the price table; None when nobody knows."""
-    if dollars is None:
-        dollars = _amount(headers.get("x-aimlapi-usd-spent"))
-    if dollars is None:
-        dollars = _from_credits(headers.get("x-aimlapi-credits-used"))
+    figures = (
+        dollars,
+        _amount(headers.get("x-aimlapi-usd-spent")),
+        _of_parts(headers.get("x-aimlapi-credits-used"), CREDITS_PER_DOLLAR),
+        _amount(headers.get("x-litellm-response-cost")),
+    )
+    dollars = next((figure for figure in figures if figure is not None), None)
     if dollars is not None:
         return Cost(to_microusd(dollars), CostSource.PROVIDER)
     return None if usage is None else model.cost_of(usage)
@@ -71,7 +91,7 @@ def _usage_json(raw: object, usage: Usage) -> dict[str, Any]:
     given = dict(raw) if isinstance(raw, Mapping) else {}
     counts = asdict(usage)
     cached, reasoning = counts.pop("cached_tokens"), counts.pop("reasoning_tokens")
-    written = _detail(given, "input_tokens_details", "cache_write_tokens")
+    written = _detail(given, _RECEIVED, "cache_write_tokens")
     received = {**_mapping(given.get("input_tokens_details")), "cached_tokens": cached, "cache_write_tokens": written}
     sent = {**_mapping(given.get("output_tokens_details")), "reasoning_tokens": reasoning}
     return {**given, **counts, "input_tokens_details": received, "output_tokens_details": sent}
@@ -81,8 +101,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _detail(raw: Mapping[str, Any], group: str, name: str) -> int:
-    return _count(_mapping(raw.get(group)).get(name)) or 0
+def _detail(raw: Mapping[str, Any], groups: Sequence[str], name: str) -> int:
+    return next((found for group in groups if (found := _count(_mapping(raw.get(group)).get(name)))), 0)
+
+
+def _first_count(raw: Mapping[str, Any], *names: str) -> int | None:
+    return next((found for name in names if (found := _count(raw.get(name))) is not None), None)
 
 
 def _count(value: object) -> int | None:
@@ -92,9 +116,10 @@ def _count(value: object) -> int | None:
     return int(number)
 
 
-def _from_credits(value: object) -> Decimal | None:
+def _of_parts(value: object, per_dollar: int) -> Decimal | None:
+    """An amount that is given in parts of a dollar."""
     number = _decimal(value)
-    return None if number is None else _amount(str(number / CREDITS_PER_DOLLAR))
+    return None if number is None else _amount(str(number / per_dollar))
 
 
 def _amount(value: object) -> Decimal | None:

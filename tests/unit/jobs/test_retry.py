@@ -128,6 +128,14 @@ class TestRepeated:
         assert isinstance(step(ErrorKind.GATEWAY_TIMEOUT, patient), GiveUp)
         assert isinstance(step(ErrorKind.SERVER_ERROR, patient), TryAgain)
 
+    def test_what_cannot_be_read_is_bought_twice_at_most_and_other_failures_do_not_count(self) -> None:
+        patient = replace(JOB, max_attempts=20, failures=5)
+        assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, alike=1), TryAgain)
+        assert step(ErrorKind.MALFORMED_ANSWER, patient, alike=2) == GiveUp(
+            "malformed_answer", "What the provider said.", 6
+        )
+        assert isinstance(step(ErrorKind.SERVER_ERROR, patient, alike=6), TryAgain)
+
     @pytest.mark.parametrize("kind", MAYBE_BILLED)
     def test_at_most_once_is_not_repeated_and_says_why(self, kind: ErrorKind) -> None:
         gave_up = step(kind, replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL))

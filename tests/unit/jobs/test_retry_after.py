@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs.retry_after import LONGEST_RETRY_AFTER, retry_after
+from jobs.retry_after import LONGEST_RETRY_AFTER, pause_in_words, retry_after
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -59,4 +59,36 @@ NUMBERS = st.floats().map(str) | st.integers().map(str) | st.from_regex(r"[0-9]+
 @example("1e999999")
 def test_nothing_breaks_it(value: str) -> None:
     pause = retry_after(value, NOW)
+    assert pause is None or timedelta(0) <= pause <= LONGEST_RETRY_AFTER
+
+
+@pytest.mark.parametrize(
+    ("message", "seconds"),
+    [
+        ("Rate limit reached: Limit 3, Used 3, Requested 1. Please try again in 20s. Visit https://a.b/c 5s", 20),
+        ("Please try again in 6.379s.", 6.379),
+        ("Please try again in 644ms.", 0.644),
+        ("Please try again in 1m26.4s.", 86.4),
+        ("Please try again in 1h3m0s", 3780),
+        ("Please retry after 26 seconds.", 26),
+        ("please wait 2 minutes and 5 seconds", 125),
+        ("Retry in 1 d, 2 hrs", 93_600),
+        ("Try again in 250 milliseconds", 0.25),
+        ("Please try again in 999999999d", LONGEST_RETRY_AFTER.total_seconds()),
+        ("Please try again in 20 dollars", None),
+        ("Please try again in 3 months", None),
+        ("Please try again later. It took 20s.", None),
+        ("Please try again in a moment", None),
+        ("I retry 3 times", None),
+        ("", None),
+    ],
+)
+def test_a_pause_in_words(message: str, seconds: float | None) -> None:
+    assert pause_in_words(message) == (None if seconds is None else timedelta(seconds=seconds))
+
+
+@given(st.text() | st.from_regex(r"try again in ([0-9.]+[smhd]{1,2} ?){0,9}"))
+@example("try again in " + "1s " * 10_000)
+def test_no_words_break_it(message: str) -> None:
+    pause = pause_in_words(message)
     assert pause is None or timedelta(0) <= pause <= LONGEST_RETRY_AFTER

@@ -14,6 +14,10 @@ from jobs.models import Model
 from jobs.retry_after import LONGEST_RETRY_AFTER
 from worker.provider.classify import classify, pause_asked_for
 
+TOO_LARGE = (
+    "Request too large for o3-pro in organization org-x on tokens per min (TPM): Limit 30000, Requested 91250."
+    " The input or output tokens must be reduced in order to run successfully."
+)
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 MODEL = Model("some/model", input_price=Decimal(1), output_price=Decimal(10))
 DATA = Path(__file__).parents[3] / "data"
@@ -93,6 +97,9 @@ REFUSALS = [
     (ours(429, "Too Many Requests"), K.RATE_LIMITED),
     (ours(429, "Free-tier limit: You've reached your free limit for the hour."), K.RATE_LIMITED),
     (openai(429, "Slow down.", code="rate_limit_exceeded"), K.RATE_LIMITED),
+    (openai(429, TOO_LARGE, code="rate_limit_exceeded", kind="tokens"), K.REJECTED),
+    (openai(429, "On tokens per min: Limit 30,000, Used 0, Requested 30,001.", code="slow_down"), K.REJECTED),
+    (openai(429, "On tokens per min: Limit 30000, Used 29000, Requested 30000.", kind="tokens"), K.RATE_LIMITED),
     (openai(429, "Slow down.", code="slow_down"), K.RATE_LIMITED),
     (openai(429, "No.", kind="insufficient_quota"), K.OUT_OF_CREDIT),
     (openai(429, "No.", code="credit_balance_exhausted"), K.OUT_OF_CREDIT),
@@ -313,6 +320,25 @@ def test_answers_that_are_none(body: object, kind: ErrorKind, status: int) -> No
 def test_a_failed_answer_keeps_its_reason() -> None:
     found = failure(report(200, failed("invalid_prompt", "Your prompt was refused.")))
     assert (found.provider_code, found.message) == ("invalid_prompt", "Your prompt was refused.")
+
+
+def test_a_request_that_is_too_large_says_by_how_much_and_is_refused_inside_a_200_alike() -> None:
+    refused = failure(report(*openai(429, TOO_LARGE, code="rate_limit_exceeded")))
+    assert refused.message == TOO_LARGE
+    assert failure(report(200, failed("rate_limit_exceeded", TOO_LARGE))).kind is K.REJECTED
+    assert failure(report(200, failed("server_error", TOO_LARGE))).kind is K.ANSWER_FAILED
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_delay_in_words_counts_like_retry_after_unless_that_is_there_too(status: int) -> None:
+    refused = openai(status, "Rate limit reached. Please try again in 1m26.4s.", code="rate_limit_exceeded")
+    assert failure(report(*refused)).retry_after == timedelta(seconds=86.4)
+    assert failure(report(*refused, retry_after="3")).retry_after == timedelta(seconds=3)
+
+
+def test_a_delay_in_words_inside_a_200_counts_as_well() -> None:
+    found = failure(report(200, failed("rate_limit_exceeded", "Please try again in 644ms.")))
+    assert (found.kind, found.retry_after) == (K.ANSWER_FAILED, timedelta(milliseconds=644))
 
 
 def test_an_unfinished_answer_says_what_the_gateway_did() -> None:

@@ -21,15 +21,35 @@ UNPRICED = Model("some/model")
         ({"input_tokens": 3, "output_tokens": 5}, Usage(3, 5, 8)),
         ({"input_tokens": 3, "output_tokens": 5, "total_tokens": None}, Usage(3, 5, 8)),
         ({"input_tokens": 3, "output_tokens": 5, "total_tokens": 9}, Usage(3, 5, 9)),
-        ({"input_tokens": "137", "output_tokens": None, "total_tokens": -1}, Usage(137, 0, 137)),
-        ({"input_tokens": 3.0, "output_tokens": 5.5}, Usage(3, 0, 3)),
-        ({"input_tokens": 10**13, "output_tokens": 1}, Usage(0, 1, 1)),
-        ({"input_tokens": True, "output_tokens": [1], "total_tokens": 4}, Usage(0, 0, 4)),
+        ({"input_tokens": "137", "output_tokens": 3.0, "total_tokens": -1}, Usage(137, 3, 140)),
+        ({"input_tokens": 3, "output_tokens": 5.5, "total_tokens": 7}, Usage(3, 4, 7)),
+        ({"output_tokens": 5, "total_tokens": 8}, Usage(3, 5, 8)),
+        ({"input_tokens": 3, "output_tokens": 5.5}, None),
+        ({"input_tokens": 3, "total_tokens": 2}, None),
+        ({"input_tokens": 10**13, "output_tokens": 1}, None),
+        ({"input_tokens": True, "output_tokens": [1], "total_tokens": 4}, None),
+        ({"total_tokens": 28}, None),
+        ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 28}, None),
+        ({"prompt_tokens": 7, "completion_tokens": 21, "total_tokens": 28}, Usage(7, 21, 28)),
+        ({"input_tokens": 7, "prompt_tokens": 1, "output_tokens": 21, "completion_tokens": 1}, Usage(7, 21, 28)),
         (
-            {"input_tokens": 3, "input_tokens_details": {"cached_tokens": 2}, "output_tokens_details": None},
-            Usage(3, 0, 3, cached_tokens=2),
+            {
+                "prompt_tokens": 3,
+                "prompt_tokens_details": {"cached_tokens": 2},
+                "completion_tokens": 5,
+                "completion_tokens_details": {"reasoning_tokens": 4},
+            },
+            Usage(3, 5, 8, cached_tokens=2, reasoning_tokens=4),
         ),
-        ({"output_tokens": 5, "output_tokens_details": {"reasoning_tokens": 4}}, Usage(0, 5, 5, reasoning_tokens=4)),
+        (
+            {
+                "input_tokens": 3,
+                "input_tokens_details": {"cached_tokens": 2},
+                "output_tokens": 5,
+                "output_tokens_details": None,
+            },
+            Usage(3, 5, 8, cached_tokens=2),
+        ),
         ({"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}, Usage()),
         ({}, None),
         ({"input_tokens": None}, None),
@@ -55,7 +75,8 @@ def test_usage_in_openais_shape_has_zeros_for_what_is_not_told(details: object) 
 
 
 def test_usage_in_openais_shape_keeps_what_else_was_told() -> None:
-    raw = {"input_tokens": 3, "input_tokens_details": {"cache_write_tokens": 2, "audio_tokens": 1}, "tier": "flex"}
+    details = {"cache_write_tokens": 2, "audio_tokens": 1}
+    raw = {"input_tokens": 3, "input_tokens_details": details, "output_tokens": 0, "tier": "flex"}
     assert read_spending(raw, None).usage_json == {
         "input_tokens": 3,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 2, "audio_tokens": 1},
@@ -91,11 +112,33 @@ def test_dollars_in_the_body(meta: object, dollars: Decimal | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("usage", "dollars"),
+    [
+        ({"cost": 0.0123}, Decimal("0.0123")),
+        ({"cost": "0.0123", "cost_in_usd_ticks": 1}, Decimal("0.0123")),
+        ({"cost": 0}, Decimal(0)),
+        ({"cost": None, "cost_in_usd_ticks": 123_000_000}, Decimal("0.0123")),
+        ({"cost": {"total": 1}, "cost_in_usd_ticks": "37756000"}, Decimal("0.0037756")),
+        ({"cost": -1, "cost_in_usd_ticks": -1}, None),
+        ({"total_tokens": 28}, None),
+    ],
+)
+def test_dollars_in_the_usage(usage: object, dollars: Decimal | None) -> None:
+    assert read_spending(usage, None).dollars == dollars
+
+
+def test_the_providers_own_account_wins_over_what_its_usage_says() -> None:
+    assert read_spending({"cost": 9}, {"usage": {"credits_used": 1_000_000}}).dollars == Decimal("0.5")
+
+
+@pytest.mark.parametrize(
     ("dollars", "headers", "usage", "model", "cost"),
     [
         (Decimal("0.1"), {"x-aimlapi-usd-spent": "9"}, Usage(1, 1, 2), PRICED, Cost(100_000, CostSource.PROVIDER)),
         (None, {"x-aimlapi-usd-spent": "0.25"}, Usage(1, 1, 2), PRICED, Cost(250_000, CostSource.PROVIDER)),
         (None, {"x-aimlapi-credits-used": "2520"}, None, PRICED, Cost(1260, CostSource.PROVIDER)),
+        (None, {"x-litellm-response-cost": "0.0123"}, None, PRICED, Cost(12_300, CostSource.PROVIDER)),
+        (None, {"x-litellm-response-cost": "None"}, None, PRICED, None),
         (None, {"x-aimlapi-usd-spent": "-1"}, Usage(1000, 1000, 2000), PRICED, Cost(137_540, CostSource.PRICE_TABLE)),
         (None, {}, Usage(1000, 1000, 2000), UNPRICED, None),
         (None, {}, None, PRICED, None),
@@ -114,7 +157,10 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.sampled_from(
-    ("input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details", "cached_tokens")
+    (
+        *("input_tokens", "output_tokens", "total_tokens", "input_tokens_details", "output_tokens_details"),
+        *("prompt_tokens", "completion_tokens", "prompt_tokens_details", "cost", "cost_in_usd_ticks"),
+    )
 )
 
 
