@@ -8,12 +8,12 @@ about four times the count: it says what certainly fits, not what will be billed
 What the provider adds by itself, nobody here can bound: it is named instead.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs.conversation import Item
+from jobs.encoding import to_text
 
 PER_ITEM: Final = 16
 PER_IMAGE: Final = 1_275
@@ -60,7 +60,7 @@ def _unseen(settings: Mapping[str, Any], items: Iterable[Item]) -> Iterable[str]
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if isinstance(value, str) else to_text(value, ascii_only=False)
 
 
 def _without_media(item: Item) -> tuple[Item, int, int]:

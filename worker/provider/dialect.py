@@ -8,7 +8,6 @@ out as it came, for a provider may take more than it documents, and names what i
 Everything here is pure and deterministic: an attempt that is repeated sends the same bytes.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from jobs.conversation import kind_of
+from jobs.encoding import to_text
 from jobs.settings import Dialect
 
 Json = dict[str, Any]
@@ -100,7 +100,7 @@ def _absent(_value: Any) -> None:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_text(value, ascii_only=False)
 
 
 # --- content parts
@@ -180,7 +180,7 @@ def _items(value: Any) -> Any:
     nameless = [place for place, item in enumerate(items) if _lacks_id(item)]
     if nameless:
         # the same at each attempt, and unlike one another; made of the whole, for a conversation may have many
-        seed = sha256(json.dumps(value).encode()).hexdigest()[:32]
+        seed = sha256(to_text(value).encode()).hexdigest()[:32]
         for place in nameless:
             form = _form_of(items[place])
             items[place]["id"] = f"{form.id_prefix if form else 'item'}_{seed}{place:x}"
