@@ -28,6 +28,7 @@ from jobs.retry import RULES
 from jobs.store import tables
 from jobs.store.chains import await_again, missing_link
 from jobs.store.columns import among
+from jobs.store.items import keep_items
 from jobs.store.many import insert_all, update_all
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move_all
@@ -345,12 +346,16 @@ def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
 def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> None:
     """The same for several jobs."""
     rows = []
+    read = []
     for job, report in answers:
         response = dict(report.result.response) if isinstance(report.result, Answer) else None
+        if response is not None:
+            read.append((job, response))
         if response is not None or report.raw is not None:
             rows.append({"job_id": job.id, "response": response, "raw": report.raw})
     if rows:
         tx.execute(_KEEPING[tx.dialect.name], rows)
+        keep_items(tx, read)
 
 
 def _keeping(dialect: Any) -> Any:
