@@ -73,16 +73,15 @@ def to_json(value: Any) -> bytes:
         return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
-def to_text(value: Any, *, ascii_only: bool = True) -> str:
-    """The value as JSON text, without spaces; by default in ASCII, which no encoding can refuse.
+def to_text(value: Any, *, ascii_only: bool = True, spaced: bool = False) -> str:
+    """The value as JSON text; by default without spaces, and in ASCII, which no encoding can refuse.
 
     Raises:
         TypeError: JSON has nothing for it.
     """
+    text = _ENCODERS[ascii_only, spaced].encode(value)
     if not ascii_only:
-        text = _UNICODE_ENCODER.encode(value)
         return _MARKED_IN_UNICODE.sub(r"\1", text) if _MARK in text else text
-    text = _ENCODER.encode(value)
     return _MARKED.sub(r"\1", text) if _ASCII_MARK in text else text
 
 
@@ -118,5 +117,10 @@ def _mark(value: object) -> str:
 
 # `json.dumps` and `json.loads` with arguments make one for each call
 _DECODER: Final = json.JSONDecoder(parse_int=read_integer, parse_float=read_decimal)
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_mark)
-_UNICODE_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_mark, ensure_ascii=False)
+_ENCODERS: Final = {
+    (ascii_only, spaced): json.JSONEncoder(
+        separators=(", ", ": ") if spaced else (",", ":"), default=_mark, ensure_ascii=ascii_only
+    )
+    for ascii_only in (True, False)
+    for spaced in (True, False)
+}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from jobs.conversation import Turn, rebuild
+from jobs.conversation import Turn, of_use, rebuild
 from jobs.credentials import Credentials
 from jobs.dispatch import Dispatcher
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
@@ -235,6 +235,8 @@ class Executor:
                 turns = read_turns(tx, before, job.api_key_id)
             input_ = rebuild(map(self._whole, turns), input_, self._provider.takes_back)
             self._note_sent(attempt, len(turns) + 1, len(input_))
+        elif isinstance(input_, list):
+            input_ = of_use(input_)
         return build_body(whole, input_, model_id=job.model, truncation=attempt.truncation)
 
     def _whole(self, turn: Turn) -> Turn:

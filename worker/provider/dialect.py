@@ -10,13 +10,13 @@ Everything here is pure and deterministic: an attempt that is repeated sends the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
 
 from jobs.conversation import kind_of
 from jobs.encoding import to_text
 from jobs.settings import Dialect
+from worker.provider.fitting import fitted, made_id
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -50,6 +50,9 @@ class Form:
 
 def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     """The body of a call as the provider takes it; its top has no nulls, and an `input`."""
+    input_ = body.get("input")
+    if isinstance(input_, list):
+        body = {**body, "input": fitted(input_)}
     if dialect is Dialect.OPENAI:
         return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
     return _with_allowed_tools(_BODY.apply(body))
@@ -100,7 +103,7 @@ def _absent(_value: Any) -> None:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else to_text(value, ascii_only=False)
+    return value if isinstance(value, str) else to_text(value, ascii_only=False, spaced=True)
 
 
 # --- content parts
@@ -177,24 +180,16 @@ def _items(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     items = list(map(_item, value))
-    nameless = [place for place, item in enumerate(items) if _lacks_id(item)]
-    if nameless:
-        # the same at each attempt, and unlike one another; made of the whole, for a conversation may have many
-        seed = sha256(to_text(value).encode()).hexdigest()[:32]
-        for place in nameless:
-            form = _form_of(items[place])
-            items[place]["id"] = f"{form.id_prefix if form else 'item'}_{seed}{place:x}"
+    for place, item in enumerate(items):
+        form = _form_of(item) if isinstance(item, dict) else None
+        if form is not None and form.id_prefix is not None and not item.get("id"):
+            item["id"] = made_id(form.id_prefix, place)
     return items
 
 
 def _item(item: Any) -> Any:
     form = _form_of(item) if isinstance(item, dict) else None
     return item if form is None else form.apply(item)
-
-
-def _lacks_id(item: Any) -> bool:
-    form = _form_of(item) if isinstance(item, dict) else None
-    return form is not None and form.id_prefix is not None and not item.get("id")
 
 
 def _form_of(item: Mapping[str, Any]) -> Form | None:
