@@ -52,9 +52,12 @@ NEVER_ECHOED: Final = frozenset({"input", "stream", "stream_options", "webhook",
 
 
 def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a response that say what was asked. `answer` holds what the provider echoed."""
+    """The keys of a response that say what was asked. `answer` holds what the provider echoed.
+
+    Of `include` only the client's own counts: the worker asks for more.
+    """
     asked = {name: value for name, value in settings.items() if value is not None and name not in NEVER_ECHOED}
-    echoed = {name: value for name, value in answer.items() if value is not None}
+    echoed = {name: value for name, value in answer.items() if value is not None and name != "include"}
     shown = {**DEFAULTS, **echoed, **asked}
     for name, complete in _COMPLETED.items():
         shown[name] = complete(shown[name])

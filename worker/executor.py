@@ -19,6 +19,7 @@ from jobs.credentials import Credentials
 from jobs.dispatch import Dispatcher
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
+from jobs.fields import asks_for_reasoning
 from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
@@ -194,7 +195,7 @@ class Executor:
             report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
             return self._without_credentials(report, asked)
         credentials = Credentials.opened(asked.credentials, self._seal)
-        heard = self._heard(attempt, credentials) if asked.settings.get("stream") else None
+        heard = self._heard(attempt, asked.settings, credentials) if asked.settings.get("stream") else None
         body = self._body(job, attempt, asked, credentials)
         del asked
         report = self._provider.call(
@@ -208,9 +209,11 @@ class Executor:
         )
         return credentials.withheld_from(report)
 
-    def _heard(self, attempt: Attempt, credentials: Credentials) -> Callable[[bytes], None]:
+    def _heard(
+        self, attempt: Attempt, settings: Mapping[str, Any], credentials: Credentials
+    ) -> Callable[[bytes], None]:
         """Who is told the events of a stream."""
-        hear = self._live.open(attempt).hear
+        hear = self._live.open(attempt, shows_reasoning=asks_for_reasoning(settings)).hear
         return (lambda data: hear(credentials.withheld_from_bytes(data))) if credentials else hear
 
     def _without_credentials(self, report: CallReport, asked: Asked) -> CallReport:
