@@ -40,7 +40,9 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: Rules = Field(
-        "lenient", description="request bodies that are taken: lenient (as OpenAI) or strict (AI/ML API's schema)"
+        "lenient",
+        description="request bodies that are taken: lenient (any shape that OpenAI takes), strict (AI/ML API's schema)"
+        " or openai (lenient, with OpenAI's rules on ids, reasoning, calls and outputs)",
     )
     script: str = Field("full", description="what calls without a directive of their own get")
     delay: float = Field(2.0, ge=0, description="seconds until an answer, unless its step says delay=")

@@ -1,4 +1,4 @@
-"""Input items in the form that is refused in neither dialect: no nulls, and no ids that a provider stumbles over.
+"""Input items in the form that is refused in neither dialect: no nulls, no status or id that a provider stumbles over.
 
 Ids of items are of use in one case alone: where the reasoning that led to an item goes along, they tell that the two
 belong together. An item whose id is known at OpenAI, and whose reasoning is missing, is refused: "was provided without
@@ -51,6 +51,10 @@ _MUST_HAVE_ONE: Final = frozenset(
     }
 )
 """Kinds whose `id` OpenAI's schema asks for."""
+_STATUSES: Final = ("in_progress", "completed", "incomplete")
+_OF_THREE_STATUSES: Final = frozenset(
+    {"message", "reasoning", "function_call", "function_call_output", "computer_call"}
+)
 _ENCRYPTED: Final = frozenset({"reasoning", "compaction"})
 _ANSWER_BY_ID: Final = "local_shell_call_output"
 """Its `id` is the call's own."""
@@ -89,6 +93,8 @@ class _Fitting:
         if kind in _AS_IT_IS:
             return given
         item = _told(given) if _is_known(kind) else dict(given)
+        if kind in _OF_THREE_STATUSES and item.get("status", "completed") not in _STATUSES:
+            item["status"] = "incomplete"
         if isinstance(item.get("call_id"), str):
             item["call_id"] = fitting_call_id(item["call_id"])
         own = item.get("approval_request_id")

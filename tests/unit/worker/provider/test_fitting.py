@@ -79,6 +79,12 @@ def test_a_long_call_id_is_shortened_alike_wherever_it_stands() -> None:
     assert sent({"type": "local_shell_call_output", "id": LONG, "output": "x"})[0]["id"] == call["call_id"]
 
 
+def test_a_status_that_is_not_known_for_its_kind_is_that_of_what_was_cut() -> None:
+    statuses = [item["status"] for item in sent({**MSG, "status": "failed"}, {**FC, "status": "completed"})]
+    assert statuses == ["incomplete", "completed"]
+    assert sent({"type": "mcp_call", "id": "mcp_1", "status": "failed"})[0]["status"] == "failed"
+
+
 @pytest.mark.parametrize("dialect", list(Dialect))
 def test_nulls_are_left_out_but_for_those_in_a_clients_own_json(dialect: Dialect) -> None:
     schema = {"properties": {"a": {"default": None, "enum": [None]}}}
