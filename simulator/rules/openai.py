@@ -37,6 +37,7 @@ _PREFIXES: Final[Mapping[str, str]] = MappingProxyType(
 _NEED_AN_ID: Final = frozenset(_PREFIXES) - {
     *("message", "reasoning", "function_call", "function_call_output", "custom_tool_call")
 }
+_ANSWER_BY_ID: Final = "local_shell_call_output"  # its id is the call's
 _STATUSES: Final = ("in_progress", "completed", "incomplete")
 _WITH_THESE: Final = frozenset(("message", "reasoning", "function_call", "function_call_output", "computer_call"))
 _OF_CLIENTS: Final = frozenset(("item_reference", "mcp_approval_response", "additional_tools", "compaction_trigger"))
@@ -95,7 +96,9 @@ def _kind(item: Mapping[str, Any]) -> str:
 
 
 def _check_fields(path: str, kind: str, item: Mapping[str, Any]) -> None:
-    if "id" in item or kind in _NEED_AN_ID:
+    if kind == _ANSWER_BY_ID:
+        _check_length(f"{path}.id", str(item.get("id") or ""))
+    elif item.get("id") is not None or kind in _NEED_AN_ID:
         _check_id(f"{path}.id", kind, item.get("id"))
     if "call_id" in item:
         _check_length(f"{path}.call_id", item["call_id"])

@@ -17,6 +17,7 @@ from jobs.conversation import kind_of
 from jobs.encoding import to_text
 from jobs.settings import Dialect
 from worker.provider.fitting import fitted, made_id
+from worker.provider.retelling import retold
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -55,7 +56,10 @@ def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
         body = {**body, "input": fitted(input_)}
     if dialect is Dialect.OPENAI:
         return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
-    return _with_allowed_tools(_BODY.apply(body))
+    formed = _with_allowed_tools(_BODY.apply(body))
+    if isinstance(formed.get("input"), list) and all(_kind(tool) in _TOOLS for tool in formed.get("tools") or ()):
+        formed["input"] = [retold(item) for item in formed["input"]]
+    return formed
 
 
 def _kind(value: Any) -> str | None:
@@ -100,6 +104,10 @@ def _one_of(*values: str, otherwise: str | None = None, **renamed: str) -> Conve
 
 def _absent(_value: Any) -> None:
     return None
+
+
+def _object(value: Any) -> Any:
+    return value if isinstance(value, dict) else None
 
 
 def _as_text(value: Any) -> str:
@@ -151,6 +159,7 @@ def _result(value: Any) -> Any:
     return parts
 
 
+_LISTED_TOOL: Final = Form({"input_schema": {}}, {"input_schema": _object, "annotations": _object})
 _INPUT_MESSAGE: Final = Form(converts={"content": _each(_by_type(_INPUT_PARTS)), "status": _STATUS})
 _ANSWER: Final = Form(
     {"type": "message", "status": "completed"},
@@ -166,9 +175,7 @@ _ITEMS: Final[Mapping[str, Form]] = {
         {"status": _one_of("in_progress", "completed", "searching", "failed", otherwise="completed")},
         id_prefix="ws",
     ),
-    "mcp_list_tools": Form(
-        {"tools": []}, {"tools": _each(_formed(Form({"input_schema": {}}))), "error": _as_text}, id_prefix="mcpl"
-    ),
+    "mcp_list_tools": Form({"tools": []}, {"tools": _each(_formed(_LISTED_TOOL)), "error": _as_text}, id_prefix="mcpl"),
     "mcp_approval_request": Form(converts={"arguments": _as_text}, id_prefix="mcpr"),
     "mcp_approval_response": _PLAIN,
     "mcp_call": Form(converts={"arguments": _as_text, "error": _as_text, "output": _as_text}, id_prefix="mcp"),

@@ -116,7 +116,7 @@ class _Fitting:
         elif not is_of_the_model(item):
             keeps = self._behind_reasoning = False
         elif kind == "image_generation_call" and not item.get("result"):
-            keeps = fits  # it is all that the item says
+            keeps = fits and own.startswith(_PREFIXES[kind])  # it is all that the item says
         else:
             keeps = fits and self._behind_reasoning and own.startswith(_PREFIXES[kind])
         if keeps:
