@@ -1,6 +1,6 @@
 """From a client's bytes to an accepted job: check it, and hand it to the intake."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -11,6 +11,7 @@ from api.callers import Submitter
 from api.dependencies import Parts
 from api.holds import Hold
 from api.intake import Order, Owing
+from api.item_references import names_items, resolve
 from api.provider_ids import first_provider_id, refuse_provider_ids
 from api.receivers import require_sealing, webhook_target
 from api.request import CreateResponse, ParsedRequest, parse_request
@@ -127,8 +128,12 @@ async def _check(
         request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     fields = request.fields
     refuse_what_is_not_offered(fields)
-    if settings.provider_ids != "allow" and first_provider_id(request.body) is not None:
-        await run_in_threadpool(_refuse_provider_ids, parts, request)
+    held: Collection[str] = ()
+    if names_items(request.body.get("input")):
+        caller = await submitter.confirmed()
+        request, held = await run_in_threadpool(_with_items, parts, request, caller.id)
+    if settings.provider_ids != "allow" and first_provider_id(request.body, held) is not None:
+        await run_in_threadpool(_refuse_provider_ids, parts, request, held)
     webhook = None
     if fields.webhook is not None:
         webhook = await webhook_target(fields, parts, await submitter.confirmed())
@@ -143,12 +148,18 @@ async def _check(
     return Order(submitter, spec, now, is_large, idempotency, owing, hold)
 
 
-def _refuse_provider_ids(parts: Parts, request: ParsedRequest) -> None:
+def _with_items(parts: Parts, request: ParsedRequest, api_key_id: str) -> tuple[ParsedRequest, Collection[str]]:
+    with parts.database.read() as tx:
+        resolved = resolve(tx, request.body["input"], api_key_id, request.fields.previous_response_id)
+    return replace(request, body={**request.body, "input": resolved.input}), resolved.held
+
+
+def _refuse_provider_ids(parts: Parts, request: ParsedRequest, held: Collection[str]) -> None:
     if parts.settings.provider_ids is None:
         with parts.database.read() as tx:
             if is_only_key(tx):
                 return
-    refuse_provider_ids(request.body)
+    refuse_provider_ids(request.body, held)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:

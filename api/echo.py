@@ -58,9 +58,12 @@ SERVED: Final = ("reasoning", "service_tier", "truncation")
 
 
 def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a response that say what was asked. `answer` holds what the provider echoed."""
+    """The keys of a response that say what was asked. `answer` holds what the provider echoed.
+
+    Of `include` only the client's own counts: the worker asks for more.
+    """
     asked = {name: value for name, value in settings.items() if value is not None and name not in NEVER_ECHOED}
-    echoed = {name: value for name, value in answer.items() if value is not None}
+    echoed = {name: value for name, value in answer.items() if value is not None and name != "include"}
     shown = {**DEFAULTS, **echoed, **asked}
     for name in SERVED:
         if name in echoed:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from jobs.conversation import Item, Turn, as_items, kind_of, replayed
+from jobs.fields import ENCRYPTED_REASONING
 
 IMAGE_URL: Final = "message.input_image.image_url"
 SCREENSHOT_URL: Final = "computer_call_output.output.image_url"
@@ -77,6 +78,8 @@ def _whole(item: Item, include: Collection[str]) -> Item:
         whole["content"] = _content(item.get("role"), item.get("content"), include)
     elif kind == "reasoning":
         whole.setdefault("summary", [])
+        if ENCRYPTED_REASONING not in include:
+            whole.pop("encrypted_content", None)
     elif kind == "computer_call_output" and isinstance(item.get("output"), dict) and SCREENSHOT_URL not in include:
         whole["output"] = {key: value for key, value in item["output"].items() if key != "image_url"}
     return whole

@@ -1,10 +1,10 @@
-"""Ids of what a provider keeps: files, vector stores, containers, prompts, earlier items.
+"""Ids of what a provider keeps: files, vector stores, containers, prompts, images that it made.
 
 The provider knows one key, the operator's, and so lets every tenant of this server at what any of them has left there.
 Here it is found where a request names such a thing, so that a server with several tenants can refuse it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from jobs.conversation import kind_of
@@ -30,13 +30,13 @@ _WHOLE_ELSEWHERE: Final[Mapping[str, str]] = {"image_generation_call": "result"}
 """Items that hold their content unless they are only named, and the field it is in."""
 
 
-def refuse_provider_ids(body: Mapping[str, Any]) -> None:
-    """Refuse a request that names what the provider keeps.
+def refuse_provider_ids(body: Mapping[str, Any], held: Collection[str] = ()) -> None:
+    """Refuse a request that names what the provider keeps; items whose ids are `held` are the tenant's own.
 
     Raises:
         RequestInvalid: it does; the message names the setting by which an operator allows it.
     """
-    place = first_provider_id(body)
+    place = first_provider_id(body, held)
     if place is not None:
         raise RequestInvalid(
             f"Unsupported parameter: '{place}'. It names something that the provider keeps, and would keep for every"
@@ -46,29 +46,26 @@ def refuse_provider_ids(body: Mapping[str, Any]) -> None:
         )
 
 
-def first_provider_id(body: Mapping[str, Any]) -> str | None:
+def first_provider_id(body: Mapping[str, Any], held: Collection[str] = ()) -> str | None:
     """Where a request names what the provider keeps, as OpenAI writes the path to a field; None when nowhere."""
-    return next(_in_body(body), None)
+    return next(_in_body(body, held), None)
 
 
-def _in_body(body: Mapping[str, Any]) -> Iterator[str]:
+def _in_body(body: Mapping[str, Any], held: Collection[str]) -> Iterator[str]:
     if body.get("prompt"):
         yield "prompt"
     yield from _named(body, "")
     input_ = body.get("input")
     for number, item in enumerate(input_ if isinstance(input_, list) else ()):
         if isinstance(item, Mapping):
-            yield from _in_item(item, f"input[{number}]")
+            yield from _in_item(item, f"input[{number}]", held)
     for name in ("tools", "tool_choice"):
         yield from _within(body.get(name), name)
 
 
-def _in_item(item: Mapping[str, Any], place: str) -> Iterator[str]:
-    kind = kind_of(item)
-    if kind == "item_reference" and "id" in item:
-        yield f"{place}.id"
-    content = _WHOLE_ELSEWHERE.get(kind or "")
-    if content is not None and "id" in item and not item.get(content):
+def _in_item(item: Mapping[str, Any], place: str, held: Collection[str]) -> Iterator[str]:
+    content = _WHOLE_ELSEWHERE.get(kind_of(item) or "")
+    if content is not None and "id" in item and not item.get(content) and item["id"] not in held:
         yield f"{place}.id"
     for name in ("content", "output", "tools"):
         yield from _within(item.get(name), f"{place}.{name}")

@@ -1,8 +1,8 @@
 """From the bytes of a body to the JSON object in it, and nothing that could hurt later on.
 
-`json.loads` alone takes what must not get in: NaN, a key twice (which of the two did the client mean?), numbers that no
-database or provider holds, half of a surrogate pair (cannot be written as UTF-8), nesting that overflows the stack of
-whoever walks it next.
+`json.loads` alone takes what must not get in: NaN, a key twice (which of the two did the client mean?), half of a
+surrogate pair (cannot be written as UTF-8), nesting that overflows the stack of whoever walks it next. And it rounds
+numbers, which have to go on as they came.
 """
 
 import json
@@ -11,10 +11,10 @@ import re
 from collections import Counter
 from typing import Any, Final, NoReturn
 
+from jobs.encoding import ExactNumber, read_decimal, read_integer
 from jobs.errors import RequestInvalid
 
 MAX_DEPTH: Final = 128
-_INTEGER_DIGITS: Final = 20
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -37,6 +37,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         _refuse("The request body must be a JSON object.")
     _check_depth(value)
+    value |= {name: _setting(each) for name, each in value.items() if isinstance(each, ExactNumber)}
     # Raw UTF-8 cannot hold a surrogate, so only an escape can have brought one in: nearly no body pays for the look.
     if _SURROGATE_ESCAPE.search(raw):
         _check_surrogates(value)
@@ -68,7 +69,7 @@ def _check_surrogates(body: dict[str, Any]) -> None:
     for key, value in body.items():
         for part, param in ((key, None), (value, key[:64])):
             try:
-                json.dumps(part, ensure_ascii=False).encode()
+                json.dumps(part, ensure_ascii=False, default=str).encode()
             except UnicodeEncodeError:
                 _refuse(
                     "The request body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.", param
@@ -83,14 +84,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > _INTEGER_DIGITS or not -(2**63) <= (value := int(digits)) < 2**64:
+def _setting(number: ExactNumber) -> float:
+    """A number at the top, where it is one of the request's own settings: those are integers or doubles."""
+    if number.text.removeprefix("-").isdecimal():
         _refuse("The request body holds an integer that does not fit 64 bits.")
-    return value
-
-
-def _decimal(digits: str) -> float:
-    value = float(digits)
+    value = float(number.text)
     if math.isinf(value):
         _refuse("The request body holds a number that is too large.")
     return value
@@ -101,5 +99,5 @@ def _constant(name: str) -> NoReturn:
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_integer, parse_float=_decimal, parse_constant=_constant
+    object_pairs_hook=_object, parse_int=read_integer, parse_float=read_decimal, parse_constant=_constant
 )

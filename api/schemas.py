@@ -12,17 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.echo import echo
 from api.errors import FAILED_RESPONSES, FINAL_FAILURE
 from jobs.errors import Billed, ErrorKind
+from jobs.fields import asks_for_reasoning, without_reasoning
 from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
 from jobs.models import Model
 from jobs.store.queries import Document, UsageRow
 
 
-def render_response(document: Document, queue_position: int | None) -> dict[str, Any]:
-    """A response as the SDKs read it, with every key that the Open Responses specification asks for."""
+def render_response(document: Document, queue_position: int | None, *, shows_reasoning: bool = False) -> dict[str, Any]:
+    """A response as the SDKs read it, with every key that the Open Responses specification asks for.
+
+    Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
+    """
     job = document.job
     answer = document.answer or {}
-    usage = answer.get("usage")
+    usage, output = answer.get("usage"), answer.get("output") or []
     asked_truncation = {"truncation": job.truncation_applied or job.truncation}
     return {
         **echo({**document.settings, **asked_truncation}, answer),
@@ -36,7 +40,7 @@ def render_response(document: Document, queue_position: int | None) -> dict[str,
         "incomplete_details": {"reason": job.incomplete_reason} if job.incomplete_reason else None,
         "metadata": dict(document.metadata),
         "model": (job.provider_model if answer else None) or job.model,
-        "output": answer.get("output") or [],
+        "output": output if shows_reasoning or asks_for_reasoning(document.settings) else without_reasoning(output),
         "usage": usage if usage is not None else _usage(job.usage),
         "backburner": {
             "attempt": job.attempt,

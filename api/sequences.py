@@ -4,7 +4,6 @@ What comes first and last is made from the job and its answer, what lies between
 """
 
 import asyncio
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -13,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.errors import error_in_streams
 from api.schemas import render_response
+from jobs.encoding import to_text
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.sequence import LIVE_FROM, Event, Progress, remaining_events, terminal_type
@@ -94,7 +94,7 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
 def frame(event: Event, number: int) -> bytes:
     """One event as it stands on the wire. All is ASCII: some clients take U+2028 for the end of a line."""
     numbered = {"type": event["type"], "sequence_number": number, **event}
-    return f"event: {event['type']}\ndata: {json.dumps(numbered, separators=(',', ':'))}\n\n".encode()
+    return f"event: {event['type']}\ndata: {to_text(numbered)}\n\n".encode()
 
 
 def opening_length(job: Job) -> int:

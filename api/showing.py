@@ -18,7 +18,7 @@ from jobs.errors import JobNotFound
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.database import Database
-from jobs.store.queries import Standing, get_documents, no_job, queue_position
+from jobs.store.queries import Standing, get_document, get_documents, no_job, queue_position
 
 LONGEST_HINT: Final = 10.0
 AT_FIRST: Final = {"retry-after": "1", "openai-poll-after-ms": "1000"}
@@ -44,6 +44,18 @@ def show_all(database: Database, pairs: Sequence[tuple[str, str]]) -> list[Shown
         no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, position)))
         for (job_id, _), (document, position) in zip(pairs, documents, strict=True)
     ]
+
+
+def show_whole(database: Database, job_id: str, api_key_id: str) -> Shown:
+    """One response, with encrypted reasoning whether its create asked for it or not.
+
+    Raises:
+        JobNotFound: there is none, or it is another's.
+    """
+    with database.read() as tx:
+        document = get_document(tx, job_id, api_key_id)
+        position = queue_position(tx, document.job)
+    return Shown(document.job, to_json(render_response(document, position, shows_reasoning=True)))
 
 
 def show(database: Database, job_id: str, api_key_id: str) -> Shown:

@@ -8,12 +8,12 @@ about four times the count: it says what certainly fits, not what will be billed
 What the provider adds by itself, nobody here can bound: it is named instead.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs.conversation import Item
+from jobs.encoding import to_text
 
 PER_ITEM: Final = 16
 PER_IMAGE: Final = 1_275
@@ -43,24 +43,21 @@ def bound_tokens(settings: Mapping[str, Any], items: Sequence[Item]) -> Bound:
         files += more_files
         texts.append(_text(plain))
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    unseen = set(_unseen(settings, items)) | ({"input_file"} if files else set())
+    unseen = set(_unseen(settings)) | ({"input_file"} if files else set())
     return Bound(size + PER_ITEM * (len(texts) + 1) + PER_IMAGE * images, files, sorted(unseen))
 
 
-def _unseen(settings: Mapping[str, Any], items: Iterable[Item]) -> Iterable[str]:
-    """What stands for texts that only the provider has: tools of its own, stored prompts and items."""
+def _unseen(settings: Mapping[str, Any]) -> Iterable[str]:
+    """What stands for texts that only the provider has: tools of its own and stored prompts."""
     if settings.get("prompt") is not None:
         yield "prompt"
     for tool in settings.get("tools") or ():
         if _kind(tool) not in _WRITTEN_OUT:
             yield f"tools.{_kind(tool)}"
-    for item in items:
-        if _kind(item) == "item_reference" or (_kind(item) is None and "role" not in item and "content" not in item):
-            yield "item_reference"
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value if isinstance(value, str) else to_text(value, ascii_only=False)
 
 
 def _without_media(item: Item) -> tuple[Item, int, int]:

@@ -4,13 +4,16 @@ The provider stores nothing, so each turn of a chain is sent with everything bef
 turns come from.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 Item = dict[str, Any]
 
-_NEED_NO_ID: Final = frozenset({"message", "function_call", "custom_tool_call"})
+_OF_CLIENTS: Final = frozenset(
+    {"additional_tools", "compaction_trigger", "configuration_update", "item_reference", "mcp_approval_response"}
+)
+_ANSWERED_BY_CLIENTS: Final = frozenset({"function_call", "custom_tool_call"})
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,37 @@ def rebuild(
     items: list[Item] = []
     for turn in turns:
         items += as_items(turn.input)
-        items += filter(is_taken, replayed(_without_orphaned_ids(turn.output)))
-    return items + as_items(input_)
+        items += (dict(item) for item in turn.output if isinstance(item.get("type"), str) and is_taken(item))
+    return of_use(items + as_items(input_))
+
+
+def of_use(items: Sequence[Item]) -> list[Item]:
+    """The items less those that a provider which keeps nothing refuses, and with them the whole conversation.
+
+    Those are reasoning that is not encrypted into its item, for by the id alone nobody can look it up; a call that was
+    cut in the making, which nobody can answer; and reasoning that led to nothing, where a turn ended amid it.
+    """
+    answered = {item.get("call_id") for item in items if (kind_of(item) or "").endswith("_output")}
+    kept = [item for item in items if not _is_lost_reasoning(item) and not _was_cut(item, answered)]
+    used: list[Item] = []
+    leads_on = False
+    for item in reversed(kept):
+        if item.get("type") == "reasoning":
+            if leads_on:
+                used.append(item)
+        else:
+            leads_on = is_of_the_model(item)
+            used.append(item)
+    used.reverse()
+    return used
+
+
+def is_of_the_model(item: Mapping[str, Any]) -> bool:
+    """Whether an item was made by the model, or by a tool that ran at the provider, and not by the client."""
+    kind = kind_of(item) or ""
+    if kind == "message":
+        return item.get("role") == "assistant"
+    return kind not in _OF_CLIENTS and not kind.endswith("_output")
 
 
 def as_items(input_: Any) -> list[Item]:
@@ -57,10 +89,7 @@ def user_message(text: str) -> Item:
 
 
 def replayed(output: Iterable[Mapping[str, Any]]) -> list[Item]:
-    """The items of an answer that the next turn is given, of whatever type they are.
-
-    Reasoning goes on only where it is encrypted into the item: by its id alone nobody could look it up.
-    """
+    """The items of an answer that the next turn is given, of whatever type they are."""
     return [dict(item) for item in output if isinstance(item.get("type"), str) and not _is_lost_reasoning(item)]
 
 
@@ -68,14 +97,6 @@ def _is_lost_reasoning(item: Mapping[str, Any]) -> bool:
     return item.get("type") == "reasoning" and not item.get("encrypted_content")
 
 
-def _without_orphaned_ids(output: Iterable[Mapping[str, Any]]) -> Iterator[Item]:
-    """`output` less the ids of what followed reasoning that does not go on.
-
-    OpenAI refuses an item that it knows to belong to reasoning: "was provided without its required 'reasoning' item".
-    """
-    is_orphan = False
-    for item in output:
-        if item.get("type") == "reasoning":
-            is_orphan = _is_lost_reasoning(item)
-        drops_id = is_orphan and item.get("type") in _NEED_NO_ID
-        yield {name: value for name, value in item.items() if name != "id" or not drops_id}
+def _was_cut(item: Mapping[str, Any], answered: set[Any]) -> bool:
+    is_call = item.get("type") in _ANSWERED_BY_CLIENTS
+    return is_call and item.get("status") == "incomplete" and item.get("call_id") not in answered

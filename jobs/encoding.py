@@ -1,9 +1,64 @@
-"""JSON of what leaves in bulk: bodies to clients, and rows to the database."""
+"""JSON as it comes in and goes out: in bulk to clients, and as text to the database and to providers.
 
-from typing import Any
+A number that a double does not hold stays as it was written: a schema may name a largest value of 96 bits.
+"""
+
+import json
+import re
+from typing import Any, Final
 
 import orjson
 import pydantic_core
+
+_DIGITS_OF_64_BITS: Final = 20
+# Half of a surrogate pair, which no text here holds: requests with one are refused, and providers' are mended.
+_MARK: Final = "\udc00"
+_NUMBER: Final = r"(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+_ASCII_MARK: Final = '"\\udc00'
+_MARKED: Final = re.compile(rf'"\\udc00{_NUMBER}"')
+_MARKED_IN_UNICODE: Final = re.compile(f'"{_MARK}{_NUMBER}"')
+_LONGEST_EXPONENT: Final = 30
+"""Far above any double's, and far below what takes long to compare."""
+
+
+class ExactNumber:
+    """A JSON number that neither a 64-bit integer nor a double holds, as it was written. Written back unchanged."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExactNumber) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def read_integer(digits: str) -> int | ExactNumber:
+    """The integer, where 64 bits hold it. For `json.loads(parse_int=...)`."""
+    if len(digits) <= _DIGITS_OF_64_BITS and -(2**63) <= (value := int(digits)) < 2**64:
+        return value
+    return ExactNumber(digits)
+
+
+def read_decimal(digits: str) -> float | ExactNumber:
+    """The double, where it is just this number. For `json.loads(parse_float=...)`."""
+    value = float(digits)
+    return value if _is_same(repr(value), digits) else ExactNumber(digits)
+
+
+def from_json(text: str | bytes) -> Any:
+    """Parse JSON. Numbers stay exact: see `ExactNumber`.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
 def to_json(value: Any) -> bytes:
@@ -13,6 +68,59 @@ def to_json(value: Any) -> bytes:
         PydanticSerializationError: JSON has nothing for it.
     """
     try:
-        return orjson.dumps(value)
+        return orjson.dumps(value, default=_fragment)
     except TypeError:  # integers above 64 bits, which JSON has, and what is nested deeply
         return pydantic_core.to_json(value, inf_nan_mode="null")
+
+
+def to_text(value: Any, *, ascii_only: bool = True, spaced: bool = False) -> str:
+    """The value as JSON text; by default without spaces, and in ASCII, which no encoding can refuse.
+
+    Raises:
+        TypeError: JSON has nothing for it.
+    """
+    text = _ENCODERS[ascii_only, spaced].encode(value)
+    if not ascii_only:
+        return _MARKED_IN_UNICODE.sub(r"\1", text) if _MARK in text else text
+    return _MARKED.sub(r"\1", text) if _ASCII_MARK in text else text
+
+
+def _is_same(written: str, digits: str) -> bool:
+    return written == digits or _parts(written) == _parts(digits)
+
+
+def _parts(number: str) -> tuple[bool, str, int] | None:
+    """Sign, digits and exponent of a number, the same for every way to write it; None for what is no number."""
+    mantissa, _, exponent = number.lower().partition("e")
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    if not whole.isdecimal() or len(exponent) > _LONGEST_EXPONENT:
+        return None
+    digits = (whole + fraction).lstrip("0")
+    significant = digits.rstrip("0")
+    if not significant:
+        return mantissa.startswith("-"), "", 0
+    place = int(exponent or 0) - len(fraction) + len(digits) - len(significant)
+    return mantissa.startswith("-"), significant, place
+
+
+def _fragment(value: object) -> orjson.Fragment:
+    if isinstance(value, ExactNumber):
+        return orjson.Fragment(value.text)
+    raise TypeError(f"JSON has nothing for a {type(value).__name__}")
+
+
+def _mark(value: object) -> str:
+    if isinstance(value, ExactNumber):
+        return _MARK + value.text
+    raise TypeError(f"JSON has nothing for a {type(value).__name__}")
+
+
+# `json.dumps` and `json.loads` with arguments make one for each call
+_DECODER: Final = json.JSONDecoder(parse_int=read_integer, parse_float=read_decimal)
+_ENCODERS: Final = {
+    (ascii_only, spaced): json.JSONEncoder(
+        separators=(", ", ": ") if spaced else (",", ":"), default=_mark, ensure_ascii=ascii_only
+    )
+    for ascii_only in (True, False)
+    for spaced in (True, False)
+}

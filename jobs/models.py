@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Decimal
-from functools import cache
+from fnmatch import fnmatchcase
+from functools import cache, cached_property
 from importlib.resources import files
+from typing import Any
 
 from jobs.errors import ModelUnknown
 from jobs.job import Cost, CostSource, Usage
@@ -26,6 +28,12 @@ class Model:
     shutdown_date: date | None = None
     context_window: int | None = None
     max_output_tokens: int | None = None
+
+    @cached_property
+    def encrypts_reasoning(self) -> bool:
+        """Whether its reasoning comes encrypted where it is asked for, as far as its name tells."""
+        bare = self.id.rpartition("/")[2]
+        return any(fnmatchcase(bare, pattern) for pattern in _table()["encrypted_reasoning"])
 
     def cost_of(self, usage: Usage) -> Cost | None:
         """What `usage` costs by the price table; None when the table has no price for this model."""
@@ -67,10 +75,14 @@ class Catalogue:
 
 
 @cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(files("jobs").joinpath("models.toml").read_text("utf-8"))
+
+
+@cache
 def _known_models() -> dict[str, Model]:
-    table = tomllib.loads(files("jobs").joinpath("models.toml").read_text("utf-8"))
     models = {}
-    for row in table["model"]:
+    for row in _table()["model"]:
         model = Model(
             id=row["id"],
             aliases=tuple(row.get("aliases", ())),

@@ -135,7 +135,7 @@ def next_step(
     known of one for the account's sake. `alike` is how many calls of this run, this one included, failed in this way.
     """
     rule = RULES[failure.kind]
-    if rule.again is Again.UNCOUNTED:
+    if rule.again is Again.UNCOUNTED or failure.was_added:
         return _after_a_refusal(failure, job, now, refusal or Refusal(timedelta(0)))
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
@@ -193,6 +193,8 @@ def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failur
 
 
 def _after_a_refusal(failure: Failure, job: Job, now: datetime, refusal: Refusal) -> TryAgain | GiveUp:
+    if failure.was_added:
+        return TryAgain(now, job.failures)
     if refusal.is_own:
         return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _refused_alone(failure), job.failures + 1)
     return _again_after(min(refusal.again_after, (job.deadline_at - now) / 2), now, job.failures, failure, job)

@@ -3,13 +3,15 @@
 from simulator.director import Director
 from simulator.ledger import Ledger
 from simulator.options import Options
+from simulator.rules import Issued
 
 
 class Controls:
-    """The options in force, the ledger, and the counted scripts."""
+    """The options in force, the ledger, the counted scripts, and the items that answers held."""
 
     def __init__(self, options: Options) -> None:
         self.initial_options = options
         self.options = options
         self.ledger = Ledger()
         self.director = Director()
+        self.issued = Issued()

@@ -41,7 +41,9 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: Rules = Field(
-        "lenient", description="request bodies that are taken: lenient (as OpenAI) or strict (AI/ML API's schema)"
+        "lenient",
+        description="request bodies that are taken: lenient (any shape that OpenAI takes), strict (AI/ML API's schema)"
+        " or openai (lenient, with OpenAI's rules on ids, reasoning, calls and outputs)",
     )
     script: str = Field("full", description="what calls without a directive of their own get")
     answers: str = Field("", description="file of more recorded answers, in the form of simulator/odd_answers.json")

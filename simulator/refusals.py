@@ -16,6 +16,7 @@ from typing import Final
 from uuid import uuid4
 
 from simulator.connection import HTML, Reply
+from simulator.rules import BodyInvalid, Rules
 from simulator.script import Step
 
 
@@ -98,6 +99,14 @@ def refusal(status: int, message: str, path: str) -> Reply:
         "message": message,
     }
     return Reply.json(status, body)
+
+
+def refusal_of_body(error: BodyInvalid, rules: Rules, path: str) -> Reply:
+    """The 400 for a body that breaks the rules, in the shape of whose rules they are."""
+    if rules != "openai":
+        return refusal(HTTPStatus.BAD_REQUEST, str(error), path)
+    told = {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
+    return Reply.json(HTTPStatus.BAD_REQUEST, {"error": told})
 
 
 def named_refusal(name: str, path: str) -> Reply:

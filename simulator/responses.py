@@ -17,7 +17,7 @@ from simulator.director import answer_delay
 from simulator.keys import accepted_key
 from simulator.ledger import Call, Outcome, SentRequest
 from simulator.recorded import Recorded
-from simulator.refusals import Refused, named_refusal, refusal, scripted_refusal
+from simulator.refusals import Refused, named_refusal, refusal, refusal_of_body, scripted_refusal
 from simulator.rules import BodyInvalid, check_body
 from simulator.script import EARLY_FAULTS, ScriptError, Step, is_refusal
 from simulator.turn import Turn, read_turn
@@ -103,6 +103,8 @@ class Responses:
     def _built(self, call: Call, step: Step, turn: Turn) -> Answer:
         answer = build_answer(step, turn, self._controls.options.cost)
         call.response_id = answer.body["id"]
+        if self._controls.options.rules == "openai":
+            self._controls.issued.remember(answer.body["output"] or ())
         call.input_tokens, call.output_tokens, call.usd = answer.input_tokens, answer.output_tokens, answer.usd
         return answer
 
@@ -125,7 +127,7 @@ class Responses:
         request.body = b""  # held calls would keep it for minutes
         _describe(call, body, self._controls)
         try:
-            check_body(body, options.rules)
+            check_body(body, options.rules, self._controls.issued)
             turn = read_turn(body)
             call.prompt_sha256 = turn.prompt_sha256
             self._check_offer(turn, path)
@@ -135,7 +137,7 @@ class Responses:
             if step.recorded is not None:
                 recorded = director.recorded(options, step.recorded, turn, call.client_request_id)
         except BodyInvalid as error:
-            raise Refused(refusal(400, str(error), path)) from None
+            raise Refused(refusal_of_body(error, options.rules, path)) from None
         except ScriptError as error:
             raise Refused(refusal(400, f"simulator script: {error}", path)) from None
         call.script = step.source

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from jobs.conversation import Turn, rebuild
+from jobs.conversation import Turn, of_use, rebuild
 from jobs.credentials import Credentials
 from jobs.dispatch import Dispatcher
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.events import Announcer
+from jobs.fields import asks_for_reasoning
 from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
@@ -197,7 +198,8 @@ class Executor:
             report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
             return self._without_credentials(report, asked)
         credentials = Credentials.opened(asked.credentials, self._seal)
-        live = self._live.open(attempt) if asked.settings.get("stream") else None
+        shows_reasoning = asks_for_reasoning(asked.settings)
+        live = self._live.open(attempt, shows_reasoning=shows_reasoning) if asked.settings.get("stream") else None
         body = self._body(job, attempt, asked, credentials)
         del asked
         report = self._provider.call(
@@ -234,6 +236,8 @@ class Executor:
                 turns = read_turns(tx, before, job.api_key_id)
             input_ = rebuild(map(self._whole, turns), input_, self._provider.takes_back)
             self._note_sent(attempt, len(turns) + 1, len(input_))
+        elif isinstance(input_, list):
+            input_ = of_use(input_)
         return build_body(whole, input_, model_id=job.model, truncation=attempt.truncation)
 
     def _whole(self, turn: Turn) -> Turn:

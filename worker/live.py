@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.events import Announcer
+from jobs.fields import without_reasoning
 from jobs.job import Attempt
 from jobs.sequence import (
     LIVE_FROM,
@@ -44,9 +45,13 @@ log = get_logger(__name__)
 class LiveOutput:
     """What one attempt has told, and what of it is not committed yet."""
 
-    def __init__(self, attempt: Attempt, last: Chunk | None, written: Signal) -> None:
-        """`last` is the end of what earlier attempts told; `written` is set whenever there is more to commit."""
+    def __init__(self, attempt: Attempt, last: Chunk | None, written: Signal, *, shows_reasoning: bool = False) -> None:
+        """`last` is the end of what earlier attempts told; `written` is set whenever there is more to commit.
+
+        Encrypted reasoning is told where the client asked for it: `shows_reasoning`.
+        """
         self.attempt = attempt
+        self._shows_reasoning = shows_reasoning
         self._progress = Progress() if last is None else last.progress
         self.told: Final = frozenset[str]().union(*(each.identity for each in self._progress.items))
         """The identities of what earlier attempts told."""
@@ -76,6 +81,8 @@ class LiveOutput:
                 return
             with self._guard:
                 events = [each for event in heard for each in self._events(event)]
+                if not self._shows_reasoning:
+                    events = [_without_reasoning(event) for event in events]
                 self._unwritten += events
         except Exception as error:  # noqa: BLE001  # see above
             self._silent = True
@@ -131,6 +138,10 @@ class LiveOutput:
         return [*events, {**event, "output_index": index}]
 
 
+def _without_reasoning(event: Event) -> Event:
+    return {**event, "item": without_reasoning([event["item"]])[0]} if "item" in event else event
+
+
 def _size_of(event: Event) -> int:
     """About how many bytes an event has; most are small, and are not written out to find it."""
     words = event.get("delta")
@@ -165,9 +176,10 @@ class LiveLog:
         self._stopping = True
         self._written.set()
 
-    def open(self, attempt: Attempt) -> LiveOutput:
+    def open(self, attempt: Attempt, *, shows_reasoning: bool = False) -> LiveOutput:
         """The beginning of an attempt, told to those who watch; it goes on where an earlier one stopped."""
-        output = LiveOutput(attempt, self._last(attempt.job_id) if attempt.number > 1 else None, self._written)
+        last = self._last(attempt.job_id) if attempt.number > 1 else None
+        output = LiveOutput(attempt, last, self._written, shows_reasoning=shows_reasoning)
         self._outputs[attempt.job_id, attempt.number] = output
         self._announcer.wrote(attempt.job_id)
         return output

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from api.acceptance import refuse_what_is_not_offered
 from api.bodies import read_body
 from api.dependencies import Parts, PartsDep, Reader
+from api.item_references import names_items, resolve
 from api.items import list_items, page_of
 from api.listed import ItemsListed, within_budget
 from api.listing import ListedPage, Row
@@ -83,7 +84,11 @@ def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
         with parts.database.read() as tx:
             check_chain(tx, before, caller.id)
             turns = read_turns(tx, before, caller.id)
-    bound = bound_tokens(counted.body, rebuild(turns, counted.body.get("input") or ""))
+    input_ = counted.body.get("input") or ""
+    if names_items(input_):
+        with parts.database.read() as tx:
+            input_ = resolve(tx, input_, caller.id, before).input
+    bound = bound_tokens(counted.body, rebuild(turns, input_))
     method = "partial" if bound.uncounted else "upper_bound"
     body: dict[str, Any] = {
         "object": "response.input_tokens",

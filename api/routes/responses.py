@@ -25,11 +25,12 @@ from api.schemas import (
     ResponsePage,
     render_response,
 )
-from api.showing import etag_of, poll_hint, show, shown_response
+from api.showing import etag_of, poll_hint, show, show_whole, shown_response
 from api.streams import EventStream, HeldAnswer
 from api.waiting import until_ended
 from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
+from jobs.fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store.attempts import may_have_been_billed
@@ -183,6 +184,9 @@ async def retrieve(
     starting_after: Annotated[
         int | None, Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this one")
     ] = None,
+    include: Annotated[
+        list[str] | None, Query(alias="include[]", description=f"`{ENCRYPTED_REASONING}` is shown, where it is there")
+    ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
@@ -194,7 +198,10 @@ async def retrieve(
     if wait > 0:
         with parts.holds.take(caller.id):
             shown = await until_ended(request, parts, response_id, caller, wait)
-        return _unchanged(shown.job, if_none_match) or shown.answer()
+        if not asks_for_reasoning({"include": include}):
+            return _unchanged(shown.job, if_none_match) or shown.answer()
+    if asks_for_reasoning({"include": include}):
+        return (await run_in_threadpool(show_whole, parts.database, response_id, caller.id)).answer()
     standing = await _standing(parts, response_id, caller.id)
     return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)
 

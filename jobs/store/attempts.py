@@ -29,6 +29,7 @@ from jobs.store import tables
 from jobs.store.attempt_bodies import keep_body
 from jobs.store.chains import await_again, missing_link
 from jobs.store.columns import among
+from jobs.store.items import keep_items
 from jobs.store.many import insert_all, update_all
 from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
 from jobs.store.transitions import move_all
@@ -356,13 +357,17 @@ def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
 def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> None:
     """The same for several jobs."""
     rows = []
+    read = []
     for job, report in answers:
         response = report.result.response if isinstance(report.result, Answer) else report.failed_response
+        if response is not None:
+            read.append((job, response))
         if response is not None or report.raw is not None:
             kept = None if response is None else dict(response)
             rows.append({"job_id": job.id, "response": kept, "raw": report.raw})
     if rows:
         tx.execute(_KEEPING[tx.dialect.name], rows)
+        keep_items(tx, read)
 
 
 def _keeping(dialect: Any) -> Any:

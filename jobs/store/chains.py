@@ -110,8 +110,13 @@ def read_what_is_left(tx: Connection, response_id: str, api_key_id: str) -> tupl
         .order_by(chain.c.depth.desc())
     )
     rows = tx.execute(query).all()
-    turns = [Turn(row.id, row.input, _output(row.response), row.credentials) for row in rows]
+    turns = [Turn(row.id, row.input, output_of(row.response), row.credentials) for row in rows]
     return turns, rows[0].previous_response_id if rows else response_id
+
+
+def chain_ids(tx: Connection, response_id: str, api_key_id: str) -> set[str]:
+    """The ids of a chain's responses, as far as they are there."""
+    return set(tx.execute(select(_chain(response_id, api_key_id).c.id)).scalars())
 
 
 def await_again(tx: Connection, job: Job) -> None:
@@ -182,7 +187,8 @@ def _chain(response_id: str, api_key_id: str) -> CTE:
     return chain.union_all(select(earlier.c.id, earlier.c.previous_response_id, chain.c.depth + 1).join(chain, on))
 
 
-def _output(response: Any) -> Sequence[dict[str, Any]]:
+def output_of(response: Any) -> Sequence[dict[str, Any]]:
+    """The output items of an answer as it is kept, if there is one."""
     output = (response or {}).get("output")
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 

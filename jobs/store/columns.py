@@ -1,9 +1,8 @@
 """Column types, and a condition, that mean the same on SQLite and PostgreSQL."""
 
-import json
 from collections.abc import Collection
 from datetime import UTC, datetime
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from sqlalchemy import (
     ARRAY,
@@ -21,6 +20,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+
+from jobs.encoding import from_json, to_text
 
 
 class Moment(TypeDecorator[datetime]):
@@ -56,19 +57,11 @@ class JsonText(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Serialise."""
-        return json_text(value)
+        return None if value is None else to_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Parse."""
-        return None if value is None else json.loads(value)
-
-
-def json_text(value: Any) -> str | None:
-    """A value as `JsonText` keeps it; ASCII only, so that no encoding can refuse it."""
-    return None if value is None else _ENCODER.encode(value)
-
-
-_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))  # `json.dumps` makes one for each call
+        return None if value is None else from_json(value)
 
 
 class ByteOrdered(TypeDecorator[str]):
@@ -96,7 +89,7 @@ class Texts(TypeDecorator[Collection[str]]):
         """As the driver takes it."""
         if value is None:
             return None
-        return list(value) if dialect.name == "postgresql" else json_text(list(value))
+        return list(value) if dialect.name == "postgresql" else to_text(list(value))
 
 
 def among(column: ColumnElement[str], texts: str | Collection[str]) -> ColumnElement[bool]:

@@ -29,8 +29,8 @@ from sqlalchemy import (
 from sqlalchemy.sql.visitors import iterate, replacement_traverse
 from sqlalchemy.types import TypeEngine
 
-from jobs.encoding import to_json
-from jobs.store.columns import JsonText, json_text
+from jobs.encoding import to_json, to_text
+from jobs.store.columns import JsonText
 from jobs.store.database import database_clock
 
 Rows = Sequence[Mapping[str, Any]]
@@ -104,5 +104,5 @@ def _unfolded(parameter: str, types: Mapping[str, TypeEngine[Any]]) -> TableValu
 def _as_json(table: Table, rows: Rows) -> str:
     texts = [name for name in rows[0] if isinstance(table.c[name].type, JsonText)]
     if texts:
-        rows = [{**row, **{name: json_text(row[name]) for name in texts}} for row in rows]
+        rows = [{**row, **{name: None if row[name] is None else to_text(row[name]) for name in texts}} for row in rows]
     return to_json(rows).decode()

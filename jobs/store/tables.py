@@ -211,6 +211,17 @@ answers = Table(
     Column("raw", LargeBinary),  # what the provider sent, byte for byte
 )
 
+output_items = Table(
+    "output_items",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("item_id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    sqlite_with_rowid=False,
+)
+# item_reference: which response of a key holds the item
+Index("ix_output_items_find", output_items.c.api_key_id, output_items.c.item_id, output_items.c.job_id)
+
 stream_events = Table(
     "stream_events",
     metadata,

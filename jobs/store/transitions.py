@@ -211,7 +211,7 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
         error_param=None,
         error_http_status=None,
     )
-    for of_the_last_run in (tables.answers, tables.stream_events):
+    for of_the_last_run in (tables.answers, tables.output_items, tables.stream_events):
         tx.execute(delete(of_the_last_run).where(of_the_last_run.c.job_id == job.id))
     return revived
 

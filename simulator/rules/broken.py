@@ -7,7 +7,12 @@ _RECEIVED: Final = 100
 
 
 class BodyInvalid(ValueError):
-    """The provider refuses the body; the text is its message."""
+    """The provider refuses the body; the text is its message. OpenAI tells `param` and `code` as well."""
+
+    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
 
 
 def invalid(path: str, expected: str, received: Any) -> BodyInvalid:

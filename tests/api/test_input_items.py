@@ -219,8 +219,6 @@ class TestTokens:
         ("body", "name"),
         [
             ({"prompt": {"id": "pmpt_1"}}, "prompt"),
-            ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "item_reference"),
-            ({"input": [{"id": "msg_1"}]}, "item_reference"),
             ({"tools": [{"type": "web_search_preview"}]}, "tools.web_search_preview"),
             ({"tools": [{"type": "mcp", "server_label": "a", "server_url": "https://a.example"}]}, "tools.mcp"),
         ],
@@ -239,3 +237,6 @@ class TestTokens:
         with pytest.raises(openai.BadRequestError) as refused:
             client.responses.input_tokens.count(model=MODEL, input="Hello", conversation="conv_1")
         assert refused.value.param == "conversation"
+        with pytest.raises(openai.BadRequestError, match="Item with id 'msg_nobodys' not found") as refused:
+            client.responses.input_tokens.count(model=MODEL, input=[{"type": "item_reference", "id": "msg_nobodys"}])
+        assert refused.value.param == "input[0].id"

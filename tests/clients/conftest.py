@@ -12,6 +12,7 @@ from tests.clients.worlds import Ledger, all_worlds, through_us
 
 # each program plays six scenarios at a time, on a machine of two cores
 AT_ONCE = 3
+LOOPS = ("langchain", "openai-agents", "ai-sdk")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,19 @@ def smoked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         settings = {world.name: world.settings}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda run: run.play(settings, [str(run.client.smoke)]), runs.values()))
+        return Played(runs, {world.name: world.ledger()})
+
+
+@pytest.fixture(scope="session")
+def looped(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """A loop of three turns of those clients that have the scenario, through this server to one with OpenAI's rules."""
+    runs = {client.name: Run(client) for client in CLIENTS if client.name in LOOPS}
+    database = tmp_path_factory.mktemp("loops") / "backburner.db"
+    shutil.copyfile(sqlite_template, database)
+    with through_us("openai-stream", database) as world:
+        settings = {world.name: world.settings}
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda run: run.play(settings, ["three_turns"]), runs.values()))
         return Played(runs, {world.name: world.ledger()})
 
 

@@ -75,7 +75,7 @@ def provider_alone() -> Iterator[World]:
 
 @contextmanager
 def through_us(name: str, database: Path) -> Iterator[World]:
-    """This server before a provider that is `lenient` or `strict`, over a `plain` or `stream` transport."""
+    """This server before a provider of `lenient`, `strict` or `openai` rules, over `plain` or `stream` transport."""
     rules, transport = name.split("-")
     environment = {"BACKBURNER_PROVIDER_TRANSPORT": transport}
     flags = ("--rules", rules, *KEPT)

@@ -62,30 +62,24 @@ def test_a_follow_up_is_sent_with_all_that_came_before(stack: Stack) -> None:
     third = run(stack, "[[sim: full text=Three.]] Third?", previous_response_id=second.id)
     assert (third.output_text, third.previous_response_id) == ("Three.", second.id)
     [body] = sent(stack, third)
-    # Their reasoning is not encrypted and stays behind, and with it the ids that a provider knows to belong to it.
-    messages = [
-        item.model_dump(exclude_none=True, exclude={"id"}) for each in (first, second) for item in each.output[-1:]
-    ]
+    # The reasoning goes back, encrypted, and behind it stands what it led to, under its own id.
+    secret = {item["id"]: item.pop("encrypted_content") for item in body["input"] if item["type"] == "reasoning"}
+    assert all(secret.values())
+    answers = [[item.model_dump(exclude_none=True) for item in each.output] for each in (first, second)]
+    assert [item["id"] for answer in answers for item in answer if item["type"] == "reasoning"] == list(secret)
     assert body["input"] == [
         asked("[[sim: full text=One.]] First?"),
-        messages[0],
+        *answers[0],
         asked("[[sim: full text=Two.]] Second?"),
-        messages[1],
+        *answers[1],
         asked("[[sim: full text=Three.]] Third?"),
     ]
-    assert body.keys() == {"model", "input", "truncation", "stream"}  # neither instructions nor settings are inherited
-    assert facts(third)["conversation"] == {"responses": 3, "items": 5}
+    # neither instructions nor settings are inherited
+    assert body.keys() == {"model", "input", "truncation", "stream", "include"}
+    assert facts(third)["conversation"] == {"responses": 3, "items": 7}
     assert facts(first)["conversation"] is None
     listed = stack.openai().responses.input_items.list(third.id, order="asc").data
-    assert [item.type for item in listed] == ["message"] * 5
-
-
-def test_reasoning_goes_on_only_where_it_is_encrypted(stack: Stack) -> None:
-    first = run(stack, "[[sim: full]] Think.")
-    assert [item.type for item in first.output] == ["reasoning", "message"]
-    second = run(stack, "Again.", previous_response_id=first.id)
-    [body] = sent(stack, second)
-    assert [item["type"] for item in body["input"]] == ["message"] * 3
+    assert [item.type for item in listed] == ["message", *2 * ["reasoning", "message", "message"]]
 
 
 def test_what_a_provider_made_up_does_not_spoil_the_next_turn(stack: Stack) -> None:
@@ -115,8 +109,9 @@ def test_a_tool_call_goes_round(stack: Stack) -> None:
     assert done.output_text == "Sunny."
     first, second = sent(stack, called)[0], sent(stack, done)[0]
     assert (first["tools"], first["tool_choice"]) == ([WEATHER], {"type": "function", "name": "weather"})
-    assert [item["type"] for item in second["input"]] == ["message", "function_call", "function_call_output"]
-    assert second["input"][1]["call_id"] == second["input"][2]["call_id"] == call.call_id
+    kinds = [item["type"] for item in second["input"]]
+    assert kinds == ["message", "reasoning", "function_call", "function_call_output"]
+    assert second["input"][2]["call_id"] == second["input"][3]["call_id"] == call.call_id
     assert "tool_choice" not in second
 
 
@@ -183,7 +178,7 @@ def test_a_follow_up_to_a_running_one_waits_for_it(stack: Stack) -> None:
     for before, after in itertools.pairwise(done):
         assert before.completed_at is not None
         assert stack.attempts(after.id)[0]["started_at"] >= before.completed_at
-    assert facts(done[2])["conversation"] == {"responses": 3, "items": 5}
+    assert facts(done[2])["conversation"] == {"responses": 3, "items": 7}
     assert [len(stack.calls(each.id)) for each in done] == [1, 1, 1]
 
 
@@ -224,7 +219,7 @@ def test_a_retry_rebuilds_the_conversation(stack: Stack) -> None:
     assert done.output_text == "Two."
     bodies = sent(stack, second)
     assert bodies[0]["input"] == bodies[1]["input"]
-    assert len(bodies[0]["input"]) == 3
+    assert len(bodies[0]["input"]) == 4
 
 
 def test_a_conversation_that_is_too_long_is_sent_again_whole_to_be_cut(stack: Stack) -> None:
@@ -232,9 +227,9 @@ def test_a_conversation_that_is_too_long_is_sent_again_whole_to_be_cut(stack: St
     done = run(stack, "[[sim: overflow]] Second?", previous_response_id=first.id)
     assert done.status == "completed"
     assert [body["truncation"] for body in sent(stack, done)] == ["disabled", "auto"]
-    assert [len(body["input"]) for body in sent(stack, done)] == [3, 3]
+    assert [len(body["input"]) for body in sent(stack, done)] == [4, 4]
     assert facts(done)["truncation_applied"] == "auto"
-    assert facts(done)["conversation"] == {"responses": 2, "items": 3}
+    assert facts(done)["conversation"] == {"responses": 2, "items": 4}
 
 
 def test_a_create_whose_server_is_killed_is_bought_once(stack: Stack) -> None:

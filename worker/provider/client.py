@@ -24,6 +24,7 @@ from worker.provider.dialect import in_dialect, is_taken
 from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.line import Line
 from worker.provider.plain import call_plain
+from worker.provider.reasoning import ReasoningAsker, added_to
 from worker.provider.stream import EVENT_STREAM, call_stream
 
 STALL: Final = timedelta(seconds=300)
@@ -62,6 +63,7 @@ class ProviderClient:
         self._transport = transport
         self._dialect = dialect
         self._stall = stall.total_seconds()
+        self._reasoning = ReasoningAsker()
 
     def call(
         self,
@@ -88,8 +90,9 @@ class ProviderClient:
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
         unstored = body.get("store") is False
+        adds = self._reasoning.adds_to(body, model)
         request = self._endpoint.call(
-            {**self._in_dialect(body), **asked},
+            {**self._in_dialect(added_to(body) if adds else body), **asked},
             request_id=request_id,
             seconds=seconds,
             line=line,
@@ -99,17 +102,18 @@ class ProviderClient:
         try:
             match self._transport:
                 case Transport.PLAIN:
-                    return call_plain(self._endpoint, request, model, ends_at, line)
+                    report = call_plain(self._endpoint, request, model, ends_at, line)
                 case Transport.STREAM:
-                    return call_stream(
+                    report = call_stream(
                         self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard, told=told
                     )
                 case Transport.BACKGROUND:
-                    return call_background(
+                    report = call_background(
                         self._endpoint, request, model, ends_at, line, accepted=accepted, unstored=unstored
                     )
         finally:
             line.end()
+        return self._reasoning.judged(report, model) if adds else report
 
     def _in_dialect(self, body: dict[str, Any]) -> dict[str, Any]:
         input_ = body.get("input")

@@ -8,15 +8,16 @@ out as it came, for a provider may take more than it documents, and names what i
 Everything here is pure and deterministic: an attempt that is repeated sends the same bytes.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from types import MappingProxyType
 from typing import Any, Final
 
 from jobs.conversation import kind_of
+from jobs.encoding import to_text
 from jobs.settings import Dialect
+from worker.provider.fitting import fitted, made_id
+from worker.provider.retelling import retold
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -50,9 +51,15 @@ class Form:
 
 def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     """The body of a call as the provider takes it; its top has no nulls, and an `input`."""
+    input_ = body.get("input")
+    if isinstance(input_, list):
+        body = {**body, "input": fitted(input_)}
     if dialect is Dialect.OPENAI:
         return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
-    return _with_allowed_tools(_BODY.apply(body))
+    formed = _with_allowed_tools(_BODY.apply(body))
+    if isinstance(formed.get("input"), list) and all(_kind(tool) in _TOOLS for tool in formed.get("tools") or ()):
+        formed["input"] = [retold(item) for item in formed["input"]]
+    return formed
 
 
 def _kind(value: Any) -> str | None:
@@ -99,8 +106,12 @@ def _absent(_value: Any) -> None:
     return None
 
 
+def _object(value: Any) -> Any:
+    return value if isinstance(value, dict) else None
+
+
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else to_text(value, ascii_only=False, spaced=True)
 
 
 # --- content parts
@@ -148,6 +159,7 @@ def _result(value: Any) -> Any:
     return parts
 
 
+_LISTED_TOOL: Final = Form({"input_schema": {}}, {"input_schema": _object, "annotations": _object})
 _INPUT_MESSAGE: Final = Form(converts={"content": _each(_by_type(_INPUT_PARTS)), "status": _STATUS})
 _ANSWER: Final = Form(
     {"type": "message", "status": "completed"},
@@ -163,9 +175,7 @@ _ITEMS: Final[Mapping[str, Form]] = {
         {"status": _one_of("in_progress", "completed", "searching", "failed", otherwise="completed")},
         id_prefix="ws",
     ),
-    "mcp_list_tools": Form(
-        {"tools": []}, {"tools": _each(_formed(Form({"input_schema": {}}))), "error": _as_text}, id_prefix="mcpl"
-    ),
+    "mcp_list_tools": Form({"tools": []}, {"tools": _each(_formed(_LISTED_TOOL)), "error": _as_text}, id_prefix="mcpl"),
     "mcp_approval_request": Form(converts={"arguments": _as_text}, id_prefix="mcpr"),
     "mcp_approval_response": _PLAIN,
     "mcp_call": Form(converts={"arguments": _as_text, "error": _as_text, "output": _as_text}, id_prefix="mcp"),
@@ -177,24 +187,16 @@ def _items(value: Any) -> Any:
     if not isinstance(value, list):
         return value
     items = list(map(_item, value))
-    nameless = [place for place, item in enumerate(items) if _lacks_id(item)]
-    if nameless:
-        # the same at each attempt, and unlike one another; made of the whole, for a conversation may have many
-        seed = sha256(json.dumps(value).encode()).hexdigest()[:32]
-        for place in nameless:
-            form = _form_of(items[place])
-            items[place]["id"] = f"{form.id_prefix if form else 'item'}_{seed}{place:x}"
+    for place, item in enumerate(items):
+        form = _form_of(item) if isinstance(item, dict) else None
+        if form is not None and form.id_prefix is not None and not item.get("id"):
+            item["id"] = made_id(form.id_prefix, place)
     return items
 
 
 def _item(item: Any) -> Any:
     form = _form_of(item) if isinstance(item, dict) else None
     return item if form is None else form.apply(item)
-
-
-def _lacks_id(item: Any) -> bool:
-    form = _form_of(item) if isinstance(item, dict) else None
-    return form is not None and form.id_prefix is not None and not item.get("id")
 
 
 def _form_of(item: Mapping[str, Any]) -> Form | None:

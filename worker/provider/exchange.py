@@ -6,7 +6,6 @@ go, keep cookies between tenants' calls, and read proxies and .netrc behind our 
 minutes (decision 0080). HTTP/1.1 only, as one lost TCP connection should cost one call.
 """
 
-import json
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import httpcore
 import httpx
 from pydantic import SecretStr
 
+from jobs.encoding import to_text
 from jobs.errors import ErrorKind, Failure, SettingsError
 from jobs.job import CallReport
 from jobs.models import Model
@@ -100,7 +100,7 @@ class Endpoint:
         self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
     ) -> httpcore.Request:
         """A request that buys an answer; it may take `seconds`."""
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        content = to_text(body, ascii_only=False).encode()
         fields = [
             (b"Accept", accept.encode()),
             (b"Content-Type", JSON.encode()),

@@ -3,11 +3,11 @@
 import { createOpenAI } from "@ai-sdk/openai";
 import { generateText, isStepCount, Output, streamText, tool, ToolLoopAgent } from "ai";
 import { z } from "zod";
-import { BARE_MODEL, MODEL, PNG, PNG_URL, collect, expect, expectEqual, resultOfTool } from "./user.mjs";
+import { BARE_MODEL, MODEL, PNG, PNG_URL, collect, expect, expectEqual, resultOfTool, resultThatCalls } from "./user.mjs";
 
 export const packages = ["ai", "@ai-sdk/openai"];
 // by default it refers to stored items instead of sending them again
-export const stateful = ["history", "previous_response_id", "tool_loop_by_previous_response_id"];
+export const stateful = ["history", "three_turns", "previous_response_id", "tool_loop_by_previous_response_id"];
 
 const Weather = z.object({ city: z.string(), degrees: z.number(), sky: z.string().nullable() });
 const MILD = { city: "Paris", degrees: 22, sky: null };
@@ -17,6 +17,11 @@ const tools = {
     description: "Get the weather of a city.",
     inputSchema: z.object({ city: z.string(), unit: z.string().optional() }),
     execute: async ({ city }) => resultOfTool(`22 degrees in ${city}`, `It is mild in ${city}.`),
+  }),
+  get_station: tool({
+    description: "Get the weather station of a region.",
+    inputSchema: z.object({ region: z.string() }),
+    execute: async ({ region }) => resultThatCalls(`Paris is the station of ${region}`, "get_weather", { city: "Paris" }),
   }),
   get_time: tool({
     description: "Get the time of a city.",
@@ -210,6 +215,22 @@ export const scenarios = {
     });
     expectEqual(text, "It is mild in Paris.");
     await user.expectProviderGot("22 degrees in Paris", "The weather of Paris?");
+  },
+
+  // by default, which is by reference, and with the items themselves
+  async three_turns(user) {
+    for (const openai of [{}, { reasoningSummary: "auto" }, { store: false, reasoningSummary: "auto" }]) {
+      const { text, steps } = await generateText({
+        model: model(user, BARE_MODEL),
+        tools,
+        stopWhen: isStepCount(5),
+        prompt: user.asksForTool("The weather of France?", "get_station", { region: "France" }),
+        ...settings(openai),
+      });
+      expectEqual(text, "It is mild in Paris.");
+      expectEqual(steps.length, 3);
+      await user.expectProviderGot("22 degrees in Paris", "station of France");
+    }
   },
 
   async structured(user) {

@@ -62,6 +62,11 @@ export function resultOfTool(result, answer) {
   return `${result} [[sim: full text=${quoted(answer)}]]`;
 }
 
+// A tool's result, after which the provider calls another function.
+export function resultThatCalls(result, name, args) {
+  return `${result} [[sim: tool-call name=${name} arguments=${quoted(JSON.stringify(args))}]]`;
+}
+
 export function expect(condition, seen) {
   if (!condition) throw new Error(`saw ${JSON.stringify(seen)}`);
 }

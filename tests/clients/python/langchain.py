@@ -18,6 +18,7 @@ from tests.clients.python.user import (
     expect,
     needs_state,
     result_of_tool,
+    result_that_calls,
     run_async,
     scenario,
 )
@@ -45,7 +46,13 @@ def get_time(city: str = "Paris") -> str:
     return f"noon in {city}"
 
 
-TOOLS = {"get_weather": get_weather, "get_time": get_time}
+@tool
+def get_station(region: str) -> str:
+    """Get the weather station of a region."""
+    return result_that_calls(f"Paris is the station of {region}", "get_weather", {"city": "Paris"})
+
+
+TOOLS = {"get_weather": get_weather, "get_time": get_time, "get_station": get_station}
 
 
 def chat(user: User, **options: Any) -> ChatOpenAI:
@@ -204,6 +211,18 @@ def tool_loop_by_previous_response_id(user: User) -> None:
     messages = _loop(user, chat(user, use_previous_response_id=True).bind_tools([get_weather]), question)
     expect(messages[-1].text == "It is mild in Paris.", messages)
     expect(user.provider_got("22 degrees in Paris") and user.provider_got("The weather of Paris?"), user.sent())
+
+
+@scenario
+@needs_state
+def three_turns(user: User) -> None:
+    question = user.asks_for_tool("The weather of France?", "get_station", {"region": "France"})
+    as_blocks = {"output_version": "responses/v1", "reasoning": {"effort": "low"}}
+    for way in ({}, as_blocks, {"use_previous_response_id": True}):
+        messages = _loop(user, chat(user, **way).bind_tools([get_station, get_weather]), question)
+        expect(messages[-1].text == "It is mild in Paris.", messages)
+        expect(len([each for each in messages if isinstance(each, ToolMessage)]) == 2, messages)
+        expect(user.provider_got("22 degrees in Paris") and user.provider_got("station of France"), user.sent())
 
 
 @scenario

@@ -18,7 +18,17 @@ from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 from pydantic import BaseModel
 
-from tests.clients.python.user import MODEL, PNG_URL, User, expect, needs_state, result_of_tool, run_async, scenario
+from tests.clients.python.user import (
+    MODEL,
+    PNG_URL,
+    User,
+    expect,
+    needs_state,
+    result_of_tool,
+    result_that_calls,
+    run_async,
+    scenario,
+)
 
 PACKAGES = ("openai-agents", "openai")
 set_tracing_disabled(disabled=True)  # the default sends traces to OpenAI
@@ -35,6 +45,12 @@ class Weather(BaseModel):
 def get_weather(city: str) -> str:
     """Get the weather of a city."""
     return result_of_tool(f"22 degrees in {city}", answer=f"It is mild in {city}.")
+
+
+@function_tool
+def get_station(region: str) -> str:
+    """Get the weather station of a region."""
+    return result_that_calls(f"Paris is the station of {region}", "get_weather", {"city": "Paris"})
 
 
 @function_tool
@@ -178,6 +194,18 @@ def tool_loop_by_previous_response_id(user: User) -> None:
     result = run(Runner.run(agent(user, tools=[get_weather]), question, auto_previous_response_id=True))
     expect(result.final_output == "It is mild in Paris.", result)
     expect(user.provider_got("The weather of Paris?") and user.provider_got("22 degrees in Paris"), user.sent())
+
+
+@scenario
+@needs_state
+def three_turns(user: User) -> None:
+    question = user.asks_for_tool("The weather of France?", "get_station", {"region": "France"})
+    for by_response in (False, True):
+        made = agent(user, tools=[get_station, get_weather])
+        result = run(Runner.run(made, question, auto_previous_response_id=by_response))
+        expect(result.final_output == "It is mild in Paris.", result)
+        expect(len(result.raw_responses) == 3, result.raw_responses)
+        expect(user.provider_got("22 degrees in Paris") and user.provider_got("station of France"), user.sent())
 
 
 @scenario

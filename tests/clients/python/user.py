@@ -85,6 +85,11 @@ def result_of_tool(result: str, *, answer: str) -> str:
     return f"{result} [[sim: full text={json.dumps(answer)}]]"
 
 
+def result_that_calls(result: str, name: str, arguments: Json) -> str:
+    """A tool's result, after which the provider calls another function."""
+    return f"{result} [[sim: tool-call name={name} arguments={json.dumps(json.dumps(arguments))}]]"
+
+
 Scenario = Callable[[User], None]
 SCENARIOS: dict[str, Scenario] = {}
 STATEFUL: set[str] = set()

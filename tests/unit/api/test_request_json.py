@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from api.request import parse_request
 from api.request_json import MAX_DEPTH, read_object
+from jobs.encoding import to_text
 from jobs.errors import RequestInvalid
 
 
@@ -118,5 +119,5 @@ def test_what_is_read_is_what_was_sent_and_can_be_stored(value: dict[str, Any]) 
     raw = json.dumps(value).encode()
     with contextlib.suppress(RequestInvalid):
         found = read_object(raw)
-        assert found == value
-        json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+        assert json.loads(to_text(found)) == value
+        to_text(found, ascii_only=False).encode()

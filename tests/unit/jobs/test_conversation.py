@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from jobs.conversation import Turn, as_items, rebuild, replayed, user_message
+from jobs.conversation import Turn, as_items, of_use, rebuild, replayed, user_message
 
 MESSAGE = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": []}
 
@@ -50,11 +50,40 @@ def test_turns_come_before_what_is_asked_now() -> None:
     ]
 
 
-def test_what_followed_reasoning_that_does_not_go_on_has_no_id() -> None:
-    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
-    request = {"type": "mcp_approval_request", "id": "mcpr_1", "name": "f", "server_label": "s", "arguments": "{}"}
-    lost = {"type": "reasoning", "id": "rs_1", "summary": []}
-    kept = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"}
-    turn = Turn("resp_1", "", [MESSAGE, lost, call, request, kept, MESSAGE])
-    without_id = {name: value for name, value in call.items() if name != "id"}
-    assert rebuild([turn], "") == [MESSAGE, without_id, request, kept, MESSAGE]
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "{}"}
+CUT = {**CALL, "status": "incomplete", "arguments": '{"ci'}
+OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "x"}
+LOST = {"type": "reasoning", "id": "rs_1", "summary": []}
+KEPT = {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "gAAAA"}
+USER = user_message("Go on")
+FUTURE = {"type": "future_call", "id": "ftr_1"}
+
+
+@pytest.mark.parametrize(
+    ("items", "of_use_are"),
+    [
+        ([USER, KEPT, MESSAGE, USER], [USER, KEPT, MESSAGE, USER]),
+        ([USER, LOST, MESSAGE, USER], [USER, MESSAGE, USER]),
+        ([KEPT, KEPT, CALL, OUTPUT], [KEPT, KEPT, CALL, OUTPUT]),
+        ([KEPT, LOST, CALL, OUTPUT], [KEPT, CALL, OUTPUT]),
+        ([USER, KEPT, USER], [USER, USER]),
+        ([CALL, KEPT, OUTPUT], [CALL, OUTPUT]),
+        ([USER, KEPT], [USER]),
+        ([KEPT, {"role": "assistant", "content": "Hello"}], [KEPT, {"role": "assistant", "content": "Hello"}]),
+        ([KEPT, {"type": "item_reference", "id": "msg_1"}], [{"type": "item_reference", "id": "msg_1"}]),
+        ([KEPT, FUTURE], [KEPT, FUTURE]),
+        ([KEPT, CUT, USER], [USER]),
+        ([KEPT, CUT, OUTPUT], [KEPT, CUT, OUTPUT]),
+        ([KEPT, {**CUT, "type": "web_search_call"}, USER], [KEPT, {**CUT, "type": "web_search_call"}, USER]),
+    ],
+)
+def test_what_the_provider_would_refuse_is_left_out(items: list[Any], of_use_are: list[Any]) -> None:
+    assert of_use(items) == of_use_are
+
+
+def test_reasoning_before_what_is_not_taken_back_is_left_out_as_well() -> None:
+    turn = Turn("resp_1", "One", [KEPT, FUTURE])
+    assert rebuild([turn], "Two", lambda item: item["type"] != "future_call") == [
+        user_message("One"),
+        user_message("Two"),
+    ]

@@ -2,12 +2,15 @@
 
 import json
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError
 
-from jobs.encoding import to_json
+from jobs.encoding import from_json, to_json, to_text
 from jobs.lifecycle import Status
 
 
@@ -36,3 +39,27 @@ def test_what_json_has_is_written(value: Any, read: Any) -> None:
 def test_what_json_does_not_have_is_an_error(value: Any) -> None:
     with pytest.raises(PydanticSerializationError):
         to_json(value)
+
+
+EXACT = ("79228162514264337593543950335", "-9223372036854775809", "1e400", "-1.5E-400", "0.10000000000000000555")
+
+
+@pytest.mark.parametrize("number", [*EXACT, "9" * 5000, "18446744073709551615", "0.1", "1.0", "5e-324"])
+def test_a_number_is_written_as_it_came(number: str) -> None:
+    text = f'{{"maximum":[{number}]}}'
+    value = from_json(text)
+    assert to_json(value).decode() == to_text(value) == to_text(value, ascii_only=False) == text
+    assert from_json(text) == value
+
+
+@settings(deadline=None)
+@given(st.decimals(allow_nan=False, allow_infinity=False), st.text(), st.booleans())
+def test_whatever_the_number_and_the_text_beside_it(number: Decimal, beside: str, ascii_only: bool) -> None:
+    written = to_text(from_json(json.dumps([beside, 0]).replace(" 0]", f"{number}]")), ascii_only=ascii_only)
+    told, kept = json.loads(written, parse_float=Decimal, parse_int=Decimal)
+    assert (told, kept) == (beside, number)
+
+
+def test_no_text_is_taken_for_a_number() -> None:
+    texts = ["\\udc001", '"\\udc001"', "\N{RAT}1", "\udc00 1", '\udc00"']
+    assert json.loads(to_text([*texts, from_json("1e400")], ascii_only=False), parse_float=str) == [*texts, "1e400"]

@@ -1,0 +1,59 @@
+"""Items that AI/ML API's schema has no form for, told as messages: what a tool did remains part of the conversation.
+
+An answer may hold more kinds than a request may. Sent as it came, one of them would have the whole conversation
+refused. A request that offers tools beyond the schema goes to a provider that takes more than it documents, and there
+such items go out as they came.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from jobs.conversation import Item, is_of_the_model, kind_of
+from jobs.encoding import to_text
+
+_RETOLD: Final = frozenset(
+    {
+        "additional_tools",
+        "apply_patch_call",
+        "apply_patch_call_output",
+        "code_interpreter_call",
+        "compaction",
+        "computer_call",
+        "computer_call_output",
+        "custom_tool_call",
+        "custom_tool_call_output",
+        "file_search_call",
+        "image_generation_call",
+        "local_shell_call",
+        "local_shell_call_output",
+        "program",
+        "program_output",
+        "shell_call",
+        "shell_call_output",
+        "tool_search_call",
+        "tool_search_output",
+    }
+)
+_NOT_TOLD: Final = frozenset({"id", "type", "status", "encrypted_content", "fingerprint"})
+_LONGEST: Final = 20_000
+"""Longer texts within an item are pictures and the like, of which a text would say nothing."""
+
+
+def retold(item: Any) -> Any:
+    """A message that tells such an item; any other one as it is."""
+    kind = kind_of(item) if isinstance(item, dict) else None
+    return _message(item, kind) if kind in _RETOLD else item
+
+
+def _message(item: Item, kind: str) -> Item:
+    told = {name: _shortened(value) for name, value in item.items() if name not in _NOT_TOLD}
+    text = f"[{kind}] {to_text(told, ascii_only=False)}" if told else f"[{kind}]"
+    return {"type": "message", "role": "assistant" if is_of_the_model(item) else "user", "content": text}
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST else f"({len(value)} characters)"
+    if isinstance(value, Mapping):
+        return {name: _shortened(each) for name, each in value.items()}
+    return [_shortened(each) for each in value] if isinstance(value, list) else value
