@@ -101,8 +101,8 @@ class _Fitting:
         if isinstance(own, str):
             item["approval_request_id"] = self._approvals.get(own, own)
         if kind == _ANSWER_BY_ID:
-            if isinstance(item.get("id"), str):
-                item["id"] = fitting_call_id(item["id"])
+            call_id = item.get("id")
+            item["id"] = fitting_call_id(call_id if isinstance(call_id, str) else "")
             return item
         return self._named(item, kind, given.get("id"), place)
 
