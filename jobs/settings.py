@@ -130,7 +130,7 @@ class Settings(BaseSettings):
     )
     provider_ids: Literal["allow", "refuse"] | None = Field(
         None,
-        description="requests that name what the provider keeps (files, vector stores, containers, prompts, items):"
+        description="requests that name what the provider keeps (files, vector stores, containers, prompts, images):"
         " allow or refuse; empty means allow until there is a second API key, as all share the provider's",
     )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(

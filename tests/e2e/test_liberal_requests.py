@@ -32,6 +32,8 @@ WHOLE_ANSWER: Final[Json] = {
     "content": [{"type": "output_text", "text": "b", "annotations": []}],
 }
 
+REASONING: Final[Json] = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+
 TO_A_STRICT_PROVIDER: Final[dict[str, tuple[Json, Json]]] = {
     "function without strict": (
         {"tools": [{**FUNCTION, "parameters": {"type": "object"}}]},
@@ -68,8 +70,12 @@ TO_A_STRICT_PROVIDER: Final[dict[str, tuple[Json, Json]]] = {
         {"input": [WHOLE_ANSWER, USER]},
     ),
     "reasoning without id": (
-        {"input": [{"type": "reasoning", "summary": [], "content": None, "status": None}, WHOLE_ANSWER, USER]},
-        {"input": [{"type": "reasoning", "summary": []}, WHOLE_ANSWER, USER]},
+        {"input": [{**REASONING, "content": None, "status": None}, WHOLE_ANSWER, USER]},
+        {"input": [REASONING, WHOLE_ANSWER, USER]},
+    ),
+    "reasoning that is lost": (
+        {"input": [{"type": "reasoning", "id": "rs_1", "summary": []}, WHOLE_ANSWER, USER]},
+        {"input": [WHOLE_ANSWER, USER]},
     ),
     "a result of texts": (
         {"input": [CALL, {"type": "function_call_output", "call_id": "call_1", "output": [TEXT, TEXT]}]},
@@ -216,9 +222,11 @@ def test_a_tool_loop_by_previous_response_id_sends_nothing_that_a_provider_refus
     second, sent = answered(stack, rules, follow_up)
     assert second["status"] == "completed"
     kinds = [item.get("type", "message") for item in sent["input"]]
-    assert kinds == ["message", *(["reasoning"] if include else []), "function_call", "function_call_output"]
+    assert kinds == ["message", "reasoning", "function_call", "function_call_output"]
+    shown = [item for item in first["output"] if item["type"] == "reasoning"]
+    assert all(("encrypted_content" in item) == bool(include) for item in shown)
     assert IMAGE in sent["input"][0]["content"]
-    assert ("id" in sent["input"][-2]) is bool(include)  # a call that goes without its reasoning goes without its id
+    assert sent["input"][-2]["id"] == call["id"]
     third, _ = answered(stack, rules, {"previous_response_id": second["id"], "input": "Thanks."})
     assert third["status"] == "completed"
 
@@ -228,4 +236,4 @@ def test_an_item_that_nobody_documents_does_not_end_the_conversation_with_a_stri
     assert len(first["output"]) == 3
     second, sent = answered(stack, "strict", {"previous_response_id": first["id"], "input": "More?"})
     assert second["status"] == "completed"
-    assert [item["type"] for item in sent["input"]] == ["message"] * 3
+    assert [item["type"] for item in sent["input"]] == ["message", "reasoning", "message", "message"]

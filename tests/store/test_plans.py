@@ -36,6 +36,7 @@ from jobs.store.deliveries import (
 )
 from jobs.store.delivery_claims import claim_deliveries, owners_of, receivers_of
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
+from jobs.store.items import find_items
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.runlist import Turns
@@ -184,6 +185,15 @@ def fill(database: Database) -> World:
         tx.execute(insert(tables.jobs), rows["jobs"])
         tx.execute(insert(tables.requests), rows["requests"])
         tx.execute(insert(tables.answers), rows["answers"])
+        keys_of = {each["id"]: each["api_key_id"] for each in rows["jobs"]}
+        tx.execute(
+            insert(tables.output_items),
+            [
+                {"job_id": each["job_id"], "item_id": item_id, "api_key_id": keys_of[each["job_id"]]}
+                for each in rows["answers"]
+                for item_id in (f"msg_{each['job_id']}", "msg_0")
+            ],
+        )
         tx.execute(insert(tables.job_metadata), rows["labels"])
         tx.execute(insert(tables.attempts), rows["attempts"])
         owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
@@ -363,6 +373,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "erase": delete,
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
+    "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
     "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
     "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,

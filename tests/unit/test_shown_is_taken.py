@@ -68,7 +68,7 @@ def values_of(schema: Schema, definitions: Mapping[str, Schema]) -> st.SearchStr
             return st.lists(values_of(schema.get("items", {}), definitions), max_size=2)
         case "object":
             return objects_of(schema, definitions)
-    return st.sampled_from([None, "text", 1, {"a": [None]}, []])
+    return st.sampled_from(["text", 1, {"a": [None]}, []])
 
 
 def objects_of(schema: Schema, definitions: Mapping[str, Schema]) -> st.SearchStrategy[Json]:
@@ -101,13 +101,16 @@ def answers_to(item: Json) -> list[Json]:
     return []
 
 
+MADE_OF: Final[Json] = {"name": "f", "input": "", "action": {}, "operation": {}}
+
+
 def calls_before(item: Json) -> list[Json]:
     """The call that an output answers."""
     kind, call_id = item.get("type") or "", item.get("call_id")
     if kind == "function_call_output":
         return [{"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}]
     if kind.endswith("_call_output") and isinstance(call_id, str):
-        return [{"type": kind.removesuffix("_output"), "call_id": call_id, "id": "x_1", "name": "f", "input": ""}]
+        return [{"type": kind.removesuffix("_output"), "call_id": call_id, "id": "x_1", **MADE_OF}]
     return []
 
 

@@ -57,7 +57,9 @@ def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     if dialect is Dialect.OPENAI:
         return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
     formed = _with_allowed_tools(_BODY.apply(body))
-    if isinstance(formed.get("input"), list) and all(_kind(tool) in _TOOLS for tool in formed.get("tools") or ()):
+    tools = formed.get("tools")
+    is_documented = all(_kind(tool) in _TOOLS for tool in (tools if isinstance(tools, list) else ()))
+    if is_documented and isinstance(formed.get("input"), list):
         formed["input"] = [retold(item) for item in formed["input"]]
     return formed
 

@@ -21,7 +21,6 @@ _FIT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PREFIXES: Final[Mapping[str, str]] = {
     "message": "msg",
     "reasoning": "rs",
-    "compaction": "cmp",
     "function_call": "fc",
     "custom_tool_call": "ctc",
     "tool_search_call": "tsc",
@@ -55,7 +54,6 @@ _STATUSES: Final = ("in_progress", "completed", "incomplete")
 _OF_THREE_STATUSES: Final = frozenset(
     {"message", "reasoning", "function_call", "function_call_output", "computer_call"}
 )
-_ENCRYPTED: Final = frozenset({"reasoning", "compaction"})
 _ANSWER_BY_ID: Final = "local_shell_call_output"
 """Its `id` is the call's own."""
 _AS_IT_IS: Final = frozenset({"item_reference"})
@@ -107,28 +105,28 @@ class _Fitting:
         return self._named(item, kind, given.get("id"), place)
 
     def _named(self, item: Item, kind: str, own: Any, place: int) -> Item:
-        fits = isinstance(own, str) and _FIT.fullmatch(own) is not None and own not in self._taken
-        if not _is_known(kind):
-            keeps = fits or not isinstance(own, str)
-        elif kind in _ENCRYPTED:
-            keeps = fits and own.startswith(_PREFIXES[kind])
-            self._behind_reasoning = keeps if kind == "reasoning" else self._behind_reasoning
+        fits = isinstance(own, str) and _FIT.fullmatch(own) is not None
+        if not _is_known(kind):  # what its ids are for is not known here
+            return item if fits or not isinstance(own, str) else _nameless(item)
+        fits = fits and own not in self._taken and own.startswith(_PREFIXES.get(kind, ""))
+        if kind == "reasoning":
+            self._behind_reasoning = fits
         elif not is_of_the_model(item):
-            keeps = self._behind_reasoning = False
-        elif kind == "image_generation_call" and not item.get("result"):
-            keeps = fits and own.startswith(_PREFIXES[kind])  # it is all that the item says
-        else:
-            keeps = fits and self._behind_reasoning and own.startswith(_PREFIXES[kind])
-        if keeps:
-            if fits:
-                self._taken.add(own)
+            self._behind_reasoning = False
+        is_all_it_says = kind == "image_generation_call" and not item.get("result")
+        if fits and (self._behind_reasoning or is_all_it_says):
+            self._taken.add(own)
             return item
-        item.pop("id", None)
+        item = _nameless(item)
         if kind in _MUST_HAVE_ONE:
             item["id"] = made_id(_PREFIXES[kind], place)
             if kind == "mcp_approval_request" and isinstance(own, str):
                 self._approvals[own] = item["id"]
         return item
+
+
+def _nameless(item: Item) -> Item:
+    return {name: value for name, value in item.items() if name != "id"}
 
 
 def _is_known(kind: str) -> bool:

@@ -11,29 +11,28 @@ from typing import Any, Final
 from jobs.conversation import Item, is_of_the_model, kind_of
 from jobs.encoding import to_text
 
-_RETOLD: Final = frozenset(
-    {
-        "additional_tools",
-        "apply_patch_call",
-        "apply_patch_call_output",
-        "code_interpreter_call",
-        "compaction",
-        "computer_call",
-        "computer_call_output",
-        "custom_tool_call",
-        "custom_tool_call_output",
-        "file_search_call",
-        "image_generation_call",
-        "local_shell_call",
-        "local_shell_call_output",
-        "program",
-        "program_output",
-        "shell_call",
-        "shell_call_output",
-        "tool_search_call",
-        "tool_search_output",
-    }
-)
+_NEVER_WITHOUT: Final[Mapping[str, str]] = {
+    "additional_tools": "tools",
+    "apply_patch_call": "operation",
+    "apply_patch_call_output": "status",
+    "code_interpreter_call": "container_id",
+    "compaction": "encrypted_content",
+    "computer_call": "call_id",
+    "computer_call_output": "output",
+    "custom_tool_call": "input",
+    "custom_tool_call_output": "output",
+    "file_search_call": "queries",
+    "image_generation_call": "id",
+    "local_shell_call": "action",
+    "local_shell_call_output": "output",
+    "program": "code",
+    "program_output": "result",
+    "shell_call": "action",
+    "shell_call_output": "output",
+    "tool_search_call": "arguments",
+    "tool_search_output": "tools",
+}
+"""The kinds, each with a field that it never lacks; an item without it is of a form that nobody here knows."""
 _NOT_TOLD: Final = frozenset({"id", "type", "status", "encrypted_content", "fingerprint"})
 _LONGEST: Final = 20_000
 """Longer texts within an item are pictures and the like, of which a text would say nothing."""
@@ -41,8 +40,10 @@ _LONGEST: Final = 20_000
 
 def retold(item: Any) -> Any:
     """A message that tells such an item; any other one as it is."""
-    kind = kind_of(item) if isinstance(item, dict) else None
-    return _message(item, kind) if kind in _RETOLD else item
+    if not isinstance(item, dict):
+        return item
+    kind = kind_of(item) or ""
+    return _message(item, kind) if _NEVER_WITHOUT.get(kind) in item else item
 
 
 def _message(item: Item, kind: str) -> Item:

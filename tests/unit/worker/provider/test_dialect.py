@@ -201,7 +201,7 @@ def test_images_in_a_result_go_as_they_are() -> None:
     assert in_dialect({**HELLO, "input": [result]}, Dialect.STRICT)["input"] == [result]
 
 
-@pytest.mark.parametrize("kind", ["agent_message", "additional_tools", "acme:search_result"])
+@pytest.mark.parametrize("kind", ["agent_message", "additional_tools", "compaction", "acme:search_result"])
 def test_what_the_schema_has_no_form_for_goes_as_it_came(kind: str) -> None:
     body = {
         **HELLO,
