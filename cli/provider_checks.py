@@ -20,7 +20,6 @@ NOBODYS_RESPONSE = "resp_00000000000000000000000000000000000000000000000000"
 
 def check_provider(settings: Settings) -> Iterator[Finding]:
     """The provider's findings: reachability, one per model, and the key. Without a key, nothing is asked."""
-    base = settings.provider_base_url
     if settings.sends_in_clear:
         problem = f"{settings.provider_shown} is plain http: its key, prompts and answers can be read on the way"
         yield doubtful("provider", problem, "set BACKBURNER_PROVIDER_BASE_URL to https")
@@ -30,11 +29,13 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
         return
     headers = {"authorization": f"Bearer {settings.provider_api_key.get_secret_value()}"}
     try:
-        with httpx.Client(timeout=PATIENCE_SECONDS) as client:
-            findings = [_check_model(client, base, model, headers) for model in settings.models]
-            findings.append(_check_key(client, base, headers))
+        base = httpx.URL(settings.provider_base_url)
+        below = base.copy_with(query=None, fragment=None)
+        with httpx.Client(base_url=below, params=base.params, headers=headers, timeout=PATIENCE_SECONDS) as client:
+            findings = [_check_model(client, model) for model in settings.models]
+            findings.append(_check_key(client, settings.provider_beside("/v2/billing")))
             if settings.provider_transport is Transport.BACKGROUND:
-                findings.append(_check_background(client, base, headers))
+                findings.append(_check_background(client))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
         yield bad("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
@@ -43,10 +44,10 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
     yield from findings
 
 
-def _check_model(client: httpx.Client, base: str, model: str, headers: Mapping[str, str]) -> Finding:
-    answer = client.get(f"{base}/models", params={"id": model, "include": "pricing"}, headers=headers)
+def _check_model(client: httpx.Client, model: str) -> Finding:
+    answer = client.get("models", params={"id": model, "include": "pricing"})
     if answer.status_code == 404:  # of the model, or of the route
-        answer = client.get(f"{base}/models", headers=headers)
+        answer = client.get("models")
         if answer.status_code == 404:
             return doubtful("model", f"{model}: not checked, the provider lists no models", "")
     if not answer.is_success:
@@ -57,9 +58,9 @@ def _check_model(client: httpx.Client, base: str, model: str, headers: Mapping[s
     return good("model", f"{model} is offered{_price(entry)}")
 
 
-def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
+def _check_key(client: httpx.Client, url: str) -> Finding:
     name = "provider key"
-    answer = client.get(f"{base.removesuffix('/v1')}/v2/billing", headers=headers)
+    answer = client.get(url)
     if answer.status_code in {401, 403}:
         return _refused(name, answer)
     if answer.status_code in {404, 405}:
@@ -74,13 +75,12 @@ def _check_key(client: httpx.Client, base: str, headers: Mapping[str, str]) -> F
     return good(name, f"accepted, balance {balance:,.2f} USD")
 
 
-def _check_background(client: httpx.Client, base: str, headers: Mapping[str, str]) -> Finding:
+def _check_background(client: httpx.Client) -> Finding:
     """Whether responses can be fetched by id, as far as a made-up id can tell: its refusal must be about that id."""
     name = "background mode"
-    path = f"{base}/responses/{NOBODYS_RESPONSE}"
-    answer = client.get(path, headers=headers)
+    answer = client.get(f"responses/{NOBODYS_RESPONSE}")
     status = answer.status_code
-    said = _message(answer).replace(httpx.URL(path).path, "")  # a path may be repeated by whoever has no such route
+    said = _message(answer).replace(answer.request.url.path, "")  # a path may be repeated by whoever has no such route
     hint = "set BACKBURNER_PROVIDER_TRANSPORT to plain or stream: what is bought there may never be fetched"
     if status in {400, 404, 410, 422} and NOBODYS_RESPONSE in said:
         return good(name, "responses can be fetched by id")

@@ -319,7 +319,12 @@ class Settings(BaseSettings):
     @property
     def logs_url(self) -> str:
         """Where the provider's log of calls is, if it has one."""
-        return self.provider_logs_url or f"{self.provider_base_url.removesuffix('/v1')}/v2/logs"
+        return self.provider_logs_url or self.provider_beside("/v2/logs")
+
+    def provider_beside(self, path: str) -> str:
+        """The URL of a route beside the provider's `/v1`, with the base URL's query."""
+        parts = urlsplit(self.provider_base_url)
+        return parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path).geturl()
 
     @property
     def receivers(self) -> ReceiverPolicy:

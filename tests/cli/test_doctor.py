@@ -8,6 +8,7 @@ from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from typer.testing import CliRunner
@@ -45,7 +46,7 @@ def provider() -> Iterator[Provider]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             provider.asked.append(self.path)
-            status, body = provider.billing if self.path == "/v2/billing" else provider.models
+            status, body = provider.billing if self.path.startswith("/v2/billing") else provider.models
             if self.path.startswith("/v1/responses/"):
                 status, body = provider.response
             response_id = self.path.rpartition("/")[2]
@@ -109,6 +110,23 @@ def test_all_well(healthy: pytest.MonkeyPatch, provider: Provider) -> None:
     assert findings["worker"][0]["message"] == "1 live, 100 calls at once"
     assert findings["provider key"][0]["message"] == "accepted, balance 12.50 USD"
     assert not [path for path in provider.asked if "responses" in path]
+
+
+def test_the_base_urls_query_is_kept(healthy: pytest.MonkeyPatch, provider: Provider) -> None:
+    healthy.setenv("BACKBURNER_PROVIDER_BASE_URL", f"{provider.url}?api-version=1")
+    healthy.setenv("BACKBURNER_PROVIDER_TRANSPORT", "background")
+    healthy.setenv("BACKBURNER_MODELS", "openai/o3-pro")
+    _, findings = diagnose()
+    assert "openai/o3-pro is offered" in [each["message"] for each in findings["model"]]
+    assert findings["provider key"][0]["status"] == "ok"
+    models, billing, response = (urlsplit(path) for path in provider.asked)
+    assert (models.path, parse_qs(models.query)) == (
+        "/v1/models",
+        {"api-version": ["1"], "id": ["openai/o3-pro"], "include": ["pricing"]},
+    )
+    assert (billing.path, billing.query) == ("/v2/billing", "api-version=1")
+    assert response.path.startswith("/v1/responses/")
+    assert response.query == "api-version=1"
 
 
 def test_a_person_sees_signs_and_hints(healthy: pytest.MonkeyPatch) -> None:

@@ -252,6 +252,12 @@ class TestWhatItCannotSay:
         world.show(job, "failed")
         assert world.ask() == 1
 
+    def test_the_urls_own_query_is_kept(self, world: World) -> None:
+        log = ProviderLog(f"{world.provider.url}/v2/logs?api-version=1", None)
+        assert list(log.entries(world.clock(), world.clock())) == []
+        [(_, _, query)] = world.provider.asked
+        assert (query["api-version"], query["offset"]) == ("1", "0")
+
     def test_a_log_that_is_away_changes_nothing(self, world: World) -> None:
         job = world.park()
         gone = ProviderLog("http://127.0.0.1:1/v2/logs", None)

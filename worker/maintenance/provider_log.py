@@ -70,7 +70,7 @@ class ProviderLog:
 
     def _page(self, client: httpx.Client, query: Mapping[str, str]) -> Mapping[str, Any]:
         try:
-            answer = client.get(self._url, params=dict(query))
+            answer = client.get(httpx.URL(self._url).copy_merge_params(dict(query)))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NoAnswer(type(error).__name__) from None
         if answer.status_code in NOT_THERE | NOT_FOR_US:

@@ -50,6 +50,21 @@ class TestDefaults:
         assert settings.database == f"sqlite:///{clean / '.backburner' / 'backburner.db'}"
         assert settings.broker == settings.redis
 
+    @pytest.mark.parametrize(
+        ("base", "logs"),
+        [
+            ("https://host/v1", "https://host/v2/logs"),
+            ("https://host/v1/?api-version=1", "https://host/v2/logs?api-version=1"),
+            ("https://host/openai/v1?a=b&c=d%26e", "https://host/openai/v2/logs?a=b&c=d%26e"),
+            ("https://host/gateway", "https://host/gateway/v2/logs"),
+        ],
+    )
+    def test_the_providers_log_is_beside_its_calls(
+        self, clean: Path, monkeypatch: pytest.MonkeyPatch, base: str, logs: str
+    ) -> None:
+        monkeypatch.setenv(f"{PREFIX}PROVIDER_BASE_URL", base)
+        assert load_settings().logs_url == logs
+
     def test_the_example_holds_every_variable_with_its_default(
         self, clean: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
