@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import httpcore
+import httpx
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
@@ -19,9 +19,7 @@ from worker.provider.breakage import BREAKS
 from worker.provider.exchange import (
     Endpoint,
     Received,
-    chunks_of,
     ended_here,
-    headers_of,
     is_late,
     is_success,
     overdue,
@@ -78,7 +76,7 @@ class Ending:
 
 def call_stream(
     endpoint: Endpoint,
-    request: httpcore.Request,
+    request: httpx.Request,
     model: Model,
     ends_at: float,
     line: Line,
@@ -91,18 +89,18 @@ def call_stream(
     `heard` is told each event's data as it comes, and must not raise.
     """
 
-    def read(response: httpcore.Response, ends_at: float) -> Received:
-        content_type = headers_of(response).get("content-type", "").lower()
-        if is_success(response.status) and content_type.startswith(EVENT_STREAM):
+    def read(response: httpx.Response, ends_at: float, line: Line) -> Received:
+        content_type = response.headers.get("content-type", "").lower()
+        if is_success(response.status_code) and content_type.startswith(EVENT_STREAM):
             return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, heard)
-        return endpoint.read_whole(response, ends_at)
+        return endpoint.read_whole(response, ends_at, line)
 
     came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
     return endpoint.report(came, line, model)
 
 
 def _read_events(
-    response: httpcore.Response,
+    response: httpx.Response,
     ends_at: float,
     line: Line,
     stall: float,
@@ -119,14 +117,13 @@ def _read_events(
                 heard(event.data)
 
     try:
-        for _ in map(hear, chunks_of(response)):  # which, unlike a loop, holds no chunk while the next is awaited
-            if is_late(response, ends_at):
+        for _ in map(hear, response.iter_bytes()):  # which, unlike a loop, holds no chunk while the next is awaited
+            if is_late(ends_at, line):
                 fault = overdue()
-                break
             line.expect(_patience(parser, ending, stall))
     except EventTooLarge:
         fault = too_large(limit)
-    except httpcore.ReadTimeout:
+    except httpx.ReadTimeout:
         fault = overdue()
     except BREAKS:
         pass  # what had come before the line broke counts
@@ -135,8 +132,8 @@ def _read_events(
     if unfinished is not None:
         ending.take(unfinished)
     return Received(
-        response.status,
-        headers_of(response),
+        response.status_code,
+        response.headers,
         ending.body(),
         None if ending.raw is not None else fault,
         ending.raw,
