@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from tests.provider.peer import (
 from tests.support.waiting import await_until
 from worker.provider.client import ProviderClient
 from worker.provider.exchange import KEPT_BYTES, Endpoint
+from worker.provider.httpx_clients import CALLS_EACH
 from worker.provider.line import KEEPALIVE, Line
 from worker.provider.plain import call_plain
 
@@ -96,6 +98,39 @@ class TestWhatGoesOut:
         pending.report()
         assert first == b"POST /v1/responses HTTP/1.1"
         assert "authorization" not in headers
+
+    @pytest.mark.parametrize(("key", "sent"), [(SecretStr(KEY), f"Bearer {KEY}"), (None, "Basic dXM6cGFzcw==")])
+    def test_a_key_goes_before_the_urls_user(self, server: Server, key: SecretStr | None, sent: str) -> None:
+        pending = start(ProviderClient(server.url.replace("://", "://us:pass@"), key), Line())
+        peer = server.accept()
+        headers = peer.read_request()[1]
+        peer.send(whole())
+        pending.report()
+        assert headers["authorization"] == sent
+        assert headers["host"] == f"127.0.0.1:{server.port}"
+
+    def test_credentials_of_netrc_are_not_sent(
+        self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        pending = start(ProviderClient(server.url, None), Line())
+        peer = server.accept()
+        assert "authorization" not in peer.read_request()[1]
+        peer.send(whole())
+        pending.report()
+
+    def test_more_calls_at_once_than_one_client_has(self, server: Server) -> None:
+        client = client_for(server)
+        pending, peers = [], []
+        for _ in range(2 * CALLS_EACH + 1):
+            pending.append(start(client, Line()))
+            peers.append(server.accept())
+            peers[-1].read_request()
+        for peer in peers:
+            peer.send(whole())
+        assert all(isinstance(each.report().result, Answer) for each in pending)
+        assert all(peer.sees_the_end() for peer in peers)
 
     def test_cookies_are_not_carried_from_call_to_call(self, server: Server) -> None:
         client = client_for(server)
@@ -221,6 +256,12 @@ class TestRefusals:
             assert "http://127.0.0.1/v2/responses" in failure(report).message
             assert "secret" not in failure(report).message
             assert not elsewhere.was_called()
+
+    @pytest.mark.parametrize("target", ["http://[::1", "mailto:me", "", "\x80\xff"])
+    def test_redirects_to_what_is_no_url(self, server: Server, target: str) -> None:
+        report = exchange(server, whole(b"", "302 Found", location=target))
+        assert failure(report).kind is ErrorKind.REJECTED
+        assert report.http_status == 302
 
     def test_that_repeats_our_key_does_not_pass_it_on(self, server: Server) -> None:
         body = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}}).encode()
@@ -353,6 +394,7 @@ def test_dead_connections_are_found_out(server: Server) -> None:
         ("http://host/v1", None, "http://[::1", "PROXY"),
         ("http://host/v1", None, "http://", "PROXY"),
         ("http://host/v1", None, f"http://{'x' * 80}.example", "PROXY"),
+        ("http://host/v1", None, "gopher://host:70", "PROXY"),
     ],
 )
 def test_what_cannot_work_is_found_at_start(

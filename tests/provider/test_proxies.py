@@ -98,7 +98,9 @@ def test_a_tunnel_that_is_not_made_runs_nothing(does: Callable[[Peer], None], mo
         assert not line.sent
 
 
-def test_exceptions(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+@pytest.mark.parametrize("exceptions", ["localhost,127.0.0.1", "*"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_exceptions(scheme: str, exceptions: str, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"{scheme}://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", exceptions)
     assert isinstance(exchange(server, whole()).result, Answer)

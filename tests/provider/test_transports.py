@@ -4,22 +4,23 @@ import json
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport
 from jobs.models import Model
 from jobs.settings import Transport
-from tests.provider.peer import ANSWER, BODY, SOON, Peer, Pending, Server, client_for, failure, whole
+from tests.provider.peer import ANSWER, BODY, KEY, SOON, Peer, Pending, Server, client_for, failure, whole
 from tests.support.waiting import await_until
 from worker.calls import Calls
+from worker.provider.client import ProviderClient
 from worker.provider.exchange import Endpoint
 from worker.provider.line import AbortReason, Line
-from worker.provider.network import LARGE_BYTES
 from worker.provider.plain import call_plain
 from worker.provider.stream import call_stream
 
@@ -27,14 +28,14 @@ MODEL = Model("some/model")
 TAKEN = json.dumps({"id": "resp_1/é", "object": "response", "status": "queued", "output": []}).encode()
 PATH = b"/v1/responses/resp_1%2F%C3%A9"
 BUFFER = 64 * 1024
-"""What a thread that waits in `recv` holds for what is to come; a greenlet does not."""
+"""What a thread that waits in `recv` holds for what is to come; a greenlet does not. No read brings more."""
 
 
 NOTHING: Mapping[str, Any] = {}
 
 
 class Call:
-    """A call that runs beside the test; `accepted` is what it was told to keep."""
+    """A call that runs beside the test; `accepted` is what it was told to keep, `heard` how long each event was."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class Call:
         **options: Any,
     ) -> None:
         self.accepted: list[str] = []
+        self.heard: list[int] = []
         self.line = Line()
         client = client_for(server, transport=transport, **options)
         self.pending = Pending(
@@ -56,6 +58,7 @@ class Call:
                 deadline=timedelta(seconds=deadline),
                 line=self.line,
                 accepted=self.accepted.append,
+                heard=lambda data: self.heard.append(len(data)),
             )
         )
 
@@ -88,9 +91,13 @@ def test_what_has_come_counts_however_late_it_is_read(server: Server, transport:
     pending = Pending(call)
     peer = server.accept()
     peer.read_request()
-    answer = ANSWER.replace(b"Hi", b"Hi" * LARGE_BYTES)
-    finished = event(type="response.completed", response=json.loads(answer))
-    peer.send(whole(answer) if transport is Transport.PLAIN else events(finished))
+    frames = [ANSWER[:40], ANSWER[40:]] if transport is Transport.PLAIN else [event(type="response.created"), COMPLETED]
+    kind = b"application/json" if transport is Transport.PLAIN else b"text/event-stream"
+    peer.send(
+        b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n" % kind
+        + b"".join(b"%x\r\n%b\r\n" % (len(frame), frame) for frame in frames)
+        + b"0\r\n\r\n"
+    )
     assert isinstance(pending.report().result, Answer)
 
 
@@ -161,18 +168,19 @@ class TestStream:
         assert failure(report).kind is ErrorKind.CALL_DEADLINE
 
     @pytest.mark.parametrize("tls", [False, True])
-    def test_nobody_holds_what_came_while_more_is_awaited(self, tls: bool) -> None:
+    def test_no_more_than_the_last_piece_is_held_while_more_is_awaited(self, tls: bool) -> None:
+        """That one h11 and httpx hold, once each."""
         with Server(tls=tls) as server:
             call = Call(server, Transport.STREAM)
             peer = server.accept()
             peer.read_request()
-            heard = event(type="response.created", response={"instructions": "x" * 64_000})
+            large = event(type="response.created", response={"instructions": "x" * 64_000})
             peer.send(events(event(type="response.created"))[:-1])  # nobody waits for more until this one has ended
             tracemalloc.start()
             try:
-                peer.send(b"\n" + heard)
-                await_until(lambda: tracemalloc.get_traced_memory()[1] > len(heard), 5, "it was not read")
-                await_until(lambda: tracemalloc.get_traced_memory()[0] < BUFFER + 20_000, 5, "it is held")
+                peer.send(b"\n" + large * 10)
+                await_until(lambda: len(call.heard) == 11, 5, "it was not read")
+                await_until(lambda: tracemalloc.get_traced_memory()[0] < 3 * BUFFER + 20_000, 5, "it is held")
             finally:
                 tracemalloc.stop()
             peer.send(COMPLETED).sock.close()
@@ -224,6 +232,38 @@ class TestSilence:
         peer.read_request()
         peer.send(events(COMPLETED))
         assert isinstance(call.report().result, Answer)
+
+
+def test_the_base_urls_query_is_kept_on_every_path(server: Server) -> None:
+    key = SecretStr(KEY)
+    url = f"{server.url}?api-version=2024-10-01&tenant=a%26b"
+    client = ProviderClient(url, key, transport=Transport.BACKGROUND)
+    soon = timedelta(seconds=10)
+
+    def bought() -> CallReport:
+        return client.call(
+            dict(BODY), request_id="resp_0:1", model=MODEL, deadline=soon, line=Line(), accepted=lambda _: None
+        )
+
+    def cancelled() -> CallReport:
+        return client.cancel("resp_1/é", MODEL) or CallReport(Failure(ErrorKind.LOST, "not cancelled"))
+
+    def deleted() -> CallReport:
+        assert client.delete("resp_1/é")
+        return CallReport(Failure(ErrorKind.LOST, "deleted"))
+
+    calls: list[tuple[Callable[[], CallReport], bytes]] = [
+        (bought, b"POST /v1/responses"),
+        (lambda: client.resume("resp_1/é", model=MODEL, deadline=soon, line=Line()), b"GET %b" % PATH),
+        (cancelled, b"POST %b/cancel" % PATH),
+        (deleted, b"DELETE %b" % PATH),
+    ]
+    for call, path in calls:
+        pending = Pending(call)
+        peer = server.accept()
+        assert peer.read_request()[0] == b"%b?api-version=2024-10-01&tenant=a%%26b HTTP/1.1" % path
+        peer.send(whole())
+        pending.report()
 
 
 class TestBackground:

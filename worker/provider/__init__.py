@@ -2,5 +2,5 @@
 
 `request` says what goes out and `client` sends it, holding a `line` that anybody may cut. What comes back is read by
 `wire` (with `output`, `spending` and `complaint` for its parts) and judged by `classify`. Only
-`exchange`, `network` and `line` touch the network; nobody outside this package sees the provider's JSON.
+`exchange`, `httpx_clients` and `line` touch the network; nobody outside this package sees the provider's JSON.
 """

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final
 
-import httpcore
+import httpx
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
@@ -42,7 +42,7 @@ _LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
 
 def call_background(
     endpoint: Endpoint,
-    request: httpcore.Request,
+    request: httpx.Request,
     model: Model,
     ends_at: float,
     line: Line,

@@ -1,4 +1,4 @@
-"""How a connection broke, told from httpcore's exceptions, in words of our own.
+"""How a connection broke, told from httpx's exceptions, in words of our own.
 
 Exceptions' own texts are not repeated: they may name URLs with credentials in them.
 """
@@ -8,31 +8,22 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-import httpcore
 import httpx
 
 from jobs.errors import ErrorKind, Failure
 
-BREAKS = (
-    httpcore.TimeoutException,
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-    httpx.DecodingError,
-    OSError,
-)
-"""All that an exchange raises when its connection breaks; httpcore has no name for it."""
+BREAKS = (httpx.TransportError, httpx.DecodingError, OSError)
+"""All that an exchange raises when its connection breaks."""
 
 _NEVER_SENT = (
-    httpcore.ConnectError,
-    httpcore.ConnectTimeout,
-    httpcore.ProxyError,
-    httpcore.UnsupportedProtocol,
-    httpcore.LocalProtocolError,
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
     # The kernel did not take the last of the request, so the provider holds a part of it at most.
-    httpcore.WriteError,
-    httpcore.WriteTimeout,
+    httpx.WriteError,
+    httpx.WriteTimeout,
 )
 
 
@@ -64,16 +55,16 @@ def _reason(error: Exception) -> str:
 
 
 _TIMEOUTS: dict[type[Exception], str] = {
-    httpcore.ConnectTimeout: "connecting took too long",
-    httpcore.WriteTimeout: "it did not take the request in time",
-    httpcore.ReadTimeout: "it stayed silent for too long",
+    httpx.ConnectTimeout: "connecting took too long",
+    httpx.WriteTimeout: "it did not take the request in time",
+    httpx.ReadTimeout: "it stayed silent for too long",
 }
 _WORDS: dict[type[Exception], str] = {
     **_TIMEOUTS,
-    httpcore.ProxyError: "the proxy refused to connect",
-    httpcore.UnsupportedProtocol: "its URL has an unsupported protocol",
-    httpcore.LocalProtocolError: "the request could not be put into HTTP",
-    httpcore.RemoteProtocolError: "it hung up, or sent what is not HTTP",
+    httpx.ProxyError: "the proxy refused to connect",
+    httpx.UnsupportedProtocol: "its URL has an unsupported protocol",
+    httpx.LocalProtocolError: "the request could not be put into HTTP",
+    httpx.RemoteProtocolError: "it hung up, or sent what is not HTTP",
     httpx.DecodingError: "its answer could not be decompressed",
 }
 

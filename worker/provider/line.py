@@ -148,6 +148,11 @@ class Line:
         with self._guard:
             self._bell = None
 
+    def hang_up(self) -> None:
+        """End the exchange under way, though not the call; what has come of it can still be read."""
+        with self._guard:
+            self._cut()
+
     def end(self) -> None:
         """The call is over."""
         with self._guard:

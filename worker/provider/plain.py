@@ -1,6 +1,6 @@
 """An answer awaited on the connection that asked for it."""
 
-import httpcore
+import httpx
 
 from jobs.job import CallReport
 from jobs.models import Model
@@ -8,7 +8,7 @@ from worker.provider.exchange import Endpoint, ended_here
 from worker.provider.line import Line
 
 
-def call_plain(endpoint: Endpoint, request: httpcore.Request, model: Model, ends_at: float, line: Line) -> CallReport:
+def call_plain(endpoint: Endpoint, request: httpx.Request, model: Model, ends_at: float, line: Line) -> CallReport:
     """Send one request and wait for its answer in whole."""
     came = ended_here(line) or endpoint.exchange(request, ends_at, line, endpoint.read_whole)
     return endpoint.report(came, line, model)

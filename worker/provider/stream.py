@@ -7,7 +7,7 @@ events. Only amid an event or a text must more follow soon, and after the last e
 from collections.abc import Collection
 from typing import Final
 
-import httpcore
+import httpx
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
@@ -18,9 +18,7 @@ from worker.provider.breakage import BREAKS
 from worker.provider.exchange import (
     Endpoint,
     Received,
-    chunks_of,
     ended_here,
-    headers_of,
     is_late,
     is_success,
     overdue,
@@ -86,7 +84,7 @@ class Incoming:
 
 def call_stream(
     endpoint: Endpoint,
-    request: httpcore.Request,
+    request: httpx.Request,
     model: Model,
     ends_at: float,
     line: Line,
@@ -102,17 +100,17 @@ def call_stream(
     """
     assembly = Assembly(limit=endpoint.max_answer_bytes, hear=heard, told=told)
 
-    def read(response: httpcore.Response, ends_at: float) -> Received:
-        if is_success(response.status):
+    def read(response: httpx.Response, ends_at: float, line: Line) -> Received:
+        if is_success(response.status_code):
             return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, assembly)
-        return endpoint.read_whole(response, ends_at)
+        return endpoint.read_whole(response, ends_at, line)
 
     came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
     return endpoint.report(came, line, model)
 
 
 def _read_events(
-    response: httpcore.Response,
+    response: httpx.Response,
     ends_at: float,
     line: Line,
     stall: float,
@@ -123,16 +121,16 @@ def _read_events(
     fault = None
     is_broken = True
     try:
-        for _ in map(incoming.take, chunks_of(response)):  # unlike a loop, it holds no chunk while the next is awaited
-            if is_late(response, ends_at):
+        for _ in map(
+            incoming.take, response.iter_bytes()
+        ):  # unlike a loop, it holds no chunk while the next is awaited
+            if is_late(ends_at, line):
                 fault = overdue()
-                break
             line.expect(incoming.patience(stall))
-        else:
-            is_broken = False
+        is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)
-    except httpcore.ReadTimeout:
+    except httpx.ReadTimeout:
         fault = overdue()
     except BREAKS:
         pass  # what had come before the line broke counts
@@ -141,4 +139,4 @@ def _read_events(
     if body is None and fault is None:
         fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
     fault = None if assembly.is_answered else fault
-    return Received(response.status, headers_of(response), body or b"", fault, assembly.raw)
+    return Received(response.status_code, response.headers, body or b"", fault, assembly.raw)

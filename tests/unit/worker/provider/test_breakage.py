@@ -5,7 +5,6 @@ import os
 import socket
 import ssl
 
-import httpcore
 import httpx
 import pytest
 
@@ -18,16 +17,16 @@ SECRET = "https://user:secret@host/v1"
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (httpcore.ConnectError(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.ConnectTimeout(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.ProxyError(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.UnsupportedProtocol(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.LocalProtocolError(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.WriteError(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.WriteTimeout(SECRET), ErrorKind.UNREACHABLE),
-        (httpcore.ReadError(SECRET), ErrorKind.INTERRUPTED),
-        (httpcore.ReadTimeout(SECRET), ErrorKind.INTERRUPTED),
-        (httpcore.RemoteProtocolError("Server disconnected without sending a response."), ErrorKind.INTERRUPTED),
+        (httpx.ConnectError(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.ConnectTimeout(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.ProxyError(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.UnsupportedProtocol(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.LocalProtocolError(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.WriteError(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.WriteTimeout(SECRET), ErrorKind.UNREACHABLE),
+        (httpx.ReadError(SECRET), ErrorKind.INTERRUPTED),
+        (httpx.ReadTimeout(SECRET), ErrorKind.INTERRUPTED),
+        (httpx.RemoteProtocolError("Server disconnected without sending a response."), ErrorKind.INTERRUPTED),
         (httpx.DecodingError(SECRET), ErrorKind.INTERRUPTED),
         (OSError(errno.EMFILE, SECRET), ErrorKind.INTERRUPTED),
     ],
@@ -52,7 +51,7 @@ def test_kinds(error: Exception, kind: ErrorKind) -> None:
     ],
 )
 def test_reasons_come_from_the_cause(cause: Exception, says: str) -> None:
-    error = (httpcore.ConnectTimeout if isinstance(cause, TimeoutError) else httpcore.ConnectError)(SECRET)
+    error = (httpx.ConnectTimeout if isinstance(cause, TimeoutError) else httpx.ConnectError)(SECRET)
     error.__cause__ = cause
     found = failure_of(error)
     assert says in found.message
