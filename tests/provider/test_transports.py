@@ -178,8 +178,10 @@ class TestStream:
             peer.send(events(event(type="response.created"))[:-1])  # nobody waits for more until this one has ended
             tracemalloc.start()
             try:
-                peer.send(b"\n" + large * 10)
-                await_until(lambda: len(call.heard) == 11, 5, "it was not read")
+                item = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+                begun = event(type="response.output_item.added", output_index=0, item=item)
+                peer.send(b"\n" + large * 10 + begun)
+                await_until(lambda: call.heard, 5, "it was not read")
                 await_until(lambda: tracemalloc.get_traced_memory()[0] < 3 * BUFFER + 20_000, 5, "it is held")
             finally:
                 tracemalloc.stop()
