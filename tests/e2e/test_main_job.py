@@ -65,7 +65,7 @@ def test_the_providers_own_snippet_works_with_host_and_key_changed(stack: Stack)
     assert body["usage"]["total_tokens"] > 0
 
 
-def test_what_goes_out_is_what_was_asked_and_nothing_of_ours(stack: Stack) -> None:
+def test_what_goes_out_is_what_was_asked_and_reasoning_for_later_turns(stack: Stack) -> None:
     done = run(
         stack,
         "Hello",
@@ -83,6 +83,7 @@ def test_what_goes_out_is_what_was_asked_and_nothing_of_ours(stack: Stack) -> No
         "model": MODEL,
         "input": "Hello",
         "instructions": "Be brief.",
+        "include": ["reasoning.encrypted_content"],  # without it no later turn could be given the reasoning
         "reasoning": {"effort": "high"},
         "max_output_tokens": 1000,
         "temperature_of_tomorrow": 0.5,

@@ -361,10 +361,12 @@ def test_bad_gateway_on_the_way(facts: Facts) -> None:
 
 
 def test_multi_turn(facts: Facts) -> None:
+    thought = ["reasoning", ""]  # encrypted
+    first, second = [["user", "1?"], thought, ["assistant", "One."]], [["user", "2?"], thought, ["assistant", "Two."]]
     assert facts == {
         "text": "Three.",
         "previous": True,
-        "said": [["user", "1?"], ["assistant", "One."], ["user", "2?"], ["assistant", "Two."], ["user", "3?"]],
+        "said": [*first, *second, ["user", "3?"]],
         "instructions": None,
         "sent_previous": False,
     }
@@ -375,7 +377,7 @@ def test_multi_turn_by_hand(facts: Facts) -> None:
 
 
 def test_follow_up_to_a_running_response(facts: Facts) -> None:
-    assert facts == {"text": "After.", "said": ["Slow.", "And?"]}
+    assert facts == {"text": "After.", "said": ["", "Slow.", "And?"]}  # the first is encrypted reasoning
 
 
 def test_follow_up_to_nothing(facts: Facts) -> None:

@@ -14,7 +14,7 @@ from jobs.encoding import to_text
 _NEVER_WITHOUT: Final[Mapping[str, str]] = {
     "additional_tools": "tools",
     "apply_patch_call": "operation",
-    "apply_patch_call_output": "status",
+    "apply_patch_call_output": "call_id",
     "code_interpreter_call": "container_id",
     "compaction": "encrypted_content",
     "computer_call": "call_id",
