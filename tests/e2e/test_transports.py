@@ -187,7 +187,7 @@ def test_an_error_event_is_told_by_its_code(streaming: Stack) -> None:
     passing = run(streaming, "[[sim: stream-error, then full]] Hello")
     assert (passing["status"], len(streaming.calls(passing["id"]))) == ("completed", 2)
     lasting = run(streaming, "[[sim: stream-error code=invalid_prompt message=No.]] Hello")
-    assert lasting["error"] == {"code": "invalid_prompt", "message": "No."}
+    assert (lasting["error"]["code"], lasting["error"]["message"]) == ("invalid_prompt", "No.")
     assert len(streaming.calls(lasting["id"])) == 1
 
 
