@@ -1,0 +1,29 @@
+"""Events in the order of their numbers, each once."""
+
+import json
+from typing import Any
+
+from worker.provider.event_order import EventOrder
+
+
+def told(*numbers: int) -> list[int]:
+    order = EventOrder()
+    found = [each for number in numbers for each in order.take(*event(number))]
+    return [each["sequence_number"] for each in [*found, *order.flush()]]
+
+
+def event(number: int) -> tuple[dict[str, Any], bytes]:
+    value = {"type": "response.output_text.delta", "delta": "x", "sequence_number": number}
+    return value, json.dumps(value).encode()
+
+
+def test_an_event_that_is_sent_twice_is_told_once() -> None:
+    assert told(1, 2, 2, 3, 2) == [1, 2, 3]
+
+
+def test_one_that_was_overtaken_is_told_in_its_place() -> None:
+    assert told(1, 3, 4, 2, 5) == [1, 2, 3, 4, 5]
+
+
+def test_where_every_number_is_zero_equal_pieces_of_a_text_are_two() -> None:
+    assert told(0, 0, 0) == [0, 0, 0]
