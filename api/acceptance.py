@@ -56,6 +56,8 @@ async def accept(
         KeyRefused: the key has been revoked.
         TooManyHeld: the answer would be held open, and the key has as many as it may have.
         ClientDisconnect: the one who is owed the answer has left.
+        NotAccepted: the database is away or locked; nothing was written.
+        Unconfirmed: it went away over the commit, and nobody knows whether the job was made.
     """
     if idempotency_key is None:
         return await _accept(parts, await _check(raw, parts, submitter, owing=owing))

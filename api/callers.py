@@ -12,7 +12,7 @@ from typing import Final
 
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.gathering import AsyncGathering
-from jobs.store.database import Database
+from jobs.store.database import READ_SECONDS, Database
 from jobs.store.keys import ApiKey, Scope, digest, find_keys, find_revoked
 
 REMEMBERED: Final = 1024
@@ -76,7 +76,7 @@ class Callers:
             raise was_revoked(key) from None
 
     def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | KeyRefused]:
-        with self._database.read() as tx:
+        with self._database.read(within=READ_SECONDS) as tx:
             found = find_keys(tx, digests)
             missing = {*digests}.difference(found)
             revoked = find_revoked(tx, missing) if missing else {}

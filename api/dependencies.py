@@ -14,6 +14,7 @@ from api.key_watch import KeyWatch
 from api.listing import Lists
 from api.lookups import Lookups
 from api.owed import Owed
+from api.readiness import DatabaseState
 from api.rendered import Rendered
 from api.sequences import Sequences
 from api.showing import Shown
@@ -26,6 +27,7 @@ from jobs.settings import Settings
 from jobs.store.database import Database
 from jobs.store.keys import ApiKey, Scope
 from jobs.store.queries import Standing
+from jobs.store.writing import Probe
 
 documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 
@@ -53,6 +55,7 @@ class Parts:
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
     lookups: Lookups
+    probe: Probe[DatabaseState]
 
 
 async def get_parts(request: Request) -> Parts:

@@ -17,6 +17,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.bodies import ACCEPTED
+from api.intake import NotAccepted, Unconfirmed
+from api.owed import DEBT
 from api.sign_ins import SignIns
 from jobs.errors import (
     CallerError,
@@ -37,8 +39,10 @@ from jobs.errors import (
     TooManyHeld,
     WrongState,
 )
+from jobs.gathering import NotBegun
 from jobs.job import Job
 from jobs.store.database import DATABASE_ERRORS
+from jobs.store.sqlite_file import FileReplaced
 from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
@@ -121,12 +125,17 @@ HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALI
 TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, "request_timeout",     "the request was not sent in time", should_retry="missing")
 TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
+NOT_ACCEPTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
+UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if the retry of an SDK joins the response, else false")
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
 TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
 FAULTS: Final = (
-    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, RESTARTING,
+    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, NOT_ACCEPTED, UNCONFIRMED, RESTARTING,
 )
 # fmt: on
+FILE_REPLACED: Final = (
+    "The database's file was replaced or deleted while this server runs. Nothing is written to it any more."
+)
 
 
 class LetGo(Exception):
@@ -186,7 +195,9 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)
     app.add_exception_handler(TooManyReads, _too_many_reads)
-    for error in DATABASE_ERRORS:
+    app.add_exception_handler(NotAccepted, _not_accepted)
+    app.add_exception_handler(Unconfirmed, _unconfirmed)
+    for error in (*DATABASE_ERRORS, NotBegun):
         app.add_exception_handler(error, _database_away)
 
 
@@ -247,9 +258,32 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("database failed", error=type(error).__name__, path=request.url.path)
-    # a submit whose commit was cut may have been accepted: only the caller can tell whether to send it again
+    # it may have done a part of what was asked, so only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
-    return _answer(DATABASE_AWAY, "The database does not answer. Try again.", headers)
+    reason = FILE_REPLACED if isinstance(error, FileReplaced) else "The database does not answer."
+    return _answer(DATABASE_AWAY, f"{reason} Try again.", headers)
+
+
+def _not_accepted(request: Request, error: Exception) -> JSONResponse:
+    cause = type(error.__cause__).__name__
+    log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
+    reason = FILE_REPLACED if isinstance(error.__cause__, FileReplaced) else str(error)
+    return _answer(NOT_ACCEPTED, f"{reason} Nothing was accepted. Try again.", {"retry-after": "2"})
+
+
+def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, Unconfirmed):
+        raise error
+    log.error("acceptance unknown", job_id=error.job_id, path=request.url.path)
+    message = (
+        f"The database went away before it was known whether the response '{error.job_id}' was accepted."
+        " Get it by its id: if it is there it runs; if it is not found after a minute nothing was accepted."
+    )
+    headers = {"retry-after": "2", RESPONSE_ID: error.job_id}
+    debt = request.scope.get(DEBT)
+    if debt is None or debt.request_id is None:  # a client that sent it again would buy again
+        headers |= FINAL
+    return _answer(UNCONFIRMED, message, headers)
 
 
 async def _too_many_reads(_request: Request, error: Exception) -> JSONResponse:

@@ -1,11 +1,11 @@
 """The way of checked requests into the database: concurrent ones share a transaction, each answered after its commit.
 
 One bad request never fails its neighbours: a batch that fails is written one by one, unless it was the database
-itself that failed.
+itself that failed. Who waits for what another session has locked waits apart from the others.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from time import monotonic
@@ -13,7 +13,7 @@ from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.requests import ClientDisconnect
 
@@ -21,16 +21,24 @@ from api.callers import Submitter, allow
 from api.holds import Hold
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import CallerError
-from jobs.gathering import AsyncGathering
+from jobs.gathering import AsyncGathering, NotBegun
 from jobs.job import Job, JobSpec
-from jobs.store.database import DATABASE_ERRORS, Database
+from jobs.store.database import DATABASE_ERRORS, LOCK_ERRORS, CommitUnknown, Database, is_locked, sqlstate_of
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.keys import ApiKey, Scope, find_keys
 from jobs.store.transitions import submit_all
 from jobs.store.unanswered import Sender, announce_accept, note_unanswered
 
-ENDED_BY_A_ROW: Final = ("40P", "54")
-"""SQLSTATEs of a deadlock and of a limit that a value exceeds: the server answers, and has written nothing."""
+ENDED_BY_A_ROW: Final = (*LOCK_ERRORS, "54")
+"""SQLSTATEs of a lock, and of a limit that a value exceeds: the server answers, and has written nothing."""
+WRITE_SECONDS: Final = 6.0
+"""How long one transaction may take: no client waits for ten seconds for what another's request is stuck in."""
+AT_ONCE_SECONDS: Final = 1.0
+LOCK_SECONDS: Final = 3.0
+"""How long a request waits for what another session has locked; it may be sent again."""
+APART_SECONDS: Final = 5.0
+MOST_LOCKED: Final = 8
+"""Keys, of one batch, that meet a lock before the rest is taken to meet it as well."""
 BROKER_SECONDS: Final = 0.25
 """How long a request waits for a broker that does not answer; the dispatcher rings for it later."""
 
@@ -69,6 +77,18 @@ class Order:
         return not self.spec.waits and (self.spec.run_at is None or self.spec.run_at <= self.at)
 
 
+class NotAccepted(Exception):
+    """A job was not made, and nothing was written: the request may be sent again."""
+
+
+class Unconfirmed(Exception):
+    """Whether the job `job_id` was made is not known: no answer came to its commit."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} may have been accepted")
+        self.job_id = job_id
+
+
 class Intake:
     """Accepts jobs and rings their bells, for the handlers of one event loop."""
 
@@ -77,6 +97,8 @@ class Intake:
         self._dispatcher = dispatcher
         self._run_list = run_list
         self.writes = AsyncGathering(self._write_all)
+        self._apart = AsyncGathering(self._write_all)
+        self._apart_until: dict[str, float] = {}
         self._rings = AsyncGathering(self._ring_all)
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
@@ -89,10 +111,12 @@ class Intake:
             NotAllowed: it no longer has the scope.
             DuplicateRequest: another request was first under its idempotency key.
             ClientDisconnect: its client has left, and nothing was made.
+            NotAccepted: the database is away or locked, and nothing was made.
+            Unconfirmed: the database went away over the commit.
         """
         if order.is_due:
             await self._know_room()
-        job = await (self._write_own(order) if order.is_large else self.writes.do(order))
+        job = await self._write(order)
         if job.rung_at is not None:
             ringing = asyncio.ensure_future(self._rings.do(job.id))
             await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
@@ -112,17 +136,39 @@ class Intake:
         if not look.cancelled():
             look.exception()  # a database that is away is told by the write
 
+    async def _write(self, order: Order) -> Job:
+        key, until = order.submitter.last_known.id, monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                if order.is_large:
+                    return await self._write_own(order)
+                return await (self._apart if self._waits_apart(key) else self.writes).do(order)
+            except (*DATABASE_ERRORS, NotBegun) as error:
+                if not is_locked(error):
+                    raise NotAccepted("The database does not answer.") from error
+                self._apart_until[key] = monotonic() + APART_SECONDS
+                if monotonic() > until:
+                    raise NotAccepted("Another session has locked what this needs in the database.") from error
+
+    def _waits_apart(self, key: str) -> bool:
+        """Whether what this key needs was locked just now."""
+        until = self._apart_until.get(key)
+        if until is not None and until < monotonic():
+            del self._apart_until[key]
+            return False
+        return until is not None
+
     async def _write_own(self, order: Order) -> Job:
         (outcome,) = await run_in_threadpool(self._write_all, [order])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _write_all(self, orders: Sequence[Order]) -> list[Job | Exception]:
+    def _write_all(self, orders: Sequence[Order], *, hurried: bool = False) -> list[Job | Exception]:
         try:
-            return self._commit(orders)
+            return self._commit_on_any(orders, hurried=hurried)
         except ClientDisconnect:  # those who left in the midst of it are now left out from the start
-            return self._write_all(orders)
+            return self._write_all(orders, hurried=hurried)
         except Exception as error:
             if _is_the_databases(error):
                 raise
@@ -132,23 +178,49 @@ class Intake:
 
     def _write_each(self, orders: Sequence[Order]) -> list[Job | Exception]:
         outcomes: list[Job | Exception] = []
+        locked: dict[str, Exception] = {}
         for order in orders:
+            key = order.submitter.last_known.id
+            met = next(iter(locked.values())) if len(locked) >= MOST_LOCKED else locked.get(key)
+            if met is not None:
+                outcomes.append(met)
+                continue
             try:
-                outcomes += self._write_all([order])
+                [outcome] = self._write_all([order], hurried=True)
             except DATABASE_ERRORS as error:  # what was committed before stays; the rest need not wait in vain, too
                 return outcomes + [error] * (len(orders) - len(outcomes))
+            outcomes.append(outcome)
+            if isinstance(outcome, Exception) and is_locked(outcome):
+                locked[key] = outcome
         return outcomes
 
-    def _commit(self, orders: Sequence[Order]) -> list[Job | Exception]:
-        # a request whose client has left is not written: else it and the one that it is sent as again would both buy
-        with self._database.begin() as tx:
-            # before the look: who comes as a retry later than this can see it
-            announce_accept(tx, [order.owing.sender for order in orders if order.owing])
-            keys = find_keys(tx, (order.submitter.sha256 for order in orders))
-            reasons = [_reason_against(order, keys) for order in orders]
-            awaited = [order for order, reason in zip(orders, reasons, strict=True) if reason is None]
-            jobs = iter(self._submit(tx, awaited))
-        return [reason or next(jobs) for reason in reasons]
+    def _commit_on_any(self, orders: Sequence[Order], *, hurried: bool) -> list[Job | Exception]:
+        """Commit; once more where the connection was broken before, as nothing was written over it."""
+        began_at = monotonic()
+        try:
+            return self._commit(orders, hurried=hurried)
+        except DBAPIError as error:
+            if not error.connection_invalidated or monotonic() - began_at > AT_ONCE_SECONDS:
+                raise
+        return self._commit(orders, hurried=hurried)
+
+    def _commit(self, orders: Sequence[Order], *, hurried: bool) -> list[Job | Exception]:
+        reasons: Sequence[Exception | None] = ()
+        made: Sequence[Job] = ()
+        unconfirmed: Sequence[Unconfirmed] = ()
+        try:
+            # a request whose client has left is not written: else it and the one that is sent again would both buy
+            with self._database.begin(within=WRITE_SECONDS, hurried=hurried) as tx:
+                # before the look: who comes as a retry later than this can see it
+                announce_accept(tx, [order.owing.sender for order in orders if order.owing])
+                keys = find_keys(tx, (order.submitter.sha256 for order in orders))
+                reasons = [_reason_against(order, keys) for order in orders]
+                awaited = [order for order, reason in zip(orders, reasons, strict=True) if reason is None]
+                made = self._submit(tx, awaited)
+        except CommitUnknown:
+            unconfirmed = [Unconfirmed(job.id) for job in made]
+        outcomes: Iterator[Job | Exception] = iter(unconfirmed or made)
+        return [reason or next(outcomes) for reason in reasons]
 
     def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
         if not orders:
@@ -188,6 +260,5 @@ def _is_the_databases(error: Exception) -> bool:
     What a lost connection leaves unknown is among it. A row too large and a deadlock have ended only this transaction.
     """
     if isinstance(error, (OperationalError, InterfaceError)):
-        state = getattr(error.orig, "sqlstate", None) or ""
-        return not state.startswith(ENDED_BY_A_ROW)
+        return not sqlstate_of(error).startswith(ENDED_BY_A_ROW)
     return isinstance(error, PoolTimeoutError)

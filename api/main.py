@@ -4,6 +4,7 @@ import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -19,24 +20,29 @@ from api.listing import Lists
 from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
+from api.readiness import look
 from api.rendered import Rendered
 from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
 from api.showing import show_all
 from api.sign_ins import SignIns
 from jobs.dispatch import Dispatcher, RunList, create_celery
-from jobs.events import Announcer, Waiters, connect
+from jobs.events import Announcer, Waiters
 from jobs.garbage import collect_rarely
 from jobs.gathering import AsyncGathering
 from jobs.models import Catalogue
 from jobs.open_files import raise_file_limit
 from jobs.outbox import Outbox
+from jobs.redis_url import connect
 from jobs.sealing import Seal
 from jobs.settings import Settings, load_settings
-from jobs.store.database import Database
+from jobs.store.database import READ_SECONDS, Database
+from jobs.store.installation import Installation
 from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
+from jobs.store.pool import API_CONNECTIONS
 from jobs.store.queries import Standing, ended_among, standings
+from jobs.store.writing import Probe, WriteProbe
 from jobs.telemetry import configure_logging, get_logger
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
@@ -54,12 +60,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = load_settings()
         configure_logging(settings)
-    database = Database(settings.database, pool_size=40)
-    dispatcher = Dispatcher(create_celery(settings))
+    database = Database(settings.database, pool_size=API_CONNECTIONS)
+    installation = Installation(database, settings.namespace)
+    dispatcher = Dispatcher(create_celery(settings), installation.names)
     redis_client = connect(settings.redis)
 
     def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[Standing | None]:
-        with database.read() as tx:
+        with database.read(within=READ_SECONDS) as tx:
             return standings(tx, pairs)
 
     run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
@@ -71,9 +78,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue=Catalogue(settings.models),
         dispatcher=dispatcher,
         run_list=run_list,
-        announcer=Announcer(redis_client, Outbox(database, dispatcher).jobs_ended),
+        announcer=Announcer(redis_client, installation.names, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
-        waiters=Waiters(settings.redis, lambda ids: ended_among(database, ids), key_watch.look_soon),
+        waiters=Waiters(
+            settings.redis, installation.names, lambda ids: ended_among(database, ids), key_watch.look_soon
+        ),
         sequences=Sequences(database),
         owed=Owed(database),
         intake=Intake(database, dispatcher, run_list),
@@ -85,6 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
         lookups=Lookups(),
+        probe=Probe(partial(look, database, WriteProbe(database), settings)),
     )
 
     @asynccontextmanager

@@ -31,9 +31,13 @@ log = get_logger(__name__)
 
 @dataclass
 class Debt:
-    """What one request owes: `request_id` once a job was accepted for it that it has to tell its client of."""
+    """What one request owes: `request_id` once a job was accepted for it that it has to tell its client of.
+
+    Whose answer says that this `is_unknown` has not told it, and its client may send the request again.
+    """
 
     request_id: str | None = None
+    is_unknown: bool = False
 
 
 class Owed:
@@ -156,7 +160,7 @@ class NoteAnswers:
             if settled or not ends:
                 return
             settled = True
-            if left:
+            if left or debt.is_unknown:
                 self._owed.lost(debt.request_id)
             else:
                 self._owed.answered(debt.request_id)

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from api.acceptance import Accepted, accept, is_held
 from api.callers import Submitter
 from api.dependencies import Parts
-from api.intake import Owing
+from api.intake import NotAccepted, Owing, Unconfirmed
 from api.owed import DEBT, Debt
 from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
@@ -42,6 +42,8 @@ async def accept_once(
 
     Raises:
         ClientDisconnect: the client left before the job was accepted, and its SDK will send the request again.
+        NotAccepted: nothing was written, and the request may be sent again.
+        Unconfirmed: it is not known whether the job was made; one that was is there to be joined.
     """
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
@@ -61,8 +63,11 @@ async def accept_once(
     gone = asyncio.create_task(until_disconnected(request))
     try:
         return await accept(raw, parts, submitter, owing=Owing(sender, gone.done))
-    except (CallerError, ClientDisconnect):
+    except (CallerError, ClientDisconnect, NotAccepted):
         debt.request_id = None
+        raise
+    except Unconfirmed:
+        debt.is_unknown = True
         raise
     finally:
         gone.cancel()
@@ -81,6 +86,8 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
     while before and monotonic() < until:
         await asyncio.sleep(LOOK_EVERY)
         before &= await run_in_threadpool(_being_accepted, parts, sender)
+    if before:  # as long as it may still be committed, another would buy twice
+        raise NotAccepted("An earlier try of this request is still being written.")
     asked_at: datetime | None = None
     until = monotonic() + PATIENCE
     while True:

@@ -364,9 +364,23 @@ class ProviderLane(_Shape):
     max_calls: int | None
 
 
+class WaitingJob(_Shape):
+    """The response that has been due for longest, if for more than 30 seconds, and why it waits."""
+
+    id: str
+    seconds: float
+    reason: str
+
+
 class Readiness(_Shape):
-    """Whether a response submitted now would be run."""
+    """Whether a response submitted now would be run.
+
+    `pick-up` is missing where slots are free and workers listen, but none has taken a job for 30 seconds.
+    """
 
     status: Literal["ok", "unavailable"]
-    missing: list[Literal["database", "migrations", "worker", "provider", "broker"]]
+    missing: list[Literal["database", "migrations", "worker", "pick-up", "provider", "broker"]]
+    reasons: dict[str, str]
+    warnings: list[str]
     provider: ProviderLane | None
+    waiting: WaitingJob | None

@@ -18,7 +18,7 @@ def copy_job(database: Database, job_id: str, copies: int, *, before: int = 0, d
     numbers = func.generate_series(before + 1, before + copies).table_valued("number").render_derived()
     prefix = job_id[:-_DIGITS]
     copied_id = func.concat(prefix, func.lpad(func.to_hex(numbers.c.number), _DIGITS, "0"))
-    with database.begin() as tx:
+    with database.begin(within=float("inf")) as tx:
         for table, id_column in ((tables.jobs, tables.jobs.c.id), (tables.requests, tables.requests.c.job_id)):
             changed = {id_column.name: copied_id} | ({"available_at": literal(due_at)} if due_at else {})
             copied = select(*(changed.get(each.name, each) for each in table.c)).select_from(

@@ -27,6 +27,7 @@ LOADING = {
     "max_wal_size": "16GB",
     "wal_level": "minimal",
 }
+LONG = float("inf")
 SPAN = timedelta(days=29)  # within the retention, so that nothing is pruned while one looks
 
 # Every job: its number, the moment it was made, its id and its key. Finished ones come first, and are older.
@@ -125,7 +126,7 @@ def fill(url: str, past: Past) -> None:
     """Fill an empty, migrated PostgreSQL and vacuum it."""
     database = Database(url, pool_size=2)
     now = datetime.now(UTC)
-    with database.begin() as tx:
+    with database.begin(within=LONG) as tx:
         ensure_bootstrap_key(tx, API_KEY, now)
         tx.execute(text(KEYS), {"keys": past.keys})
         for table in FILLED:
@@ -160,7 +161,7 @@ def fill(url: str, past: Past) -> None:
         indexes = [index for table in FILLED for index in table.indexes]
         list(threads.map(lambda index: _load(database, index.create), indexes))
         list(threads.map(lambda table: _vacuum(database, table.name), tables.metadata.sorted_tables))
-    with database.read() as tx:
+    with database.read(within=LONG) as tx:
         tx.execute(text("CHECKPOINT"))
     database.close()
 
@@ -178,7 +179,7 @@ def loading(server: PostgresServer) -> Iterator[None]:
 
 
 def _load(database: Database, step: Callable[[Connection], object]) -> None:
-    with database.begin() as tx:
+    with database.begin(within=LONG) as tx:
         tx.execute(text("SET LOCAL session_replication_role = replica"))  # rows that are made fit each other
         tx.execute(text("SET LOCAL synchronous_commit = off"))
         tx.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
@@ -186,5 +187,5 @@ def _load(database: Database, step: Callable[[Connection], object]) -> None:
 
 
 def _vacuum(database: Database, table: str) -> None:
-    with database.read() as tx:
+    with database.read(within=LONG) as tx:
         tx.execute(text(f"VACUUM (ANALYZE, FREEZE) {table}"))

@@ -16,13 +16,13 @@ from cli.local_checks import (
     check_broker,
     check_data_dir,
     check_database,
-    check_file_limit,
     check_redis,
     check_shutdown_dates,
     check_webhooks,
 )
 from cli.provider_checks import check_provider
 from jobs.errors import SettingsError
+from jobs.redis_url import Sentinels, is_sentinel
 from jobs.settings import Settings, load_settings
 
 SIGNS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.ERROR: ("✗", "red")}
@@ -54,7 +54,6 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield redis
     if settings.broker_url is not None or redis.level is Level.OK:
         yield check_broker(settings)
-    yield check_file_limit(settings)
     yield check_webhooks(settings)
     yield from check_shutdown_dates(settings, datetime.now(UTC).date())
     yield from check_provider(settings)
@@ -84,6 +83,7 @@ def _secrets(settings: Settings) -> Sequence[str]:
     whole += [key.get_secret_value() for key in settings.encryption_keys]
     urls = (settings.database, settings.redis, settings.broker, settings.provider_base_url, settings.logs_url)
     quoted = [urlsplit(url).password for url in urls]
+    quoted += [Sentinels.from_url(url).own.get("password") for url in urls if is_sentinel(url)]
     passwords = [form for each in quoted if each for form in (each, unquote(each))]
     return [secret for secret in (*whole, *passwords) if secret]
 

@@ -30,6 +30,7 @@ class Part(StrEnum):
 _BOTH: Final = frozenset({Part.API, Part.WORKER})
 OWNERS: Final[Mapping[str, frozenset[Part]]] = {
     "API_KEY": frozenset({Part.API}),
+    "BROKER_OPTIONS": _BOTH,
     "BROKER_URL": _BOTH,
     "DATABASE_URL": _BOTH | {Part.MIGRATE},
     "ENCRYPTION_KEYS": _BOTH,

@@ -11,10 +11,12 @@ from redis.exceptions import RedisError
 from cli import render, valkey
 from cli.database import open_database
 from cli.failure import CommandFailed
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.lifecycle import Status
+from jobs.redis_url import connect
 from jobs.settings import Settings, load_settings
 from jobs.store.database import Database, database_now
+from jobs.store.installation import Installation
 from jobs.store.keys import ApiKey, Scope, create_key, get_key, list_keys, revoke_key
 from jobs.store.transitions import cancel_open
 
@@ -73,7 +75,7 @@ def revoke(key_id: str, *, cancel_jobs: bool, as_json: bool) -> None:
         CommandFailed: there is no such key, or the database is not to be had.
     """
     settings = load_settings()
-    with open_database(settings) as database, _announcer(settings) as announcer:
+    with open_database(settings) as database, _announcer(settings, database) as announcer:
         with database.begin() as tx:
             key = _existing(key_id, revoke_key(tx, key_id, database_now(tx)))
         if announcer is not None:
@@ -98,7 +100,7 @@ def cancel_jobs(key_id: str, *, as_json: bool) -> None:
         CommandFailed: there is no such key, or the database is not to be had.
     """
     settings = load_settings()
-    with open_database(settings) as database, _announcer(settings) as announcer:
+    with open_database(settings) as database, _announcer(settings, database) as announcer:
         with database.read() as tx:
             key = _existing(key_id, get_key(tx, key_id))
         cancelled = _cancel_open(database, announcer, key.id)
@@ -131,14 +133,14 @@ def _cancel_open(database: Database, announcer: Announcer | None, key_id: str) -
 
 
 @contextmanager
-def _announcer(settings: Settings) -> Iterator[Announcer | None]:
+def _announcer(settings: Settings, database: Database) -> Iterator[Announcer | None]:
     """Tells the other processes at once; None where Redis is not to be had: they find out from the rows in seconds."""
     url = valkey.last_url(settings.data_dir) if valkey.is_wanted(settings) else settings.redis
     client = connect(url or settings.redis)
     announcer = None
     with suppress(RedisError, OSError):
         client.ping()
-        announcer = Announcer(client)
+        announcer = Announcer(client, Installation(database, settings.namespace).names)
     try:
         yield announcer
     finally:

@@ -1,11 +1,10 @@
 """What `doctor` looks at on our side: the data directory, the database, the broker, Redis, workers, limits, models."""
 
 import os
-import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
+from secrets import token_hex
 
-import redis
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,20 +12,26 @@ from sqlalchemy.exc import SQLAlchemyError
 import migrations
 from cli.connection import read_secret
 from cli.database import reason_of, shown
+from cli.database_checks import check_connections, check_locks, check_writes
 from cli.datadir import ENCRYPTION_KEY_FILE
-from cli.finding import Finding, bad, doubtful, good
-from jobs.broker import BROKER_ERRORS
+from cli.finding import Finding, Level, bad, doubtful, good
+from jobs.broker import BROKER_ERRORS, CLUSTER_ERRORS, try_queue
 from jobs.dispatch import create_celery
 from jobs.models import Catalogue
+from jobs.names import Names
+from jobs.redis_url import connect
 from jobs.sealing import VARIABLE
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
+from jobs.store.installation import Installation
 from jobs.store.lanes import Lane, LaneSettings, read_lane
-from jobs.store.workers import live_workers
+from jobs.store.standstill import overdue_job, why_none_takes
+from jobs.store.workers import CALLS, WorkerRow, live_workers, shown_shortage
 
 PATIENCE_SECONDS = 3
-FILES_BESIDE_CALLS = 200
+NOBODY = "backburner"
 SOON = timedelta(days=60)
+WAITING_HINT = "more slots: BACKBURNER_WORKER_CONCURRENCY, or more workers; a fault: the workers' logs"
 START_WORKER = "start one: make up, or backburner worker"
 
 
@@ -44,7 +49,7 @@ def check_data_dir(settings: Settings) -> Finding:
 
 def check_database(settings: Settings) -> Iterator[Finding]:
     """Whether the database is there, at this release, and whether a live worker shows in it."""
-    if settings.database_url is None and not (settings.data_dir / "backburner.db").exists():
+    if _has_no_file(settings):
         yield bad("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
         return
     database = Database(settings.database, pool_size=1)
@@ -53,22 +58,45 @@ def check_database(settings: Settings) -> Iterator[Finding]:
             if not migrations.is_current(tx):
                 yield bad("database", f"{shown(settings)} is not at this release", "run: backburner migrate")
                 return
-            workers = live_workers(tx, database_now(tx), settings.worker_timeout)
+            now = database_now(tx)
+            workers = live_workers(tx, now, settings.worker_timeout)
+            overdue = overdue_job(tx, LaneSettings.from_settings(settings), now, settings.worker_timeout)
             lane = read_lane(tx, settings.lane)
+            beside = [*check_connections(tx, workers)]
+        written = check_writes(database, shown(settings))
+        beside = [written, *check_locks(database), *beside]
     except SQLAlchemyError as error:
         yield bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
         return
     finally:
         database.close()
-    yield good("database", shown(settings))
-    slots = sum(worker.concurrency for worker in workers if worker.draining_at is None)
-    if not workers:
-        yield bad("worker", "no live worker: what is submitted stays queued", START_WORKER)
-    elif not slots:
-        yield doubtful("worker", f"all {len(workers)} workers are shutting down", START_WORKER)
+    yield from beside
+    if written.level is not Level.OK:  # a worker that is not heard may just be unable to write that it lives
+        return
+    takers = [each for each in workers if each.takes(CALLS)]
+    fault = why_none_takes(workers)
+    if fault is not None:
+        draining = workers and all(each.draining_at is not None for each in workers)
+        say = doubtful if draining else bad
+        yield say("worker", f"{fault}: what is submitted stays queued", START_WORKER)
     else:
-        yield good("worker", f"{len(workers)} live, {slots} calls at once")
+        yield good("worker", f"{len(takers)} live, {sum(each.concurrency for each in takers)} calls at once")
+    if overdue is not None:
+        say = bad if overdue.is_fault else doubtful
+        waited = (now - overdue.due_at).total_seconds()
+        yield say("waiting", f"{overdue.job_id} is due for {waited:.0f} s: {overdue.reason}", WAITING_HINT)
+    yield from _check_limits(workers)
     yield _check_lane(lane, settings)
+
+
+def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
+    """Whether workers hold as many calls as they are set to; each says itself what it is short of."""
+    short = [worker for worker in workers if worker.short_of is not None]
+    for worker in short:
+        hint = "raise that limit for the worker's own process (ulimit -n, LimitNOFILE), or lower its concurrency"
+        yield doubtful("limits", shown_shortage(worker), hint)
+    if workers and not short:
+        yield good("limits", "no worker is short of files, memory or threads")
 
 
 def _check_lane(lane: Lane, settings: Settings) -> Finding:
@@ -101,40 +129,55 @@ def check_webhooks(settings: Settings) -> Finding:
 
 def check_redis(url: str) -> Finding:
     """Whether Redis or Valkey answers at `url`."""
-    client = redis.Redis.from_url(url, socket_connect_timeout=PATIENCE_SECONDS, socket_timeout=PATIENCE_SECONDS)
+    client = connect(url)
     try:
         client.ping()
     except (RedisError, OSError) as error:
-        return bad("redis", f"{maybe_sanitize_url(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
+        return bad("redis", f"{_shown(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
     finally:
         client.close()
-    return good("redis", str(maybe_sanitize_url(url)))
+    return good("redis", _shown(url))
+
+
+def _shown(url: str) -> str:
+    """The URL without its password, and without what stands behind a question mark: the Sentinels' password may."""
+    return str(maybe_sanitize_url(url)).partition("?")[0]
 
 
 def check_broker(settings: Settings) -> Finding:
-    """Whether the broker takes connections."""
+    """Whether the broker takes a message and hands it out again."""
     app = create_celery(settings)
-    url = maybe_sanitize_url(settings.broker)
+    url = _shown(settings.broker)
+    trial = f"{_names(settings).trial}.{token_hex(4)}"  # nobody else who looks now takes our message
     try:
         with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
             connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
-            connection.default_channel.close()
+            if not try_queue(connection, trial, PATIENCE_SECONDS):
+                return bad("broker", f"{url} takes messages and hands none out", "check the broker's own log")
+    except CLUSTER_ERRORS:
+        return bad("broker", f"{url} is a Redis Cluster, which cannot keep the queue", "name one server, or Sentinels")
     except BROKER_ERRORS as error:
         return bad("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that it runs")
     finally:
         app.close()
-    return good("broker", str(url))
+    return good("broker", f"{url} takes messages and hands them out")
 
 
-def check_file_limit(settings: Settings) -> Finding:
-    """Whether a worker may open a socket per call and delivery. It raises the soft limit to the hard one itself."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = settings.worker_concurrency + settings.webhook_concurrency + FILES_BESIDE_CALLS
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        hint = f"raise the hard limit to {needed} (ulimit -Hn), or lower BACKBURNER_WORKER_CONCURRENCY"
-        return doubtful("file limit", f"{hard} files for {settings.worker_concurrency} calls at once", hint)
-    limit = "unlimited" if soft == resource.RLIM_INFINITY else f"{max(soft, needed)} files"
-    return good("file limit", f"{limit} for {settings.worker_concurrency} calls at once")
+def _names(settings: Settings) -> Names:
+    """The installation's; those of nobody while there is no database to keep them."""
+    if settings.namespace is None and _has_no_file(settings):
+        return Names(NOBODY)
+    database = Database(settings.database, pool_size=1)
+    try:
+        return Installation(database, settings.namespace).names()
+    except SQLAlchemyError:
+        return Names(NOBODY)
+    finally:
+        database.close()
+
+
+def _has_no_file(settings: Settings) -> bool:
+    return settings.database_url is None and not (settings.data_dir / "backburner.db").exists()
 
 
 def check_shutdown_dates(settings: Settings, today: date) -> Iterator[Finding]:

@@ -21,6 +21,8 @@ LEASH = Path(__file__).with_name("leash.py")
 HURRIED_SECONDS = 12.0
 LONGEST_LINE = 64 * 1024
 LAST_WORDS_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Program:
     """One child: its name, its command line, and its environment, which is added to ours if it `inherits`.
 
     `stop_seconds` is how long it may take to end after SIGTERM; `hurry` is what it is sent when the wait is cut short.
+    `unfinished` says what it must not be ended amid, however long it takes: None once there is nothing of that.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Program:
     stop_seconds: float = 5.0
     hurry: signal.Signals = signal.SIGTERM
     inherits: bool = True
+    unfinished: Callable[[], str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,31 @@ class _Kept:
         self._tell(signal.SIGTERM)
         # A hurry that cut the wait for another child short is no reason to be rough with this one.
         sooner = impatience.kill if impatience.hurry.is_set() else impatience.hurry
-        if not await self._ends_within(self._program.stop_seconds, sooner):
+        if not await self._ends_by_itself(sooner):
             self._tell(self._program.hurry)
             if not await self._ends_within(HURRIED_SECONDS, impatience.kill):
                 self._birth.listener.note(f"{self._program.name} does not end; killing it")
                 if self._child is not None:
                     self._child.kill()
         await self._task
+
+    async def _ends_by_itself(self, sooner: asyncio.Event) -> bool:
+        """Whether it ends in its time, or later once it has done what it must; the operator is told what that is."""
+        until = monotonic() + self._program.stop_seconds
+        told_at = -TELL_SECONDS
+        while not sooner.is_set():
+            if await self._ends_within(min(LOOK_SECONDS, max(0.0, until - monotonic())), sooner):
+                return True
+            look = self._program.unfinished
+            unfinished = None if look is None else await asyncio.to_thread(look)
+            if unfinished and monotonic() - told_at >= TELL_SECONDS and not sooner.is_set():
+                told_at = monotonic()
+                self._birth.listener.note(f"{unfinished}; Ctrl-C again gives them up")
+            if monotonic() >= until:
+                if not unfinished:
+                    return False
+                until = monotonic() + LOOK_SECONDS
+        return self._task.done()
 
     async def _keep(self) -> None:
         pause = self._backoff.first

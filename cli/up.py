@@ -14,6 +14,7 @@ from cli.datadir import ensure_api_key, ensure_encryption_key, held
 from cli.environments import Part, environment_of
 from cli.foreground import Plan, Service, run
 from cli.ports import choose_port, require_free_port
+from cli.recording import recording
 from cli.screen import Screen
 from cli.supervisor import Program
 from jobs.lifecycle import Status
@@ -105,6 +106,7 @@ def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1)
                 inherits=False,
                 stop_seconds=settings.shutdown_grace_seconds + programs.WORKER_MARGIN_SECONDS,
                 hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
+                unfinished=lambda: recording(settings),
             ),
             Program("api", programs.api(settings.host, port), of_the_api, API_STOP_SECONDS, inherits=False),
         ),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cli import programs
 from cli.foreground import hear_signals
+from cli.recording import recording
 from cli.screen import Screen
 from cli.supervisor import Listener, Program, Supervisor
 from jobs.settings import Settings, load_settings
@@ -33,6 +34,7 @@ def _worker(number: int, extra: Sequence[str], settings: Settings) -> Program:
         programs.environment(),
         stop_seconds=settings.shutdown_grace_seconds + programs.WORKER_MARGIN_SECONDS,
         hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
+        unfinished=lambda: recording(settings),
     )
 
 

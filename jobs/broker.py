@@ -7,22 +7,40 @@ from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError, KombuError, OperationalError
-from redis.exceptions import RedisError
+from kombu.message import Message
+from kombu.transport.redis import Channel as RedisChannel
+from redis.exceptions import AskError, ClusterCrossSlotError, ClusterError, RedisError
 
 # the last: kombu lets through what its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
 # what Celery and kombu raise upon a message that no Celery has sent
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+CLUSTER_ERRORS: Final = (AskError, ClusterCrossSlotError, ClusterError)
+"""What a Redis Cluster says to who asks it as one server; `MovedError` is an `AskError`."""
 CONNECT_SECONDS: Final = 2
 QUIET_AFTER_FAILURE: Final = 1.0
 
 T = TypeVar("T")
+
+
+class SteadyConnection(Connection):
+    """Looks every second for a broker that is away.
+
+    Kombu's own pauses grow to 30 s: so long would every worker take no job once the broker is back.
+    """
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Connection:
+        """Connect, and come back once that has worked; the arguments are kombu's."""
+        super().ensure_connection(*args, **{**options, "interval_start": 1, "interval_step": 0})  # type: ignore[no-untyped-call]  # kombu has no types
+        return self
 
 
 class BrokerAway(Exception):
@@ -80,3 +98,38 @@ class BrokerLine:
         if connection is not None:
             with suppress(*BROKER_ERRORS):
                 connection.release()
+
+
+def read_together(connection: Connection, *queues: str) -> None:
+    """Ask Redis for several queues at once, as a worker does to take the next message; any other broker for nothing.
+
+    Raises:
+        RedisError: it does not serve them together, as a cluster, or does not answer.
+    """
+    channel = connection.default_channel
+    if isinstance(channel, RedisChannel):
+        channel.client.exists(*queues)
+
+
+def try_queue(connection: Connection, name: str, seconds: float) -> bool:
+    """Put a message into a queue of this name and take it out as a worker does; False if it does not come back.
+
+    The queue is gone afterwards.
+    """
+    token = uuid4().hex
+    returned: list[object] = []
+    trial = Queue(name, Exchange(name, type="direct"), routing_key=name, durable=False, auto_delete=True)
+    bound = trial(connection.default_channel)
+
+    def take(body: object, message: Message) -> None:
+        message.ack()
+        returned.append(body)
+
+    with connection.Consumer([trial], callbacks=[take], accept=["json"], auto_declare=True):
+        connection.Producer().publish(token, exchange=trial.exchange, routing_key=name, serializer="json")
+        until = monotonic() + seconds
+        while token not in returned and (left := until - monotonic()) > 0:
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=left)
+    bound.delete()
+    return token in returned

@@ -4,7 +4,7 @@ It may be lost, doubled or late and nobody is hurt: the row is the job. So ringi
 retries nor keeps results; with two schedulers nobody knows which one ran.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Final
@@ -16,22 +16,29 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError
 from kombu.transport.redis import Channel as RedisChannel
 from sqlalchemy import Connection as DatabaseConnection
+from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.broker import CONNECT_SECONDS, BrokerAway, BrokerLine
+from jobs.broker import CONNECT_SECONDS, BrokerAway, BrokerLine, SteadyConnection
+from jobs.names import GetNames, Names
+from jobs.redis_url import Sentinels, for_kombu, is_sentinel
 from jobs.settings import Settings
-from jobs.store.database import Database, database_now
+from jobs.store.database import READ_SECONDS, Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, calls_out, read_lane
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 
 EXECUTE: Final = "backburner.execute"
-QUEUE_NAME: Final = "backburner"
-QUEUE: Final = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 DELIVER: Final = "backburner.deliver"
-DELIVERIES_NAME: Final = "backburner.deliveries"
-DELIVERIES: Final = Queue(DELIVERIES_NAME, Exchange(DELIVERIES_NAME, type="direct"), routing_key=DELIVERIES_NAME)
-"""Webhook deliveries have a queue of their own, so that neither they nor the calls wait behind the other's bells."""
-QUEUES: Final = {EXECUTE: QUEUE, DELIVER: DELIVERIES}
+ANSWER_SECONDS: Final = 3
+"""How long Redis may take to answer: above the second for which kombu's own blocking read waits.
+
+With the pause after a failure and the dispatcher's tick it makes the 5 s within which a lost bell is rung again.
+"""
+HALF_OPEN_SECONDS: Final = 2
+"""How long past its second kombu waits for the answer to a blocking read, before it takes the connection for dead.
+
+Behind a NAT that forgot a connection nothing else ever ends the wait; kombu's own 25 s would be 26 s without a bell.
+"""
 WINDOW_PER_SLOT: Final = 2
 HEADROOM: Final = 8
 FRESH_SECONDS: Final = 0.25
@@ -40,12 +47,14 @@ log = get_logger(__name__)
 
 
 def create_celery(settings: Settings) -> Celery:
-    """The Celery application of every process that rings or answers the bell."""
+    """The Celery application of every process that rings the bell; who answers it calls `take_names` as well."""
     # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
-    app = Celery("backburner", broker=settings.broker, set_as_current=False)
+    app = Celery("backburner", broker=for_kombu(settings.broker), set_as_current=False)
+    app.amqp.Connection = SteadyConnection
     app.conf.update(
         accept_content=["json"],
+        broker_channel_error_retry=True,  # any error that the broker replies with: it is away, no worker ends of it
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
@@ -53,11 +62,9 @@ def create_celery(settings: Settings) -> Celery:
         result_backend_thread_safe=True,  # there is none: else each task would make one of its own
         task_acks_late=False,
         task_create_missing_queues=False,
-        task_default_queue=QUEUE_NAME,
         task_ignore_result=True,
-        task_queues=[*QUEUES.values()],
-        task_routes={task: {"queue": queue.name} for task, queue in QUEUES.items()},
         task_store_errors_even_if_ignored=False,
+        worker_consumer="worker.consumer:PatientConsumer",
         worker_concurrency=settings.worker_concurrency + HEADROOM,
         worker_disable_prefetch=_holds_bells(settings.broker),
         worker_hijack_root_logger=False,
@@ -66,29 +73,54 @@ def create_celery(settings: Settings) -> Celery:
     return app
 
 
+def take_names(app: Celery, names: Names) -> None:
+    """Let a worker or Flower listen to this installation alone: its queues, its control exchange, its events."""
+    queues = {EXECUTE: queue_of(names.calls), DELIVER: queue_of(names.deliveries)}
+    app.conf.update(
+        control_exchange=names.control,
+        event_exchange=names.events,
+        event_queue_prefix=names.events,
+        task_default_queue=names.calls,
+        task_queues=[*queues.values()],
+        task_routes={task: {"queue": queue.name} for task, queue in queues.items()},
+    )
+
+
+def queue_of(name: str) -> Queue:
+    """The broker's queue of this name.
+
+    Webhook deliveries have one of their own, so that neither they nor the calls wait behind the other's bells.
+    """
+    return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
 def _holds_bells(url: str) -> bool:
     """Whether bells wait in this broker until a slot is free; any other hands them out as they come."""
-    return url.startswith(("redis", "valkey", "unix"))
+    return url.startswith(("redis", "sentinel"))
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
     if not _holds_bells(settings.broker):
-        return {}
+        return settings.broker_transport
+    of_sentinels = Sentinels.from_url(settings.broker).kombu_options if is_sentinel(settings.broker) else {}
     return {
         "ack_emulation": False,  # a bell that is lost with its worker is rung again, long before it would be put back
         "max_connections": settings.worker_concurrency + 100,
         "socket_connect_timeout": CONNECT_SECONDS,
-        "socket_timeout": 5,  # above the second for which kombu's own blocking read waits
+        "socket_timeout": ANSWER_SECONDS,
         "socket_keepalive": True,
-        "health_check_interval": 25,
+        "health_check_interval": HALF_OPEN_SECONDS,
+        **of_sentinels,
+        **settings.broker_transport,
     }
 
 
 class Dispatcher:
     """Rings the bell for jobs whose rows are committed."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, names: GetNames) -> None:
         self._app = app
+        self._names = names
         self._holds_bells = _holds_bells(app.conf.broker_url)
         self._line = BrokerLine(app, keep=self._holds_bells)
 
@@ -101,39 +133,50 @@ class Dispatcher:
 
     def ring_all(self, job_ids: Sequence[str]) -> int:
         """Ring for several jobs in one go; how many bells were heard, all or, as far as anyone knows, none."""
-        return self._ring(EXECUTE, job_ids)
+        return self._ring(EXECUTE, lambda names: names.calls, job_ids)
 
     def ring_for_deliveries(self, delivery_ids: Sequence[str]) -> int:
         """Tell the workers that webhook deliveries are due, likewise."""
-        return self._ring(DELIVER, delivery_ids)
+        return self._ring(DELIVER, lambda names: names.deliveries, delivery_ids)
 
-    def _ring(self, task: str, ids: Sequence[str]) -> int:
+    def _ring(self, task: str, of: Callable[[Names], str], ids: Sequence[str]) -> int:
         if not ids:
             return 0
 
         def ring(connection: Connection) -> None:
+            queue = queue_of(of(self._names()))
             declare: Sequence[Queue] | None = None  # Celery's default, the queue
             producer = self._app.amqp.Producer(connection)
             with producer.batch():
                 for each in ids:
-                    options = {"queue": QUEUES[task], "retry": False, "declare": declare}
+                    options = {"queue": queue, "retry": False, "declare": declare}
                     self._app.amqp.send_task_message(producer, task, _message(task, each), **options)
                     declare = ()  # the first has declared it for all
 
         try:
             self._line.use(ring)
-        except BrokerAway as away:
-            if away.__cause__ is not None:
-                error = type(away.__cause__).__name__
-                log.warning("bells not heard", task=task, first=ids[0], bells=len(ids), error=error)
+        except (BrokerAway, SQLAlchemyError) as away:
+            if (cause := away.__cause__) is not None:
+                log.warning("bells not heard", task=task, first=ids[0], bells=len(ids), error=type(cause).__name__)
             return 0
         return len(ids)
 
-    def depth(self, queue: str = QUEUE_NAME) -> int | None:
-        """How many bells wait in the broker's queue; None when the broker does not answer."""
+    def depth(self) -> int | None:
+        """How many bells for jobs wait in the broker's queue; None when the broker does not answer."""
+        return self._depth(lambda: self._names().calls)
+
+    def answers(self) -> bool:
+        """Whether the broker answers, also while the database that keeps the names of the queues does not."""
+        return self._depth(lambda: "backburner") is not None
+
+    def depth_of_deliveries(self) -> int | None:
+        """How many bells for webhook deliveries do, likewise."""
+        return self._depth(lambda: self._names().deliveries)
+
+    def _depth(self, queue: Callable[[], str]) -> int | None:
         try:
-            return self._line.use(lambda connection: _queue_length(connection, queue))
-        except BrokerAway as away:
+            return self._line.use(lambda connection: _queue_length(connection, queue()))
+        except (BrokerAway, SQLAlchemyError) as away:
             if away.__cause__ is not None:
                 log.warning("broker does not answer", error=type(away.__cause__).__name__)
             return None
@@ -218,7 +261,7 @@ class RunList:
         depth = self._dispatcher.depth()
         if depth is None:
             return 0
-        with self._database.read() as tx:
+        with self._database.read(within=READ_SECONDS) as tx:
             now = database_now(tx)
             slots = live_slots(tx, now, self._worker_timeout)
             current = read_lane(tx, self._lane.name)

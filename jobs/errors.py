@@ -217,7 +217,8 @@ class Failure:
     `message` is safe to show to the tenant whose call it was (the provider's own words, cut to a few kB) and is
     never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
     of a refusal for the account's sake that its words can mean nothing else. `was_added` says that what the provider
-    refuses was not the client's: this server had added it, and will leave it out.
+    refuses was not the client's: this server had added it, and will leave it out. `shortage` names what this server
+    itself was short of, so that nothing was sent.
     """
 
     kind: ErrorKind
@@ -228,6 +229,7 @@ class Failure:
     provider_param: str | None = None
     is_unmistakable: bool = False
     was_added: bool = False
+    shortage: str | None = None
 
 
 ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(

@@ -13,15 +13,13 @@ from time import monotonic
 from typing import Final, Self
 
 import redis
-import redis.asyncio
 from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.names import GetNames, Names
+from jobs.redis_url import connect_async
 from jobs.telemetry import get_logger
 
-ENDED: Final = "backburner:ended"
-WROTE: Final = "backburner:wrote"
-STOP: Final = "backburner:stop"
-REVOKED: Final = "backburner:revoked"
 LOOK_EVERY: Final = 5.0
 QUIET_AFTER_FAILURE: Final = 1.0
 LISTEN_AGAIN_AFTER: Final = 0.5
@@ -30,13 +28,6 @@ _STOP: Final = re.compile(rb"(?P<job_id>[!-~]{1,100}) (?P<attempt>[1-9][0-9]{0,5
 """A word to stop. Anybody who reaches Redis may publish, so an attempt has six digits at most: no job has so many."""
 
 log = get_logger(__name__)
-
-
-def connect(url: str) -> "redis.Redis":
-    """A synchronous client; connects at first use."""
-    return redis.Redis.from_url(
-        url, socket_connect_timeout=2, socket_timeout=5, health_check_interval=25, socket_keepalive=True
-    )
 
 
 @dataclass(frozen=True)
@@ -66,46 +57,49 @@ class Announcer:
     def __init__(
         self,
         client: "redis.Redis",
+        names: GetNames,
         on_end: Callable[[Sequence[str], Sequence[str] | None], None] = lambda _job_ids, _deliveries: None,
     ) -> None:
         """`on_end` is told of ends as well, and never raises."""
         self._client = client
+        self._names = names
         self._on_end = on_end
         self._quiet_until = 0.0
 
     def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
         """Responses have reached a terminal status; `deliveries` are all that this has made, if that is known."""
         if job_ids:
-            self._publish(ENDED, *job_ids)
+            self._publish(lambda names: names.ended, *job_ids)
             self._on_end(job_ids, deliveries)
 
     def tested(self, delivery_id: str) -> None:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""
-        self._publish(ENDED, delivery_id)
+        self._publish(lambda names: names.ended, delivery_id)
 
     def wrote(self, job_id: str) -> None:
         """A response that runs has more to show to those who watch it."""
-        self._publish(WROTE, job_id)
+        self._publish(lambda names: names.wrote, job_id)
 
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
-        self._publish(STOP, Stop(job_id, attempt, reason).to_text())
+        self._publish(lambda names: names.stop, Stop(job_id, attempt, reason).to_text())
 
     def revoked(self, key_id: str) -> None:
         """A key is not valid any more; whoever serves it should look."""
-        self._publish(REVOKED, key_id)
+        self._publish(lambda names: names.revoked, key_id)
 
-    def _publish(self, channel: str, *messages: str) -> None:
+    def _publish(self, to: Callable[[Names], str], *messages: str) -> None:
         if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
             return
         try:
+            channel = to(self._names())
             with self._client.pipeline(transaction=False) as batch:
                 for message in messages:
                     batch.publish(channel, message)
                 batch.execute()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, SQLAlchemyError) as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            log.warning("announcement not heard", channel=channel, error=type(error).__name__)
+            log.warning("announcement not heard", message=messages[0], error=type(error).__name__)
 
 
 class Waiters:
@@ -114,6 +108,7 @@ class Waiters:
     def __init__(
         self,
         url: str,
+        names: GetNames,
         ended_among: Callable[[Iterable[str]], set[str]],
         on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
@@ -122,6 +117,7 @@ class Waiters:
         `on_revoked` is called whenever a key may have been revoked.
         """
         self._url = url
+        self._names = names
         self._ended_among = ended_among
         self._on_revoked = on_revoked
         self._waiting: dict[str, set[asyncio.Event]] = {}
@@ -151,17 +147,16 @@ class Waiters:
     async def _listen(self) -> None:
         while True:
             try:
-                client = redis.asyncio.Redis.from_url(
-                    self._url, socket_connect_timeout=2, socket_keepalive=True, health_check_interval=25
-                )
+                names = await asyncio.to_thread(self._names)
+                client = connect_async(self._url)
                 async with client, client.pubsub() as subscription:
-                    await subscription.subscribe(ENDED, WROTE, REVOKED)
+                    await subscription.subscribe(names.ended, names.wrote, names.revoked)
                     await self._look_once()  # what ended while nobody listened
                     while True:
                         message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
                         if message is not None:
-                            self._hear(message["channel"].decode(), message["data"])
-            except (RedisError, OSError) as error:
+                            self._hear(names, message["channel"].decode(), message["data"])
+            except (RedisError, OSError, SQLAlchemyError) as error:
                 log.warning("event subscription lost", error=type(error).__name__)
                 await asyncio.sleep(LISTEN_AGAIN_AFTER)
             except Exception:  # whatever broke, somebody has to listen: else every wait takes until the next look
@@ -173,11 +168,11 @@ class Waiters:
             await asyncio.sleep(LOOK_EVERY)
             await self._look_once()
 
-    def _hear(self, channel: str, message: bytes) -> None:
+    def _hear(self, names: Names, channel: str, message: bytes) -> None:
         job_id = message.decode(errors="replace")  # rubbish names nobody who waits
-        if channel == ENDED:
+        if channel == names.ended:
             self._wake(job_id)
-        elif channel == REVOKED:
+        elif channel == names.revoked:
             self._on_revoked()
         else:
             _set_all(self._watching.get(job_id, ()))

@@ -9,9 +9,15 @@ from asyncio import AbstractEventLoop, Future, get_running_loop
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from threading import Event, Lock
-from time import sleep
-from typing import Generic, TypeVar
+from time import monotonic, sleep
+from typing import Final, Generic, TypeVar
+
+OVERTAKEN_AFTER: Final = 1.5
+GIVEN_UP_AFTER: Final = 6.0
+WATCHED_EVERY: Final = 0.25
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,15 +122,36 @@ class Gathering(Generic[T, R]):
                 place.error.__cause__ = error
 
 
-class AsyncGathering(Generic[T, R]):
-    """One kind of work, done in a thread of its own. Belongs to one event loop."""
+class NotBegun(Exception):
+    """Nobody has begun with an item in time, for those before it are stuck; nothing was done for it."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R | Exception]], most: int = 256) -> None:
+
+@dataclass
+class _Leader:
+    """A thread that does batches, and since when it has been at the present one."""
+
+    began_at: float
+
+
+class AsyncGathering(Generic[T, R]):
+    """One kind of work, done in a thread of its own. Belongs to one event loop.
+
+    A batch that is stuck holds up itself alone: those who wait behind it for `OVERTAKEN_AFTER` seconds are done by
+    another thread, of which there are `most_stuck` and one. Who has not been begun with after `GIVEN_UP_AFTER` seconds
+    is told so.
+    """
+
+    def __init__(
+        self, work: Callable[[Sequence[T]], Sequence[R | Exception]], most: int = 256, *, most_stuck: int = 3
+    ) -> None:
         """`work` may block. It gives a result for each of up to `most` items, in order, or what that one fails with."""
         self._work = work
         self._most = most
-        self._waiting: deque[tuple[T, Future[R]]] = deque()
-        self._thread = ThreadPoolExecutor(1)  # never behind the handlers that fill the shared pool
+        self._waiting: deque[tuple[T, Future[R], float]] = deque()
+        self._leaders: list[_Leader] = []
+        self._most_leaders = 1 + most_stuck
+        self._threads = ThreadPoolExecutor(self._most_leaders)  # never behind the handlers that fill the shared pool
+        self._is_watched = False
         self.is_busy = False
 
     @property
@@ -136,32 +163,72 @@ class AsyncGathering(Generic[T, R]):
         """The result for `item`, once its batch is done.
 
         Raises:
+            NotBegun: nothing was done for it.
             Exception: what `work` gave for this item, or raised for them all.
         """
         loop = get_running_loop()
         future: Future[R] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append((item, future, monotonic()))
         if not self.is_busy:
             self.is_busy = True
             loop.call_soon(self._begin, loop)
         return await future
 
     def _begin(self, loop: AbstractEventLoop) -> None:
-        self.is_busy = bool(self._waiting)
-        if self.is_busy:
-            self._thread.submit(self._lead, loop)
+        if self._waiting:
+            leader = _Leader(monotonic())
+            self._leaders.append(leader)
+            self._threads.submit(self._lead, loop, leader)
+            self._watch_from(loop)
+        self.is_busy = bool(self._leaders)
 
-    def _lead(self, loop: AbstractEventLoop) -> None:
+    def _end(self, loop: AbstractEventLoop, leader: _Leader) -> None:
+        self._leaders.remove(leader)
+        if all(self._is_stuck(each) for each in self._leaders):
+            self._begin(loop)  # who came since
+        self.is_busy = bool(self._leaders)
+
+    def _watch_from(self, loop: AbstractEventLoop) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            loop.call_later(WATCHED_EVERY, self._watch, loop)
+
+    def _watch(self, loop: AbstractEventLoop) -> None:
+        self._is_watched = False
+        if not self._leaders:
+            return
+        while self._waiting and monotonic() - self._waiting[0][2] > GIVEN_UP_AFTER:
+            with suppress(IndexError):  # a leader was quicker
+                _, future, _ = self._waiting.popleft()
+                if not future.done():
+                    future.set_exception(NotBegun(f"not begun within {GIVEN_UP_AFTER:g} s"))
+        if len(self._leaders) < self._most_leaders and all(self._is_stuck(each) for each in self._leaders):
+            self._begin(loop)
+        self._watch_from(loop)
+
+    @staticmethod
+    def _is_stuck(leader: _Leader) -> bool:
+        return monotonic() - leader.began_at > OVERTAKEN_AFTER
+
+    def _lead(self, loop: AbstractEventLoop, leader: _Leader) -> None:
         """Do batch after batch without asking the loop, which may be long about what came of the one before: 0079."""
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+        while batch := self._next():
+            leader.began_at = monotonic()
             results: Sequence[R | BaseException]
             try:
                 results = self._work([item for item, _ in batch])
             except BaseException as error:  # noqa: BLE001  # each of them raises it
                 results = [error] * len(batch)
             loop.call_soon_threadsafe(self._tell, [future for _, future in batch], results)
-        loop.call_soon_threadsafe(self._begin, loop)  # who came since
+        loop.call_soon_threadsafe(self._end, loop, leader)
+
+    def _next(self) -> list[tuple[T, Future[R]]]:
+        batch: list[tuple[T, Future[R]]] = []
+        with suppress(IndexError):  # that was all, or another leader has taken the rest
+            while len(batch) < self._most:
+                item, future, _ = self._waiting.popleft()
+                batch.append((item, future))
+        return batch
 
     @staticmethod
     def _tell(futures: Sequence[Future[R]], results: Sequence[R | BaseException]) -> None:

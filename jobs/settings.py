@@ -3,18 +3,26 @@
 `.env.example` is generated from this class and compared in a test.
 """
 
-import base64
+import json
 import logging
 import os
-import re
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,6 +30,17 @@ from sqlalchemy.exc import ArgumentError
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
 from jobs.receiver import ReceiverPolicy
+from jobs.redis_url import SENTINELS_WANTED, Sentinels, is_sentinel, with_master
+from jobs.setting_values import (
+    CommaSeparated,
+    checked_broker_url,
+    checked_redis_url,
+    fernet_keys,
+    json_object,
+    long_enough,
+    networks,
+    origins,
+)
 from jobs.shown_url import shown_url
 
 PREFIX = "BACKBURNER_"
@@ -29,11 +48,6 @@ ENV_FILE = ".env"
 PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
 WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
 """Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
-ANY_ORIGIN = "*"
-ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?")
-SHORTEST_API_KEY = 16
-"""Characters: a shorter key could be guessed by asking. `keys create` and `up` make keys of 46."""
-IMPLIED_PORTS = {"http": 80, "https": 443}
 
 
 class Transport(StrEnum):
@@ -52,51 +66,6 @@ class Dialect(StrEnum):
 
 
 OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _networks(value: object) -> object:
-    try:
-        return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
-    except ValueError:
-        raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
-
-
-def _fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
-    for key in keys:
-        try:
-            usable = len(base64.urlsafe_b64decode(key.get_secret_value())) == 32
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError("expected comma-separated Fernet keys: 32 random bytes each, as URL-safe base64")
-    return keys
-
-
-def _long_enough(key: SecretStr | None) -> SecretStr | None:
-    if key is not None and len(key.get_secret_value()) < SHORTEST_API_KEY:
-        raise ValueError(f"expected at least {SHORTEST_API_KEY} characters, such as: openssl rand -hex 32")
-    return key
-
-
-def _origins(origins: list[str]) -> list[str]:
-    return origins if origins == [ANY_ORIGIN] else [_origin(each) for each in origins]
-
-
-def _origin(text: str) -> str:
-    """An origin as browsers send it: in small letters, without the port that its scheme implies."""
-    found = ORIGIN.fullmatch(text.lower())
-    if found is None or int(found["port"] or 0) > 65535:
-        raise ValueError(f"expected {ANY_ORIGIN} alone or comma-separated origins such as https://app.example.com")
-    port = found["port"]
-    is_implied = port is None or int(port) == IMPLIED_PORTS.get(found["scheme"])
-    return f"{found['scheme']}://{found['host']}" + ("" if is_implied else f":{int(port)}")
-
-
-CommaSeparated = BeforeValidator(_split)
 
 
 class Settings(BaseSettings):
@@ -137,18 +106,28 @@ class Settings(BaseSettings):
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
     )
     database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; empty means SQLite in the data dir")
-    redis_url: SecretStr = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(checked_redis_url)] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
     )
     redis_password: SecretStr | None = Field(
         None, description="password for REDIS_URL where that has none; any character may stand in it"
     )
-    broker_url: SecretStr | None = Field(None, description="any broker that Celery supports; empty means REDIS_URL")
+    broker_url: Annotated[SecretStr | None, AfterValidator(checked_broker_url)] = Field(
+        None, description="any broker that Celery supports; empty means REDIS_URL"
+    )
+    broker_options: Annotated[SecretStr | None, AfterValidator(json_object)] = Field(
+        None, description='JSON for the broker\'s transport, such as {"master_name": "mymaster"} for Sentinel'
+    )
+    namespace: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="names queues, channels and control on a shared broker; empty means an id kept in the database",
+    )
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
     port: int = Field(8000, ge=0, le=65535, description="where the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
-    api_key: Annotated[SecretStr | None, AfterValidator(_long_enough)] = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(long_enough)] = Field(
         None,
         description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
     )
@@ -205,7 +184,7 @@ class Settings(BaseSettings):
         le=86400,
         description="how long a stopping worker lets its calls finish before it hands them back",
     )
-    encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(_fernet_keys)] = Field(
+    encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(fernet_keys)] = Field(
         [],
         description="comma-separated Fernet keys; the first encrypts webhook secrets and the credentials of tools,"
         " all decrypt; `up` generates one",
@@ -215,7 +194,7 @@ class Settings(BaseSettings):
     )
     webhook_allow_http: bool = Field(default=False, description="let webhook receivers be plain http")
     webhook_allow_networks: Annotated[
-        list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(_networks), CommaSeparated
+        list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(networks), CommaSeparated
     ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
     retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests, decompressed, get 413")
@@ -240,7 +219,7 @@ class Settings(BaseSettings):
     write_timeout_seconds: float = Field(
         60, gt=0, le=86400, description="how long a client may take nothing of what waits for it; a quiet stream may"
     )
-    cors_origins: Annotated[list[str], NoDecode, AfterValidator(_origins), CommaSeparated] = Field(
+    cors_origins: Annotated[list[str], NoDecode, AfterValidator(origins), CommaSeparated] = Field(
         [],
         description="comma-separated origins whose pages may call the API from a browser, or *; empty means none",
     )
@@ -255,6 +234,16 @@ class Settings(BaseSettings):
         if not value.startswith(("http://", "https://")):
             raise ValueError("expected a URL that begins with http:// or https://")
         return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _sentinels_have_a_master(self) -> Self:
+        for variable, url in (("REDIS_URL", self.redis), ("BROKER_URL", self.broker)):
+            if is_sentinel(url):
+                try:
+                    Sentinels.from_url(url)
+                except ValueError:
+                    raise ValueError(f"{PREFIX}{variable}: {SENTINELS_WANTED}") from None
+        return self
 
     @field_validator("database_url")
     @classmethod
@@ -279,7 +268,7 @@ class Settings(BaseSettings):
     @property
     def redis(self) -> str:
         """The Redis URL in force. It may hold a password: never log it."""
-        given = self.redis_url.get_secret_value()
+        given = with_master(self.redis_url.get_secret_value(), self.broker_transport)
         url = urlsplit(given)
         if self.redis_password is None or url.password:
             return given
@@ -290,7 +279,17 @@ class Settings(BaseSettings):
     @property
     def broker(self) -> str:
         """The broker's URL in force. It may hold a password: never log it."""
-        return self.redis if self.broker_url is None else self.broker_url.get_secret_value()
+        if self.broker_url is not None:
+            return with_master(self.broker_url.get_secret_value(), self.broker_transport)
+        return self.redis
+
+    @property
+    def broker_transport(self) -> dict[str, Any]:
+        """What the operator adds to the options of the broker's transport. It may hold a password: never log it."""
+        if self.broker_options is None:
+            return {}
+        options: dict[str, Any] = json.loads(self.broker_options.get_secret_value())
+        return options
 
     @property
     def dialect(self) -> Dialect:
@@ -364,8 +363,13 @@ def load_settings(**overrides: object) -> Settings:
     try:
         return Settings(_env_file=None if os.environ.get(WHOLE) else ENV_FILE, **overrides)  # type: ignore[arg-type]  # pydantic checks the overrides' types
     except ValidationError as error:
-        lines = [f"  {variable_of(str(each['loc'][0]))}: {_reason(each['msg'])}" for each in error.errors()]
+        lines = [_line(each["loc"], _reason(each["msg"])) for each in error.errors()]
         raise SettingsError("Settings are wrong:\n" + "\n".join(dict.fromkeys(lines))) from None
+
+
+def _line(place: tuple[int | str, ...], reason: str) -> str:
+    """What is wrong, of one variable; what is wrong of several together names them itself."""
+    return f"  {variable_of(str(place[0]))}: {reason}" if place else f"  {reason}"
 
 
 def variable_of(field: str) -> str:

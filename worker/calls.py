@@ -27,6 +27,7 @@ class Calls:
         """`on_end` is told whenever a slot has come free."""
         self._running: dict[tuple[str, int], RunningCall] = {}
         self._numbers: dict[str, set[int]] = {}
+        self._broken_off: dict[tuple[str, int], Line] = {}
         self._on_end = on_end
 
     def __len__(self) -> int:
@@ -48,6 +49,20 @@ class Calls:
         if not numbers:
             self._numbers.pop(job_id, None)
         self._on_end()
+
+    def break_off(self, call: RunningCall) -> None:
+        """Take a call off the list of which no result is recorded: its greenlet was killed, or recording failed."""
+        self._broken_off[call.attempt.job_id, call.attempt.number] = call.line
+        self.end(call)
+
+    def never_sent(self, job_id: str, attempt: int) -> bool:
+        """Whether no byte was written for a call that is not held: never begun here, or broken off before that."""
+        line = self._broken_off.get((job_id, attempt))
+        return line is None or line.never_sent
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """A call that was broken off is accounted for."""
+        self._broken_off.pop((job_id, attempt), None)
 
     def held(self) -> list[RunningCall]:
         """Every call in flight."""

@@ -11,7 +11,7 @@ from jobs.errors import StaleJob
 from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Attempt, Job
 from jobs.store.attempts import begin_attempts
-from jobs.store.database import DATABASE_ERRORS, Database
+from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 from worker.lane import LaneKeeper, ProbeTaken
@@ -55,7 +55,7 @@ class Claims:
         worker_id = self._identity.claiming_as
         if worker_id is None:
             return [None] * len(job_ids)
-        with self._database.begin() as tx:
+        with self._database.begin(within=TOGETHER_SECONDS) as tx:
             lane, room = self._lane.admits(tx, len(job_ids))
             begun = begin_attempts(tx, list(dict.fromkeys(job_ids)), worker_id, self._clock(), room) if room else []
             is_probe = bool(begun) and self._lane.is_probe(tx, lane)

@@ -15,22 +15,43 @@ from typing import Any, Final
 
 from celery import Celery, bootsteps
 from celery.worker import state
+from celery.worker.consumer import Consumer
 
 from jobs.broker import MALFORMED
 from jobs.telemetry import get_logger
+from worker.hearing import Hearing
 
 TURN_SECONDS: Final = 0.25
 """How long a consumer listens, or waits for a slot, before it does the other and looks whether it is to stop."""
 LOOK_SECONDS: Final = 0.01
+REFUSED_SECONDS: Final = 1.0
 
 log = get_logger(__name__)
+
+
+class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, which takes an error that the broker replies with for a lost connection, and waits a second.
+
+    The server may have become a replica, or a key of the queue's name may have another type: both can be mended, and no
+    worker is to end or to spin meanwhile.
+    """
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of the connection; Celery makes another."""
+        super().on_connection_error_after_connected(exc)
+        if isinstance(exc, self.channel_errors):
+            log.warning("broker refuses to hand out messages", error=str(exc))
+            sleep(REFUSED_SECONDS)
 
 
 class FreeSlots:
     """Tells the consumer of this process that a slot has come free."""
 
-    def __init__(self) -> None:
+    def __init__(self, hearing: Hearing, on_listening: Callable[[], None]) -> None:
+        """`on_listening` is called whenever the consumer has begun to listen to the broker."""
         self._freed = Event()
+        self._hearing = hearing
+        self._on_listening = on_listening
 
     def freed(self) -> None:
         """A bell has been answered."""
@@ -47,13 +68,25 @@ class FreeSlots:
                 connection = consumer.connection
                 listen = _surviving(connection.drain_events)
                 connection.drain_events = slots.listening(listen, lambda: _is_full(consumer))
+                slots.begin(consumer)
 
         app.steps["consumer"].add(SlotsStep)
+
+    def begin(self, consumer: Any) -> None:
+        """The consumer listens from now on."""
+        self._hearing.listens(consumer)
+        self._on_listening()
 
     def listening(self, listen: Callable[..., Any], is_full: Callable[[], bool]) -> Callable[..., Any]:
         """`listen`, which takes a `timeout`, but never for long; least so with no slot free, or when it is to stop."""
 
         def listen_for_slots(timeout: float) -> Any:
+            try:
+                return wait_and_listen(timeout)
+            finally:  # that nothing came is an exception too
+                self._hearing.went_round(is_full=is_full())
+
+        def wait_and_listen(timeout: float) -> Any:
             until = monotonic() + TURN_SECONDS
             self._freed.clear()
             while is_full():

@@ -28,13 +28,16 @@ from jobs.sealing import Seal, SealBroken
 from jobs.sequence import Hear
 from jobs.store.attempts import Asked, note_response, requests_of
 from jobs.store.chains import note_sent, read_turns
-from jobs.store.database import DATABASE_ERRORS, Database
+from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.telemetry import get_logger
 from worker.calls import Calls
+from worker.capacity import Capacity
 from worker.claims import Claims
 from worker.identity import Identity
 from worker.lane import LaneKeeper
+from worker.left_over import LeftOvers
 from worker.live import LiveLog, LiveOutput, keep_rest
+from worker.provider.breakage import without_answer
 from worker.provider.line import AbortReason, Line
 from worker.provider.request import build_body
 from worker.recording import record
@@ -47,6 +50,8 @@ from worker.settlement import (
     settle,
     settle_together,
 )
+from worker.shortage import shortage_of
+from worker.unrecorded import Unrecorded
 
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.
@@ -107,9 +112,11 @@ class Executor:
         policy: Policy,
         *,
         identity: Identity,
+        capacity: Capacity | None = None,
         lane: LaneKeeper,
         calls: Calls,
         live: LiveLog,
+        unrecorded: Unrecorded,
         catalogue: Catalogue,
         dispatcher: Dispatcher,
         announcer: Announcer,
@@ -120,11 +127,12 @@ class Executor:
         self._database = database
         self._provider = provider
         self._policy = policy
-        self._identity = identity
         self._lane = lane
         self._busy = 0
         self._calls = calls
+        self._capacity = capacity or Capacity(identity, calls)
         self._live = live
+        self._unrecorded = unrecorded
         self._claims = Claims(database, identity, lane, clock)
         self._requests = Gathering(self._read_requests, REQUESTS_TOGETHER)
         self._settlements = Gathering(self._settle_all)
@@ -134,10 +142,16 @@ class Executor:
         self._clock = clock
         self._jitter = jitter
         self._seal = seal or Seal(())
+        self.left_overs = LeftOvers(database, unrecorded, self._settle_left, self._announce)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is being claimed, called or recorded."""
+        return self._busy > 0
 
     def run(self, job_id: str) -> None:
         """Answer one bell. A stale one changes nothing; one for which there is no slot is dropped and rung again."""
-        if self._busy >= self._identity.concurrency or self._lane.is_known_shut():
+        if not self._capacity.has_room(self._busy) or self._lane.is_known_shut():
             return
         self._busy += 1
         try:
@@ -156,33 +170,37 @@ class Executor:
             report = self._call(job, attempt, line, length)
             if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
                 report = replace(report, result=call_deadline_failure(length))
+            aborted = line.aborted
+            if isinstance(report.result, Failure) and report.result.shortage is not None:
+                self._capacity.short_of(report.result.shortage)
+                aborted = aborted or AbortReason.RELEASED
             if watch is not None:
                 watch.cancel()
             self._lane.heard(attempt, report)
-            self._record(EndedCall(job, attempt, report, line.aborted, self._clock()))
-        finally:
-            self._calls.end(running)
+            self._record(EndedCall(job, attempt, report, aborted, self._clock()))
+        except BaseException:  # our greenlet is killed: the audit says what that means
+            self._calls.break_off(running)
+            raise
+        self._calls.end(running)
 
     def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
         try:
             return self._ask(job, attempt, line, length + LAST_RESORT)
         except NoLongerOurs:
             line.abort(AbortReason.CANCELLED)
-            return CallReport(Failure(ErrorKind.UNREACHABLE, "The response had ended before the call was sent."))
+            return CallReport(without_answer(line, "The response had ended before the call was sent."))
         except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
             line.abort(AbortReason.RELEASED)
-            return CallReport(Failure(ErrorKind.UNREACHABLE, error.message))
+            return CallReport(without_answer(line, error.message))
         except SealBroken as error:
             message = f"The credentials of the request's tools cannot be read, and nothing was sent. {error}."
             return CallReport(Failure(ErrorKind.REJECTED, message))
-        except DATABASE_ERRORS as error:  # raised by the look at the request: nothing has been sent
+        except DATABASE_ERRORS as error:  # raised by the look at the request, as a rule
             log.warning("request could not be read", job_id=job.id, error=type(error).__name__)
             line.abort(AbortReason.RELEASED)
-            return CallReport(Failure(ErrorKind.UNREACHABLE, "The database was away before the call was sent."))
-        except Exception as error:  # an attempt ends here, whatever broke
-            log.exception("attempt broke", job_id=job.id, attempt=attempt.number)
-            failure = Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
-            return CallReport(failure)
+            return CallReport(without_answer(line, "The database was away when the call was to be sent."))
+        except Exception as error:  # noqa: BLE001  # an attempt ends here, whatever broke
+            return CallReport(_broke(attempt, line, error))
 
     def _ask(self, job: Job, attempt: Attempt, line: Line, deadline: timedelta) -> CallReport:
         """Read here what is to be sent, so that nobody holds a large prompt through the minutes of waiting.
@@ -261,7 +279,7 @@ class Executor:
         return request
 
     def _read_requests(self, attempts: Sequence[Attempt]) -> Sequence[Asked | None]:
-        with self._database.read() as tx:
+        with self._database.read(within=TOGETHER_SECONDS) as tx:
             return requests_of(tx, attempts)
 
     def _note_sent(self, attempt: Attempt, responses: int, items: int) -> None:
@@ -273,6 +291,10 @@ class Executor:
 
     def _record(self, ended: EndedCall) -> None:
         told = self._live.close(ended.attempt)
+        with self._unrecorded.until_recorded(ended, told):
+            self._commit(ended, told)
+
+    def _commit(self, ended: EndedCall, told: LiveOutput | None) -> None:
         if can_settle_together(ended):
             try:
                 batch = self._settlements.do((ended, told))
@@ -300,12 +322,15 @@ class Executor:
         A broker that hangs keeps whoever tells it of something for seconds, and no answer is to wait for that.
         """
         ended = [each for each, _ in calls]
-        with self._database.begin() as tx:
+        with self._database.begin(within=TOGETHER_SECONDS) as tx:
             keep_rest(tx, [told for _, told in calls if told is not None])
             settled, deliveries = settle_together(tx, ended)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
         return [_Batch([each.job.id for each in settled], deliveries), *repeat(None, len(calls) - 1)]
+
+    def _settle_left(self, tx: Connection, ended: EndedCall) -> Settled | None:
+        return settle(tx, ended, self._policy, self._jitter())
 
     def _announce(self, settled: Settled, ended: EndedCall) -> None:
         job = settled.job
@@ -329,6 +354,14 @@ def _log(settled: Settled, ended: EndedCall) -> None:
     job, attempt = settled.job, ended.attempt
     seconds = round((ended.ended_at - attempt.started_at).total_seconds(), 3)
     log.info(settled.verb, job_id=job.id, attempt=attempt.number, status=job.status, seconds=seconds)
+
+
+def _broke(attempt: Attempt, line: Line, error: Exception) -> Failure:
+    shortage = shortage_of(error) if line.never_sent else None
+    if shortage is not None:
+        return replace(without_answer(line, f"The call could not be sent: {shortage}."), shortage=shortage)
+    log.error("attempt broke", job_id=attempt.job_id, attempt=attempt.number, exc_info=error)
+    return Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
 
 
 def _is_cut(report: CallReport) -> bool:

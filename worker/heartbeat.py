@@ -10,7 +10,7 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.events import LISTEN_AGAIN_AFTER, STOP, Stop
+from jobs.events import LISTEN_AGAIN_AFTER, Stop
 from jobs.store.database import Database
 from jobs.store.queries import ended_among
 from jobs.telemetry import get_logger
@@ -40,15 +40,21 @@ class Heartbeat:
         identity: Identity,
         calls: Calls,
         client: "redis.Redis",
+        stop_channel: str,
         rescue_orphans: Callable[[str], int],
     ) -> None:
-        """`rescue_orphans` takes back what a worker's rows claim and it does not hold."""
+        """`stop_channel` is where others publish which calls are to stop.
+
+        `rescue_orphans` takes back what a worker's rows claim and it does not hold.
+        """
         self._database = database
         self._identity = identity
         self._calls = calls
         self._client = client
+        self._stop_channel = stop_channel
         self._rescue_orphans = rescue_orphans
         self._stopping = Event()
+        self._beat_due = Event()
         loops = (self._beat, self._look_after, self._sweep, self._listen)
         self._threads = [Thread(target=loop, daemon=True) for loop in loops]
 
@@ -62,9 +68,14 @@ class Heartbeat:
         for thread in self._threads:
             thread.start()
 
+    def beat_soon(self) -> None:
+        """Beat without waiting for the next turn: what the worker listens to has changed."""
+        self._beat_due.set()
+
     def stop(self) -> None:
         """End the loops and leave the list of workers."""
         self._stopping.set()
+        self._beat_due.set()
         try:
             self._identity.leave()
         except SQLAlchemyError as error:
@@ -72,7 +83,11 @@ class Heartbeat:
 
     def _beat(self) -> None:
         pause = BEAT_EVERY
-        while not self._stopping.wait(pause):
+        while True:
+            self._beat_due.wait(pause)
+            self._beat_due.clear()
+            if self._stopping.is_set():
+                return
             pause = BEAT_AGAIN_AFTER
             try:
                 self._identity.beat()
@@ -112,7 +127,7 @@ class Heartbeat:
         while not self._stopping.is_set():
             try:
                 with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(STOP)
+                    subscription.subscribe(self._stop_channel)
                     while not self._stopping.is_set():
                         message = subscription.get_message(timeout=1.0)
                         if message is not None:

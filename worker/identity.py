@@ -7,10 +7,13 @@ from datetime import timedelta
 from time import monotonic
 
 from jobs.store.database import Database, database_now
-from jobs.store.workers import beat, leave, register
+from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
+from worker.hearing import Hearing
 
 BEAT_EVERY = 2.0
+BEAT_SECONDS = 4.0
+"""How long a beat may take, so that another connection is tried before silence is taken for death."""
 LONGEST_PAUSE = 2 * BEAT_EVERY
 """Between two beats, in seconds, of a worker that is well."""
 
@@ -25,6 +28,8 @@ class Identity:
     concurrency: int
     worker_id: str | None = None
     draining: bool = False
+    short_of: str | None = None
+    hearing: Hearing | None = None
     _beaten_at: float = field(default=float("-inf"), init=False)
     _steady_since: float = field(default=float("inf"), init=False)
 
@@ -36,16 +41,23 @@ class Identity:
     def beat(self) -> None:
         """Say that we live. Given up meanwhile, take a new identity: what we hold goes on and is delivered late."""
         fresh, former = None, self.worker_id
-        with self.database.begin() as tx:
+        with self.database.begin(within=BEAT_SECONDS) as tx:
             now = database_now(tx)
-            if former is None or not beat(tx, former, now, draining=self.draining):
+            report = self._report()
+            if former is None or not beat(tx, former, now, draining=self.draining, report=report):
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
+                beat(tx, fresh, now, draining=self.draining, report=report)
         if monotonic() - self._beaten_at > LONGEST_PAUSE:
             self._steady_since = monotonic()
         self._beaten_at = monotonic()
         if fresh is not None:
             self.worker_id = fresh
             log.info("worker registered", worker_id=fresh, former=former)
+
+    def _report(self) -> Report:
+        if self.hearing is None:
+            return Report(None, self.concurrency, None, self.short_of)
+        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of)
 
     def is_steady(self, timeout: timedelta) -> bool:
         """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.

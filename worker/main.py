@@ -23,12 +23,15 @@ if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pr
 import kombu.utils.functional
 from celery.signals import setup_logging
 
-from jobs.dispatch import create_celery
+from jobs.dispatch import create_celery, take_names
 from jobs.settings import load_settings
+from jobs.store.database import Database
+from jobs.store.installation import Installation
 from jobs.telemetry import configure_logging
 from worker import flower, remote_control
 from worker.process import WorkerProcess, install
 from worker.resolver import AddressesAtOnce
+from worker.start import find_names
 from worker.tasks import register_tasks
 
 # Importing gevent makes Celery's lazy package import kombu, before anything is patched. The sleep that kombu then keeps
@@ -41,7 +44,10 @@ gevent.config.resolver = AddressesAtOnce
 
 settings = load_settings()
 app = create_celery(settings)
-process = WorkerProcess(settings, app)
+database = Database(settings.database)
+names = find_names(Installation(database, settings.namespace))
+take_names(app, names)
+process = WorkerProcess(settings, app, database, names)
 register_tasks(app, process)
 install(app, process)
 remote_control.restrict()

@@ -4,10 +4,13 @@ Celery's own time limits and soft shutdown do nothing on the gevent pool, so the
 no more is claimed and running calls may finish within the grace; what is left then is handed back.
 """
 
+import os
 import signal
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import gevent
@@ -15,12 +18,14 @@ from celery import Celery, bootsteps
 from celery.signals import worker_init, worker_shutting_down
 from celery.worker import state
 
-from jobs import open_files
 from jobs.dispatch import HEADROOM, Dispatcher
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.garbage import collect_rarely
 from jobs.models import Catalogue
+from jobs.names import Names
+from jobs.open_files import raise_file_limit
 from jobs.outbox import Outbox
+from jobs.redis_url import connect
 from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
 from jobs.store.database import Database
@@ -28,11 +33,14 @@ from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
 from worker.calls import Calls
+from worker.capacity import Capacity
 from worker.consumer import FreeSlots
 from worker.executor import Executor
+from worker.hearing import Hearing
 from worker.heartbeat import Heartbeat
 from worker.identity import Identity
 from worker.lane import LaneKeeper
+from worker.leaving import Leaving
 from worker.live import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
@@ -41,15 +49,19 @@ from worker.maintenance.loop import Maintenance
 from worker.maintenance.patrol import Patrol
 from worker.maintenance.provider_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
+from worker.pool import LastingPool
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
 from worker.settlement import Policy
+from worker.start import refuse_what_takes_nothing
+from worker.unrecorded import Unrecorded
 from worker.webhook_post import Poster
 from worker.webhook_sender import WebhookSender
 
-FILES_PER_CALL = 1
 OTHER_FILES = 200
 RECORDING_SECONDS = 10.0
+TELL_SECONDS = 10.0
+LOOK_SECONDS = 0.05
 ALONE = {"without_mingle": True, "without_gossip": True}
 """Options of Celery's: no talk with other workers, of which we make no use. Each start of its consumer, and each new
 connection to the broker, would ask them for their news and wait a second for it, deaf to every bell meanwhile."""
@@ -60,17 +72,25 @@ log = get_logger(__name__)
 class WorkerProcess:
     """Everything that one worker process is made of; nothing is opened before `start`."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    def __init__(self, settings: Settings, app: Celery, database: Database, names: Names) -> None:
         self.settings = settings
-        self.database = Database(settings.database)
+        self.database = database
+        self.names = names
         self.calls = Calls(on_end=self._slot_came_free)
-        self.identity = Identity(self.database, settings.worker_concurrency)
-        self.dispatcher = Dispatcher(app)
+        self.hearing = Hearing(names)
+        self.identity = Identity(self.database, settings.worker_concurrency, hearing=self.hearing)
+        self.capacity = Capacity(self.identity, self.calls)
+        self.dispatcher = Dispatcher(app, self._get_names)
         self.lane = LaneSettings.from_settings(settings)
         self.catalogue = Catalogue(settings.models)
         self.patience = Patience.from_settings(settings)
-        self.slots = FreeSlots()
+        self.slots = FreeSlots(self.hearing, self._consumer_listens)
         self.seal = Seal(settings.encryption_keys)
+        self.unrecorded = Unrecorded(settings.data_dir)
+        self._ends_at_once = False
+        self.leaving = Leaving(self.finish, self.holds_anything)
+        self._finishing = Lock()
+        self._is_finished = False
 
     @cached_property
     def redis(self) -> Any:
@@ -80,7 +100,7 @@ class WorkerProcess:
     @cached_property
     def announcer(self) -> Announcer:
         """Tells the other processes what happened, and rings for the webhooks of it."""
-        return Announcer(self.redis, Outbox(self.database, self.dispatcher).jobs_ended)
+        return Announcer(self.redis, self._get_names, Outbox(self.database, self.dispatcher).jobs_ended)
 
     @cached_property
     def provider(self) -> ProviderClient:
@@ -106,9 +126,11 @@ class WorkerProcess:
             self.provider,
             Policy.from_settings(self.settings),
             identity=self.identity,
+            capacity=self.capacity,
             lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
             calls=self.calls,
             live=self.live,
+            unrecorded=self.unrecorded,
             catalogue=self.catalogue,
             dispatcher=self.dispatcher,
             announcer=self.announcer,
@@ -135,9 +157,9 @@ class WorkerProcess:
         def take_back(worker_id: str) -> int:
             now = datetime.now(UTC)
             parts = (self.database, self.dispatcher, self.announcer)
-            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls.attempts)
+            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience)
 
-        return Heartbeat(self.database, self.identity, self.calls, self.redis, take_back)
+        return Heartbeat(self.database, self.identity, self.calls, self.redis, self.names.stop, take_back)
 
     @cached_property
     def maintenance(self) -> Maintenance:
@@ -173,17 +195,24 @@ class WorkerProcess:
             Patrol("erasure", self.database, self.identity, eraser.run_once, every=eraser.every),
         ]
 
+    def _get_names(self) -> Names:
+        return self.names
+
+    def _consumer_listens(self) -> None:
+        self.heartbeat.beat_soon()
+
     def _slot_came_free(self) -> None:
         self.maintenance.wake()
 
     def start(self) -> None:
         """Register and begin to work."""
         collect_rarely()
-        raise_file_limit(self.settings.worker_concurrency + self.settings.webhook_concurrency)
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)
         if self.settings.sends_in_clear:
             log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
+        self.executor.left_overs.record()
+        self.unrecorded.start()
         self.heartbeat.start()
         self.live.start()
         with self.database.begin() as tx:
@@ -193,34 +222,80 @@ class WorkerProcess:
         for patrol in self.patrols:
             patrol.start()
 
+    def take_slots(self, controller: Any) -> None:
+        """Have as many slots as Celery's controller of this process has, if so many calls can be held."""
+
+        def apply(slots: int) -> None:
+            controller.max_concurrency = slots
+
+        wanted = controller.max_concurrency
+        needed = wanted + self.settings.webhook_concurrency + OTHER_FILES
+        self.capacity.begin(wanted, raise_file_limit(needed), apply)
+
     def begin_drain(self, *, at_once: bool) -> None:
-        """Claim no more; `at_once` also hands back what is running."""
+        """Claim no more; `at_once` also hands back what is running, and waits no more for what cannot be recorded."""
         self.identity.draining = True
+        self.unrecorded.hurry()
         if at_once:
+            self._ends_at_once = True
             self.calls.abort_all(AbortReason.RELEASED)
             self.sender.abort_all()
 
-    def finish(self, grace: float) -> None:
-        """Wait for the running calls up to `grace` seconds, hand back the rest, and leave."""
-        self.identity.draining = True
+    def holds_anything(self) -> bool:
+        """Whether a job or a delivery is claimed, called, or not recorded yet."""
+        return bool(self.calls) or self.executor.is_busy or bool(self.unrecorded) or bool(self.sender)
+
+    def finish(self) -> None:
+        """Wait for the running calls up to the grace, hand back the rest, and leave; a second time for the first."""
+        with self._finishing:
+            if not self._is_finished:
+                self._is_finished = True
+                self._hand_over(self.settings.shutdown_grace_seconds)
+
+    def _hand_over(self, grace: float) -> None:
+        """Leave with nothing in hand after `grace` seconds, or none once the process is told to end at once.
+
+        What may have been paid for is waited for until it is recorded, however long that takes. Told to end at once,
+        the process ends here and leaves it as files.
+        """
+        self.begin_drain(at_once=False)
         if self.calls:
             log.info("draining", calls=len(self.calls), grace=grace)
         if not self._empty_within(grace):
             log.warning("handing back", calls=len(self.calls), deliveries=len(self.sender))
             self.calls.abort_all(AbortReason.RELEASED)
             self.sender.abort_all()
-            self._empty_within(RECORDING_SECONDS)
+            self._empty_within(RECORDING_SECONDS, is_last=True)
+            self._await_records()
         self.maintenance.stop()
         for patrol in self.patrols:
             patrol.stop()
         self.live.stop()
+        self.unrecorded.stop()
         self.heartbeat.stop()
 
-    def _empty_within(self, seconds: float) -> bool:
+    def _empty_within(self, seconds: float, *, is_last: bool = False) -> bool:
         until = time.monotonic() + seconds
-        while (self.calls or self.sender) and time.monotonic() < until:
-            time.sleep(0.05)
+        while (self.calls or self.sender) and time.monotonic() < until and (is_last or not self._ends_at_once):
+            time.sleep(LOOK_SECONDS)
         return not (self.calls or self.sender)
+
+    def _await_records(self) -> None:
+        told_at = float("-inf")
+        while self.unrecorded and not self._ends_at_once:
+            if time.monotonic() - told_at > TELL_SECONDS:
+                told_at = time.monotonic()
+                log.warning("paid answers are not recorded yet, waiting", answers=len(self.unrecorded))
+            time.sleep(LOOK_SECONDS)
+        if not self.unrecorded:
+            return
+        lost = self.unrecorded.keep(0)
+        log.warning("paid answers left as files", answers=len(self.unrecorded), lost=lost)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Whoever still tries to record may be held up for as long as the database is. Our row stays: the next start is
+        # to record these before anybody takes their calls for lost.
+        os._exit(os.EX_TEMPFAIL)
 
 
 def install(app: Celery, process: WorkerProcess) -> None:
@@ -231,40 +306,53 @@ def install(app: Celery, process: WorkerProcess) -> None:
 
         requires = ("celery.worker.components:Pool",)
 
+        def __init__(self, parent: Any, **options: Any) -> None:
+            refuse_what_takes_nothing(parent, app, process.names)
+            super().__init__(parent, **options)
+
         def start(self, parent: Any) -> None:
             # the pool is a little larger than the slots, so that it never blocks Celery's consumer
             parent.max_concurrency = max(1, parent.pool.num_processes - HEADROOM)
-            process.identity.concurrency = parent.max_concurrency
+            process.take_slots(parent)
             process.start()
-            # Celery's own handler waits for the pool inside the signal handler, where gevent lets nobody wait
+            process.leaving.watch()
+            # Celery's own handlers wait for the pool inside the signal handler, where gevent lets nobody wait
             gevent.signal_handler(signal.SIGQUIT, hand_back)
+            gevent.signal_handler(signal.SIGINT, interrupted)
 
         def stop(self, _parent: Any) -> None:
-            process.finish(process.settings.shutdown_grace_seconds)
+            process.finish()
 
         def terminate(self, _parent: Any) -> None:
-            process.finish(grace=0)
+            process.begin_drain(at_once=True)
+            process.finish()
 
     app.steps["worker"].add(CallsStep)
     process.slots.install(app)
 
+    def interrupted() -> None:
+        if process.identity.draining:
+            hand_back()
+            return
+        log.info("stopping; Ctrl-C again hands back what runs")
+        process.begin_drain(at_once=False)
+        process.leaving.begin()
+        state.should_stop = state.should_stop or 0
+
     def hand_back() -> None:
         process.begin_drain(at_once=True)
+        process.leaving.begin()
         state.should_stop = state.should_stop or 0
 
     def shutting_down(how: str = "Warm", **_: Any) -> None:
         process.begin_drain(at_once=how.lower() != "warm")
+        process.leaving.begin()
 
-    def keep_to_itself(sender: Any, **_: Any) -> None:
+    def prepare(sender: Any, **_: Any) -> None:
         sender.options.update(ALONE)
+        sender.pool_cls = LastingPool
+        if sender.concurrency != app.conf.worker_concurrency:  # the operator's --concurrency: so many calls
+            sender.concurrency += HEADROOM
 
     worker_shutting_down.connect(shutting_down, weak=False)
-    worker_init.connect(keep_to_itself, weak=False)
-
-
-def raise_file_limit(calls: int) -> None:
-    """Raise the soft file limit to the hard one; each call needs a socket."""
-    needed = calls * FILES_PER_CALL + OTHER_FILES
-    limit = open_files.raise_file_limit(needed)
-    if limit < needed:
-        log.warning("file limit is below the concurrency", limit=limit, needed=needed)
+    worker_init.connect(prepare, weak=False)

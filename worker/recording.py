@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs.store.database import DATABASE_ERRORS, Database
+from jobs.store.database import DATABASE_ERRORS, WITHIN_SECONDS, Database
 from jobs.telemetry import get_logger
 
 PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -21,9 +21,10 @@ log = get_logger(__name__)
 def record(database: Database, write: Callable[[Connection], T], **facts: str) -> T:
     """Do `write` in a transaction until it is committed; it must bear being done again. `facts` go into the log."""
     pauses = chain(PAUSES, repeat(PAUSES[-1]))
+    tries = count(1)
     while True:
         try:
-            with database.begin() as tx:
+            with database.begin(within=next(tries) * WITHIN_SECONDS) as tx:  # a large answer may take its time
                 return write(tx)
         except DATABASE_ERRORS as error:
             log.warning("could not record, trying again", **facts, error=type(error).__name__)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from celery.worker import control, pidbox
 
-from jobs.broker import MALFORMED
+from jobs.broker import BROKER_ERRORS, MALFORMED
 from jobs.telemetry import get_logger
 
 READ: Final = frozenset(
@@ -54,8 +54,27 @@ class _LastingPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no typ
             except MALFORMED as error:
                 log.warning("malformed command ignored", error=type(error).__name__)
                 time.sleep(LISTEN_AGAIN_AFTER)
+            except BROKER_ERRORS as error:
+                log.warning("command subscription lost", error=type(error).__name__)
+                time.sleep(LISTEN_AGAIN_AFTER)
             else:
                 return
+
+    def _do_reset(self, c: Any, connection: Any) -> None:
+        """Look after the subscription as kombu does with an event loop: behind a NAT that forgot it, it is silent."""
+        super()._do_reset(c, connection)
+        listen = partial(type(connection).drain_events, connection)
+        check = getattr(getattr(connection.transport, "cycle", None), "maybe_check_subclient_health", None)
+        if check is None:
+            return
+
+        def listen_and_check(timeout: float) -> Any:
+            try:
+                return listen(timeout=timeout)
+            finally:
+                check()
+
+        connection.drain_events = listen_and_check
 
     def on_stop(self) -> None:
         """End the listening, also where it only pauses."""

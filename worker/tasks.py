@@ -11,6 +11,7 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
 
     @app.task(name=EXECUTE, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def execute(job_id: str) -> None:
+        process.hearing.took()
         try:
             process.executor.run(job_id)
         finally:
@@ -18,6 +19,7 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
 
     @app.task(name=DELIVER, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def deliver(delivery_id: str) -> None:
+        process.hearing.took()
         try:
             process.sender.answer(delivery_id)
         finally:

@@ -20,7 +20,7 @@ from jobs.events import Announcer
 from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
 from jobs.shares import Shares
-from jobs.store.database import DATABASE_ERRORS, Database
+from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.store.deliveries import Recorded, record_try
 from jobs.store.delivery_claims import Due, Sending, claim_deliveries, receivers_of
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
@@ -184,7 +184,7 @@ class WebhookSender:
         worker_id = self._identity.claiming_as
         if worker_id is None:
             return [None] * len(delivery_ids)
-        with self._database.begin() as tx:
+        with self._database.begin(within=TOGETHER_SECONDS) as tx:
             claimed = claim_deliveries(tx, delivery_ids, worker_id, self._clock())
         return [claimed.pop(each, None) for each in delivery_ids]  # of two bells for one, the second is stale
 

@@ -9,14 +9,15 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Parts, PartsDep
+from api.readiness import DatabaseState
 from api.schemas import Readiness
 from jobs.store.database import database_now
 from jobs.store.endpoints import count_disabled, count_ended_deliveries, count_open_deliveries, oldest_undelivered_at
-from jobs.store.lanes import Lane, LaneSettings, read_lane
+from jobs.store.lanes import LaneSettings, read_lane
 from jobs.store.queries import count_open, oldest_due_at
 from jobs.store.workers import live_workers
+from jobs.store.writing import reason_against
 from jobs.telemetry import get_logger
-from migrations import is_current
 
 RECENTLY = timedelta(minutes=15)
 
@@ -40,42 +41,36 @@ async def healthz() -> dict[str, str]:
     },
 )
 def readyz(parts: PartsDep) -> Response:
-    """Whether a response submitted now would be run: the database, the broker and a live worker are there, and the
-    provider does not refuse this server's key or credit.
+    """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
+    the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
+    why of what is missing, where known.
     """
-    missing, lane = _missing(parts)
-    body = {"status": "unavailable" if missing else "ok", "missing": missing, "provider": lane}
-    return JSONResponse(body, 503 if missing else 200)
+    body = _readiness(parts)
+    return JSONResponse(body, 503 if body["missing"] else 200)
 
 
-def _missing(parts: Parts) -> tuple[list[str], dict[str, object] | None]:
-    missing = []
-    shown = None
+def _readiness(parts: Parts) -> dict[str, object]:
+    broker_answers = parts.dispatcher.depth() is not None or parts.dispatcher.answers()
+    state = DatabaseState()
     try:
-        with parts.database.read() as tx:
-            if not is_current(tx):
-                missing.append("migrations")
-            elif not live_workers(tx, database_now(tx), parts.settings.worker_timeout):
-                missing.append("worker")
-            if "migrations" not in missing:
-                settings, now = LaneSettings.from_settings(parts.settings), datetime.now(UTC)
-                lane = read_lane(tx, settings.name)
-                shown = _shown(lane, settings)
-                # with nothing waiting, a lane whose probe is due tries the next response at once
-                if lane.closed_at is not None and (lane.is_shut(now) or oldest_due_at(tx) is not None):
-                    missing.append("provider")
-    except SQLAlchemyError as error:
-        log.warning("not ready", error=type(error).__name__)
-        missing.append("database")
-    if parts.dispatcher.depth() is None:
+        state = parts.probe.ask()
+        reason = state.reason
+    except (SQLAlchemyError, TimeoutError) as error:
+        reason = reason_against(error)
+    missing, reasons = state.missing(broker_answers=broker_answers), dict[str, str]()
+    if reason is not None:  # a worker that is not heard may just be unable to write that it lives
+        missing, reasons = ["database"], {"database": reason}
+        log.warning("not ready", **reasons)
+    if not broker_answers:
         missing.append("broker")
-    return missing, shown
-
-
-def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
-    limit = settings.limit(lane)
-    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
-    return {"lane": state, "reason": lane.closed_for, "max_calls": limit}
+    return {
+        "status": "unavailable" if missing else "ok",
+        "missing": missing,
+        "reasons": reasons,
+        "warnings": state.warnings,
+        "waiting": state.waiting(broker_answers=broker_answers),
+        "provider": state.lane,
+    }
 
 
 @router.get(

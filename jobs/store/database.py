@@ -1,98 +1,192 @@
 """One database, two kinds of transaction: `begin` to write, `read` to look.
 
-SQLite (the embedded default) has one writer at a time. Writers of this process queue on a lock of ours, which
-yields under gevent and wakes in order; writers of other processes wait in SQLite's busy handler. Every write
-transaction takes the write lock at once (`BEGIN IMMEDIATE`), so none fails halfway for having read first.
+SQLite (the embedded default) has one writer at a time. Every write transaction has its turn (`Turns`) and takes the
+write lock at once (`BEGIN IMMEDIATE`), so none fails halfway for having read first.
+
+On PostgreSQL whoever holds a lock holds up itself alone: every write transaction sets its own limits in its first round
+trip, which a pooler in transaction mode passes on like any other statement. See docs/decisions/0087.
 """
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock, RLock
-from time import monotonic, sleep
-from typing import Any, Final
+from threading import Lock
+from time import monotonic
+from typing import Any, Final, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, select
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
+from sqlalchemy import Connection, RootTransaction, create_engine, func, make_url, select
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry
 
-DATABASE_ERRORS = (DBAPIError, PoolTimeoutError)
+from jobs.store.lock_waits import LockWatch
+from jobs.store.pool import WORKER_CONNECTIONS, SharingPool
+from jobs.store.sqlite_file import SqliteFile
+from jobs.store.sqlite_turns import BUSY_SECONDS, Turns, busy_timeout, set_up
+from jobs.store.time_limits import TimeLimits, Use
+
+
+class CommitUnknown(SQLAlchemyError):
+    """No answer came to a COMMIT: the transaction may have been committed, or may yet be."""
+
+
+DATABASE_ERRORS = (DBAPIError, PoolTimeoutError, CommitUnknown)
 """What a transaction raises while the database is away, or has no connection to spare."""
-SQLITE_BUSY_SECONDS = 30
+LOCK_ERRORS: Final = ("55P03", "40P01")
+"""SQLSTATEs of a lock that another session holds too long, and of a deadlock: nothing was written."""
+STOPPED: Final = "25P03"
+"""SQLSTATE of a session that was ended for standing still in a transaction, which was rolled back."""
+WITHIN_SECONDS: Final = 30.0
+"""How long one transaction, or what is read on one connection, may take unless its caller says."""
+READ_SECONDS: Final = 8.0
+"""The same of small reads for many at once."""
+TOGETHER_SECONDS: Final = 10.0
+"""The same of what many do in one transaction, and each by itself after it."""
+PING_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 4
+POOL_SECONDS: Final = 10
+TRUNCATED_AGAIN_AFTER: Final = 1.0
 TRUNCATING_SECONDS: Final = 0.25
 """How long readers of an old state are waited for, as writers wait meanwhile."""
 PREPARE_THRESHOLD = 2
-IDLE_SECONDS = 1.0
-# A server that is gone without a word is noticed within a minute, also in the midst of a transaction.
+IN_MEMORY: Final = (None, "", ":memory:")
+BEGIN: Final = "BEGIN; SET LOCAL lock_timeout = '{}'; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+"""One message for all of it, so it costs no round trip."""
+PATIENT, HURRIED = BEGIN.format("1s"), BEGIN.format("50ms")
+NOT_DURABLE: Final = "; SET LOCAL synchronous_commit = off"
+# A server that is gone without a word is noticed within ten seconds, also in the midst of a transaction.
 KEEPALIVE = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,  # in milliseconds
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 9_000,  # in milliseconds
 }
-_USED_AT = "backburner_used_at"
 
 
 class Database:
     """The engine and how to open transactions on it. Safe to share between threads and greenlets."""
 
-    def __init__(self, url: str, *, pool_size: int = 20, durable: bool = True) -> None:
+    def __init__(self, url: str, *, pool_size: int = WORKER_CONNECTIONS, durable: bool = True) -> None:
         """Connect lazily to `url`; at most `pool_size` connections are open at once.
 
         Not `durable` is for what may be lost with the machine: a commit then does not wait for the disk.
         """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 0, "pool_timeout": 60}
+        self._path = Path(self.url.database) if self.is_sqlite and self.url.database not in IN_MEMORY else None
+        options: dict[str, Any] = {"pool_size": pool_size, "pool_timeout": POOL_SECONDS}
         options["hide_parameters"] = True  # an error must not carry a prompt into a log
         if self.is_sqlite:
-            if self.url.database and self.url.database != ":memory:":
-                Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            options["connect_args"] = {"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False}
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            options |= {"max_overflow": 0, "pool_timeout": 2 * BUSY_SECONDS}  # writers wait in their turn
+            options["connect_args"] = {"timeout": BUSY_SECONDS, "check_same_thread": False}
         else:
+            options["poolclass"] = SharingPool
             options["connect_args"] = {
-                "connect_timeout": 10,
+                "connect_timeout": CONNECT_SECONDS,
                 "prepare_threshold": PREPARE_THRESHOLD,
                 "application_name": "backburner",
+                "autocommit": True,  # a transaction is begun by our own BEGIN
                 **KEEPALIVE,
             }
-            if not durable:
-                options["connect_args"]["options"] = "-c synchronous_commit=off"
         self.engine = create_engine(self.url, **options)
         self._truncating = Lock()
         self._truncated_at = 0.0
-        self._writers: AbstractContextManager[Any] = RLock() if self.is_sqlite else nullcontext()
+        self._turns = Turns()  # of SQLite
+        self._file = SqliteFile(self._path) if self._path is not None else None
+        self._also = "" if durable else NOT_DURABLE
+        self._lock_watch = LockWatch(self.url, options["connect_args"])
+        self._limits = TimeLimits(self._lock_watch.look_soon)
         if self.is_sqlite:
-            _set_up_sqlite(self.engine, durable=durable)
+            set_up(self.engine, self._file, durable=durable)
         else:
-            _ask_idle_connections(self.engine)
+            self._set_up_pool()
+
+    def _set_up_pool(self) -> None:
+        pool, dialect = cast("SharingPool", self.engine.pool), self.engine.dialect
+
+        def ping(driver: Any) -> None:
+            use = self._limits.begin(driver, PING_SECONDS, patience=0)
+            try:
+                dialect.do_ping(driver)
+            finally:
+                self._limits.end(use)
+
+        pool.ping, pool.errors = ping, (dialect.loaded_dbapi.Error,)
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """A write transaction: committed at the end of the block, rolled back when it raises."""
-        with self._writers, self.engine.connect() as connection, connection.begin():
-            if self.is_sqlite:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            else:
-                _commit_each_statement(connection, wanted=False)
-            yield connection
+    def begin(self, *, within: float = WITHIN_SECONDS, hurried: bool = False) -> Iterator[Connection]:
+        """A write transaction: committed at the end of the block, rolled back when it raises.
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A connection for reads; each statement sees what is committed when it begins."""
+        What has not ended `within` so many seconds is ended, and so are waits for what others have locked: after one
+        second on PostgreSQL, or at once if it is `hurried` as others wait behind it, and `within` on SQLite.
+
+        Raises:
+            FileReplaced: SQLite's file is no longer the one that is open.
+            CommitUnknown: the connection broke over the commit.
+            DBAPIError: it did not work, and nothing was written.
+            PoolTimeoutError: as this; no connection came free.
+        """
+        if self.is_sqlite:
+            self.check_file()
+            with self._turns.take(within), self.engine.connect() as connection, connection.begin():
+                self._turns.write(connection, within)
+                yield connection
+            return
         with self.engine.connect() as connection:
-            if not self.is_sqlite:
-                _commit_each_statement(connection, wanted=True)
-            yield connection
+            use = self._limits.begin(connection.connection.dbapi_connection, within)
+            try:
+                with connection.begin() as transaction:
+                    connection.exec_driver_sql((HURRIED if hurried else PATIENT) + self._also)
+                    yield connection
+                    if transaction.is_active:  # else the block itself has rolled it back
+                        _commit(transaction, use)
+            finally:
+                self._end(use, connection)
+
+    @contextmanager
+    def read(self, *, within: float = WITHIN_SECONDS) -> Iterator[Connection]:
+        """A connection for reads; each statement sees what is committed when it begins.
+
+        Raises:
+            DBAPIError: it did not work, or has not ended `within` so many seconds.
+            PoolTimeoutError: no connection came free.
+        """
+        with self.engine.connect() as connection:
+            if self.is_sqlite:
+                yield connection
+                return
+            use = self._limits.begin(connection.connection.dbapi_connection, within)
+            try:
+                yield connection
+            finally:
+                self._end(use, connection)
+
+    def _end(self, use: Use, connection: Connection) -> None:
+        self._limits.end(use)
+        if use.is_over:  # a request to cancel it may still be on its way
+            connection.invalidate()
+
+    def check_file(self) -> None:
+        """Look whether SQLite's file is still the one that is open; every write does, as that takes a few µs.
+
+        Raises:
+            FileReplaced: it is not. What its log holds is put into the file that is open, as that log would else be
+                taken for the new file's, which damages it.
+        """
+        if self._file is not None and self._file.is_replaced():
+            if monotonic() - self._truncated_at > TRUNCATED_AGAIN_AFTER:
+                self._truncated_at = monotonic()
+                with suppress(DBAPIError):
+                    self._truncate_log()
+            raise self._file.replaced()
 
     def not_durable(self) -> "Database":
         """One more connection to the same database, whose commits do not wait for the disk."""
         other = Database(self.url.render_as_string(hide_password=False), pool_size=1, durable=False)
-        other._writers = self._writers  # it queues with our own writers, not behind them
+        other._turns = self._turns  # it queues with our own writers, not behind them
+        other._file = self._file
         return other
 
     def forget_erased(self) -> bool:
@@ -114,72 +208,55 @@ class Database:
             return True
 
     def _truncate_log(self) -> bool:
-        with self._writers, self.engine.connect() as connection:
-            connection.exec_driver_sql(f"PRAGMA busy_timeout={TRUNCATING_SECONDS * 1000:.0f}")
-            try:
-                busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
-            except OperationalError:  # a writer of another process held the lock for all that time
-                return False
-            finally:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout={SQLITE_BUSY_SECONDS * 1000}")
+        with self._turns.take(), self.engine.connect() as connection:
+            with busy_timeout(connection, TRUNCATING_SECONDS):
+                try:
+                    busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+                except OperationalError:  # a writer of another process held the lock for all that time
+                    return False
             return not busy
 
     def close(self) -> None:
         """Close every pooled connection."""
+        self._limits.stop()
+        self._lock_watch.stop()
         self.engine.dispose()
 
 
-def _commit_each_statement(connection: Connection, *, wanted: bool) -> None:
-    """What SQLAlchemy calls the isolation level AUTOCOMMIT; its own way there and back is a quarter of a short read."""
-    driver: Any = connection.connection.dbapi_connection
-    if driver.autocommit is not wanted:
-        driver.autocommit = wanted
+def _commit(transaction: RootTransaction, use: Use) -> None:
+    """Commit, and tell what is not known from what is.
 
-
-def _ask_idle_connections(engine: Engine) -> None:
-    """Before a connection is used that was idle for a while, ask whether it still stands; a busy one is not asked.
-
-    SQLAlchemy's own `pool_pre_ping` asks every time, which doubles what a short read costs. What breaks between two
-    uses within `IDLE_SECONDS` breaks a transaction as it would have in its midst.
+    One that was canceled as it took too long is committed, but perhaps not where a standby would know of it.
     """
-
-    @event.listens_for(engine, "checkin")
-    def _came_back(_connection: object, record: ConnectionPoolEntry) -> None:
-        record.info[_USED_AT] = monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def _goes_out(connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if monotonic() - record.info.get(_USED_AT, monotonic()) < IDLE_SECONDS:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except engine.dialect.loaded_dbapi.Error as error:
-            raise InvalidatePoolError from error
+    try:
+        transaction.commit()
+    except DBAPIError as error:
+        if error.connection_invalidated and sqlstate_of(error) != STOPPED:
+            raise CommitUnknown("no answer came to the commit") from error
+        raise
+    if use.is_over:
+        raise CommitUnknown("the commit took too long")
 
 
-def _set_up_sqlite(engine: Engine, *, durable: bool) -> None:
-    synchronous = "FULL" if durable else "NORMAL"
-
-    @event.listens_for(engine, "connect")
-    def _connected(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # sqlite3's own implicit BEGIN would come too late
-        _keep_a_log(connection)
-        for pragma in (f"synchronous={synchronous}", "foreign_keys=ON", "temp_store=MEMORY", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+def sqlstate_of(error: BaseException) -> str:
+    """PostgreSQL's code for what went wrong; empty where there is none."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) or ""
 
 
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Set write-ahead logging. For a new file, which is switched to it, SQLite itself does not wait for a lock."""
-    until = monotonic() + SQLITE_BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > until:
-                raise
-            sleep(0.01)
-        else:
-            return
+def is_locked(error: BaseException) -> bool:
+    """Whether a transaction failed for what another session has locked: it may be tried again, or in parts."""
+    return sqlstate_of(error) in LOCK_ERRORS
+
+
+@contextmanager
+def unless_locked() -> Iterator[None]:
+    """Leave for another time what fails for a lock of another session."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not is_locked(error):
+            raise
 
 
 def database_now(tx: Connection) -> datetime:

@@ -14,7 +14,6 @@ from operator import attrgetter
 from typing import Any, Final
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Row,
     Select,
@@ -35,6 +34,7 @@ from jobs.job import Job, WebhookTarget
 from jobs.store import tables
 from jobs.store.columns import among
 from jobs.store.delivery_claims import Sending
+from jobs.store.event_pruning import awaiting
 from jobs.webhook import (
     DISABLE_AFTER,
     EVENT_OF,
@@ -94,7 +94,7 @@ def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
     """Let erased requests' receivers go with them, unless they are still to be told; retention takes them then."""
     row = tables.webhook_endpoints.c
     named = tx.execute(select(row.id).where(among(row.job_id, job_ids))).scalars().all()
-    told = [each for each in named if not _awaiting(tx, tables.webhook_deliveries.c.endpoint_id, [each])]
+    told = [each for each in named if not awaiting(tx, tables.webhook_deliveries.c.endpoint_id, [each])]
     if told:
         tx.execute(delete(tables.webhook_endpoints).where(among(row.id, told)))
 
@@ -331,14 +331,23 @@ def _fail_pending(tx: Connection, endpoint_id: str, now: datetime) -> None:
     )
 
 
-def rescue_deliveries(tx: Connection, now: datetime) -> list[str]:
+def deliveries_left_behind(tx: Connection, now: datetime) -> list[str]:
+    """The ids of what workers that are gone were sending."""
+    return [each.id for each in tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS})]
+
+
+def rescue_deliveries(tx: Connection, now: datetime, only: str | None = None) -> list[str]:
     """Take back what workers that are gone were sending, and close the tries as lost; returns their ids.
+
+    All of them, or `only` one; what another session has locked is left out.
 
     Whether the receiver got it nobody can tell, so it goes out again, under the same id: at once, or, after too many
     lost tries in a row, as after any other failure.
     """
     row = tables.webhook_deliveries.c
-    left = sorted(tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS}), key=attrgetter("id"))
+    query = _LEFT_BEHIND.with_for_update(skip_locked=True, key_share=True, of=tables.webhook_deliveries)
+    query = query if only is None else query.where(row.id == only)
+    left = sorted(tx.execute(query, {"claimed_before": now - CLAIM_LASTS}), key=attrgetter("id"))
     counted = _lost_too_often(tx, [each.id for each in left]) if left else set()
     failing = {each.endpoint_id for each in left if each.id in counted and not each.is_test}
     health = {each: _update_health(tx, each, DeliveryError.LOST, now) for each in sorted(failing)}
@@ -367,34 +376,3 @@ def _left_behind() -> Select[Any]:
 
 
 _LEFT_BEHIND: Final = _left_behind()
-
-
-def prune_events(tx: Connection, before: datetime, before_event_id: str, before_job_id: str, limit: int) -> int:
-    """Erase up to `limit` events made before a moment, with their deliveries, unless one is still on its way.
-
-    Of the receivers that requests named, those go too whose response is gone. The two ids are the smallest that can
-    have been made at that moment.
-    """
-    event, row = tables.webhook_events.c, tables.webhook_deliveries.c
-    old = select(event.id).where(event.id < before_event_id, event.created_at < before)
-    ids: Sequence[str] = tx.execute(old.order_by(event.id).limit(limit)).scalars().all()
-    past = set(ids) - _awaiting(tx, row.event_id, ids)
-    tx.execute(delete(tables.webhook_events).where(among(event.id, past)))
-    endpoint, job = tables.webhook_endpoints.c, tables.jobs.c
-    named = select(endpoint.id, endpoint.job_id).where(endpoint.job_id < before_job_id)
-    jobs_of = {each.id: each.job_id for each in tx.execute(named.order_by(endpoint.job_id).limit(limit))}
-    kept = set(tx.execute(select(job.id).where(among(job.id, jobs_of.values()))).scalars())
-    gone = [endpoint_id for endpoint_id, job_id in jobs_of.items() if job_id not in kept]
-    told = set(gone) - _awaiting(tx, row.endpoint_id, gone)
-    tx.execute(delete(tables.webhook_endpoints).where(among(endpoint.id, told)))
-    return max(len(past), len(told))
-
-
-def _awaiting(tx: Connection, column: ColumnElement[str], ids: Sequence[str]) -> set[str]:
-    """Which of these events or endpoints have a delivery that is still on its way.
-
-    All of each are read, as they are few: else a database would rather look through all that is on its way. Nor by
-    `among`, whose plan for any number of ids would rather look through them all.
-    """
-    query = select(column.label("id"), tables.webhook_deliveries.c.ended_at).where(column.in_(ids))
-    return {each.id for each in tx.execute(query) if each.ended_at is None}

@@ -61,7 +61,8 @@ def pick_due_deliveries(
 ) -> list[str]:
     """Up to `limit` ids of due deliveries whose bell has not been rung since `rung_before`, in the order to ring them.
 
-    Marks them as rung at `now`. Of a key no more than it may take of all `places`, if their number is given.
+    Marks them as rung at `now`. Those that another session has locked are left out. Of a key no more than it may take
+    of all `places`, if their number is given.
     """
     if limit <= 0:
         return []
@@ -87,12 +88,14 @@ def pick_due_deliveries(
                 left[turn.api_key_id] -= 1
                 turns.append(turn)
     picked = [each.id for each in _in_turns(sorted(turns), of_key)][:limit]
-    if picked:
-        row = tables.webhook_deliveries.c
-        tx.execute(
-            update(tables.webhook_deliveries).where(among(row.id, picked), tables.IS_PENDING).values(rung_at=now)
-        )
-    return picked
+    if not picked:
+        return []
+    row = tables.webhook_deliveries.c
+    unlocked = select(row.id).where(among(row.id, picked), tables.IS_PENDING)
+    these = row.id.in_(unlocked.with_for_update(skip_locked=True, key_share=True))
+    ringing = update(tables.webhook_deliveries).where(among(row.id, picked), these).values(rung_at=now)
+    rung = {*tx.execute(ringing.returning(row.id)).scalars()}
+    return [each for each in picked if each in rung]
 
 
 def due_of_receiver(tx: Connection, receiver: str, now: datetime, limit: int) -> list[str]:

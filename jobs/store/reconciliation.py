@@ -50,11 +50,19 @@ def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datet
     return [attempt_from(each) for each in tx.execute(query.order_by(row.ended_at.desc()).limit(limit)).mappings()]
 
 
-def parked_jobs(tx: Connection, limit: int, until: datetime | None = None) -> list[Job]:
-    """Jobs that wait for the log, at most `limit`; only those whose patience has run out by `until`, if given."""
-    given = {"most": limit, "until": until}
-    found = tx.execute(_PARKED, {"most": limit}) if until is None else tx.execute(_OUT_OF_PATIENCE, given)
-    return [job_from(each) for each in found.mappings()]
+def parked_jobs(
+    tx: Connection, limit: int, until: datetime | None = None, *, locked: bool = False, only: str | None = None
+) -> list[Job]:
+    """Jobs that wait for the log, at most `limit`; only those whose patience has run out by `until`, if given.
+
+    They come `locked`, without those that another session has locked, if that is wanted; and `only` one of them.
+    """
+    query, given = (_PARKED, {}) if until is None else (_OUT_OF_PATIENCE, {"until": until})
+    if only is not None:
+        query = query.where(tables.jobs.c.id == only)
+    if locked:
+        query = query.with_for_update(skip_locked=True, key_share=True)
+    return [job_from(each) for each in tx.execute(query, {"most": limit, **given}).mappings()]
 
 
 _parked_until = tables.jobs.c.parked_until

@@ -34,6 +34,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from jobs.ids import first_id_at
 from jobs.lifecycle import Status
@@ -77,14 +78,17 @@ class Turns:
         self._priorities: dict[str, set[int]] = {}  # of each key in the line, those that it may have due jobs of
         self._after: dict[int, str] = {}
         self._looked_at: datetime | None = None
+        self._locked: dict[str, datetime] = {}  # jobs that another session held locked, and when they were met
 
     def pick(self, tx: Connection, now: datetime, limit: int, rung_before: datetime) -> list[str]:
         """Up to `limit` ids of due jobs whose bell has not been rung since `rung_before`, in the order to ring them.
 
-        Marks them as rung at `now` and their keys as served.
+        Marks them as rung at `now` and their keys as served. What another session has locked is left out, and others
+        have its place: a job that is being claimed needs no bell.
         """
         if limit <= 0:
             return []
+        self._locked = {each: met for each, met in self._locked.items() if timedelta(0) <= now - met < FORGOTTEN_AFTER}
         if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
             self._line, self._priorities = Line(), {}
             self._start_over()
@@ -98,9 +102,7 @@ class Turns:
             self._start_over()
             self._learn(tx, now, EVERYBODY)
             picked = self._deal(tx, limit, now=now, rung_before=rung_before)
-        if picked:
-            self._serve(tx, picked, now)
-        return [job.job_id for job in picked]
+        return self._serve(tx, picked, now) if picked else []
 
     def _start_over(self) -> None:
         self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL)
@@ -121,7 +123,8 @@ class Turns:
         return from_the_start and not cut
 
     def _deal(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
-        due = self._due(tx, limit, now=now, rung_before=rung_before)
+        due = self._due(tx, limit + len(self._locked), now=now, rung_before=rung_before)
+        due = [job for job in due if job.job_id not in self._locked]
         due.sort(key=lambda job: (job.turn, self._line.served_at(job.api_key_id)))
         return due[:limit]
 
@@ -166,12 +169,14 @@ class Turns:
                 due_of_key.append(_Due(row.id, row.api_key_id, turn=len(due_of_key) + 1))
         return found
 
-    def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> None:
+    def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> list[str]:
         """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
         served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
-        _mark_rung(tx, [each.job_id for each in picked], served, now)
+        rung = _mark_rung(tx, [each.job_id for each in picked], served, now)
         for key, moment in served.items():
             self._line.put(key, moment)
+        self._locked |= {each.job_id: now for each in picked if each.job_id not in rung}
+        return [each.job_id for each in picked if each.job_id in rung]
 
 
 def queued_groups() -> CTE:
@@ -294,21 +299,26 @@ def _for_each(
         yield union_all(*branches), named
 
 
-def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> None:
+def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> set[str]:
+    """Those that are marked; another session has locked or taken the others."""
     keys = sorted(served)  # in one order, so that no two wait for each other
-    tx.execute(_RING, {"ids": job_ids, "now": now})
+    rung = {*tx.execute(_RING, {"ids": job_ids, "now": now}).scalars()}
     if tx.dialect.name == "postgresql":
         tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
-        return
+        return rung
     key = tables.api_keys.c
     one = update(tables.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
     tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
+    return rung
 
 
-def _ring() -> Update:
+def _ring() -> ReturningUpdate[Any]:
     job = tables.jobs.c
-    listed = among(job.id, "ids")
-    return update(tables.jobs).where(listed, job.status == Status.QUEUED).values(rung_at=bindparam("now"))
+    free = select(job.id).where(among(job.id, "ids"), job.status == Status.QUEUED)
+    free = free.with_for_update(skip_locked=True, key_share=True)
+    # the list is named twice, for PostgreSQL would read every job for the join alone, however few are rung
+    ringing = update(tables.jobs).where(among(job.id, "ids"), job.id.in_(free))
+    return ringing.values(rung_at=bindparam("now")).returning(job.id)
 
 
 def _serve() -> Update:
@@ -316,8 +326,10 @@ def _serve() -> Update:
     listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", Moment))
     served = listed.render_derived("served").c
     key = tables.api_keys.c.id
+    free = select(key).where(among(key, "keys")).with_for_update(skip_locked=True, key_share=True)
     # the list is named twice, for PostgreSQL would read every key for the join alone, however few are served
-    return update(tables.api_keys).where(key == served.key, among(key, "keys")).values(dispatched_at=served.moment)
+    these = update(tables.api_keys).where(key == served.key, among(key, "keys"), key.in_(free))
+    return these.values(dispatched_at=served.moment)
 
 
 _RING: Final = _ring()

@@ -400,6 +400,15 @@ workers = Table(
     Column("beat_at", Moment, nullable=False),
     Column("draining_at", Moment),  # claims no more
     Column("ended_at", Moment),  # left, or was given up
+    Column("short_of", String),  # why it holds fewer calls than it is set to, in words
+    Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
+    Column("took_at", Moment),  # when it last took a message from one of them
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("namespace", String, primary_key=True),  # in one row, made by the migration
 )
 
 lanes = Table(

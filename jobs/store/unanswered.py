@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, and_, delete, or_, select, text, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
@@ -156,6 +156,12 @@ def beat_process(tx: Connection, process_id: str, now: datetime) -> None:
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     beating = dialect.insert(tables.api_processes).values(id=process_id, beat_at=now)
     tx.execute(beating.on_conflict_do_update(index_elements=[tables.api_processes.c.id], set_={"beat_at": now}))
+
+
+def live_processes(tx: Connection, now: datetime) -> int:
+    """How many API processes have been heard lately."""
+    living = select(func.count()).select_from(tables.api_processes)
+    return int(tx.execute(living.where(tables.api_processes.c.beat_at >= now - SILENT_AFTER)).scalar_one())
 
 
 def leave_process(tx: Connection, process_id: str, now: datetime) -> None:

@@ -1,5 +1,7 @@
 """Worker rows: leases are held by workers, not by jobs, so a heartbeat costs one UPDATE for any number of calls."""
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from time import sleep
@@ -11,8 +13,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.ids import new_id
 from jobs.job import Attempt, Job
 from jobs.store import tables
+from jobs.store.columns import among
 from jobs.store.rows import attempt_from, job_from
 
+CALLS: Final = "calls"
+DELIVERIES: Final = "deliveries"
+"""The queues that a worker listens to, as its row names them: their names on the broker are the installation's own."""
 ROWS_AT_ONCE = 250
 PAUSE_SECONDS = 0.02
 FORGET_AFTER = timedelta(days=1)
@@ -20,7 +26,7 @@ FORGET_AFTER = timedelta(days=1)
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """One worker process; `concurrency` is how many calls it holds at once."""
+    """One worker process; `concurrency` is how many calls it holds at once, `short_of` why it holds no more."""
 
     id: str
     host: str
@@ -30,6 +36,28 @@ class WorkerRow:
     beat_at: datetime
     draining_at: datetime | None
     ended_at: datetime | None
+    queues: str | None
+    took_at: datetime | None
+    short_of: str | None
+
+    def takes(self, queue: str) -> bool:
+        """Whether it would take a message from this queue now; one of an older release does not say, and counts."""
+        listens = self.queues is None or queue in self.queues.split(",")
+        return listens and self.draining_at is None and self.concurrency > 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker's heartbeat says of it: the queues that it listens to, its slots, and when it last took a message.
+
+    `queues` are None if it does not know them. `took_ago` is counted by the worker's own monotonic clock; None if it
+    has taken none. `short_of` is why it has fewer slots than it is set to.
+    """
+
+    queues: Sequence[str] | None
+    slots: int
+    took_ago: timedelta | None
+    short_of: str | None = None
 
 
 def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetime) -> str:
@@ -40,10 +68,17 @@ def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetim
     return worker_id
 
 
-def beat(tx: Connection, worker_id: str, now: datetime, *, draining: bool = False) -> bool:
+def beat(
+    tx: Connection, worker_id: str, now: datetime, *, draining: bool = False, report: Report | None = None
+) -> bool:
     """Say that a worker lives; False when it has been given up meanwhile and must take a new identity."""
     row = tables.workers.c
     values: dict[str, object] = {"beat_at": now}
+    if report is not None:
+        values |= {"concurrency": report.slots, "short_of": report.short_of}
+    if report is not None and report.queues is not None:
+        values["queues"] = ",".join(report.queues)
+        values["took_at"] = None if report.took_ago is None else now - report.took_ago
     if draining:
         values["draining_at"] = func.coalesce(row.draining_at, now)
     living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None))
@@ -57,33 +92,57 @@ def leave(tx: Connection, worker_id: str, now: datetime) -> None:
 
 
 def give_up_silent(tx: Connection, now: datetime, timeout: timedelta) -> list[str]:
-    """Give up every worker that has been silent for `timeout`, and return them."""
-    row = tables.workers.c
-    silent = update(tables.workers).where(row.ended_at.is_(None), row.beat_at < now - timeout)
-    return list(tx.execute(silent.values(ended_at=now).returning(row.id)).scalars())
+    """Give up every worker that has been silent for `timeout`, and return them.
 
-
-def left_behind(tx: Connection, limit: int) -> tuple[list[Job], list[Attempt]]:
-    """Jobs still held, and calls still open, under workers that have ended; at most `limit` of each.
-
-    Asked of the rows rather than of the last `give_up_silent`, so that a rescuer that dies halfway is itself
-    followed by another.
+    One whose row another session has locked could not say that it lives, and is not judged.
     """
-    most = {"most": limit}
-    return (
-        [job_from(row) for row in tx.execute(_HELD_BY_ENDED, most).mappings()],
-        [attempt_from(row) for row in tx.execute(_OPEN_OF_ENDED, most).mappings()],
-    )
+    row = tables.workers.c
+    silent = select(row.id).where(row.ended_at.is_(None), row.beat_at < now - timeout)
+    these = update(tables.workers).where(row.id.in_(silent.with_for_update(skip_locked=True, key_share=True)))
+    return list(tx.execute(these.values(ended_at=now).returning(row.id)).scalars())
+
+
+def left_behind(tx: Connection, limit: int, only: str | None = None) -> tuple[list[Job], list[Attempt]]:
+    """Jobs still held, and calls still open, under workers that have ended; at most `limit` of each, or one job's.
+
+    The jobs are locked, and what another session has locked is left out. Asked of the rows rather than of the last
+    `give_up_silent`, so that a rescuer that dies halfway is itself followed by another.
+    """
+    held, opened = (_HELD_BY_ENDED, _OPEN_OF_ENDED) if only is None else (_HELD_OF_JOB, _OPEN_OF_JOB)
+    asked = {"most": limit} | ({} if only is None else {"of_job": only})
+    jobs = [job_from(row) for row in tx.execute(held, asked).mappings()]
+    attempts = [attempt_from(row) for row in tx.execute(opened, asked).mappings()]
+    locked = _locked_by_others(tx, {each.job_id for each in attempts})
+    return jobs, [each for each in attempts if each.job_id not in locked]
+
+
+def jobs_left_behind(tx: Connection, limit: int) -> list[str]:
+    """The ids of the jobs of `left_behind`, whoever has locked them."""
+    held = tx.execute(_HELD.with_only_columns(tables.jobs.c.id), {"most": limit}).scalars()
+    opened = tx.execute(_OPEN_OF_ENDED.with_only_columns(tables.attempts.c.job_id), {"most": limit}).scalars()
+    return sorted({*held, *opened})
+
+
+def _locked_by_others(tx: Connection, job_ids: AbstractSet[str]) -> set[str]:
+    """Lock these jobs, and return those that another session has locked. One that was erased has no row to lock."""
+    if not job_ids:
+        return set()
+    there = select(tables.jobs.c.id).where(among(tables.jobs.c.id, "ids"))
+    mine = tx.execute(there.with_for_update(skip_locked=True, key_share=True), {"ids": sorted(job_ids)}).scalars()
+    return {*tx.execute(there, {"ids": sorted(job_ids)}).scalars()} - {*mine}
 
 
 _ENDED: Final = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
 _MOST: Final = bindparam("most", type_=Integer)
-_HELD_BY_ENDED: Final = select(tables.jobs).where(tables.IS_HELD, tables.jobs.c.worker_id.in_(_ENDED)).limit(_MOST)
+_HELD: Final = select(tables.jobs).where(tables.IS_HELD, tables.jobs.c.worker_id.in_(_ENDED)).limit(_MOST)
+_HELD_BY_ENDED: Final = _HELD.with_for_update(skip_locked=True, key_share=True, of=tables.jobs)
+_HELD_OF_JOB: Final = _HELD_BY_ENDED.where(tables.jobs.c.id == bindparam("of_job"))
 _OPEN_OF_ENDED: Final = (
     select(tables.attempts)
     .where(tables.attempts.c.ended_at.is_(None), tables.attempts.c.worker_id.in_(_ENDED))
     .limit(_MOST)
 )
+_OPEN_OF_JOB: Final = _OPEN_OF_ENDED.where(tables.attempts.c.job_id == bindparam("of_job"))
 
 
 def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[tuple[str, int]]:
@@ -101,6 +160,11 @@ def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[t
 def live_workers(tx: Connection, now: datetime, timeout: timedelta) -> list[WorkerRow]:
     """Workers that have been heard within `timeout`, longest serving first."""
     return [WorkerRow(**each) for each in tx.execute(_LIVE, {"since": now - timeout}).mappings()]
+
+
+def shown_shortage(worker: WorkerRow) -> str:
+    """What an operator is told of a worker that holds fewer calls than it is set to."""
+    return f"worker {worker.pid} on {worker.host} holds {worker.concurrency} calls at most: {worker.short_of}"
 
 
 def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from jobs.dispatch import EXECUTE, QUEUE_NAME
+from jobs.dispatch import EXECUTE
 from jobs.lifecycle import Status
 from jobs.store.database import database_now
 from jobs.store.workers import register
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.support.names import NAMES
 from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -35,7 +36,7 @@ def ringing(database_url: str, redis_url: str, concurrency: int = 100) -> Iterat
 def bells(valkey: ValkeyServer) -> list[Json]:
     """What lies in the broker's queue, oldest first."""
     with valkey.client() as client:
-        return [json.loads(each) for each in client.lrange(QUEUE_NAME, 0, -1)][::-1]
+        return [json.loads(each) for each in client.lrange(NAMES.calls, 0, -1)][::-1]
 
 
 def everything_in(valkey: ValkeyServer) -> bytes:

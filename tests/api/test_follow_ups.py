@@ -8,12 +8,14 @@ import pytest
 from openai import OpenAI
 
 from jobs.errors import ErrorKind, Failure
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.lifecycle import Status
+from jobs.redis_url import connect
 from tests.api.world import MODEL, Hand, Server, Tenant, assert_error
+from tests.support.names import get_names
 from worker.maintenance import followers, pruner
 
-NOBODY = Announcer(connect("redis://127.0.0.1:1"))
+NOBODY = Announcer(connect("redis://127.0.0.1:1"), get_names)
 NOWHERE = "resp_01980000000000000000000000000000"
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+from openai import OpenAI
 from sqlalchemy import make_url, text
 
 from jobs.store.database import Database
@@ -105,9 +106,19 @@ def test_one_whose_key_is_revoked_is_refused_alone(server: Server, tenant: Tenan
     assert numbers(tenant) == [*range(4)]
 
 
-def assert_told_to_ask_before_trying_again(answer: httpx.Response) -> None:
+def assert_told_that_nothing_was_accepted(answer: httpx.Response) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert "Nothing was accepted" in answer.json()["error"]["message"]
+    assert "x-should-retry" not in answer.headers
+
+
+def id_to_look_for(answer: httpx.Response) -> str:
+    """What a create is told whose commit had no answer; it is not to be sent again by itself."""
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "acceptance_unknown")
     assert answer.headers["x-should-retry"] == "false"
+    job_id = answer.headers["openai-response-id"]
+    assert job_id in answer.json()["error"]["message"]
+    return job_id
 
 
 def test_all_of_them_are_told_when_the_database_goes_away(shared_valkey: ValkeyServer) -> None:
@@ -119,7 +130,7 @@ def test_all_of_them_are_told_when_the_database_goes_away(shared_valkey: ValkeyS
                     postgres.kill()
                 told = [each.result(30) for each in answers]
                 for each in told:
-                    assert_told_to_ask_before_trying_again(each)
+                    assert_told_that_nothing_was_accepted(each)
                 postgres.start()
                 assert await_until(lambda: post(tenant, 99).is_success, 20, "nothing is accepted any more")
             assert numbers(tenant) == [99]
@@ -167,10 +178,41 @@ def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_
         with ThreadPoolExecutor(16) as pool:
             with a_batch(server, tenant, 12, pool) as answers:
                 way.losing = True
-            for each in answers:
-                assert_told_to_ask_before_trying_again(each.result(30))
+            ids = [id_to_look_for(each.result(30)) for each in answers]
         way.losing = False
         assert numbers(tenant) == [*range(12), 99]
+        assert [tenant.get(each)["metadata"]["number"] for each in ids] == [str(number) for number in range(12)]
+
+
+def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
+    postgres_url: str, shared_valkey: ValkeyServer
+) -> None:
+    database = make_url(postgres_url)
+    assert database.port
+    with (
+        LosesCommits("database", database.port) as way,
+        serve(
+            settings_for(database.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
+        ) as server,
+        a_tenant(server) as tenant,
+    ):
+        way.losing = True
+        unknown = post(tenant, 1, x_stainless_retry_count="0")
+        assert unknown.json()["error"]["code"] == "acceptance_unknown"
+        assert "x-should-retry" not in unknown.headers
+        way.losing = False
+        joined = post(tenant, 1, x_stainless_retry_count="1").raise_for_status()
+        assert joined.json()["id"] == unknown.headers["openai-response-id"]
+        way.losing = True
+        with (
+            OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, max_retries=3) as sdk,
+            ThreadPoolExecutor(1) as one,
+        ):
+            answer = one.submit(sdk.responses.create, model=MODEL, input=PROMPT, background=True)
+            await_until(lambda: len(tenant.ids()) == 2, 10, "nothing was committed")
+            way.losing = False
+            assert answer.result(30).id in tenant.ids()
+        assert len(tenant.ids()) == 2
 
 
 def test_an_ended_response_is_rendered_once_and_gone_when_deleted_elsewhere(

@@ -1,5 +1,6 @@
 """For the operator: is it alive, is it ready and if not what is missing, how is it doing."""
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,10 +8,12 @@ from datetime import timedelta
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import update
 
 from jobs.errors import ErrorKind, Failure
+from jobs.store import tables
 from jobs.store.database import database_now
-from jobs.store.workers import beat, leave, register
+from jobs.store.workers import CALLS, DELIVERIES, Report, beat, leave, register
 from tests.api.world import Hand, Server, a_tenant, serve, settings_for
 from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
@@ -33,7 +36,7 @@ def readiness(server: Server) -> tuple[int, list[str]]:
     with server.client() as client:
         answer = client.get("/readyz")
     body = answer.json()
-    assert body.keys() == {"status", "missing", "provider"}
+    assert body.keys() == {"status", "missing", "reasons", "warnings", "waiting", "provider"}
     assert body["status"] == ("ok" if answer.status_code == 200 else "unavailable")
     missing: list[str] = body["missing"]
     return answer.status_code, missing
@@ -79,6 +82,33 @@ def test_it_is_ready_while_a_worker_lives(alone: Server) -> None:
     with alone.database.begin() as tx:
         leave(tx, worker, database_now(tx))
     assert readiness(alone) == (503, ["worker"])
+
+
+def test_a_worker_that_listens_to_no_queue_of_jobs_does_not_count(alone: Server) -> None:
+    worker = start_worker(alone)
+    for queues, missing in (((), ["worker"]), ((DELIVERIES,), ["worker"]), ((CALLS, DELIVERIES), [])):
+        with alone.database.begin() as tx:
+            beat(tx, worker, database_now(tx), report=Report(queues, 10, None))
+        assert readiness(alone)[1] == missing
+
+
+def test_a_job_that_nobody_takes_is_named_with_the_reason(alone: Server) -> None:
+    """A worker listened and took nothing, and all was green."""
+    worker = start_worker(alone)
+    with a_tenant(alone) as tenant:
+        job_id = tenant.submit()["id"]
+        with alone.database.begin() as tx:
+            long_ago = database_now(tx) - timedelta(minutes=1)
+            tx.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(available_at=long_ago))
+            beat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=50)))
+        with alone.client() as client:
+            body = client.get("/readyz").json()
+        assert body["missing"] == ["pick-up"]
+        assert (body["waiting"]["id"], body["waiting"]["seconds"] >= 60) == (job_id, True)
+        assert re.fullmatch(r"slots are free, but the workers have taken no job for 5\d s", body["waiting"]["reason"])
+        with alone.database.begin() as tx:
+            beat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=1)))
+        assert readiness(alone) == (200, [])
 
 
 def test_a_database_without_its_migrations_is_named(empty_database_url: str, shared_valkey: ValkeyServer) -> None:

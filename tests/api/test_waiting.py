@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from jobs.events import ENDED, WROTE
 from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.support.names import NAMES
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -120,7 +120,7 @@ def test_an_end_that_is_not_announced_is_seen_within_seconds(
             valkey.thaw()
 
 
-@pytest.mark.parametrize("channel", [ENDED, WROTE])
+@pytest.mark.parametrize("channel", [NAMES.ended, NAMES.wrote])
 def test_rubbish_on_the_channel_delays_nobody_who_waits(
     alone: tuple[Server, Tenant], valkey: ValkeyServer, channel: str
 ) -> None:

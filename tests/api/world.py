@@ -26,6 +26,7 @@ from jobs.store.keys import Scope, create_key
 from jobs.store.queries import get_job
 from jobs.store.transitions import move
 from jobs.store.workers import register
+from tests.support.names import NAMESPACE
 from tests.support.waiting import await_until
 
 MODEL = "openai/o3-pro"
@@ -38,7 +39,13 @@ Json = dict[str, Any]
 
 def settings_for(database_url: str, redis_url: str, **overrides: Any) -> Settings:
     """Settings that know nothing of this machine's environment file."""
-    options = {"database_url": database_url, "redis_url": redis_url, "provider_ids": "allow", **overrides}
+    options = {
+        "database_url": database_url,
+        "redis_url": redis_url,
+        "provider_ids": "allow",
+        "namespace": NAMESPACE,
+        **overrides,
+    }
     return Settings(_env_file=None, **options)
 
 

@@ -27,6 +27,7 @@ class Passage:
     passed_at: float | None = None  # the last bytes for the near side
     left_at: float | None = None  # the near side closed
     cut_at: float | None = None
+    is_silent: bool = False
 
     @property
     def was_delivered(self) -> bool:
@@ -56,6 +57,18 @@ class Proxy(LoopThread):
     def stall(self) -> None:
         """Pass nothing on, in either direction, without closing anything; `flow` ends that."""
         self.on_loop(self._now(self._flowing.clear))
+
+    def silence(self) -> int:
+        """Never pass anything on again over the connections of now, as after a NAT's flush; returns how many.
+
+        They stay open, and what is sent is still acknowledged by the kernel. New ones are passed on.
+        """
+        return self.on_loop(self._now(self._silence))
+
+    def _silence(self) -> int:
+        for passage, *_ in self._links.values():
+            passage.is_silent = True
+        return len(self._links)
 
     def refuse(self) -> None:
         """Reset every connection, old and new; `flow` ends that."""
@@ -118,8 +131,9 @@ class Proxy(LoopThread):
                 if len(passage.head) < HEAD_BYTES:
                     passage.head += chunk[:HEAD_BYTES]
                 await self._flowing.wait()
-                far.write(chunk)
-                await far.drain()
+                if not passage.is_silent:
+                    far.write(chunk)
+                    await far.drain()
         finally:
             passage.left_at = time.time()
         await self._finish(far)
@@ -127,6 +141,8 @@ class Proxy(LoopThread):
     async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter, passage: Passage) -> None:
         while chunk := await far.read(CHUNK):
             await self._flowing.wait()
+            if passage.is_silent:
+                continue
             near.write(chunk)
             passage.passed_at = time.time()
             await near.drain()

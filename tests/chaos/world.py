@@ -35,6 +35,7 @@ from tests.chaos.plan import (
     PlannedFault,
 )
 from tests.chaos.proxy import Passage, Proxy
+from tests.support.names import NAMESPACE, get_names
 from tests.support.postgres import Databases, PostgresServer, StopMode
 from tests.support.server import HOST, free_port
 from tests.support.stack import Process
@@ -140,7 +141,7 @@ class World:
         database.close()
         self.tenants.append(Tenant(key.id, secret))
         celery = create_celery(load_settings(redis_url=self.valkey.url, data_dir=str(self._data_dir)))
-        self.bell = Dispatcher(celery)
+        self.bell = Dispatcher(celery, get_names)
         self._parts.callback(self.bell.close)
 
     def _is_ready(self, url: str) -> bool:
@@ -165,6 +166,7 @@ class World:
         return {
             "BACKBURNER_DATABASE_URL": self.database_url.replace(real, f":{self.links['database'].port}/"),
             "BACKBURNER_REDIS_URL": f"redis://{HOST}:{self.links['broker'].port}/0",
+            "BACKBURNER_NAMESPACE": NAMESPACE,
             "BACKBURNER_DATA_DIR": str(self._data_dir),
             "BACKBURNER_API_KEY": self.tenants[0].secret,
             "BACKBURNER_PROVIDER_BASE_URL": f"http://{HOST}:{self.links['provider'].port}/v1",

@@ -1,6 +1,6 @@
-"""`up`'s course with stand-ins for its parts: `python -m tests.cli.standing DIRECTORY [stubborn|deaf|unready|broken]`.
+"""`up`'s course with stand-ins for its parts: `python -m tests.cli.standing DIRECTORY [TRAIT]`.
 
-The stand-ins write to DIRECTORY/log, see `stand_in.py`.
+TRAIT is stubborn, deaf, unready, broken or recording. The stand-ins write to DIRECTORY/log, see `stand_in.py`.
 """
 
 import asyncio
@@ -20,10 +20,15 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 def main(log: Path, trait: str) -> None:
     """Run until a signal says stop."""
     port = free_port()
+    records = trait == "recording"
 
     def program(name: str, *more: str, stop_seconds: float = 5.0) -> Program:
         command = (sys.executable, "-S", str(STAND_IN), str(log), name, *more)
-        return Program(name, command, stop_seconds=stop_seconds, hurry=signal.SIGQUIT)
+        unfinished = recording if records and name == "worker" else None
+        return Program(name, command, stop_seconds=stop_seconds, hurry=signal.SIGQUIT, unfinished=unfinished)
+
+    def recording() -> str | None:
+        return None if log.with_name("recorded").exists() else "recording 2 paid answers"
 
     def has_started() -> bool:
         return log.exists() and "store started" in log.read_text()
@@ -36,7 +41,11 @@ def main(log: Path, trait: str) -> None:
         services=[Service(program("store"), is_up)],
         migrate=program("migrate", "exit", "3" if trait == "broken" else "0"),
         servers=[
-            program("worker", trait, stop_seconds=60),
+            program(
+                "worker",
+                "stubborn" if trait == "recording" else trait,
+                stop_seconds=0.1 if trait == "recording" else 60,
+            ),
             program("api", "serve", str(port), "503" if trait == "unready" else "200"),
         ],
         readiness_url=f"http://127.0.0.1:{port}/readyz",

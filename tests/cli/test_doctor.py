@@ -1,15 +1,17 @@
 """`backburner doctor`: each thing that can be wrong is found, named and hinted at, and no secret is shown."""
 
 import json
-import resource
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -21,8 +23,10 @@ from jobs.models import Catalogue
 from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
+from jobs.store.transitions import submit
 from tests.simulator.provider import running
-from tests.support.valkey import ValkeyServer
+from tests.support.records import make_key, make_spec
+from tests.support.valkey import ClusterServer, ValkeyServer
 
 SECRET = "provider-secret"
 
@@ -105,7 +109,7 @@ def test_all_well(healthy: pytest.MonkeyPatch, provider: Provider) -> None:
     assert status == 0
     errors = [each for group in findings.values() for each in group if each["status"] == "error"]
     assert errors == []
-    for name in ("settings", "data dir", "database", "worker", "redis", "broker", "file limit", "provider"):
+    for name in ("settings", "data dir", "database", "worker", "redis", "broker", "limits", "provider"):
         assert findings[name][0]["status"] == "ok"
     assert findings["worker"][0]["message"] == "1 live, 100 calls at once"
     assert findings["provider key"][0]["message"] == "accepted, balance 12.50 USD"
@@ -172,6 +176,13 @@ Break = Callable[[pytest.MonkeyPatch, Provider], object]
             lambda env, _: env.setenv("BACKBURNER_DATABASE_URL", "postgresql://someone:hush@127.0.0.1:1/name"),
         ),
         ("redis", "no embedded Valkey is running", lambda env, _: env.delenv("BACKBURNER_REDIS_URL")),
+        (
+            "broker",
+            "sentinel://",
+            lambda env, _: env.setenv(
+                "BACKBURNER_BROKER_URL", "sentinel://:hush@127.0.0.1:1/0?master_name=m&sentinel_password=hush"
+            ),
+        ),
         ("broker", "amqp://", lambda env, _: env.setenv("BACKBURNER_BROKER_URL", "amqp://me:hush@127.0.0.1:1//")),
         (
             "provider",
@@ -271,6 +282,75 @@ def test_a_silent_worker_does_not_count(healthy: pytest.MonkeyPatch, sqlite_url:
     assert (status, findings["worker"][0]["message"]) == (1, "no live worker: what is submitted stays queued")
 
 
+def test_sqlites_write_lock_is_named_and_not_a_worker(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        status, findings = diagnose()
+    assert status == 1
+    assert "another process has held its write lock for 2 s" in findings["database"][0]["message"]
+    assert "worker" not in findings
+
+
+def test_locks_and_connections_of_postgresql(healthy: pytest.MonkeyPatch, postgres_url: str) -> None:
+    healthy.setenv("BACKBURNER_DATABASE_URL", postgres_url)
+    database = Database(postgres_url)
+    with database.begin() as tx:
+        for number in range(40):
+            workers.register(tx, "here", number, 100, database_now(tx))
+    database.close()
+    _, findings = diagnose()
+    [locks] = findings["locks"]
+    assert locks["status"] == "ok"
+    [connections] = findings["connections"]
+    assert connections["status"] == "warning"
+    assert connections["message"].startswith("0 API processes and 40 workers may open 880 connections")
+    with psycopg.connect(postgres_url, application_name="somebody") as session:
+        session.execute("SELECT 1 FROM workers FOR UPDATE")
+        healthy.setattr("cli.database_checks.LONG_SECONDS", 0.0)
+        _, findings = diagnose()
+        [locks] = findings["locks"]
+        assert locks["message"].startswith(f"session {session.info.backend_pid} (somebody, user ")
+        assert locks["message"].endswith("0 waiting, tables: workers")
+        assert f"pg_terminate_backend({session.info.backend_pid})" in locks["hint"]
+
+
+def test_a_cluster_is_found_by_a_push_and_a_pop(healthy: pytest.MonkeyPatch) -> None:
+    """It was called fine: it takes connections, and answers a ping."""
+    with ClusterServer() as cluster:
+        healthy.setenv("BACKBURNER_REDIS_URL", cluster.url)
+        status, findings = diagnose()
+    assert status == 1
+    assert "is a Redis Cluster, which cannot keep the queue" in findings["broker"][0]["message"]
+
+
+def test_a_trial_of_the_broker_leaves_nothing_behind(healthy: pytest.MonkeyPatch, valkey_url: str) -> None:
+    _, findings = diagnose()
+    assert findings["broker"][0]["message"].endswith("takes messages and hands them out")
+    with ValkeyServer.client_of(valkey_url) as client:
+        assert [key for key in client.keys("*") if b"trial" in key] == []
+
+
+def test_a_worker_that_listens_to_nothing_is_found_and_a_job_that_waits_is_named(
+    healthy: pytest.MonkeyPatch, sqlite_url: str
+) -> None:
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        now = database_now(tx)
+        (worker,) = workers.live_workers(tx, now, timedelta(seconds=10))
+        assert workers.beat(tx, worker.id, now, report=workers.Report((), 100, None))
+    key = make_key(database, "a key", now - timedelta(minutes=1))
+    with database.begin() as tx:
+        job = submit(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
+    database.close()
+    status, findings = diagnose()
+    said = "no live worker listens to the queue of jobs: here (process 1)"
+    assert (status, findings["worker"][0]["message"]) == (1, f"{said}: what is submitted stays queued")
+    waiting = findings["waiting"][0]
+    assert waiting["status"] == "error"
+    assert waiting["message"].startswith(f"{job.id} is due for 6")
+    assert waiting["message"].endswith(said)
+
+
 def test_a_database_of_another_release_is_found(healthy: pytest.MonkeyPatch, home: Path) -> None:
     healthy.setenv("BACKBURNER_DATABASE_URL", f"sqlite:///{home / 'empty.db'}")
     status, findings = diagnose()
@@ -296,12 +376,16 @@ def test_a_data_directory_that_others_can_read_is_a_warning(healthy: pytest.Monk
     assert findings["data dir"][0]["status"] == "warning"
 
 
-def test_a_file_limit_below_the_concurrency_is_a_warning(healthy: pytest.MonkeyPatch) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    healthy.setenv("BACKBURNER_WORKER_CONCURRENCY", str(min(hard, 100_000)))
-    _, findings = diagnose()
-    expected = "ok" if hard >= 100_400 else "warning"
-    assert findings["file limit"][0]["status"] == expected
+def test_a_worker_that_is_short_of_something_is_a_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        now = database_now(tx)
+        worker_id = workers.register(tx, "there", 4711, 100, now)
+        assert workers.beat(tx, worker_id, now, report=workers.Report(None, 40, None, "too many open files"))
+    database.close()
+    status, findings = diagnose()
+    assert (status, findings["limits"][0]["status"]) == (0, "warning")
+    assert findings["limits"][0]["message"] == "worker 4711 on there holds 40 calls at most: too many open files"
 
 
 def test_a_model_that_is_about_to_go_is_a_warning(home: Path) -> None:

@@ -118,6 +118,26 @@ def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None
         assert not is_alive(worker)
 
 
+def test_a_worker_is_not_hurried_while_it_records_paid_answers(tmp_path: Path) -> None:
+    with standing(tmp_path, "recording") as running:
+        running.wait_until_up()
+        running.signal(signal.SIGTERM)
+        running.match("recording 2 paid answers; Ctrl-C again gives them up")
+        (tmp_path / "recorded").touch()
+        assert running.exit_status() == 0
+        assert running.noted(r"^(\w+ SIG\w+)")[:2] == ["worker SIGTERM", "worker SIGQUIT"]
+
+
+def test_a_second_signal_gives_up_what_a_worker_records(tmp_path: Path) -> None:
+    with standing(tmp_path, "recording") as running:
+        running.wait_until_up()
+        running.signal(signal.SIGINT)
+        running.match("recording 2 paid answers; Ctrl-C again gives them up")
+        running.signal(signal.SIGINT)
+        running.wait_for("worker SIGQUIT")
+        assert running.exit_status() == 0
+
+
 def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
     with standing(tmp_path, "deaf") as running:
         running.wait_until_up()

@@ -9,11 +9,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
-from jobs.dispatch import DELIVERIES_NAME, QUEUE_NAME, Dispatcher, create_celery
-from jobs.events import ENDED, STOP, WROTE
+from jobs.dispatch import Dispatcher, create_celery
 from jobs.settings import Settings, load_settings
 from tests.compose.broker import ComposeValkey
 from tests.compose.composefile import DOTENV, load
+from tests.support.names import NAMES, get_names
 from tests.support.server import HOST
 
 FLOWER, BACKBURNER = "flower", "backburner"
@@ -44,17 +44,17 @@ OF_THE_SERVER: list[tuple[Any, ...]] = [
     ("PSUBSCRIBE", "*"),
 ]
 OF_BACKBURNER: list[tuple[Any, ...]] = [
-    ("LPUSH", QUEUE_NAME, "x"),
-    ("RPOP", QUEUE_NAME),
-    ("BRPOP", QUEUE_NAME, "1"),
-    ("DEL", QUEUE_NAME),
-    ("LRANGE", QUEUE_NAME, "0", "-1"),
-    ("LPUSH", DELIVERIES_NAME, "x"),
-    ("SADD", f"_kombu.binding.{QUEUE_NAME}", "x"),
-    ("DEL", f"_kombu.binding.{QUEUE_NAME}"),
-    ("EVAL", f"return redis.call('LPUSH', '{QUEUE_NAME}', 'x')", "0"),
-    *(("PUBLISH", channel, "resp_1 1 cancelled") for channel in (STOP, ENDED, WROTE)),
-    *(("SUBSCRIBE", channel) for channel in (STOP, ENDED, WROTE)),
+    ("LPUSH", NAMES.calls, "x"),
+    ("RPOP", NAMES.calls),
+    ("BRPOP", NAMES.calls, "1"),
+    ("DEL", NAMES.calls),
+    ("LRANGE", NAMES.calls, "0", "-1"),
+    ("LPUSH", NAMES.deliveries, "x"),
+    ("SADD", f"_kombu.binding.{NAMES.calls}", "x"),
+    ("DEL", f"_kombu.binding.{NAMES.calls}"),
+    ("EVAL", f"return redis.call('LPUSH', '{NAMES.calls}', 'x')", "0"),
+    *(("PUBLISH", channel, "resp_1 1 cancelled") for channel in (NAMES.stop, NAMES.ended, NAMES.wrote)),
+    *(("SUBSCRIBE", channel) for channel in (NAMES.stop, NAMES.ended, NAMES.wrote)),
     ("PSUBSCRIBE", "backburner:*"),
 ]
 
@@ -113,18 +113,18 @@ def test_flower_cannot_push_a_job_stop_a_call_or_listen_to_backburner(
 
 def test_flower_reads_how_long_the_queues_are(broker: ComposeValkey) -> None:
     with broker.as_user(FLOWER, PASSWORDS[FLOWER]) as client:
-        assert [client.llen(name) for name in (QUEUE_NAME, DELIVERIES_NAME, f"{QUEUE_NAME}\x06\x163")] == [0, 0, 0]
+        assert [client.llen(name) for name in (NAMES.calls, NAMES.deliveries, f"{NAMES.calls}\x06\x163")] == [0, 0, 0]
 
 
 def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: ComposeValkey) -> None:
     app = create_celery(settings_of(broker, BACKBURNER))
-    dispatcher = Dispatcher(app)
+    dispatcher = Dispatcher(app, get_names)
     assert dispatcher.depth() == 0
     assert dispatcher.ring("resp_1")
     assert dispatcher.depth() == 1
     dispatcher.close()
     with broker.as_user(BACKBURNER, PASSWORDS[BACKBURNER]) as client:
-        client.delete(QUEUE_NAME)
+        client.delete(NAMES.calls)
 
 
 def test_no_password_shows_to_who_lists_processes_or_reads_what_is_written_down(broker: ComposeValkey) -> None:

@@ -62,7 +62,7 @@ def test_every_variable_is_a_setting_and_every_setting_gets_through(compose: Com
 @pytest.mark.parametrize("variable", sorted(SETTINGS - GIVEN_BY_COMMAND_OR_IMAGE - SECRETS))
 def test_api_and_worker_agree_on_every_setting_of_the_operator(variable: str) -> None:
     compose = load(DOTENV | {variable: "from-dotenv"})
-    fixed = {f"{PREFIX}DATABASE_URL", f"{PREFIX}REDIS_URL"}
+    fixed = {f"{PREFIX}DATABASE_URL", f"{PREFIX}REDIS_URL", f"{PREFIX}NAMESPACE"}
     seen = {compose.services[name].environment.get(variable) for name in ("api", "worker")}
     assert len(seen) == 1
     assert ("from-dotenv" in seen) == (variable not in fixed)

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from threading import Thread
 
-from jobs.dispatch import EXECUTE, QUEUE_NAME, Dispatcher, create_celery
+from jobs.dispatch import EXECUTE, Dispatcher, create_celery, take_names
 from jobs.settings import load_settings
+from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.server import HOST
 from tests.support.stack import ROOT
 from tests.support.valkey import ValkeyServer
@@ -45,10 +46,11 @@ except OSError:
 
 def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
+    take_names(app, NAMES)
     app.send_task(EXECUTE, args=("resp_1",), ignore_result=True)
     with app.connection_for_read() as connection:
         channel = connection.default_channel
-        message = channel.basic_get(QUEUE_NAME)
+        message = channel.basic_get(NAMES.calls)
         assert message is not None
         assert channel.qos._delivered
         valkey.kill()
@@ -59,7 +61,7 @@ def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey:
 
 
 def test_a_worker_goes_on_while_it_waits_for_a_broker_that_is_away(tmp_path: Path) -> None:
-    environment = {**os.environ, "BACKBURNER_DATA_DIR": str(tmp_path)}
+    environment = {**os.environ, "BACKBURNER_DATA_DIR": str(tmp_path), "BACKBURNER_NAMESPACE": NAMESPACE}
     command = [sys.executable, "-c", AS_A_WORKER.format(command_line=COMMAND_LINE)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -83,6 +85,6 @@ def test_a_line_that_breaks_within_a_command_is_a_broker_that_is_away(valkey: Va
         Thread(target=server.serve_forever, daemon=True).start()
         settings = load_settings(redis_url=f"redis://{HOST}:{server.server_address[1]}/0", data_dir="unused")
         app = create_celery(settings)
-        assert Dispatcher(app).depth() is None
+        assert Dispatcher(app, get_names).depth() is None
         app.close()
         server.shutdown()

@@ -7,8 +7,9 @@ import pytest
 from kombu.connection import Connection
 
 from jobs.broker import BrokerAway, BrokerLine
-from jobs.dispatch import EXECUTE, QUEUE_NAME, Dispatcher, create_celery
+from jobs.dispatch import EXECUTE, Dispatcher, create_celery
 from jobs.settings import load_settings
+from tests.support.names import NAMES, get_names
 from tests.support.valkey import ValkeyServer
 
 
@@ -26,7 +27,7 @@ def line_to(valkey: ValkeyServer, *, keep: bool = True) -> Iterator[BrokerLine]:
 
 
 def itself(connection: Connection) -> Connection:
-    connection.default_channel.basic_get(QUEUE_NAME)
+    connection.default_channel.basic_get(NAMES.calls)
     return connection
 
 
@@ -67,7 +68,7 @@ def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) 
 
 def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
-    bell = Dispatcher(app)
+    bell = Dispatcher(app, get_names)
     assert bell.ring_all(["resp_1", "resp_2"]) == 2
     assert bell.depth() == 2
     valkey.flush()
@@ -75,5 +76,5 @@ def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: Val
     assert bell.ring("resp_1")
     assert bell.depth() == 1
     with valkey.client() as client:
-        assert EXECUTE.encode() in client.lrange(QUEUE_NAME, 0, -1)[0]
+        assert EXECUTE.encode() in client.lrange(NAMES.calls, 0, -1)[0]
     bell.close()

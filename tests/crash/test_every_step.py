@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -17,10 +18,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from jobs.dispatch import Dispatcher, create_celery
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
 from jobs.models import Catalogue, Model
+from jobs.redis_url import connect
 from jobs.retry import Backoff
 from jobs.sequence import Hear
 from jobs.settings import load_settings
@@ -29,6 +31,7 @@ from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings
 from jobs.store.workers import register
 from tests.support.clock import Clock
+from tests.support.names import get_names
 from tests.support.records import MODEL, Records, snapshot
 from tests.support.stack import Process
 from tests.support.waiting import await_until
@@ -41,6 +44,7 @@ from worker.maintenance import deadlines, rescuer
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason, Line
 from worker.settlement import Policy
+from worker.unrecorded import Unrecorded
 
 SECOND = timedelta(seconds=1)
 PROVIDER_KEY = SecretStr("a-key")
@@ -74,9 +78,9 @@ class DyingDatabase(Database):
         self._after = {Step.CLAIMED: 1, Step.RECORDED: 2}.get(step)
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, **limits: Any) -> Iterator[Connection]:
         self._number += 1
-        with super().begin() as tx:
+        with super().begin(**limits) as tx:
             yield tx
             if self._number == self._within:
                 raise Killed
@@ -92,11 +96,11 @@ class BlinkingDatabase(Database):
         self._is_away = True
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self, **limits: Any) -> Iterator[Connection]:
         if self._is_away:
             self._is_away = False
             raise OperationalError("SELECT", None, ConnectionError())
-        with super().read() as tx:
+        with super().read(**limits) as tx:
             yield tx
 
 
@@ -104,8 +108,8 @@ class MutedDatabase(Database):
     """Commits, and loses the line before it can say so."""
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        with super().begin() as tx:
+    def begin(self, **limits: Any) -> Iterator[Connection]:
+        with super().begin(**limits) as tx:
             yield tx
         raise OperationalError("COMMIT", None, ConnectionError())
 
@@ -185,6 +189,7 @@ class World:
     clock: Clock
     valkey_url: str
     provider_url: str
+    folder: Path
 
     def run_attempt(self, job: Job, dies_at: Step) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
@@ -193,7 +198,7 @@ class World:
         database = DyingDatabase(self.database.url.render_as_string(hide_password=False), dies_at)
         try:
             executor = self._executor(
-                database, DyingProvider(self, dies_at), dispatcher(create_celery(settings)), announcer
+                database, DyingProvider(self, dies_at), dispatcher(create_celery(settings), get_names), announcer
             )
             executor.run(job.id)
         finally:
@@ -203,21 +208,21 @@ class World:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         database = BlinkingDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
-        self._executor(database, provider, Dispatcher(create_celery(settings)), Announcer).run(job.id)
+        self._executor(database, provider, Dispatcher(create_celery(settings), get_names), Announcer).run(job.id)
         database.close()
 
     def lose_the_word_of_a_claim(self, job: Job) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         database = MutedDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
-        bell = Dispatcher(create_celery(settings))
+        bell = Dispatcher(create_celery(settings), get_names)
         self._executor(database, provider, bell, Announcer).run(job.id)
         database.close()
         claimed = self.records.reload(job)
         assert claimed.worker_id is not None, "the claim was not committed"
         now = self.clock.advance(rescuer.ORPHAN_AGE + SECOND)
-        announcer = Announcer(connect(self.valkey_url))
-        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, frozenset) == 1
+        announcer = Announcer(connect(self.valkey_url), get_names)
+        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, Calls(lambda: None)) == 1
 
     def _executor(
         self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]
@@ -225,7 +230,7 @@ class World:
         silent_since = datetime.now(UTC) - WORKER_TIMEOUT - SECOND
         with self.database.begin() as tx:
             worker_id = register(tx, "a-host", 4711, 10, silent_since)
-        announcing = announcer(connect(self.valkey_url))
+        announcing = announcer(connect(self.valkey_url), get_names)
         return Executor(
             database,
             provider,
@@ -234,6 +239,7 @@ class World:
             lane=LaneKeeper(database, LaneSettings(self.provider_url), WORKER_TIMEOUT, self.clock),
             calls=Calls(on_end=lambda: None),
             live=LiveLog(database, announcing),
+            unrecorded=Unrecorded(self.folder),
             catalogue=Catalogue([MODEL]),
             dispatcher=dispatcher,
             announcer=announcing,
@@ -244,7 +250,7 @@ class World:
     def take_over(self, job: Job) -> Job:
         """What another worker's maintenance and slots make of it."""
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        bell, announcer = Dispatcher(create_celery(settings)), Announcer(connect(self.valkey_url))
+        bell, announcer = Dispatcher(create_celery(settings), get_names), Announcer(connect(self.valkey_url), get_names)
         survivor = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
         for _ in range(4):
             now = self.clock.advance(WORKER_TIMEOUT)
@@ -266,8 +272,10 @@ class World:
 
 
 @pytest.fixture
-def world(database: Database, records: Records, clock: Clock, valkey_url_of_module: str, provider_url: str) -> World:
-    return World(database, records, clock, valkey_url_of_module, provider_url)
+def world(
+    database: Database, records: Records, clock: Clock, valkey_url_of_module: str, provider_url: str, tmp_path: Path
+) -> World:
+    return World(database, records, clock, valkey_url_of_module, provider_url, tmp_path)
 
 
 LOST, COMPLETED, FAILED = Outcome.LOST, Outcome.COMPLETED, Outcome.FAILED

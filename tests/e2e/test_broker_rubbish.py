@@ -10,8 +10,9 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from jobs.dispatch import create_celery
+from jobs.dispatch import create_celery, take_names
 from jobs.settings import load_settings
+from tests.support.names import NAMES, NAMESPACE
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -19,7 +20,7 @@ from worker.remote_control import ALLOWED, REFUSED
 
 pytestmark = pytest.mark.one_database
 
-CONTROL_CHANNEL = "/0.celery.pidbox"
+CONTROL_CHANNEL = f"/0.{NAMES.control}.pidbox"
 SLOTS = 2
 FULL = 40
 """Messages of a kind, several times as many as the worker has places for."""
@@ -27,7 +28,7 @@ FULL = 40
 
 @pytest.fixture
 def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
-    environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
+    environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS), "BACKBURNER_NAMESPACE": NAMESPACE}
     with Stack(f"sqlite:///{tmp_path}/backburner.db", valkey.url, tmp_path, environment) as started:
         yield started
 
@@ -36,6 +37,7 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
 def celery(valkey: ValkeyServer) -> Iterator[Celery]:
     """An application of Celery's as a stranger has it who knows the broker's address."""
     app = create_celery(load_settings(redis_url=valkey.url))
+    take_names(app, NAMES)
     yield app
     app.close()
 
@@ -46,7 +48,7 @@ def pings(app: Celery) -> int:
 
 def envelope(headers: Any, body: str, properties: Any = None) -> bytes:
     """A message as kombu writes it to a list or a channel."""
-    address = {"exchange": "backburner", "routing_key": "backburner"}
+    address = {"exchange": NAMES.calls, "routing_key": NAMES.calls}
     plain = {"delivery_tag": "a-tag", "delivery_info": address, "delivery_mode": 2, "priority": 0}
     given = {"body_encoding": "base64", "correlation_id": "x", **plain} if properties is None else properties
     kinds = {"content-type": "application/json", "content-encoding": "utf-8"}
@@ -91,7 +93,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "pool_shrink": {"n": 1000},
     "pool_grow": {"n": 1},
     "pool_restart": {},
-    "cancel_consumer": {"queue": "backburner"},
+    "cancel_consumer": {"queue": NAMES.calls},
     "add_consumer": {"queue": "another"},
     "autoscale": {"max": 1, "min": 0},
     "rate_limit": {"task_name": "backburner.execute", "rate_limit": "1/h"},
@@ -146,10 +148,10 @@ def test_rubbish_ends_no_worker_and_keeps_no_job_waiting(
     with valkey.client() as client:
         for rubbish in RUBBISH.values():
             if where == "in the queue":
-                client.lpush("backburner", *[rubbish] * FULL)
+                client.lpush(NAMES.calls, *[rubbish] * FULL)
             else:
                 client.publish(CONTROL_CHANNEL, rubbish)
-        await_until(lambda: client.llen("backburner") == 0, 60, stack.logs)
+        await_until(lambda: client.llen(NAMES.calls) == 0, 60, stack.logs)
     assert worker.popen.poll() is None, worker.output
     await_until(lambda: pings(celery) == 1, 10, stack.logs)
     jobs = stack.submit_many(4 * SLOTS, "[[sim: full delay=0]] Hello")

@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.dispatch import EXECUTE, create_celery
+from jobs.settings import load_settings
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
@@ -37,6 +39,30 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
     stack.await_all([job_id], "completed", 30)
     assert psutil.Process(worker.popen.pid).cmdline()[1:3] == ["-m", becomes]
     assert worker.stop() == 0, worker.output
+
+
+def test_its_time_limits_end_no_call_and_buy_none_again(stack: Stack) -> None:
+    worker = stack.start_worker("worker.celery_worker", "--time-limit", "1", "--soft-time-limit", "1")
+    worker.match("time limits have no effect")
+    job_ids = stack.submit_many(3, "[[sim: full delay=2.5]] Hello")
+    stack.await_all(job_ids, "completed", 30)
+    assert [len(stack.calls(job_id)) for job_id in job_ids] == [1, 1, 1]
+
+
+def test_a_task_cannot_be_terminated(stack: Stack, valkey: ValkeyServer) -> None:
+    """Neither by a command, nor by a time limit in a message, as anybody sends them who reaches the broker."""
+    job_id = stack.submit("[[sim: full delay=2.5]] Hello")
+    app = create_celery(load_settings(redis_url=valkey.url))
+    try:
+        valkey.flush()
+        app.send_task(EXECUTE, (job_id,), task_id=job_id, time_limit=1)
+        stack.start_worker()
+        stack.await_all([job_id], "in_progress", 20)
+        app.control.terminate(job_id, signal="SIGKILL", reply=True, timeout=1)
+        stack.await_all([job_id], "completed", 30)
+    finally:
+        app.close()
+    assert len(stack.calls(job_id)) == 1
 
 
 def test_plain_http_to_a_provider_elsewhere_is_warned_of(stack: Stack) -> None:

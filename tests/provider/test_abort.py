@@ -32,7 +32,7 @@ def test_before_the_call_nothing_is_connected(server: Server) -> None:
     assert line.abort(AbortReason.CANCELLED)
     report = call(client_for(server), line)
     assert failure(report).kind is ErrorKind.UNREACHABLE
-    assert not line.sent
+    assert line.never_sent
     assert not server.was_called()
 
 
@@ -65,7 +65,7 @@ def test_in_the_tls_handshake() -> None:
         assert line.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         assert failure(pending.report(SOON)).kind is ErrorKind.UNREACHABLE
-        assert not line.sent
+        assert line.never_sent
 
 
 def test_while_the_request_is_sent(server: Server) -> None:
@@ -75,8 +75,8 @@ def test_while_the_request_is_sent(server: Server) -> None:
     peer.read_until(lambda data: len(data) > 100_000)  # no further: the client is stuck in its send
     assert line.abort(AbortReason.CANCELLED)
     report = pending.report(SOON)
-    assert failure(report).kind is ErrorKind.UNREACHABLE
-    assert not line.sent
+    assert failure(report).kind is ErrorKind.INTERRUPTED
+    assert not line.never_sent
     assert peer.sees_the_end(within=5)
     assert len(peer.came) < 32 * 1024 * 1024
 

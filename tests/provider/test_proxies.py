@@ -95,7 +95,7 @@ def test_a_tunnel_that_is_not_made_runs_nothing(does: Callable[[Peer], None], mo
         peer.read_request()
         does(peer)
         assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
-        assert not line.sent
+        assert line.never_sent
 
 
 @pytest.mark.parametrize("exceptions", ["localhost,127.0.0.1", "*"])

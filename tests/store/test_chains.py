@@ -8,9 +8,10 @@ from sqlalchemy import insert
 
 from jobs.conversation import Turn
 from jobs.errors import ChainBroken
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
+from jobs.redis_url import connect
 from jobs.store import chains, tables
 from jobs.store.attempts import begin_attempt
 from jobs.store.chains import check_chain, missing_link, note_sent, read_turns
@@ -19,6 +20,7 @@ from jobs.store.queries import queue_position
 from jobs.store.runlist import Turns
 from jobs.store.transitions import erase, revive
 from tests.support.clock import START, Clock
+from tests.support.names import get_names
 from tests.support.plans import captured
 from tests.support.records import ANSWER, MODEL, Records, make_key
 from worker.maintenance import deadlines, followers, pruner
@@ -26,7 +28,7 @@ from worker.maintenance import deadlines, followers, pruner
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 DEEP = 3_000
-NOBODY = Announcer(connect("redis://127.0.0.1:1"))
+NOBODY = Announcer(connect("redis://127.0.0.1:1"), get_names)
 
 
 def follow(records: Records, before: Job, **changes: Any) -> Job:

@@ -13,13 +13,13 @@ from jobs.store import tables, workers
 from jobs.store.deliveries import (
     CLAIM_LASTS,
     pending_of_jobs,
-    prune_events,
     record_try,
     rescue_deliveries,
 )
 from jobs.store.delivery_claims import Sending, claim_deliveries
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, pick_due_deliveries
 from jobs.store.endpoints import Endpoint, SealedSecret
+from jobs.store.event_pruning import prune_events
 from jobs.store.keys import ApiKey
 from jobs.store.queries import get_job
 from jobs.store.transitions import erase, move

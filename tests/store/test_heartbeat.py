@@ -8,9 +8,11 @@ from threading import enumerate as enumerate_threads
 
 from sqlalchemy import select
 
-from jobs.events import STOP, Announcer, connect
+from jobs.events import Announcer
+from jobs.redis_url import connect
 from jobs.store import tables
 from jobs.store.database import Database
+from tests.support.names import NAMES, get_names
 from tests.support.records import an_attempt
 from tests.support.waiting import await_until
 from worker.calls import Calls
@@ -46,7 +48,7 @@ def beating(
 ) -> Iterator[None]:
     client = connect(valkey_url)
     held = calls or Calls(on_end=lambda: None)
-    heartbeat = Heartbeat(database, Identity(database, 1), held, client, rescue)
+    heartbeat = Heartbeat(database, Identity(database, 1), held, client, NAMES.stop, rescue)
     heartbeat.start()
     try:
         yield
@@ -83,9 +85,9 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
     calls.begin(an_attempt("resp_2", 1), ended, timedelta(minutes=1))
     client = connect(valkey_url)
     with client, beating(database, valkey_url, calls=calls):
-        await_until(lambda: dict(client.pubsub_numsub(STOP))[STOP.encode()], 10, "it does not listen")
+        await_until(lambda: dict(client.pubsub_numsub(NAMES.stop))[NAMES.stop.encode()], 10, "it does not listen")
         for name, rubbish in RUBBISH.items():
-            assert client.publish(STOP, rubbish) == 1, f"it no longer listens before: {name}"
-        Announcer(client).stop("resp_2", 1, AbortReason.CANCELLED)
+            assert client.publish(NAMES.stop, rubbish) == 1, f"it no longer listens before: {name}"
+        Announcer(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
         await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
     assert spared.aborted is None

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobs.dispatch import DELIVERIES_NAME, Dispatcher, create_celery
+from jobs.dispatch import Dispatcher, create_celery
 from jobs.job import WebhookTarget
 from jobs.lifecycle import Verb
 from jobs.outbox import BEYOND_CALM, CALM, Outbox
 from jobs.settings import Settings
 from jobs.store.keys import ApiKey
+from tests.support.names import get_names
 from tests.support.records import Records, make_key
 from tests.support.valkey import ValkeyServer
 
@@ -17,7 +18,7 @@ from tests.support.valkey import ValkeyServer
 @pytest.fixture
 def dispatcher(database_url: str, valkey: ValkeyServer) -> Iterator[Dispatcher]:
     settings = Settings(_env_file=None, database_url=database_url, redis_url=valkey.url)
-    dispatcher = Dispatcher(create_celery(settings))
+    dispatcher = Dispatcher(create_celery(settings), get_names)
     yield dispatcher
     dispatcher.close()
 
@@ -37,9 +38,9 @@ def test_a_rush_of_one_keys_ends_does_not_fill_the_queue_before_anothers(
     for _ in range(4):  # however they come: one by one, or many at once
         outbox.jobs_ended(rush)
     outbox.jobs_ended([*rush, *rush])
-    assert dispatcher.depth(DELIVERIES_NAME) == CALM + BEYOND_CALM
+    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM
     outbox.jobs_ended([end(records, other, number) for number in range(3)])
-    assert dispatcher.depth(DELIVERIES_NAME) == CALM + BEYOND_CALM + 3
+    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM + 3
     monkeypatch.setattr("jobs.outbox.monotonic", lambda: 2.0)
     outbox.jobs_ended(rush)
-    assert dispatcher.depth(DELIVERIES_NAME) == CALM + BEYOND_CALM + 3 + CALM // 2
+    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM + 3 + CALM // 2

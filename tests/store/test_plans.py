@@ -14,9 +14,10 @@ import pytest
 from sqlalchemy import Connection, insert, select, text
 
 from jobs.errors import ErrorKind, Failure
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
+from jobs.redis_url import connect
 from jobs.store import endpoints, keys, queries, tables, workers
 from jobs.store.attempts import (
     attempts_of,
@@ -44,6 +45,7 @@ from jobs.store.transitions import erase, move
 from jobs.store.unanswered import Sender, marks_of, note_answered, note_lost
 from jobs.webhook import DeliveryStatus, TryReport
 from tests.support.clock import START
+from tests.support.names import get_names
 from tests.support.plans import Statement, captured, explain
 from tests.support.records import ANSWER, MODEL
 from worker.maintenance import deadlines, deliveries, pruner
@@ -171,7 +173,7 @@ def fill(database: Database) -> World:
                     **ended,
                 }
             )
-    with database.begin() as tx:
+    with database.begin(within=float("inf")) as tx:
         made = [
             {"id": each, "name": each, "sha256": each, "scopes": [], "created_at": NOW} for each in (*key_ids, *idle)
         ]
@@ -204,7 +206,7 @@ def fill(database: Database) -> World:
         tx.execute(insert(tables.unanswered), owed)
         tx.execute(insert(tables.api_processes), [{"id": "api_1", "beat_at": NOW}])
         fill_webhooks(tx, key_ids, by_status, worker_ids, chance)
-    with database.read() as tx:
+    with database.read(within=float("inf")) as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
     return World(database, key_ids[0], by_status, worker_ids[-1])
 
@@ -433,7 +435,7 @@ def test_every_index_answers_one_of_these(world: World) -> None:
 
 def capture_maintenance(world: World) -> list[Statement]:
     """The deadline keeper and the pruner at work on a few jobs."""
-    announcer = Announcer(connect("redis://127.0.0.1:1/0"))
+    announcer = Announcer(connect("redis://127.0.0.1:1/0"), get_names)
     with captured(world.database) as statements:
         world.now += timedelta(minutes=10)
         assert 0 < deadlines.run_once(world.database, announcer, world.now) < 100

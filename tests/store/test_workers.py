@@ -1,13 +1,19 @@
 """Worker rows and leases: who lives, who fell silent, and what they left behind."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
+import httpcore
+import pytest
+
 from jobs.dispatch import Dispatcher, create_celery
-from jobs.errors import ErrorKind, Failure
-from jobs.events import Announcer, connect
+from jobs.errors import Billed, ErrorKind, Failure
+from jobs.events import Announcer
+from jobs.job import OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status, Verb
+from jobs.redis_url import connect
 from jobs.settings import load_settings
-from jobs.store.attempts import close_lost
+from jobs.store.attempts import attempts_of, close_lost
 from jobs.store.database import Database, database_now
 from jobs.store.workers import (
     FORGET_AFTER,
@@ -22,9 +28,12 @@ from jobs.store.workers import (
     take_lease,
 )
 from tests.support.clock import Clock
+from tests.support.names import get_names
 from tests.support.racing import race
 from tests.support.records import Records
+from worker.calls import Calls
 from worker.maintenance import rescuer
+from worker.provider.line import Line
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -206,16 +215,70 @@ def test_only_what_a_worker_holds_neither_before_the_look_nor_after_it_is_handed
     ending, begun, orphan = (records.claim(records.submit_job(), worker_id)[0] for _ in range(3))
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
     held = iter([{(ending.id, 1)}, {(begun.id, 1)}])
-    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")))
+    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
     client = connect(valkey_url)
     try:
-        parts = (records.database, bell, Announcer(client))
-        assert rescuer.rescue_orphans(*parts, now, worker_id, lambda: next(held)) == 1
+        parts = (records.database, bell, Announcer(client, get_names))
+        assert rescuer.rescue_orphans(*parts, now, worker_id, _Held(held)) == 1
     finally:
         bell.close()
         client.close()
     statuses = [records.reload(each).status for each in (ending, begun, orphan)]
     assert statuses == [Status.IN_PROGRESS, Status.IN_PROGRESS, Status.QUEUED]
+
+
+@pytest.mark.parametrize(
+    ("sent", "on_unknown_outcome", "status", "outcome", "billed", "failures"),
+    [
+        (False, OnUnknownOutcome.FAIL, Status.QUEUED, Outcome.RELEASED, Billed.NO, 0),
+        (True, OnUnknownOutcome.RETRY, Status.QUEUED, Outcome.LOST, Billed.UNKNOWN, 1),
+        (True, OnUnknownOutcome.FAIL, Status.FAILED, Outcome.LOST, Billed.UNKNOWN, 1),
+    ],
+)
+def test_a_call_that_was_broken_off_cost_nothing_only_if_no_byte_of_it_was_sent(
+    records: Records,
+    clock: Clock,
+    valkey_url: str,
+    sent: bool,
+    on_unknown_outcome: OnUnknownOutcome,
+    status: Status,
+    outcome: Outcome,
+    billed: Billed,
+    failures: int,
+) -> None:
+    """Its greenlet was killed, for one, and nothing was recorded."""
+    worker_id = records.worker()
+    job, attempt = records.claim(records.submit_job(on_unknown_outcome=on_unknown_outcome), worker_id)
+    calls, line = Calls(on_end=lambda: None), Line()
+    running = calls.begin(attempt, line, SECOND)
+    if sent:
+        post = httpcore.Request("POST", "https://host/v1/responses")
+        line.trace("http11.send_request_headers.started", {"request": post})
+    calls.break_off(running)
+    now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
+    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
+    client = connect(valkey_url)
+    try:
+        assert rescuer.rescue_orphans(records.database, bell, Announcer(client, get_names), now, worker_id, calls) == 1
+    finally:
+        bell.close()
+        client.close()
+    after = records.reload(job)
+    assert (after.status, after.failures) == (status, failures)
+    with records.database.read() as tx:
+        [closed] = attempts_of(tx, job.id)
+    assert (closed.outcome, closed.billed) == (outcome, billed)
+
+
+class _Held(Calls):
+    """Calls that hold something else each time that they are asked."""
+
+    def __init__(self, held: Iterator[set[tuple[str, int]]]) -> None:
+        super().__init__(on_end=lambda: None)
+        self._held = held
+
+    def attempts(self) -> set[tuple[str, int]]:
+        return next(self._held)
 
 
 def test_the_databases_clock_is_aware_and_moves_within_a_transaction(database: Database) -> None:

@@ -1,16 +1,18 @@
 """A bell and a channel that nobody hears: the rows alone must do. What was said is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from jobs.dispatch import QUEUE_NAME, Dispatcher
+from jobs.dispatch import Dispatcher
 from jobs.events import Announcer
+from jobs.names import Names
+from tests.support.names import NAMES
 
 
 class DeafBroker(Dispatcher):
     def __init__(self) -> None:
         self.rung: list[str] = []
 
-    def depth(self, queue: str = QUEUE_NAME) -> None:
+    def depth(self) -> None:
         return None
 
     def ring_all(self, job_ids: Sequence[str]) -> int:
@@ -23,5 +25,5 @@ class DeafChannel(Announcer):
         self.said: list[str] = []
         self._on_end = lambda _job_ids, _deliveries: None
 
-    def _publish(self, channel: str, *messages: str) -> None:
-        self.said += [f"{channel} {message}" for message in messages]
+    def _publish(self, to: Callable[[Names], str], *messages: str) -> None:
+        self.said += [f"{to(NAMES)} {message}" for message in messages]

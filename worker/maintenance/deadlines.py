@@ -1,13 +1,12 @@
 """Ends every job whose deadline has passed, or its patience with the provider's log: none is open for ever."""
 
-from contextlib import suppress
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
 
 from sqlalchemy import Connection, Integer, bindparam, select
 
-from jobs.errors import ERROR_CODES, ErrorKind, StaleJob
+from jobs.errors import ERROR_CODES, ErrorKind
 from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
@@ -19,6 +18,7 @@ from jobs.store.reconciliation import parked_jobs, write_off
 from jobs.store.rows import job_from
 from jobs.store.transitions import move
 from jobs.telemetry import get_logger
+from worker.maintenance.together import all_or_each
 from worker.provider.line import AbortReason
 
 BATCH = 200
@@ -31,6 +31,8 @@ _OVERDUE: Final = (
     .order_by(tables.jobs.c.deadline_at)
     .limit(bindparam("most", type_=Integer))
 )
+_OVERDUE_NOW: Final = _OVERDUE.with_for_update(skip_locked=True, key_share=True)
+_OVERDUE_ONE: Final = _OVERDUE_NOW.where(tables.jobs.c.id == bindparam("only"))
 
 log = get_logger(__name__)
 
@@ -42,35 +44,40 @@ def run_once(database: Database, announcer: Announcer, now: datetime, lane: str 
 
 def end_parked(database: Database, announcer: Announcer, now: datetime, until: datetime | None = None) -> int:
     """Write off the parked jobs whose patience has run out by `until`, or all of them: no log will tell any more."""
+
+    def end(tx: Connection, only: str | None) -> list[Job]:
+        written_off = []
+        for job in sorted(parked_jobs(tx, BATCH, until, locked=True, only=only), key=attrgetter("id")):
+            step = outcome_unknown(job.error_message, job.failures + 1)
+            written_off.append(write_off(tx, job, step, now))
+        return written_off
+
     ended = 0
     while True:
-        with database.read() as tx:
-            batch = parked_jobs(tx, BATCH, until)
-        written_off = []
-        with database.begin() as tx:
-            for job in sorted(batch, key=attrgetter("id")):
-                with suppress(StaleJob):
-                    step = outcome_unknown(job.error_message, job.failures + 1)
-                    written_off.append(write_off(tx, job, step, now))
-        for job in written_off:
+        done = all_or_each(database, end, lambda tx: [job.id for job in parked_jobs(tx, BATCH, until)])
+        for job in (written_off := [job for jobs in done for job in jobs]):
             log.info(Verb.WRITE_OFF, job_id=job.id, attempt=job.attempt)
         announcer.ended(*(job.id for job in written_off))
         ended += len(written_off)
-        if len(batch) < BATCH:
+        if len(written_off) < BATCH:
             return ended
 
 
 def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) -> int:
+    asked = {"now": now, "most": BATCH}
+
+    def end(tx: Connection, only: str | None) -> list[tuple[Status, Job]]:
+        query, of_one = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
+        batch = [job_from(each) for each in tx.execute(query, asked | of_one).mappings()]
+        closed_for = read_lane(tx, lane).closed_for if batch else None
+        return [(job.status, _end(tx, job, now, closed_for)) for job in sorted(batch, key=attrgetter("id"))]
+
+    def find(tx: Connection) -> list[str]:
+        return list(tx.execute(_OVERDUE.with_only_columns(tables.jobs.c.id), asked).scalars())
+
     expired = 0
     while True:
-        with database.read() as tx:
-            batch = [job_from(each) for each in tx.execute(_OVERDUE, {"now": now, "most": BATCH}).mappings()]
-            closed_for = read_lane(tx, lane).closed_for if batch else None
-        ended = []
-        with database.begin() as tx:
-            for job in sorted(batch, key=attrgetter("id")):
-                with suppress(StaleJob):
-                    ended.append((job.status, _end(tx, job, now, closed_for)))
+        ended = [each for of_one in all_or_each(database, end, find) for each in of_one]
         for _before, job in ended:
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
         announcer.ended(*(job.id for _before, job in ended))
@@ -78,7 +85,7 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
             if before is Status.IN_PROGRESS:
                 announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
         expired += len(ended)
-        if len(batch) < BATCH or expired >= AT_ONCE:
+        if len(ended) < BATCH or expired >= AT_ONCE:
             return expired
 
 

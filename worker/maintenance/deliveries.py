@@ -2,13 +2,15 @@
 
 from datetime import datetime, timedelta
 
-from jobs.dispatch import DELIVERIES_NAME, Dispatcher, ring_cutoff, window_size
+from jobs.dispatch import Dispatcher, ring_cutoff, window_size
 from jobs.ids import first_id_at
 from jobs.store.database import Database, database_now
-from jobs.store.deliveries import prune_events, rescue_deliveries
+from jobs.store.deliveries import deliveries_left_behind, rescue_deliveries
 from jobs.store.delivery_runlist import pick_due_deliveries
+from jobs.store.event_pruning import prune_events
 from jobs.store.workers import live_workers
 from jobs.telemetry import get_logger
+from worker.maintenance.together import all_or_each
 
 PRUNED_AT_ONCE = 500
 
@@ -17,8 +19,10 @@ log = get_logger(__name__)
 
 def rescue(database: Database, dispatcher: Dispatcher, now: datetime) -> int:
     """Take back what workers that are gone were sending; returns how many."""
-    with database.begin() as tx:
-        rescued = rescue_deliveries(tx, now)
+    done = all_or_each(
+        database, lambda tx, only: rescue_deliveries(tx, now, only), lambda tx: deliveries_left_behind(tx, now)
+    )
+    rescued = [each for ids in done for each in ids]
     for delivery_id in rescued:
         log.info("delivery rescued", delivery_id=delivery_id)
     dispatcher.ring_for_deliveries(rescued)
@@ -29,7 +33,7 @@ def dispatch(
     database: Database, dispatcher: Dispatcher, now: datetime, worker_timeout: timedelta, slots_each: int
 ) -> int:
     """Ring for as many due deliveries as the live workers have room for; returns how many."""
-    depth = dispatcher.depth(DELIVERIES_NAME)
+    depth = dispatcher.depth_of_deliveries()
     if depth is None:
         return 0
     with database.read() as tx:

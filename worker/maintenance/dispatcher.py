@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from jobs.dispatch import Dispatcher, ring_cutoff
-from jobs.store.database import Database, database_now
+from jobs.store.database import Database, database_now, unless_locked
 from jobs.store.lanes import LaneSettings, read_lane, widen_if_quiet
 from jobs.store.runlist import Turns
 from jobs.store.workers import live_slots
@@ -26,7 +26,7 @@ def run_once(
         current = read_lane(tx, lane.name)
         room = dispatcher.room(tx, lane, current, depth=depth, slots=slots, now=now)
     if current.max_calls is not None:
-        with database.begin() as tx:
+        with unless_locked(), database.begin(hurried=True) as tx:
             widen_if_quiet(tx, current, now, slots)
     if room <= 0:
         return 0

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from threading import Event
 
 from jobs.store.attempts import copy_is_gone, unwanted_copies
-from jobs.store.database import Database
+from jobs.store.database import Database, unless_locked
 from jobs.telemetry import get_logger
 from worker.maintenance.canceller import WINDOW as CANCELLED_WITHIN
 from worker.maintenance.patrol import NoAnswer
@@ -51,7 +51,7 @@ class Eraser:
             if is_gone is None:
                 silent = True
                 continue
-            with self._database.begin() as tx:
+            with unless_locked(), self._database.begin(hurried=True) as tx:  # else it is asked for again
                 copy_is_gone(tx, attempt)
             say = log.info if is_gone else log.error
             say("deleted at the provider" if is_gone else "the provider does not delete", job_id=attempt.job_id)

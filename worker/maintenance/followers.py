@@ -12,7 +12,7 @@ from jobs.events import Announcer
 from jobs.lifecycle import Verb
 from jobs.store.attempts import MESSAGE_LIMIT
 from jobs.store.chains import Waiting, check_chain, done_waiting, let_run
-from jobs.store.database import Database
+from jobs.store.database import Database, unless_locked
 from jobs.store.transitions import move
 from jobs.telemetry import get_logger
 
@@ -27,7 +27,10 @@ def run_once(database: Database, announcer: Announcer, now: datetime) -> int:
     while True:
         with database.read() as tx:
             batch = done_waiting(tx, BATCH)
-        moved = sum(_decide(database, announcer, waiting, now) for waiting in batch)
+        moved = 0
+        for waiting in batch:
+            with unless_locked():
+                moved += _decide(database, announcer, waiting, now)
         decided += moved
         # one that fails may be what others wait for; with nothing moved, what is left is not ours to move
         if not moved:
@@ -38,7 +41,7 @@ def _decide(database: Database, announcer: Announcer, waiting: Waiting, now: dat
     job = waiting.job
     if job.waits_for is None:
         return False
-    with database.begin() as tx:
+    with database.begin(hurried=True) as tx:
         try:
             if check_chain(tx, job.waits_for, job.api_key_id):
                 return False

@@ -13,14 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.dispatch import Dispatcher
 from jobs.events import Announcer
-from jobs.store.database import Database, database_now
+from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import Patience
 from jobs.store.runlist import Turns
-from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
+from worker.maintenance.together import holds_lease
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -143,9 +143,8 @@ class Maintenance:
         if holder is None:
             return False
         try:
-            with self._database.begin() as tx:
-                if take_lease(tx, "maintenance", holder, database_now(tx), LEASE):
-                    self._leased = holder, asked_at
+            if holds_lease(self._database, "maintenance", holder, LEASE):
+                self._leased = holder, asked_at
         except SQLAlchemyError as error:
             log.warning("maintenance failed", duty="lease", error=type(error).__name__)
         return self._leased is not None

@@ -9,10 +9,10 @@ from threading import Event, Thread
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.store.database import Database, database_now
-from jobs.store.workers import take_lease
+from jobs.store.database import Database
 from jobs.telemetry import get_logger
 from worker.identity import Identity
+from worker.maintenance.together import holds_lease
 
 SHORTEST_LEASE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -68,9 +68,8 @@ class Patrol:
         if holder is None:
             return True
         try:
-            with self._database.begin() as tx:
-                if not take_lease(tx, self._name, holder, database_now(tx), self._lease):
-                    return True
+            if not holds_lease(self._database, self._name, holder, self._lease):
+                return True
             self._run(now, self._stopping)
         except (NoAnswer, SQLAlchemyError) as error:
             log.warning("patrol failed", duty=self._name, error=str(error) or type(error).__name__)

@@ -4,6 +4,7 @@ The answer itself cannot be fetched. A job that wants one purchase at most is pa
 log shows that its call failed, and ends once it shows that it did not. Where there is no log, nobody waits for it.
 """
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from threading import Event
 
@@ -11,7 +12,7 @@ from jobs.dispatch import Dispatcher
 from jobs.errors import StaleJob
 from jobs.events import Announcer
 from jobs.job import Attempt
-from jobs.store.database import Database
+from jobs.store.database import Database, unless_locked
 from jobs.store.lanes import log_is_off, read_lane
 from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts, parked_jobs
 from jobs.telemetry import get_logger
@@ -92,13 +93,12 @@ class Reconciler:
         return known
 
     def _book(self, attempt: Attempt, entry: Entry, now: datetime) -> None:
-        try:
-            with self._database.begin() as tx:
-                if entry.ran:
-                    said = book_ran(tx, attempt, entry.cost, entry.usage, now)
-                else:
-                    said = book_failed(tx, attempt, now)
-        except StaleJob:  # it was just cancelled, or its late answer came; the next round books the rest
+        said = None
+        # it was just cancelled, its late answer came, or another session has it locked; the next round books the rest
+        with suppress(StaleJob), unless_locked(), self._database.begin(hurried=True) as tx:
+            ran = (entry.cost, entry.usage) if entry.ran else None
+            said = book_failed(tx, attempt, now) if ran is None else book_ran(tx, attempt, *ran, now)
+        if said is None:
             return
         found = {"ran": entry.ran, "cost_microusd": entry.cost.microusd}
         log.info("reconciled", job_id=attempt.job_id, attempt=attempt.number, **found)

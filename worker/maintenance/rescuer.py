@@ -3,13 +3,12 @@
 A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it.
 """
 
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
@@ -24,15 +23,30 @@ from jobs.store.database import Database, database_now
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience
 from jobs.store.transitions import move
-from jobs.store.workers import claims_of, give_up_silent, left_behind
+from jobs.store.workers import claims_of, give_up_silent, jobs_left_behind, left_behind
 from jobs.telemetry import get_logger
+from worker.maintenance.together import all_or_each
 
 BATCH = 200
 ORPHAN_AGE = timedelta(seconds=5)
 NO_BACKOFF = Backoff(timedelta(0), timedelta(0))
 LOST = Failure(ErrorKind.LOST, "The worker that made the call fell silent.")
+BROKEN_OFF = Failure(ErrorKind.LOST, "The call was broken off within its worker.")
 
 log = get_logger(__name__)
+
+
+class Holder(Protocol):
+    """What knows the calls of a worker, each by job id and attempt."""
+
+    def attempts(self) -> AbstractSet[tuple[str, int]]:
+        """Those that it holds."""
+
+    def never_sent(self, job_id: str, attempt: int) -> bool:
+        """Whether no byte was written for one that it does not hold."""
+
+    def forget(self, job_id: str, attempt: int) -> None:
+        """One that it does not hold is accounted for."""
 
 
 def run_once(
@@ -53,16 +67,20 @@ def run_once(
         with database.begin() as tx:
             for worker_id in give_up_silent(tx, database_now(tx), worker_timeout):
                 log.warning("worker given up", worker_id=worker_id)
+
+    def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
+        held, opened = left_behind(tx, BATCH, only)
+        for attempt in opened:
+            close_lost(tx, attempt.job_id, attempt.number, now, LOST)
+        return max(len(held), len(opened)), _take_back(tx, held, now, patience, LOST)
+
     rescued = 0
     while True:
-        with database.begin() as tx:
-            held, opened = left_behind(tx, BATCH)
-            for attempt in opened:
-                close_lost(tx, attempt.job_id, attempt.number, now, LOST)
-            moved = _take_back(tx, held, now, patience)
+        done = all_or_each(database, take_back, lambda tx: jobs_left_behind(tx, BATCH))
+        moved = [each for _, of_one in done for each in of_one]
         _announce(moved, dispatcher, announcer)
         rescued += len(moved)
-        if len(held) < BATCH and len(opened) < BATCH:
+        if max((found for found, _ in done), default=0) < BATCH:
             return rescued
 
 
@@ -72,52 +90,77 @@ def rescue_orphans(
     announcer: Announcer,
     now: datetime,
     worker_id: str,
-    held: Callable[[], AbstractSet[tuple[str, int]]],
+    calls: Holder,
+    *,
+    patience: Patience = AT_ONCE,
 ) -> int:
-    """Hand back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
+    """Take back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
 
-    A claim whose commit succeeded but whose confirmation was lost leaves such a job. Its call was never sent, and
-    won't be: a claim that is confirmed after all looks at the row once more. `held` tells what the worker holds, as
-    (job id, attempt): asked before the rows for what ends meanwhile, and after them for what has just begun.
+    A claim whose commit succeeded but whose confirmation was lost leaves such a job: its call was never sent, and
+    won't be, as a claim that is confirmed after all looks at the row once more. So does a call that was broken off
+    within the worker; where a byte of it was sent it counts as lost. `calls` are asked before the rows for what ends
+    meanwhile, and after them for what has just begun.
     """
-    before = held()
+    before = calls.attempts()
     with database.read() as tx:
-        orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - before - held()
+        orphans = claims_of(tx, worker_id, claimed_before=now - ORPHAN_AGE) - before - calls.attempts()
     if not orphans:
         return 0
-    with database.begin() as tx:
-        for job_id, attempt in orphans:
+
+    def take_back(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Job]]]:
+        these = {each for each in orphans if only in (None, each[0])}
+        unsent = {each for each in these if calls.never_sent(*each)}
+        for job_id, attempt in unsent:
             close_unsent(tx, job_id, attempt, now)
-        moved = _hand_back(tx, orphans, now)
+        moved = _hand_back(tx, unsent, now)
+        for job_id, attempt in these - unsent:
+            close_lost(tx, job_id, attempt, now, BROKEN_OFF)
+        return these, moved + _take_back(tx, _jobs(tx, these - unsent), now, patience, BROKEN_OFF)
+
+    done = all_or_each(database, take_back, lambda _tx: sorted({job_id for job_id, _ in orphans}))
+    for these, _ in done:  # what a lock has left for later is still known as sent or not
+        for each in these:
+            calls.forget(*each)
+    moved = [each for _, of_some in done for each in of_some]
     _announce(moved, dispatcher, announcer)
     return len(moved)
 
 
+def _jobs(tx: Connection, claims: AbstractSet[tuple[str, int]]) -> list[Job]:
+    """The jobs as they were claimed: one that has moved on since is not moved by whoever looks at these."""
+    jobs = []
+    for job_id, attempt in sorted(claims):
+        with suppress(JobNotFound):
+            jobs.append(replace(get_job(tx, job_id), attempt=attempt))
+    return jobs
+
+
 def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
     handed_back = []
-    for job_id, attempt in sorted(orphans):
-        with suppress(JobNotFound, StaleJob):
-            job = replace(get_job(tx, job_id), attempt=attempt)
+    for job in _jobs(tx, orphans):
+        with suppress(StaleJob):
             handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, rung_at=now)))
     return handed_back
 
 
-def _take_back(tx: Connection, held: list[Job], now: datetime, patience: Patience) -> list[tuple[Verb, Job]]:
+def _take_back(
+    tx: Connection, held: list[Job], now: datetime, patience: Patience, why: Failure
+) -> list[tuple[Verb, Job]]:
     moved = []
     left = patience.now(tx, now) if held else timedelta(0)
     for job in sorted(held, key=attrgetter("id")):
         step: TryAgain | Park | GiveUp
         if response_left_behind(tx, job) is None:
-            step = next_step(LOST, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
+            step = next_step(why, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
             step = TryAgain(now, job.failures)
-        changes: dict[str, Any] = {"failures": step.failures, "error_kind": LOST.kind, "error_http_status": None}
+        changes: dict[str, Any] = {"failures": step.failures, "error_kind": why.kind, "error_http_status": None}
         if isinstance(step, TryAgain):
             verb = Verb.RESCUE
-            changes |= {"available_at": step.available_at, "error_message": LOST.message, "rung_at": now}
+            changes |= {"available_at": step.available_at, "error_message": why.message, "rung_at": now}
         elif isinstance(step, Park):
             verb = Verb.PARK
-            changes |= {"parked_until": step.until, "error_message": LOST.message}
+            changes |= {"parked_until": step.until, "error_message": why.message}
         else:
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}

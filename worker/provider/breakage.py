@@ -6,40 +6,42 @@ Exceptions' own texts are not repeated: they may name URLs with credentials in t
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 
 from jobs.errors import ErrorKind, Failure
+from worker.provider.line import Line
+from worker.shortage import causes, shortage_of
 
 BREAKS = (httpx.TransportError, httpx.DecodingError, OSError)
 """All that an exchange raises when its connection breaks."""
 
-_NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-    # The kernel did not take the last of the request, so the provider holds a part of it at most.
-    httpx.WriteError,
-    httpx.WriteTimeout,
-)
 
+def without_answer(line: Line, unsent: str, sent: str | None = None) -> Failure:
+    """What a call came to that brought nothing: it cost nothing if it was never sent, else nobody knows.
 
-def failure_of(error: Exception, *, sent: bool = True) -> Failure:
-    """What a broken exchange came to; `sent` says whether the whole request had been handed to the network.
-
-    A request of which the provider cannot hold the end was not run. After that nobody knows, and a server that
-    hangs up without a word may have run it all the same.
+    A server that hangs up without a word may have run the request all the same. `sent` are the words for that, where
+    they differ.
     """
-    if isinstance(error, _NEVER_SENT) or not sent:
-        return Failure(ErrorKind.UNREACHABLE, f"The provider could not be reached: {_reason(error)}.")
-    return Failure(ErrorKind.INTERRUPTED, f"The connection to the provider broke before its answer: {_reason(error)}.")
+    if line.never_sent:
+        return Failure(ErrorKind.UNREACHABLE, unsent)
+    return Failure(ErrorKind.INTERRUPTED, unsent if sent is None else sent)
+
+
+def failure_of(error: Exception, line: Line) -> Failure:
+    """What a broken exchange came to."""
+    reason = _reason(error)
+    failure = without_answer(
+        line,
+        f"The provider could not be reached: {reason}.",
+        f"The connection to the provider broke before its answer: {reason}.",
+    )
+    return replace(failure, shortage=shortage_of(error)) if line.never_sent else failure
 
 
 def _reason(error: Exception) -> str:
-    for each in _causes(error):
+    for each in causes(error):
         match each:
             case ssl.SSLCertVerificationError():
                 return f"its certificate is not trusted ({each.verify_message})"
@@ -67,11 +69,3 @@ _WORDS: dict[type[Exception], str] = {
     httpx.RemoteProtocolError: "it hung up, or sent what is not HTTP",
     httpx.DecodingError: "its answer could not be decompressed",
 }
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it was raised from, outermost first."""
-    each: BaseException | None = error
-    while each is not None:
-        yield each
-        each = each.__cause__ or each.__context__

@@ -16,7 +16,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.store.attempt_bodies import MOST_BYTES
-from worker.provider.breakage import BREAKS, failure_of
+from worker.provider.breakage import BREAKS, failure_of, without_answer
 from worker.provider.classify import classify
 from worker.provider.httpx_clients import Fields, HttpxClients, headers_of
 from worker.provider.line import AbortReason, Line
@@ -136,7 +136,7 @@ class Endpoint:
         except httpx.ReadTimeout:  # as long as the deadline
             return overdue()
         except BREAKS as error:
-            return failure_of(error, sent=line.sent)
+            return failure_of(error, line)
         finally:
             line.let_go()
             if response is not None:
@@ -212,8 +212,7 @@ def ended_here(line: Line) -> Failure | None:
         return Failure(ErrorKind.INTERRUPTED, "The provider fell silent amid its answer.")
     if line.aborted is AbortReason.CALL_DEADLINE:
         return overdue()
-    kind = ErrorKind.INTERRUPTED if line.sent else ErrorKind.UNREACHABLE
-    return Failure(kind, f"The call was ended on our side ({line.aborted}).")
+    return without_answer(line, f"The call was ended on our side ({line.aborted}).")
 
 
 def overdue() -> Failure:

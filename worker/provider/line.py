@@ -57,6 +57,7 @@ class Line:
 
     __slots__ = (
         "_aborted",
+        "_begun",
         "_bell",
         "_due",
         "_ended",
@@ -72,6 +73,7 @@ class Line:
     def __init__(self) -> None:
         self._guard = RLock()  # re-entrant: a signal handler may come upon its own thread holding it
         self._aborted: AbortReason | None = None
+        self._begun = False
         self._bell: Any = None
         self._due: float | None = None
         self._ended = False
@@ -90,8 +92,17 @@ class Line:
 
     @property
     def sent(self) -> bool:
-        """Whether the whole request was handed to the network. Until then the provider cannot have run it."""
+        """Whether the whole request was handed to the network."""
         return self._sent
+
+    @property
+    def never_sent(self) -> bool:
+        """Whether no byte of the request that buys an answer was written: the one test of a call that cost nothing.
+
+        A part of a request is enough for a provider, or a proxy before it, to act on. A handshake, a proxy's CONNECT
+        and a request for what was bought before are no part of it.
+        """
+        return not self._begun
 
     def abort(self, reason: AbortReason) -> bool:
         """End the call. False when it was over, or had been aborted before: the first reason stands."""
@@ -175,6 +186,9 @@ class Line:
                 self.let_go()
             case "send_request_headers.started":
                 self._posting = info["request"].method == b"POST"  # a proxy's CONNECT is not the request
+                self._begun = self._begun or self._posting
+            case "send_request_headers.failed" if self._posting:
+                self._begun = self._sent  # they are written at once, or not at all
             case "send_request_body.complete":
                 self._sent = self._sent or self._posting
             case "receive_response_headers.complete" if self.when_taken is not None and self._posting:

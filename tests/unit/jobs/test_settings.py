@@ -245,7 +245,8 @@ class TestSecrets:
 
     def test_none_shows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in self.VARIABLES:
-            value = SECRET if name.endswith("KEY") else f"postgresql://root:{SECRET}@localhost/x"
+            scheme = "redis" if name == "REDIS_URL" else "amqp" if name == "BROKER_URL" else "postgresql"
+            value = SECRET if name.endswith("KEY") else f"{scheme}://root:{SECRET}@localhost/x"
             monkeypatch.setenv(PREFIX + name, value)
         settings = load_settings()
         for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):

@@ -5,38 +5,46 @@ import os
 import socket
 import ssl
 
+import httpcore
 import httpx
 import pytest
 
 from jobs.errors import ErrorKind
 from worker.provider.breakage import failure_of
+from worker.provider.line import Line
 
 SECRET = "https://user:secret@host/v1"
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    "error",
     [
-        (httpx.ConnectError(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.ConnectTimeout(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.ProxyError(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.UnsupportedProtocol(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.LocalProtocolError(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.WriteError(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.WriteTimeout(SECRET), ErrorKind.UNREACHABLE),
-        (httpx.ReadError(SECRET), ErrorKind.INTERRUPTED),
-        (httpx.ReadTimeout(SECRET), ErrorKind.INTERRUPTED),
-        (httpx.RemoteProtocolError("Server disconnected without sending a response."), ErrorKind.INTERRUPTED),
-        (httpx.DecodingError(SECRET), ErrorKind.INTERRUPTED),
-        (OSError(errno.EMFILE, SECRET), ErrorKind.INTERRUPTED),
+        httpx.ConnectError(SECRET),
+        httpx.ConnectTimeout(SECRET),
+        httpx.ProxyError(SECRET),
+        httpx.UnsupportedProtocol(SECRET),
+        httpx.LocalProtocolError(SECRET),
+        httpx.WriteError(SECRET),
+        httpx.WriteTimeout(SECRET),
+        httpx.ReadError(SECRET),
+        httpx.ReadTimeout(SECRET),
+        httpx.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx.DecodingError(SECRET),
+        OSError(errno.EMFILE, SECRET),
     ],
 )
-def test_kinds(error: Exception, kind: ErrorKind) -> None:
-    found = failure_of(error)
-    assert found.kind is kind
-    assert "secret" not in found.message
-    assert found.message.endswith(".")
-    assert failure_of(error, sent=False).kind is ErrorKind.UNREACHABLE
+def test_only_the_line_says_that_nothing_was_sent(error: Exception) -> None:
+    for line, kind in ((Line(), ErrorKind.UNREACHABLE), (_begun(), ErrorKind.INTERRUPTED)):
+        found = failure_of(error, line)
+        assert found.kind is kind
+        assert "secret" not in found.message
+        assert found.message.endswith(".")
+
+
+def _begun() -> Line:
+    line = Line()
+    line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/v1")})
+    return line
 
 
 @pytest.mark.parametrize(
@@ -53,10 +61,10 @@ def test_kinds(error: Exception, kind: ErrorKind) -> None:
 def test_reasons_come_from_the_cause(cause: Exception, says: str) -> None:
     error = (httpx.ConnectTimeout if isinstance(cause, TimeoutError) else httpx.ConnectError)(SECRET)
     error.__cause__ = cause
-    found = failure_of(error)
+    found = failure_of(error, Line())
     assert says in found.message
     assert "secret" not in found.message
 
 
 def test_the_systems_words_are_its_own() -> None:
-    assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET)).message
+    assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET), Line()).message

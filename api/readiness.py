@@ -1,0 +1,86 @@
+"""What `/readyz` sees in the database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from jobs.settings import Settings
+from jobs.store.database import Database, database_now
+from jobs.store.lanes import Lane, LaneSettings, read_lane
+from jobs.store.queries import oldest_due_at
+from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
+from jobs.store.workers import WorkerRow, live_workers, shown_shortage
+from jobs.store.writing import LIMIT_SECONDS, WriteProbe
+from migrations import is_current
+
+
+@dataclass(frozen=True)
+class DatabaseState:
+    """What the rows say, and in `reason` why no write is taken, if none is."""
+
+    is_migrated: bool = True
+    reason: str | None = None
+    workers: Sequence[WorkerRow] = ()
+    overdue: Waiting | None = None
+    waited: float = 0.0
+    provider_refuses: bool = False
+    lane: dict[str, object] | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the workers are short of."""
+        return [shown_shortage(each) for each in self.workers if each.short_of is not None]
+
+    def missing(self, *, broker_answers: bool) -> list[str]:
+        """What of `migrations`, `worker`, `provider` and `pick-up` is."""
+        if not self.is_migrated:
+            return ["migrations"]
+        unheard = why_none_takes(self.workers, broker_answers=broker_answers) is not None
+        missing = ["worker"] * unheard + ["provider"] * self.provider_refuses
+        if broker_answers and self.overdue is not None and self.overdue.is_fault and not missing:
+            missing.append("pick-up")
+        return missing
+
+    def waiting(self, *, broker_answers: bool) -> dict[str, object] | None:
+        """The job that has been due for longest, if for long, and why it waits."""
+        if self.overdue is None:
+            return None
+        reason = self.overdue.reason
+        if self.reason is not None:
+            reason = f"the database takes no writes: {self.reason}"
+        elif not broker_answers:
+            reason = why_without_broker(self.workers)
+        return {"id": self.overdue.job_id, "seconds": self.waited, "reason": reason}
+
+
+def look(database: Database, writes: WriteProbe, settings: Settings) -> DatabaseState:
+    """Look at the rows, and try a small write.
+
+    Raises:
+        SQLAlchemyError: nothing could be read, or SQLite's file was replaced.
+    """
+    database.check_file()
+    with database.read(within=LIMIT_SECONDS) as tx:
+        if not is_current(tx):
+            return DatabaseState(is_migrated=False)
+        at = database_now(tx)
+        workers = live_workers(tx, at, settings.worker_timeout)
+        lane_settings, now = LaneSettings.from_settings(settings), datetime.now(UTC)
+        overdue = overdue_job(tx, lane_settings, at, settings.worker_timeout)
+        lane = read_lane(tx, lane_settings.name)
+        # with nothing waiting, a lane whose probe is due tries the next response at once
+        refuses = lane.closed_at is not None and (lane.is_shut(now) or oldest_due_at(tx) is not None)
+    return DatabaseState(
+        reason=writes.reason(),
+        workers=workers,
+        overdue=overdue,
+        waited=0.0 if overdue is None else round((at - overdue.due_at).total_seconds(), 1),
+        provider_refuses=refuses,
+        lane=_shown(lane, lane_settings),
+    )
+
+
+def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
+    limit = settings.limit(lane)
+    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
+    return {"lane": state, "reason": lane.closed_for, "max_calls": limit}

@@ -1,0 +1,146 @@
+"""Where Redis is: one server, or the master that Sentinels name; for redis-py, and for kombu beneath Celery.
+
+Sentinels are named as `sentinel://user:password@host1:26379;host2/0?master_name=mymaster`: user, password and database
+number are the master's. The Sentinels' own password, if they have one, is `sentinel_password` (`sentinel_username`).
+Kombu's way to write them, each with a scheme of its own, is read as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.sentinel import Sentinel
+
+SENTINEL: Final = "sentinel://"
+SOCKET: Final = "unix://"
+SENTINEL_PORT: Final = 26379
+CONNECT_SECONDS: Final = 2
+ANSWER_SECONDS: Final = 5
+SENTINELS_WANTED: Final = "expected a URL such as sentinel://host1:26379;host2:26379/0?master_name=mymaster"
+MASTER_NAME: Final = "master_name"
+_OWN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+@dataclass(frozen=True)
+class Sentinels:
+    """Which Sentinels to ask for which master, and how to sign in. `own` holds what signs in to the Sentinels."""
+
+    hosts: tuple[tuple[str, int], ...]
+    master: str
+    database: int
+    username: str | None
+    password: str | None
+    own: Mapping[str, str]
+
+    @classmethod
+    def from_url(cls, url: str) -> "Sentinels":
+        """Read the URL.
+
+        Raises:
+            ValueError: it names no Sentinel or no master, or a port or database number is none.
+        """
+        parts = urlsplit(_in_one(url))
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        username, _, password = credentials.partition(":")
+        query = dict(parse_qsl(parts.query))
+        master = query.get(MASTER_NAME)
+        named = tuple(_host_and_port(each) for each in hosts.split(";") if each)
+        if not named or not master:
+            raise ValueError(SENTINELS_WANTED)
+        own = {ours: query[theirs] for theirs, ours in _OWN.items() if theirs in query}
+        database = int(parts.path.strip("/") or 0)
+        return cls(named, master, database, unquote(username) or None, unquote(password) or None, own)
+
+    def to_kombu(self) -> str:
+        """Return them in kombu's way to write them."""
+        user = quote(self.username or "", safe="")
+        password = f":{quote(self.password, safe='')}" if self.password is not None else ""
+        credentials = f"{user}{password}@" if user or password else ""
+        return ";".join(f"{SENTINEL}{credentials}{host}:{port}/{self.database}" for host, port in self.hosts)
+
+    @property
+    def sign_in(self) -> dict[str, Any]:
+        """How the Sentinels themselves are reached."""
+        return {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS, **self.own}
+
+    @property
+    def kombu_options(self) -> dict[str, Any]:
+        """What of it kombu takes as transport options."""
+        return {MASTER_NAME: self.master, "sentinel_kwargs": self.sign_in}
+
+
+def is_sentinel(url: str) -> bool:
+    """Whether the URL names Sentinels."""
+    return url.startswith(SENTINEL)
+
+
+def with_master(url: str, options: Mapping[str, Any]) -> str:
+    """The Sentinels' URL with what `BACKBURNER_BROKER_OPTIONS` adds to it, in kombu's words; any other unchanged."""
+    if not is_sentinel(url):
+        return url
+    parts = urlsplit(_in_one(url))
+    given = options.get("sentinel_kwargs")
+    own = given if isinstance(given, Mapping) else {}
+    added = {theirs: str(own[ours]) for theirs, ours in _OWN.items() if ours in own}
+    if MASTER_NAME in options:
+        added[MASTER_NAME] = str(options[MASTER_NAME])
+    query = {**added, **dict(parse_qsl(parts.query))}
+    return parts._replace(query=urlencode(query)).geturl()
+
+
+def for_kombu(url: str) -> str:
+    """The URL that Celery is given; any other broker's stays as it is."""
+    if is_sentinel(url):
+        return Sentinels.from_url(url).to_kombu()
+    if url.startswith(SOCKET):
+        path, mark, query = url.removeprefix(SOCKET).partition("?")
+        return f"redis+socket://{path}{mark}{query.replace('db=', 'virtual_host=')}"
+    return url
+
+
+def connect(url: str) -> "redis.Redis":
+    """A synchronous client; connects at first use."""
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        "health_check_interval": 25,
+        "socket_keepalive": True,
+    }
+    if not is_sentinel(url):
+        return redis.Redis.from_url(url, **options)
+    known = Sentinels.from_url(url)
+    sentinel: Any = Sentinel(known.hosts, sentinel_kwargs=known.sign_in)  # type: ignore[no-untyped-call]  # the client's own
+    client: redis.Redis = sentinel.master_for(known.master, **_signed_in(known), **options)
+    return client
+
+
+def connect_async(url: str) -> "redis.asyncio.Redis":
+    """A client for an event loop; connects at first use."""
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "health_check_interval": 25,
+        "socket_keepalive": True,
+    }
+    if not is_sentinel(url):
+        return redis.asyncio.Redis.from_url(url, **options)
+    known = Sentinels.from_url(url)
+    sentinel: Any = AsyncSentinel(known.hosts, sentinel_kwargs=known.sign_in)  # type: ignore[no-untyped-call]  # likewise
+    client: redis.asyncio.Redis = sentinel.master_for(known.master, **_signed_in(known), **options)
+    return client
+
+
+def _signed_in(known: Sentinels) -> dict[str, Any]:
+    return {"db": known.database, "username": known.username, "password": known.password}
+
+
+def _in_one(url: str) -> str:
+    return SENTINEL + url.replace(SENTINEL, "")
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    return (host, int(port)) if colon and not text.endswith("]") else (text, SENTINEL_PORT)

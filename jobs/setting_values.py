@@ -1,0 +1,137 @@
+"""Checks of single settings, which say what was expected and never repeat a value: it may be a secret."""
+
+import base64
+import json
+import re
+from ipaddress import ip_network
+from typing import Final
+
+from pydantic import BeforeValidator, SecretStr
+
+ANY_ORIGIN: Final = "*"
+ORIGIN: Final = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?"
+)
+SHORTEST_API_KEY: Final = 16
+"""Characters: a shorter key could be guessed by asking. `keys create` and `up` make keys of 46."""
+IMPLIED_PORTS: Final = {"http": 80, "https": 443}
+REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix", "sentinel"})
+BROKER_SCHEMES: Final = frozenset(
+    {
+        *("amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem"),
+        *("gcpubsub", "kafka", "librabbitmq", "mongodb", "pgmq", "pyamqp", "pyro", "qpid", "redis", "rediss"),
+        *("sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper"),
+    }
+)
+"""All that kombu knows, but for `memory`, which no two processes share."""
+
+
+def split(value: object) -> object:
+    """Return the parts of text with commas; anything else unchanged."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def networks(value: object) -> object:
+    """Return the networks that these parts are.
+
+    Raises:
+        ValueError: one is none.
+    """
+    try:
+        return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
+    except ValueError:
+        raise ValueError("expected comma-separated networks such as 127.0.0.0/8,10.1.0.0/16") from None
+
+
+def fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
+    """Return the keys.
+
+    Raises:
+        ValueError: one is no Fernet key.
+    """
+    for key in keys:
+        try:
+            usable = len(base64.urlsafe_b64decode(key.get_secret_value())) == 32
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("expected comma-separated Fernet keys: 32 random bytes each, as URL-safe base64")
+    return keys
+
+
+def long_enough(key: SecretStr | None) -> SecretStr | None:
+    """Return the API key.
+
+    Raises:
+        ValueError: it is too short.
+    """
+    if key is not None and len(key.get_secret_value()) < SHORTEST_API_KEY:
+        raise ValueError(f"expected at least {SHORTEST_API_KEY} characters, such as: openssl rand -hex 32")
+    return key
+
+
+def origins(given: list[str]) -> list[str]:
+    """Return the origins as browsers send them.
+
+    Raises:
+        ValueError: one is none.
+    """
+    return given if given == [ANY_ORIGIN] else [_origin(each) for each in given]
+
+
+def _origin(text: str) -> str:
+    """An origin as browsers send it: in small letters, without the port that its scheme implies."""
+    found = ORIGIN.fullmatch(text.lower())
+    if found is None or int(found["port"] or 0) > 65535:
+        raise ValueError(f"expected {ANY_ORIGIN} alone or comma-separated origins such as https://app.example.com")
+    port = found["port"]
+    is_implied = port is None or int(port) == IMPLIED_PORTS.get(found["scheme"])
+    return f"{found['scheme']}://{found['host']}" + ("" if is_implied else f":{int(port)}")
+
+
+CommaSeparated: Final = BeforeValidator(split)
+
+
+def checked_redis_url(value: SecretStr) -> SecretStr:
+    """Return the URL of Redis.
+
+    Raises:
+        ValueError: its scheme is not one that can be spoken.
+    """
+    scheme = _scheme(value)
+    if scheme not in REDIS_SCHEMES:
+        raise ValueError("expected a URL that begins with redis://, rediss://, unix:// or sentinel://")
+    return value
+
+
+def checked_broker_url(value: SecretStr | None) -> SecretStr | None:
+    """Return the URL of the broker.
+
+    Raises:
+        ValueError: its scheme is none of Celery's, or of a broker that processes cannot share.
+    """
+    if value is not None and _scheme(value).partition("+")[0] not in BROKER_SCHEMES:
+        raise ValueError("expected the URL of a broker that Celery supports, such as redis://, sentinel:// or amqp://")
+    return value
+
+
+def _scheme(url: SecretStr) -> str:
+    scheme, found, _ = url.get_secret_value().partition("://")
+    if "cluster" in scheme.lower():
+        raise ValueError("Redis Cluster cannot keep the queue; name one server, or Sentinels (sentinel://)")
+    return scheme.lower() if found else ""
+
+
+def json_object(value: SecretStr | None) -> SecretStr | None:
+    """Return the JSON.
+
+    Raises:
+        ValueError: it is no object.
+    """
+    try:
+        is_object = value is None or isinstance(json.loads(value.get_secret_value()), dict)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        raise ValueError('expected a JSON object such as {"master_name": "mymaster"}')
+    return value

@@ -1,0 +1,124 @@
+"""Whether the database takes writes at this moment, and if not, why: for readiness and `doctor`."""
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from time import monotonic
+from typing import Final, Generic, TypeVar
+
+from sqlalchemy import delete, insert, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from jobs.ids import new_id
+from jobs.store import tables
+from jobs.store.database import CommitUnknown, Database, database_now, is_locked, sqlstate_of
+from jobs.store.sqlite_file import FileReplaced
+from jobs.store.sqlite_turns import BUSY_ELSEWHERE
+
+T = TypeVar("T")
+
+LIMIT_SECONDS: Final = 2.0
+GRACE_SECONDS: Final = 0.5
+"""For a server to cancel what is not done by then."""
+FRESH_SECONDS: Final = 0.5
+SIZE: Final = 8_000
+"""Bytes that are written: enough to need a fresh page every few times, so that a full disk shows."""
+_WRITTEN: Final = ("jobs", "requests", "attempts", "answers", "api_keys", "workers", "leases", "unanswered")
+_LOCK: Final = text(f"LOCK TABLE {', '.join(_WRITTEN)} IN ROW EXCLUSIVE MODE")
+"""What every write takes, and any number of writers may hold together."""
+_POSTGRES: Final = {
+    "25006": "it takes no writes: it is a standby, or set to be read-only",
+    "53100": "its disk is full",
+    "53200": "its server is out of memory",
+    "42501": "this role may not write to its tables",
+    "57014": f"a write was not done within {LIMIT_SECONDS:g} s",
+    "25P03": f"a write was not done within {LIMIT_SECONDS:g} s",
+}
+_SQLITE: Final = {
+    sqlite3.SQLITE_BUSY: BUSY_ELSEWHERE.format(LIMIT_SECONDS),
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_READONLY: "its file, or the folder around it, cannot be written to",
+    sqlite3.SQLITE_IOERR: "its disk fails to read or write",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged",
+    sqlite3.SQLITE_CANTOPEN: "its file cannot be opened",
+}
+UNREACHABLE: Final = "it cannot be reached"
+SILENT: Final = f"it does not answer within {LIMIT_SECONDS:g} s"
+UNCONFIRMED: Final = (
+    f"a commit was not confirmed within {LIMIT_SECONDS:g} s: its disk is too slow, or a synchronous standby is away"
+)
+TABLE_LOCKED: Final = "another session has locked a table"
+
+
+def why_not_written(database: Database) -> str | None:
+    """Why a small write fails, in one clause; None when it is committed within two seconds."""
+    try:
+        with database.begin(within=LIMIT_SECONDS) as tx:
+            if not database.is_sqlite:
+                tx.execute(_LOCK)
+            name = new_id("probe")  # one of its own, so that nobody waits for another's
+            row = {"name": name, "holder": secrets.token_hex(SIZE // 2), "expires_at": database_now(tx)}
+            tx.execute(insert(tables.leases).values(row))
+            tx.execute(delete(tables.leases).where(tables.leases.c.name == name))
+    except SQLAlchemyError as error:
+        return reason_against(error)
+    return None
+
+
+def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
+    """What is wrong with a database that fails like this, in one clause."""
+    if isinstance(error, PoolTimeoutError):
+        return str(error)
+    if not isinstance(error, DBAPIError):
+        return UNCONFIRMED if isinstance(error, CommitUnknown) else SILENT
+    if isinstance(error, FileReplaced):
+        return str(error.orig)
+    if is_locked(error):
+        return TABLE_LOCKED
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without what is said in more detail
+        return _SQLITE.get(code, f"it fails: {error.orig}")
+    state = sqlstate_of(error)
+    return _POSTGRES.get(state, f"it answers with SQLSTATE {state}" if state else UNREACHABLE)
+
+
+class WriteProbe:
+    """Remembers for a moment what came of a small write, as anybody may ask and each try is a commit."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._tried_at = float("-inf")
+        self._reason: str | None = None
+
+    def reason(self) -> str | None:
+        """Why writes fail; None when they do not. For one thread."""
+        if monotonic() - self._tried_at > FRESH_SECONDS:
+            self._reason = why_not_written(self._database)
+            self._tried_at = monotonic()
+        return self._reason
+
+
+class Probe(Generic[T]):
+    """Looks at a database for those who ask whether it is well, on a thread of its own, which may be stuck with it."""
+
+    def __init__(self, look: Callable[[], T]) -> None:
+        self._look = look
+        self._thread = ThreadPoolExecutor(1, "probe")
+        self._guard = Lock()
+        self._looking: Future[T] | None = None
+        self._began_at = float("-inf")
+
+    def ask(self) -> T:
+        """What a look sees, or the one that is under way; raises what it raises.
+
+        Raises:
+            TimeoutError: it has not ended within two seconds.
+        """
+        with self._guard:
+            if self._looking is None or self._looking.done():
+                self._looking, self._began_at = self._thread.submit(self._look), monotonic()
+            looking, until = self._looking, self._began_at + LIMIT_SECONDS + GRACE_SECONDS
+        return looking.result(max(0.0, until - monotonic()))

@@ -1,0 +1,132 @@
+"""Workers that are stopped while the database takes no writes: no paid answer is lost, and none is bought again."""
+
+import os
+import signal
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from jobs.unrecorded import unrecorded_files
+from tests.support.stack import Process, Stack
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+JOBS = 3
+
+
+def start(database_url: str, valkey: ValkeyServer, data_dir: Path) -> Stack:
+    return Stack(database_url, valkey.url, data_dir, {"BACKBURNER_SHUTDOWN_GRACE_SECONDS": "1"})
+
+
+@pytest.fixture
+def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
+    with start(database_url, valkey, tmp_path) as started:
+        yield started
+
+
+@contextmanager
+def locked(database_url: str) -> Iterator[None]:
+    """Nobody can record an answer meanwhile."""
+    if database_url.startswith("sqlite"):
+        path = database_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    with psycopg.connect(database_url.replace("+psycopg", "")) as connection:
+        connection.execute("SELECT id FROM jobs FOR UPDATE")
+        yield
+
+
+@contextmanager
+def answers_that_cannot_be_recorded(stack: Stack) -> Iterator[list[str]]:
+    """Jobs whose calls are answered under a lock."""
+    job_ids = stack.submit_many(JOBS, "[[sim: full delay=1]] Hello")
+    stack.await_all(job_ids, "in_progress", 20)
+    with locked(stack.database_url):
+        await_until(lambda: [each["outcome"] for each in stack.calls()] == ["answered"] * JOBS, 10, stack.logs)
+        yield job_ids
+
+
+def await_files(stack: Stack) -> None:
+    await_until(lambda: len(unrecorded_files(stack.data_dir)) == JOBS, 10, stack.logs)
+
+
+def await_end(stack: Stack, worker: Process, seconds: float) -> int:
+    await_until(lambda: worker.popen.poll() is not None, seconds, lambda: f"it did not end\n{stack.logs()}")
+    return worker.popen.wait()
+
+
+def was_bought_once(stack: Stack, job_ids: list[str]) -> bool:
+    stack.await_all(job_ids, "completed", 30)
+    return len(stack.calls()) == JOBS and [len(stack.attempts(job_id)) for job_id in job_ids] == [1] * JOBS
+
+
+def test_a_worker_that_is_to_stop_waits_for_the_database(stack: Stack) -> None:
+    worker = stack.worker_processes[0]
+    with answers_that_cannot_be_recorded(stack) as job_ids:
+        worker.signal(signal.SIGTERM)
+        await_files(stack)
+    assert await_end(stack, worker, 20) == 0
+    assert was_bought_once(stack, job_ids)
+    assert unrecorded_files(stack.data_dir) == []
+
+
+@pytest.mark.one_database
+def test_what_a_killed_worker_could_not_record_is_recorded_by_the_next(stack: Stack) -> None:
+    worker = stack.worker_processes[0]
+    with answers_that_cannot_be_recorded(stack) as job_ids:
+        worker.signal(signal.SIGTERM)
+        await_files(stack)
+        worker.kill()
+        files = unrecorded_files(stack.data_dir)
+        assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+        assert stat.S_IMODE(files[0].parent.stat().st_mode) == 0o700
+    unreadable, foreign = files[0].with_name("broken.json"), files[0].with_name("foreign.json")
+    unreadable.write_text("{")
+    foreign.write_text(files[0].read_text().replace(job_ids[0], "resp_of_another_database"))
+    stack.start_worker()
+    assert was_bought_once(stack, job_ids)
+    assert unrecorded_files(stack.data_dir) == [unreadable]
+    assert foreign.with_suffix(".unknown").exists()
+
+
+def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+    """Told by a second Ctrl-C, or by SIGQUIT; although it cannot end what hangs in the database."""
+    with start(postgres_url, valkey, tmp_path) as stack:
+        worker = stack.worker_processes[0]
+        with answers_that_cannot_be_recorded(stack) as job_ids:
+            worker.signal(signal.SIGINT)
+            worker.match("Ctrl-C again hands back what runs")
+            worker.signal(signal.SIGINT)
+            assert await_end(stack, worker, 30) == os.EX_TEMPFAIL
+            await_files(stack)
+        stack.start_worker()
+        assert was_bought_once(stack, job_ids)
+        assert unrecorded_files(stack.data_dir) == []
+
+
+def test_a_locked_job_of_a_killed_worker_holds_up_neither_the_next_start_nor_the_others(
+    postgres_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Somebody's open transaction has the row of one of them."""
+    with start(postgres_url, valkey, tmp_path) as stack:
+        worker = stack.worker_processes[0]
+        with answers_that_cannot_be_recorded(stack) as job_ids:
+            worker.signal(signal.SIGTERM)
+            await_files(stack)
+            worker.kill()
+        stuck, *free = job_ids
+        with psycopg.connect(postgres_url.replace("+psycopg", "")) as session:
+            session.execute("SELECT id FROM jobs WHERE id = %s FOR UPDATE", (stuck,))
+            stack.start_worker()
+            stack.await_all([*free, stack.submit("[[sim: full delay=0]] Hello")], "completed", 20)
+            assert len(unrecorded_files(stack.data_dir)) == 1
+        stack.await_all([stuck], "completed", 20)
+        assert [len(stack.calls(job_id)) for job_id in job_ids] == [1] * JOBS
+        await_until(lambda: unrecorded_files(stack.data_dir) == [], 10, stack.logs)

@@ -1,0 +1,36 @@
+"""The database's file is moved away under a running server: nothing is accepted, and what was paid for is kept."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobs.unrecorded import unrecorded_files
+from tests.support.stack import MODEL, Stack
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.one_database
+
+
+def test_creates_are_refused_and_answers_kept_until_it_is_back(valkey: ValkeyServer, tmp_path: Path) -> None:
+    path = tmp_path / "backburner.db"
+    with Stack(f"sqlite:///{path}", valkey.url, tmp_path) as stack, stack.http() as http:
+
+        def create() -> httpx.Response:
+            return http.post("/responses", json={"model": MODEL, "input": "Hello", "background": True})
+
+        job_ids = stack.submit_many(3, "[[sim: full delay=2]] Hello")
+        stack.await_all(job_ids, "in_progress", 20)
+        aside = path.rename(tmp_path / "aside.db")
+        assert create().status_code == 503
+        assert "replaced or deleted" in create().json()["error"]["message"]
+        readiness = httpx.get(f"{stack.url}/readyz").json()
+        assert readiness["missing"] == ["database"]
+        assert "replaced or deleted" in readiness["reasons"]["database"]
+        await_until(lambda: len(unrecorded_files(tmp_path)) == len(job_ids), 20, stack.logs)
+        aside.rename(path)
+        stack.await_all(job_ids, "completed", 20)
+        assert create().status_code == 200
+        assert [len(stack.calls(job_id)) for job_id in job_ids] == [1, 1, 1]
+        assert unrecorded_files(tmp_path) == []

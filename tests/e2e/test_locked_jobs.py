@@ -1,0 +1,37 @@
+"""A person's transaction that holds one job holds up the answers of no other."""
+
+import time
+from pathlib import Path
+
+import psycopg
+
+from tests.support.stack import Stack
+from tests.support.waiting import await_until
+
+
+def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
+    postgres_url: str, valkey_url: str, tmp_path: Path
+) -> None:
+    with (
+        Stack(postgres_url, valkey_url, tmp_path, provider_flags=("--delay", "1")) as stack,
+        psycopg.connect(postgres_url, autocommit=True) as looking,
+        psycopg.connect(postgres_url) as session,
+    ):
+
+        def count(status: str) -> int:
+            found = looking.execute("SELECT count(*) FROM jobs WHERE status = %s", (status,)).fetchone()
+            assert found is not None
+            return int(found[0])
+
+        ids = stack.submit_many(20, "Hello")
+        await_until(lambda: count("in_progress") == 20, 20, stack.logs)
+        session.execute("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", (ids[10],))
+        locked_at = time.monotonic()
+        await_until(lambda: count("completed") == 19, 10, stack.logs)
+        assert time.monotonic() - locked_at < 6
+        later = stack.submit_many(5, "Hello again")
+        await_until(lambda: count("completed") == 24, 10, stack.logs)
+        stack.worker_processes[0].match("a session holds up others")
+        session.rollback()
+        stack.await_all([*ids, *later], "completed", 15)
+        assert len(stack.calls()) == 25

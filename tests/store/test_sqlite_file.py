@@ -1,0 +1,112 @@
+"""SQLite's file is replaced or deleted under a running server, by a restore or a clean-up."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, text
+
+from jobs.store import tables
+from jobs.store.database import Database
+from jobs.store.sqlite_file import FileReplaced
+from tests.support.clock import START
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    """As a restore does, whose file is another."""
+    restored = path.with_name("restored.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(restored),))
+    restored.replace(path)
+
+
+def delete_the_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def write(database: Database, name: str) -> None:
+    with database.begin() as tx:
+        row = {"id": name, "name": name, "sha256": name, "scopes": [], "created_at": START}
+        tx.execute(insert(tables.api_keys).values(row))
+
+
+def refusal_of(database: Database) -> str | None:
+    try:
+        database.check_file()
+    except FileReplaced as error:
+        return str(error.orig)
+    return None
+
+
+@pytest.mark.parametrize("does", [delete, replace, delete_the_log])
+def test_nothing_is_written_any_more(sqlite_url: str, does: Callable[[Path], None]) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    write(database, "before")
+    assert refusal_of(database) is None
+    does(path)
+    assert f"{path} was replaced or deleted while the server runs" in str(refusal_of(database))
+    for each in (database, database.not_durable()):
+        with pytest.raises(FileReplaced):
+            write(each, "after")
+    with database.read() as tx:
+        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["before"]
+    database.close()
+
+
+def test_a_restored_file_is_not_damaged_by_the_log_of_the_old_one(sqlite_url: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    write(database, "restored")
+    assert refusal_of(database) is None
+    restored = path.with_name("restored.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(restored),))
+    for number in range(50):
+        write(database, f"later {number}")
+    restored.replace(path)
+    assert refusal_of(database) is not None
+    database.close()
+    again = Database(sqlite_url)
+    with again.read() as tx:
+        assert tx.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
+        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["restored"]
+    again.close()
+
+
+def test_no_other_file_is_opened_beside_the_old_one(sqlite_url: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    with database.read() as tx:
+        path.unlink()
+        with pytest.raises(FileReplaced), database.read():
+            pass
+        assert tx.execute(select(tables.api_keys)).all() == []
+    assert not path.exists()
+    database.close()
+
+
+def test_a_file_that_is_put_back_is_written_to_again(sqlite_url: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    write(database, "before")
+    aside = path.rename(path.with_name("aside.db"))
+    assert refusal_of(database) is not None
+    aside.rename(path)
+    write(database, "after")
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (2,)
+    database.close()
+
+
+def test_the_log_is_cut_to_a_bounded_size(sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        assert tx.execute(text("PRAGMA journal_size_limit")).scalar_one() == 64 * 1024 * 1024
+    database.close()

@@ -1,0 +1,12 @@
+"""The names of an installation whose namespace the tests have chosen."""
+
+from typing import Final
+
+from jobs.names import Names
+
+NAMESPACE: Final = "backburner"
+NAMES: Final = Names(NAMESPACE)
+
+
+def get_names() -> Names:
+    return NAMES

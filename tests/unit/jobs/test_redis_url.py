@@ -1,0 +1,87 @@
+"""Where Redis is: one server, or the master that Sentinels name."""
+
+import pytest
+from kombu.transport import TRANSPORT_ALIASES
+
+from jobs.errors import SettingsError
+from jobs.redis_url import Sentinels, for_kombu, with_master
+from jobs.setting_values import BROKER_SCHEMES
+from jobs.settings import load_settings
+
+SECRET = "hush-hush"
+TWO = (("h1", 26379), ("h2", 5000))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://h1;h2:5000/3?master_name=main",
+        "sentinel://h1:26379;sentinel://h2:5000/3?master_name=main",
+    ],
+)
+def test_sentinels_are_read_in_either_way_to_write_them(url: str) -> None:
+    found = Sentinels.from_url(url)
+    assert (found.hosts, found.master, found.database, found.username, found.password) == (TWO, "main", 3, None, None)
+    assert for_kombu(url) == "sentinel://h1:26379/3;sentinel://h2:5000/3"
+
+
+def test_passwords_of_the_master_and_of_the_sentinels_are_apart() -> None:
+    found = Sentinels.from_url("sentinel://me:p%40ss@[::1]:1/?master_name=m&sentinel_password=theirs")
+    assert (found.hosts, found.username, found.password) == ((("[::1]", 1),), "me", "p@ss")
+    assert found.own == {"password": "theirs"}
+    assert found.to_kombu() == "sentinel://me:p%40ss@[::1]:1/0"
+    assert found.kombu_options["sentinel_kwargs"]["password"] == "theirs"
+
+
+def test_the_brokers_options_name_the_master_as_well() -> None:
+    options = {"master_name": "main", "sentinel_kwargs": {"password": "theirs"}}
+    found = Sentinels.from_url(with_master("sentinel://h1", options))
+    assert (found.master, found.own) == ("main", {"password": "theirs"})
+    assert Sentinels.from_url(with_master("sentinel://h1?master_name=other", options)).master == "other"
+    assert with_master("redis://h1/0", options) == "redis://h1/0"
+
+
+def test_a_socket_has_another_name_at_kombus() -> None:
+    assert for_kombu("unix:///run/valkey.sock?db=2") == "redis+socket:///run/valkey.sock?virtual_host=2"
+    assert for_kombu("amqp://me@host//") == "amqp://me@host//"
+
+
+def test_settings_take_sentinels_with_the_password_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKBURNER_REDIS_URL", "sentinel://me@h1:26379;sentinel://h2:5000/3")
+    monkeypatch.setenv("BACKBURNER_REDIS_PASSWORD", SECRET)
+    monkeypatch.setenv("BACKBURNER_BROKER_OPTIONS", '{"master_name": "main"}')
+    settings = load_settings()
+    assert settings.broker == settings.redis
+    found = Sentinels.from_url(settings.broker)
+    assert (found.hosts, found.master, found.username, found.password) == (TWO, "main", "me", SECRET)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("REDIS_URL", f"redis+cluster://:{SECRET}@h", "Redis Cluster cannot keep the queue"),
+        ("REDIS_URL", f"rediscluster://:{SECRET}@h", "Redis Cluster cannot keep the queue"),
+        ("BROKER_URL", f"redis+cluster://:{SECRET}@h", "Redis Cluster cannot keep the queue"),
+        ("REDIS_URL", f"amqp://:{SECRET}@h", "expected a URL that begins with redis://"),
+        ("REDIS_URL", f"h1:6379?{SECRET}", "expected a URL that begins with redis://"),
+        ("BROKER_URL", "memory://", "expected the URL of a broker that Celery supports"),
+        ("BROKER_URL", f"valkey://:{SECRET}@h", "expected the URL of a broker that Celery supports"),
+        ("BROKER_URL", f"sentinel://:{SECRET}@h1", "master_name=mymaster"),
+        ("REDIS_URL", f"sentinel://:{SECRET}@h1:port/0?master_name=x", "master_name=mymaster"),
+        ("BROKER_OPTIONS", f'["{SECRET}"]', "expected a JSON object"),
+        ("BROKER_OPTIONS", "{", "expected a JSON object"),
+        ("NAMESPACE", "Back Burner", "pattern"),
+        ("NAMESPACE", "*", "pattern"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"BACKBURNER_{variable}", value)
+    with pytest.raises(SettingsError, match=f"BACKBURNER_{variable}: .*{says}") as told:
+        load_settings()
+    assert SECRET not in str(told.value)
+
+
+def test_every_broker_of_celerys_is_taken_that_processes_can_share() -> None:
+    assert {each.lower() for each in TRANSPORT_ALIASES} - BROKER_SCHEMES == {"memory"}

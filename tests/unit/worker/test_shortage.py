@@ -1,0 +1,83 @@
+"""What a process is short of, told from what it raised; and the slots that are left to it."""
+
+import errno
+import resource
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+
+import httpcore
+import pytest
+
+from jobs.store.database import Database
+from tests.support.records import an_attempt
+from worker.calls import Calls
+from worker.capacity import Capacity
+from worker.identity import Identity
+from worker.provider.line import Line
+from worker.shortage import shortage_of
+
+
+def raised_from(cause: BaseException) -> Exception:
+    error = httpcore.ConnectError("a connection failed")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "what"),
+    [
+        (OSError(errno.EMFILE, "x"), "too many open files"),
+        (OSError(errno.ENFILE, "x"), "too many open files in system"),
+        (OSError(errno.ENOMEM, "x"), "cannot allocate memory"),
+        (MemoryError(), "cannot allocate memory"),
+        (RuntimeError("can't start new thread"), "no more threads"),
+        (OSError(errno.ECONNREFUSED, "x"), None),
+        (socket.gaierror(socket.EAI_NONAME, "x"), None),
+        (RuntimeError("x"), None),
+    ],
+)
+def test_whose_fault_it_is(cause: BaseException, what: str | None) -> None:
+    assert shortage_of(raised_from(cause)) == what
+
+
+def test_a_name_that_is_not_resolved_for_want_of_files() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        found = shortage_of(raised_from(socket.gaierror(socket.EAI_AGAIN, "x")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == "too many open files"
+
+
+@pytest.fixture
+def identity(tmp_path: pytest.TempPathFactory) -> Iterator[Identity]:
+    database = Database(f"sqlite:///{tmp_path}/unused.db")
+    yield Identity(database, 100)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "slots"), [(resource.RLIM_INFINITY, 100), (1024, 100), (160, 96), (100, 36), (30, 1)]
+)
+def test_no_more_slots_than_files(identity: Identity, limit: int, slots: int) -> None:
+    told: list[int] = []
+    Capacity(identity, Calls(on_end=lambda: None)).begin(100, limit, told.append)
+    assert (identity.concurrency, told) == (slots, [slots])
+    assert (identity.short_of is None) is (slots == 100)
+
+
+def test_a_shortage_leaves_the_slots_that_found_room(identity: Identity) -> None:
+    calls = Calls(on_end=lambda: None)
+    capacity = Capacity(identity, calls)
+    capacity.begin(100, resource.RLIM_INFINITY, lambda _slots: None)
+    for number in range(60):
+        line = Line()
+        if number < 40:
+            line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/")})
+        calls.begin(an_attempt(f"resp_{number}", 1), line, timedelta(minutes=1))
+    capacity.short_of("too many open files")
+    capacity.short_of("too many open files")  # each of those that found none says so
+    assert (identity.concurrency, identity.short_of) == (36, "too many open files")
+    assert not capacity.has_room(0)  # for a moment, as nothing is gained by asking at once

@@ -1,0 +1,78 @@
+"""How many calls this process may hold: as many as are configured, or as its own files, memory and threads allow.
+
+Who meets a shortage hands its call back, and the slots are lowered to the calls that found room. They are raised again
+by a tenth a minute, as what was lacking may have been another's.
+"""
+
+import resource
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from jobs.telemetry import get_logger
+from worker.calls import Calls
+from worker.identity import Identity
+
+LEAST_OTHER_FILES: Final = 64
+"""What the database, the broker and logs need; of a small limit a quarter is left to them and to deliveries."""
+SHARE_THAT_FITS: Final = 0.9
+FIRST_PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 30.0
+RAISED_EVERY: Final = 60.0
+
+log = get_logger(__name__)
+
+
+class Capacity:
+    """The slots of one worker process."""
+
+    def __init__(self, identity: Identity, calls: Calls) -> None:
+        self._identity = identity
+        self._calls = calls
+        self._most = identity.concurrency
+        self._lasting: str | None = None
+        self._apply: Callable[[int], None] = lambda _slots: None
+        self._pause = FIRST_PAUSE
+        self._paused_until = float("-inf")
+        self._changed_at = float("-inf")
+
+    def begin(self, wanted: int, file_limit: int, apply: Callable[[int], None]) -> None:
+        """Take so many slots, or as many as `file_limit` has room for; `apply` is told of every change."""
+        self._apply = apply
+        self._most = wanted
+        if file_limit != resource.RLIM_INFINITY:
+            fits = file_limit - max(LEAST_OTHER_FILES, file_limit // 4)
+            if fits < wanted:
+                self._most = max(1, fits)
+                self._lasting = f"it may open {file_limit} files"
+                log.warning("fewer slots than configured", reason=self._lasting, slots=self._most, of=wanted)
+        self._set(self._most, self._lasting)
+
+    def has_room(self, busy: int) -> bool:
+        """Whether one more may be begun beside so many that are under way."""
+        now = monotonic()
+        if self._identity.concurrency < self._most and now - self._changed_at > RAISED_EVERY:
+            slots = self._identity.concurrency
+            slots = min(self._most, slots + max(1, slots // 10))
+            self._changed_at = now
+            self._set(slots, self._identity.short_of if slots < self._most else self._lasting)
+            log.info("slots raised", slots=slots, of=self._most)
+        return busy < self._identity.concurrency and now >= self._paused_until
+
+    def short_of(self, what: str) -> None:
+        """A call found no room: `what` was lacking."""
+        now = monotonic()
+        if now < self._paused_until:
+            return
+        fits = sum(not call.line.never_sent for call in self._calls.held())
+        slots = max(1, min(self._identity.concurrency, int(fits * SHARE_THAT_FITS)))
+        self._pause = FIRST_PAUSE if now - self._paused_until > RAISED_EVERY else min(2 * self._pause, LONGEST_PAUSE)
+        self._paused_until = now + self._pause
+        self._changed_at = now
+        self._set(slots, what)
+        log.warning("slots lowered", reason=what, slots=slots, of=self._most)
+
+    def _set(self, slots: int, short_of: str | None) -> None:
+        self._identity.concurrency = slots
+        self._identity.short_of = short_of
+        self._apply(slots)

@@ -1,0 +1,191 @@
+"""What calls came to, from their end until it is recorded: in memory, and in files where recording takes long.
+
+The files (mode 0600, in the data folder) hold answers. They are for whoever is killed, or gives up, while the database
+does not take them: the next start records them before anything else, and deletes them.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from jobs.errors import Billed
+from jobs.job import Answer
+from jobs.retry import RULES
+from jobs.sequence import Event as StreamEvent
+from jobs.sequence import Progress
+from jobs.store.streams import Chunk
+from jobs.telemetry import get_logger
+from jobs.unrecorded import FOLDER, SUFFIX, unrecorded_files
+from worker.live import LiveOutput
+from worker.settlement import EndedCall
+
+LOOK_SECONDS: Final = 0.25
+KEPT_AFTER_SECONDS: Final = 5.0
+"""For which recording may last before a file is written: longer than a burst of ends waits for its turn."""
+KEPT_AFTER_SECONDS_AT_THE_END: Final = 1.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """A call whose end stands in a file, and the rest of what it has told to those who watched."""
+
+    path: Path
+    ended: EndedCall
+    rest: Chunk | None
+
+    def done(self) -> None:
+        """It is recorded."""
+        self.path.unlink(missing_ok=True)
+
+    def put_aside(self) -> None:
+        """It cannot be recorded, ever; the file stays under another name."""
+        self.path.replace(self.path.with_suffix(".unknown"))
+
+
+class Unrecorded:
+    """The ends that one worker process has not recorded yet. From any thread or greenlet."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._waiting: dict[str, _Waiting] = {}
+        self._guard = Lock()
+        self._kept_after = KEPT_AFTER_SECONDS
+        self._stopping = Event()
+
+    def __len__(self) -> int:
+        """How many there are of calls that may have been paid for."""
+        return len(self._waiting)
+
+    @contextmanager
+    def until_recorded(self, ended: EndedCall, told: LiveOutput | None) -> Iterator[None]:
+        """The block records this end; one that breaks leaves it as a file."""
+        if not _may_be_paid(ended):
+            yield
+            return
+        name = f"{ended.job.id}-{ended.attempt.number}"
+        self._waiting[name] = waiting = _Waiting(ended, told, monotonic())
+        try:
+            yield
+        except BaseException:
+            self._keep(name, waiting)
+            del self._waiting[name]
+            raise
+        with self._guard:
+            del self._waiting[name]
+            if waiting.is_kept:
+                self._path(name).unlink(missing_ok=True)
+
+    def start(self) -> None:
+        """Begin to write files of what waits for long."""
+        Thread(target=self._loop, daemon=True).start()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._stopping.set()
+
+    def hurry(self) -> None:
+        """The process is about to end, and may be killed at any time."""
+        self._kept_after = KEPT_AFTER_SECONDS_AT_THE_END
+
+    def keep(self, waiting_for: float) -> int:
+        """Write a file of each that waits for so many seconds; how many stand in none all the same."""
+        before = monotonic() - waiting_for
+        due = [(name, waiting) for name, waiting in list(self._waiting.items()) if waiting.since <= before]
+        return sum(not self._keep(name, waiting) for name, waiting in due if not waiting.is_kept)
+
+    def left_over(self) -> Iterator[LeftOver]:
+        """What an earlier process has left."""
+        for path in unrecorded_files(self._data_dir):
+            try:
+                yield _Kept.model_validate_json(path.read_bytes()).left_at(path)
+            except FileNotFoundError:  # another worker on this folder was quicker
+                continue
+            except (OSError, ValidationError) as error:
+                log.warning("end of a call cannot be read", file=str(path), error=type(error).__name__)
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            self.keep(self._kept_after)
+
+    def _keep(self, name: str, waiting: "_Waiting") -> bool:
+        try:
+            content = _Kept.of(waiting).model_dump_json().encode()
+            with self._guard:
+                if name in self._waiting:
+                    self._write(name, content)
+                    waiting.is_kept = True
+        except (OSError, ValueError) as error:
+            if not waiting.is_named:  # as a full disk may stay full
+                log.warning("end of a call not kept as a file", job_id=waiting.ended.job.id, error=type(error).__name__)
+            waiting.is_named = True
+            return False
+        return True
+
+    def _path(self, name: str) -> Path:
+        return self._data_dir / FOLDER / f"{name}{SUFFIX}"
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = path.with_suffix(".draft")
+        with open(draft, "wb", opener=_private) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+@dataclass
+class _Waiting:
+    ended: EndedCall
+    told: LiveOutput | None
+    since: float
+    is_kept: bool = False
+    is_named: bool = False
+
+
+class _Kept(BaseModel):
+    """The content of a file."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+
+    ended: EndedCall
+    first_number: int | None = None
+    events: list[dict[str, Any]] = []
+    progress: list[Any] = []
+
+    @classmethod
+    def of(cls, waiting: _Waiting) -> "_Kept":
+        """What is known of an end."""
+        rest = None if waiting.told is None else waiting.told.unwritten()
+        if rest is None:
+            return cls(ended=waiting.ended)
+        events: list[StreamEvent] = list(rest.events)
+        return cls(ended=waiting.ended, first_number=rest.number, events=events, progress=rest.progress.to_json())
+
+    def left_at(self, path: Path) -> LeftOver:
+        """The same, read again."""
+        attempt = self.ended.attempt
+        rest = None
+        if self.first_number is not None:
+            progress = Progress.from_json(self.progress)
+            rest = Chunk(attempt.job_id, attempt.number, self.first_number, self.events, progress)
+        return LeftOver(path, self.ended, rest)
+
+
+def _may_be_paid(ended: EndedCall) -> bool:
+    result = ended.report.result
+    return isinstance(result, Answer) or RULES[result.kind].billed is not Billed.NO
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
