@@ -18,6 +18,7 @@ SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.
 # the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
 LONG := tests/api/test_many_watchers.py tests/chaos/test_chaos.py tests/cli/test_workers.py \
 	tests/crash/test_every_step.py tests/crash/test_frozen_sender.py tests/crash/test_many_deliveries.py \
+	tests/crash/test_unrecorded_for_long.py \
 	tests/e2e/test_amqp.py tests/e2e/test_erasure.py tests/e2e/test_half_open.py tests/e2e/test_idle_workers.py \
 	tests/e2e/test_lanes.py tests/e2e/test_list_memory.py tests/e2e/test_poison.py tests/e2e/test_reconciliation.py \
 	tests/e2e/test_sentinel.py tests/e2e/test_shared_broker.py tests/e2e/test_streams.py tests/e2e/test_transports.py \

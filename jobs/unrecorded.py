@@ -9,8 +9,15 @@ from typing import Final
 
 FOLDER: Final = "unrecorded"
 SUFFIX: Final = ".json"
+ASIDE: Final = ".unknown"
+"""Of those that could not be recorded: the database did not know the call, or they could not be read."""
 
 
 def unrecorded_files(data_dir: Path) -> list[Path]:
     """The files that are yet to be recorded, oldest call first."""
     return sorted((data_dir / FOLDER).glob(f"*{SUFFIX}"))
+
+
+def files_put_aside(data_dir: Path) -> list[Path]:
+    """The files that could not be recorded, which nobody waits for."""
+    return sorted((data_dir / FOLDER).glob(f"*{ASIDE}"))

@@ -1,8 +1,14 @@
-"""Records the ends of calls that an earlier process has left in files, before anybody takes these calls for lost."""
+"""Records the ends of calls that another process has left in files, before anybody takes these calls for lost.
+
+At the start that is done for all of them. Later the rescuer asks for those of a worker that fell silent, as several
+workers may share a data folder.
+"""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from threading import Thread
+from pathlib import Path
+from threading import Lock, Thread
 from time import sleep
 from typing import Final
 
@@ -40,6 +46,9 @@ class LeftOvers:
         self._unrecorded = unrecorded
         self._settle = settle
         self._announce = announce
+        self._refused: set[Path] = set()
+        self._taken: dict[tuple[str, int], LeftOver] = {}
+        self._guard = Lock()
 
     def record(self) -> None:
         """Record all of it. What belongs to a job that another session has locked follows once that lets go of it.
@@ -47,10 +56,33 @@ class LeftOvers:
         Raises:
             SQLAlchemyError: the database is away.
         """
-        locked = [left for left in self._unrecorded.left_over() if not self._is_recorded(left)]
+        # in a hurry: a session that has locked all of them is not to hold up the start for a second each
+        locked = [left for left in self._unrecorded.left_over() if not self._is_recorded(left, hurried=True)]
         if locked:
             log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
             Thread(target=self._record_locked, args=(locked,), daemon=True).start()
+
+    def take_over(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+        """Those of `calls` whose end stands in a file; `record_taken` records it. From any thread."""
+        found = {}
+        for each in calls:
+            left = self._unrecorded.left_of(*each)
+            if left is not None and left.path not in self._refused:
+                found[each] = left
+        with self._guard:
+            self._taken |= found
+        return found.keys()
+
+    def record_taken(self) -> None:
+        """Record the ends of those; what another session has locked is taken over again another time.
+
+        Raises:
+            SQLAlchemyError: the database is away.
+        """
+        with self._guard:
+            taken, self._taken = self._taken, {}
+        for left in taken.values():
+            self._is_recorded(left, hurried=True)
 
     def _record_locked(self, locked: Sequence[LeftOver]) -> None:
         while locked:
@@ -58,17 +90,18 @@ class LeftOvers:
             with suppress(*AWAY):
                 locked = [left for left in locked if left.path.exists() and not self._is_recorded(left)]
 
-    def _is_recorded(self, left: LeftOver) -> bool:
+    def _is_recorded(self, left: LeftOver, *, hurried: bool = False) -> bool:
         """Record it, or put aside what never can be; False while another session has locked its job."""
         job_id, number = left.ended.job.id, left.ended.attempt.number
         try:
-            settled = self._write(left)
+            settled = self._write(left, hurried=hurried)
         except AWAY as error:
             if not is_locked(error):
                 raise
             return False
         except Exception:  # whatever is wrong with one, the others and the start go on
             log.exception("end of a call put aside", job_id=job_id, attempt=number, file=str(left.path))
+            self._refused.add(left.path)
             left.put_aside()
             return True
         left.done()
@@ -77,8 +110,8 @@ class LeftOvers:
             self._announce(settled, left.ended)
         return True
 
-    def _write(self, left: LeftOver) -> Settled | None:
-        with self._database.begin() as tx:
+    def _write(self, left: LeftOver, *, hurried: bool) -> Settled | None:
+        with self._database.begin(hurried=hurried) as tx:
             if not attempts_of(tx, left.ended.job.id, left.ended.attempt.number - 1, limit=1):
                 raise LookupError("the database does not know this call")
             if left.rest is not None and isinstance(left.ended.report.result, Answer):

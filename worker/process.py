@@ -157,7 +157,8 @@ class WorkerProcess:
         def take_back(worker_id: str) -> int:
             now = datetime.now(UTC)
             parts = (self.database, self.dispatcher, self.announcer)
-            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience)
+            ends = self.executor.left_overs
+            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience, ends=ends)
 
         return Heartbeat(self.database, self.identity, self.calls, self.redis, self.names.stop, take_back)
 
@@ -174,6 +175,7 @@ class WorkerProcess:
             retention=timedelta(days=self.settings.retention_days),
             patience=self.patience,
             delivery_slots=self.settings.webhook_concurrency,
+            ends=self.executor.left_overs,
         )
 
     @cached_property

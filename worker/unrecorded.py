@@ -5,7 +5,7 @@ does not take them: the next start records them before anything else, and delete
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from jobs.errors import Billed
 from jobs.job import Answer
@@ -22,7 +22,7 @@ from jobs.sequence import Event as StreamEvent
 from jobs.sequence import Progress
 from jobs.store.streams import Chunk
 from jobs.telemetry import get_logger
-from jobs.unrecorded import FOLDER, SUFFIX, unrecorded_files
+from jobs.unrecorded import ASIDE, FOLDER, SUFFIX, files_put_aside, unrecorded_files
 from worker.live import LiveOutput
 from worker.settlement import EndedCall
 
@@ -44,11 +44,11 @@ class LeftOver:
 
     def done(self) -> None:
         """It is recorded."""
-        self.path.unlink(missing_ok=True)
+        _try(self.path, lambda: self.path.unlink(missing_ok=True))
 
     def put_aside(self) -> None:
-        """It cannot be recorded, ever; the file stays under another name."""
-        self.path.replace(self.path.with_suffix(".unknown"))
+        """It cannot be recorded in this database, or by this release; the next start tries once more."""
+        _put_aside(self.path)
 
 
 class Unrecorded:
@@ -71,7 +71,7 @@ class Unrecorded:
         if not _may_be_paid(ended):
             yield
             return
-        name = f"{ended.job.id}-{ended.attempt.number}"
+        name = _name_of(ended.job.id, ended.attempt.number)
         self._waiting[name] = waiting = _Waiting(ended, told, monotonic())
         try:
             yield
@@ -82,7 +82,8 @@ class Unrecorded:
         with self._guard:
             del self._waiting[name]
             if waiting.is_kept:
-                self._path(name).unlink(missing_ok=True)
+                path = self._path(name)
+                _try(path, lambda: path.unlink(missing_ok=True))
 
     def start(self) -> None:
         """Begin to write files of what waits for long."""
@@ -103,14 +104,15 @@ class Unrecorded:
         return sum(not self._keep(name, waiting) for name, waiting in due if not waiting.is_kept)
 
     def left_over(self) -> Iterator[LeftOver]:
-        """What an earlier process has left."""
-        for path in unrecorded_files(self._data_dir):
-            try:
-                yield _Kept.model_validate_json(path.read_bytes()).left_at(path)
-            except FileNotFoundError:  # another worker on this folder was quicker
-                continue
-            except (OSError, ValidationError) as error:
-                log.warning("end of a call cannot be read", file=str(path), error=type(error).__name__)
+        """What earlier processes have left, also what could not be recorded then: it may have been another database."""
+        for path in (*unrecorded_files(self._data_dir), *files_put_aside(self._data_dir)):
+            left = _read(path)
+            if left is not None:
+                yield left
+
+    def left_of(self, job_id: str, attempt: int) -> LeftOver | None:
+        """What stands in a file of this call, if there is one."""
+        return _read(self._path(_name_of(job_id, attempt)))
 
     def _loop(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
@@ -180,6 +182,34 @@ class _Kept(BaseModel):
             progress = Progress.from_json(self.progress)
             rest = Chunk(attempt.job_id, attempt.number, self.first_number, self.events, progress)
         return LeftOver(path, self.ended, rest)
+
+
+def _name_of(job_id: str, attempt: int) -> str:
+    return f"{job_id}-{attempt}"
+
+
+def _read(path: Path) -> LeftOver | None:
+    try:
+        return _Kept.model_validate_json(path.read_bytes()).left_at(path)
+    except FileNotFoundError:  # another worker on this folder was quicker
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("end of a call cannot be read", file=str(path), error=type(error).__name__)
+        if isinstance(error, ValueError):  # else it may be readable later
+            _put_aside(path)
+        return None
+
+
+def _put_aside(path: Path) -> None:
+    _try(path, lambda: path.replace(path.with_suffix(ASIDE)))
+
+
+def _try(path: Path, change: Callable[[], object]) -> None:
+    """Nothing is to stop for a file that cannot be deleted or renamed: to record it again changes nothing."""
+    try:
+        change()
+    except OSError as error:
+        log.warning("file cannot be deleted or renamed", file=str(path), error=type(error).__name__)
 
 
 def _may_be_paid(ended: EndedCall) -> bool:

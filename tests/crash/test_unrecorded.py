@@ -2,69 +2,31 @@
 
 import os
 import signal
-import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from jobs.unrecorded import unrecorded_files
-from tests.support.stack import Process, Stack
+from tests.crash.locked_database import (
+    JOBS,
+    answers_that_cannot_be_recorded,
+    await_end,
+    await_files,
+    start,
+    was_bought_once,
+)
+from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-
-JOBS = 3
-
-
-def start(database_url: str, valkey: ValkeyServer, data_dir: Path) -> Stack:
-    return Stack(database_url, valkey.url, data_dir, {"BACKBURNER_SHUTDOWN_GRACE_SECONDS": "1"})
 
 
 @pytest.fixture
 def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
     with start(database_url, valkey, tmp_path) as started:
         yield started
-
-
-@contextmanager
-def locked(database_url: str) -> Iterator[None]:
-    """Nobody can record an answer meanwhile."""
-    if database_url.startswith("sqlite"):
-        path = database_url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            yield
-        return
-    with psycopg.connect(database_url.replace("+psycopg", "")) as connection:
-        connection.execute("SELECT id FROM jobs FOR UPDATE")
-        yield
-
-
-@contextmanager
-def answers_that_cannot_be_recorded(stack: Stack) -> Iterator[list[str]]:
-    """Jobs whose calls are answered under a lock."""
-    job_ids = stack.submit_many(JOBS, "[[sim: full delay=1]] Hello")
-    stack.await_all(job_ids, "in_progress", 20)
-    with locked(stack.database_url):
-        await_until(lambda: [each["outcome"] for each in stack.calls()] == ["answered"] * JOBS, 10, stack.logs)
-        yield job_ids
-
-
-def await_files(stack: Stack) -> None:
-    await_until(lambda: len(unrecorded_files(stack.data_dir)) == JOBS, 10, stack.logs)
-
-
-def await_end(stack: Stack, worker: Process, seconds: float) -> int:
-    await_until(lambda: worker.popen.poll() is not None, seconds, lambda: f"it did not end\n{stack.logs()}")
-    return worker.popen.wait()
-
-
-def was_bought_once(stack: Stack, job_ids: list[str]) -> bool:
-    stack.await_all(job_ids, "completed", 30)
-    return len(stack.calls()) == JOBS and [len(stack.attempts(job_id)) for job_id in job_ids] == [1] * JOBS
 
 
 def test_a_worker_that_is_to_stop_waits_for_the_database(stack: Stack) -> None:
@@ -90,10 +52,12 @@ def test_what_a_killed_worker_could_not_record_is_recorded_by_the_next(stack: St
     unreadable, foreign = files[0].with_name("broken.json"), files[0].with_name("foreign.json")
     unreadable.write_text("{")
     foreign.write_text(files[0].read_text().replace(job_ids[0], "resp_of_another_database"))
+    other_database = files[1].rename(files[1].with_suffix(".unknown"))  # as a start on another database would
     stack.start_worker()
     assert was_bought_once(stack, job_ids)
-    assert unrecorded_files(stack.data_dir) == [unreadable]
-    assert foreign.with_suffix(".unknown").exists()
+    assert unrecorded_files(stack.data_dir) == []
+    assert not other_database.exists()
+    assert all(each.with_suffix(".unknown").exists() for each in (unreadable, foreign))
 
 
 def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:

@@ -60,10 +60,15 @@ class Maintenance:
         retention: timedelta,
         patience: Patience,
         delivery_slots: int = 0,
+        ends: rescuer.Ends | None = None,
     ) -> None:
+        """`ends` are those of calls that no process has recorded yet, and that are not to be taken for lost."""
+
         def rescue(now: datetime) -> int:
             judges = identity.is_steady(worker_timeout)
-            return rescuer.run_once(database, bell, announcer, now, worker_timeout, patience=patience, judges=judges)
+            return rescuer.run_once(
+                database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
+            )
 
         turns = Turns()
         self._database = database

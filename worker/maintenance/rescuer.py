@@ -1,6 +1,7 @@
 """Takes back what silent workers held: the call is closed as lost, the job runs again or fails, as it asked for.
 
-A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it.
+A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it. Nor is
+one whose end stands in a file of this worker's data folder: that is recorded instead.
 """
 
 from collections.abc import Set as AbstractSet
@@ -36,6 +37,16 @@ BROKEN_OFF = Failure(ErrorKind.LOST, "The call was broken off within its worker.
 log = get_logger(__name__)
 
 
+class Ends(Protocol):
+    """Where ends of calls stand that no process has recorded yet."""
+
+    def take_over(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+        """Those of `calls`, each by job id and attempt, that `record_taken` is to record: nobody is to rescue them."""
+
+    def record_taken(self) -> None:
+        """Record the ends of those, as far as no lock is in the way."""
+
+
 class Holder(Protocol):
     """What knows the calls of a worker, each by job id and attempt."""
 
@@ -58,6 +69,7 @@ def run_once(
     *,
     patience: Patience = AT_ONCE,
     judges: bool = True,
+    ends: Ends | None = None,
 ) -> int:
     """Rescue all that silent workers left behind; returns how many jobs were moved.
 
@@ -70,6 +82,10 @@ def run_once(
 
     def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
         held, opened = left_behind(tx, BATCH, only)
+        found = {(job.id, job.attempt) for job in held} | {(each.job_id, each.number) for each in opened}
+        known = _known(ends, found)
+        held = [job for job in held if (job.id, job.attempt) not in known]
+        opened = [each for each in opened if (each.job_id, each.number) not in known]
         for attempt in opened:
             close_lost(tx, attempt.job_id, attempt.number, now, LOST)
         return max(len(held), len(opened)), _take_back(tx, held, now, patience, LOST)
@@ -77,6 +93,7 @@ def run_once(
     rescued = 0
     while True:
         done = all_or_each(database, take_back, lambda tx: jobs_left_behind(tx, BATCH))
+        _record(ends)
         moved = [each for _, of_one in done for each in of_one]
         _announce(moved, dispatcher, announcer)
         rescued += len(moved)
@@ -93,6 +110,7 @@ def rescue_orphans(
     calls: Holder,
     *,
     patience: Patience = AT_ONCE,
+    ends: Ends | None = None,
 ) -> int:
     """Take back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
 
@@ -109,6 +127,7 @@ def rescue_orphans(
 
     def take_back(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Job]]]:
         these = {each for each in orphans if only in (None, each[0])}
+        these -= _known(ends, these)
         unsent = {each for each in these if calls.never_sent(*each)}
         for job_id, attempt in unsent:
             close_unsent(tx, job_id, attempt, now)
@@ -118,12 +137,23 @@ def rescue_orphans(
         return these, moved + _take_back(tx, _jobs(tx, these - unsent), now, patience, BROKEN_OFF)
 
     done = all_or_each(database, take_back, lambda _tx: sorted({job_id for job_id, _ in orphans}))
+    _record(ends)
     for these, _ in done:  # what a lock has left for later is still known as sent or not
         for each in these:
             calls.forget(*each)
     moved = [each for _, of_some in done for each in of_some]
     _announce(moved, dispatcher, announcer)
     return len(moved)
+
+
+def _known(ends: Ends | None, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+    """Those of `calls` whose end is known, and only not recorded yet."""
+    return frozenset() if ends is None else ends.take_over(calls)
+
+
+def _record(ends: Ends | None) -> None:
+    if ends is not None:
+        ends.record_taken()
 
 
 def _jobs(tx: Connection, claims: AbstractSet[tuple[str, int]]) -> list[Job]:
