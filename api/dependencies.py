@@ -9,7 +9,7 @@ from fastapi.security.utils import get_authorization_scheme_param
 
 from api.callers import Callers, Submitter, allow
 from api.holds import Holds
-from api.intake import Intake
+from api.intake import Intake, NotAccepted
 from api.key_watch import KeyWatch
 from api.listing import Lists
 from api.lookups import Lookups
@@ -20,11 +20,11 @@ from api.sequences import Sequences
 from api.showing import Shown
 from jobs.dispatch import Dispatcher, RunList
 from jobs.events import Announcer, Waiters
-from jobs.gathering import AsyncGathering
+from jobs.gathering import AsyncGathering, NotBegun
 from jobs.models import Catalogue
 from jobs.sealing import Seal
 from jobs.settings import Settings
-from jobs.store.database import Database
+from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.keys import ApiKey, Scope
 from jobs.store.queries import Standing
 from jobs.store.writing import Probe
@@ -111,10 +111,17 @@ class RequiresOfSubmitter:
         self._scope = scope
 
     async def __call__(self, parts: PartsDep, secret: Secret) -> Submitter:
-        """The caller, as far as is known; raises as `Requires`."""
-        submitter = await parts.callers.find_submitter(secret)
-        if self._scope not in submitter.last_known.scopes:
-            allow(await submitter.confirmed(), self._scope)
+        """The caller, as far as is known; raises as `Requires`.
+
+        Raises:
+            NotAccepted: the database does not answer.
+        """
+        try:
+            submitter = await parts.callers.find_submitter(secret)
+            if self._scope not in submitter.last_known.scopes:
+                allow(await submitter.confirmed(), self._scope)
+        except (*DATABASE_ERRORS, NotBegun) as error:
+            raise NotAccepted("The database does not answer.") from error
         return submitter
 
 

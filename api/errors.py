@@ -126,7 +126,7 @@ TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, 
 TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 NOT_ACCEPTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
-UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if the retry of an SDK joins the response, else false")
+UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if a retry finds the response (an SDK's own, or one with an `Idempotency-Key`), else false")
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
 TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
 FAULTS: Final = (
@@ -268,7 +268,8 @@ def _not_accepted(request: Request, error: Exception) -> JSONResponse:
     cause = type(error.__cause__).__name__
     log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
     reason = FILE_REPLACED if isinstance(error.__cause__, FileReplaced) else str(error)
-    return _answer(NOT_ACCEPTED, f"{reason} Nothing was accepted. Try again.", {"retry-after": "2"})
+    said = f"{reason} Nothing was accepted of this request. Try again."
+    return _answer(NOT_ACCEPTED, said, {"retry-after": "2"})
 
 
 def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
@@ -281,7 +282,8 @@ def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
     )
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id}
     debt = request.scope.get(DEBT)
-    if debt is None or debt.request_id is None:  # a client that sent it again would buy again
+    finds_it = "idempotency-key" in request.headers or (debt is not None and debt.request_id is not None)
+    if not finds_it:  # a client that sent it again would buy again
         headers |= FINAL
     return _answer(UNCONFIRMED, message, headers)
 

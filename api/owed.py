@@ -17,12 +17,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.ids import new_id
-from jobs.store.database import Database, database_now
+from jobs.store.database import WITHIN_SECONDS, Database, database_now
 from jobs.store.unanswered import beat_process, leave_process, note_answered, note_lost
 from jobs.telemetry import get_logger
 
 BEAT_SECONDS: Final = 1.0
 GATHER_SECONDS: Final = 0.05
+WRITE_SECONDS: Final = 3.0
+"""How long a beat may take: on a line that is silent, another connection is tried before silence is taken for death."""
 STOP_SECONDS: Final = 5.0
 DEBT: Final = "backburner.debt"
 
@@ -46,6 +48,7 @@ class Owed:
     def __init__(self, database: Database) -> None:
         self.process_id = new_id("api")
         self._database = database.not_durable()  # a mark that comes back with the machine is as if nobody was told
+        self._within = WITHIN_SECONDS if database.is_sqlite else WRITE_SECONDS  # SQLite's writers have their turns
         self._answered: deque[str] = deque()
         self._lost: deque[str] = deque()
         self._lost_unwritten: set[str] = set()
@@ -88,7 +91,7 @@ class Owed:
             self._wake.clear()
         self._write()
         try:
-            with self._database.begin() as tx:
+            with self._database.begin(within=self._within) as tx:
                 leave_process(tx, self.process_id, database_now(tx))
         except SQLAlchemyError as error:
             log.warning("could not leave", error=type(error).__name__)
@@ -103,7 +106,7 @@ class Owed:
         if beats:
             self._beat_at = monotonic()
         try:
-            with self._database.begin() as tx:
+            with self._database.begin(within=self._within) as tx:
                 now = database_now(tx)
                 if beats:
                     beat_process(tx, self.process_id, now)

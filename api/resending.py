@@ -23,8 +23,9 @@ from api.intake import NotAccepted, Owing, Unconfirmed
 from api.owed import DEBT, Debt
 from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
+from jobs.gathering import NotBegun
 from jobs.ids import new_id
-from jobs.store.database import database_now
+from jobs.store.database import DATABASE_ERRORS, database_now
 from jobs.store.queries import get_document
 from jobs.store.unanswered import Sender, being_accepted, marks_of, take
 
@@ -45,16 +46,26 @@ async def accept_once(
         NotAccepted: nothing was written, and the request may be sent again.
         Unconfirmed: it is not known whether the job was made; one that was is there to be joined.
     """
+    try:
+        return await _accept_once(request, raw, parts, submitter, idempotency_key)
+    except (*DATABASE_ERRORS, NotBegun) as error:  # of a read, as what is written says itself what came of it
+        debt: Debt = request.scope[DEBT]
+        debt.is_unknown = True  # an earlier try that was joined in the midst of it can be joined again
+        raise NotAccepted("The database does not answer.") from error
+
+
+async def _accept_once(
+    request: Request, raw: bytes, parts: Parts, submitter: Submitter, idempotency_key: str | None
+) -> Accepted:
     count = request.headers.get(RETRY_COUNT)
     if idempotency_key is not None or count is None:
         return await accept(raw, parts, submitter, idempotency_key)
     is_again = count.isascii() and count.isdigit() and count.strip("0") != ""  # of any length: int() has a limit
-    if is_again:
-        await submitter.confirmed()
     sender = Sender(submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), parts.owed.process_id)
     debt: Debt = request.scope[DEBT]
     debt.request_id = sender.request_id
     if is_again:
+        await submitter.confirmed()
         joined = await _join(parts, sender)
         if joined is not None:
             await submitter.confirmed()  # the look may have taken seconds

@@ -53,6 +53,7 @@ class SharingPool(Pool):
         self._changed = Condition()
         self._idle: deque[ConnectionPoolEntry] = deque()
         self._open = 0
+        self._is_disposed = False
         self._refused_until = -PRESSED_SECONDS
         self._waiting = 0
 
@@ -80,7 +81,7 @@ class SharingPool(Pool):
     def dispose(self) -> None:
         """Close what is idle; what is in use is closed as it comes back."""
         with self._changed:
-            idle, self._most = list(self._idle), 0
+            idle, self._is_disposed = list(self._idle), True
             self._idle.clear()
             self._open -= len(idle)
         for record in idle:
@@ -175,7 +176,7 @@ class SharingPool(Pool):
         record.info[_USED_AT] = now
         spare: list[ConnectionPoolEntry] = []
         with self._changed:
-            if record.dbapi_connection is None or self._open > self._most:
+            if record.dbapi_connection is None or self._is_disposed:
                 spare.append(record)
             else:
                 self._idle.append(record)

@@ -204,15 +204,33 @@ def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
         joined = post(tenant, 1, x_stainless_retry_count="1").raise_for_status()
         assert joined.json()["id"] == unknown.headers["openai-response-id"]
         way.losing = True
+        unknown = post(tenant, 3, idempotency_key="a key")
+        assert "x-should-retry" not in unknown.headers
+        way.losing = False
+        found = post(tenant, 3, idempotency_key="a key").raise_for_status()
+        assert found.json()["id"] == unknown.headers["openai-response-id"]
+        way.losing = True
+        again = post(tenant, 2, x_stainless_retry_count="0").headers["openai-response-id"]
+        way.losing = False
+        way.refuse()
+        # reads before anything is written: of a key's earlier create, and of a caller who is not known yet
+        assert_told_that_nothing_was_accepted(post(tenant, 4, idempotency_key="another key"))
+        with server.client("bb_of-nobody-that-is-known") as stranger:
+            assert_told_that_nothing_was_accepted(stranger.post("/v1/responses", json=BODY))
+        # the first retry finds the database away, which its SDK is not to take for the end
+        assert_told_that_nothing_was_accepted(post(tenant, 2, x_stainless_retry_count="1"))
+        way.flow()
+        assert post(tenant, 2, x_stainless_retry_count="2").raise_for_status().json()["id"] == again
+        way.losing = True
         with (
             OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, max_retries=3) as sdk,
             ThreadPoolExecutor(1) as one,
         ):
             answer = one.submit(sdk.responses.create, model=MODEL, input=PROMPT, background=True)
-            await_until(lambda: len(tenant.ids()) == 2, 10, "nothing was committed")
+            await_until(lambda: len(tenant.ids()) == 4, 10, "nothing was committed")
             way.losing = False
             assert answer.result(30).id in tenant.ids()
-        assert len(tenant.ids()) == 2
+        assert len(tenant.ids()) == 4
 
 
 def test_an_ended_response_is_rendered_once_and_gone_when_deleted_elsewhere(

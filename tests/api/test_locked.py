@@ -101,6 +101,24 @@ def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_val
             way.flow()
 
 
+def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
+    postgres_url: str, shared_valkey: ValkeyServer
+) -> None:
+    """A NAT has forgotten the connection that the creates had shared; to connect anew works."""
+    url = make_url(postgres_url)
+    assert url.port
+    with Proxy("database", url.port) as way:
+        settings = settings_for(url.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
+        with serve(settings) as server, a_tenant(server) as tenant, ThreadPoolExecutor(1) as pool:
+            post(tenant)
+            way.silence()
+            stuck = pool.submit(post, tenant)
+            await_until(lambda: server.is_creating, 5, "it was not begun")
+            answer, seconds = post(tenant)
+            assert (answer.status_code, seconds < LONGEST / 2) == (200, True)
+            assert stuck.result(30)[1] < LONGEST
+
+
 class TestReadiness:
     def test_sqlites_write_lock(self, sqlite: Server) -> None:
         assert sqlite.database.url.database

@@ -370,6 +370,11 @@ class TestFewConnections:
             done = list(pool.map(lambda _: _sleep(database, 0.01), range(200)))
         assert done == [1] * 200
 
+    def test_a_closed_one_opens_again(self, database: Database) -> None:
+        database.close()
+        with quickly():
+            assert _sleep(database, 0) == 1
+
     def test_processes_share_what_there_is(self, postgres_url: str) -> None:
         with self._at_most(postgres_url, 3, 10, 10, 10) as databases, ThreadPoolExecutor(12) as pool:
             done = list(pool.map(lambda number: _sleep(databases[number % 3], 0.005), range(150)))
