@@ -28,7 +28,7 @@ from jobs.outbox import Outbox
 from jobs.redis_url import connect
 from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
-from jobs.store.database import Database
+from jobs.store.database import Database, unless_locked
 from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
@@ -53,7 +53,7 @@ from worker.pool import LastingPool
 from worker.provider.client import ProviderClient
 from worker.provider.line import AbortReason
 from worker.settlement import Policy
-from worker.start import refuse_what_takes_nothing
+from worker.start import patiently, refuse_what_takes_nothing
 from worker.unrecorded import Unrecorded
 from worker.webhook_post import Poster
 from worker.webhook_sender import WebhookSender
@@ -213,13 +213,14 @@ class WorkerProcess:
             log.warning("webhooks are not signed", missing=VARIABLE)
         if self.settings.sends_in_clear:
             log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
-        self.executor.left_overs.record()
+        left_overs, _ = self.executor.left_overs, self.sender  # all that a thread asks which watches over our leaving
+        self.leaving.watch()
+        patiently(left_overs.record)
         self.unrecorded.start()
-        self.heartbeat.start()
+        patiently(self.heartbeat.start)
         self.live.start()
-        with self.database.begin() as tx:
+        with unless_locked(), self.database.begin(hurried=True) as tx:  # else the next probe comes in its time
             probe_now(tx, self.lane.name, datetime.now(UTC))
-        _ = self.sender
         self.maintenance.start()
         for patrol in self.patrols:
             patrol.start()
@@ -317,7 +318,6 @@ def install(app: Celery, process: WorkerProcess) -> None:
             parent.max_concurrency = max(1, parent.pool.num_processes - HEADROOM)
             process.take_slots(parent)
             process.start()
-            process.leaving.watch()
             # Celery's own handlers wait for the pool inside the signal handler, where gevent lets nobody wait
             gevent.signal_handler(signal.SIGQUIT, hand_back)
             gevent.signal_handler(signal.SIGINT, interrupted)

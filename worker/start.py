@@ -1,13 +1,22 @@
-"""Refuses to start a worker that would live and take no work, with one sentence."""
+"""Refuses to start a worker that would live and take no work, with one sentence, and waits for a locked database."""
 
-from typing import Any
+from collections.abc import Callable
+from time import monotonic, sleep
+from typing import Any, Final
 
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.broker import CLUSTER_ERRORS, BrokerAway, BrokerLine, read_together
 from jobs.names import Names
+from jobs.store.database import DATABASE_ERRORS
 from jobs.store.installation import Installation
+from jobs.telemetry import get_logger
+
+PATIENCE_SECONDS: Final = 30.0
+AGAIN_SECONDS: Final = 0.5
+
+log = get_logger(__name__)
 
 
 def find_names(installation: Installation) -> Names:
@@ -42,3 +51,20 @@ def refuse_what_takes_nothing(controller: Any, app: Celery, names: Names) -> Non
             raise SystemExit(
                 "Redis Cluster cannot keep the queue: name one server, or Sentinels, in BACKBURNER_REDIS_URL."
             ) from None
+
+
+def patiently(write: Callable[[], None]) -> None:
+    """Do `write`, again and again while another session's lock is in the way, or the database away, for 30 s.
+
+    Raises:
+        SQLAlchemyError: it still is.
+    """
+    until = monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return write()
+        except DATABASE_ERRORS as error:
+            if monotonic() > until:
+                raise
+            log.warning("start waits for the database", error=type(error).__name__)
+            sleep(AGAIN_SECONDS)

@@ -50,6 +50,19 @@ def test_with_the_database_locked_and_nothing_in_flight_it_leaves_as_well(stack:
         assert worker.popen.wait(LEAVE_SECONDS) == 0
 
 
+def test_a_start_waits_for_a_locked_database_and_may_be_ended_meanwhile(stack: Stack) -> None:
+    """It ended with a traceback after four seconds."""
+    with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        stopped, kept = (stack.start_worker("worker.celery_worker", "--hostname", name) for name in ("a@%h", "b@%h"))
+        for each in (stopped, kept):
+            each.match("start waits for the database")
+        stopped.signal(signal.SIGTERM)
+        assert stopped.popen.wait(LEAVE_SECONDS) == 0
+    await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 200, 30, stack.logs)
+    assert kept.popen.poll() is None
+
+
 def test_with_a_call_in_flight_it_leaves_when_that_has_ended_and_is_recorded(
     stack: Stack, valkey: ValkeyServer
 ) -> None:
