@@ -6,11 +6,11 @@ does not take them: the next start records them before anything else, and delete
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock, Thread
-from time import monotonic
+from time import monotonic, time
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,8 @@ LOOK_SECONDS: Final = 0.25
 KEPT_AFTER_SECONDS: Final = 5.0
 """For which recording may last before a file is written: longer than a burst of ends waits for its turn."""
 KEPT_AFTER_SECONDS_AT_THE_END: Final = 1.0
+DRAFT: Final = ".draft"
+DRAFT_SECONDS: Final = 60.0
 
 log = get_logger(__name__)
 
@@ -105,6 +107,7 @@ class Unrecorded:
 
     def left_over(self) -> Iterator[LeftOver]:
         """What earlier processes have left, also what could not be recorded then: it may have been another database."""
+        _drop_old_drafts(self._data_dir / FOLDER)
         for path in (*unrecorded_files(self._data_dir), *files_put_aside(self._data_dir)):
             left = _read(path)
             if left is not None:
@@ -138,12 +141,13 @@ class Unrecorded:
     def _write(self, name: str, content: bytes) -> None:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = path.with_suffix(".draft")
+        draft = path.with_suffix(DRAFT)
         with open(draft, "wb", opener=_private) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+        _sync_folder(path.parent)
 
 
 @dataclass
@@ -215,6 +219,23 @@ def _try(path: Path, change: Callable[[], object]) -> None:
 def _may_be_paid(ended: EndedCall) -> bool:
     result = ended.report.result
     return isinstance(result, Answer) or RULES[result.kind].billed is not Billed.NO
+
+
+def _drop_old_drafts(folder: Path) -> None:
+    """Delete what processes that were killed had half written: they hold parts of answers."""
+    for draft in folder.glob(f"*{DRAFT}"):
+        with suppress(FileNotFoundError):
+            if time() - draft.stat().st_mtime > DRAFT_SECONDS:  # else another worker may be writing it
+                _try(draft, draft.unlink)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the name of a new file outlast a loss of power as well."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _private(path: str, flags: int) -> int:

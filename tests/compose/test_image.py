@@ -85,8 +85,14 @@ def test_its_user_can_write_where_its_data_goes(recipe: Sequence[tuple[str, str]
         "BACKBURNER_DATA_DIR"
     ]
     user, group = of(recipe, "USER")[-1].split(":")
-    for each in load(DOTENV).ours.values():
-        assert f"{directory}:uid={user},gid={group},mode=0700" in each.raw["tmpfs"]
+    for name, each in load(DOTENV).ours.items():
+        if name == "worker":  # what it could not record is to outlive it; a new volume is as the image's directory
+            assert each.raw["volumes"] == [f"worker:{directory}"]
+            assert each.raw["tmpfs"] == ["/tmp"]
+        else:
+            assert f"{directory}:uid={user},gid={group},mode=0700" in each.raw["tmpfs"]
+    install = next(rest for rest in of(recipe, "RUN") if "install --directory" in rest)
+    assert f"--owner backburner --group backburner --mode 0700 {directory}" in install
 
 
 def test_the_builder_sees_our_packages_and_no_secret() -> None:

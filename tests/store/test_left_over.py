@@ -1,5 +1,7 @@
 """Ends of calls that a worker has left in files of a shared folder: they are recorded, and their calls not rescued."""
 
+import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -11,7 +13,7 @@ from jobs.job import Attempt, Job, Outcome
 from jobs.lifecycle import Status
 from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
-from jobs.unrecorded import unrecorded_files
+from jobs.unrecorded import FOLDER, unrecorded_files
 from tests.support.clock import Clock
 from tests.support.deaf import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, USAGE, Records
@@ -94,3 +96,15 @@ def test_one_that_can_never_be_recorded_is_rescued_in_the_end(records: Records, 
     assert rescue(records, ends, worker_id) == 0
     assert rescue(records, ends, worker_id) == 1
     assert records.reload(job).status is Status.QUEUED
+
+
+@pytest.mark.one_database
+def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records, tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    old, new = folder / "resp_1-1.draft", folder / "resp_2-1.draft"
+    for each in (old, new):
+        each.write_text('{"half')
+    os.utime(old, (time.time() - 3600,) * 2)
+    left_overs(records, tmp_path).record()
+    assert [*folder.iterdir()] == [new]
