@@ -40,7 +40,7 @@ WITHIN_SECONDS: Final = 30.0
 """How long one transaction, or what is read on one connection, may take unless its caller says."""
 READ_SECONDS: Final = 8.0
 """The same of small reads for many at once."""
-TOGETHER_SECONDS: Final = 10.0
+TOGETHER_SECONDS: Final = 8.0
 """The same of what many do in one transaction, and each by itself after it."""
 PING_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 4

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from random import Random
 from typing import Any
 
 import httpcore
@@ -32,7 +33,9 @@ from tests.support.postgres import PostgresServer
 from tests.support.records import Records, make_key
 from tests.support.waiting import await_until
 from worker.calls import Calls
+from worker.claims import Claims
 from worker.identity import Identity
+from worker.lane import LaneKeeper
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
 from worker.provider.line import Line
@@ -347,6 +350,46 @@ class TestSilentLines:
             with quickly(), pytest.raises(CommitUnknown):
                 write()
             database.close()
+
+
+class TestWhatIsDoneTogether:
+    """A worker's claims share a transaction, as do its ends."""
+
+    @contextmanager
+    def _claims(self, records: Records, url: str) -> Iterator[Claims]:
+        opened = Database(url)
+        identity = Identity(opened, 10, records.worker_id)
+        yield Claims(opened, identity, LaneKeeper(opened, LaneSettings("lane"), TIMEOUT, records.clock), records.clock)
+        opened.close()
+
+    def test_a_silent_line_holds_up_no_other_claim(self, database: Database, postgres_url: str, clock: Clock) -> None:
+        records = Records(database, clock)
+        first, stuck, *others = [records.submit_job().id for _ in range(6)]
+        url = make_url(postgres_url)
+        assert url.port
+        with Proxy("database", url.port) as way, ThreadPoolExecutor(8) as pool:
+            through = url.set(port=way.port).render_as_string(hide_password=False)
+            with self._claims(records, through) as claims:
+                assert claims.claim(first) is not None
+                assert way.silence() == 1
+                sent = len(way.passages[0].head)
+                late = pool.submit(claims.claim, stuck)
+                await_until(lambda: len(way.passages[0].head) > sent, 5, "no claim is under way")
+                with quickly():
+                    assert all(pool.map(claims.claim, others))
+                way.cut(1, Random(0))
+                assert late.result(30) is None
+
+    def test_a_locked_row_holds_up_no_other_claim(self, records: Records) -> None:
+        stuck, *others = [records.submit_job().id for _ in range(5)]
+        url = records.database.url.render_as_string(hide_password=False)
+        with self._claims(records, url) as claims, ThreadPoolExecutor(8) as pool:
+            with another_session(records.database, "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", stuck):
+                late = pool.submit(claims.claim, stuck)
+                with quickly():
+                    assert all(pool.map(claims.claim, others))
+                assert late.result(30) is None
+            assert claims.claim(stuck) is not None
 
 
 class TestFewConnections:
