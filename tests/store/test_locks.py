@@ -1,5 +1,7 @@
 """Whoever holds a lock holds up itself alone, and a connection that says nothing is not waited for."""
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -7,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
+from select import select as select_ready
 from typing import Any
 
 import httpcore
 import psycopg
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import Connection, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from structlog.testing import capture_logs
 
@@ -233,6 +236,27 @@ class TestLimits:
         assert "options" not in {each.split("=")[0] for each in _parameters(database)}
         other.close()
 
+    def test_hold_where_no_state_of_a_session_survives(self, records: Records) -> None:
+        """As behind a pooler in transaction mode; of a session it keeps prepared statements alone."""
+
+        def forget(driver: Any, *_: object) -> None:
+            driver.execute("RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *")
+
+        def stand_still() -> None:
+            with records.database.begin() as tx:
+                tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # for 5 s
+                await_until(lambda: has_heard(tx), 10, "the session is still there")
+
+        event.listen(records.database.engine, "checkout", forget)
+        with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
+            for _ in range(3):  # so often that statements are prepared
+                with pytest.raises(OperationalError) as caught:
+                    records.submit_job()
+                assert is_locked(caught.value)
+        with pytest.raises(DBAPIError):
+            stand_still()
+        records.submit_job()
+
     def test_a_lock_is_waited_for_a_second(self, records: Records) -> None:
         with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
             with pytest.raises(OperationalError) as caught:
@@ -260,6 +284,22 @@ class TestLimits:
         assert idle + interval * count <= 10
         assert int(found["tcp_user_timeout"]) <= 10_000
 
+    def test_so_says_the_kernel_of_the_real_line(self, database: Database) -> None:
+        """It ends a line whose packets are lost: what was sent is acknowledged within so long, or a probe is."""
+        with database.read() as tx:
+            driver: Any = tx.connection.dbapi_connection
+            with socket.socket(fileno=os.dup(driver.fileno())) as line:
+
+                def option(level: int, name: str) -> int:
+                    return line.getsockopt(level, getattr(socket, name))
+
+                assert option(socket.SOL_SOCKET, "SO_KEEPALIVE") == 1
+                idle, interval, count = (
+                    option(socket.IPPROTO_TCP, f"TCP_KEEP{each}") for each in ("IDLE", "INTVL", "CNT")
+                )
+                assert idle + interval * count <= 10
+                assert 0 < option(socket.IPPROTO_TCP, "TCP_USER_TIMEOUT") <= 10_000
+
     def test_a_statement_that_takes_too_long_is_ended(self, database: Database) -> None:
         with quickly(), pytest.raises(OperationalError), database.read(within=0.5) as tx:
             tx.execute(text("SELECT pg_sleep(60)"))
@@ -279,6 +319,12 @@ class TestLimits:
             write()
         with database.read() as tx:
             assert tx.execute(text("SELECT count(*) FROM late")).scalar_one() == 0
+
+
+def has_heard(tx: Connection) -> bool:
+    """Whether the server has said something by itself, as it does when it ends a session."""
+    driver: Any = tx.connection.dbapi_connection
+    return bool(select_ready([driver.fileno()], [], [], 0)[0])
 
 
 def is_free(database: Database) -> bool:
