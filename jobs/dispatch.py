@@ -59,6 +59,7 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
         broker_transport_options=_transport_options(settings),
+        broker_use_ssl=dict(Sentinels.from_url(settings.broker).tls) if is_sentinel(settings.broker) else False,
         result_backend_thread_safe=True,  # there is none: else each task would make one of its own
         task_acks_late=False,
         task_create_missing_queues=False,
