@@ -135,9 +135,7 @@ FAULTS: Final = (
     TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, SHORT, DATABASE_AWAY, NOT_ACCEPTED, UNCONFIRMED, RESTARTING,
 )
 # fmt: on
-FILE_REPLACED: Final = (
-    "The database's file was replaced or deleted while this server runs. Nothing is written to it any more."
-)
+FILE_REPLACED: Final = "The database's file was {} while this server runs. Nothing is written to it any more."
 
 
 class LetGo(Exception):
@@ -267,14 +265,18 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("database failed", error=type(error).__name__, path=request.url.path)
     # it may have done a part of what was asked, so only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
-    reason = FILE_REPLACED if isinstance(error, FileReplaced) else "The database does not answer."
+    reason = _reason_of_file(error) or "The database does not answer."
     return _answer(DATABASE_AWAY, f"{reason} Try again.", headers)
+
+
+def _reason_of_file(error: BaseException | None) -> str | None:
+    return FILE_REPLACED.format(error.happened) if isinstance(error, FileReplaced) else None
 
 
 def _not_accepted(request: Request, error: Exception) -> JSONResponse:
     cause = type(error.__cause__).__name__
     log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
-    reason = FILE_REPLACED if isinstance(error.__cause__, FileReplaced) else str(error)
+    reason = _reason_of_file(error.__cause__) or str(error)
     return _answer(NOT_ACCEPTED, f"{reason} Nothing was accepted. Try again.", {"retry-after": "2"})
 
 
