@@ -14,7 +14,7 @@ from api.key_watch import KeyWatch
 from api.listing import Lists
 from api.lookups import Lookups
 from api.owed import Owed
-from api.readiness import DatabaseState
+from api.readiness import DatabaseState, Probe
 from api.rendered import Rendered
 from api.sequences import Sequences
 from api.showing import Shown
@@ -27,7 +27,6 @@ from jobs.settings import Settings
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.keys import ApiKey, Scope
 from jobs.store.queries import Standing
-from jobs.store.writing import Probe
 
 documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 
@@ -55,7 +54,8 @@ class Parts:
     shown: AsyncGathering[tuple[str, str], Shown]
     rendered: Rendered
     lookups: Lookups
-    probe: Probe[DatabaseState]
+    database_probe: Probe[DatabaseState]
+    broker_probe: Probe[bool]
 
 
 async def get_parts(request: Request) -> Parts:

@@ -41,6 +41,7 @@ from jobs.errors import (
 )
 from jobs.gathering import NotBegun
 from jobs.job import Job
+from jobs.shortage import shortage_of
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.sqlite_file import FileReplaced
 from jobs.telemetry import get_logger
@@ -127,15 +128,14 @@ TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_erro
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
 NOT_ACCEPTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
 UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if a retry finds the response (an SDK's own, or one with an `Idempotency-Key`), else false")
+SHORT: Final         = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the process is out of files, memory or threads; the message says of which", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
 TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
 FAULTS: Final = (
-    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, DATABASE_AWAY, NOT_ACCEPTED, UNCONFIRMED, RESTARTING,
+    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, SHORT, DATABASE_AWAY, NOT_ACCEPTED, UNCONFIRMED, RESTARTING,
 )
 # fmt: on
-FILE_REPLACED: Final = (
-    "The database's file was replaced or deleted while this server runs. Nothing is written to it any more."
-)
+FILE_REPLACED: Final = "The database's file was {} while this server runs. Nothing is written to it any more."
 
 
 class LetGo(Exception):
@@ -201,8 +201,13 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
         app.add_exception_handler(error, _database_away)
 
 
-def unexpected(error: Exception) -> JSONResponse:
-    """The answer to a fault of ours; the log has the rest."""
+def unexpected(error: Exception, method: str) -> JSONResponse:
+    """The answer to a fault of ours, or to what this process was short of; the log has the rest."""
+    shortage = shortage_of(error)
+    if shortage is not None:
+        log.error("request not served", reason=shortage)
+        headers = {"retry-after": "2"} | (FINAL if method == "POST" else {})
+        return _answer(SHORT, f"The server is short of something: {shortage}. Try again.", headers)
     log.error("request broke", error=type(error).__name__, exc_info=error)
     return _answer(BROKEN, "The server had an error while processing your request.", FINAL)
 
@@ -260,14 +265,18 @@ def _database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("database failed", error=type(error).__name__, path=request.url.path)
     # it may have done a part of what was asked, so only the caller can tell whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
-    reason = FILE_REPLACED if isinstance(error, FileReplaced) else "The database does not answer."
+    reason = _reason_of_file(error) or "The database does not answer."
     return _answer(DATABASE_AWAY, f"{reason} Try again.", headers)
+
+
+def _reason_of_file(error: BaseException | None) -> str | None:
+    return FILE_REPLACED.format(error.happened) if isinstance(error, FileReplaced) else None
 
 
 def _not_accepted(request: Request, error: Exception) -> JSONResponse:
     cause = type(error.__cause__).__name__
     log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
-    reason = FILE_REPLACED if isinstance(error.__cause__, FileReplaced) else str(error)
+    reason = _reason_of_file(error.__cause__) or str(error)
     said = f"{reason} Nothing was accepted of this request. Try again."
     return _answer(NOT_ACCEPTED, said, {"retry-after": "2"})
 

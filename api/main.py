@@ -20,7 +20,7 @@ from api.listing import Lists
 from api.lookups import Lookups
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.owed import NoteAnswers, Owed
-from api.readiness import look
+from api.readiness import Probe, look
 from api.rendered import Rendered
 from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
 from api.sequences import Sequences
@@ -42,7 +42,7 @@ from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.pool import API_CONNECTIONS
 from jobs.store.queries import Standing, ended_among, standings
-from jobs.store.writing import Probe, WriteProbe
+from jobs.store.writing import WriteProbe
 from jobs.telemetry import configure_logging, get_logger
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
@@ -94,7 +94,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
         lookups=Lookups(),
-        probe=Probe(partial(look, database, WriteProbe(database), settings)),
+        database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),
+        broker_probe=Probe("broker probe", lambda: dispatcher.answers(installation.known)),
     )
 
     @asynccontextmanager

@@ -135,4 +135,4 @@ class RequestIds:
         except Exception as error:
             if started:
                 raise
-            await unexpected(error)(scope, receive, send_with_id)
+            await unexpected(error, scope["method"])(scope, receive, send_with_id)

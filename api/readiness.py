@@ -1,8 +1,12 @@
-"""What `/readyz` sees in the database."""
+"""What `/readyz` sees in the database, and how it asks: nobody who asks is to wait for what is silent."""
 
-from collections.abc import Sequence
+from asyncio import wait_for, wrap_future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import monotonic
+from typing import Final, Generic, TypeVar
 
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
@@ -10,8 +14,13 @@ from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import oldest_due_at
 from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
 from jobs.store.workers import WorkerRow, live_workers, shown_shortage
-from jobs.store.writing import LIMIT_SECONDS, WriteProbe
+from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe
 from migrations import is_current
+
+GRACE_SECONDS: Final = 0.2
+"""For what was ended at its limit to be told."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         SQLAlchemyError: nothing could be read, or SQLite's file was replaced.
     """
     database.check_file()
-    with database.read(within=LIMIT_SECONDS) as tx:
+    with database.read(within=TRY_SECONDS) as tx:
         if not is_current(tx):
             return DatabaseState(is_migrated=False)
         at = database_now(tx)
@@ -84,3 +93,24 @@ def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
     limit = settings.limit(lane)
     state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
     return {"lane": state, "reason": lane.closed_for, "max_calls": limit}
+
+
+class Probe(Generic[T]):
+    """Looks for all who ask at the same time, on a thread of its own, which may be stuck. Belongs to one event loop."""
+
+    def __init__(self, name: str, look: Callable[[], T]) -> None:
+        self._look = look
+        self._thread = ThreadPoolExecutor(1, name)
+        self._looking: Future[T] | None = None
+        self._began_at = float("-inf")
+
+    async def ask(self) -> T:
+        """What a look sees, or the one that is under way; raises what it raises.
+
+        Raises:
+            TimeoutError: it has not ended within two seconds.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking, self._began_at = self._thread.submit(self._look), monotonic()
+        left = self._began_at + LIMIT_SECONDS + GRACE_SECONDS - monotonic()
+        return await wait_for(wrap_future(self._looking), max(0.0, left))

@@ -59,6 +59,7 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
         broker_transport_options=_transport_options(settings),
+        broker_use_ssl=dict(Sentinels.from_url(settings.broker).tls) if is_sentinel(settings.broker) else False,
         result_backend_thread_safe=True,  # there is none: else each task would make one of its own
         task_acks_late=False,
         task_create_missing_queues=False,
@@ -143,8 +144,7 @@ class Dispatcher:
         if not ids:
             return 0
 
-        def ring(connection: Connection) -> None:
-            queue = queue_of(of(self._names()))
+        def ring(connection: Connection, queue: Queue) -> None:
             declare: Sequence[Queue] | None = None  # Celery's default, the queue
             producer = self._app.amqp.Producer(connection)
             with producer.batch():
@@ -154,7 +154,8 @@ class Dispatcher:
                     declare = ()  # the first has declared it for all
 
         try:
-            self._line.use(ring)
+            queue = queue_of(of(self._names()))  # not on the line: nobody is to wait there for a database
+            self._line.use(lambda connection: ring(connection, queue))
         except (BrokerAway, SQLAlchemyError) as away:
             if (cause := away.__cause__) is not None:
                 log.warning("bells not heard", task=task, first=ids[0], bells=len(ids), error=type(cause).__name__)
@@ -165,9 +166,9 @@ class Dispatcher:
         """How many bells for jobs wait in the broker's queue; None when the broker does not answer."""
         return self._depth(lambda: self._names().calls)
 
-    def answers(self) -> bool:
-        """Whether the broker answers, also while the database that keeps the names of the queues does not."""
-        return self._depth(lambda: "backburner") is not None
+    def answers(self, names: Names | None) -> bool:
+        """Whether the broker answers; the database is not asked for the names, should they not be known yet."""
+        return self._depth(lambda: "backburner" if names is None else names.calls) is not None
 
     def depth_of_deliveries(self) -> int | None:
         """How many bells for webhook deliveries do, likewise."""
@@ -175,7 +176,8 @@ class Dispatcher:
 
     def _depth(self, queue: Callable[[], str]) -> int | None:
         try:
-            return self._line.use(lambda connection: _queue_length(connection, queue()))
+            name = queue()
+            return self._line.use(lambda connection: _queue_length(connection, name))
         except (BrokerAway, SQLAlchemyError) as away:
             if away.__cause__ is not None:
                 log.warning("broker does not answer", error=type(away.__cause__).__name__)

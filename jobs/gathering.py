@@ -27,29 +27,46 @@ class BatchFailed(Exception):
     """What several did together failed, for one of them or for all: each may try on its own."""
 
 
+@dataclass(eq=False)
+class _Leader:
+    """One who does batches, and since when it has been at the present one."""
+
+    began_at: float
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether others go on without it."""
+        return monotonic() - self.began_at > OVERTAKEN_AFTER
+
+
 class _Place(Generic[T, R]):
     """One who waits: for the result, or for the turn to lead the next batch."""
 
-    __slots__ = ("error", "is_done", "item", "result", "woken")
+    __slots__ = ("error", "item", "leads", "result", "woken")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.woken = Event()
-        self.is_done = False
+        self.leads: _Leader | None = None
         self.result: R
         self.error: Exception | None = None
 
 
 class Gathering(Generic[T, R]):
-    """One kind of work, done by whoever comes first, for those behind as well. From any thread or greenlet."""
+    """One kind of work, done by whoever comes first, for those behind as well. From any thread or greenlet.
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = 50) -> None:
+    A batch that is stuck holds up itself alone: whoever has waited behind it for `OVERTAKEN_AFTER` seconds leads the
+    next one beside it, unless so many as `most_stuck` are.
+    """
+
+    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = 50, *, most_stuck: int = 3) -> None:
         """`work` does up to `most` items, all or none, and returns their results in the same order."""
         self._work = work
         self._most = most
+        self._most_leaders = 1 + most_stuck
         self._guard = Lock()
         self._waiting: deque[_Place[T, R]] = deque()
-        self._is_led = False
+        self._leaders: list[_Leader] = []
 
     @property
     def waiting(self) -> int:
@@ -65,53 +82,75 @@ class Gathering(Generic[T, R]):
         """
         place: _Place[T, R] = _Place(item)
         with self._guard:
-            self._waiting.append(place)
-            leads, self._is_led = not self._is_led, True
+            if self._has_room():
+                self._appoint(place)
+            else:
+                self._waiting.append(place)
         try:
-            if leads:
+            if place.leads is not None:
                 sleep(0)  # whoever else is there by now, and only has not had his turn, goes along
             else:
-                place.woken.wait()
+                self._await_turn(place)
         except BaseException:  # our greenlet is killed
-            self._leave(place, leads=leads)
+            self._leave(place)
             raise
-        if not place.is_done:
-            self._lead()
+        if place.leads is not None:
+            self._lead(place, place.leads)
         if place.error is not None:
             raise place.error
         return place.result
 
-    def _lead(self) -> None:
+    def _has_room(self) -> bool:
+        """Whether one more may lead. For whoever has the guard, as all that follows."""
+        return len(self._leaders) < self._most_leaders and all(each.is_stuck for each in self._leaders)
+
+    def _appoint(self, place: _Place[T, R]) -> None:
+        place.leads = _Leader(monotonic())
+        self._leaders.append(place.leads)
+
+    def _hand_over(self) -> None:
+        if self._waiting and self._has_room():
+            following = self._waiting.popleft()
+            self._appoint(following)
+            following.woken.set()
+
+    def _await_turn(self, place: _Place[T, R]) -> None:
+        while not place.woken.wait(OVERTAKEN_AFTER):
+            with self._guard:
+                if place in self._waiting and self._has_room():
+                    self._waiting.remove(place)
+                    self._appoint(place)
+                    return
+
+    def _lead(self, place: _Place[T, R], leader: _Leader) -> None:
         """Do the next batch, our own item first in it, and let the next one lead."""
         with self._guard:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+            others = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most - 1))]
+            leader.began_at = monotonic()
+        batch = [place, *others]
         try:
-            for place, result in zip(batch, self._work([each.item for each in batch]), strict=True):
-                place.result = result
+            for each, result in zip(batch, self._work([each.item for each in batch]), strict=True):
+                each.result = result
         except Exception as error:  # noqa: BLE001  # each of them raises it
             self._fail(batch, error)
         except BaseException:  # only our own life ends
             self._fail(batch, BatchFailed("the one who did it was killed"))
             raise
         finally:
-            for place in batch:
-                place.is_done = True
-                place.woken.set()
+            for each in others:
+                each.woken.set()
             with self._guard:
+                self._leaders.remove(leader)
                 self._hand_over()
 
-    def _hand_over(self) -> None:
-        self._is_led = bool(self._waiting)
-        if self._waiting:
-            self._waiting[0].woken.set()
-
-    def _leave(self, place: _Place[T, R], *, leads: bool) -> None:
+    def _leave(self, place: _Place[T, R]) -> None:
         """Wait no longer; who was to lead lets the next one."""
         with self._guard:
             if place in self._waiting:
                 self._waiting.remove(place)
-                if leads or place.woken.is_set():
-                    self._hand_over()
+            elif place.leads is not None:
+                self._leaders.remove(place.leads)
+                self._hand_over()
 
     @staticmethod
     def _fail(batch: Sequence[_Place[T, R]], error: Exception) -> None:
@@ -124,13 +163,6 @@ class Gathering(Generic[T, R]):
 
 class NotBegun(Exception):
     """Nobody has begun with an item in time, for those before it are stuck; nothing was done for it."""
-
-
-@dataclass
-class _Leader:
-    """A thread that does batches, and since when it has been at the present one."""
-
-    began_at: float
 
 
 class AsyncGathering(Generic[T, R]):
@@ -184,7 +216,7 @@ class AsyncGathering(Generic[T, R]):
 
     def _end(self, loop: AbstractEventLoop, leader: _Leader) -> None:
         self._leaders.remove(leader)
-        if all(self._is_stuck(each) for each in self._leaders):
+        if all(each.is_stuck for each in self._leaders):
             self._begin(loop)  # who came since
         self.is_busy = bool(self._leaders)
 
@@ -202,13 +234,9 @@ class AsyncGathering(Generic[T, R]):
                 _, future, _ = self._waiting.popleft()
                 if not future.done():
                     future.set_exception(NotBegun(f"not begun within {GIVEN_UP_AFTER:g} s"))
-        if len(self._leaders) < self._most_leaders and all(self._is_stuck(each) for each in self._leaders):
+        if len(self._leaders) < self._most_leaders and all(each.is_stuck for each in self._leaders):
             self._begin(loop)
         self._watch_from(loop)
-
-    @staticmethod
-    def _is_stuck(leader: _Leader) -> bool:
-        return monotonic() - leader.began_at > OVERTAKEN_AFTER
 
     def _lead(self, loop: AbstractEventLoop, leader: _Leader) -> None:
         """Do batch after batch without asking the loop, which may be long about what came of the one before: 0079."""

@@ -2,6 +2,7 @@
 
 Sentinels are named as `sentinel://user:password@host1:26379;host2/0?master_name=mymaster`: user, password and database
 number are the master's. The Sentinels' own password, if they have one, is `sentinel_password` (`sentinel_username`).
+`ssl=true` has both spoken to over TLS; `ssl_ca_certs` and the others of `TLS_OPTIONS` say how, as for `rediss://`.
 Kombu's way to write them, each with a scheme of its own, is read as well.
 """
 
@@ -22,12 +23,18 @@ CONNECT_SECONDS: Final = 2
 ANSWER_SECONDS: Final = 5
 SENTINELS_WANTED: Final = "expected a URL such as sentinel://host1:26379;host2:26379/0?master_name=mymaster"
 MASTER_NAME: Final = "master_name"
+TLS: Final = "ssl"
+TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
+_NO: Final = ("", "0", "false", "no")
 _OWN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
 @dataclass(frozen=True)
 class Sentinels:
-    """Which Sentinels to ask for which master, and how to sign in. `own` holds what signs in to the Sentinels."""
+    """Which Sentinels to ask for which master, and how to sign in.
+
+    `own` holds what signs in to the Sentinels, `tls` how TLS is spoken, or nothing where it is not.
+    """
 
     hosts: tuple[tuple[str, int], ...]
     master: str
@@ -35,13 +42,15 @@ class Sentinels:
     username: str | None
     password: str | None
     own: Mapping[str, str]
+    tls: Mapping[str, str | bool]
 
     @classmethod
     def from_url(cls, url: str) -> "Sentinels":
         """Read the URL.
 
         Raises:
-            ValueError: it names no Sentinel or no master, or a port or database number is none.
+            ValueError: it names no Sentinel or no master, a port or database number is none, or it asks for something
+                that is not known, which may be meant to keep a line secret.
         """
         parts = urlsplit(_in_one(url))
         credentials, _, hosts = parts.netloc.rpartition("@")
@@ -49,11 +58,12 @@ class Sentinels:
         query = dict(parse_qsl(parts.query))
         master = query.get(MASTER_NAME)
         named = tuple(_host_and_port(each) for each in hosts.split(";") if each)
-        if not named or not master:
+        is_known = query.keys() <= {MASTER_NAME, TLS, *TLS_OPTIONS, *_OWN}
+        if not named or not master or not is_known:
             raise ValueError(SENTINELS_WANTED)
         own = {ours: query[theirs] for theirs, ours in _OWN.items() if theirs in query}
         database = int(parts.path.strip("/") or 0)
-        return cls(named, master, database, unquote(username) or None, unquote(password) or None, own)
+        return cls(named, master, database, unquote(username) or None, unquote(password) or None, own, _tls(query))
 
     def to_kombu(self) -> str:
         """Return them in kombu's way to write them."""
@@ -65,7 +75,12 @@ class Sentinels:
     @property
     def sign_in(self) -> dict[str, Any]:
         """How the Sentinels themselves are reached."""
-        return {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS, **self.own}
+        return {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS, **self.own, **self.ssl}
+
+    @property
+    def ssl(self) -> dict[str, Any]:
+        """What of it redis-py takes to speak TLS."""
+        return {TLS: True, **self.tls} if self.tls else {}
 
     @property
     def kombu_options(self) -> dict[str, Any]:
@@ -134,7 +149,17 @@ def connect_async(url: str) -> "redis.asyncio.Redis":
 
 
 def _signed_in(known: Sentinels) -> dict[str, Any]:
-    return {"db": known.database, "username": known.username, "password": known.password}
+    return {"db": known.database, "username": known.username, "password": known.password, **known.ssl}
+
+
+def _tls(query: Mapping[str, str]) -> dict[str, str | bool]:
+    """How TLS is spoken; any option of it asks for TLS."""
+    given: dict[str, str | bool] = {name: query[name] for name in TLS_OPTIONS if name in query}
+    if query.get(TLS, "").lower() in _NO and not given:
+        return {}
+    if "ssl_check_hostname" in query:
+        given["ssl_check_hostname"] = query["ssl_check_hostname"].lower() not in _NO
+    return {"ssl_cert_reqs": "required", **given}
 
 
 def _in_one(url: str) -> str:

@@ -168,8 +168,12 @@ def delay_after(failures: int, *, jitter: float, retry_after: timedelta | None =
 
 @dataclass(frozen=True)
 class TryReport:
-    """What one try came to; `error` is None when the receiver took the event."""
+    """What one try came to; `error` is None when the receiver took the event.
+
+    `shortage` names what this server itself was short of, so that nothing was sent.
+    """
 
     error: DeliveryError | None
     http_status: int | None = None
     retry_after: timedelta | None = None
+    shortage: str | None = None

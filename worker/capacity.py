@@ -23,6 +23,28 @@ RAISED_EVERY: Final = 60.0
 log = get_logger(__name__)
 
 
+class Pause:
+    """In which nothing is begun after a shortage: a second, and twice as long each time that it has not passed."""
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_PAUSE
+        self._until = float("-inf")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it lasts."""
+        return monotonic() < self._until
+
+    def begin(self) -> bool:
+        """Pause anew; False while it lasts, for many meet the same shortage."""
+        now = monotonic()
+        if now < self._until:
+            return False
+        self._seconds = FIRST_PAUSE if now - self._until > RAISED_EVERY else min(2 * self._seconds, LONGEST_PAUSE)
+        self._until = now + self._seconds
+        return True
+
+
 class Capacity:
     """The slots of one worker process."""
 
@@ -32,8 +54,7 @@ class Capacity:
         self._most = identity.concurrency
         self._lasting: str | None = None
         self._apply: Callable[[int], None] = lambda _slots: None
-        self._pause = FIRST_PAUSE
-        self._paused_until = float("-inf")
+        self._pause = Pause()
         self._changed_at = float("-inf")
 
     def begin(self, wanted: int, file_limit: int, apply: Callable[[int], None]) -> None:
@@ -57,18 +78,15 @@ class Capacity:
             self._changed_at = now
             self._set(slots, self._identity.short_of if slots < self._most else self._lasting)
             log.info("slots raised", slots=slots, of=self._most)
-        return busy < self._identity.concurrency and now >= self._paused_until
+        return busy < self._identity.concurrency and not self._pause.is_on
 
     def short_of(self, what: str) -> None:
         """A call found no room: `what` was lacking."""
-        now = monotonic()
-        if now < self._paused_until:
+        if not self._pause.begin():
             return
         fits = sum(not call.line.never_sent for call in self._calls.held())
         slots = max(1, min(self._identity.concurrency, int(fits * SHARE_THAT_FITS)))
-        self._pause = FIRST_PAUSE if now - self._paused_until > RAISED_EVERY else min(2 * self._pause, LONGEST_PAUSE)
-        self._paused_until = now + self._pause
-        self._changed_at = now
+        self._changed_at = monotonic()
         self._set(slots, what)
         log.warning("slots lowered", reason=what, slots=slots, of=self._most)
 

@@ -26,6 +26,7 @@ from jobs.lifecycle import Verb
 from jobs.models import Catalogue, Model
 from jobs.sealing import Seal, SealBroken
 from jobs.sequence import Hear
+from jobs.shortage import shortage_of
 from jobs.store.attempts import Asked, note_response, requests_of
 from jobs.store.chains import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
@@ -50,7 +51,6 @@ from worker.settlement import (
     settle,
     settle_together,
 )
-from worker.shortage import shortage_of
 from worker.unrecorded import Unrecorded
 
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of

@@ -26,6 +26,7 @@ from gevent.threadpool import ThreadPool
 from jobs.receiver import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
 from jobs.retry_after import retry_after
 from jobs.shares import Shares
+from jobs.shortage import causes, shortage_of
 from jobs.webhook import DELIVERY_SECONDS, HEEDED, DeliveryError, TryReport
 from worker.provider.line import AbortReason, Line
 
@@ -186,12 +187,12 @@ class Poster:
             return self._exchange(receiver, headers, body, line, self._resolve_for(key))
         except ReceiverRefused:
             return TryReport(DeliveryError.ADDRESS_REFUSED)
-        except NameUnresolved:
-            return TryReport(DeliveryError.NAME_UNRESOLVED)
+        except NameUnresolved as error:
+            return TryReport(DeliveryError.NAME_UNRESOLVED, shortage=shortage_of(error))
         except (httpcore.TimeoutException, TimeoutError):
             return TryReport(DeliveryError.TIMED_OUT)
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            return TryReport(_kind_of(error, line))
+            return TryReport(_kind_of(error, line), shortage=shortage_of(error) if line.never_sent else None)
         finally:
             clock.cancel()
             line.end()
@@ -259,9 +260,6 @@ def _kind_of(error: Exception, line: Line) -> DeliveryError:
         return DeliveryError.TIMED_OUT
     if line.aborted is not None:
         return DeliveryError.LOST
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-        causes.append(cause)
-    if any(isinstance(each, ssl.SSLError) for each in causes):
+    if any(isinstance(each, ssl.SSLError) for each in causes(error)):
         return DeliveryError.TLS_FAILED
     return DeliveryError.INTERRUPTED if line.sent else DeliveryError.UNREACHABLE

@@ -20,12 +20,14 @@ from jobs.events import Announcer
 from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
 from jobs.shares import Shares
+from jobs.shortage import shortage_of
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
-from jobs.store.deliveries import Recorded, record_try
+from jobs.store.deliveries import Recorded, put_back, record_try
 from jobs.store.delivery_claims import Due, Sending, claim_deliveries, receivers_of
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER, due_of_receiver
 from jobs.telemetry import get_logger
-from jobs.webhook import DeliveryError, TryReport, signed_headers
+from jobs.webhook import DeliveryError, DeliveryStatus, TryReport, signed_headers
+from worker.capacity import Pause
 from worker.identity import Identity
 from worker.provider.line import AbortReason, Line
 from worker.recording import record
@@ -76,6 +78,7 @@ class WebhookSender:
         self._shares = Shares(slots)
         self._turned_away: set[str] = set()  # keys with more to do than they may at once
         self._widths = Widths()
+        self._pause = Pause()
         self._backlog = Backlog()
         self._looks = Gathering(self._find_receivers, LOOKED_UP_AT_ONCE)
         self._claims = Gathering(self._claim_all, CLAIMED_AT_ONCE)
@@ -89,9 +92,9 @@ class WebhookSender:
         """Answer a bell without waiting for what comes of it.
 
         One for which there is no slot is dropped, and rung again: once it is known whose it is, or before that while
-        very many are being looked at.
+        very many are being looked at. So is each while this process is short of what a delivery needs.
         """
-        if self._busy - self._shares.taken >= self._slots:
+        if self._pause.is_on or self._busy - self._shares.taken >= self._slots:
             return
         self._busy += 1
         Thread(target=self._run, args=(delivery_id,), daemon=True).start()
@@ -173,6 +176,8 @@ class WebhookSender:
     def _deliver(self, sending: Sending, due: Due) -> tuple[TryReport, Recorded]:
         """What the receiver made of it, and what that has changed."""
         report = self._send(sending, due.api_key_id)
+        if report.shortage is not None:
+            return report, self._put_back(sending, report.shortage)
         self._widths.learn(due.receiver, report.error)
         return report, self._record(sending, report)
 
@@ -207,17 +212,23 @@ class WebhookSender:
             return None
 
     def _send(self, sending: Sending, api_key_id: str) -> TryReport:
-        """Sign and post; whatever breaks on the way is a failed try, which the schedule counts."""
+        """Sign and post; whatever breaks on the way is a failed try, which the schedule counts.
+
+        Not so what this process itself was short of, with which nothing was sent.
+        """
+        line = Line()
         try:
-            return self._sign_and_post(sending, api_key_id)
+            return self._sign_and_post(sending, api_key_id, line)
         except SealBroken as error:
             log.warning("delivery not signed", delivery_id=sending.id, reason=str(error))
             return TryReport(DeliveryError.SECRET_UNREADABLE)
-        except Exception:
-            log.exception("delivery broke", delivery_id=sending.id)
-            return TryReport(DeliveryError.INTERRUPTED)
+        except Exception as error:
+            shortage = shortage_of(error) if line.never_sent else None
+            if shortage is None:
+                log.exception("delivery broke", delivery_id=sending.id)
+            return TryReport(DeliveryError.INTERRUPTED, shortage=shortage)
 
-    def _sign_and_post(self, sending: Sending, api_key_id: str) -> TryReport:
+    def _sign_and_post(self, sending: Sending, api_key_id: str, line: Line) -> TryReport:
         body = sending.payload.encode()
         secrets = [self._seal.open(secret) for secret in sending.secrets]
         headers = {
@@ -225,12 +236,18 @@ class WebhookSender:
             "User-Agent": _user_agent(),
             **signed_headers(secrets, sending.event_id, self._clock(), body),
         }
-        line = Line()
         self._lines.add(line)
         try:
             return self._poster.post(sending.url, headers, body, line, api_key_id)
         finally:
             self._lines.discard(line)
+
+    def _put_back(self, sending: Sending, shortage: str) -> Recorded:
+        """Leave it to another worker, or to ourselves once the shortage may be over: it is nobody's failed try."""
+        is_ours = record(self._database, lambda tx: put_back(tx, sending, self._clock()), delivery_id=sending.id)
+        if self._pause.begin():
+            log.warning("deliveries put back", reason=shortage, delivery_id=sending.id)
+        return Recorded(DeliveryStatus.PENDING if is_ours else None)
 
     def _record(self, sending: Sending, report: TryReport) -> Recorded:
         """Commit what came of it, however long the database is away: else it would go out again."""

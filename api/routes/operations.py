@@ -1,5 +1,6 @@
 """For the operator, without a key: is it alive, is it ready, how is it doing."""
 
+from asyncio import gather
 from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter, Response
@@ -40,23 +41,18 @@ async def healthz() -> dict[str, str]:
         503: {"model": Readiness, "description": "`missing` names what is not there."},
     },
 )
-def readyz(parts: PartsDep) -> Response:
+async def readyz(parts: PartsDep) -> Response:
     """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
     the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
     why of what is missing, where known.
     """
-    body = _readiness(parts)
+    body = await _readiness(parts)
     return JSONResponse(body, 503 if body["missing"] else 200)
 
 
-def _readiness(parts: Parts) -> dict[str, object]:
-    broker_answers = parts.dispatcher.depth() is not None or parts.dispatcher.answers()
-    state = DatabaseState()
-    try:
-        state = parts.probe.ask()
-        reason = state.reason
-    except (SQLAlchemyError, TimeoutError) as error:
-        reason = reason_against(error)
+async def _readiness(parts: Parts) -> dict[str, object]:
+    # on no thread that handlers share: those who wait for what is silent may have taken them all
+    (state, reason), broker_answers = await gather(_look_at_database(parts), _look_at_broker(parts))
     missing, reasons = state.missing(broker_answers=broker_answers), dict[str, str]()
     if reason is not None:  # a worker that is not heard may just be unable to write that it lives
         missing, reasons = ["database"], {"database": reason}
@@ -71,6 +67,22 @@ def _readiness(parts: Parts) -> dict[str, object]:
         "waiting": state.waiting(broker_answers=broker_answers),
         "provider": state.lane,
     }
+
+
+async def _look_at_database(parts: Parts) -> tuple[DatabaseState, str | None]:
+    """What the database shows, and why it takes no writes, if it takes none."""
+    try:
+        state = await parts.database_probe.ask()
+    except (SQLAlchemyError, TimeoutError) as error:
+        return DatabaseState(), reason_against(error)
+    return state, state.reason
+
+
+async def _look_at_broker(parts: Parts) -> bool:
+    try:
+        return await parts.broker_probe.ask()
+    except TimeoutError:
+        return False
 
 
 @router.get(

@@ -40,7 +40,7 @@ WITHIN_SECONDS: Final = 30.0
 """How long one transaction, or what is read on one connection, may take unless its caller says."""
 READ_SECONDS: Final = 8.0
 """The same of small reads for many at once."""
-TOGETHER_SECONDS: Final = 10.0
+TOGETHER_SECONDS: Final = 8.0
 """The same of what many do in one transaction, and each by itself after it."""
 PING_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 4
@@ -94,7 +94,7 @@ class Database:
         self._truncating = Lock()
         self._truncated_at = 0.0
         self._turns = Turns()  # of SQLite
-        self._file = SqliteFile(self._path) if self._path is not None else None
+        self._file = self._own_file = SqliteFile(self._path) if self._path is not None else None
         self._also = "" if durable else NOT_DURABLE
         self._lock_watch = LockWatch(self.url, options["connect_args"])
         self._limits = TimeLimits(self._lock_watch.look_soon)
@@ -172,11 +172,11 @@ class Database:
         """Look whether SQLite's file is still the one that is open; every write does, as that takes a few µs.
 
         Raises:
-            FileReplaced: it is not. What its log holds is put into the file that is open, as that log would else be
-                taken for the new file's, which damages it.
+            FileReplaced: it is not. What its log holds is put into the file that is open, unless that was overwritten,
+                as that log would else be taken for the new file's, which damages it.
         """
         if self._file is not None and self._file.is_replaced():
-            if monotonic() - self._truncated_at > TRUNCATED_AGAIN_AFTER:
+            if not self._file.is_overwritten and monotonic() - self._truncated_at > TRUNCATED_AGAIN_AFTER:
                 self._truncated_at = monotonic()
                 with suppress(DBAPIError):
                     self._truncate_log()
@@ -221,6 +221,8 @@ class Database:
         self._limits.stop()
         self._lock_watch.stop()
         self.engine.dispose()
+        if self._own_file is not None:
+            self._own_file.let_go()
 
 
 def _commit(transaction: RootTransaction, use: Use) -> None:

@@ -227,6 +227,18 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
     return Recorded(status, health.warned, health.disabled)
 
 
+def put_back(tx: Connection, sending: Sending, now: datetime) -> bool:
+    """Undo a claim with which nothing was sent, as if it had never been made; False if it is another's by now."""
+    row, made = tables.webhook_deliveries.c, tables.webhook_tries.c
+    own = (row.id == sending.id, tables.IS_SENDING, row.tries == sending.number)
+    back = {"status": DeliveryStatus.PENDING, "available_at": now, "worker_id": None, "rung_at": None}
+    if not tx.execute(update(tables.webhook_deliveries).where(*own).values(back)).rowcount:
+        return False
+    this = (made.delivery_id == sending.id, made.number == sending.number)
+    tx.execute(delete(tables.webhook_tries).where(*this))
+    return True
+
+
 def _after_failure(health: _Health, delay: timedelta | None, now: datetime) -> dict[str, Any]:
     """What a counted failure makes of a delivery; `delay` is None after the last."""
     if health.is_disabled or delay is None:

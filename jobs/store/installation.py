@@ -20,6 +20,11 @@ class Installation:
         self._database = database
         self._names = None if chosen is None else Names(chosen)
 
+    @property
+    def known(self) -> Names | None:
+        """The names, if the database need not be asked for them."""
+        return self._names
+
     def names(self) -> Names:
         """Return them; the database is read once at most.
 

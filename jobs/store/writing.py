@@ -2,11 +2,8 @@
 
 import secrets
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
 from time import monotonic
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from sqlalchemy import delete, insert, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -18,11 +15,9 @@ from jobs.store.database import CommitUnknown, Database, database_now, is_locked
 from jobs.store.sqlite_file import FileReplaced
 from jobs.store.sqlite_turns import BUSY_ELSEWHERE
 
-T = TypeVar("T")
-
 LIMIT_SECONDS: Final = 2.0
-GRACE_SECONDS: Final = 0.5
-"""For a server to cancel what is not done by then."""
+TRY_SECONDS: Final = 1.8
+"""After which a try is ended, so that within the limit it is known what it failed with."""
 FRESH_SECONDS: Final = 0.5
 SIZE: Final = 8_000
 """Bytes that are written: enough to need a fresh page every few times, so that a full disk shows."""
@@ -56,7 +51,7 @@ TABLE_LOCKED: Final = "another session has locked a table"
 def why_not_written(database: Database) -> str | None:
     """Why a small write fails, in one clause; None when it is committed within two seconds."""
     try:
-        with database.begin(within=LIMIT_SECONDS) as tx:
+        with database.begin(within=TRY_SECONDS) as tx:
             if not database.is_sqlite:
                 tx.execute(_LOCK)
             name = new_id("probe")  # one of its own, so that nobody waits for another's
@@ -99,26 +94,3 @@ class WriteProbe:
             self._reason = why_not_written(self._database)
             self._tried_at = monotonic()
         return self._reason
-
-
-class Probe(Generic[T]):
-    """Looks at a database for those who ask whether it is well, on a thread of its own, which may be stuck with it."""
-
-    def __init__(self, look: Callable[[], T]) -> None:
-        self._look = look
-        self._thread = ThreadPoolExecutor(1, "probe")
-        self._guard = Lock()
-        self._looking: Future[T] | None = None
-        self._began_at = float("-inf")
-
-    def ask(self) -> T:
-        """What a look sees, or the one that is under way; raises what it raises.
-
-        Raises:
-            TimeoutError: it has not ended within two seconds.
-        """
-        with self._guard:
-            if self._looking is None or self._looking.done():
-                self._looking, self._began_at = self._thread.submit(self._look), monotonic()
-            looking, until = self._looking, self._began_at + LIMIT_SECONDS + GRACE_SECONDS
-        return looking.result(max(0.0, until - monotonic()))

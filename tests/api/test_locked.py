@@ -14,6 +14,7 @@ from sqlalchemy import event, make_url, text
 
 from jobs.store.database import Database, database_now
 from jobs.store.workers import register
+from jobs.store.writing import LIMIT_SECONDS
 from tests.api.world import MODEL, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import Proxy
 from tests.support.postgres import Databases, PostgresServer
@@ -120,6 +121,22 @@ def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
 
 
 class TestReadiness:
+    def test_a_silent_line(self, postgres_url: str, shared_valkey: ValkeyServer) -> None:
+        """Of a server that was started behind it, so that it cannot know its names on the broker either."""
+        url = make_url(postgres_url)
+        assert url.port
+        with Proxy("database", url.port) as way:
+            way.stall()
+            through = url.set(port=way.port).render_as_string(hide_password=False)
+            settings = settings_for(through, shared_valkey.url, namespace=None)
+            with serve(settings) as server, server.client() as client:
+                began_at = time.monotonic()
+                body = client.get("/readyz").json()
+                assert time.monotonic() - began_at < LIMIT_SECONDS + 1  # for a machine that runs other tests meanwhile
+                way.flow()
+        assert body["missing"] == ["database"]
+        assert body["reasons"] == {"database": "it does not answer within 2 s"}
+
     def test_sqlites_write_lock(self, sqlite: Server) -> None:
         assert sqlite.database.url.database
         with closing(sqlite3.connect(sqlite.database.url.database, isolation_level=None)) as other:

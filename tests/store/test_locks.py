@@ -1,17 +1,21 @@
 """Whoever holds a lock holds up itself alone, and a connection that says nothing is not waited for."""
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from random import Random
+from select import select as select_ready
 from typing import Any
 
 import httpcore
 import psycopg
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import Connection, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from structlog.testing import capture_logs
 
@@ -32,7 +36,9 @@ from tests.support.postgres import PostgresServer
 from tests.support.records import Records, make_key
 from tests.support.waiting import await_until
 from worker.calls import Calls
+from worker.claims import Claims
 from worker.identity import Identity
+from worker.lane import LaneKeeper
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
 from worker.provider.line import Line
@@ -230,6 +236,27 @@ class TestLimits:
         assert "options" not in {each.split("=")[0] for each in _parameters(database)}
         other.close()
 
+    def test_hold_where_no_state_of_a_session_survives(self, records: Records) -> None:
+        """As behind a pooler in transaction mode; of a session it keeps prepared statements alone."""
+
+        def forget(driver: Any, *_: object) -> None:
+            driver.execute("RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *")
+
+        def stand_still() -> None:
+            with records.database.begin() as tx:
+                tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # for 5 s
+                await_until(lambda: has_heard(tx), 10, "the session is still there")
+
+        event.listen(records.database.engine, "checkout", forget)
+        with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
+            for _ in range(3):  # so often that statements are prepared
+                with pytest.raises(OperationalError) as caught:
+                    records.submit_job()
+                assert is_locked(caught.value)
+        with pytest.raises(DBAPIError):
+            stand_still()
+        records.submit_job()
+
     def test_a_lock_is_waited_for_a_second(self, records: Records) -> None:
         with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
             with pytest.raises(OperationalError) as caught:
@@ -257,6 +284,22 @@ class TestLimits:
         assert idle + interval * count <= 10
         assert int(found["tcp_user_timeout"]) <= 10_000
 
+    def test_so_says_the_kernel_of_the_real_line(self, database: Database) -> None:
+        """It ends a line whose packets are lost: what was sent is acknowledged within so long, or a probe is."""
+        with database.read() as tx:
+            driver: Any = tx.connection.dbapi_connection
+            with socket.socket(fileno=os.dup(driver.fileno())) as line:
+
+                def option(level: int, name: str) -> int:
+                    return line.getsockopt(level, getattr(socket, name))
+
+                assert option(socket.SOL_SOCKET, "SO_KEEPALIVE") == 1
+                idle, interval, count = (
+                    option(socket.IPPROTO_TCP, f"TCP_KEEP{each}") for each in ("IDLE", "INTVL", "CNT")
+                )
+                assert idle + interval * count <= 10
+                assert 0 < option(socket.IPPROTO_TCP, "TCP_USER_TIMEOUT") <= 10_000
+
     def test_a_statement_that_takes_too_long_is_ended(self, database: Database) -> None:
         with quickly(), pytest.raises(OperationalError), database.read(within=0.5) as tx:
             tx.execute(text("SELECT pg_sleep(60)"))
@@ -276,6 +319,12 @@ class TestLimits:
             write()
         with database.read() as tx:
             assert tx.execute(text("SELECT count(*) FROM late")).scalar_one() == 0
+
+
+def has_heard(tx: Connection) -> bool:
+    """Whether the server has said something by itself, as it does when it ends a session."""
+    driver: Any = tx.connection.dbapi_connection
+    return bool(select_ready([driver.fileno()], [], [], 0)[0])
 
 
 def is_free(database: Database) -> bool:
@@ -347,6 +396,46 @@ class TestSilentLines:
             with quickly(), pytest.raises(CommitUnknown):
                 write()
             database.close()
+
+
+class TestWhatIsDoneTogether:
+    """A worker's claims share a transaction, as do its ends."""
+
+    @contextmanager
+    def _claims(self, records: Records, url: str) -> Iterator[Claims]:
+        opened = Database(url)
+        identity = Identity(opened, 10, records.worker_id)
+        yield Claims(opened, identity, LaneKeeper(opened, LaneSettings("lane"), TIMEOUT, records.clock), records.clock)
+        opened.close()
+
+    def test_a_silent_line_holds_up_no_other_claim(self, database: Database, postgres_url: str, clock: Clock) -> None:
+        records = Records(database, clock)
+        first, stuck, *others = [records.submit_job().id for _ in range(6)]
+        url = make_url(postgres_url)
+        assert url.port
+        with Proxy("database", url.port) as way, ThreadPoolExecutor(8) as pool:
+            through = url.set(port=way.port).render_as_string(hide_password=False)
+            with self._claims(records, through) as claims:
+                assert claims.claim(first) is not None
+                assert way.silence() == 1
+                sent = len(way.passages[0].head)
+                late = pool.submit(claims.claim, stuck)
+                await_until(lambda: len(way.passages[0].head) > sent, 5, "no claim is under way")
+                with quickly():
+                    assert all(pool.map(claims.claim, others))
+                way.cut(1, Random(0))
+                assert late.result(30) is None
+
+    def test_a_locked_row_holds_up_no_other_claim(self, records: Records) -> None:
+        stuck, *others = [records.submit_job().id for _ in range(5)]
+        url = records.database.url.render_as_string(hide_password=False)
+        with self._claims(records, url) as claims, ThreadPoolExecutor(8) as pool:
+            with another_session(records.database, "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", stuck):
+                late = pool.submit(claims.claim, stuck)
+                with quickly():
+                    assert all(pool.map(claims.claim, others))
+                assert late.result(30) is None
+            assert claims.claim(stuck) is not None
 
 
 class TestFewConnections:

@@ -1,6 +1,9 @@
 """SQLite's file is replaced or deleted under a running server, by a restore or a clean-up."""
 
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +15,17 @@ from jobs.store import tables
 from jobs.store.database import Database
 from jobs.store.sqlite_file import FileReplaced
 from tests.support.clock import START
+
+OTHER_PROCESS = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+connection.execute("PRAGMA wal_autocheckpoint=3")
+connection.execute("CREATE TABLE IF NOT EXISTS growing (content)")
+until = time.monotonic() + 1.5
+while time.monotonic() < until:
+    connection.execute("INSERT INTO growing VALUES (randomblob(20000))")
+    connection.execute("DELETE FROM growing WHERE rowid % 7 = 0")
+"""
 
 
 def delete(path: Path) -> None:
@@ -102,6 +116,58 @@ def test_a_file_that_is_put_back_is_written_to_again(sqlite_url: str) -> None:
     write(database, "after")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM api_keys").fetchone() == (2,)
+    database.close()
+
+
+def overwrite(path: Path, backup: Path) -> None:
+    """As `cp` does: the file stays the same, only what is in it does not."""
+    before = path.stat().st_ino
+    shutil.copyfile(backup, path)
+    assert path.stat().st_ino == before
+
+
+def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    database = Database(sqlite_url)
+    with database.read() as tx:
+        tx.execute(select(tables.api_keys)).all()
+    assert refusal_of(database) is None  # looked at before the log had begun
+    write(database, "restored")
+    backup = path.with_name("backup.db")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM INTO ?", (str(backup),))
+    for number in range(50):
+        write(database, f"later {number}")
+    overwrite(path, backup)
+    for _ in range(2):
+        with pytest.raises(FileReplaced, match="was overwritten while the server runs"):
+            write(database, "too late")
+    assert path.read_bytes() == backup.read_bytes()  # nothing was put into it
+    database.close()
+    for each in ("-wal", "-shm"):
+        path.with_name(path.name + each).unlink(missing_ok=True)
+    overwrite(path, backup)
+    again = Database(sqlite_url)
+    write(again, "after")
+    with again.read() as tx:
+        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["after", "restored"]
+    again.close()
+
+
+def test_no_checkpoint_is_taken_for_an_overwritten_file(sqlite_url: str) -> None:
+    """Whoever writes and reads meanwhile, in however many processes, and though the file is touched."""
+    path = Path(sqlite_url.removeprefix("sqlite:///"))
+    other = [sys.executable, "-c", OTHER_PROCESS, str(path)]
+    database = Database(sqlite_url)
+    looked = 0
+    with subprocess.Popen(other, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            path.touch()
+            database.check_file()
+            if (looked := looked + 1) % 20 == 0:
+                write(database, f"ours {looked}")
+    assert process.returncode == 0
+    assert looked > 100
     database.close()
 
 

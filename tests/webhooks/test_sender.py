@@ -8,6 +8,7 @@ import pytest
 import standardwebhooks
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from jobs.lifecycle import TERMINAL, Status
 from jobs.receiver import Address
@@ -18,6 +19,7 @@ from jobs.store.database import Database
 from jobs.store.delivery_runlist import MOST_PER_RECEIVER
 from jobs.webhook import MAX_FAILURES, SCHEDULE, DeliveryError, DeliveryStatus, DisabledFor, EventType, new_secret
 from tests.support.clock import Clock
+from tests.support.no_files import no_more_files
 from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.records import Records
 from tests.webhooks.posting import poster
@@ -215,6 +217,21 @@ class TestTheSchedule(OnSqlite):
         [delivery] = breaking.log(endpoint)
         assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, MAX_FAILURES)
         assert {each.error_kind for each in delivery.tries} == {DeliveryError.INTERRUPTED}
+
+    def test_what_this_process_is_short_of_is_no_try(self, world: World, receiver: Receiver) -> None:
+        endpoint = world.endpoint(receiver.url)
+        world.end_a_job()
+        with capture_logs() as logged, no_more_files():
+            for _ in range(MAX_FAILURES + 1):
+                assert world.deliver_due() == 1
+        [delivery] = world.log(endpoint)
+        assert (delivery.status, delivery.tries, delivery.error_kind) == (DeliveryStatus.PENDING, (), None)
+        assert world.reload(endpoint).failing_since is None
+        reasons = [each["reason"] for each in logged if each["event"] == "deliveries put back"]
+        assert reasons == ["too many open files"]
+        world.deliver_due()
+        [delivery] = world.log(endpoint)
+        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.DELIVERED, 1)
 
     def test_one_that_hangs_is_tried_again(self, world: World, receiver: Receiver) -> None:
         receiver.answer = fails(1, Answer(hang=30))

@@ -11,8 +11,8 @@ from dataclasses import replace
 import httpx
 
 from jobs.errors import ErrorKind, Failure
+from jobs.shortage import causes, shortage_of
 from worker.provider.line import Line
-from worker.shortage import causes, shortage_of
 
 BREAKS = (httpx.TransportError, httpx.DecodingError, OSError)
 """All that an exchange raises when its connection breaks."""

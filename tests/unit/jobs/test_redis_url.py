@@ -2,9 +2,11 @@
 
 import pytest
 from kombu.transport import TRANSPORT_ALIASES
+from redis.connection import SSLConnection
 
+from jobs.dispatch import create_celery
 from jobs.errors import SettingsError
-from jobs.redis_url import Sentinels, for_kombu, with_master
+from jobs.redis_url import Sentinels, connect, for_kombu, with_master
 from jobs.setting_values import BROKER_SCHEMES
 from jobs.settings import load_settings
 
@@ -39,6 +41,39 @@ def test_the_brokers_options_name_the_master_as_well() -> None:
     assert (found.master, found.own) == ("main", {"password": "theirs"})
     assert Sentinels.from_url(with_master("sentinel://h1?master_name=other", options)).master == "other"
     assert with_master("redis://h1/0", options) == "redis://h1/0"
+
+
+@pytest.mark.parametrize(
+    ("query", "tls"),
+    [
+        ("", {}),
+        ("&ssl=false", {}),
+        ("&ssl=true", {"ssl_cert_reqs": "required"}),
+        (
+            "&ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false",
+            {"ssl_cert_reqs": "required", "ssl_ca_certs": "/etc/ca.pem", "ssl_check_hostname": False},
+        ),
+    ],
+)
+def test_tls_is_spoken_to_the_sentinels_and_to_the_master(query: str, tls: dict[str, object]) -> None:
+    """Tried with Redis 7 under TLS; the Valkey of these tests has none."""
+    url = f"sentinel://h1?master_name=main{query}"
+    spoken = {"ssl": True, **tls} if tls else {}
+    found = Sentinels.from_url(url)
+    assert (found.tls, found.ssl) == (tls, spoken)
+    sentinel_kwargs = found.kombu_options["sentinel_kwargs"]
+    assert {name: value for name, value in sentinel_kwargs.items() if name.startswith("ssl")} == spoken
+    app = create_celery(load_settings(redis_url=url))
+    assert app.conf.broker_use_ssl == tls
+    with connect(url) as client:
+        is_secret = issubclass(client.connection_pool.connection_class, SSLConnection)
+    assert is_secret is bool(tls)
+
+
+def test_what_is_not_known_of_sentinels_is_refused() -> None:
+    """It may be meant to keep the line secret."""
+    with pytest.raises(ValueError, match="expected a URL"):
+        Sentinels.from_url("sentinel://h1?master_name=main&tls=true")
 
 
 def test_a_socket_has_another_name_at_kombus() -> None:

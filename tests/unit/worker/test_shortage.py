@@ -9,13 +9,13 @@ from datetime import timedelta
 import httpcore
 import pytest
 
+from jobs.shortage import shortage_of
 from jobs.store.database import Database
 from tests.support.records import an_attempt
 from worker.calls import Calls
 from worker.capacity import Capacity
 from worker.identity import Identity
 from worker.provider.line import Line
-from worker.shortage import shortage_of
 
 
 def raised_from(cause: BaseException) -> Exception:
