@@ -20,6 +20,7 @@ from tests.chaos.record import (
     request_id_of,
     was_given_up,
 )
+from tests.chaos.standstill import check_standstill
 from tests.chaos.verdict import Violation
 
 ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_cut", "expire"))
@@ -43,6 +44,7 @@ def check_all(record: Record, seen: Seen) -> None:
         _called(record, job_id)
         _booked(record, job_id)
     check_purchases(record, seen)
+    check_standstill(record, seen)
     _endings_in_logs(record, seen)
     _broker(record, seen)
     _tenancy(record, seen)
@@ -190,6 +192,9 @@ def _broker(record: Record, seen: Seen) -> None:
             if any(row["started_at"] > rung and not follows_a_silent_worker(record, row) for row in rows):
                 raise Violation(7, f"{job_id} had ended, was rung for nothing, and was called again", job_id)
         record.checked[7] += 1
+    if seen.obeyed:
+        raise Violation(7, f"a worker obeyed a stranger: {seen.obeyed[0]}")
+    record.checked[7] += seen.refusals
     for job_id in record.attempts:
         for life in lives(record, seen, job_id):
             _one_call_at_a_time(record, job_id, life)
