@@ -18,7 +18,7 @@ from tests.chaos.world import World
 TERMINAL: Final = frozenset(("completed", "incomplete", "failed", "cancelled"))
 REVIVABLE: Final = frozenset(("failed", "cancelled"))
 SUBMITTERS: Final = 4
-TRIES: Final = 60
+TRIES: Final = 120
 STALE: Final = 4.0
 """Seconds: an answer of `/readyz` may be of a look that had begun before it was asked for, and moments are rounded."""
 

@@ -60,6 +60,9 @@ class Run:
                 self._say(f"submitted and calm after {time.monotonic() - begun:.0f} s; draining")
                 self._clients.drain(drain_seconds)
                 refill = refill_after_flush(self._world, self._clients, threads)
+            except BaseException:
+                self._say(self._world.tail())
+                raise
             finally:
                 self._calm.set()
                 self._over.set()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpcore
@@ -20,6 +20,7 @@ from jobs.lifecycle import Status
 from jobs.store import tables
 from jobs.store.database import CommitUnknown, Database, database_now, is_locked, unless_locked
 from jobs.store.endpoints import SealedSecret, create_endpoint
+from jobs.store.keys import ensure_bootstrap_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.runlist import Turns
@@ -290,6 +291,15 @@ def _parameters(database: Database) -> list[str]:
     with database.read() as tx:
         driver: Any = tx.connection.dbapi_connection
         return [f"{each.keyword.decode()}={each.val.decode()}" for each in driver.pgconn.info if each.val]
+
+
+def test_an_api_starts_while_its_own_key_is_locked(database: Database) -> None:
+    """None started for as long as a person's transaction held the bootstrap key's row."""
+    now = datetime.now(UTC)
+    with database.begin() as tx:
+        made = ensure_bootstrap_key(tx, "bb_one", now)
+    with another_session(database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly(), database.begin() as tx:
+        assert ensure_bootstrap_key(tx, "bb_one", now) == made
 
 
 def test_who_holds_up_others_is_named(records: Records) -> None:
