@@ -12,7 +12,7 @@ import httpcore
 import psycopg
 import pytest
 from sqlalchemy import make_url, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from structlog.testing import capture_logs
 
 from jobs.job import OnUnknownOutcome
@@ -36,6 +36,7 @@ from worker.calls import Calls
 from worker.identity import Identity
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
+from worker.maintenance.together import holds_lease
 from worker.provider.line import Line
 
 SECOND = timedelta(seconds=1)
@@ -329,6 +330,22 @@ class TestSilentLines:
             await_until(lambda: time.monotonic() - time_of_last_use > 1.1, 5, "time stands still")
             with quickly(), database.begin() as tx:
                 assert tx.execute(text("SELECT 1")).scalar_one() == 1
+            database.close()
+
+    def test_a_lease_is_soon_asked_for_again(self, postgres_url: str) -> None:
+        """All workers ask for it all the time, so what silences their connections meets each of them at that."""
+        url = make_url(postgres_url)
+        assert url.port
+        with Proxy("database", url.port) as way, ThreadPoolExecutor(1) as threads:
+            database = Database(url.set(port=way.port).render_as_string(hide_password=False))
+            assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
+            way.stall()
+            asked = threads.submit(holds_lease, database, "maintenance", "wrk_1", TIMEOUT)
+            way.silence()
+            way.flow()
+            with quickly(), pytest.raises(SQLAlchemyError):
+                asked.result()
+            assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
             database.close()
 
     def test_a_frozen_server_is_not_waited_for(self, postgres_server: PostgresServer) -> None:
