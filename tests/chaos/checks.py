@@ -13,6 +13,7 @@ from tests.chaos.record import (
     AT_ONCE,
     Record,
     Row,
+    database_was_away,
     follows_a_silent_worker,
     lives,
     logged,
@@ -87,7 +88,7 @@ def _ended(record: Record, job_id: str, job: Row) -> None:
     if job["status"] not in TERMINAL or job["completed_at"] is None:
         raise Violation(2, f"{job_id} is {job['status']}", job_id)
     late = job["completed_at"] - job["deadline_at"]
-    if late > LATE_BY:
+    if late > LATE_BY + database_was_away(record, job["deadline_at"], job["completed_at"]):
         raise Violation(2, f"{job_id} ended {late} after its deadline", job_id)
     record.figures["latest after its deadline"] = max(record.figures.get("latest after its deadline", late), late)
     record.checked[2] += 1

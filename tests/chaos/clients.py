@@ -68,6 +68,7 @@ class Seen:
     broker_commands: int = 0
     broker_leaks: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    timeline: list[tuple[float, float, str]] = field(default_factory=list)  # of the faults: begun, ended, name
     seconds: float = 0.0
     drain_seconds: float = 0.0
     open_at_the_end: list[str] = field(default_factory=list)

@@ -52,7 +52,8 @@ class Record:
     freezes: list[Freeze] = field(default_factory=list)
     locks: list[Lock] = field(default_factory=list)
     left_files: list[str] = field(default_factory=list)
-    database_hurt: list[tuple[float, float]] = field(default_factory=list)
+    database_away: list[tuple[float, float]] = field(default_factory=list)
+    database_hurt: list[tuple[float, float]] = field(default_factory=list)  # also when single connections were silent
     broker_hurt: list[tuple[float, float]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
@@ -88,6 +89,7 @@ def collect(world: World, refill: Refill | None, transport: Transport) -> Record
         world.freezes,
         world.locker.locks,
         [each.name for each in (world.data_dir / FOLDER).glob("resp_*") if each.suffix != DRAFT],
+        _windows(world, "database"),
         [*_windows(world, "database"), *_silences(world, "database")],
         _windows(world, "broker"),
         world.lines(),
@@ -121,6 +123,16 @@ def request_id_of(row: Row) -> str:
 def moment(text: str) -> datetime:
     """A moment of the simulator's ledger."""
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def database_was_away(record: Record, begun: datetime, ended: datetime) -> timedelta:
+    """For how long of a span nobody reached the database, as it was down or all its connections stood still."""
+    seconds, after = 0.0, begun.timestamp()
+    for since, until in sorted(record.database_away):
+        if (end := min(until, ended.timestamp())) > max(since, after):
+            seconds += end - max(since, after)
+            after = end
+    return timedelta(seconds=seconds)
 
 
 def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
@@ -174,6 +186,14 @@ def history(record: Record, seen: Seen, job_id: str) -> str:
         worker = record.workers.get(worker_id)
         died_at = record.deaths.get(worker["pid"]) if worker is not None else None
         parts.append(f"worker: {None if worker is None else dict(worker)}, died {_clock(died_at)}")
+    if job_id in record.jobs:
+        job = record.jobs[job_id]
+        since, until = job["created_at"].timestamp(), (job["completed_at"] or datetime.now(UTC)).timestamp()
+        parts += [
+            f"fault: {_clock(begun)} to {_clock(ended)} {name}"
+            for begun, ended, name in sorted(seen.timeline)
+            if begun <= until and since <= ended
+        ]
     parts += [f"log: {line}" for line in record.lines if job_id in line]
     return "\n".join(parts)
 

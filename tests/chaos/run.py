@@ -81,6 +81,7 @@ class Run:
             each.result()
 
     def _inflict(self, fault: PlannedFault) -> None:
+        begun = time.time()
         match fault.name:
             case "ring needlessly":
                 done = self._ring_needlessly(fault)
@@ -90,6 +91,7 @@ class Run:
                 done = self._faults.inflict(fault, self._calm)
         if done:
             self.seen.faults[fault.name] += 1
+            self.seen.timeline.append((begun, time.time(), fault.name))
 
     def _outage(self) -> None:
         """The broker is away for long while jobs are submitted."""

@@ -82,6 +82,7 @@ def sound() -> tuple[Record, Seen]:
         "attempt": 2,
         "max_attempts": 3,
         "on_unknown_outcome": "retry",
+        "created_at": at(-0.5),
         "completed_at": at(4),
         "deadline_at": at(90),
         "cost_microusd": 500,
@@ -99,6 +100,7 @@ def sound() -> tuple[Record, Seen]:
     )
     plan = PlannedJob(1, 0, {}, "chaos-1", cancel_after=None, delete_after=None, revive=False)
     seen = Seen(acknowledged={JOB: plan}, acknowledged_at={JOB: unix(-0.1)}, ends={JOB: ("completed", 0)}, polls=1)
+    seen.timeline = [(unix(0.9), unix(1.1), "cut provider"), (unix(-9), unix(-5), "lock key")]
     seen.overdue[JOB, unix(-40)] = Wait(unix(-10), unix(0))
     seen.told = [ready(-9), ready(-5, waiting=waits(35)), ready(-2, missing=["broker"])]
     return record, seen
@@ -327,6 +329,20 @@ def test_a_violation_comes_with_all_that_is_known_of_the_job() -> None:
     assert f"{JOB}:1 was answered in full to a worker that lived, and is failed (interrupted)" in text
     for told in ("plan: ", "job: {", "attempt: {", "call: {", "connection of 1: passed_at", "worker: {", "log: worker"):
         assert f"\n{told}" in text
+    assert text.count("\nfault: ") == text.count(" cut provider") == 1
+
+
+@pytest.mark.parametrize(
+    ("away", "status"),
+    [([], 1), ([(-30, -20)], 1), ([(-18, -12), (-15, -8)], 0), ([(-18, -12), (-17, -13)], 1)],
+    ids=["never", "before the deadline", "in two spans", "in one within another"],
+)
+def test_while_the_database_is_away_no_job_can_be_ended(away: list[tuple[float, float]], status: int) -> None:
+    record, seen = sound()
+    record.database_away = [(unix(begun), unix(ended)) for begun, ended in away]
+    replace(record, deadline_at=at(-23))
+
+    assert judge(record, seen, 7)[0] == status
 
 
 @pytest.mark.parametrize(
