@@ -18,8 +18,8 @@ from jobs.telemetry import get_logger
 T = TypeVar("T")
 
 LEASE_SECONDS: Final = 2.0
-"""Within which a lease is taken, or asked for again. Where the connections of all workers go silent at once, each of them
-may be asking for it, and nobody would do anything for as long as any transaction may take."""
+"""Within which a lease is taken, or asked for again. Where the connections of all workers go silent at once, each of
+them may be asking for it, and nobody would do anything for as long as any transaction may take."""
 
 log = get_logger(__name__)
 
