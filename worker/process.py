@@ -28,7 +28,7 @@ from jobs.outbox import Outbox
 from jobs.redis_url import connect
 from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
-from jobs.store.database import Database
+from jobs.store.database import Database, unless_locked
 from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
@@ -213,10 +213,10 @@ class WorkerProcess:
             log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
         self.executor.left_overs.record()
         self.unrecorded.start()
+        with unless_locked(), self.database.begin() as tx:  # else it is probed at its own time
+            probe_now(tx, self.lane.name, datetime.now(UTC))
         self.heartbeat.start()
         self.live.start()
-        with self.database.begin() as tx:
-            probe_now(tx, self.lane.name, datetime.now(UTC))
         _ = self.sender
         self.maintenance.start()
         for patrol in self.patrols:
