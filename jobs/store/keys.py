@@ -74,10 +74,14 @@ def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> ApiKey:
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     row = tables.api_keys.c
     wanted = ApiKey(BOOTSTRAP_ID, BOOTSTRAP_NAME, frozenset(Scope), now, None, digest(secret))
+    as_it_was = select(tables.api_keys).where(row.id == BOOTSTRAP_ID, row.sha256 == wanted.sha256)
+    unchanged = tx.execute(as_it_was).mappings().one_or_none()
+    if unchanged is not None:  # as at almost every start, which must not wait for whoever has locked the row
+        return _key_from(unchanged)
     tx.execute(dialect.insert(tables.api_keys).values(_row_of(wanted)).on_conflict_do_nothing())
     this = select(tables.api_keys).where(row.id == BOOTSTRAP_ID).with_for_update()
     found = tx.execute(this).mappings().one_or_none()
-    if found is not None and found["sha256"] == wanted.sha256:
+    if found is not None and found["sha256"] == wanted.sha256:  # another process was quicker
         return _key_from(found)
     others = select(tables.api_keys).where(row.sha256 == wanted.sha256)
     other = tx.execute(others).mappings().one_or_none()

@@ -150,7 +150,7 @@ class LosesCommits(Proxy):
                 creates = False
             far.write(chunk)
             await far.drain()
-        await self._finish(far)
+        await self._finish(far, passage)
 
     async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter, passage: Passage) -> None:
         while chunk := await far.read(CHUNK):
@@ -159,7 +159,7 @@ class LosesCommits(Proxy):
                 return
             near.write(chunk)
             await near.drain()
-        await self._finish(near)
+        await self._finish(near, passage)
 
 
 def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_is_lost(

@@ -65,6 +65,7 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=12.0, help="jobs submitted per second")
     parser.add_argument("--density", type=float, default=1.0, help="how close the faults follow each other")
     parser.add_argument("--transport", type=Transport, choices=list(Transport), default=Transport.PLAIN)
+    parser.add_argument("--logs", type=Path, help="where to write all that the processes have printed")
     options = parser.parse_args()
     configure_logging(load_settings(log_level="error"))  # our own needless bells may find no broker
     say(f"seed {options.seed}, {options.jobs} jobs, transport {options.transport}")
@@ -75,7 +76,10 @@ def main() -> int:
     ):
         run = Run(world, plan, options.pace, say)
         refill = run.go(DRAIN_SECONDS)
-        status, text = judge(collect(world, refill, options.transport), run.seen, options.seed)
+        record = collect(world, refill, options.transport)
+        if options.logs is not None:
+            options.logs.write_text("\n".join(record.lines))
+        status, text = judge(record, run.seen, options.seed)
     say(text)
     return status
 

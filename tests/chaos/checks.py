@@ -13,6 +13,7 @@ from tests.chaos.record import (
     AT_ONCE,
     Record,
     Row,
+    database_was_away,
     follows_a_silent_worker,
     lives,
     logged,
@@ -20,6 +21,7 @@ from tests.chaos.record import (
     request_id_of,
     was_given_up,
 )
+from tests.chaos.standstill import check_standstill
 from tests.chaos.verdict import Violation
 
 ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_cut", "expire"))
@@ -43,6 +45,7 @@ def check_all(record: Record, seen: Seen) -> None:
         _called(record, job_id)
         _booked(record, job_id)
     check_purchases(record, seen)
+    check_standstill(record, seen)
     _endings_in_logs(record, seen)
     _broker(record, seen)
     _tenancy(record, seen)
@@ -85,7 +88,7 @@ def _ended(record: Record, job_id: str, job: Row) -> None:
     if job["status"] not in TERMINAL or job["completed_at"] is None:
         raise Violation(2, f"{job_id} is {job['status']}", job_id)
     late = job["completed_at"] - job["deadline_at"]
-    if late > LATE_BY:
+    if late > LATE_BY + database_was_away(record, job["deadline_at"], job["completed_at"]):
         raise Violation(2, f"{job_id} ended {late} after its deadline", job_id)
     record.figures["latest after its deadline"] = max(record.figures.get("latest after its deadline", late), late)
     record.checked[2] += 1
@@ -190,6 +193,9 @@ def _broker(record: Record, seen: Seen) -> None:
             if any(row["started_at"] > rung and not follows_a_silent_worker(record, row) for row in rows):
                 raise Violation(7, f"{job_id} had ended, was rung for nothing, and was called again", job_id)
         record.checked[7] += 1
+    if seen.obeyed:
+        raise Violation(7, f"a worker obeyed a stranger: {seen.obeyed[0]}")
+    record.checked[7] += seen.refusals
     for job_id in record.attempts:
         for life in lives(record, seen, job_id):
             _one_call_at_a_time(record, job_id, life)

@@ -18,7 +18,31 @@ from tests.chaos.world import World
 TERMINAL: Final = frozenset(("completed", "incomplete", "failed", "cancelled"))
 REVIVABLE: Final = frozenset(("failed", "cancelled"))
 SUBMITTERS: Final = 4
-TRIES: Final = 60
+TRIES: Final = 120
+STALE: Final = 4.0
+"""Seconds: an answer of `/readyz` may be of a look that had begun before it was asked for, and moments are rounded."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer of `/readyz`, whatever its status."""
+
+    asked_at: float
+    answered_at: float
+    body: dict[str, Any]
+
+
+@dataclass
+class Wait:
+    """From when to when a job was seen in the queue although it had been due for over 30 s."""
+
+    first: float
+    last: float
+
+    @property
+    def long_at(self) -> float:
+        """From when on every answer has to tell of it."""
+        return self.first + STALE
 
 
 @dataclass
@@ -37,12 +61,29 @@ class Seen:
     foreign_polls: int = 0
     foreign_leaks: list[str] = field(default_factory=list)
     needless_bells: list[tuple[str, float]] = field(default_factory=list)
+    refusals: int = 0  # of commands over the broker
+    obeyed: list[str] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    overdue: dict[tuple[str, float], Wait] = field(default_factory=dict)  # by id and moment due
     broker_commands: int = 0
     broker_leaks: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
+    timeline: list[tuple[float, float, str]] = field(default_factory=list)  # of the faults: begun, ended, name
     seconds: float = 0.0
     drain_seconds: float = 0.0
     open_at_the_end: list[str] = field(default_factory=list)
+
+    def told_during(self, wait: Wait) -> list[Told]:
+        """The answers that had to tell of this wait: asked for once it was long, before it was last seen."""
+        return [each for each in list(self.told) if wait.long_at <= each.asked_at and each.answered_at <= wait.last]
+
+
+@dataclass
+class Answers:
+    """What came of asking until an answer was clear: how many of which status or error, and whether the last was."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    is_clear: bool = False
 
 
 class Clients:
@@ -90,8 +131,7 @@ class Clients:
                 if job.delete_after is not None:
                     threads.submit(self._delete, job_id, job)
                 return job_id
-            reason = type(answer).__name__ if isinstance(answer, httpx.HTTPError) else str(answer.status_code)
-            self.seen.refused[reason] += 1
+            self.seen.refused[_kind(answer)] += 1
             self._over.wait(0.3)
         raise AssertionError(f"nobody takes job {job.number}: {self.seen.refused}")
 
@@ -135,8 +175,8 @@ class Clients:
         self._begin_change(job_id)
         self.seen.revived_at[job_id] = time.time()
         url = f"{self._url(rng, job_id)}/retry"
-        done = self._insist(lambda: http.post(url, headers=self._headers(job.tenant)), (200, 400))
-        assert done, f"{job_id} could not be revived"
+        answers = self._insist(lambda: http.post(url, headers=self._headers(job.tenant)), (200, 400))
+        assert answers.is_clear, f"{job_id} could not be revived: {answers}"
         self._end_change(job_id)
 
     def _cancel(self, job_id: str, job: PlannedJob) -> None:
@@ -154,8 +194,8 @@ class Clients:
         self._begin_change(job_id)
         url = self._url(random.Random(job.number), job_id)
         with httpx.Client(timeout=8) as http:
-            done = self._insist(lambda: http.delete(url, headers=self._headers(job.tenant)), (200, 404))
-        if done:
+            answers = self._insist(lambda: http.delete(url, headers=self._headers(job.tenant)), (200, 404))
+        if answers.is_clear:
             self.seen.deleted_at[job_id] = time.time()
         self._end_change(job_id)
 
@@ -203,13 +243,16 @@ class Clients:
             self._changing.discard(job_id)
             self._changed_at[job_id] = time.time()
 
-    def _insist(self, ask: Callable[[], httpx.Response], clear: tuple[int, ...]) -> bool:
+    def _insist(self, ask: Callable[[], httpx.Response], clear: tuple[int, ...]) -> "Answers":
+        answers = Answers()
         for _ in range(TRIES):
             answer = self._try(ask)
-            if isinstance(answer, httpx.Response) and answer.status_code in clear:
-                return True
+            answers.kinds[_kind(answer)] += 1
+            answers.is_clear = isinstance(answer, httpx.Response) and answer.status_code in clear
+            if answers.is_clear:
+                break
             time.sleep(0.2)  # the pace of its tries; what was begun is finished, also after the end of the run
-        return False
+        return answers
 
     def _try(self, ask: Callable[[], httpx.Response]) -> httpx.Response | httpx.HTTPError:
         try:
@@ -236,3 +279,7 @@ class Clients:
                 self._over.wait(0.3)
         self.seen.open_at_the_end = left
         self.seen.drain_seconds = time.monotonic() - begun
+
+
+def _kind(answer: httpx.Response | httpx.HTTPError) -> str:
+    return type(answer).__name__ if isinstance(answer, httpx.HTTPError) else str(answer.status_code)

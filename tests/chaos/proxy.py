@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,8 @@ from tests.support.server import HOST, free_port
 T = TypeVar("T")
 
 CHUNK = 65_536
+NOTICED_AFTER_SECONDS = 10.0
+"""When the far side of a silent line learns that its peer has left, as by TCP keepalive: no FIN comes through."""
 HEAD_BYTES = 8_192
 
 
@@ -27,12 +29,23 @@ class Passage:
     passed_at: float | None = None  # the last bytes for the near side
     left_at: float | None = None  # the near side closed
     cut_at: float | None = None
-    is_silent: bool = False
+    silent_at: float | None = None
+    lost_at: float | None = None  # the last bytes for the near side that its silence swallowed
+
+    @property
+    def was_broken(self) -> bool:
+        """Whether we have cut it, or kept back what the far side had sent."""
+        return self.cut_at is not None or self.lost_at is not None
+
+    @property
+    def is_left(self) -> bool:
+        """Whether only a far side is there any more, to be told late."""
+        return self.silent_at is not None and self.left_at is not None
 
     @property
     def was_delivered(self) -> bool:
         """Whether everything that the far side had sent reached a near side that still listened."""
-        if self.passed_at is None or self.cut_at is not None:
+        if self.passed_at is None or self.was_broken:
             return False
         return self.left_at is None or self.passed_at <= self.left_at
 
@@ -61,14 +74,16 @@ class Proxy(LoopThread):
     def silence(self) -> int:
         """Never pass anything on again over the connections of now, as after a NAT's flush; returns how many.
 
-        They stay open, and what is sent is still acknowledged by the kernel. New ones are passed on.
+        They stay open, and what is sent is still acknowledged by the kernel. A side that gives one up is missed by the
+        other only later. New ones are passed on.
         """
         return self.on_loop(self._now(self._silence))
 
     def _silence(self) -> int:
-        for passage, *_ in self._links.values():
-            passage.is_silent = True
-        return len(self._links)
+        flowing = [passage for passage, *_ in self._links.values() if passage.silent_at is None]
+        for passage in flowing:
+            passage.silent_at = time.time()
+        return len(flowing)
 
     def refuse(self) -> None:
         """Reset every connection, old and new; `flow` ends that."""
@@ -79,6 +94,14 @@ class Proxy(LoopThread):
         """Be an honest proxy again."""
         self._refusing = False
         self.on_loop(self._now(self._flowing.set))
+
+    def near_ports(self, far_ports: Collection[int]) -> set[int]:
+        """By which ports the near sides have come whose connections reach the far side from these."""
+        return self.on_loop(self._now(lambda: self._near_ports(far_ports)))
+
+    def _near_ports(self, far_ports: Collection[int]) -> set[int]:
+        links = ((near, far) for _, near, far in self._links.values())
+        return {_port(near, "peername") for near, far in links if _port(far, "sockname") in far_ports}
 
     async def _now(self, act: Callable[[], T]) -> T:
         return act()
@@ -96,7 +119,7 @@ class Proxy(LoopThread):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _cut(self, share: float, rng: random.Random) -> int:
-        chosen = [link for link in self._links.values() if rng.random() < share]
+        chosen = [link for link in self._links.values() if rng.random() < share and not link[0].is_left]
         for passage, *writers in chosen:
             passage.cut_at = time.time()
             for writer in writers:
@@ -131,24 +154,32 @@ class Proxy(LoopThread):
                 if len(passage.head) < HEAD_BYTES:
                     passage.head += chunk[:HEAD_BYTES]
                 await self._flowing.wait()
-                if not passage.is_silent:
+                if passage.silent_at is None:
                     far.write(chunk)
                     await far.drain()
         finally:
             passage.left_at = time.time()
-        await self._finish(far)
+        await self._finish(far, passage)
 
     async def _bring(self, far: asyncio.StreamReader, near: asyncio.StreamWriter, passage: Passage) -> None:
         while chunk := await far.read(CHUNK):
             await self._flowing.wait()
-            if passage.is_silent:
+            if passage.silent_at is not None:
+                passage.lost_at = time.time()
                 continue
             near.write(chunk)
             passage.passed_at = time.time()
             await near.drain()
-        await self._finish(near)
+        await self._finish(near, passage)
 
-    async def _finish(self, sink: asyncio.StreamWriter) -> None:
+    async def _finish(self, sink: asyncio.StreamWriter, passage: Passage) -> None:
         await self._flowing.wait()
-        if sink.can_write_eof() and not sink.transport.is_closing():
+        if passage.silent_at is not None:
+            asyncio.get_running_loop().call_later(NOTICED_AFTER_SECONDS, sink.transport.abort)
+        elif sink.can_write_eof() and not sink.transport.is_closing():
             sink.write_eof()
+
+
+def _port(writer: asyncio.StreamWriter, end: str) -> int:
+    address = writer.get_extra_info(end)
+    return int(address[1]) if address else 0

@@ -7,7 +7,7 @@ or cancelled. So the calls paid beyond one per job are exactly those.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -26,6 +26,7 @@ ENDED_HERE: Final = frozenset(("released", "cancelled"))
 OUT_OF_COUNT: Final = frozenset(kind for kind, rule in RULES.items() if rule.again is Again.UNCOUNTED)
 RECORDED_WITHIN: Final = 2.0
 RECORDED_WITHIN_WHEN_HURT: Final = 20.0  # the database was away: recording is tried again, every five seconds at most
+KEPT_WITHIN: Final = 8.0  # what cannot be recorded for five seconds stands in a file, and its worker's end loses it not
 CROSSED_WITHIN: Final = 1.5
 
 
@@ -56,6 +57,8 @@ def check_purchases(record: Record, seen: Seen) -> None:
             repeated += _bought_once(record, job_id, life)
         _answer_was_kept(record, job_id)
         record.checked[4] += 1
+    if record.left_files:
+        raise Violation(4, f"the end of a call was left in a file for good: {record.left_files[0]}")
     record.figures["paid calls"] = sum(fates.values())
     record.figures |= {f"paid calls {fate}": count for fate, count in sorted(fates.items())}
     record.figures["paid calls beyond one per job"] = repeated
@@ -89,12 +92,14 @@ def _holds_answer(row: Row) -> bool:
 
 def _fate_on_the_way(record: Record, job_id: str, row: Row) -> Fate:
     passage = record.passages[request_id_of(row)]
-    if passage.cut_at is not None:
+    if passage.was_broken:
         return Fate.CUT
     if not passage.was_delivered or passage.passed_at is None:
         return Fate.LEFT
     died_at = _death(record, row)
-    if died_at is not None and died_at - passage.passed_at <= _patience(record, passage.passed_at, died_at):
+    if died_at is not None and _awake(record, row, passage.passed_at, died_at) <= _time_to_keep(
+        record, passage.passed_at, died_at
+    ):
         return Fate.DIED
     ended_at = row["ended_at"].timestamp()
     ended_here = row["outcome"] in ENDED_HERE or row["error_kind"] == ErrorKind.CALL_DEADLINE
@@ -123,9 +128,32 @@ def _death(record: Record, row: Row) -> float | None:
     return None if worker is None else record.deaths.get(worker["pid"])
 
 
-def _patience(record: Record, begun: float, ended: float) -> float:
-    hurt = any(since <= ended and begun - RECORDED_WITHIN <= until for since, until in record.database_hurt)
-    return RECORDED_WITHIN_WHEN_HURT if hurt else RECORDED_WITHIN
+def _awake(record: Record, row: Row, begun: float, ended: float) -> float:
+    """For how many seconds of a span the worker of a call was not frozen."""
+    worker = record.workers.get(row["worker_id"])
+    spans = [(each.begun, each.ended) for each in record.freezes if worker is not None and each.pid == worker["pid"]]
+    return ended - begun - sum(_overlap((begun, ended), each) for each in spans)
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
+
+
+def _time_to_keep(record: Record, begun: float, ended: float) -> float:
+    """For how long a worker may hold an answer in its memory alone."""
+    hurt = [*record.database_hurt, *((each.begun, each.ended) for each in record.locks)]
+    return KEPT_WITHIN if _was_hurt(hurt, begun, ended) else RECORDED_WITHIN
+
+
+def _patience(record: Record, job_id: str, begun: float, ended: float) -> float:
+    """How long the recording of an answer may take, for as long as others can still end its job."""
+    locked = sum(_overlap((begun, ended), (each.begun, each.ended)) for each in record.locks if job_id in each.rows)
+    hurt = _was_hurt(record.database_hurt, begun, ended)
+    return locked + (RECORDED_WITHIN_WHEN_HURT if hurt else RECORDED_WITHIN)
+
+
+def _was_hurt(hurt: Iterable[tuple[float, float]], begun: float, ended: float) -> bool:
+    return any(since <= ended and begun - RECORDED_WITHIN <= until for since, until in hurt)
 
 
 def _not_called_again(record: Record, job_id: str, life: list[Row]) -> None:
@@ -194,7 +222,7 @@ def _answer_was_kept(record: Record, job_id: str) -> None:
     if job is None or job["status"] in ANSWERED:
         return
     for row in record.attempts[job_id]:
-        slack = _patience(record, row["ended_at"].timestamp(), job["completed_at"].timestamp())
+        slack = _patience(record, job_id, row["ended_at"].timestamp(), job["completed_at"].timestamp())
         open_then = row["ended_at"] + timedelta(seconds=slack) < job["completed_at"]
         given_up = was_given_up(record, row, job["completed_at"] + AT_ONCE)
         if row["outcome"] in ANSWERED and open_then and not given_up:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,14 +15,17 @@ from sqlalchemy import select
 from jobs.settings import Transport
 from jobs.store import tables
 from jobs.store.database import Database
+from jobs.unrecorded import FOLDER
 from tests.chaos.clients import Seen
+from tests.chaos.locks import Lock
 from tests.chaos.proxy import Passage
 from tests.chaos.refill import Refill
-from tests.chaos.world import World
+from tests.chaos.world import Freeze, World
 
 Row = Mapping[str, Any]
 REQUEST_ID: Final = re.compile(rb"(?im)^x-client-request-id: *(\S+)\r?$")
 PAGE: Final = 100
+DRAFT: Final = ".draft"  # a file that a killed worker had not written to its end
 AT_ONCE: Final = timedelta(seconds=1)  # a rescuer's clock is read before it waits for the database
 
 
@@ -45,7 +49,11 @@ class Record:
     workers: dict[str, Row] = field(default_factory=dict)
     deaths: dict[int, float] = field(default_factory=dict)
     passages: dict[str, Passage] = field(default_factory=dict)
-    database_hurt: list[tuple[float, float]] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    locks: list[Lock] = field(default_factory=list)
+    left_files: list[str] = field(default_factory=list)
+    database_away: list[tuple[float, float]] = field(default_factory=list)
+    database_hurt: list[tuple[float, float]] = field(default_factory=list)  # also when single connections were silent
     broker_hurt: list[tuple[float, float]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
@@ -78,13 +86,28 @@ def collect(world: World, refill: Refill | None, transport: Transport) -> Record
         workers,
         world.deaths,
         {_name(passage): passage for passage in world.passages()},
-        [(window.begun, window.ended) for window in world.windows if window.what == "database"],
-        [(window.begun, window.ended) for window in world.windows if window.what == "broker"],
+        world.freezes,
+        world.locker.locks,
+        [each.name for each in (world.data_dir / FOLDER).glob("resp_*") if each.suffix != DRAFT],
+        _windows(world, "database"),
+        [*_windows(world, "database"), *_silences(world, "database")],
+        _windows(world, "broker"),
         world.lines(),
         [_sight(world, number) for number in range(len(world.tenants))],
         world.secrets(),
         refill,
     )
+
+
+def _windows(world: World, what: str) -> list[tuple[float, float]]:
+    return [(window.begun, window.ended) for window in world.windows if window.what == what]
+
+
+def _silences(world: World, what: str) -> list[tuple[float, float]]:
+    """From when to when a process had a connection that was silent for ever."""
+    now = time.time()
+    passages = world.links[what].passages
+    return [(each.silent_at, each.left_at or now) for each in passages if each.silent_at is not None]
 
 
 def job_of(request_id: str) -> str:
@@ -100,6 +123,16 @@ def request_id_of(row: Row) -> str:
 def moment(text: str) -> datetime:
     """A moment of the simulator's ledger."""
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def database_was_away(record: Record, begun: datetime, ended: datetime) -> timedelta:
+    """For how long of a span nobody reached the database, as it was down or all its connections stood still."""
+    seconds, after = 0.0, begun.timestamp()
+    for since, until in sorted(record.database_away):
+        if (end := min(until, ended.timestamp())) > max(since, after):
+            seconds += end - max(since, after)
+            after = end
+    return timedelta(seconds=seconds)
 
 
 def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
@@ -153,6 +186,14 @@ def history(record: Record, seen: Seen, job_id: str) -> str:
         worker = record.workers.get(worker_id)
         died_at = record.deaths.get(worker["pid"]) if worker is not None else None
         parts.append(f"worker: {None if worker is None else dict(worker)}, died {_clock(died_at)}")
+    if job_id in record.jobs:
+        job = record.jobs[job_id]
+        since, until = job["created_at"].timestamp(), (job["completed_at"] or datetime.now(UTC)).timestamp()
+        parts += [
+            f"fault: {_clock(begun)} to {_clock(ended)} {name}"
+            for begun, ended, name in sorted(seen.timeline)
+            if begun <= until and since <= ended
+        ]
     parts += [f"log: {line}" for line in record.lines if job_id in line]
     return "\n".join(parts)
 

@@ -8,13 +8,14 @@ from itertools import pairwise
 from typing import Final
 
 import httpx
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, select, update
 
 from jobs.errors import ErrorKind
 from jobs.settings import load_settings
 from jobs.store import tables
 from jobs.store.database import Database
-from tests.chaos.clients import Clients
+from jobs.store.standstill import OVERDUE
+from tests.chaos.clients import Clients, Seen
 from tests.chaos.plan import CONCURRENCY, MODEL, PlannedJob
 from tests.chaos.world import World
 from tests.support.waiting import await_until
@@ -34,7 +35,7 @@ class Refill:
 def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecutor) -> Refill:
     """Close the lane, let jobs wait, flush, open the lane, and see how soon they run on slots that are all free."""
     world.change_provider(chaos=0)
-    lane = load_settings(provider_base_url=f"{world.provider_url}/v1", data_dir="unused").lane
+    lane = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").lane
     database = Database(world.database_url)
     try:
         _await_rest(database)
@@ -44,6 +45,7 @@ def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecut
             tx.execute(delete(tables.lanes))
             tx.execute(insert(tables.lanes).values(name=lane, probes=0, **closed))
         waiting = _submit(clients, threads)
+        _let_them_be_overdue(database, clients.seen, waiting)
         world.valkey.flush()
         with database.begin() as tx:
             tx.execute(delete(tables.lanes))
@@ -56,6 +58,23 @@ def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecut
     finally:
         database.close()
     return Refill(len(moments) - 1, max((later - earlier).total_seconds() for earlier, later in pairwise(moments)))
+
+
+def _let_them_be_overdue(database: Database, seen: Seen, waiting: list[str]) -> None:
+    """Until some answers of `/readyz` had to tell of jobs that are due for long, as these rows say from now on."""
+    row = tables.jobs.c
+    due_at = datetime.now(UTC) - 2 * OVERDUE
+    with database.begin() as tx:
+        tx.execute(update(tables.jobs).where(row.id.in_(waiting)).values(available_at=due_at))
+
+    def is_told() -> bool:
+        waits = [wait for (job_id, _), wait in list(seen.overdue.items()) if job_id in waiting]
+        return any(seen.told_during(wait) for wait in waits)
+
+    def seen_so_far() -> str:
+        return f"{len(seen.told)} answers of /readyz, {len(seen.overdue)} waits, the last: {seen.told[-1:]}"
+
+    await_until(is_told, SETTLE_SECONDS, seen_so_far)
 
 
 def _submit(clients: Clients, threads: ThreadPoolExecutor) -> list[str]:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from tests.chaos import readiness, strangers
 from tests.chaos.clients import SUBMITTERS, Clients, Seen
+from tests.chaos.faults import Faults
 from tests.chaos.plan import Plan, PlannedFault
 from tests.chaos.refill import Refill, refill_after_flush
 from tests.chaos.wiretap import listen
@@ -23,6 +25,7 @@ class Run:
     def __init__(self, world: World, plan: Plan, pace: float, say: Callable[[str], None]) -> None:
         """`pace` is how many jobs are submitted per second in all."""
         self._world = world
+        self._faults = Faults(world)
         self._plan = plan
         self._pace = pace
         self._say = say
@@ -40,6 +43,8 @@ class Run:
         with ThreadPoolExecutor(SUBMITTERS + POLLERS + 100) as threads:
             watchers = [threads.submit(self._clients.poll, number) for number in range(POLLERS)]
             watchers += [threads.submit(listen, self._world, self.seen, self._over), threads.submit(self._supervise)]
+            watchers.append(threads.submit(readiness.look, self._world, self.seen, self._over))
+            watchers += [threads.submit(readiness.ask, url, self.seen, self._over) for url in self._world.api_urls]
             hurting = [threads.submit(self._inflict_all, threads), threads.submit(self._outage)]
             hurting.append(threads.submit(self._clients.revive_the_failed, self._calm))
             submitters = [
@@ -55,6 +60,9 @@ class Run:
                 self._say(f"submitted and calm after {time.monotonic() - begun:.0f} s; draining")
                 self._clients.drain(drain_seconds)
                 refill = refill_after_flush(self._world, self._clients, threads)
+            except BaseException:
+                self._say(self._world.tail())
+                raise
             finally:
                 self._calm.set()
                 self._over.set()
@@ -73,27 +81,46 @@ class Run:
             each.result()
 
     def _inflict(self, fault: PlannedFault) -> None:
-        done = self._ring_needlessly(fault) if fault.name == "ring needlessly" else self._hurt(fault)
+        begun = time.time()
+        match fault.name:
+            case "ring needlessly":
+                done = self._ring_needlessly(fault)
+            case "command workers":
+                done = self._command(fault)
+            case _:
+                done = self._faults.inflict(fault, self._calm)
         if done:
             self.seen.faults[fault.name] += 1
-
-    def _hurt(self, fault: PlannedFault) -> bool:
-        return self._world.inflict(fault, self._calm)
+            self.seen.timeline.append((begun, time.time(), fault.name))
 
     def _outage(self) -> None:
         """The broker is away for long while jobs are submitted."""
         if not self._calm.wait(OUTAGE_AFTER * len(self._plan.jobs) / self._pace):
-            self._world.broker_outage(self._plan.outage_seconds, self._calm)
+            self._faults.broker_outage(self._plan.outage_seconds, self._calm)
             self.seen.faults[f"broker away for {self._plan.outage_seconds:g} s"] += 1
 
     def _ring_needlessly(self, fault: PlannedFault) -> bool:
         """Bells for jobs that have ended, that run, that wait already, and for one that never was, each twice."""
-        rng = random.Random(fault.seconds)
-        pools = (list(self.seen.ends), self._clients.open_jobs())
-        chosen = [job_id for pool in pools for job_id in rng.sample(pool, min(NEEDLESS_BELLS, len(pool)))]
+        chosen = self._choose(random.Random(fault.seconds))
         rung = self._world.ring([*chosen, "resp_never_was"] * 2)
         self.seen.needless_bells += [(job_id, time.time()) for job_id in chosen]
         return rung > 0
+
+    def _command(self, fault: PlannedFault) -> bool:
+        """Commands to all workers, and bells with time limits, about such jobs."""
+        rng = random.Random(fault.seconds)
+        chosen = self._choose(rng)
+        is_heard = strangers.limit(self._world.celery, chosen)
+        self.seen.needless_bells += [(job_id, time.time()) for job_id in chosen]
+        refusals, obeyed = strangers.command(self._world.celery, rng, chosen)
+        self.seen.refusals += refusals
+        self.seen.obeyed += obeyed
+        return is_heard or refusals > 0
+
+    def _choose(self, rng: random.Random) -> list[str]:
+        """Some that have ended, and some that have not."""
+        pools = (list(self.seen.ends), self._clients.open_jobs())
+        return [job_id for pool in pools for job_id in rng.sample(pool, min(NEEDLESS_BELLS, len(pool)))]
 
     def _supervise(self) -> None:
         while not self._over.wait(0.5):

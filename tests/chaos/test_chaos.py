@@ -19,7 +19,7 @@ def test_a_short_run_keeps_every_promise_and_counts_what_it_checked() -> None:
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.startswith("seed 7, 70 jobs, transport plain\n")
-    counted = {int(number): int(count) for number, count in re.findall(r"promise (\d).*: (\d+) checks", ended.stdout)}
+    counted = {int(number): int(count) for number, count in re.findall(r"promise (\d+),.*: (\d+) checks", ended.stdout)}
     assert counted.keys() == TITLES.keys()
     assert all(count > 0 for count in counted.values()), ended.stdout
     assert ended.stdout.endswith("  no violation\n")

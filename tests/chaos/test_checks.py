@@ -8,11 +8,13 @@ import pytest
 
 from jobs.settings import Transport
 from tests.chaos.__main__ import judge
-from tests.chaos.clients import Seen
+from tests.chaos.clients import Seen, Told, Wait
+from tests.chaos.locks import Lock
 from tests.chaos.plan import PROMPT_MARK, PlannedJob
 from tests.chaos.proxy import Passage
 from tests.chaos.record import Record, Sight
 from tests.chaos.refill import Refill
+from tests.chaos.world import Freeze
 
 START = datetime(2026, 3, 14, 15, 9, 26, tzinfo=UTC)
 JOB = "resp_1"
@@ -80,6 +82,7 @@ def sound() -> tuple[Record, Seen]:
         "attempt": 2,
         "max_attempts": 3,
         "on_unknown_outcome": "retry",
+        "created_at": at(-0.5),
         "completed_at": at(4),
         "deadline_at": at(90),
         "cost_microusd": 500,
@@ -97,7 +100,18 @@ def sound() -> tuple[Record, Seen]:
     )
     plan = PlannedJob(1, 0, {}, "chaos-1", cancel_after=None, delete_after=None, revive=False)
     seen = Seen(acknowledged={JOB: plan}, acknowledged_at={JOB: unix(-0.1)}, ends={JOB: ("completed", 0)}, polls=1)
+    seen.timeline = [(unix(0.9), unix(1.1), "cut provider"), (unix(-9), unix(-5), "lock key")]
+    seen.overdue[JOB, unix(-40)] = Wait(unix(-10), unix(0))
+    seen.told = [ready(-9), ready(-5, waiting=waits(35)), ready(-2, missing=["broker"])]
     return record, seen
+
+
+def ready(asked: float, **changes: Any) -> Told:
+    return Told(unix(asked), unix(asked + 0.1), {"missing": [], "waiting": None, **changes})
+
+
+def waits(seconds: float, reason: str = "all 72 slots of the workers are taken") -> dict[str, Any]:
+    return {"id": JOB, "seconds": seconds, "reason": reason}
 
 
 def replace(record: Record, **changes: Any) -> None:
@@ -210,6 +224,30 @@ def list_anothers(record: Record, seen: Seen) -> None:
     record.sights.append(Sight("key_2", {JOB}, 0))
 
 
+def obey_a_stranger(record: Record, seen: Seen) -> None:
+    seen.obeyed.append("celery@host answered pool_shrink with {'ok': 'pool will shrink'}")
+
+
+def leave_an_answer_in_a_file(record: Record, seen: Seen) -> None:
+    record.left_files.append(f"{JOB}-1.json")
+
+
+def say_nothing_of_a_wait(record: Record, seen: Seen) -> None:
+    seen.told.append(ready(-1))
+
+
+def give_no_reason_for_a_wait(record: Record, seen: Seen) -> None:
+    seen.told.append(ready(-1, waiting=waits(39, "")))
+
+
+def tell_of_another_that_waits_less(record: Record, seen: Seen) -> None:
+    seen.told.append(ready(-1, waiting=waits(31)))
+
+
+def never_answer(record: Record, seen: Seen) -> None:
+    seen.overdue[JOB, unix(-40)] = Wait(unix(-10), unix(30))
+
+
 def log_a_prompt(record: Record, seen: Seen) -> None:
     record.lines.append(f"worker {PROMPT_MARK}")
 
@@ -237,6 +275,7 @@ BREACHES: list[tuple[int, Callable[[Record, Seen], None]]] = [
     (4, fail_too_often),
     (4, call_again_what_wants_one_call),
     (4, drop_an_answer_that_came),
+    (4, leave_an_answer_in_a_file),
     (5, call_without_a_row),
     (5, call_for_no_job),
     (5, call_before_the_row),
@@ -246,11 +285,16 @@ BREACHES: list[tuple[int, Callable[[Record, Seen], None]]] = [
     (6, forget_usage),
     (7, call_twice_at_a_time),
     (7, refill_slowly),
+    (7, obey_a_stranger),
     (8, answer_a_stranger),
     (8, list_anothers),
     (9, log_a_prompt),
     (9, put_a_prompt_into_the_broker),
     (9, put_a_prompt_into_an_error),
+    (10, say_nothing_of_a_wait),
+    (10, give_no_reason_for_a_wait),
+    (10, tell_of_another_that_waits_less),
+    (10, never_answer),
 ]
 
 
@@ -261,6 +305,7 @@ def test_a_sound_run_is_told_with_the_number_of_checks_of_each_promise() -> None
     assert text.startswith("seed 7, transport plain: 1 jobs acknowledged, 1 rows")
     assert "promise 4, no answer thrown away, none bought again: " in text
     assert "paid calls beyond one per job: 1" in text
+    assert "promise 10, no due job waits over 30 s without its reason: 2 checks" in text
     assert text.endswith("no violation")
 
 
@@ -284,12 +329,26 @@ def test_a_violation_comes_with_all_that_is_known_of_the_job() -> None:
     assert f"{JOB}:1 was answered in full to a worker that lived, and is failed (interrupted)" in text
     for told in ("plan: ", "job: {", "attempt: {", "call: {", "connection of 1: passed_at", "worker: {", "log: worker"):
         assert f"\n{told}" in text
+    assert text.count("\nfault: ") == text.count(" cut provider") == 1
+
+
+@pytest.mark.parametrize(
+    ("away", "status"),
+    [([], 1), ([(-30, -20)], 1), ([(-18, -12), (-15, -8)], 0), ([(-18, -12), (-17, -13)], 1)],
+    ids=["never", "before the deadline", "in two spans", "in one within another"],
+)
+def test_while_the_database_is_away_no_job_can_be_ended(away: list[tuple[float, float]], status: int) -> None:
+    record, seen = sound()
+    record.database_away = [(unix(begun), unix(ended)) for begun, ended in away]
+    replace(record, deadline_at=at(-23))
+
+    assert judge(record, seen, 7)[0] == status
 
 
 @pytest.mark.parametrize(
     ("died", "hurt", "status"),
-    [(1.5, [], 0), (8, [], 1), (8, [(0.5, 6.5)], 0), (30, [(0.5, 6.5)], 1)],
-    ids=["at once", "long after", "while the database was away", "long after that"],
+    [(1.5, [], 0), (8, [], 1), (8, [(0.5, 6.5)], 0), (12, [(0.5, 11)], 1)],
+    ids=["at once", "long after", "while the database was away", "when it stood in a file"],
 )
 def test_only_a_kill_within_the_time_of_recording_excuses_a_lost_answer(
     died: float, hurt: list[tuple[float, float]], status: int
@@ -298,6 +357,44 @@ def test_only_a_kill_within_the_time_of_recording_excuses_a_lost_answer(
     throw_an_answer_away(record, seen)
     record.deaths[PID] = unix(died)
     record.database_hurt = [(unix(begun), unix(ended)) for begun, ended in hurt]
+
+    assert judge(record, seen, 7)[0] == status
+
+
+@pytest.mark.parametrize(("died", "status"), [(8, 0), (12, 1)], ids=["before it was kept", "when it stood in a file"])
+def test_a_lock_excuses_a_lost_answer_until_it_is_kept_in_a_file(died: float, status: int) -> None:
+    record, seen = sound()
+    throw_an_answer_away(record, seen)
+    record.deaths[PID] = unix(died)
+    record.locks = [Lock("jobs", frozenset({"resp_2"}), unix(0.5), unix(11))]
+
+    assert judge(record, seen, 7)[0] == status
+
+
+@pytest.mark.parametrize(("pid", "status"), [(PID, 0), (PID + 1, 1)], ids=["its worker", "another"])
+def test_a_frozen_worker_has_no_time_to_record(pid: int, status: int) -> None:
+    record, seen = sound()
+    throw_an_answer_away(record, seen)
+    record.deaths[PID] = unix(12)
+    record.freezes = [Freeze(pid, unix(0.5), unix(11))]
+
+    assert judge(record, seen, 7)[0] == status
+
+
+def test_what_a_silent_line_swallowed_is_not_thrown_away() -> None:
+    record, seen = sound()
+    record.passages[f"{JOB}:1"] = Passage(b"", unix(0.5), unix(0.9), silent_at=unix(0.6), lost_at=unix(0.8))
+
+    assert judge(record, seen, 7)[0] == 0
+
+
+@pytest.mark.parametrize(("held", "status"), [(JOB, 0), ("resp_2", 1)], ids=["its row", "another's"])
+def test_only_a_lock_of_its_own_row_excuses_an_end_without_the_answer_that_came(held: str, status: int) -> None:
+    record, seen = sound()
+    replace(record, status="cancelled", completed_at=at(12))
+    seen.ends[JOB] = ("cancelled", 0)
+    record.lines = [f'worker {{"event": "cancel", "job_id": "{JOB}", "status": "cancelled"}}']
+    record.locks = [Lock("jobs", frozenset({held}), unix(3.5), unix(11.5))]
 
     assert judge(record, seen, 7)[0] == status
 

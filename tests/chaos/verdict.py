@@ -12,6 +12,7 @@ TITLES: Final = {
     7: "the broker's content is disposable",
     8: "a key sees its own and nothing else",
     9: "no prompt, answer or secret in broker or logs",
+    10: "no due job waits over 30 s without its reason",
 }
 
 

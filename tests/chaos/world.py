@@ -1,7 +1,6 @@
 """The whole program as processes, with a proxy on every link, so that each part can be hurt by itself."""
 
 import json
-import random
 import secrets
 import signal
 import sys
@@ -17,13 +16,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from redis.exceptions import RedisError
+import psycopg
 
 from cli.programs import API
-from jobs.dispatch import Dispatcher, create_celery
+from jobs.dispatch import Dispatcher, create_celery, take_names
 from jobs.settings import Transport, load_settings
 from jobs.store.database import Database
 from jobs.store.keys import BOOTSTRAP_ID, create_key
+from tests.chaos.locks import Locker
 from tests.chaos.plan import (
     APIS,
     CALL_DEADLINE,
@@ -32,11 +32,10 @@ from tests.chaos.plan import (
     PROVIDER_FAULTS,
     WORKER_TIMEOUT,
     WORKERS,
-    PlannedFault,
 )
 from tests.chaos.proxy import Passage, Proxy
-from tests.support.names import NAMESPACE, get_names
-from tests.support.postgres import Databases, PostgresServer, StopMode
+from tests.support.names import NAMES, NAMESPACE, get_names
+from tests.support.postgres import Databases, PostgresServer
 from tests.support.server import HOST, free_port
 from tests.support.stack import Process
 from tests.support.valkey import ValkeyServer
@@ -52,6 +51,15 @@ class Window:
     """When a part was hurt, in unix time."""
 
     what: str
+    begun: float
+    ended: float
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """When a process stood still, in unix time."""
+
+    pid: int
     begun: float
     ended: float
 
@@ -75,9 +83,15 @@ class Slot:
         self._environment = environment
         self.start()
 
-    def start(self) -> None:
-        self.process = Process(self.name, [sys.executable, *self._arguments], self._environment)
+    def start(self, *options: str) -> None:
+        self.process = Process(self.name, [sys.executable, *self._arguments, *options], self._environment)
         self.former.append(self.process)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the process has begun to work."""
+        output = self.process.output
+        return "worker registered" in output or "Application startup complete" in output
 
     def lines(self) -> list[str]:
         return [line for process in self.former for line in list(process.lines)]
@@ -87,15 +101,14 @@ class World:
     """Two APIs, three workers, the simulator, PostgreSQL, Valkey, and the proxies between them."""
 
     def __init__(self, data_dir: Path, seed: int, transport: Transport) -> None:
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         self._seed = seed
         self._transport = transport
         self._parts = ExitStack()
-        self._servers_busy = threading.Lock()
-        self._provider_busy = threading.Lock()
         self.provider_key = f"provider-{secrets.token_urlsafe(16)}"
         self.tenants = [Tenant(BOOTSTRAP_ID, f"bb_{secrets.token_urlsafe(16)}")]
         self.windows: list[Window] = []
+        self.freezes: list[Freeze] = []
         self.deaths: dict[int, float] = {}
 
     def __enter__(self) -> Self:
@@ -116,6 +129,7 @@ class World:
         self.postgres = enter(PostgresServer())
         self.valkey = enter(ValkeyServer())
         self.database_url = Databases(self.postgres.url).migrated()
+        self.locker = Locker(self.database_url)
         self._parts.callback(self._stop_processes)
         self.slots: list[Slot] = []
         options = ["--port", "0", "--delay", str(PROVIDER_DELAY), "--jitter", "0.9", "--seed", str(self._seed)]
@@ -140,8 +154,9 @@ class World:
             key, secret = create_key(tx, "another tenant", None, datetime.now(UTC))
         database.close()
         self.tenants.append(Tenant(key.id, secret))
-        celery = create_celery(load_settings(redis_url=self.valkey.url, data_dir=str(self._data_dir)))
-        self.bell = Dispatcher(celery, get_names)
+        self.celery = create_celery(load_settings(redis_url=self.valkey.url, data_dir=str(self.data_dir)))
+        take_names(self.celery, NAMES)
+        self.bell = Dispatcher(self.celery, get_names)
         self._parts.callback(self.bell.close)
 
     def _is_ready(self, url: str) -> bool:
@@ -167,9 +182,9 @@ class World:
             "BACKBURNER_DATABASE_URL": self.database_url.replace(real, f":{self.links['database'].port}/"),
             "BACKBURNER_REDIS_URL": f"redis://{HOST}:{self.links['broker'].port}/0",
             "BACKBURNER_NAMESPACE": NAMESPACE,
-            "BACKBURNER_DATA_DIR": str(self._data_dir),
+            "BACKBURNER_DATA_DIR": str(self.data_dir),
             "BACKBURNER_API_KEY": self.tenants[0].secret,
-            "BACKBURNER_PROVIDER_BASE_URL": f"http://{HOST}:{self.links['provider'].port}/v1",
+            "BACKBURNER_PROVIDER_BASE_URL": self.provider_base_url,
             "BACKBURNER_PROVIDER_API_KEY": self.provider_key,
             "BACKBURNER_PROVIDER_TRANSPORT": self._transport.value,
             "BACKBURNER_STALL_SECONDS": "2",
@@ -184,6 +199,11 @@ class World:
             "BACKBURNER_LOG_FORMAT": "json",
             "BACKBURNER_LOG_LEVEL": "info",
         }
+
+    @property
+    def provider_base_url(self) -> str:
+        """The provider as the workers know it, behind its proxy."""
+        return f"http://{HOST}:{self.links['provider'].port}/v1"
 
     def _stop_processes(self) -> None:
         """Workers and APIs first, the simulator last, frozen ones woken."""
@@ -214,105 +234,33 @@ class World:
     def tail(self) -> str:
         return "\n".join(f"{slot.name}: {line}" for slot in self.slots for line in slot.lines()[-30:])
 
-    def inflict(self, fault: PlannedFault, wait: threading.Event) -> bool:
-        """Do the fault and undo it after its time; `wait` cuts that short. False when its target is hurt already."""
-        verb, what = fault.name.split()
-        if what in ("worker", "api"):
-            slots = self.workers if what == "worker" else self.apis
-            return self._hurt_process(slots[fault.target % len(slots)], verb, fault.seconds, wait)
-        if verb in ("cut", "stall"):
-            return self._hurt_link(self.links[what], verb, fault, wait)
-        if verb == "refuse":
-            return self._turn_us_away(what, fault.seconds, wait)
-        return self._hurt_server(fault, wait)
-
-    def broker_outage(self, seconds: float, wait: threading.Event) -> None:
-        """Take the broker away for long, whatever else goes on."""
-        with self._servers_busy, self._window("broker"):
-            self.valkey.stop()
-            wait.wait(seconds)
-            self.valkey.start()
-
     @contextmanager
-    def _window(self, what: str) -> Iterator[None]:
+    def window(self, what: str) -> Iterator[None]:
+        """The part is hurt meanwhile."""
         begun = time.time()
         try:
             yield
         finally:
             self.windows.append(Window(what, begun, time.time()))
 
-    def _hurt_process(self, slot: Slot, verb: str, seconds: float, wait: threading.Event) -> bool:
-        if not slot.busy.acquire(blocking=False):
-            return False
+    @contextmanager
+    def frozen(self, slot: Slot) -> Iterator[None]:
+        """The process stands still meanwhile."""
+        begun = time.time()
+        slot.process.signal(signal.SIGSTOP)
         try:
-            if verb == "freeze":
-                slot.process.signal(signal.SIGSTOP)
-                wait.wait(seconds)
-                slot.process.signal(signal.SIGCONT)
-                return True
-            if verb == "stop":
-                slot.process.stop()
-                self.deaths[slot.process.popen.pid] = time.time()
-            else:
-                self.deaths[slot.process.popen.pid] = time.time()
-                slot.process.kill()
-            wait.wait(min(seconds, 1))
-            slot.start()
-            return True
+            yield
         finally:
-            slot.busy.release()
+            slot.process.signal(signal.SIGCONT)
+            self.freezes.append(Freeze(slot.process.popen.pid, begun, time.time()))
 
-    def _hurt_link(self, link: Proxy, verb: str, fault: PlannedFault, wait: threading.Event) -> bool:
-        with self._window(link.name):
-            if verb == "cut":
-                link.cut(fault.share, random.Random(fault.seconds))
-                return True
-            link.stall()
-            wait.wait(min(fault.seconds, 4))
-            link.flow()
-            return True
-
-    def _turn_us_away(self, why: str, seconds: float, wait: threading.Event) -> bool:
-        """Let the provider refuse our key, or our account for want of credit."""
-        if not self._provider_busy.acquire(blocking=False):
-            return False
-        try:
-            with self._window("lane"):
-                self.change_provider(**({"bad_keys": [BAD_KEY, self.provider_key]} if why == "key" else {"balance": 0}))
-                wait.wait(min(seconds, 4))
-                self.change_provider(bad_keys=[BAD_KEY], balance=None)
-        finally:
-            self._provider_busy.release()
-        return True
+    def operator(self) -> psycopg.Connection[Any]:
+        """A session at the database, over a connection that is never hurt."""
+        return psycopg.connect(self.database_url.replace("+psycopg", ""), connect_timeout=3, autocommit=True)
 
     def change_provider(self, **options: Any) -> None:
         """Set options of the simulator, over a connection that is never hurt."""
         httpx.put(f"{self.provider_url}/_script", json=options, timeout=30).raise_for_status()
-
-    def _hurt_server(self, fault: PlannedFault, wait: threading.Event) -> bool:
-        if fault.name == "flush broker":
-            try:
-                with self._window("broker"):
-                    self.valkey.flush()
-            except RedisError:  # it is away
-                return False
-            return True
-        if not self._servers_busy.acquire(blocking=False):
-            return False
-        what = fault.name.split()[1]
-        server = self.valkey if what == "broker" else self.postgres
-        try:
-            with self._window(what):
-                server.stop(StopMode.IMMEDIATE.value if fault.name == "crash database" else None)
-                wait.wait(min(fault.seconds, 3))
-                server.start()
-        finally:
-            self._servers_busy.release()
-        return True
-
-    def was_hurt(self, what: str, begun: float, ended: float) -> bool:
-        """Whether a part was hurt at any moment of a span."""
-        return any(window.what == what and window.begun <= ended and begun <= window.ended for window in self.windows)
 
     def ring(self, job_ids: Sequence[str]) -> int:
         """Put bells into the broker's queue that nobody needs; how many went in."""
@@ -329,9 +277,8 @@ class World:
                 continue
             try:
                 if (status := slot.process.popen.poll()) is not None:
-                    output = slot.process.output
-                    had_begun = "worker registered" in output or "Application startup complete" in output
-                    assert not had_begun, f"a {slot.name} ended by itself with {status}:\n{output[-20_000:]}"
+                    output = slot.process.output[-20_000:]
+                    assert not slot.has_begun, f"a {slot.name} ended by itself with {status}:\n{output}"
                     slot.start()
                     ended.append(slot.name)
             finally:

@@ -1,8 +1,9 @@
-"""A person's transaction that holds one job holds up the answers of no other."""
+"""A person's transaction that holds one job holds up the answers of no other, and one that holds the lane no start."""
 
 import time
 from pathlib import Path
 
+import httpx
 import psycopg
 
 from tests.support.stack import Stack
@@ -37,3 +38,15 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
         session.rollback()
         stack.await_all([*ids, *later], "completed", 15)
         assert len(stack.calls()) == 25
+
+
+def test_a_worker_starts_and_works_while_the_lane_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+    """Each start ended after a second, however often a supervisor tried again."""
+    with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:
+        lane = httpx.URL(stack.provider_url).netloc.decode()
+        session.execute("INSERT INTO lanes (name, probes) VALUES (%s, 0)", (lane,))
+        session.commit()
+        session.execute("SELECT 1 FROM lanes FOR UPDATE")
+        worker = stack.start_worker()
+        stack.await_all([stack.submit("[[sim: full delay=0]] Hello")], "completed", 20)
+        assert worker.popen.poll() is None

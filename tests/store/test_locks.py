@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from select import select as select_ready
 from typing import Any
@@ -16,7 +16,7 @@ import httpcore
 import psycopg
 import pytest
 from sqlalchemy import Connection, event, make_url, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from structlog.testing import capture_logs
 
 from jobs.job import OnUnknownOutcome
@@ -24,6 +24,7 @@ from jobs.lifecycle import Status
 from jobs.store import tables
 from jobs.store.database import CommitUnknown, Database, database_now, is_locked, unless_locked
 from jobs.store.endpoints import SealedSecret, create_endpoint
+from jobs.store.keys import ensure_bootstrap_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.runlist import Turns
@@ -41,6 +42,7 @@ from worker.identity import Identity
 from worker.lane import LaneKeeper
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
+from worker.maintenance.together import holds_lease
 from worker.provider.line import Line
 
 SECOND = timedelta(seconds=1)
@@ -341,6 +343,15 @@ def _parameters(database: Database) -> list[str]:
         return [f"{each.keyword.decode()}={each.val.decode()}" for each in driver.pgconn.info if each.val]
 
 
+def test_an_api_starts_while_its_own_key_is_locked(database: Database) -> None:
+    """None started for as long as a person's transaction held the bootstrap key's row."""
+    now = datetime.now(UTC)
+    with database.begin() as tx:
+        made = ensure_bootstrap_key(tx, "bb_one", now)
+    with another_session(database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly(), database.begin() as tx:
+        assert ensure_bootstrap_key(tx, "bb_one", now) == made
+
+
 def test_who_holds_up_others_is_named(records: Records) -> None:
     with capture_logs() as logged, another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE") as session:
 
@@ -368,6 +379,22 @@ class TestSilentLines:
             await_until(lambda: time.monotonic() - time_of_last_use > 1.1, 5, "time stands still")
             with quickly(), database.begin() as tx:
                 assert tx.execute(text("SELECT 1")).scalar_one() == 1
+            database.close()
+
+    def test_a_lease_is_soon_asked_for_again(self, postgres_url: str) -> None:
+        """All workers ask for it all the time, so what silences their connections meets each of them at that."""
+        url = make_url(postgres_url)
+        assert url.port
+        with Proxy("database", url.port) as way, ThreadPoolExecutor(1) as threads:
+            database = Database(url.set(port=way.port).render_as_string(hide_password=False))
+            assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
+            way.stall()
+            asked = threads.submit(holds_lease, database, "maintenance", "wrk_1", TIMEOUT)
+            way.silence()
+            way.flow()
+            with quickly(), pytest.raises(SQLAlchemyError):
+                asked.result()
+            assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
             database.close()
 
     def test_a_frozen_server_is_not_waited_for(self, postgres_server: PostgresServer) -> None:

@@ -6,7 +6,7 @@ them, such as the endpoint that is to be told of a job's end: whoever holds one 
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -16,6 +16,10 @@ from jobs.store.workers import take_lease
 from jobs.telemetry import get_logger
 
 T = TypeVar("T")
+
+LEASE_SECONDS: Final = 2.0
+"""Within which a lease is taken, or asked for again. Where the connections of all workers go silent at once, each of
+them may be asking for it, and nobody would do anything for as long as any transaction may take."""
 
 log = get_logger(__name__)
 
@@ -55,7 +59,7 @@ def holds_lease(database: Database, name: str, holder: str, length: timedelta) -
     A lease only spares work: what it is for is guarded by itself, and must not stand still with it.
     """
     try:
-        with database.begin() as tx:
+        with database.begin(within=LEASE_SECONDS) as tx:
             return take_lease(tx, name, holder, database_now(tx), length)
     except DBAPIError as error:
         if not is_locked(error):

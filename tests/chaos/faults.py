@@ -1,0 +1,216 @@
+"""How each fault of the plan is inflicted, and undone after its time."""
+
+import random
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+
+import psutil
+import psycopg
+from redis.exceptions import RedisError
+
+from tests.chaos import strangers
+from tests.chaos.plan import PlannedFault
+from tests.chaos.proxy import Proxy
+from tests.chaos.world import BAD_KEY, Slot, World
+from tests.support.postgres import StopMode
+from tests.support.waiting import await_until
+
+LONG_FREEZE: Final = 10.0
+LEAVE_SECONDS: Final = 90.0
+"""For a worker that was told to stop: its grace, and what its records wait for while other faults go on."""
+CAUGHT_WITHIN: Final = 4.0
+IN_TRANSACTION: Final = (
+    "SELECT client_port FROM pg_stat_activity WHERE application_name = 'backburner'"
+    " AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
+)
+TIME_LIMITS: Final = ("--time-limit", "1", "--soft-time-limit", "1")
+
+
+class Faults:
+    """Inflicts faults on a world, several at once."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._servers_busy = threading.Lock()
+        self._provider_busy = threading.Lock()
+
+    def inflict(self, fault: PlannedFault, wait: threading.Event) -> bool:
+        """Do the fault and undo it after its time; `wait` cuts that short. False when its target is hurt already."""
+        world = self._world
+        verb, what = fault.name.split()
+        if what in ("worker", "api"):
+            slots = world.workers if what == "worker" else world.apis
+            return self._hurt_process(slots[fault.target % len(slots)], verb, fault, wait)
+        match verb:
+            case "lock":
+                return self._lock(what, fault, wait)
+            case "cut" | "stall" | "silence":
+                return self._hurt_link(world.links[what], verb, fault, wait)
+            case "refuse":
+                return self._turn_us_away(what, fault.seconds, wait)
+            case "litter":
+                return strangers.litter(world.valkey, random.Random(fault.seconds))
+            case "mistype":
+                return self._mistype(fault.seconds, wait)
+        return self._hurt_server(fault, wait)
+
+    def broker_outage(self, seconds: float, wait: threading.Event) -> None:
+        """Take the broker away for long, whatever else goes on."""
+        with self._servers_busy, self._world.window("broker"):
+            self._world.valkey.stop()
+            wait.wait(seconds)
+            self._world.valkey.start()
+
+    def _hurt_process(self, slot: Slot, verb: str, fault: PlannedFault, wait: threading.Event) -> bool:
+        if not slot.busy.acquire(blocking=False):
+            return False
+        try:
+            match verb:
+                case "freeze":
+                    return self._freeze(slot, fault.seconds, wait)
+                case "suspend":
+                    return self._freeze(slot, LONG_FREEZE + fault.seconds, wait)
+                case "catch":
+                    return self._freeze_in_a_transaction(slot, fault.seconds, wait)
+                case "interrupt":
+                    return self._stop_under_a_lock(slot, fault, wait)
+                case "kill":
+                    self._world.deaths[slot.process.popen.pid] = time.time()
+                    slot.process.kill()
+                case _:
+                    self._leave(slot, signal.SIGTERM)
+            wait.wait(min(fault.seconds, 1))
+            slot.start(*(TIME_LIMITS if verb == "limit" else ()))
+            return True
+        finally:
+            slot.busy.release()
+
+    def _freeze(self, slot: Slot, seconds: float, wait: threading.Event) -> bool:
+        with self._world.frozen(slot):
+            wait.wait(seconds)
+        return True
+
+    def _freeze_in_a_transaction(self, slot: Slot, seconds: float, wait: threading.Event) -> bool:
+        """Freeze it while it holds locks, if it can be had so before long."""
+        until = time.monotonic() + CAUGHT_WITHIN
+        with suppress(psycopg.OperationalError), self._world.operator() as operator:
+            while time.monotonic() < until and not wait.wait(0.02):
+                with self._world.frozen(slot):
+                    wait.wait(0.01)  # what was asked is answered by then
+                    ports = {int(row[0]) for row in operator.execute(IN_TRANSACTION)}
+                    if self._world.links["database"].near_ports(ports) & _ports(slot):
+                        wait.wait(seconds)
+                        return True
+        return False
+
+    def _stop_under_a_lock(self, slot: Slot, fault: PlannedFault, wait: threading.Event) -> bool:
+        """Tell a worker to stop while its jobs' rows are held: what it cannot record it has to keep until it can."""
+        rng = random.Random(fault.seconds)
+        told = rng.choice((signal.SIGINT, signal.SIGTERM))
+        is_told = False
+        with (
+            suppress(psycopg.OperationalError),  # the database is away, or went away with the lock
+            self._world.locker.holding("calls", rng, pid=slot.process.popen.pid) as held,
+        ):
+            if held.rows:
+                slot.process.signal(told)
+                is_told = True
+                held.stay(2 * fault.seconds, wait, is_busy=rng.random() < 0.5)
+        if is_told:
+            self._leave(slot, told)
+            slot.start()
+        return is_told
+
+    def _leave(self, slot: Slot, told: signal.Signals) -> None:
+        """Let it end by itself, which is no death: what it held has to be recorded.
+
+        Raises:
+            AssertionError: it did not, or not in order.
+        """
+        process = slot.process
+        process.signal(told)
+        await_until(lambda: process.popen.poll() is not None, LEAVE_SECONDS, lambda: _never_left(slot))
+        status = process.stop()
+        had_begun = slot.has_begun
+        assert not had_begun or status in (0, 1), f"a {slot.name} left with {status}:\n{process.output[-20_000:]}"
+
+    def _lock(self, what: str, fault: PlannedFault, wait: threading.Event) -> bool:
+        rng = random.Random(fault.seconds)
+        key = self._world.tenants[fault.target % len(self._world.tenants)].key_id
+        with (
+            suppress(psycopg.OperationalError),  # it ended with the database
+            self._world.locker.holding(what, rng, key=key) as held,
+        ):
+            held.stay(2 * fault.seconds, wait, is_busy=rng.random() < 0.5)
+            return bool(held.rows)
+        return False
+
+    def _hurt_link(self, link: Proxy, verb: str, fault: PlannedFault, wait: threading.Event) -> bool:
+        with self._world.window(link.name):
+            if verb == "cut":
+                link.cut(fault.share, random.Random(fault.seconds))
+                return True
+            link.stall()
+            wait.wait(min(fault.seconds, 4))
+            if verb == "silence":
+                link.silence()
+            link.flow()
+            return True
+
+    def _turn_us_away(self, why: str, seconds: float, wait: threading.Event) -> bool:
+        """Let the provider refuse our key, or our account for want of credit."""
+        if not self._provider_busy.acquire(blocking=False):
+            return False
+        try:
+            with self._world.window("lane"):
+                bad_keys = [BAD_KEY, self._world.provider_key]
+                self._world.change_provider(**({"bad_keys": bad_keys} if why == "key" else {"balance": 0}))
+                wait.wait(min(seconds, 4))
+                self._world.change_provider(bad_keys=[BAD_KEY], balance=None)
+        finally:
+            self._provider_busy.release()
+        return True
+
+    def _mistype(self, seconds: float, wait: threading.Event) -> bool:
+        with self._world.window("broker"):
+            done = strangers.mistype(self._world.valkey)
+            if done:
+                wait.wait(min(seconds, 3))
+                strangers.put_right(self._world.valkey)
+        return done
+
+    def _hurt_server(self, fault: PlannedFault, wait: threading.Event) -> bool:
+        world = self._world
+        if fault.name == "flush broker":
+            try:
+                with world.window("broker"):
+                    world.valkey.flush()
+            except RedisError:  # it is away
+                return False
+            return True
+        if not self._servers_busy.acquire(blocking=False):
+            return False
+        what = fault.name.split()[1]
+        server = world.valkey if what == "broker" else world.postgres
+        try:
+            with world.window(what):
+                server.stop(StopMode.IMMEDIATE.value if fault.name == "crash database" else None)
+                wait.wait(min(fault.seconds, 3))
+                server.start()
+        finally:
+            self._servers_busy.release()
+        return True
+
+
+def _ports(slot: Slot) -> set[int]:
+    try:
+        return {each.laddr.port for each in psutil.Process(slot.process.popen.pid).net_connections("tcp") if each.laddr}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def _never_left(slot: Slot) -> str:
+    return f"a {slot.name} that was told to stop did not end:\n{slot.process.output[-20_000:]}"

@@ -1,0 +1,86 @@
+"""Somebody else's session that holds rows which jobs need: a person's open transaction, a report, a host without power.
+
+It goes straight to PostgreSQL, not through a proxy, and so is not hurt by what the proxies do.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString
+
+import psycopg
+
+HELD: Final[Mapping[str, LiteralString]] = {
+    "jobs": "SELECT id FROM jobs WHERE id IN (SELECT id FROM jobs WHERE status IN ('queued', 'in_progress')"
+    " ORDER BY random() LIMIT %(most)s) FOR UPDATE SKIP LOCKED",
+    "calls": "SELECT id FROM jobs WHERE status = 'in_progress' AND worker_id IN"
+    " (SELECT id FROM workers WHERE pid = %(pid)s AND ended_at IS NULL) FOR UPDATE SKIP LOCKED",
+    "key": "SELECT id FROM api_keys WHERE id = %(key)s FOR UPDATE",
+    "worker": "SELECT id FROM workers WHERE ended_at IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED",
+    "leases": "SELECT name FROM leases FOR UPDATE",
+    "lanes": "SELECT name FROM lanes FOR UPDATE",
+    "installation": "SELECT namespace FROM installation FOR UPDATE",
+}
+"""What is locked, by its name; `calls` are the jobs that one worker runs."""
+MOST_JOBS: Final = 12
+BUSY_FOR: Final = 0.25
+_NOTHING: Final = {"pid": 0, "key": "", "most": 0}
+
+
+@dataclass(frozen=True)
+class Lock:
+    """Rows that a session held, by their ids or names, from `begun` to `ended` in unix time."""
+
+    what: str
+    rows: frozenset[str]
+    begun: float
+    ended: float
+
+
+class Locker:
+    """Opens such sessions; `locks` are those that have ended."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url.replace("+psycopg", "")
+        self.locks: list[Lock] = []
+
+    @contextmanager
+    def holding(self, what: str, rng: random.Random, **parameters: Any) -> Iterator["Held"]:
+        """The session holds its rows until the block ends: by a rollback, a commit, or the end of its connection.
+
+        Raises:
+            psycopg.OperationalError: the database is away.
+        """
+        most = rng.randint(1, MOST_JOBS)
+        begun = time.time()
+        session = psycopg.connect(self._url, connect_timeout=3, application_name="somebody")
+        rows: frozenset[str] = frozenset()
+        try:
+            session.execute("SET LOCAL lock_timeout = '3s'")
+            found = session.execute(HELD[what], {**_NOTHING, "most": most, **parameters}).fetchall()
+            rows = frozenset(str(row[0]) for row in found)
+            yield Held(session, rows)
+            rng.choice((session.rollback, session.commit, session.close))()
+        finally:
+            session.close()
+            self.locks.append(Lock(what, rows, begun, time.time()))
+
+
+@dataclass(frozen=True)
+class Held:
+    """A session and the rows that it holds."""
+
+    session: psycopg.Connection[Any]
+    rows: frozenset[str]
+
+    def stay(self, seconds: float, wait: threading.Event, *, is_busy: bool) -> None:
+        """Hold on, idle in the transaction or busy in it; `wait` cuts that short."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not wait.is_set():
+            if is_busy:
+                self.session.execute("SELECT pg_sleep(%s)", (min(left, BUSY_FOR),))
+            else:
+                wait.wait(left)

@@ -1,0 +1,51 @@
+"""Asks every living API for its readiness each second, and the rows which jobs have been due for long meanwhile."""
+
+import threading
+import time
+
+import httpx
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.store import tables
+from jobs.store.database import Database, database_now
+from jobs.store.standstill import OVERDUE
+from tests.chaos.clients import Seen, Told, Wait
+from tests.chaos.world import World
+
+EVERY_SECONDS = 1.0
+LOOK_EVERY_SECONDS = 0.5
+ANSWER_SECONDS = 10.0
+
+
+def ask(url: str, seen: Seen, over: threading.Event) -> None:
+    """Ask one API again and again; one that is frozen, killed or just started does not answer, which tells nothing."""
+    with httpx.Client(timeout=ANSWER_SECONDS) as http:
+        while not over.wait(EVERY_SECONDS):
+            asked_at = time.time()
+            try:
+                body = http.get(f"{url}/readyz").json()
+            except (httpx.HTTPError, ValueError):
+                continue
+            seen.told.append(Told(asked_at, time.time(), body))
+
+
+def look(world: World, seen: Seen, over: threading.Event) -> None:
+    """Note which jobs are queued and were due `OVERDUE` ago, over a connection that is never hurt.
+
+    A job that comes back to the queue is due at another moment, so id and moment name one wait.
+    """
+    row = tables.jobs.c
+    database = Database(world.database_url, pool_size=1)
+    while not over.wait(LOOK_EVERY_SECONDS):
+        at = time.time()
+        try:
+            with database.read(within=ANSWER_SECONDS) as tx:
+                before = database_now(tx) - OVERDUE
+                waiting = select(row.id, row.available_at).where(tables.IS_QUEUED, row.available_at <= before)
+                found = [(job_id, due_at.timestamp()) for job_id, due_at in tx.execute(waiting)]
+        except SQLAlchemyError:  # the server is away
+            continue
+        for each in found:
+            seen.overdue.setdefault(each, Wait(at, at)).last = at
+    database.close()

@@ -1,0 +1,42 @@
+"""Promise 10: a job that is due and waits for over 30 s is told of by every `/readyz`, with a reason.
+
+An answer counts for a wait when it was asked for after the wait had become long, and came while the row was still seen
+waiting. A living API has answered all along, whatever hangs behind it; so a long silence of both is a breach as well.
+"""
+
+from itertools import pairwise
+from typing import Any, Final
+
+from tests.chaos.clients import STALE, Seen
+from tests.chaos.record import Record
+from tests.chaos.verdict import Violation
+
+UNTOLD_FOR: Final = 20.0
+"""Longer than both APIs are frozen, stopped or started at once."""
+
+
+def check_standstill(record: Record, seen: Seen) -> None:
+    """Check every wait of over 30 s."""
+    longest = 0.0
+    for (job_id, due_at), wait in seen.overdue.items():
+        if wait.last <= wait.long_at:
+            continue
+        told = seen.told_during(wait)
+        for each in told:
+            if not _gives_a_reason(each.body, each.asked_at - due_at - STALE):
+                waited = each.asked_at - due_at
+                raise Violation(10, f"{job_id} was due for {waited:.0f} s, and /readyz said {each.body}", job_id)
+            record.checked[10] += 1
+        moments = sorted([wait.long_at, *(each.answered_at for each in told), wait.last])
+        untold = max(later - earlier for earlier, later in pairwise(moments))
+        if untold > UNTOLD_FOR:
+            raise Violation(10, f"{job_id} waited for {untold:.0f} s while no /readyz answered", job_id)
+        longest = max(longest, untold)
+    record.figures["jobs due for over 30 s"] = len({job_id for job_id, _ in seen.overdue})
+    record.figures["longest of that without an answer of /readyz"] = f"{longest:.1f} s"
+
+
+def _gives_a_reason(body: dict[str, Any], waited: float) -> bool:
+    """Whether something is missing, or the job named waits for at least as long and the answer says why."""
+    waiting = body["waiting"]
+    return bool(body["missing"]) or (waiting is not None and bool(waiting["reason"]) and waiting["seconds"] >= waited)
