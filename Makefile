@@ -21,8 +21,8 @@ LONG := tests/api/test_many_watchers.py tests/chaos/test_chaos.py tests/cli/test
 	tests/crash/test_unrecorded_for_long.py \
 	tests/e2e/test_amqp.py tests/e2e/test_erasure.py tests/e2e/test_half_open.py tests/e2e/test_idle_workers.py \
 	tests/e2e/test_lanes.py tests/e2e/test_list_memory.py tests/e2e/test_poison.py tests/e2e/test_reconciliation.py \
-	tests/e2e/test_sentinel.py tests/e2e/test_shared_broker.py tests/e2e/test_streams.py tests/e2e/test_transports.py \
-	tests/store/test_races.py
+	tests/e2e/test_sentinel.py tests/e2e/test_shared_broker.py tests/e2e/test_shortage.py \
+	tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
 # real clients in all of their scenarios: minutes more, and a command of its own
 CLIENTS := tests/clients/test_clients.py
 # the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
