@@ -81,7 +81,8 @@ class Faults:
                     self._world.deaths[slot.process.popen.pid] = time.time()
                     slot.process.kill()
                 case _:
-                    self._leave(slot, signal.SIGTERM)
+                    slot.process.signal(signal.SIGTERM)
+                    self._await_end(slot)
             wait.wait(min(fault.seconds, 1))
             slot.start(*(TIME_LIMITS if verb == "limit" else ()))
             return True
@@ -120,22 +121,20 @@ class Faults:
                 is_told = True
                 held.stay(2 * fault.seconds, wait, is_busy=rng.random() < 0.5)
         if is_told:
-            self._leave(slot, told)
+            self._await_end(slot)
             slot.start()
         return is_told
 
-    def _leave(self, slot: Slot, told: signal.Signals) -> None:
+    def _await_end(self, slot: Slot) -> None:
         """Let it end by itself, which is no death: what it held has to be recorded.
 
         Raises:
             AssertionError: it did not, or not in order.
         """
         process = slot.process
-        process.signal(told)
         await_until(lambda: process.popen.poll() is not None, LEAVE_SECONDS, lambda: _never_left(slot))
         status = process.stop()
-        had_begun = slot.has_begun
-        assert not had_begun or status in (0, 1), f"a {slot.name} left with {status}:\n{process.output[-20_000:]}"
+        assert not slot.has_begun or status in (0, 1), f"a {slot.name} left with {status}:\n{process.output[-20_000:]}"
 
     def _lock(self, what: str, fault: PlannedFault, wait: threading.Event) -> bool:
         rng = random.Random(fault.seconds)
