@@ -174,8 +174,8 @@ class Clients:
         job = self.seen.acknowledged[job_id]
         self._begin_change(job_id)
         self.seen.revived_at[job_id] = time.time()
-        url = f"{self._url(rng, job_id)}/retry"
-        answers = self._insist(lambda: http.post(url, headers=self._headers(job.tenant)), (200, 400))
+        headers = self._headers(job.tenant)
+        answers = self._insist(lambda: http.post(f"{self._url(rng, job_id)}/retry", headers=headers), (200, 400))
         assert answers.is_clear, f"{job_id} could not be revived: {answers}"
         self._end_change(job_id)
 
@@ -192,9 +192,9 @@ class Clients:
     def _delete(self, job_id: str, job: PlannedJob) -> None:
         self._over.wait(job.delete_after)
         self._begin_change(job_id)
-        url = self._url(random.Random(job.number), job_id)
+        rng, headers = random.Random(job.number), self._headers(job.tenant)
         with httpx.Client(timeout=8) as http:
-            answers = self._insist(lambda: http.delete(url, headers=self._headers(job.tenant)), (200, 404))
+            answers = self._insist(lambda: http.delete(self._url(rng, job_id), headers=headers), (200, 404))
         if answers.is_clear:
             self.seen.deleted_at[job_id] = time.time()
         self._end_change(job_id)
