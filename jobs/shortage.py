@@ -3,12 +3,18 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from time import sleep
+from typing import Final, TypeVar
 
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _NO_THREAD: Final = "can't start new thread"
 """What Python itself says, of which it has no exception of its own."""
+_TRIES: Final = 600
+_AGAIN_SECONDS: Final = 0.5
+
+T = TypeVar("T")
 
 
 def shortage_of(error: BaseException) -> str | None:
@@ -24,6 +30,21 @@ def shortage_of(error: BaseException) -> str | None:
             case RuntimeError() if _NO_THREAD in str(each):
                 return "no more threads"
     return None
+
+
+def once_it_fits(do: Callable[[], T]) -> T:
+    """Do what lacks nothing but room in this process; again, for five minutes, while that is short.
+
+    For what cannot be had a second time, such as the reading of an answer that was paid for. Raises what `do` raises.
+    """
+    for _ in repeat(None, _TRIES):
+        try:
+            return do()
+        except Exception as error:
+            if shortage_of(error) is None:
+                raise
+        sleep(_AGAIN_SECONDS)
+    return do()
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

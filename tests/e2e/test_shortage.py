@@ -11,7 +11,7 @@ import pytest
 
 from jobs.sealing import generate_key
 from tests.e2e.test_webhooks import ALL, OPENED
-from tests.support.no_files import no_more_files
+from tests.support.no_files import file_limit, no_more_files
 from tests.support.receiver import Receiver
 from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
@@ -20,6 +20,8 @@ from tests.support.waiting import await_until
 pytestmark = pytest.mark.one_database
 
 JOBS = 24
+FEW = 8
+"""Files, which every worker has open for good: the few that it polls at once are no more than it may open."""
 ROOM = 12
 """Files that the worker may open beyond those that it has open when its limit falls."""
 
@@ -46,6 +48,17 @@ def test_a_worker_out_of_files_hands_back_what_it_cannot_send(stack: Stack) -> N
     assert len(stack.calls()) == JOBS + 1
     outcomes = {each["outcome"] for job_id in job_ids for each in stack.attempts(job_id)}
     assert outcomes == {"completed", "released"}
+
+
+def test_answers_that_come_while_no_file_can_be_opened_are_kept(stack: Stack) -> None:
+    """The first answers of this worker, as reading one had loaded something then."""
+    worker = psutil.Process(stack.worker_processes[0].popen.pid)
+    job_ids = stack.submit_many(3, "[[sim: full delay=1]] Hello")
+    stack.await_all(job_ids, "in_progress", 20)
+    await_until(lambda: len(stack.calls()) == 3, 20, stack.logs)
+    with file_limit(worker.pid, FEW):
+        stack.await_all(job_ids, "completed", 30)
+    assert [len(stack.calls(job_id)) for job_id in job_ids] == [1, 1, 1]
 
 
 def test_a_delivery_that_it_cannot_send_is_put_back_uncounted(stack: Stack) -> None:

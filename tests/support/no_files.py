@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
 
 
@@ -11,12 +12,19 @@ from pathlib import Path
 def no_more_files(pid: int | None = None, room: int = 0) -> Iterator[None]:
     """In this process, or the one with `pid`, only so many more files may be opened than it has open now."""
     of = pid or os.getpid()
-    before = resource.prlimit(of, resource.RLIMIT_NOFILE)
     listed = list(Path(f"/proc/{of}/fd").iterdir())
     taken = {int(each.name) for each in listed if each.is_symlink()}  # not that of the listing itself
-    limit = [number for number in range(before[0]) if number not in taken][room]
-    resource.prlimit(of, resource.RLIMIT_NOFILE, (limit, before[1]))
+    free = (number for number in count() if number not in taken)
+    with file_limit(of, next(islice(free, room, None))):
+        yield
+
+
+@contextmanager
+def file_limit(pid: int, limit: int) -> Iterator[None]:
+    """Files below `limit` alone may be opened by the process, also where others that are open now are closed."""
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
         yield
     finally:
-        resource.prlimit(of, resource.RLIMIT_NOFILE, before)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import monotonic
 from typing import Final
 
@@ -19,6 +20,7 @@ from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.models import Model
 from jobs.retry_after import retry_after
+from jobs.shortage import once_it_fits
 from worker.provider.classify import pause_asked_for
 from worker.provider.exchange import Endpoint, Received, ended_here, overdue
 from worker.provider.line import AbortReason, Line
@@ -174,7 +176,7 @@ def _reading(came: Received | Failure) -> Reading | None:
     if isinstance(came, Failure) or not came.is_success:
         return None
     try:
-        return read_response(came.body, is_broken=came.is_broken)
+        return once_it_fits(partial(read_response, came.body, is_broken=came.is_broken))
     except CutOff as error:
         begun = {"object": "response", "status": Status.IN_PROGRESS, "id": error.begun.get("id")}
         return read_response(json.dumps(begun).encode()) if begun["id"] else None

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from jobs.encoding import to_text
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
 from jobs.models import Model
+from jobs.shortage import once_it_fits
 from jobs.store.attempt_bodies import MOST_BYTES
 from worker.provider.breakage import BREAKS, failure_of, without_answer
 from worker.provider.classify import classify
@@ -174,7 +176,8 @@ class Endpoint:
         if isinstance(came, Failure):
             return CallReport(ended or came)
         is_broken = came.is_broken or came.fault is not None
-        report = classify(came.status, came.headers, came.body, model, now=datetime.now(UTC), is_broken=is_broken)
+        classified = partial(classify, came.status, came.headers, came.body, model, is_broken=is_broken)
+        report = once_it_fits(lambda: classified(now=datetime.now(UTC)))
         fault = ended or came.fault
         if fault is not None and _is_unread(report):
             report = replace(report, result=replace(fault, http_status=came.status))

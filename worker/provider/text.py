@@ -1,5 +1,6 @@
 """Foreign text made fit to be kept: no column, log line or client should stumble over what a gateway wrote."""
 
+import codecs
 import html
 import json
 import math
@@ -15,6 +16,9 @@ _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _TITLE: Final = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
 _HIDDEN: Final = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^>]*>")
+
+
+codecs.lookup("utf-8-sig")  # its first use opens a file, which may be one too many when an answer is there to be read
 
 
 def parse_json(text: str | bytes) -> Any:
