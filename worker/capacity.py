@@ -1,7 +1,7 @@
 """How many calls this process may hold: as many as are configured, or as its own files, memory and threads allow.
 
 Who meets a shortage hands its call back, and the slots are lowered to the calls that found room. They are raised again
-by a tenth a minute, as what was lacking may have been another's.
+each minute, as what was lacking may have been another's: by a tenth, and by twice as much each time that this holds.
 """
 
 import resource
@@ -19,6 +19,8 @@ SHARE_THAT_FITS: Final = 0.9
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 RAISED_EVERY: Final = 60.0
+FIRST_RAISE: Final = 0.1
+"""The share of the slots that comes back first."""
 
 log = get_logger(__name__)
 
@@ -56,6 +58,7 @@ class Capacity:
         self._apply: Callable[[int], None] = lambda _slots: None
         self._pause = Pause()
         self._changed_at = float("-inf")
+        self._raise = FIRST_RAISE
 
     def begin(self, wanted: int, file_limit: int, apply: Callable[[int], None]) -> None:
         """Take so many slots, or as many as `file_limit` has room for; `apply` is told of every change."""
@@ -74,7 +77,8 @@ class Capacity:
         now = monotonic()
         if self._identity.concurrency < self._most and now - self._changed_at > RAISED_EVERY:
             slots = self._identity.concurrency
-            slots = min(self._most, slots + max(1, slots // 10))
+            slots = min(self._most, slots + max(1, int(slots * self._raise)))
+            self._raise *= 2
             self._changed_at = now
             self._set(slots, self._identity.short_of if slots < self._most else self._lasting)
             log.info("slots raised", slots=slots, of=self._most)
@@ -87,6 +91,7 @@ class Capacity:
         fits = sum(not call.line.never_sent for call in self._calls.held())
         slots = max(1, min(self._identity.concurrency, int(fits * SHARE_THAT_FITS)))
         self._changed_at = monotonic()
+        self._raise = FIRST_RAISE
         self._set(slots, what)
         log.warning("slots lowered", reason=what, slots=slots, of=self._most)
 

@@ -5,11 +5,13 @@ import resource
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from threading import Timer
 
 import httpcore
 import pytest
 
-from jobs.shortage import shortage_of
+from jobs.shortage import once_it_fits, shortage_of
 from jobs.store.database import Database
 from tests.support.records import an_attempt
 from worker.calls import Calls
@@ -51,6 +53,17 @@ def test_a_name_that_is_not_resolved_for_want_of_files() -> None:
     assert found == "too many open files"
 
 
+def test_what_lacks_room_is_done_once_there_is_some() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    later = Timer(0.2, resource.setrlimit, (resource.RLIMIT_NOFILE, limits))
+    later.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    assert once_it_fits(Path("/proc/self/comm").read_text)
+    later.join()
+    with pytest.raises(FileNotFoundError):  # no shortage
+        once_it_fits(Path("/proc/self/none").read_text)
+
+
 @pytest.fixture
 def identity(tmp_path: pytest.TempPathFactory) -> Iterator[Identity]:
     database = Database(f"sqlite:///{tmp_path}/unused.db")
@@ -81,3 +94,18 @@ def test_a_shortage_leaves_the_slots_that_found_room(identity: Identity) -> None
     capacity.short_of("too many open files")  # each of those that found none says so
     assert (identity.concurrency, identity.short_of) == (36, "too many open files")
     assert not capacity.has_room(0)  # for a moment, as nothing is gained by asking at once
+
+
+def test_slots_come_back_the_faster_the_longer_nothing_is_short(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All were taken for some seconds by another: that does not cost half an hour at one slot."""
+    told: list[int] = []
+    capacity = Capacity(identity, Calls(on_end=lambda: None))
+    capacity.begin(100, resource.RLIM_INFINITY, told.append)
+    monkeypatch.setattr("worker.capacity.RAISED_EVERY", 0.0)
+    capacity.short_of("too many open files")
+    for _ in range(8):
+        capacity.has_room(0)
+    assert told == [100, 1, 2, 3, 4, 7, 18, 75, 100]
+    assert identity.short_of is None
