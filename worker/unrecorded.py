@@ -142,11 +142,15 @@ class Unrecorded:
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         draft = path.with_suffix(DRAFT)
-        with open(draft, "wb", opener=_private) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with open(draft, "wb", opener=_private) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:  # a part of an answer is of no use, and on a full disk in the way
+            draft.unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
 
 

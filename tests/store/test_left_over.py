@@ -1,9 +1,11 @@
 """Ends of calls that a worker has left in files of a shared folder: they are recorded, and their calls not rescued."""
 
 import os
+import resource
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from worker.unrecorded import Unrecorded
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
+ROOM_BYTES = 1_000_000
+"""For what the test itself prints."""
 POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=SECOND, widen_on_overflow=False)
 
 
@@ -108,3 +112,19 @@ def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records
     os.utime(old, (time.time() - 3600,) * 2)
     left_overs(records, tmp_path).record()
     assert [*folder.iterdir()] == [new]
+
+
+@pytest.mark.one_database
+def test_what_a_full_disk_takes_only_a_part_of_leaves_no_file(records: Records, clock: Clock, tmp_path: Path) -> None:
+    job, attempt = records.claim(records.submit_job(), records.worker())
+    large = replace(ANSWER, raw=b" " * 2 * ROOM_BYTES)
+    ends = Unrecorded(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with suppress(Killed), ends.until_recorded(EndedCall(job, attempt, large, None, clock()), None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, before[1]))
+        try:
+            assert ends.keep(0) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [*(tmp_path / FOLDER).iterdir()] == []
+        assert ends.keep(0) == 0
