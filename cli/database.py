@@ -10,6 +10,7 @@ import migrations
 from cli.failure import CommandFailed
 from jobs.settings import Settings
 from jobs.store.database import Database
+from jobs.telemetry import log_to_stderr
 
 
 @contextmanager
@@ -19,6 +20,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
     Raises:
         CommandFailed: it cannot be reached, or its tables are not this release's.
     """
+    log_to_stderr()
     database = Database(settings.database, pool_size=1)
     try:
         with readable_errors(settings):

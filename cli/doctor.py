@@ -24,12 +24,14 @@ from cli.provider_checks import check_provider
 from jobs.errors import SettingsError
 from jobs.redis_url import Sentinels, is_sentinel
 from jobs.settings import Settings, load_settings
+from jobs.telemetry import log_to_stderr
 
 SIGNS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.ERROR: ("✗", "red")}
 
 
 def doctor(*, as_json: bool) -> None:
     """Check everything and report; exits with 1 if something does not work."""
+    log_to_stderr()
     try:
         settings = load_settings()
     except SettingsError as error:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 import migrations
 from cli.connection import read_secret
 from cli.database import reason_of, shown
-from cli.database_checks import check_connections, check_locks, check_writes
+from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_writes
 from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, Level, bad, doubtful, good
 from jobs.broker import BROKER_ERRORS, CLUSTER_ERRORS, try_queue
@@ -53,24 +53,29 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         yield bad("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
         return
     database = Database(settings.database, pool_size=1)
+    locks: list[Finding] = []
+    written: Finding | None = None
     try:
-        with database.read() as tx:
+        locks += check_locks(database)  # before what a locked table would hold up
+        with database.read(within=LONG_SECONDS) as tx:
             if not migrations.is_current(tx):
                 yield bad("database", f"{shown(settings)} is not at this release", "run: backburner migrate")
                 return
+        written = check_writes(database, shown(settings))
+        with database.read(within=LONG_SECONDS) as tx:
             now = database_now(tx)
             workers = live_workers(tx, now, settings.worker_timeout)
             overdue = overdue_job(tx, LaneSettings.from_settings(settings), now, settings.worker_timeout)
             lane = read_lane(tx, settings.lane)
-            beside = [*check_connections(tx, workers)]
-        written = check_writes(database, shown(settings))
-        beside = [written, *check_locks(database), *beside]
+            connections = [*check_connections(tx, workers)]
     except SQLAlchemyError as error:
-        yield bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
+        if written is None or written.level is Level.OK:
+            written = bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
+        yield from (written, *locks)
         return
     finally:
         database.close()
-    yield from beside
+    yield from (written, *locks, *connections)
     if written.level is not Level.OK:  # a worker that is not heard may just be unable to write that it lives
         return
     takers = [each for each in workers if each.takes(CALLS)]

@@ -60,6 +60,11 @@ def configure_logging(settings: Settings) -> None:
     logging.getLogger("celery.worker.strategy").setLevel(max(level, logging.WARNING))
 
 
+def log_to_stderr() -> None:
+    """Send our lines to stderr as structlog writes them: the stdout of a command is for what was asked for."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of one module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)

@@ -314,6 +314,19 @@ def test_locks_and_connections_of_postgresql(healthy: pytest.MonkeyPatch, postgr
         assert f"pg_terminate_backend({session.info.backend_pid})" in locks["hint"]
 
 
+def test_who_has_locked_a_whole_table_is_named_within_seconds(healthy: pytest.MonkeyPatch, postgres_url: str) -> None:
+    """`doctor` stood still behind it for half a minute, and then named nobody."""
+    healthy.setenv("BACKBURNER_DATABASE_URL", postgres_url)
+    healthy.setattr("cli.database_checks.LONG_SECONDS", 0.0)
+    healthy.setattr("cli.local_checks.LONG_SECONDS", 0.5)
+    with psycopg.connect(postgres_url, application_name="somebody") as session:
+        session.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        status, findings = diagnose()
+        assert status == 1
+        assert findings["database"][0]["status"] == "error"
+        assert findings["locks"][0]["message"].startswith(f"session {session.info.backend_pid} (somebody, user ")
+
+
 def test_a_cluster_is_found_by_a_push_and_a_pop(healthy: pytest.MonkeyPatch) -> None:
     """It was called fine: it takes connections, and answers a ping."""
     with ClusterServer() as cluster:
