@@ -20,6 +20,7 @@ from jobs.errors import DuplicateRequest, RequestInvalid
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
 from jobs.models import Model
 from jobs.store.chains import check_chain
+from jobs.store.database import READ_SECONDS
 from jobs.store.idempotency import Idempotency, find_earlier
 from jobs.store.keys import is_only_key
 from jobs.store.queries import Document, get_document
@@ -105,7 +106,7 @@ def _usable(key: str) -> str:
 
 
 def _earlier(parts: Parts, idempotency: Idempotency) -> Accepted | None:
-    with parts.database.read() as tx:
+    with parts.database.read(within=READ_SECONDS) as tx:
         job_id = find_earlier(tx, idempotency)
         if job_id is None:
             return None
@@ -151,21 +152,21 @@ async def _check(
 
 
 def _with_items(parts: Parts, request: ParsedRequest, api_key_id: str) -> tuple[ParsedRequest, Collection[str]]:
-    with parts.database.read() as tx:
+    with parts.database.read(within=READ_SECONDS) as tx:
         resolved = resolve(tx, request.body["input"], api_key_id, request.fields.previous_response_id)
     return replace(request, body={**request.body, "input": resolved.input}), resolved.held
 
 
 def _refuse_provider_ids(parts: Parts, request: ParsedRequest, held: Collection[str]) -> None:
     if parts.settings.provider_ids is None:
-        with parts.database.read() as tx:
+        with parts.database.read(within=READ_SECONDS) as tx:
             if is_only_key(tx):
                 return
     refuse_provider_ids(request.body, held)
 
 
 def _has_to_wait(parts: Parts, spec: JobSpec) -> bool:
-    with parts.database.read() as tx:
+    with parts.database.read(within=READ_SECONDS) as tx:
         return spec.previous_response_id is not None and check_chain(tx, spec.previous_response_id, spec.api_key_id)
 
 

@@ -25,7 +25,7 @@ from api.waiting import until_disconnected
 from jobs.errors import CallerError, JobNotFound
 from jobs.gathering import NotBegun
 from jobs.ids import new_id
-from jobs.store.database import DATABASE_ERRORS, database_now
+from jobs.store.database import DATABASE_ERRORS, READ_SECONDS, database_now
 from jobs.store.queries import get_document
 from jobs.store.unanswered import Sender, being_accepted, marks_of, take
 
@@ -110,12 +110,12 @@ async def _join(parts: Parts, sender: Sender) -> Accepted | None:
 
 def _being_accepted(parts: Parts, sender: Sender) -> frozenset[str]:
     database = parts.database
-    with database.begin() if database.is_sqlite else database.read() as tx:
+    with database.begin() if database.is_sqlite else database.read(within=READ_SECONDS) as tx:
         return being_accepted(tx, sender)
 
 
 def _look(parts: Parts, sender: Sender, asked_at: datetime | None) -> tuple[Accepted | None, datetime, bool]:
-    with parts.database.read() as tx:
+    with parts.database.read(within=READ_SECONDS) as tx:
         now = database_now(tx)
         asked_at = asked_at or now
         marks = marks_of(tx, sender, asked_at, now)
@@ -126,7 +126,7 @@ def _look(parts: Parts, sender: Sender, asked_at: datetime | None) -> tuple[Acce
             taken = take(tx, mark, sender, database_now(tx))
         if taken:
             try:
-                with parts.database.read() as tx:
+                with parts.database.read(within=READ_SECONDS) as tx:
                     document = get_document(tx, mark.job_id, sender.api_key_id)
             except JobNotFound:  # deleted within this instant
                 continue

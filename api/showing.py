@@ -17,7 +17,7 @@ from jobs.encoding import to_json
 from jobs.errors import JobNotFound
 from jobs.job import Job
 from jobs.lifecycle import Status
-from jobs.store.database import Database
+from jobs.store.database import READ_SECONDS, Database
 from jobs.store.queries import Standing, get_document, get_documents, no_job, queue_position
 
 LONGEST_HINT: Final = 10.0
@@ -38,7 +38,7 @@ class Shown:
 
 def show_all(database: Database, pairs: Sequence[tuple[str, str]]) -> list[Shown | JobNotFound]:
     """The response of each pair of its id and its key's id; `JobNotFound` where there is none, or it is another's."""
-    with database.read() as tx:
+    with database.read(within=READ_SECONDS) as tx:
         documents = [(each, queue_position(tx, each.job) if each else None) for each in get_documents(tx, pairs)]
     return [
         no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, position)))
@@ -52,7 +52,7 @@ def show_whole(database: Database, job_id: str, api_key_id: str) -> Shown:
     Raises:
         JobNotFound: there is none, or it is another's.
     """
-    with database.read() as tx:
+    with database.read(within=READ_SECONDS) as tx:
         document = get_document(tx, job_id, api_key_id)
         position = queue_position(tx, document.job)
     return Shown(document.job, to_json(render_response(document, position, shows_reasoning=True)))

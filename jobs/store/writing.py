@@ -21,9 +21,8 @@ TRY_SECONDS: Final = 1.8
 FRESH_SECONDS: Final = 0.5
 SIZE: Final = 8_000
 """Bytes that are written: enough to need a fresh page every few times, so that a full disk shows."""
-_WRITTEN: Final = ("jobs", "requests", "attempts", "answers", "api_keys", "workers", "leases", "unanswered")
-_LOCK: Final = text(f"LOCK TABLE {', '.join(_WRITTEN)} IN ROW EXCLUSIVE MODE")
-"""What every write takes, and any number of writers may hold together."""
+_LOCK: Final = text(f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ROW EXCLUSIVE MODE")
+"""What every write takes, and any number of writers may hold together; of all tables, as one of them may be enough."""
 _POSTGRES: Final = {
     "25006": "it takes no writes: it is a standby, or set to be read-only",
     "53100": "its disk is full",

@@ -86,6 +86,18 @@ def test_a_short_lock_is_waited_for(postgres: Server) -> None:
         assert answer.result(10)[0].status_code == 200
 
 
+def test_a_create_waits_for_no_table_that_it_only_reads(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator changes the table of idempotency keys: it waited for half a minute."""
+    monkeypatch.setattr("api.acceptance.READ_SECONDS", 1.0)
+    with a_tenant(postgres) as tenant, psycopg.connect(postgres.settings.database) as session:
+        tenant.http.headers["idempotency-key"] = "mine"
+        session.execute("LOCK TABLE idempotency_keys IN ACCESS EXCLUSIVE MODE")
+        answer, seconds = post(tenant)
+        assert (answer.status_code, seconds < LONGEST / 2) == (503, True)
+        session.rollback()
+        assert post(tenant)[0].status_code == 200
+
+
 def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_valkey: ValkeyServer) -> None:
     url = make_url(postgres_url)
     assert url.port
@@ -151,10 +163,12 @@ class TestReadiness:
         with _full(sqlite.database):
             assert missing(sqlite) == (["database"], {"database": "its disk is full"})
 
-    def test_a_locked_table(self, postgres: Server) -> None:
+    @pytest.mark.parametrize("table", ["jobs", "idempotency_keys", "output_items", "webhook_events"])
+    def test_a_locked_table(self, postgres: Server, table: str) -> None:
+        """Also one that only some creates write, or only ends of calls."""
         has_a_worker(postgres)
         with psycopg.connect(postgres.settings.database) as session:
-            session.execute("LOCK TABLE jobs IN SHARE MODE")
+            session.execute(f"LOCK TABLE {table} IN SHARE MODE".encode())
             assert missing(postgres) == (["database"], {"database": "another session has locked a table"})
 
     def test_a_database_that_only_takes_reads(self, postgres: Server) -> None:
