@@ -10,6 +10,7 @@ from typing import Final
 from uuid_utils import uuid7
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+LONGEST_ID: Final = 100
 
 
 def new_id(prefix: str) -> str:
@@ -21,3 +22,8 @@ def first_id_at(prefix: str, moment: datetime) -> str:
     """The smallest id that can have been made at `moment` (to the millisecond)."""
     milliseconds = min(max((moment - EPOCH) // timedelta(milliseconds=1), 0), (1 << 48) - 1)
     return f"{prefix}_{milliseconds:012x}{0:020x}"
+
+
+def may_be_id(value: object) -> bool:
+    """Whether it looks like an id of ours: a short word of ASCII letters, digits and underscores."""
+    return isinstance(value, str) and len(value) <= LONGEST_ID and value.isascii() and value.isidentifier()

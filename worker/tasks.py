@@ -3,7 +3,11 @@
 from celery import Celery
 
 from jobs.dispatch import DELIVER, EXECUTE
+from jobs.ids import may_be_id
+from jobs.telemetry import get_logger
 from worker.process import WorkerProcess
+
+log = get_logger(__name__)
 
 
 def register_tasks(app: Celery, process: WorkerProcess) -> None:
@@ -13,7 +17,8 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
     def execute(job_id: str) -> None:
         process.hearing.took()
         try:
-            process.executor.run(job_id)
+            if _is_ours(job_id):
+                process.executor.run(job_id)
         finally:
             process.slots.freed()
 
@@ -21,6 +26,15 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
     def deliver(delivery_id: str) -> None:
         process.hearing.took()
         try:
-            process.sender.answer(delivery_id)
+            if _is_ours(delivery_id):
+                process.sender.answer(delivery_id)
         finally:
             process.slots.freed()
+
+
+def _is_ours(given: object) -> bool:
+    """Whether a message may be of ours; what is no id is neither looked up nor logged, as it may be 50 MB."""
+    if may_be_id(given):
+        return True
+    log.warning("message dropped", reason="it names no id")
+    return False

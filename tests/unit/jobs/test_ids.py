@@ -5,10 +5,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.ids import EPOCH, first_id_at, new_id
+from jobs.ids import EPOCH, first_id_at, may_be_id, new_id
 
 
 def test_an_id_says_what_it_names() -> None:
@@ -44,3 +45,10 @@ def test_a_bound_is_the_moments_millisecond(milliseconds: int, microseconds: int
 def test_moments_before_and_beyond_what_an_id_can_hold_are_clamped() -> None:
     assert first_id_at("resp", datetime(1900, 1, 1, tzinfo=UTC)) == "resp_" + "0" * 32
     assert len(first_id_at("resp", datetime.max.replace(tzinfo=UTC))) == len(new_id("resp"))
+
+
+@pytest.mark.parametrize("foreign", ["", "\0", "resp_\0", "resp_é", "resp 1", "y" * 50_000_000, 7, None, ["resp_1"]])
+def test_what_a_stranger_put_into_the_queue_is_told_from_an_id(foreign: object) -> None:
+    """A worker sent 50 MB of it to the database and to the log, and its heartbeat failed meanwhile."""
+    assert may_be_id(new_id("resp"))
+    assert not may_be_id(foreign)
