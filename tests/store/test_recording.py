@@ -1,0 +1,45 @@
+"""An end of a call is recorded however long the database needs, and soon where only a line to it has gone silent."""
+
+import time
+
+import pytest
+from sqlalchemy import Connection, make_url, text
+
+from jobs.store.database import Database
+from tests.chaos.proxy import Proxy
+from worker import recording
+
+FIRST_SECONDS = 1.0
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "TOGETHER_SECONDS", FIRST_SECONDS)
+
+
+def test_a_silent_line_is_left_after_the_first_try(postgres_url: str) -> None:
+    url = make_url(postgres_url)
+    assert url.port
+    with Proxy("database", url.port) as way:
+        database = Database(url.set(port=way.port).render_as_string(hide_password=False))
+        assert recording.record(database, _one) == 1
+        assert way.silence() == 1
+        begun = time.monotonic()
+        assert recording.record(database, _one) == 1
+        assert time.monotonic() - begun < FIRST_SECONDS + 4
+        database.close()
+
+
+def test_what_takes_long_is_given_more_time(postgres_url: str) -> None:
+    database = Database(postgres_url)
+
+    def slowly(tx: Connection) -> int:
+        tx.execute(text("SELECT pg_sleep(1.3)"))
+        return _one(tx)
+
+    assert recording.record(database, slowly) == 1
+    database.close()
+
+
+def _one(tx: Connection) -> int:
+    return int(tx.execute(text("SELECT 1")).scalar_one())
