@@ -13,7 +13,7 @@ from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import oldest_due_at
 from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
-from jobs.store.workers import WorkerRow, live_workers, shown_shortage
+from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_unrecorded
 from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe
 from migrations import is_current
 
@@ -37,8 +37,9 @@ class DatabaseState:
 
     @property
     def warnings(self) -> list[str]:
-        """What the workers are short of."""
-        return [shown_shortage(each) for each in self.workers if each.short_of is not None]
+        """What the workers are short of, and what they cannot record."""
+        short = [shown_shortage(each) for each in self.workers if each.short_of is not None]
+        return short + [shown_unrecorded(each) for each in self.workers if each.unrecorded]
 
     def missing(self, *, broker_answers: bool) -> list[str]:
         """What of `migrations`, `worker`, `provider` and `pick-up` is."""

@@ -26,7 +26,7 @@ from jobs.store.database import Database, database_now
 from jobs.store.installation import Installation
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.standstill import overdue_job, why_none_takes
-from jobs.store.workers import CALLS, WorkerRow, live_workers, shown_shortage
+from jobs.store.workers import CALLS, WorkerRow, live_workers, shown_shortage, shown_unrecorded
 
 PATIENCE_SECONDS = 3
 NOBODY = "backburner"
@@ -95,13 +95,17 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
-    """Whether workers hold as many calls as they are set to; each says itself what it is short of."""
+    """Whether workers hold as many calls as they are set to, and can record their ends; each says so itself."""
     short = [worker for worker in workers if worker.short_of is not None]
     for worker in short:
         hint = "raise that limit for the worker's own process (ulimit -n, LimitNOFILE), or lower its concurrency"
         yield doubtful("limits", shown_shortage(worker), hint)
     if workers and not short:
         yield good("limits", "no worker is short of files, memory or threads")
+    for worker in workers:
+        if worker.unrecorded:
+            hint = "no answer is lost: it tries again until it is recorded, and keeps it as a file meanwhile"
+            yield doubtful("answers", shown_unrecorded(worker), hint)
 
 
 def _check_lane(lane: Lane, settings: Settings) -> Finding:

@@ -10,6 +10,7 @@ from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
 from worker.hearing import Hearing
+from worker.unrecorded import Unrecorded
 
 BEAT_EVERY = 2.0
 BEAT_SECONDS = 4.0
@@ -30,6 +31,7 @@ class Identity:
     draining: bool = False
     short_of: str | None = None
     hearing: Hearing | None = None
+    unrecorded: Unrecorded | None = None
     _beaten_at: float = field(default=float("-inf"), init=False)
     _steady_since: float = field(default=float("inf"), init=False)
 
@@ -55,9 +57,10 @@ class Identity:
             log.info("worker registered", worker_id=fresh, former=former)
 
     def _report(self) -> Report:
+        late = 0 if self.unrecorded is None else self.unrecorded.late()
         if self.hearing is None:
-            return Report(None, self.concurrency, None, self.short_of)
-        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of)
+            return Report(None, self.concurrency, None, self.short_of, late)
+        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of, late)
 
     def is_steady(self, timeout: timedelta) -> bool:
         """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.

@@ -78,7 +78,10 @@ class WorkerProcess:
         self.names = names
         self.calls = Calls(on_end=self._slot_came_free)
         self.hearing = Hearing(names)
-        self.identity = Identity(self.database, settings.worker_concurrency, hearing=self.hearing)
+        self.unrecorded = Unrecorded(settings.data_dir)
+        self.identity = Identity(
+            self.database, settings.worker_concurrency, hearing=self.hearing, unrecorded=self.unrecorded
+        )
         self.capacity = Capacity(self.identity, self.calls)
         self.dispatcher = Dispatcher(app, self._get_names)
         self.lane = LaneSettings.from_settings(settings)
@@ -86,7 +89,6 @@ class WorkerProcess:
         self.patience = Patience.from_settings(settings)
         self.slots = FreeSlots(self.hearing, self._consumer_listens)
         self.seal = Seal(settings.encryption_keys)
-        self.unrecorded = Unrecorded(settings.data_dir)
         self._ends_at_once = False
         self.leaving = Leaving(self.finish, self.holds_anything)
         self._finishing = Lock()

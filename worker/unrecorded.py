@@ -67,6 +67,11 @@ class Unrecorded:
         """How many there are of calls that may have been paid for."""
         return len(self._waiting)
 
+    def late(self) -> int:
+        """How many of them have waited for longer than recording takes."""
+        before = monotonic() - KEPT_AFTER_SECONDS
+        return sum(waiting.since <= before for waiting in list(self._waiting.values()))
+
     @contextmanager
     def until_recorded(self, ended: EndedCall, told: LiveOutput | None) -> Iterator[None]:
         """The block records this end; one that breaks leaves it as a file."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, and_, select
 
 from jobs.store import tables
 from jobs.store.lanes import LaneSettings, calls_out, read_lane
@@ -33,14 +33,10 @@ def overdue_job(
     found = tx.execute(_FIRST).one_or_none()
     if found is None or found.available_at > now - OVERDUE:
         return None
-    of_group = {"of_priority": found.priority, "of_key": found.key, "due_at": found.available_at}
-    job_id = tx.execute(_ID, of_group).scalar()
-    if job_id is None:  # claimed since
-        return None
     alive = live_workers(tx, now, worker_timeout)
     fault = why_none_takes(alive) if broker_answers else why_without_broker(alive)
     reason, is_fault = _reason(tx, lane, alive, now) if fault is None else (fault, True)
-    return Waiting(job_id, found.available_at, reason, is_fault)
+    return Waiting(found.id, found.available_at, reason, is_fault)
 
 
 def _reason(tx: Connection, settings: LaneSettings, alive: list[WorkerRow], now: datetime) -> tuple[str, bool]:
@@ -84,20 +80,26 @@ def why_without_broker(alive: Sequence[WorkerRow]) -> str:
 
 
 _GROUP: Final = queued_groups().c
-_FIRST: Final = (
+_EARLIEST: Final = (
     select(_GROUP.priority, _GROUP.key, _GROUP.available_at)
     .where(_GROUP.number > 0)
     .order_by(_GROUP.available_at)
     .limit(1)
+    .subquery("earliest")
 )
 _JOB: Final = tables.jobs.c
-_ID: Final = (
-    select(_JOB.id)
-    .where(
-        tables.IS_QUEUED,
-        _JOB.priority == bindparam("of_priority"),
-        _JOB.api_key_id == bindparam("of_key"),
-        _JOB.available_at == bindparam("due_at"),
+_FIRST: Final = (
+    select(_JOB.id, _JOB.available_at)
+    .join_from(
+        _EARLIEST,
+        tables.jobs,
+        and_(
+            tables.IS_QUEUED,
+            _JOB.priority == _EARLIEST.c.priority,
+            _JOB.api_key_id == _EARLIEST.c.key,
+            _JOB.available_at == _EARLIEST.c.available_at,
+        ),
     )
     .limit(1)
 )
+"""One statement, as the job that is found may be gone by the next, while others have waited nearly as long."""

@@ -401,6 +401,7 @@ workers = Table(
     Column("draining_at", Moment),  # claims no more
     Column("ended_at", Moment),  # left, or was given up
     Column("short_of", String),  # why it holds fewer calls than it is set to, in words
+    Column("unrecorded", Integer),  # calls whose end it could not write down for some seconds
     Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
     Column("took_at", Moment),  # when it last took a message from one of them
 )

@@ -26,7 +26,10 @@ FORGET_AFTER = timedelta(days=1)
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """One worker process; `concurrency` is how many calls it holds at once, `short_of` why it holds no more."""
+    """One worker process; `concurrency` is how many calls it holds at once, `short_of` why it holds no more.
+
+    `unrecorded` is how many calls have ended whose end could not be written down for some seconds.
+    """
 
     id: str
     host: str
@@ -39,6 +42,7 @@ class WorkerRow:
     queues: str | None
     took_at: datetime | None
     short_of: str | None
+    unrecorded: int | None
 
     def takes(self, queue: str) -> bool:
         """Whether it would take a message from this queue now; one of an older release does not say, and counts."""
@@ -51,13 +55,15 @@ class Report:
     """What a worker's heartbeat says of it: the queues that it listens to, its slots, and when it last took a message.
 
     `queues` are None if it does not know them. `took_ago` is counted by the worker's own monotonic clock; None if it
-    has taken none. `short_of` is why it has fewer slots than it is set to.
+    has taken none. `short_of` is why it has fewer slots than it is set to, `unrecorded` of how many calls that have
+    ended it could not write down the end for some seconds.
     """
 
     queues: Sequence[str] | None
     slots: int
     took_ago: timedelta | None
     short_of: str | None = None
+    unrecorded: int = 0
 
 
 def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetime) -> str:
@@ -75,7 +81,7 @@ def beat(
     row = tables.workers.c
     values: dict[str, object] = {"beat_at": now}
     if report is not None:
-        values |= {"concurrency": report.slots, "short_of": report.short_of}
+        values |= {"concurrency": report.slots, "short_of": report.short_of, "unrecorded": report.unrecorded}
     if report is not None and report.queues is not None:
         values["queues"] = ",".join(report.queues)
         values["took_at"] = None if report.took_ago is None else now - report.took_ago
@@ -165,6 +171,11 @@ def live_workers(tx: Connection, now: datetime, timeout: timedelta) -> list[Work
 def shown_shortage(worker: WorkerRow) -> str:
     """What an operator is told of a worker that holds fewer calls than it is set to."""
     return f"worker {worker.pid} on {worker.host} holds {worker.concurrency} calls at most: {worker.short_of}"
+
+
+def shown_unrecorded(worker: WorkerRow) -> str:
+    """What an operator is told of a worker that cannot write down how calls have ended."""
+    return f"worker {worker.pid} on {worker.host} cannot record {worker.unrecorded} paid answers; its log says why"
 
 
 def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:

@@ -1,4 +1,4 @@
-"""Let a worker say what it is short of."""
+"""Let a worker say what it is short of, and how many answers it cannot record."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,9 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("workers", sa.Column("short_of", sa.String(), nullable=True))
+    op.add_column("workers", sa.Column("unrecorded", sa.Integer(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("workers", "unrecorded")
     op.drop_column("workers", "short_of")

@@ -401,6 +401,18 @@ def test_a_worker_that_is_short_of_something_is_a_warning(healthy: pytest.Monkey
     assert findings["limits"][0]["message"] == "worker 4711 on there holds 40 calls at most: too many open files"
 
 
+def test_a_worker_that_cannot_record_answers_is_a_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        now = database_now(tx)
+        worker_id = workers.register(tx, "there", 4711, 100, now)
+        assert workers.beat(tx, worker_id, now, report=workers.Report(None, 100, None, unrecorded=15))
+    database.close()
+    status, findings = diagnose()
+    assert (status, findings["answers"][0]["status"]) == (0, "warning")
+    assert findings["answers"][0]["message"].startswith("worker 4711 on there cannot record 15 paid answers")
+
+
 def test_a_model_that_is_about_to_go_is_a_warning(home: Path) -> None:
     settings = load_settings()
     (model,) = Catalogue(settings.models).models
