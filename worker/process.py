@@ -28,7 +28,7 @@ from jobs.outbox import Outbox
 from jobs.redis_url import connect
 from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
-from jobs.store.database import Database, unless_locked
+from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
 from jobs.telemetry import get_logger
@@ -221,11 +221,18 @@ class WorkerProcess:
         self.unrecorded.start()
         patiently(self.heartbeat.start)
         self.live.start()
-        with unless_locked(), self.database.begin(hurried=True) as tx:  # else the next probe comes in its time
-            probe_now(tx, self.lane.name, datetime.now(UTC))
+        self._probe_soon()
         self.maintenance.start()
         for patrol in self.patrols:
             patrol.start()
+
+    def _probe_soon(self) -> None:
+        """Let a paused provider be tried at once, as this worker may have another key for it."""
+        try:
+            with self.database.begin(hurried=True) as tx:
+                probe_now(tx, self.lane.name, datetime.now(UTC))
+        except DATABASE_ERRORS as error:  # locked, or away once more: the next probe comes in its time
+            log.warning("provider not tried at once", error=type(error).__name__)
 
     def take_slots(self, controller: Any) -> None:
         """Have as many slots as Celery's controller of this process has, if so many calls can be held."""
