@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from jobs.store.sqlite_file import SqliteFile
 
 BUSY_SECONDS: Final = 30
-BUSY_ELSEWHERE: Final = "another process has held its write lock for {:g} s"
+BUSY_ELSEWHERE: Final = "another process has held its write lock for {:.0f} s"
 BUSY_HERE: Final = "this process has itself been writing for {:g} s"
 LONGEST_PAUSE: Final = 0.05
 LOG_BYTES: Final = 64 * 1024 * 1024
