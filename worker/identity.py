@@ -42,14 +42,15 @@ class Identity:
 
     def beat(self) -> None:
         """Say that we live. Given up meanwhile, take a new identity: what we hold goes on and is delivered late."""
-        fresh, former = None, self.worker_id
+        fresh, former, beaten_at = None, self.worker_id, self._beaten_at
+        self._beaten_at = float("-inf")  # until this one has got through
         with self.database.begin(within=BEAT_SECONDS) as tx:
             now = database_now(tx)
             report = self._report()
             if former is None or not beat(tx, former, now, draining=self.draining, report=report):
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
                 beat(tx, fresh, now, draining=self.draining, report=report)
-        if monotonic() - self._beaten_at > LONGEST_PAUSE:
+        if monotonic() - beaten_at > LONGEST_PAUSE:
             self._steady_since = monotonic()
         self._beaten_at = monotonic()
         if fresh is not None:

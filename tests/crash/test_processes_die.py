@@ -146,9 +146,9 @@ def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey:
     """All workers are silent together for longer than the timeout: none of them is given up for it."""
     environment = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
     with PostgresServer() as postgres, Stack(postgres.url, valkey.url, tmp_path, environment, workers=2) as stack:
-        outage = stack.submit(f"[[sim: full delay={2 * WORKER_TIMEOUT + 2}]] Hello")
-        ended_meanwhile = [stack.submit("[[sim: full delay=2]] Hello") for _ in range(10)]
         outlasting = [stack.submit(f"[[sim: full delay={4 * WORKER_TIMEOUT + 2}]] Hello") for _ in range(10)]
+        ended_meanwhile = [stack.submit("[[sim: full delay=2]] Hello") for _ in range(10)]
+        outage = stack.submit(f"[[sim: full delay={2 * WORKER_TIMEOUT + 2}]] Hello")  # the last, so that it is long
         jobs = [outage, *ended_meanwhile, *outlasting]
         for job_id in jobs:
             await_call(stack, job_id)
