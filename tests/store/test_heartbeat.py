@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from threading import Event
 from threading import enumerate as enumerate_threads
 
+import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.events import Announcer
 from jobs.redis_url import connect
@@ -91,3 +94,18 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
         Announcer(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
         await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
     assert spared.aborted is None
+
+
+@pytest.mark.one_database
+def test_who_could_not_say_that_it_lives_judges_no_other_for_a_timeout(database: Database, tmp_path: Path) -> None:
+    identity = Identity(database, 1)
+    identity.beat()
+    assert identity.is_steady(timedelta(0))
+    identity.database = Database(f"sqlite:///{tmp_path}/nowhere/backburner.db")
+    with pytest.raises(SQLAlchemyError):
+        identity.beat()
+    assert not identity.is_steady(timedelta(0))
+    identity.database = database
+    identity.beat()
+    assert identity.is_steady(timedelta(0))
+    assert not identity.is_steady(timedelta(seconds=60))

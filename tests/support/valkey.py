@@ -57,7 +57,7 @@ class ClusterServer(ValkeyServer):
 
     @staticmethod
     def _state(client: "redis.Redis") -> bytes:
-        return bytes(client.execute_command("CLUSTER", "INFO"))  # type: ignore[no-untyped-call]
+        return bytes(client.execute_command("CLUSTER", "INFO"))  # type: ignore[no-untyped-call]  # the client has no type
 
     def _command(self) -> list[str]:
         return [*super()._command(), "--cluster-enabled", "yes"]
