@@ -15,14 +15,6 @@ NODE_CLIENTS := tests/clients/node
 CODEX := tests/clients/codex
 CLIENT_STAMPS := $(PYTHON_CLIENTS:%=.venv/clients/%/.installed) $(NODE_CLIENTS)/node_modules/.installed
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
-# the long proofs: minutes of killed processes, races and crowds; they keep `make test` from ending within ten
-LONG := tests/api/test_many_watchers.py tests/chaos/test_chaos.py tests/cli/test_workers.py \
-	tests/crash/test_every_step.py tests/crash/test_frozen_sender.py tests/crash/test_many_deliveries.py \
-	tests/crash/test_unrecorded_for_long.py \
-	tests/e2e/test_amqp.py tests/e2e/test_erasure.py tests/e2e/test_half_open.py tests/e2e/test_idle_workers.py \
-	tests/e2e/test_lanes.py tests/e2e/test_list_memory.py tests/e2e/test_poison.py tests/e2e/test_reconciliation.py \
-	tests/e2e/test_sentinel.py tests/e2e/test_shared_broker.py tests/e2e/test_shortage.py \
-	tests/e2e/test_streams.py tests/e2e/test_transports.py tests/store/test_races.py
 # real clients in all of their scenarios: minutes more, and a command of its own
 CLIENTS := tests/clients/test_clients.py
 # the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
@@ -40,8 +32,7 @@ up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 	@exec $(BIN)/backburner up
 
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(LONG:%=--ignore=%) \
-		$(CLIENTS:%=--ignore=%)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(CLIENTS:%=--ignore=%)
 
 test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(CLIENTS:%=--ignore=%)

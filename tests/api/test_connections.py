@@ -277,7 +277,9 @@ def large_answer(server: Server, tenant: Tenant) -> bytes:
     return head("GET", f"/v1/responses/{job_id}", tenant.secret)
 
 
-@pytest.mark.parametrize("how", ["whole", "streamed", "last"])
+@pytest.mark.parametrize(
+    "how", ["whole", *(pytest.param(each, marks=pytest.mark.long) for each in ("streamed", "last"))]
+)
 def test_a_reader_that_has_stopped_reading_is_ended(strict: Server, how: str) -> None:
     with a_tenant(strict) as tenant:
         request = large_answer(strict, tenant)

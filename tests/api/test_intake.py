@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 from openai import OpenAI
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
 from jobs.store.database import Database
 from jobs.store.idempotency import Idempotency, remember
@@ -165,15 +165,8 @@ class LosesCommits(Proxy):
 def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_is_lost(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
-    database = make_url(postgres_url)
-    assert database.port
-    with (
-        LosesCommits("database", database.port) as way,
-        serve(
-            settings_for(database.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
-        ) as server,
-        a_tenant(server) as tenant,
-    ):
+    way, through = LosesCommits.before(postgres_url)
+    with way, serve(settings_for(through, shared_valkey.url)) as server, a_tenant(server) as tenant:
         post(tenant, 99).raise_for_status()
         with ThreadPoolExecutor(16) as pool:
             with a_batch(server, tenant, 12, pool) as answers:
@@ -187,15 +180,8 @@ def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_
 def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
-    database = make_url(postgres_url)
-    assert database.port
-    with (
-        LosesCommits("database", database.port) as way,
-        serve(
-            settings_for(database.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
-        ) as server,
-        a_tenant(server) as tenant,
-    ):
+    way, through = LosesCommits.before(postgres_url)
+    with way, serve(settings_for(through, shared_valkey.url)) as server, a_tenant(server) as tenant:
         way.losing = True
         unknown = post(tenant, 1, x_stainless_retry_count="0")
         assert unknown.json()["error"]["code"] == "acceptance_unknown"

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
-from sqlalchemy import event, make_url, text
+from sqlalchemy import event, text
 
 from jobs.store.database import Database, database_now
 from jobs.store.workers import register
@@ -99,10 +99,9 @@ def test_a_create_waits_for_no_table_that_it_only_reads(postgres: Server, monkey
 
 
 def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_valkey: ValkeyServer) -> None:
-    url = make_url(postgres_url)
-    assert url.port
-    with Proxy("database", url.port) as way:
-        settings = settings_for(url.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
+    way, through = Proxy.before(postgres_url)
+    with way:
+        settings = settings_for(through, shared_valkey.url)
         with serve(settings) as server, a_tenant(server) as tenant, ThreadPoolExecutor(12) as pool:
             post(tenant)
             way.stall()
@@ -118,10 +117,9 @@ def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
     """A NAT has forgotten the connection that the creates had shared; to connect anew works."""
-    url = make_url(postgres_url)
-    assert url.port
-    with Proxy("database", url.port) as way:
-        settings = settings_for(url.set(port=way.port).render_as_string(hide_password=False), shared_valkey.url)
+    way, through = Proxy.before(postgres_url)
+    with way:
+        settings = settings_for(through, shared_valkey.url)
         with serve(settings) as server, a_tenant(server) as tenant, ThreadPoolExecutor(1) as pool:
             post(tenant)
             way.silence()
@@ -135,11 +133,9 @@ def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
 class TestReadiness:
     def test_a_silent_line(self, postgres_url: str, shared_valkey: ValkeyServer) -> None:
         """Of a server that was started behind it, so that it cannot know its names on the broker either."""
-        url = make_url(postgres_url)
-        assert url.port
-        with Proxy("database", url.port) as way:
+        way, through = Proxy.before(postgres_url)
+        with way:
             way.stall()
-            through = url.set(port=way.port).render_as_string(hide_password=False)
             settings = settings_for(through, shared_valkey.url, namespace=None)
             with serve(settings) as server, server.client() as client:
                 began_at = time.monotonic()

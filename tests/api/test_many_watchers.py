@@ -6,9 +6,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.api.watching import Teller, frames
 from tests.api.world import Hand, Server, Tenant
 from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.long
 
 WATCHERS = 500
 DELTAS = 60

@@ -5,7 +5,9 @@ import random
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import make_url
 
 from tests.support.looping import LoopThread
 from tests.support.server import HOST, free_port
@@ -62,6 +64,14 @@ class Proxy(LoopThread):
         self._links: dict[asyncio.Task[Any], tuple[Passage, asyncio.StreamWriter, asyncio.StreamWriter]] = {}
         self._flowing = asyncio.Event()
         self._refusing = False
+
+    @classmethod
+    def before(cls, database_url: str) -> tuple[Self, str]:
+        """A way to this database, which is still to be opened, and the address that leads through it."""
+        url = make_url(database_url)
+        assert url.port
+        way = cls("database", url.port)
+        return way, url.set(port=way.port).render_as_string(hide_password=False)
 
     def cut(self, share: float, rng: random.Random) -> int:
         """Reset this share of the connections; returns how many."""

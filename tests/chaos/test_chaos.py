@@ -9,6 +9,8 @@ import pytest
 from tests.chaos.verdict import TITLES
 from tests.support.stack import ROOT
 
+pytestmark = pytest.mark.long
+
 SHORT = ("--jobs", "70", "--seed", "7", "--pace", "8", "--density", "3")
 
 

@@ -389,25 +389,24 @@ def test_a_data_directory_that_others_can_read_is_a_warning(healthy: pytest.Monk
     assert findings["data dir"][0]["status"] == "warning"
 
 
-def test_a_worker_that_is_short_of_something_is_a_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+def a_worker_reports(sqlite_url: str, report: workers.Report) -> None:
     database = Database(sqlite_url)
     with database.begin() as tx:
         now = database_now(tx)
         worker_id = workers.register(tx, "there", 4711, 100, now)
-        assert workers.beat(tx, worker_id, now, report=workers.Report(None, 40, None, "too many open files"))
+        assert workers.beat(tx, worker_id, now, report=report)
     database.close()
+
+
+def test_a_worker_that_is_short_of_something_is_a_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    a_worker_reports(sqlite_url, workers.Report(None, 40, None, "too many open files"))
     status, findings = diagnose()
     assert (status, findings["limits"][0]["status"]) == (0, "warning")
     assert findings["limits"][0]["message"] == "worker 4711 on there holds 40 calls at most: too many open files"
 
 
 def test_a_worker_that_cannot_record_answers_is_a_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
-    database = Database(sqlite_url)
-    with database.begin() as tx:
-        now = database_now(tx)
-        worker_id = workers.register(tx, "there", 4711, 100, now)
-        assert workers.beat(tx, worker_id, now, report=workers.Report(None, 100, None, unrecorded=15))
-    database.close()
+    a_worker_reports(sqlite_url, workers.Report(None, 100, None, unrecorded=15))
     status, findings = diagnose()
     assert (status, findings["answers"][0]["status"]) == (0, "warning")
     assert findings["answers"][0]["message"].startswith("worker 4711 on there cannot record 15 paid answers")

@@ -104,6 +104,7 @@ def ready(base_url: str) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
     settings = {"worker_timeout_seconds": "3", "retry_base_seconds": "0"}
     with up(tmp_path, **settings) as killed:
@@ -119,6 +120,7 @@ def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
         assert "Hello" in following.client("wait", running)
 
 
+@pytest.mark.long
 def test_a_second_ctrl_c_hands_calls_back_at_once(tmp_path: Path) -> None:
     with up(tmp_path, shutdown_grace_seconds="300") as running:
         children = running.wait_until_ready()
@@ -180,6 +182,7 @@ def environ(process: psutil.Process) -> str:
     return Path(f"/proc/{process.pid}/environ").read_text()
 
 
+@pytest.mark.long
 def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
     """[18.14]"""
     url = "http://canary-user:canary-password@127.0.0.1:9/v1?key=canary-parameter"

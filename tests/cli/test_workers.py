@@ -11,6 +11,8 @@ from jobs.store.workers import WorkerRow, live_workers
 from tests.cli.running import COMMAND, Running, environment, left_of
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 PROCESSES = 2
 
 

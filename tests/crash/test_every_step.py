@@ -46,6 +46,8 @@ from worker.provider.line import AbortReason, Line
 from worker.settlement import Policy
 from worker.unrecorded import Unrecorded
 
+pytestmark = pytest.mark.long
+
 SECOND = timedelta(seconds=1)
 PROVIDER_KEY = SecretStr("a-key")
 WORKER_TIMEOUT = timedelta(seconds=10)

@@ -4,12 +4,16 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from jobs.sealing import generate_key
 from tests.crash.delivering import SETTINGS
 from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.long
 
 
 def test_an_event_that_came_twice_has_a_lost_try_that_tells_why(

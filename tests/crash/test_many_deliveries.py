@@ -8,6 +8,8 @@ import pytest
 from tests.crash.delivering import deliver_under_fire
 from tests.support.valkey import ValkeyServer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(600)
 def test_none_of_two_thousand_events_is_missing(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_an_answer_is_recorded_at_once_though_the_broker_hangs(stack: Stack, val
     valkey.thaw()
 
 
+@pytest.mark.one_database
 def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_call(stack, job_id)
@@ -142,6 +143,7 @@ def test_a_killed_api_loses_nothing_it_answered_for(stack: Stack) -> None:
     assert len(stack.calls(job_id)) == 1
 
 
+@pytest.mark.long
 def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey: ValkeyServer, tmp_path: Path) -> None:
     """All workers are silent together for longer than the timeout: none of them is given up for it."""
     environment = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}

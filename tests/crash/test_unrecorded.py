@@ -60,6 +60,7 @@ def test_what_a_killed_worker_could_not_record_is_recorded_by_the_next(stack: St
     assert all(each.with_suffix(".unknown").exists() for each in (unreadable, foreign))
 
 
+@pytest.mark.long
 def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
     """Told by a second Ctrl-C, or by SIGQUIT; although it cannot end what hangs in the database."""
     with start(postgres_url, valkey, tmp_path) as stack:
@@ -75,6 +76,7 @@ def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey:
         assert unrecorded_files(stack.data_dir) == []
 
 
+@pytest.mark.long
 def test_a_locked_job_of_a_killed_worker_holds_up_neither_the_next_start_nor_the_others(
     postgres_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:

@@ -25,6 +25,8 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 from worker.process import RECORDING_SECONDS
 
+pytestmark = pytest.mark.long
+
 GRACE_SECONDS = 1
 
 

@@ -14,6 +14,7 @@ from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.skipif(not rabbitmq.is_installed(), reason=rabbitmq.MISSING),
     pytest.mark.xdist_group("rabbitmq"),
 ]

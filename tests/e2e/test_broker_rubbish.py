@@ -55,6 +55,7 @@ def test_remote_commands_change_nothing_while_ping_is_answered(stack: Stack, cel
     assert stack.processes[-1].popen.poll() is None
 
 
+@pytest.mark.long
 def test_what_flower_reads_is_answered(stack: Stack, celery: Celery) -> None:
     await_until(lambda: pings(celery) == 1, 30, stack.logs)
     inspect = celery.control.inspect(timeout=10, limit=1)
@@ -70,7 +71,7 @@ def test_what_is_allowed_only_reads_or_asks_for_events() -> None:
     assert {meta for meta in ALLOWED if Panel.meta[meta].type == "control"} == {"enable_events", "heartbeat"}
 
 
-@pytest.mark.parametrize("where", ["in the queue", "among the commands"])
+@pytest.mark.parametrize("where", ["in the queue", pytest.param("among the commands", marks=pytest.mark.long)])
 def test_rubbish_ends_no_worker_and_keeps_no_job_waiting(
     stack: Stack, celery: Celery, valkey: ValkeyServer, where: str
 ) -> None:

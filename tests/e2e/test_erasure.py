@@ -12,6 +12,8 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 CANARY = b"CANARY-OF-THE-PROMPT"
 SIZES = (1, 30, 300, 3_000, 30_000)
 

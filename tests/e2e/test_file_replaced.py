@@ -39,6 +39,7 @@ def test_creates_are_refused_and_answers_kept_until_it_is_back(valkey: ValkeySer
         assert unrecorded_files(tmp_path) == []
 
 
+@pytest.mark.long
 def test_a_backup_that_is_copied_over_it_is_not_written_to(valkey: ValkeyServer, tmp_path: Path) -> None:
     path, backup = tmp_path / "backburner.db", tmp_path / "backup.db"
     with Stack(f"sqlite:///{path}", valkey.url, tmp_path) as stack, stack.http() as http:

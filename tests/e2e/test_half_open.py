@@ -16,7 +16,7 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 PICK_UP_SECONDS = 10
 """5 s, and as much again for a machine that runs other tests meanwhile; it took 26 s."""

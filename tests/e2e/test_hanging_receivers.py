@@ -19,7 +19,7 @@ from tests.support.receiver import Receiver
 from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 SLOTS = 40
 SETTINGS = {

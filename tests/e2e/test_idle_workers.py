@@ -18,7 +18,7 @@ from tests.support.stack import ROOT, Stack
 from tests.support.valkey import ClusterServer, ValkeyServer
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 BEAT_SECONDS = 5.0
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -14,6 +14,8 @@ from tests.support.stack import PROVIDER_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 QUICK = "[[sim: full delay=0.1]] Hello"
 SLOTS = 10
 

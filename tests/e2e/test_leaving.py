@@ -50,6 +50,7 @@ def test_with_the_database_locked_and_nothing_in_flight_it_leaves_as_well(stack:
         assert worker.popen.wait(LEAVE_SECONDS) == 0
 
 
+@pytest.mark.long
 def test_a_start_waits_for_a_locked_database_and_may_be_ended_meanwhile(stack: Stack) -> None:
     """It ended with a traceback after four seconds."""
     with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
@@ -63,6 +64,7 @@ def test_a_start_waits_for_a_locked_database_and_may_be_ended_meanwhile(stack: S
     assert kept.popen.poll() is None
 
 
+@pytest.mark.long
 def test_with_a_call_in_flight_it_leaves_when_that_has_ended_and_is_recorded(
     stack: Stack, valkey: ValkeyServer
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 
+pytestmark = pytest.mark.long
+
 HUGE = 10_000_000
 JOBS = 20
 AT_ONCE = 6

@@ -13,6 +13,8 @@ from tests.support.tenants import REFUSALS, make_tenants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 NEIGHBOURS = 50
 KEYS = 5
 SLOTS = 10

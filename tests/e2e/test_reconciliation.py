@@ -13,6 +13,8 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 PATIENCE = 10
 
 

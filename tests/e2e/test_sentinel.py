@@ -8,7 +8,7 @@ from tests.support.sentinel import Watched
 from tests.support.stack import Stack
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 
 def test_jobs_run_before_and_after_a_failover(tmp_path: Path) -> None:

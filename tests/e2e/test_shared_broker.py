@@ -16,7 +16,7 @@ from migrations import upgrade
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 MESSAGES = 20
 

@@ -17,7 +17,7 @@ from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.one_database
+pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 JOBS = 24
 FEW = 8

@@ -16,6 +16,8 @@ from tests.support.stack import API_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 MODEL = "openai/o3-pro"
 TEXT = "one two three four five six seven eight nine ten eleven twelve"
 PROMPT = f'[[sim: full text="{TEXT}" chunk=3 every=0.05]] Count.'

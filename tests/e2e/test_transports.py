@@ -17,6 +17,8 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.long
+
 OPEN = {"queued", "in_progress"}
 WORKER_TIMEOUT = 3
 STALL = 1

@@ -28,8 +28,8 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
         (DOCUMENTED, ALONE),
         (("celery", "--app=worker.main", "-q", "worker", "-E", "--loglevel", "warning"), ALONE),
         (("celery", "-A", "worker.main", "--no-color", "worker"), AS_IT_WAS),
-        ((*DOCUMENTED, "-P", "gevent"), AS_IT_WAS),
-        (("worker.celery_worker", "--quiet"), ALONE),
+        pytest.param((*DOCUMENTED, "-P", "gevent"), AS_IT_WAS, marks=pytest.mark.long),
+        pytest.param(("worker.celery_worker", "--quiet"), ALONE, marks=pytest.mark.long),
     ],
     ids=["documented", "with options", "with options of celery itself", "with its pool", "alone"],
 )

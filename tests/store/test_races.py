@@ -4,6 +4,8 @@ from collections import Counter
 from datetime import timedelta
 from threading import Barrier
 
+import pytest
+
 from jobs.errors import StaleJob
 from jobs.job import Attempt, Job, Outcome
 from jobs.lifecycle import Status, Verb
@@ -15,6 +17,8 @@ from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, Records, make_spec
 from worker.settlement import EndedCall, Policy, settle
+
+pytestmark = pytest.mark.long
 
 RACES = 1_000
 SECOND = timedelta(seconds=1)

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, text
 
 from jobs.store.database import Database
 from tests.chaos.proxy import Proxy
@@ -18,10 +18,9 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_silent_line_is_left_after_the_first_try(postgres_url: str) -> None:
-    url = make_url(postgres_url)
-    assert url.port
-    with Proxy("database", url.port) as way:
-        database = Database(url.set(port=way.port).render_as_string(hide_password=False))
+    way, through = Proxy.before(postgres_url)
+    with way:
+        database = Database(through)
         assert recording.record(database, _one) == 1
         assert way.silence() == 1
         begun = time.monotonic()
