@@ -294,6 +294,7 @@ def test_the_broker_refuses_nobody_what_he_needs(world: World, answered: Respons
         assert "permissions" not in container.output, name
 
 
+@pytest.mark.long
 def test_a_remote_command_ends_no_worker(world: World) -> None:
     refused = world.stack["worker"].run("celery", "-A", "worker.main", "control", "--timeout", "10", "shutdown")
     assert "not allowed: Backburner's workers take no commands by remote control" in refused.stdout

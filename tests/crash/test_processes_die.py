@@ -67,6 +67,7 @@ def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack
     assert len(stack.calls(job_id)) == 1
 
 
+@pytest.mark.one_database
 def test_a_frozen_workers_late_answer_is_taken_and_booked(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=2 text=first, then full delay=60 text=second]] Hello")
     await_call(stack, job_id)

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PATCHED = "from gevent import monkey; monkey.patch_all(); import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
 
 
+@pytest.mark.long
 def test_calls_end_the_same_under_gevent() -> None:
     files = [f"tests/provider/test_{name}.py" for name in ("abort", "client", "proxies", "transports")]
     command = [sys.executable, "-c", PATCHED, *files, "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]

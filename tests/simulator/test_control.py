@@ -51,6 +51,7 @@ def test_bad_options_change_nothing(provider: Provider, changes: Any) -> None:
     assert provider.http.put("/_script", content=b"{").status_code == 400
 
 
+@pytest.mark.long
 def test_chaos_depends_on_seed_and_call_id_only(provider: Provider) -> None:
     provider.configure(chaos=0.5, seed=7, chaos_mix=MIX)
     ids = [f"job_{number}:1" for number in range(60)]
@@ -62,6 +63,7 @@ def test_chaos_depends_on_seed_and_call_id_only(provider: Provider) -> None:
     assert outcomes(provider, ids) != first
 
 
+@pytest.mark.long
 def test_chaos_by_prompt_is_replayed_by_fresh_jobs(provider: Provider) -> None:
     provider.configure(chaos=0.5, chaos_by="prompt", chaos_mix=MIX)
 

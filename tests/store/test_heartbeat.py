@@ -61,6 +61,7 @@ def beating(
         client.close()
 
 
+@pytest.mark.one_database
 def test_a_long_look_at_its_calls_does_not_make_a_worker_silent(database: Database, valkey_url: str) -> None:
     looking, looked = Event(), Event()
 
