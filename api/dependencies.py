@@ -55,7 +55,7 @@ class Parts:
     rendered: Rendered
     lookups: Lookups
     database_probe: Probe[DatabaseState]
-    broker_probe: Probe[bool]
+    broker_probe: Probe[str | None]
 
 
 async def get_parts(request: Request) -> Parts:

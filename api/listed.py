@@ -1,6 +1,7 @@
 """The lists whose rows may be large: responses, the calls of one, and what one was made from."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from api.dependencies import Parts
@@ -10,8 +11,9 @@ from jobs.conversation import Item
 from jobs.encoding import to_json
 from jobs.store.attempt_bodies import bodies_of
 from jobs.store.attempts import attempts_of
+from jobs.store.awaited import Awaiting
 from jobs.store.keys import ApiKey
-from jobs.store.queries import Filters, get_documents, get_job, list_sizes, queue_position
+from jobs.store.queries import Filters, get_documents, get_job, list_sizes
 
 ATTEMPTS_AT_ONCE = 200
 BODIES_AT_ONCE = 20
@@ -49,11 +51,12 @@ class ResponsesListed(Source):
     def _render(self, group: Sequence[str]) -> list[Row]:
         rows = []
         with self._parts.database.read() as tx:
+            awaiting = Awaiting(tx, self._parts.settings.lane, datetime.now(UTC))
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
                     shown, left_out = lean(document)
-                    position = queue_position(tx, document.job)
-                    rows.append((document.job.id, to_json(render_listed(shown, position, left_out))))
+                    awaited = awaiting.of(document.job)
+                    rows.append((document.job.id, to_json(render_listed(shown, awaited, left_out))))
         return rows
 
 

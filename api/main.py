@@ -35,15 +35,15 @@ from jobs.open_files import raise_file_limit
 from jobs.outbox import Outbox
 from jobs.redis_url import connect
 from jobs.sealing import Seal
-from jobs.settings import Settings, load_settings
-from jobs.store.database import READ_SECONDS, Database
+from jobs.settings import Settings, ignored_variables, load_settings
+from jobs.store.database import READ_SECONDS, Database, usable_database
 from jobs.store.installation import Installation
 from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.pool import API_CONNECTIONS
 from jobs.store.queries import Standing, ended_among, standings
 from jobs.store.writing import WriteProbe
-from jobs.telemetry import configure_logging, get_logger
+from jobs.telemetry import configure_logging, get_logger, log_ignored
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -56,11 +56,9 @@ log = get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Put an API process together; nothing is connected before it starts to serve."""
-    if settings is None:
-        settings = load_settings()
-        configure_logging(settings)
-    database = Database(settings.database, pool_size=API_CONNECTIONS)
+    """Put an API process together; it starts also while nothing that it needs can be reached."""
+    settings = settings or _own_settings()
+    database = usable_database(settings.database, pool_size=API_CONNECTIONS)
     installation = Installation(database, settings.namespace)
     dispatcher = Dispatcher(create_celery(settings), installation.names)
     redis_client = connect(settings.redis)
@@ -91,11 +89,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         key_watch=key_watch,
         lists=Lists(),
         standings=AsyncGathering(stand),
-        shown=AsyncGathering(lambda pairs: show_all(database, pairs), most=SHOWN_AT_ONCE),
+        shown=AsyncGathering(lambda pairs: show_all(database, pairs, settings.lane), most=SHOWN_AT_ONCE),
         rendered=Rendered(),
         lookups=Lookups(),
         database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),
-        broker_probe=Probe("broker probe", lambda: dispatcher.answers(installation.known)),
+        broker_probe=Probe("broker probe", lambda: dispatcher.why_away(installation.known)),
     )
 
     @asynccontextmanager
@@ -151,6 +149,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     within = allow_origins(direct, settings.cors_origins)
     app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, parts.owed)))
     return app
+
+
+def _own_settings() -> Settings:
+    settings = load_settings()
+    configure_logging(settings)
+    log_ignored(ignored_variables())
+    return settings
 
 
 def _take_bootstrap_key(database: Database, secret: str) -> None:

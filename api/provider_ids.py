@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from jobs.conversation import kind_of
+from jobs.environment import PREFIX
 from jobs.errors import RequestInvalid
-from jobs.settings import PREFIX
 
 VARIABLE: Final = f"{PREFIX}PROVIDER_IDS"
 _NAMES: Final = frozenset(

@@ -4,11 +4,12 @@ from asyncio import wait_for, wrap_future
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from jobs.settings import Settings
+from jobs.store.awaited import state_of
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import oldest_due_at
@@ -17,6 +18,8 @@ from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_un
 from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe
 from migrations import is_current
 
+AFTER_A_PROBE: Final = timedelta(seconds=2)
+"""Later than a probe is due is a job that was refused, so that another goes before it."""
 GRACE_SECONDS: Final = 0.2
 """For what was ended at its limit to be told."""
 
@@ -78,22 +81,22 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         lane_settings, now = LaneSettings.from_settings(settings), datetime.now(UTC)
         overdue = overdue_job(tx, lane_settings, at, settings.worker_timeout)
         lane = read_lane(tx, lane_settings.name)
-        # with nothing waiting, a lane whose probe is due tries the next response at once
-        refuses = lane.closed_at is not None and (lane.is_shut(now) or oldest_due_at(tx) is not None)
+        # with nothing waiting, a lane whose probe is due tries the next response at once; who was refused waits longer
+        refuses = lane.closed_at is not None and (lane.is_shut(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None)
     return DatabaseState(
         reason=writes.reason(),
         workers=workers,
         overdue=overdue,
         waited=0.0 if overdue is None else round((at - overdue.due_at).total_seconds(), 1),
         provider_refuses=refuses,
-        lane=_shown(lane, lane_settings),
+        lane=_shown(lane, lane_settings, now),
     )
 
 
-def _shown(lane: Lane, settings: LaneSettings) -> dict[str, object]:
+def _shown(lane: Lane, settings: LaneSettings, now: datetime) -> dict[str, object]:
     limit = settings.limit(lane)
     state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
-    return {"lane": state, "reason": lane.closed_for, "max_calls": limit}
+    return {"lane": state, "reason": lane.closed_for, "state": state_of(lane, now), "max_calls": limit}
 
 
 class Probe(Generic[T]):

@@ -16,15 +16,17 @@ from jobs.fields import asks_for_reasoning, without_reasoning
 from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
 from jobs.models import Model
+from jobs.store.awaited import Awaited
 from jobs.store.queries import Document, UsageRow
 
 
-def render_response(document: Document, queue_position: int | None, *, shows_reasoning: bool = False) -> dict[str, Any]:
+def render_response(document: Document, awaited: Awaited | None, *, shows_reasoning: bool = False) -> dict[str, Any]:
     """A response as the SDKs read it, with every key that the Open Responses specification asks for.
 
     Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
     """
     job = document.job
+    awaited = awaited or Awaited()
     answer = document.answer or {}
     usage, output = answer.get("usage"), answer.get("output") or []
     asked_truncation = {"truncation": job.truncation_applied or job.truncation}
@@ -45,10 +47,11 @@ def render_response(document: Document, queue_position: int | None, *, shows_rea
         "backburner": {
             "attempt": job.attempt,
             "max_attempts": job.max_attempts,
-            "queue_position": queue_position,
+            "queue_position": awaited.queue_position,
             "next_attempt_at": _next_attempt_at(job),
             "parked_until": job.parked_until.timestamp() if job.parked_until else None,
             "waits_for": job.waits_for,
+            "waiting_for": awaited.waiting_for,
             "conversation": _conversation(job),
             "provider_response_id": job.provider_response_id,
             "provider_model": job.provider_model,
@@ -60,9 +63,9 @@ def render_response(document: Document, queue_position: int | None, *, shows_rea
     }
 
 
-def render_listed(document: Document, queue_position: int | None, left_out: Sequence[str]) -> dict[str, Any]:
+def render_listed(document: Document, awaited: Awaited | None, left_out: Sequence[str]) -> dict[str, Any]:
     """A response in a list; what is `left_out` for its size has its default there, and is named."""
-    shown = render_response(document, queue_position)
+    shown = render_response(document, awaited)
     if left_out:
         shown["backburner"]["left_out"] = list(left_out)
     return shown
@@ -228,6 +231,9 @@ class Facts(_Shape):
         description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
     )
     waits_for: str | None = Field(description="the response that has to end first")
+    waiting_for: str | None = Field(
+        description="while queued, in words: the state of the provider, a free slot, `run_at` or another response"
+    )
     conversation: SentConversation | None
     provider_response_id: str | None
     provider_model: str | None

@@ -17,8 +17,9 @@ from jobs.encoding import to_json
 from jobs.errors import JobNotFound
 from jobs.job import Job
 from jobs.lifecycle import Status
+from jobs.store.awaited import Awaiting
 from jobs.store.database import READ_SECONDS, Database
-from jobs.store.queries import Standing, get_document, get_documents, no_job, queue_position
+from jobs.store.queries import Standing, get_document, get_documents, no_job
 
 LONGEST_HINT: Final = 10.0
 AT_FIRST: Final = {"retry-after": "1", "openai-poll-after-ms": "1000"}
@@ -36,17 +37,18 @@ class Shown:
         return shown_response(self.job, self.body)
 
 
-def show_all(database: Database, pairs: Sequence[tuple[str, str]]) -> list[Shown | JobNotFound]:
+def show_all(database: Database, pairs: Sequence[tuple[str, str]], lane: str) -> list[Shown | JobNotFound]:
     """The response of each pair of its id and its key's id; `JobNotFound` where there is none, or it is another's."""
     with database.read(within=READ_SECONDS) as tx:
-        documents = [(each, queue_position(tx, each.job) if each else None) for each in get_documents(tx, pairs)]
+        awaiting = Awaiting(tx, lane, datetime.now(UTC))
+        documents = [(each, awaiting.of(each.job) if each else None) for each in get_documents(tx, pairs)]
     return [
-        no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, position)))
-        for (job_id, _), (document, position) in zip(pairs, documents, strict=True)
+        no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, awaited)))
+        for (job_id, _), (document, awaited) in zip(pairs, documents, strict=True)
     ]
 
 
-def show_whole(database: Database, job_id: str, api_key_id: str) -> Shown:
+def show_whole(database: Database, job_id: str, api_key_id: str, lane: str) -> Shown:
     """One response, with encrypted reasoning whether its create asked for it or not.
 
     Raises:
@@ -54,17 +56,17 @@ def show_whole(database: Database, job_id: str, api_key_id: str) -> Shown:
     """
     with database.read(within=READ_SECONDS) as tx:
         document = get_document(tx, job_id, api_key_id)
-        position = queue_position(tx, document.job)
-    return Shown(document.job, to_json(render_response(document, position, shows_reasoning=True)))
+        awaited = Awaiting(tx, lane, datetime.now(UTC)).of(document.job)
+    return Shown(document.job, to_json(render_response(document, awaited, shows_reasoning=True)))
 
 
-def show(database: Database, job_id: str, api_key_id: str) -> Shown:
+def show(database: Database, job_id: str, api_key_id: str, lane: str) -> Shown:
     """One response.
 
     Raises:
         JobNotFound: there is none, or it is another's.
     """
-    [shown] = show_all(database, [(job_id, api_key_id)])
+    [shown] = show_all(database, [(job_id, api_key_id)], lane)
     if isinstance(shown, JobNotFound):
         raise shown
     return shown

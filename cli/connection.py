@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from cli.failure import CommandFailed
+from jobs.environment import PREFIX
+from jobs.environment_settings import EnvironmentSettings
 
 KEY_FILE = "api_key"
-PREFIX = "BACKBURNER_"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_DATA_DIR = Path(".backburner")
 WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
-class Connection(BaseSettings):
+class Connection(EnvironmentSettings):
     """The server's address and the caller's key."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_file_encoding="utf-8", extra="ignore")
@@ -50,7 +51,7 @@ class Connection(BaseSettings):
         Raises:
             CommandFailed: there is none.
         """
-        if self.api_key is not None and (given := self.api_key.get_secret_value()):
+        if self.api_key is not None and (given := self.api_key.get_secret_value().strip()):
             return given
         file = self.data_dir / KEY_FILE
         try:

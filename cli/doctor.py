@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli import render, valkey
-from cli.finding import Finding, Level, bad, good
+from cli.finding import Finding, Level, bad, doubtful, good
 from cli.local_checks import (
     check_broker,
     check_data_dir,
@@ -23,7 +23,7 @@ from cli.local_checks import (
 from cli.provider_checks import check_provider
 from jobs.errors import SettingsError
 from jobs.redis_url import Sentinels, is_sentinel
-from jobs.settings import Settings, load_settings
+from jobs.settings import Settings, ignored_variables, load_settings
 from jobs.telemetry import log_to_stderr
 
 SIGNS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.ERROR: ("✗", "red")}
@@ -50,6 +50,8 @@ def doctor(*, as_json: bool) -> None:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every finding, in the order in which things are needed."""
     yield good("settings", "all valid")
+    for each in ignored_variables():
+        yield doubtful("settings", each, "remove it, or correct its name; Kubernetes: enableServiceLinks: false")
     yield check_data_dir(settings)
     yield from check_database(settings)
     settings, redis = _check_redis(settings)

@@ -14,7 +14,8 @@ from typing import Final
 from dotenv import dotenv_values
 
 from cli import programs
-from jobs.settings import ENV_FILE, PREFIX, PROVIDER_KEY_ALIAS, WHOLE
+from jobs.environment import FILE, PREFIX, without_services
+from jobs.settings import ENV_FILE, PROVIDER_KEY_ALIAS, WHOLE
 
 
 class Part(StrEnum):
@@ -37,6 +38,7 @@ OWNERS: Final[Mapping[str, frozenset[Part]]] = {
     "PROVIDER_API_KEY": frozenset({Part.WORKER}),
     "PROVIDER_BASE_URL": frozenset({Part.WORKER}),  # it may hold a password; others are told it without
     "PROVIDER_LOGS_URL": frozenset({Part.WORKER}),
+    "REDIS_PASSWORD": _BOTH,
     "REDIS_URL": _BOTH,
 }
 """Whose a setting is that is a secret, or may hold one."""
@@ -53,11 +55,13 @@ def environment_of(part: Part, settings: Mapping[str, str]) -> dict[str, str]:
     for name, value in settings.items():
         if part in OWNERS.get(name, frozenset(Part)):
             known[PREFIX + name] = value
+            known.pop(PREFIX + name + FILE, None)
     return known
 
 
 def _inherited(part: Part) -> dict[str, str]:
-    return {name: value for name, value in {**_of_the_file(), **os.environ}.items() if _may_have(part, name)}
+    known = without_services({**_of_the_file(), **os.environ})
+    return {name: value for name, value in known.items() if value is not None and _may_have(part, name)}
 
 
 def _of_the_file() -> dict[str, str]:
@@ -67,16 +71,16 @@ def _of_the_file() -> dict[str, str]:
         for name, value in dotenv_values(Path(ENV_FILE), encoding="utf-8").items()
         if value and name.upper().startswith(PREFIX)
     }
-    is_set = {name.upper() for name, value in os.environ.items() if value}
+    is_set = {name.upper() for name, value in without_services(os.environ).items() if value}
     return {name: value for name, value in ours.items() if name not in is_set}
 
 
 def _may_have(part: Part, name: str) -> bool:
     upper = name.upper()
-    if upper == PROVIDER_KEY_ALIAS:
+    if upper in (PROVIDER_KEY_ALIAS, PROVIDER_KEY_ALIAS + FILE):
         return False  # who needs it is told it under its own name
     if upper.startswith(PREFIX):
-        return part in OWNERS.get(upper.removeprefix(PREFIX), frozenset(Part))
+        return part in OWNERS.get(upper.removeprefix(PREFIX).removesuffix(FILE), frozenset(Part))
     if _OF_CALLS.fullmatch(name):
         return part is Part.WORKER
     if _OF_THE_DATABASE.fullmatch(name):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from secrets import token_hex
 
 from kombu.utils.url import maybe_sanitize_url
@@ -15,16 +15,18 @@ from cli.database import reason_of, shown
 from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_writes
 from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, Level, bad, doubtful, good
-from jobs.broker import BROKER_ERRORS, CLUSTER_ERRORS, try_queue
+from jobs.broker import ANSWERS, BROKER_ERRORS, CLUSTER_ERRORS, refusal_of, try_queue, try_write
 from jobs.dispatch import create_celery
 from jobs.models import Catalogue
 from jobs.names import Names
 from jobs.redis_url import connect
 from jobs.sealing import VARIABLE
 from jobs.settings import Settings
+from jobs.store.awaited import state_of
 from jobs.store.database import Database, database_now
 from jobs.store.installation import Installation
 from jobs.store.lanes import Lane, LaneSettings, read_lane
+from jobs.store.refusals import REFUSALS
 from jobs.store.standstill import overdue_job, why_none_takes
 from jobs.store.workers import CALLS, WorkerRow, live_workers, shown_shortage, shown_unrecorded
 
@@ -111,10 +113,10 @@ def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
 def _check_lane(lane: Lane, settings: Settings) -> Finding:
     """Whether calls may go out to the provider, as its answers to our workers left it."""
     if lane.closed_for is not None:
-        hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
-        return bad(
-            "lane", f"closed: the provider refuses calls ({lane.closed_for}); jobs wait, no attempt is used", hint
-        )
+        hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
+        if lane.closed_for in REFUSALS:
+            hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
+        return bad("lane", f"closed: {state_of(lane, datetime.now(UTC))}; jobs wait, no attempt is used", hint)
     limit = LaneSettings.from_settings(settings).limit(lane)
     if lane.max_calls is not None:
         return doubtful("lane", f"narrowed to {limit} calls at once: the provider said it was too many", "")
@@ -142,7 +144,9 @@ def check_redis(url: str) -> Finding:
     try:
         client.ping()
     except (RedisError, OSError) as error:
-        return bad("redis", f"{_shown(url)}: {error}", "check BACKBURNER_REDIS_URL, and that it runs")
+        refusal = refusal_of(error)
+        said = refusal if refusal.startswith(ANSWERS) else error
+        return bad("redis", f"{_shown(url)}: {said}", "check BACKBURNER_REDIS_URL, and that it runs")
     finally:
         client.close()
     return good("redis", _shown(url))
@@ -161,11 +165,16 @@ def check_broker(settings: Settings) -> Finding:
     try:
         with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
             connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
+            try_write(connection, trial)
             if not try_queue(connection, trial, PATIENCE_SECONDS):
                 return bad("broker", f"{url} takes messages and hands none out", "check the broker's own log")
     except CLUSTER_ERRORS:
         return bad("broker", f"{url} is a Redis Cluster, which cannot keep the queue", "name one server, or Sentinels")
     except BROKER_ERRORS as error:
+        refusal = refusal_of(error)
+        if refusal.startswith(ANSWERS):
+            hint = "jobs are accepted meanwhile, and run once it takes writes again; a replica: name the primary"
+            return bad("broker", f"{url}: {refusal}", hint)
         return bad("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that it runs")
     finally:
         app.close()

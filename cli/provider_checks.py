@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 
 from cli.finding import Finding, bad, doubtful, good
+from jobs.errors import SettingsError
 from jobs.settings import Settings, Transport
+from worker.provider.httpx_clients import HttpxClients
 
 PATIENCE_SECONDS = 10
 LOW_BALANCE_USD = 1
@@ -27,11 +29,11 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
         problem = "none: `up` answers from its simulator, and a worker that runs alone has its calls refused"
         yield doubtful("provider key", problem, "set BACKBURNER_PROVIDER_API_KEY")
         return
-    headers = {"authorization": f"Bearer {settings.provider_api_key.get_secret_value()}"}
     try:
-        base = httpx.URL(settings.provider_base_url)
-        below = base.copy_with(query=None, fragment=None)
-        with httpx.Client(base_url=below, params=base.params, headers=headers, timeout=PATIENCE_SECONDS) as client:
+        # those of the calls, so that a proxy or an authority that one can use the other can
+        with HttpxClients(settings.provider_base_url, settings.provider_api_key).take() as client:
+            client.headers["authorization"] = f"Bearer {settings.provider_api_key.get_secret_value()}"
+            client.timeout = httpx.Timeout(PATIENCE_SECONDS)
             findings = [_check_model(client, model) for model in settings.models]
             findings.append(_check_key(client, settings.provider_beside("/v2/billing")))
             if settings.provider_transport is Transport.BACKGROUND:
@@ -39,6 +41,9 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
         yield bad("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
+        return
+    except SettingsError as error:
+        yield bad("provider", str(error), "correct the variable; the worker ends at start because of it")
         return
     yield good("provider", settings.provider_shown)
     yield from findings

@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,7 +29,9 @@ def _reason(settings: Settings) -> str | None:
     if url.get_backend_name() != "sqlite":
         return _reason_of_a_server(settings)
     try:
-        with closing(sqlite3.connect(f"file:{url.database}?mode=rw", uri=True, timeout=0)) as connection:
+        with closing(
+            sqlite3.connect(f"{Path(url.database or '').absolute().as_uri()}?mode=rw", uri=True, timeout=0)
+        ) as connection:
             connection.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         return f"the {error}" if str(error).startswith("database") else f"the database: {error}"

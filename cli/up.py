@@ -17,8 +17,9 @@ from cli.ports import choose_port, require_free_port
 from cli.recording import recording
 from cli.screen import Screen
 from cli.supervisor import Program
+from jobs.environment import PREFIX
 from jobs.lifecycle import Status
-from jobs.settings import PREFIX, Settings, load_settings
+from jobs.settings import Settings, ignored_variables, load_settings
 from jobs.shown_url import shown_url
 from jobs.store.database import Database
 from jobs.store.queries import count_open
@@ -43,6 +44,8 @@ def up(processes: int = 1) -> None:
     os.umask(0o077)  # prompts and answers go into the data directory
     screen = Screen()
     settings = load_settings()
+    for each in ignored_variables():
+        screen.note(each)
     with held(settings.data_dir) as was_killed:
         patience = PREDECESSOR_SECONDS if was_killed else 0
         if settings.port:

@@ -17,7 +17,18 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import ChannelError, KombuError, OperationalError
 from kombu.message import Message
 from kombu.transport.redis import Channel as RedisChannel
-from redis.exceptions import AskError, ClusterCrossSlotError, ClusterError, RedisError
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterCrossSlotError,
+    ClusterError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 # the last: kombu lets through what its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
@@ -25,6 +36,16 @@ BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQ
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 CLUSTER_ERRORS: Final = (AskError, ClusterCrossSlotError, ClusterError)
 """What a Redis Cluster says to who asks it as one server; `MovedError` is an `AskError`."""
+_CODES: Final = {
+    ReadOnlyError: "READONLY",
+    OutOfMemoryError: "OOM",
+    BusyLoadingError: "LOADING",
+    NoPermissionError: "NOPERM",
+    AuthenticationError: "NOAUTH",
+}
+"""The codes that redis-py cuts off what a server replied."""
+ANSWERS: Final = "it answers"
+"""What the reason begins with where the broker is there and refuses."""
 CONNECT_SECONDS: Final = 2
 QUIET_AFTER_FAILURE: Final = 1.0
 
@@ -44,7 +65,7 @@ class SteadyConnection(Connection):
 
 
 class BrokerAway(Exception):
-    """The broker does not answer, or did not a moment ago; the cause says which error told so, if any."""
+    """The broker cannot be used, or could not a moment ago, and why; the cause is the error that told so, if any."""
 
 
 class BrokerLine:
@@ -60,6 +81,7 @@ class BrokerLine:
         self._guard = Lock()
         self._connection: Connection | None = None
         self._quiet_until = 0.0
+        self._reason = ""
 
     def use(self, act: Callable[[Connection], T]) -> T:
         """What `act` makes of the connection.
@@ -69,14 +91,15 @@ class BrokerLine:
         """
         with self._guard:
             if monotonic() < self._quiet_until:
-                raise BrokerAway
+                raise BrokerAway(self._reason)
             is_whole = False
             try:
                 result = act(self._connected())
                 is_whole = True
             except BROKER_ERRORS as error:
                 self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-                raise BrokerAway from error
+                self._reason = refusal_of(error)
+                raise BrokerAway(self._reason) from error
             finally:
                 if not (is_whole and self._keep):  # also where a greenlet is killed: an answer may be on its way
                     self._let_go()
@@ -98,6 +121,44 @@ class BrokerLine:
         if connection is not None:
             with suppress(*BROKER_ERRORS):
                 connection.release()
+
+
+def refusal_of(error: BaseException) -> str:
+    """Why the broker cannot be used, for whoever operates it: the server's own words, if it gave any."""
+    seen: BaseException | None = error
+    while seen is not None:
+        code = next((code for kind, code in _CODES.items() if isinstance(seen, kind)), None)
+        if code is not None:
+            return f"{ANSWERS} {code}: {str(seen).removeprefix(f'{code} ')}"
+        if isinstance(seen, ResponseError):
+            return f"{ANSWERS} {seen}"
+        seen = seen.__cause__ or seen.__context__
+    return f"it does not answer ({type(error).__name__})"
+
+
+def try_write(connection: Connection, queue: str) -> None:
+    """Write to Redis what is gone at once; of any other broker ask how long the queue is.
+
+    A server that answers may take no writes: one that has become a replica, or whose disk or memory is full.
+
+    Raises:
+        RedisError: it takes none, or does not answer.
+    """
+    channel = connection.default_channel
+    if not isinstance(channel, RedisChannel):
+        queue_length(connection, queue)
+        return
+    channel.client.lpush(queue, "x")  # in no pipeline, which would put words of its own before the server's
+    channel.client.delete(queue)
+
+
+def queue_length(connection: Connection, queue: str) -> int:
+    """How many messages wait in this queue."""
+    try:
+        declared = connection.default_channel.queue_declare(queue, passive=True)
+    except ChannelError:  # nobody has declared it yet
+        return 0
+    return int(declared.message_count)
 
 
 def read_together(connection: Connection, *queues: str) -> None:

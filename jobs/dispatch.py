@@ -4,6 +4,7 @@ It may be lost, doubled or late and nobody is hurt: the row is the job. So ringi
 retries nor keeps results; with two schedulers nobody knows which one ran.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from time import monotonic
@@ -13,14 +14,21 @@ from celery import Celery
 from celery.app.amqp import task_message
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import ChannelError
 from kombu.transport.redis import Channel as RedisChannel
 from sqlalchemy import Connection as DatabaseConnection
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.broker import CONNECT_SECONDS, BrokerAway, BrokerLine, SteadyConnection
+from jobs.broker import (
+    CONNECT_SECONDS,
+    BrokerAway,
+    BrokerLine,
+    SteadyConnection,
+    queue_length,
+    try_write,
+)
+from jobs.environment import forget_celerys
 from jobs.names import GetNames, Names
-from jobs.redis_url import Sentinels, for_kombu, is_sentinel
+from jobs.redis_url import Sentinels, for_kombu, is_sentinel, tls_of
 from jobs.settings import Settings
 from jobs.store.database import READ_SECONDS, Database, database_now
 from jobs.store.lanes import Lane, LaneSettings, calls_out, read_lane
@@ -48,6 +56,7 @@ log = get_logger(__name__)
 
 def create_celery(settings: Settings) -> Celery:
     """The Celery application of every process that rings the bell; who answers it calls `take_names` as well."""
+    forget_celerys(os.environ)  # Celery would obey it before what follows, whatever it says
     # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
     app = Celery("backburner", broker=for_kombu(settings.broker), set_as_current=False)
@@ -55,11 +64,12 @@ def create_celery(settings: Settings) -> Celery:
     app.conf.update(
         accept_content=["json"],
         broker_channel_error_retry=True,  # any error that the broker replies with: it is away, no worker ends of it
+        broker_connection_max_retries=None,  # else a worker ends of a broker that is away for 100 s
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
         broker_transport_options=_transport_options(settings),
-        broker_use_ssl=dict(Sentinels.from_url(settings.broker).tls) if is_sentinel(settings.broker) else False,
+        broker_use_ssl=tls_of(settings.broker) if _holds_bells(settings.broker) else False,
         result_backend_thread_safe=True,  # there is none: else each task would make one of its own
         task_acks_late=False,
         task_create_missing_queues=False,
@@ -97,7 +107,7 @@ def queue_of(name: str) -> Queue:
 
 def _holds_bells(url: str) -> bool:
     """Whether bells wait in this broker until a slot is free; any other hands them out as they come."""
-    return url.startswith(("redis", "sentinel"))
+    return url.startswith(("redis", "sentinel", "unix"))
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
@@ -166,9 +176,19 @@ class Dispatcher:
         """How many bells for jobs wait in the broker's queue; None when the broker does not answer."""
         return self._depth(lambda: self._names().calls)
 
-    def answers(self, names: Names | None) -> bool:
-        """Whether the broker answers; the database is not asked for the names, should they not be known yet."""
-        return self._depth(lambda: "backburner" if names is None else names.calls) is not None
+    def why_away(self, names: Names | None) -> str | None:
+        """Why the broker takes no messages; None if it took a small write just now.
+
+        The database is not asked for the names, should they not be known yet.
+        """
+        queue = Names("backburner").probe if names is None else names.probe
+        try:
+            self._line.use(lambda connection: try_write(connection, queue))
+        except BrokerAway as away:
+            if away.__cause__ is not None:
+                log.warning("broker takes no messages", reason=str(away))
+            return str(away)
+        return None
 
     def depth_of_deliveries(self) -> int | None:
         """How many bells for webhook deliveries do, likewise."""
@@ -177,7 +197,7 @@ class Dispatcher:
     def _depth(self, queue: Callable[[], str]) -> int | None:
         try:
             name = queue()
-            return self._line.use(lambda connection: _queue_length(connection, name))
+            return self._line.use(lambda connection: queue_length(connection, name))
         except (BrokerAway, SQLAlchemyError) as away:
             if away.__cause__ is not None:
                 log.warning("broker does not answer", error=type(away.__cause__).__name__)
@@ -214,14 +234,6 @@ def _message(task: str, job_or_delivery_id: str) -> task_message:
 
 _NO_OPTIONS: Final = {"ignore_result": True, "eta": None, "expires": None, "retries": 0}
 _NOTHING_FOLLOWS: Final = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
-
-
-def _queue_length(connection: Connection, queue: str) -> int:
-    try:
-        declared = connection.default_channel.queue_declare(queue, passive=True)
-    except ChannelError:  # nobody has declared it yet
-        return 0
-    return int(declared.message_count)
 
 
 class RunList:

@@ -218,7 +218,7 @@ class Failure:
     never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
     of a refusal for the account's sake that its words can mean nothing else. `was_added` says that what the provider
     refuses was not the client's: this server had added it, and will leave it out. `shortage` names what this server
-    itself was short of, so that nothing was sent.
+    itself was short of, so that nothing was sent; `breakage` in a few words how no connection came about.
     """
 
     kind: ErrorKind
@@ -230,7 +230,16 @@ class Failure:
     is_unmistakable: bool = False
     was_added: bool = False
     shortage: str | None = None
+    breakage: str | None = None
 
+    @property
+    def is_weather(self) -> bool:
+        """Whether it cost nothing and says nothing about the job, as every other call would have failed alike."""
+        is_answer = self.http_status is not None and 200 <= self.http_status < 300
+        return self.kind in WEATHER and not is_answer
+
+
+WEATHER: Final = frozenset({ErrorKind.UNREACHABLE, ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
 
 ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
     {

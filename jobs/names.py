@@ -26,6 +26,11 @@ class Names:
         return f"{self.namespace}.trial"
 
     @property
+    def probe(self) -> str:
+        """The key by which `/readyz` tries whether the broker takes writes; gone at once."""
+        return f"{self.namespace}.probe"
+
+    @property
     def control(self) -> str:
         """The exchange of Celery's remote control, to which Celery appends `.pidbox`."""
         return self.namespace

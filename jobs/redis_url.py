@@ -4,8 +4,11 @@ Sentinels are named as `sentinel://user:password@host1:26379;host2/0?master_name
 number are the master's. The Sentinels' own password, if they have one, is `sentinel_password` (`sentinel_username`).
 `ssl=true` has both spoken to over TLS; `ssl_ca_certs` and the others of `TLS_OPTIONS` say how, as for `rediss://`.
 Kombu's way to write them, each with a scheme of its own, is read as well.
+
+`rediss://` verifies the server's certificate, by kombu as by redis-py, unless `ssl_cert_reqs=none` is in the URL.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import redis
 import redis.asyncio
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
 SENTINEL: Final = "sentinel://"
@@ -25,6 +29,12 @@ SENTINELS_WANTED: Final = "expected a URL such as sentinel://host1:26379;host2:2
 MASTER_NAME: Final = "master_name"
 TLS: Final = "ssl"
 TLS_OPTIONS: Final = ("ssl_ca_certs", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_keyfile")
+_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_REQUIREMENTS: Final = ("none", "optional", "required")
+URL_WANTED: Final = (
+    "expected a URL such as redis://user:password@host:6379/0; in its password, @ : / ? # % are written as"
+    " %40 %3A %2F %3F %23 %25, or BACKBURNER_REDIS_PASSWORD holds it as it is"
+)
 _NO: Final = ("", "0", "false", "no")
 _OWN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
 
@@ -107,10 +117,69 @@ def with_master(url: str, options: Mapping[str, Any]) -> str:
     return parts._replace(query=urlencode(query)).geturl()
 
 
+def check_url(url: str) -> None:
+    """Look whether redis-py and kombu can work with the URL of a Redis server; what it holds is not repeated.
+
+    Raises:
+        ValueError: they cannot, and why.
+    """
+    scheme = urlsplit(url).scheme
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.hostname or scheme == "unix") and (parts.port or 1) > 0 and not parts.fragment
+    except ValueError:  # a port that is none; the error would repeat it
+        raise ValueError(URL_WANTED) from None
+    database = parts.path.strip("/")
+    if not whole or (scheme != "unix" and database and not database.isdecimal()):
+        raise ValueError(URL_WANTED)
+    query = dict(parse_qsl(parts.query))
+    if scheme != "rediss" and (tls := sorted(name for name in query if name.startswith(TLS))):
+        raise ValueError(f"{tls[0]} has no effect there; expected a URL that begins with rediss://")
+    for name in _FILES:
+        if name in query and not os.access(query[name], os.R_OK):
+            raise ValueError(f"the file that {name} names cannot be read")
+    _tls(query)
+    try:
+        pool = redis.Redis.from_url(_for_redis_py(url)).connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except (TypeError, ValueError, RedisError):
+        raise ValueError(
+            "it holds an option that Redis' client does not know, or a value that it does not take"
+        ) from None
+
+
+def tls_of(url: str) -> dict[str, str | bool]:
+    """How kombu is to speak TLS with the Redis at `url`; nothing where it is not."""
+    if is_sentinel(url):
+        return dict(Sentinels.from_url(url).tls)
+    parts = urlsplit(url)
+    return _tls({TLS: "true", **dict(parse_qsl(parts.query))}) if parts.scheme == "rediss" else {}
+
+
+def _for_redis_py(url: str) -> str:
+    """The URL with its options for TLS in redis-py's words; those of OpenSSL are read as well."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if parts.scheme != "rediss" or "ssl_cert_reqs" not in query:
+        return url
+    return parts._replace(query=urlencode({**query, "ssl_cert_reqs": _requirement(query["ssl_cert_reqs"])})).geturl()
+
+
+def _requirement(text: str) -> str:
+    found = text.lower().removeprefix("cert_")
+    if found not in _REQUIREMENTS:
+        raise ValueError("expected ssl_cert_reqs=required, optional or none")
+    return found
+
+
 def for_kombu(url: str) -> str:
     """The URL that Celery is given; any other broker's stays as it is."""
     if is_sentinel(url):
         return Sentinels.from_url(url).to_kombu()
+    if url.startswith(("redis://", "rediss://")) and ";" not in url:
+        parts = urlsplit(url)  # kombu takes no option of redis-py's, and those for TLS from `tls_of`
+        database = dict(parse_qsl(parts.query)).get("db") or parts.path.strip("/") or "0"
+        return parts._replace(path=f"/{database}", query="").geturl()
     if url.startswith(SOCKET):
         path, mark, query = url.removeprefix(SOCKET).partition("?")
         return f"redis+socket://{path}{mark}{query.replace('db=', 'virtual_host=')}"
@@ -126,7 +195,7 @@ def connect(url: str) -> "redis.Redis":
         "socket_keepalive": True,
     }
     if not is_sentinel(url):
-        return redis.Redis.from_url(url, **options)
+        return redis.Redis.from_url(_for_redis_py(url), **options)
     known = Sentinels.from_url(url)
     sentinel: Any = Sentinel(known.hosts, sentinel_kwargs=known.sign_in)  # type: ignore[no-untyped-call]  # the client's own
     client: redis.Redis = sentinel.master_for(known.master, **_signed_in(known), **options)
@@ -141,7 +210,7 @@ def connect_async(url: str) -> "redis.asyncio.Redis":
         "socket_keepalive": True,
     }
     if not is_sentinel(url):
-        return redis.asyncio.Redis.from_url(url, **options)
+        return redis.asyncio.Redis.from_url(_for_redis_py(url), **options)
     known = Sentinels.from_url(url)
     sentinel: Any = AsyncSentinel(known.hosts, sentinel_kwargs=known.sign_in)  # type: ignore[no-untyped-call]  # likewise
     client: redis.asyncio.Redis = sentinel.master_for(known.master, **_signed_in(known), **options)
@@ -157,6 +226,8 @@ def _tls(query: Mapping[str, str]) -> dict[str, str | bool]:
     given: dict[str, str | bool] = {name: query[name] for name in TLS_OPTIONS if name in query}
     if query.get(TLS, "").lower() in _NO and not given:
         return {}
+    if "ssl_cert_reqs" in query:
+        given["ssl_cert_reqs"] = _requirement(query["ssl_cert_reqs"])
     if "ssl_check_hostname" in query:
         given["ssl_check_hostname"] = query["ssl_check_hostname"].lower() not in _NO
     return {"ssl_cert_reqs": "required", **given}

@@ -2,7 +2,8 @@
 
 `RULES` says per kind of failure whether the call may have been billed and whether another may follow. Delays are
 exponential with full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); a
-provider's `Retry-After` is a floor under them.
+provider's `Retry-After` is a floor under them. A failure that cost nothing and says nothing about the job uses no
+attempt, however often it comes: the job waits for the provider until its deadline.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
+from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 
 
@@ -42,9 +43,9 @@ class Rule:
 
 # fmt: off
 RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
-    ErrorKind.UNREACHABLE:       Rule(Again.COUNTED,    Billed.NO),
-    ErrorKind.RATE_LIMITED:      Rule(Again.COUNTED,    Billed.NO),
-    ErrorKind.OVERLOADED:        Rule(Again.COUNTED,    Billed.NO),
+    ErrorKind.UNREACHABLE:       Rule(Again.UNCOUNTED,  Billed.NO),
+    ErrorKind.RATE_LIMITED:      Rule(Again.UNCOUNTED,  Billed.NO),
+    ErrorKind.OVERLOADED:        Rule(Again.UNCOUNTED,  Billed.NO),
     ErrorKind.BAD_CREDENTIALS:   Rule(Again.UNCOUNTED,  Billed.NO),
     ErrorKind.OUT_OF_CREDIT:     Rule(Again.UNCOUNTED,  Billed.NO),
     ErrorKind.REJECTED:          Rule(Again.NEVER,      Billed.NO),
@@ -65,6 +66,9 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
 
 
 NO_PATIENCE: Final = timedelta(0)
+LONGEST_WEATHER_PAUSE: Final = timedelta(seconds=30)
+"""Who was refused in an outage is not to be the last to hear of its end."""
+SHORTEST_PAUSE: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,9 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal for the account's sake: when the job may try again, and whether it alone is refused."""
+    """A refusal that says nothing about the job: when it may try again, and whether it alone is refused."""
 
-    again_after: timedelta
+    again_after: timedelta = timedelta(0)
     is_own: bool = False
 
 
@@ -130,13 +134,17 @@ def next_step(
 ) -> TryAgain | Park | GiveUp:
     """Turn a failed attempt of `job` into what happens to the job.
 
-    A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why.
+    A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why. One that
+    uses no attempt is always waited for: its pause is cut, and only the deadline itself ends the job.
     `patience` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
-    known of one for the account's sake. `alike` is how many calls of this run, this one included, failed in this way.
+    known of one that says nothing about the job. `alike` is how many calls of this run, this one included, failed in
+    this way.
     """
     rule = RULES[failure.kind]
-    if rule.again is Again.UNCOUNTED or failure.was_added:
-        return _after_a_refusal(failure, job, now, refusal or Refusal(timedelta(0)))
+    if failure.was_added or failure.is_weather or (rule.again is Again.UNCOUNTED and failure.kind not in WEATHER):
+        shape = Backoff(backoff.base, min(backoff.cap, LONGEST_WEATHER_PAUSE))
+        delay = delay_before_retry(alike, shape, jitter=jitter, floor=failure.retry_after)
+        return _after_a_refusal(failure, job, now, refusal or Refusal(), delay)
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
@@ -192,12 +200,27 @@ def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failur
     return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, failures)
 
 
-def _after_a_refusal(failure: Failure, job: Job, now: datetime, refusal: Refusal) -> TryAgain | GiveUp:
+def _after_a_refusal(
+    failure: Failure, job: Job, now: datetime, refusal: Refusal, delay: timedelta
+) -> TryAgain | GiveUp:
     if failure.was_added:
         return TryAgain(now, job.failures)
+    if failure.is_weather:
+        return TryAgain(_within(max(delay, refusal.again_after), now, job), job.failures)
     if refusal.is_own:
         return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _refused_alone(failure), job.failures + 1)
-    return _again_after(min(refusal.again_after, (job.deadline_at - now) / 2), now, job.failures, failure, job)
+    return TryAgain(_within(refusal.again_after, now, job), job.failures)
+
+
+def _within(delay: timedelta, now: datetime, job: Job) -> datetime:
+    """When to try again: after `delay`, or, where that is beyond the deadline, when half of the time left has passed.
+
+    With a moment left nothing is tried any more, and the deadline ends the job.
+    """
+    left = max(job.deadline_at - now, timedelta(0))
+    if delay < left:  # this way round, as a provider may ask for more years than a date can hold
+        return now + delay
+    return now + left / 2 if left / 2 >= SHORTEST_PAUSE else now + left
 
 
 def _refused_alone(failure: Failure) -> str:

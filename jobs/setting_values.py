@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic import BeforeValidator, SecretStr
 
+from jobs.redis_url import check_url
+
 ANY_ORIGIN: Final = "*"
 ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?"
@@ -20,10 +22,31 @@ BROKER_SCHEMES: Final = frozenset(
     {
         *("amqp", "amqps", "azureservicebus", "azurestoragequeues", "confluentkafka", "consul", "etcd", "filesystem"),
         *("gcpubsub", "kafka", "librabbitmq", "mongodb", "pgmq", "pyamqp", "pyro", "qpid", "redis", "rediss"),
-        *("sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "zookeeper"),
+        *("sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "unix", "zookeeper"),
     }
 )
 """All that kombu knows, but for `memory`, which no two processes share."""
+
+
+def without_newline(value: SecretStr | None) -> SecretStr | None:
+    """The secret without the newline that a file of it ends with."""
+    return value if value is None else SecretStr(value.get_secret_value().rstrip("\r\n"))
+
+
+def header_key(value: SecretStr | None) -> SecretStr | None:
+    """Return the key without blanks around it.
+
+    Raises:
+        ValueError: it holds what cannot stand in an HTTP header, or a blank.
+    """
+    if value is None:
+        return None
+    key = value.get_secret_value().strip()
+    if not key:
+        return None
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("expected a key without blanks, line ends or letters beyond ASCII")
+    return SecretStr(key)
 
 
 def split(value: object) -> object:
@@ -51,7 +74,7 @@ def fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
     """
     for key in keys:
         try:
-            usable = len(base64.urlsafe_b64decode(key.get_secret_value())) == 32
+            usable = len(base64.b64decode(key.get_secret_value(), altchars="-_", validate=True)) == 32
         except ValueError:
             usable = False
         if not usable:
@@ -98,9 +121,12 @@ def checked_redis_url(value: SecretStr) -> SecretStr:
     Raises:
         ValueError: its scheme is not one that can be spoken.
     """
+    value = _stripped(value)
     scheme = _scheme(value)
     if scheme not in REDIS_SCHEMES:
-        raise ValueError("expected a URL that begins with redis://, rediss://, unix:// or sentinel://")
+        raise ValueError("expected a URL that begins with redis:// (Valkey's too), rediss://, unix:// or sentinel://")
+    if scheme != "sentinel":
+        check_url(value.get_secret_value())
     return value
 
 
@@ -110,9 +136,18 @@ def checked_broker_url(value: SecretStr | None) -> SecretStr | None:
     Raises:
         ValueError: its scheme is none of Celery's, or of a broker that processes cannot share.
     """
-    if value is not None and _scheme(value).partition("+")[0] not in BROKER_SCHEMES:
+    if value is None:
+        return None
+    value = _stripped(value)
+    if _scheme(value).partition("+")[0] not in BROKER_SCHEMES:
         raise ValueError("expected the URL of a broker that Celery supports, such as redis://, sentinel:// or amqp://")
+    if _scheme(value) in ("redis", "rediss", "unix") and ";" not in value.get_secret_value():
+        check_url(value.get_secret_value())
     return value
+
+
+def _stripped(url: SecretStr) -> SecretStr:
+    return SecretStr(url.get_secret_value().strip())
 
 
 def _scheme(url: SecretStr) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
+from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -23,10 +24,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from pydantic_settings import NoDecode, SettingsConfigDict
+from sqlalchemy import URL
 
+from jobs.database_url import checked_database_url
+from jobs.environment import FILE, PREFIX, notices
+from jobs.environment_settings import EnvironmentSettings
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
 from jobs.receiver import ReceiverPolicy
@@ -36,18 +39,21 @@ from jobs.setting_values import (
     checked_broker_url,
     checked_redis_url,
     fernet_keys,
+    header_key,
     json_object,
     long_enough,
     networks,
     origins,
+    without_newline,
 )
 from jobs.shown_url import shown_url
 
-PREFIX = "BACKBURNER_"
 ENV_FILE = ".env"
 PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
 WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
 """Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
+BASE_URL = f"{PREFIX}BASE_URL"
+"""Read by the client commands alone."""
 
 
 class Transport(StrEnum):
@@ -68,7 +74,7 @@ class Dialect(StrEnum):
 OPENAI_HOSTS = (".openai.com", ".openai.azure.com")
 
 
-class Settings(BaseSettings):
+class Settings(EnvironmentSettings):
     """The settings of every process, from `BACKBURNER_*` variables and `.env`; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
@@ -81,7 +87,7 @@ class Settings(BaseSettings):
     )
 
     provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
-    provider_api_key: SecretStr | None = Field(
+    provider_api_key: Annotated[SecretStr | None, AfterValidator(header_key)] = Field(
         None,
         validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", PROVIDER_KEY_ALIAS),
         description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
@@ -105,12 +111,14 @@ class Settings(BaseSettings):
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
         ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
     )
-    database_url: SecretStr | None = Field(None, description="SQLAlchemy URL; empty means SQLite in the data dir")
+    database_url: Annotated[SecretStr | None, AfterValidator(checked_database_url)] = Field(
+        None, description="SQLAlchemy URL; empty means SQLite in the data dir"
+    )
     redis_url: Annotated[SecretStr, AfterValidator(checked_redis_url)] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
     )
-    redis_password: SecretStr | None = Field(
+    redis_password: Annotated[SecretStr | None, AfterValidator(without_newline)] = Field(
         None, description="password for REDIS_URL where that has none; any character may stand in it"
     )
     broker_url: Annotated[SecretStr | None, AfterValidator(checked_broker_url)] = Field(
@@ -127,7 +135,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
     port: int = Field(8000, ge=0, le=65535, description="where the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
-    api_key: Annotated[SecretStr | None, AfterValidator(long_enough)] = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(header_key), AfterValidator(long_enough)] = Field(
         None,
         description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
     )
@@ -245,25 +253,13 @@ class Settings(BaseSettings):
                     raise ValueError(f"{PREFIX}{variable}: {SENTINELS_WANTED}") from None
         return self
 
-    @field_validator("database_url")
-    @classmethod
-    def _sqlalchemy_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        try:
-            backend = make_url(value.get_secret_value()).get_backend_name()
-        except (ArgumentError, ValueError):  # of which the latter would repeat what stands where the port should
-            raise ValueError("expected a SQLAlchemy URL such as postgresql://user:password@host/name") from None
-        if backend not in {"sqlite", "postgresql"}:
-            raise ValueError("expected sqlite or postgresql")
-        return value
-
     @property
     def database(self) -> str:
         """The SQLAlchemy URL in force. It may hold a password: never log it."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir.absolute() / 'backburner.db'}"
+        file = self.data_dir.absolute() / "backburner.db"
+        return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
 
     @property
     def redis(self) -> str:
@@ -379,6 +375,20 @@ def variable_of(field: str) -> str:
 
 def _reason(message: str) -> str:
     return message.removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+def ignored_variables() -> list[str]:
+    """What of the environment and of `.env` is ignored though it looks as if it were meant for us, a sentence each.
+
+    To be asked before Celery's application is made, which forgets what is Celery's. Nothing in what `up` starts, as
+    `up` itself has said it.
+    """
+    if os.environ.get(WHOLE):
+        return []
+    secrets = Settings.secret_variables()
+    known = {*map(variable_of, Settings.model_fields), *secrets, *(each + FILE for each in secrets), WHOLE, BASE_URL}
+    read = dotenv_values(ENV_FILE, encoding="utf-8").items()
+    return notices({**{name: value for name, value in read if name.upper().startswith(PREFIX)}, **os.environ}, known)
 
 
 def render_example() -> str:

@@ -5,6 +5,7 @@ Prompts, answers and secrets never reach a log; what could hold them is never pa
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 # Decision 0076: structlog would load Rich and all that it can highlight, to draw tracebacks as we do not want them.
@@ -69,3 +70,9 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """The logger of one module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def log_ignored(variables: Iterable[str]) -> None:
+    """Say of each variable that looks like ours and is ignored that it is, and why."""
+    for each in variables:
+        get_logger(__name__).warning("variable ignored", reason=each)

@@ -195,10 +195,6 @@ class Executor:
         except SealBroken as error:
             message = f"The credentials of the request's tools cannot be read, and nothing was sent. {error}."
             return CallReport(Failure(ErrorKind.REJECTED, message))
-        except DATABASE_ERRORS as error:  # raised by the look at the request, as a rule
-            log.warning("request could not be read", job_id=job.id, error=type(error).__name__)
-            line.abort(AbortReason.RELEASED)
-            return CallReport(without_answer(line, "The database was away when the call was to be sent."))
         except Exception as error:  # noqa: BLE001  # an attempt ends here, whatever broke
             return CallReport(_broke(attempt, line, error))
 
@@ -357,6 +353,10 @@ def _log(settled: Settled, ended: EndedCall) -> None:
 
 
 def _broke(attempt: Attempt, line: Line, error: Exception) -> Failure:
+    if line.never_sent and isinstance(error, DATABASE_ERRORS):  # by the look at the request, as a rule
+        log.warning("request could not be read", job_id=attempt.job_id, error=type(error).__name__)
+        line.abort(AbortReason.RELEASED)
+        return without_answer(line, "The database was away when the call was to be sent.")
     shortage = shortage_of(error) if line.never_sent else None
     if shortage is not None:
         return replace(without_answer(line, f"The call could not be sent: {shortage}."), shortage=shortage)

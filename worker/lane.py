@@ -9,16 +9,17 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from threading import Timer
 from time import monotonic
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.errors import ErrorKind, Failure
+from jobs.errors import WEATHER, ErrorKind, Failure
 from jobs.job import Attempt, CallReport
 from jobs.store import lanes
 from jobs.store.database import Database, database_now
 from jobs.store.lanes import Lane, LaneSettings
-from jobs.store.refusals import REFUSALS, TAKEN_AFTER, is_the_accounts
+from jobs.store.refusals import REFUSALS, TAKEN_AFTER, anybody_was_taken, is_the_accounts
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 from worker.provider.line import Line
@@ -37,12 +38,43 @@ SAY_NOTHING = frozenset(
     }
 )
 REMEMBERED_SECONDS = 0.5
+REFUSALS_IN_A_ROW: Final = 3
+REFUSED_FOR: Final = timedelta(seconds=1)
+"""So many calls one after the other, and for so long, without one that was taken: nothing gets through."""
 
 log = get_logger(__name__)
 
 
 class ProbeTaken(Exception):
     """Another took the probe first: undo the claim."""
+
+
+class _Streak:
+    """Calls of this process that cost nothing and brought nothing, one after the other."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._job_ids: set[str] = set()
+        self._since = 0.0
+        self.began_at: datetime | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it might still be chance."""
+        return monotonic() - self._since < REFUSED_FOR.total_seconds()
+
+    @property
+    def is_of_many(self) -> bool:
+        """Whether more than one job was refused."""
+        return len(self._job_ids) > 1
+
+    def add(self, attempt: Attempt) -> None:
+        """One more."""
+        if self.began_at is None:
+            self._since, self.began_at = monotonic(), attempt.started_at
+        self.calls += 1
+        if not self.is_of_many:
+            self._job_ids.add(attempt.job_id)
 
 
 class LaneKeeper:
@@ -58,9 +90,15 @@ class LaneKeeper:
         self._last = Lane(settings.name)
         self._read_at = float("-inf")
         self._narrowed_at = float("-inf")
+        self._streak = _Streak()
 
     def is_known_shut(self) -> bool:
-        """Whether the lane was shut a moment ago, so that asking the database again is no use."""
+        """Whether the lane was shut a moment ago, so that asking the database again is no use.
+
+        Where several calls were just refused in a row, the next ones wait for a moment: they would be as well.
+        """
+        if self._streak.calls >= REFUSALS_IN_A_ROW and self._streak.is_new:
+            return True
         return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
 
     def admits(self, tx: Connection, wanted: int) -> tuple[Lane, int]:
@@ -94,7 +132,11 @@ class LaneKeeper:
             timer.cancel()
             self._tell(lambda tx: self._reopen(tx, attempt))
 
-        timer = Timer(TAKEN_AFTER.total_seconds(), taken)
+        def not_refused() -> None:
+            if not line.never_sent:  # a connection that still is being made says nothing; its answer will
+                taken()
+
+        timer = Timer(TAKEN_AFTER.total_seconds(), not_refused)
         timer.daemon = True
         line.when_taken = taken
         timer.start()
@@ -110,6 +152,11 @@ class LaneKeeper:
         if kind in NARROWING and monotonic() - self._narrowed_at >= lanes.NARROW_EVERY.total_seconds() / 2:
             self._narrowed_at = monotonic()
             self._tell(lambda tx: self._narrow(tx, attempt))
+        if failure is not None and failure.is_weather:
+            self._weathered(attempt, failure)
+            return
+        if failure is None or failure.http_status is not None:
+            self._streak = _Streak()
         if self._last.closed_at is not None:
             # without a status nothing was asked of the provider, or it gave no answer
             undecided = failure is not None and (failure.kind in SAY_NOTHING or failure.http_status is None)
@@ -117,19 +164,64 @@ class LaneKeeper:
         if kind is None and self._last.max_calls is not None:
             self._tell(self._widen)
 
-    def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
-        is_closed = lanes.read_lane(tx, self._settings.name).closed_at is not None
-        if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
-            self._close(tx, attempt, failure.kind)
+    def _weathered(self, attempt: Attempt, failure: Failure) -> None:
+        """A call cost nothing and brought nothing, as every other one might have."""
+        self._streak.add(attempt)
+        seems_away = self._streak.calls >= REFUSALS_IN_A_ROW and not self._streak.is_new
+        if seems_away or self._last.closed_at is not None:
+            self._tell(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))
 
-    def _close(self, tx: Connection, attempt: Attempt, kind: ErrorKind) -> None:
-        if lanes.close(tx, self._settings.name, kind, attempt.started_at, self._clock()):
-            log.error("lane closed", lane=self._settings.name, reason=kind)
-        self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
+    def _missed(self, tx: Connection, attempt: Attempt, failure: Failure, *, seems_away: bool) -> None:
+        lane = lanes.read_lane(tx, self._settings.name)
+        if lane.closed_for in REFUSALS:
+            # too many calls with a good key, or nobody knows
+            if failure.kind is ErrorKind.RATE_LIMITED:
+                self._reopen(tx, attempt)
+            else:
+                self._probe_later(tx, attempt)
+        elif lane.closed_at is not None or (seems_away and self._nothing_gets_through(tx, attempt, failure)):
+            self._close(tx, attempt, failure)
+
+    def _nothing_gets_through(self, tx: Connection, attempt: Attempt, failure: Failure) -> bool:
+        """Whether no call was taken since the first that was refused.
+
+        One job that alone is refused may have itself to blame, unless the provider was not reached at all. Too many
+        calls are for narrowing as long as some are out.
+        """
+        began_at, now = self._streak.began_at, self._clock()
+        if began_at is None or not (self._streak.is_of_many or failure.kind is ErrorKind.UNREACHABLE):
+            return False
+        after = max(REFUSED_FOR, 2 * (now - attempt.started_at))
+        is_full = failure.kind is ErrorKind.RATE_LIMITED and lanes.has_call_out_since(tx, now - after)
+        if is_full or anybody_was_taken(tx, attempt, began_at, now, after=after):
+            self._streak = _Streak()
+            return False
+        return True
+
+    def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
+        lane = lanes.read_lane(tx, self._settings.name)
+        if lane.closed_for in WEATHER:  # it is there, and answers
+            self._reopen(tx, attempt)
+        is_closed = lane.closed_for in REFUSALS
+        if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
+            self._close(tx, attempt, failure)
+
+    def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
+        """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
+        because = failure.breakage if failure.http_status is None else f"HTTP {failure.http_status}"
+        pause = max(lanes.probe_pause(1), failure.retry_after or timedelta(0)) if failure.is_weather else timedelta(0)
+        name, now = self._settings.name, self._clock()
+        if lanes.close(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
+            log.error("lane closed", lane=name, reason=failure.kind, because=because, refused=self._streak.calls or 1)
+        self._last, self._read_at = lanes.read_lane(tx, name), monotonic()
 
     def _reopen(self, tx: Connection, attempt: Attempt) -> None:
-        if lanes.reopen(tx, self._settings.name, attempt.started_at):
-            log.info("lane open", lane=self._settings.name)
+        lane = lanes.read_lane(tx, self._settings.name)
+        if lane.closed_at is not None and lanes.reopen(tx, lane.name, attempt.started_at):
+            seconds = round((self._clock() - lane.closed_at).total_seconds(), 1)
+            refused = max(0, lane.probes - 1)
+            log.info("lane open", lane=lane.name, reason=lane.closed_for, seconds=seconds, refused_probes=refused)
+        self._streak = _Streak()
         self._last, self._read_at = lanes.read_lane(tx, self._settings.name), monotonic()
 
     def _probe_later(self, tx: Connection, attempt: Attempt) -> None:

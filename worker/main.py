@@ -24,10 +24,10 @@ import kombu.utils.functional
 from celery.signals import setup_logging
 
 from jobs.dispatch import create_celery, take_names
-from jobs.settings import load_settings
-from jobs.store.database import Database
+from jobs.settings import ignored_variables, load_settings
+from jobs.store.database import usable_database
 from jobs.store.installation import Installation
-from jobs.telemetry import configure_logging
+from jobs.telemetry import configure_logging, log_ignored
 from worker import flower, remote_control
 from worker.process import WorkerProcess, install
 from worker.resolver import AddressesAtOnce
@@ -43,8 +43,9 @@ gevent.config.track_greenlet_tree = False
 gevent.config.resolver = AddressesAtOnce
 
 settings = load_settings()
+ignored = ignored_variables()
 app = create_celery(settings)
-database = Database(settings.database)
+database = usable_database(settings.database)
 names = find_names(Installation(database, settings.namespace))
 take_names(app, names)
 process = WorkerProcess(settings, app, database, names)
@@ -57,6 +58,7 @@ if "flower" in sys.argv:
 
 def _configure(**_: object) -> None:
     configure_logging(settings)
+    log_ignored(ignored)
 
 
 setup_logging.connect(_configure)

@@ -6,6 +6,7 @@ from itertools import chain, repeat
 from typing import Final, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DataError
 
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.telemetry import get_logger
@@ -25,6 +26,9 @@ def record(database: Database, write: Callable[[Connection], T], **facts: str) -
 
     A try whose time was too short is followed by one that may take twice as long: a large answer may need it, and a
     silent line must not be waited for longer than that.
+
+    Raises:
+        DataError: the database refuses what is to be written for what it is, now and ever.
     """
     pauses = chain(PAUSES, repeat(PAUSES[-1]))
     within = TOGETHER_SECONDS
@@ -33,6 +37,8 @@ def record(database: Database, write: Callable[[Connection], T], **facts: str) -
         try:
             with database.begin(within=within) as tx:
                 return write(tx)
+        except DataError:
+            raise
         except DATABASE_ERRORS as error:
             log.warning("could not record, trying again", **facts, error=type(error).__name__)
             took = time.monotonic() - began_at

@@ -182,8 +182,8 @@ def _settle_failure(
         jitter=jitter,
         widen_on_overflow=widen,
         patience=patience,
-        refusal=_refusal(tx, ended.attempt, policy.lane, now) if failure.kind in REFUSALS else None,
-        alike=1 if RULES[failure.kind].purchases is None else failed_alike(tx, job, failure.kind),
+        refusal=_refusal(tx, ended.attempt, failure, policy.lane, now),
+        alike=failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1,
     )
     facts = {
         "failures": step.failures,
@@ -204,11 +204,19 @@ def _settle_failure(
     return _give_up(tx, job, report, step, now, facts)
 
 
-def _refusal(tx: Connection, attempt: Attempt, lane: str, now: datetime) -> Refusal:
+def _refusal(tx: Connection, attempt: Attempt, failure: Failure, lane: str, now: datetime) -> Refusal | None:
     """The job tries again after whoever probes next, so that no job is every probe."""
+    if not failure.is_weather and failure.kind not in REFUSALS:
+        return None
     probe_at = read_lane(tx, lane).probe_at
+    if failure.is_weather:
+        return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     pause = TAKEN_AFTER if probe_at is None else max(TAKEN_AFTER, probe_at - now)
     return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
+
+
+def _counts_alike(failure: Failure) -> bool:
+    return failure.is_weather or RULES[failure.kind].purchases is not None
 
 
 def _log_may_tell(ended: EndedCall) -> bool:

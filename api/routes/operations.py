@@ -52,13 +52,15 @@ async def readyz(parts: PartsDep) -> Response:
 
 async def _readiness(parts: Parts) -> dict[str, object]:
     # on no thread that handlers share: those who wait for what is silent may have taken them all
-    (state, reason), broker_answers = await gather(_look_at_database(parts), _look_at_broker(parts))
+    (state, reason), broker_away = await gather(_look_at_database(parts), _look_at_broker(parts))
+    broker_answers = broker_away is None
     missing, reasons = state.missing(broker_answers=broker_answers), dict[str, str]()
     if reason is not None:  # a worker that is not heard may just be unable to write that it lives
         missing, reasons = ["database"], {"database": reason}
         log.warning("not ready", **reasons)
-    if not broker_answers:
+    if broker_away is not None:
         missing.append("broker")
+        reasons["broker"] = broker_away
     return {
         "status": "unavailable" if missing else "ok",
         "missing": missing,
@@ -78,11 +80,12 @@ async def _look_at_database(parts: Parts) -> tuple[DatabaseState, str | None]:
     return state, state.reason
 
 
-async def _look_at_broker(parts: Parts) -> bool:
+async def _look_at_broker(parts: Parts) -> str | None:
+    """Why the broker takes no messages, if it takes none."""
     try:
         return await parts.broker_probe.ask()
     except TimeoutError:
-        return False
+        return "it does not answer in time"
 
 
 @router.get(
@@ -115,7 +118,11 @@ def metrics(parts: PartsDep) -> Response:
     limit = settings.limit(lane)
     widest = Gauge("backburner_lane_limit", "Calls that may be out to the provider at once.", registry=registry)
     widest.set(total if limit is None else min(limit, total))
-    opened = Gauge("backburner_lane_open", "0 while the provider refuses our key or credit.", registry=registry)
+    opened = Gauge(
+        "backburner_lane_open",
+        "0 while the provider takes no call.",
+        registry=registry,
+    )
     opened.set(lane.closed_at is None)
     bells = Gauge("backburner_bells", "Messages in the broker's queue.", registry=registry)
     depth = parts.dispatcher.depth()

@@ -201,7 +201,9 @@ async def retrieve(
         if not asks_for_reasoning({"include": include}):
             return _unchanged(shown.job, if_none_match) or shown.answer()
     if asks_for_reasoning({"include": include}):
-        return (await run_in_threadpool(show_whole, parts.database, response_id, caller.id)).answer()
+        return (
+            await run_in_threadpool(show_whole, parts.database, response_id, caller.id, parts.settings.lane)
+        ).answer()
     standing = await _standing(parts, response_id, caller.id)
     return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)
 
@@ -218,7 +220,7 @@ def cancel(parts: PartsDep, caller: Writer, response_id: str) -> Response:
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
     job = _settle_race(parts, caller.id, response_id, ending)
-    return show(parts.database, job.id, caller.id).answer()
+    return show(parts.database, job.id, caller.id, parts.settings.lane).answer()
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
@@ -236,7 +238,7 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
 
     job = _settle_race(parts, caller.id, response_id, reviving)
     # before the bell: what was done, and not what became of it meanwhile
-    shown = show(parts.database, job.id, caller.id)
+    shown = show(parts.database, job.id, caller.id, parts.settings.lane)
     parts.dispatcher.ring(job.id)
     return shown.answer()
 

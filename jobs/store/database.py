@@ -15,11 +15,14 @@ from threading import Lock
 from time import monotonic
 from typing import Any, Final, cast
 
-from sqlalchemy import Connection, RootTransaction, create_engine, func, make_url, select
+from sqlalchemy import Connection, ExceptionContext, RootTransaction, create_engine, event, func, make_url, select
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from jobs.database_url import THRESHOLD_IN_URL, prepare_threshold
 from jobs.store.lock_waits import LockWatch
+from jobs.store.new_connections import BEGIN_ALSO, NewConnections, WrongEncoding
 from jobs.store.pool import WORKER_CONNECTIONS, SharingPool
 from jobs.store.sqlite_file import SqliteFile
 from jobs.store.sqlite_turns import BUSY_SECONDS, Turns, busy_timeout, set_up
@@ -36,6 +39,9 @@ LOCK_ERRORS: Final = ("55P03", "40P01")
 """SQLSTATEs of a lock that another session holds too long, and of a deadlock: nothing was written."""
 STOPPED: Final = "25P03"
 """SQLSTATE of a session that was ended for standing still in a transaction, which was rolled back."""
+ELSEWHERE: Final = ("25006", "57P01", "57P02", "57P03")
+"""SQLSTATEs of a server that takes no writes, as one that was demoted, and of one that shuts down or starts."""
+CONNECTION_ERRORS: Final = "08"
 WITHIN_SECONDS: Final = 30.0
 """How long one transaction, or what is read on one connection, may take unless its caller says."""
 READ_SECONDS: Final = 8.0
@@ -48,9 +54,11 @@ POOL_SECONDS: Final = 10
 TRUNCATED_AGAIN_AFTER: Final = 1.0
 TRUNCATING_SECONDS: Final = 0.25
 """How long readers of an old state are waited for, as writers wait meanwhile."""
-PREPARE_THRESHOLD = 2
 IN_MEMORY: Final = (None, "", ":memory:")
-BEGIN: Final = "BEGIN; SET LOCAL lock_timeout = '{}'; SET LOCAL idle_in_transaction_session_timeout = '5s'"
+BEGIN: Final = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{}'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '5s'"
+)
 """One message for all of it, so it costs no round trip."""
 PATIENT, HURRIED = BEGIN.format("1s"), BEGIN.format("50ms")
 NOT_DURABLE: Final = "; SET LOCAL synchronous_commit = off"
@@ -85,18 +93,20 @@ class Database:
             options["poolclass"] = SharingPool
             options["connect_args"] = {
                 "connect_timeout": CONNECT_SECONDS,
-                "prepare_threshold": PREPARE_THRESHOLD,
+                "prepare_threshold": prepare_threshold(self.url),
                 "application_name": "backburner",
+                "client_encoding": "utf8",  # whatever a role is given
                 "autocommit": True,  # a transaction is begun by our own BEGIN
                 **KEEPALIVE,
             }
-        self.engine = create_engine(self.url, **options)
+        of_driver = self.url.difference_update_query([THRESHOLD_IN_URL])  # there it would be text
+        self.engine = create_engine(of_driver, **options)
         self._truncating = Lock()
         self._truncated_at = 0.0
         self._turns = Turns()  # of SQLite
         self._file = self._own_file = SqliteFile(self._path) if self._path is not None else None
         self._also = "" if durable else NOT_DURABLE
-        self._lock_watch = LockWatch(self.url, options["connect_args"])
+        self._lock_watch = LockWatch(of_driver, options["connect_args"])
         self._limits = TimeLimits(self._lock_watch.look_soon)
         if self.is_sqlite:
             set_up(self.engine, self._file, durable=durable)
@@ -114,6 +124,20 @@ class Database:
                 self._limits.end(use)
 
         pool.ping, pool.errors = ping, (dialect.loaded_dbapi.Error,)
+        new_connections = NewConnections(self.url)
+
+        def make_ready(driver: Any, record: ConnectionPoolEntry) -> None:
+            use = self._limits.begin(driver, CONNECT_SECONDS, patience=0)  # a pooler accepts before its server does
+            try:
+                new_connections.make_ready(driver, record.info)
+            except BaseException:
+                driver.close()
+                raise
+            finally:
+                self._limits.end(use)
+
+        event.listen(self.engine, "handle_error", _note_disconnect)
+        event.listen(pool, "connect", make_ready, insert=True)  # before SQLAlchemy's own first questions
 
     @contextmanager
     def begin(self, *, within: float = WITHIN_SECONDS, hurried: bool = False) -> Iterator[Connection]:
@@ -138,7 +162,8 @@ class Database:
             use = self._limits.begin(connection.connection.dbapi_connection, within)
             try:
                 with connection.begin() as transaction:
-                    connection.exec_driver_sql((HURRIED if hurried else PATIENT) + self._also)
+                    also = self._also + connection.info.get(BEGIN_ALSO, "")
+                    connection.exec_driver_sql((HURRIED if hurried else PATIENT) + also)
                     yield connection
                     if transaction.is_active:  # else the block itself has rolled it back
                         _commit(transaction, use)
@@ -167,6 +192,17 @@ class Database:
         self._limits.end(use)
         if use.is_over:  # a request to cancel it may still be on its way
             connection.invalidate()
+
+    def wrong_encoding(self) -> str | None:
+        """Why this database must not be used, in one clause; None also while it does not answer."""
+        if self.is_sqlite:
+            return None
+        try:
+            with self.read(within=CONNECT_SECONDS):
+                return None
+        except DATABASE_ERRORS as error:
+            original = error.orig if isinstance(error, DBAPIError) else None
+            return str(original) if isinstance(original, WrongEncoding) else None
 
     def check_file(self) -> None:
         """Look whether SQLite's file is still the one that is open; every write does, as that takes a few µs.
@@ -223,6 +259,26 @@ class Database:
         self.engine.dispose()
         if self._own_file is not None:
             self._own_file.let_go()
+
+
+def _note_disconnect(context: ExceptionContext) -> None:
+    """Discard all connections of the pool where the server can't be written to: the new ones may lead to another."""
+    state = sqlstate_of(context.original_exception)
+    if state in ELSEWHERE or state.startswith(CONNECTION_ERRORS):
+        context.is_disconnect = True
+
+
+def usable_database(url: str, *, pool_size: int = WORKER_CONNECTIONS) -> Database:
+    """Return the database at `url`, which need not answer.
+
+    Raises:
+        SystemExit: it answers, and cannot hold every text.
+    """
+    database = Database(url, pool_size=pool_size)
+    reason = database.wrong_encoding()
+    if reason is not None:
+        raise SystemExit(f"BACKBURNER_DATABASE_URL names a database that cannot be used: {reason}")
+    return database
 
 
 def _commit(transaction: RootTransaction, use: Use) -> None:

@@ -22,6 +22,9 @@ QUIET = timedelta(seconds=60)
 WIDEN_EVERY_WHEN_QUIET = timedelta(seconds=5)
 PROBE_PATIENCE = timedelta(seconds=30)
 LONGEST_PROBE_PAUSE = timedelta(seconds=30)
+LONGEST_PAUSE_ASKED_FOR = timedelta(minutes=5)
+"""One answer that asks for a day is not to close the provider to everybody for so long."""
+LONGEST_REASON: Final = 200
 UNBOUNDED = 1_000_000
 
 
@@ -29,9 +32,9 @@ UNBOUNDED = 1_000_000
 class Lane:
     """One row of `lanes`; a lane without a row is open and as wide as there are slots.
 
-    `narrowed_by` is the job whose refusal narrowed it last; `closed_for` says why it is closed, `probe_at` when the
-    next job may try it, `probes` how many have since it was closed; `log_off_until` when to try again to read the
-    provider's own log of calls.
+    `narrowed_by` is the job whose refusal narrowed it last; `closed_for` and `closed_because` say why it is closed,
+    `probe_at` when the next job may try it, `probes` how many have since it was closed; `log_off_until` when to try
+    again to read the provider's own log of calls.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Lane:
     widened_at: datetime | None = None
     closed_at: datetime | None = None
     closed_for: ErrorKind | None = None
+    closed_because: str | None = None
     probe_at: datetime | None = None
     probes: int = 0
     log_off_until: datetime | None = None
@@ -90,6 +94,12 @@ def calls_out(tx: Connection, at_most: int = UNBOUNDED) -> int:
     return int(tx.execute(select(func.count()).select_from(held)).scalar_one())
 
 
+def has_call_out_since(tx: Connection, before: datetime) -> bool:
+    """Whether a call is out that went out before this moment."""
+    held = select(literal(1)).select_from(tables.jobs).where(tables.IS_HELD, tables.jobs.c.updated_at <= before)
+    return tx.execute(held.limit(1)).first() is not None
+
+
 def narrow(tx: Connection, name: str, job_id: str, now: datetime) -> int | None:
     """The provider says of a job's call that it is too much: let half of what is out be out. The new limit, if any.
 
@@ -133,18 +143,30 @@ def widen_if_quiet(tx: Connection, lane: Lane, now: datetime, slots: int) -> boo
     return widen(tx, lane.name, now, slots, after=WIDEN_EVERY_WHEN_QUIET)
 
 
-def close(tx: Connection, name: str, kind: ErrorKind, started_at: datetime, now: datetime) -> bool:
-    """The provider refuses our key or credit: let nothing out but a probe from time to time. True if it was open.
+def close(
+    tx: Connection,
+    name: str,
+    kind: ErrorKind,
+    started_at: datetime,
+    now: datetime,
+    *,
+    because: str | None = None,
+    pause: timedelta = timedelta(0),
+) -> bool:
+    """The provider takes no call: let nothing out but a probe from time to time. True if it was open.
 
     `started_at` is when the refused call went out; one that went out through a closed lane was the probe. The first
-    probe goes out at once, as it shows within a moment whether another job is refused as well.
+    probe goes out after `pause`, each later one not before it.
     """
     lane = read_lane(tx, name)
     row = tables.lanes.c
+    pause = min(pause, LONGEST_PAUSE_ASKED_FOR)
+    why = {"closed_for": kind, "closed_because": None if because is None else because[:LONGEST_REASON]}
     if lane.closed_at is None:
-        return _change(tx, name, row.closed_at.is_(None), closed_at=now, closed_for=kind, probe_at=now, probes=0)
+        return _change(tx, name, row.closed_at.is_(None), closed_at=now, probe_at=now + pause, probes=0, **why)
     if started_at > lane.closed_at:
-        _change(tx, name, row.closed_at == lane.closed_at, closed_for=kind, probe_at=now + probe_pause(lane.probes))
+        pause = max(pause, probe_pause(lane.probes))
+        _change(tx, name, row.closed_at == lane.closed_at, probe_at=now + pause, **why)
     return False
 
 
@@ -181,7 +203,8 @@ def reopen(tx: Connection, name: str, started_at: datetime) -> bool:
     """A call that went out through the closed lane was taken: open it for all."""
     row = tables.lanes.c
     opening = update(tables.lanes).where(row.name == name, row.closed_at < started_at)
-    return tx.execute(opening.values(closed_at=None, closed_for=None, probe_at=None)).rowcount == 1
+    opened = opening.values(closed_at=None, closed_for=None, closed_because=None, probe_at=None)
+    return tx.execute(opened).rowcount == 1
 
 
 def probe_pause(probes: int) -> timedelta:

@@ -55,17 +55,28 @@ def is_its_own(tx: Connection, attempt: Attempt, now: datetime) -> bool:
     return _was_taken(tx, attempt, max(of_any, of_other_keys), now)
 
 
-def _was_taken(
-    tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, of_other_keys: bool = False
-) -> bool:
-    """Whether a neighbour's call for the same model that began after `since` was taken."""
+def anybody_was_taken(tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, after: timedelta) -> bool:
+    """Whether the provider took a call of another job, for any model, that began after `since`.
+
+    One that runs for longer than `after` without a refusal was taken.
+    """
+    return _newest(tx, attempt, since, _taken(now - after), of_other_keys=False) is not None
+
+
+def _taken(running_since: datetime) -> ColumnElement[bool]:
     row = tables.attempts.c
     answered = or_(
         row.outcome.in_((Outcome.COMPLETED, Outcome.INCOMPLETE)),
         and_(row.outcome == Outcome.FAILED, row.error_kind.in_(_ANSWERED)),
     )
-    runs = and_(row.ended_at.is_(None), row.started_at <= now - TAKEN_AFTER)
-    taken = and_(row.model == attempt.model, or_(answered, runs))
+    return or_(answered, and_(row.ended_at.is_(None), row.started_at <= running_since))
+
+
+def _was_taken(
+    tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, of_other_keys: bool = False
+) -> bool:
+    """Whether a neighbour's call for the same model that began after `since` was taken."""
+    taken = and_(tables.attempts.c.model == attempt.model, _taken(now - TAKEN_AFTER))
     return _newest(tx, attempt, since, taken, of_other_keys=of_other_keys) is not None
 
 

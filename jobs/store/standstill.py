@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import Connection, and_, select
 
 from jobs.store import tables
+from jobs.store.awaited import state_of
 from jobs.store.lanes import LaneSettings, calls_out, read_lane
 from jobs.store.runlist import queued_groups
 from jobs.store.workers import CALLS, WorkerRow, live_workers
@@ -43,7 +44,7 @@ def _reason(tx: Connection, settings: LaneSettings, alive: list[WorkerRow], now:
     """Why a job waits though a worker listens."""
     lane = read_lane(tx, settings.name)
     if lane.closed_at is not None:
-        return f"the provider is paused ({lane.closed_for})", True
+        return state_of(lane, now) or "the provider is paused", True
     slots = sum(each.concurrency for each in alive if each.takes(CALLS))
     limit = settings.limit(lane)
     most = slots if limit is None else min(slots, limit)

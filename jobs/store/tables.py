@@ -422,6 +422,7 @@ lanes = Table(
     Column("widened_at", Moment),
     Column("closed_at", Moment),
     Column("closed_for", String),
+    Column("closed_because", String),  # in a few words, where there is more to say
     Column("probe_at", Moment),  # when one job may try a closed lane
     Column("probes", Integer, nullable=False),
     Column("log_off_until", Moment),  # the provider's own log of calls cannot be read; when to try again

@@ -12,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from jobs.ids import new_id
 from jobs.store import tables
 from jobs.store.database import CommitUnknown, Database, database_now, is_locked, sqlstate_of
+from jobs.store.new_connections import WrongEncoding
 from jobs.store.sqlite_file import FileReplaced
 from jobs.store.sqlite_turns import BUSY_ELSEWHERE
 
@@ -68,7 +69,7 @@ def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
         return str(error)
     if not isinstance(error, DBAPIError):
         return UNCONFIRMED if isinstance(error, CommitUnknown) else SILENT
-    if isinstance(error, FileReplaced):
+    if isinstance(error, FileReplaced) or isinstance(error.orig, WrongEncoding):
         return str(error.orig)
     if is_locked(error):
         return TABLE_LOCKED

@@ -83,6 +83,7 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
             "next_attempt_at": None,
             "parked_until": None,
             "waits_for": None,
+            "waiting_for": None,
             "conversation": None,
             "provider_response_id": None,
             "provider_model": None,
@@ -102,6 +103,8 @@ def test_every_field_is_echoed_and_the_same_at_every_later_look(tenant: Tenant, 
     polled = tenant.get(accepted["id"])
     assert polled["backburner"].pop("queue_position") == 1
     assert accepted["backburner"].pop("queue_position") is None
+    assert polled["backburner"].pop("waiting_for") == "no free slot"
+    assert accepted["backburner"].pop("waiting_for") is None
     assert polled == accepted
     hand.complete(accepted["id"], temperature=1.0, instructions="the provider's")
     done = tenant.get(accepted["id"])

@@ -189,6 +189,14 @@ Break = Callable[[pytest.MonkeyPatch, Provider], object]
             "refused",
             lambda env, _: env.setenv("BACKBURNER_PROVIDER_BASE_URL", "http://127.0.0.1:1/v1"),
         ),
+        *(
+            (
+                "provider",
+                "cannot be used; proxies are http:// or https://",
+                lambda env, _, name=name, value=value: env.setenv(name, value),
+            )
+            for name, value in (("http_proxy", "socks5://h:1"), ("http_proxy", "ftp://h"), ("no_proxy", "[::1"))
+        ),
         ("model", "other is not offered", lambda env, _: env.setenv("BACKBURNER_MODELS", "other")),
         (
             "provider key",

@@ -120,6 +120,7 @@ def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: Compo
     app = create_celery(settings_of(broker, BACKBURNER))
     dispatcher = Dispatcher(app, get_names)
     assert dispatcher.depth() == 0
+    assert dispatcher.why_away(NAMES) is None
     assert dispatcher.ring("resp_1")
     assert dispatcher.depth() == 1
     dispatcher.close()

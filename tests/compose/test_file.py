@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cli.main import app as cli_app
-from jobs.settings import PREFIX, Settings, variable_of
+from jobs.environment import PREFIX
+from jobs.settings import Settings, variable_of
 from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, MissingVariable, load, seconds
 from worker.process import RECORDING_SECONDS
 

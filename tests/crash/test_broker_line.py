@@ -1,7 +1,7 @@
 """The line over which bells are rung, when the one who uses it is ended, or the broker goes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 from kombu.connection import Connection
@@ -11,6 +11,8 @@ from jobs.dispatch import EXECUTE, Dispatcher, create_celery
 from jobs.settings import load_settings
 from tests.support.names import NAMES, get_names
 from tests.support.valkey import ValkeyServer
+from tests.support.valkey_faults import another_password, full_disk, full_memory, replica
+from tests.support.waiting import await_until
 
 
 class Killed(BaseException):
@@ -78,3 +80,20 @@ def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: Val
     with valkey.client() as client:
         assert EXECUTE.encode() in client.lrange(NAMES.calls, 0, -1)[0]
     bell.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [(replica, "READONLY"), (full_memory, "OOM"), (full_disk, "MISCONF"), (another_password, "NOAUTH")],
+    ids=["replica", "memory", "disk", "password"],
+)
+def test_a_broker_that_takes_no_writes_says_why(
+    fault: Callable[[ValkeyServer], AbstractContextManager[None]], code: str, valkey: ValkeyServer
+) -> None:
+    dispatcher = Dispatcher(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
+    assert dispatcher.why_away(NAMES) is None
+    with fault(valkey):
+        for _ in range(2):  # the second asks nobody, as the broker is left alone for a second
+            assert f"it answers {code}" in str(dispatcher.why_away(NAMES))
+    await_until(lambda: dispatcher.why_away(NAMES) is None, 5, "it does not take writes again")
+    dispatcher.close()

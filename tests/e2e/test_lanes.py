@@ -3,6 +3,7 @@
 The simulator's ledger counts what was tried.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     await_until(lambda: len(stack.calls()) >= 3, 15, "it was not probed")
     status, body = readiness(stack)
     assert (status, body["missing"]) == (503, ["provider"])
+    state = body["provider"].pop("state")
+    assert re.fullmatch(r"provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)", state), state
     assert body["provider"] == {"lane": "closed", "reason": reason, "max_calls": None}
     assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
     assert {each["status"] for each in map(stack.get, jobs)} == {"queued"}

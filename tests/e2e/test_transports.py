@@ -136,8 +136,6 @@ def test_an_answer_is_read_and_booked(stack: Stack, behaviour: str, text: str, t
         ("empty", "empty_output", 1),
         ("failed code=server_error", "server_error", 2),
         ("failed code=invalid_prompt", "invalid_prompt", 1),
-        ("429", "rate_limit_exceeded", 2),
-        ("503", "provider_unavailable", 2),
     ],
 )
 def test_a_failure_is_told_as_on_the_plain_transport(stack: Stack, behaviour: str, code: str, calls: int) -> None:
@@ -145,6 +143,13 @@ def test_a_failure_is_told_as_on_the_plain_transport(stack: Stack, behaviour: st
     assert done["status"] == "failed"
     assert done["error"]["code"] == code
     assert len(stack.calls(done["id"])) == calls
+
+
+@pytest.mark.parametrize("behaviour", ["429", "503"])
+def test_what_costs_nothing_uses_no_attempt(stack: Stack, behaviour: str) -> None:
+    done = run(stack, f"[[sim: {behaviour} x3, then full]] Hello", max_attempts=1)
+    assert done["status"] == "completed"
+    assert len(stack.calls(done["id"])) == 4
 
 
 def test_429_twice_then_200_costs_three_calls(stack: Stack) -> None:

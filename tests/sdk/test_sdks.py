@@ -297,10 +297,10 @@ def test_error_classes(facts: Facts, sdk: Sdk) -> None:
 
 
 def test_provider_is_busy(facts: Facts) -> None:
-    """[0.2] [0.14] No SDK sends it again: that is the worker's part, and this one was told to try once."""
+    """[0.2] [0.14] No SDK sends it again: that is the worker's part, which tries until the deadline."""
     assert facts == {
-        "too many requests": refused(429, "rate_limit_exceeded", None),
-        "overloaded": refused(503, "provider_unavailable", None),
+        "too many requests": refused(504, "deadline_exceeded", None),
+        "overloaded": refused(504, "deadline_exceeded", None),
     }
 
 

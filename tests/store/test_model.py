@@ -50,7 +50,8 @@ JITTER = 0.5
 CUT = CallReport(Answer(ANSWER.result.response, "max_output_tokens"), usage=USAGE, cost=COST)  # type: ignore[union-attr]
 # whether a failed call is repeated: by the counter, without it, only where the caller allows it, or never
 AGAIN = {
-    ErrorKind.RATE_LIMITED: "counted",
+    ErrorKind.RATE_LIMITED: "counted",  # inside an answer
+    ErrorKind.OVERLOADED: "weather",
     ErrorKind.BAD_CREDENTIALS: "uncounted",
     ErrorKind.INTERRUPTED: "if allowed",
     ErrorKind.REJECTED: "never",
@@ -66,6 +67,7 @@ class ModelAttempt:
     outcome: str | None = None
     cost: int = 0
     in_doubt: bool = False
+    kind: ErrorKind | None = field(default=None, compare=False)
     log_has_spoken: bool = field(default=False, compare=False)
 
     def ended(self, outcome: str, *, in_doubt: bool) -> None:
@@ -104,8 +106,13 @@ class ModelJob:
 
     def failed(self, again: str, now: datetime, delay: Callable[[int], timedelta]) -> None:
         """What a failed call means."""
-        if again == "uncounted":
-            self._queue(now + min(TAKEN_AFTER + AFTER_A_PROBE, (self.deadline_at - now) / 2))
+        if again in {"uncounted", "weather"}:
+            of_this_run = [call for call in self.calls if self.started_at and call.started_at >= self.started_at]
+            overloaded = sum(call.kind is ErrorKind.OVERLOADED for call in of_this_run)
+            pause = TAKEN_AFTER + AFTER_A_PROBE if again == "uncounted" else delay(overloaded)
+            left = max(self.deadline_at - now, timedelta(0))
+            self.status, self.parked_until = "queued", None
+            self.available_at = now + (pause if pause < left else left / 2 if left >= 2 * SECOND else left)
             return
         if again == "if allowed" and not self.repeats and now < self.deadline_at:
             self.status, self.parked_until = "queued", self.parked_until or min(now + WAIT, self.deadline_at)
@@ -259,7 +266,8 @@ class StoreMachine(RuleBasedStateMachine):
             model.ends(status)
 
     def a_call_fails(self, flight: Flight, kind: ErrorKind, confirmed: bool) -> None:
-        report = CallReport(Failure(kind, "It failed."))
+        report = CallReport(Failure(kind, "It failed.", 200 if AGAIN[kind] == "counted" else None))
+        self.model[flight.job.id].calls[flight.attempt.number - 1].kind = kind
         for _ in range(1 if confirmed else 2):
             self._settle(flight, report, None)
         self._fails(flight, AGAIN[kind], in_doubt=kind is ErrorKind.INTERRUPTED)

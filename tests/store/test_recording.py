@@ -4,6 +4,7 @@ import time
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError
 
 from jobs.store.database import Database
 from tests.chaos.proxy import Proxy
@@ -42,3 +43,10 @@ def test_what_takes_long_is_given_more_time(postgres_url: str) -> None:
 
 def _one(tx: Connection) -> int:
     return int(tx.execute(text("SELECT 1")).scalar_one())
+
+
+def test_what_can_never_be_stored_is_not_tried_for_ever(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(DataError):
+        recording.record(database, lambda tx: tx.execute(text("SELECT 'one'::int")))
+    database.close()

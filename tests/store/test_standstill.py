@@ -95,7 +95,7 @@ def test_each_reason_is_given(records: Records, clock: Clock) -> None:
     assert reason(records, narrow) == ("all 1 slots that the provider allows are taken", False)
     with records.database.begin() as tx:
         lanes.close(tx, LANE.name, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-    assert reason(records) == ("the provider is paused (bad_credentials)", True)
+    assert reason(records) == ("provider refuses this server's key since 15:09 UTC, next try now", True)
     say(records, draining=True)
     assert reason(records) == ("all workers are shutting down", True)
     with records.database.begin() as tx:

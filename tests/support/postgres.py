@@ -82,8 +82,18 @@ class PostgresServer(Server):
 
     def start(self) -> None:
         if not self.data.exists():
-            self._run("initdb", "--pgdata", str(self.data), "--username", SUPERUSER, "--auth", "trust", *INITDB_OPTIONS)
+            self._make_data()
         super().start()
+
+    def _make_data(self) -> None:
+        self._run("initdb", "--pgdata", str(self.data), "--username", SUPERUSER, "--auth", "trust", *INITDB_OPTIONS)
+
+    def execute(self, statement: str) -> object:
+        """Execute it as the superuser; the first value of what it returns."""
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=10) as connection:
+            cursor = connection.execute(statement.encode())
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -150,6 +160,47 @@ class PostgresServer(Server):
             group=self._group(),
             extra_groups=None if self._user() is None else [],
         )
+
+
+class Primary(PostgresServer):
+    """A server that has a standby."""
+
+    def __init__(self) -> None:
+        super().__init__({"wal_level": "replica", "max_wal_senders": "4"})
+
+    def demote(self) -> None:
+        """Take no more writes, on connections that are open as well, as managed servers do before a failover."""
+        self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        self.execute("SELECT pg_reload_conf()")
+
+
+class Standby(PostgresServer):
+    """A server that follows `primary` until it is promoted."""
+
+    def __init__(self, primary: Primary) -> None:
+        super().__init__(primary.settings)
+        self._primary = primary
+
+    def _make_data(self) -> None:
+        source = ("--dbname", self._primary.url, "--write-recovery-conf", "--checkpoint", "fast", "--no-sync")
+        self._run("pg_basebackup", "--pgdata", str(self.data), *source)
+
+    def follows(self) -> bool:
+        """Whether it has all that the primary has written."""
+        written = self._primary.execute("SELECT pg_current_wal_lsn()")
+        return bool(self.execute(f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"))
+
+    def promote(self) -> None:
+        """Take writes from now on."""
+        self.execute("SELECT pg_promote()")
+
+
+def either(primary: Primary, standby: Standby, url: str) -> str:
+    """The URL of a database on whichever of them takes writes."""
+    hosts = tuple(f"{make_url(each.url).host}:{each.port}" for each in (primary, standby))
+    given = make_url(url).set(host=None, port=None)
+    asked = given.update_query_dict({"host": hosts, "target_session_attrs": "read-write"})
+    return asked.render_as_string(hide_password=False)
 
 
 class Databases:

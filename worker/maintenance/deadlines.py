@@ -12,6 +12,7 @@ from jobs.job import Job
 from jobs.lifecycle import Status, Verb
 from jobs.retry import outcome_unknown
 from jobs.store import tables
+from jobs.store.awaited import state_of
 from jobs.store.database import Database
 from jobs.store.lanes import read_lane
 from jobs.store.reconciliation import parked_jobs, write_off
@@ -69,8 +70,8 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
     def end(tx: Connection, only: str | None) -> list[tuple[Status, Job]]:
         query, of_one = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
         batch = [job_from(each) for each in tx.execute(query, asked | of_one).mappings()]
-        closed_for = read_lane(tx, lane).closed_for if batch else None
-        return [(job.status, _end(tx, job, now, closed_for)) for job in sorted(batch, key=attrgetter("id"))]
+        state = state_of(read_lane(tx, lane), now) if batch else None
+        return [(job.status, _end(tx, job, now, state)) for job in sorted(batch, key=attrgetter("id"))]
 
     def find(tx: Connection) -> list[str]:
         return list(tx.execute(_OVERDUE.with_only_columns(tables.jobs.c.id), asked).scalars())
@@ -89,13 +90,13 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
             return expired
 
 
-def _end(tx: Connection, job: Job, now: datetime, closed_for: ErrorKind | None) -> Job:
+def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
     message = "The response was not finished by its deadline."
     if job.error_message:
         message += f" The last attempt failed: {job.error_message}"
     elif job.waits_for is not None:
         message += f" It was waiting for '{job.waits_for}', which it follows."
-    elif closed_for is not None and job.status is Status.QUEUED:
-        message += f" No call was possible: the provider refuses this server's key or credit ({closed_for})."
+    elif state is not None and job.status is Status.QUEUED:
+        message += f" No call was possible: {state}."
     error = {"error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE], "error_message": message}
     return move(tx, Verb.EXPIRE, job, now, error_kind=job.error_kind or ErrorKind.JOB_DEADLINE, **error)

@@ -37,7 +37,7 @@ def failure_of(error: Exception, line: Line) -> Failure:
         f"The provider could not be reached: {reason}.",
         f"The connection to the provider broke before its answer: {reason}.",
     )
-    return replace(failure, shortage=shortage_of(error)) if line.never_sent else failure
+    return replace(failure, shortage=shortage_of(error), breakage=reason) if line.never_sent else failure
 
 
 def _reason(error: Exception) -> str:

@@ -139,7 +139,7 @@ const listed = (user, query = {}) =>
 export const busy = {
   async provider_is_busy(user) {
     const failing = (directive) => (client) =>
-      client.responses.create({ model: MODEL, input: user.prompt(directive), max_attempts: 1 });
+      client.responses.create({ model: MODEL, input: user.prompt(directive), max_attempts: 1, deadline_seconds: 2 });
     return { "too many requests": await user.refusal(failing("429")), overloaded: await user.refusal(failing("503")) };
   },
 };

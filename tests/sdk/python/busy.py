@@ -8,7 +8,7 @@ from tests.sdk.python.user import MODEL, Facts, User, scenario
 
 @scenario
 def provider_is_busy(user: User) -> Facts:
-    once = {"max_attempts": 1}
+    once = {"max_attempts": 1, "deadline_seconds": 2}
     create = partial(user.client().responses.create, model=MODEL, extra_body=once)
     return {
         "too many requests": refusal(partial(create, input=user.prompt("429"))),

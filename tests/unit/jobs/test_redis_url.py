@@ -103,6 +103,21 @@ def test_settings_take_sentinels_with_the_password_apart(monkeypatch: pytest.Mon
         ("BROKER_URL", f"valkey://:{SECRET}@h", "expected the URL of a broker that Celery supports"),
         ("BROKER_URL", f"sentinel://:{SECRET}@h1", "master_name=mymaster"),
         ("REDIS_URL", f"sentinel://:{SECRET}@h1:port/0?master_name=x", "master_name=mymaster"),
+        ("REDIS_URL", f"valkey://:{SECRET}@h", "expected a URL that begins with redis://"),
+        ("REDIS_URL", "redis://", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://:{SECRET}@:6379/0", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://:a#{SECRET}@h/0", "expected a URL such as redis://.*BACKBURNER_REDIS_PASSWORD"),
+        ("REDIS_URL", f"redis://:a?{SECRET}@h/0", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://:a/{SECRET}@h/0", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://h:{SECRET}/0", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://h/{SECRET}", "expected a URL such as redis://"),
+        ("REDIS_URL", f"redis://h/0?socket_timeout={SECRET}", "an option that Redis. client does not know"),
+        ("REDIS_URL", f"redis://h/0?tls={SECRET}", "an option that Redis. client does not know"),
+        ("REDIS_URL", "redis://h/0?ssl_cert_reqs=none", "expected a URL that begins with rediss://"),
+        ("REDIS_URL", f"rediss://h/0?ssl_cert_reqs={SECRET}", "expected ssl_cert_reqs=required"),
+        ("REDIS_URL", f"rediss://h/0?ssl_ca_certs=/{SECRET}", "the file that ssl_ca_certs names cannot be read"),
+        ("BROKER_URL", f"rediss://:{SECRET}@:6379/0", "expected a URL such as redis://"),
+        ("BROKER_URL", f"unix:///x?{SECRET}=1", "an option that Redis. client does not know"),
         ("BROKER_OPTIONS", f'["{SECRET}"]', "expected a JSON object"),
         ("BROKER_OPTIONS", "{", "expected a JSON object"),
         ("NAMESPACE", "Back Burner", "pattern"),
@@ -120,3 +135,29 @@ def test_what_cannot_work_is_refused_by_name(
 
 def test_every_broker_of_celerys_is_taken_that_processes_can_share() -> None:
     assert {each.lower() for each in TRANSPORT_ALIASES} - BROKER_SCHEMES == {"memory"}
+
+
+@pytest.mark.parametrize(
+    ("url", "given", "tls"),
+    [
+        ("rediss://me:p%40@h:1/2", "rediss://me:p%40@h:1/2", {"ssl_cert_reqs": "required"}),
+        ("rediss://h", "rediss://h/0", {"ssl_cert_reqs": "required"}),
+        ("rediss://h?ssl_cert_reqs=CERT_NONE&db=3", "rediss://h/3", {"ssl_cert_reqs": "none"}),
+        (
+            "rediss://h/0?ssl_check_hostname=false&ssl_cert_reqs=CERT_REQUIRED",
+            "rediss://h/0",
+            {"ssl_cert_reqs": "required", "ssl_check_hostname": False},
+        ),
+        ("redis://:p@ss@h/1?socket_timeout=3", "redis://:p@ss@h/1", {}),
+    ],
+)
+def test_certificates_are_verified_unless_the_url_says_not_to(url: str, given: str, tls: dict[str, object]) -> None:
+    app = create_celery(load_settings(redis_url=url))
+    assert (app.conf.broker_url, app.conf.broker_use_ssl) == (given, tls)
+
+
+@pytest.mark.parametrize("url", ["unix:///run/valkey.sock", "unix:///run/valkey.sock?db=2", "redis+socket:///run/x"])
+def test_bells_wait_in_a_server_behind_a_socket_too(url: str) -> None:
+    app = create_celery(load_settings(broker_url=url))
+    assert app.conf.worker_disable_prefetch
+    assert app.conf.broker_url.startswith("redis+socket:///run/")

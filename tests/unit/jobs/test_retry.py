@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import ERROR_CODES, Billed, ErrorKind, Failure
+from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 from jobs.lifecycle import Status
 from jobs.retry import (
@@ -17,6 +17,7 @@ from jobs.retry import (
     Backoff,
     GiveUp,
     Park,
+    Refusal,
     TryAgain,
     after_a_free_failure,
     delay_before_retry,
@@ -28,9 +29,9 @@ SECOND = timedelta(seconds=1)
 BACKOFF = Backoff(base=2 * SECOND, cap=300 * SECOND)
 # fmt: off
 DESIGNED = [
-    (ErrorKind.UNREACHABLE,       Again.COUNTED,    Billed.NO,      "provider_unavailable"),
-    (ErrorKind.RATE_LIMITED,      Again.COUNTED,    Billed.NO,      "rate_limit_exceeded"),
-    (ErrorKind.OVERLOADED,        Again.COUNTED,    Billed.NO,      "provider_unavailable"),
+    (ErrorKind.UNREACHABLE,       Again.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
+    (ErrorKind.RATE_LIMITED,      Again.UNCOUNTED,  Billed.NO,      "rate_limit_exceeded"),
+    (ErrorKind.OVERLOADED,        Again.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
     (ErrorKind.BAD_CREDENTIALS,   Again.UNCOUNTED,  Billed.NO,      "provider_auth"),
     (ErrorKind.OUT_OF_CREDIT,     Again.UNCOUNTED,  Billed.NO,      "provider_quota"),
     (ErrorKind.REJECTED,          Again.NEVER,      Billed.NO,      "provider_rejected"),
@@ -83,7 +84,7 @@ JOB = Job(
     cost=None,
 )
 REPEATED = [kind for kind in ErrorKind if RULES[kind].again in {Again.COUNTED, Again.IF_ALLOWED}]
-PAUSED = [kind for kind in ErrorKind if RULES[kind].again is Again.UNCOUNTED]
+PAUSED = [ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT]
 FINAL = [kind for kind in ErrorKind if RULES[kind].again is Again.NEVER]
 MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].again is Again.IF_ALLOWED]
 
@@ -159,6 +160,41 @@ class TestPaused:
         assert step(kind, job) == TryAgain(NOW, failures)  # due at once: the closed lane holds it back
 
 
+class TestWeather:
+    """What cost nothing and says nothing about the job: it waits for the provider, to its deadline."""
+
+    @pytest.mark.parametrize("kind", sorted(WEATHER))
+    @pytest.mark.parametrize("failures", [0, 4, 100])
+    def test_no_attempt_is_used_up_however_often_it_comes(self, kind: ErrorKind, failures: int) -> None:
+        job = replace(JOB, failures=failures, max_attempts=1, on_unknown_outcome=OnUnknownOutcome.FAIL)
+        assert step(kind, job, alike=50) == TryAgain(NOW + 15 * SECOND, failures)
+
+    @pytest.mark.parametrize(("alike", "seconds"), [(1, 1), (2, 2), (3, 4), (5, 15), (100, 15)])
+    def test_the_pauses_double_up_to_half_a_minute(self, alike: int, seconds: float) -> None:
+        assert step(ErrorKind.OVERLOADED, alike=alike) == TryAgain(NOW + seconds * SECOND, failures=0)
+
+    def test_a_paused_provider_is_not_tried_by_the_same_job_twice_in_a_row(self) -> None:
+        refusal = Refusal(9 * SECOND)
+        assert step(ErrorKind.UNREACHABLE, refusal=refusal) == TryAgain(NOW + 9 * SECOND, failures=0)
+
+    @pytest.mark.parametrize("kind", sorted(WEATHER))
+    def test_the_same_inside_an_answer_may_have_cost_something_and_counts(self, kind: ErrorKind) -> None:
+        assert isinstance(step(kind, failure={"http_status": 200}, alike=1), TryAgain)
+        assert step(kind, replace(JOB, failures=4), {"http_status": 200}) == GiveUp(
+            ERROR_CODES[kind], "What the provider said.", failures=5
+        )
+
+    @pytest.mark.parametrize("asked", [timedelta(hours=1), timedelta(days=7), timedelta.max])
+    def test_a_pause_beyond_the_deadline_is_cut_and_fails_nothing(self, asked: timedelta) -> None:
+        job = replace(JOB, deadline_at=NOW + 60 * SECOND)
+        again = step(ErrorKind.RATE_LIMITED, job, {"retry_after": asked})
+        assert again == TryAgain(NOW + 30 * SECOND, failures=0)
+
+    def test_with_a_moment_left_the_deadline_itself_ends_it(self) -> None:
+        job = replace(JOB, deadline_at=NOW + SECOND)
+        assert step(ErrorKind.RATE_LIMITED, job, {"retry_after": timedelta(hours=1)}) == TryAgain(NOW + SECOND, 0)
+
+
 class TestFinal:
     @pytest.mark.parametrize("kind", FINAL)
     def test_it_is_not_repeated(self, kind: ErrorKind) -> None:
@@ -212,7 +248,7 @@ class TestDelay:
     @pytest.mark.parametrize(("asked", "given"), [(10, 10), (1, 1), (0, 1)])
     def test_retry_after_is_a_floor(self, asked: int, given: int) -> None:
         assert step(ErrorKind.RATE_LIMITED, failure={"retry_after": asked * SECOND}) == TryAgain(
-            NOW + given * SECOND, failures=1
+            NOW + given * SECOND, failures=0
         )
 
     def test_it_may_go_beyond_the_cap(self) -> None:
@@ -238,17 +274,17 @@ class TestDelay:
 
 class TestDeadline:
     def test_a_retry_that_could_not_begin_in_time_is_not_waited_for(self) -> None:
-        gave_up = step(ErrorKind.RATE_LIMITED, replace(JOB, deadline_at=NOW + SECOND))
+        gave_up = step(ErrorKind.SERVER_ERROR, replace(JOB, deadline_at=NOW + SECOND))
         assert isinstance(gave_up, GiveUp)
         assert (gave_up.code, gave_up.failures) == ("deadline_exceeded", 1)
         assert "What the provider said." in gave_up.message
 
     def test_one_that_just_can_is(self) -> None:
         job = replace(JOB, deadline_at=NOW + SECOND + timedelta(microseconds=1))
-        assert step(ErrorKind.RATE_LIMITED, job) == TryAgain(NOW + SECOND, failures=1)
+        assert step(ErrorKind.SERVER_ERROR, job) == TryAgain(NOW + SECOND, failures=1)
 
     def test_a_provider_that_asks_for_an_age_is_not_obeyed(self) -> None:
-        gave_up = step(ErrorKind.RATE_LIMITED, failure={"retry_after": timedelta.max})
+        gave_up = step(ErrorKind.SERVER_ERROR, failure={"retry_after": timedelta.max})
         assert isinstance(gave_up, GiveUp)
         assert gave_up.code == "deadline_exceeded"
 
@@ -319,13 +355,14 @@ def test_whatever_happens_the_end_comes(
     options = {"jitter": jitter, "widen_on_overflow": widen, "backoff": backoff, "patience": patience}
     decided = step(kind, job, {"retry_after": retry_after}, **options)
     paused = RULES[kind].again is Again.UNCOUNTED
+    job = replace(job, deadline_at=max(job.deadline_at, NOW))
     assert decided.failures == job.failures + (not paused and not isinstance(decided, Park))
     if isinstance(decided, Park):
         assert NOW < decided.until <= job.deadline_at
         return
     if isinstance(decided, TryAgain):
         assert decided.available_at >= NOW
-        assert decided.available_at < job.deadline_at or kind is ErrorKind.CONTEXT_OVERFLOW
+        assert decided.available_at < job.deadline_at or paused or kind is ErrorKind.CONTEXT_OVERFLOW
         assert paused or decided.failures < job.max_attempts
     else:
         assert decided.code

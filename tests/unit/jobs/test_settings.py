@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
 from jobs.sealing import generate_key
-from jobs.settings import PREFIX, Settings, Transport, load_settings, render_example, variable_of
+from jobs.settings import Settings, Transport, load_settings, render_example, variable_of
 
 SECRET = "hunter2-and-more"
 
@@ -246,7 +247,7 @@ class TestSecrets:
     def test_none_shows(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in self.VARIABLES:
             scheme = "redis" if name == "REDIS_URL" else "amqp" if name == "BROKER_URL" else "postgresql"
-            value = SECRET if name.endswith("KEY") else f"{scheme}://root:{SECRET}@localhost/x"
+            value = SECRET if name.endswith("KEY") else f"{scheme}://root:{SECRET}@localhost/0"
             monkeypatch.setenv(PREFIX + name, value)
         settings = load_settings()
         for shown in (repr(settings), str(settings), settings.model_dump_json(), str(settings.model_dump())):

@@ -1,0 +1,36 @@
+"""Settings out of the environment and `.env`: without what is of Kubernetes, and with secrets that stand in files."""
+
+from pydantic import AliasChoices
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+
+from jobs.environment import PREFIX, with_secrets_of_files, without_services
+
+
+class EnvironmentSettings(BaseSettings):
+    """The base of the server's settings and of a client's."""
+
+    @classmethod
+    def secret_variables(cls) -> list[str]:
+        """The variables that may hold a secret: each may be named with `_FILE` instead, for a file with the secret."""
+        found: list[str] = []
+        for name, field in cls.model_fields.items():
+            if "SecretStr" in str(field.annotation):
+                aliases = field.validation_alias
+                known = aliases.choices if isinstance(aliases, AliasChoices) else [PREFIX + name.upper()]
+                found += map(str, known)
+        return found
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  # pydantic's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in code, then the environment, then `.env`."""
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                source.env_vars = with_secrets_of_files(without_services(source.env_vars), cls.secret_variables())
+        return init_settings, env_settings, dotenv_settings

@@ -1,0 +1,42 @@
+"""A burst opens connections that are closed again once nobody needs them, though the process goes on."""
+
+from threading import Barrier, Thread
+
+import pytest
+
+from jobs.store import pool
+from jobs.store.database import Database
+from tests.support.waiting import await_until
+
+BURST = 12
+
+
+def test_what_a_burst_has_opened_is_closed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "SPARE_SECONDS", 0.5)
+    database = Database(postgres_url)
+    together = Barrier(BURST)
+
+    def read() -> None:
+        with database.read() as tx:
+            tx.exec_driver_sql("SELECT 1")
+            together.wait()
+
+    threads = [Thread(target=read) for _ in range(BURST)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert count(database) >= BURST
+    await_until(lambda: count(database) == 1, 5, "connections that nobody needs stay open")
+    database.close()
+
+
+def count(database: Database) -> int:
+    """How many connections this database has."""
+    with database.read() as tx:
+        return int(
+            tx.exec_driver_sql(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'backburner'"
+            ).scalar_one()
+        )

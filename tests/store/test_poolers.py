@@ -1,0 +1,45 @@
+"""Statements are prepared where a session is ours, and not where a pooler lends it for a transaction."""
+
+import pytest
+from sqlalchemy import make_url
+
+from jobs.store.database import Database
+from tests.support import pgbouncer
+from tests.support.pgbouncer import PgBouncerServer
+
+NEEDS_POOLER = pytest.mark.skipif(not pgbouncer.is_installed(), reason=pgbouncer.MISSING)
+
+
+def prepared(url: str) -> int:
+    """How many statements a connection has prepared after using one of them five times."""
+    database = Database(url, pool_size=1)
+    try:
+        for _ in range(5):
+            with database.begin() as tx:
+                tx.exec_driver_sql("SELECT %s::int", (1,))
+        with database.read() as tx:
+            return len(tx.exec_driver_sql("SELECT name FROM pg_prepared_statements").all())
+    finally:
+        database.close()
+
+
+def with_threshold(url: str, threshold: str) -> str:
+    return make_url(url).update_query_dict({"prepare_threshold": threshold}).render_as_string(hide_password=False)
+
+
+def test_statements_are_prepared_where_the_session_is_ours(postgres_url: str) -> None:
+    assert prepared(postgres_url) == 1
+
+
+@NEEDS_POOLER
+def test_none_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(postgres_url: str) -> None:
+    with PgBouncerServer(postgres_url) as pooler:
+        assert prepared(pooler.url) == 0
+        assert prepared(with_threshold(pooler.url, "2")) == 1
+
+
+def test_the_url_decides_whether_statements_are_prepared(postgres_url: str) -> None:
+    assert prepared(with_threshold(postgres_url, "none")) == 0
+    assert prepared(with_threshold(postgres_url, "9")) == 0
+    with pytest.raises(ValueError, match="prepare_threshold"):
+        prepared(with_threshold(postgres_url, "often"))

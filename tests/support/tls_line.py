@@ -1,0 +1,56 @@
+"""TLS in front of a server that speaks none, as a managed Redis has it, with a certificate of our own for loopback."""
+
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+from tests.support.server import HOST
+
+CERTIFICATE = Path(__file__).parents[1] / "provider" / "loopback.pem"
+"""Signed by itself: whoever trusts it verifies it, and nobody else can."""
+
+
+class TlsLine:
+    """Passes every connection on to `target`, and counts those that got through the handshake."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(CERTIFICATE)
+        self._socket = socket.create_server(("0.0.0.0", 0))  # for a host that the certificate does not name
+        self.port: int = self._socket.getsockname()[1]
+        self.taken = 0
+
+    def __enter__(self) -> Self:
+        Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+
+    def _serve(self, taken: socket.socket) -> None:
+        with suppress(OSError), self._context.wrap_socket(taken, server_side=True) as client:
+            self.taken += 1
+            with socket.create_connection((HOST, self._target)) as server:
+                back = Thread(target=_pass_on, args=(server, client), daemon=True)
+                back.start()
+                _pass_on(client, server)
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError, ValueError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)

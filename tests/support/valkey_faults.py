@@ -1,0 +1,64 @@
+"""What a hosted Redis does to its clients: it answers, and takes no writes. Each heals at the end of its block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+
+from tests.support.server import HOST
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+
+@contextmanager
+def replica(valkey: ValkeyServer) -> Iterator[None]:
+    with valkey.client() as client:
+        client.replicaof(HOST, 1)  # where nobody is
+        try:
+            yield
+        finally:
+            client.replicaof("NO", "ONE")
+
+
+@contextmanager
+def full_memory(valkey: ValkeyServer) -> Iterator[None]:
+    with valkey.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def full_disk(valkey: ValkeyServer) -> Iterator[None]:
+    """Snapshots cannot be written: a directory stands in their place."""
+    in_the_way = valkey.directory / "dump.rdb"
+    in_the_way.mkdir()
+    with valkey.client() as client:
+        client.config_set("save", "3600 1")
+        client.bgsave()
+        await_until(lambda: _info(client, "rdb_last_bgsave_status") == "err", 20, "the snapshot worked")
+        try:
+            yield
+        finally:
+            client.config_set("save", "")
+            in_the_way.rmdir()
+
+
+@contextmanager
+def another_password(valkey: ValkeyServer) -> Iterator[None]:
+    with valkey.client() as client:
+        client.config_set("requirepass", "another")
+        client.execute_command("AUTH", "another")
+        client.client_kill_filter(_type="normal", skipme=True)
+        client.client_kill_filter(_type="pubsub", skipme=True)
+        try:
+            yield
+        finally:
+            client.config_set("requirepass", "")
+
+
+def _info(client: "redis.Redis", name: str) -> Any:
+    return client.info("persistence")[name]
