@@ -11,7 +11,7 @@ import psutil
 import psycopg
 from redis.exceptions import RedisError
 
-from tests.chaos import strangers
+from tests.chaos import hosting, strangers
 from tests.chaos.plan import PlannedFault
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import BAD_KEY, Slot, World
@@ -55,6 +55,10 @@ class Faults:
                 return strangers.litter(world.valkey, random.Random(fault.seconds))
             case "mistype":
                 return self._mistype(fault.seconds, wait)
+            case "demote" | "fill" | "relock":
+                return self._take_no_writes(verb, what, fault.seconds, wait)
+            case "lose" | "overload":
+                return self._take_no_calls(verb, fault.seconds, wait)
         return self._hurt_server(fault, wait)
 
     def broker_outage(self, seconds: float, wait: threading.Event) -> None:
@@ -180,6 +184,30 @@ class Faults:
                 wait.wait(min(seconds, 3))
                 strangers.put_right(self._world.valkey)
         return done
+
+    def _take_no_writes(self, verb: str, what: str, seconds: float, wait: threading.Event) -> bool:
+        """Let a server answer without writing anything, as hosted ones do."""
+        if not self._servers_busy.acquire(blocking=False):
+            return False
+        world = self._world
+        hurt = hosting.demoted(world.postgres) if what == "database" else hosting.BROKER[verb](world.valkey)
+        try:
+            with world.window(what), hurt:
+                wait.wait(seconds)
+        finally:
+            self._servers_busy.release()
+        return True
+
+    def _take_no_calls(self, verb: str, seconds: float, wait: threading.Event) -> bool:
+        if not self._provider_busy.acquire(blocking=False):
+            return False
+        try:
+            hurt = hosting.lost(self._world) if verb == "lose" else hosting.overloaded(self._world)
+            with self._world.window("provider"), hurt:
+                wait.wait(2 * seconds)
+        finally:
+            self._provider_busy.release()
+        return True
 
     def _hurt_server(self, fault: PlannedFault, wait: threading.Event) -> bool:
         world = self._world

@@ -25,6 +25,8 @@ HELD: Final[Mapping[str, LiteralString]] = {
     "installation": "SELECT namespace FROM installation FOR UPDATE",
 }
 """What is locked, by its name; `calls` are the jobs that one worker runs."""
+ALWAYS_WRITES: Final = "-c default_transaction_read_only=off"
+"""Options of a session that a demoted database lets write, so that a fault can be undone."""
 MOST_JOBS: Final = 12
 BUSY_FOR: Final = 0.25
 _NOTHING: Final = {"pid": 0, "key": "", "most": 0}
@@ -56,7 +58,7 @@ class Locker:
         """
         most = rng.randint(1, MOST_JOBS)
         begun = time.time()
-        session = psycopg.connect(self._url, connect_timeout=3, application_name="somebody")
+        session = psycopg.connect(self._url, connect_timeout=3, application_name="somebody", options=ALWAYS_WRITES)
         rows: frozenset[str] = frozenset()
         try:
             session.execute("SET LOCAL lock_timeout = '3s'")

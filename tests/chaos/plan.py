@@ -39,6 +39,7 @@ DIRECTED: Final[Mapping[str, float]] = {
 
 # The simulator's whole table. Refusals for being too much are rarer in it than by default: each halves the lane for
 # all, and with calls of half a second it would meet them faster than it widens: nothing would be in flight to be hurt.
+SHARE_OF_FAULTS: Final = 0.3
 TOO_MUCH: Final = ("429", "503", "529")
 PROVIDER_FAULTS: Final[Mapping[str, float]] = {
     step: weight * (0.01 if step.startswith(TOO_MUCH) else 1) for step, weight in CHAOS_MIX.items()
@@ -79,6 +80,12 @@ FAULTS: Final[Mapping[str, float]] = {
     "cut broker": 3,
     "stall broker": 2,
     "silence broker": 1.5,
+    "demote broker": 1,
+    "fill broker": 1,
+    "relock broker": 0.5,
+    "demote database": 1,
+    "lose provider": 1,
+    "overload provider": 1,
 }
 
 

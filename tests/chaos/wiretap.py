@@ -32,7 +32,7 @@ def _read_along(line: socket.socket, seen: Seen, marks: list[bytes], over: threa
             chunk = line.recv(65_536)
         except TimeoutError:
             continue
-        if not chunk:
+        if not chunk or chunk.startswith(b"-"):  # a refusal, as of a password that it asks for
             return
         *commands, unread = (unread + chunk).split(b"\r\n")
         for command in commands:

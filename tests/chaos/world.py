@@ -23,13 +23,14 @@ from jobs.dispatch import Dispatcher, create_celery, take_names
 from jobs.settings import Transport, load_settings
 from jobs.store.database import Database
 from jobs.store.keys import BOOTSTRAP_ID, create_key
-from tests.chaos.locks import Locker
+from tests.chaos.locks import ALWAYS_WRITES, Locker
 from tests.chaos.plan import (
     APIS,
     CALL_DEADLINE,
     CONCURRENCY,
     JOB_DEADLINE,
     PROVIDER_FAULTS,
+    SHARE_OF_FAULTS,
     WORKER_TIMEOUT,
     WORKERS,
 )
@@ -41,7 +42,6 @@ from tests.support.stack import Process
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-SHARE_OF_FAULTS = 0.3
 PROVIDER_DELAY = 0.4
 BAD_KEY = "bad-key"
 
@@ -256,7 +256,9 @@ class World:
 
     def operator(self) -> psycopg.Connection[Any]:
         """A session at the database, over a connection that is never hurt."""
-        return psycopg.connect(self.database_url.replace("+psycopg", ""), connect_timeout=3, autocommit=True)
+        return psycopg.connect(
+            self.database_url.replace("+psycopg", ""), connect_timeout=3, autocommit=True, options=ALWAYS_WRITES
+        )
 
     def change_provider(self, **options: Any) -> None:
         """Set options of the simulator, over a connection that is never hurt."""
