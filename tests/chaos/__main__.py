@@ -65,6 +65,9 @@ def main() -> int:
     parser.add_argument("--pace", type=float, default=12.0, help="jobs submitted per second")
     parser.add_argument("--density", type=float, default=1.0, help="how close the faults follow each other")
     parser.add_argument("--transport", type=Transport, choices=list(Transport), default=Transport.PLAIN)
+    parser.add_argument(
+        "--pooler", action="store_true", help="with a PgBouncer in transaction mode before the database"
+    )
     parser.add_argument("--logs", type=Path, help="where to write all that the processes have printed")
     options = parser.parse_args()
     configure_logging(load_settings(log_level="error"))  # our own needless bells may find no broker
@@ -72,7 +75,7 @@ def main() -> int:
     plan = draw_plan(options.seed, options.jobs, options.density)
     with (
         tempfile.TemporaryDirectory() as directory,
-        World(Path(directory), options.seed, options.transport) as world,
+        World(Path(directory), options.seed, options.transport, is_pooled=options.pooler) as world,
     ):
         run = Run(world, plan, options.pace, say)
         refill = run.go(DRAIN_SECONDS)

@@ -36,6 +36,7 @@ from tests.chaos.plan import (
 )
 from tests.chaos.proxy import Passage, Proxy
 from tests.support.names import NAMES, NAMESPACE, get_names
+from tests.support.pgbouncer import PgBouncerServer
 from tests.support.postgres import Databases, PostgresServer
 from tests.support.server import HOST, free_port
 from tests.support.stack import Process
@@ -44,6 +45,8 @@ from tests.support.waiting import await_until
 
 PROVIDER_DELAY = 0.4
 BAD_KEY = "bad-key"
+SESSIONS = 12
+"""Of a pooler: fewer than the processes want at once."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,10 @@ class Slot:
 class World:
     """Two APIs, three workers, the simulator, PostgreSQL, Valkey, and the proxies between them."""
 
-    def __init__(self, data_dir: Path, seed: int, transport: Transport) -> None:
+    def __init__(self, data_dir: Path, seed: int, transport: Transport, *, is_pooled: bool = False) -> None:
+        """`is_pooled` puts a PgBouncer in transaction mode before the database, for all but who inflicts and watches."""
         self.data_dir = data_dir
+        self._is_pooled = is_pooled
         self._seed = seed
         self._transport = transport
         self._parts = ExitStack()
@@ -139,7 +144,10 @@ class World:
             kept.append("--native-background")
         self.simulator = self._slot("simulator", ["-m", "simulator", *options, *chaos, *kept])
         self.provider_url = self.simulator.process.match(r"listening on (http://\S+)")[1]
-        ports = {"database": self.postgres.port, "broker": self.valkey.port}
+        database_port = self.postgres.port
+        if self._is_pooled:
+            database_port = enter(PgBouncerServer(self.database_url, SESSIONS)).port
+        ports = {"database": database_port, "broker": self.valkey.port}
         ports["provider"] = httpx.URL(self.provider_url).port or 0
         self.links = {name: enter(Proxy(name, port)) for name, port in ports.items()}
         self.api_urls = [f"http://{HOST}:{free_port()}" for _ in range(APIS)]
