@@ -104,7 +104,7 @@ class World:
     """Two APIs, three workers, the simulator, PostgreSQL, Valkey, and the proxies between them."""
 
     def __init__(self, data_dir: Path, seed: int, transport: Transport, *, is_pooled: bool = False) -> None:
-        """`is_pooled` puts a PgBouncer in transaction mode before the database, but not for who inflicts and watches."""
+        """`is_pooled` puts a PgBouncer in transaction mode before the database, but not for those who watch."""
         self.data_dir = data_dir
         self._is_pooled = is_pooled
         self._seed = seed
