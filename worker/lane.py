@@ -58,6 +58,7 @@ class _Streak:
         self._since = 0.0
         self._trial: tuple[str, float] | None = None
         self._was_reached = True
+        self._longest = timedelta(0)
         self.began_at: datetime | None = None
 
     @property
@@ -90,9 +91,15 @@ class _Streak:
         if self._trial is not None and self._trial[0] == job_id:
             self._trial = None
 
-    def add(self, attempt: Attempt, kind: ErrorKind) -> None:
+    @property
+    def taken_after(self) -> timedelta:
+        """How long a call is out that the provider has taken, as a refusal would have come by then."""
+        return min(TAKEN_AFTER, max(REFUSED_FOR, 2 * self._longest))
+
+    def add(self, attempt: Attempt, kind: ErrorKind, now: datetime) -> None:
         """One more."""
         self._was_reached = kind is not ErrorKind.UNREACHABLE
+        self._longest = max(self._longest, now - attempt.started_at)
         if self.began_at is None:
             self._since, self.began_at = monotonic(), attempt.started_at
         self.calls += 1
@@ -165,7 +172,8 @@ class LaneKeeper:
             if not line.never_sent:  # a connection that still is being made says nothing; its answer will
                 taken()
 
-        timer = Timer(TAKEN_AFTER.total_seconds(), not_refused)
+        after = TAKEN_AFTER if self._last.closed_at is not None else self._streak.taken_after
+        timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
         line.when_taken = taken
         timer.start()
@@ -197,7 +205,7 @@ class LaneKeeper:
 
     def _weathered(self, attempt: Attempt, failure: Failure) -> None:
         """A call cost nothing and brought nothing, as every other one might have."""
-        self._streak.add(attempt, failure.kind)
+        self._streak.add(attempt, failure.kind, self._clock())
         seems_away = self._streak.calls >= REFUSALS_IN_A_ROW and not self._streak.is_new
         if seems_away or self._last.closed_at is not None:
             self._tell(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))
