@@ -210,7 +210,7 @@ class TestLateReports:
         records.move(Verb.PARK, job, parked_until=records.clock() + WAIT)
         settled = report(records, job, attempt, CallReport(Failure(ErrorKind.OVERLOADED, "Later.", 503)))
         assert settled is not None
-        assert (settled.verb, settled.job.parked_until, settled.job.failures) == (Verb.UNPARK, None, 1)
+        assert (settled.verb, settled.job.parked_until, settled.job.failures) == (Verb.UNPARK, None, 0)
 
     def test_a_call_that_was_rejected_ends_the_job(self, records: Records) -> None:
         job, attempt = self.lost(records)
