@@ -180,10 +180,13 @@ class LaneKeeper:
         return timer
 
     def heard(self, attempt: Attempt, report: CallReport) -> None:
-        """A call has ended."""
+        """A call has ended; if it was to try the provider, no other does before the lane was told."""
+        self._take_note(attempt, report)
+        self._streak.end_trial(attempt.job_id)
+
+    def _take_note(self, attempt: Attempt, report: CallReport) -> None:
         failure = report.result if isinstance(report.result, Failure) else None
         kind = None if failure is None else failure.kind
-        self._streak.end_trial(attempt.job_id)
         if failure is not None and failure.kind in REFUSALS:
             self._streak = _Streak()  # it was reached
             self._tell(lambda tx: self._refused(tx, attempt, failure))
