@@ -53,12 +53,12 @@ def test_an_outage_costs_no_response_anything(stack: GatedStack) -> None:
         begin(stack)
         began_at = monotonic()
         jobs = stack.submit_many(JOBS, "Hello", max_attempts=1)
-        await_until(lambda kind=kind: reason(stack) == kind, 10, stack.logs)  # type: ignore[misc]
-        made = calls_made(stack, jobs)
-        assert made <= SLOTS + 3, f"{kind}: calls went out after the first were refused"
         with ThreadPoolExecutor(2) as pool:
             held, streamed = pool.submit(create, stack), pool.submit(create, stack, stream=True)
+            await_until(lambda kind=kind: reason(stack) == kind, 10, stack.logs)  # type: ignore[misc]
+            made = calls_made(stack, jobs)
             refused, events = held.result(), streamed.result()
+        assert made <= SLOTS + 3, f"{kind}: calls went out after the first were refused"
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "provider_unavailable"), refused.text
         assert '"code":"provider_unavailable"' in events.text.rpartition("event: response.failed")[2]
         assert {stack.get(job)["status"] for job in jobs} == {"queued"}
