@@ -77,6 +77,8 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
 
 AGAIN_AFTER: Final[Mapping[type[CallerError], int]] = {TooManyHeld: 5}
 """Seconds after which what was refused may be sent again: it cost nothing, and nothing was wrong with it."""
+PROVIDER_BACK_AFTER: Final = 30
+"""Seconds after which a request that failed for want of a provider may be sent again: it is probed as often as that."""
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
@@ -179,7 +181,10 @@ def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
     """The answer to a held request whose job failed; no SDK is to send it again by itself."""
     status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
     body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
-    return JSONResponse(body, status, {**FINAL, RESPONSE_ID: job.id})
+    headers = {**FINAL, RESPONSE_ID: job.id}
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["retry-after"] = str(PROVIDER_BACK_AFTER)
+    return JSONResponse(body, status, headers)
 
 
 def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:

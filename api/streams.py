@@ -18,6 +18,7 @@ from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import RESPONSE_ID
 from api.holds import Hold
+from api.patience import Patience
 from api.schemas import render_response
 from api.sequences import Page, frame
 from api.waiting import until_disconnected, until_ended
@@ -76,14 +77,23 @@ class EventStream(Lasting):
     """A response's events, from the first or any later one to the last."""
 
     def __init__(
-        self, request: Request, parts: Parts, job_id: str, caller: ApiKey, hold: Hold, number: int = 0
+        self,
+        request: Request,
+        parts: Parts,
+        job_id: str,
+        caller: ApiKey,
+        hold: Hold,
+        number: int = 0,
+        *,
+        patience: Patience | None = None,
     ) -> None:
-        """Begin with the event of this `number`."""
+        """Begin with the event of this `number`. Where the provider is away for longer than `patience`, it ends."""
         super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
         self._parts = parts
         self._job_id = job_id
         self._caller = caller
         self._number = number
+        self._patience = patience
         self._has_waited = False
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
@@ -116,7 +126,12 @@ class EventStream(Lasting):
                     if now() - told_at >= KEEPALIVE_SECONDS:
                         yield KEEPALIVE
                         told_at = now()
-                    await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
+                    quiet = min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at))
+                    if self._patience is not None:
+                        if await self._patience.has_run_out():
+                            continue
+                        quiet = min(quiet, self._patience.left)
+                    await expectation.wait(quiet)
         except JobNotFound as error:
             yield self._error(error.message, GONE, self._number) + DONE
         except KeyRefused as error:
@@ -170,11 +185,20 @@ class HeldAnswer(Lasting):
     can only be told as the failed response that it is.
     """
 
-    def __init__(self, request: Request, parts: Parts, accepted: Document, caller: ApiKey, hold: Hold) -> None:
+    def __init__(
+        self,
+        request: Request,
+        parts: Parts,
+        accepted: Document,
+        caller: ApiKey,
+        hold: Hold,
+        patience: Patience | None,
+    ) -> None:
         super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
         self._parts = parts
         self._caller = caller
         self._accepted = accepted
+        self._patience = patience
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
         """White space, then the response."""
@@ -207,6 +231,7 @@ class HeldAnswer(Lasting):
         return to_json(render_response(replace(self._accepted, job=job), None))
 
     async def _answer(self) -> bytes:
-        shown = await until_ended(self._request, self._parts, self._accepted.job.id, self._caller, None)
+        job_id = self._accepted.job.id
+        shown = await until_ended(self._request, self._parts, job_id, self._caller, None, self._patience)
         await self._parts.callers.recheck(self._caller)
         return shown.body

@@ -8,12 +8,22 @@ from fastapi import Request
 from api.callers import was_revoked
 from api.dependencies import Parts
 from api.errors import LetGo
+from api.patience import Patience
 from api.showing import Shown
 from jobs.store.keys import ApiKey
 
 
-async def until_ended(request: Request, parts: Parts, job_id: str, caller: ApiKey, seconds: float | None) -> Shown:
+async def until_ended(
+    request: Request,
+    parts: Parts,
+    job_id: str,
+    caller: ApiKey,
+    seconds: float | None,
+    patience: Patience | None = None,
+) -> Shown:
     """The caller's response once it has ended, or as it stands after `seconds`, or when its client has left.
+
+    Where the provider is away for longer than `patience` lasts, this ends it.
 
     Raises:
         JobNotFound: there is none, or it was deleted meanwhile.
@@ -33,6 +43,10 @@ async def until_ended(request: Request, parts: Parts, job_id: str, caller: ApiKe
                     if has_waited:
                         await parts.callers.recheck(caller)
                     return shown
+                if patience is not None:
+                    if await patience.has_run_out():
+                        continue
+                    left = patience.left if left is None else min(left, patience.left)
                 ended = asyncio.create_task(expectation.wait(left))
                 awaited: set[asyncio.Future[Any]] = {ended, gone, revoked}
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)

@@ -176,8 +176,9 @@ def status_text(status: str) -> Text:
 
 
 def attempt_of(view: ResponseView) -> str:
-    """Which attempt it is at, of how many."""
-    return f"{view.attempt}/{view.max_attempts}" if view.max_attempts is not None else str(view.attempt)
+    """Which attempt it is at, of how many; beyond that number some have used none, and it is left out."""
+    has_bound = view.max_attempts is not None and view.attempt <= view.max_attempts
+    return f"{view.attempt}/{view.max_attempts}" if has_bound else str(view.attempt)
 
 
 def age(since: datetime, until: datetime) -> str:

@@ -75,7 +75,8 @@ The code of a wrong field is OpenAI's word for what is wrong with it: `invalid_t
 The code is `error.code` of the response. A held create, one without `background`, that ends so is answered with this status and
 the failure's message. Once any of its calls may have been billed, a 429 or 5xx becomes a 400: most clients would repeat it, and buy
 again. In a stream the last event's code is `invalid_prompt` wherever the status is a 4xx that no client may repeat;
-`backburner.error.code` beside it is the one of this table. A response fails with a kind when that is not tried again, or no attempt is left.
+`backburner.error.code` beside it is the one of this table. A 503 here has `Retry-After`. `provider_unavailable` is also what a held or streamed create gets that
+has waited for a provider that is away for `BACKBURNER_HELD_PATIENCE_SECONDS`: nothing was bought. A response fails with a kind when that is not tried again, or no attempt is left.
 
 | HTTP | type | code | param | `x-should-retry` | SDK exception | from the kinds |
 | --- | --- | --- | --- | --- | --- | --- |

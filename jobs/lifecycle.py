@@ -44,6 +44,7 @@ class Verb(StrEnum):
     ADOPT_CUT = "adopt_cut"
     EXPIRE = "expire"
     STRAND = "strand"
+    TURN_AWAY = "turn_away"
     CANCEL = "cancel"
     REVIVE = "revive"
 
@@ -83,6 +84,7 @@ TRANSITIONS: Final[Mapping[Verb, Transition]] = MappingProxyType({
     Verb.ADOPT_CUT: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
     Verb.EXPIRE:    _row({S.QUEUED, S.IN_PROGRESS}, S.FAILED,      "deadlines", "its deadline passed"),
     Verb.STRAND:    _row({S.QUEUED},                S.FAILED,      "followers", "the response that it follows brought no answer, or is gone"),
+    Verb.TURN_AWAY: _row({S.QUEUED},                S.FAILED,      "api",       "its client was held for it as long as may be, and the provider is away"),
     Verb.CANCEL:    _row({S.QUEUED, S.IN_PROGRESS}, S.CANCELLED,   "caller",    "the caller no longer wants it"),
     Verb.REVIVE:    _row({S.FAILED, S.CANCELLED},   S.QUEUED,      "caller",    "the caller wants it run again, under the same id"),
 })

@@ -218,6 +218,12 @@ class Settings(EnvironmentSettings):
         le=1_000_000,
         description="held creates, waits and streams that one API process keeps open for one key; the next gets 429",
     )
+    held_patience_seconds: float = Field(
+        600,
+        gt=0,
+        le=31536000,
+        description="how long a held or streamed create waits for a provider that is away; then 503, nothing bought",
+    )
     head_timeout_seconds: float = Field(
         30, gt=0, le=86400, description="how long a client may take to send a request's head; then 408"
     )

@@ -21,7 +21,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Begun:
-    """A claimed job and its attempt; `is_probe` when it tries a closed lane."""
+    """A claimed job and its attempt; `is_probe` when it tries a provider that takes no calls, as far as is known."""
 
     job: Job
     attempt: Attempt
@@ -58,6 +58,6 @@ class Claims:
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
             lane, room = self._lane.admits(tx, len(job_ids))
             begun = begin_attempts(tx, list(dict.fromkeys(job_ids)), worker_id, self._clock(), room) if room else []
-            is_probe = bool(begun) and self._lane.is_probe(tx, lane)
+            is_probe = bool(begun) and self._lane.is_probe(tx, lane, begun[0][0].id)
         claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
         return [claimed.pop(job_id, None) for job_id in job_ids]

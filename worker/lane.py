@@ -56,6 +56,9 @@ class _Streak:
         self.calls = 0
         self._job_ids: set[str] = set()
         self._since = 0.0
+        self._trial: tuple[str, float] | None = None
+        self._was_reached = True
+        self._longest = timedelta(0)
         self.began_at: datetime | None = None
 
     @property
@@ -68,8 +71,35 @@ class _Streak:
         """Whether more than one job was refused."""
         return len(self._job_ids) > 1
 
-    def add(self, attempt: Attempt) -> None:
+    @property
+    def seems_away(self) -> bool:
+        """Whether the provider may take no call at all, as there were several and no single job is to blame."""
+        return self.calls >= REFUSALS_IN_A_ROW and (self.is_of_many or not self._was_reached)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the next calls wait for a moment, or for the one that tries whether the provider is back."""
+        is_tried = self._trial is not None and monotonic() - self._trial[1] < TAKEN_AFTER.total_seconds()
+        return self.calls >= REFUSALS_IN_A_ROW and (self.is_new or is_tried)
+
+    def try_with(self, job_id: str) -> None:
+        """Let this job alone try."""
+        self._trial = job_id, monotonic()
+
+    def end_trial(self, job_id: str) -> None:
+        """Let another try, if this one did."""
+        if self._trial is not None and self._trial[0] == job_id:
+            self._trial = None
+
+    @property
+    def taken_after(self) -> timedelta:
+        """How long a call is out that the provider has taken, as a refusal would have come by then."""
+        return min(TAKEN_AFTER, max(REFUSED_FOR, 2 * self._longest))
+
+    def add(self, attempt: Attempt, kind: ErrorKind, now: datetime) -> None:
         """One more."""
+        self._was_reached = kind is not ErrorKind.UNREACHABLE
+        self._longest = max(self._longest, now - attempt.started_at)
         if self.began_at is None:
             self._since, self.began_at = monotonic(), attempt.started_at
         self.calls += 1
@@ -95,32 +125,38 @@ class LaneKeeper:
     def is_known_shut(self) -> bool:
         """Whether the lane was shut a moment ago, so that asking the database again is no use.
 
-        Where several calls were just refused in a row, the next ones wait for a moment: they would be as well.
+        Where several calls were just refused in a row, the next ones wait for a moment, and then for the one of them
+        that goes out: they would be refused as well.
         """
-        if self._streak.calls >= REFUSALS_IN_A_ROW and self._streak.is_new:
+        if self._streak.holds_back:
             return True
         return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
 
     def admits(self, tx: Connection, wanted: int) -> tuple[Lane, int]:
-        """The lane, and how many of so many wanted calls may go out now; one that is closed wants a single probe."""
+        """The lane, and how many of so many wanted calls may go out now.
+
+        One that is closed wants a single probe, and so does a provider that seems to be away.
+        """
         lane = lanes.read_lane(tx, self._settings.name)
         self._last, self._read_at = lane, monotonic()
-        if lane.is_shut(self._clock()):
+        if lane.is_shut(self._clock()) or self._streak.holds_back:  # refused meanwhile, while others were claimed
             return lane, 0
-        room = wanted if lane.closed_at is None else 1
+        room = 1 if lane.closed_at is not None or self._streak.seems_away else wanted
         limit = self._settings.limit(lane)
         if limit is not None:
             room = min(room, limit - lanes.calls_out(tx, limit))
         return lane, room
 
-    def is_probe(self, tx: Connection, lane: Lane) -> bool:
-        """Whether the call just claimed is the probe of a closed lane.
+    def is_probe(self, tx: Connection, lane: Lane, job_id: str) -> bool:
+        """Whether the call just claimed is the probe of a closed lane, or tries a provider that seems to be away.
 
         Raises:
             ProbeTaken: another is it, so the claim must be undone.
         """
         if lane.closed_at is None:
-            return False
+            if self._streak.seems_away:
+                self._streak.try_with(job_id)
+            return self._streak.seems_away
         if not lanes.take_probe(tx, lane, self._clock()):
             raise ProbeTaken
         return True
@@ -136,17 +172,23 @@ class LaneKeeper:
             if not line.never_sent:  # a connection that still is being made says nothing; its answer will
                 taken()
 
-        timer = Timer(TAKEN_AFTER.total_seconds(), not_refused)
+        after = TAKEN_AFTER if self._last.closed_at is not None else self._streak.taken_after
+        timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
         line.when_taken = taken
         timer.start()
         return timer
 
     def heard(self, attempt: Attempt, report: CallReport) -> None:
-        """A call has ended."""
+        """A call has ended; if it was to try the provider, no other does before the lane was told."""
+        self._take_note(attempt, report)
+        self._streak.end_trial(attempt.job_id)
+
+    def _take_note(self, attempt: Attempt, report: CallReport) -> None:
         failure = report.result if isinstance(report.result, Failure) else None
         kind = None if failure is None else failure.kind
         if failure is not None and failure.kind in REFUSALS:
+            self._streak = _Streak()  # it was reached
             self._tell(lambda tx: self._refused(tx, attempt, failure))
             return
         if kind in NARROWING and monotonic() - self._narrowed_at >= lanes.NARROW_EVERY.total_seconds() / 2:
@@ -166,7 +208,7 @@ class LaneKeeper:
 
     def _weathered(self, attempt: Attempt, failure: Failure) -> None:
         """A call cost nothing and brought nothing, as every other one might have."""
-        self._streak.add(attempt)
+        self._streak.add(attempt, failure.kind, self._clock())
         seems_away = self._streak.calls >= REFUSALS_IN_A_ROW and not self._streak.is_new
         if seems_away or self._last.closed_at is not None:
             self._tell(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))

@@ -14,6 +14,7 @@ from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.listed import AttemptsListed, ResponsesListed
 from api.listing import ListedPage
+from api.patience import Patience
 from api.rendered import Json
 from api.request_docs import request_body
 from api.resending import accept_once
@@ -66,7 +67,8 @@ ERRORS = _errors(
         404: "Not found, or not yours.",
         "4XX": "Any other mistake of the caller.",  # also keeps FastAPI from adding its own 422, which never leaves
         500: "A fault of this server.",
-        503: "The database is away, or the server is restarting.",
+        503: "The database is away, or the server is restarting; or the provider is away, and a held request has waited"
+        " for it as long as it may. Nothing was billed.",
     }
 )
 HELD_ERRORS = _errors(
@@ -128,12 +130,13 @@ async def create(
     if hold is None:
         headers = {RESPONSE_ID: job.id, **poll_hint(job)}
         return Json(to_json(render_response(accepted.document, None)), headers)
+    patience = None if job.background else Patience(parts, job)
     if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, caller, hold)
+        return EventStream(request, parts, job.id, caller, hold, patience=patience)
     with hold:
-        shown = await until_ended(request, parts, job.id, caller, HEADERS_HELD_SECONDS)
+        shown = await until_ended(request, parts, job.id, caller, HEADERS_HELD_SECONDS, patience)
         if not shown.job.status.is_terminal:
-            return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on())
+            return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on(), patience)
     if shown.job.status is not Status.FAILED:
         return shown.answer()
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))

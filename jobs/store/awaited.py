@@ -82,6 +82,15 @@ def state_of(lane: Lane, now: datetime) -> str | None:
     return f"{state}{because} since {_moment(lane.closed_at, now)}, {_in(probe_in)}"
 
 
+def awaits_provider(job: Job, lane: Lane, now: datetime) -> bool:
+    """Whether a job waits for a provider that takes no call, or that took none of this job when it was last asked."""
+    if job.status is not Status.QUEUED or job.parked_until is not None or job.waits_for is not None:
+        return False
+    if job.attempt == 0 and job.available_at > now:
+        return False
+    return lane.closed_at is not None or is_providers(job.error_kind)
+
+
 def is_providers(kind: ErrorKind | None) -> bool:
     """Whether a call that ended so met a provider that takes none."""
     return kind in WEATHER or kind in REFUSALS

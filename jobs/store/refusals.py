@@ -6,6 +6,7 @@ something about it: those under way when an account is closed still end well. Th
 of them say nothing about others.
 """
 
+from bisect import bisect_left
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -38,8 +39,9 @@ def is_the_accounts(tx: Connection, attempt: Attempt, now: datetime, *, is_unmis
 
 
 def is_its_own(tx: Connection, attempt: Attempt, now: datetime) -> bool:
-    """Whether a refused job has failed: it was refused `MOST_TRIES` times while the calls of its neighbours were taken.
+    """Whether a refused job has failed: between each two of `MOST_TRIES` tries a neighbour's call was taken.
 
+    Tries with none between them count as one: the account itself may have been refused then, and any call with it.
     `attempt` is the refused call, ended by this transaction.
     """
     row = tables.attempts.c
@@ -47,12 +49,26 @@ def is_its_own(tx: Connection, attempt: Attempt, now: datetime) -> bool:
     tries: list[datetime] = sorted(tx.execute(refused).scalars())
     if len(tries) < MOST_TRIES:
         return False
-    first = max(tries[0], now - RECENT)
-    of_other_keys = _last_refusal(tx, attempt, first, of_other_keys=True) or first
-    if _was_taken(tx, attempt, of_other_keys, now, of_other_keys=True):
+    until, counted = tries[-1], 1
+    while counted < MOST_TRIES:
+        taken_at = _newest(tx, attempt, now - RECENT, _taken_alike(attempt, now), of_other_keys=False, until=until)
+        following = 0 if taken_at is None else bisect_left(tries, taken_at)
+        if following == 0:
+            return False
+        before, after = tries[following - 1], tries[following]
+        counted += _were_others_taken(tx, attempt, before, after, now)
+        until = before
+    return True
+
+
+def _were_others_taken(tx: Connection, attempt: Attempt, since: datetime, until: datetime, now: datetime) -> bool:
+    """Whether a neighbour's call that began between two tries was taken, and none was refused after it."""
+    taken = _taken_alike(attempt, now)
+    of_other_keys = _last_refusal(tx, attempt, since, of_other_keys=True, until=until) or since
+    if _newest(tx, attempt, of_other_keys, taken, of_other_keys=True, until=until) is not None:
         return True
-    of_any = _last_refusal(tx, attempt, first, of_other_keys=False) or first
-    return _was_taken(tx, attempt, max(of_any, of_other_keys), now)
+    of_any = _last_refusal(tx, attempt, since, of_other_keys=False, until=until) or since
+    return _newest(tx, attempt, max(of_any, of_other_keys), taken, of_other_keys=False, until=until) is not None
 
 
 def anybody_was_taken(tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, after: timedelta) -> bool:
@@ -72,27 +88,39 @@ def _taken(running_since: datetime) -> ColumnElement[bool]:
     return or_(answered, and_(row.ended_at.is_(None), row.started_at <= running_since))
 
 
-def _was_taken(
-    tx: Connection, attempt: Attempt, since: datetime, now: datetime, *, of_other_keys: bool = False
-) -> bool:
+def _taken_alike(attempt: Attempt, now: datetime) -> ColumnElement[bool]:
+    """A call for the same model that was taken."""
+    return and_(tables.attempts.c.model == attempt.model, _taken(now - TAKEN_AFTER))
+
+
+def _was_taken(tx: Connection, attempt: Attempt, since: datetime, now: datetime) -> bool:
     """Whether a neighbour's call for the same model that began after `since` was taken."""
-    taken = and_(tables.attempts.c.model == attempt.model, _taken(now - TAKEN_AFTER))
-    return _newest(tx, attempt, since, taken, of_other_keys=of_other_keys) is not None
+    return _newest(tx, attempt, since, _taken_alike(attempt, now), of_other_keys=False) is not None
 
 
-def _last_refusal(tx: Connection, attempt: Attempt, since: datetime, *, of_other_keys: bool) -> datetime | None:
+def _last_refusal(
+    tx: Connection, attempt: Attempt, since: datetime, *, of_other_keys: bool, until: datetime | None = None
+) -> datetime | None:
     """When the last call of another job that was refused in the same way began, if that was after `since`."""
     row, job = tables.attempts.c, tables.jobs.c
     has_failed = exists().where(job.id == row.job_id, job.status == Status.FAILED)
     refused = and_(row.error_kind.in_(REFUSALS), ~has_failed)
-    return _newest(tx, attempt, since, refused, of_other_keys=of_other_keys)
+    return _newest(tx, attempt, since, refused, of_other_keys=of_other_keys, until=until)
 
 
 def _newest(
-    tx: Connection, attempt: Attempt, since: datetime, condition: ColumnElement[bool], *, of_other_keys: bool
+    tx: Connection,
+    attempt: Attempt,
+    since: datetime,
+    condition: ColumnElement[bool],
+    *,
+    of_other_keys: bool,
+    until: datetime | None = None,
 ) -> datetime | None:
     """When the newest call of a neighbour that meets `condition` began: one index probe for each key."""
     row, key = tables.attempts.c, tables.api_keys.c
+    if until is not None:
+        condition = and_(condition, row.started_at <= until)
     of_key = (
         select(row.started_at)
         .where(row.api_key_id == key.id, row.started_at > since, row.job_id != attempt.job_id, condition)

@@ -57,6 +57,7 @@ class Fake:
     asked: list[Asked] = field(default_factory=list)
     usage: list[dict[str, Any]] = field(default_factory=lambda: [USAGE_ROW])
     attempts: list[list[dict[str, Any]]] = field(default_factory=list)
+    free_calls: int = 0
     broken_creates: int = 0
     broken_looks: int = 0
     looked: threading.Event = field(default_factory=threading.Event)
@@ -127,7 +128,8 @@ class Fake:
         message = {"type": "message", "content": [{"type": "output_text", "text": text}]}
         ended = status in {"completed", "incomplete"}
         failed = {"code": "provider_rejected", "message": "Unsupported value."}
-        ours = {"attempt": job["looks"], "max_attempts": 5, "queue_position": 3 if status == "queued" else None}
+        made, position = job["looks"] + self.free_calls, 3 if status == "queued" else None
+        ours = {"attempt": made, "max_attempts": 5, "queue_position": position}
         return {
             "id": name,
             "object": "response",

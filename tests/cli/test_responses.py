@@ -101,6 +101,12 @@ def test_wait_shows_the_place_in_the_queue(backburner: Command, fake: Fake) -> N
     assert "queued, attempt 1/5, position 3" in backburner("submit", "--wait", "Why?").stderr
 
 
+def test_more_calls_than_attempts_are_shown_without_their_bound(backburner: Command, fake: Fake) -> None:
+    fake.free_calls = 6  # of a provider that was away
+    fake.stages = ("queued", "queued", "queued", "completed")
+    assert "queued, attempt 7, position 3" in backburner("submit", "--wait", "Why?").stderr
+
+
 def test_wait_outlives_a_server_that_goes_away_for_a_moment(backburner: Command, fake: Fake) -> None:
     name = submitted(backburner, "Why?")
     fake.broken_looks = 1

@@ -149,6 +149,30 @@ def test_a_job_without_neighbours_never_fails_of_it(world: World) -> None:
         attempt = world.again(attempt)
 
 
+def test_refusals_from_before_a_neighbour_was_taken_are_no_tries_of_its_own(world: World) -> None:
+    attempt = world.begin()
+    world.refuse(attempt)
+    for _ in range(MOST_TRIES + 1):  # while the account was refused
+        world.refuse(world.begin(of_other=True))
+        attempt = world.again(attempt)
+        world.refuse(attempt)
+    for number in range(1, MOST_TRIES):
+        world.answer(world.begin(of_other=True))
+        attempt = world.again(attempt)
+        world.refuse(attempt)
+        assert world.own(attempt) is (number == MOST_TRIES - 1)
+
+
+def test_tries_without_a_neighbour_between_them_count_as_one(world: World) -> None:
+    attempt = world.begin()
+    world.refuse(attempt)
+    world.answer(world.begin(of_other=True))
+    for _ in range(MOST_TRIES):
+        attempt = world.again(attempt)
+        world.refuse(attempt)
+        assert not world.own(attempt)
+
+
 def test_another_poison_of_the_same_key_saves_nobody_whose_neighbours_are_taken(world: World) -> None:
     attempt = world.begin()
     for number in range(MOST_TRIES):

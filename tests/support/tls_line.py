@@ -17,13 +17,17 @@ CERTIFICATE = Path(__file__).parents[1] / "provider" / "loopback.pem"
 class TlsLine:
     """Passes every connection on to `target`, and counts those that got through the handshake."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, certificate: Path = CERTIFICATE) -> None:
         self._target = target
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(CERTIFICATE)
+        self.present(certificate)
         self._socket = socket.create_server(("0.0.0.0", 0))  # for a host that the certificate does not name
         self.port: int = self._socket.getsockname()[1]
         self.taken = 0
+
+    def present(self, certificate: Path) -> None:
+        """Show this one from the next connection on."""
+        self._context.load_cert_chain(certificate)
 
     def __enter__(self) -> Self:
         Thread(target=self._accept, daemon=True).start()
