@@ -1,6 +1,6 @@
-"""What `doctor` looks at in a database that answers: writes, locks and connections."""
+"""What `doctor` looks at in a database that answers: locks and connections."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, text
@@ -11,7 +11,6 @@ from jobs.store.lock_waits import blockers
 from jobs.store.pool import API_CONNECTIONS, BESIDE_POOL, WORKER_CONNECTIONS
 from jobs.store.unanswered import live_processes
 from jobs.store.workers import WorkerRow
-from jobs.store.writing import why_not_written
 
 LONG_SECONDS: Final = 5.0
 _ALLOWED: Final = text(
@@ -21,14 +20,6 @@ _ALLOWED: Final = text(
     " (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),"
     " (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))"
 )
-
-
-def check_writes(database: Database, shown: str) -> Finding:
-    """Whether a small write is committed within two seconds."""
-    reason = why_not_written(database)
-    if reason is None:
-        return good("database", shown)
-    return bad("database", f"{shown}: {reason}", "until then requests are refused, and answers wait to be recorded")
 
 
 def check_locks(database: Database) -> Iterator[Finding]:
@@ -44,7 +35,7 @@ def check_locks(database: Database) -> Iterator[Finding]:
         yield good("locks", f"no transaction has held any for {LONG_SECONDS:g} s")
 
 
-def check_connections(tx: Connection, workers: list[WorkerRow]) -> Iterator[Finding]:
+def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[Finding]:
     """What the processes that run may open, against what server, role and database allow."""
     if tx.dialect.name == "sqlite":
         return
