@@ -1,4 +1,4 @@
-"""What `doctor` looks at in a database that answers: locks and connections."""
+"""What `doctor` looks at in a database that answers: locks, connections and a pooler."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -6,12 +6,15 @@ from typing import Final
 from sqlalchemy import Connection, text
 
 from cli.finding import Finding, bad, doubtful, good
+from jobs.database_url import THRESHOLD_IN_URL
 from jobs.store.database import Database, database_now
 from jobs.store.lock_waits import blockers
+from jobs.store.new_connections import IS_POOLED
 from jobs.store.pool import API_CONNECTIONS, BESIDE_POOL, WORKER_CONNECTIONS
 from jobs.store.unanswered import live_processes
 from jobs.store.workers import WorkerRow
 
+PREPARED: Final = f"statements are prepared on it, as {THRESHOLD_IN_URL} asks"
 LONG_SECONDS: Final = 5.0
 _ALLOWED: Final = text(
     "SELECT least("
@@ -47,3 +50,11 @@ def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[
         yield doubtful("connections", counted, f"raise max_connections, or the limit of the role, to {needed} and more")
     else:
         yield good("connections", counted)
+
+
+def check_pooler(tx: Connection, database: Database) -> Iterator[Finding]:
+    """Whether a pooler stands in between that lends a session for a transaction, and what follows."""
+    if not tx.info.get(IS_POOLED):
+        return
+    prepared = "nothing is prepared on it" if THRESHOLD_IN_URL not in database.url.query else PREPARED
+    yield good("pooler", f"one lends its sessions by the transaction; {prepared}. Its own limit of clients counts too")

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.readiness import NARROWED, DatabaseState, Subject, look, unseen
 from cli.connection import read_secret
 from cli.database import reason_of, shown
-from cli.database_checks import LONG_SECONDS, check_connections, check_locks
+from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_pooler
 from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, bad, doubtful, good
 from jobs.broker import ANSWERS, BROKER_ERRORS, CLUSTER_ERRORS, refusal_of, try_queue, try_write
@@ -64,7 +64,7 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Find
         state = look(database, WriteProbe(database), settings)
         if state.reason is None and state.is_migrated:
             with database.read(within=LONG_SECONDS) as tx:
-                beside += check_connections(tx, state.workers)
+                beside += [*check_connections(tx, state.workers), *check_pooler(tx, database)]
     except SQLAlchemyError as error:
         state = unseen(error)
         detail = f" ({reason_of(error)})" if state.reason == UNREACHABLE else ""
