@@ -1,12 +1,18 @@
-"""What `/readyz` sees in the database, and how it asks: nobody who asks is to wait for what is silent."""
+"""The one list of what a response needs to be run: `/readyz` and `doctor` both tell it, so they never differ.
+
+Nobody who asks `/readyz` is to wait for what is silent.
+"""
 
 from asyncio import wait_for, wrap_future
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from time import monotonic
 from typing import Final, Generic, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.settings import Settings
 from jobs.store.awaited import state_of
@@ -15,9 +21,10 @@ from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import oldest_due_at
 from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
 from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_unrecorded
-from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe
+from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
 from migrations import is_current
 
+NARROWED: Final = "narrowed"
 AFTER_A_PROBE: Final = timedelta(seconds=2)
 """Later than a probe is due is a job that was refused, so that another goes before it."""
 GRACE_SECONDS: Final = 0.2
@@ -26,9 +33,31 @@ GRACE_SECONDS: Final = 0.2
 T = TypeVar("T")
 
 
+class Subject(StrEnum):
+    """What a fault is of."""
+
+    DATABASE = "database"
+    MIGRATIONS = "migrations"
+    BROKER = "broker"
+    WORKER = "worker"
+    PROVIDER = "provider"
+    PICK_UP = "pick-up"
+    LIMITS = "limits"
+    ANSWERS = "answers"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is not as it should be: what is missing keeps responses from being run, the rest is a warning."""
+
+    of: Subject
+    reason: str
+    is_missing: bool = True
+
+
 @dataclass(frozen=True)
 class DatabaseState:
-    """What the rows say, and in `reason` why no write is taken, if none is."""
+    """What the rows say, and in `reason` why they cannot be read or no write is taken, if so."""
 
     is_migrated: bool = True
     reason: str | None = None
@@ -38,32 +67,51 @@ class DatabaseState:
     provider_refuses: bool = False
     lane: dict[str, object] | None = None
 
-    @property
-    def warnings(self) -> list[str]:
-        """What the workers are short of, and what they cannot record."""
-        short = [shown_shortage(each) for each in self.workers if each.short_of is not None]
-        return short + [shown_unrecorded(each) for each in self.workers if each.unrecorded]
+    def faults(self, broker_away: str | None) -> list[Fault]:
+        """All of them, in the order in which things are needed; `broker_away` is why the broker takes no messages."""
+        found = []
+        if self.reason is not None:  # a worker that is not heard may just be unable to write that it lives
+            found.append(Fault(Subject.DATABASE, self.reason))
+        elif not self.is_migrated:
+            found.append(Fault(Subject.MIGRATIONS, "its tables are not those of this release"))
+        else:
+            found += self._of_rows(broker_answers=broker_away is None)
+        if broker_away is not None:
+            found.append(Fault(Subject.BROKER, broker_away))
+        found += [
+            Fault(Subject.LIMITS, shown_shortage(each), is_missing=False) for each in self.workers if each.short_of
+        ]
+        found += [
+            Fault(Subject.ANSWERS, shown_unrecorded(each), is_missing=False) for each in self.workers if each.unrecorded
+        ]
+        return found
 
-    def missing(self, *, broker_answers: bool) -> list[str]:
-        """What of `migrations`, `worker`, `provider` and `pick-up` is."""
-        if not self.is_migrated:
-            return ["migrations"]
-        unheard = why_none_takes(self.workers, broker_answers=broker_answers) is not None
-        missing = ["worker"] * unheard + ["provider"] * self.provider_refuses
-        if broker_answers and self.overdue is not None and self.overdue.is_fault and not missing:
-            missing.append("pick-up")
-        return missing
+    def _of_rows(self, *, broker_answers: bool) -> list[Fault]:
+        found = []
+        unheard = why_none_takes(self.workers, broker_answers=broker_answers)
+        if unheard is not None:
+            found.append(Fault(Subject.WORKER, unheard))
+        if self.provider_refuses and self.lane is not None:
+            found.append(Fault(Subject.PROVIDER, str(self.lane["state"])))
+        if broker_answers and self.overdue is not None and self.overdue.is_fault and not found:
+            found.append(Fault(Subject.PICK_UP, self.overdue.reason))
+        return found
 
-    def waiting(self, *, broker_answers: bool) -> dict[str, object] | None:
+    def waiting(self, broker_away: str | None) -> dict[str, object] | None:
         """The job that has been due for longest, if for long, and why it waits."""
         if self.overdue is None:
             return None
         reason = self.overdue.reason
         if self.reason is not None:
             reason = f"the database takes no writes: {self.reason}"
-        elif not broker_answers:
+        elif broker_away is not None:
             reason = why_without_broker(self.workers)
         return {"id": self.overdue.job_id, "seconds": self.waited, "reason": reason}
+
+
+def unseen(error: SQLAlchemyError | TimeoutError) -> DatabaseState:
+    """What a look shows that failed."""
+    return DatabaseState(reason=reason_against(error))
 
 
 def look(database: Database, writes: WriteProbe, settings: Settings) -> DatabaseState:
@@ -95,7 +143,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
 
 def _shown(lane: Lane, settings: LaneSettings, now: datetime) -> dict[str, object]:
     limit = settings.limit(lane)
-    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else "narrowed"
+    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else NARROWED
     return {"lane": state, "reason": lane.closed_for, "state": state_of(lane, now), "max_calls": limit}
 
 

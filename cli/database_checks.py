@@ -1,18 +1,20 @@
-"""What `doctor` looks at in a database that answers: writes, locks and connections."""
+"""What `doctor` looks at in a database that answers: locks, connections and a pooler."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, text
 
 from cli.finding import Finding, bad, doubtful, good
+from jobs.database_url import THRESHOLD_IN_URL
 from jobs.store.database import Database, database_now
 from jobs.store.lock_waits import blockers
+from jobs.store.new_connections import IS_POOLED
 from jobs.store.pool import API_CONNECTIONS, BESIDE_POOL, WORKER_CONNECTIONS
 from jobs.store.unanswered import live_processes
 from jobs.store.workers import WorkerRow
-from jobs.store.writing import why_not_written
 
+PREPARED: Final = f"statements are prepared on it, as {THRESHOLD_IN_URL} asks"
 LONG_SECONDS: Final = 5.0
 _ALLOWED: Final = text(
     "SELECT least("
@@ -21,14 +23,6 @@ _ALLOWED: Final = text(
     " (SELECT nullif(rolconnlimit, -1) FROM pg_roles WHERE rolname = current_user),"
     " (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))"
 )
-
-
-def check_writes(database: Database, shown: str) -> Finding:
-    """Whether a small write is committed within two seconds."""
-    reason = why_not_written(database)
-    if reason is None:
-        return good("database", shown)
-    return bad("database", f"{shown}: {reason}", "until then requests are refused, and answers wait to be recorded")
 
 
 def check_locks(database: Database) -> Iterator[Finding]:
@@ -44,7 +38,7 @@ def check_locks(database: Database) -> Iterator[Finding]:
         yield good("locks", f"no transaction has held any for {LONG_SECONDS:g} s")
 
 
-def check_connections(tx: Connection, workers: list[WorkerRow]) -> Iterator[Finding]:
+def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[Finding]:
     """What the processes that run may open, against what server, role and database allow."""
     if tx.dialect.name == "sqlite":
         return
@@ -56,3 +50,11 @@ def check_connections(tx: Connection, workers: list[WorkerRow]) -> Iterator[Find
         yield doubtful("connections", counted, f"raise max_connections, or the limit of the role, to {needed} and more")
     else:
         yield good("connections", counted)
+
+
+def check_pooler(tx: Connection, database: Database) -> Iterator[Finding]:
+    """Whether a pooler stands in between that lends a session for a transaction, and what follows."""
+    if not tx.info.get(IS_POOLED):
+        return
+    prepared = "nothing is prepared on it" if THRESHOLD_IN_URL not in database.url.query else PREPARED
+    yield good("pooler", f"one lends its sessions by the transaction; {prepared}. Its own limit of clients counts too")

@@ -53,11 +53,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for each in ignored_variables():
         yield doubtful("settings", each, "remove it, or correct its name; Kubernetes: enableServiceLinks: false")
     yield check_data_dir(settings)
-    yield from check_database(settings)
     settings, redis = _check_redis(settings)
+    broker = check_broker(settings) if settings.broker_url is not None or redis.level is Level.OK else redis
+    # looked at before the database, as nobody can listen to a broker that is away
+    yield from check_database(settings, None if broker.level is Level.OK else broker.message)
     yield redis
-    if settings.broker_url is not None or redis.level is Level.OK:
-        yield check_broker(settings)
+    if broker is not redis:
+        yield broker
     yield check_webhooks(settings)
     yield from check_shutdown_dates(settings, datetime.now(UTC).date())
     yield from check_provider(settings)

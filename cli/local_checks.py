@@ -1,20 +1,20 @@
 """What `doctor` looks at on our side: the data directory, the database, the broker, Redis, workers, limits, models."""
 
 import os
-from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 from secrets import token_hex
 
 from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-import migrations
+from api.readiness import NARROWED, DatabaseState, Subject, look, unseen
 from cli.connection import read_secret
 from cli.database import reason_of, shown
-from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_writes
+from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_pooler
 from cli.datadir import ENCRYPTION_KEY_FILE
-from cli.finding import Finding, Level, bad, doubtful, good
+from cli.finding import Finding, bad, doubtful, good
 from jobs.broker import ANSWERS, BROKER_ERRORS, CLUSTER_ERRORS, refusal_of, try_queue, try_write
 from jobs.dispatch import create_celery
 from jobs.models import Catalogue
@@ -22,19 +22,18 @@ from jobs.names import Names
 from jobs.redis_url import connect
 from jobs.sealing import VARIABLE
 from jobs.settings import Settings
-from jobs.store.awaited import state_of
-from jobs.store.database import Database, database_now
+from jobs.store.database import Database
 from jobs.store.installation import Installation
-from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.refusals import REFUSALS
-from jobs.store.standstill import overdue_job, why_none_takes
-from jobs.store.workers import CALLS, WorkerRow, live_workers, shown_shortage, shown_unrecorded
+from jobs.store.workers import CALLS
+from jobs.store.writing import UNREACHABLE, WriteProbe
 
 PATIENCE_SECONDS = 3
 NOBODY = "backburner"
 SOON = timedelta(days=60)
 WAITING_HINT = "more slots: BACKBURNER_WORKER_CONCURRENCY, or more workers; a fault: the workers' logs"
 START_WORKER = "start one: make up, or backburner worker"
+CHECK_URL = "check BACKBURNER_DATABASE_URL"
 
 
 def check_data_dir(settings: Settings) -> Finding:
@@ -49,76 +48,87 @@ def check_data_dir(settings: Settings) -> Finding:
     return good("data dir", str(path))
 
 
-def check_database(settings: Settings) -> Iterator[Finding]:
-    """Whether the database is there, at this release, and whether a live worker shows in it."""
+def check_database(settings: Settings, broker_away: str | None) -> Iterator[Finding]:
+    """Whether the database is there, at this release, and what `/readyz` names as well: its list is the same.
+
+    `broker_away` is why the broker takes no messages, if it takes none.
+    """
     if _has_no_file(settings):
         yield bad("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
         return
     database = Database(settings.database, pool_size=1)
-    locks: list[Finding] = []
-    written: Finding | None = None
+    beside: list[Finding] = []
+    detail = ""
     try:
-        locks += check_locks(database)  # before what a locked table would hold up
-        with database.read(within=LONG_SECONDS) as tx:
-            if not migrations.is_current(tx):
-                yield bad("database", f"{shown(settings)} is not at this release", "run: backburner migrate")
-                return
-        written = check_writes(database, shown(settings))
-        with database.read(within=LONG_SECONDS) as tx:
-            now = database_now(tx)
-            workers = live_workers(tx, now, settings.worker_timeout)
-            overdue = overdue_job(tx, LaneSettings.from_settings(settings), now, settings.worker_timeout)
-            lane = read_lane(tx, settings.lane)
-            connections = [*check_connections(tx, workers)]
+        beside += check_locks(database)  # before what a locked table would hold up
+        state = look(database, WriteProbe(database), settings)
+        if state.reason is None and state.is_migrated:
+            with database.read(within=LONG_SECONDS) as tx:
+                beside += [*check_connections(tx, state.workers), *check_pooler(tx, database)]
     except SQLAlchemyError as error:
-        if written is None or written.level is Level.OK:
-            written = bad("database", f"{shown(settings)}: {reason_of(error)}", "check BACKBURNER_DATABASE_URL")
-        yield from (written, *locks)
-        return
+        state = unseen(error)
+        detail = f" ({reason_of(error)})" if state.reason == UNREACHABLE else ""
     finally:
         database.close()
-    yield from (written, *locks, *connections)
-    if written.level is not Level.OK:  # a worker that is not heard may just be unable to write that it lives
-        return
-    takers = [each for each in workers if each.takes(CALLS)]
-    fault = why_none_takes(workers)
-    if fault is not None:
-        draining = workers and all(each.draining_at is not None for each in workers)
-        say = doubtful if draining else bad
-        yield say("worker", f"{fault}: what is submitted stays queued", START_WORKER)
+    faults: dict[Subject, list[str]] = {}
+    for each in state.faults(broker_away):
+        faults.setdefault(each.of, []).append(each.reason)
+    if not state.is_migrated:
+        yield bad("database", f"{shown(settings)}: {faults[Subject.MIGRATIONS][0]}", "run: backburner migrate")
+    elif state.reason is None:
+        yield good("database", shown(settings))
     else:
-        yield good("worker", f"{len(takers)} live, {sum(each.concurrency for each in takers)} calls at once")
-    if overdue is not None:
-        say = bad if overdue.is_fault else doubtful
-        waited = (now - overdue.due_at).total_seconds()
-        yield say("waiting", f"{overdue.job_id} is due for {waited:.0f} s: {overdue.reason}", WAITING_HINT)
-    yield from _check_limits(workers)
-    yield _check_lane(lane, settings)
+        hint = "until then requests are refused, and answers wait to be recorded"
+        yield bad("database", f"{shown(settings)}: {state.reason}{detail}", CHECK_URL if detail else hint)
+    yield from beside
+    if state.reason is None and state.is_migrated:
+        yield _check_workers(state, faults)
+        yield from _check_waiting(state, broker_away)
+    yield from _check_limits(state, faults)
+    if state.lane is not None:
+        yield _check_lane(state.lane, faults)
 
 
-def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
+Faults = Mapping[Subject, Sequence[str]]
+"""The reasons that `/readyz` gives."""
+
+
+def _check_workers(state: DatabaseState, faults: Faults) -> Finding:
+    if Subject.WORKER in faults:
+        return bad("worker", f"{faults[Subject.WORKER][0]}: what is submitted stays queued", START_WORKER)
+    takers = [each for each in state.workers if each.takes(CALLS)]
+    return good("worker", f"{len(takers)} live, {sum(each.concurrency for each in takers)} calls at once")
+
+
+def _check_waiting(state: DatabaseState, broker_away: str | None) -> Iterator[Finding]:
+    waiting = state.waiting(broker_away)
+    if waiting is not None and state.overdue is not None:
+        say = bad if state.overdue.is_fault else doubtful
+        yield say("waiting", f"{waiting['id']} is due for {state.waited:.0f} s: {waiting['reason']}", WAITING_HINT)
+
+
+def _check_limits(state: DatabaseState, faults: Faults) -> Iterator[Finding]:
     """Whether workers hold as many calls as they are set to, and can record their ends; each says so itself."""
-    short = [worker for worker in workers if worker.short_of is not None]
-    for worker in short:
+    for each in faults.get(Subject.LIMITS, ()):
         hint = "raise that limit for the worker's own process (ulimit -n, LimitNOFILE), or lower its concurrency"
-        yield doubtful("limits", shown_shortage(worker), hint)
-    if workers and not short:
+        yield doubtful("limits", each, hint)
+    if state.workers and Subject.LIMITS not in faults:
         yield good("limits", "no worker is short of files, memory or threads")
-    for worker in workers:
-        if worker.unrecorded:
-            hint = "no answer is lost: it tries again until it is recorded, and keeps it as a file meanwhile"
-            yield doubtful("answers", shown_unrecorded(worker), hint)
+    for each in faults.get(Subject.ANSWERS, ()):
+        hint = "no answer is lost: it tries again until it is recorded, and keeps it as a file meanwhile"
+        yield doubtful("answers", each, hint)
 
 
-def _check_lane(lane: Lane, settings: Settings) -> Finding:
+def _check_lane(lane: Mapping[str, object], faults: Faults) -> Finding:
     """Whether calls may go out to the provider, as its answers to our workers left it."""
-    if lane.closed_for is not None:
+    if lane["state"] is not None:
         hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
-        if lane.closed_for in REFUSALS:
+        if lane["reason"] in REFUSALS:
             hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
-        return bad("lane", f"closed: {state_of(lane, datetime.now(UTC))}; jobs wait, no attempt is used", hint)
-    limit = LaneSettings.from_settings(settings).limit(lane)
-    if lane.max_calls is not None:
+        say = bad if Subject.PROVIDER in faults else doubtful
+        return say("lane", f"closed: {lane['state']}; jobs wait, no attempt is used", hint)
+    limit = lane["max_calls"]
+    if lane["lane"] == NARROWED:
         return doubtful("lane", f"narrowed to {limit} calls at once: the provider said it was too many", "")
     return good("lane", "open" if limit is None else f"open, {limit} calls at once")
 

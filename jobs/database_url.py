@@ -1,6 +1,8 @@
 """What a database's URL says to us rather than to the driver."""
 
+from collections.abc import Sequence
 from typing import Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import SecretStr
 from sqlalchemy import URL, make_url
@@ -10,6 +12,11 @@ PREPARE_THRESHOLD: Final = 2
 """At its second use on a connection, a statement is prepared."""
 THRESHOLD_IN_URL: Final = "prepare_threshold"
 NEVER: Final = "none"
+WRITABLE: Final = ("target_session_attrs", "read-write")
+PORT: Final = "5432"
+HOSTS_WANTED: Final = (
+    "expected a port for each host, such as postgresql://user:password@/name?host=one,two&port=5432,5433"
+)
 OTHER_DRIVERS: Final = {
     "postgresql": ("asyncpg", "psycopg", "psycopg2", "psycopg2cffi", "psycopg_async", "pg8000"),
     "sqlite": ("aiosqlite", "pysqlite"),
@@ -45,6 +52,9 @@ def checked_database_url(value: SecretStr | None) -> SecretStr | None:
     scheme, mark, rest = text.partition("://")
     backend, _, driver = scheme.lower().partition("+")
     backend = "postgresql" if backend == "postgres" else backend
+    if backend == "postgresql":
+        text = _with_hosts_apart(text)
+        rest = text.partition("://")[2]
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # of which the latter would repeat what stands where the port should
@@ -57,3 +67,48 @@ def checked_database_url(value: SecretStr | None) -> SecretStr | None:
         raise ValueError("ssl= is another driver's option; expected sslmode=require, or verify-full with sslrootcert=")
     prepare_threshold(url)
     return SecretStr(f"{backend}{mark}{rest}")
+
+
+def _with_hosts_apart(text: str) -> str:
+    """Return the URL of one of several servers as `?host=one,two&port=1,2`; any other is unchanged.
+
+    Libpq's own form, `//one:1,two:2/name`, is none of SQLAlchemy's, and `?host=one:1,two:2` is read as four names. The
+    server that takes writes is the one that is meant, unless the URL asks for another.
+
+    Raises:
+        ValueError: it has neither one port nor one for each host.
+    """
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # which `make_url` tells better
+        return text
+    credentials, at, servers = parts.netloc.rpartition("@")
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    named = servers.split(",") if "," in servers else _of_query(query, "host")
+    if len(named) < 2:
+        return text
+    hosts, beside = zip(*map(_host_and_port, named), strict=True)
+    ports = _of_query(query, "port") or beside
+    if len(ports) == 1:
+        ports *= len(hosts)
+    if len(ports) != len(hosts) or not all(each.isdecimal() for each in ports):
+        raise ValueError(HOSTS_WANTED)
+    asked = [each for each in query if each[0] not in ("host", "port")]
+    if WRITABLE[0] not in dict(asked):
+        asked.append(WRITABLE)
+    asked = [("host", ",".join(hosts)), ("port", ",".join(ports)), *asked]
+    return parts._replace(
+        netloc=credentials + at, query=urlencode(asked, safe=",:/", quote_via=quote), fragment=""
+    ).geturl()
+
+
+def _of_query(query: Sequence[tuple[str, str]], name: str) -> list[str]:
+    return [each for key, value in query if key == name for each in value.split(",")]
+
+
+def _host_and_port(text: str) -> tuple[str, str]:
+    """The host, an IPv6 address without its brackets, and the port."""
+    host, _, port = text.rpartition(":")
+    if text.endswith("]") or not host or (":" in host and not host.endswith("]")):
+        host, port = text, ""
+    return host.removeprefix("[").removesuffix("]"), port or PORT

@@ -18,6 +18,7 @@ from kombu.transport.redis import Channel as RedisChannel
 from sqlalchemy import Connection as DatabaseConnection
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.amqp_url import is_amqps, tls_of_amqps, without_tls_options
 from jobs.broker import (
     CONNECT_SECONDS,
     BrokerAway,
@@ -59,7 +60,8 @@ def create_celery(settings: Settings) -> Celery:
     forget_celerys(os.environ)  # Celery would obey it before what follows, whatever it says
     # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
-    app = Celery("backburner", broker=for_kombu(settings.broker), set_as_current=False)
+    url, tls = _broker_line(settings.broker)
+    app = Celery("backburner", broker=url, set_as_current=False)
     app.amqp.Connection = SteadyConnection
     app.conf.update(
         accept_content=["json"],
@@ -69,7 +71,7 @@ def create_celery(settings: Settings) -> Celery:
         broker_connection_timeout=CONNECT_SECONDS,
         broker_pool_limit=None,
         broker_transport_options=_transport_options(settings),
-        broker_use_ssl=tls_of(settings.broker) if _holds_bells(settings.broker) else False,
+        broker_use_ssl=tls,
         result_backend_thread_safe=True,  # there is none: else each task would make one of its own
         task_acks_late=False,
         task_create_missing_queues=False,
@@ -103,6 +105,13 @@ def queue_of(name: str) -> Queue:
     Webhook deliveries have one of their own, so that neither they nor the calls wait behind the other's bells.
     """
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
+
+
+def _broker_line(url: str) -> tuple[str, dict[str, Any] | bool]:
+    """The URL that Celery is given, and how TLS is spoken."""
+    if is_amqps(url):
+        return without_tls_options(url), tls_of_amqps(url)
+    return for_kombu(url), tls_of(url) if _holds_bells(url) else False
 
 
 def _holds_bells(url: str) -> bool:

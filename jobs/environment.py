@@ -22,6 +22,8 @@ _SERVICE: Final = re.compile(
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://.*")
 _OF_TESTS: Final = f"{PREFIX}TEST_"
 _OF_CELERY: Final = "CELERY_"
+_OF_CELERYS_COMMAND: Final = ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE")
+"""What the command `celery` reads without the prefix, after it has imported us, and passes on with it."""
 
 
 def is_of_a_service(name: str, value: str | None) -> bool:
@@ -69,7 +71,7 @@ def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collecti
 
 def forget_celerys(environment: MutableMapping[str, str]) -> None:
     """Remove what Celery would take for its own settings: what is ours is said by our settings alone."""
-    for name in [each for each in environment if each.startswith(_OF_CELERY)]:
+    for name in [each for each in environment if each.startswith(_OF_CELERY) or each in _OF_CELERYS_COMMAND]:
         del environment[name]
 
 

@@ -135,9 +135,7 @@ def check_url(url: str) -> None:
     query = dict(parse_qsl(parts.query))
     if scheme != "rediss" and (tls := sorted(name for name in query if name.startswith(TLS))):
         raise ValueError(f"{tls[0]} has no effect there; expected a URL that begins with rediss://")
-    for name in _FILES:
-        if name in query and not os.access(query[name], os.R_OK):
-            raise ValueError(f"the file that {name} names cannot be read")
+    check_files(query)
     _tls(query)
     try:
         pool = redis.Redis.from_url(_for_redis_py(url)).connection_pool
@@ -146,6 +144,22 @@ def check_url(url: str) -> None:
         raise ValueError(
             "it holds an option that Redis' client does not know, or a value that it does not take"
         ) from None
+
+
+def check_files(query: Mapping[str, str]) -> None:
+    """Look whether the files for TLS are there.
+
+    Raises:
+        ValueError: one cannot be read.
+    """
+    for name in _FILES:
+        if name in query and not os.access(query[name], os.R_OK):
+            raise ValueError(f"the file that {name} names cannot be read")
+
+
+def wants(text: str) -> bool:
+    """Whether an option that is on or off is on."""
+    return text.lower() not in _NO
 
 
 def tls_of(url: str) -> dict[str, str | bool]:
@@ -162,10 +176,15 @@ def _for_redis_py(url: str) -> str:
     query = dict(parse_qsl(parts.query))
     if parts.scheme != "rediss" or "ssl_cert_reqs" not in query:
         return url
-    return parts._replace(query=urlencode({**query, "ssl_cert_reqs": _requirement(query["ssl_cert_reqs"])})).geturl()
+    return parts._replace(query=urlencode({**query, "ssl_cert_reqs": requirement(query["ssl_cert_reqs"])})).geturl()
 
 
-def _requirement(text: str) -> str:
+def requirement(text: str) -> str:
+    """How far a certificate is verified, in redis-py's words.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     found = text.lower().removeprefix("cert_")
     if found not in _REQUIREMENTS:
         raise ValueError("expected ssl_cert_reqs=required, optional or none")
@@ -227,9 +246,9 @@ def _tls(query: Mapping[str, str]) -> dict[str, str | bool]:
     if query.get(TLS, "").lower() in _NO and not given:
         return {}
     if "ssl_cert_reqs" in query:
-        given["ssl_cert_reqs"] = _requirement(query["ssl_cert_reqs"])
+        given["ssl_cert_reqs"] = requirement(query["ssl_cert_reqs"])
     if "ssl_check_hostname" in query:
-        given["ssl_check_hostname"] = query["ssl_check_hostname"].lower() not in _NO
+        given["ssl_check_hostname"] = wants(query["ssl_check_hostname"])
     return {"ssl_cert_reqs": "required", **given}
 
 

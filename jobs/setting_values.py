@@ -3,11 +3,13 @@
 import base64
 import json
 import re
+from importlib.util import find_spec
 from ipaddress import ip_network
 from typing import Final
 
 from pydantic import BeforeValidator, SecretStr
 
+from jobs.amqp_url import check_amqps_url, is_amqps
 from jobs.redis_url import check_url
 
 ANY_ORIGIN: Final = "*"
@@ -26,6 +28,24 @@ BROKER_SCHEMES: Final = frozenset(
     }
 )
 """All that kombu knows, but for `memory`, which no two processes share."""
+BROKER_LIBRARIES: Final = {
+    "azureservicebus": ("azure.servicebus", "kombu[azureservicebus]"),
+    "azurestoragequeues": ("azure.storage.queue", "kombu[azurestoragequeues]"),
+    "confluentkafka": ("confluent_kafka", "kombu[confluentkafka]"),
+    "consul": ("consul", "kombu[consul]"),
+    "etcd": ("etcd", "python-etcd"),
+    "gcpubsub": ("google.cloud.pubsub_v1", "kombu[gcpubsub]"),
+    "kafka": ("confluent_kafka", "kombu[confluentkafka]"),
+    "librabbitmq": ("librabbitmq", "kombu[librabbitmq]"),
+    "mongodb": ("pymongo", "kombu[mongodb]"),
+    "pgmq": ("pgmq", "kombu[pgmq]"),
+    "pyro": ("Pyro4", "kombu[pyro]"),
+    "qpid": ("qpid", "kombu[qpid]"),
+    "slmq": ("softlayer_messaging", "kombu[slmq]"),
+    "sqs": ("boto3", "kombu[sqs]"),
+    "zookeeper": ("kazoo", "kombu[zookeeper]"),
+}
+"""What a broker needs that we do not install: the module that is imported, and what to install for it."""
 
 
 def without_newline(value: SecretStr | None) -> SecretStr | None:
@@ -134,16 +154,31 @@ def checked_broker_url(value: SecretStr | None) -> SecretStr | None:
     """Return the URL of the broker.
 
     Raises:
-        ValueError: its scheme is none of Celery's, or of a broker that processes cannot share.
+        ValueError: its scheme is none of Celery's, of a broker that processes cannot share, or its library is missing.
     """
     if value is None:
         return None
     value = _stripped(value)
     if _scheme(value).partition("+")[0] not in BROKER_SCHEMES:
         raise ValueError("expected the URL of a broker that Celery supports, such as redis://, sentinel:// or amqp://")
+    _check_library(_scheme(value).partition("+")[0])
     if _scheme(value) in ("redis", "rediss", "unix") and ";" not in value.get_secret_value():
         check_url(value.get_secret_value())
+    if is_amqps(value.get_secret_value()):
+        check_amqps_url(value.get_secret_value())
     return value
+
+
+def _check_library(scheme: str) -> None:
+    if scheme not in BROKER_LIBRARIES:
+        return
+    module, package = BROKER_LIBRARIES[scheme]
+    try:
+        is_there = find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        is_there = False
+    if not is_there:
+        raise ValueError(f"the library for {scheme}:// is not installed: pip install '{package}'")
 
 
 def _stripped(url: SecretStr) -> SecretStr:

@@ -10,14 +10,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import Parts, PartsDep
-from api.readiness import DatabaseState
+from api.readiness import DatabaseState, unseen
 from api.schemas import Readiness
 from jobs.store.database import database_now
 from jobs.store.endpoints import count_disabled, count_ended_deliveries, count_open_deliveries, oldest_undelivered_at
 from jobs.store.lanes import LaneSettings, read_lane
 from jobs.store.queries import count_open, oldest_due_at
 from jobs.store.workers import live_workers
-from jobs.store.writing import reason_against
 from jobs.telemetry import get_logger
 
 RECENTLY = timedelta(minutes=15)
@@ -44,7 +43,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(parts: PartsDep) -> Response:
     """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
     the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
-    why of what is missing, where known.
+    why of each thing that is missing. `backburner doctor` tells the same list.
     """
     body = await _readiness(parts)
     return JSONResponse(body, 503 if body["missing"] else 200)
@@ -52,32 +51,26 @@ async def readyz(parts: PartsDep) -> Response:
 
 async def _readiness(parts: Parts) -> dict[str, object]:
     # on no thread that handlers share: those who wait for what is silent may have taken them all
-    (state, reason), broker_away = await gather(_look_at_database(parts), _look_at_broker(parts))
-    broker_answers = broker_away is None
-    missing, reasons = state.missing(broker_answers=broker_answers), dict[str, str]()
-    if reason is not None:  # a worker that is not heard may just be unable to write that it lives
-        missing, reasons = ["database"], {"database": reason}
-        log.warning("not ready", **reasons)
-    if broker_away is not None:
-        missing.append("broker")
-        reasons["broker"] = broker_away
+    state, broker_away = await gather(_look_at_database(parts), _look_at_broker(parts))
+    faults = state.faults(broker_away)
+    missing = {each.of.value: each.reason for each in faults if each.is_missing}
+    if state.reason is not None:
+        log.warning("not ready", database=state.reason)
     return {
         "status": "unavailable" if missing else "ok",
-        "missing": missing,
-        "reasons": reasons,
-        "warnings": state.warnings,
-        "waiting": state.waiting(broker_answers=broker_answers),
+        "missing": list(missing),
+        "reasons": missing,
+        "warnings": [each.reason for each in faults if not each.is_missing],
+        "waiting": state.waiting(broker_away),
         "provider": state.lane,
     }
 
 
-async def _look_at_database(parts: Parts) -> tuple[DatabaseState, str | None]:
-    """What the database shows, and why it takes no writes, if it takes none."""
+async def _look_at_database(parts: Parts) -> DatabaseState:
     try:
-        state = await parts.database_probe.ask()
+        return await parts.database_probe.ask()
     except (SQLAlchemyError, TimeoutError) as error:
-        return DatabaseState(), reason_against(error)
-    return state, state.reason
+        return unseen(error)
 
 
 async def _look_at_broker(parts: Parts) -> str | None:

@@ -23,6 +23,8 @@ LIMITS: Final = (
 )
 BEGIN_ALSO: Final = "backburner_begin_also"
 """In a connection's `info`, what each of its write transactions must set besides."""
+IS_POOLED: Final = "backburner_is_pooled"
+"""In a connection's `info`, whether a pooler lends its session for a transaction."""
 UTF8: Final = "UTF8"
 _ASK: Final = "SELECT pg_backend_pid(), current_setting('server_encoding'), " + ", ".join(
     f"coalesce(current_setting('{each}', true), '0')" for each in LIMITS
@@ -53,7 +55,7 @@ class NewConnections:
         ((pid, encoding, *limits),) = driver.execute(_ASK.encode())
         if encoding != UTF8:
             raise WrongEncoding(encoding, self.url.database or "backburner")
-        is_pooled = pid != driver.info.backend_pid
+        is_pooled = info[IS_POOLED] = pid != driver.info.backend_pid
         if is_pooled and THRESHOLD_IN_URL not in self.url.query:
             driver.prepare_threshold = None
         asked_for = str(self.url.query.get("options", ""))

@@ -10,12 +10,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from cli.main import app as cli_app
-from jobs.environment import PREFIX
+from jobs.environment import FILE, PREFIX
 from jobs.settings import Settings, variable_of
 from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, MissingVariable, load, seconds
 from worker.process import RECORDING_SECONDS
 
 SETTINGS = {variable_of(name) for name in Settings.model_fields}
+OF_OTHERS = {"BROKER_URL", "CELERY_CONFIG_MODULE", "HTTPS_PROXY", "NO_PROXY"}
+SECRET_FILES = {name + FILE for name in Settings.secret_variables()}
 SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY", f"{PREFIX}REDIS_PASSWORD"}
 IMAGES = {"POSTGRES_IMAGE": "postgres", "VALKEY_IMAGE": "redis"}
 OF_POSTGRES = {"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"}
@@ -218,12 +220,19 @@ def test_the_file_says_what_its_dotenv_must_hold() -> None:
     assert all(f"#   {variable}=" in head for variable in DOTENV)
 
 
+def test_the_tests_that_the_runbook_names_are_there() -> None:
+    named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/operations.md").read_text("utf-8"))
+    assert named
+    assert [each for each in named if not (ROOT / each).is_file()] == []
+
+
 def test_the_runbook_names_only_what_there_is(compose: ComposeFile) -> None:
     runbook = (ROOT / "docs/operations.md").read_text("utf-8")
     code = " ".join(re.findall(r"```.*?```|`[^`]+`", runbook, re.DOTALL))
     variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", code))
-    assert {name for name in variables if name.startswith(PREFIX)} <= SETTINGS
-    assert all(f"${{{name}:" in PATH.read_text("utf-8") for name in variables if not name.startswith(PREFIX))
+    assert {name for name in variables if name.startswith(PREFIX)} <= SETTINGS | SECRET_FILES
+    others = {name for name in variables if not name.startswith(PREFIX)} - OF_OTHERS
+    assert all(f"${{{name}:" in PATH.read_text("utf-8") for name in others)
     command = get_command(cli_app)
     assert isinstance(command, TyperGroup)
     assert set(re.findall(r"(?:^|\s|`)backburner ([a-z]+)", code)) <= command.commands.keys()

@@ -41,6 +41,28 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
     assert worker.stop() == 0, worker.output
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("command", [DOCUMENTED, (*DOCUMENTED, "-P", "gevent"), ("worker.celery_worker",)])
+def test_what_another_applications_celery_is_told_changes_nothing(
+    stack: Stack, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Celery obeys these before what it is told in code, and some of them without its prefix."""
+    for name in ("BROKER_URL", "CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
+        monkeypatch.setenv(name, "redis://127.0.0.1:1/0")
+    for name in ("RESULT_BACKEND", "CELERY_RESULT_BACKEND"):
+        monkeypatch.setenv(name, "redis://127.0.0.1:1/1")
+    monkeypatch.setenv("CONFIG_MODULE", "of.another.application")
+    if "gevent" not in command:  # else Celery imports these before it imports us
+        for name in ("CELERY_CONFIG_MODULE", "CELERY_LOADER"):
+            monkeypatch.setenv(name, "of.another.application")
+    monkeypatch.setenv("CELERY_TASK_ALWAYS_EAGER", "true")
+    worker = stack.start_worker(*command)
+    job_id = stack.submit("[[sim: full delay=0]] Hello")
+    stack.await_all([job_id], "completed", 30)
+    assert "CELERY_" in worker.output
+    assert worker.stop() == 0, worker.output
+
+
 def test_its_time_limits_end_no_call_and_buy_none_again(stack: Stack) -> None:
     worker = stack.start_worker("worker.celery_worker", "--time-limit", "1", "--soft-time-limit", "1")
     worker.match("time limits have no effect")

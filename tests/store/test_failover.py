@@ -1,8 +1,43 @@
-"""No connection to a server that takes no writes any more is kept."""
+"""No connection to a server that takes no writes any more is kept, and each new one looks for its successor."""
 
-from jobs.store.database import Database
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, make_url
+from sqlalchemy.exc import DBAPIError
+
+from jobs.settings import load_settings
+from jobs.store.database import CommitUnknown, Database, sqlstate_of
+from tests.support.gate import Gate
 from tests.support.postgres import Databases, Primary, Standby, either
 from tests.support.waiting import await_until
+
+NAME = "database.test"
+FORMS = (
+    "{user}@{one},{other}/{name}",
+    "{user}@/{name}?host={one},{other}",
+    "{user}@/{name}?host={one}&host={other}",
+)
+CLIENT = """
+import sys
+from jobs.store.database import Database
+from tests.store.test_failover import _is_written, port_of
+database = Database(sys.argv[1])
+for _ in sys.stdin:
+    print(port_of(database) if _is_written(database) else "refused", flush=True)
+"""
+"""Writes once for each line that it is sent."""
+
+
+def _may_unshare() -> bool:
+    try:
+        return subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def test_connections_go_to_the_successor() -> None:
@@ -21,6 +56,128 @@ def test_connections_go_to_the_successor() -> None:
                 ports = {each.exec_driver_sql("SHOW port").scalar_one() for each in (one, other)}
             assert ports == {str(standby.port)}
             database.close()
+            for form in FORMS:
+                database = Database(_settled(form, primary, standby, url))
+                assert port_of(database) == standby.port
+                database.close()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not _may_unshare(), reason="only root gives a process its own /etc/hosts, where it may mount")
+def test_a_name_that_leads_elsewhere_is_looked_up_again(tmp_path: Path) -> None:
+    """A failover of a managed server moves its name, and both old and new answer for a while."""
+    hosts = tmp_path / "hosts"
+    with Primary() as primary:
+        url = Databases(primary.url).empty()
+        with (
+            Standby(primary) as standby,
+            Gate(primary.url, "127.0.0.2") as old,
+            Gate(standby.url, "127.0.0.3", old.port) as new,
+        ):
+            old.open()
+            new.open()
+            hosts.write_text(f"127.0.0.2 {NAME}\n")
+            at_name = make_url(url).set(host=NAME, port=old.port).render_as_string(hide_password=False)
+            with _client_whose_hosts_are(hosts, at_name) as ask:
+                assert ask() == str(primary.port)
+                await_until(standby.follows, 10, "the standby does not follow")
+                primary.demote()
+                standby.promote()
+                assert ask() == "refused"
+                hosts.write_text(f"127.0.0.3 {NAME}\n")
+                await_until(lambda: ask() == str(standby.port), 10, "the name is not looked up again")
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    database = Database(postgres_url)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "code", ["25006", "57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "08P01"]
+)
+def test_what_a_server_says_that_goes_discards_all_connections(code: str, database: Database) -> None:
+    before = _pids(database)
+    with pytest.raises(DBAPIError) as told, database.begin() as tx:
+        _fail(tx, code)
+    assert sqlstate_of(told.value) == code
+    assert not _pids(database) & before
+
+
+@pytest.mark.parametrize("code", ["22012", "40001", "42501", "53100"])
+def test_any_other_error_discards_none(code: str, database: Database) -> None:
+    before = _pids(database)
+    with pytest.raises(DBAPIError), database.begin() as tx:
+        _fail(tx, code)
+    assert _pids(database) == before
+
+
+@pytest.mark.parametrize("code", ["57P01", "08006"])
+def test_a_commit_that_ends_so_may_have_been_made(code: str, database: Database) -> None:
+    before = _pids(database)
+    with database.begin() as tx:
+        tx.exec_driver_sql("CREATE TABLE late (id int)")
+        tx.exec_driver_sql(
+            "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'gone' USING ERRCODE = '{code}'; END $$"
+        )
+        tx.exec_driver_sql(
+            "CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION fail()"
+        )
+    with pytest.raises(CommitUnknown), database.begin() as tx:
+        tx.exec_driver_sql("INSERT INTO late VALUES (1)")
+    assert not _pids(database) & before
+
+
+def test_a_session_that_is_ended_takes_the_others_with_it(database: Database) -> None:
+    """As by `pg_terminate_backend`, and by a server that shuts down."""
+    before = _pids(database)
+    with pytest.raises(DBAPIError), database.begin() as tx:
+        tx.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert not _pids(database) & before
+
+
+def port_of(database: Database) -> int:
+    """The port of the server that a connection leads to."""
+    with database.read() as tx:
+        return int(tx.exec_driver_sql("SHOW port").scalar_one())
+
+
+@contextmanager
+def _client_whose_hosts_are(hosts: Path, url: str) -> Iterator[Callable[[], str]]:
+    """A process that resolves names by this file; the function has it write, and returns what it says."""
+    program = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", program, "sh", sys.executable, "-c", CLIENT, url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+
+        def ask() -> str:
+            print(file=client.stdin, flush=True)
+            return client.stdout.readline().strip() if client.stdout is not None else ""
+
+        yield ask
+        client.stdin.close()
+
+
+def _settled(form: str, primary: Primary, standby: Standby, url: str) -> str:
+    """The URL in force where an operator writes it in this form."""
+    one, other = (f"{make_url(each.url).host}:{each.port}" for each in (primary, standby))
+    given = form.format(user=make_url(url).username, name=make_url(url).database, one=one, other=other)
+    return load_settings(database_url=f"postgresql://{given}").database
+
+
+def _pids(database: Database) -> set[int]:
+    """Of the sessions behind two connections."""
+    with database.read() as one, database.read() as other:
+        return {each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, other)}
+
+
+def _fail(tx: Connection, code: str) -> None:
+    tx.exec_driver_sql(f"DO $$ BEGIN RAISE EXCEPTION 'gone' USING ERRCODE = '{code}'; END $$")
 
 
 def _is_written(database: Database) -> bool:

@@ -1,8 +1,12 @@
 """Statements are prepared where a session is ours, and not where a pooler lends it for a transaction."""
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import make_url
 
+from cli.local_checks import check_database
+from jobs.settings import load_settings
 from jobs.store.database import Database
 from tests.support import pgbouncer
 from tests.support.pgbouncer import PgBouncerServer
@@ -36,6 +40,20 @@ def test_none_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(postgres_ur
     with PgBouncerServer(postgres_url) as pooler:
         assert prepared(pooler.url) == 0
         assert prepared(with_threshold(pooler.url, "2")) == 1
+
+
+@NEEDS_POOLER
+def test_doctor_names_a_pooler(postgres_url: str, tmp_path: Path) -> None:
+    def named(url: str) -> list[str]:
+        settings = load_settings(database_url=url, data_dir=str(tmp_path))
+        return [each.message for each in check_database(settings, None) if each.name == "pooler"]
+
+    assert named(postgres_url) == []
+    with PgBouncerServer(postgres_url) as pooler:
+        (message,) = named(pooler.url)
+        assert "nothing is prepared on it" in message
+        (message,) = named(with_threshold(pooler.url, "2"))
+        assert "as prepare_threshold asks" in message
 
 
 def test_the_url_decides_whether_statements_are_prepared(postgres_url: str) -> None:

@@ -13,20 +13,22 @@ BYTES = 65_536
 class Gate:
     """Passes on what comes to `url` to the server behind it; begins shut."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, address: str = "127.0.0.1", port: int = 0) -> None:
+        """At a free port of `address`, unless it is given one."""
         parts = urlsplit(target)
         assert parts.hostname is not None
         assert parts.port is not None
         self._target = (parts.hostname, parts.port)
-        with socket.create_server(("127.0.0.1", 0)) as free:
+        self._address = address
+        with socket.create_server((address, port)) as free:
             self.port = int(free.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{address}:{self.port}"
         self._listener: socket.socket | None = None
         self._through: list[socket.socket] = []
 
     def open(self) -> None:
         """Take connections from now on."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._listener = socket.create_server((self._address, self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def shut(self) -> None:

@@ -14,6 +14,10 @@ class ValkeyServer(Server):
 
     name = "valkey"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.also: dict[str, str] = {}  # options of its next start
+
     @property
     def url(self) -> str:
         return f"redis://{HOST}:{self.port}/0"
@@ -33,6 +37,7 @@ class ValkeyServer(Server):
     def _command(self) -> list[str]:
         binary: Path = get_binary_path()
         options = {"bind": HOST, "port": str(self.port), "dir": str(self.directory), "save": "", "appendonly": "no"}
+        options |= self.also
         return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
 
     def _answers(self) -> bool:

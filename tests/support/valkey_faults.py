@@ -60,5 +60,25 @@ def another_password(valkey: ValkeyServer) -> Iterator[None]:
             client.config_set("requirepass", "")
 
 
+@contextmanager
+def loading(valkey: ValkeyServer) -> Iterator[None]:
+    """It was started again, and reads its data from the disk for as long as it is let."""
+    with valkey.client() as client:
+        client.config_set("rdbcompression", "no")  # it answers once for each kilobyte that it reads
+        client.mset({f"loaded:{number}": "x" * 1_000 for number in range(4_000)})
+        client.save()
+    valkey.stop()
+    valkey.also = {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}  # the former in µs
+    valkey.start()
+    with valkey.client() as client:
+        assert _info(client, "loading") == 1
+        try:
+            yield
+        finally:
+            client.config_set("key-load-delay", 0)
+            valkey.also = {}
+            (valkey.directory / "dump.rdb").unlink()
+
+
 def _info(client: "redis.Redis", name: str) -> Any:
     return client.info("persistence")[name]

@@ -9,12 +9,12 @@ import ssl
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
-from urllib.request import getproxies
 
 import httpx
 from pydantic import SecretStr
 
 from jobs.errors import SettingsError
+from worker.provider.proxies import proxy_for, unusable
 
 CALLS_EACH: Final = 5
 """Calls in flight for each client, which takes 3 KB. Each costs every other's beginning and end 1 µs: decision 0085."""
@@ -43,11 +43,11 @@ class HttpxClients:
         if self.key:  # else httpx makes an Authorization of the URL's user and password
             self._base = self._base.copy_with(username="", password="")
         self._tls = tls or httpx.create_ssl_context()
-        self._proxies = _proxies_by_tls(self._tls)
+        self._proxy = proxy_for(self._base, self._tls)
         try:
             self._first = self._make()
-        except (httpx.InvalidURL, ValueError, ImportError):  # of which the last means SOCKS
-            raise _unusable_proxy() from None
+        except (httpx.InvalidURL, ValueError):
+            raise unusable() from None
         self._free = [self._first] * CALLS_EACH
         self._fields: Fields = [
             ("Accept-Encoding", "identity"),  # small beside the minutes waited, and a cut body stays readable
@@ -89,10 +89,8 @@ class HttpxClients:
             base_url=self._base.copy_with(query=None, fragment=None),
             params=self._base.params,
             verify=self._tls,
-            mounts={
-                pattern: httpx.HTTPTransport(verify=self._tls, limits=UNLIMITED, proxy=proxy)
-                for pattern, proxy in self._proxies.items()
-            },
+            proxy=self._proxy,
+            trust_env=False,  # of it we take the authorities and the proxy ourselves
             limits=UNLIMITED,
             event_hooks={"response": [_lay_aside_target]},
         )
@@ -140,42 +138,6 @@ def _usable_key(api_key: SecretStr | None) -> str:
     if not (key.isascii() and key.isprintable()):
         raise SettingsError("BACKBURNER_PROVIDER_API_KEY holds characters that cannot stand in an HTTP header")
     return key
-
-
-def _proxies_by_tls(tls: ssl.SSLContext) -> dict[str, httpx.Proxy]:
-    """The environment's https:// proxies, by the URLs that go through them, to be trusted as `tls` says.
-
-    httpx checks them by the authorities that it brings along, whatever SSL_CERT_FILE names.
-    """
-    found = getproxies()
-    if "*" in (each.strip() for each in found.get("no", "").split(",")):
-        return {}
-    proxies = {}
-    for scheme in ("http", "https", "all"):
-        if not (address := found.get(scheme)):
-            continue
-        proxy = _usable_proxy(address)
-        if proxy.scheme == "https":
-            proxies[f"{scheme}://"] = httpx.Proxy(proxy, ssl_context=tls)
-    return proxies
-
-
-def _usable_proxy(address: str) -> httpx.URL:
-    """The URL of a proxy, which httpx would find at the first call that it cannot use."""
-    try:
-        proxy = httpx.URL(address if "://" in address else f"http://{address}")
-        proxy.host.encode("idna")  # as the resolver will
-    except (httpx.InvalidURL, UnicodeError):
-        raise _unusable_proxy() from None
-    if not proxy.host:
-        raise _unusable_proxy()
-    return proxy
-
-
-def _unusable_proxy() -> SettingsError:
-    return SettingsError(
-        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or NO_PROXY cannot be used; proxies are http:// or https://"
-    )
 
 
 def _version() -> str:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from cli.connection import load_connection
 from cli.environments import Part, environment_of
@@ -172,8 +173,30 @@ class TestDatabaseUrl:
         Database(settings.database).close()
 
     @pytest.mark.parametrize(
+        ("url", "hosts", "ports"),
+        [
+            ("me:p%40@one:1,two:2/x", "one,two", "1,2"),
+            ("me:p%40@one,two/x", "one,two", "5432,5432"),
+            ("me:p%40@[::1]:1,[::2]/x", "::1,::2", "1,5432"),
+            ("me:p%40@/x?host=one,two&port=1,2", "one,two", "1,2"),
+            ("me:p%40@/x?host=one,two&port=3", "one,two", "3,3"),
+            ("me:p%40@/x?host=one:1,two:2", "one,two", "1,2"),
+            ("me:p%40@/x?host=one:1&host=::2", "one,::2", "1,5432"),
+        ],
+    )
+    def test_several_servers_may_be_named_in_any_form(self, url: str, hosts: str, ports: str) -> None:
+        found = make_url(load_settings(database_url=f"postgresql://{url}").database)
+        assert (found.username, found.password, found.host, found.port, found.database) == ("me", "p@", None, None, "x")
+        assert found.query == {"host": hosts, "port": ports, "target_session_attrs": "read-write"}
+        other = f"{url}{'&' if '?' in url else '?'}target_session_attrs=primary&options=-c%20a%3Db"
+        query = make_url(load_settings(database_url=f"postgresql://{other}").database).query
+        assert (query["target_session_attrs"], query["options"]) == ("primary", "-c a=b")
+
+    @pytest.mark.parametrize(
         ("url", "says"),
         [
+            ("postgresql://h1,h2,h3/x?port=1,2", "expected a port for each host"),
+            ("postgresql://h1:secret,h2/x", "expected a port for each host"),
             ("postgresql+asyncpg://h/x?ssl=require", "sslmode=require"),
             ("postgresql+hope://h/x", "expected postgresql://"),
             ("sqlite+pysqlcipher:///x", "expected sqlite://"),

@@ -7,7 +7,7 @@ from redis.connection import SSLConnection
 from jobs.dispatch import create_celery
 from jobs.errors import SettingsError
 from jobs.redis_url import Sentinels, connect, for_kombu, with_master
-from jobs.setting_values import BROKER_SCHEMES
+from jobs.setting_values import BROKER_LIBRARIES, BROKER_SCHEMES
 from jobs.settings import load_settings
 
 SECRET = "hush-hush"
@@ -117,6 +117,13 @@ def test_settings_take_sentinels_with_the_password_apart(monkeypatch: pytest.Mon
         ("REDIS_URL", f"rediss://h/0?ssl_cert_reqs={SECRET}", "expected ssl_cert_reqs=required"),
         ("REDIS_URL", f"rediss://h/0?ssl_ca_certs=/{SECRET}", "the file that ssl_ca_certs names cannot be read"),
         ("BROKER_URL", f"rediss://:{SECRET}@:6379/0", "expected a URL such as redis://"),
+        (
+            "BROKER_URL",
+            f"amqps://me:{SECRET}@h//?ssl_ca_certs=/none",
+            "the file that ssl_ca_certs names cannot be read",
+        ),
+        ("BROKER_URL", f"amqps://me:{SECRET}@h//?ssl_hope=1", "ssl_hope is no option there"),
+        ("BROKER_URL", f"amqps://me@h//?ssl_cert_reqs={SECRET}", "expected ssl_cert_reqs=required"),
         ("BROKER_URL", f"unix:///x?{SECRET}=1", "an option that Redis. client does not know"),
         ("BROKER_OPTIONS", f'["{SECRET}"]', "expected a JSON object"),
         ("BROKER_OPTIONS", "{", "expected a JSON object"),
@@ -135,6 +142,21 @@ def test_what_cannot_work_is_refused_by_name(
 
 def test_every_broker_of_celerys_is_taken_that_processes_can_share() -> None:
     assert {each.lower() for each in TRANSPORT_ALIASES} - BROKER_SCHEMES == {"memory"}
+
+
+@pytest.mark.parametrize(("scheme", "package"), [(each, package) for each, (_, package) in BROKER_LIBRARIES.items()])
+def test_a_broker_whose_library_is_missing_is_one_line_that_names_it(scheme: str, package: str) -> None:
+    """None of them is among our dependencies."""
+    with pytest.raises(SettingsError, match=r"BACKBURNER_BROKER_URL: the library for .* is not installed") as told:
+        load_settings(broker_url=f"{scheme}://me:{SECRET}@h//")
+    assert package in str(told.value)
+    assert SECRET not in str(told.value)
+
+
+@pytest.mark.parametrize("scheme", sorted(BROKER_SCHEMES - BROKER_LIBRARIES.keys()))
+def test_any_other_broker_needs_no_more(scheme: str) -> None:
+    settings = load_settings(broker_url=f"{scheme}://me@h{'/0?master_name=main' if scheme == 'sentinel' else '//'}")
+    assert create_celery(settings).connection_for_write().transport is not None
 
 
 @pytest.mark.parametrize(

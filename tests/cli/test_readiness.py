@@ -1,0 +1,193 @@
+"""`doctor` and `/readyz` tell the same of the same server: neither calls well what the other does not."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, delete, text
+
+from cli.doctor import examine
+from cli.finding import Level
+from jobs.errors import ErrorKind
+from jobs.store import lanes, tables, workers
+from jobs.store.database import database_now
+from jobs.store.transitions import submit
+from tests.api.world import Server, serve, settings_for
+from tests.conftest import migrated_database
+from tests.support.records import make_key, make_spec
+from tests.support.valkey import ValkeyServer
+from tests.support.valkey_faults import replica
+from tests.support.waiting import await_until
+
+ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "lane"}
+"""Which of `doctor`'s rows tells of what is missing; the others have its name."""
+SHARED = {"database", "broker", "worker", "waiting", "lane"}
+PATIENCE = timedelta(seconds=10)
+
+
+@pytest.fixture(scope="module")
+def shared_valkey() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as valkey:
+        yield valkey
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    request: pytest.FixtureRequest, shared_valkey: ValkeyServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    provider, folder = "https://provider.invalid/v1", tmp_path_factory.mktemp("data")
+    with migrated_database(request, "sqlite") as url:
+        settings = settings_for(url, shared_valkey.url, data_dir=folder, provider_base_url=provider)
+        with serve(settings) as server:
+            yield server
+
+
+@pytest.fixture
+def server(shared_server: Server) -> Iterator[Server]:
+    """A server with one worker, which is well."""
+    database = shared_server.database
+    with database.begin() as tx:
+        release = tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
+        workers.register(tx, "here", 1, 100, database_now(tx))
+    yield shared_server
+    with database.begin() as tx:
+        for each in (tables.jobs, tables.workers, tables.lanes):
+            tx.execute(delete(each))
+        tx.execute(text("UPDATE alembic_version SET version_num = :release"), {"release": release})
+
+
+def told(server: Server) -> tuple[Any, dict[Level, set[str]], str]:
+    """What `/readyz` answers, the rows of `doctor` by level, and all that it says."""
+    with server.client() as client:
+        body = client.get("/readyz").json()
+    findings = list(examine(server.settings))
+    rows = {level: {each.name for each in findings if each.level is level} for level in Level}
+    return body, rows, "\n".join(each.message for each in findings)
+
+
+def only_worker(tx: Connection) -> str:
+    (worker,) = workers.live_workers(tx, database_now(tx), PATIENCE)
+    return worker.id
+
+
+def reports(**facts: Any) -> Callable[[Server], None]:
+    """A worker's heartbeat."""
+    report = workers.Report(**{"queues": None, "slots": 100, "took_ago": None, **facts})
+
+    def beat(server: Server) -> None:
+        with server.database.begin() as tx:
+            assert workers.beat(tx, only_worker(tx), database_now(tx), report=report)
+
+    return beat
+
+
+def silence(server: Server) -> None:
+    with server.database.begin() as tx:
+        workers.give_up_silent(tx, database_now(tx) + timedelta(minutes=1), PATIENCE)
+
+
+def drain(server: Server) -> None:
+    with server.database.begin() as tx:
+        workers.beat(tx, only_worker(tx), database_now(tx), draining=True)
+
+
+def close_lane(pause: float) -> Callable[[Server], None]:
+    def close(server: Server) -> None:
+        lane, kind = server.settings.lane, ErrorKind.BAD_CREDENTIALS
+        with server.database.begin() as tx:
+            now = database_now(tx)
+            lanes.close(tx, lane, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause))
+
+    return close
+
+
+def stand_still(server: Server) -> None:
+    """A worker listens and has taken nothing, though a job is due."""
+    reports(queues=(workers.CALLS,))(server)
+    with server.database.begin() as tx:
+        now = database_now(tx)
+    key = make_key(server.database, f"a key {now}", now)
+    with server.database.begin() as tx:
+        submit(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
+
+
+def be_busy(server: Server) -> None:
+    """As before, but others' jobs were taken."""
+    stand_still(server)
+    reports(queues=(workers.CALLS,), took_ago=timedelta(seconds=1))(server)
+
+
+def be_of_another_release(server: Server) -> None:
+    with server.database.begin() as tx:
+        tx.execute(text("UPDATE alembic_version SET version_num = 'another'"))
+
+
+def be_well(_: Server) -> None:
+    """Nothing is wrong."""
+
+
+def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None:
+    wrong = rows[Level.ERROR] & SHARED
+    assert {ROWS.get(each, each) for each in body["missing"]} <= wrong
+    assert bool(wrong) is bool(body["missing"])
+    for reason in [*body["reasons"].values(), *body["warnings"]]:
+        assert reason.partition(", next try")[0] in said
+    assert len(body["warnings"]) == len(rows[Level.WARNING] & {"limits", "answers"})
+    if body["waiting"] is not None:
+        assert body["waiting"]["reason"] in said
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    ("change", "missing", "warnings"),
+    [
+        (be_well, [], 0),
+        (silence, ["worker"], 0),
+        (drain, ["worker"], 0),
+        (reports(queues=()), ["worker"], 0),
+        (reports(slots=40, short_of="too many open files"), [], 1),
+        (reports(unrecorded=15), [], 1),
+        (close_lane(60), ["provider"], 0),
+        (close_lane(-60), [], 0),
+        (stand_still, ["pick-up"], 0),
+        (be_busy, [], 0),
+        (be_of_another_release, ["migrations"], 0),
+    ],
+)
+def test_they_name_the_same(
+    change: Callable[[Server], object], missing: list[str], warnings: int, server: Server
+) -> None:
+    change(server)
+    body, rows, said = told(server)
+    assert (body["missing"], len(body["warnings"])) == (missing, warnings)
+    assert_they_agree(body, rows, said)
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [(silence, ["worker", "broker"]), (reports(queues=()), ["broker"]), (stand_still, ["broker"])],
+)
+def test_they_name_the_same_while_the_broker_is_away(
+    change: Callable[[Server], object], missing: list[str], server: Server, shared_valkey: ValkeyServer
+) -> None:
+    """No worker can listen to it, which says nothing of the workers."""
+    change(server)
+    with replica(shared_valkey):
+        body, rows, said = told(server)
+    assert body["missing"] == missing
+    assert_they_agree(body, rows, said)
+    dispatcher = server.parts.dispatcher
+    await_until(lambda: dispatcher.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+
+
+@pytest.mark.one_database
+def test_a_database_that_cannot_be_reached_is_called_so_by_both(shared_valkey: ValkeyServer, tmp_path: Path) -> None:
+    settings = settings_for("postgresql://nobody@127.0.0.1:1/none", shared_valkey.url, data_dir=tmp_path)
+    with serve(settings) as server:
+        body, rows, said = told(server)
+    assert body["missing"] == ["database"]
+    assert rows[Level.ERROR] & SHARED == {"database"}
+    assert body["reasons"]["database"] in said
