@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from secrets import token_hex
 
 from kombu.utils.url import maybe_sanitize_url
@@ -93,7 +93,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
         waited = (now - overdue.due_at).total_seconds()
         yield say("waiting", f"{overdue.job_id} is due for {waited:.0f} s: {overdue.reason}", WAITING_HINT)
     yield from _check_limits(workers)
-    yield _check_lane(lane, settings)
+    yield _check_lane(lane, settings, now)
 
 
 def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
@@ -110,13 +110,13 @@ def _check_limits(workers: Sequence[WorkerRow]) -> Iterator[Finding]:
             yield doubtful("answers", shown_unrecorded(worker), hint)
 
 
-def _check_lane(lane: Lane, settings: Settings) -> Finding:
+def _check_lane(lane: Lane, settings: Settings, now: datetime) -> Finding:
     """Whether calls may go out to the provider, as its answers to our workers left it."""
     if lane.closed_for is not None:
         hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
         if lane.closed_for in REFUSALS:
             hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
-        return bad("lane", f"closed: {state_of(lane, datetime.now(UTC))}; jobs wait, no attempt is used", hint)
+        return bad("lane", f"closed: {state_of(lane, now)}; jobs wait, no attempt is used", hint)
     limit = LaneSettings.from_settings(settings).limit(lane)
     if lane.max_calls is not None:
         return doubtful("lane", f"narrowed to {limit} calls at once: the provider said it was too many", "")
