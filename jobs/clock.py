@@ -53,6 +53,11 @@ class Clock:
         return self._stepped_at
 
     @property
+    def was_set(self) -> bool:
+        """Whether the database's own clock was ever found to have been set."""
+        return self._stepped_at > float("-inf")
+
+    @property
     def host_ahead(self) -> timedelta:
         """By how much the host's clock is ahead of this one; negative where it is behind."""
         return self._host() - self()

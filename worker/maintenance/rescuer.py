@@ -80,7 +80,8 @@ def run_once(
         with database.begin() as tx:
             asked_at = database.ask_time(tx)
             # once more: what the answer has shown counts, and a gap after this makes nobody's silence longer
-            for worker_id in give_up_silent(tx, asked_at, worker_timeout) if judges() else ():
+            was_set = database.clock.was_set
+            for worker_id in give_up_silent(tx, asked_at, worker_timeout, was_set=was_set) if judges() else ():
                 log.warning("worker given up", worker_id=worker_id)
 
     def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
