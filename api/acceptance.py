@@ -141,7 +141,7 @@ async def _check(
     if fields.webhook is not None:
         webhook = await webhook_target(fields, parts, await submitter.confirmed())
     model = parts.catalogue.find(fields.model)
-    now = datetime.now(UTC)
+    now = parts.database.clock()
     spec = _spec(request, model, submitter.last_known.id, parts, now, webhook)
     if spec.previous_response_id is not None:
         await submitter.confirmed()

@@ -1,7 +1,6 @@
 """The lists whose rows may be large: responses, the calls of one, and what one was made from."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 from api.dependencies import Parts
@@ -51,7 +50,7 @@ class ResponsesListed(Source):
     def _render(self, group: Sequence[str]) -> list[Row]:
         rows = []
         with self._parts.database.read() as tx:
-            awaiting = Awaiting(tx, self._parts.settings.lane, datetime.now(UTC))
+            awaiting = Awaiting(tx, self._parts.settings.lane, self._parts.database.clock())
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
                     shown, left_out = lean(document)

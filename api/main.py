@@ -3,7 +3,6 @@
 import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from functools import partial
 
 from fastapi import FastAPI
@@ -36,7 +35,7 @@ from jobs.outbox import Outbox
 from jobs.redis_url import connect
 from jobs.sealing import Seal
 from jobs.settings import Settings, ignored_variables, load_settings
-from jobs.store.database import READ_SECONDS, Database, usable_database
+from jobs.store.database import READ_SECONDS, Database, database_now, usable_database
 from jobs.store.installation import Installation
 from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
@@ -161,7 +160,7 @@ def _own_settings() -> Settings:
 def _take_bootstrap_key(database: Database, secret: str) -> None:
     with database.begin() as tx:
         is_new = find_key(tx, secret) is None
-        bootstrap = ensure_bootstrap_key(tx, secret, datetime.now(UTC))
+        bootstrap = ensure_bootstrap_key(tx, secret, database_now(tx))
     if bootstrap.revoked_at is not None:
         log.warning("the bootstrap key is revoked", key_id=bootstrap.id, hint=f"set another {VARIABLE}")
     elif is_new:

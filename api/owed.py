@@ -107,7 +107,7 @@ class Owed:
             self._beat_at = monotonic()
         try:
             with self._database.begin(within=self._within) as tx:
-                now = database_now(tx)
+                now = self._database.ask_time(tx)
                 if beats:
                     beat_process(tx, self.process_id, now)
                 if lost:

@@ -7,7 +7,7 @@ from asyncio import wait_for, wrap_future
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from time import monotonic
 from typing import Final, Generic, TypeVar
@@ -126,7 +126,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
             return DatabaseState(is_migrated=False)
         at = database_now(tx)
         workers = live_workers(tx, at, settings.worker_timeout)
-        lane_settings, now = LaneSettings.from_settings(settings), datetime.now(UTC)
+        lane_settings, now = LaneSettings.from_settings(settings), at
         overdue = overdue_job(tx, lane_settings, at, settings.worker_timeout)
         lane = read_lane(tx, lane_settings.name)
         # with nothing waiting, a lane whose probe is due tries the next response at once; who was refused waits longer

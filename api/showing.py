@@ -5,7 +5,7 @@ What is asked for at the same time is read from the database together: decision 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from fastapi import Response
@@ -32,15 +32,15 @@ class Shown:
     job: Job
     body: bytes
 
-    def answer(self) -> Response:
+    def answer(self, now: datetime) -> Response:
         """What its client is sent."""
-        return shown_response(self.job, self.body)
+        return shown_response(self.job, self.body, now)
 
 
 def show_all(database: Database, pairs: Sequence[tuple[str, str]], lane: str) -> list[Shown | JobNotFound]:
     """The response of each pair of its id and its key's id; `JobNotFound` where there is none, or it is another's."""
     with database.read(within=READ_SECONDS) as tx:
-        awaiting = Awaiting(tx, lane, datetime.now(UTC))
+        awaiting = Awaiting(tx, lane, database.clock())
         documents = [(each, awaiting.of(each.job) if each else None) for each in get_documents(tx, pairs)]
     return [
         no_job(job_id) if document is None else Shown(document.job, to_json(render_response(document, awaited)))
@@ -56,7 +56,7 @@ def show_whole(database: Database, job_id: str, api_key_id: str, lane: str) -> S
     """
     with database.read(within=READ_SECONDS) as tx:
         document = get_document(tx, job_id, api_key_id)
-        awaited = Awaiting(tx, lane, datetime.now(UTC)).of(document.job)
+        awaited = Awaiting(tx, lane, database.clock()).of(document.job)
     return Shown(document.job, to_json(render_response(document, awaited, shows_reasoning=True)))
 
 
@@ -72,9 +72,9 @@ def show(database: Database, job_id: str, api_key_id: str, lane: str) -> Shown:
     return shown
 
 
-def shown_response(standing: Job | Standing, body: bytes) -> Response:
+def shown_response(standing: Job | Standing, body: bytes, now: datetime) -> Response:
     """The answer with this body, of a response that stands so."""
-    headers = {"etag": etag_of(standing), RESPONSE_ID: standing.id, **poll_hint(standing)}
+    headers = {"etag": etag_of(standing), RESPONSE_ID: standing.id, **poll_hint(standing, now)}
     return Json(body, headers)
 
 
@@ -83,11 +83,10 @@ def etag_of(standing: Job | Standing) -> str:
     return f'"{standing.attempt}-{standing.status}-{standing.updated_at.timestamp() * 1_000_000:.0f}"'
 
 
-def poll_hint(standing: Job | Standing) -> Mapping[str, str]:
+def poll_hint(standing: Job | Standing, now: datetime) -> Mapping[str, str]:
     """When to ask again: soon at first, then ever more rarely; nothing once the response has ended."""
     if standing.status.is_terminal:
         return {}
-    now = datetime.now(UTC)
     if standing.status is Status.QUEUED and standing.available_at > now:
         seconds = (standing.available_at - now).total_seconds() + 1
     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from jobs.clock import AGREE_WITHIN
 from jobs.errors import StaleJob
 from jobs.gathering import BatchFailed, Gathering
 from jobs.job import Attempt, Job
@@ -57,7 +58,8 @@ class Claims:
             return [None] * len(job_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
             lane, room = self._lane.admits(tx, len(job_ids))
-            begun = begin_attempts(tx, list(dict.fromkeys(job_ids)), worker_id, self._clock(), room) if room else []
+            ids, now = list(dict.fromkeys(job_ids)), self._clock()
+            begun = begin_attempts(tx, ids, worker_id, now, room, early=AGREE_WITHIN) if room else []
             is_probe = bool(begun) and self._lane.is_probe(tx, lane, begun[0][0].id)
         claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
         return [claimed.pop(job_id, None) for job_id in job_ids]

@@ -8,7 +8,7 @@ status. An answer outlives a database that is away: recording is tried until it 
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -120,7 +120,7 @@ class Executor:
         catalogue: Catalogue,
         dispatcher: Dispatcher,
         announcer: Announcer,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
         seal: Seal | None = None,
     ) -> None:
@@ -133,13 +133,13 @@ class Executor:
         self._capacity = capacity or Capacity(identity, calls)
         self._live = live
         self._unrecorded = unrecorded
-        self._claims = Claims(database, identity, lane, clock)
+        self._clock = clock or database.clock
+        self._claims = Claims(database, identity, lane, self._clock)
         self._requests = Gathering(self._read_requests, REQUESTS_TOGETHER)
         self._settlements = Gathering(self._settle_all)
         self._catalogue = catalogue
         self._dispatcher = dispatcher
         self._announcer = announcer
-        self._clock = clock
         self._jitter = jitter
         self._seal = seal or Seal(())
         self.left_overs = LeftOvers(database, unrecorded, self._settle_left, self._announce)

@@ -4,8 +4,8 @@ import os
 import socket
 from dataclasses import dataclass, field
 from datetime import timedelta
-from time import monotonic
 
+from jobs.clock import elapsed
 from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
@@ -45,14 +45,14 @@ class Identity:
         fresh, former, beaten_at = None, self.worker_id, self._beaten_at
         self._beaten_at = float("-inf")  # until this one has got through
         with self.database.begin(within=BEAT_SECONDS) as tx:
-            now = database_now(tx)
+            now = self.database.ask_time(tx)
             report = self._report()
             if former is None or not beat(tx, former, now, draining=self.draining, report=report):
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
                 beat(tx, fresh, now, draining=self.draining, report=report)
-        if monotonic() - beaten_at > LONGEST_PAUSE:
-            self._steady_since = monotonic()
-        self._beaten_at = monotonic()
+        if elapsed() - beaten_at > LONGEST_PAUSE:
+            self._steady_since = elapsed()
+        self._beaten_at = elapsed()
         if fresh is not None:
             self.worker_id = fresh
             log.info("worker registered", worker_id=fresh, former=former)
@@ -67,9 +67,11 @@ class Identity:
         """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.
 
         After the database was away all workers have been silent, and the first to come back must not give up the rest.
+        The same holds after we were frozen, or our host slept, perhaps with theirs, and when the database's own clock
+        was set, as until then they beat by the former.
         """
-        now = monotonic()
-        return now - self._beaten_at <= LONGEST_PAUSE and now - self._steady_since >= timeout.total_seconds()
+        now, since = elapsed(), max(self._steady_since, self.database.clock.stepped_at)
+        return now - self._beaten_at <= LONGEST_PAUSE and now - since >= timeout.total_seconds()
 
     def leave(self) -> None:
         """Go off the list; only once nothing is held."""

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -113,6 +113,7 @@ class WorkerProcess:
             transport=self.settings.provider_transport,
             dialect=self.settings.dialect,
             stall=self.settings.stall,
+            clock=self.database.clock,
         )
 
     @cached_property
@@ -129,7 +130,7 @@ class WorkerProcess:
             Policy.from_settings(self.settings),
             identity=self.identity,
             capacity=self.capacity,
-            lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, lambda: datetime.now(UTC)),
+            lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, self.database.clock),
             calls=self.calls,
             live=self.live,
             unrecorded=self.unrecorded,
@@ -144,7 +145,7 @@ class WorkerProcess:
         """Delivers webhooks."""
         return WebhookSender(
             self.database,
-            Poster.create(self.settings.receivers),
+            Poster.create(self.settings.receivers, self.database.clock),
             self.seal,
             identity=self.identity,
             announcer=self.announcer,
@@ -157,7 +158,7 @@ class WorkerProcess:
         """Keeps the worker's row fresh."""
 
         def take_back(worker_id: str) -> int:
-            now = datetime.now(UTC)
+            now = self.database.clock()
             parts = (self.database, self.dispatcher, self.announcer)
             ends = self.executor.left_overs
             return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience, ends=ends)
@@ -230,7 +231,7 @@ class WorkerProcess:
         """Let a paused provider be tried at once, as this worker may have another key for it."""
         try:
             with self.database.begin(hurried=True) as tx:
-                probe_now(tx, self.lane.name, datetime.now(UTC))
+                probe_now(tx, self.lane.name, self.database.clock())
         except DATABASE_ERRORS as error:  # locked, or away once more: the next probe comes in its time
             log.warning("provider not tried at once", error=type(error).__name__)
 

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from ipaddress import ip_address
 from threading import Timer
 from time import monotonic
@@ -23,6 +23,7 @@ from gevent.event import AsyncResult, Event
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
+from jobs.clock import host_now
 from jobs.receiver import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
 from jobs.retry_after import retry_after
 from jobs.shares import Shares
@@ -164,11 +165,12 @@ class Poster:
     tls: ssl.SSLContext
     network: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
     seconds: float = DELIVERY_SECONDS
+    clock: Callable[[], datetime] = host_now
 
     @classmethod
-    def create(cls, policy: ReceiverPolicy) -> "Poster":
+    def create(cls, policy: ReceiverPolicy, clock: Callable[[], datetime]) -> "Poster":
         """With the machine's own names and the usual authorities, or those that SSL_CERT_FILE names."""
-        return cls(policy, Resolver(), httpx.create_ssl_context(trust_env=True))
+        return cls(policy, Resolver(), httpx.create_ssl_context(trust_env=True), clock=clock)
 
     def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line, key: str = "") -> TryReport:
         """One POST, over within `seconds` by our own clock whatever the receiver does; always comes back.
@@ -225,7 +227,7 @@ class Poster:
                 extensions={"timeout": timeout, "trace": line.trace},
             ) as response,
         ):
-            report = _report(response)
+            report = _report(response, self.clock())
             with suppress(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError):
                 _read_a_little(response)
             line.let_go()
@@ -240,7 +242,7 @@ def _read_a_little(response: httpcore.Response) -> None:
             return
 
 
-def _report(response: httpcore.Response) -> TryReport:
+def _report(response: httpcore.Response, now: datetime) -> TryReport:
     status = response.status
     if 200 <= status < 300:
         return TryReport(None, status)
@@ -251,7 +253,7 @@ def _report(response: httpcore.Response) -> TryReport:
     pause = None
     if status in HEEDED:
         asked = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
-        pause = retry_after(asked.decode("latin-1"), datetime.now(UTC))
+        pause = retry_after(asked.decode("latin-1"), now)
     return TryReport(DeliveryError.HTTP_ERROR, status, pause)
 
 

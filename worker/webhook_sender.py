@@ -8,7 +8,7 @@ the network is.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version
 from threading import Thread
@@ -16,6 +16,7 @@ from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
+from jobs.clock import AGREE_WITHIN
 from jobs.events import Announcer
 from jobs.gathering import BatchFailed, Gathering
 from jobs.sealing import Seal, SealBroken
@@ -62,7 +63,7 @@ class WebhookSender:
         announcer: Announcer,
         slots: int,
         on_end: Callable[[], None] = lambda: None,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """`on_end` is told when a slot has come free for which there may be more to do than this sender knows of."""
@@ -73,7 +74,7 @@ class WebhookSender:
         self._announcer = announcer
         self._slots = slots
         self._on_end = on_end
-        self._clock = clock
+        self._clock = clock or database.clock
         self._jitter = jitter
         self._shares = Shares(slots)
         self._turned_away: set[str] = set()  # keys with more to do than they may at once
@@ -190,7 +191,7 @@ class WebhookSender:
         if worker_id is None:
             return [None] * len(delivery_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
-            claimed = claim_deliveries(tx, delivery_ids, worker_id, self._clock())
+            claimed = claim_deliveries(tx, delivery_ids, worker_id, self._clock(), early=AGREE_WITHIN)
         return [claimed.pop(each, None) for each in delivery_ids]  # of two bells for one, the second is stale
 
     def _look_for_more(self, receiver: str) -> str | None:

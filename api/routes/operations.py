@@ -1,7 +1,7 @@
 """For the operator, without a key: is it alive, is it ready, how is it doing."""
 
 from asyncio import gather
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -105,8 +105,8 @@ def metrics(parts: PartsDep) -> Response:
         settings = LaneSettings.from_settings(parts.settings)
         lane = read_lane(tx, settings.name)
         oldest = oldest_due_at(tx)
-        _webhook_metrics(tx, registry, datetime.now(UTC))
-    age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
+        _webhook_metrics(tx, registry, parts.database.clock())
+    age = 0.0 if oldest is None else max(0.0, (parts.database.clock() - oldest).total_seconds())
     Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
     limit = settings.limit(lane)
     widest = Gauge("backburner_lane_limit", "Calls that may be out to the provider at once.", registry=registry)

@@ -128,7 +128,7 @@ async def create(
         raise
     job, hold, caller = accepted.job, accepted.hold, submitter.last_known
     if hold is None:
-        headers = {RESPONSE_ID: job.id, **poll_hint(job)}
+        headers = {RESPONSE_ID: job.id, **poll_hint(job, parts.database.clock())}
         return Json(to_json(render_response(accepted.document, None)), headers)
     patience = None if job.background else Patience(parts, job)
     if accepted.document.settings.get("stream"):
@@ -138,7 +138,7 @@ async def create(
         if not shown.job.status.is_terminal:
             return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on(), patience)
     if shown.job.status is not Status.FAILED:
-        return shown.answer()
+        return shown.answer(parts.database.clock())
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
 
 
@@ -202,13 +202,13 @@ async def retrieve(
         with parts.holds.take(caller.id):
             shown = await until_ended(request, parts, response_id, caller, wait)
         if not asks_for_reasoning({"include": include}):
-            return _unchanged(shown.job, if_none_match) or shown.answer()
+            return _unchanged(shown.job, if_none_match, parts.database.clock()) or shown.answer(parts.database.clock())
     if asks_for_reasoning({"include": include}):
         return (
             await run_in_threadpool(show_whole, parts.database, response_id, caller.id, parts.settings.lane)
-        ).answer()
+        ).answer(parts.database.clock())
     standing = await _standing(parts, response_id, caller.id)
-    return _unchanged(standing, if_none_match) or await _body(parts, standing, caller.id)
+    return _unchanged(standing, if_none_match, parts.database.clock()) or await _body(parts, standing, caller.id)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
@@ -223,7 +223,7 @@ def cancel(parts: PartsDep, caller: Writer, response_id: str) -> Response:
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
     job = _settle_race(parts, caller.id, response_id, ending)
-    return show(parts.database, job.id, caller.id, parts.settings.lane).answer()
+    return show(parts.database, job.id, caller.id, parts.settings.lane).answer(parts.database.clock())
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
@@ -233,7 +233,7 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
     def reviving(job: Job) -> Job:
         if job.status not in TRANSITIONS[Verb.REVIVE].sources:
             raise WrongState(f"Cannot retry a response that is {job.status}.", "response_id")
-        now = datetime.now(UTC)
+        now = parts.database.clock()
         with parts.database.begin() as tx:
             document = get_document(tx, job.id, caller.id)
             seconds = document.settings.get("deadline_seconds") or parts.settings.job_deadline_seconds
@@ -243,7 +243,7 @@ def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
     # before the bell: what was done, and not what became of it meanwhile
     shown = show(parts.database, job.id, caller.id, parts.settings.lane)
     parts.dispatcher.ring(job.id)
-    return shown.answer()
+    return shown.answer(parts.database.clock())
 
 
 @router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
@@ -252,7 +252,7 @@ def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
 
     def erasing(job: Job) -> Job:
         with parts.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
-            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, datetime.now(UTC))
+            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, parts.database.clock())
             erase(tx, ended)
         if ended is not job:
             _tell_cancelled(parts, ended)
@@ -295,21 +295,21 @@ def _may_have_been_billed(parts: Parts, job: Job) -> bool:
         return True
 
 
-def _unchanged(standing: Job | Standing, if_none_match: str | None) -> Response | None:
+def _unchanged(standing: Job | Standing, if_none_match: str | None, now: datetime) -> Response | None:
     etag = etag_of(standing)
     if if_none_match is None or not _matches(if_none_match, etag):
         return None
-    return Response(status_code=304, headers={"etag": etag, **poll_hint(standing)})
+    return Response(status_code=304, headers={"etag": etag, **poll_hint(standing, now)})
 
 
 async def _body(parts: Parts, standing: Standing, api_key_id: str) -> Response:
     body = parts.rendered.get(standing.id, etag_of(standing))
     if body is not None:
-        return shown_response(standing, body)
+        return shown_response(standing, body, parts.database.clock())
     shown = await parts.shown.do((standing.id, api_key_id))
     if shown.job.status.is_terminal:
         parts.rendered.keep(standing.id, etag_of(shown.job), shown.body)
-    return shown.answer()
+    return shown.answer(parts.database.clock())
 
 
 def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
@@ -327,7 +327,7 @@ def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[
 
 def _move(parts: Parts, verb: Verb, job: Job) -> Job:
     with parts.database.begin() as tx:
-        moved = move(tx, verb, job, datetime.now(UTC))
+        moved = move(tx, verb, job, parts.database.clock())
     _tell_cancelled(parts, moved)
     return moved
 

@@ -25,7 +25,7 @@ def usage(
     end: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
 ) -> Response:
     """What your key has used, latest day (UTC) first; the last 30 days unless the query says. Every call counts."""
-    until = datetime.now(UTC) if end is None else datetime.fromtimestamp(end, UTC)
+    until = parts.database.clock() if end is None else datetime.fromtimestamp(end, UTC)
     since = until - DEFAULT_SPAN if start is None else datetime.fromtimestamp(start, UTC)
     if since >= until:
         raise RequestInvalid("Invalid 'start': expected a moment before 'end'.", "start", "invalid_value")

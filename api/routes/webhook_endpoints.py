@@ -76,9 +76,9 @@ async def create(request: Request, parts: PartsDep, caller: WebhookOwner) -> Res
                 receiver=receiver_key(caller.id, receiver),
                 event_types=_event_types(asked.event_types),
                 secret=sealed,
-                now=datetime.now(UTC),
+                now=parts.database.clock(),
             )
-        return JSONResponse(render_endpoint(endpoint, datetime.now(UTC), secret))
+        return JSONResponse(render_endpoint(endpoint, parts.database.clock(), secret))
 
     return await run_in_threadpool(register)
 
@@ -89,7 +89,7 @@ def list_endpoints(parts: PartsDep, caller: WebhookOwner, *, limit: Limit = 20, 
     _check_id(after, "after")
     with parts.database.read() as tx:
         found, has_more = store.list_endpoints(tx, caller.id, limit=limit, after=after)
-    now = datetime.now(UTC)
+    now = parts.database.clock()
     return JSONResponse(render_page([render_endpoint(each, now) for each in found], has_more=has_more))
 
 
@@ -99,7 +99,7 @@ def retrieve(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) ->
     _check_id(webhook_endpoint_id)
     with parts.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-    return JSONResponse(render_endpoint(endpoint, datetime.now(UTC)))
+    return JSONResponse(render_endpoint(endpoint, parts.database.clock()))
 
 
 @router.post(
@@ -123,7 +123,7 @@ async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhoo
         asked_for |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
 
     def change() -> Response:
-        now = datetime.now(UTC)
+        now = parts.database.clock()
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
             changes = {name: value for name, value in asked_for.items() if _differs(endpoint, name, value)}
@@ -159,7 +159,7 @@ async def rotate_secret(request: Request, parts: PartsDep, caller: WebhookOwner,
         keep_old = bool(parse(RotateSecret, raw).keep_old_secret_active_for_24_hours)
         require_sealing(parts, None)
         secret, sealed = _fresh_secret(parts)
-        now = datetime.now(UTC)
+        now = parts.database.clock()
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
             endpoint = store.rotate_secret(tx, endpoint, sealed, now, keep_old=keep_old)
@@ -183,7 +183,7 @@ async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, web
     def send() -> str:
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, datetime.now(UTC))
+            return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, parts.database.clock())
 
     delivery_id = await run_in_threadpool(send)
     delivery = await _until_tried(parts, caller, delivery_id)
@@ -235,7 +235,7 @@ async def recover(request: Request, parts: PartsDep, caller: WebhookOwner, webho
     def begin_anew() -> int:
         with parts.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            return store.recover(tx, endpoint, since, datetime.now(UTC))
+            return store.recover(tx, endpoint, since, parts.database.clock())
 
     begun = await run_in_threadpool(begin_anew)
     return JSONResponse(
@@ -257,7 +257,7 @@ def redeliver(parts: PartsDep, caller: WebhookOwner, webhook_delivery_id: str) -
         delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
         if not store.is_enabled(tx, delivery):
             raise WrongState("The endpoint is disabled: enable it, or recover what it missed.", "webhook_delivery_id")
-        if not store.redeliver(tx, delivery.id, datetime.now(UTC)):
+        if not store.redeliver(tx, delivery.id, parts.database.clock()):
             raise WrongState("It is being delivered at this moment.", "webhook_delivery_id")
         delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
     parts.dispatcher.ring_for_deliveries([delivery.id])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs.clock import ON_TIME
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
 from jobs.lifecycle import Verb
@@ -52,15 +53,23 @@ def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) ->
 
 
 def begin_attempts(
-    tx: Connection, job_ids: Sequence[str], worker_id: str, now: datetime, most: int | None = None
+    tx: Connection,
+    job_ids: Sequence[str],
+    worker_id: str,
+    now: datetime,
+    most: int | None = None,
+    *,
+    early: timedelta = ON_TIME,
 ) -> list[tuple[Job, Attempt]]:
     """`begin_attempt` for several jobs at once, for at most `most` of them; whose bell was stale is left out.
+
+    One may come `early`: who rang for it may know the time a little less well than we.
 
     Raises:
         StaleJob: another took one of them at this moment; the transaction is to be rolled back.
     """
     found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
-    due = [job for job in found if job.available_at <= now < job.deadline_at]
+    due = [job for job in found if job.available_at - early <= now < job.deadline_at]
     resumes = {job.id: response_left_behind(tx, job) if job.attempt else None for job in due}
     ready = [job for job in due if _can_go_on(tx, job, resumes[job.id])][:most]
     if not ready:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from jobs.clock import Clock, elapsed
 from jobs.database_url import THRESHOLD_IN_URL, prepare_threshold
 from jobs.store.lock_waits import LockWatch
 from jobs.store.new_connections import BEGIN_ALSO, NewConnections, WrongEncoding
@@ -101,6 +102,7 @@ class Database:
             }
         of_driver = self.url.difference_update_query([THRESHOLD_IN_URL])  # there it would be text
         self.engine = create_engine(of_driver, **options)
+        self.clock = Clock()
         self._truncating = Lock()
         self._truncated_at = 0.0
         self._turns = Turns()  # of SQLite
@@ -156,6 +158,7 @@ class Database:
             self.check_file()
             with self._turns.take(within), self.engine.connect() as connection, connection.begin():
                 self._turns.write(connection, within)
+                self._set_clock(connection)
                 yield connection
             return
         with self.engine.connect() as connection:
@@ -164,6 +167,7 @@ class Database:
                 with connection.begin() as transaction:
                     also = self._also + connection.info.get(BEGIN_ALSO, "")
                     connection.exec_driver_sql((HURRIED if hurried else PATIENT) + also)
+                    self._set_clock(connection)
                     yield connection
                     if transaction.is_active:  # else the block itself has rolled it back
                         _commit(transaction, use)
@@ -180,13 +184,27 @@ class Database:
         """
         with self.engine.connect() as connection:
             if self.is_sqlite:
+                self._set_clock(connection)
                 yield connection
                 return
             use = self._limits.begin(connection.connection.dbapi_connection, within)
             try:
+                self._set_clock(connection)
                 yield connection
             finally:
                 self._end(use, connection)
+
+    def ask_time(self, tx: Connection) -> datetime:
+        """Return `database_now`, and set our clock by it."""
+        asked_at = elapsed()
+        moment = database_now(tx)
+        self.clock.learn(moment, asked_at)
+        return moment
+
+    def _set_clock(self, connection: Connection) -> None:
+        """Ask for the time before anything else; from then on the heartbeats do."""
+        if not self.clock.is_set:
+            self.ask_time(connection)
 
     def _end(self, use: Use, connection: Connection) -> None:
         self._limits.end(use)
@@ -223,6 +241,7 @@ class Database:
         other = Database(self.url.render_as_string(hide_password=False), pool_size=1, durable=False)
         other._turns = self._turns  # it queues with our own writers, not behind them
         other._file = self._file
+        other.clock = self.clock
         return other
 
     def forget_erased(self) -> bool:

@@ -97,13 +97,17 @@ def leave(tx: Connection, worker_id: str, now: datetime) -> None:
     tx.execute(update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None)).values(ended_at=now))
 
 
-def give_up_silent(tx: Connection, now: datetime, timeout: timedelta) -> list[str]:
+def give_up_silent(tx: Connection, now: datetime, timeout: timedelta, *, was_set: bool = False) -> list[str]:
     """Give up every worker that has been silent for `timeout`, and return them.
 
-    One whose row another session has locked could not say that it lives, and is not judged.
+    Where the clock `was_set` before that time, whose last beat lies in the future has not beaten since either. One
+    whose row another session has locked could not say that it lives, and is not judged.
     """
     row = tables.workers.c
-    silent = select(row.id).where(row.ended_at.is_(None), row.beat_at < now - timeout)
+    unheard = row.beat_at < now - timeout
+    if was_set:
+        unheard = or_(unheard, row.beat_at > now + timeout)
+    silent = select(row.id).where(row.ended_at.is_(None), unheard)
     these = update(tables.workers).where(row.id.in_(silent.with_for_update(skip_locked=True, key_share=True)))
     return list(tx.execute(these.values(ended_at=now).returning(row.id)).scalars())
 
@@ -198,8 +202,11 @@ def forget_ended(tx: Connection, now: datetime) -> int:
 
 
 def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: timedelta) -> bool:
-    """Take or renew the lease called `name`; False while another holder's has not run out."""
-    asked = {"of_name": name, "by_holder": holder, "at": now, "until": now + length}
+    """Take or renew the lease called `name`; False while another holder's has not run out.
+
+    One that would last far longer than any was taken before the clock was set back, and has run out as well.
+    """
+    asked = {"of_name": name, "by_holder": holder, "at": now, "until": now + length, "too_late": now + 2 * length}
     return tx.execute(_TAKING[tx.dialect.name], asked).first() is not None
 
 
@@ -207,7 +214,9 @@ def _taking(dialect: Any) -> Any:
     row = tables.leases.c
     values = {"holder": bindparam("by_holder"), "expires_at": bindparam("until", type_=row.expires_at.type)}
     taking = dialect.insert(tables.leases).values(name=bindparam("of_name"), **values)
-    free = or_(row.holder == bindparam("by_holder"), row.expires_at <= bindparam("at"))
+    free = or_(
+        row.holder == bindparam("by_holder"), row.expires_at <= bindparam("at"), row.expires_at > bindparam("too_late")
+    )
     return taking.on_conflict_do_update(index_elements=[row.name], set_=values, where=free).returning(row.name)
 
 

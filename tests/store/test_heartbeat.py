@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.clock import elapsed
 from jobs.events import Announcer
 from jobs.redis_url import connect
 from jobs.store import tables
@@ -95,6 +96,17 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
         Announcer(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
         await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
     assert spared.aborted is None
+
+
+@pytest.mark.one_database
+@pytest.mark.parametrize("hours", [1, -1])
+def test_who_sees_the_databases_clock_set_judges_no_other_for_a_timeout(hours: int, database: Database) -> None:
+    identity = Identity(database, 1)
+    identity.beat()
+    assert identity.is_steady(timedelta(0))
+    database.clock.learn(database.clock() + timedelta(hours=hours), elapsed())
+    assert not identity.is_steady(timedelta(seconds=60))
+    assert identity.is_steady(timedelta(0))
 
 
 @pytest.mark.one_database

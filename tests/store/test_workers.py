@@ -37,6 +37,7 @@ from worker.provider.line import Line
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
+HOUR = timedelta(hours=1)
 LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
 
 
@@ -176,6 +177,15 @@ class TestForget:
         assert len(behind(records)[0]) == 1
 
 
+def test_after_a_clock_was_set_back_who_has_not_beaten_since_is_given_up(records: Records, clock: Clock) -> None:
+    dead, living = records.worker(), records.worker()
+    clock.advance(-HOUR)
+    with records.database.begin() as tx:
+        assert beat(tx, living, clock())
+        assert give_up_silent(tx, clock(), TIMEOUT) == []
+        assert {*give_up_silent(tx, clock(), TIMEOUT, was_set=True)} == {records.worker_id, dead}
+
+
 class TestLease:
     def take(self, records: Records, holder: str, name: str = "maintenance") -> bool:
         with records.database.begin() as tx:
@@ -197,6 +207,12 @@ class TestLease:
     def test_run_out_it_goes_to_the_next(self, records: Records, clock: Clock) -> None:
         assert self.take(records, "a")
         clock.advance(TIMEOUT)
+        assert self.take(records, "b")
+        assert not self.take(records, "a")
+
+    def test_a_clock_that_is_set_back_does_not_leave_it_to_a_dead_holder(self, records: Records, clock: Clock) -> None:
+        assert self.take(records, "a")
+        clock.advance(-HOUR)
         assert self.take(records, "b")
         assert not self.take(records, "a")
 

@@ -5,7 +5,7 @@ No process is special: when the holder dies, the lease runs out and another work
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from threading import Event, Thread
 from time import monotonic
 
@@ -65,7 +65,9 @@ class Maintenance:
         """`ends` are those of calls that no process has recorded yet, and that are not to be taken for lost."""
 
         def rescue(now: datetime) -> int:
-            judges = identity.is_steady(worker_timeout)
+            def judges() -> bool:
+                return identity.is_steady(worker_timeout)
+
             return rescuer.run_once(
                 database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
             )
@@ -133,7 +135,7 @@ class Maintenance:
                 continue
             step.due_at = monotonic() + step.every
             try:
-                if step.run(datetime.now(UTC)) >= step.most:
+                if step.run(self._database.clock()) >= step.most:
                     step.due_at = 0.0
                     self._wake.set()
             except Exception as error:  # one duty that fails must not end the others

@@ -4,7 +4,7 @@ One process does it at a time: whoever has the lease, which runs out when that p
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from threading import Event, Thread
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,7 +60,7 @@ class Patrol:
     def _loop(self) -> None:
         pause = self._every
         while not self._stopping.wait(pause.total_seconds()):
-            pause = self._every if self.run_once(datetime.now(UTC)) else min(2 * pause, LONGEST_PAUSE)
+            pause = self._every if self.run_once(self._database.clock()) else min(2 * pause, LONGEST_PAUSE)
 
     def run_once(self, now: datetime) -> bool:
         """Do it, if the lease is ours; whether nothing went wrong."""

@@ -4,6 +4,7 @@ A call whose answer can be fetched by the provider's id is neither: whoever take
 one whose end stands in a file of this worker's data folder: that is recorded instead.
 """
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +21,7 @@ from jobs.job import Job
 from jobs.lifecycle import Verb
 from jobs.retry import Backoff, GiveUp, Park, TryAgain, next_step
 from jobs.store.attempts import close_lost, close_unsent, response_left_behind
-from jobs.store.database import Database, database_now
+from jobs.store.database import Database
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience
 from jobs.store.transitions import move
@@ -68,16 +69,19 @@ def run_once(
     worker_timeout: timedelta,
     *,
     patience: Patience = AT_ONCE,
-    judges: bool = True,
+    judges: Callable[[], bool] = lambda: True,
     ends: Ends | None = None,
 ) -> int:
     """Rescue all that silent workers left behind; returns how many jobs were moved.
 
     Only who `judges` calls a worker silent: one that was itself not heard of late can't tell whose silence it was.
     """
-    if judges:
+    if judges():
         with database.begin() as tx:
-            for worker_id in give_up_silent(tx, database_now(tx), worker_timeout):
+            asked_at = database.ask_time(tx)
+            # once more: what the answer has shown counts, and a gap after this makes nobody's silence longer
+            was_set = database.clock.was_set
+            for worker_id in give_up_silent(tx, asked_at, worker_timeout, was_set=was_set) if judges() else ():
                 log.warning("worker given up", worker_id=worker_id)
 
     def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:

@@ -8,7 +8,7 @@ buys is given a moment to bring it even when the call is to end.
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import Final
@@ -71,7 +71,7 @@ def call_background(
         message = "The provider took the call, and named no id to fetch its answer by."
         return CallReport(Failure(ErrorKind.MALFORMED_ANSWER, message))
     accepted(reading.id)
-    return _Following(endpoint, reading.id, model, ends_at, line).run(_hint(came) or FIRST_PAUSE)
+    return _Following(endpoint, reading.id, model, ends_at, line).run(_hint(came, endpoint.clock()) or FIRST_PAUSE)
 
 
 def resume_background(endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> CallReport:
@@ -147,7 +147,7 @@ class _Following:
             if misses == MISSES:
                 gone = Failure(ErrorKind.LOST, "The provider no longer knows the response that it had taken on.")
                 return CallReport(gone, http_status=404, provider_response_id=self._id)
-            hint = _hint(came)
+            hint = _hint(came, self._endpoint.clock())
             pause = own_pause if hint is None else hint
             if hint is None:
                 own_pause = min(own_pause * 1.5, LONGEST_PAUSE)
@@ -184,11 +184,10 @@ def _reading(came: Received | Failure) -> Reading | None:
         return None
 
 
-def _hint(came: Received | Failure) -> float | None:
+def _hint(came: Received | Failure, now: datetime) -> float | None:
     """In how many seconds the provider wants to be asked again."""
     if isinstance(came, Failure):
         return None
-    now = datetime.now(UTC)
     asked = retry_after(came.headers.get("openai-poll-after-ms", ""), now, unit=timedelta(milliseconds=1))
     if asked is None:
         asked = pause_asked_for(came.headers, now)

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
@@ -10,6 +10,7 @@ from typing import Any, Final
 from gevent import get_hub
 from pydantic import SecretStr
 
+from jobs.clock import host_now
 from jobs.job import CallReport
 from jobs.models import Model
 from jobs.sequence import Hear
@@ -53,13 +54,14 @@ class ProviderClient:
         stall: timedelta = STALL,
         tls: ssl.SSLContext | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        clock: Callable[[], datetime] = host_now,
     ) -> None:
         """Prepare calls to `POST {base_url}/responses`; `stall` is how long a streamed text may stand still.
 
         Raises:
             SettingsError: the URL, the key or the proxy cannot be used.
         """
-        self._endpoint = Endpoint(base_url, api_key, tls=tls, max_answer_bytes=max_answer_bytes)
+        self._endpoint = Endpoint(base_url, api_key, tls=tls, max_answer_bytes=max_answer_bytes, clock=clock)
         self._transport = transport
         self._dialect = dialect
         self._stall = stall.total_seconds()

@@ -3,7 +3,7 @@
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Any, Final
@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import SecretStr
 
+from jobs.clock import host_now
 from jobs.encoding import to_text
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport
@@ -63,6 +64,7 @@ class Endpoint:
         *,
         tls: ssl.SSLContext | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        clock: Callable[[], datetime] = host_now,
     ) -> None:
         """Prepare exchanges with `{base_url}/responses`.
 
@@ -74,6 +76,7 @@ class Endpoint:
         self._clients = HttpxClients(base_url, api_key, tls)
         self._url = self._clients.url_of("responses")
         self.max_answer_bytes = max_answer_bytes
+        self.clock = clock
 
     def call(
         self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
@@ -177,7 +180,7 @@ class Endpoint:
             return CallReport(ended or came)
         is_broken = came.is_broken or came.fault is not None
         classified = partial(classify, came.status, came.headers, came.body, model, is_broken=is_broken)
-        report = once_it_fits(lambda: classified(now=datetime.now(UTC)))
+        report = once_it_fits(lambda: classified(now=self.clock()))
         fault = ended or came.fault
         if fault is not None and _is_unread(report):
             report = replace(report, result=replace(fault, http_status=came.status))

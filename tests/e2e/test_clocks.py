@@ -1,0 +1,84 @@
+"""Hosts whose clocks are wrong, or are set while jobs run: nothing is bought again, ended early or left to lie."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.support.host_clock import HostClock, needs_compiler
+from tests.support.stack import Stack
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+pytestmark = [needs_compiler, pytest.mark.long]
+
+WORKER_TIMEOUT = 3
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+
+
+@contextmanager
+def processes(
+    url: str, redis_url: str, folder: Path, api: HostClock | None, worker: HostClock | None
+) -> Iterator[Stack]:
+    """One API and one worker, each on a host with the clock that is given."""
+    settings = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
+    environments = [settings | (clock.environment if clock else {}) for clock in (api, worker)]
+    with Stack(url, redis_url, folder, environments[0], workers=0) as stack:
+        stack.environment = environments[1]
+        stack.worker_processes = [stack.start_worker()]
+        yield stack
+
+
+@pytest.mark.parametrize(
+    ("api", "worker"),
+    [(-HOUR, None), (2 * HOUR, None), (None, -2 * HOUR), (None, 2 * HOUR), (DAY, -DAY)],
+    ids=["api behind", "api ahead", "worker behind", "worker ahead", "both"],
+)
+def test_hosts_that_are_hours_off_run_every_job_once_and_in_time(
+    api: timedelta | None, worker: timedelta | None, postgres_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    clocks = [
+        None if ahead is None else HostClock(tmp_path / name, ahead)
+        for name, ahead in (("api", api), ("worker", worker))
+    ]
+    with processes(postgres_url, valkey.url, tmp_path, *clocks) as stack:
+        began_at = time.time()
+        soon = stack.submit("[[sim: full]] Hello", run_at=int(began_at) + 2, deadline_seconds=60)
+        retried = stack.submit("[[sim: 500, then full]] Hello", deadline_seconds=60)
+        jobs = [soon, retried, *stack.submit_many(5, "[[sim: full delay=1]] Hello", deadline_seconds=60)]
+        stack.await_all(jobs, "completed", 20)
+        assert {job_id: len(stack.calls(job_id)) for job_id in jobs} == {
+            job_id: 1 + (job_id == retried) for job_id in jobs
+        }
+        assert abs(stack.get(soon)["created_at"] - began_at) < 3
+        assert stack.attempts(soon)[0]["started_at"] >= int(began_at) + 2
+        late = stack.submit("[[sim: full delay=60]] Hello", deadline_seconds=3)
+        stack.await_all([late], "failed", 10)
+        assert stack.get(late)["error"]["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
+def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
+    ahead: timedelta, postgres_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    clock = HostClock(tmp_path / "host")
+    with processes(postgres_url, valkey.url, tmp_path, clock, clock) as stack:
+        running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello", deadline_seconds=60)
+        await_until(lambda: len(stack.calls()) == len(running), 20, stack.logs)
+        soon = stack.submit("[[sim: full]] Hello", run_at=int(time.time()) + 3, deadline_seconds=60)
+        clock.set(ahead)
+        retried = stack.submit("[[sim: 500, then full]] Hello", deadline_seconds=60)
+        stack.await_all([soon, retried], "completed", 15)
+        stack.await_all(running, "completed", 20)
+        assert [len(stack.calls(job_id)) for job_id in (soon, *running)] == [1] * 7
+        left = stack.submit_many(6, "[[sim: full delay=60, then full]] Hello", deadline_seconds=60)
+        await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
+        clock.set(timedelta(0))
+        stack.worker_processes[0].kill()
+        stack.start_worker()
+        stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 10)
+        assert [len(stack.calls(job_id)) for job_id in left] == [2] * len(left)
