@@ -20,7 +20,7 @@ from jobs.store.runlist import Turns
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
-from worker.maintenance.together import holds_lease
+from worker.maintenance.lease import Lease
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -71,8 +71,8 @@ class Maintenance:
             )
 
         turns = Turns()
-        self._database = database
         self._identity = identity
+        self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
         self._stopping = False
@@ -120,7 +120,7 @@ class Maintenance:
         while not self._stopping:
             self.run_once()
             pause.wait(LEAST_PAUSE)
-            if self._wake.wait(TICK - LEAST_PAUSE):
+            if self._wake.wait(max(0.0, min(TICK, self._lease.seconds_of_others or TICK) - LEAST_PAUSE)):
                 pause.wait(GATHER_SECONDS)
             self._wake.clear()
 
@@ -148,7 +148,7 @@ class Maintenance:
         if holder is None:
             return False
         try:
-            if holds_lease(self._database, "maintenance", holder, LEASE):
+            if self._lease.is_held_by(holder):
                 self._leased = holder, asked_at
         except SQLAlchemyError as error:
             log.warning("maintenance failed", duty="lease", error=type(error).__name__)
