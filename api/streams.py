@@ -113,10 +113,13 @@ class EventStream(Lasting):
                     self._has_waited = True
                     if page.frames:
                         continue
-                    if now() - told_at >= KEEPALIVE_SECONDS:
+                    expectation.reached = self._number
+                    look_at = now() + page.look_again
+                    while not await expectation.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
+                        if now() >= look_at:
+                            break
                         yield KEEPALIVE
                         told_at = now()
-                    await expectation.wait(min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at)))
         except JobNotFound as error:
             yield self._error(error.message, GONE, self._number) + DONE
         except KeyRefused as error:

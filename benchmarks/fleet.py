@@ -85,13 +85,13 @@ def _streams(servers: Stage, streams: int, seconds: int) -> dict[str, float]:
         waiting = stack.submit_many(streams, "Hello", run_at=int(time.time()) + 80_000)
 
         async def compared() -> tuple[float, float]:
-            async with _client() as http:
+            async with _client() as http, _client() as streaming:
                 await _creates(http, stack, seconds // 3)
                 alone = await _creates(http, stack, seconds)
                 async with AsyncExitStack() as opened:
                     for job_id in waiting:
                         url = f"{stack.base_url}/responses/{job_id}?stream=true"
-                        answer = await opened.enter_async_context(http.stream("GET", url))
+                        answer = await opened.enter_async_context(streaming.stream("GET", url))
                         assert answer.status_code == 200
                     return alone, await _creates(http, stack, seconds)
 
