@@ -77,9 +77,10 @@ class Announcer:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""
         self._publish(lambda names: names.ended, delivery_id)
 
-    def wrote(self, job_id: str) -> None:
-        """A response that runs has more to show to those who watch it."""
-        self._publish(lambda names: names.wrote, job_id)
+    def wrote(self, *job_ids: str) -> None:
+        """Responses that run have more to show to those who watch them."""
+        if job_ids:
+            self._publish(lambda names: names.wrote, *job_ids)
 
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
