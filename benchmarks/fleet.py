@@ -47,21 +47,30 @@ def measure(run: Run) -> list[Report]:
     with stage(COUNTED) as servers:
         servers.postgres.execute("CREATE EXTENSION pg_stat_statements")
         for _ in range(run.rounds):
-            workers = run.scaled(WORKERS, 4)
-            report.add(f"{workers} idle workers", Role.OURS, _idle(servers, workers, run.scaled(60, 20)))
+            first, each = _idle(servers, run.scaled(WORKERS, 4), run.scaled(60, 20))
+            report.add("the first idle worker", Role.OURS, first)
+            report.add("each further idle worker", Role.OURS, each)
             report.add(f"{STREAMS:,} silent streams", Role.OURS, _streams(servers, STREAMS, run.scaled(60, 20)))
             report.add(f"{APIS} APIs", Role.OURS, _hearing(servers, run.scaled(400, 100)))
             report.add("a standing backlog", Role.OURS, _messages(servers, run.scaled(200, 80)))
     return [report]
 
 
-def _idle(servers: Stage, workers: int, seconds: int) -> dict[str, float]:
+def _idle(servers: Stage, workers: int, seconds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """What the first worker costs, which does what one of them is to do for all, and what each further one does."""
+    figures = (IDLE.name, SYNCED.name)
+    alone, together = (_rates(servers, count, seconds) for count in (1, workers))
+    further = [(all_of - one) / (workers - 1) for one, all_of in zip(alone, together, strict=True)]
+    return dict(zip(figures, alone, strict=True)), dict(zip(figures, further, strict=True))
+
+
+def _rates(servers: Stage, workers: int, seconds: int) -> list[float]:
+    """Statements and synced commits a second."""
     with servers.stack(workers=workers) as stack, _stopped(stack.api):
         time.sleep(5)  # until each has found out whose the leases are
         before = _counted(servers)
         time.sleep(seconds)
-        statements, syncs = (after - earlier for after, earlier in zip(_counted(servers), before, strict=True))
-    return {IDLE.name: statements / seconds / workers, SYNCED.name: syncs / seconds / workers}
+        return [(after - earlier) / seconds for after, earlier in zip(_counted(servers), before, strict=True)]
 
 
 def _counted(servers: Stage) -> tuple[float, float]:

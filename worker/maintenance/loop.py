@@ -11,7 +11,7 @@ from time import monotonic
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.dispatch import Dispatcher
+from jobs.dispatch import Dispatcher, LostBells
 from jobs.events import Announcer
 from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings
@@ -70,7 +70,7 @@ class Maintenance:
                 database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
             )
 
-        turns = Turns()
+        turns, lost, lost_deliveries = Turns(), LostBells(), LostBells()
         self._identity = identity
         self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
@@ -86,12 +86,16 @@ class Maintenance:
                 most=deadlines.AT_ONCE,
             ),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
-            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, turns, lane, now, worker_timeout)),
+            Step(
+                "dispatcher",
+                0,
+                lambda now: dispatcher.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
+            ),
             Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
             Step(
                 "delivery dispatcher",
                 0,
-                lambda now: deliveries.dispatch(database, bell, now, worker_timeout, delivery_slots),
+                lambda now: deliveries.dispatch(database, bell, lost_deliveries, now, worker_timeout, delivery_slots),
             ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
             Step(
