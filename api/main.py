@@ -41,6 +41,7 @@ from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.lanes import LaneSettings
 from jobs.store.pool import API_CONNECTIONS
 from jobs.store.queries import Standing, ended_among, standings
+from jobs.store.streams import told_of
 from jobs.store.writing import WriteProbe
 from jobs.telemetry import configure_logging, get_logger, log_ignored
 
@@ -78,7 +79,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         announcer=Announcer(redis_client, installation.names, Outbox(database, dispatcher).jobs_ended),
         seal=Seal(settings.encryption_keys),
         waiters=Waiters(
-            settings.redis, installation.names, lambda ids: ended_among(database, ids), key_watch.look_soon
+            settings.redis,
+            installation.names,
+            lambda ids: ended_among(database, ids),
+            lambda ids: told_of(database, ids),
+            key_watch.look_soon,
         ),
         sequences=Sequences(database),
         owed=Owed(database),

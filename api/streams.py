@@ -123,15 +123,17 @@ class EventStream(Lasting):
                     self._has_waited = True
                     if page.frames:
                         continue
-                    if now() - told_at >= KEEPALIVE_SECONDS:
-                        yield KEEPALIVE
-                        told_at = now()
-                    quiet = min(page.look_again, KEEPALIVE_SECONDS - (now() - told_at))
+                    expectation.reached = self._number
+                    look_at = now() + page.look_again
                     if self._patience is not None:
                         if await self._patience.has_run_out():
                             continue
-                        quiet = min(quiet, self._patience.left)
-                    await expectation.wait(quiet)
+                        look_at = min(look_at, now() + self._patience.left)
+                    while not await expectation.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
+                        if now() >= look_at:
+                            break
+                        yield KEEPALIVE
+                        told_at = now()
         except JobNotFound as error:
             yield self._error(error.message, GONE, self._number) + DONE
         except KeyRefused as error:

@@ -12,7 +12,7 @@ from benchmarks.stage import Run
 
 BENCHMARKS: Final = (
     *("accept", "poll", "latency", "in_flight", "drain"),
-    *("memory", "backlog", "deliveries", "beside", "poison", "profile"),
+    *("memory", "backlog", "deliveries", "beside", "poison", "fleet", "profile"),
 )
 """Each is a module of this package with a function `measure(run) -> list of reports`."""
 

@@ -2,10 +2,11 @@
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -63,11 +64,11 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """Servers of one's own, gone at the end."""
+def stage(settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stage]:
+    """Servers of one's own, gone at the end; `settings` are PostgreSQL's, beside those of an operator."""
     with ExitStack() as exits:
         directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="backburner-bench-")))
-        postgres = exits.enter_context(PostgresServer(POSTGRES_SETTINGS))
+        postgres = exits.enter_context(PostgresServer({**POSTGRES_SETTINGS, **settings}))
         valkey = exits.enter_context(ValkeyServer())
         databases = Databases(postgres.url)
         yield Stage(postgres, valkey, databases, directory)

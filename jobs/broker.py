@@ -3,6 +3,7 @@
 Whoever finds the broker away leaves it alone for a second, so that a dead one does not slow every caller down.
 """
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
@@ -159,6 +160,23 @@ def queue_length(connection: Connection, queue: str) -> int:
     except ChannelError:  # nobody has declared it yet
         return 0
     return int(declared.message_count)
+
+
+def next_in(connection: Connection, queue: str) -> str | None:
+    """The id in the message that Redis hands out next from this queue, which is its oldest.
+
+    Empty if there is none, or it is none of ours: anything may be put there. None from any other broker, which does not
+    show it.
+    """
+    channel = connection.default_channel
+    if not isinstance(channel, RedisChannel):
+        return None
+    key = f"{channel.global_keyprefix}{queue}"  # this command is not among those that kombu puts it before
+    try:
+        found = json.loads(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
+    except MALFORMED:
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def read_together(connection: Connection, *queues: str) -> None:

@@ -6,7 +6,7 @@ retries nor keeps results; with two schedulers nobody knows which one ran.
 
 import os
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from jobs.broker import (
     BrokerAway,
     BrokerLine,
     SteadyConnection,
+    next_in,
     queue_length,
     try_write,
 )
@@ -51,6 +52,11 @@ Behind a NAT that forgot a connection nothing else ever ends the wait; kombu's o
 WINDOW_PER_SLOT: Final = 2
 HEADROOM: Final = 8
 FRESH_SECONDS: Final = 0.25
+TO_CLAIM: Final = timedelta(seconds=0.5)
+"""By then a job whose bell was taken out of the queue has been claimed."""
+OUT_OF_ORDER: Final = timedelta(seconds=1)
+"""By how much bells may lie in the queue in another order than they were noted as rung: as long as a commit takes."""
+NOT_SHOWN_FOR: Final = timedelta(seconds=5)
 
 log = get_logger(__name__)
 
@@ -185,6 +191,21 @@ class Dispatcher:
         """How many bells for jobs wait in the broker's queue; None when the broker does not answer."""
         return self._depth(lambda: self._names().calls)
 
+    def next_bell(self) -> str | None:
+        """For which job the bell rings that is taken next: see `next_in`; None as well while the broker is away."""
+        return self._next(lambda: self._names().calls)
+
+    def next_delivery(self) -> str | None:
+        """For which webhook delivery, likewise."""
+        return self._next(lambda: self._names().deliveries)
+
+    def _next(self, queue: Callable[[], str]) -> str | None:
+        try:
+            name = queue()
+            return self._line.use(lambda connection: next_in(connection, name))
+        except (BrokerAway, SQLAlchemyError):  # whoever has just asked for the depth has said so
+            return None
+
     def why_away(self, names: Names | None) -> str | None:
         """Why the broker takes no messages; None if it took a small write just now.
 
@@ -296,9 +317,31 @@ def window_size(slots: int) -> int:
     return WINDOW_PER_SLOT * slots
 
 
-def ring_cutoff(depth: int, now: datetime) -> datetime:
-    """Bells rung before this moment, for jobs still queued, count as lost.
+class LostBells:
+    """Which bells count as lost, so that they are rung again: those of queued jobs that the broker's queue lacks.
 
-    With the queue empty there is nothing left to wait for; else a worker may just not have got there yet.
+    A queue hands out its oldest message first. So whatever was rung before the message that is next is out of it: a
+    worker is about to claim the job, or the bell was lost. What was out of it half a second ago and is still queued was
+    lost. Redis shows the message that is next; of any other broker's bells all count that have waited long enough.
     """
-    return now - (timedelta(seconds=0.5) if depth == 0 else timedelta(seconds=5))
+
+    def __init__(self) -> None:
+        self._seen_at = float("-inf")
+        self._out = self._lost = _LONG_AGO
+
+    def rung_before(self, depth: int, now: datetime, *, is_shown: bool, next_rung_at: datetime | None) -> datetime:
+        """Bells rung before this moment, for jobs still queued, count as lost; `depth` of them wait in the queue.
+
+        `next_rung_at` is when the bell that is next was rung, if that is known and its job still queued.
+        """
+        if depth == 0:  # there is nothing left to wait for
+            return now - TO_CLAIM
+        if not is_shown:
+            return now - NOT_SHOWN_FOR
+        if next_rung_at is not None and monotonic() - self._seen_at >= TO_CLAIM.total_seconds():
+            self._lost = self._out
+            self._seen_at, self._out = monotonic(), next_rung_at - OUT_OF_ORDER
+        return min(self._lost, now - TO_CLAIM)
+
+
+_LONG_AGO: Final = datetime.fromtimestamp(0, UTC)

@@ -6,7 +6,7 @@ costs seconds, never an answer.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -23,6 +23,7 @@ from jobs.telemetry import get_logger
 LOOK_EVERY: Final = 5.0
 QUIET_AFTER_FAILURE: Final = 1.0
 LISTEN_AGAIN_AFTER: Final = 0.5
+_GONE: Final = float("inf")
 
 _STOP: Final = re.compile(rb"(?P<job_id>[!-~]{1,100}) (?P<attempt>[1-9][0-9]{0,5}) (?P<reason>[a-z_]{1,40})")
 """A word to stop. Anybody who reaches Redis may publish, so an attempt has six digits at most: no job has so many."""
@@ -76,9 +77,10 @@ class Announcer:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""
         self._publish(lambda names: names.ended, delivery_id)
 
-    def wrote(self, job_id: str) -> None:
-        """A response that runs has more to show to those who watch it."""
-        self._publish(lambda names: names.wrote, job_id)
+    def wrote(self, *job_ids: str) -> None:
+        """Responses that run have more to show to those who watch them."""
+        if job_ids:
+            self._publish(lambda names: names.wrote, *job_ids)
 
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
@@ -110,18 +112,23 @@ class Waiters:
         url: str,
         names: GetNames,
         ended_among: Callable[[Iterable[str]], set[str]],
+        told_of: Callable[[Iterable[str]], Mapping[str, float]],
         on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
-        """`ended_among` looks at the rows: which of these responses have ended? It may block.
+        """Two look at the rows, and may block.
+
+        `ended_among` says which of these responses have ended; `told_of` how many events of each there are to show,
+        endless of one that has ended, and nothing of one that is gone.
 
         `on_revoked` is called whenever a key may have been revoked.
         """
         self._url = url
         self._names = names
         self._ended_among = ended_among
+        self._told_of = told_of
         self._on_revoked = on_revoked
-        self._waiting: dict[str, set[asyncio.Event]] = {}
-        self._watching: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[Expectation]] = {}
+        self._watching: dict[str, set[Expectation]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -141,7 +148,10 @@ class Waiters:
         return Expectation(self._waiting, job_id)
 
     def watch(self, job_id: str) -> "Expectation":
-        """The same for whoever wants to see every event of a response that runs."""
+        """The same for whoever wants to see every event of a response that runs.
+
+        Before each `wait` it says how many it has: `reached`.
+        """
         return Expectation(self._watching, job_id)
 
     async def _listen(self) -> None:
@@ -175,47 +185,42 @@ class Waiters:
         elif channel == names.revoked:
             self._on_revoked()
         else:
-            _set_all(self._watching.get(job_id, ()))
+            _wake_all(self._watching.get(job_id, ()))
 
     async def _look_once(self) -> None:
-        for watchers in list(self._watching.values()):  # they look for themselves, those of one response together
-            _set_all(watchers)
-        waiting = list(self._waiting)
-        if not waiting:
-            return
+        """Ask once for all who wait and once for all who watch; only those wake that have something to see."""
         try:
-            ended = await asyncio.to_thread(self._ended_among, waiting)
+            if waiting := list(self._waiting):
+                for job_id in await asyncio.to_thread(self._ended_among, waiting):
+                    self._wake(job_id)
+            if watching := list(self._watching):
+                told = await asyncio.to_thread(self._told_of, watching)
+                for job_id in watching:
+                    _wake_all(each for each in self._watching.get(job_id, ()) if each.reached < told.get(job_id, _GONE))
         except Exception as error:  # noqa: BLE001  # a database that is away must not end the watch
-            log.warning("could not look for ended responses", error=type(error).__name__)
-            return
-        for job_id in ended:
-            self._wake(job_id)
+            log.warning("could not look for news of responses", error=type(error).__name__)
 
     def _wake(self, job_id: str) -> None:
-        _set_all(self._waiting.get(job_id, ()))
-        _set_all(self._watching.get(job_id, ()))
-
-
-def _set_all(events: Iterable[asyncio.Event]) -> None:
-    for event in events:
-        event.set()
+        _wake_all(self._waiting.get(job_id, ()))
+        _wake_all(self._watching.get(job_id, ()))
 
 
 class Expectation:
     """One waiter's place; a context manager that gives it up again."""
 
-    def __init__(self, waiting: dict[str, set[asyncio.Event]], job_id: str) -> None:
+    def __init__(self, waiting: "dict[str, set[Expectation]]", job_id: str) -> None:
+        self.reached = 0
         self._waiting = waiting
         self._job_id = job_id
         self._event = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._waiting.setdefault(self._job_id, set()).add(self._event)
+        self._waiting.setdefault(self._job_id, set()).add(self)
         return self
 
     def __exit__(self, *_error: object) -> None:
         others = self._waiting[self._job_id]
-        others.discard(self._event)
+        others.discard(self)
         if not others:
             del self._waiting[self._job_id]
 
@@ -230,3 +235,8 @@ class Expectation:
             self._event.clear()
             return True
         return False
+
+
+def _wake_all(expectations: Iterable[Expectation]) -> None:
+    for each in list(expectations):
+        each.wake()

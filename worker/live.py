@@ -221,6 +221,5 @@ class LiveLog:
                     output.confirm(chunk)
                 elif output.miss():
                     again = True
-        for job_id in kept:
-            self._announcer.wrote(job_id)
+        self._announcer.wrote(*kept)
         return again

@@ -142,11 +142,14 @@ class Database:
         event.listen(pool, "connect", make_ready, insert=True)  # before SQLAlchemy's own first questions
 
     @contextmanager
-    def begin(self, *, within: float = WITHIN_SECONDS, hurried: bool = False) -> Iterator[Connection]:
+    def begin(
+        self, *, within: float = WITHIN_SECONDS, hurried: bool = False, durable: bool = True
+    ) -> Iterator[Connection]:
         """A write transaction: committed at the end of the block, rolled back when it raises.
 
         What has not ended `within` so many seconds is ended, and so are waits for what others have locked: after one
-        second on PostgreSQL, or at once if it is `hurried` as others wait behind it, and `within` on SQLite.
+        second on PostgreSQL, or at once if it is `hurried` as others wait behind it, and `within` on SQLite. One that
+        is not `durable` may be lost if PostgreSQL crashes: its commit does not wait for the disk.
 
         Raises:
             FileReplaced: SQLite's file is no longer the one that is open.
@@ -165,7 +168,7 @@ class Database:
             use = self._limits.begin(connection.connection.dbapi_connection, within)
             try:
                 with connection.begin() as transaction:
-                    also = self._also + connection.info.get(BEGIN_ALSO, "")
+                    also = (self._also if durable else NOT_DURABLE) + connection.info.get(BEGIN_ALSO, "")
                     connection.exec_driver_sql((HURRIED if hurried else PATIENT) + also)
                     self._set_clock(connection)
                     yield connection

@@ -98,6 +98,17 @@ def pick_due_deliveries(
     return [each for each in picked if each in rung]
 
 
+def delivery_rung_at(tx: Connection, delivery_id: str) -> datetime | None:
+    """When the bell of a pending delivery was rung; None if it was not, or the delivery is pending no more."""
+    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": delivery_id}).scalar_one_or_none()
+    return found
+
+
+_RUNG_AT: Final = select(tables.webhook_deliveries.c.rung_at).where(
+    tables.webhook_deliveries.c.id == bindparam("of_id"), tables.IS_PENDING
+)
+
+
 def due_of_receiver(tx: Connection, receiver: str, now: datetime, limit: int) -> list[str]:
     """The oldest due deliveries of one receiver, rung or not."""
     return list(tx.execute(_DUE_OF_RECEIVER, {"whom": receiver, "now": now, "limit": limit}).scalars())

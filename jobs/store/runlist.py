@@ -179,6 +179,15 @@ class Turns:
         return [each.job_id for each in picked if each.job_id in rung]
 
 
+def rung_at_of(tx: Connection, job_id: str) -> datetime | None:
+    """When the bell of a queued job was rung; None if it was not, or the job is queued no more."""
+    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": job_id}).scalar_one_or_none()
+    return found
+
+
+_RUNG_AT: Final = select(tables.jobs.c.rung_at).where(tables.jobs.c.id == bindparam("of_id"), tables.IS_QUEUED)
+
+
 def queued_groups() -> CTE:
     """Each (`priority`, `key`) that has queued jobs, with when its first is due, by one index probe each.
 

@@ -4,17 +4,18 @@ Events are committed before anyone is told of them. So nothing that happens to R
 client see a number twice or miss one, and a number is never taken back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Integer, Select, and_, bindparam, func, insert, select
 
-from jobs.sequence import Event, Progress
+from jobs.sequence import LIVE_FROM, Event, Progress
 from jobs.store import tables
 from jobs.store.columns import among
-from jobs.store.queries import no_job
+from jobs.store.database import READ_SECONDS, Database
+from jobs.store.queries import IDS_PER_QUERY, no_job
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,33 @@ def _log() -> Select[Any]:
 
 
 _LOG: Final = _log()
+
+
+def told_of(database: Database, job_ids: Iterable[str]) -> dict[str, float]:
+    """How many events of each of these responses have been told; endless of one that has ended.
+
+    One that is gone is left out.
+    """
+    ids = list({*job_ids})
+    told: dict[str, float] = {}
+    with database.read(within=READ_SECONDS) as tx:
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            for job_id, has_started, has_ended, next_number in tx.execute(
+                _TOLD, {"ids": ids[start : start + IDS_PER_QUERY]}
+            ):
+                opening = LIVE_FROM if has_started else LIVE_FROM - 1
+                told[job_id] = float("inf") if has_ended else max(opening, next_number or 0)
+    return told
+
+
+def _told() -> Select[Any]:
+    job, row = tables.jobs.c, tables.stream_events.c
+    next_number = select(func.max(row.next_number)).where(row.job_id == job.id).scalar_subquery()
+    facts = (job.started_at.is_not(None), job.completed_at.is_not(None), next_number)
+    return select(job.id, *facts).where(among(job.id, "ids"))
+
+
+_TOLD: Final = _told()
 
 
 def last_chunk(tx: Connection, job_id: str) -> Chunk | None:

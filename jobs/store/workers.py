@@ -3,17 +3,29 @@
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from time import sleep
 from typing import Any, Final
 
-from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
 from jobs.job import Attempt, Job
 from jobs.store import tables
-from jobs.store.columns import among
+from jobs.store.columns import Moment, among
 from jobs.store.rows import attempt_from, job_from
 
 CALLS: Final = "calls"
@@ -208,6 +220,25 @@ def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: ti
     """
     asked = {"of_name": name, "by_holder": holder, "at": now, "until": now + length, "too_late": now + 2 * length}
     return tx.execute(_TAKING[tx.dialect.name], asked).first() is not None
+
+
+def lease_left(tx: Connection, name: str, holder: str) -> timedelta:
+    """How long the lease called `name` is still another's; nothing, or less, while `holder` may take it."""
+    asked = {"of_name": name, "not_of": holder, "at": datetime.now(UTC)}
+    found = tx.execute(_OF_ANOTHER[tx.dialect.name], asked).one_or_none()
+    return timedelta(0) if found is None else found.expires_at - found.now
+
+
+def _of_another(now: ColumnElement[datetime]) -> Select[Any]:
+    row = tables.leases.c
+    whose = (row.name == bindparam("of_name"), row.holder != bindparam("not_of"))
+    return select(row.expires_at, now.label("now")).where(*whose)
+
+
+_OF_ANOTHER: Final = {
+    "postgresql": _of_another(func.clock_timestamp(type_=Moment)),
+    "sqlite": _of_another(bindparam("at", type_=Moment)),
+}
 
 
 def _taking(dialect: Any) -> Any:

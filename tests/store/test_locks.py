@@ -161,7 +161,7 @@ def test_a_bell_is_rung_for_others_while_a_job_and_a_key_are_locked(records: Rec
 
 def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
     with records.database.begin() as tx:
-        take_lease(tx, "maintenance", "a worker that is gone", database_now(tx), SECOND)
+        take_lease(tx, "maintenance", "a worker that is gone", database_now(tx) - SECOND, SECOND)
     overdue = records.submit_job()  # for the clock of today
     loop = Maintenance(
         records.database,

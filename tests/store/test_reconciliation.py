@@ -6,7 +6,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
-from jobs.dispatch import ring_cutoff
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Outcome, Usage
 from jobs.lifecycle import Status, Verb
@@ -85,7 +84,7 @@ class TestParked:
         with records.database.begin() as tx:
             assert queue_position(tx, job) is None
             assert queue_position(tx, behind) == 1
-            assert Turns().pick(tx, clock(), 10, ring_cutoff(0, clock())) == [behind.id]
+            assert Turns().pick(tx, clock(), 10, clock()) == [behind.id]
             assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
 
     def test_who_wants_a_retry_or_has_a_price_does_not_wait(self, records: Records) -> None:

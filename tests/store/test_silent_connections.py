@@ -13,7 +13,7 @@ from tests.chaos.proxy import Proxy
 from tests.support.postgres import PostgresServer
 from tests.support.sessions import quickly
 from tests.support.waiting import await_until
-from worker.maintenance.together import holds_lease
+from worker.maintenance.lease import Lease
 
 TIMEOUT = timedelta(seconds=10)
 
@@ -37,14 +37,15 @@ def test_a_lease_is_soon_asked_for_again(postgres_url: str) -> None:
     way, through = Proxy.before(postgres_url)
     with way, ThreadPoolExecutor(1) as threads:
         database = Database(through)
-        assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
+        lease = Lease(database, "maintenance", TIMEOUT)
+        assert lease.is_held_by("wrk_1")
         way.stall()
-        asked = threads.submit(holds_lease, database, "maintenance", "wrk_1", TIMEOUT)
+        asked = threads.submit(lease.is_held_by, "wrk_1")
         way.silence()
         way.flow()
         with quickly(), pytest.raises(SQLAlchemyError):
             asked.result()
-        assert holds_lease(database, "maintenance", "wrk_1", TIMEOUT)
+        assert lease.is_held_by("wrk_1")
         database.close()
 
 

@@ -2,11 +2,11 @@
 
 from datetime import datetime, timedelta
 
-from jobs.dispatch import Dispatcher, ring_cutoff, window_size
+from jobs.dispatch import Dispatcher, LostBells, window_size
 from jobs.ids import first_id_at
 from jobs.store.database import Database, database_now
 from jobs.store.deliveries import deliveries_left_behind, rescue_deliveries
-from jobs.store.delivery_runlist import pick_due_deliveries
+from jobs.store.delivery_runlist import delivery_rung_at, pick_due_deliveries
 from jobs.store.event_pruning import prune_events
 from jobs.store.workers import live_workers
 from jobs.telemetry import get_logger
@@ -30,20 +30,28 @@ def rescue(database: Database, dispatcher: Dispatcher, now: datetime) -> int:
 
 
 def dispatch(
-    database: Database, dispatcher: Dispatcher, now: datetime, worker_timeout: timedelta, slots_each: int
+    database: Database,
+    dispatcher: Dispatcher,
+    lost: LostBells,
+    now: datetime,
+    worker_timeout: timedelta,
+    slots_each: int,
 ) -> int:
-    """Ring for as many due deliveries as the live workers have room for; returns how many."""
+    """Ring for as many due deliveries as the live workers have room for; returns how many. `lost` is kept between."""
     depth = dispatcher.depth_of_deliveries()
     if depth is None:
         return 0
+    following = dispatcher.next_delivery() if depth else None
     with database.read() as tx:
+        next_rung_at = delivery_rung_at(tx, following) if following else None
         alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]
     places = len(alive) * slots_each
+    rung_before = lost.rung_before(depth, now, is_shown=following is not None, next_rung_at=next_rung_at)
     room = window_size(places) - depth
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = pick_due_deliveries(tx, now, room, ring_cutoff(depth, now), places)
+        due = pick_due_deliveries(tx, now, room, rung_before, places)
     return dispatcher.ring_for_deliveries(due)
 
 

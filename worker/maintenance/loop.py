@@ -11,7 +11,7 @@ from time import monotonic
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.dispatch import Dispatcher
+from jobs.dispatch import Dispatcher, LostBells
 from jobs.events import Announcer
 from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings
@@ -20,7 +20,7 @@ from jobs.store.runlist import Turns
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
-from worker.maintenance.together import holds_lease
+from worker.maintenance.lease import Lease
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -72,9 +72,9 @@ class Maintenance:
                 database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
             )
 
-        turns = Turns()
-        self._database = database
+        turns, lost, lost_deliveries = Turns(), LostBells(), LostBells()
         self._identity = identity
+        self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
         self._stopping = False
@@ -88,12 +88,16 @@ class Maintenance:
                 most=deadlines.AT_ONCE,
             ),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
-            Step("dispatcher", 0, lambda now: dispatcher.run_once(database, bell, turns, lane, now, worker_timeout)),
+            Step(
+                "dispatcher",
+                0,
+                lambda now: dispatcher.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
+            ),
             Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
             Step(
                 "delivery dispatcher",
                 0,
-                lambda now: deliveries.dispatch(database, bell, now, worker_timeout, delivery_slots),
+                lambda now: deliveries.dispatch(database, bell, lost_deliveries, now, worker_timeout, delivery_slots),
             ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
             Step(
@@ -122,7 +126,7 @@ class Maintenance:
         while not self._stopping:
             self.run_once()
             pause.wait(LEAST_PAUSE)
-            if self._wake.wait(TICK - LEAST_PAUSE):
+            if self._wake.wait(max(0.0, min(TICK, self._lease.seconds_of_others or TICK) - LEAST_PAUSE)):
                 pause.wait(GATHER_SECONDS)
             self._wake.clear()
 
@@ -150,7 +154,7 @@ class Maintenance:
         if holder is None:
             return False
         try:
-            if holds_lease(self._database, "maintenance", holder, LEASE):
+            if self._lease.is_held_by(holder):
                 self._leased = holder, asked_at
         except SQLAlchemyError as error:
             log.warning("maintenance failed", duty="lease", error=type(error).__name__)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.store.database import Database
 from jobs.telemetry import get_logger
 from worker.identity import Identity
-from worker.maintenance.together import holds_lease
+from worker.maintenance.lease import Lease
 
 SHORTEST_LEASE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -41,11 +41,10 @@ class Patrol:
         It may last longer than the lease, so that two do it at once: it must bear that.
         """
         self._name = name
-        self._database = database
         self._identity = identity
         self._run = run
         self._every = every
-        self._lease = max(2 * every, SHORTEST_LEASE)
+        self._lease = Lease(database, name, max(2 * every, SHORTEST_LEASE))
         self._stopping = Event()
         self._thread = Thread(target=self._loop, daemon=True)
 
@@ -68,7 +67,7 @@ class Patrol:
         if holder is None:
             return True
         try:
-            if not holds_lease(self._database, self._name, holder, self._lease):
+            if not self._lease.is_held_by(holder):
                 return True
             self._run(now, self._stopping)
         except (NoAnswer, SQLAlchemyError) as error:

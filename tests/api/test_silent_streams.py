@@ -1,0 +1,65 @@
+"""A thousand streams that wait for models that think cost one look for all of them, and show what nobody announced."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import api.streams
+import jobs.events
+from api.sequences import Page
+from tests.api.watching import OPENING, TOLD, kinds, watching
+from tests.api.world import Hand, Server, a_tenant, serve, settings_for
+from tests.support.valkey import ValkeyServer
+from tests.support.waiting import await_until
+
+STREAMS = 5
+
+
+@pytest.fixture
+def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """One that looks all the time, and tells its streams' clients as often that it is there."""
+    monkeypatch.setattr(jobs.events, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(api.streams, "KEEPALIVE_SECONDS", 0.05)
+    with serve(settings_for(database_url, shared_valkey.url)) as server:
+        yield server
+
+
+def test_silent_streams_are_looked_at_together_and_only_news_are_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiters, sequences, hand = server.parts.waiters, server.parts.sequences, Hand(server)
+    looks: list[set[str]] = []
+    reads: Counter[str] = Counter()
+    told_of, read = waiters._told_of, sequences.read
+
+    def looking(ids: Iterable[str]) -> Mapping[str, float]:
+        looks.append({*ids})
+        return told_of(looks[-1])
+
+    async def reading(job_id: str, *rest: Any) -> Page:
+        reads[job_id] += 1
+        return await read(job_id, *rest)
+
+    def are_all_told() -> bool:
+        return {each.reached for job_id in ids for each in waiters._watching.get(job_id, ())} == {2}
+
+    with a_tenant(server) as tenant, ExitStack() as streams:
+        ids = [tenant.submit()["id"] for _ in range(STREAMS)]
+        events = [streams.enter_context(watching(server, tenant, job_id)) for job_id in ids]
+        await_until(are_all_told, 5, "not all have told that the response is queued")
+        monkeypatch.setattr(waiters, "_told_of", looking)
+        monkeypatch.setattr(sequences, "read", reading)
+        await_until(lambda: len(looks) >= 5, 10, "nobody looks")
+        assert all(look == {*ids} for look in looks)
+        assert not reads
+        hand.complete(ids[0], announce=False)
+        assert kinds(events[0].result(5)) == [*OPENING, *TOLD, "response.completed"]
+        assert {*reads} == {ids[0]}
+        tenant.http.delete(f"/v1/responses/{ids[1]}")
+        for job_id in ids[2:]:
+            hand.complete(job_id)
+        assert events[1].result(5)[-1]["code"] == "response_not_found"
+        assert events[-1].result(5)[-1]["type"] == "response.completed"
