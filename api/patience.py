@@ -5,7 +5,7 @@ move that only a queued job allows: once the client was told that nothing was bo
 """
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
@@ -35,7 +35,7 @@ class Patience:
         self._parts = parts
         self._job_id = job.id
         self._lasts = timedelta(seconds=parts.settings.held_patience_seconds)
-        waited = datetime.now(UTC) - job.created_at
+        waited = parts.database.clock() - job.created_at
         self._look_at = asyncio.get_running_loop().time() + (self._lasts - waited).total_seconds()
 
     @property
@@ -53,7 +53,7 @@ class Patience:
 
     def _turn_away(self) -> bool:
         """A job that may have been bought goes on: its answer may still come, and another create would buy again."""
-        parts, now = self._parts, datetime.now(UTC)
+        parts, now = self._parts, self._parts.database.clock()
         try:
             with parts.database.read() as tx:
                 job = get_job(tx, self._job_id)

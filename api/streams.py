@@ -124,11 +124,7 @@ class EventStream(Lasting):
                     if page.frames:
                         continue
                     expectation.reached = self._number
-                    look_at = now() + page.look_again
-                    if self._patience is not None:
-                        if await self._patience.has_run_out():
-                            continue
-                        look_at = min(look_at, now() + self._patience.left)
+                    look_at = now() + await self._until_next_look(page)
                     while not await expectation.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
                         if now() >= look_at:
                             break
@@ -148,6 +144,14 @@ class EventStream(Lasting):
     def _refuse_if(self, revoked: "asyncio.Future[None]") -> None:
         if revoked.done():
             raise was_revoked(self._caller)
+
+    async def _until_next_look(self, page: Page) -> float:
+        """Seconds until the rows are to be looked at again; none where the job was just ended."""
+        if self._patience is None:
+            return page.look_again
+        if await self._patience.has_run_out():
+            return 0.0
+        return min(page.look_again, self._patience.left)
 
     async def _page(self) -> Page:
         try:

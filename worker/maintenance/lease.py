@@ -63,7 +63,10 @@ class Lease:
     def _left(self, holder: str) -> float:
         """For how many seconds it is still another's, as is noted."""
         with self._database.read(within=ASKING_SECONDS) as tx:
-            left = min(lease_left(tx, self._name, holder), self._length).total_seconds()
+            noted = lease_left(tx, self._name, holder)
+        if noted > 2 * self._length:  # it was taken before the clock was set back, and may be taken over
+            return 0.0
+        left = min(noted, self._length).total_seconds()
         if left <= 0:
             return 0.0
         self._asked_from = monotonic() + left + APART_SECONDS * SystemRandom().random()

@@ -74,6 +74,7 @@ class Maintenance:
 
         turns, lost, lost_deliveries = Turns(), LostBells(), LostBells()
         self._identity = identity
+        self._clock = database.clock
         self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
@@ -139,7 +140,7 @@ class Maintenance:
                 continue
             step.due_at = monotonic() + step.every
             try:
-                if step.run(self._database.clock()) >= step.most:
+                if step.run(self._clock()) >= step.most:
                     step.due_at = 0.0
                     self._wake.set()
             except Exception as error:  # one duty that fails must not end the others

@@ -41,6 +41,7 @@ class Patrol:
         It may last longer than the lease, so that two do it at once: it must bear that.
         """
         self._name = name
+        self._clock = database.clock
         self._identity = identity
         self._run = run
         self._every = every
@@ -59,7 +60,7 @@ class Patrol:
     def _loop(self) -> None:
         pause = self._every
         while not self._stopping.wait(pause.total_seconds()):
-            pause = self._every if self.run_once(self._database.clock()) else min(2 * pause, LONGEST_PAUSE)
+            pause = self._every if self.run_once(self._clock()) else min(2 * pause, LONGEST_PAUSE)
 
     def run_once(self, now: datetime) -> bool:
         """Do it, if the lease is ours; whether nothing went wrong."""
