@@ -15,7 +15,7 @@ from cli.database import reason_of, shown
 from cli.database_checks import LONG_SECONDS, check_connections, check_locks, check_pooler
 from cli.datadir import ENCRYPTION_KEY_FILE
 from cli.finding import Finding, bad, doubtful, good
-from jobs.broker import ANSWERS, BROKER_ERRORS, CLUSTER_ERRORS, refusal_of, try_queue, try_write
+from jobs.broker import ANSWERS, BROKER_ERRORS, CLUSTER_ERRORS, queue_length, refusal_of, try_queue, try_write
 from jobs.dispatch import create_celery
 from jobs.models import Catalogue
 from jobs.names import Names
@@ -171,13 +171,15 @@ def check_broker(settings: Settings) -> Finding:
     """Whether the broker takes a message and hands it out again."""
     app = create_celery(settings)
     url = _shown(settings.broker)
-    trial = f"{_names(settings).trial}.{token_hex(4)}"  # nobody else who looks now takes our message
+    names = _names(settings)
+    trial = f"{names.trial}.{token_hex(4)}"  # nobody else who looks now takes our message
     try:
         with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
             connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
             try_write(connection, trial)
             if not try_queue(connection, trial, PATIENCE_SECONDS):
                 return bad("broker", f"{url} takes messages and hands none out", "check the broker's own log")
+            queue_length(connection, names.calls)
     except CLUSTER_ERRORS:
         return bad("broker", f"{url} is a Redis Cluster, which cannot keep the queue", "name one server, or Sentinels")
     except BROKER_ERRORS as error:

@@ -138,7 +138,7 @@ def refusal_of(error: BaseException) -> str:
 
 
 def try_write(connection: Connection, queue: str) -> None:
-    """Write to Redis what is gone at once; of any other broker ask how long the queue is.
+    """Write to Redis what is gone at once; to any other broker nothing.
 
     A server that answers may take no writes: one that has become a replica, or whose disk or memory is full.
 
@@ -146,11 +146,9 @@ def try_write(connection: Connection, queue: str) -> None:
         RedisError: it takes none, or does not answer.
     """
     channel = connection.default_channel
-    if not isinstance(channel, RedisChannel):
-        queue_length(connection, queue)
-        return
-    channel.client.lpush(queue, "x")  # in no pipeline, which would put words of its own before the server's
-    channel.client.delete(queue)
+    if isinstance(channel, RedisChannel):
+        channel.client.lpush(queue, "x")  # in no pipeline, which would put words of its own before the server's
+        channel.client.delete(queue)
 
 
 def queue_length(connection: Connection, queue: str) -> int:

@@ -207,13 +207,18 @@ class Dispatcher:
             return None
 
     def why_away(self, names: Names | None) -> str | None:
-        """Why the broker takes no messages; None if it took a small write just now.
+        """Why the broker takes no messages; None if it took a small write just now, and the queue of jobs is one.
 
         The database is not asked for the names, should they not be known yet.
         """
-        queue = Names("backburner").probe if names is None else names.probe
+        names = names or Names("backburner")
+
+        def attempt(connection: Connection) -> None:
+            try_write(connection, names.probe)
+            queue_length(connection, names.calls)
+
         try:
-            self._line.use(lambda connection: try_write(connection, queue))
+            self._line.use(attempt)
         except BrokerAway as away:
             if away.__cause__ is not None:
                 log.warning("broker takes no messages", reason=str(away))

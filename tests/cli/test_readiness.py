@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, text
 from cli.doctor import examine
 from cli.finding import Level
 from jobs.errors import ErrorKind
+from jobs.names import Names
 from jobs.store import lanes, tables, workers
 from jobs.store.database import database_now
 from jobs.store.transitions import submit
@@ -178,6 +179,21 @@ def test_they_name_the_same_while_the_broker_is_away(
     with replica(shared_valkey):
         body, rows, said = told(server)
     assert body["missing"] == missing
+    assert_they_agree(body, rows, said)
+    dispatcher = server.parts.dispatcher
+    await_until(lambda: dispatcher.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+
+
+@pytest.mark.one_database
+def test_a_key_that_is_no_queue_is_found_by_both(server: Server, shared_valkey: ValkeyServer) -> None:
+    assert server.settings.namespace is not None
+    calls = Names(server.settings.namespace).calls
+    with shared_valkey.client() as client:
+        client.set(calls, "not a list")
+        body, rows, said = told(server)
+        client.delete(calls)
+    assert body["missing"] == ["broker"]
+    assert "WRONGTYPE" in body["reasons"]["broker"]
     assert_they_agree(body, rows, said)
     dispatcher = server.parts.dispatcher
     await_until(lambda: dispatcher.why_away(None) is None, 5, "the broker is left alone for more than a moment")
