@@ -9,6 +9,8 @@ from jobs.job import Attempt
 from worker.provider.line import AbortReason, Line
 
 SWEPT_AT_ONCE = 500
+LONGEST_GAP = 2.0
+"""Between two sweeps, in seconds, of a process that runs; else it was frozen, and could not have read what came."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Calls:
         self._numbers: dict[str, set[int]] = {}
         self._broken_off: dict[tuple[str, int], Line] = {}
         self._on_end = on_end
+        self._swept_at = monotonic()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -91,9 +94,12 @@ class Calls:
     def abort_overdue(self) -> None:
         """End every call whose deadline has passed, or whose answer has come to a halt."""
         now = monotonic()
+        gap = now - self._swept_at
+        self._swept_at = now
+        frozen = gap if gap > LONGEST_GAP else 0.0
         for number, call in enumerate(self.held(), 1):
             if number % SWEPT_AT_ONCE == 0:
                 sleep(0)  # ten thousand would hold up all else for 6 ms
             if call.ends_at <= now:
                 call.line.abort(AbortReason.CALL_DEADLINE)
-            call.line.keep(now)
+            call.line.keep(now, frozen)

@@ -1,5 +1,6 @@
 """Hosts whose clocks are wrong, or are set while jobs run: nothing is bought again, ended early or left to lie."""
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,3 +83,21 @@ def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
         stack.start_worker()
         stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 10)
         assert [len(stack.calls(job_id)) for job_id in left] == [2] * len(left)
+
+
+def test_workers_that_are_frozen_together_give_up_nobody(
+    database_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    with processes(database_url, valkey.url, tmp_path, None, None) as stack:
+        workers = [*stack.worker_processes, stack.start_worker()]
+        workers[1].match("worker registered")
+        jobs = stack.submit_many(6, f"[[sim: full delay={2 * WORKER_TIMEOUT}]] Hello")
+        await_until(lambda: len(stack.calls()) == len(jobs), 20, stack.logs)
+        for worker in workers:
+            worker.signal(signal.SIGSTOP)
+        await_until(lambda: all(each["outcome"] == "answered" for each in stack.calls()), 20, stack.logs)
+        for worker in workers:
+            worker.signal(signal.SIGCONT)
+        stack.await_all(jobs, "completed", 20)
+        assert len(stack.calls()) == len(jobs)
+        assert not any("given up" in worker.output for worker in workers)

@@ -118,10 +118,18 @@ class Line:
                 self._cut()
             return True
 
-    def keep(self, now: float) -> None:
-        """End what is overdue at `now` of the monotonic clock; the keeper of all calls says this every moment."""
+    def keep(self, now: float, frozen: float = 0.0) -> None:
+        """End what is overdue at `now` of the monotonic clock; the keeper of all calls says this every moment.
+
+        What has become overdue while the process was `frozen`, for so many seconds, is given that time again.
+        """
         due = self._due
         if due is None or now < due:
+            return
+        if frozen and self._aborted is None:
+            with self._guard:
+                if self._due == due:
+                    self._due = due + frozen
             return
         with self._guard:
             self._due = None

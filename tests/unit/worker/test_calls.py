@@ -1,6 +1,7 @@
 """The calls in flight, and which of them a word from outside ends."""
 
 from datetime import timedelta
+from time import monotonic
 
 import pytest
 
@@ -39,3 +40,13 @@ def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
     assert line.aborted is None
     calls.abort("resp_1", 10**100, AbortReason.CANCELLED)
     assert line.aborted is AbortReason.CANCELLED
+
+
+def test_a_text_that_came_while_the_process_was_frozen_is_no_stall() -> None:
+    line, now = Line(), monotonic()
+    line.expect(1.0)
+    line.keep(now + 600, frozen=600)
+    line.keep(now + 600.5)
+    assert line.aborted is None
+    line.keep(now + 602)
+    assert line.aborted is AbortReason.STALLED
