@@ -18,6 +18,8 @@ BEAT_SECONDS = 4.0
 LONGEST_PAUSE = 2 * BEAT_EVERY
 """Between two beats, in seconds, of a worker that is well."""
 
+FAR_OFF = timedelta(seconds=5)
+
 log = get_logger(__name__)
 
 
@@ -56,6 +58,9 @@ class Identity:
         if fresh is not None:
             self.worker_id = fresh
             log.info("worker registered", worker_id=fresh, former=former)
+            ahead = self.database.clock.host_ahead
+            if abs(ahead) > FAR_OFF:  # it does no harm here, but to certificates and to whoever reads two logs
+                log.warning("this host's clock is off", host=socket.gethostname(), seconds=round(ahead.total_seconds()))
 
     def _report(self) -> Report:
         late = 0 if self.unrecorded is None else self.unrecorded.late()

@@ -57,6 +57,8 @@ def test_hosts_that_are_hours_off_run_every_job_once_and_in_time(
         }
         assert abs(stack.get(soon)["created_at"] - began_at) < 3
         assert stack.attempts(soon)[0]["started_at"] >= int(began_at) + 2
+        warned = "this host's clock is off" in stack.worker_processes[0].output
+        assert warned == (worker is not None)
         late = stack.submit("[[sim: full delay=60]] Hello", deadline_seconds=3)
         stack.await_all([late], "failed", 10)
         assert stack.get(late)["error"]["code"] == "deadline_exceeded"
