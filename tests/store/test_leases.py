@@ -34,9 +34,7 @@ def test_run_out_it_is_the_next_ones_within_moments(records: Records) -> None:
 def test_a_step_of_the_clock_makes_nobody_wait_longer_than_a_lease_lasts(records: Records) -> None:
     """As one that was set back by hours since the lease was taken."""
     assert Lease(records.database, "a duty", LONG).is_held_by("wrk_1")
-    other = Lease(records.database, "a duty", SHORT)
-    assert not other.is_held_by("wrk_2")
-    assert other.seconds_of_others <= SHORT.total_seconds() + APART_SECONDS
+    assert Lease(records.database, "a duty", SHORT).is_held_by("wrk_2")
 
 
 def test_its_holder_renews_it_without_a_look_before(records: Records) -> None:

@@ -26,8 +26,8 @@ class Heard:
     def __init__(self) -> None:
         self.wrote_for: list[str] = []
 
-    def wrote(self, job_id: str) -> None:
-        self.wrote_for.append(job_id)
+    def wrote(self, *job_ids: str) -> None:
+        self.wrote_for += job_ids
 
 
 @pytest.fixture
