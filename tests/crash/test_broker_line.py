@@ -11,7 +11,7 @@ from jobs.dispatch import EXECUTE, Dispatcher, create_celery
 from jobs.settings import load_settings
 from tests.support.names import NAMES, get_names
 from tests.support.valkey import ValkeyServer
-from tests.support.valkey_faults import another_password, full_disk, full_memory, loading, replica
+from tests.support.valkey_faults import NO_WRITES
 from tests.support.waiting import await_until
 
 
@@ -82,17 +82,7 @@ def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: Val
     bell.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        (replica, "READONLY"),
-        (full_memory, "OOM"),
-        (full_disk, "MISCONF"),
-        (another_password, "NOAUTH"),
-        (loading, "LOADING"),
-    ],
-    ids=["replica", "memory", "disk", "password", "loading"],
-)
+@pytest.mark.parametrize(("code", "fault"), NO_WRITES.items(), ids=NO_WRITES)
 def test_a_broker_that_takes_no_writes_says_why(
     fault: Callable[[ValkeyServer], AbstractContextManager[None]], code: str, valkey: ValkeyServer
 ) -> None:

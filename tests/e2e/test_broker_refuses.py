@@ -11,24 +11,14 @@ from cli.local_checks import check_broker, check_redis
 from jobs.settings import load_settings
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
-from tests.support.valkey_faults import another_password, full_disk, full_memory, loading, replica
+from tests.support.valkey_faults import NO_WRITES
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.long
 
 
 @pytest.mark.one_database
-@pytest.mark.parametrize(
-    ("fault", "code"),
-    [
-        (replica, "READONLY"),
-        (full_memory, "OOM"),
-        (full_disk, "MISCONF"),
-        (another_password, "NOAUTH"),
-        (loading, "LOADING"),
-    ],
-    ids=["replica", "memory", "disk", "password", "loading"],
-)
+@pytest.mark.parametrize(("code", "fault"), NO_WRITES.items(), ids=NO_WRITES)
 def test_everything_goes_on_by_itself(
     fault: Callable[[ValkeyServer], Any], code: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:

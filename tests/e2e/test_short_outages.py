@@ -55,7 +55,7 @@ def test_an_outage_costs_no_response_anything(stack: GatedStack) -> None:
         jobs = stack.submit_many(JOBS, "Hello", max_attempts=1)
         with ThreadPoolExecutor(2) as pool:
             held, streamed = pool.submit(create, stack), pool.submit(create, stack, stream=True)
-            await_until(lambda kind=kind: reason(stack) == kind, 10, stack.logs)  # type: ignore[misc]
+            await_until(lambda kind=kind: reason(stack) == kind, 10, stack.logs)  # type: ignore[misc]  # mypy infers no type for a default
             made = calls_made(stack, jobs)
             refused, events = held.result(), streamed.result()
         assert made <= SLOTS + 3, f"{kind}: calls went out after the first were refused"

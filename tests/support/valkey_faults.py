@@ -1,8 +1,8 @@
 """What a hosted Redis does to its clients: it answers, and takes no writes. Each heals at the end of its block."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
 
 import redis
 
@@ -82,3 +82,13 @@ def loading(valkey: ValkeyServer) -> Iterator[None]:
 
 def _info(client: "redis.Redis", name: str) -> Any:
     return client.info("persistence")[name]
+
+
+NO_WRITES: Final[Mapping[str, Callable[[ValkeyServer], AbstractContextManager[None]]]] = {
+    "READONLY": replica,
+    "OOM": full_memory,
+    "MISCONF": full_disk,
+    "NOAUTH": another_password,
+    "LOADING": loading,
+}
+"""By the code that a client is answered."""
