@@ -8,6 +8,7 @@ BENCH_STAMP := .venv/.bench
 # the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
+UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
 # the clients of tests/clients: of Python each a directory and a lock of its own, of Node all in one but Codex, which is huge
 PYTHON_CLIENTS := $(patsubst requirements/clients-%.in,%,$(wildcard requirements/clients-*.in))
@@ -88,25 +89,28 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# of all packages for tests uv comes first, as it installs the others several times as fast
 $(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/test.txt
+	sed -n '/^uv==/,/^ *#/p' requirements/test.txt > .venv/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
+	$(UV_INSTALL) -r requirements/test.txt
 	@touch $@
 
 $(TEST_STAMP): $(PACKAGES_STAMP) $(SDK_STAMPS) $(CLIENT_STAMPS)
 	@touch $@
 
 $(BENCH_STAMP): requirements/bench.txt $(PACKAGES_STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	$(UV_INSTALL) -r requirements/bench.txt
 	@touch $@
 
 .venv/sdk/%/.installed: requirements/sdk-%.txt | $(PACKAGES_STAMP)
 	rm -rf $(@D)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --target $(@D) -r $<
+	$(UV_INSTALL) --no-deps --target $(@D) -r $<
 	@touch $@
 
 .venv/clients/%/.installed: requirements/clients-%.txt | $(PACKAGES_STAMP)
 	rm -rf $(@D)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps --target $(@D) -r $<
+	$(UV_INSTALL) --no-deps --target $(@D) -r $<
 	@touch $@
 
 %/node_modules/.installed: %/package-lock.json %/package.json | $(PACKAGES_STAMP)
