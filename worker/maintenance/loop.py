@@ -19,8 +19,9 @@ from jobs.store.reconciliation import Patience
 from jobs.store.runlist import Turns
 from jobs.telemetry import get_logger
 from worker.identity import Identity
-from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
+from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer, timekeeper
 from worker.maintenance.lease import Lease
+from worker.maintenance.timekeeper import Timekeeper
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -108,6 +109,9 @@ class Maintenance:
                 most=deliveries.PRUNED_AT_ONCE,
             ),
         ]
+        if database.is_sqlite:
+            keeper = Timekeeper(database)
+            self._steps.append(Step("timekeeper", timekeeper.EVERY, lambda _: bool(keeper.run_once())))
 
     def start(self) -> None:
         """Begin."""
