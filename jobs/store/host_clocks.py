@@ -1,7 +1,6 @@
 """Which hosts' clocks are off, as the processes on them say with each heartbeat. No job is affected."""
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Final
 
 from jobs.clock import FAR_OFF
@@ -25,11 +24,10 @@ def shown_clocks(workers: Iterable[WorkerRow], apis: Iterable[Process]) -> Seque
 
 
 def _span(seconds: float) -> str:
-    """The largest two units of it, such as `1 h 30 min`."""
-    left = round(abs(timedelta(seconds=seconds)).total_seconds())
-    parts = []
+    """The largest unit of it and the next one, such as `1 h 30 min`."""
+    left, counts = round(abs(seconds)), []
     for unit, length in _UNITS:
         count, left = divmod(left, length)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2])
+        counts.append((count, unit))
+    largest = next(place for place, (count, _) in enumerate(counts) if count)
+    return " ".join(f"{count} {unit}" for count, unit in counts[largest : largest + 2] if count)
