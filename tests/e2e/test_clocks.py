@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
 
 from tests.support.host_clock import HostClock, needs_compiler
+from tests.support.postgres import Databases, PostgresServer
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -86,8 +88,8 @@ def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
         left = stack.submit_many(6, "[[sim: full delay=60, then full]] Hello", deadline_seconds=60)
         await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
         clock.set(timedelta(0) if whose == "one host" else -ahead)
+        stack.start_worker().match("worker registered")
         stack.worker_processes[0].kill()
-        stack.start_worker()
         stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 10)
         assert [len(stack.calls(job_id)) for job_id in left] == [2] * len(left)
         late = stack.submit("[[sim: full delay=60]] Hello", deadline_seconds=3)
@@ -113,6 +115,45 @@ def test_on_sqlite_the_time_follows_the_hosts_clock_once_nothing_is_open(
         assert abs(stack.get(after)["created_at"] - time.time() - ahead.total_seconds()) < 30
         assert [len(stack.calls(job_id)) for job_id in (running, after)] == [1, 1]
         assert "given up" not in stack.worker_processes[0].output
+
+
+@pytest.fixture
+def database_clock() -> Iterator[HostClock]:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        yield HostClock(Path(folder))
+
+
+@pytest.fixture
+def set_postgres_url(database_clock: HostClock) -> Iterator[str]:
+    """A database on a server whose host's clock is `database_clock`."""
+    server = PostgresServer()
+    server.environment = database_clock.environment
+    with server:
+        yield Databases(server.url).migrated()
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
+def test_postgresqls_own_clock_that_is_set_buys_nothing_twice_and_leaves_nothing_to_lie(
+    ahead: timedelta, set_postgres_url: str, database_clock: HostClock, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Whose deadline lies behind the step is not ended early; one that lies within it is."""
+    with processes(set_postgres_url, valkey.url, tmp_path, None, None) as stack:
+        stack.start_worker().match("worker registered")
+        running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello")
+        await_until(lambda: len(stack.calls()) == len(running), 20, stack.logs)
+        retried = stack.submit("[[sim: 500, then full]] Hello")
+        database_clock.set(ahead)
+        jobs = [retried, *stack.submit_many(5, "[[sim: full]] Hello")]
+        stack.await_all([*jobs, *running], "completed", 30)
+        assert [len(stack.calls(job_id)) for job_id in (*running, *jobs)] == [1] * 6 + [2] + [1] * 5
+        assert not any("given up" in worker.output for worker in stack.worker_processes)
+        left = stack.submit_many(6, "[[sim: full delay=12, then full]] Hello")
+        await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
+        database_clock.set(-ahead)
+        stack.worker_processes[0].kill()
+        stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 15)
+        assert all(len(stack.calls(job_id)) <= 2 for job_id in left)
 
 
 @pytest.mark.parametrize("with_api", [False, True], ids=["workers", "everything"])
