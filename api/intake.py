@@ -6,8 +6,8 @@ itself that failed. Who waits for what another session has locked waits apart fr
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Final
 
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from api.callers import Submitter, allow
 from api.holds import Hold
+from jobs.clock import STEP
 from jobs.dispatch import Dispatcher, RunList
 from jobs.errors import CallerError
 from jobs.gathering import AsyncGathering, NotBegun
@@ -39,6 +40,8 @@ LOCK_SECONDS: Final = 3.0
 APART_SECONDS: Final = 5.0
 MOST_LOCKED: Final = 8
 """Keys, of one batch, that meet a lock before the rest is taken to meet it as well."""
+WRITTEN_WITHIN: Final = timedelta(minutes=1)
+"""After its check, of any request that is written at all."""
 BROKER_SECONDS: Final = 0.25
 """How long a request waits for a broker that does not answer; the dispatcher rings for it later."""
 
@@ -225,6 +228,8 @@ class Intake:
     def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
         if not orders:
             return []
+        now = self._database.clock()
+        orders = [_as_of(order, now) for order in orders]
         places = self._run_list.take_places(sum(order.is_due for order in orders))
         entries = []
         for order in orders:
@@ -242,6 +247,17 @@ class Intake:
     def _ring_all(self, job_ids: Sequence[str]) -> list[None]:
         self._dispatcher.ring_all(job_ids)
         return [None] * len(job_ids)
+
+
+def _as_of(order: Order, now: datetime) -> Order:
+    """The order; as of `now` where the time was set since it was checked, so that its deadline is as far off as ever.
+
+    Only SQLite's time is set for all processes in one moment, and only known to all of them in their next transaction.
+    """
+    since = now - order.at
+    if -STEP <= since <= WRITTEN_WITHIN:
+        return order
+    return replace(order, at=now, spec=replace(order.spec, deadline_at=order.spec.deadline_at + since))
 
 
 def _reason_against(order: Order, keys: Mapping[str, ApiKey]) -> Exception | None:

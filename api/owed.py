@@ -6,6 +6,8 @@ killed, its silence says that nothing more was written.
 """
 
 import asyncio
+import os
+import socket
 from collections import deque
 from dataclasses import dataclass
 from threading import Event, Thread
@@ -18,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.ids import new_id
 from jobs.store.database import WITHIN_SECONDS, Database, database_now
-from jobs.store.unanswered import beat_process, leave_process, note_answered, note_lost
+from jobs.store.unanswered import Process, beat_process, leave_process, note_answered, note_lost
 from jobs.telemetry import get_logger
 
 BEAT_SECONDS: Final = 1.0
@@ -109,7 +111,8 @@ class Owed:
             with self._database.begin(within=self._within) as tx:
                 now = self._database.ask_time(tx)
                 if beats:
-                    beat_process(tx, self.process_id, now)
+                    ahead = self._database.clock.host_ahead.total_seconds()
+                    beat_process(tx, Process(self.process_id, socket.gethostname(), os.getpid(), ahead), now)
                 if lost:
                     note_lost(tx, lost, now)
                 if answered:

@@ -17,9 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.settings import Settings
 from jobs.store.awaited import state_of
 from jobs.store.database import Database, database_now
+from jobs.store.host_clocks import shown_clocks
 from jobs.store.lanes import Lane, LaneSettings, read_lane
 from jobs.store.queries import oldest_due_at
 from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
+from jobs.store.unanswered import Process, live_processes
 from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_unrecorded
 from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
 from migrations import is_current
@@ -44,6 +46,7 @@ class Subject(StrEnum):
     PICK_UP = "pick-up"
     LIMITS = "limits"
     ANSWERS = "answers"
+    CLOCKS = "clocks"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class DatabaseState:
     is_migrated: bool = True
     reason: str | None = None
     workers: Sequence[WorkerRow] = ()
+    apis: Sequence[Process] = ()
     overdue: Waiting | None = None
     waited: float = 0.0
     provider_refuses: bool = False
@@ -84,7 +88,8 @@ class DatabaseState:
         found += [
             Fault(Subject.ANSWERS, shown_unrecorded(each), is_missing=False) for each in self.workers if each.unrecorded
         ]
-        return found
+        clocks = shown_clocks(self.workers, self.apis)
+        return found + [Fault(Subject.CLOCKS, each, is_missing=False) for each in clocks]
 
     def _of_rows(self, *, broker_answers: bool) -> list[Fault]:
         found = []
@@ -125,7 +130,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         if not is_current(tx):
             return DatabaseState(is_migrated=False)
         at = database_now(tx)
-        workers = live_workers(tx, at, settings.worker_timeout)
+        workers, apis = live_workers(tx, at, settings.worker_timeout), live_processes(tx, at)
         lane_settings, now = LaneSettings.from_settings(settings), at
         overdue = overdue_job(tx, lane_settings, at, settings.worker_timeout)
         lane = read_lane(tx, lane_settings.name)
@@ -134,6 +139,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
     return DatabaseState(
         reason=writes.reason(),
         workers=workers,
+        apis=apis,
         overdue=overdue,
         waited=0.0 if overdue is None else round((at - overdue.due_at).total_seconds(), 1),
         provider_refuses=refuses,

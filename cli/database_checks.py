@@ -43,7 +43,7 @@ def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[
     if tx.dialect.name == "sqlite":
         return
     allowed: int = tx.execute(_ALLOWED).scalar_one()
-    apis = live_processes(tx, database_now(tx))
+    apis = len(live_processes(tx, database_now(tx)))
     needed = len(workers) * (WORKER_CONNECTIONS + BESIDE_POOL) + apis * (API_CONNECTIONS + BESIDE_POOL)
     counted = f"{apis} API processes and {len(workers)} workers may open {needed} connections, {allowed} are allowed"
     if needed > allowed:

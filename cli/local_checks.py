@@ -32,6 +32,14 @@ PATIENCE_SECONDS = 3
 NOBODY = "backburner"
 SOON = timedelta(days=60)
 WAITING_HINT = "more slots: BACKBURNER_WORKER_CONCURRENCY, or more workers; a fault: the workers' logs"
+CLOCKS_OF_POSTGRESQL = (
+    "no job is affected, but certificates, logs and webhook signatures are: keep it right by NTP (timedatectl set-ntp "
+    "true); where every host is off, it is the database server's clock"
+)
+CLOCKS_OF_SQLITE = (
+    "keep it right by NTP (timedatectl set-ntp true); Backburner's time follows it, by 36 s an hour while jobs are "
+    "open, and at once when none is"
+)
 START_WORKER = "start one: make up, or backburner worker"
 CHECK_URL = "check BACKBURNER_DATABASE_URL"
 
@@ -85,6 +93,7 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Find
         yield _check_workers(state, faults)
         yield from _check_waiting(state, broker_away)
     yield from _check_limits(state, faults)
+    yield from _check_clocks(state, faults, is_sqlite=database.is_sqlite)
     if state.lane is not None:
         yield _check_lane(state.lane, faults)
 
@@ -117,6 +126,14 @@ def _check_limits(state: DatabaseState, faults: Faults) -> Iterator[Finding]:
     for each in faults.get(Subject.ANSWERS, ()):
         hint = "no answer is lost: it tries again until it is recorded, and keeps it as a file meanwhile"
         yield doubtful("answers", each, hint)
+
+
+def _check_clocks(state: DatabaseState, faults: Faults, *, is_sqlite: bool) -> Iterator[Finding]:
+    """Whether the clocks of the hosts agree with Backburner's time, as the processes on them say."""
+    for each in faults.get(Subject.CLOCKS, ()):
+        yield doubtful("clocks", each, CLOCKS_OF_SQLITE if is_sqlite else CLOCKS_OF_POSTGRESQL)
+    if (state.workers or state.apis) and Subject.CLOCKS not in faults:
+        yield good("clocks", "no host's clock is off")
 
 
 def _check_lane(lane: Mapping[str, object], faults: Faults) -> Finding:

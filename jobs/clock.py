@@ -14,6 +14,8 @@ STEP: Final = timedelta(seconds=1)
 """By so much more than a clock drifts, and than an answer takes, two askings differ only after somebody set it."""
 AGREE_WITHIN: Final = timedelta(seconds=0.25)
 """Two processes know the database's time this well: one may not be told that it came too early by the other."""
+FAR_OFF: Final = timedelta(seconds=5)
+"""By so much a host's clock may be off without a word to the operator."""
 ON_TIME: Final = timedelta(0)
 _BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS counts sleep in the latter
 
@@ -32,7 +34,7 @@ class Clock:
     """Call it for the moment; until the database has been asked it is the host's. Safe to share between threads."""
 
     def __init__(self, host: Callable[[], datetime] = host_now) -> None:
-        self._host = host
+        self.host = host
         self._began: datetime | None = None  # the moment at which `elapsed` was zero
         self._stepped_at = float("-inf")
         self._guard = Lock()
@@ -40,12 +42,17 @@ class Clock:
     def __call__(self) -> datetime:
         """Return the database's time, without asking it."""
         began = self._began
-        return self._host() if began is None else began + timedelta(seconds=elapsed())
+        return self.host() if began is None else began + timedelta(seconds=elapsed())
 
     @property
     def is_set(self) -> bool:
         """Whether the database has been asked."""
         return self._began is not None
+
+    @property
+    def began_at(self) -> datetime | None:
+        """The moment at which `elapsed` was zero; None until the database has been asked."""
+        return self._began
 
     @property
     def stepped_at(self) -> float:
@@ -60,7 +67,7 @@ class Clock:
     @property
     def host_ahead(self) -> timedelta:
         """By how much the host's clock is ahead of this one; negative where it is behind."""
-        return self._host() - self()
+        return self.host() - self()
 
     def learn(self, moment: datetime, asked_at: float) -> None:
         """Take in that the database's time was `moment` at some time since `asked_at`, by `elapsed`, until now.
@@ -73,7 +80,14 @@ class Clock:
             if self._began is None:
                 self._began = earliest + (latest - earliest) / 2
                 return
-            began = min(max(self._began, earliest), latest)
-            if abs(began - self._began) > STEP:
-                self._stepped_at = answered_at
-            self._began = began
+            self._begin_at(min(max(self._began, earliest), latest))
+
+    def follow(self, began_at: datetime) -> None:
+        """Take in that the database's time was exactly `began_at` when `elapsed` was zero."""
+        with self._guard:
+            self._begin_at(began_at)
+
+    def _begin_at(self, began: datetime) -> None:
+        if self._began is not None and abs(began - self._began) > STEP:
+            self._stepped_at = elapsed()
+        self._began = began

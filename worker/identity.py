@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from jobs.clock import elapsed
+from jobs.clock import FAR_OFF, elapsed
 from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
@@ -17,8 +17,6 @@ BEAT_SECONDS = 4.0
 """How long a beat may take, so that another connection is tried before silence is taken for death."""
 LONGEST_PAUSE = 2 * BEAT_EVERY
 """Between two beats, in seconds, of a worker that is well."""
-
-FAR_OFF = timedelta(seconds=5)
 
 log = get_logger(__name__)
 
@@ -64,9 +62,10 @@ class Identity:
 
     def _report(self) -> Report:
         late = 0 if self.unrecorded is None else self.unrecorded.late()
+        ahead = self.database.clock.host_ahead
         if self.hearing is None:
-            return Report(None, self.concurrency, None, self.short_of, late)
-        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of, late)
+            return Report(None, self.concurrency, None, self.short_of, late, ahead)
+        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of, late, ahead)
 
     def is_steady(self, timeout: timedelta) -> bool:
         """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.

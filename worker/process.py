@@ -113,7 +113,7 @@ class WorkerProcess:
             transport=self.settings.provider_transport,
             dialect=self.settings.dialect,
             stall=self.settings.stall,
-            clock=self.database.clock,
+            clock=self.database.wall_clock,
         )
 
     @cached_property
@@ -145,7 +145,7 @@ class WorkerProcess:
         """Delivers webhooks."""
         return WebhookSender(
             self.database,
-            Poster.create(self.settings.receivers, self.database.clock),
+            Poster.create(self.settings.receivers, self.database.wall_clock),
             self.seal,
             identity=self.identity,
             announcer=self.announcer,

@@ -75,6 +75,7 @@ class WebhookSender:
         self._slots = slots
         self._on_end = on_end
         self._clock = clock or database.clock
+        self._wall_clock = clock or database.wall_clock
         self._jitter = jitter
         self._shares = Shares(slots)
         self._turned_away: set[str] = set()  # keys with more to do than they may at once
@@ -235,7 +236,7 @@ class WebhookSender:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _user_agent(),
-            **signed_headers(secrets, sending.event_id, self._clock(), body),
+            **signed_headers(secrets, sending.event_id, self._wall_clock(), body),
         }
         self._lines.add(line)
         try:

@@ -7,9 +7,9 @@ On PostgreSQL whoever holds a lock holds up itself alone: every write transactio
 trip, which a pooler in transaction mode passes on like any other statement. See docs/decisions/0087.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -20,8 +20,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from jobs.clock import Clock, elapsed
+from jobs.clock import Clock, elapsed, host_now
 from jobs.database_url import THRESHOLD_IN_URL, prepare_threshold
+from jobs.store.kept_time import KeptTime
 from jobs.store.lock_waits import LockWatch
 from jobs.store.new_connections import BEGIN_ALSO, NewConnections, WrongEncoding
 from jobs.store.pool import WORKER_CONNECTIONS, SharingPool
@@ -55,6 +56,7 @@ POOL_SECONDS: Final = 10
 TRUNCATED_AGAIN_AFTER: Final = 1.0
 TRUNCATING_SECONDS: Final = 0.25
 """How long readers of an old state are waited for, as writers wait meanwhile."""
+CLOCK: Final = "backburner_clock"
 IN_MEMORY: Final = (None, "", ":memory:")
 BEGIN: Final = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{}'; "
@@ -75,11 +77,15 @@ KEEPALIVE = {
 class Database:
     """The engine and how to open transactions on it. Safe to share between threads and greenlets."""
 
-    def __init__(self, url: str, *, pool_size: int = WORKER_CONNECTIONS, durable: bool = True) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = WORKER_CONNECTIONS, durable: bool = True, clock: Clock | None = None
+    ) -> None:
         """Connect lazily to `url`; at most `pool_size` connections are open at once.
 
         Not `durable` is for what may be lost with the machine: a commit then does not wait for the disk.
         """
+        self.clock = clock or Clock()
+        self._kept_time = KeptTime(self.clock)  # of SQLite
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._path = Path(self.url.database) if self.is_sqlite and self.url.database not in IN_MEMORY else None
@@ -101,8 +107,7 @@ class Database:
                 **KEEPALIVE,
             }
         of_driver = self.url.difference_update_query([THRESHOLD_IN_URL])  # there it would be text
-        self.engine = create_engine(of_driver, **options)
-        self.clock = Clock()
+        self.engine = create_engine(of_driver, execution_options={CLOCK: self.clock}, **options)
         self._truncating = Lock()
         self._truncated_at = 0.0
         self._turns = Turns()  # of SQLite
@@ -161,7 +166,7 @@ class Database:
             self.check_file()
             with self._turns.take(within), self.engine.connect() as connection, connection.begin():
                 self._turns.write(connection, within)
-                self._set_clock(connection)
+                self._kept_time.keep(connection)
                 yield connection
             return
         with self.engine.connect() as connection:
@@ -199,10 +204,22 @@ class Database:
 
     def ask_time(self, tx: Connection) -> datetime:
         """Return `database_now`, and set our clock by it."""
+        if self.is_sqlite:
+            self._kept_time.look(tx)
+            return self.clock()
         asked_at = elapsed()
         moment = database_now(tx)
         self.clock.learn(moment, asked_at)
         return moment
+
+    @property
+    def wall_clock(self) -> Callable[[], datetime]:
+        """The time of day, as strangers are told it: the host's on SQLite, where ours may be on its way there."""
+        return self.clock.host if self.is_sqlite else self.clock
+
+    def set_time(self, tx: Connection, by: timedelta) -> bool:
+        """Set SQLite's time by so much, for all processes; False where that was not possible."""
+        return self._kept_time.move(tx, by)
 
     def _set_clock(self, connection: Connection) -> None:
         """Ask for the time before anything else; from then on the heartbeats do."""
@@ -241,10 +258,10 @@ class Database:
 
     def not_durable(self) -> "Database":
         """One more connection to the same database, whose commits do not wait for the disk."""
-        other = Database(self.url.render_as_string(hide_password=False), pool_size=1, durable=False)
+        url = self.url.render_as_string(hide_password=False)
+        other = Database(url, pool_size=1, durable=False, clock=self.clock)
         other._turns = self._turns  # it queues with our own writers, not behind them
         other._file = self._file
-        other.clock = self.clock
         return other
 
     def forget_erased(self) -> bool:
@@ -342,7 +359,7 @@ def unless_locked() -> Iterator[None]:
 def database_now(tx: Connection) -> datetime:
     """The database's clock: the one clock that all processes on all machines agree on."""
     if tx.dialect.name == "sqlite":
-        return datetime.now(UTC)  # one file, one machine, one clock
+        return _kept_clock(tx)()
     moment: datetime = tx.execute(_CLOCK).scalar_one()
     return moment.astimezone(UTC)
 
@@ -352,4 +369,10 @@ _CLOCK: Final = select(func.clock_timestamp())
 
 def database_clock(tx: Connection) -> Any:
     """The same clock as a value to be written, which costs no question of its own."""
-    return datetime.now(UTC) if tx.dialect.name == "sqlite" else func.clock_timestamp()
+    return _kept_clock(tx)() if tx.dialect.name == "sqlite" else func.clock_timestamp()
+
+
+def _kept_clock(tx: Connection) -> Callable[[], datetime]:
+    """SQLite's: the one that its `Database` keeps; a connection of another engine has but the host's."""
+    clock: Callable[[], datetime] = tx.get_execution_options().get(CLOCK, host_now)
+    return clock

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -263,6 +264,9 @@ api_processes = Table(
     metadata,
     Column("id", ByteOrdered, primary_key=True),
     Column("beat_at", Moment, nullable=False),
+    Column("host", String),
+    Column("pid", Integer),
+    Column("host_ahead", Float),  # by how many seconds that host's clock is ahead
 )
 
 job_metadata = Table(
@@ -404,12 +408,15 @@ workers = Table(
     Column("unrecorded", Integer),  # calls whose end it could not write down for some seconds
     Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
     Column("took_at", Moment),  # when it last took a message from one of them
+    Column("host_ahead", Float),  # by how many seconds its host's clock is ahead
 )
 
 installation = Table(
     "installation",
     metadata,
     Column("namespace", String, primary_key=True),  # in one row, made by the migration
+    Column("boot", String),  # of the host, on SQLite
+    Column("began_at", Moment),  # the moment at which that boot's clock of elapsed time was zero
 )
 
 lanes = Table(

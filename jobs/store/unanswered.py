@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, and_, delete, func, or_, select, text, update
+from sqlalchemy import Connection, and_, delete, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.job import Job
@@ -33,6 +33,16 @@ class Sender:
     body_sha256: str
     request_id: str
     process_id: str
+
+
+@dataclass(frozen=True)
+class Process:
+    """One API process, whose host's clock is `host_ahead` seconds ahead; None is what an older release does not say."""
+
+    id: str
+    host: str | None
+    pid: int | None
+    host_ahead: float | None
 
 
 @dataclass(frozen=True)
@@ -151,17 +161,19 @@ def take(tx: Connection, mark: Mark, sender: Sender, now: datetime) -> bool:
     return tx.execute(mine.values(values)).rowcount == 1
 
 
-def beat_process(tx: Connection, process_id: str, now: datetime) -> None:
+def beat_process(tx: Connection, process: Process, now: datetime) -> None:
     """Say that an API process lives."""
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
-    beating = dialect.insert(tables.api_processes).values(id=process_id, beat_at=now)
-    tx.execute(beating.on_conflict_do_update(index_elements=[tables.api_processes.c.id], set_={"beat_at": now}))
+    told = {"beat_at": now, "host_ahead": process.host_ahead}
+    beating = dialect.insert(tables.api_processes).values(id=process.id, host=process.host, pid=process.pid, **told)
+    tx.execute(beating.on_conflict_do_update(index_elements=[tables.api_processes.c.id], set_=told))
 
 
-def live_processes(tx: Connection, now: datetime) -> int:
-    """How many API processes have been heard lately."""
-    living = select(func.count()).select_from(tables.api_processes)
-    return int(tx.execute(living.where(tables.api_processes.c.beat_at >= now - SILENT_AFTER)).scalar_one())
+def live_processes(tx: Connection, now: datetime) -> list[Process]:
+    """The API processes that have been heard lately, longest serving first."""
+    row = tables.api_processes.c
+    living = select(row.id, row.host, row.pid, row.host_ahead).where(row.beat_at >= now - SILENT_AFTER).order_by(row.id)
+    return [Process(**each) for each in tx.execute(living).mappings()]
 
 
 def leave_process(tx: Connection, process_id: str, now: datetime) -> None:

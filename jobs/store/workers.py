@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from time import sleep
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from jobs.ids import new_id
 from jobs.job import Attempt, Job
 from jobs.store import tables
 from jobs.store.columns import Moment, among
+from jobs.store.database import database_now
 from jobs.store.rows import attempt_from, job_from
 
 CALLS: Final = "calls"
@@ -40,7 +41,8 @@ FORGET_AFTER = timedelta(days=1)
 class WorkerRow:
     """One worker process; `concurrency` is how many calls it holds at once, `short_of` why it holds no more.
 
-    `unrecorded` is how many calls have ended whose end could not be written down for some seconds.
+    `unrecorded` is how many calls have ended whose end could not be written down for some seconds. `host_ahead` is by
+    how many seconds its host's clock is ahead; None of an older release.
     """
 
     id: str
@@ -55,6 +57,7 @@ class WorkerRow:
     took_at: datetime | None
     short_of: str | None
     unrecorded: int | None
+    host_ahead: float | None
 
     def takes(self, queue: str) -> bool:
         """Whether it would take a message from this queue now; one of an older release does not say, and counts."""
@@ -68,7 +71,7 @@ class Report:
 
     `queues` are None if it does not know them. `took_ago` is counted by the worker's own monotonic clock; None if it
     has taken none. `short_of` is why it has fewer slots than it is set to, `unrecorded` of how many calls that have
-    ended it could not write down the end for some seconds.
+    ended it could not write down the end for some seconds, `host_ahead` by how much its host's clock is ahead.
     """
 
     queues: Sequence[str] | None
@@ -76,6 +79,7 @@ class Report:
     took_ago: timedelta | None
     short_of: str | None = None
     unrecorded: int = 0
+    host_ahead: timedelta = timedelta(0)
 
 
 def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetime) -> str:
@@ -94,6 +98,7 @@ def beat(
     values: dict[str, object] = {"beat_at": now}
     if report is not None:
         values |= {"concurrency": report.slots, "short_of": report.short_of, "unrecorded": report.unrecorded}
+        values["host_ahead"] = report.host_ahead.total_seconds()
     if report is not None and report.queues is not None:
         values["queues"] = ",".join(report.queues)
         values["took_at"] = None if report.took_ago is None else now - report.took_ago
@@ -224,7 +229,9 @@ def take_lease(tx: Connection, name: str, holder: str, now: datetime, length: ti
 
 def lease_left(tx: Connection, name: str, holder: str) -> timedelta:
     """How long the lease called `name` is still another's; nothing, or less, while `holder` may take it."""
-    asked = {"of_name": name, "not_of": holder, "at": datetime.now(UTC)}
+    asked: dict[str, Any] = {"of_name": name, "not_of": holder}
+    if tx.dialect.name == "sqlite":
+        asked["at"] = database_now(tx)
     found = tx.execute(_OF_ANOTHER[tx.dialect.name], asked).one_or_none()
     return timedelta(0) if found is None else found.expires_at - found.now
 

@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from openai import OpenAI
 from sqlalchemy import text
 
-from jobs.store.database import Database
+from jobs.store.database import Database, database_now
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.keys import revoke_key
+from jobs.store.queries import get_job
 from jobs.store.transitions import submit
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import CHUNK, Passage, Proxy
@@ -104,6 +105,25 @@ def test_one_whose_key_is_revoked_is_refused_alone(server: Server, tenant: Tenan
         assert [each.result(30).status_code for each in answers] == [200] * 4
         assert refused.result(30).status_code == 401
     assert numbers(tenant) == [*range(4)]
+
+
+def test_one_that_waited_while_the_time_was_set_is_accepted_as_of_now(server: Server, tenant: Tenant) -> None:
+    """It was checked by a time that lies an hour back, by which its deadline would have passed."""
+    if not server.database.is_sqlite:
+        pytest.skip("PostgreSQL has a clock of its own")
+    other = Database(server.settings.database)
+    with ThreadPoolExecutor(1) as pool:
+        with other.begin() as tx:
+            answer = pool.submit(post, tenant, 0)
+            await_until(lambda: server.is_creating, 10, "nothing is written")
+            assert other.set_time(tx, timedelta(hours=1))
+        job_id = answer.result(30).raise_for_status().json()["id"]
+    with other.begin() as tx:
+        job, now = get_job(tx, job_id), database_now(tx)
+        assert other.set_time(tx, -timedelta(hours=1))
+    other.close()
+    assert now - timedelta(seconds=30) < job.created_at <= now
+    assert job.deadline_at - job.created_at == timedelta(seconds=server.settings.job_deadline_seconds)
 
 
 def assert_told_that_nothing_was_accepted(answer: httpx.Response) -> None:

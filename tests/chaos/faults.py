@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import Final
 
 import psutil
@@ -18,6 +19,8 @@ from tests.chaos.world import BAD_KEY, Slot, World
 from tests.support.postgres import StopMode
 from tests.support.waiting import await_until
 
+STEPS: Final = (20, 3_600, 7_200, 86_400)
+"""By how many seconds a host's clock is set: some timeouts, a job's whole life, and more."""
 LONG_FREEZE: Final = 10.0
 LEAVE_SECONDS: Final = 90.0
 """For a worker that was told to stop: its grace, and what its records wait for while other faults go on."""
@@ -36,11 +39,14 @@ class Faults:
         self._world = world
         self._servers_busy = threading.Lock()
         self._provider_busy = threading.Lock()
+        self._clocks_busy = threading.Lock()
 
     def inflict(self, fault: PlannedFault, wait: threading.Event) -> bool:
         """Do the fault and undo it after its time; `wait` cuts that short. False when its target is hurt already."""
         world = self._world
         verb, what = fault.name.split()
+        if verb == "set":
+            return self._set_clocks(what, fault, wait)
         if what in ("worker", "api"):
             slots = world.workers if what == "worker" else world.apis
             return self._hurt_process(slots[fault.target % len(slots)], verb, fault, wait)
@@ -184,6 +190,27 @@ class Faults:
                 wait.wait(min(seconds, 3))
                 strangers.put_right(self._world.valkey)
         return done
+
+    def _set_clocks(self, whose: str, fault: PlannedFault, wait: threading.Event) -> bool:
+        """Set the clock of one process's host, or of all: there, to somewhere else after a while, and right again."""
+        world = self._world
+        slots = {"worker": world.workers, "api": world.apis}.get(whose)
+        hurt = [*world.workers, *world.apis] if slots is None else [slots[fault.target % len(slots)]]
+        clocks = [slot.clock for slot in hurt if slot.clock is not None]
+        if not clocks or not self._clocks_busy.acquire(blocking=False):
+            return False
+        rng = random.Random(fault.seconds)
+        try:
+            for _ in range(2):
+                ahead = rng.choice((-1, 1)) * timedelta(seconds=rng.choice(STEPS))
+                for clock in clocks:
+                    clock.set(ahead)
+                wait.wait(fault.seconds)
+            for clock in clocks:
+                clock.set(timedelta(0))
+        finally:
+            self._clocks_busy.release()
+        return True
 
     def _take_no_writes(self, verb: str, what: str, seconds: float, wait: threading.Event) -> bool:
         """Let a server answer without writing anything, as hosted ones do."""

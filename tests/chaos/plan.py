@@ -84,6 +84,9 @@ FAULTS: Final[Mapping[str, float]] = {
     "fill broker": 1,
     "relock broker": 0.5,
     "demote database": 1,
+    "set worker": 1.5,
+    "set api": 1,
+    "set hosts": 1,
     "lose provider": 1,
     "overload provider": 1,
 }

@@ -35,6 +35,7 @@ from tests.chaos.plan import (
     WORKERS,
 )
 from tests.chaos.proxy import Passage, Proxy
+from tests.support.host_clock import COMPILER, HostClock
 from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.pgbouncer import PgBouncerServer
 from tests.support.postgres import Databases, PostgresServer
@@ -78,12 +79,16 @@ class Tenant:
 class Slot:
     """A place for one process that is started again under the same name and port whenever it died."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], environment: dict[str, str], clock: HostClock | None = None
+    ) -> None:
+        """`clock` is that of its host, if it can be set."""
         self.name = name
+        self.clock = clock
         self.former: list[Process] = []
         self.busy = threading.Lock()
         self._arguments = arguments
-        self._environment = environment
+        self._environment = environment if clock is None else environment | clock.environment
         self.start()
 
     def start(self, *options: str) -> None:
@@ -171,7 +176,10 @@ class World:
         return httpx.get(f"{url}/readyz").status_code == 200
 
     def _slot(self, name: str, arguments: list[str]) -> Slot:
-        slot = Slot(name, arguments, self._settings())
+        clock = None
+        if COMPILER is not None and name != "simulator":  # by its clock the run itself tells what came before what
+            clock = HostClock(self.data_dir / f"host-{len(self.slots)}")
+        slot = Slot(name, arguments, self._settings(), clock)
         self.slots.append(slot)
         return slot
 

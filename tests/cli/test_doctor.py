@@ -24,6 +24,7 @@ from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
 from jobs.store.transitions import submit
+from jobs.store.unanswered import Process, beat_process
 from tests.simulator.provider import running
 from tests.support.records import make_key, make_spec
 from tests.support.valkey import ClusterServer, ValkeyServer
@@ -418,6 +419,36 @@ def test_a_worker_that_cannot_record_answers_is_a_warning(healthy: pytest.Monkey
     status, findings = diagnose()
     assert (status, findings["answers"][0]["status"]) == (0, "warning")
     assert findings["answers"][0]["message"].startswith("worker 4711 on there cannot record 15 paid answers")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "said"),
+    [
+        (timedelta(hours=1, minutes=30), "is 1 h 30 min ahead of"),
+        (timedelta(days=-2, seconds=-30), "is 2 d behind"),
+        (timedelta(seconds=5), "is 5 s ahead of"),
+    ],
+)
+def test_a_host_whose_clock_is_off_is_named(
+    ahead: timedelta, said: str, healthy: pytest.MonkeyPatch, sqlite_url: str
+) -> None:
+    a_worker_reports(sqlite_url, workers.Report(None, 100, None, host_ahead=ahead))
+    database = Database(sqlite_url)
+    with database.begin() as tx:
+        beat_process(tx, Process("api_1", "elsewhere", 815, ahead.total_seconds()), database_now(tx))
+    database.close()
+    status, findings = diagnose()
+    assert (status, {each["status"] for each in findings["clocks"]}) == (0, {"warning"})
+    assert [each["message"] for each in findings["clocks"]] == [
+        f"the clock of host elsewhere {said} Backburner's time, says API process 815 there",
+        f"the clock of host there {said} Backburner's time, says worker 4711 there",
+    ]
+    assert all("NTP" in each["hint"] for each in findings["clocks"])
+
+
+def test_hosts_whose_clocks_are_right_are_no_warning(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
+    a_worker_reports(sqlite_url, workers.Report(None, 100, None, host_ahead=timedelta(seconds=-4)))
+    assert diagnose()[1]["clocks"][0]["status"] == "ok"
 
 
 def test_a_model_that_is_about_to_go_is_a_warning(home: Path) -> None:

@@ -135,7 +135,7 @@ def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None
     assert bool(wrong) is bool(body["missing"])
     for reason in [*body["reasons"].values(), *body["warnings"]]:
         assert reason.partition(", next try")[0] in said
-    assert len(body["warnings"]) == len(rows[Level.WARNING] & {"limits", "answers"})
+    assert len(body["warnings"]) == len(rows[Level.WARNING] & {"limits", "answers", "clocks"})
     if body["waiting"] is not None:
         assert body["waiting"]["reason"] in said
 
@@ -150,6 +150,7 @@ def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None
         (reports(queues=()), ["worker"], 0),
         (reports(slots=40, short_of="too many open files"), [], 1),
         (reports(unrecorded=15), [], 1),
+        (reports(host_ahead=timedelta(hours=-2)), [], 1),
         (close_lane(60), ["provider"], 0),
         (close_lane(-60), [], 0),
         (stand_still, ["pick-up"], 0),

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import httpx
 import pytest
 
 from tests.support.host_clock import HostClock, needs_compiler
+from tests.support.postgres import Databases, PostgresServer
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -64,12 +67,16 @@ def test_hosts_that_are_hours_off_run_every_job_once_and_in_time(
         assert stack.get(late)["error"]["code"] == "deadline_exceeded"
 
 
-@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR, 2 * DAY], ids=["forward", "back", "days"])
+@pytest.mark.parametrize("whose", ["one host", "the worker's", "the api's"])
 def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
-    ahead: timedelta, postgres_url: str, valkey: ValkeyServer, tmp_path: Path
+    whose: str, ahead: timedelta, database_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     clock = HostClock(tmp_path / "host")
-    with processes(postgres_url, valkey.url, tmp_path, clock, clock) as stack:
+    if whose != "one host" and database_url.startswith("sqlite"):
+        pytest.skip("on SQLite there is one host")
+    clocks = (None if whose == "the worker's" else clock, None if whose == "the api's" else clock)
+    with processes(database_url, valkey.url, tmp_path, *clocks) as stack:
         running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello", deadline_seconds=60)
         await_until(lambda: len(stack.calls()) == len(running), 20, stack.logs)
         soon = stack.submit("[[sim: full]] Hello", run_at=int(time.time()) + 3, deadline_seconds=60)
@@ -80,26 +87,90 @@ def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
         assert [len(stack.calls(job_id)) for job_id in (soon, *running)] == [1] * 7
         left = stack.submit_many(6, "[[sim: full delay=60, then full]] Hello", deadline_seconds=60)
         await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
-        clock.set(timedelta(0))
+        clock.set(timedelta(0) if whose == "one host" else -ahead)
+        stack.start_worker().match("worker registered")
         stack.worker_processes[0].kill()
-        stack.start_worker()
         stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 10)
         assert [len(stack.calls(job_id)) for job_id in left] == [2] * len(left)
+        late = stack.submit("[[sim: full delay=60]] Hello", deadline_seconds=3)
+        stack.await_all([late], "failed", 10)
+        assert stack.get(late)["error"]["code"] == "deadline_exceeded"
 
 
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
+def test_on_sqlite_the_time_follows_the_hosts_clock_once_nothing_is_open(
+    ahead: timedelta, sqlite_url: str, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    clock = HostClock(tmp_path / "host")
+    with processes(sqlite_url, valkey.url, tmp_path, clock, clock) as stack:
+        running = stack.submit("[[sim: full delay=6]] Hello", deadline_seconds=60)
+        await_until(lambda: stack.calls(running), 20, stack.logs)
+        clock.set(ahead)
+        said = f"is {'1 h ahead of' if ahead > timedelta(0) else '1 h behind'} Backburner's time"
+        await_until(lambda: said in str(httpx.get(f"{stack.url}/readyz").json()["warnings"]), 20, stack.logs)
+        stack.await_all([running], "completed", 20)
+        await_until(lambda: not httpx.get(f"{stack.url}/readyz").json()["warnings"], 90, stack.logs)
+        after = stack.submit("[[sim: full]] Hello", deadline_seconds=30)
+        stack.await_all([after], "completed", 20)
+        assert abs(stack.get(after)["created_at"] - time.time() - ahead.total_seconds()) < 30
+        assert [len(stack.calls(job_id)) for job_id in (running, after)] == [1, 1]
+        assert "given up" not in stack.worker_processes[0].output
+
+
+@pytest.fixture
+def database_clock() -> Iterator[HostClock]:
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server runs as another user
+        yield HostClock(Path(folder))
+
+
+@pytest.fixture
+def set_postgres_url(database_clock: HostClock) -> Iterator[str]:
+    """A database on a server whose host's clock is `database_clock`."""
+    server = PostgresServer()
+    server.environment = database_clock.environment
+    with server:
+        yield Databases(server.url).migrated()
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["forward", "back"])
+def test_postgresqls_own_clock_that_is_set_buys_nothing_twice_and_leaves_nothing_to_lie(
+    ahead: timedelta, set_postgres_url: str, database_clock: HostClock, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Whose deadline lies behind the step is not ended early; one that lies within it is."""
+    with processes(set_postgres_url, valkey.url, tmp_path, None, None) as stack:
+        stack.start_worker().match("worker registered")
+        running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello")
+        await_until(lambda: len(stack.calls()) == len(running), 20, stack.logs)
+        retried = stack.submit("[[sim: 500, then full]] Hello")
+        database_clock.set(ahead)
+        jobs = [retried, *stack.submit_many(5, "[[sim: full]] Hello")]
+        stack.await_all([*jobs, *running], "completed", 30)
+        assert [len(stack.calls(job_id)) for job_id in (*running, *jobs)] == [1] * 6 + [2] + [1] * 5
+        assert not any("given up" in worker.output for worker in stack.worker_processes)
+        left = stack.submit_many(6, "[[sim: full delay=12, then full]] Hello")
+        await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
+        database_clock.set(-ahead)
+        stack.worker_processes[0].kill()
+        stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 15)
+        assert all(len(stack.calls(job_id)) <= 2 for job_id in left)
+
+
+@pytest.mark.parametrize("with_api", [False, True], ids=["workers", "everything"])
 def test_workers_that_are_frozen_together_give_up_nobody(
-    database_url: str, valkey: ValkeyServer, tmp_path: Path
+    with_api: bool, database_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     with processes(database_url, valkey.url, tmp_path, None, None) as stack:
         workers = [*stack.worker_processes, stack.start_worker()]
         workers[1].match("worker registered")
         jobs = stack.submit_many(6, f"[[sim: full delay={2 * WORKER_TIMEOUT}]] Hello")
         await_until(lambda: len(stack.calls()) == len(jobs), 20, stack.logs)
-        for worker in workers:
-            worker.signal(signal.SIGSTOP)
+        frozen = [*workers, *([stack.api] if with_api else [])]
+        for each in frozen:
+            each.signal(signal.SIGSTOP)
         await_until(lambda: all(each["outcome"] == "answered" for each in stack.calls()), 20, stack.logs)
-        for worker in workers:
-            worker.signal(signal.SIGCONT)
+        for each in frozen:
+            each.signal(signal.SIGCONT)
         stack.await_all(jobs, "completed", 20)
         assert len(stack.calls()) == len(jobs)
         assert not any("given up" in worker.output for worker in workers)

@@ -12,6 +12,7 @@ from jobs.store.database import Database
 from jobs.store.transitions import erase, submit
 from jobs.store.unanswered import (
     Mark,
+    Process,
     Sender,
     announce_accept,
     beat_process,
@@ -36,9 +37,13 @@ def sender(records: Records, number: int = 1, *, body: str = "equal", process: s
     return Sender(records.key.id, body, f"req_{number}", process or f"api_{number}")
 
 
+def a_process(process_id: str) -> Process:
+    return Process(process_id, "host", 4711, 0.0)
+
+
 def create(records: Records, by: Sender) -> Job:
     with records.database.begin() as tx:
-        beat_process(tx, by.process_id, records.clock())
+        beat_process(tx, a_process(by.process_id), records.clock())
         job = submit(tx, make_spec(records.key.id), records.clock())
         note_unanswered(tx, [(by, job)], records.clock())
     return job
@@ -144,7 +149,7 @@ def test_whoever_is_heard_while_we_ask_is_not_silent(records: Records, database:
     asked_at = records.clock.advance(MINUTE)
     records.clock.advance(SECOND)
     with database.begin() as tx:
-        beat_process(tx, "api_1", records.clock())
+        beat_process(tx, a_process("api_1"), records.clock())
     records.clock.advance(5 * SECOND)
     assert joinable(records, sender(records, 2), asked_at) == []
 
@@ -184,7 +189,7 @@ def test_what_is_held_for_hours_is_not_forgotten(records: Records, database: Dat
     job = create(records, sender(records))
     records.clock.advance(120 * MINUTE)
     with database.begin() as tx:
-        beat_process(tx, "api_1", records.clock())
+        beat_process(tx, a_process("api_1"), records.clock())
         forget_unanswered(tx, records.clock())
     lost(records, sender(records))
     assert join(records, sender(records, 2)) == job.id

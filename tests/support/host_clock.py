@@ -18,6 +18,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is i
 @cache
 def _library() -> Path:
     built = Path(mkdtemp()) / "host_clock.so"
+    built.parent.chmod(0o755)  # PostgreSQL runs as another user
     subprocess.run([str(COMPILER), "-O1", "-shared", "-fPIC", "-o", str(built), str(SOURCE)], check=True)
     return built
 

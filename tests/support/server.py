@@ -1,5 +1,6 @@
 """Real servers as child processes of the tests: on a loopback port, stoppable, and gone when the tests are."""
 
+import os
 import random
 import shutil
 import signal
@@ -7,9 +8,10 @@ import socket
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 import psutil
@@ -61,6 +63,7 @@ class Server(ABC):
     stop_signal = signal.SIGTERM
     leash_signal = signal.SIGKILL
     start_seconds: float = START_SECONDS
+    environment: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=f"backburner-{self.name}-"))
@@ -153,6 +156,7 @@ class Server(ABC):
             self._popen = subprocess.Popen(
                 self._command(),
                 cwd=self.directory,
+                env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -19,8 +19,10 @@ from jobs.store.reconciliation import Patience
 from jobs.store.runlist import Turns
 from jobs.telemetry import get_logger
 from worker.identity import Identity
-from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer
+from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer, timekeeper
 from worker.maintenance.lease import Lease
+from worker.maintenance.set_back import SetBack
+from worker.maintenance.timekeeper import Timekeeper
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -72,7 +74,7 @@ class Maintenance:
                 database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
             )
 
-        turns, lost, lost_deliveries = Turns(), LostBells(), LostBells()
+        turns, lost, lost_deliveries, set_back = Turns(), LostBells(), LostBells(), SetBack(database)
         self._identity = identity
         self._clock = database.clock
         self._lease = Lease(database, "maintenance", LEASE)
@@ -88,6 +90,7 @@ class Maintenance:
                 lambda now: deadlines.run_once(database, announcer, now, lane.name),
                 most=deadlines.AT_ONCE,
             ),
+            Step("set back", TICK, set_back.run_once),
             Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step(
                 "dispatcher",
@@ -108,6 +111,9 @@ class Maintenance:
                 most=deliveries.PRUNED_AT_ONCE,
             ),
         ]
+        if database.is_sqlite:
+            keeper = Timekeeper(database)
+            self._steps.append(Step("timekeeper", timekeeper.EVERY, lambda _: bool(keeper.run_once())))
 
     def start(self) -> None:
         """Begin."""
