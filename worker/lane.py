@@ -250,7 +250,8 @@ class LaneKeeper:
 
     def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
         """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
-        because = failure.breakage if failure.http_status is None else f"HTTP {failure.http_status}"
+        status = None if failure.http_status is None else f"HTTP {failure.http_status}"
+        because = failure.breakage or status
         pause = max(lanes.probe_pause(1), failure.retry_after or timedelta(0)) if failure.is_weather else timedelta(0)
         name, now = self._settings.name, self._clock()
         if lanes.close(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
