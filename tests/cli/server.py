@@ -151,7 +151,12 @@ class Fake:
             "error": failed if status == "failed" else None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "usage": {"input_tokens": 1000, "output_tokens": 234, "total_tokens": 1234} if ended else None,
-            "backburner": {**ours, "waiting_for": self._waiting_for(status), "cost_usd": 0.0123 if ended else None, "error": None},
+            "backburner": {
+                **ours,
+                "waiting_for": self._waiting_for(status),
+                "cost_usd": 0.0123 if ended else None,
+                "error": None,
+            },
         }
 
 

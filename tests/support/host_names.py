@@ -1,6 +1,5 @@
 """A name that is resolved as a test says, by a library that is preloaded into its processes."""
 
-import os
 from pathlib import Path
 
 from tests.support.preloaded import library
@@ -20,7 +19,7 @@ class HostNames:
         """Each look-up gets the next of these after so many seconds; none means that the name is not resolved."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{after:g} {' '.join(addresses)}\n")
-        os.replace(new, self._file)  # whoever reads it meanwhile reads all or nothing of it
+        new.replace(self._file)  # whoever reads it meanwhile reads all or nothing of it
 
     @property
     def environment(self) -> dict[str, str]:

@@ -39,7 +39,7 @@ class Outage(ABC):
     def end(self) -> None:
         """Bring it back."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most hold nothing
         """Free what it holds."""
 
     @property
@@ -67,7 +67,7 @@ class Refused(Outage):
         self.gate.open()
 
     def close(self) -> None:
-        self.gate.shut()
+        self.gate.__exit__(None, None, None)
 
 
 class _Answers(Outage):
