@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import LONGEST_PAUSE_ASKED_FOR, NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
+from jobs.retry import LONGEST_WEATHER_PAUSE, NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
 from jobs.settings import Settings
 from jobs.store.attempts import (
     MESSAGE_LIMIT,
@@ -218,7 +218,7 @@ def _refusal(
     if failure.is_weather:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     if probe_at is None:
-        pause = min(LONGEST_PAUSE_ASKED_FOR, TAKEN_AFTER * 2 ** min(max(0, alike - MOST_TRIES), 10))
+        pause = min(LONGEST_WEATHER_PAUSE, TAKEN_AFTER * 2 ** min(max(0, alike - MOST_TRIES), 10))
     else:
         pause = max(TAKEN_AFTER, probe_at - now)
     return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
