@@ -1,86 +1,139 @@
 """A provider that goes away over 200 responses and comes back: what fails, what is bought, and how soon all is done.
 
-`python -m benchmarks.outage [MINUTES]`; once with connections that are refused and once with 503 for every call.
+`python -m benchmarks.outage [--minutes M] [--rounds N] [--transport T] [KIND ...]` prints the median of the rounds for
+each kind, and the worst of what must not be. All rounds go on at the same time, each with servers' parts of its own.
 """
 
 import argparse
+import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
 
 from sqlalchemy import func, select
 
-from benchmarks.stage import stage
+from benchmarks.stage import Stage, stage
 from jobs.store import tables
 from jobs.store.database import Database
-from tests.support.gated import GatedStack
+from tests.support import outages
+from tests.support.outages import Outage, OutageStack
+from tests.support.valkey import ValkeyServer
 
-JOBS = 200
-PATIENCE = 300.0
-
-Door = Callable[[GatedStack], Any]
-WAYS: dict[str, tuple[Door, Door]] = {
-    "connection refused": (lambda stack: stack.gate.shut(), lambda stack: stack.gate.open()),
-    "503": (lambda stack: stack.tell(script="503"), lambda stack: stack.tell(script="full")),
+JOBS: Final = 200
+PATIENCE: Final = 300.0
+STAGGER: Final = 10.0
+"""Seconds between the beginnings of two rounds, so that the work of their ends does not fall together."""
+KINDS: Final[Mapping[str, type[Outage]]] = {
+    "refused": outages.Refused,
+    "503": outages.Unavailable,
+    "429": outages.Limited,
+    "dns": outages.Nameless,
+    "tls": outages.Expired,
+    "half": outages.HalfRefused,
 }
+FAILED, LEFT, BOUGHT = "failed", "never ended", "bought"
+BEFORE, PROBES, CALLS, TOOK = "calls before the pause", "probes", "calls in all", "seconds until all were done"
+WORST: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {FAILED: max, LEFT: max, BOUGHT: max}
 
 
 def main() -> None:
-    """Print one line for each way."""
+    """Print a row for each kind."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outage", description=__doc__)
-    parser.add_argument("minutes", nargs="?", type=float, default=2, help="how long the provider is away")
-    minutes: float = parser.parse_args().minutes
-    with stage() as servers:
-        for name, (begin, end) in WAYS.items():
-            url = servers.databases.migrated()
-            servers.valkey.flush()
-            folder = servers.directory / name.replace(" ", "-")
-            folder.mkdir()
-            environment = {"BACKBURNER_RETRY_BASE_SECONDS": "2"}
-            with GatedStack(url, servers.valkey.url, folder, environment) as stack, stack.gate:
-                found = _measure(stack, minutes * 60, begin, end)
-            print(f"{name}, {minutes:g} min, {JOBS} responses:", ", ".join(f"{k} {v}" for k, v in found.items()))
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
+    parser.add_argument("--minutes", type=float, default=2, help="how long the provider is away")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--transport", choices=["plain", "stream", "background"], default="plain")
+    chosen = parser.parse_args()
+    kinds = chosen.kinds or list(KINDS)
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"no kind is called {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    rounds = [kind for _ in range(chosen.rounds) for kind in kinds]
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    with stage() as servers, ThreadPoolExecutor(len(rounds)) as pool:
+        running = [
+            (kind, pool.submit(_round, servers, kind, chosen.minutes * 60, chosen.transport, number * STAGGER))
+            for number, kind in enumerate(rounds)
+        ]
+        for kind, each in running:
+            found[kind].append(each.result())
+    titles = list(found[kinds[0]][0])
+    print(f"{chosen.minutes:g} min, {JOBS} responses, {chosen.transport}, medians of {chosen.rounds}", flush=True)
+    print("| |", " | ".join(titles), "|")
+    print("| --- |", " | ".join(["---:"] * len(titles)), "|")
+    for kind in kinds:
+        row = (WORST.get(title, statistics.median)([each[title] for each in found[kind]]) for title in titles)
+        print(f"| {kind} |", " | ".join(f"{value:g}" for value in row), "|")
 
 
-def _measure(stack: GatedStack, seconds: float, begin: Door, end: Door) -> dict[str, float]:
-    begin(stack)
+def _round(servers: Stage, kind: str, seconds: float, transport: str, after: float) -> dict[str, float]:
+    time.sleep(after)
+    environment = {
+        "BACKBURNER_PROVIDER_TRANSPORT": transport,
+        "BACKBURNER_RETRY_BASE_SECONDS": "2",  # as by default, where the stack of the tests has less
+    }
+    url = servers.databases.migrated()
+    with ValkeyServer() as valkey, tempfile.TemporaryDirectory(dir=servers.directory) as folder:
+        stack = OutageStack(url, valkey.url, Path(folder), environment)
+        stack.way = KINDS[kind]
+        with stack:
+            stack.tell(native_background=transport == "background")
+            found = _measure(stack, seconds, goes_on=kind == "half")
+    print(f"{kind}:", ", ".join(f"{title} {value:g}" for title, value in found.items()), flush=True)
+    return found
+
+
+def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, float]:
+    """Take the provider away for so long; where work `goes_on` meanwhile, count from the submission."""
+    stack.outage.begin()
     began_at = time.monotonic()
-    jobs = stack.submit_many(JOBS, "Hello")
-    stack.worker_processes[0].match(r"lane closed")
-    time.sleep(max(0.0, seconds - (time.monotonic() - began_at)))
-    before, probes = _calls(stack)
-    end(stack)
-    ended_at = time.monotonic()
-    left = set(jobs)
-    failed = 0
-    with stack.http() as http:
-        while left and time.monotonic() - ended_at < PATIENCE:
-            for job in sorted(left):
-                status = http.get(f"/responses/{job}").json()["status"]
-                if status not in {"queued", "in_progress"}:
-                    left.remove(job)
-                    failed += status != "completed"
-            time.sleep(0.2)
+    stack.submit_many(JOBS, "Hello")
+    if not goes_on:
+        stack.worker_processes[0].match(r"lane closed")
+        time.sleep(max(0.0, seconds - (time.monotonic() - began_at)))
+    before, probes, _ = _calls(stack)
+    if not goes_on:
+        stack.outage.end()
+        began_at = time.monotonic()
+    while (left := _open(stack)) and time.monotonic() - began_at < PATIENCE:
+        time.sleep(0.2)
+    took = round(time.monotonic() - began_at, 1)
     return {
-        "failed": failed,
-        "never ended": len(left),
-        "purchases": sum(call["http_status"] == 200 for call in stack.calls()),
-        "calls before the pause": before,
-        "calls after it": probes,
-        "seconds until all were done": round(time.monotonic() - ended_at, 1),
+        FAILED: _page(stack, "failed"),
+        LEFT: left,
+        BOUGHT: sum(call["http_status"] == 200 for call in stack.calls()),
+        BEFORE: before,
+        PROBES: probes,
+        CALLS: _calls(stack)[2],
+        TOOK: took,
     }
 
 
-def _calls(stack: GatedStack) -> tuple[int, int]:
-    """Those that went out before the provider was paused, and those after it."""
+def _open(stack: OutageStack) -> int:
+    """How many have not ended, counted by pages, as a look at each one would be load of its own."""
+    return _page(stack, "queued") + _page(stack, "in_progress")
+
+
+def _page(stack: OutageStack, status: str) -> int:
+    """How many are in this status, counted no further than a page."""
+    with stack.http() as http:
+        return len(http.get("/responses", params={"status": status, "limit": "100"}).json()["data"])
+
+
+def _calls(stack: OutageStack) -> tuple[int, int, int]:
+    """Those that went out before the provider was paused, those after it, and all."""
     database = Database(stack.database_url)
     row = tables.attempts.c
+    count = select(func.count()).select_from(tables.attempts)
     closed_at = select(tables.lanes.c.closed_at).scalar_subquery()
     with database.read() as tx:
-        before = tx.execute(select(func.count()).where(row.started_at <= closed_at)).scalar_one()
-        after = tx.execute(select(func.count()).where(row.started_at > closed_at)).scalar_one()
+        before = tx.execute(count.where(row.started_at <= closed_at)).scalar_one()
+        after = tx.execute(count.where(row.started_at > closed_at)).scalar_one()
+        total = tx.execute(count).scalar_one()
     database.close()
-    return before, after
+    return before, after, total
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ def print_response(view: ResponseView, now: datetime) -> None:
     rows.append(("attempt", Text(attempt_of(view))))
     if view.queue_position is not None:
         rows.append(("position", Text(str(view.queue_position))))
-    if view.waits_for is not None:
-        rows.append(("waits for", Text(printable(view.waits_for))))
+    if view.waiting_for is not None:
+        rows.append(("waiting for", Text(printable(view.waiting_for))))
     if view.total_tokens:
         rows.append(("tokens", Text(f"{view.input_tokens:,} in, {view.output_tokens:,} out")))
     if view.cost_usd is not None:
@@ -95,11 +95,17 @@ def print_list(views: Sequence[ResponseView], now: datetime) -> None:
         table.add_column(name, no_wrap=True)
     for name in ("age", "attempt", "tokens", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
+    waits = any(view.waiting_for for view in views)
+    if waits:
+        table.add_column("waiting for", overflow="fold")
     for view in views:
         tokens = f"{view.total_tokens:,}" if view.total_tokens else ""
         cost = "" if view.cost_usd is None else dollars(view.cost_usd)
         created = age(view.created_at, now)
-        table.add_row(view.id, status_text(view.status), view.model, created, attempt_of(view), tokens, cost)
+        waiting_for = [printable(view.waiting_for or "")] if waits else []
+        table.add_row(
+            view.id, status_text(view.status), view.model, created, attempt_of(view), tokens, cost, *waiting_for
+        )
     show(table)
 
 

@@ -22,8 +22,7 @@ class ResponseView:
     attempt: int
     max_attempts: int | None
     queue_position: int | None
-    next_attempt_at: datetime | None
-    waits_for: str | None
+    waiting_for: str | None
     last_problem: str | None
     input_tokens: int
     output_tokens: int
@@ -56,8 +55,7 @@ class ResponseView:
             attempt=int(ours.get("attempt") or 0),
             max_attempts=None if max_attempts is None else int(max_attempts),
             queue_position=None if position is None else int(position),
-            next_attempt_at=moment_of(ours.get("next_attempt_at")),
-            waits_for=None if ours.get("waits_for") is None else str(ours["waits_for"]),
+            waiting_for=None if ours.get("waiting_for") is None else str(ours["waiting_for"]),
             last_problem=str(problem.get("message") or problem.get("kind")) if problem else None,
             input_tokens=int(usage.get("input_tokens") or 0),
             output_tokens=int(usage.get("output_tokens") or 0),

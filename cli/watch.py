@@ -4,6 +4,7 @@ The server holds each question for a moment, so an end is seen at once and the l
 away, as in a restart, is waited for: the job is durable.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -22,6 +23,7 @@ HELD_SECONDS = 2.0
 AWAY_SECONDS = 60.0
 ASK_AGAIN_SECONDS = 0.5
 FRAMES_PER_SECOND = 8
+NEXT_TRY = re.compile(r"next try (in \d+ s|now)")
 
 
 def wait_for(client: Client, response_id: str, timeout: float | None = None) -> Json:
@@ -66,10 +68,8 @@ def describe(view: ResponseView) -> str:
         parts.append(f"attempt {render.attempt_of(view)}")
     if view.queue_position is not None:
         parts.append(f"position {view.queue_position}")
-    if view.waits_for is not None:
-        parts.append(f"waits for {render.printable(view.waits_for)}")
-    if view.status == "queued" and view.next_attempt_at is not None and view.next_attempt_at > render.now():
-        parts.append(f"next attempt in {render.age(render.now(), view.next_attempt_at)}")
+    if view.waiting_for is not None:
+        parts.append(f"waiting for: {view.waiting_for}")
     if view.last_problem:
         parts.append(view.last_problem)
     return ", ".join(parts)
@@ -112,7 +112,7 @@ class _Line:
         return self._spinner
 
     def print_change(self, view: ResponseView | None, text: str) -> None:
-        """For a log: one line for each change."""
-        if text != self._text:
+        """For a log: one line for each change, of which seconds that pass are none."""
+        if NEXT_TRY.sub("", text) != NEXT_TRY.sub("", self._text):
             self.change(view, text)
             render.hint(f"{self._id} {self._text}".strip())

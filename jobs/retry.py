@@ -68,6 +68,10 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
 NO_PATIENCE: Final = timedelta(0)
 LONGEST_WEATHER_PAUSE: Final = timedelta(seconds=30)
 """Who was refused in an outage is not to be the last to hear of its end."""
+LONGEST_UNREACHED_PAUSE: Final = timedelta(seconds=5)
+"""One that was not reached has spared nobody by waiting: it may have met the one host of several that is down."""
+LONGEST_PAUSE_ASKED_FOR: Final = timedelta(minutes=5)
+"""One answer that asks for a day is to hold up neither its job nor the others for so long: it may be wrong."""
 SHORTEST_PAUSE: Final = timedelta(seconds=1)
 
 
@@ -142,8 +146,10 @@ def next_step(
     """
     rule = RULES[failure.kind]
     if failure.was_added or failure.is_weather or (rule.again is Again.UNCOUNTED and failure.kind not in WEATHER):
-        shape = Backoff(backoff.base, min(backoff.cap, LONGEST_WEATHER_PAUSE))
-        delay = delay_before_retry(alike, shape, jitter=jitter, floor=failure.retry_after)
+        longest = LONGEST_UNREACHED_PAUSE if failure.kind is ErrorKind.UNREACHABLE else LONGEST_WEATHER_PAUSE
+        shape = Backoff(backoff.base, min(backoff.cap, longest))
+        floor = None if failure.retry_after is None else min(failure.retry_after, LONGEST_PAUSE_ASKED_FOR)
+        delay = delay_before_retry(alike, shape, jitter=jitter, floor=floor)
         return _after_a_refusal(failure, job, now, refusal or Refusal(), delay)
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:

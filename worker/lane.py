@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.errors import WEATHER, ErrorKind, Failure
+from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport
 from jobs.store import lanes
 from jobs.store.database import Database, database_now
@@ -242,15 +242,18 @@ class LaneKeeper:
 
     def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
         lane = lanes.read_lane(tx, self._settings.name)
-        if lane.closed_for in WEATHER:  # it is there, and answers
+        if lane.closed_for is ErrorKind.UNREACHABLE:  # it is there, and answers
             self._reopen(tx, attempt)
         is_closed = lane.closed_for in REFUSALS
         if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
             self._close(tx, attempt, failure)
+        elif lane.closed_for in NARROWING:  # whoever refuses this one need not be who was too busy for the others
+            self._probe_later(tx, attempt)
 
     def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
         """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
-        because = failure.breakage if failure.http_status is None else f"HTTP {failure.http_status}"
+        status = None if failure.http_status is None else f"HTTP {failure.http_status}"
+        because = failure.breakage or status
         pause = max(lanes.probe_pause(1), failure.retry_after or timedelta(0)) if failure.is_weather else timedelta(0)
         name, now = self._settings.name, self._clock()
         if lanes.close(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
+from jobs.retry import LONGEST_WEATHER_PAUSE, NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
 from jobs.settings import Settings
 from jobs.store.attempts import (
     MESSAGE_LIMIT,
@@ -23,7 +23,7 @@ from jobs.store.attempts import (
 from jobs.store.lanes import read_lane
 from jobs.store.queries import get_job
 from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
-from jobs.store.refusals import REFUSALS, TAKEN_AFTER, is_its_own
+from jobs.store.refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.transitions import move, move_all
 from worker.provider.line import AbortReason
 
@@ -174,6 +174,7 @@ def _settle_failure(
     end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
     widen = policy.widen_on_overflow
     patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_PATIENCE
+    alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
     step = next_step(
         failure,
         job,
@@ -182,8 +183,8 @@ def _settle_failure(
         jitter=jitter,
         widen_on_overflow=widen,
         patience=patience,
-        refusal=_refusal(tx, ended.attempt, failure, policy.lane, now),
-        alike=failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1,
+        refusal=_refusal(tx, ended.attempt, failure, policy.lane, now, alike),
+        alike=alike,
     )
     facts = {
         "failures": step.failures,
@@ -204,19 +205,27 @@ def _settle_failure(
     return _give_up(tx, job, report, step, now, facts)
 
 
-def _refusal(tx: Connection, attempt: Attempt, failure: Failure, lane: str, now: datetime) -> Refusal | None:
-    """The job tries again after whoever probes next, so that no job is every probe."""
+def _refusal(
+    tx: Connection, attempt: Attempt, failure: Failure, lane: str, now: datetime, alike: int
+) -> Refusal | None:
+    """The job tries again after whoever probes next, so that no job is every probe.
+
+    Where the provider is not paused, as it takes calls for other models, it tries ever more rarely.
+    """
     if not failure.is_weather and failure.kind not in REFUSALS:
         return None
     probe_at = read_lane(tx, lane).probe_at
     if failure.is_weather:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
-    pause = TAKEN_AFTER if probe_at is None else max(TAKEN_AFTER, probe_at - now)
+    if probe_at is None:
+        pause = min(LONGEST_WEATHER_PAUSE, TAKEN_AFTER * 2 ** min(max(0, alike - MOST_TRIES), 10))
+    else:
+        pause = max(TAKEN_AFTER, probe_at - now)
     return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
 
 
 def _counts_alike(failure: Failure) -> bool:
-    return failure.is_weather or RULES[failure.kind].purchases is not None
+    return failure.is_weather or failure.kind in REFUSALS or RULES[failure.kind].purchases is not None
 
 
 def _log_may_tell(ended: EndedCall) -> bool:

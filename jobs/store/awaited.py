@@ -67,8 +67,12 @@ def waiting_for(job: Job, lane: Lane, now: datetime) -> str | None:
             words = f"run_at {job.available_at:%Y-%m-%dT%H:%M:%SZ}"
         case _ if lane.closed_at is not None:
             words = state_of(lane, now)
+        case _ if job.available_at > now:
+            words = _next_try(job, now)
+        case _ if lane.max_calls is not None:
+            words = f"no free slot, as the provider takes no more than {lane.max_calls} calls at once for now"
         case _:
-            words = _next_try(job, now) if job.available_at > now else "no free slot"
+            words = "no free slot"
     return words
 
 
@@ -98,11 +102,13 @@ def is_providers(kind: ErrorKind | None) -> bool:
 
 def _next_try(job: Job, now: datetime) -> str:
     soon = _in(job.available_at - now)
-    state = None if job.error_kind is None else _STATES.get(job.error_kind)
-    if state is None:
+    if job.error_kind is None:
         return soon
-    status = "" if job.error_http_status is None else f" (HTTP {job.error_http_status})"
-    return f"{state}{status}, {soon}"
+    status = None if job.error_http_status is None else f"HTTP {job.error_http_status}"
+    state = _STATES.get(job.error_kind)
+    if state is None:
+        return f"the last call failed ({status or job.error_kind}), {soon}"
+    return f"{state}, {soon}" if status is None else f"{state} ({status}), {soon}"
 
 
 def _in(span: timedelta) -> str:

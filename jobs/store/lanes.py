@@ -13,6 +13,7 @@ from sqlalchemy import Connection, bindparam, func, literal, or_, select, true, 
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import ErrorKind
+from jobs.retry import LONGEST_PAUSE_ASKED_FOR
 from jobs.settings import Settings
 from jobs.store import tables
 
@@ -22,8 +23,6 @@ QUIET = timedelta(seconds=60)
 WIDEN_EVERY_WHEN_QUIET = timedelta(seconds=5)
 PROBE_PATIENCE = timedelta(seconds=30)
 LONGEST_PROBE_PAUSE = timedelta(seconds=30)
-LONGEST_PAUSE_ASKED_FOR = timedelta(minutes=5)
-"""One answer that asks for a day is not to close the provider to everybody for so long."""
 LONGEST_REASON: Final = 200
 UNBOUNDED = 1_000_000
 

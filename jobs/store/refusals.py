@@ -22,6 +22,8 @@ TAKEN_AFTER: Final = timedelta(seconds=5)
 MOST_TRIES: Final = 3
 """Calls after which a job that alone is refused has failed."""
 RECENT: Final = timedelta(minutes=10)
+OF_LATE: Final = timedelta(minutes=2)
+"""For calls for other models, as each that was made for this one meanwhile is read to find one."""
 _ANSWERED: Final = frozenset({ErrorKind.ANSWER_FAILED, ErrorKind.ANSWER_REFUSED, ErrorKind.EMPTY_OUTPUT})
 
 
@@ -29,8 +31,11 @@ def is_the_accounts(tx: Connection, attempt: Attempt, now: datetime, *, is_unmis
     """Whether the refusal of `attempt` shows that every other call would be refused as well.
 
     It does where the provider says so in words that mean nothing else and no neighbour was taken of late, or where
-    another job was refused too, of another key if others wait, and no neighbour was taken since.
+    another job was refused too, of another key if others wait, and no neighbour was taken since. While it takes calls
+    for another model it may still refuse this one to the account, but it refuses nobody else.
     """
+    if _takes_another_model(tx, attempt, now):
+        return False
     if is_unmistakable and not _was_taken(tx, attempt, now - RECENT, now):
         return True
     others_only = _others_wait(tx, attempt.api_key_id, now)
@@ -96,6 +101,18 @@ def _taken_alike(attempt: Attempt, now: datetime) -> ColumnElement[bool]:
 def _was_taken(tx: Connection, attempt: Attempt, since: datetime, now: datetime) -> bool:
     """Whether a neighbour's call for the same model that began after `since` was taken."""
     return _newest(tx, attempt, since, _taken_alike(attempt, now), of_other_keys=False) is not None
+
+
+def _takes_another_model(tx: Connection, attempt: Attempt, now: datetime) -> bool:
+    """Whether the newest call for another model of which that is known was taken, if there was one of late."""
+    row = tables.attempts.c
+    others = row.model != attempt.model
+    taken = and_(others, _taken(now - TAKEN_AFTER))
+    taken_at = _newest(tx, attempt, now - OF_LATE, taken, of_other_keys=False)
+    if taken_at is None:
+        return False
+    refused = and_(others, row.error_kind.in_(REFUSALS))
+    return _newest(tx, attempt, taken_at, refused, of_other_keys=False) is None
 
 
 def _last_refusal(

@@ -38,7 +38,12 @@ def created(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.R
     """A create under way: the id of its response, and its answer to come."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(tenant.http.post, "/v1/responses", json={"model": MODEL, "input": "Hello", **fields})
-        yield tenant.only_id(), answer
+        job_id = tenant.only_id()
+        try:
+            yield job_id, answer
+        finally:
+            if not answer.done():  # a test that has failed is not to wait for one that is held for ever
+                tenant.http.post(f"/v1/responses/{job_id}/cancel")
 
 
 def shut(server: Server) -> None:

@@ -58,6 +58,9 @@ class Fake:
     usage: list[dict[str, Any]] = field(default_factory=lambda: [USAGE_ROW])
     attempts: list[list[dict[str, Any]]] = field(default_factory=list)
     free_calls: int = 0
+    calls: int | None = None
+    """So many were made, and no more are; else one for each look."""
+    waiting_for: list[str] = field(default_factory=list)
     broken_creates: int = 0
     broken_looks: int = 0
     looked: threading.Event = field(default_factory=threading.Event)
@@ -122,13 +125,20 @@ class Fake:
             "has_more": has_more,
         }
 
+    def _waiting_for(self, status: str) -> str | None:
+        """The next of `waiting_for`; the last one goes on for ever."""
+        if status != "queued" or not self.waiting_for:
+            return None
+        return self.waiting_for.pop(0) if len(self.waiting_for) > 1 else self.waiting_for[0]
+
     def _shown(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
         status = job.get("end") or self.stages[min(job["looks"], len(self.stages) - 1)]
         text = f"You said {job['body'].get('input')}"
         message = {"type": "message", "content": [{"type": "output_text", "text": text}]}
         ended = status in {"completed", "incomplete"}
         failed = {"code": "provider_rejected", "message": "Unsupported value."}
-        made, position = job["looks"] + self.free_calls, 3 if status == "queued" else None
+        made = job["looks"] + self.free_calls if self.calls is None else self.calls
+        position = 3 if status == "queued" else None
         ours = {"attempt": made, "max_attempts": 5, "queue_position": position}
         return {
             "id": name,
@@ -141,7 +151,12 @@ class Fake:
             "error": failed if status == "failed" else None,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "usage": {"input_tokens": 1000, "output_tokens": 234, "total_tokens": 1234} if ended else None,
-            "backburner": {**ours, "cost_usd": 0.0123 if ended else None, "error": None},
+            "backburner": {
+                **ours,
+                "waiting_for": self._waiting_for(status),
+                "cost_usd": 0.0123 if ended else None,
+                "error": None,
+            },
         }
 
 

@@ -107,6 +107,18 @@ def test_more_calls_than_attempts_are_shown_without_their_bound(backburner: Comm
     assert "queued, attempt 7, position 3" in backburner("submit", "--wait", "Why?").stderr
 
 
+def test_wait_says_what_is_waited_for_and_repeats_no_line_for_a_second_that_passed(
+    backburner: Command, fake: Fake
+) -> None:
+    away = "provider unreachable (connection refused) since 12:03 UTC, next try"
+    fake.waiting_for = [f"{away} in 8 s", f"{away} in 6 s", f"{away} now", "no free slot"]
+    fake.calls = 0
+    fake.stages = ("queued",) * 5 + ("completed",)
+    told = backburner("submit", "--wait", "Why?").stderr
+    assert told.count("since 12:03 UTC") == 1, told
+    assert "waiting for: no free slot" in told
+
+
 def test_wait_outlives_a_server_that_goes_away_for_a_moment(backburner: Command, fake: Fake) -> None:
     name = submitted(backburner, "Why?")
     fake.broken_looks = 1
@@ -207,6 +219,16 @@ def test_list_is_a_table_with_filters(backburner: Command, fake: Fake) -> None:
     assert done.stdout.split()[:2] == ["id", "status"]
     assert names[0] in done.stdout
     assert f"There are more: --after {names[0]}" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["get", "list"])
+def test_get_and_list_say_what_is_waited_for(backburner: Command, fake: Fake, verb: str) -> None:
+    fake.stages = ("queued",)
+    fake.waiting_for = [f"provider unreachable (connection refused) since 12:03 UTC{chr(27)}, next try in 8 s"]
+    name = submitted(backburner, "Why?")
+    told = backburner(verb, *([name] if verb == "get" else [])).stdout
+    assert "waiting for" in told
+    assert "provider unreachable (connection refused) since 12:03 UTC, next try in 8 s" in told
 
 
 def test_cancel_and_retry_say_what_came_of_it(backburner: Command, fake: Fake) -> None:

@@ -4,155 +4,220 @@ The simulator's ledger counts the purchases, the rows of attempts the calls.
 """
 
 import re
-import threading
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
-from tests.support.certificates import DAY, Authority
-from tests.support.gated import GatedStack
-from tests.support.stack import Stack
-from tests.support.tls_line import TlsLine
+from jobs.store import tables
+from jobs.store.database import Database
+from tests.cli.running import run
+from tests.support.outages import (
+    Expired,
+    HalfRefused,
+    Limited,
+    Nameless,
+    Outage,
+    OutageStack,
+    Overloaded,
+    Refused,
+    Unavailable,
+)
+from tests.support.preloaded import needs_compiler
+from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
-pytestmark = [pytest.mark.one_database, pytest.mark.long]
+pytestmark = pytest.mark.long
 QUICK = "[[sim: full delay=0.1]] Hello"
 SLOTS = 5
 JOBS = 60
 PROBES = 3
+SLACK = 0.25
+"""Seconds by which a moment that one process notes may differ from another's."""
 
 
-@pytest.fixture
-def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[GatedStack]:
-    environment = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
-    with GatedStack(database_url, valkey.url, tmp_path, environment) as stack, stack.gate:
+@contextmanager
+def going_away(
+    way: type[Outage], database_url: str, valkey: ValkeyServer, folder: Path, **environment: str
+) -> Iterator[OutageStack]:
+    settings = {"BACKBURNER_WORKER_CONCURRENCY": str(SLOTS), **environment}
+    stack = OutageStack(database_url, valkey.url, folder, settings)
+    stack.way = way
+    with stack:
+        stack.tell(native_background=environment.get("BACKBURNER_PROVIDER_TRANSPORT") == "background")
         yield stack
 
 
 def readiness(stack: Stack) -> tuple[int, dict[str, Any]]:
-    answer = httpx.get(f"{stack.url}/readyz")
+    answer = httpx.get(f"{stack.url}/readyz", timeout=20)
     body: dict[str, Any] = answer.json()
     return answer.status_code, body
 
 
 def attempts(stack: Stack, jobs: list[str]) -> list[dict[str, Any]]:
-    return [attempt for job in jobs for attempt in stack.attempts(job)]
+    made = [attempt for job in jobs for attempt in stack.attempts(job)]
+    return sorted(made, key=lambda each: float(each["started_at"]))
 
 
 def bought(stack: Stack) -> int:
     return sum(call["http_status"] == 200 for call in stack.calls())
 
 
+def create(stack: Stack, **fields: Any) -> httpx.Response:
+    with stack.http() as http:
+        return http.post("/responses", json={"model": MODEL, "input": "Hello", **fields})
+
+
+def closed_at(stack: Stack) -> datetime:
+    database = Database(stack.database_url)
+    with database.read() as tx:
+        found: datetime = tx.execute(select(tables.lanes.c.closed_at)).scalar_one()
+    database.close()
+    return found
+
+
+def every(stack: Stack) -> list[dict[str, Any]]:
+    """All responses, of which there are fewer than a page holds."""
+    with stack.http() as http:
+        found: list[dict[str, Any]] = http.get("/responses", params={"limit": "100"}).json()["data"]
+    return found
+
+
+def probes_since(stack: Stack, paused_at: datetime) -> int:
+    database = Database(stack.database_url)
+    with database.read() as tx:
+        began = tx.execute(select(tables.attempts.c.started_at)).scalars().all()
+    database.close()
+    return sum(each > paused_at + timedelta(seconds=SLACK) for each in began)
+
+
+def assert_probed(before: datetime, made: list[dict[str, Any]]) -> None:
+    """Only the calls that were under way went out before the pause, and each later one after its own pause."""
+    moments = [float(each["started_at"]) - before.timestamp() for each in made]
+    probes = [moment for moment in moments if moment > SLACK]
+    assert len(made) - len(probes) <= SLOTS + 3, "calls went out after the first were refused"
+    pauses = [probes[0], *(later - earlier for earlier, later in pairwise(probes))]
+    assert all(pause >= at_least - SLACK for pause, at_least in zip(pauses, (1, 1, 2, 4, 8, 16), strict=False)), pauses
+    asked_for = [each["id"].partition(":")[0] for each in made[-len(probes) :]]
+    assert all(one != other for one, other in pairwise(asked_for)), "one response was every probe"
+
+
 @pytest.mark.parametrize(
-    ("begin", "end", "reason"),
+    ("way", "reason", "words"),
     [
-        (lambda stack: stack.gate.shut(), lambda stack: stack.gate.open(), "unreachable"),
-        (lambda stack: stack.tell(script="503"), lambda stack: stack.tell(script="full"), "overloaded"),
-        (lambda stack: stack.tell(script="529"), lambda stack: stack.tell(script="full"), "overloaded"),
-        (lambda stack: stack.tell(script="429"), lambda stack: stack.tell(script="full"), "rate_limited"),
+        (Refused, "unreachable", "connection refused"),
+        (Unavailable, "overloaded", "HTTP 503"),
+        (Overloaded, "overloaded", "HTTP 529"),
+        (Limited, "rate_limited", "HTTP 429"),
+        pytest.param(Nameless, "unreachable", "its name was not resolved", marks=needs_compiler),
+        (Expired, "unreachable", "its certificate is not trusted (certificate has expired)"),
     ],
-    ids=["connection refused", "503", "529", "429"],
 )
 def test_jobs_wait_for_the_end_of_an_outage(
-    stack: GatedStack, begin: Callable[[GatedStack], None], end: Callable[[GatedStack], None], reason: str
+    sqlite_url: str, valkey: ValkeyServer, tmp_path: Path, way: type[Outage], reason: str, words: str
 ) -> None:
-    begin(stack)
+    with going_away(way, sqlite_url, valkey, tmp_path) as stack:
+        _outage(stack, reason, words)
+
+
+@pytest.mark.parametrize("transport", ["stream", "background"])
+@pytest.mark.parametrize(
+    ("way", "reason", "words"),
+    [(Refused, "unreachable", "connection refused"), (Unavailable, "overloaded", "HTTP 503")],
+)
+def test_so_they_do_on_postgresql_whatever_the_transport(
+    postgres_url: str,
+    valkey: ValkeyServer,
+    tmp_path: Path,
+    way: type[Outage],
+    reason: str,
+    words: str,
+    transport: str,
+) -> None:
+    with going_away(way, postgres_url, valkey, tmp_path, BACKBURNER_PROVIDER_TRANSPORT=transport) as stack:
+        _outage(stack, reason, words)
+
+
+def _outage(stack: OutageStack, reason: str, words: str) -> None:
+    stack.outage.begin()
     jobs = stack.submit_many(JOBS, "Hello", max_attempts=1)
-    await_until(lambda: readiness(stack)[1]["provider"]["reason"] == reason, 20, stack.logs)
-    assert readiness(stack)[1]["missing"] == ["provider"]
-    waiting_for = stack.get(jobs[-1])["backburner"]["waiting_for"]
-    assert waiting_for.startswith("provider "), waiting_for
-    assert re.search(r"\(.+\) since \d\d:\d\d UTC, next try (in \d+ s|now)$", waiting_for)
-    before = len(attempts(stack, jobs))
-    assert before <= SLOTS + 3, "calls went out after the first were refused"
-    await_until(lambda: len(attempts(stack, jobs)) >= before + PROBES, 40, "it was not probed")
-    during = attempts(stack, jobs)
-    probes = during[before:]
-    assert {each["outcome"] for each in during} == {"failed"}
-    assert {stack.get(job)["status"] for job in jobs} == {"queued"}
-    assert len(probes) <= PROBES + 1
-    end(stack)
-    ended_at = monotonic()
-    stack.await_all(jobs, "completed", 60)
-    assert monotonic() - ended_at < 60
-    assert bought(stack) == JOBS
-    stack.worker_processes[0].match(r"lane closed")
-    stack.worker_processes[0].match(r"lane open")
+    with ThreadPoolExecutor(2) as pool:
+        held, streamed = pool.submit(create, stack), pool.submit(create, stack, stream=True)
+        try:
+            _while_it_lasts(stack, jobs, reason, words)
+        finally:
+            stack.outage.end()
+        stack.await_all(jobs, "completed", 60)
+        assert held.result(60).json()["status"] == "completed"
+        assert streamed.result(60).text.count("event: response.completed") == 1
+    assert bought(stack) == JOBS + 2
+    log = stack.worker_processes[0].output
+    assert len(re.findall("lane closed", log)) == len(re.findall("lane open", log)) == 1
     assert readiness(stack)[0] == 200
 
 
-def test_when_half_of_the_connections_are_refused_work_goes_on(stack: GatedStack) -> None:
-    over = threading.Event()
+def _while_it_lasts(stack: OutageStack, jobs: list[str], reason: str, words: str) -> None:
+    await_until(lambda: readiness(stack)[1]["provider"]["reason"] == reason, 30, stack.logs)
+    assert readiness(stack)[1]["missing"] == ["provider"]
+    paused_at = closed_at(stack)
+    waiting_for = stack.get(jobs[-1])["backburner"]["waiting_for"]
+    assert re.search(r"^provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)$", waiting_for), waiting_for
+    assert f"({words})" in waiting_for
+    await_until(lambda: probes_since(stack, paused_at) >= PROBES, 40, "it was not probed")
+    everything = every(stack)
+    during = attempts(stack, [each["id"] for each in everything])
+    assert_probed(paused_at, during)
+    assert {each["outcome"] for each in during} <= {"failed", None}
+    assert {each["status"] for each in everything} <= {"queued", "in_progress"}
+    assert bought(stack) == 0
 
-    def flap() -> None:
-        while not over.wait(0.05):
-            stack.gate.shut()
-            over.wait(0.05)
-            stack.gate.open()
 
-    flapping = threading.Thread(target=flap)
-    flapping.start()
-    try:
-        jobs = stack.submit_many(JOBS, QUICK, max_attempts=20)  # the gate also cuts what it has not let in yet
+def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+    with going_away(Refused, sqlite_url, valkey, tmp_path) as stack:
+        stack.outage.begin()
+        jobs = stack.submit_many(JOBS // 4, "Hello")
+        await_until(lambda: readiness(stack)[1]["provider"]["reason"] == "unreachable", 30, stack.logs)
+        words = "provider unreachable (connection refused) since "
+        assert readiness(stack)[1]["provider"]["state"].startswith(words)
+        assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
+        assert all(each["backburner"]["waiting_for"].startswith(words) for each in every(stack))
+        client = {"base_url": stack.base_url, "api_key": API_KEY}
+        for verb in (["get", jobs[0]], ["list"]):
+            assert words in " ".join(run(*verb, cwd=tmp_path, **client).stdout.split())
+        ours = {name.removeprefix("BACKBURNER_").lower(): value for name, value in stack.settings().items()}
+        doctor = run("doctor", cwd=tmp_path, **{name: value for name, value in ours.items() if name.islower()})
+        assert f"closed: {words}" in " ".join(doctor.stdout.split()), doctor.stdout
+        stack.outage.end()
         stack.await_all(jobs, "completed", 60)
-    finally:
-        over.set()
-        flapping.join()
-    assert bought(stack) == JOBS
+        assert "backburner_lane_open 1.0" in httpx.get(f"{stack.url}/metrics").text
+        worker = stack.worker_processes[0]
+        assert "connection refused" in worker.match(r".*lane closed.*")[0]
+        assert "seconds" in worker.match(r".*lane open.*")[0]
 
 
-def test_a_pause_asked_for_beyond_the_deadline_fails_nothing_early(stack: GatedStack) -> None:
-    [job] = stack.submit_many(1, "[[sim: 429 x1 retry-after=86400, then full]] Hello", deadline_seconds=20)
-    stack.await_all([job], "completed", 25)
-    assert len(stack.calls(job)) == 2
-
-
-def test_jobs_wait_for_a_certificate_that_has_expired_to_be_renewed(
+@needs_compiler
+def test_when_half_of_the_connections_are_refused_work_goes_on(
     sqlite_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    authority = Authority(tmp_path)
-    expired, renewed = (
-        authority.sign(name, datetime.now(UTC) + days * DAY) for name, days in (("old", -1), ("new", 1))
-    )
-    with (
-        Stack(sqlite_url, valkey.url, tmp_path, workers=0) as stack,
-        TlsLine(int(stack.provider_url.rpartition(":")[2]), expired) as line,
-    ):
-        stack.environment |= {
-            "BACKBURNER_PROVIDER_BASE_URL": f"https://127.0.0.1:{line.port}/v1",
-            "SSL_CERT_FILE": str(authority.file),
-        }
-        stack.start_api()
-        stack.start_worker()
-        jobs = stack.submit_many(10, "Hello", max_attempts=1)
-        await_until(lambda: readiness(stack)[1]["provider"]["reason"] == "unreachable", 20, stack.logs)
-        waiting_for = stack.get(jobs[-1])["backburner"]["waiting_for"]
-        assert "its certificate is not trusted (certificate has expired)" in waiting_for
-        line.present(renewed)
+    with going_away(HalfRefused, sqlite_url, valkey, tmp_path) as stack:
+        stack.outage.begin()
+        jobs = stack.submit_many(JOBS, QUICK, max_attempts=1)
         stack.await_all(jobs, "completed", 60)
-        assert bought(stack) == len(jobs)
+        assert bought(stack) == JOBS
 
 
-def test_jobs_wait_while_the_providers_name_is_not_resolved(
+def test_a_pause_asked_for_beyond_the_deadline_fails_nothing_early(
     sqlite_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    with Stack(sqlite_url, valkey.url, tmp_path, workers=0) as stack:
-        stack.environment["BACKBURNER_PROVIDER_BASE_URL"] = "http://provider.invalid/v1"
-        stack.start_api()
-        worker = stack.start_worker()
-        jobs = stack.submit_many(10, "Hello", max_attempts=1)
-        await_until(lambda: readiness(stack)[1]["provider"]["reason"] == "unreachable", 20, stack.logs)
-        assert "its name was not resolved" in stack.get(jobs[-1])["backburner"]["waiting_for"]
-        assert {stack.get(job)["status"] for job in jobs} == {"queued"}
-        worker.stop()
-        del stack.environment["BACKBURNER_PROVIDER_BASE_URL"]  # no name comes back for a test: another takes its place
-        stack.start_api()
-        stack.start_worker()
-        stack.await_all(jobs, "completed", 60)
-        assert bought(stack) == len(jobs)
+    with Stack(sqlite_url, valkey.url, tmp_path) as stack:
+        [job] = stack.submit_many(1, "[[sim: 429 x1 retry-after=86400, then full]] Hello", deadline_seconds=20)
+        stack.await_all([job], "completed", 25)
+        assert len(stack.calls(job)) == 2

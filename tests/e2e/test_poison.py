@@ -1,6 +1,8 @@
 """One job that the provider refuses in the account's words, among many that it takes: nobody else waits for it."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.stack import PROVIDER_KEY, Stack
+from tests.support.stack import MODEL, PROVIDER_KEY, Stack
 from tests.support.tenants import REFUSALS, make_tenants
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -65,3 +67,64 @@ def test_an_account_that_is_refused_to_all_waits_and_comes_back_by_itself(stack:
     assert all(one != other for one, other in pairwise(asked_for))  # another job each time
     stack.tell(bad_keys=[])
     await_until(lambda: all(tenant.status(job) == "completed" for tenant, job in jobs), 35, stack.logs)
+
+
+def test_it_is_judged_across_a_restart_by_what_other_workers_saw(stack: Stack) -> None:
+    """The lane and the calls are in the database, so that each call may be another process's."""
+    poison = stack.submit('[[sim: 403 message="not permitted"]] Hello', priority=9)
+    await_until(lambda: len(stack.attempts(poison)) >= 1, 20, stack.logs)
+    stack.worker_processes[0].stop()
+    stack.start_worker()
+    stack.start_worker()
+    neighbours: list[str] = []
+
+    def has_failed() -> bool:
+        neighbours.append(stack.submit("[[sim: full delay=0.1]] Hello"))
+        return stack.get(poison)["status"] == "failed"
+
+    await_until(has_failed, 60, stack.logs)
+    stack.await_all(neighbours, "completed", 30)
+    assert stack.get(poison)["error"]["code"] == "provider_rejected"
+    assert len(stack.calls(poison)) <= 4
+    bought = Counter(call["client_request_id"].partition(":")[0] for call in stack.calls())
+    assert {bought[each] for each in neighbours} == {1}
+
+
+def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, valkey: ValkeyServer) -> None:
+    """Its own responses wait, as none of them is taken, so that the account may be to blame."""
+    other = "other/model"
+    environment = {"BACKBURNER_MODELS": f"{MODEL},{other}", "BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
+    with Stack(f"sqlite:///{tmp_path}/backburner.db", valkey.url, tmp_path, environment, workers=2) as stack:
+        stack.tell(models=[MODEL, other])
+        stack.await_all(stack.submit_many(3, "[[sim: full delay=0.1]] Hello", model=other), "completed", 20)
+        refused = stack.submit_many(20, '[[sim: 403 message="Your plan has no access to this"]] Hello')
+        for _ in range(20):  # for longer than it takes for the refused ones to be tried again
+            stack.await_all([stack.submit("[[sim: full delay=0.5]] Hello", model=other)], "completed", 10)
+            assert httpx.get(f"{stack.url}/readyz").status_code == 200
+        assert {stack.get(each)["status"] for each in refused} == {"queued"}
+        assert "no credit (HTTP 403), next try" in stack.get(refused[0])["backburner"]["waiting_for"]
+
+
+def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
+    """Whoever refuses that one may stand before a provider that is still too busy for all others."""
+    stack.tell(script="503")
+    jobs = stack.submit_many(NEIGHBOURS, "Hello", max_attempts=1)
+    await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 20, stack.logs)
+    first = len(stack.calls())
+    poison = stack.submit('[[sim: 403 message="not permitted"]] Hello', priority=9)
+    await_until(lambda: len(stack.calls(poison)) >= 2, 60, stack.logs)
+    assert len(stack.calls()) <= first + 8  # probes, after 1, 1, 2, 4, 8 and 16 s
+    assert len(re.findall("lane open", stack.worker_processes[0].output)) == 0
+    stack.tell(script="full")
+    stack.await_all(jobs, "completed", 60)
+
+    def has_failed() -> bool:
+        stack.submit("[[sim: full delay=0.1]] Hello")
+        return stack.get(poison)["status"] == "failed"
+
+    await_until(has_failed, 60, stack.logs)
+    assert stack.get(poison)["error"]["code"] == "provider_rejected"
+    bought = Counter(
+        call["client_request_id"].partition(":")[0] for call in stack.calls() if call["http_status"] == 200
+    )
+    assert {bought[each] for each in jobs} == {1}

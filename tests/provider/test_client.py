@@ -252,7 +252,8 @@ class TestRefusals:
         with Server() as elsewhere:
             target = f"http://user:secret@127.0.0.1:{elsewhere.port}/v2/responses?key=secret"
             report = exchange(server, whole(b"", "308 Permanent Redirect", location=target))
-            assert failure(report).kind is ErrorKind.REJECTED
+            assert failure(report).kind is ErrorKind.UNREACHABLE
+            assert failure(report).breakage == "HTTP 308: it has moved to http://127.0.0.1/v2/responses"
             assert "http://127.0.0.1/v2/responses" in failure(report).message
             assert "secret" not in failure(report).message
             assert not elsewhere.was_called()
@@ -260,7 +261,7 @@ class TestRefusals:
     @pytest.mark.parametrize("target", ["http://[::1", "mailto:me", "", "\x80\xff"])
     def test_redirects_to_what_is_no_url(self, server: Server, target: str) -> None:
         report = exchange(server, whole(b"", "302 Found", location=target))
-        assert failure(report).kind is ErrorKind.REJECTED
+        assert failure(report).kind is ErrorKind.UNREACHABLE
         assert report.http_status == 302
 
     def test_that_repeats_our_key_does_not_pass_it_on(self, server: Server) -> None:

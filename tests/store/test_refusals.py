@@ -8,7 +8,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.store.queries import get_job
-from jobs.store.refusals import MOST_TRIES, TAKEN_AFTER, is_its_own, is_the_accounts
+from jobs.store.refusals import MOST_TRIES, OF_LATE, TAKEN_AFTER, is_its_own, is_the_accounts
 from jobs.store.transitions import move
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records, make_key
@@ -114,9 +114,19 @@ def test_where_other_keys_wait_two_jobs_of_one_key_are_not_the_accounts(world: W
     assert world.accounts(world.begin())
 
 
-def test_a_call_for_another_model_says_nothing(world: World) -> None:
-    world.refuse(world.begin())
+def test_a_model_that_the_account_may_not_use_holds_no_other_up(world: World) -> None:
     world.answer(world.begin(model="some/other"))
+    world.refuse(world.begin())
+    assert not world.accounts(world.begin())
+    assert not world.accounts(world.begin(), is_unmistakable=True)
+    world.refuse(world.begin(model="some/other"))
+    assert world.accounts(world.begin())
+
+
+def test_a_call_for_another_model_long_ago_says_nothing(world: World) -> None:
+    world.answer(world.begin(model="some/other"))
+    world.clock.advance(OF_LATE)
+    world.refuse(world.begin())
     assert world.accounts(world.begin())
 
 

@@ -15,7 +15,7 @@ CERTIFICATE = Path(__file__).parents[1] / "provider" / "loopback.pem"
 
 
 class TlsLine:
-    """Passes every connection on to `target`, and counts those that got through the handshake."""
+    """Passes every connection on to `target`, and counts those that came and those that got through the handshake."""
 
     def __init__(self, target: int, certificate: Path = CERTIFICATE) -> None:
         self._target = target
@@ -23,6 +23,7 @@ class TlsLine:
         self.present(certificate)
         self._socket = socket.create_server(("0.0.0.0", 0))  # for a host that the certificate does not name
         self.port: int = self._socket.getsockname()[1]
+        self.came = 0
         self.taken = 0
 
     def present(self, certificate: Path) -> None:
@@ -41,7 +42,9 @@ class TlsLine:
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
-                Thread(target=self._serve, args=(self._socket.accept()[0],), daemon=True).start()
+                client, _ = self._socket.accept()
+                self.came += 1
+                Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, taken: socket.socket) -> None:
         with suppress(OSError), self._context.wrap_socket(taken, server_side=True) as client:

@@ -22,8 +22,14 @@ from worker.provider.spending import cost_of_call
 from worker.provider.text import name_of
 from worker.provider.wire import CutOff, Reading, Unreadable, read_response
 
+MOVED: Final = frozenset({301, 302, 307, 308})
+"""Redirects before anything was done; we follow none, as our key is not for everybody."""
+# Cloudflare had no connection to the provider itself: refused, no route, no handshake, a bad certificate, no address.
+# 520 and 522 say less: https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/
+_NEVER_PASSED_ON: Final = frozenset({521, 523, 525, 526, 530})
 _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
     {
+        **dict.fromkeys(MOVED, ErrorKind.UNREACHABLE),
         401: ErrorKind.BAD_CREDENTIALS,
         402: ErrorKind.OUT_OF_CREDIT,
         403: ErrorKind.BAD_CREDENTIALS,
@@ -35,6 +41,7 @@ _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
         429: ErrorKind.RATE_LIMITED,
         503: ErrorKind.OVERLOADED,
         504: ErrorKind.GATEWAY_TIMEOUT,
+        **dict.fromkeys(_NEVER_PASSED_ON, ErrorKind.UNREACHABLE),
         524: ErrorKind.GATEWAY_TIMEOUT,
         529: ErrorKind.OVERLOADED,
     }
@@ -150,7 +157,7 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
         complaint,
     )
     if 300 <= status < 400:
-        failure = replace(failure, message=_redirected(status, headers), provider_code=None)
+        failure = _redirected(failure, status, headers)
     return CallReport(
         failure,
         http_status=status,
@@ -171,16 +178,16 @@ def _for_the_account(failure: Failure, complaint: Complaint) -> Failure:
     return replace(failure, message=message, is_unmistakable=True)
 
 
-def _redirected(status: int, headers: Mapping[str, str]) -> str:
+def _redirected(failure: Failure, status: int, headers: Mapping[str, str]) -> Failure:
     try:
         target = urlsplit(headers.get("location", ""))
         place = f"{target.scheme}://{target.hostname}{target.path}" if target.hostname else target.path
     except ValueError:
         place = ""
     where = name_of(place) or "a place that it does not name"
-    return (
-        f"The provider answered HTTP {status}: it has moved to {where}. BACKBURNER_PROVIDER_BASE_URL names the old one."
-    )
+    moved = f"HTTP {status}: it has moved to {where}"
+    message = f"The provider answered {moved}. BACKBURNER_PROVIDER_BASE_URL names the old one."
+    return replace(failure, message=message, provider_code=None, breakage=moved if status in MOVED else None)
 
 
 def _pause(asked_for: timedelta | None, complaint: Complaint) -> timedelta | None:

@@ -55,7 +55,17 @@ def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> Lane:
             OPEN,
             "provider is overloaded (HTTP 503), next try in 8 s",
         ),
-        (replace(JOB, available_at=NOW + 8 * SECOND, error_kind=ErrorKind.SERVER_ERROR), OPEN, "next try in 8 s"),
+        (
+            replace(JOB, available_at=NOW + 8 * SECOND, error_kind=ErrorKind.SERVER_ERROR, error_http_status=502),
+            OPEN,
+            "the last call failed (HTTP 502), next try in 8 s",
+        ),
+        (
+            replace(JOB, available_at=NOW + 8 * SECOND, error_kind=ErrorKind.INTERRUPTED),
+            OPEN,
+            "the last call failed (interrupted), next try in 8 s",
+        ),
+        (JOB, replace(OPEN, max_calls=4), "no free slot, as the provider takes no more than 4 calls at once for now"),
         (replace(JOB, status=Status.IN_PROGRESS), closed(ErrorKind.OVERLOADED), None),
     ],
 )

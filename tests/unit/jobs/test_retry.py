@@ -167,7 +167,8 @@ class TestWeather:
     @pytest.mark.parametrize("failures", [0, 4, 100])
     def test_no_attempt_is_used_up_however_often_it_comes(self, kind: ErrorKind, failures: int) -> None:
         job = replace(JOB, failures=failures, max_attempts=1, on_unknown_outcome=OnUnknownOutcome.FAIL)
-        assert step(kind, job, alike=50) == TryAgain(NOW + 15 * SECOND, failures)
+        longest = 5 * SECOND if kind is ErrorKind.UNREACHABLE else 30 * SECOND
+        assert step(kind, job, alike=50) == TryAgain(NOW + longest / 2, failures)
 
     @pytest.mark.parametrize(("alike", "seconds"), [(1, 1), (2, 2), (3, 4), (5, 15), (100, 15)])
     def test_the_pauses_double_up_to_half_a_minute(self, alike: int, seconds: float) -> None:
@@ -183,6 +184,11 @@ class TestWeather:
         assert step(kind, replace(JOB, failures=4), {"http_status": 200}) == GiveUp(
             ERROR_CODES[kind], "What the provider said.", failures=5
         )
+
+    @pytest.mark.parametrize("asked", [timedelta(minutes=6), timedelta(days=7), timedelta.max])
+    def test_one_answer_that_asks_for_a_day_holds_its_job_up_for_minutes(self, asked: timedelta) -> None:
+        again = step(ErrorKind.OVERLOADED, failure={"retry_after": asked})
+        assert again == TryAgain(NOW + timedelta(minutes=5), failures=0)
 
     @pytest.mark.parametrize("asked", [timedelta(hours=1), timedelta(days=7), timedelta.max])
     def test_a_pause_beyond_the_deadline_is_cut_and_fails_nothing(self, asked: timedelta) -> None:

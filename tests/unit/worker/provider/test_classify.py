@@ -116,11 +116,13 @@ REFUSALS = [
     (openai(503, "Busy.", code="server_is_overloaded"), K.OVERLOADED),
     (openai(500, "Busy.", kind="overloaded_error"), K.OVERLOADED),
     (ours(504, "Generation timeout"), K.GATEWAY_TIMEOUT),
-    *(((status, b"<html><h1>Error</h1></html>"), K.SERVER_ERROR) for status in (520, 521, 522, 523, 525)),
+    *(((status, b"<html><h1>Error</h1></html>"), K.SERVER_ERROR) for status in (520, 522)),
+    *(((status, b"<html><h1>Error</h1></html>"), K.UNREACHABLE) for status in (521, 523, 525, 526, 530)),
     ((524, b"<html><h1>A timeout occurred</h1></html>"), K.GATEWAY_TIMEOUT),
     ((529, {}), K.OVERLOADED),
     ((599, {}), K.SERVER_ERROR),
-    *(((status, b""), K.REJECTED) for status in (301, 302, 304, 307, 308)),
+    *(((status, b""), K.UNREACHABLE) for status in (301, 302, 307, 308)),
+    *(((status, b""), K.REJECTED) for status in (300, 303, 304)),
 ]
 
 

@@ -1,0 +1,21 @@
+"""Small libraries in C that are preloaded into a test's processes; each lies beside this file as `NAME.c`."""
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import pytest
+
+COMPILER = shutil.which("cc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed: cc")
+
+
+@cache
+def library(name: str) -> Path:
+    """The library, built at its first use."""
+    built = Path(mkdtemp()) / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run([str(COMPILER), "-O1", "-shared", "-fPIC", "-o", str(built), str(source), "-ldl"], check=True)
+    return built
