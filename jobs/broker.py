@@ -31,6 +31,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from jobs.ids import may_be_id
+
 # the last: kombu lets through what its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
 # what Celery and kombu raise upon a message that no Celery has sent
@@ -174,7 +176,7 @@ def next_in(connection: Connection, queue: str) -> str | None:
         found = json.loads(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
     except MALFORMED:
         return ""
-    return found if isinstance(found, str) else ""
+    return found if may_be_id(found) else ""
 
 
 def read_together(connection: Connection, *queues: str) -> None:

@@ -106,7 +106,11 @@ def test_one_that_is_being_claimed_is_given_time(
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"no JSON", b"{}", b"[1]", b'{"headers": {"id": ["a"]}}', b'{"headers": {"id": "a"}}']
+    "rubbish",
+    [
+        *(b"no JSON", b"{}", b"[1]", b'{"headers": {"id": ["a"]}}', b'{"headers": {"id": "a"}}'),
+        *(b'{"headers": {"id": "a\\u0000"}}', b'{"headers": {"id": "\\ud800"}}'),  # no database takes these
+    ],
 )
 def test_rubbish_in_the_queue_costs_nothing(
     records: Records, dispatcher: Dispatcher, valkey: ValkeyServer, look: Callable[[], int], rubbish: bytes

@@ -117,6 +117,13 @@ class TestSecrets:
         monkeypatch.setenv("BACKBURNER_API_KEY_FILE", "secret")
         assert load_connection().key() == SECRET
 
+    def test_a_byte_order_mark_is_no_part_of_it(self, clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (clean / "secret").write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")
+        monkeypatch.setenv("BACKBURNER_REDIS_PASSWORD_FILE", "secret")
+        password = load_settings().redis_password
+        assert password is not None
+        assert password.get_secret_value() == SECRET
+
     @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"x" * 20])
     def test_a_file_that_cannot_be_used_is_named(
         self, content: bytes | None, clean: Path, monkeypatch: pytest.MonkeyPatch
@@ -200,12 +207,21 @@ class TestDatabaseUrl:
             ("postgresql+asyncpg://h/x?ssl=require", "sslmode=require"),
             ("postgresql+hope://h/x", "expected postgresql://"),
             ("sqlite+pysqlcipher:///x", "expected sqlite://"),
+            ("postgresql://me:p@secret@h/x", "%40"),
+            ("postgresql://h/x?pgbouncer=true&sslmode=require", "pgbouncer= is another client's option"),
+            ("postgresql://h/x?secret=1", "an option is unknown after the"),
+            ("postgresql://h/x?sslmode=secret", "expected one of disable, .*verify-full for sslmode"),
         ],
     )
     def test_what_cannot_work_is_named(self, url: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BACKBURNER_DATABASE_URL", url)
-        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}"):
+        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}") as told:
             load_settings()
+        assert "secret" not in str(told.value)
+
+    def test_the_options_of_postgresqls_client_are_taken(self) -> None:
+        asked = "sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=prefer&gssencmode=disable&prepare_threshold=0"
+        Database(load_settings(database_url=f"postgresql://me@h/x?{asked}").database).close()
 
 
 @pytest.mark.parametrize("name", ["a%2Fb", "a?b=c", "a#b", "a b", "d\u00fcr \u65e5\u672c", "a+b&c", "a;b", "100%"])
