@@ -152,7 +152,7 @@ def check_redis(url: str) -> Finding:
     """Whether Redis or Valkey answers at `url`, and this user may tell and hear of events there."""
     client = connect(url)
     try:
-        with client.pubsub() as heard:
+        with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # the client's own
             heard.subscribe(NOBODY)
             heard.get_message(timeout=PATIENCE_SECONDS)
         client.publish(NOBODY, "")

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import func, select
 
 from jobs.store import tables
@@ -35,6 +36,15 @@ def test_a_step_of_the_clock_makes_nobody_wait_longer_than_a_lease_lasts(records
     """As one that was set back by hours since the lease was taken."""
     assert Lease(records.database, "a duty", LONG).is_held_by("wrk_1")
     assert Lease(records.database, "a duty", SHORT).is_held_by("wrk_2")
+
+
+def test_all_do_not_ask_for_it_at_once(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.maintenance.lease.lease_left", lambda *_: SHORT)
+    monkeypatch.setattr("worker.maintenance.lease.monotonic", lambda: 0.0)
+    others = [Lease(records.database, "a duty", SHORT) for _ in range(9)]
+    assert not any(each.is_held_by("wrk_2") for each in others)
+    waits = [each.seconds_of_others - SHORT.total_seconds() for each in others]
+    assert 0 <= min(waits) < max(waits) <= APART_SECONDS
 
 
 def test_its_holder_renews_it_without_a_look_before(records: Records) -> None:

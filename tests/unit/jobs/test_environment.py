@@ -12,7 +12,7 @@ from jobs.dispatch import create_celery
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.sealing import generate_key
-from jobs.settings import Settings, ignored_variables, load_settings
+from jobs.settings import WHOLE, Settings, ignored_variables, load_settings
 from jobs.store.database import Database
 
 SECRET = "hunter2-and-more"
@@ -27,6 +27,9 @@ SERVICES = {
     "BACKBURNER_PORT_8000_TCP_ADDR": "10.0.0.1",
     "BACKBURNER_REDIS_SERVICE_HOST": "10.0.0.2",
     "BACKBURNER_REDIS_PORT": "tcp://10.0.0.2:6379",
+    "BACKBURNER_DNS_PORT": "udp://10.0.0.3:53",
+    "BACKBURNER_DNS_PORT_53_UDP": "udp://10.0.0.3:53",
+    "BACKBURNER_DNS_PORT_54_SCTP_ADDR": "10.0.0.3",
 }
 
 
@@ -61,12 +64,14 @@ def test_celerys_own_variables_do_not_win(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL", "RESULT_BACKEND"):
         monkeypatch.setenv(f"CELERY_{name}", "redis://elsewhere:1/0")
     monkeypatch.setenv("CELERY_CONFIG_MODULE", "of_another_application")
+    monkeypatch.setenv("BROKER_URL", "redis://elsewhere:1/0")
     (line,) = ignored_variables()
     assert "CELERY_" in line
     app = create_celery(load_settings(redis_url="redis://ours:2/0"))
     urls = (app.conf.broker_url, app.conf.broker_read_url, app.conf.broker_write_url, app.connection().as_uri())
     assert all("ours" in each for each in urls)
     assert app.conf.result_backend is None
+    assert "BROKER_URL" not in os.environ  # the command `celery` would pass it on with the prefix
 
 
 class TestUnknown:
@@ -91,6 +96,11 @@ class TestUnknown:
         for name in ("BASE_URL", "PORT", "API_KEY_FILE", "ENCRYPTION_KEYS_FILE", "TEST_POSTGRES_URL"):
             monkeypatch.setenv(PREFIX + name, "1")
         monkeypatch.setenv("AIMLAPI_API_KEY_FILE", "x")
+        assert ignored_variables() == []
+
+    def test_what_up_starts_does_not_repeat_what_up_has_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_ZZZZZZ", "1")
+        monkeypatch.setenv(WHOLE, "1")
         assert ignored_variables() == []
 
 
