@@ -4,6 +4,7 @@ Whoever finds the broker away leaves it alone for a second, so that a dead one d
 """
 
 import json
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
@@ -47,6 +48,8 @@ _CODES: Final = {
     AuthenticationError: "NOAUTH",
 }
 """The codes that redis-py cuts off what a server replied."""
+FULL: Final = "max number of clients reached"
+"""What Redis says to one connection too many; redis-py takes it for any other error of a connection."""
 ANSWERS: Final = "it answers"
 """What the reason begins with where the broker is there and refuses."""
 CONNECT_SECONDS: Final = 2
@@ -133,8 +136,10 @@ def refusal_of(error: BaseException) -> str:
         code = next((code for kind, code in _CODES.items() if isinstance(seen, kind)), None)
         if code is not None:
             return f"{ANSWERS} {code}: {str(seen).removeprefix(f'{code} ')}"
-        if isinstance(seen, ResponseError):
+        if isinstance(seen, ResponseError) or FULL in str(seen):
             return f"{ANSWERS} {seen}"
+        if isinstance(seen, ssl.SSLError):
+            return f"TLS with it fails: {getattr(seen, 'verify_message', None) or seen.reason or seen}"
         seen = seen.__cause__ or seen.__context__
     return f"it does not answer ({type(error).__name__})"
 
