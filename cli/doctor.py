@@ -54,7 +54,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield doubtful("settings", each, "remove it, or correct its name; Kubernetes: enableServiceLinks: false")
     yield check_data_dir(settings)
     settings, redis = _check_redis(settings)
-    broker = check_broker(settings) if settings.broker_url is not None or redis.level is Level.OK else redis
+    broker = check_broker(settings) if settings.broker_url is not None or redis.level is not Level.ERROR else redis
     # looked at before the database, as nobody can listen to a broker that is away
     yield from check_database(settings, None if broker.level is Level.OK else broker.message)
     yield redis

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from secrets import token_hex
 
 from kombu.utils.url import maybe_sanitize_url
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.readiness import NARROWED, DatabaseState, Subject, look, unseen
@@ -166,10 +166,16 @@ def check_webhooks(settings: Settings) -> Finding:
 
 
 def check_redis(url: str) -> Finding:
-    """Whether Redis or Valkey answers at `url`."""
+    """Whether Redis or Valkey answers at `url`, and this user may tell and hear of events there."""
     client = connect(url)
     try:
-        client.ping()
+        with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # the client's own
+            heard.subscribe(NOBODY)
+            heard.get_message(timeout=PATIENCE_SECONDS)
+        client.publish(NOBODY, "")
+    except NoPermissionError as error:
+        hint = "responses run, but cancellations and streams wait for up to 5 s: grant PUBLISH, SUBSCRIBE and channels"
+        return doubtful("redis", f"{_shown(url)}: {refusal_of(error)}", hint)
     except (RedisError, OSError) as error:
         refusal = refusal_of(error)
         said = refusal if refusal.startswith(ANSWERS) else error

@@ -4,6 +4,7 @@ Whoever finds the broker away leaves it alone for a second, so that a dead one d
 """
 
 import json
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from threading import Lock
@@ -31,6 +32,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from jobs.ids import may_be_id
+
 # the last: kombu lets through what its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
 # what Celery and kombu raise upon a message that no Celery has sent
@@ -45,6 +48,8 @@ _CODES: Final = {
     AuthenticationError: "NOAUTH",
 }
 """The codes that redis-py cuts off what a server replied."""
+FULL: Final = "max number of clients reached"
+"""What Redis says to one connection too many; redis-py takes it for any other error of a connection."""
 ANSWERS: Final = "it answers"
 """What the reason begins with where the broker is there and refuses."""
 CONNECT_SECONDS: Final = 2
@@ -131,8 +136,10 @@ def refusal_of(error: BaseException) -> str:
         code = next((code for kind, code in _CODES.items() if isinstance(seen, kind)), None)
         if code is not None:
             return f"{ANSWERS} {code}: {str(seen).removeprefix(f'{code} ')}"
-        if isinstance(seen, ResponseError):
+        if isinstance(seen, ResponseError) or FULL in str(seen):
             return f"{ANSWERS} {seen}"
+        if isinstance(seen, ssl.SSLError):
+            return f"TLS with it fails: {getattr(seen, 'verify_message', None) or seen.reason or seen}"
         seen = seen.__cause__ or seen.__context__
     return f"it does not answer ({type(error).__name__})"
 
@@ -174,7 +181,7 @@ def next_in(connection: Connection, queue: str) -> str | None:
         found = json.loads(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
     except MALFORMED:
         return ""
-    return found if isinstance(found, str) else ""
+    return found if may_be_id(found) else ""
 
 
 def read_together(connection: Connection, *queues: str) -> None:

@@ -22,6 +22,13 @@ OTHER_DRIVERS: Final = {
     "sqlite": ("aiosqlite", "pysqlite"),
 }
 """Drivers that others name in a database's URL; ours are psycopg 3 and Python's own sqlite3, whichever it names."""
+OTHERS_OPTIONS: Final = (
+    *("connection_limit", "pgbouncer", "pool_timeout", "prepared_statement_cache_size", "schema", "socket_timeout"),
+    *("sslaccept", "statement_cache_size"),
+)
+"""Options of other clients, such as Prisma's and asyncpg's. Any other is not named: it may be part of a password."""
+SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+AT: Final = "what stands before the last @ holds another one; in a password @ : / ? # % are %40 %3A %2F %3F %23 %25"
 
 
 def prepare_threshold(url: URL) -> int | None:
@@ -36,7 +43,7 @@ def prepare_threshold(url: URL) -> int | None:
     if isinstance(given, str) and given.lower() == NEVER:
         return None
     if isinstance(given, str) and given.isascii() and given.isdecimal():
-        return int(given)
+        return max(1, int(given))  # at the first use psycopg would prepare several statements at once, which fails
     raise ValueError(f"expected a whole number or {NEVER} for {THRESHOLD_IN_URL}")
 
 
@@ -63,10 +70,31 @@ def checked_database_url(value: SecretStr | None) -> SecretStr | None:
         raise ValueError("expected sqlite or postgresql")
     if driver and driver not in OTHER_DRIVERS[backend]:
         raise ValueError(f"the driver that it names is not known here; expected {backend}://")
-    if backend == "postgresql" and "ssl" in url.query:
-        raise ValueError("ssl= is another driver's option; expected sslmode=require, or verify-full with sslrootcert=")
+    if backend == "postgresql":
+        _check_options(url)
     prepare_threshold(url)
     return SecretStr(f"{backend}{mark}{rest}")
+
+
+def _check_options(url: URL) -> None:
+    """Look whether PostgreSQL's client knows what the URL asks for, else it would refuse each connection.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from psycopg.pq import Conninfo  # noqa: PLC0415  # who has SQLite has no use for it
+
+    if "@" in (url.host or ""):  # an error that names the host would show the end of the password
+        raise ValueError(AT)
+    if "ssl" in url.query:
+        raise ValueError("ssl= is another driver's option; expected sslmode=require, or verify-full with sslrootcert=")
+    known = {each.keyword.decode() for each in Conninfo.get_defaults()} | {THRESHOLD_IN_URL}
+    unknown = sorted(each for each in url.query if each not in known)
+    if unknown:
+        named = f"{unknown[0]}= is another client's option" if unknown[0] in OTHERS_OPTIONS else "an option is unknown"
+        raise ValueError(f"{named} after the ?; expected those of PostgreSQL's own client, such as sslmode=require")
+    if url.query.get("sslmode", SSL_MODES[0]) not in SSL_MODES:
+        raise ValueError(f"expected one of {', '.join(SSL_MODES)} for sslmode")
 
 
 def _with_hosts_apart(text: str) -> str:

@@ -56,7 +56,7 @@ def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collecti
             wrong.append(f"  {secret}{FILE}: {secret} is set as well; set one of them")
             continue
         try:
-            value = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+            value = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
         except (OSError, ValueError) as error:  # of which the latter is a file that holds no text
             reason = (error.strerror if isinstance(error, OSError) else None) or "it holds no text"
             wrong.append(f"  {secret}{FILE}: the file cannot be read: {reason}")

@@ -126,7 +126,7 @@ def check_url(url: str) -> None:
     scheme = urlsplit(url).scheme
     try:
         parts = urlsplit(url)
-        whole = bool(parts.hostname or scheme == "unix") and (parts.port or 1) > 0 and not parts.fragment
+        whole = bool(parts.hostname or scheme == "unix") and parts.port != 0 and not parts.fragment
     except ValueError:  # a port that is none; the error would repeat it
         raise ValueError(URL_WANTED) from None
     database = parts.path.strip("/")

@@ -182,7 +182,8 @@ def _check_library(scheme: str) -> None:
 
 
 def _stripped(url: SecretStr) -> SecretStr:
-    return SecretStr(url.get_secret_value().strip())
+    scheme, mark, rest = url.get_secret_value().strip().partition("://")
+    return SecretStr(f"{scheme.lower() if mark else scheme}{mark}{rest}")
 
 
 def _scheme(url: SecretStr) -> str:

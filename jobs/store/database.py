@@ -66,12 +66,14 @@ BEGIN: Final = (
 PATIENT, HURRIED = BEGIN.format("1s"), BEGIN.format("50ms")
 NOT_DURABLE: Final = "; SET LOCAL synchronous_commit = off"
 # A server that is gone without a word is noticed within ten seconds, also in the midst of a transaction.
-KEEPALIVE = {
+UNLESS_ASKED: Final = {
+    "application_name": "backburner",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 2,
     "tcp_user_timeout": 9_000,  # in milliseconds
 }
+"""What a connection is given unless the URL says otherwise."""
 
 
 class Database:
@@ -101,10 +103,9 @@ class Database:
             options["connect_args"] = {
                 "connect_timeout": CONNECT_SECONDS,
                 "prepare_threshold": prepare_threshold(self.url),
-                "application_name": "backburner",
                 "client_encoding": "utf8",  # whatever a role is given
                 "autocommit": True,  # a transaction is begun by our own BEGIN
-                **KEEPALIVE,
+                **{name: value for name, value in UNLESS_ASKED.items() if name not in self.url.query},
             }
         of_driver = self.url.difference_update_query([THRESHOLD_IN_URL])  # there it would be text
         self.engine = create_engine(of_driver, execution_options={CLOCK: self.clock}, **options)

@@ -21,6 +21,7 @@ LIMITS: Final = (
     "transaction_timeout",
     "idle_session_timeout",
 )
+OF_TRANSACTIONS: Final = ("statement_timeout", "transaction_timeout")
 BEGIN_ALSO: Final = "backburner_begin_also"
 """In a connection's `info`, what each of its write transactions must set besides."""
 IS_POOLED: Final = "backburner_is_pooled"
@@ -69,5 +70,5 @@ class NewConnections:
             settings["DateStyle"] = "ISO"  # psycopg reads no other; poolers keep this setting for each client
         if settings:
             driver.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()).encode())
-        if is_pooled and "statement_timeout" in strange:  # the others, each write transaction sets anyway
-            info[BEGIN_ALSO] = "; SET LOCAL statement_timeout = 0"
+        if is_pooled:  # the other limits, each write transaction sets anyway
+            info[BEGIN_ALSO] = "".join(f"; SET LOCAL {name} = 0" for name in strange if name in OF_TRANSACTIONS)

@@ -24,6 +24,8 @@ SIZE: Final = 8_000
 """Bytes that are written: enough to need a fresh page every few times, so that a full disk shows."""
 _LOCK: Final = text(f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ROW EXCLUSIVE MODE")
 """What every write takes, and any number of writers may hold together; of all tables, as one of them may be enough."""
+BY_STATEMENT: Final = "statement pooling"
+"""What PgBouncer says in that mode to whoever begins a transaction; its SQLSTATE is that of all that it refuses."""
 _POSTGRES: Final = {
     "25006": "it takes no writes: it is a standby, or set to be read-only",
     "53100": "its disk is full",
@@ -31,6 +33,7 @@ _POSTGRES: Final = {
     "42501": "this role may not write to its tables",
     "57014": f"a write was not done within {LIMIT_SECONDS:g} s",
     "25P03": f"a write was not done within {LIMIT_SECONDS:g} s",
+    BY_STATEMENT: "a pooler lends its sessions by the statement; it needs pool_mode = transaction, or session",
 }
 _SQLITE: Final = {
     sqlite3.SQLITE_BUSY: BUSY_ELSEWHERE.format(LIMIT_SECONDS),
@@ -76,7 +79,7 @@ def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without what is said in more detail
         return _SQLITE.get(code, f"it fails: {error.orig}")
-    state = sqlstate_of(error)
+    state = BY_STATEMENT if BY_STATEMENT in str(error.orig) else sqlstate_of(error)
     return _POSTGRES.get(state, f"it answers with SQLSTATE {state}" if state else UNREACHABLE)
 
 

@@ -345,6 +345,21 @@ def test_a_cluster_is_found_by_a_push_and_a_pop(healthy: pytest.MonkeyPatch) -> 
     assert "is a Redis Cluster, which cannot keep the queue" in findings["broker"][0]["message"]
 
 
+@pytest.mark.parametrize("command", ["-publish", "-subscribe"])
+def test_a_user_of_redis_who_may_not_tell_or_hear_of_events_is_a_warning(
+    healthy: pytest.MonkeyPatch, valkey: ValkeyServer, command: str
+) -> None:
+    with valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "app", "on", ">hush", "~*", "&*", "+@all", command)
+    healthy.setenv("BACKBURNER_REDIS_URL", f"redis://app:hush@127.0.0.1:{valkey.port}/0")
+    _, findings = diagnose()
+    (redis,) = findings["redis"]
+    assert redis["status"] == "warning"
+    assert "NOPERM" in redis["message"]
+    assert command[1:] in redis["message"]
+    assert findings["broker"][0]["status"] == "ok"
+
+
 def test_a_trial_of_the_broker_leaves_nothing_behind(healthy: pytest.MonkeyPatch, valkey_url: str) -> None:
     _, findings = diagnose()
     assert findings["broker"][0]["message"].endswith("takes messages and hands them out")

@@ -10,6 +10,8 @@ from jobs.broker import BrokerAway, BrokerLine
 from jobs.dispatch import EXECUTE, Dispatcher, create_celery
 from jobs.settings import load_settings
 from tests.support.names import NAMES, get_names
+from tests.support.server import HOST
+from tests.support.tls_line import TlsLine
 from tests.support.valkey import ValkeyServer
 from tests.support.valkey_faults import NO_WRITES
 from tests.support.waiting import await_until
@@ -93,3 +95,19 @@ def test_a_broker_that_takes_no_writes_says_why(
             assert f"it answers {code}" in str(dispatcher.why_away(NAMES))
     await_until(lambda: dispatcher.why_away(NAMES) is None, 5, "it does not take writes again")
     dispatcher.close()
+
+
+def test_one_with_no_connection_to_spare_says_so(valkey: ValkeyServer) -> None:
+    dispatcher = Dispatcher(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
+    with valkey.client() as client:
+        client.config_set("maxclients", 1)
+        assert "max number of clients reached" in str(dispatcher.why_away(NAMES))
+    dispatcher.close()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_named(valkey: ValkeyServer) -> None:
+    with TlsLine(valkey.port) as line:
+        url = f"rediss://{HOST}:{line.port}/0"
+        dispatcher = Dispatcher(create_celery(load_settings(redis_url=url, data_dir="unused")), get_names)
+        assert str(dispatcher.why_away(NAMES)).startswith("TLS with it fails: self-signed certificate")
+        dispatcher.close()

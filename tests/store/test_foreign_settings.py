@@ -56,8 +56,32 @@ def test_a_job_is_stored_and_read_as_ever(settings: dict[str, str], pooled: bool
         assert found == records.reload(ended)
         with database.begin() as tx:
             tx.exec_driver_sql("SELECT pg_sleep(0.1)")
+            assert tx.exec_driver_sql("SHOW transaction_isolation").scalar_one() == "read committed"
+            assert tx.exec_driver_sql("SELECT %s::text", ("漢字 🎈",)).scalar_one() == "漢字 🎈"
         with database.read() as tx:
             assert tx.execute(select(tables.requests.c.input)).scalar_one() == "Ünï \\' 漢字 🎈"
+
+
+@pytest.mark.parametrize("pooled", [pytest.param(False, id="direct"), POOLED])
+def test_a_limit_of_whole_transactions_ends_no_write(pooled: bool, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        if connection.info.server_version < 170_000:
+            pytest.skip("PostgreSQL has transaction_timeout since version 17")
+    with (
+        opened(postgres_url, {"transaction_timeout": "500ms"}, pooled=pooled) as database,
+        database.begin() as tx,
+    ):
+        tx.exec_driver_sql("SELECT pg_sleep(0.8)")
+
+
+def test_a_name_and_keepalives_in_the_url_are_kept(postgres_url: str) -> None:
+    url = make_url(postgres_url).update_query_dict({"application_name": "mine", "keepalives_idle": "77"})
+    database = Database(url.render_as_string(hide_password=False))
+    with database.read() as tx:
+        assert tx.exec_driver_sql("SHOW application_name").scalar_one() == "mine"
+        driver: psycopg.Connection[object] = tx.connection.dbapi_connection  # type: ignore[assignment]  # SQLAlchemy's is wide
+        assert driver.info.get_parameters()["keepalives_idle"] == "77"
+    database.close()
 
 
 def test_a_limit_in_the_url_is_kept(postgres_url: str) -> None:

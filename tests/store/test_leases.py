@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import func, select
 
 from jobs.store import tables
@@ -37,6 +38,15 @@ def test_a_step_of_the_clock_makes_nobody_wait_longer_than_a_lease_lasts(records
     assert Lease(records.database, "a duty", SHORT).is_held_by("wrk_2")
 
 
+def test_all_do_not_ask_for_it_at_once(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.maintenance.lease.lease_left", lambda *_: SHORT)
+    monkeypatch.setattr("worker.maintenance.lease.monotonic", lambda: 0.0)
+    others = [Lease(records.database, "a duty", SHORT) for _ in range(9)]
+    assert not any(each.is_held_by("wrk_2") for each in others)
+    waits = [each.seconds_of_others - SHORT.total_seconds() for each in others]
+    assert 0 <= min(waits) < max(waits) <= APART_SECONDS
+
+
 def test_its_holder_renews_it_without_a_look_before(records: Records) -> None:
     lease = Lease(records.database, "a duty", LONG)
     assert lease.is_held_by("wrk_1")
@@ -45,6 +55,7 @@ def test_its_holder_renews_it_without_a_look_before(records: Records) -> None:
     with captured(records.database) as statements:
         assert lease.is_held_by("wrk_1")
     assert not any("FROM leases" in each.sql for each in statements)
+    assert records.database.is_sqlite or any("synchronous_commit = off" in each.sql for each in statements)
     with records.database.read() as tx:
         assert tx.execute(select(func.max(tables.leases.c.expires_at))).scalar_one() > before
 
@@ -55,5 +66,7 @@ def test_one_that_was_lost_to_another_is_asked_for_like_any(records: Records) ->
     assert first.is_held_by("wrk_1")
     await_until(lambda: second.is_held_by("wrk_2"), 5, "nobody took it")
     assert not first.is_held_by("wrk_1")
-    assert not first.is_held_by("wrk_1")
+    with captured(records.database) as statements:
+        assert not first.is_held_by("wrk_1")
+    assert [each.sql.split()[0] for each in statements] == ["SELECT"]
     await_until(lambda: first.is_held_by("wrk_1"), 5, "it was never taken back")

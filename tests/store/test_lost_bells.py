@@ -1,12 +1,12 @@
 """Bells that wait are not rung again however long they do; those that are lost are, also while others wait."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 
 import pytest
 
-from jobs.dispatch import NOT_SHOWN_FOR, TO_CLAIM, Dispatcher, LostBells, create_celery
+from jobs.dispatch import NOT_SHOWN_FOR, OUT_OF_ORDER, TO_CLAIM, Dispatcher, LostBells, create_celery
 from jobs.settings import Settings
 from jobs.store.database import database_now
 from jobs.store.lanes import LaneSettings
@@ -106,7 +106,11 @@ def test_one_that_is_being_claimed_is_given_time(
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"no JSON", b"{}", b"[1]", b'{"headers": {"id": ["a"]}}', b'{"headers": {"id": "a"}}']
+    "rubbish",
+    [
+        *(b"no JSON", b"{}", b"[1]", b'{"headers": {"id": ["a"]}}', b'{"headers": {"id": "a"}}'),
+        *(b'{"headers": {"id": "a\\u0000"}}', b'{"headers": {"id": "\\ud800"}}'),  # no database takes these
+    ],
 )
 def test_rubbish_in_the_queue_costs_nothing(
     records: Records, dispatcher: Dispatcher, valkey: ValkeyServer, look: Callable[[], int], rubbish: bytes
@@ -117,6 +121,22 @@ def test_rubbish_in_the_queue_costs_nothing(
         client.rpush(NAMES.calls, rubbish)
     assert look() == 0
     assert dispatcher.next_bell() in ("", "a")
+
+
+def test_what_has_just_left_the_queue_is_given_half_a_second(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = [0.0]
+    monkeypatch.setattr("jobs.dispatch.monotonic", lambda: passed[0])
+    lost, first, second, now = LostBells(), clock(), clock() + 10 * SECOND, clock() + 60 * SECOND
+
+    def lost_before(after: float, following: datetime | None) -> datetime:
+        passed[0] += after
+        return lost.rung_before(2, now, is_shown=True, next_rung_at=following)
+
+    lost_before(0, first)
+    assert lost_before(0.6, second) == first - OUT_OF_ORDER
+    assert lost_before(0.2, second) == first - OUT_OF_ORDER
+    assert lost_before(0.1, None) == first - OUT_OF_ORDER
+    assert lost_before(0.3, second) == second - OUT_OF_ORDER
 
 
 def test_of_any_other_broker_a_bell_counts_as_lost_once_it_has_waited(clock: Clock) -> None:

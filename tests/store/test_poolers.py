@@ -1,6 +1,9 @@
 """Statements are prepared where a session is ours, and not where a pooler lends it for a transaction."""
 
+import os
+import signal
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from sqlalchemy import make_url
@@ -8,6 +11,7 @@ from sqlalchemy import make_url
 from cli.local_checks import check_database
 from jobs.settings import load_settings
 from jobs.store.database import Database
+from jobs.store.writing import why_not_written
 from tests.support import pgbouncer
 from tests.support.pgbouncer import PgBouncerServer
 
@@ -43,6 +47,28 @@ def test_none_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(postgres_ur
 
 
 @NEEDS_POOLER
+def test_a_pooler_that_lends_by_the_statement_is_named_as_the_fault(postgres_url: str) -> None:
+    with PgBouncerServer(postgres_url, mode="statement") as pooler:
+        database = Database(pooler.url)
+        assert "pool_mode = transaction" in str(why_not_written(database))
+        database.close()
+
+
+@NEEDS_POOLER
+def test_a_pooler_that_answers_without_its_server_is_not_waited_for(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store.database.CONNECT_SECONDS", 1)
+    with PgBouncerServer(postgres_url) as pooler:
+        os.kill(pooler.pid, signal.SIGUSR1)  # it pauses
+        database = Database(pooler.url)
+        began_at = monotonic()
+        assert database.wrong_encoding() is None
+        assert monotonic() - began_at < 10
+        database.close()
+
+
+@NEEDS_POOLER
 def test_doctor_names_a_pooler(postgres_url: str, tmp_path: Path) -> None:
     def named(url: str) -> list[str]:
         settings = load_settings(database_url=url, data_dir=str(tmp_path))
@@ -58,6 +84,7 @@ def test_doctor_names_a_pooler(postgres_url: str, tmp_path: Path) -> None:
 
 def test_the_url_decides_whether_statements_are_prepared(postgres_url: str) -> None:
     assert prepared(with_threshold(postgres_url, "none")) == 0
+    assert prepared(with_threshold(postgres_url, "0")) == 1
     assert prepared(with_threshold(postgres_url, "9")) == 0
     with pytest.raises(ValueError, match="prepare_threshold"):
         prepared(with_threshold(postgres_url, "often"))

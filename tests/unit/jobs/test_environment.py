@@ -12,7 +12,7 @@ from jobs.dispatch import create_celery
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.sealing import generate_key
-from jobs.settings import Settings, ignored_variables, load_settings
+from jobs.settings import WHOLE, Settings, ignored_variables, load_settings
 from jobs.store.database import Database
 
 SECRET = "hunter2-and-more"
@@ -27,6 +27,9 @@ SERVICES = {
     "BACKBURNER_PORT_8000_TCP_ADDR": "10.0.0.1",
     "BACKBURNER_REDIS_SERVICE_HOST": "10.0.0.2",
     "BACKBURNER_REDIS_PORT": "tcp://10.0.0.2:6379",
+    "BACKBURNER_DNS_PORT": "udp://10.0.0.3:53",
+    "BACKBURNER_DNS_PORT_53_UDP": "udp://10.0.0.3:53",
+    "BACKBURNER_DNS_PORT_54_SCTP_ADDR": "10.0.0.3",
 }
 
 
@@ -61,12 +64,14 @@ def test_celerys_own_variables_do_not_win(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("BROKER_URL", "BROKER_READ_URL", "BROKER_WRITE_URL", "RESULT_BACKEND"):
         monkeypatch.setenv(f"CELERY_{name}", "redis://elsewhere:1/0")
     monkeypatch.setenv("CELERY_CONFIG_MODULE", "of_another_application")
+    monkeypatch.setenv("BROKER_URL", "redis://elsewhere:1/0")
     (line,) = ignored_variables()
     assert "CELERY_" in line
     app = create_celery(load_settings(redis_url="redis://ours:2/0"))
     urls = (app.conf.broker_url, app.conf.broker_read_url, app.conf.broker_write_url, app.connection().as_uri())
     assert all("ours" in each for each in urls)
     assert app.conf.result_backend is None
+    assert "BROKER_URL" not in os.environ  # the command `celery` would pass it on with the prefix
 
 
 class TestUnknown:
@@ -93,6 +98,11 @@ class TestUnknown:
         monkeypatch.setenv("AIMLAPI_API_KEY_FILE", "x")
         assert ignored_variables() == []
 
+    def test_what_up_starts_does_not_repeat_what_up_has_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("BACKBURNER_ZZZZZZ", "1")
+        monkeypatch.setenv(WHOLE, "1")
+        assert ignored_variables() == []
+
 
 class TestSecrets:
     @pytest.mark.parametrize("variable", Settings.secret_variables())
@@ -116,6 +126,13 @@ class TestSecrets:
         (clean / "secret").write_text(SECRET + "\r\n")
         monkeypatch.setenv("BACKBURNER_API_KEY_FILE", "secret")
         assert load_connection().key() == SECRET
+
+    def test_a_byte_order_mark_is_no_part_of_it(self, clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (clean / "secret").write_bytes(b"\xef\xbb\xbf" + SECRET.encode() + b"\r\n")
+        monkeypatch.setenv("BACKBURNER_REDIS_PASSWORD_FILE", "secret")
+        password = load_settings().redis_password
+        assert password is not None
+        assert password.get_secret_value() == SECRET
 
     @pytest.mark.parametrize("content", [None, b"", b"\n", b"\xff\xfe", b"x" * 20])
     def test_a_file_that_cannot_be_used_is_named(
@@ -200,12 +217,21 @@ class TestDatabaseUrl:
             ("postgresql+asyncpg://h/x?ssl=require", "sslmode=require"),
             ("postgresql+hope://h/x", "expected postgresql://"),
             ("sqlite+pysqlcipher:///x", "expected sqlite://"),
+            ("postgresql://me:p@secret@h/x", "%40"),
+            ("postgresql://h/x?pgbouncer=true&sslmode=require", "pgbouncer= is another client's option"),
+            ("postgresql://h/x?secret=1", "an option is unknown after the"),
+            ("postgresql://h/x?sslmode=secret", "expected one of disable, .*verify-full for sslmode"),
         ],
     )
     def test_what_cannot_work_is_named(self, url: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BACKBURNER_DATABASE_URL", url)
-        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}"):
+        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}") as told:
             load_settings()
+        assert "secret" not in str(told.value)
+
+    def test_the_options_of_postgresqls_client_are_taken(self) -> None:
+        asked = "sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=prefer&gssencmode=disable&prepare_threshold=0"
+        Database(load_settings(database_url=f"postgresql://me@h/x?{asked}").database).close()
 
 
 @pytest.mark.parametrize("name", ["a%2Fb", "a?b=c", "a#b", "a b", "d\u00fcr \u65e5\u672c", "a+b&c", "a;b", "100%"])

@@ -107,6 +107,8 @@ def test_settings_take_sentinels_with_the_password_apart(monkeypatch: pytest.Mon
         ("REDIS_URL", "redis://", "expected a URL such as redis://"),
         ("REDIS_URL", f"redis://:{SECRET}@:6379/0", "expected a URL such as redis://"),
         ("REDIS_URL", f"redis://:a#{SECRET}@h/0", "expected a URL such as redis://.*BACKBURNER_REDIS_PASSWORD"),
+        ("REDIS_URL", f"redis://me:12#{SECRET}@h/0", "expected a URL such as redis://"),
+        ("REDIS_URL", "redis://h:0/0", "expected a URL such as redis://"),
         ("REDIS_URL", f"redis://:a?{SECRET}@h/0", "expected a URL such as redis://"),
         ("REDIS_URL", f"redis://:a/{SECRET}@h/0", "expected a URL such as redis://"),
         ("REDIS_URL", f"redis://h:{SECRET}/0", "expected a URL such as redis://"),
@@ -138,6 +140,11 @@ def test_what_cannot_work_is_refused_by_name(
     with pytest.raises(SettingsError, match=f"BACKBURNER_{variable}: .*{says}") as told:
         load_settings()
     assert SECRET not in str(told.value)
+
+
+def test_a_scheme_in_capitals_is_the_same() -> None:
+    settings = load_settings(redis_url="REDIS://Me:Pa@H/0", broker_url="Rediss://H/1")
+    assert (settings.redis, settings.broker) == ("redis://Me:Pa@H/0", "rediss://H/1")
 
 
 def test_every_broker_of_celerys_is_taken_that_processes_can_share() -> None:

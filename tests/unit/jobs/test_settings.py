@@ -143,7 +143,7 @@ WRONG = {
     "PROVIDER_BASE_URL": ["api.aimlapi.com", "ftp://x"],
     "PROVIDER_TRANSPORT": ["carrier-pigeon"],
     "API_KEY": ["x", "fifteen-letters"],
-    "ENCRYPTION_KEYS": ["too-short", "not base64 at all, neither is this"],
+    "ENCRYPTION_KEYS": ["too-short", "not base64 at all, neither is this", f"{'A' * 20}!!{'A' * 23}="],
     "WEBHOOK_CONCURRENCY": ["0", "many"],
     "MODELS": [" , "],
     "DATABASE_URL": [
