@@ -177,6 +177,7 @@ class WorkerProcess:
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
             patience=self.patience,
+            attempts_kept=timedelta(days=self.settings.attempts_days),
             delivery_slots=self.settings.webhook_concurrency,
             ends=self.executor.left_overs,
         )

@@ -30,6 +30,7 @@ LEASE = timedelta(seconds=4)
 RENEW_EVERY = 1.0
 FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
 PRUNE_EVERY = 60.0
+ADD_UP_EVERY = 600.0
 
 log = get_logger(__name__)
 
@@ -59,6 +60,7 @@ class Maintenance:
         worker_timeout: timedelta,
         retention: timedelta,
         patience: Patience,
+        attempts_kept: timedelta = timedelta(days=400),
         delivery_slots: int = 0,
         ends: rescuer.Ends | None = None,
     ) -> None:
@@ -101,6 +103,12 @@ class Maintenance:
                 lambda now: deliveries.dispatch(database, bell, lost_deliveries, now, worker_timeout, delivery_slots),
             ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
+            Step(
+                "attempts",
+                ADD_UP_EVERY,
+                lambda now: pruner.add_up_attempts(database, now, max(attempts_kept, retention)),
+                most=1,  # those of the next key may follow
+            ),
             Step(
                 "event pruner",
                 PRUNE_EVERY,
