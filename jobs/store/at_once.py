@@ -17,7 +17,7 @@ from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, beat_values, take_lease
 
 _NOW: Final = func.clock_timestamp()
-_LIMITS: Final = select(func.set_config("lock_timeout", "1s", literal(True)).label("lock")).cte("limits")  # noqa: FBT003
+_LIMITED: Final = select(func.set_config("lock_timeout", "1s", literal(True))).scalar_subquery().is_not(None)  # noqa: FBT003
 _LIMITS_OF_A_LEASE: Final = select(
     func.set_config("lock_timeout", "1s", literal(True)).label("lock"),  # noqa: FBT003
     func.set_config("synchronous_commit", "off", literal(True)).label("sync"),  # noqa: FBT003
@@ -37,7 +37,7 @@ def beat_now(
             return beat(tx, worker_id, database.ask_time(tx), draining=draining, report=report)
     row = tables.workers.c
     values = beat_values(_NOW, draining=draining, report=report)
-    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None), _LIMITS.c.lock.is_not(None))
+    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None), _LIMITED)
     asked_at = elapsed()
     with database.read(within=within) as tx:
         moment = tx.execute(living.values(values).returning(_NOW)).scalar_one_or_none()
