@@ -6,7 +6,7 @@ costs seconds, never an answer.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -17,12 +17,13 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.names import GetNames, Names
-from jobs.redis_url import connect_async
+from jobs.subscriptions import ENDED, WROTE, Subscriptions
 from jobs.telemetry import get_logger
 
 LOOK_EVERY: Final = 5.0
+LOOK_AFTER_SECONDS: Final = 0.1
+"""After a subscription. It is rare that something happened just before, and one question serves many."""
 QUIET_AFTER_FAILURE: Final = 1.0
-LISTEN_AGAIN_AFTER: Final = 0.5
 _GONE: Final = float("inf")
 
 _STOP: Final = re.compile(rb"(?P<job_id>[!-~]{1,100}) (?P<attempt>[1-9][0-9]{0,5}) (?P<reason>[a-z_]{1,40})")
@@ -70,38 +71,38 @@ class Announcer:
     def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
         """Responses have reached a terminal status; `deliveries` are all that this has made, if that is known."""
         if job_ids:
-            self._publish(lambda names: names.ended, *job_ids)
+            self._publish(lambda names: [(names.of_job(each), ENDED) for each in job_ids])
             self._on_end(job_ids, deliveries)
 
     def tested(self, delivery_id: str) -> None:
         """A webhook's test delivery is over; whoever waits for it waits as for a response."""
-        self._publish(lambda names: names.ended, delivery_id)
+        self._publish(lambda names: [(names.of_job(delivery_id), ENDED)])
 
     def wrote(self, *job_ids: str) -> None:
         """Responses that run have more to show to those who watch them."""
         if job_ids:
-            self._publish(lambda names: names.wrote, *job_ids)
+            self._publish(lambda names: [(names.of_job(each), WROTE) for each in job_ids])
 
     def stop(self, job_id: str, attempt: int, reason: str) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
-        self._publish(lambda names: names.stop, Stop(job_id, attempt, reason).to_text())
+        self._publish(lambda names: [(names.stop, Stop(job_id, attempt, reason).to_text().encode())])
 
     def revoked(self, key_id: str) -> None:
         """A key is not valid any more; whoever serves it should look."""
-        self._publish(lambda names: names.revoked, key_id)
+        self._publish(lambda names: [(names.revoked, key_id.encode())])
 
-    def _publish(self, to: Callable[[Names], str], *messages: str) -> None:
+    def _publish(self, messages: Callable[[Names], Sequence[tuple[str, bytes]]]) -> None:
+        """Publish each message, given with its channel."""
         if monotonic() < self._quiet_until:  # a Redis that hangs must not slow every caller down
             return
         try:
-            channel = to(self._names())
             with self._client.pipeline(transaction=False) as batch:
-                for message in messages:
+                for channel, message in messages(self._names()):
                     batch.publish(channel, message)
                 batch.execute()
         except (RedisError, OSError, SQLAlchemyError) as error:
             self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
-            log.warning("announcement not heard", message=messages[0], error=type(error).__name__)
+            log.warning("announcement not heard", error=type(error).__name__)
 
 
 class Waiters:
@@ -122,18 +123,19 @@ class Waiters:
 
         `on_revoked` is called whenever a key may have been revoked.
         """
-        self._url = url
-        self._names = names
         self._ended_among = ended_among
         self._told_of = told_of
-        self._on_revoked = on_revoked
         self._waiting: dict[str, set[Expectation]] = {}
         self._watching: dict[str, set[Expectation]] = {}
+        self._subscriptions = Subscriptions(url, names, self._hear, self._look_soon, on_revoked)
+        self._to_look_at: set[str] = set()
+        self._look_is_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to listen."""
-        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._look())]
+        loops = (self._subscriptions.run(), self._look(), self._look_at_subscribed())
+        self._tasks = [asyncio.create_task(each) for each in loops]
 
     async def stop(self) -> None:
         """Stop listening and let everyone go."""
@@ -145,55 +147,53 @@ class Waiters:
 
     def expect(self, job_id: str) -> "Expectation":
         """Begin to wait; look at the row after this and before `wait`, so that no end falls between."""
-        return Expectation(self._waiting, job_id)
+        return Expectation(self._waiting, job_id, self._changed)
 
     def watch(self, job_id: str) -> "Expectation":
         """The same for whoever wants to see every event of a response that runs.
 
         Before each `wait` it says how many it has: `reached`.
         """
-        return Expectation(self._watching, job_id)
+        return Expectation(self._watching, job_id, self._changed)
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                names = await asyncio.to_thread(self._names)
-                client = connect_async(self._url)
-                async with client, client.pubsub() as subscription:
-                    await subscription.subscribe(names.ended, names.wrote, names.revoked)
-                    await self._look_once()  # what ended while nobody listened
-                    while True:
-                        message = await subscription.get_message(ignore_subscribe_messages=True, timeout=10)
-                        if message is not None:
-                            self._hear(names, message["channel"].decode(), message["data"])
-            except (RedisError, OSError, SQLAlchemyError) as error:
-                log.warning("event subscription lost", error=type(error).__name__)
-                await asyncio.sleep(LISTEN_AGAIN_AFTER)
-            except Exception:  # whatever broke, somebody has to listen: else every wait takes until the next look
-                log.exception("event subscription broke")
-                await asyncio.sleep(LISTEN_AGAIN_AFTER)
+    def _changed(self, job_id: str) -> None:
+        """Somebody has begun to wait for it, or has stopped."""
+        if job_id in self._waiting or job_id in self._watching:
+            self._subscriptions.want(job_id)
+        else:
+            self._subscriptions.forget(job_id)
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            await self._look_once()
+            await self._look_at([*self._waiting], [*self._watching])
 
-    def _hear(self, names: Names, channel: str, message: bytes) -> None:
-        job_id = message.decode(errors="replace")  # rubbish names nobody who waits
-        if channel == names.ended:
+    def _hear(self, job_id: str, message: bytes) -> None:
+        if message == ENDED:
             self._wake(job_id)
-        elif channel == names.revoked:
-            self._on_revoked()
         else:
             _wake_all(self._watching.get(job_id, ()))
 
-    async def _look_once(self) -> None:
+    def _look_soon(self, job_id: str) -> None:
+        """It is subscribed from now on; what happened before was not heard."""
+        self._to_look_at.add(job_id)
+        self._look_is_due.set()
+
+    async def _look_at_subscribed(self) -> None:
+        while True:
+            await self._look_is_due.wait()
+            await asyncio.sleep(LOOK_AFTER_SECONDS)
+            self._look_is_due.clear()
+            job_ids, self._to_look_at = self._to_look_at, set()
+            await self._look_at(self._waiting.keys() & job_ids, self._watching.keys() & job_ids)
+
+    async def _look_at(self, waiting: Collection[str], watching: Collection[str]) -> None:
         """Ask once for all who wait and once for all who watch; only those wake that have something to see."""
         try:
-            if waiting := list(self._waiting):
+            if waiting:
                 for job_id in await asyncio.to_thread(self._ended_among, waiting):
                     self._wake(job_id)
-            if watching := list(self._watching):
+            if watching:
                 told = await asyncio.to_thread(self._told_of, watching)
                 for job_id in watching:
                     _wake_all(each for each in self._watching.get(job_id, ()) if each.reached < told.get(job_id, _GONE))
@@ -208,14 +208,19 @@ class Waiters:
 class Expectation:
     """One waiter's place; a context manager that gives it up again."""
 
-    def __init__(self, waiting: "dict[str, set[Expectation]]", job_id: str) -> None:
+    def __init__(self, waiting: "dict[str, set[Expectation]]", job_id: str, on_change: Callable[[str], None]) -> None:
+        """`on_change` is called when the first has begun to wait, and the last has stopped."""
         self.reached = 0
         self._waiting = waiting
         self._job_id = job_id
+        self._on_change = on_change
         self._event = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._waiting.setdefault(self._job_id, set()).add(self)
+        others = self._waiting.setdefault(self._job_id, set())
+        others.add(self)
+        if len(others) == 1:
+            self._on_change(self._job_id)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -223,6 +228,7 @@ class Expectation:
         others.discard(self)
         if not others:
             del self._waiting[self._job_id]
+            self._on_change(self._job_id)
 
     def wake(self) -> None:
         """End the wait, if one is under way, else the next one."""

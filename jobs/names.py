@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
+
+TELLING: Final = 16
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,21 @@ class Names:
         """The exchange of Celery's events, which Flower reads."""
         return f"{self.namespace}.events"
 
+    def of_job(self, job_id: str) -> str:
+        """The channel on which it is published that this response, or test delivery, has ended or has more to show.
+
+        The end of the id is random, and tells it from any other that somebody waits for at the same time.
+        """
+        return f"{self.namespace}:{job_id[-TELLING:]}"
+
     @property
     def ended(self) -> str:
-        """The channel on which the ids of ended responses are published."""
+        """The channel on which the release before this one publishes the ids of ended responses."""
         return f"{self.namespace}:ended"
 
     @property
     def wrote(self) -> str:
-        """The channel on which the ids of streamed responses are published when they have more to show."""
+        """The channel on which it publishes the ids of streamed responses that have more to show."""
         return f"{self.namespace}:wrote"
 
     @property

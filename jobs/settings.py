@@ -205,6 +205,12 @@ class Settings(EnvironmentSettings):
         list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(networks), CommaSeparated
     ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
     retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
+    attempts_days: float = Field(
+        400,
+        ge=90,
+        le=36500,
+        description="attempts whose response is erased are added up after it by day, model, key and outcome",
+    )
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests, decompressed, get 413")
     max_connections: int = Field(
         10_000,

@@ -10,9 +10,10 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.events import LISTEN_AGAIN_AFTER, Stop
+from jobs.events import Stop
 from jobs.store.database import Database
 from jobs.store.queries import ended_among
+from jobs.subscriptions import LISTEN_AGAIN_AFTER
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.identity import BEAT_EVERY, Identity

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from jobs.clock import FAR_OFF, elapsed
+from jobs.store.at_once import beat_now
 from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
@@ -44,12 +45,12 @@ class Identity:
         """Say that we live. Given up meanwhile, take a new identity: what we hold goes on and is delivered late."""
         fresh, former, beaten_at = None, self.worker_id, self._beaten_at
         self._beaten_at = float("-inf")  # until this one has got through
-        with self.database.begin(within=BEAT_SECONDS) as tx:
-            now = self.database.ask_time(tx)
-            report = self._report()
-            if former is None or not beat(tx, former, now, draining=self.draining, report=report):
+        database, draining, report = self.database, self.draining, self._report()
+        if former is None or not beat_now(database, former, within=BEAT_SECONDS, draining=draining, report=report):
+            with database.begin(within=BEAT_SECONDS) as tx:
+                now = database.ask_time(tx)
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
-                beat(tx, fresh, now, draining=self.draining, report=report)
+                beat(tx, fresh, now, draining=draining, report=report)
         if elapsed() - beaten_at > LONGEST_PAUSE:
             self._steady_since = elapsed()
         self._beaten_at = elapsed()

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
@@ -31,6 +31,7 @@ from jobs.settings import Settings
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.lanes import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
+from jobs.store.to_do import Duty
 from jobs.telemetry import get_logger
 from worker.calls import Calls
 from worker.capacity import Capacity
@@ -177,6 +178,7 @@ class WorkerProcess:
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
             patience=self.patience,
+            attempts_kept=timedelta(days=self.settings.attempts_days),
             delivery_slots=self.settings.webhook_concurrency,
             ends=self.executor.left_overs,
         )
@@ -194,10 +196,18 @@ class WorkerProcess:
         )
         canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
         eraser = Eraser(self.database, self.provider.delete)
+        duties: dict[Duty, Reconciler | Canceller | Eraser]
+        duties = {Duty.RECONCILIATION: reconciler, Duty.CANCELLATION: canceller, Duty.ERASURE: eraser}
         return [
-            Patrol("reconciliation", self.database, self.identity, reconciler.run_once, every=reconciler.every),
-            Patrol("cancellation", self.database, self.identity, canceller.run_once, every=canceller.every),
-            Patrol("erasure", self.database, self.identity, eraser.run_once, every=eraser.every),
+            Patrol(
+                duty,
+                self.database,
+                self.identity,
+                each.run_once,
+                every=each.every,
+                has_work=partial(self.maintenance.has_work_for, duty),
+            )
+            for duty, each in duties.items()
         ]
 
     def _get_names(self) -> Names:

@@ -3,6 +3,7 @@
 All are scoped by API key; each is answered from an index however many rows there are.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -19,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    literal_column,
     select,
     tuple_,
     union_all,
@@ -33,6 +35,7 @@ from jobs.store.columns import ByteOrdered, Moment, among
 from jobs.store.counts import count_waiting
 from jobs.store.database import Database
 from jobs.store.lanes import calls_out
+from jobs.store.past_usage import SUMS, TOKENS, days_begun
 from jobs.store.rows import job_from
 from jobs.store.runlist import queued_groups
 
@@ -228,53 +231,46 @@ def _ahead_of(priority: int) -> Select[Any]:
 
 
 def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime) -> list[UsageRow]:
-    """Tokens, calls and cost of a key's calls that started within the span, latest day first."""
-    row = tables.attempts.c
+    """Tokens, calls and cost of a key's calls that started within the span, latest day first.
+
+    Calls of long ago are added up by day, and are within it if their day began within it.
+    """
+    row, past = tables.attempts.c, tables.past_usage.c
     if tx.dialect.name == "sqlite":
         day: ColumnElement[Any] = func.date(row.started_at)
     else:
         day = cast(func.timezone("UTC", row.started_at), Date)
-    sums = [
-        func.sum(func.coalesce(column, 0))
-        for column in (
-            row.input_tokens,
-            row.output_tokens,
-            row.total_tokens,
-            row.cached_tokens,
-            row.reasoning_tokens,
-            row.cost_microusd,
+    these = (row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
+    none = literal_column("0", Integer)
+    recent = [func.count(), none, *(func.sum(func.coalesce(row[name], 0)) for name in SUMS[2:])]
+    unpriced = [none, func.count(), *(none for _ in SUMS[2:])]
+    of_past = (past.api_key_id == api_key_id, past.day.between(*days_begun(start, end)))
+    # in one statement, as an attempt is either here or there
+    query = union_all(
+        select(day, row.model, *recent).where(*these).group_by(day, row.model),
+        select(day, row.model, *unpriced).where(tables.IS_UNPRICED, *these).group_by(day, row.model),
+        select(past.day, past.model, *(past[name] for name in SUMS)).where(*of_past),
+    )
+    found: dict[tuple[date, str], Counter[str]] = {}
+    for on, model, *sums in tx.execute(query):
+        group = found.setdefault((on if isinstance(on, date) else date.fromisoformat(on), model), Counter())
+        group.update(dict(zip(SUMS, map(int, sums), strict=True)))
+    if not found:
+        return []
+    name: str = tx.execute(select(tables.api_keys.c.name).where(tables.api_keys.c.id == api_key_id)).scalar_one()
+    return [
+        UsageRow(
+            day=on,
+            model=model,
+            api_key_id=api_key_id,
+            api_key_name=name,
+            calls=totals["calls"],
+            usage=Usage(*(totals[each] for each in TOKENS)),
+            cost_microusd=totals["cost_microusd"],
+            calls_of_unknown_cost=totals["calls_of_unknown_cost"],
         )
+        for (on, model), totals in sorted(found.items(), key=lambda each: (-each[0][0].toordinal(), each[0][1]))
     ]
-    query = (
-        select(day.label("day"), row.model, row.api_key_id, tables.api_keys.c.name, func.count(), *sums)
-        .join(tables.api_keys, tables.api_keys.c.id == row.api_key_id)
-        .where(row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
-        .group_by(day, row.model, row.api_key_id, tables.api_keys.c.name)
-        .order_by(day.desc(), row.model)
-    )
-    unpriced = (
-        select(day.label("day"), row.model, func.count())
-        .where(tables.IS_UNPRICED, row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
-        .group_by(day, row.model)
-    )
-    of_unknown_cost = {(on, model): calls for on, model, calls in tx.execute(unpriced)}
-    rows = []
-    for found in tx.execute(query):
-        on, model, key_id, key_name, calls, *totals = found
-        tokens = [int(total) for total in totals]
-        rows.append(
-            UsageRow(
-                day=on if isinstance(on, date) else date.fromisoformat(on),
-                model=model,
-                api_key_id=key_id,
-                api_key_name=key_name,
-                calls=calls,
-                usage=Usage(*tokens[:5]),
-                cost_microusd=tokens[5],
-                calls_of_unknown_cost=of_unknown_cost.get((on, model), 0),
-            )
-        )
-    return rows
 
 
 def count_open(tx: Connection) -> dict[Status, int]:

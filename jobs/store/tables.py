@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     Float,
     ForeignKey,
     Index,
@@ -322,6 +323,24 @@ attempts = Table(
     _one_of("cost_source", CostSource),
     CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_with_an_outcome"),
     postgresql_with=_LARGE_AND_CHANGING,
+)
+# attempts of long ago, added up: `GET /usage` counts both
+past_usage = Table(
+    "past_usage",
+    metadata,
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("day", Date, primary_key=True),  # in UTC
+    Column("model", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("calls_of_unknown_cost", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_microusd", BigInteger, nullable=False),
+    _one_of("outcome", Outcome),
 )
 attempt_bodies = Table(
     "attempt_bodies",

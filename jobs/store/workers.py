@@ -95,7 +95,13 @@ def beat(
 ) -> bool:
     """Say that a worker lives; False when it has been given up meanwhile and must take a new identity."""
     row = tables.workers.c
-    values: dict[str, object] = {"beat_at": now}
+    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None))
+    return tx.execute(living.values(beat_values(now, draining=draining, report=report))).rowcount == 1
+
+
+def beat_values(now: Any, *, draining: bool, report: Report | None) -> dict[str, Any]:
+    """What a heartbeat writes; `now` is a moment, or the database's expression for it."""
+    values: dict[str, Any] = {"beat_at": now}
     if report is not None:
         values |= {"concurrency": report.slots, "short_of": report.short_of, "unrecorded": report.unrecorded}
         values["host_ahead"] = report.host_ahead.total_seconds()
@@ -103,9 +109,8 @@ def beat(
         values["queues"] = ",".join(report.queues)
         values["took_at"] = None if report.took_ago is None else now - report.took_ago
     if draining:
-        values["draining_at"] = func.coalesce(row.draining_at, now)
-    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None))
-    return tx.execute(living.values(values)).rowcount == 1
+        values["draining_at"] = func.coalesce(tables.workers.c.draining_at, now)
+    return values
 
 
 def leave(tx: Connection, worker_id: str, now: datetime) -> None:

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from redis.asyncio.client import PubSub
 
+from jobs import events
 from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.names import NAMES
 from tests.support.valkey import ValkeyServer
@@ -118,6 +120,65 @@ def test_an_end_that_is_not_announced_is_seen_within_seconds(
         assert answer.result(6.5)["status"] == "completed"
         if mishap == "redis is silent":
             valkey.thaw()
+
+
+def subscribers(valkey: ValkeyServer, job_id: str) -> int:
+    with valkey.client() as client:
+        ((_, count),) = client.pubsub_numsub(NAMES.of_job(job_id))
+        return int(count)
+
+
+def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer
+) -> None:
+    server, tenant = alone
+    others = tenant.submit()["id"]
+    with waiting(server, tenant) as (job_id, answer):
+        await_until(lambda: subscribers(valkey, job_id) == 1, 5, "it is not subscribed")
+        assert subscribers(valkey, others) == 0
+        Hand(server).complete(job_id)
+        assert answer.result(2)["status"] == "completed"
+    await_until(lambda: subscribers(valkey, job_id) == 0, 5, "it is still subscribed")
+
+
+@pytest.fixture
+def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked at because time has passed."""
+    monkeypatch.setattr(events, "LOOK_EVERY", 3600.0)
+
+
+@pytest.mark.usefixtures("without_looks")
+def test_an_end_just_before_the_subscription_is_seen_at_once(
+    alone: tuple[Server, Tenant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits has looked at the row before, and nobody says it again."""
+    server, tenant = alone
+    job_id = tenant.submit()["id"]
+    subscribe = PubSub.subscribe
+
+    def sleeps() -> bool:
+        return any(each._event._waiters for each in server.parts.waiters._waiting.get(job_id, ()))
+
+    async def late(self: PubSub, *channels: str) -> None:
+        if NAMES.of_job(job_id) in channels:
+            await asyncio.to_thread(await_until, sleeps, 10, "nobody waits")
+            await asyncio.to_thread(Hand(server).complete, job_id)
+        await subscribe(self, *channels)
+
+    monkeypatch.setattr(PubSub, "subscribe", late)
+    assert tenant.get(job_id, wait=15)["status"] == "completed"
+
+
+@pytest.mark.usefixtures("without_looks")
+def test_the_word_of_a_worker_of_the_release_before_is_heard(
+    alone: tuple[Server, Tenant], valkey: ValkeyServer
+) -> None:
+    server, tenant = alone
+    with waiting(server, tenant) as (job_id, answer), valkey.client() as client:
+        await_until(lambda: subscribers(valkey, job_id) == 1, 5, "it is not subscribed")
+        Hand(server).complete(job_id, announce=False)
+        assert client.publish(NAMES.ended, job_id) == 1
+        assert answer.result(15)["status"] == "completed"
 
 
 @pytest.mark.parametrize("channel", [NAMES.ended, NAMES.wrote])

@@ -19,6 +19,7 @@ from jobs.store.reconciliation import Patience
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.deaf import DeafBroker, DeafChannel
+from tests.support.names import NAMES
 from tests.support.records import Records
 from worker.identity import Identity
 from worker.maintenance import deadlines
@@ -114,7 +115,7 @@ class TestWhatItSays:
         world.show(job)
         world.ask()
         assert world.records.reload(job).error_code == "outcome_unknown"
-        assert world.channel.said == [f"backburner:ended {job.id}"]
+        assert world.channel.said == [f"{NAMES.of_job(job.id)} ended"]
         assert world.broker.rung == []
 
     def test_a_row_that_comes_late_is_found_later(self, world: World, clock: Clock) -> None:
@@ -195,7 +196,7 @@ class TestWhatItSays:
         world.provider.answer = meanwhile
         assert world.ask() == 1
         assert world.records.reload(job).cost == Cost(12_500, CostSource.PROVIDER)
-        assert world.channel.said == [f"backburner:ended {job.id}"]
+        assert world.channel.said == [f"{NAMES.of_job(job.id)} ended"]
 
 
 class TestWhatItCannotSay:
@@ -206,7 +207,7 @@ class TestWhatItCannotSay:
         assert world.ask() == 0
         ended = world.records.reload(job)
         assert (ended.status, ended.error_code) == (Status.FAILED, "outcome_unknown")
-        assert world.channel.said == [f"backburner:ended {job.id}"]
+        assert world.channel.said == [f"{NAMES.of_job(job.id)} ended"]
         at_once, _ = world.lose(on_unknown_outcome=OnUnknownOutcome.FAIL)
         assert (at_once.status, at_once.error_code) == (Status.FAILED, "outcome_unknown")
         clock.advance(OFF - SECOND)

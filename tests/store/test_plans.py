@@ -4,6 +4,7 @@ The plans are those of the SQL that the store really sends: it is captured, not 
 """
 
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,9 +39,11 @@ from jobs.store.deliveries import (
 from jobs.store.delivery_claims import claim_deliveries, owners_of, receivers_of
 from jobs.store.delivery_runlist import due_of_receiver, pick_due_deliveries
 from jobs.store.items import find_items
+from jobs.store.past_usage import SUMS, add_up
 from jobs.store.queries import Filters
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.runlist import Turns
+from jobs.store.to_do import duties_with_work
 from jobs.store.transitions import erase, move
 from jobs.store.unanswered import Sender, marks_of, note_answered, note_lost
 from jobs.webhook import DeliveryStatus, TryReport
@@ -84,6 +87,13 @@ SORTED = {
     "webhook metrics",
     "list endpoints",
     "pick due jobs",
+}
+
+SCANNED = {
+    # once in ten minutes each key is asked about by one probe, as there are few of them beside the calls
+    "add up attempts": {"pk_api_keys", "sqlite_autoindex_api_keys_1"},
+    # the first entry alone is read
+    "what there is to do": {"ix_jobs_due", "ix_jobs_parked", "ix_webhook_deliveries_due"},
 }
 
 
@@ -198,6 +208,7 @@ def fill(database: Database) -> World:
         )
         tx.execute(insert(tables.job_metadata), rows["labels"])
         tx.execute(insert(tables.attempts), rows["attempts"])
+        tx.execute(insert(tables.past_usage), past_usage(key_ids))
         owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
         owed = [
             {**owing, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
@@ -209,6 +220,16 @@ def fill(database: Database) -> World:
     with database.read(within=float("inf")) as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
     return World(database, key_ids[0], by_status, worker_ids[-1])
+
+
+def past_usage(key_ids: list[str]) -> list[dict[str, Any]]:
+    """A year of days added up."""
+    days = [NOW.date() - timedelta(days=400 + number) for number in range(365)]
+    return [
+        {"api_key_id": key_id, "day": day, "model": MODEL, "outcome": Outcome.COMPLETED, **dict.fromkeys(SUMS, 3)}
+        for key_id in key_ids
+        for day in days
+    ]
 
 
 def fill_webhooks(
@@ -291,6 +312,11 @@ def rescue(tx: Connection, world: World) -> None:
 
 def position(tx: Connection, world: World) -> None:
     assert queries.queue_position(tx, queries.get_job(tx, world.by_status[Status.QUEUED][-1]))
+
+
+def add_up_attempts(tx: Connection, world: World) -> None:
+    erase(tx, queries.get_job(tx, world.by_status[Status.COMPLETED][0]))
+    assert add_up(tx, NOW - timedelta(days=20), 500) == 1
 
 
 def answer_and_lose(tx: Connection, world: World) -> None:
@@ -390,6 +416,8 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "redeliver and recover": redeliver_and_recover,
     "webhook metrics": webhook_metrics,
     "find a key": lambda tx, _world: keys.find_key(tx, "a secret"),
+    "add up attempts": add_up_attempts,
+    "what there is to do": lambda tx, _world: duties_with_work(tx, NOW, timedelta(seconds=10), "lane"),
     "usage of a day": lambda tx, world: queries.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
 
@@ -401,13 +429,15 @@ def run_and_capture(world: World, run: Callable[[Connection, World], object]) ->
     return [each for each in statements if not each.sql.startswith(("BEGIN", "SAVEPOINT"))]
 
 
-def check(world: World, statements: list[Statement], *, sorts: bool = False) -> None:
+def check(
+    world: World, statements: list[Statement], *, sorts: bool = False, scanned: AbstractSet[str] = frozenset()
+) -> None:
     indexes: set[str] = set()
     for statement in {each.sql: each for each in statements}.values():
         for generic in (False, True)[: 1 if world.database.is_sqlite else 2]:
             plan = explain(world.database, statement, generic=generic)
             told = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"
-            assert not (set(plan.whole_scans) - FEW), told
+            assert not (set(plan.whole_scans) - FEW - scanned), told
             assert sorts or plan.largest_sort <= A_PAGE, told
             indexes |= set(plan.indexes)
     assert indexes, "nothing was looked up"
@@ -416,7 +446,7 @@ def check(world: World, statements: list[Statement], *, sorts: bool = False) -> 
 @pytest.mark.parametrize("name", LOOKUPS)
 def test_it_is_an_index_lookup(name: str, world: World) -> None:
     """Also under the plan of a prepared statement that has forgotten its parameters."""
-    check(world, run_and_capture(world, LOOKUPS[name]), sorts=name in SORTED)
+    check(world, run_and_capture(world, LOOKUPS[name]), sorts=name in SORTED, scanned=SCANNED.get(name, set()))
 
 
 def test_so_is_what_maintenance_looks_for(world: World) -> None:

@@ -25,5 +25,5 @@ class DeafChannel(Announcer):
         self.said: list[str] = []
         self._on_end = lambda _job_ids, _deliveries: None
 
-    def _publish(self, to: Callable[[Names], str], *messages: str) -> None:
-        self.said += [f"{to(NAMES)} {message}" for message in messages]
+    def _publish(self, messages: Callable[[Names], Sequence[tuple[str, bytes]]]) -> None:
+        self.said += [f"{channel} {message.decode()}" for channel, message in messages(NAMES)]

@@ -12,11 +12,12 @@ from jobs.job import Attempt, CallReport, Outcome
 from jobs.models import Catalogue, Model
 from jobs.store.attempts import end_attempt, unwanted_responses
 from jobs.store.database import Database
+from jobs.store.to_do import UNFETCHED_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.patrol import NoAnswer
 
 EVERY = timedelta(seconds=3)
-WINDOW = timedelta(days=1)
+WINDOW = UNFETCHED_FOR
 BATCH = 50
 NEVER = Event()
 

@@ -11,13 +11,13 @@ from threading import Event
 
 from jobs.store.attempts import copy_is_gone, unwanted_copies
 from jobs.store.database import Database, unless_locked
+from jobs.store.to_do import COPIED_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.canceller import WINDOW as CANCELLED_WITHIN
 from worker.maintenance.patrol import NoAnswer
 
 EVERY = timedelta(seconds=3)
-WINDOW = timedelta(days=60)
-"""OpenAI itself keeps a stored response for 30 days."""
+WINDOW = COPIED_FOR
 BATCH = 200
 NEVER = Event()
 

@@ -10,8 +10,9 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from jobs.store.database import Database, database_now, is_locked
-from jobs.store.workers import lease_left, take_lease
+from jobs.store.at_once import take_lease_now
+from jobs.store.database import Database, is_locked
+from jobs.store.workers import lease_left
 from jobs.telemetry import get_logger
 
 ASKING_SECONDS: Final = 2.0
@@ -73,5 +74,4 @@ class Lease:
         return left
 
     def _take(self, holder: str) -> bool:
-        with self._database.begin(within=ASKING_SECONDS, durable=False) as tx:
-            return take_lease(tx, self._name, holder, database_now(tx), self._length)
+        return take_lease_now(self._database, self._name, holder, self._length, within=ASKING_SECONDS)

@@ -4,10 +4,12 @@ No process is special: when the holder dies, the lease runs out and another work
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Event, Thread
 from time import monotonic
+from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +19,7 @@ from jobs.store.database import Database
 from jobs.store.lanes import LaneSettings
 from jobs.store.reconciliation import Patience
 from jobs.store.runlist import Turns
+from jobs.store.to_do import Duty, duties_with_work
 from jobs.telemetry import get_logger
 from worker.identity import Identity
 from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer, timekeeper
@@ -32,6 +35,9 @@ LEASE = timedelta(seconds=4)
 RENEW_EVERY = 1.0
 FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
 PRUNE_EVERY = 60.0
+ADD_UP_EVERY = 600.0
+
+_DUTIES: Final[AbstractSet[Duty]] = frozenset(Duty)
 
 log = get_logger(__name__)
 
@@ -61,6 +67,7 @@ class Maintenance:
         worker_timeout: timedelta,
         retention: timedelta,
         patience: Patience,
+        attempts_kept: timedelta = timedelta(days=400),
         delivery_slots: int = 0,
         ends: rescuer.Ends | None = None,
     ) -> None:
@@ -77,33 +84,43 @@ class Maintenance:
         turns, lost, lost_deliveries, set_back = Turns(), LostBells(), LostBells(), SetBack(database)
         self._identity = identity
         self._clock = database.clock
+        self._database = database
+        self._worker_timeout = worker_timeout
+        self._lane = lane.name
+        self._with_work: AbstractSet[Duty] = frozenset()
         self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
         self._stopping = False
         self._thread = Thread(target=self._loop, daemon=True)
         self._steps = [
-            Step("rescuer", TICK, rescue),
+            Step(Duty.RESCUER, TICK, rescue),
             Step(
-                "deadlines",
+                Duty.DEADLINES,
                 TICK,
                 lambda now: deadlines.run_once(database, announcer, now, lane.name),
                 most=deadlines.AT_ONCE,
             ),
             Step("set back", TICK, set_back.run_once),
-            Step("followers", FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
+            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
             Step(
-                "dispatcher",
+                Duty.DISPATCHER,
                 0,
                 lambda now: dispatcher.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
             ),
-            Step("delivery rescuer", TICK, lambda now: deliveries.rescue(database, bell, now)),
+            Step(Duty.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, bell, now)),
             Step(
-                "delivery dispatcher",
+                Duty.DELIVERY_DISPATCHER,
                 0,
                 lambda now: deliveries.dispatch(database, bell, lost_deliveries, now, worker_timeout, delivery_slots),
             ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
+            Step(
+                "attempts",
+                ADD_UP_EVERY,
+                lambda now: pruner.add_up_attempts(database, now, max(attempts_kept, retention)),
+                most=1,  # those of the next key may follow
+            ),
             Step(
                 "event pruner",
                 PRUNE_EVERY,
@@ -137,20 +154,37 @@ class Maintenance:
                 pause.wait(GATHER_SECONDS)
             self._wake.clear()
 
+    def has_work_for(self, duty: Duty) -> bool:
+        """Whether this process was the one to do this duty, and there was work for it, when it last looked."""
+        return duty in self._with_work
+
     def run_once(self) -> None:
-        """Do what is due, if the lease is ours; a duty that fails is done again next time."""
-        if not self._has_lease():
+        """Do what is due and has work, if the lease is ours; a duty that fails is done again next time."""
+        self._with_work = with_work = self._look() if self._has_lease() else frozenset()
+        if self._leased is None:
             return
         for step in self._steps:
-            if monotonic() < step.due_at:
+            if monotonic() < step.due_at or (step.name in _DUTIES and step.name not in with_work):
                 continue
             step.due_at = monotonic() + step.every
             try:
-                if step.run(self._clock()) >= step.most:
+                done = step.run(self._clock())
+                if done:
+                    with_work = _DUTIES  # there may be now: what waited for a job that was ended, for one
+                if done >= step.most:
                     step.due_at = 0.0
                     self._wake.set()
             except Exception as error:  # one duty that fails must not end the others
                 log.warning("maintenance failed", duty=step.name, error=type(error).__name__, exc_info=True)
+
+    def _look(self) -> AbstractSet[Duty]:
+        """For which duties there may be work; for all of them where that is not known."""
+        try:
+            with self._database.read() as tx:
+                return duties_with_work(tx, self._clock(), self._worker_timeout, self._lane)
+        except SQLAlchemyError as error:
+            log.warning("maintenance failed", duty="look", error=type(error).__name__)
+            return _DUTIES
 
     def _has_lease(self) -> bool:
         """Whether the lease is ours for some seconds more."""

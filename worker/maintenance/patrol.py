@@ -35,8 +35,11 @@ class Patrol:
         run: Callable[[datetime, Event], int],
         *,
         every: timedelta,
+        has_work: Callable[[], bool] = lambda: True,
     ) -> None:
         """`run` gives up what it is doing once the event is set; it may raise `NoAnswer`.
+
+        While it `has_work` for nobody here, which must be found out without a question, the database is not asked.
 
         It may last longer than the lease, so that two do it at once: it must bear that.
         """
@@ -45,6 +48,7 @@ class Patrol:
         self._identity = identity
         self._run = run
         self._every = every
+        self._has_work = has_work
         self._lease = Lease(database, name, max(2 * every, SHORTEST_LEASE))
         self._stopping = Event()
         self._thread = Thread(target=self._loop, daemon=True)
@@ -65,7 +69,7 @@ class Patrol:
     def run_once(self, now: datetime) -> bool:
         """Do it, if the lease is ours; whether nothing went wrong."""
         holder = self._identity.worker_id
-        if holder is None:
+        if holder is None or not self._has_work():
             return True
         try:
             if not self._lease.is_held_by(holder):

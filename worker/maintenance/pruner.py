@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, and_, false
 from jobs.store import tables
 from jobs.store.chains import still_needed
 from jobs.store.database import Database
+from jobs.store.past_usage import add_up
 from jobs.store.transitions import erase_ripe
 from jobs.store.unanswered import forget_unanswered
 from jobs.store.workers import forget_ended
@@ -38,6 +39,12 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
     if not database.forget_erased():
         log.info("erased text stays in the log until the next time")
     return max(kept, unstored)
+
+
+def add_up_attempts(database: Database, now: datetime, kept: timedelta) -> int:
+    """Add up what is left of responses erased long ago, and whose attempts began longer ago than `kept`; how many."""
+    with database.begin() as tx:
+        return add_up(tx, now - kept, BATCH)
 
 
 def _erase(database: Database, ripe: ColumnElement[bool]) -> int:

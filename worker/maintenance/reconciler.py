@@ -15,12 +15,13 @@ from jobs.job import Attempt
 from jobs.store.database import Database, unless_locked
 from jobs.store.lanes import log_is_off, read_lane
 from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts, parked_jobs
+from jobs.store.to_do import DOUBTFUL_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.deadlines import end_parked
 from worker.maintenance.provider_log import Entry, LogOff, ProviderLog
 
 EVERY = timedelta(seconds=10)
-WINDOW = timedelta(hours=6)
+WINDOW = DOUBTFUL_FOR
 BATCH = 500
 OFF = timedelta(hours=1)
 NEVER = Event()

@@ -168,6 +168,7 @@ WRONG = {
     "WEBHOOK_ALLOW_HTTP": ["perhaps"],
     "WEBHOOK_ALLOW_NETWORKS": ["localhost", "127.0.0.1/8", "10.0.0.0/33"],
     "RETENTION_DAYS": ["0", "nan"],
+    "ATTEMPTS_DAYS": ["89", "nan"],
     "MAX_BODY_BYTES": ["1", "10MB"],
     "CORS_ORIGINS": [
         "app.example.com",
