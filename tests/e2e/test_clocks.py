@@ -20,6 +20,8 @@ from tests.support.waiting import await_until
 pytestmark = [needs_compiler, pytest.mark.long]
 
 WORKER_TIMEOUT = 3
+START_SECONDS = 90
+"""Of a process, on a machine that is full."""
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -34,6 +36,7 @@ def processes(
     with Stack(url, redis_url, folder, environments[0], workers=0) as stack:
         stack.environment = environments[1]
         stack.worker_processes = [stack.start_worker()]
+        stack.worker_processes[0].match("worker registered", START_SECONDS)
         yield stack
 
 
@@ -88,7 +91,7 @@ def test_a_clock_that_is_set_mid_call_ends_nothing_and_leaves_nothing_to_lie(
         left = stack.submit_many(6, "[[sim: full delay=60, then full]] Hello", deadline_seconds=60)
         await_until(lambda: all(stack.calls(job_id) for job_id in left), 20, stack.logs)
         clock.set(timedelta(0) if whose == "one host" else -ahead)
-        stack.start_worker().match("worker registered")
+        stack.start_worker().match("worker registered", START_SECONDS)
         stack.worker_processes[0].kill()
         stack.await_all(left, "completed", 3 * WORKER_TIMEOUT + 10)
         assert [len(stack.calls(job_id)) for job_id in left] == [2] * len(left)
@@ -139,7 +142,7 @@ def test_postgresqls_own_clock_that_is_set_buys_nothing_twice_and_leaves_nothing
 ) -> None:
     """Whose deadline lies behind the step is not ended early; one that lies within it is."""
     with processes(set_postgres_url, valkey.url, tmp_path, None, None) as stack:
-        stack.start_worker().match("worker registered")
+        stack.start_worker().match("worker registered", START_SECONDS)
         running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello")
         await_until(lambda: len(stack.calls()) == len(running), 20, stack.logs)
         retried = stack.submit("[[sim: 500, then full]] Hello")
@@ -162,7 +165,7 @@ def test_workers_that_are_frozen_together_give_up_nobody(
 ) -> None:
     with processes(database_url, valkey.url, tmp_path, None, None) as stack:
         workers = [*stack.worker_processes, stack.start_worker()]
-        workers[1].match("worker registered")
+        workers[1].match("worker registered", START_SECONDS)
         jobs = stack.submit_many(6, f"[[sim: full delay={2 * WORKER_TIMEOUT}]] Hello")
         await_until(lambda: len(stack.calls()) == len(jobs), 20, stack.logs)
         frozen = [*workers, *([stack.api] if with_api else [])]
