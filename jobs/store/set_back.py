@@ -10,8 +10,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, or_, select, update
 
 from jobs.clock import FAR_OFF
+from jobs.retry import LONGEST_PAUSE_ASKED_FOR
 from jobs.store import tables
-from jobs.store.lanes import LONGEST_PAUSE_ASKED_FOR, PROBE_PATIENCE
+from jobs.store.lanes import PROBE_PATIENCE
 
 MARGIN: Final = FAR_OFF
 """A moment that lies no further ahead is as good as now."""

@@ -80,7 +80,7 @@ def test_it_is_judged_across_a_restart_by_what_other_workers_saw(stack: Stack) -
 
     def has_failed() -> bool:
         neighbours.append(stack.submit("[[sim: full delay=0.1]] Hello"))
-        return stack.get(poison)["status"] == "failed"
+        return bool(stack.get(poison)["status"] == "failed")
 
     await_until(has_failed, 60, stack.logs)
     stack.await_all(neighbours, "completed", 30)
@@ -120,7 +120,7 @@ def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
 
     def has_failed() -> bool:
         stack.submit("[[sim: full delay=0.1]] Hello")
-        return stack.get(poison)["status"] == "failed"
+        return bool(stack.get(poison)["status"] == "failed")
 
     await_until(has_failed, 60, stack.logs)
     assert stack.get(poison)["error"]["code"] == "provider_rejected"
