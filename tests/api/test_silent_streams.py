@@ -52,8 +52,8 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
         await_until(are_all_told, 5, "not all have told that the response is queued")
         monkeypatch.setattr(waiters, "_told_of", looking)
         monkeypatch.setattr(sequences, "read", reading)
-        await_until(lambda: len(looks) >= 5, 10, "nobody looks")
-        assert all(look == {*ids} for look in looks)
+        await_until(lambda: looks.count({*ids}) >= 5, 10, "nobody looks at all of them together")
+        assert len(looks) <= 5 + STREAMS // 2  # the first may be of those that were just subscribed
         assert not reads
         hand.complete(ids[0], announce=False)
         assert kinds(events[0].result(5)) == [*OPENING, *TOLD, "response.completed"]
