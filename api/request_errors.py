@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from api.request_types import BRANCH_MARK, REFUSED, UNKNOWN_FIELD, WRONG_KIND, WRONG_SHAPE
+from jobs.encoding import ExactNumber
 from jobs.errors import RequestInvalid
 
 # What pydantic found, the path to the field, the value there.
@@ -33,6 +34,7 @@ _JSON_TYPES: Final = {
     bool: "a boolean",
     int: "an integer",
     float: "a decimal number",
+    ExactNumber: "a number",
     list: "an array",
     dict: "an object",
     type(None): "null",

@@ -10,6 +10,8 @@ from structlog.testing import capture_logs
 from tests.api.world import MODEL, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 LIMIT = 10_485_760
 MEGABYTE = b"x" * 1_000_000
 

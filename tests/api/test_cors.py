@@ -8,6 +8,8 @@ import pytest
 
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
+pytestmark = pytest.mark.one_database
+
 PAGE = "https://app.example.com"
 OTHER = "http://localhost:5173"
 BODY: Json = {"model": MODEL, "input": "Hello", "background": True}

@@ -99,6 +99,7 @@ def test_a_list_leaves_out_large_settings_and_names_them(tenant: Tenant, sdk: Op
     assert len(json.dumps(listed)) < 4000
 
 
+@pytest.mark.long
 @pytest.mark.one_database
 def test_nothing_is_read_for_a_reader_that_stalls(
     server: Server, tenant: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch

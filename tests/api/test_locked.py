@@ -113,6 +113,7 @@ def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_val
             way.flow()
 
 
+@pytest.mark.long
 def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:

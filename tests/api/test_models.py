@@ -6,6 +6,8 @@ import pytest
 
 from tests.api.world import MODEL, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
+pytestmark = pytest.mark.one_database
+
 O3_PRO: Json = {
     "id": MODEL,
     "object": "model",

@@ -9,6 +9,8 @@ from openai import OpenAI
 
 from tests.api.world import MODEL, Server, Tenant, assert_error
 
+pytestmark = pytest.mark.one_database
+
 CALLS: dict[str, Callable[[OpenAI], Any]] = {
     "responses.compact": lambda client: client.responses.compact(model=MODEL, input="Hello"),
     "conversations.create": lambda client: client.conversations.create(),

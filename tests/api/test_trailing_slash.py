@@ -4,6 +4,8 @@ import pytest
 
 from tests.api.world import MODEL, Hand, Json, Tenant, assert_error
 
+pytestmark = pytest.mark.one_database
+
 BODY: Json = {"model": MODEL, "input": "Hello", "background": True}
 
 

@@ -14,6 +14,8 @@ from websockets.sync.client import connect
 from tests.api.world import Json, Server, Tenant, assert_error
 from tests.support.waiting import await_until
 
+pytestmark = pytest.mark.one_database
+
 HANDSHAKE = {
     "connection": "Upgrade",
     "upgrade": "websocket",

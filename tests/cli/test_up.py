@@ -146,6 +146,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.long
 def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[18.22]"""
     encryption_key = generate_key()

@@ -21,6 +21,7 @@ def test_the_provider_refuses_nothing_for_its_form(smoked: Played) -> None:
     assert smoked.ledgers["strict-plain"].refused == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_three_turns_breaks_none_of_openais_rules(name: str, looped: Played) -> None:
     """By items, by `previous_response_id` and by `item_reference`, as the clients do it themselves."""

@@ -255,7 +255,11 @@ def pages_of_flower() -> Iterator[str]:
             yield spec.regex.pattern.rstrip("$")
 
 
-@pytest.mark.parametrize("given", ["nocolon", ":", "user:", ":password", "user:password,other"])
+@pytest.mark.parametrize(
+    "given",
+    [pytest.param(each, marks=pytest.mark.long) for each in ("nocolon", ":", "user:", ":password")]
+    + ["user:password,other"],
+)
 def test_flower_does_not_start_without_a_user_and_a_password(world: World, given: str) -> None:
     flower = world.stack["flower"]
     command = [*flower.service.command, "--port=0"]
@@ -301,6 +305,7 @@ def test_a_remote_command_ends_no_worker(world: World) -> None:
     assert world.stack["worker"].is_healthy()
 
 
+@pytest.mark.long
 def test_what_a_hurried_stop_hands_back_is_in_the_backup(world: World, answered: Response) -> None:
     commands = re.findall(r"exec -T postgres (pg_\w+) (.+) [<>] backburner\.dump", RUNBOOK.read_text("utf-8"))
     assert [program for program, _ in commands] == ["pg_dump", "pg_restore"]
@@ -328,6 +333,7 @@ def test_what_a_hurried_stop_hands_back_is_in_the_backup(world: World, answered:
     assert len(world.calls(slow.id)) == 2
 
 
+@pytest.mark.long
 def test_a_stop_lets_a_call_end(world: World) -> None:
     slow = world.create(SCRIPT.replace("delay=0.2", "delay=2"))
     await_until(lambda: world.calls(slow.id), 10, world.stack.logs)

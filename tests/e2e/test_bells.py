@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
@@ -16,6 +18,7 @@ def calls(valkey: ValkeyServer) -> int:
     return sum(found[f"cmdstat_{name}"]["calls"] for name in KEPT_FOR_REDELIVERY if f"cmdstat_{name}" in found)
 
 
+@pytest.mark.long
 def test_a_bell_that_was_heard_is_not_kept_for_redelivery(sqlite_url: str, tmp_path: Path) -> None:
     with ValkeyServer() as valkey, Stack(sqlite_url, valkey.url, tmp_path) as stack:
         stack.await_all(stack.submit_many(1, "[[sim: full]] Hello"), "completed", 30)

@@ -136,6 +136,7 @@ def test_an_error_that_repeats_them_does_not_show_them(stack: Stack, provider: L
         assert_hidden(shown)
 
 
+@pytest.mark.long
 def test_they_outlive_a_new_key_and_fail_plainly_without_the_old_one(
     database_url: str, valkey: ValkeyServer, tmp_path: Path, provider: LeakyProvider
 ) -> None:

@@ -16,6 +16,7 @@ from tests.support.waiting import await_until
 pytestmark = pytest.mark.one_database
 
 
+@pytest.mark.long
 def test_creates_are_refused_and_answers_kept_until_it_is_back(valkey: ValkeyServer, tmp_path: Path) -> None:
     path = tmp_path / "backburner.db"
     with Stack(f"sqlite:///{path}", valkey.url, tmp_path) as stack, stack.http() as http:

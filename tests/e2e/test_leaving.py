@@ -42,6 +42,7 @@ def test_with_redis_silent_and_nothing_in_flight_it_leaves_within_seconds(stack:
     assert worker.popen.wait(LEAVE_SECONDS) == 0
 
 
+@pytest.mark.long
 def test_with_the_database_locked_and_nothing_in_flight_it_leaves_as_well(stack: Stack) -> None:
     worker = start(stack)
     with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:

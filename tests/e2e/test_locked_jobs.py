@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import pytest
 
 from tests.support.stack import Stack
 from tests.support.waiting import await_until
@@ -40,6 +41,7 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
         assert len(stack.calls()) == 25
 
 
+@pytest.mark.long
 def test_a_worker_starts_and_works_while_the_lane_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
     """Each start ended after a second, however often a supervisor tried again."""
     with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:

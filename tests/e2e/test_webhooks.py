@@ -124,6 +124,7 @@ def test_receivers_that_hang_delay_neither_calls_nor_the_others(
         assert 1 <= len(hanging.delivered) <= 4
 
 
+@pytest.mark.long
 def test_what_failed_is_tried_again_and_the_command_line_shows_it(
     stack: Stack, client: OpenAI, receiver: Receiver
 ) -> None:

@@ -26,8 +26,12 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
     ("command", "becomes"),
     [
         (DOCUMENTED, ALONE),
-        (("celery", "--app=worker.main", "-q", "worker", "-E", "--loglevel", "warning"), ALONE),
-        (("celery", "-A", "worker.main", "--no-color", "worker"), AS_IT_WAS),
+        pytest.param(
+            ("celery", "--app=worker.main", "-q", "worker", "-E", "--loglevel", "warning"),
+            ALONE,
+            marks=pytest.mark.long,
+        ),
+        pytest.param(("celery", "-A", "worker.main", "--no-color", "worker"), AS_IT_WAS, marks=pytest.mark.long),
         pytest.param((*DOCUMENTED, "-P", "gevent"), AS_IT_WAS, marks=pytest.mark.long),
         pytest.param(("worker.celery_worker", "--quiet"), ALONE, marks=pytest.mark.long),
     ],
@@ -94,6 +98,7 @@ def test_plain_http_to_a_provider_elsewhere_is_warned_of(stack: Stack) -> None:
     assert "hush" not in worker.output
 
 
+@pytest.mark.long
 def test_it_is_started_again_by_sighup(stack: Stack) -> None:
     worker = stack.start_worker(*DOCUMENTED)
     first = worker.match(r'"(wrk_\w+)".*worker registered')[1]

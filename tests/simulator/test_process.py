@@ -32,7 +32,7 @@ def test_a_wrong_flag_is_named() -> None:
     assert "--script: Value error, unknown behaviour 'fulll'" in ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_it_stops_at_once_with_calls_in_flight(number: signal.Signals) -> None:
     with running() as provider, provider.raw("[[sim: full delay=60]]") as call:
         provider.await_call("running")
@@ -43,6 +43,7 @@ def test_it_stops_at_once_with_calls_in_flight(number: signal.Signals) -> None:
         assert call.read_to_end()[0] == b""
 
 
+@pytest.mark.long
 def test_thousands_of_calls_are_held_at_once() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < HELD_CALLS + 200:

@@ -124,12 +124,12 @@ def test_rubbish_in_the_queue_costs_nothing(
 
 
 def test_what_has_just_left_the_queue_is_given_half_a_second(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    passed = [0.0]
-    monkeypatch.setattr("jobs.dispatch.monotonic", lambda: passed[0])
+    passed = {"seconds": 0.0}
+    monkeypatch.setattr("jobs.dispatch.monotonic", lambda: passed["seconds"])
     lost, first, second, now = LostBells(), clock(), clock() + 10 * SECOND, clock() + 60 * SECOND
 
     def lost_before(after: float, following: datetime | None) -> datetime:
-        passed[0] += after
+        passed["seconds"] += after
         return lost.rung_before(2, now, is_shown=True, next_rung_at=following)
 
     lost_before(0, first)

@@ -216,6 +216,6 @@ class Stack:
     def calls(self, job_id: str = "") -> list[dict[str, Any]]:
         """What the provider saw, of one job or of all."""
         query = {"client_request_id_prefix": job_id} if job_id else {}
-        ledger = httpx.get(f"{self.provider_url}/_calls", params=query).json()
+        ledger = httpx.get(f"{self.provider_url}/_calls", params=query, trust_env=False).json()
         calls: list[dict[str, Any]] = ledger["calls"]
         return calls
