@@ -74,6 +74,6 @@ def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, hand
     assert threads < 100
     with tenant.http.stream("GET", f"/v1/responses/{job_id}?stream=true") as answer:
         whole = answer.read().decode()
-    assert [each["sequence_number"] for each in frames(whole)] == list(range(3 + DELTAS + 4))
+    assert [each["sequence_number"] for each in frames(whole)] == list(range(5 + DELTAS + 4))
     assert sum(each == whole for each in seen) == WATCHERS
     await_until(lambda: not places, 5, "places are still taken")
