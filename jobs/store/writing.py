@@ -33,6 +33,7 @@ _POSTGRES: Final = {
     "42501": "this role may not write to its tables",
     "57014": f"a write was not done within {LIMIT_SECONDS:g} s",
     "25P03": f"a write was not done within {LIMIT_SECONDS:g} s",
+    "08P01": "a pooler refuses, as it cannot reach its server or takes no more clients; its log says why",
     BY_STATEMENT: "a pooler lends its sessions by the statement; it needs pool_mode = transaction, or session",
 }
 _SQLITE: Final = {

@@ -41,6 +41,7 @@ class PgBouncerServer(Server):
             "pool_mode": self._mode,
             "default_pool_size": self._sessions,
             "max_client_conn": 200,
+            "server_login_retry": 1,  # in seconds, 15 by default, for which it refuses all after a server was away
         }
         server = f"* = host={self._server.host} port={self._server.port} user={self._server.username or 'postgres'}"
         if self._server.password:
