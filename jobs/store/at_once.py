@@ -7,7 +7,7 @@ clock. So it costs one round trip instead of four.
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Interval, String, bindparam, func, literal, or_, select, update
+from sqlalchemy import Interval, String, bindparam, func, or_, select, true, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -17,10 +17,10 @@ from jobs.store.database import Database, database_now
 from jobs.store.workers import Report, beat, beat_values, take_lease
 
 _NOW: Final = func.clock_timestamp()
-_LIMITED: Final = select(func.set_config("lock_timeout", "1s", literal(True))).scalar_subquery().is_not(None)  # noqa: FBT003
+_LIMITED: Final = select(func.set_config("lock_timeout", "1s", true())).scalar_subquery().is_not(None)
 _LIMITS_OF_A_LEASE: Final = select(
-    func.set_config("lock_timeout", "1s", literal(True)).label("lock"),  # noqa: FBT003
-    func.set_config("synchronous_commit", "off", literal(True)).label("sync"),  # noqa: FBT003
+    func.set_config("lock_timeout", "1s", true()).label("lock"),
+    func.set_config("synchronous_commit", "off", true()).label("sync"),
 ).cte("limits")
 
 

@@ -35,10 +35,11 @@ from tests.chaos.plan import (
     WORKERS,
 )
 from tests.chaos.proxy import Passage, Proxy
-from tests.support.host_clock import COMPILER, HostClock
+from tests.support.host_clock import HostClock
 from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.pgbouncer import PgBouncerServer
 from tests.support.postgres import Databases, PostgresServer
+from tests.support.preloaded import COMPILER
 from tests.support.server import HOST, free_port
 from tests.support.stack import Process
 from tests.support.valkey import ValkeyServer

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import pytest
 
-from tests.support.host_clock import HostClock, needs_compiler
+from tests.support.host_clock import HostClock
 from tests.support.postgres import Databases, PostgresServer
+from tests.support.preloaded import needs_compiler
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until

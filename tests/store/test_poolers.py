@@ -5,13 +5,15 @@ import signal
 from pathlib import Path
 from time import monotonic
 
+import psycopg
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from cli.local_checks import check_database
 from jobs.settings import load_settings
 from jobs.store.database import Database
-from jobs.store.writing import why_not_written
+from jobs.store.writing import reason_against, why_not_written
 from tests.support import pgbouncer
 from tests.support.pgbouncer import PgBouncerServer
 
@@ -52,6 +54,11 @@ def test_a_pooler_that_lends_by_the_statement_is_named_as_the_fault(postgres_url
         database = Database(pooler.url)
         assert "pool_mode = transaction" in str(why_not_written(database))
         database.close()
+
+
+def test_a_pooler_that_refuses_is_named_as_the_fault() -> None:
+    refused = psycopg.errors.ProtocolViolation("server login has been failing, try again later (server_login_retry)")
+    assert "a pooler refuses" in str(reason_against(OperationalError("BEGIN", None, refused)))
 
 
 @NEEDS_POOLER

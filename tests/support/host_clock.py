@@ -1,26 +1,10 @@
 """A host's clock that a test sets, by a library that is preloaded into its processes."""
 
-import shutil
 import struct
-import subprocess
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
-import pytest
-
-SOURCE = Path(__file__).with_suffix(".c")
-COMPILER = shutil.which("cc")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is installed: cc")
-
-
-@cache
-def _library() -> Path:
-    built = Path(mkdtemp()) / "host_clock.so"
-    built.parent.chmod(0o755)  # PostgreSQL runs as another user
-    subprocess.run([str(COMPILER), "-O1", "-shared", "-fPIC", "-o", str(built), str(SOURCE)], check=True)
-    return built
+from tests.support.preloaded import library
 
 
 class HostClock:
@@ -40,4 +24,4 @@ class HostClock:
     @property
     def environment(self) -> dict[str, str]:
         """Of a process on this host."""
-        return {"LD_PRELOAD": str(_library()), "HOST_CLOCK": str(self._file)}
+        return {"LD_PRELOAD": str(library("host_clock")), "HOST_CLOCK": str(self._file)}

@@ -16,6 +16,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is i
 def library(name: str) -> Path:
     """The library, built at its first use."""
     built = Path(mkdtemp()) / f"{name}.so"
+    built.parent.chmod(0o755)  # PostgreSQL runs as another user
     source = Path(__file__).with_name(f"{name}.c")
     subprocess.run([str(COMPILER), "-O1", "-shared", "-fPIC", "-o", str(built), str(source), "-ldl"], check=True)
     return built
