@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Final
 
+from jobs.asyncio_tasks import cancel_and_wait
 from jobs.store.database import DATABASE_ERRORS, Database, database_now
 from jobs.store.keys import ApiKey, changed_keys, find_keys
 from jobs.telemetry import get_logger
@@ -42,8 +43,7 @@ class KeyWatch:
     async def stop(self) -> None:
         """Look no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_and_wait(self._task)
 
     def look_soon(self) -> None:
         """Look now: a key may have been revoked."""
@@ -68,7 +68,8 @@ class KeyWatch:
             await self._look_once()
             await asyncio.sleep(LEAST_PAUSE)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), LOOK_EVERY - LEAST_PAUSE)
+                async with asyncio.timeout(LOOK_EVERY - LEAST_PAUSE):
+                    await self._soon.wait()
 
     async def _look_once(self) -> None:
         watched = set(self._watched)

@@ -73,7 +73,8 @@ class Lists:
         places.wanted += 1
         try:
             try:
-                await asyncio.wait_for(places.free.acquire(), PATIENCE_SECONDS)
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await places.free.acquire()
             except TimeoutError:
                 raise TooManyReads(LISTS_PER_KEY) from None
             try:

@@ -3,7 +3,7 @@
 Nobody who asks `/readyz` is to wait for what is silent.
 """
 
-from asyncio import wait_for, wrap_future
+from asyncio import timeout, wrap_future
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -171,4 +171,5 @@ class Probe(Generic[T]):
         if self._looking is None or self._looking.done():
             self._looking, self._began_at = self._thread.submit(self._look), monotonic()
         left = self._began_at + LIMIT_SECONDS + GRACE_SECONDS - monotonic()
-        return await wait_for(wrap_future(self._looking), max(0.0, left))
+        async with timeout(max(0.0, left)):
+            return await wrap_future(self._looking)

@@ -193,7 +193,8 @@ class _Kept:
                 pause = self._backoff.first
             self._birth.listener.note(f"{self._program.name} {describe_exit(status)}; starting it again in {pause:g} s")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
             pause = min(pause * 2, self._backoff.longest)
 
     def _tell(self, which: signal.Signals) -> None:

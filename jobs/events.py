@@ -16,6 +16,7 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.asyncio_tasks import cancel_and_wait
 from jobs.names import GetNames, Names
 from jobs.subscriptions import ENDED, WROTE, Subscriptions
 from jobs.telemetry import get_logger
@@ -139,9 +140,7 @@ class Waiters:
 
     async def stop(self) -> None:
         """Stop listening and let everyone go."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         for job_id in {*self._waiting, *self._watching}:
             self._wake(job_id)
 
@@ -237,7 +236,8 @@ class Expectation:
     async def wait(self, seconds: float | None) -> bool:
         """Sleep until the response may have ended; False after `seconds`."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
             self._event.clear()
             return True
         return False

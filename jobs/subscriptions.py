@@ -13,6 +13,7 @@ from typing import Any, Final
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.asyncio_tasks import cancel_and_wait
 from jobs.names import GetNames, Names
 from jobs.redis_url import connect_async
 from jobs.telemetry import get_logger
@@ -91,8 +92,7 @@ class Subscriptions:
                         self._hear(names, message)
                 keeping.result()
             finally:
-                keeping.cancel()
-                await asyncio.gather(keeping, return_exceptions=True)
+                await cancel_and_wait(keeping)
 
     async def _keep(self, subscription: Any, names: Names) -> None:
         """Subscribe what is wanted, and nothing else."""
