@@ -22,4 +22,4 @@ ENV PATH=/opt/backburner/bin:$PATH \
 WORKDIR /var/lib/backburner
 USER 10001:10001
 EXPOSE 8000
-CMD ["uvicorn", "--factory", "api.main:create_app", "--http=api.protocol:Protocol", "--host=0.0.0.0", "--port=8000", "--no-access-log", "--timeout-graceful-shutdown=5", "--timeout-keep-alive=75"]
+CMD ["uvicorn", "--factory", "api.main:create_app", "--http=api.http_protocol:Protocol", "--host=0.0.0.0", "--port=8000", "--no-access-log", "--timeout-graceful-shutdown=5", "--timeout-keep-alive=75"]

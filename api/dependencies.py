@@ -7,26 +7,26 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from fastapi.security.utils import get_authorization_scheme_param
 
-from api.callers import Callers, Submitter, allow
-from api.holds import Holds
-from api.intake import Intake, NotAccepted
-from api.key_watch import KeyWatch
-from api.listing import Lists
-from api.lookups import Lookups
-from api.owed import Owed
+from api.auth import Callers, Submitter, allow
+from api.held_limit import Holds
+from api.hostname_lookup import Lookups
+from api.key_revocation import KeyWatch
+from api.paging import Lists
 from api.readiness import DatabaseState, Probe
-from api.rendered import Rendered
-from api.sequences import Sequences
-from api.showing import Shown
-from jobs.dispatch import Dispatcher, RunList
-from jobs.events import Announcer, Waiters
-from jobs.gathering import AsyncGathering, NotBegun
-from jobs.models import Catalogue
-from jobs.sealing import Seal
+from api.response_cache import Rendered
+from api.response_view import Shown
+from api.sdk_retry.tracker import Owed
+from api.sse import Sequences
+from api.submit_batch import Intake, NotAccepted
+from jobs.batching import AsyncGathering, NotBegun
+from jobs.encryption import Seal
+from jobs.model_catalog import Catalogue
+from jobs.notifications import Announcer, Waiters
 from jobs.settings import Settings
+from jobs.store.api_keys import ApiKey, Scope
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.keys import ApiKey, Scope
-from jobs.store.queries import Standing
+from jobs.store.responses import Standing
+from jobs.task_queue import Dispatcher, RunList
 
 documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 

@@ -16,10 +16,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from api.bodies import ACCEPTED
-from api.intake import NotAccepted, Unconfirmed
-from api.owed import DEBT
-from api.sign_ins import SignIns
+from api.body_reader import ACCEPTED
+from api.failed_sign_ins import SignIns
+from api.sdk_retry.tracker import DEBT
+from api.submit_batch import NotAccepted, Unconfirmed
+from jobs.batching import NotBegun
 from jobs.errors import (
     CallerError,
     ChainBroken,
@@ -39,9 +40,8 @@ from jobs.errors import (
     TooManyHeld,
     WrongState,
 )
-from jobs.gathering import NotBegun
 from jobs.job import Job
-from jobs.shortage import shortage_of
+from jobs.resource_shortage import shortage_of
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.sqlite_file import FileReplaced
 from jobs.telemetry import get_logger

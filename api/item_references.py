@@ -14,12 +14,12 @@ from sqlalchemy import Connection
 
 from jobs.conversation import Item, as_items, kind_of, replayed
 from jobs.errors import JobNotFound, RequestInvalid
-from jobs.store.chains import chain_ids, output_of
-from jobs.store.items import Held, find_items
-from jobs.store.queries import get_document, get_request
+from jobs.store.conversations import chain_ids, output_of
+from jobs.store.output_items import Held, find_items
+from jobs.store.responses import get_document, get_request
 
 _LISTED: Final = re.compile(r"[a-z]+_([0-9a-f]{32})(o?)([0-9a-f]{4,})_*")
-"""The ids by which `api.items` lists items that have none of their own: response, whether it is an answer's, place."""
+"""The ids by which `api.input_items` lists items without an id of their own: response, whether it is output, index."""
 _CONTENT: Final[Mapping[str, str]] = {"reasoning": "encrypted_content", "image_generation_call": "result"}
 """Items that may be sent without what they are about, to be known by their id."""
 

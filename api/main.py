@@ -7,43 +7,43 @@ from functools import partial
 
 from fastapi import FastAPI
 
-from api.callers import Callers
-from api.connections import FILES_BESIDE, STATE, Connections, Limits
+from api.auth import Callers
+from api.connection_limits import FILES_BESIDE, STATE, Connections, Limits
 from api.dependencies import Parts
-from api.direct import DirectRoutes
 from api.errors import install_error_handlers
-from api.holds import Holds
-from api.intake import Intake
-from api.key_watch import KeyWatch
-from api.listing import Lists
-from api.lookups import Lookups
+from api.failed_sign_ins import SignIns
+from api.fast_path import DirectRoutes
+from api.held_limit import Holds
+from api.hostname_lookup import Lookups
+from api.key_revocation import KeyWatch
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
-from api.owed import NoteAnswers, Owed
+from api.paging import Lists
 from api.readiness import Probe, look
-from api.rendered import Rendered
-from api.routes import document, input_items, models, not_offered, operations, responses, usage, webhook_endpoints
-from api.sequences import Sequences
-from api.showing import show_all
-from api.sign_ins import SignIns
-from jobs.dispatch import Dispatcher, RunList, create_celery
-from jobs.events import Announcer, Waiters
-from jobs.garbage import collect_rarely
-from jobs.gathering import AsyncGathering
-from jobs.models import Catalogue
-from jobs.open_files import raise_file_limit
-from jobs.outbox import Outbox
+from api.response_cache import Rendered
+from api.response_view import show_all
+from api.routes import health, input_items, models, openapi_page, responses, unsupported, usage, webhook_endpoints
+from api.sdk_retry.tracker import NoteAnswers, Owed
+from api.sse import Sequences
+from api.submit_batch import Intake
+from jobs.batching import AsyncGathering
+from jobs.encryption import Seal
+from jobs.file_limit import raise_file_limit
+from jobs.model_catalog import Catalogue
+from jobs.notifications import Announcer, Waiters
+from jobs.process_tuning import collect_rarely
 from jobs.redis_url import connect
-from jobs.sealing import Seal
 from jobs.settings import Settings, ignored_variables, load_settings
+from jobs.store.api_keys import VARIABLE, ensure_bootstrap_key, find_key
+from jobs.store.connection_pool import API_CONNECTIONS
 from jobs.store.database import READ_SECONDS, Database, database_now, usable_database
 from jobs.store.installation import Installation
-from jobs.store.keys import VARIABLE, ensure_bootstrap_key, find_key
-from jobs.store.lanes import LaneSettings
-from jobs.store.pool import API_CONNECTIONS
-from jobs.store.queries import Standing, ended_among, standings
-from jobs.store.streams import told_of
-from jobs.store.writing import WriteProbe
+from jobs.store.provider_limits import LaneSettings
+from jobs.store.responses import Standing, ended_among, standings
+from jobs.store.stream_events import told_of
+from jobs.store.write_probe import WriteProbe
+from jobs.task_queue import Dispatcher, RunList, create_celery
 from jobs.telemetry import configure_logging, get_logger, log_ignored
+from jobs.webhooks.enqueue import Outbox
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -140,12 +140,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses.direct_router,
         *(each.router for each in routers),
         *webhook_endpoints.routers,
-        not_offered.router,
+        unsupported.router,
     ):
         app.include_router(router, prefix="/v1")
-    app.include_router(operations.router)
-    app.include_router(document.router)
-    app.mount(document.FILES, document.files)
+    app.include_router(health.router)
+    app.include_router(openapi_page.router)
+    app.mount(openapi_page.FILES, openapi_page.files)
     install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()

@@ -15,15 +15,15 @@ from typing import Final, Generic, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.settings import Settings
-from jobs.store.awaited import state_of
 from jobs.store.database import Database, database_now
 from jobs.store.host_clocks import shown_clocks
-from jobs.store.lanes import Lane, LaneSettings, read_lane
-from jobs.store.queries import oldest_due_at
-from jobs.store.standstill import Waiting, overdue_job, why_none_takes, why_without_broker
-from jobs.store.unanswered import Process, live_processes
+from jobs.store.overdue_jobs import Waiting, overdue_job, why_none_takes, why_without_broker
+from jobs.store.provider_limits import Lane, LaneSettings, read_lane
+from jobs.store.responses import oldest_due_at
+from jobs.store.undelivered_creates import Process, live_processes
+from jobs.store.waiting_for import state_of
 from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_unrecorded
-from jobs.store.writing import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
+from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
 from migrations import is_current
 
 NARROWED: Final = "narrowed"

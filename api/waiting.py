@@ -5,12 +5,12 @@ from typing import Any
 
 from fastapi import Request
 
-from api.callers import was_revoked
+from api.auth import was_revoked
 from api.dependencies import Parts
 from api.errors import LetGo
-from api.patience import Patience
-from api.showing import Shown
-from jobs.store.keys import ApiKey
+from api.max_wait import Patience
+from api.response_view import Shown
+from jobs.store.api_keys import ApiKey
 
 
 async def until_ended(

@@ -22,13 +22,13 @@ from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, Stage, stage
 from jobs.job import Answer, CallReport, Cost, CostSource, Usage
 from jobs.retry import Backoff
-from jobs.store import tables, workers
+from jobs.store import schema, workers
+from jobs.store.api_keys import BOOTSTRAP_ID
 from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
-from jobs.store.keys import BOOTSTRAP_ID
-from jobs.store.runlist import Turns
+from jobs.store.fair_scheduler import Turns
 from tests.support.stack import API_KEY, MODEL, Stack
-from worker.settlement import EndedCall, Policy, settle
+from worker.outcome import EndedCall, Policy, settle
 
 ROOM = 10
 """How many bells a tick may ring: as many as slots came free since the last."""
@@ -129,7 +129,7 @@ def _side(servers: Stage, url: str, number: int) -> Iterator[Side]:
         with database.begin() as tx:
             long_ago = datetime.now(UTC) - timedelta(days=1)  # nobody rings for it
             side.worker_id = workers.register(tx, "benchmark", 1, 100, long_ago)
-        row = tables.jobs.c
+        row = schema.jobs.c
         mine = select(row.id).where(row.api_key_id == BOOTSTRAP_ID, row.completed_at.is_not(None))
         with database.read() as tx:
             side.finished = list(tx.execute(mine.limit(10_000)).scalars())

@@ -28,8 +28,8 @@ from benchmarks.latency import moments, shares
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Run, stage
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.waiting import await_until
@@ -174,7 +174,7 @@ class _Beside:
 
     def _late(self, ended: list[str]) -> list[float]:
         database = Database(self._stack.database_url, pool_size=1)
-        row = tables.webhook_events.c
+        row = schema.webhook_events.c
         with database.read() as tx:
             events = {each.job_id: each for each in tx.execute(select(row.id, row.job_id, row.created_at))}
         database.close()

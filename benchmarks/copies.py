@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, func, insert, literal, select, true
 
 from jobs.lifecycle import Status
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 
 _DIGITS = 8
@@ -19,7 +19,7 @@ def copy_job(database: Database, job_id: str, copies: int, *, before: int = 0, d
     prefix = job_id[:-_DIGITS]
     copied_id = func.concat(prefix, func.lpad(func.to_hex(numbers.c.number), _DIGITS, "0"))
     with database.begin(within=float("inf")) as tx:
-        for table, id_column in ((tables.jobs, tables.jobs.c.id), (tables.requests, tables.requests.c.job_id)):
+        for table, id_column in ((schema.jobs, schema.jobs.c.id), (schema.requests, schema.requests.c.job_id)):
             changed = {id_column.name: copied_id} | ({"available_at": literal(due_at)} if due_at else {})
             copied = select(*(changed.get(each.name, each) for each in table.c)).select_from(
                 table.join(numbers, true())
@@ -35,7 +35,7 @@ def analyze(database: Database) -> None:
 
 def completed(database: Database, since: datetime, until: datetime | None = None) -> int:
     """How many jobs that were begun at `since` or later have completed by `until`."""
-    row = tables.jobs.c
+    row = schema.jobs.c
     ended: tuple[ColumnElement[bool], ...] = (row.status == Status.COMPLETED, row.started_at >= since)
     if until is not None:
         ended += (row.completed_at <= until,)
@@ -45,6 +45,6 @@ def completed(database: Database, since: datetime, until: datetime | None = None
 
 def queued(database: Database, now: datetime) -> int:
     """How many jobs are queued and due."""
-    query = select(func.count()).where(tables.IS_QUEUED, tables.jobs.c.available_at <= now)
+    query = select(func.count()).where(schema.IS_QUEUED, schema.jobs.c.available_at <= now)
     with database.read() as tx:
         return tx.execute(query).scalar_one()

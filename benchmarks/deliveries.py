@@ -16,8 +16,8 @@ from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support.stack import API_KEY, MODEL, Stack
 
@@ -84,7 +84,7 @@ def _body(receiver: str) -> bytes:
 
 def _ends(stack: Stack) -> dict[str, float]:
     database = Database(stack.database_url, pool_size=1)
-    row = tables.webhook_events.c
+    row = schema.webhook_events.c
     with database.read() as tx:
         found = {each.id: each.created_at.timestamp() for each in tx.execute(select(row.id, row.created_at))}
     database.close()

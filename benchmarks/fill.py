@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from jobs.store import tables
+from jobs.store import schema
+from jobs.store.api_keys import BOOTSTRAP_ID, ensure_bootstrap_key
 from jobs.store.database import Database
-from jobs.store.keys import BOOTSTRAP_ID, ensure_bootstrap_key
 from tests.support.postgres import PostgresServer
 from tests.support.stack import API_KEY, MODEL
 
@@ -110,7 +110,7 @@ SELECT
 FROM ({MADE}) AS made
 """
 
-FILLED = (tables.jobs, tables.requests, tables.answers, tables.attempts)
+FILLED = (schema.jobs, schema.requests, schema.answers, schema.attempts)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def fill(url: str, past: Past) -> None:
         list(threads.map(lambda step: _load(database, step), steps))
         indexes = [index for table in FILLED for index in table.indexes]
         list(threads.map(lambda index: _load(database, index.create), indexes))
-        list(threads.map(lambda table: _vacuum(database, table.name), tables.metadata.sorted_tables))
+        list(threads.map(lambda table: _vacuum(database, table.name), schema.metadata.sorted_tables))
     with database.read(within=LONG) as tx:
         tx.execute(text("CHECKPOINT"))
     database.close()

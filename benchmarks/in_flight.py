@@ -20,7 +20,7 @@ from benchmarks.load import drive, request
 from benchmarks.peer import CELERY_GEVENT, CELERY_PREFORK, Kind, Peer, peer
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, Stage, cpu_seconds, resident_bytes, simulator, stage
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database, database_now
 from tests.support.stack import API_KEY, MODEL, Process, Stack
 from tests.support.waiting import await_until
@@ -194,7 +194,7 @@ class _Flight:
         self._peak = max(self._peak, resident_bytes(self._ours))
         with self._database.read() as tx:
             now = database_now(tx)
-            beats = tx.execute(select(tables.workers.c.beat_at)).scalars().all()
+            beats = tx.execute(select(schema.workers.c.beat_at)).scalars().all()
         assert len(beats) == 1, "the worker was given up"
         self._oldest_beat = max(self._oldest_beat, (now - beats[0]).total_seconds())
 

@@ -16,7 +16,7 @@ import psycopg
 from benchmarks.stage import Stage
 from tests.support.stack import ROOT, Process
 
-AS_OURS = {"UVICORN_HTTP": "api.protocol:Protocol"}
+AS_OURS = {"UVICORN_HTTP": "api.http_protocol:Protocol"}
 """For limits: answers that leave in one piece, as ours do."""
 ROW = "INSERT INTO commits (body) VALUES (repeat('x', 500));\n"
 

@@ -17,7 +17,7 @@ from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Run, Stage, proportional_bytes, resident_bytes, stage
 from jobs.store.database import Database
-from jobs.store.queries import count_open
+from jobs.store.responses import count_open
 from tests.support.stack import API_KEY, MODEL, Process, Stack
 from tests.support.waiting import await_until
 

@@ -16,7 +16,7 @@ from typing import Final
 from sqlalchemy import func, select
 
 from benchmarks.stage import Stage, stage
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support import outages
 from tests.support.outages import Outage, OutageStack
@@ -125,9 +125,9 @@ def _page(stack: OutageStack, status: str) -> int:
 def _calls(stack: OutageStack) -> tuple[int, int, int]:
     """Those that went out before the provider was paused, those after it, and all."""
     database = Database(stack.database_url)
-    row = tables.attempts.c
-    count = select(func.count()).select_from(tables.attempts)
-    closed_at = select(tables.lanes.c.closed_at).scalar_subquery()
+    row = schema.attempts.c
+    count = select(func.count()).select_from(schema.attempts)
+    closed_at = select(schema.lanes.c.closed_at).scalar_subquery()
     with database.read() as tx:
         before = tx.execute(count.where(row.started_at <= closed_at)).scalar_one()
         after = tx.execute(count.where(row.started_at > closed_at)).scalar_one()

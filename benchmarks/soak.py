@@ -26,8 +26,8 @@ from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Stage, resident_bytes, stage
 from benchmarks.visits import SHARES, Visit, Visitor
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support.stack import API_KEY, Process, Stack
 from tests.support.waiting import await_until
@@ -38,9 +38,9 @@ HOUR: Final = 60
 PARTS: Final = 6
 """The first of so many parts warms up; the second is compared with the last."""
 TABLES: Final = (
-    *(tables.jobs, tables.answers, tables.stream_events, tables.job_metadata, tables.idempotency_keys),
-    *(tables.unanswered, tables.api_processes, tables.workers, tables.lanes, tables.leases),
-    *(tables.webhook_endpoints, tables.webhook_events, tables.webhook_deliveries, tables.webhook_tries),
+    *(schema.jobs, schema.answers, schema.stream_events, schema.job_metadata, schema.idempotency_keys),
+    *(schema.unanswered, schema.api_processes, schema.workers, schema.lanes, schema.leases),
+    *(schema.webhook_endpoints, schema.webhook_events, schema.webhook_deliveries, schema.webhook_tries),
 )
 MEMORY = (Figure("MB at last"), Figure("MB at first"), Figure("KB per 1,000 jobs"))
 COUNTS = (Figure("at last", 0), Figure("at first", 0))
@@ -142,8 +142,8 @@ class _Watch:
     def open_jobs(self) -> int:
         """How many are queued or run."""
         with self._database.read() as tx:
-            is_open = tables.jobs.c.completed_at.is_(None)
-            return tx.execute(select(func.count()).select_from(tables.jobs).where(is_open)).scalar_one()
+            is_open = schema.jobs.c.completed_at.is_(None)
+            return tx.execute(select(func.count()).select_from(schema.jobs).where(is_open)).scalar_one()
 
     def findings(self) -> list[tuple[str, float, float, float]]:
         """Of each thing its medians after the warm-up and at the last, and how it grew with 1,000 jobs."""

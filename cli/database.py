@@ -7,7 +7,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 import migrations
-from cli.failure import CommandFailed
+from cli.errors import CommandFailed
 from jobs.settings import Settings
 from jobs.store.database import Database
 from jobs.telemetry import log_to_stderr

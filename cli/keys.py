@@ -8,17 +8,18 @@ from typing import Final
 
 from redis.exceptions import RedisError
 
-from cli import render, valkey
+from cli import render
 from cli.database import open_database
-from cli.failure import CommandFailed
-from jobs.events import Announcer
+from cli.errors import CommandFailed
+from cli.up import valkey
 from jobs.lifecycle import Status
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
 from jobs.settings import Settings, load_settings
+from jobs.store.api_keys import ApiKey, Scope, create_key, get_key, list_keys, revoke_key
 from jobs.store.database import Database, database_now
 from jobs.store.installation import Installation
-from jobs.store.keys import ApiKey, Scope, create_key, get_key, list_keys, revoke_key
-from jobs.store.transitions import cancel_open
+from jobs.store.jobs import cancel_open
 
 OPEN: Final = (Status.QUEUED, Status.IN_PROGRESS)
 """The queued ones first, or they would take the slots of those that are cut, and calls would be paid for."""

@@ -47,7 +47,7 @@ def up(
     processes: Annotated[int, typer.Option(min=1, help="How many worker processes share the load.")] = 1,
 ) -> None:
     """Run everything on this machine, in the foreground: Valkey, migrations, API, worker."""
-    from cli.up import up as run  # noqa: PLC0415  # a command loads its own part only
+    from cli.up.plan import up as run  # noqa: PLC0415  # a command loads its own part only
 
     run(processes)
 
@@ -58,7 +58,7 @@ def api(
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="[default: BACKBURNER_PORT]")] = None,
 ) -> None:
     """Run the HTTP server."""
-    from cli.servers import become_api  # noqa: PLC0415  # a command loads its own part only
+    from cli.server_commands import become_api  # noqa: PLC0415  # a command loads its own part only
 
     become_api(host, port)
 
@@ -69,8 +69,8 @@ def worker(
     processes: Annotated[int, typer.Option(min=1, help="How many share the load, about one per core.")] = 1,
 ) -> None:
     """Run a worker; further arguments go to `celery worker`."""
-    from cli.servers import become_worker  # noqa: PLC0415  # a command loads its own part only
-    from cli.workers import run_workers  # noqa: PLC0415  # a command loads its own part only
+    from cli.server_commands import become_worker  # noqa: PLC0415  # a command loads its own part only
+    from cli.worker_group import run_workers  # noqa: PLC0415  # a command loads its own part only
 
     if processes == 1:
         become_worker(context.args)
@@ -80,7 +80,7 @@ def worker(
 @app.command()
 def migrate() -> None:
     """Bring the database up to this release."""
-    from cli.servers import migrate as run  # noqa: PLC0415  # a command loads its own part only
+    from cli.server_commands import migrate as run  # noqa: PLC0415  # a command loads its own part only
 
     run()
 
@@ -88,7 +88,7 @@ def migrate() -> None:
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def simulate(context: typer.Context) -> None:
     """Run the built-in provider simulator; `simulate --help` shows its options."""
-    from cli.servers import become_simulator  # noqa: PLC0415  # a command loads its own part only
+    from cli.server_commands import become_simulator  # noqa: PLC0415  # a command loads its own part only
 
     become_simulator(context.args)
 
@@ -96,7 +96,7 @@ def simulate(context: typer.Context) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, database, broker, workers and provider, without paying for a call; exit 1 if any fails."""
-    from cli.doctor import doctor as run  # noqa: PLC0415  # a command loads its own part only
+    from cli.doctor.run import doctor as run  # noqa: PLC0415  # a command loads its own part only
 
     run(as_json=as_json)
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.client import Client, Json
-from cli.connection import load_connection
-from cli.failure import CommandFailed
+from cli.api_client import Client, Json
+from cli.errors import CommandFailed
+from cli.server_address import load_connection
 from cli.views import AttemptView, ResponseView, UsageView
 from cli.watch import come_back, wait_for
 

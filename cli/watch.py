@@ -15,8 +15,8 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from cli import render
-from cli.client import Client, Json, Unreachable
-from cli.failure import CommandFailed
+from cli.api_client import Client, Json, Unreachable
+from cli.errors import CommandFailed
 from cli.views import ResponseView
 
 HELD_SECONDS = 2.0

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from cli import render
-from cli.client import Client, Json, path_part
-from cli.connection import load_connection
-from cli.failure import CommandFailed
+from cli.api_client import Client, Json, path_part
+from cli.errors import CommandFailed
+from cli.server_address import load_connection
 from cli.views import moment_of, object_of, objects_of
 
 ALL_EVENTS = ("response.completed", "response.failed", "response.cancelled", "response.incomplete")

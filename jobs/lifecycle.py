@@ -1,6 +1,6 @@
 """The life of a job on one screen: its statuses, the verbs that move it, and who may say them.
 
-This table is the only place that knows the arrows. `jobs.store.transitions.move` applies it to rows, the
+This table is the only place that knows the arrows. `jobs.store.jobs.move` applies it to rows, the
 database's CHECK constraints and `docs/lifecycle.md` are derived from it.
 """
 

@@ -32,9 +32,9 @@ from jobs.environment import FILE, PREFIX, notices
 from jobs.environment_settings import EnvironmentSettings
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
-from jobs.receiver import ReceiverPolicy
+from jobs.redacted_url import shown_url
 from jobs.redis_url import SENTINELS_WANTED, Sentinels, is_sentinel, with_master
-from jobs.setting_values import (
+from jobs.setting_checks import (
     CommaSeparated,
     checked_broker_url,
     checked_redis_url,
@@ -46,7 +46,7 @@ from jobs.setting_values import (
     origins,
     without_newline,
 )
-from jobs.shown_url import shown_url
+from jobs.webhooks.url_policy import ReceiverPolicy
 
 ENV_FILE = ".env"
 PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"

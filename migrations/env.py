@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import text
 
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 
 LOCK_TIMEOUT = "10s"
@@ -20,7 +20,7 @@ try:
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}'"))
         context.configure(
             connection=connection,
-            target_metadata=tables.metadata,
+            target_metadata=schema.metadata,
             render_as_batch=database.is_sqlite,
             transactional_ddl=True,
         )

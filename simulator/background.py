@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from simulator.answers import Answer
-from simulator.connection import Exchange, Reply, Request
-from simulator.controls import Controls
+from simulator.call_log import Call, Outcome
+from simulator.errors import Refused, refusal
+from simulator.http_server import Exchange, Reply, Request
 from simulator.keys import require_key
-from simulator.ledger import Call, Outcome
-from simulator.recorded import Recorded
-from simulator.refusals import Refused, refusal
+from simulator.recorded_answers import Recorded
+from simulator.state import Controls
 
 _QUEUED_SHARE: Final = 0.1
 _STATES: Final = ("queued", "in_progress")

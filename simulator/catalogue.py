@@ -4,10 +4,10 @@ import hashlib
 import json
 from typing import Any, Final
 
-from simulator.connection import Exchange, Reply, Request
-from simulator.controls import Controls
+from simulator.errors import refusal
+from simulator.http_server import Exchange, Reply, Request
 from simulator.options import Options
-from simulator.refusals import refusal
+from simulator.state import Controls
 
 _SECTIONS: Final = frozenset(("pricing", "modalities", "capabilities"))
 _PRICE_PER: Final = 1_000_000

@@ -1,8 +1,8 @@
 """API keys: any is good unless it is on the list of bad ones."""
 
-from simulator.connection import Request
+from simulator.errors import Refused, named_refusal
+from simulator.http_server import Request
 from simulator.options import Options
-from simulator.refusals import Refused, named_refusal
 
 
 def accepted_key(request: Request, options: Options) -> str | None:

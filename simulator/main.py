@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
 
+from simulator.admin_api import ControlPlane
 from simulator.background import BackgroundResponses
+from simulator.billing_api import Reports
 from simulator.catalogue import Catalogue
-from simulator.connection import Connection, Exchange, Handler, Request
-from simulator.control import ControlPlane
-from simulator.controls import Controls
+from simulator.errors import Refused
+from simulator.http_server import Connection, Exchange, Handler, Request
 from simulator.options import Options
-from simulator.refusals import Refused
-from simulator.reports import Reports
 from simulator.responses import Responses, not_found
+from simulator.state import Controls
 
 _BACKLOG = 4096  # ten thousand calls arrive at once
 

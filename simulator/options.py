@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
-from simulator.recorded import RecordedAnswers, read_answers
+from simulator.recorded_answers import RecordedAnswers, read_answers
 from simulator.rules import Rules
 from simulator.script import parse_script
 

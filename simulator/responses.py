@@ -9,18 +9,18 @@ from typing import Any, Final
 
 from simulator.answers import Answer, build_answer, is_billed
 from simulator.background import BackgroundResponses
+from simulator.call_log import Call, Outcome, SentRequest
 from simulator.catalogue import is_offered
-from simulator.connection import Exchange, Reply, Request
-from simulator.controls import Controls
-from simulator.delivery import Delivery, give_nothing
-from simulator.director import answer_delay
+from simulator.errors import Refused, named_refusal, refusal, refusal_of_body, scripted_refusal
+from simulator.faults import Delivery, give_nothing
+from simulator.http_server import Exchange, Reply, Request
 from simulator.keys import accepted_key
-from simulator.ledger import Call, Outcome, SentRequest
-from simulator.recorded import Recorded
-from simulator.refusals import Refused, named_refusal, refusal, refusal_of_body, scripted_refusal
+from simulator.recorded_answers import Recorded
+from simulator.request import Turn, read_turn
 from simulator.rules import BodyInvalid, check_body
 from simulator.script import EARLY_FAULTS, ScriptError, Step, is_refusal
-from simulator.turn import Turn, read_turn
+from simulator.script_runner import answer_delay
+from simulator.state import Controls
 
 _CLIENT_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

@@ -10,8 +10,8 @@ from time import monotonic
 from typing import Final
 
 from jobs.telemetry import get_logger
-from worker.calls import Calls
-from worker.identity import Identity
+from worker.in_flight import Calls
+from worker.registration import Identity
 
 LEAST_OTHER_FILES: Final = 64
 """What the database, the broker and logs need; of a small limit a quarter is left to them and to deliveries."""

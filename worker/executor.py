@@ -14,35 +14,30 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from jobs.batching import BatchFailed, Gathering
 from jobs.conversation import Turn, of_use, rebuild
-from jobs.credentials import Credentials
-from jobs.dispatch import Dispatcher
+from jobs.encryption import Seal, SealBroken
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
-from jobs.events import Announcer
-from jobs.fields import asks_for_reasoning
-from jobs.gathering import BatchFailed, Gathering
+from jobs.event_stream import Hear
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
-from jobs.models import Catalogue, Model
-from jobs.sealing import Seal, SealBroken
-from jobs.sequence import Hear
-from jobs.shortage import shortage_of
+from jobs.model_catalog import Catalogue, Model
+from jobs.notifications import Announcer
+from jobs.request_fields import asks_for_reasoning
+from jobs.resource_shortage import shortage_of
 from jobs.store.attempts import Asked, note_response, requests_of
-from jobs.store.chains import note_sent, read_turns
+from jobs.store.conversations import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
+from jobs.task_queue import Dispatcher
 from jobs.telemetry import get_logger
-from worker.calls import Calls
+from jobs.tool_credentials import Credentials
 from worker.capacity import Capacity
-from worker.claims import Claims
-from worker.identity import Identity
-from worker.lane import LaneKeeper
-from worker.left_over import LeftOvers
-from worker.live import LiveLog, LiveOutput, keep_rest
-from worker.provider.breakage import without_answer
-from worker.provider.line import AbortReason, Line
-from worker.provider.request import build_body
-from worker.recording import record
-from worker.settlement import (
+from worker.claim import Claims
+from worker.commit_retry import record
+from worker.in_flight import Calls
+from worker.live_stream import LiveLog, LiveOutput, keep_rest
+from worker.orphaned_outcomes import LeftOvers
+from worker.outcome import (
     EndedCall,
     Policy,
     Settled,
@@ -51,7 +46,12 @@ from worker.settlement import (
     settle,
     settle_together,
 )
-from worker.unrecorded import Unrecorded
+from worker.pending_outcomes import Unrecorded
+from worker.provider.call_handle import AbortReason, Line
+from worker.provider.request import build_body
+from worker.provider.transport_errors import without_answer
+from worker.provider_limiter import LaneKeeper
+from worker.registration import Identity
 
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.

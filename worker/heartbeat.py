@@ -10,14 +10,14 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.events import Stop
+from jobs.notifications import Stop
+from jobs.redis_subscription import LISTEN_AGAIN_AFTER
 from jobs.store.database import Database
-from jobs.store.queries import ended_among
-from jobs.subscriptions import LISTEN_AGAIN_AFTER
+from jobs.store.responses import ended_among
 from jobs.telemetry import get_logger
-from worker.calls import Calls
-from worker.identity import BEAT_EVERY, Identity
-from worker.provider.line import AbortReason
+from worker.in_flight import Calls
+from worker.provider.call_handle import AbortReason
+from worker.registration import BEAT_EVERY, Identity
 
 LOOK_EVERY = 2.0
 LOOKS_PER_AUDIT = 3

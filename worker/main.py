@@ -1,7 +1,8 @@
 """Composition root of the worker: `celery -A worker.main worker`.
 
 The pool is gevent's, and what it patches must be patched before anything else is imported. Celery does so only when
-`-P gevent` stands on its command line, so a worker started without it starts itself again, as `worker.celery_worker`.
+`-P gevent` stands on its command line, so a worker started without it starts itself again, as
+`worker.celery_adapter.command`.
 """
 
 import os
@@ -17,21 +18,24 @@ if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pr
     # with any other option of `celery` itself, or to be detached, it has to stay that command
     has_others = not {"-A", "--app", "worker.main", "--app=worker.main", *quiet}.issuperset(before)
     stays = has_others or not {"-D", "--detach"}.isdisjoint(after)
-    again = ["worker.celery_worker", *quiet, *after] if not stays else ["celery", *sys.argv[1:], "-P", "gevent"]
+    again = (
+        ["worker.celery_adapter.command", *quiet, *after] if not stays else ["celery", *sys.argv[1:], "-P", "gevent"]
+    )
     os.execv(sys.executable, [sys.executable, "-m", *again])  # noqa: S606  # ourselves again
 
 import kombu.utils.functional
 from celery.signals import setup_logging
 
-from jobs.dispatch import create_celery, take_names
 from jobs.settings import ignored_variables, load_settings
 from jobs.store.database import usable_database
 from jobs.store.installation import Installation
+from jobs.task_queue import create_celery, take_names
 from jobs.telemetry import configure_logging, log_ignored
-from worker import flower, remote_control
+from worker import flower_auth
+from worker.celery_adapter import remote_control
+from worker.celery_adapter.resolver import AddressesAtOnce
 from worker.process import WorkerProcess, install
-from worker.resolver import AddressesAtOnce
-from worker.start import find_names
+from worker.startup_checks import find_names
 from worker.tasks import register_tasks
 
 # Importing gevent makes Celery's lazy package import kombu, before anything is patched. The sleep that kombu then keeps
@@ -53,7 +57,7 @@ register_tasks(app, process)
 install(app, process)
 remote_control.restrict()
 if "flower" in sys.argv:
-    flower.close(os.environ)
+    flower_auth.close(os.environ)
 
 
 def _configure(**_: object) -> None:

@@ -18,46 +18,46 @@ from celery import Celery, bootsteps
 from celery.signals import worker_init, worker_shutting_down
 from celery.worker import state
 
-from jobs.dispatch import HEADROOM, Dispatcher
-from jobs.events import Announcer
-from jobs.garbage import collect_rarely
-from jobs.models import Catalogue
-from jobs.names import Names
-from jobs.open_files import raise_file_limit
-from jobs.outbox import Outbox
+from jobs.broker_names import Names
+from jobs.encryption import VARIABLE, Seal
+from jobs.file_limit import raise_file_limit
+from jobs.model_catalog import Catalogue
+from jobs.notifications import Announcer
+from jobs.process_tuning import collect_rarely
 from jobs.redis_url import connect
-from jobs.sealing import VARIABLE, Seal
 from jobs.settings import Settings
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.lanes import LaneSettings, probe_now
+from jobs.store.pending_work import Duty
+from jobs.store.provider_limits import LaneSettings, probe_now
 from jobs.store.reconciliation import Patience
-from jobs.store.to_do import Duty
+from jobs.task_queue import HEADROOM, Dispatcher
 from jobs.telemetry import get_logger
-from worker.calls import Calls
+from jobs.webhooks.enqueue import Outbox
 from worker.capacity import Capacity
-from worker.consumer import FreeSlots
+from worker.celery_adapter.consumer import FreeSlots
+from worker.celery_adapter.pool import LastingPool
+from worker.celery_adapter.shutdown import Leaving
+from worker.celery_adapter.subscribed_queues import Hearing
 from worker.executor import Executor
-from worker.hearing import Hearing
 from worker.heartbeat import Heartbeat
-from worker.identity import Identity
-from worker.lane import LaneKeeper
-from worker.leaving import Leaving
-from worker.live import LiveLog
+from worker.in_flight import Calls
+from worker.live_stream import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
 from worker.maintenance.eraser import Eraser
 from worker.maintenance.loop import Maintenance
 from worker.maintenance.patrol import Patrol
-from worker.maintenance.provider_log import ProviderLog
+from worker.maintenance.provider_calls_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
-from worker.pool import LastingPool
+from worker.outcome import Policy
+from worker.pending_outcomes import Unrecorded
+from worker.provider.call_handle import AbortReason
 from worker.provider.client import ProviderClient
-from worker.provider.line import AbortReason
-from worker.settlement import Policy
-from worker.start import patiently, refuse_what_takes_nothing
-from worker.unrecorded import Unrecorded
-from worker.webhook_post import Poster
-from worker.webhook_sender import WebhookSender
+from worker.provider_limiter import LaneKeeper
+from worker.registration import Identity
+from worker.startup_checks import patiently, refuse_what_takes_nothing
+from worker.webhooks.http_post import Poster
+from worker.webhooks.sender import WebhookSender
 
 OTHER_FILES = 200
 RECORDING_SECONDS = 10.0

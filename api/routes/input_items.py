@@ -6,23 +6,23 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.acceptance import refuse_what_is_not_offered
-from api.bodies import read_body
+from api.body_reader import read_body
 from api.dependencies import Parts, PartsDep, Reader
+from api.input_items import list_items, page_of
 from api.item_references import names_items, resolve
-from api.items import list_items, page_of
-from api.listed import ItemsListed, within_budget
-from api.listing import ListedPage, Row
-from api.request import parse_count
-from api.request_docs import count_body
+from api.lists import ItemsListed, within_budget
+from api.paging import ListedPage, Row
+from api.request.body import parse_count
+from api.request.openapi import count_body
+from api.response_body import ErrorBody, InputItemPage, InputTokens
 from api.routes.responses import ERRORS, check_id
-from api.schemas import ErrorBody, InputItemPage, InputTokens
-from api.token_bound import bound_tokens
+from api.submit import refuse_what_is_not_offered
+from api.token_estimate import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
 from jobs.errors import RequestInvalid
-from jobs.store.chains import check_chain, read_turns, read_what_is_left
-from jobs.store.keys import ApiKey
-from jobs.store.queries import get_job, get_request
+from jobs.store.api_keys import ApiKey
+from jobs.store.conversations import check_chain, read_turns, read_what_is_left
+from jobs.store.responses import get_job, get_request
 
 COUNT_HEADER: Final = "x-backburner-token-count"
 TOO_LARGE: Final[dict[int | str, dict[str, Any]]] = {413: {"model": ErrorBody, "description": "The body is too large."}}

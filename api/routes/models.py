@@ -4,8 +4,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from api.dependencies import Caller, PartsDep
+from api.response_body import ModelBody, ModelPage, render_model, render_page
 from api.routes.responses import ERRORS
-from api.schemas import ModelBody, ModelPage, render_model, render_page
 
 router = APIRouter(prefix="/models", tags=["models"], responses=ERRORS)
 

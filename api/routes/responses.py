@@ -9,16 +9,15 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.bodies import read_body
+from api.body_reader import read_body
 from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
-from api.listed import AttemptsListed, ResponsesListed
-from api.listing import ListedPage
-from api.patience import Patience
-from api.rendered import Json
-from api.request_docs import request_body
-from api.resending import accept_once
-from api.schemas import (
+from api.held_response import EventStream, HeldAnswer
+from api.lists import AttemptsListed, ResponsesListed
+from api.max_wait import Patience
+from api.paging import ListedPage
+from api.request.openapi import request_body
+from api.response_body import (
     AttemptPage,
     Deleted,
     ErrorBody,
@@ -26,18 +25,19 @@ from api.schemas import (
     ResponsePage,
     render_response,
 )
-from api.showing import etag_of, poll_hint, show, show_whole, shown_response
-from api.streams import EventStream, HeldAnswer
+from api.response_cache import Json
+from api.response_view import etag_of, poll_hint, show, show_whole, shown_response
+from api.sdk_retry.join import accept_once
 from api.waiting import until_ended
 from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
-from jobs.fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.request_fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.queries import Filters, Standing, get_document, get_job, no_job
-from jobs.store.transitions import erase, move, revive
+from jobs.store.jobs import erase, move, revive
+from jobs.store.responses import Filters, Standing, get_document, get_job, no_job
 
 RACES = 20
 HEADERS_HELD_SECONDS = 20.0

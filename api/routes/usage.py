@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
 from api.dependencies import PartsDep, UsageReader
+from api.response_body import UsagePage, render_page, render_usage
 from api.routes.responses import ERRORS
-from api.schemas import UsagePage, render_page, render_usage
 from jobs.errors import RequestInvalid
-from jobs.store.queries import usage_by_day
+from jobs.store.responses import usage_by_day
 
 DEFAULT_SPAN = timedelta(days=30)
 

@@ -9,13 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.bodies import read_body
-from api.callers import was_revoked
+from api.auth import was_revoked
+from api.body_reader import read_body
 from api.dependencies import Parts, PartsDep, WebhookOwner
-from api.receivers import checked_receiver, receiver_key, require_sealing
+from api.response_body import render_page
 from api.routes.responses import ERRORS
-from api.schemas import render_page
-from api.webhook_schemas import (
+from api.webhook_bodies import (
     CreateEndpoint,
     DeliveryBody,
     DeliveryPage,
@@ -36,12 +35,13 @@ from api.webhook_schemas import (
     request_body,
     shown_error,
 )
+from api.webhook_destination import checked_receiver, receiver_key, require_sealing
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
-from jobs.store import endpoints as store
-from jobs.store.deliveries import write_test
-from jobs.store.endpoints import Delivery, SealedSecret
-from jobs.store.keys import ApiKey
-from jobs.webhook import SECRET_BYTES, DeliveryStatus, EventType, new_secret
+from jobs.store.api_keys import ApiKey
+from jobs.store.webhooks import endpoints as store
+from jobs.store.webhooks.endpoints import Delivery, SealedSecret
+from jobs.store.webhooks.outbox import write_test
+from jobs.webhooks.protocol import SECRET_BYTES, DeliveryStatus, EventType, new_secret
 
 TEST_SECONDS = 30.0
 HINT_CHARACTERS = 4

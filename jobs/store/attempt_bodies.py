@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import Failure
 from jobs.job import Attempt, CallReport
-from jobs.store import tables
+from jobs.store import schema
 
 MOST_BYTES: Final = 256 * 1024
 
@@ -20,11 +20,11 @@ def keep_body(tx: Connection, attempt: Attempt, report: CallReport) -> None:
     if isinstance(report.result, Failure) and report.raw:
         dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
         kept = {"job_id": attempt.job_id, "number": attempt.number, "body": report.raw[:MOST_BYTES]}
-        tx.execute(dialect.insert(tables.attempt_bodies).values(kept).on_conflict_do_nothing())
+        tx.execute(dialect.insert(schema.attempt_bodies).values(kept).on_conflict_do_nothing())
 
 
 def bodies_of(tx: Connection, job_id: str, first: int, last: int) -> dict[int, bytes]:
     """What the failed calls `first` to `last` of a job brought, by the call's number."""
-    row = tables.attempt_bodies.c
+    row = schema.attempt_bodies.c
     query = select(row.number, row.body).where(row.job_id == job_id, row.number.between(first, last))
     return {each.number: each.body for each in tx.execute(query)}

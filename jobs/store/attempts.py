@@ -26,14 +26,14 @@ from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
 from jobs.lifecycle import Verb
 from jobs.retry import RULES
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.attempt_bodies import keep_body
-from jobs.store.chains import await_again, missing_link
-from jobs.store.columns import among
-from jobs.store.items import keep_items
-from jobs.store.many import insert_all, update_all
-from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
-from jobs.store.transitions import move_all
+from jobs.store.bulk import insert_all, update_all
+from jobs.store.column_types import among
+from jobs.store.conversations import await_again, missing_link
+from jobs.store.jobs import move_all
+from jobs.store.output_items import keep_items
+from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
 
 MESSAGE_LIMIT = 4_000
 
@@ -80,14 +80,14 @@ def begin_attempts(
     ]
     claimed, _ = move_all(tx, Verb.CLAIM, moves, now)
     begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
-    insert_all(tx, tables.attempts, [_opening_row(attempt) for _, attempt in begun])
+    insert_all(tx, schema.attempts, [_opening_row(attempt) for _, attempt in begun])
     return begun
 
 
 def _claimable() -> Select[Any]:
-    row, worker = tables.jobs.c, tables.workers.c
+    row, worker = schema.jobs.c, schema.workers.c
     is_listed = exists().where(worker.id == bindparam("worker"), worker.ended_at.is_(None))
-    return select(tables.jobs).where(among(row.id, "ids"), tables.IS_QUEUED, is_listed)
+    return select(schema.jobs).where(among(row.id, "ids"), schema.IS_QUEUED, is_listed)
 
 
 _CLAIMABLE: Final = _claimable()
@@ -156,10 +156,10 @@ def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | Non
 
 
 def _requests() -> Select[Any]:
-    job, request = tables.jobs.c, tables.requests.c
-    held = (among(job.id, "ids"), tables.IS_HELD)
+    job, request = schema.jobs.c, schema.requests.c
+    held = (among(job.id, "ids"), schema.IS_HELD)
     asked = select(job.id, job.attempt, request.settings, request.input, request.credentials)
-    return asked.join_from(tables.jobs, tables.requests).where(*held)
+    return asked.join_from(schema.jobs, schema.requests).where(*held)
 
 
 _REQUESTS: Final = _requests()
@@ -170,7 +170,7 @@ def response_left_behind(tx: Connection, job: Job) -> str | None:
 
     Only calls in the provider's own background mode leave one, as `note_response` is said for no others.
     """
-    row = tables.attempts.c
+    row = schema.attempts.c
     unfetched = or_(row.ended_at.is_(None), row.outcome.in_((Outcome.LOST, Outcome.RELEASED)))
     query = select(row.provider_response_id).where(row.job_id == job.id, row.number == job.attempt, unfetched)
     found: str | None = tx.execute(query).scalar()
@@ -182,8 +182,8 @@ def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tupl
 
     Nobody goes on with them: the last of their job, lost or handed back since a moment, and never fetched.
     """
-    query = select(tables.attempts).where(*_left_running(since), ~_job_is_open())
-    return _responses(tx, query.order_by(tables.attempts.c.ended_at).limit(limit))
+    query = select(schema.attempts).where(*_left_running(since), ~_job_is_open())
+    return _responses(tx, query.order_by(schema.attempts.c.ended_at).limit(limit))
 
 
 def unwanted_copies(
@@ -194,28 +194,28 @@ def unwanted_copies(
     Nothing of a job that is open, as its next call may yet fetch it; nor what `unwanted_responses` finds, for it has to
     be cancelled before.
     """
-    row = tables.attempts.c
+    row = schema.attempts.c
     unwanted = (row.copy_unwanted == true(), row.ended_at > since)
-    query = select(tables.attempts).where(*unwanted, ~_job_is_open(), ~and_(*_left_running(unfetched_since)))
+    query = select(schema.attempts).where(*unwanted, ~_job_is_open(), ~and_(*_left_running(unfetched_since)))
     return _responses(tx, query.order_by(row.ended_at).limit(limit))
 
 
 def copy_is_gone(tx: Connection, attempt: Attempt) -> None:
     """Note that the provider no longer keeps what this call bought, or that it cannot be made to delete it."""
-    row = tables.attempts.c
-    this = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    row = schema.attempts.c
+    this = update(schema.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
     tx.execute(this.values(copy_unwanted=None))
 
 
 def _left_running(since: datetime) -> tuple[Any, ...]:
-    row, later = tables.attempts.c, tables.attempts.alias().c
+    row, later = schema.attempts.c, schema.attempts.alias().c
     followed = exists().where(later.job_id == row.job_id, later.number > row.number)
-    return tables.IS_UNFETCHED, row.ended_at > since, ~followed
+    return schema.IS_UNFETCHED, row.ended_at > since, ~followed
 
 
 def _job_is_open() -> ColumnElement[bool]:
-    job = tables.jobs.c
-    return exists().where(job.id == tables.attempts.c.job_id, job.completed_at.is_(None))
+    job = schema.jobs.c
+    return exists().where(job.id == schema.attempts.c.job_id, job.completed_at.is_(None))
 
 
 def _responses(tx: Connection, query: Select[Any]) -> list[tuple[str, Attempt]]:
@@ -228,9 +228,9 @@ def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -
     The provider keeps it, too. Where the client wants nothing stored, or has erased the job meanwhile, that copy is
     unwanted from the start.
     """
-    row, job = tables.attempts.c, tables.jobs.c
+    row, job = schema.attempts.c, schema.jobs.c
     is_stored = exists().where(job.id == row.job_id, or_(job.store.is_(None), job.store == true()))
-    this = update(tables.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
+    this = update(schema.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
     tx.execute(this.values(provider_response_id=provider_response_id, copy_unwanted=~is_stored))
 
 
@@ -283,14 +283,14 @@ def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> Non
 
 def attempts_of(tx: Connection, job_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
     """The calls made for a job, first to last: all behind the number `after`, or as many as `limit` says."""
-    row = tables.attempts.c
-    query = select(tables.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
+    row = schema.attempts.c
+    query = select(schema.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 
 def failed_alike(tx: Connection, job: Job, kind: ErrorKind) -> int:
     """How many calls of the job's present run have failed in this way."""
-    row = tables.attempts.c
+    row = schema.attempts.c
     since = job.started_at or job.created_at
     alike = (row.job_id == job.id, row.started_at >= since, row.error_kind == kind)
     return tx.execute(select(func.count()).where(*alike)).scalar_one()
@@ -298,7 +298,7 @@ def failed_alike(tx: Connection, job: Job, kind: ErrorKind) -> int:
 
 def may_have_been_billed(tx: Connection, job_id: str) -> bool:
     """Whether any call made for a job may have cost something."""
-    row = tables.attempts.c
+    row = schema.attempts.c
     query = select(row.number).where(row.job_id == job_id, row.billed != Billed.NO).limit(1)
     return tx.execute(query).first() is not None
 
@@ -347,12 +347,12 @@ def _ending(outcome: Outcome, report: CallReport, now: datetime) -> dict[str, An
 
 
 def _closing_open() -> Update:
-    row = tables.attempts.c
+    row = schema.attempts.c
     of_job, of_number = bindparam("of_job", type_=row.job_id.type), bindparam("of_number", type_=row.number.type)
     this = (row.job_id == of_job, row.number == of_number, row.ended_at.is_(None))
     values: dict[str, Any] = {name: bindparam(f"new_{name}", type_=row[name].type) for name in _REPORTED}
     noted: ColumnElement[Any] = func.coalesce(values["provider_response_id"], row.provider_response_id)
-    return update(tables.attempts).where(*this).values(values | {"provider_response_id": noted})
+    return update(schema.attempts).where(*this).values(values | {"provider_response_id": noted})
 
 
 _CLOSING_OPEN: Final = _closing_open()
@@ -380,9 +380,9 @@ def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> N
 
 
 def _keeping(dialect: Any) -> Any:
-    keeping = dialect.insert(tables.answers)
+    keeping = dialect.insert(schema.answers)
     given = {name: keeping.excluded[name] for name in ("response", "raw")}
-    return keeping.on_conflict_do_update(index_elements=[tables.answers.c.job_id], set_=given)
+    return keeping.on_conflict_do_update(index_elements=[schema.answers.c.job_id], set_=given)
 
 
 _KEEPING: Final = {"postgresql": _keeping(postgresql), "sqlite": _keeping(sqlite)}
@@ -390,30 +390,30 @@ _KEEPING: Final = {"postgresql": _keeping(postgresql), "sqlite": _keeping(sqlite
 
 def _lock_job(tx: Connection, job_id: str) -> bool:
     """Lock the job's row, which everyone does before touching its calls, so that no two wait for each other."""
-    row = tables.jobs.c
+    row = schema.jobs.c
     return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
 
 
 def _reconciled(tx: Connection, attempt: Attempt) -> int | None:
     """What the provider's log has already put on the job's account for a call that now reports late, if it did."""
-    row = tables.attempts.c
+    row = schema.attempts.c
     known = (row.job_id == attempt.job_id, row.number == attempt.number, row.reconciled_at.is_not(None))
     return tx.execute(select(func.coalesce(row.cost_microusd, 0)).where(*known)).scalar_one_or_none()
 
 
 def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any], *, handed_back: bool = False) -> bool:
-    row = tables.attempts.c
+    row = schema.attempts.c
     unreported = or_(row.ended_at.is_(None), row.outcome == Outcome.LOST)
     if handed_back:
         unreported = or_(unreported, row.outcome == Outcome.RELEASED)
-    closing = update(tables.attempts).where(row.job_id == job_id, row.number == number, unreported)
+    closing = update(schema.attempts).where(row.job_id == job_id, row.number == number, unreported)
     return tx.execute(closing.values(values)).rowcount == 1
 
 
 def _add_to_job(tx: Connection, job_id: str, cost: Cost, now: datetime) -> None:
-    row = tables.jobs.c
+    row = schema.jobs.c
     total = func.coalesce(row.cost_microusd, 0) + cost.microusd
-    booking = update(tables.jobs).where(row.id == job_id)
+    booking = update(schema.jobs).where(row.id == job_id)
     tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
 
 
@@ -422,7 +422,7 @@ def _booked_by_another(tx: Connection, attempt: Attempt, report: CallReport) -> 
     response_id = report.provider_response_id
     if response_id is None or (report.usage is None and report.cost is None):
         return False
-    row = tables.attempts.c
+    row = schema.attempts.c
     query = select(row.number).where(
         row.job_id == attempt.job_id,
         row.number != attempt.number,

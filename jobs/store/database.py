@@ -22,13 +22,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from jobs.clock import Clock, elapsed, host_now
 from jobs.database_url import THRESHOLD_IN_URL, prepare_threshold
-from jobs.store.kept_time import KeptTime
+from jobs.store.connection_pool import WORKER_CONNECTIONS, SharingPool
+from jobs.store.connection_setup import BEGIN_ALSO, NewConnections, WrongEncoding
 from jobs.store.lock_waits import LockWatch
-from jobs.store.new_connections import BEGIN_ALSO, NewConnections, WrongEncoding
-from jobs.store.pool import WORKER_CONNECTIONS, SharingPool
+from jobs.store.sqlite_clock import KeptTime
 from jobs.store.sqlite_file import SqliteFile
-from jobs.store.sqlite_turns import BUSY_SECONDS, Turns, busy_timeout, set_up
-from jobs.store.time_limits import TimeLimits, Use
+from jobs.store.sqlite_writer import BUSY_SECONDS, Turns, busy_timeout, set_up
+from jobs.store.statement_timeouts import TimeLimits, Use
 
 
 class CommitUnknown(SQLAlchemyError):

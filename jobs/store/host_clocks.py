@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from jobs.clock import FAR_OFF
-from jobs.store.unanswered import Process
+from jobs.store.undelivered_creates import Process
 from jobs.store.workers import WorkerRow
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))

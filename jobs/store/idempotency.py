@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.errors import DuplicateRequest, IdempotencyConflict
 from jobs.job import Job
-from jobs.store import tables
+from jobs.store import schema
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
     Raises:
         IdempotencyConflict: that request had another body.
     """
-    row = tables.idempotency_keys.c
+    row = schema.idempotency_keys.c
     query = select(row.job_id, row.body_sha256).where(
         row.api_key_id == idempotency.api_key_id, row.key == idempotency.key
     )
@@ -60,13 +60,13 @@ def remember(tx: Connection, bindings: Sequence[tuple[Idempotency, Job]]) -> Non
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     # in one order everywhere, so that two transactions never wait for each other
     for idempotency, job in sorted(bindings, key=lambda each: (each[0].api_key_id, each[0].key)):
-        binding = dialect.insert(tables.idempotency_keys).values(
+        binding = dialect.insert(schema.idempotency_keys).values(
             api_key_id=idempotency.api_key_id,
             key=idempotency.key,
             body_sha256=idempotency.body_sha256,
             job_id=job.id,
         )
         # asked for what it wrote: the row count of an INSERT is not to be had on PostgreSQL
-        written = tx.execute(binding.on_conflict_do_nothing().returning(tables.idempotency_keys.c.job_id)).first()
+        written = tx.execute(binding.on_conflict_do_nothing().returning(schema.idempotency_keys.c.job_id)).first()
         if written is None:
             raise DuplicateRequest(idempotency.key)

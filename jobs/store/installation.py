@@ -4,13 +4,13 @@ from typing import Final
 
 from sqlalchemy import select
 
-from jobs.names import Names
-from jobs.store import tables
+from jobs.broker_names import Names
+from jobs.store import schema
 from jobs.store.database import Database
 
 READ_SECONDS: Final = 2.0
 """Whoever asks whether the broker answers is not to wait for a database that does not."""
-_NAMESPACE: Final = select(tables.installation.c.namespace)
+_NAMESPACE: Final = select(schema.installation.c.namespace)
 
 
 class Installation:

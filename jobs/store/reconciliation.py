@@ -16,11 +16,11 @@ from jobs.job import Attempt, Cost, Job, Outcome, Usage
 from jobs.lifecycle import Verb
 from jobs.retry import NO_PATIENCE, GiveUp, TryAgain, after_a_free_failure, bought_in_vain, gives_its_attempt_back
 from jobs.settings import Settings
-from jobs.store import tables
-from jobs.store.lanes import read_lane
-from jobs.store.queries import get_job
-from jobs.store.rows import attempt_from, cost_columns, job_from, usage_columns
-from jobs.store.transitions import move
+from jobs.store import schema
+from jobs.store.jobs import move
+from jobs.store.provider_limits import read_lane
+from jobs.store.responses import get_job
+from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ AT_ONCE = Patience()
 
 def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datetime, limit: int) -> list[Attempt]:
     """The latest calls, at most `limit`, that ended in this span with nobody knowing what they cost."""
-    row = tables.attempts.c
-    query = select(tables.attempts).where(tables.IS_DOUBTFUL, row.ended_at > ended_after, row.ended_at <= ended_before)
+    row = schema.attempts.c
+    query = select(schema.attempts).where(schema.IS_DOUBTFUL, row.ended_at > ended_after, row.ended_at <= ended_before)
     return [attempt_from(each) for each in tx.execute(query.order_by(row.ended_at.desc()).limit(limit)).mappings()]
 
 
@@ -59,15 +59,15 @@ def parked_jobs(
     """
     query, given = (_PARKED, {}) if until is None else (_OUT_OF_PATIENCE, {"until": until})
     if only is not None:
-        query = query.where(tables.jobs.c.id == only)
+        query = query.where(schema.jobs.c.id == only)
     if locked:
         query = query.with_for_update(skip_locked=True, key_share=True)
     return [job_from(each) for each in tx.execute(query, {"most": limit, **given}).mappings()]
 
 
-_parked_until = tables.jobs.c.parked_until
+_parked_until = schema.jobs.c.parked_until
 _PARKED: Final = (
-    select(tables.jobs)
+    select(schema.jobs)
     .where(_parked_until.is_not(None))
     .order_by(_parked_until)
     .limit(bindparam("most", type_=Integer))
@@ -106,9 +106,9 @@ def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: da
     values = {"billed": Billed.YES, "reconciled_at": now, **cost_columns(cost), **usage_columns(usage)}
     if not _settle(tx, attempt, values):
         return ()
-    job = tables.jobs.c
+    job = schema.jobs.c
     total = func.coalesce(job.cost_microusd, 0) + cost.microusd
-    booking = update(tables.jobs).where(job.id == attempt.job_id)
+    booking = update(schema.jobs).where(job.id == attempt.job_id)
     tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
     parked = parked_for(tx, attempt.job_id, attempt.number)
     if parked is None:
@@ -153,20 +153,20 @@ def _give_back(tx: Connection, attempt: Attempt) -> None:
     counted = attempt.outcome in (Outcome.FAILED, Outcome.LOST) and not resumable
     if not (counted and gives_its_attempt_back(attempt.error_kind)):
         return
-    row = tables.jobs.c
+    row = schema.jobs.c
     this_run = (row.id == attempt.job_id, row.completed_at.is_(None), row.started_at <= attempt.started_at)
-    tx.execute(update(tables.jobs).where(*this_run, row.failures > 0).values(failures=row.failures - 1))
+    tx.execute(update(schema.jobs).where(*this_run, row.failures > 0).values(failures=row.failures - 1))
 
 
 def _lock_job(tx: Connection, attempt: Attempt) -> None:
-    job = tables.jobs.c
+    job = schema.jobs.c
     tx.execute(select(job.id).where(job.id == attempt.job_id).with_for_update(key_share=True))
 
 
 def _settle(tx: Connection, attempt: Attempt, values: dict[str, object]) -> bool:
-    row = tables.attempts.c
-    settling = update(tables.attempts).where(
-        row.job_id == attempt.job_id, row.number == attempt.number, tables.IS_DOUBTFUL
+    row = schema.attempts.c
+    settling = update(schema.attempts).where(
+        row.job_id == attempt.job_id, row.number == attempt.number, schema.IS_DOUBTFUL
     )
     return tx.execute(settling.values(values)).rowcount == 1
 
@@ -175,7 +175,7 @@ def _fetched_by_another(tx: Connection, attempt: Attempt) -> bool:
     """Whether a later call of the job has fetched what this one bought, and booked it."""
     if attempt.provider_response_id is None:
         return False
-    row = tables.attempts.c
+    row = schema.attempts.c
     fetched = select(row.number).where(
         row.job_id == attempt.job_id,
         row.resumes == attempt.provider_response_id,

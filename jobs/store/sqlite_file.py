@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy.exc import OperationalError
 
-from jobs.store.sqlite_overwritten import Contents, Place, count_connection
+from jobs.store.sqlite_overwrite_check import Contents, Place, count_connection
 from jobs.telemetry import get_logger
 
 REPLACED: Final = "replaced or deleted"

@@ -24,10 +24,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.ids import new_id
 from jobs.job import Attempt, Job
-from jobs.store import tables
-from jobs.store.columns import Moment, among
+from jobs.store import schema
+from jobs.store.column_types import Moment, among
 from jobs.store.database import database_now
-from jobs.store.rows import attempt_from, job_from
+from jobs.store.row_mapping import attempt_from, job_from
 
 CALLS: Final = "calls"
 DELIVERIES: Final = "deliveries"
@@ -86,7 +86,7 @@ def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetim
     """Enter a worker under a fresh identity and return it."""
     worker_id = new_id("wrk")
     row = {"id": worker_id, "host": host, "pid": pid, "concurrency": concurrency, "started_at": now, "beat_at": now}
-    tx.execute(insert(tables.workers).values(row))
+    tx.execute(insert(schema.workers).values(row))
     return worker_id
 
 
@@ -94,8 +94,8 @@ def beat(
     tx: Connection, worker_id: str, now: datetime, *, draining: bool = False, report: Report | None = None
 ) -> bool:
     """Say that a worker lives; False when it has been given up meanwhile and must take a new identity."""
-    row = tables.workers.c
-    living = update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None))
+    row = schema.workers.c
+    living = update(schema.workers).where(row.id == worker_id, row.ended_at.is_(None))
     return tx.execute(living.values(beat_values(now, draining=draining, report=report))).rowcount == 1
 
 
@@ -109,14 +109,14 @@ def beat_values(now: Any, *, draining: bool, report: Report | None) -> dict[str,
         values["queues"] = ",".join(report.queues)
         values["took_at"] = None if report.took_ago is None else now - report.took_ago
     if draining:
-        values["draining_at"] = func.coalesce(tables.workers.c.draining_at, now)
+        values["draining_at"] = func.coalesce(schema.workers.c.draining_at, now)
     return values
 
 
 def leave(tx: Connection, worker_id: str, now: datetime) -> None:
     """Take a worker that holds nothing off the list."""
-    row = tables.workers.c
-    tx.execute(update(tables.workers).where(row.id == worker_id, row.ended_at.is_(None)).values(ended_at=now))
+    row = schema.workers.c
+    tx.execute(update(schema.workers).where(row.id == worker_id, row.ended_at.is_(None)).values(ended_at=now))
 
 
 def give_up_silent(tx: Connection, now: datetime, timeout: timedelta, *, was_set: bool = False) -> list[str]:
@@ -125,12 +125,12 @@ def give_up_silent(tx: Connection, now: datetime, timeout: timedelta, *, was_set
     Where the clock `was_set` before that time, whose last beat lies in the future has not beaten since either. One
     whose row another session has locked could not say that it lives, and is not judged.
     """
-    row = tables.workers.c
+    row = schema.workers.c
     unheard = row.beat_at < now - timeout
     if was_set:
         unheard = or_(unheard, row.beat_at > now + timeout)
     silent = select(row.id).where(row.ended_at.is_(None), unheard)
-    these = update(tables.workers).where(row.id.in_(silent.with_for_update(skip_locked=True, key_share=True)))
+    these = update(schema.workers).where(row.id.in_(silent.with_for_update(skip_locked=True, key_share=True)))
     return list(tx.execute(these.values(ended_at=now).returning(row.id)).scalars())
 
 
@@ -150,8 +150,8 @@ def left_behind(tx: Connection, limit: int, only: str | None = None) -> tuple[li
 
 def jobs_left_behind(tx: Connection, limit: int) -> list[str]:
     """The ids of the jobs of `left_behind`, whoever has locked them."""
-    held = tx.execute(_HELD.with_only_columns(tables.jobs.c.id), {"most": limit}).scalars()
-    opened = tx.execute(_OPEN_OF_ENDED.with_only_columns(tables.attempts.c.job_id), {"most": limit}).scalars()
+    held = tx.execute(_HELD.with_only_columns(schema.jobs.c.id), {"most": limit}).scalars()
+    opened = tx.execute(_OPEN_OF_ENDED.with_only_columns(schema.attempts.c.job_id), {"most": limit}).scalars()
     return sorted({*held, *opened})
 
 
@@ -159,27 +159,27 @@ def _locked_by_others(tx: Connection, job_ids: AbstractSet[str]) -> set[str]:
     """Lock these jobs, and return those that another session has locked. One that was erased has no row to lock."""
     if not job_ids:
         return set()
-    there = select(tables.jobs.c.id).where(among(tables.jobs.c.id, "ids"))
+    there = select(schema.jobs.c.id).where(among(schema.jobs.c.id, "ids"))
     mine = tx.execute(there.with_for_update(skip_locked=True, key_share=True), {"ids": sorted(job_ids)}).scalars()
     return {*tx.execute(there, {"ids": sorted(job_ids)}).scalars()} - {*mine}
 
 
-_ENDED: Final = select(tables.workers.c.id).where(tables.workers.c.ended_at.is_not(None))
+_ENDED: Final = select(schema.workers.c.id).where(schema.workers.c.ended_at.is_not(None))
 _MOST: Final = bindparam("most", type_=Integer)
-_HELD: Final = select(tables.jobs).where(tables.IS_HELD, tables.jobs.c.worker_id.in_(_ENDED)).limit(_MOST)
-_HELD_BY_ENDED: Final = _HELD.with_for_update(skip_locked=True, key_share=True, of=tables.jobs)
-_HELD_OF_JOB: Final = _HELD_BY_ENDED.where(tables.jobs.c.id == bindparam("of_job"))
+_HELD: Final = select(schema.jobs).where(schema.IS_HELD, schema.jobs.c.worker_id.in_(_ENDED)).limit(_MOST)
+_HELD_BY_ENDED: Final = _HELD.with_for_update(skip_locked=True, key_share=True, of=schema.jobs)
+_HELD_OF_JOB: Final = _HELD_BY_ENDED.where(schema.jobs.c.id == bindparam("of_job"))
 _OPEN_OF_ENDED: Final = (
-    select(tables.attempts)
-    .where(tables.attempts.c.ended_at.is_(None), tables.attempts.c.worker_id.in_(_ENDED))
+    select(schema.attempts)
+    .where(schema.attempts.c.ended_at.is_(None), schema.attempts.c.worker_id.in_(_ENDED))
     .limit(_MOST)
 )
-_OPEN_OF_JOB: Final = _OPEN_OF_ENDED.where(tables.attempts.c.job_id == bindparam("of_job"))
+_OPEN_OF_JOB: Final = _OPEN_OF_ENDED.where(schema.attempts.c.job_id == bindparam("of_job"))
 
 
 def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[tuple[str, int]]:
     """What the rows say a worker has held since before a moment, as (job id, attempt)."""
-    row = tables.jobs.c
+    row = schema.jobs.c
     claimed = (row.status == "in_progress", row.worker_id == worker_id, row.updated_at < claimed_before)
     claims: set[tuple[str, int]] = set()
     for rows in tx.execute(select(row.id, row.attempt).where(*claimed)).partitions(ROWS_AT_ONCE):
@@ -210,16 +210,16 @@ def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:
     return total or 0
 
 
-_IS_LIVE: Final = (tables.workers.c.ended_at.is_(None), tables.workers.c.beat_at >= bindparam("since"))
-_LIVE: Final = select(tables.workers).where(*_IS_LIVE).order_by(tables.workers.c.id)
-_SLOTS: Final = select(func.sum(tables.workers.c.concurrency)).where(*_IS_LIVE, tables.workers.c.draining_at.is_(None))
+_IS_LIVE: Final = (schema.workers.c.ended_at.is_(None), schema.workers.c.beat_at >= bindparam("since"))
+_LIVE: Final = select(schema.workers).where(*_IS_LIVE).order_by(schema.workers.c.id)
+_SLOTS: Final = select(func.sum(schema.workers.c.concurrency)).where(*_IS_LIVE, schema.workers.c.draining_at.is_(None))
 
 
 def forget_ended(tx: Connection, now: datetime) -> int:
     """Drop the rows of workers that ended long ago and left nothing behind."""
-    row = tables.workers.c
-    held = select(tables.jobs.c.worker_id).where(tables.IS_HELD)
-    old = delete(tables.workers).where(row.ended_at < now - FORGET_AFTER, row.id.not_in(held))
+    row = schema.workers.c
+    held = select(schema.jobs.c.worker_id).where(schema.IS_HELD)
+    old = delete(schema.workers).where(row.ended_at < now - FORGET_AFTER, row.id.not_in(held))
     return tx.execute(old).rowcount
 
 
@@ -242,7 +242,7 @@ def lease_left(tx: Connection, name: str, holder: str) -> timedelta:
 
 
 def _of_another(now: ColumnElement[datetime]) -> Select[Any]:
-    row = tables.leases.c
+    row = schema.leases.c
     whose = (row.name == bindparam("of_name"), row.holder != bindparam("not_of"))
     return select(row.expires_at, now.label("now")).where(*whose)
 
@@ -254,9 +254,9 @@ _OF_ANOTHER: Final = {
 
 
 def _taking(dialect: Any) -> Any:
-    row = tables.leases.c
+    row = schema.leases.c
     values = {"holder": bindparam("by_holder"), "expires_at": bindparam("until", type_=row.expires_at.type)}
-    taking = dialect.insert(tables.leases).values(name=bindparam("of_name"), **values)
+    taking = dialect.insert(schema.leases).values(name=bindparam("of_name"), **values)
     free = or_(
         row.holder == bindparam("by_holder"), row.expires_at <= bindparam("at"), row.expires_at > bindparam("too_late")
     )

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered, JsonText, Moment
+from jobs.store.column_types import ByteOrdered, JsonText, Moment
 
 revision = "0001"
 down_revision = None

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered, JsonText
+from jobs.store.column_types import ByteOrdered, JsonText
 
 revision = "0003"
 down_revision = "0002"

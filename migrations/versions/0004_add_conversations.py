@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered, Moment
+from jobs.store.column_types import ByteOrdered, Moment
 
 revision = "0004"
 down_revision = "0003"

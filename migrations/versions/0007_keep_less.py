@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import Moment
+from jobs.store.column_types import Moment
 
 revision = "0007"
 down_revision = "0006"

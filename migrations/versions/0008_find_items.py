@@ -6,7 +6,7 @@ Responses that ended before have no rows here: a reference to one of their items
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered
+from jobs.store.column_types import ByteOrdered
 
 revision = "0008"
 down_revision = "0007"

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered
+from jobs.store.column_types import ByteOrdered
 
 revision = "0009"
 down_revision = "0008"

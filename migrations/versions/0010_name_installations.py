@@ -5,7 +5,7 @@ from secrets import token_hex
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import Moment
+from jobs.store.column_types import Moment
 
 revision = "0010"
 down_revision = "0009"

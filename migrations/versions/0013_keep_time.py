@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import Moment
+from jobs.store.column_types import Moment
 
 revision = "0013"
 down_revision = "0012"

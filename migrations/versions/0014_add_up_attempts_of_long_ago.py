@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.columns import ByteOrdered
+from jobs.store.column_types import ByteOrdered
 
 revision = "0014"
 down_revision = "0013"

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from simulator.answers import items
 from simulator.answers.by_schema import example
+from simulator.request import Turn
 from simulator.script import ANSWERS, LATE_FAULTS, Step
-from simulator.turn import Turn
 
 USD_PER_INPUT_TOKEN: Final = 27.508 / 1_000_000
 USD_PER_OUTPUT_TOKEN: Final = 110.032 / 1_000_000

@@ -6,9 +6,9 @@ import secrets
 from typing import Any, Final
 
 from simulator.answers.by_schema import example
+from simulator.request import Turn
 from simulator.script import Step
-from simulator.tools import Tool, offered_tools
-from simulator.turn import Turn
+from simulator.tool_choice import Tool, offered_tools
 
 Item = dict[str, Any]
 

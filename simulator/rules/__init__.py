@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from simulator.rules.broken import BodyInvalid
 from simulator.rules.calls import check_calls
 from simulator.rules.lenient import check_leniently
+from simulator.rules.messages import BodyInvalid
 from simulator.rules.openai import Issued, check_items
 from simulator.rules.strict import check_strictly
 

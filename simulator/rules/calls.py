@@ -6,7 +6,7 @@ What stands in an earlier response or conversation is not known here, so a body 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from simulator.rules.broken import BodyInvalid
+from simulator.rules.messages import BodyInvalid
 
 _MAY_HOLD_CALLS: Final = frozenset(("item_reference", "compaction"))
 _ANSWERED_BY_CLIENTS: Final = frozenset(("function_call", "custom_tool_call", "computer_call"))

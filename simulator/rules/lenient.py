@@ -10,7 +10,7 @@ from math import inf
 from types import MappingProxyType
 from typing import Any, Final
 
-from simulator.rules.broken import BodyInvalid, invalid, missing
+from simulator.rules.messages import BodyInvalid, invalid, missing
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from simulator.rules.broken import BodyInvalid
+from simulator.rules.messages import BodyInvalid
 
 _REMEMBERED: Final = 100_000
 _LONGEST: Final = 64

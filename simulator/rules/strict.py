@@ -13,7 +13,7 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, relevance
 
-from simulator.rules.broken import BodyInvalid, invalid, missing, unrecognized
+from simulator.rules.messages import BodyInvalid, invalid, missing, unrecognized
 
 _TELL_THE_FORM: Final = (["type"], ["role"])
 

@@ -6,8 +6,8 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from jobs.store import tables
-from jobs.store.keys import BOOTSTRAP_ID, Scope, revoke_key
+from jobs.store import schema
+from jobs.store.api_keys import BOOTSTRAP_ID, Scope, revoke_key
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 READ, WRITE, USAGE = Scope.RESPONSES_READ, Scope.RESPONSES_WRITE, Scope.USAGE_READ
@@ -109,7 +109,7 @@ def test_a_key_that_is_revoked_after_a_create_makes_nothing_more(
     for _ in range(2):
         assert_refused(tenant.http.post("/v1/responses", json=body | fields, headers=headers))
     with server.database.read() as tx:
-        made = tx.execute(select(tables.jobs.c.id).where(tables.jobs.c.api_key_id == tenant.id))
+        made = tx.execute(select(schema.jobs.c.id).where(schema.jobs.c.api_key_id == tenant.id))
         assert list(made.scalars()) == [first.json()["id"]]
 
 
@@ -126,7 +126,7 @@ def test_a_revoked_key_is_not_told_which_scope_it_lacked(server: Server) -> None
 def test_a_scope_that_was_given_or_taken_by_hand_counts_at_once(server: Server) -> None:
     def give(*scopes: Scope) -> None:
         with server.database.begin() as tx:
-            keys = tables.api_keys
+            keys = schema.api_keys
             tx.execute(update(keys).where(keys.c.id == holder.id).values(scopes=sorted(scopes)))
 
     with a_tenant(server, [READ]) as holder:

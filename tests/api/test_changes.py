@@ -14,7 +14,7 @@ import redis
 from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.lifecycle import OPEN, TERMINAL, Status
 from jobs.store.attempts import attempts_of
-from jobs.store.queries import get_request
+from jobs.store.responses import get_request
 from tests.api.world import COST_MICROUSD, MODEL, TEXT, Hand, Server, Tenant, assert_error
 from tests.support.waiting import await_until
 

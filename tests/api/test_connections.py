@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.lines import Line, chunk, head
+from tests.api.connections import Line, chunk, head
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.waiting import await_until
 

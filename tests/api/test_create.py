@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.store.queries import get_request
+from jobs.store.responses import get_request
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 FIELDS: Json = {

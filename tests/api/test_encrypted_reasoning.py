@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jobs.fields import ENCRYPTED_REASONING
+from jobs.request_fields import ENCRYPTED_REASONING
 from tests.api.world import Hand, Tenant, message
 
 SECRET = "gAAAAA-of-the-provider"

@@ -8,12 +8,12 @@ import pytest
 from openai import OpenAI
 
 from jobs.errors import ErrorKind, Failure
-from jobs.events import Announcer
 from jobs.lifecycle import Status
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
 from tests.api.world import MODEL, Hand, Server, Tenant, assert_error
 from tests.support.names import get_names
-from worker.maintenance import followers, pruner
+from worker.maintenance import follow_ups, pruner
 
 NOBODY = Announcer(connect("redis://127.0.0.1:1"), get_names)
 NOWHERE = "resp_01980000000000000000000000000000"
@@ -39,7 +39,7 @@ def test_it_waits_for_one_that_runs(server: Server, tenant: Tenant, hand: Hand) 
     facts = follow_up["backburner"]
     assert (facts["waits_for"], facts["next_attempt_at"], facts["queue_position"]) == (first, None, None)
     hand.complete(first)
-    followers.run_once(server.database, NOBODY, datetime.now(UTC))
+    follow_ups.run_once(server.database, NOBODY, datetime.now(UTC))
     assert tenant.get(follow_up["id"])["backburner"]["waits_for"] is None
     assert hand.claim(follow_up["id"]).status is Status.IN_PROGRESS
 
@@ -48,7 +48,7 @@ def test_when_that_fails_it_fails_and_says_why(server: Server, tenant: Tenant, h
     first = tenant.submit()["id"]
     follow_up = tenant.submit(previous_response_id=first)["id"]
     hand.fail(first, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
-    followers.run_once(server.database, NOBODY, datetime.now(UTC))
+    follow_ups.run_once(server.database, NOBODY, datetime.now(UTC))
     failed = tenant.get(follow_up)
     assert (failed["status"], failed["error"]["code"]) == ("failed", "previous_response_failed")
     assert first in failed["error"]["message"]
@@ -126,7 +126,7 @@ def test_a_retried_follow_up_waits_again(server: Server, tenant: Tenant, hand: H
     revived = tenant.http.post(f"/v1/responses/{follow_up}/retry").json()
     assert (revived["status"], revived["backburner"]["waits_for"]) == ("queued", first)
     hand.complete(first)
-    followers.run_once(server.database, NOBODY, datetime.now(UTC))
+    follow_ups.run_once(server.database, NOBODY, datetime.now(UTC))
     assert hand.claim(follow_up).status is Status.IN_PROGRESS
 
 

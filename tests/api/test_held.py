@@ -14,8 +14,8 @@ import httpx
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 
+import api.held_response
 import api.routes.responses
-import api.streams
 from api.errors import FAILED_RESPONSES
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
 from jobs.lifecycle import Status
@@ -173,7 +173,7 @@ def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, ten
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Headers that wait for their body no longer than an instant."""
     monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.2)
-    monkeypatch.setattr(api.streams, "KEEPALIVE_SECONDS", 0.1)
+    monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.1)
 
 
 @contextmanager

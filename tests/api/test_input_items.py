@@ -8,7 +8,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from api.token_bound import PER_IMAGE
+from api.token_estimate import PER_IMAGE
 from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, assert_error
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jobs.conversation import Item
-from jobs.store.queries import get_request
+from jobs.store.responses import get_request
 from tests.api.world import MODEL, Hand, Server, Tenant, assert_error
 
 RS = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA1"}

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.api.lines import Line, head
+from tests.api.connections import Line, head
 from tests.api.world import MODEL, Hand, Server, Tenant
 
 DIRECTIVES = {

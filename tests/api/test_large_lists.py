@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-import api.listed
-import api.listing
-from api.listing import LISTED_BYTES, LISTS_PER_KEY, PAGE_BYTES
+import api.lists
+import api.paging
+from api.paging import LISTED_BYTES, LISTS_PER_KEY, PAGE_BYTES
 from jobs.errors import ErrorKind, Failure
-from jobs.store.keys import revoke_key
+from jobs.store.api_keys import revoke_key
 from tests.api.test_list import page_through
-from tests.api.test_streams_last import await_stillness
+from tests.api.test_long_streams import await_stillness
 from tests.api.world import Hand, Json, Server, Tenant, assert_error
 from tests.support.waiting import await_until
 
@@ -79,7 +79,7 @@ def test_a_page_ends_at_its_budget_and_the_pages_hold_everything_once(tenant: Te
 def test_one_that_is_larger_than_a_page_is_a_page(
     tenant: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.listing, "PAGE_BYTES", 1000)
+    monkeypatch.setattr(api.paging, "PAGE_BYTES", 1000)
     assert tenant.ids() == large[:1]
     assert page_through(tenant, 100) == large
 
@@ -112,7 +112,7 @@ def test_nothing_is_read_for_a_reader_that_stalls(
         return await read(work)
 
     monkeypatch.setattr(server.parts.lists, "read", counting)
-    monkeypatch.setattr(api.listing, "PAGE_BYTES", 1 << 30)
+    monkeypatch.setattr(api.paging, "PAGE_BYTES", 1 << 30)
     with stalled(server, tenant) as connection:
         await_until(lambda: len(reads) >= 2, 5, "nothing was read")
         assert await_stillness(lambda: len(reads)) <= 3, "its ids and a row or two"
@@ -124,7 +124,7 @@ def test_nothing_is_read_for_a_reader_that_stalls(
 def test_who_reads_many_at_once_waits_and_delays_nobody_else(
     server: Server, tenant: Tenant, other: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.listing, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(api.paging, "PATIENCE_SECONDS", 0.3)
     with ExitStack() as opened:
         for _ in range(LISTS_PER_KEY):
             opened.enter_context(stalled(server, tenant))
@@ -137,7 +137,7 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
             assert "x-should-retry" not in answer.headers, "to ask again costs nothing"
         assert tenant.get(large[0])["status"] == "completed"
         assert other.page()["data"] == []
-        monkeypatch.setattr(api.listing, "PATIENCE_SECONDS", 10.0)
+        monkeypatch.setattr(api.paging, "PATIENCE_SECONDS", 10.0)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(tenant.ids, limit=1)
             await_until(lambda: places(server, tenant) == LISTS_PER_KEY + 1, 5, "it does not wait")
@@ -173,8 +173,8 @@ def test_input_items_have_the_same_budget(tenant: Tenant, hand: Hand, order: str
     whole = [each["id"] for each in page["data"]]
     assert len(whole) == 8
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(api.listed, "PAGE_BYTES", 6_000_000)
-        patched.setattr(api.listing, "PAGE_BYTES", 6_000_000)
+        patched.setattr(api.lists, "PAGE_BYTES", 6_000_000)
+        patched.setattr(api.paging, "PAGE_BYTES", 6_000_000)
         found: list[str] = []
         while True:
             page = tenant.http.get(path, params=query | ({"after": found[-1]} if found else {})).json()
@@ -189,7 +189,7 @@ def test_input_items_have_the_same_budget(tenant: Tenant, hand: Hand, order: str
 
 
 def test_attempts_come_in_pages(tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.listed, "ATTEMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(api.lists, "ATTEMPTS_AT_ONCE", 2)
     job_id = tenant.submit(max_attempts=8)["id"]
     for _ in range(5):
         hand.put_off(job_id, Failure(ErrorKind.SERVER_ERROR, "e" * 1000, 500), timedelta())
@@ -200,7 +200,7 @@ def test_attempts_come_in_pages(tenant: Tenant, hand: Hand, monkeypatch: pytest.
     assert ([each["number"] for each in page["data"]], page["has_more"]) == ([1, 2, 3], True)
     page = tenant.http.get(path, params={"limit": 3, "after": page["last_id"]}).json()
     assert ([each["number"] for each in page["data"]], page["has_more"]) == ([4, 5], False)
-    monkeypatch.setattr(api.listing, "PAGE_BYTES", 3000)
+    monkeypatch.setattr(api.paging, "PAGE_BYTES", 3000)
     page = tenant.http.get(path).json()
     assert ([each["number"] for each in page["data"]], page["has_more"]) == ([1, 2], True)
     for wrong in ("3", f"{job_id}:x", f"{job_id}:99999999999", "resp_other:3"):

@@ -12,9 +12,9 @@ import pytest
 from openai import OpenAI
 
 import api.routes.responses
-from jobs.events import LOOK_EVERY
 from jobs.lifecycle import Status
-from jobs.store.keys import revoke_key
+from jobs.notifications import LOOK_EVERY
+from jobs.store.api_keys import revoke_key
 from tests.api.watching import Teller, watchers, watching
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error, serve
 from tests.support.waiting import await_until

@@ -13,7 +13,7 @@ from openai.types.responses import Response
 
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
-from jobs.store.keys import Scope
+from jobs.store.api_keys import Scope
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, usage_json
 
 NOBODYS = "resp_00000000000000000000000000000000"

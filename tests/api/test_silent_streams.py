@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import api.streams
-import jobs.events
-from api.sequences import Page
+import api.held_response
+import jobs.notifications
+from api.sse import Page
 from tests.api.watching import OPENING, TOLD, kinds, watching
 from tests.api.world import Hand, Server, a_tenant, serve, settings_for
 from tests.support.valkey import ValkeyServer
@@ -21,8 +21,8 @@ STREAMS = 5
 @pytest.fixture
 def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """One that looks all the time, and tells its streams' clients as often that it is there."""
-    monkeypatch.setattr(jobs.events, "LOOK_EVERY", 0.1)
-    monkeypatch.setattr(api.streams, "KEEPALIVE_SECONDS", 0.05)
+    monkeypatch.setattr(jobs.notifications, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.05)
     with serve(settings_for(database_url, shared_valkey.url)) as server:
         yield server
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-import api.sequences
-import api.streams
-from api.sequences import look
+import api.held_response
+import api.sse
+from api.sse import look
 from jobs.errors import ErrorKind, Failure
+from jobs.event_stream import LIVE_FROM, Progress
 from jobs.lifecycle import Status
-from jobs.sequence import LIVE_FROM, Progress
 from jobs.store.attempts import attempts_of
-from jobs.store.chains import note_sent
-from jobs.store.queries import get_document
-from jobs.store.streams import Chunk, append
+from jobs.store.conversations import note_sent
+from jobs.store.responses import get_document
+from jobs.store.stream_events import Chunk, append
 from tests.api.watching import OPENING, TOLD, Teller, frames, kinds, stream, watching
 from tests.api.world import (
     MODEL,
@@ -32,7 +32,7 @@ from tests.api.world import (
     settings_for,
 )
 from tests.support.valkey import ValkeyServer
-from worker.maintenance import followers
+from worker.maintenance import follow_ups
 
 
 def test_created_as_a_stream(sdk: OpenAI, tenant: Tenant, hand: Hand) -> None:
@@ -104,7 +104,7 @@ def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: T
     with watching(server, tenant, job_id) as events:
         assert kinds(stream_until(server, tenant, job_id, 2)) == OPENING[:2]
         hand.complete(first)
-        followers.run_once(server.database, server.parts.announcer, datetime.now(UTC))
+        follow_ups.run_once(server.database, server.parts.announcer, datetime.now(UTC))
         hand.claim(job_id)
         with server.database.begin() as tx:
             note_sent(tx, attempts_of(tx, job_id)[-1], 2, 3, datetime.now(UTC))
@@ -249,6 +249,6 @@ def test_what_is_run_again_while_its_end_is_read_has_not_ended(
         tenant.http.post(f"/v1/responses/{job_id}/retry").raise_for_status()
         return get_document(tx, *whose)
 
-    monkeypatch.setattr(api.sequences, "get_document", run_again_first)
+    monkeypatch.setattr(api.sse, "get_document", run_again_first)
     page = look(server.database, job_id, job.api_key_id, LIVE_FROM)
     assert (page.frames, page.is_last) == ((), False)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from redis.asyncio.client import PubSub
 
-from jobs import events
+from jobs import notifications
 from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.names import NAMES
 from tests.support.valkey import ValkeyServer
@@ -144,7 +144,7 @@ def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
 @pytest.fixture
 def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at because time has passed."""
-    monkeypatch.setattr(events, "LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(notifications, "LOOK_EVERY", 3600.0)
 
 
 @pytest.mark.usefixtures("without_looks")

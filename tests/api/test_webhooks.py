@@ -15,13 +15,13 @@ from openai import OpenAI
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
+from jobs.store.api_keys import Scope
 from jobs.store.database import Database
-from jobs.store.deliveries import record_try
-from jobs.store.delivery_claims import claim_deliveries
-from jobs.store.keys import Scope
-from jobs.webhook import DeliveryError, TryReport, key_of
+from jobs.store.webhooks.claims import claim_deliveries
+from jobs.store.webhooks.outbox import record_try
+from jobs.webhooks.protocol import DeliveryError, TryReport, key_of
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 from tests.webhooks import hostile
@@ -91,7 +91,7 @@ def test_the_sdk_asks_for_event_types_and_pages(client: OpenAI) -> None:
 
 def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -> None:
     made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
-    row = tables.webhook_endpoints.c
+    row = schema.webhook_endpoints.c
 
     def former() -> tuple[Any, Any]:
         with server.database.read() as tx:
@@ -118,7 +118,7 @@ def test_secrets_lie_encrypted_and_are_never_shown_again(server: Server, tenant:
 
 def everything(database: Database) -> str:
     with database.read() as tx:
-        return "".join(str(row) for table in tables.metadata.sorted_tables for row in tx.execute(select(table)))
+        return "".join(str(row) for table in schema.metadata.sorted_tables for row in tx.execute(select(table)))
 
 
 ROUTES: list[tuple[str, str, Any]] = [
@@ -238,7 +238,7 @@ class TestNames:
         self, server: Server, tenant: Tenant, hand: Hand
     ) -> None:
         endpoint = register(tenant)
-        row = tables.webhook_deliveries.c
+        row = schema.webhook_deliveries.c
         errors = []
         for error in (DeliveryError.NAME_UNRESOLVED, DeliveryError.ADDRESS_REFUSED):
             hand.complete(tenant.submit()["id"])
@@ -318,7 +318,7 @@ def test_a_webhook_of_a_request_that_is_held_is_refused(tenant: Tenant) -> None:
 
 
 def test_a_hundred_endpoints_are_enough(server: Server, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.store.endpoints.MOST_ENDPOINTS", 2)
+    monkeypatch.setattr("jobs.store.webhooks.endpoints.MOST_ENDPOINTS", 2)
     for _ in range(2):
         register(tenant)
     body = {"name": "x", "url": URL, "event_types": EVENTS}

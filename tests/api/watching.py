@@ -8,7 +8,7 @@ from threading import Event as Signal
 from typing import Any
 
 from jobs.store.attempts import attempts_of
-from jobs.store.streams import append, last_chunk
+from jobs.store.stream_events import append, last_chunk
 from tests.api.world import (
     TEXT,
     Hand,
@@ -18,9 +18,9 @@ from tests.api.world import (
     message,
 )
 from tests.support.waiting import await_until
-from worker.live import LiveOutput
-from worker.provider.assembly import Assembly
+from worker.live_stream import LiveOutput
 from worker.provider.sse import Event as Frame
+from worker.provider.stream_assembly import Assembly
 
 OPENING = ["response.created", "response.queued", "response.in_progress"]
 TOLD = [

@@ -14,17 +14,17 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.dependencies import Parts
+from api.http_protocol import Protocol
 from api.main import create_app
-from api.protocol import Protocol
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status, Verb
 from jobs.settings import Settings
+from jobs.store.api_keys import Scope, create_key
 from jobs.store.attempts import attempts_of, begin_attempt, end_attempt, save_answer
 from jobs.store.database import Database
-from jobs.store.keys import Scope, create_key
-from jobs.store.queries import get_job
-from jobs.store.transitions import move
+from jobs.store.jobs import move
+from jobs.store.responses import get_job
 from jobs.store.workers import register
 from tests.support.names import NAMESPACE
 from tests.support.waiting import await_until

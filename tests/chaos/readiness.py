@@ -7,9 +7,9 @@ import httpx
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database, database_now
-from jobs.store.standstill import OVERDUE
+from jobs.store.overdue_jobs import OVERDUE
 from tests.chaos.clients import Seen, Told, Wait
 from tests.chaos.world import World
 
@@ -35,14 +35,14 @@ def look(world: World, seen: Seen, over: threading.Event) -> None:
 
     A job that comes back to the queue is due at another moment, so id and moment name one wait.
     """
-    row = tables.jobs.c
+    row = schema.jobs.c
     database = Database(world.database_url, pool_size=1)
     while not over.wait(LOOK_EVERY_SECONDS):
         at = time.time()
         try:
             with database.read(within=ANSWER_SECONDS) as tx:
                 before = database_now(tx) - OVERDUE
-                waiting = select(row.id, row.available_at).where(tables.IS_QUEUED, row.available_at <= before)
+                waiting = select(row.id, row.available_at).where(schema.IS_QUEUED, row.available_at <= before)
                 found = [(job_id, due_at.timestamp()) for job_id, due_at in tx.execute(waiting)]
         except SQLAlchemyError:  # the server is away
             continue

@@ -12,10 +12,10 @@ from typing import Any, Final
 import httpx
 from sqlalchemy import select
 
+from jobs.outcome_files import FOLDER
 from jobs.settings import Transport
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.unrecorded import FOLDER
 from tests.chaos.clients import Seen
 from tests.chaos.locks import Lock
 from tests.chaos.proxy import Passage
@@ -69,10 +69,10 @@ def collect(world: World, refill: Refill | None, transport: Transport) -> Record
     database = Database(world.database_url)
     attempts: dict[str, list[Row]] = defaultdict(list)
     with database.read() as tx:
-        jobs: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(tables.jobs)).mappings()}
-        for row in tx.execute(select(tables.attempts).order_by(tables.attempts.c.number)).mappings():
+        jobs: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(schema.jobs)).mappings()}
+        for row in tx.execute(select(schema.attempts).order_by(schema.attempts.c.number)).mappings():
             attempts[row["job_id"]].append(dict(row))
-        workers: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(tables.workers)).mappings()}
+        workers: dict[str, Row] = {row["id"]: dict(row) for row in tx.execute(select(schema.workers)).mappings()}
     database.close()
     calls: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for call in world.calls():

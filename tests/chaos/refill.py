@@ -12,9 +12,9 @@ from sqlalchemy import delete, func, insert, select, update
 
 from jobs.errors import ErrorKind
 from jobs.settings import load_settings
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.standstill import OVERDUE
+from jobs.store.overdue_jobs import OVERDUE
 from tests.chaos.clients import Clients, Seen
 from tests.chaos.plan import CONCURRENCY, MODEL, PlannedJob
 from tests.chaos.world import World
@@ -42,16 +42,16 @@ def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecut
         now = datetime.now(UTC)
         closed = {"closed_at": now, "closed_for": ErrorKind.OUT_OF_CREDIT, "probe_at": now + timedelta(hours=1)}
         with database.begin() as tx:
-            tx.execute(delete(tables.lanes))
-            tx.execute(insert(tables.lanes).values(name=lane, probes=0, **closed))
+            tx.execute(delete(schema.lanes))
+            tx.execute(insert(schema.lanes).values(name=lane, probes=0, **closed))
         waiting = _submit(clients, threads)
         _let_them_be_overdue(database, clients.seen, waiting)
         world.valkey.flush()
         with database.begin() as tx:
-            tx.execute(delete(tables.lanes))
+            tx.execute(delete(schema.lanes))
         opened_at = datetime.now(UTC)
         clients.drain(SETTLE_SECONDS)
-        row = tables.attempts.c
+        row = schema.attempts.c
         with database.read() as tx:
             started = select(row.started_at).where(row.job_id.in_(waiting), row.number == 1)
             moments = [opened_at, *sorted(tx.execute(started).scalars())]
@@ -62,10 +62,10 @@ def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecut
 
 def _let_them_be_overdue(database: Database, seen: Seen, waiting: list[str]) -> None:
     """Until some answers of `/readyz` had to tell of jobs that are due for long, as these rows say from now on."""
-    row = tables.jobs.c
+    row = schema.jobs.c
     due_at = datetime.now(UTC) - 2 * OVERDUE
     with database.begin() as tx:
-        tx.execute(update(tables.jobs).where(row.id.in_(waiting)).values(available_at=due_at))
+        tx.execute(update(schema.jobs).where(row.id.in_(waiting)).values(available_at=due_at))
 
     def is_told() -> bool:
         waits = [wait for (job_id, _), wait in list(seen.overdue.items()) if job_id in waiting]
@@ -90,7 +90,7 @@ def _await_rest(database: Database) -> None:
 
     def at_rest() -> bool:
         with database.read() as tx:
-            opened: int = tx.execute(select(func.count()).where(tables.attempts.c.ended_at.is_(None))).scalar_one()
+            opened: int = tx.execute(select(func.count()).where(schema.attempts.c.ended_at.is_(None))).scalar_one()
         return opened == 0
 
     await_until(at_rest, SETTLE_SECONDS, "calls stayed open though all jobs had ended")

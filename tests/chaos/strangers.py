@@ -7,12 +7,12 @@ from typing import Any, Final
 from celery import Celery
 from redis.exceptions import RedisError
 
-from jobs.broker import BROKER_ERRORS
-from jobs.dispatch import EXECUTE
+from jobs.broker_connection import BROKER_ERRORS
+from jobs.task_queue import EXECUTE
 from tests.support.names import NAMES
 from tests.support.rubbish import COMMANDS, CONTROL_CHANNEL, RUBBISH
 from tests.support.valkey import ValkeyServer
-from worker.remote_control import REFUSED
+from worker.celery_adapter.remote_control import REFUSED
 
 AT_ONCE: Final = 5
 ANSWER_SECONDS: Final = 1.0

@@ -18,11 +18,11 @@ from typing import Any, Self
 import httpx
 import psycopg
 
-from cli.programs import API
-from jobs.dispatch import Dispatcher, create_celery, take_names
+from cli.up.commands import API
 from jobs.settings import Transport, load_settings
+from jobs.store.api_keys import BOOTSTRAP_ID, create_key
 from jobs.store.database import Database
-from jobs.store.keys import BOOTSTRAP_ID, create_key
+from jobs.task_queue import Dispatcher, create_celery, take_names
 from tests.chaos.locks import ALWAYS_WRITES, Locker
 from tests.chaos.plan import (
     APIS,

@@ -8,10 +8,10 @@ import signal
 import sys
 from pathlib import Path
 
-from cli.failure import CommandFailed
-from cli.foreground import Plan, Service, run
-from cli.screen import Screen
-from cli.supervisor import Backoff, Program
+from cli.errors import CommandFailed
+from cli.up.console import Screen
+from cli.up.startup import Plan, Service, run
+from cli.up.supervisor import Backoff, Program
 from tests.support.server import free_port
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

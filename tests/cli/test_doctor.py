@@ -15,16 +15,16 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from cli import valkey
-from cli.finding import Level
-from cli.local_checks import SOON, check_shutdown_dates
+from cli.doctor.local import SOON, check_shutdown_dates
+from cli.doctor.result import Level
 from cli.main import app
-from jobs.models import Catalogue
+from cli.up import valkey
+from jobs.model_catalog import Catalogue
 from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
-from jobs.store.transitions import submit
-from jobs.store.unanswered import Process, beat_process
+from jobs.store.jobs import submit
+from jobs.store.undelivered_creates import Process, beat_process
 from tests.simulator.provider import running
 from tests.support.records import make_key, make_spec
 from tests.support.valkey import ClusterServer, ValkeyServer
@@ -315,7 +315,7 @@ def test_locks_and_connections_of_postgresql(healthy: pytest.MonkeyPatch, postgr
     assert connections["message"].startswith("0 API processes and 40 workers may open 880 connections")
     with psycopg.connect(postgres_url, application_name="somebody") as session:
         session.execute("SELECT 1 FROM workers FOR UPDATE")
-        healthy.setattr("cli.database_checks.LONG_SECONDS", 0.0)
+        healthy.setattr("cli.doctor.database.LONG_SECONDS", 0.0)
         _, findings = diagnose()
         [locks] = findings["locks"]
         assert locks["message"].startswith(f"session {session.info.backend_pid} (somebody, user ")
@@ -326,8 +326,8 @@ def test_locks_and_connections_of_postgresql(healthy: pytest.MonkeyPatch, postgr
 def test_who_has_locked_a_whole_table_is_named_within_seconds(healthy: pytest.MonkeyPatch, postgres_url: str) -> None:
     """`doctor` stood still behind it for half a minute, and then named nobody."""
     healthy.setenv("BACKBURNER_DATABASE_URL", postgres_url)
-    healthy.setattr("cli.database_checks.LONG_SECONDS", 0.0)
-    healthy.setattr("cli.local_checks.LONG_SECONDS", 0.5)
+    healthy.setattr("cli.doctor.database.LONG_SECONDS", 0.0)
+    healthy.setattr("cli.doctor.local.LONG_SECONDS", 0.5)
     with psycopg.connect(postgres_url, application_name="somebody") as session:
         session.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
         status, findings = diagnose()

@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from jobs.lifecycle import Status
+from jobs.store.api_keys import Scope, find_key
 from jobs.store.database import Database
-from jobs.store.keys import Scope, find_key
 from tests.support.records import Records, make_key
 
 Keys = Callable[..., Result]

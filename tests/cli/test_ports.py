@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from cli.failure import CommandFailed
-from cli.ports import HIGHEST_CHOSEN, LOWEST_CHOSEN, choose_port, require_free_port
+from cli.errors import CommandFailed
+from cli.up.ports import HIGHEST_CHOSEN, LOWEST_CHOSEN, choose_port, require_free_port
 
 LOOPBACK = "127.0.0.1"
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, text
 
-from cli.doctor import examine
-from cli.finding import Level
+from cli.doctor.result import Level
+from cli.doctor.run import examine
+from jobs.broker_names import Names
 from jobs.errors import ErrorKind
-from jobs.names import Names
-from jobs.store import lanes, tables, workers
+from jobs.store import provider_limits, schema, workers
 from jobs.store.database import database_now
-from jobs.store.transitions import submit
+from jobs.store.jobs import submit
 from tests.api.world import Server, serve, settings_for
 from tests.conftest import migrated_database
 from tests.support.records import make_key, make_spec
@@ -54,7 +54,7 @@ def server(shared_server: Server) -> Iterator[Server]:
         workers.register(tx, "here", 1, 100, database_now(tx))
     yield shared_server
     with database.begin() as tx:
-        for each in (tables.jobs, tables.workers, tables.lanes):
+        for each in (schema.jobs, schema.workers, schema.lanes):
             tx.execute(delete(each))
         tx.execute(text("UPDATE alembic_version SET version_num = :release"), {"release": release})
 
@@ -99,7 +99,7 @@ def close_lane(pause: float) -> Callable[[Server], None]:
         lane, kind = server.settings.lane, ErrorKind.BAD_CREDENTIALS
         with server.database.begin() as tx:
             now = database_now(tx)
-            lanes.close(tx, lane, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause))
+            provider_limits.close(tx, lane, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause))
 
     return close
 

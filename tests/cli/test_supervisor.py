@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cli.supervisor import LONGEST_LINE, Listener, Program, Supervisor, describe_exit
+from cli.up.supervisor import LONGEST_LINE, Listener, Program, Supervisor, describe_exit
 
 
 def run(code: str, **environment: str) -> tuple[int, list[tuple[str, str]]]:

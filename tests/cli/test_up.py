@@ -12,10 +12,10 @@ import httpx
 import psutil
 import pytest
 
+from jobs.encryption import generate_key
 from jobs.lifecycle import Status
-from jobs.sealing import generate_key
 from jobs.store.database import Database
-from jobs.store.queries import get_job
+from jobs.store.responses import get_job
 from tests.cli.running import COMMAND, Running, environment, left_of, run
 from tests.support.waiting import await_until
 

@@ -9,8 +9,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
-from jobs.dispatch import Dispatcher, create_celery
 from jobs.settings import Settings, load_settings
+from jobs.task_queue import Dispatcher, create_celery
 from tests.compose.broker import ComposeValkey
 from tests.compose.composefile import DOTENV, load
 from tests.support.names import NAMES, get_names

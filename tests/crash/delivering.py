@@ -11,13 +11,13 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
 from jobs.store.database import Database
-from tests.support.receiver import Answer, Receiver
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
+from tests.support.webhook_endpoint import Answer, Receiver
 
 RECEIVERS = 8
 SUBMITTERS = 4
@@ -93,15 +93,15 @@ def _end_a_job(stack: Stack) -> None:
 
 
 def _open(database: Database) -> bool:
-    row = tables.webhook_deliveries.c
+    row = schema.webhook_deliveries.c
     with database.read() as tx:
         return tx.execute(select(row.id).where(row.ended_at.is_(None)).limit(1)).first() is not None
 
 
 def _outcome(database: Database, arrived: Counter[str]) -> Outcome:
-    row, endpoint, made = tables.webhook_deliveries.c, tables.webhook_endpoints.c, tables.webhook_tries.c
+    row, endpoint, made = schema.webhook_deliveries.c, schema.webhook_endpoints.c, schema.webhook_tries.c
     with database.read() as tx:
-        joined = tables.webhook_deliveries.join(tables.webhook_endpoints, endpoint.id == row.endpoint_id)
+        joined = schema.webhook_deliveries.join(schema.webhook_endpoints, endpoint.id == row.endpoint_id)
         query = select(row.id, row.event_id, row.status, endpoint.url).select_from(joined)
         deliveries = {each.id: each for each in tx.execute(query)}
         tries: dict[str, list[str]] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from jobs.unrecorded import unrecorded_files
+from jobs.outcome_files import unrecorded_files
 from tests.support.stack import Process, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from threading import Thread
 
-from jobs.dispatch import EXECUTE, Dispatcher, create_celery, take_names
 from jobs.settings import load_settings
+from jobs.task_queue import EXECUTE, Dispatcher, create_celery, take_names
 from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.server import HOST
 from tests.support.stack import ROOT

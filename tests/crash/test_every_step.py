@@ -17,34 +17,34 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from jobs.dispatch import Dispatcher, create_celery
-from jobs.events import Announcer
+from jobs.event_stream import Hear
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
-from jobs.models import Catalogue, Model
+from jobs.model_catalog import Catalogue, Model
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
 from jobs.retry import Backoff
-from jobs.sequence import Hear
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
-from jobs.store.lanes import LaneSettings
+from jobs.store.provider_limits import LaneSettings
 from jobs.store.workers import register
+from jobs.task_queue import Dispatcher, create_celery
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.records import MODEL, Records, snapshot
 from tests.support.stack import Process
 from tests.support.waiting import await_until
-from worker.calls import Calls
 from worker.executor import Executor
-from worker.identity import Identity
-from worker.lane import LaneKeeper
-from worker.live import LiveLog
+from worker.in_flight import Calls
+from worker.live_stream import LiveLog
 from worker.maintenance import deadlines, rescuer
+from worker.outcome import Policy
+from worker.pending_outcomes import Unrecorded
+from worker.provider.call_handle import AbortReason, Line
 from worker.provider.client import ProviderClient
-from worker.provider.line import AbortReason, Line
-from worker.settlement import Policy
-from worker.unrecorded import Unrecorded
+from worker.provider_limiter import LaneKeeper
+from worker.registration import Identity
 
 pytestmark = pytest.mark.long
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.sealing import generate_key
+from jobs.encryption import generate_key
 from tests.crash.delivering import SETTINGS
-from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
 
 pytestmark = pytest.mark.long
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from jobs.unrecorded import unrecorded_files
+from jobs.outcome_files import unrecorded_files
 from tests.crash.locked_database import (
     JOBS,
     answers_that_cannot_be_recorded,

@@ -11,7 +11,7 @@ import httpx
 import psycopg
 import pytest
 
-from jobs.unrecorded import unrecorded_files
+from jobs.outcome_files import unrecorded_files
 from tests.cli.running import COMMAND, Running, environment
 from tests.crash.locked_database import (
     JOBS,

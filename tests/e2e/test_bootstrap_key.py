@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jobs.store.api_keys import create_key
 from jobs.store.database import Database
-from jobs.store.keys import create_key
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until

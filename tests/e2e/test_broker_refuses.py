@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.local_checks import check_broker, check_redis
+from cli.doctor.local import check_broker, check_redis
 from jobs.settings import load_settings
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer

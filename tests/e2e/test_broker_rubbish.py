@@ -8,14 +8,14 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
-from jobs.dispatch import create_celery, take_names
 from jobs.settings import load_settings
+from jobs.task_queue import create_celery, take_names
 from tests.support.names import NAMES, NAMESPACE
 from tests.support.rubbish import COMMANDS, CONTROL_CHANNEL, RUBBISH
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from worker.remote_control import ALLOWED, REFUSED
+from worker.celery_adapter.remote_control import ALLOWED, REFUSED
 
 pytestmark = pytest.mark.one_database
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from jobs.sealing import generate_key
-from jobs.store import tables
+from jobs.encryption import generate_key
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support.leaky import LeakyProvider, leaky_provider
 from tests.support.stack import Stack
@@ -81,9 +81,9 @@ def kept(stack: Stack, job_id: str) -> str:
     database = Database(stack.settings()["BACKBURNER_DATABASE_URL"])
     try:
         with database.read() as tx:
-            of_job = [each for each in tables.metadata.sorted_tables if "job_id" in each.c]
+            of_job = [each for each in schema.metadata.sorted_tables if "job_id" in each.c]
             rows = [row for table in of_job for row in tx.execute(select(table).where(table.c.job_id == job_id))]
-            rows += tx.execute(select(tables.jobs).where(tables.jobs.c.id == job_id))
+            rows += tx.execute(select(schema.jobs).where(schema.jobs.c.id == job_id))
     finally:
         database.close()
     assert rows
@@ -147,9 +147,9 @@ def test_they_outlive_a_new_key_and_fail_plainly_without_the_old_one(
         rotated, unreadable = (stack.submit("Hello", tools=[TOOL]) for _ in range(2))
         database = Database(database_url)
         with database.begin() as tx:
-            row = tables.requests.c
+            row = schema.requests.c
             tx.execute(
-                update(tables.requests).where(row.job_id == unreadable).values(credentials="gAAAA-of-another-key")
+                update(schema.requests).where(row.job_id == unreadable).values(credentials="gAAAA-of-another-key")
             )
         database.close()
         stack.environment["BACKBURNER_ENCRYPTION_KEYS"] = f"{NEW_KEY},{OLD_KEY}"

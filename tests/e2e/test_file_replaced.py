@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.unrecorded import unrecorded_files
+from jobs.outcome_files import unrecorded_files
 from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.dispatch import create_celery, take_names
 from jobs.settings import load_settings
+from jobs.task_queue import create_celery, take_names
 from tests.chaos.proxy import Proxy
 from tests.support.names import NAMES, NAMESPACE
 from tests.support.server import HOST

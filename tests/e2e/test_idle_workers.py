@@ -60,7 +60,7 @@ def refusal(database_url: str, broker_url: str, data_dir: Path, *options: str) -
     """What a worker says that does not start; its only line."""
     settings = {"DATABASE_URL": database_url, "REDIS_URL": broker_url, "DATA_DIR": str(data_dir)}
     environment = {f"BACKBURNER_{name}": value for name, value in {**settings, "NAMESPACE": NAMESPACE}.items()}
-    ended = run(environment, "worker.celery_worker", *options)
+    ended = run(environment, "worker.celery_adapter.command", *options)
     assert (ended.returncode, len(ended.stderr.strip().splitlines())) == (1, 1), ended.stderr
     return ended.stderr
 
@@ -87,7 +87,9 @@ def test_a_cluster_is_refused_in_one_sentence(sqlite_url: str, tmp_path: Path) -
 
 
 def test_a_database_without_its_migrations_is_named(tmp_path: Path) -> None:
-    ended = run({"BACKBURNER_DATA_DIR": str(tmp_path), "BACKBURNER_REDIS_URL": NOWHERE}, "worker.celery_worker")
+    ended = run(
+        {"BACKBURNER_DATA_DIR": str(tmp_path), "BACKBURNER_REDIS_URL": NOWHERE}, "worker.celery_adapter.command"
+    )
     assert ended.returncode == 1
     assert ended.stderr.startswith("The database does not tell the installation's namespace (OperationalError): ")
 
@@ -95,7 +97,7 @@ def test_a_database_without_its_migrations_is_named(tmp_path: Path) -> None:
 def test_a_worker_counts_by_what_it_listens_to_and_says_when_it_last_took_something(
     stack: Stack, valkey: ValkeyServer
 ) -> None:
-    stack.start_worker("worker.celery_worker", "--concurrency", "3")
+    stack.start_worker("worker.celery_adapter.command", "--concurrency", "3")
     await_until(lambda: readiness(stack)["missing"] == [], 30, stack.logs)
     (row,) = worker_rows(stack)
     assert (row.queues, row.concurrency, row.took_at) == (f"{CALLS},{DELIVERIES}", 3, None)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.cli.running import run
 from tests.support.outages import (
@@ -79,7 +79,7 @@ def create(stack: Stack, **fields: Any) -> httpx.Response:
 def closed_at(stack: Stack) -> datetime:
     database = Database(stack.database_url)
     with database.read() as tx:
-        found: datetime = tx.execute(select(tables.lanes.c.closed_at)).scalar_one()
+        found: datetime = tx.execute(select(schema.lanes.c.closed_at)).scalar_one()
     database.close()
     return found
 
@@ -94,7 +94,7 @@ def every(stack: Stack) -> list[dict[str, Any]]:
 def probes_since(stack: Stack, paused_at: datetime) -> int:
     database = Database(stack.database_url)
     with database.read() as tx:
-        began = tx.execute(select(tables.attempts.c.started_at)).scalars().all()
+        began = tx.execute(select(schema.attempts.c.started_at)).scalars().all()
     database.close()
     return sum(each > paused_at + timedelta(seconds=SLACK) for each in began)
 

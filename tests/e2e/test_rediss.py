@@ -8,15 +8,15 @@ import httpx
 import pytest
 from redis.exceptions import RedisError
 
-from cli.finding import Level
-from cli.local_checks import check_broker, check_redis
-from jobs.dispatch import Dispatcher, create_celery
+from cli.doctor.local import check_broker, check_redis
+from cli.doctor.result import Level
 from jobs.redis_url import connect, connect_async
 from jobs.settings import load_settings
+from jobs.task_queue import Dispatcher, create_celery
 from tests.support.names import get_names
 from tests.support.server import HOST
 from tests.support.stack import Stack
-from tests.support.tls_line import CERTIFICATE, TlsLine
+from tests.support.tls_proxy import CERTIFICATE, TlsLine
 from tests.support.valkey import ValkeyServer
 
 ANOTHER = "127.0.0.2"

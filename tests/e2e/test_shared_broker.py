@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from jobs.dispatch import Dispatcher, create_celery, take_names
-from jobs.names import Names
+from jobs.broker_names import Names
 from jobs.settings import load_settings
 from jobs.store.database import Database
 from jobs.store.installation import Installation
+from jobs.task_queue import Dispatcher, create_celery, take_names
 from migrations import upgrade
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer

@@ -9,13 +9,13 @@ import httpx
 import psutil
 import pytest
 
-from jobs.sealing import generate_key
+from jobs.encryption import generate_key
 from tests.e2e.test_webhooks import ALL, OPENED
 from tests.support.no_files import file_limit, no_more_files
-from tests.support.receiver import Receiver
 from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
+from tests.support.webhook_endpoint import Receiver
 
 pytestmark = [pytest.mark.one_database, pytest.mark.long]
 

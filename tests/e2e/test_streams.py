@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
 
-from jobs.sequence import LIFECYCLE_TYPES, OUTPUT_TYPES
+from jobs.event_stream import LIFECYCLE_TYPES, OUTPUT_TYPES
 from tests.support.stack import API_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from openai.types.responses import Response
 
-from jobs.fields import ENCRYPTED_REASONING
+from jobs.request_fields import ENCRYPTED_REASONING
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 

@@ -12,12 +12,12 @@ import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
-from jobs.sealing import generate_key
+from jobs.encryption import generate_key
 from tests.e2e import trip
-from tests.support.receiver import OK, Answer, Receiver
 from tests.support.stack import API_KEY, ROOT, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
+from tests.support.webhook_endpoint import OK, Answer, Receiver
 
 pytestmark = pytest.mark.one_database
 

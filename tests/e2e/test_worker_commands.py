@@ -7,13 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.dispatch import EXECUTE, create_celery
 from jobs.settings import load_settings
+from jobs.task_queue import EXECUTE, create_celery
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
 DOCUMENTED = ("celery", "-A", "worker.main", "worker")
-ALONE, AS_IT_WAS = "worker.celery_worker", "celery"
+ALONE, AS_IT_WAS = "worker.celery_adapter.command", "celery"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
         ),
         pytest.param(("celery", "-A", "worker.main", "--no-color", "worker"), AS_IT_WAS, marks=pytest.mark.long),
         pytest.param((*DOCUMENTED, "-P", "gevent"), AS_IT_WAS, marks=pytest.mark.long),
-        pytest.param(("worker.celery_worker", "--quiet"), ALONE, marks=pytest.mark.long),
+        pytest.param(("worker.celery_adapter.command", "--quiet"), ALONE, marks=pytest.mark.long),
     ],
     ids=["documented", "with options", "with options of celery itself", "with its pool", "alone"],
 )
@@ -46,7 +46,7 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", [DOCUMENTED, (*DOCUMENTED, "-P", "gevent"), ("worker.celery_worker",)])
+@pytest.mark.parametrize("command", [DOCUMENTED, (*DOCUMENTED, "-P", "gevent"), ("worker.celery_adapter.command",)])
 def test_what_another_applications_celery_is_told_changes_nothing(
     stack: Stack, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +68,7 @@ def test_what_another_applications_celery_is_told_changes_nothing(
 
 
 def test_its_time_limits_end_no_call_and_buy_none_again(stack: Stack) -> None:
-    worker = stack.start_worker("worker.celery_worker", "--time-limit", "1", "--soft-time-limit", "1")
+    worker = stack.start_worker("worker.celery_adapter.command", "--time-limit", "1", "--soft-time-limit", "1")
     worker.match("time limits have no effect")
     job_ids = stack.submit_many(3, "[[sim: full delay=2.5]] Hello")
     stack.await_all(job_ids, "completed", 30)

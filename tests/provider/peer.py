@@ -19,9 +19,9 @@ from pydantic import SecretStr
 
 from jobs.errors import Failure
 from jobs.job import CallReport
-from jobs.models import Model
+from jobs.model_catalog import Model
+from worker.provider.call_handle import KEEPALIVE, Line
 from worker.provider.client import ProviderClient
-from worker.provider.line import KEEPALIVE, Line
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 BODY = {"model": "some/model", "input": "Hello", "stream": False}

@@ -16,7 +16,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer
 from tests.provider.peer import ANSWER, BODY, SOON, Server, call, client_for, failure, head, start, whole
 from tests.support.waiting import await_until
-from worker.provider.line import AbortReason, Line
+from worker.provider.call_handle import AbortReason, Line
 
 LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
 

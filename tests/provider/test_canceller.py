@@ -10,11 +10,11 @@ from pydantic import SecretStr
 from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, Outcome
 from jobs.lifecycle import Status, Verb
-from jobs.models import Catalogue
+from jobs.model_catalog import Catalogue
 from jobs.settings import Transport
 from jobs.store.attempts import attempts_of, close_lost, end_attempt, note_response
+from jobs.store.jobs import erase, revive
 from jobs.store.reconciliation import doubtful_attempts
-from jobs.store.transitions import erase, revive
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, MODEL, Records

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, SettingsError
 from jobs.job import Answer, CallReport
-from jobs.models import Model
+from jobs.model_catalog import Model
 from tests.provider.peer import (
     ANSWER,
     BODY,
@@ -35,10 +35,10 @@ from tests.provider.peer import (
     whole,
 )
 from tests.support.waiting import await_until
+from worker.provider.call_handle import KEEPALIVE, Line
 from worker.provider.client import ProviderClient
-from worker.provider.exchange import KEPT_BYTES, Endpoint
+from worker.provider.http_exchange import KEPT_BYTES, Endpoint
 from worker.provider.httpx_clients import CALLS_EACH
-from worker.provider.line import KEEPALIVE, Line
 from worker.provider.plain import call_plain
 
 

@@ -11,7 +11,7 @@ from jobs.job import Attempt, Job
 from jobs.lifecycle import Verb
 from jobs.settings import Transport
 from jobs.store.attempts import close_lost, note_response
-from jobs.store.transitions import erase
+from jobs.store.jobs import erase
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records

@@ -13,7 +13,7 @@ from jobs.errors import ErrorKind
 from jobs.job import Answer
 from tests.provider.peer import SOON, Peer, Server, WatchedLine, client_for, exchange, failure, start, whole
 from tests.support.waiting import await_until
-from worker.provider.line import AbortReason, Line
+from worker.provider.call_handle import AbortReason, Line
 
 
 @contextmanager

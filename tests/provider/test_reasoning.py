@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from jobs.fields import ENCRYPTED_REASONING
 from jobs.job import Answer, CallReport
-from jobs.models import Catalogue
+from jobs.model_catalog import Catalogue
+from jobs.request_fields import ENCRYPTED_REASONING
 from jobs.retry import Backoff, TryAgain, next_step
 from tests.provider.peer import Pending, Server, client_for, failure, whole
 from tests.support.records import Records
+from worker.provider.call_handle import Line
 from worker.provider.client import ProviderClient
-from worker.provider.line import Line
 
 O3 = "openai/o3-pro"
 PLAIN = "acme/talker"

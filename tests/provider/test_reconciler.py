@@ -14,19 +14,19 @@ from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcom
 from jobs.lifecycle import Status
 from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
-from jobs.store.lanes import read_lane
+from jobs.store.provider_limits import read_lane
 from jobs.store.reconciliation import Patience
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
-from tests.support.deaf import DeafBroker, DeafChannel
+from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.names import NAMES
 from tests.support.records import Records
-from worker.identity import Identity
 from worker.maintenance import deadlines
 from worker.maintenance.patrol import NoAnswer, Patrol
-from worker.maintenance.provider_log import MOST_PAGES, PAGE, ProviderLog, read_entry
+from worker.maintenance.provider_calls_log import MOST_PAGES, PAGE, ProviderLog, read_entry
 from worker.maintenance.reconciler import OFF, Reconciler
-from worker.settlement import EndedCall, Policy, settle
+from worker.outcome import EndedCall, Policy, settle
+from worker.registration import Identity
 
 SECOND = timedelta(seconds=1)
 AFTER = timedelta(seconds=90)

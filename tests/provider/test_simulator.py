@@ -8,10 +8,10 @@ from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport, CostSource, Truncation
-from jobs.models import Catalogue
+from jobs.model_catalog import Catalogue
 from tests.simulator.provider import Provider, running
+from worker.provider.call_handle import Line
 from worker.provider.client import ProviderClient
-from worker.provider.line import Line
 from worker.provider.request import build_body
 
 MODEL = Catalogue(["openai/o3-pro"]).find("openai/o3-pro")

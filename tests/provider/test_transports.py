@@ -13,14 +13,14 @@ from pydantic import SecretStr
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport
-from jobs.models import Model
+from jobs.model_catalog import Model
 from jobs.settings import Transport
 from tests.provider.peer import ANSWER, BODY, KEY, SOON, Peer, Pending, Server, client_for, failure, whole
 from tests.support.waiting import await_until
-from worker.calls import Calls
+from worker.in_flight import Calls
+from worker.provider.call_handle import AbortReason, Line
 from worker.provider.client import ProviderClient
-from worker.provider.exchange import Endpoint
-from worker.provider.line import AbortReason, Line
+from worker.provider.http_exchange import Endpoint
 from worker.provider.plain import call_plain
 from worker.provider.stream import call_stream
 

@@ -22,14 +22,14 @@ from typing import IO, Any
 import pytest
 import standardwebhooks
 
-from jobs.sealing import generate_key
+from jobs.encryption import generate_key
+from jobs.store.api_keys import Scope, create_key
 from jobs.store.database import Database
-from jobs.store.keys import Scope, create_key
-from jobs.webhook import SECRET_BYTES, new_secret
+from jobs.webhooks.protocol import SECRET_BYTES, new_secret
 from tests.sdk.lossy import LossyProxy
-from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.stack import ROOT, Stack
 from tests.support.valkey import ValkeyServer
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
 
 SECONDS = 240
 NODE_DIR = ROOT / "tests/sdk/node"

@@ -10,7 +10,7 @@ from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import Answer, CallReport, Cost, CostSource, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.attempts import (
     MESSAGE_LIMIT,
     attempts_of,
@@ -21,8 +21,8 @@ from jobs.store.attempts import (
     save_answer,
 )
 from jobs.store.database import Database
-from jobs.store.queries import get_document
-from jobs.store.transitions import erase, revive
+from jobs.store.jobs import erase, revive
+from jobs.store.responses import get_document
 from jobs.store.workers import give_up_silent
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, rows_of, snapshot
@@ -189,7 +189,7 @@ class TestEnd:
 class TestAnswer:
     def test_our_reading_and_their_bytes_are_kept(self, records: Records) -> None:
         job = records.job_in(Status.COMPLETED)
-        [row] = rows_of(records.database, tables.answers, job)
+        [row] = rows_of(records.database, schema.answers, job)
         assert isinstance(ANSWER.result, Answer)
         assert (row["response"], row["raw"]) == (ANSWER.result.response, ANSWER.raw)
         with records.database.read() as tx:
@@ -200,9 +200,9 @@ class TestAnswer:
         job, attempt = records.claim(records.submit_job())
         report = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON."), http_status=200, raw=raw)
         failed = records.end(job, attempt, Verb.FAIL, report)
-        [row] = rows_of(records.database, tables.answers, failed)
+        [row] = rows_of(records.database, schema.answers, failed)
         assert (row["response"], row["raw"]) == (None, raw)
-        [kept] = rows_of(records.database, tables.attempt_bodies, failed)
+        [kept] = rows_of(records.database, schema.attempt_bodies, failed)
         assert (kept["number"], kept["body"]) == (1, raw)
 
     def test_what_failed_calls_brought_is_erased_with_the_job_and_not_kept_after_it(self, records: Records) -> None:
@@ -215,7 +215,7 @@ class TestAnswer:
             erase(tx, late)
             end_attempt(tx, attempt, Outcome.FAILED, records.clock(), report)
         for erased in (early, late):
-            assert rows_of(records.database, tables.attempt_bodies, erased) == []
+            assert rows_of(records.database, schema.attempt_bodies, erased) == []
 
     def test_only_the_present_run_s_failures_of_a_kind_are_counted(self, records: Records, clock: Clock) -> None:
         unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
@@ -235,20 +235,20 @@ class TestAnswer:
 
     def test_a_failure_without_a_body_leaves_nothing(self, records: Records) -> None:
         failed = records.job_in(Status.FAILED)
-        assert not rows_of(records.database, tables.answers, failed)
+        assert not rows_of(records.database, schema.answers, failed)
 
     def test_a_later_answer_replaces_an_earlier_one(self, records: Records, database: Database) -> None:
         job = records.job_in(Status.COMPLETED)
         with database.begin() as tx:
             save_answer(tx, job, CallReport(Answer({"output": []}), raw=b"{}"))
-        [row] = rows_of(database, tables.answers, job)
+        [row] = rows_of(database, schema.answers, job)
         assert (row["response"], row["raw"]) == ({"output": []}, b"{}")
 
 
 def test_every_outcome_kind_and_source_fits_the_table(records: Records, database: Database) -> None:
     _job, attempt = records.claim(records.submit_job())
-    row = tables.attempts.c
-    this = update(tables.attempts).where(row.job_id == attempt.job_id)
+    row = schema.attempts.c
+    this = update(schema.attempts).where(row.job_id == attempt.job_id)
     with database.begin() as tx:
         for outcome in Outcome:
             tx.execute(this.values(outcome=outcome, ended_at=records.clock()))

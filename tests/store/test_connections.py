@@ -4,7 +4,7 @@ from threading import Barrier, Thread
 
 import pytest
 
-from jobs.store import pool
+from jobs.store import connection_pool
 from jobs.store.database import Database
 from tests.support.waiting import await_until
 
@@ -12,7 +12,7 @@ BURST = 12
 
 
 def test_what_a_burst_has_opened_is_closed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "SPARE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_pool, "SPARE_SECONDS", 0.5)
     database = Database(postgres_url)
     together = Barrier(BURST)
 

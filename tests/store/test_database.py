@@ -12,21 +12,21 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import StatementError
 
 from jobs.lifecycle import Verb
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.transitions import move, submit
+from jobs.store.jobs import move, submit
 from tests.support.clock import START
 from tests.support.records import Records, make_spec, snapshot
 
 
 def write_key(database: Database, name: str, created_at: datetime = START) -> None:
     with database.begin() as tx:
-        tx.execute(insert(tables.api_keys).values(id=name, name=name, sha256=name, scopes=[], created_at=created_at))
+        tx.execute(insert(schema.api_keys).values(id=name, name=name, sha256=name, scopes=[], created_at=created_at))
 
 
 def names(database: Database) -> list[str]:
     with database.read() as tx:
-        return list(tx.execute(select(tables.api_keys.c.name).order_by(tables.api_keys.c.id)).scalars())
+        return list(tx.execute(select(schema.api_keys.c.name).order_by(schema.api_keys.c.id)).scalars())
 
 
 class TestMoments:
@@ -43,7 +43,7 @@ class TestMoments:
     def test_come_back_in_utc_to_the_microsecond(self, moment: datetime, database: Database) -> None:
         write_key(database, "key", moment)
         with database.read() as tx:
-            found = tx.execute(select(tables.api_keys.c.created_at)).scalar_one()
+            found = tx.execute(select(schema.api_keys.c.created_at)).scalar_one()
         assert found == moment
         assert found.utcoffset() == timedelta(0)
 
@@ -53,7 +53,7 @@ class TestMoments:
         ]
         for number, moment in enumerate(reversed(moments)):
             write_key(database, f"key_{number}", moment)
-        created_at = tables.api_keys.c.created_at
+        created_at = schema.api_keys.c.created_at
         with database.read() as tx:
             assert list(tx.execute(select(created_at).order_by(created_at)).scalars()) == moments
             later = tx.execute(select(created_at).where(created_at > moments[0]).order_by(created_at))
@@ -82,7 +82,7 @@ class TestMoments:
 def test_json_goes_on_as_it_came(value: Any, records: Records) -> None:
     job = records.submit_job(input=value)
     with records.database.read() as tx:
-        found = tx.execute(select(tables.requests.c.input).where(tables.requests.c.job_id == job.id)).scalar_one()
+        found = tx.execute(select(schema.requests.c.input).where(schema.requests.c.job_id == job.id)).scalar_one()
     assert found == value
     assert type(found) is type(value)
     if isinstance(value, dict):
@@ -101,7 +101,7 @@ class TestTransactions:
 
     def test_nobody_sees_what_is_not_committed(self, database: Database) -> None:
         with database.begin() as tx:
-            tx.execute(insert(tables.api_keys).values(id="k", name="k", sha256="k", scopes=[], created_at=START))
+            tx.execute(insert(schema.api_keys).values(id="k", name="k", sha256="k", scopes=[], created_at=START))
             assert names(database) == []
         assert names(database) == ["k"]
 
@@ -125,7 +125,7 @@ class TestTransactions:
 
         def hold() -> None:
             with other.begin() as tx:
-                tx.execute(insert(tables.api_keys).values(id="b", name="b", sha256="b", scopes=[], created_at=START))
+                tx.execute(insert(schema.api_keys).values(id="b", name="b", sha256="b", scopes=[], created_at=START))
                 inside.set()
                 seen.extend(names(database))
 
@@ -153,9 +153,9 @@ class TestSqlite:
     def test_a_read_holds_no_lock(self, sqlite_url: str) -> None:
         database = Database(sqlite_url)
         with database.read() as tx:
-            tx.execute(select(tables.api_keys)).all()
+            tx.execute(select(schema.api_keys)).all()
             write_key(database, "k")
-            assert len(tx.execute(select(tables.api_keys)).all()) == 1
+            assert len(tx.execute(select(schema.api_keys)).all()) == 1
         database.close()
 
     def test_commits_survive_power_loss_and_foreign_keys_hold(self, sqlite_url: str) -> None:

@@ -9,15 +9,15 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from cli.programs import API
+from cli.up.commands import API
 from jobs.store.database import Database
-from jobs.store.writing import why_not_written
+from jobs.store.write_probe import why_not_written
 from tests.support.postgres import Databases
 
 COMMANDS = {
     "migrate": ["-m", "cli.main", "migrate"],
     "api": [*API, "--port", "0"],
-    "worker": ["-m", "worker.celery_worker"],
+    "worker": ["-m", "worker.celery_adapter.command"],
     "doctor": ["-m", "cli.main", "doctor"],
 }
 

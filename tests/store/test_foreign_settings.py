@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url, select
 
 from jobs.lifecycle import Status, Verb
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support import pgbouncer
 from tests.support.clock import Clock
@@ -59,7 +59,7 @@ def test_a_job_is_stored_and_read_as_ever(settings: dict[str, str], pooled: bool
             assert tx.exec_driver_sql("SHOW transaction_isolation").scalar_one() == "read committed"
             assert tx.exec_driver_sql("SELECT %s::text", ("漢字 🎈",)).scalar_one() == "漢字 🎈"
         with database.read() as tx:
-            assert tx.execute(select(tables.requests.c.input)).scalar_one() == "Ünï \\' 漢字 🎈"
+            assert tx.execute(select(schema.requests.c.input)).scalar_one() == "Ünï \\' 漢字 🎈"
 
 
 @pytest.mark.parametrize("pooled", [pytest.param(False, id="direct"), POOLED])

@@ -12,17 +12,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.clock import elapsed
-from jobs.events import Announcer
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from tests.support.names import NAMES, get_names
 from tests.support.records import an_attempt
 from tests.support.waiting import await_until
-from worker.calls import Calls
 from worker.heartbeat import Heartbeat
-from worker.identity import Identity
-from worker.provider.line import AbortReason, Line
+from worker.in_flight import Calls
+from worker.provider.call_handle import AbortReason, Line
+from worker.registration import Identity
 
 RUBBISH = {
     "not UTF-8": b"\xff\xfe",
@@ -42,7 +42,7 @@ RUBBISH = {
 
 def beat_at(database: Database) -> datetime:
     with database.read() as tx:
-        moment: datetime = tx.execute(select(tables.workers.c.beat_at)).scalar_one()
+        moment: datetime = tx.execute(select(schema.workers.c.beat_at)).scalar_one()
     return moment
 
 

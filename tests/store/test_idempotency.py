@@ -5,10 +5,10 @@ import pytest
 from jobs.errors import DuplicateRequest, IdempotencyConflict
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.idempotency import Idempotency, find_earlier, remember
-from jobs.store.transitions import erase, submit
+from jobs.store.jobs import erase, submit
 from tests.support.racing import race
 from tests.support.records import Records, make_key, make_spec, rows_of, snapshot
 
@@ -62,7 +62,7 @@ def test_it_goes_with_the_response(records: Records, database: Database) -> None
     cancelled = records.move(Verb.CANCEL, job)
     with database.begin() as tx:
         erase(tx, cancelled)
-    assert not rows_of(database, tables.idempotency_keys, job)
+    assert not rows_of(database, schema.idempotency_keys, job)
     assert earlier(records, of(records)) is None
 
 
@@ -79,6 +79,6 @@ def test_of_two_at_once_one_makes_the_job(records: Records, database: Database) 
         [made] = [each for each in race(attempt, attempt) if each is not None]
         assert earlier(records, idempotency) == made
     with database.read() as tx:
-        jobs = tx.execute(tables.jobs.select()).all()
+        jobs = tx.execute(schema.jobs.select()).all()
     assert len(jobs) == ROUNDS
     assert {job.status for job in jobs} == {Status.QUEUED}

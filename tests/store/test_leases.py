@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from jobs.store import tables
+from jobs.store import schema
 from tests.support.plans import captured
 from tests.support.records import Records
 from tests.support.waiting import await_until
@@ -51,13 +51,13 @@ def test_its_holder_renews_it_without_a_look_before(records: Records) -> None:
     lease = Lease(records.database, "a duty", LONG)
     assert lease.is_held_by("wrk_1")
     with records.database.read() as tx:
-        before = tx.execute(select(func.max(tables.leases.c.expires_at))).scalar_one()
+        before = tx.execute(select(func.max(schema.leases.c.expires_at))).scalar_one()
     with captured(records.database) as statements:
         assert lease.is_held_by("wrk_1")
     assert not any("FROM leases" in each.sql for each in statements)
     assert records.database.is_sqlite or any("synchronous_commit" in str(each) for each in statements)
     with records.database.read() as tx:
-        assert tx.execute(select(func.max(tables.leases.c.expires_at))).scalar_one() > before
+        assert tx.execute(select(func.max(schema.leases.c.expires_at))).scalar_one() > before
 
 
 def test_one_that_was_lost_to_another_is_asked_for_like_any(records: Records) -> None:

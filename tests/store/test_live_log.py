@@ -7,17 +7,17 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.event_stream import LIVE_FROM
 from jobs.job import Attempt, Job
 from jobs.lifecycle import Verb
-from jobs.sequence import LIVE_FROM
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.streams import last_chunk, read_log
+from jobs.store.stream_events import last_chunk, read_log
 from tests.support.clock import Clock
 from tests.support.records import Records
 from tests.support.waiting import await_until
-from worker import live
-from worker.live import LiveLog, LiveOutput, keep_rest
+from worker import live_stream
+from worker.live_stream import LiveLog, LiveOutput, keep_rest
 
 
 class Heard:
@@ -78,11 +78,11 @@ def test_the_loop_writes_soon_and_outlives_a_failure(
     live_log: LiveLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "FLUSH_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(live_stream, "FLUSH_AGAIN_SECONDS", 0.05)
     job, attempt = records.claim(records.submit_job())
     output = live_log.open(attempt)
     with database.begin() as tx:
-        tables.stream_events.drop(tx)  # the database as it is when it is of no use
+        schema.stream_events.drop(tx)  # the database as it is when it is of no use
     failed = threading.Event()
     flush = live_log.flush
 
@@ -99,7 +99,7 @@ def test_the_loop_writes_soon_and_outlives_a_failure(
         say(output, "a")
         assert failed.wait(10)
         with database.begin() as tx:
-            tables.stream_events.create(tx)
+            schema.stream_events.create(tx)
         await_until(lambda: logged(database, job) == ["a"], 10, "it was never written")
     finally:
         live_log.stop()
@@ -115,7 +115,7 @@ def test_a_row_that_somebody_moves_just_now_is_left_for_later(
     for output in outputs:
         say(output, "a")
     with database.begin() as tx:
-        tx.execute(select(tables.jobs.c.id).where(tables.jobs.c.id == first.id).with_for_update())
+        tx.execute(select(schema.jobs.c.id).where(schema.jobs.c.id == first.id).with_for_update())
         assert live_log.flush() is True
         assert (logged(database, first), logged(database, second)) == ([], ["a"])
     assert live_log.flush() is False
@@ -136,7 +136,7 @@ def test_an_attempt_that_lost_its_job_writes_no_more(
         queued = records.move(Verb.RESCUE, job, available_at=clock())
         records.claim(queued)
     say(output, "a", "b")
-    assert [live_log.flush() for _ in range(live.MISSES)] == [True] * (live.MISSES - 1) + [False]
+    assert [live_log.flush() for _ in range(live_stream.MISSES)] == [True] * (live_stream.MISSES - 1) + [False]
     say(output, "a", "b", "c")
     assert live_log.flush() is False
     assert logged(database, job) == ["a"]

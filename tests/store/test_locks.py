@@ -14,28 +14,28 @@ from structlog.testing import capture_logs
 
 from jobs.job import OnUnknownOutcome
 from jobs.lifecycle import Status
-from jobs.store import tables
+from jobs.store import schema
+from jobs.store.api_keys import ensure_bootstrap_key
 from jobs.store.database import Database, database_now
-from jobs.store.endpoints import SealedSecret, create_endpoint
-from jobs.store.keys import ensure_bootstrap_key
-from jobs.store.lanes import LaneSettings
+from jobs.store.fair_scheduler import Turns
+from jobs.store.provider_limits import LaneSettings
 from jobs.store.reconciliation import AT_ONCE
-from jobs.store.runlist import Turns
+from jobs.store.webhooks.endpoints import SealedSecret, create_endpoint
 from jobs.store.workers import give_up_silent, take_lease
-from jobs.webhook import EventType
+from jobs.webhooks.protocol import EventType
 from tests.chaos.proxy import Proxy
 from tests.support.clock import Clock
-from tests.support.deaf import DeafBroker, DeafChannel
+from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import Records, make_key
 from tests.support.sessions import another_session, quickly
 from tests.support.waiting import await_until
-from worker.calls import Calls
-from worker.claims import Claims
-from worker.identity import Identity
-from worker.lane import LaneKeeper
+from worker.claim import Claims
+from worker.in_flight import Calls
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
-from worker.provider.line import Line
+from worker.provider.call_handle import Line
+from worker.provider_limiter import LaneKeeper
+from worker.registration import Identity
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -57,7 +57,7 @@ def expire(records: Records) -> None:
 
 def statuses(records: Records) -> dict[str, Status]:
     with records.database.read() as tx:
-        return {row.id: Status(row.status) for row in tx.execute(select(tables.jobs.c.id, tables.jobs.c.status))}
+        return {row.id: Status(row.status) for row in tx.execute(select(schema.jobs.c.id, schema.jobs.c.status))}
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,16 @@ from sqlalchemy import func, select
 
 import worker.maintenance.loop
 from jobs.lifecycle import Status
-from jobs.store import tables
-from jobs.store.lanes import LaneSettings
+from jobs.store import schema
+from jobs.store.provider_limits import LaneSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.workers import register
-from tests.support.deaf import DeafBroker, DeafChannel
+from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import Records
 from tests.support.waiting import await_until
-from worker.identity import Identity
 from worker.maintenance import deadlines, pruner
 from worker.maintenance.loop import Maintenance
+from worker.registration import Identity
 
 DAY = timedelta(days=1)
 
@@ -36,7 +36,7 @@ def maintenance(records: Records, identity: Identity | None = None) -> Maintenan
 
 
 def count(records: Records, *statuses: Status) -> int:
-    query = select(func.count()).select_from(tables.jobs).where(tables.jobs.c.status.in_(statuses))
+    query = select(func.count()).select_from(schema.jobs).where(schema.jobs.c.status.in_(statuses))
     with records.database.read() as tx:
         return tx.execute(query).scalar_one()
 
@@ -73,8 +73,8 @@ def test_retention_goes_in_steps(records: Records, monkeypatch: pytest.MonkeyPat
         left.append(count(records, *Status))
     assert left == [4, 1, 0]
     with records.database.read() as tx:
-        messages = tx.execute(select(tables.attempts.c.error_message)).scalars().all()
-        requests = tx.execute(select(func.count()).select_from(tables.requests)).scalar_one()
+        messages = tx.execute(select(schema.attempts.c.error_message)).scalars().all()
+        requests = tx.execute(select(func.count()).select_from(schema.requests)).scalar_one()
     assert messages == [None] * 7
     assert requests == 0
 

@@ -18,10 +18,10 @@ import migrations
 from jobs.errors import Billed, ErrorKind
 from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status
-from jobs.store import tables
-from jobs.store.columns import ByteOrdered
+from jobs.store import schema
+from jobs.store.column_types import ByteOrdered
 from jobs.store.database import Database
-from jobs.webhook import DeliveryError, DeliveryStatus, DisabledFor, EventType
+from jobs.webhooks.protocol import DeliveryError, DeliveryStatus, DisabledFor, EventType
 from tests.support.records import Records, rows_of, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +63,10 @@ def empty_database(empty_database_url: str) -> Iterator[Database]:
 class TestEqualToTheTables:
     def test_alembic_sees_no_difference(self, tx: Connection) -> None:
         options = {"compare_type": True, "compare_server_default": True}
-        assert compare_metadata(MigrationContext.configure(tx, opts=options), tables.metadata) == []
+        assert compare_metadata(MigrationContext.configure(tx, opts=options), schema.metadata) == []
 
     def test_every_check_is_there_under_its_name(self, tx: Connection) -> None:
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             declared = {str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)}
             found = {str(each["name"]) for each in inspect(tx).get_check_constraints(table.name)}
             assert found == declared, table.name
@@ -74,7 +74,7 @@ class TestEqualToTheTables:
     def test_the_checks_know_every_word_of_the_enums(self, tx: Connection) -> None:
         found = {
             str(check["name"]): set(re.findall(r"'([^']*)'", check["sqltext"]))
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
             for check in inspect(tx).get_check_constraints(table.name)
         }
         assert {name: found[name] for name in ENUMS} == {name: set(enum) for name, enum in ENUMS.items()}
@@ -83,7 +83,7 @@ class TestEqualToTheTables:
         """A check that is declared and not listed above would not be compared with its enum."""
         declared = {
             str(check.name)
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
             for check in table.constraints
             if isinstance(check, CheckConstraint) and " IN ('" in str(check.sqltext) and "=" not in str(check.sqltext)
         }
@@ -97,7 +97,7 @@ class TestEqualToTheTables:
             words = re.sub(r"= any \(+array\[(.*?)\]\)+", r"in (\1)", words)  # as PostgreSQL says IN
             return re.sub(r"[() ]", "", words)
 
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             declared = {
                 str(index.name): plain(where)
                 for index in table.indexes
@@ -118,14 +118,14 @@ class TestEqualToTheTables:
         found = {row.relname: row.reloptions for row in rows}
         declared = {
             table.name: sorted(f"{name}={value}" for name, value in options.items())
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
             if (options := table.dialect_options["postgresql"]["with"])
         }
-        assert {name: sorted(options) for name, options in found.items() if name in tables.metadata.tables} == declared
+        assert {name: sorted(options) for name, options in found.items() if name in schema.metadata.tables} == declared
 
     def test_what_goes_with_an_erased_row_is_found_by_index(self) -> None:
         """No database makes an index for a foreign key by itself; without one each erasure reads the whole table."""
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             led_by = {table.primary_key.columns[0], *(index.columns[0] for index in table.indexes)}
             cascading = {key.parent for key in table.foreign_keys if key.ondelete}
             assert cascading <= led_by, table.name
@@ -137,10 +137,10 @@ class TestEqualToTheTables:
             assert rows.all() == []
             return
         query = "SELECT table_name, column_name FROM information_schema.columns WHERE collation_name = 'C'"
-        found = {tuple(row) for row in tx.execute(text(query)) if row.table_name in tables.metadata.tables}
+        found = {tuple(row) for row in tx.execute(text(query)) if row.table_name in schema.metadata.tables}
         declared = {
             (table.name, column.name)
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
             for column in table.columns
             if isinstance(column.type, ByteOrdered)
         }
@@ -175,23 +175,23 @@ class TestChecks:
         records.submit_job()
         before = snapshot(records.database)
         with pytest.raises(IntegrityError), records.database.begin() as tx:
-            tx.execute(tables.jobs.update().values(values))
+            tx.execute(schema.jobs.update().values(values))
         assert snapshot(records.database) == before
 
     @pytest.mark.parametrize("wrong", [{"outcome": "failed"}, {"ended_at": "now"}, {"billed": "perhaps"}])
     def test_of_attempts(self, wrong: dict[str, str], records: Records) -> None:
         values = {name: records.clock() if value == "now" else value for name, value in wrong.items()}
         job = records.job_in(Status.IN_PROGRESS)
-        before = rows_of(records.database, tables.attempts, job)
+        before = rows_of(records.database, schema.attempts, job)
         with pytest.raises(IntegrityError), records.database.begin() as tx:
-            tx.execute(tables.attempts.update().values(values))
-        assert rows_of(records.database, tables.attempts, job) == before
+            tx.execute(schema.attempts.update().values(values))
+        assert rows_of(records.database, schema.attempts, job) == before
 
     def test_an_attempt_has_one_row(self, records: Records) -> None:
         job = records.job_in(Status.IN_PROGRESS)
-        [row] = rows_of(records.database, tables.attempts, job)
+        [row] = rows_of(records.database, schema.attempts, job)
         with pytest.raises(IntegrityError), records.database.begin() as tx:
-            tx.execute(insert(tables.attempts).values(dict(row)))
+            tx.execute(insert(schema.attempts).values(dict(row)))
 
 
 class TestTheWay:
@@ -203,7 +203,7 @@ class TestTheWay:
         migrations.upgrade(empty_database_url)
         with empty_database.read() as tx:
             assert migrations.is_current(tx)
-            assert set(inspect(tx).get_table_names()) == {*tables.metadata.tables, "alembic_version"}
+            assert set(inspect(tx).get_table_names()) == {*schema.metadata.tables, "alembic_version"}
         migrations.downgrade(empty_database_url, "base")
         with empty_database.read() as tx:
             assert not migrations.is_current(tx)
@@ -211,7 +211,7 @@ class TestTheWay:
         migrations.upgrade(empty_database_url)
         with empty_database.begin() as tx:
             assert migrations.is_current(tx)
-            assert compare_metadata(MigrationContext.configure(tx), tables.metadata) == []
+            assert compare_metadata(MigrationContext.configure(tx), schema.metadata) == []
 
     def test_a_second_upgrade_changes_nothing(self, records: Records, database_url: str) -> None:
         records.submit_job()

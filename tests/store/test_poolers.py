@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import OperationalError
 
-from cli.local_checks import check_database
+from cli.doctor.local import check_database
 from jobs.settings import load_settings
 from jobs.store.database import Database
-from jobs.store.writing import reason_against, why_not_written
+from jobs.store.write_probe import reason_against, why_not_written
 from tests.support import pgbouncer
 from tests.support.pgbouncer import PgBouncerServer
 

@@ -12,11 +12,11 @@ from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of, begin_attempt
 from jobs.store.database import Database
-from jobs.store.transitions import move, submit
+from jobs.store.jobs import move, submit
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, Records, make_spec
-from worker.settlement import EndedCall, Policy, settle
+from worker.outcome import EndedCall, Policy, settle
 
 pytestmark = pytest.mark.long
 

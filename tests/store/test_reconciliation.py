@@ -10,18 +10,18 @@ from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Outcome, Usage
 from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, note_response
-from jobs.store.lanes import log_is_off, probe_now
-from jobs.store.queries import queue_position
+from jobs.store.fair_scheduler import Turns
+from jobs.store.jobs import erase, revive
+from jobs.store.provider_limits import log_is_off, probe_now
 from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts, parked_jobs
-from jobs.store.runlist import Turns
-from jobs.store.transitions import erase, revive
+from jobs.store.responses import queue_position
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, USAGE, Records
-from worker.provider.line import AbortReason
-from worker.settlement import EndedCall, Policy, Settled, settle
+from worker.outcome import EndedCall, Policy, Settled, settle
+from worker.provider.call_handle import AbortReason
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
@@ -360,7 +360,7 @@ def test_whatever_is_said_of_a_parked_job_ends_its_wait(verb: Verb, records: Rec
 
 def test_only_a_queued_job_can_be_parked(records: Records) -> None:
     job, _attempt = park(records)
-    row = tables.jobs.c
-    ending = update(tables.jobs).where(row.id == job.id).values(status=Status.FAILED, completed_at=records.clock())
+    row = schema.jobs.c
+    ending = update(schema.jobs).where(row.id == job.id).values(status=Status.FAILED, completed_at=records.clock())
     with pytest.raises(IntegrityError), records.database.begin() as tx:
         tx.execute(ending)

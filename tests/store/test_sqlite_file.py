@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text
 
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.sqlite_file import FileReplaced
 from tests.support.clock import START
@@ -47,7 +47,7 @@ def delete_the_log(path: Path) -> None:
 def write(database: Database, name: str) -> None:
     with database.begin() as tx:
         row = {"id": name, "name": name, "sha256": name, "scopes": [], "created_at": START}
-        tx.execute(insert(tables.api_keys).values(row))
+        tx.execute(insert(schema.api_keys).values(row))
 
 
 def refusal_of(database: Database) -> str | None:
@@ -70,7 +70,7 @@ def test_nothing_is_written_any_more(sqlite_url: str, does: Callable[[Path], Non
         with pytest.raises(FileReplaced):
             write(each, "after")
     with database.read() as tx:
-        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["before"]
+        assert tx.execute(select(schema.api_keys.c.id)).scalars().all() == ["before"]
     database.close()
 
 
@@ -90,7 +90,7 @@ def test_a_restored_file_is_not_damaged_by_the_log_of_the_old_one(sqlite_url: st
     again = Database(sqlite_url)
     with again.read() as tx:
         assert tx.execute(text("PRAGMA integrity_check")).scalar_one() == "ok"
-        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["restored"]
+        assert tx.execute(select(schema.api_keys.c.id)).scalars().all() == ["restored"]
     again.close()
 
 
@@ -101,7 +101,7 @@ def test_no_other_file_is_opened_beside_the_old_one(sqlite_url: str) -> None:
         path.unlink()
         with pytest.raises(FileReplaced), database.read():
             pass
-        assert tx.execute(select(tables.api_keys)).all() == []
+        assert tx.execute(select(schema.api_keys)).all() == []
     assert not path.exists()
     database.close()
 
@@ -130,7 +130,7 @@ def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
     with database.read() as tx:
-        tx.execute(select(tables.api_keys)).all()
+        tx.execute(select(schema.api_keys)).all()
     assert refusal_of(database) is None  # looked at before the log had begun
     write(database, "restored")
     backup = path.with_name("backup.db")
@@ -150,7 +150,7 @@ def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
     again = Database(sqlite_url)
     write(again, "after")
     with again.read() as tx:
-        assert tx.execute(select(tables.api_keys.c.id)).scalars().all() == ["after", "restored"]
+        assert tx.execute(select(schema.api_keys.c.id)).scalars().all() == ["after", "restored"]
     again.close()
 
 

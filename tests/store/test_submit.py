@@ -9,11 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from jobs.errors import Billed, JobNotFound, StaleJob
 from jobs.job import Answer, Job, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.attempts import attempts_of, end_attempt
 from jobs.store.database import Database
-from jobs.store.queries import get_document, get_job, get_request
-from jobs.store.transitions import erase, revive, submit
+from jobs.store.jobs import erase, revive, submit
+from jobs.store.responses import get_document, get_job, get_request
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, FAILURE, MODEL, USAGE, Records, make_spec, rows_of, snapshot
@@ -58,7 +58,7 @@ class TestSubmit:
     def test_metadata_is_both_echoed_and_searchable(self, records: Records) -> None:
         labels = {"ticket": "4711", "ümläut": "🎈", "empty": ""}
         job = records.submit_job(metadata=labels, settings={"model": MODEL, "metadata": labels})
-        found = rows_of(records.database, tables.job_metadata, job)
+        found = rows_of(records.database, schema.job_metadata, job)
         assert {row["key"]: row["value"] for row in found} == labels
         assert {row["api_key_id"] for row in found} == {records.key.id}
         with records.database.read() as tx:
@@ -93,10 +93,10 @@ class TestRevive:
     def test_the_old_answer_goes(self, records: Records, clock: Clock) -> None:
         running, attempt = records.claim(records.submit_job())
         failed = records.end(running, attempt, Verb.FAIL, ANSWER)
-        assert rows_of(records.database, tables.answers, failed)
+        assert rows_of(records.database, schema.answers, failed)
         with records.database.begin() as tx:
             revive(tx, failed, clock(), clock() + HOUR)
-        assert not rows_of(records.database, tables.answers, failed)
+        assert not rows_of(records.database, schema.answers, failed)
         assert records.reload(failed).cost == COST
 
     @pytest.mark.parametrize("status", [Status.QUEUED, Status.IN_PROGRESS, Status.COMPLETED, Status.INCOMPLETE])
@@ -118,7 +118,7 @@ class TestErase:
             with pytest.raises(JobNotFound):
                 get_job(tx, job.id)
             [kept] = attempts_of(tx, job.id)
-        for table in (tables.requests, tables.answers, tables.job_metadata):
+        for table in (schema.requests, schema.answers, schema.job_metadata):
             assert not rows_of(database, table, job)
         assert (kept.usage, kept.cost, kept.billed, kept.outcome) == (USAGE, COST, Billed.YES, Outcome.COMPLETED)
 

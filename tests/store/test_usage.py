@@ -8,8 +8,8 @@ from jobs.job import CallReport, Cost, Outcome, Usage
 from jobs.lifecycle import Status, Verb
 from jobs.store.attempts import close_lost, end_attempt
 from jobs.store.database import Database
-from jobs.store.queries import UsageRow, usage_by_day
-from jobs.store.transitions import erase
+from jobs.store.jobs import erase
+from jobs.store.responses import UsageRow, usage_by_day
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, MODEL, USAGE, Records, make_key
 

@@ -6,11 +6,10 @@ from datetime import timedelta
 import httpcore
 import pytest
 
-from jobs.dispatch import Dispatcher, create_celery
 from jobs.errors import Billed, ErrorKind, Failure
-from jobs.events import Announcer
 from jobs.job import OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status, Verb
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of, close_lost
@@ -27,14 +26,15 @@ from jobs.store.workers import (
     register,
     take_lease,
 )
+from jobs.task_queue import Dispatcher, create_celery
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.racing import race
 from tests.support.records import Records
 from tests.support.waiting import await_until
-from worker.calls import Calls
+from worker.in_flight import Calls
 from worker.maintenance import rescuer
-from worker.provider.line import Line
+from worker.provider.call_handle import Line
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND

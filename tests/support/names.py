@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from jobs.names import Names
+from jobs.broker_names import Names
 
 NAMESPACE: Final = "backburner"
 NAMES: Final = Names(NAMESPACE)

@@ -12,7 +12,7 @@ from tests.support.certificates import DAY, Authority
 from tests.support.gate import Gate
 from tests.support.host_names import NAME, HostNames
 from tests.support.stack import Process, Stack
-from tests.support.tls_line import TlsLine
+from tests.support.tls_proxy import TlsLine
 
 NOBODY_THERE = "127.0.0.2"
 """Connections are refused there, as servers for tests listen at 127.0.0.1 alone."""

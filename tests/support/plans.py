@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, Engine, event
 
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
 
 PARAMETER = re.compile(r"%\((\w+)\)s")
@@ -76,7 +76,7 @@ def _of_sqlite(tx: Connection, statement: Statement) -> Plan:
         if index:
             plan.indexes.append(index[1])
         scan = re.match(r"SCAN (\w+?)(?:_\d+)?\b", detail)  # an alias is the table's name with a number
-        if scan and scan[1] in tables.metadata.tables:
+        if scan and scan[1] in schema.metadata.tables:
             plan.whole_scans.append(index[1] if index else scan[1])
         if "USE TEMP B-TREE" in detail:
             plan.largest_sort = sys.maxsize

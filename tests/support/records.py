@@ -22,12 +22,12 @@ from jobs.job import (
     Usage,
 )
 from jobs.lifecycle import Status, Verb
-from jobs.store import keys, workers
+from jobs.store import api_keys, workers
 from jobs.store.attempts import begin_attempt, end_attempt, save_answer
 from jobs.store.database import Database
-from jobs.store.queries import get_job
-from jobs.store.tables import metadata
-from jobs.store.transitions import move, submit
+from jobs.store.jobs import move, submit
+from jobs.store.responses import get_job
+from jobs.store.schema import metadata
 from tests.support.clock import START, Clock
 
 MODEL = "openai/o3-pro"
@@ -85,10 +85,10 @@ def make_spec(api_key_id: str, **changes: Any) -> JobSpec:
     return JobSpec(api_key_id=api_key_id, **{**plain, **changes})
 
 
-def make_key(database: Database, name: str = "a key", now: datetime = START) -> keys.ApiKey:
+def make_key(database: Database, name: str = "a key", now: datetime = START) -> api_keys.ApiKey:
     """A key with every scope, without its secret."""
     with database.begin() as tx:
-        key, _secret = keys.create_key(tx, name, None, now)
+        key, _secret = api_keys.create_key(tx, name, None, now)
     return key
 
 
@@ -98,7 +98,7 @@ class Records:
 
     database: Database
     clock: Clock
-    key: keys.ApiKey = field(init=False)
+    key: api_keys.ApiKey = field(init=False)
     worker_id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ class Records:
         with self.database.begin() as tx:
             return workers.register(tx, "a-host", 4711, concurrency, self.clock())
 
-    def submit_job(self, key: keys.ApiKey | None = None, **changes: Any) -> Job:
+    def submit_job(self, key: api_keys.ApiKey | None = None, **changes: Any) -> Job:
         with self.database.begin() as tx:
             return submit(tx, make_spec((key or self.key).id, **changes), self.clock())
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 from openai import OpenAI
 
-from cli.programs import API
+from cli.up.commands import API
 from migrations import upgrade
 from tests.support.waiting import await_until
 
@@ -156,7 +156,7 @@ class Stack:
 
     def start_worker(self, *command: str) -> Process:
         """One more; by default as `backburner up` starts it."""
-        return self._start("worker", ["-m", *(command or ("worker.celery_worker",))])
+        return self._start("worker", ["-m", *(command or ("worker.celery_adapter.command",))])
 
     def _start(self, name: str, arguments: list[str]) -> Process:
         process = Process(name, [sys.executable, *arguments], self.settings())

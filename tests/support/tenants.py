@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import httpx
 
+from jobs.store.api_keys import create_key
 from jobs.store.database import Database, database_now
-from jobs.store.keys import create_key
 from tests.support.stack import MODEL, Stack
 
 REFUSALS: Final = {

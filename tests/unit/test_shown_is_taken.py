@@ -12,15 +12,15 @@ from openai.types.responses import ResponseOutputItem
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 from pydantic import TypeAdapter
 
-from api.request import parse_request
+from api.request.body import parse_request
 from jobs.conversation import kind_of, of_use
 from jobs.encoding import from_json, to_text
 from jobs.job import Truncation
 from jobs.settings import Dialect
 from simulator.rules import Issued, Rules, check_body
-from worker.provider.dialect import in_dialect
 from worker.provider.output import normalise_output
 from worker.provider.request import build_body
+from worker.provider.request_dialect import in_dialect
 
 Json = dict[str, Any]
 Schema = Mapping[str, Any]

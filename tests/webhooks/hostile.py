@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address
 
-from jobs.receiver import Address
+from jobs.webhooks.url_policy import Address
 
 BAIT = "127.0.0.1"
 PUBLIC = "93.184.215.14"

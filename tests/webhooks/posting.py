@@ -8,10 +8,10 @@ from typing import Any
 
 import httpcore
 
-from jobs.receiver import Address, ReceiverPolicy
-from jobs.webhook import TryReport
-from worker.provider.line import Line
-from worker.webhook_post import Poster
+from jobs.webhooks.protocol import TryReport
+from jobs.webhooks.url_policy import Address, ReceiverPolicy
+from worker.provider.call_handle import Line
+from worker.webhooks.http_post import Poster
 
 LOOPBACK = ReceiverPolicy(allow_http=True, networks=(ip_network("127.0.0.0/8"),))
 

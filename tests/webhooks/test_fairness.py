@@ -12,16 +12,16 @@ import gevent
 import pytest
 
 from jobs.lifecycle import Verb
+from jobs.store.api_keys import ApiKey
 from jobs.store.database import Database
-from jobs.store.endpoints import Endpoint
-from jobs.store.keys import ApiKey
+from jobs.store.webhooks.endpoints import Endpoint
 from tests.support.hanging import Hanging
-from tests.support.receiver import Receiver
 from tests.support.records import Records, make_key
 from tests.support.waiting import await_until
+from tests.support.webhook_endpoint import Receiver
 from tests.webhooks.posting import poster
 from tests.webhooks.world import World
-from worker.webhook_post import Resolver
+from worker.webhooks.http_post import Resolver
 
 SLOTS = 20
 HOSTS = 60

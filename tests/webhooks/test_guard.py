@@ -9,12 +9,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from jobs.receiver import Address, ReceiverPolicy
-from jobs.webhook import DeliveryError, TryReport
-from tests.support.receiver import Answer, Receiver
+from jobs.webhooks.protocol import DeliveryError, TryReport
+from jobs.webhooks.url_policy import Address, ReceiverPolicy
+from tests.support.webhook_endpoint import Answer, Receiver
 from tests.webhooks import hostile
 from tests.webhooks.posting import LOOPBACK, Detour, names, post, poster
-from worker.webhook_post import Resolver, addresses_in
+from worker.webhooks.http_post import Resolver, addresses_in
 
 HOSTILE = [hostile.url_of(each) for each in hostile.BY_ADDRESS]
 HOSTILE += hostile.BY_SPELLING
@@ -169,7 +169,7 @@ class TestResolver:
 
     def test_a_look_up_that_hangs_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         enough = threading.Event()
-        monkeypatch.setattr("worker.webhook_post.get_original", lambda *_: lambda *_: enough.wait(30))
+        monkeypatch.setattr("worker.webhooks.http_post.get_original", lambda *_: lambda *_: enough.wait(30))
         started_at = time.monotonic()
         with pytest.raises(TimeoutError):
             Resolver(1)("example.com", 443, 0.2)

@@ -10,21 +10,29 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
+from jobs.encryption import Seal
 from jobs.lifecycle import TERMINAL, Status
-from jobs.receiver import Address
-from jobs.sealing import Seal
-from jobs.store import endpoints as store
-from jobs.store import tables
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.delivery_runlist import MOST_PER_RECEIVER
-from jobs.webhook import MAX_FAILURES, SCHEDULE, DeliveryError, DeliveryStatus, DisabledFor, EventType, new_secret
+from jobs.store.webhooks import endpoints as store
+from jobs.store.webhooks.scheduler import MOST_PER_RECEIVER
+from jobs.webhooks.protocol import (
+    MAX_FAILURES,
+    SCHEDULE,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledFor,
+    EventType,
+    new_secret,
+)
+from jobs.webhooks.url_policy import Address
 from tests.support.clock import Clock
 from tests.support.no_files import no_more_files
-from tests.support.receiver import OK, Answer, Delivered, Receiver
 from tests.support.records import Records
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
 from tests.webhooks.posting import poster
 from tests.webhooks.world import SECRET, World
-from worker.webhook_turns import WAITING_PER_RECEIVER, Backlog, Widths
+from worker.webhooks.concurrency import WAITING_PER_RECEIVER, Backlog, Widths
 
 OTHER_SECRET = new_secret(b"o" * 32)
 BROKEN = Answer(500)
@@ -264,7 +272,7 @@ class TestHealth:
         assert ended.failing_since is not None
         assert ended.disabled_at is not None
         assert timedelta(days=5) <= ended.disabled_at - ended.failing_since < timedelta(days=6)
-        row = tables.webhook_endpoints.c
+        row = schema.webhook_endpoints.c
         with world.database.read() as tx:
             warned_at = tx.execute(select(row.warned_at)).scalar_one()
         assert ended.failing_since + 2 * DAY <= warned_at < ended.disabled_at
@@ -400,12 +408,12 @@ class TestWhatMayBreak:
     ) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
-        row = tables.webhook_deliveries.c
+        row = schema.webhook_deliveries.c
 
         def rescued_meanwhile(_: Delivered) -> Answer:
             with world.database.begin() as tx:
                 values = {"status": DeliveryStatus.PENDING, "worker_id": None}
-                tx.execute(update(tables.webhook_deliveries).where(row.tries == 1).values(values))
+                tx.execute(update(schema.webhook_deliveries).where(row.tries == 1).values(values))
             return OK
 
         receiver.answer = rescued_meanwhile
@@ -426,7 +434,7 @@ class TestWhatMayBreak:
         receiver.answer = erased_meanwhile
         assert world.deliver_due() == 1
         with world.database.read() as tx:
-            assert tx.execute(select(tables.webhook_deliveries)).all() == []
+            assert tx.execute(select(schema.webhook_deliveries)).all() == []
 
     def test_only_what_it_wants_to_hear_of(self, world: World, receiver: Receiver) -> None:
         world.endpoint(receiver.url, [EventType.FAILED])

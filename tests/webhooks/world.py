@@ -8,22 +8,22 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from jobs.events import Announcer
+from jobs.encryption import Seal, generate_key
 from jobs.job import Job
 from jobs.lifecycle import Status
+from jobs.notifications import Announcer
 from jobs.redis_url import connect
-from jobs.sealing import Seal, generate_key
-from jobs.store import endpoints as store
-from jobs.store import tables
-from jobs.store.delivery_runlist import pick_due_deliveries
-from jobs.store.endpoints import Delivery, Endpoint, SealedSecret
-from jobs.store.keys import ApiKey
-from jobs.webhook import EventType, new_secret
+from jobs.store import schema
+from jobs.store.api_keys import ApiKey
+from jobs.store.webhooks import endpoints as store
+from jobs.store.webhooks.endpoints import Delivery, Endpoint, SealedSecret
+from jobs.store.webhooks.scheduler import pick_due_deliveries
+from jobs.webhooks.protocol import EventType, new_secret
 from tests.support.names import get_names
 from tests.support.records import Records
 from tests.webhooks.posting import poster
-from worker.identity import Identity
-from worker.webhook_sender import Post, WebhookSender
+from worker.registration import Identity
+from worker.webhooks.sender import Post, WebhookSender
 
 NOWHERE = "redis://127.0.0.1:1/0"
 SECRET = new_secret(b"k" * 32)
@@ -90,10 +90,10 @@ class World:
 
     def run_until(self, moment: datetime) -> None:
         """Let time pass, from one due delivery to the next."""
-        row = tables.webhook_deliveries.c
+        row = schema.webhook_deliveries.c
         while True:
             with self.database.read() as tx:
-                following = tx.execute(select(row.available_at).where(tables.IS_PENDING).order_by(row.available_at))
+                following = tx.execute(select(row.available_at).where(schema.IS_PENDING).order_by(row.available_at))
                 next_at = following.scalars().first()
             if next_at is None or next_at > moment:
                 break

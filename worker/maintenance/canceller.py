@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from threading import Event
 
 from jobs.job import Attempt, CallReport, Outcome
-from jobs.models import Catalogue, Model
+from jobs.model_catalog import Catalogue, Model
 from jobs.store.attempts import end_attempt, unwanted_responses
 from jobs.store.database import Database
-from jobs.store.to_do import UNFETCHED_FOR
+from jobs.store.pending_work import UNFETCHED_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.patrol import NoAnswer
 

@@ -7,33 +7,33 @@ from typing import Final
 from sqlalchemy import Connection, Integer, bindparam, select
 
 from jobs.errors import ERROR_CODES, ErrorKind
-from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
+from jobs.notifications import Announcer
 from jobs.retry import outcome_unknown
-from jobs.store import tables
-from jobs.store.awaited import state_of
+from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.lanes import read_lane
+from jobs.store.jobs import move
+from jobs.store.provider_limits import read_lane
 from jobs.store.reconciliation import parked_jobs, write_off
-from jobs.store.rows import job_from
-from jobs.store.transitions import move
+from jobs.store.row_mapping import job_from
+from jobs.store.waiting_for import state_of
 from jobs.telemetry import get_logger
-from worker.maintenance.together import all_or_each
-from worker.provider.line import AbortReason
+from worker.maintenance.shared_transaction import all_or_each
+from worker.provider.call_handle import AbortReason
 
 BATCH = 200
 AT_ONCE: Final = 2_000
 """How many are ended in one go: where a million are overdue, the other duties have their turn in between."""
 
 _OVERDUE: Final = (
-    select(tables.jobs)
-    .where(tables.jobs.c.completed_at.is_(None), tables.jobs.c.deadline_at <= bindparam("now"))
-    .order_by(tables.jobs.c.deadline_at)
+    select(schema.jobs)
+    .where(schema.jobs.c.completed_at.is_(None), schema.jobs.c.deadline_at <= bindparam("now"))
+    .order_by(schema.jobs.c.deadline_at)
     .limit(bindparam("most", type_=Integer))
 )
 _OVERDUE_NOW: Final = _OVERDUE.with_for_update(skip_locked=True, key_share=True)
-_OVERDUE_ONE: Final = _OVERDUE_NOW.where(tables.jobs.c.id == bindparam("only"))
+_OVERDUE_ONE: Final = _OVERDUE_NOW.where(schema.jobs.c.id == bindparam("only"))
 
 log = get_logger(__name__)
 
@@ -74,7 +74,7 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
         return [(job.status, _end(tx, job, now, state)) for job in sorted(batch, key=attrgetter("id"))]
 
     def find(tx: Connection) -> list[str]:
-        return list(tx.execute(_OVERDUE.with_only_columns(tables.jobs.c.id), asked).scalars())
+        return list(tx.execute(_OVERDUE.with_only_columns(schema.jobs.c.id), asked).scalars())
 
     expired = 0
     while True:

@@ -2,15 +2,15 @@
 
 from datetime import datetime, timedelta
 
-from jobs.dispatch import Dispatcher, LostBells, window_size
 from jobs.ids import first_id_at
 from jobs.store.database import Database, database_now
-from jobs.store.deliveries import deliveries_left_behind, rescue_deliveries
-from jobs.store.delivery_runlist import delivery_rung_at, pick_due_deliveries
-from jobs.store.event_pruning import prune_events
+from jobs.store.webhooks.outbox import deliveries_left_behind, rescue_deliveries
+from jobs.store.webhooks.pruning import prune_events
+from jobs.store.webhooks.scheduler import delivery_rung_at, pick_due_deliveries
 from jobs.store.workers import live_workers
+from jobs.task_queue import Dispatcher, LostBells, window_size
 from jobs.telemetry import get_logger
-from worker.maintenance.together import all_or_each
+from worker.maintenance.shared_transaction import all_or_each
 
 PRUNED_AT_ONCE = 500
 

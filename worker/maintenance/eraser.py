@@ -11,7 +11,7 @@ from threading import Event
 
 from jobs.store.attempts import copy_is_gone, unwanted_copies
 from jobs.store.database import Database, unless_locked
-from jobs.store.to_do import COPIED_FOR
+from jobs.store.pending_work import COPIED_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.canceller import WINDOW as CANCELLED_WITHIN
 from worker.maintenance.patrol import NoAnswer

@@ -10,8 +10,8 @@ from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
-from jobs.store.at_once import take_lease_now
 from jobs.store.database import Database, is_locked
+from jobs.store.leases import take_lease_now
 from jobs.store.workers import lease_left
 from jobs.telemetry import get_logger
 

@@ -13,19 +13,19 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.dispatch import Dispatcher, LostBells
-from jobs.events import Announcer
+from jobs.notifications import Announcer
 from jobs.store.database import Database
-from jobs.store.lanes import LaneSettings
+from jobs.store.fair_scheduler import Turns
+from jobs.store.pending_work import Duty, duties_with_work
+from jobs.store.provider_limits import LaneSettings
 from jobs.store.reconciliation import Patience
-from jobs.store.runlist import Turns
-from jobs.store.to_do import Duty, duties_with_work
+from jobs.task_queue import Dispatcher, LostBells
 from jobs.telemetry import get_logger
-from worker.identity import Identity
-from worker.maintenance import deadlines, deliveries, dispatcher, followers, pruner, rescuer, timekeeper
+from worker.maintenance import deadlines, deliveries, enqueuer, follow_ups, pruner, rescuer, sqlite_clock
+from worker.maintenance.clock_set_back import SetBack
 from worker.maintenance.lease import Lease
-from worker.maintenance.set_back import SetBack
-from worker.maintenance.timekeeper import Timekeeper
+from worker.maintenance.sqlite_clock import Timekeeper
+from worker.registration import Identity
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
@@ -102,11 +102,11 @@ class Maintenance:
                 most=deadlines.AT_ONCE,
             ),
             Step("set back", TICK, set_back.run_once),
-            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: followers.run_once(database, announcer, now)),
+            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, announcer, now)),
             Step(
                 Duty.DISPATCHER,
                 0,
-                lambda now: dispatcher.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
+                lambda now: enqueuer.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
             ),
             Step(Duty.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, bell, now)),
             Step(
@@ -130,7 +130,7 @@ class Maintenance:
         ]
         if database.is_sqlite:
             keeper = Timekeeper(database)
-            self._steps.append(Step("timekeeper", timekeeper.EVERY, lambda _: bool(keeper.run_once())))
+            self._steps.append(Step("timekeeper", sqlite_clock.EVERY, lambda _: bool(keeper.run_once())))
 
     def start(self) -> None:
         """Begin."""

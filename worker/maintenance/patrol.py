@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.store.database import Database
 from jobs.telemetry import get_logger
-from worker.identity import Identity
 from worker.maintenance.lease import Lease
+from worker.registration import Identity
 
 SHORTEST_LEASE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)

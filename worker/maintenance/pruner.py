@@ -9,12 +9,12 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_, false
 
-from jobs.store import tables
-from jobs.store.chains import still_needed
+from jobs.store import schema
+from jobs.store.conversations import still_needed
 from jobs.store.database import Database
-from jobs.store.past_usage import add_up
-from jobs.store.transitions import erase_ripe
-from jobs.store.unanswered import forget_unanswered
+from jobs.store.jobs import erase_ripe
+from jobs.store.undelivered_creates import forget_unanswered
+from jobs.store.usage_rollup import add_up
 from jobs.store.workers import forget_ended
 from jobs.telemetry import get_logger
 
@@ -30,7 +30,7 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
 
     Returns how many of the kind that had more: below `BATCH` it was all there was.
     """
-    row = tables.jobs.c
+    row = schema.jobs.c
     kept = _erase(database, row.completed_at < now - retention)
     unstored = _erase(database, and_(row.store == false(), row.completed_at < now - UNSTORED_FOR))
     with database.begin() as tx:
@@ -49,4 +49,4 @@ def add_up_attempts(database: Database, now: datetime, kept: timedelta) -> int:
 
 def _erase(database: Database, ripe: ColumnElement[bool]) -> int:
     with database.begin() as tx:
-        return erase_ripe(tx, and_(ripe, tables.jobs.c.id.not_in(still_needed())), BATCH)
+        return erase_ripe(tx, and_(ripe, schema.jobs.c.id.not_in(still_needed())), BATCH)

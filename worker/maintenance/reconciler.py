@@ -8,17 +8,17 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from threading import Event
 
-from jobs.dispatch import Dispatcher
 from jobs.errors import StaleJob
-from jobs.events import Announcer
 from jobs.job import Attempt
+from jobs.notifications import Announcer
 from jobs.store.database import Database, unless_locked
-from jobs.store.lanes import log_is_off, read_lane
+from jobs.store.pending_work import DOUBTFUL_FOR
+from jobs.store.provider_limits import log_is_off, read_lane
 from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts, parked_jobs
-from jobs.store.to_do import DOUBTFUL_FOR
+from jobs.task_queue import Dispatcher
 from jobs.telemetry import get_logger
 from worker.maintenance.deadlines import end_parked
-from worker.maintenance.provider_log import Entry, LogOff, ProviderLog
+from worker.maintenance.provider_calls_log import Entry, LogOff, ProviderLog
 
 EVERY = timedelta(seconds=10)
 WINDOW = DOUBTFUL_FOR

@@ -14,20 +14,20 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from jobs.dispatch import Dispatcher
 from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
-from jobs.events import Announcer
 from jobs.job import Job
 from jobs.lifecycle import Verb
+from jobs.notifications import Announcer
 from jobs.retry import Backoff, GiveUp, Park, TryAgain, next_step
 from jobs.store.attempts import close_lost, close_unsent, response_left_behind
 from jobs.store.database import Database
-from jobs.store.queries import get_job
+from jobs.store.jobs import move
 from jobs.store.reconciliation import AT_ONCE, Patience
-from jobs.store.transitions import move
+from jobs.store.responses import get_job
 from jobs.store.workers import claims_of, give_up_silent, jobs_left_behind, left_behind
+from jobs.task_queue import Dispatcher
 from jobs.telemetry import get_logger
-from worker.maintenance.together import all_or_each
+from worker.maintenance.shared_transaction import all_or_each
 
 BATCH = 200
 ORPHAN_AGE = timedelta(seconds=5)

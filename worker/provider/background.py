@@ -18,13 +18,13 @@ import httpx
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
-from jobs.models import Model
+from jobs.model_catalog import Model
+from jobs.resource_shortage import once_it_fits
 from jobs.retry_after import retry_after
-from jobs.shortage import once_it_fits
+from worker.provider.call_handle import AbortReason, Line
 from worker.provider.classify import pause_asked_for
-from worker.provider.exchange import Endpoint, Received, ended_here, overdue
-from worker.provider.line import AbortReason, Line
-from worker.provider.wire import CutOff, Reading, Unreadable, read_response
+from worker.provider.http_exchange import Endpoint, Received, ended_here, overdue
+from worker.provider.response import CutOff, Reading, Unreadable, read_response
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 10.0

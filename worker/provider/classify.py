@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
-from jobs.models import Model
+from jobs.model_catalog import Model
 from jobs.retry_after import pause_in_words, retry_after
-from worker.provider.complaint import Complaint, read_complaint
-from worker.provider.spending import cost_of_call
-from worker.provider.text import name_of
-from worker.provider.wire import CutOff, Reading, Unreadable, read_response
+from worker.provider.clean_text import name_of
+from worker.provider.error_body import Complaint, read_complaint
+from worker.provider.response import CutOff, Reading, Unreadable, read_response
+from worker.provider.usage import cost_of_call
 
 MOVED: Final = frozenset({301, 302, 307, 308})
 """Redirects before anything was done; we follow none, as our key is not for everybody."""

@@ -11,9 +11,9 @@ from gevent import get_hub
 from pydantic import SecretStr
 
 from jobs.clock import host_now
+from jobs.event_stream import Hear
 from jobs.job import CallReport
-from jobs.models import Model
-from jobs.sequence import Hear
+from jobs.model_catalog import Model
 from jobs.settings import Dialect, Transport
 from worker.provider.background import (
     call_background,
@@ -21,11 +21,11 @@ from worker.provider.background import (
     delete_background,
     resume_background,
 )
-from worker.provider.dialect import in_dialect, is_taken
-from worker.provider.exchange import JSON, MAX_ANSWER_BYTES, Endpoint
-from worker.provider.line import Line
+from worker.provider.call_handle import Line
+from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.plain import call_plain
 from worker.provider.reasoning import ReasoningAsker, added_to
+from worker.provider.request_dialect import in_dialect, is_taken
 from worker.provider.stream import EVENT_STREAM, call_stream
 
 STALL: Final = timedelta(seconds=300)

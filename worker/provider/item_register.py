@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from worker.provider.assembled_item import AssembledItem
+from worker.provider.stream_item import AssembledItem
 
 CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 """Items that are made side by side."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from worker.provider.names import Names
+from worker.provider.item_ids import Names
 
 Item = dict[str, Any]
 

@@ -3,9 +3,9 @@
 import httpx
 
 from jobs.job import CallReport
-from jobs.models import Model
-from worker.provider.exchange import Endpoint, ended_here
-from worker.provider.line import Line
+from jobs.model_catalog import Model
+from worker.provider.call_handle import Line
+from worker.provider.http_exchange import Endpoint, ended_here
 
 
 def call_plain(endpoint: Endpoint, request: httpx.Request, model: Model, ends_at: float, line: Line) -> CallReport:

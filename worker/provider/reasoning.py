@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from jobs.errors import ErrorKind, Failure
-from jobs.fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.job import CallReport
-from jobs.models import Model
+from jobs.model_catalog import Model
+from jobs.request_fields import ENCRYPTED_REASONING, asks_for_reasoning
 
 _ABOUT_IT: Final = re.compile(
     r"reasoning\.encrypted_content|encrypted content is not supported|\binclude(\[\d*\])?['\"`]|['\"`]include\b",

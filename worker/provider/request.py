@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.fields import WITHHELD_FIELDS
 from jobs.job import Truncation
+from jobs.request_fields import WITHHELD_FIELDS
 
 
 def build_body(settings: Mapping[str, Any], input_: Any, *, model_id: str, truncation: Truncation) -> dict[str, Any]:

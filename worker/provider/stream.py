@@ -10,12 +10,11 @@ from typing import Final
 import httpx
 
 from jobs.errors import ErrorKind, Failure
+from jobs.event_stream import Hear
 from jobs.job import CallReport
-from jobs.models import Model
-from jobs.sequence import Hear
-from worker.provider.assembly import Assembly
-from worker.provider.breakage import BREAKS
-from worker.provider.exchange import (
+from jobs.model_catalog import Model
+from worker.provider.call_handle import Line
+from worker.provider.http_exchange import (
     Endpoint,
     Received,
     ended_here,
@@ -24,8 +23,9 @@ from worker.provider.exchange import (
     overdue,
     too_large,
 )
-from worker.provider.line import Line
 from worker.provider.sse import EventParser, EventTooLarge, begins_as_events
+from worker.provider.stream_assembly import Assembly
+from worker.provider.transport_errors import BREAKS
 
 EVENT_STREAM: Final = "text/event-stream"
 END_SECONDS: Final = 2.0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.dispatch import Dispatcher, create_celery
 from jobs.settings import load_settings
+from jobs.task_queue import Dispatcher, create_celery
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST, free_port
-from tests.support.tls_line import CERTIFICATE, TlsLine
+from tests.support.tls_proxy import CERTIFICATE, TlsLine
 
 ANOTHER = "127.0.0.2"
 """A host that the certificate does not name."""

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from jobs.asyncio_tasks import cancel_and_wait
-from jobs.events import Expectation
+from jobs.notifications import Expectation
 
 
 async def deaf_to_the_first() -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from cli.connection import load_connection
-from cli.environments import Part, environment_of
-from jobs.dispatch import create_celery
+from cli.server_address import load_connection
+from cli.up.child_environment import Part, environment_of
+from jobs.encryption import generate_key
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
-from jobs.sealing import generate_key
 from jobs.settings import WHOLE, Settings, ignored_variables, load_settings
 from jobs.store.database import Database
+from jobs.task_queue import create_celery
 
 SECRET = "hunter2-and-more"
 SERVICES = {

@@ -61,10 +61,10 @@ def test_the_table_cannot_be_changed() -> None:
 
 
 ACTORS = {
-    "worker/settlement.py": "worker",
+    "worker/outcome.py": "worker",
     "worker/maintenance/rescuer.py": "rescuer",
     "worker/maintenance/deadlines.py": "deadlines",
-    "worker/maintenance/followers.py": "followers",
+    "worker/maintenance/follow_ups.py": "followers",
     "jobs/store/reconciliation.py": "reconciler",
     "api/routes/responses.py": "caller",
 }

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.encryption import generate_key
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
-from jobs.sealing import generate_key
 from jobs.settings import Settings, Transport, load_settings, render_example, variable_of
 
 SECRET = "hunter2-and-more"

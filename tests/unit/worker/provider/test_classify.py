@@ -10,7 +10,7 @@ import pytest
 
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport, Cost, CostSource, Usage
-from jobs.models import Model
+from jobs.model_catalog import Model
 from jobs.retry_after import LONGEST_RETRY_AFTER
 from worker.provider.classify import classify, pause_asked_for
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.fields import OWN_FIELDS, WITHHELD_FIELDS
 from jobs.job import Truncation
+from jobs.request_fields import OWN_FIELDS, WITHHELD_FIELDS
 from worker.provider.request import build_body
 
 SAMPLE = Path(__file__).parents[3] / "data" / "sample-request.json"

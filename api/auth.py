@@ -1,0 +1,133 @@
+"""Whose key a request is made with.
+
+The rows are asked at every request, so that a revoked key is refused at once; requests that come at the same time ask
+together (decision 0060). A create is checked with what they said of its key before, and asks them again in the
+transaction that accepts it: decision 0079.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from jobs.batching import AsyncGathering
+from jobs.errors import KeyRefused, NotAllowed
+from jobs.store.api_keys import ApiKey, Scope, digest, find_keys, find_revoked
+from jobs.store.database import READ_SECONDS, Database
+
+REMEMBERED: Final = 1024
+
+MISSING: Final = "You didn't provide an API key. Send it in the Authorization header: 'Authorization: Bearer YOUR_KEY'."
+REVOKED: Final = "This API key has been revoked."
+UNKNOWN: Final = "Incorrect API key provided. Keys of this server are made by 'backburner keys create NAME'."
+
+
+class Callers:
+    """Finds callers by the secret that they send."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._asking = AsyncGathering(self._find)
+        self._remembered: OrderedDict[str, ApiKey] = OrderedDict()
+
+    async def find(self, secret: str | None) -> ApiKey:
+        """The key that `secret` is.
+
+        Raises:
+            KeyRefused: there is none, or it is unknown or revoked.
+        """
+        return await self.ask(_digest(secret))
+
+    async def find_submitter(self, secret: str | None) -> "Submitter":
+        """Who submits with this secret, as the rows last told.
+
+        Raises:
+            KeyRefused: there is none; or, where it was not remembered, it is unknown or revoked.
+        """
+        sha256 = _digest(secret)
+        remembered = self._remembered.get(sha256)
+        if remembered is None:
+            return Submitter(await self.ask(sha256), sha256, self)
+        self._remembered.move_to_end(sha256)
+        return Submitter(remembered, sha256, self)
+
+    async def ask(self, sha256: str) -> ApiKey:
+        """What the rows say now of the key with this digest; raises as `find`."""
+        try:
+            key = await self._asking.do(sha256)
+        except KeyRefused:
+            self._remembered.pop(sha256, None)
+            raise
+        self._remembered[sha256] = key
+        self._remembered.move_to_end(sha256)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        return key
+
+    async def recheck(self, key: ApiKey) -> None:
+        """Ask once more before an answer is shown that a client has waited for.
+
+        Raises:
+            KeyRefused: the key has been revoked meanwhile.
+        """
+        try:
+            await self.ask(key.sha256)
+        except KeyRefused:
+            raise was_revoked(key) from None
+
+    def _find(self, digests: Sequence[str]) -> Sequence[ApiKey | KeyRefused]:
+        with self._database.read(within=READ_SECONDS) as tx:
+            found = find_keys(tx, digests)
+            missing = {*digests}.difference(found)
+            revoked = find_revoked(tx, missing) if missing else {}
+        return [found.get(each) or _refusal(each, revoked.get(each)) for each in digests]
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Who wants a job made. What is read for him is read for the key that `confirmed` gives."""
+
+    last_known: ApiKey
+    sha256: str
+    _callers: Callers
+
+    async def confirmed(self) -> ApiKey:
+        """The key as it is now.
+
+        Raises:
+            KeyRefused: it is revoked.
+        """
+        return self.still(await self._callers.ask(self.sha256))
+
+    def still(self, key: ApiKey | None) -> ApiKey:
+        """`key`, which is what the rows say now; raises as `confirmed`."""
+        if key is None or key.id != self.last_known.id:
+            raise _refusal(self.sha256, self.last_known)
+        return key
+
+
+def was_revoked(key: ApiKey) -> KeyRefused:
+    """What somebody is told whose key was revoked while he waited."""
+    return KeyRefused(REVOKED, "revoked", key.sha256, key.id)
+
+
+def _refusal(sha256: str, revoked: ApiKey | None) -> KeyRefused:
+    # one wording for both: who has found an old key is not told that it was one
+    return KeyRefused(UNKNOWN, "revoked" if revoked else "unknown", sha256, revoked.id if revoked else None)
+
+
+def allow(key: ApiKey, scope: Scope) -> ApiKey:
+    """The key, if it has the scope.
+
+    Raises:
+        NotAllowed: it lacks it.
+    """
+    if scope not in key.scopes:
+        raise NotAllowed(f"This API key lacks the scope '{scope}'.")
+    return key
+
+
+def _digest(secret: str | None) -> str:
+    if not secret:
+        raise KeyRefused(MISSING, "missing")
+    return digest(secret)

@@ -1,0 +1,243 @@
+"""The two answers that last: a stream of events, and a held JSON body that is kept alive until it is there.
+
+A stream keeps nothing per client but the number that it has reached. Nothing is read before the client has taken what
+came before, so one that reads slowly costs no memory; whoever has caught up sleeps until there is more to show.
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Final
+
+from fastapi import Request, Response
+from starlette.types import Receive, Scope, Send
+
+from api.auth import was_revoked
+from api.dependencies import Parts
+from api.errors import RESPONSE_ID
+from api.held_limit import Hold
+from api.max_wait import Patience
+from api.response_body import render_response
+from api.sse import Page, frame
+from api.waiting import until_disconnected, until_ended
+from jobs.encoding import to_json
+from jobs.errors import JobNotFound, KeyRefused
+from jobs.lifecycle import Status
+from jobs.store.api_keys import ApiKey
+from jobs.store.database import DATABASE_ERRORS
+from jobs.store.responses import Document
+from jobs.telemetry import get_logger
+
+KEEPALIVE_SECONDS: Final = 15.0
+KEEPALIVE: Final = b": keepalive\n\n"
+DONE: Final = b"data: [DONE]\n\n"
+"""The end of a stream, as Open Responses has it. Every SDK takes it for one, and some clients wait for it."""
+BLOCK_BYTES: Final = 64 * 1024
+LOOK_AGAIN_SECONDS: Final = 1.0
+GONE: Final = "response_not_found"
+"""The code for a response that is deleted while somebody waits for it, when it is too late for a 404."""
+REFUSED: Final = "invalid_api_key"
+"""The code where the key is revoked while somebody waits, when it is too late for a 401."""
+HEADERS: Final = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache, no-store, no-transform",
+    "x-accel-buffering": "no",  # nginx would collect events before it passes them on
+}
+
+
+log = get_logger(__name__)
+
+
+class Lasting(Response, ABC):
+    """An answer whose end is not known when it begins."""
+
+    def __init__(self, request: Request, headers: dict[str, str], hold: Hold) -> None:
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._request = request
+        self._hold = hold
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Send block by block; the next is asked for when the client has taken the one before."""
+        with self._hold:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self.blocks()) as blocks:
+                async for block in blocks:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    @abstractmethod
+    def blocks(self) -> AsyncGenerator[bytes, None]:
+        """The body."""
+
+
+class EventStream(Lasting):
+    """A response's events, from the first or any later one to the last."""
+
+    def __init__(
+        self,
+        request: Request,
+        parts: Parts,
+        job_id: str,
+        caller: ApiKey,
+        hold: Hold,
+        number: int = 0,
+        *,
+        patience: Patience | None = None,
+    ) -> None:
+        """Begin with the event of this `number`. Where the provider is away for longer than `patience`, it ends."""
+        super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
+        self._parts = parts
+        self._job_id = job_id
+        self._caller = caller
+        self._number = number
+        self._patience = patience
+        self._has_waited = False
+
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
+        """Frames, and comments that keep the line alive meanwhile."""
+        now = asyncio.get_running_loop().time
+        gone = asyncio.create_task(until_disconnected(self._request))
+        try:
+            with (
+                self._parts.waiters.watch(self._job_id) as expectation,
+                self._parts.key_watch.watch(self._caller.sha256) as revoked,
+            ):
+                gone.add_done_callback(lambda _: expectation.wake())
+                revoked.add_done_callback(lambda _: expectation.wake())
+                told_at = now()
+                while not gone.done():
+                    page = await self._page()
+                    for block, events in _joined(page):
+                        self._refuse_if(revoked)
+                        self._number += events
+                        yield block
+                        told_at = now()
+                        if gone.done():
+                            return
+                    if page.is_last:
+                        return
+                    self._refuse_if(revoked)
+                    self._has_waited = True
+                    if page.frames:
+                        continue
+                    expectation.reached = self._number
+                    look_at = now() + await self._until_next_look(page)
+                    while not await expectation.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
+                        if now() >= look_at:
+                            break
+                        yield KEEPALIVE
+                        told_at = now()
+        except JobNotFound as error:
+            yield self._error(error.message, GONE, self._number) + DONE
+        except KeyRefused as error:
+            yield self._error(error.message, REFUSED, self._number, "authentication_error") + DONE
+        except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
+            message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
+            # under the number before, so that the event that comes next keeps its own
+            yield self._error(message, "service_unavailable", max(self._number - 1, 0))
+        finally:
+            gone.cancel()
+
+    def _refuse_if(self, revoked: "asyncio.Future[None]") -> None:
+        if revoked.done():
+            raise was_revoked(self._caller)
+
+    async def _until_next_look(self, page: Page) -> float:
+        """Seconds until the rows are to be looked at again; none where the job was just ended."""
+        if self._patience is None:
+            return page.look_again
+        if await self._patience.has_run_out():
+            return 0.0
+        return min(page.look_again, self._patience.left)
+
+    async def _page(self) -> Page:
+        try:
+            page = await self._parts.sequences.read(self._job_id, self._caller.id, self._number)
+            if self._has_waited and page.frames:
+                await self._parts.callers.recheck(self._caller)
+        except DATABASE_ERRORS as error:
+            log.warning("stream could not be read", error=type(error).__name__)
+            return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
+        return page
+
+    def _error(self, message: str, code: str, number: int, kind: str = "server_error") -> bytes:
+        # Open Responses wants the nested form, the SDKs' types the flat one. With the nested one every SDK raises its
+        # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0082).
+        told = {"code": code, "message": message, "param": None}
+        return frame({"type": "error", **told, "error": {"type": kind, **told}}, number)
+
+
+def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
+    """Frames in blocks of a size worth sending, and how many are in each."""
+    block: list[bytes] = []
+    size = 0
+    for each in page.frames:
+        block.append(each)
+        size += len(each)
+        if size >= BLOCK_BYTES:
+            yield b"".join(block), len(block)
+            block, size = [], 0
+    if block or page.is_last:
+        yield b"".join(block) + (DONE if page.is_last else b""), len(block)
+
+
+class HeldAnswer(Lasting):
+    """The body of a response that was not there in time for its headers to wait for it.
+
+    White space before JSON is JSON; it keeps proxies and clients from giving up. Once status 200 is out, a failure
+    can only be told as the failed response that it is.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        parts: Parts,
+        accepted: Document,
+        caller: ApiKey,
+        hold: Hold,
+        patience: Patience | None,
+    ) -> None:
+        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
+        self._parts = parts
+        self._caller = caller
+        self._accepted = accepted
+        self._patience = patience
+
+    async def blocks(self) -> AsyncGenerator[bytes, None]:
+        """White space, then the response."""
+        answer = self._begin()
+        try:
+            while not answer.done():
+                yield b" "
+                await asyncio.wait({answer}, timeout=KEEPALIVE_SECONDS)
+                if answer.done() and isinstance(answer.exception(), DATABASE_ERRORS):
+                    log.warning("held answer could not be read", error=type(answer.exception()).__name__)
+                    await asyncio.sleep(LOOK_AGAIN_SECONDS)
+                    answer = self._begin()
+            yield await answer
+        except JobNotFound as error:  # a response all the same: SDKs break on one without `status` and `output`
+            yield self._as_accepted(status=Status.FAILED, error_code=GONE, error_message=error.message)
+        except KeyRefused as error:
+            yield self._as_accepted(status=Status.FAILED, error_code=REFUSED, error_message=error.message)
+        except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
+            yield self._as_accepted()
+        finally:
+            answer.cancel()
+
+    def _begin(self) -> asyncio.Task[bytes]:
+        task = asyncio.create_task(self._answer())
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end when nobody asks
+        return task
+
+    def _as_accepted(self, **changes: Any) -> bytes:
+        job = replace(self._accepted.job, **changes)
+        return to_json(render_response(replace(self._accepted, job=job), None))
+
+    async def _answer(self) -> bytes:
+        job_id = self._accepted.job.id
+        shown = await until_ended(self._request, self._parts, job_id, self._caller, None, self._patience)
+        await self._parts.callers.recheck(self._caller)
+        return shown.body

@@ -1,0 +1,125 @@
+"""Looks up the names to which callers want webhooks sent, without telling them what it has found."""
+
+import asyncio
+import socket
+from asyncio import AbstractEventLoop, Future, get_running_loop
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from ipaddress import ip_address
+from threading import Thread
+from typing import Any, Final
+
+from jobs.fair_shares import Shares
+from jobs.webhooks.url_policy import Address, Receiver, ReceiverPolicy, ReceiverRefused
+
+LOOKUP_SECONDS: Final = 3.0
+LOOKUPS_AT_ONCE: Final = 32
+REMEMBERED_SECONDS: Final = 60.0
+REMEMBERED: Final = 10_000
+
+Addresses = list[Address]
+LookUp = Callable[..., Iterable[tuple[Any, ...]]]
+
+
+class Lookups:
+    """Look-ups in threads of their own, which API keys share: names that hang hold up nobody but their key.
+
+    A thread cannot be ended, so it is its key's until it comes back. Belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        at_once: int = LOOKUPS_AT_ONCE,
+        seconds: float = LOOKUP_SECONDS,
+        look_up: LookUp = socket.getaddrinfo,
+    ) -> None:
+        self._shares = Shares(at_once)
+        self._seconds = seconds
+        self._look_up = look_up
+        self._waiting: dict[str, deque[Future[None]]] = {}
+        self._remembered: dict[tuple[str, str], float] = {}
+
+    async def allows(self, api_key_id: str, receiver: Receiver, policy: ReceiverPolicy) -> bool:
+        """Whether the receiver's name leads to addresses that `policy` lets through, and to no other.
+
+        Each refusal takes the whole time, so that neither its words nor its moment tell whether the name is unknown,
+        leads to where nothing is sent, or is never answered for. What was let through is remembered for a minute.
+        """
+        now = get_running_loop().time
+        ends_at = now() + self._seconds
+        known = (api_key_id, receiver.origin)
+        if self._remembered.get(known, 0.0) > now():
+            return True
+        with suppress(OSError, ValueError, ReceiverRefused):  # TimeoutError is an OSError
+            async with asyncio.timeout_at(ends_at):
+                found = await self._find(api_key_id, receiver)
+            policy.check_addresses(receiver, found)
+            if found:
+                self._remember(known, now() + REMEMBERED_SECONDS)
+                return True
+        await asyncio.sleep(ends_at - now())
+        return False
+
+    def _remember(self, known: tuple[str, str], until: float) -> None:
+        self._remembered.pop(known, None)  # the oldest stand first
+        self._remembered[known] = until
+        while len(self._remembered) > REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
+
+    async def _find(self, api_key_id: str, receiver: Receiver) -> Addresses:
+        loop = get_running_loop()
+        await self._take_place(api_key_id, loop)
+        found: Future[Addresses] = loop.create_future()
+        thread = Thread(target=self._ask, args=(loop, found, api_key_id, receiver), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._give_back(api_key_id)
+            raise OSError("no thread to be had") from error
+        return await found
+
+    def _ask(self, loop: AbstractEventLoop, found: "Future[Addresses]", api_key_id: str, receiver: Receiver) -> None:
+        result: Addresses | Exception
+        try:
+            result = _read(self._look_up(receiver.host, receiver.port, type=socket.SOCK_STREAM))
+        except Exception as error:  # noqa: BLE001  # whoever waits raises it
+            result = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(self._came_back, found, api_key_id, result)
+
+    def _came_back(self, found: "Future[Addresses]", api_key_id: str, result: Addresses | Exception) -> None:
+        self._give_back(api_key_id)
+        if found.done():  # nobody waits any more
+            return
+        if isinstance(result, Exception):
+            found.set_exception(result)
+        else:
+            found.set_result(result)
+
+    async def _take_place(self, api_key_id: str, loop: AbstractEventLoop) -> None:
+        if api_key_id not in self._waiting and self._shares.take(api_key_id):
+            return
+        place: Future[None] = loop.create_future()
+        self._waiting.setdefault(api_key_id, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # it was given at this very moment
+                self._give_back(api_key_id)
+            raise
+
+    def _give_back(self, api_key_id: str) -> None:
+        """Give a place back, and all that are free to who waits first, as far as their keys may have more."""
+        self._shares.give_back(api_key_id)
+        for key, line in list(self._waiting.items()):
+            while line and (line[0].done() or self._shares.take(key)):
+                place = line.popleft()
+                if not place.done():
+                    place.set_result(None)
+            if not line:
+                del self._waiting[key]
+
+
+def _read(found: Iterable[tuple[Any, ...]]) -> Addresses:
+    return [ip_address(str(each[4][0]).partition("%")[0]) for each in found]

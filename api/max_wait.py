@@ -1,0 +1,79 @@
+"""For how long a held or streamed create waits for a provider that is away.
+
+Its job would wait to its deadline, which may be a day, and its client gives up much earlier. So the job is ended, by a
+move that only a queued job allows: once the client was told that nothing was bought, nothing is.
+"""
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+from fastapi.concurrency import run_in_threadpool
+
+from api.dependencies import Parts
+from jobs.errors import ERROR_CODES, ErrorKind, JobNotFound, StaleJob
+from jobs.job import Job
+from jobs.lifecycle import Verb
+from jobs.store.attempts import may_have_been_billed
+from jobs.store.database import DATABASE_ERRORS
+from jobs.store.jobs import move
+from jobs.store.provider_limits import read_lane
+from jobs.store.responses import get_job
+from jobs.store.waiting_for import awaits_provider, waiting_for
+from jobs.telemetry import get_logger
+
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks at a job whose time is up, but which runs, or waits for something else."""
+
+log = get_logger(__name__)
+
+
+class Patience:
+    """That of one create, counted from its acceptance."""
+
+    def __init__(self, parts: Parts, job: Job) -> None:
+        self._parts = parts
+        self._job_id = job.id
+        self._lasts = timedelta(seconds=parts.settings.held_patience_seconds)
+        waited = parts.database.clock() - job.created_at
+        self._look_at = asyncio.get_running_loop().time() + (self._lasts - waited).total_seconds()
+
+    @property
+    def left(self) -> float:
+        """Seconds until `has_run_out` is to be asked again."""
+        return max(0.0, self._look_at - asyncio.get_running_loop().time())
+
+    async def has_run_out(self) -> bool:
+        """Whether the job has just been ended, as it waited for the provider for too long."""
+        if self.left > 0:
+            return False
+        has_ended = await run_in_threadpool(self._turn_away)
+        self._look_at = asyncio.get_running_loop().time() + LOOK_EVERY
+        return has_ended
+
+    def _turn_away(self) -> bool:
+        """A job that may have been bought goes on: its answer may still come, and another create would buy again."""
+        parts, now = self._parts, self._parts.database.clock()
+        try:
+            with parts.database.read() as tx:
+                job = get_job(tx, self._job_id)
+                lane = read_lane(tx, parts.settings.lane)
+                if not awaits_provider(job, lane, now) or may_have_been_billed(tx, job.id):
+                    return False
+            message = (
+                f"The provider takes no calls, and a request is held for {self._lasts.total_seconds():g} s at most:"
+                f" {waiting_for(job, lane, now)}. Nothing was bought. Send it again later, or with 'background', which"
+                " waits for the provider."
+            )
+            kind = job.error_kind or lane.closed_for
+            code = ERROR_CODES[ErrorKind.UNREACHABLE]
+            with parts.database.begin() as tx:
+                move(tx, Verb.TURN_AWAY, job, now, error_code=code, error_kind=kind, error_message=message)
+        except (StaleJob, JobNotFound):
+            return False
+        except DATABASE_ERRORS as error:
+            log.warning("held create could not be turned away", job_id=self._job_id, error=type(error).__name__)
+            return False
+        log.info(Verb.TURN_AWAY, job_id=job.id, attempt=job.attempt)
+        parts.announcer.ended(job.id)
+        return True

@@ -1,0 +1,392 @@
+"""The bodies that leave this server: the public contract, apart from the tables.
+
+A response always has OpenAI's full shape. What only we know lives under its one extra key, `backburner`.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.echoed_settings import echo
+from api.errors import FAILED_RESPONSES, FINAL_FAILURE
+from jobs.errors import Billed, ErrorKind
+from jobs.job import Attempt, CostSource, Job, Outcome, Usage
+from jobs.lifecycle import Status
+from jobs.model_catalog import Model
+from jobs.request_fields import asks_for_reasoning, without_reasoning
+from jobs.store.responses import Document, UsageRow
+from jobs.store.waiting_for import Awaited
+
+
+def render_response(document: Document, awaited: Awaited | None, *, shows_reasoning: bool = False) -> dict[str, Any]:
+    """A response as the SDKs read it, with every key that the Open Responses specification asks for.
+
+    Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
+    """
+    job = document.job
+    awaited = awaited or Awaited()
+    answer = document.answer or {}
+    usage, output = answer.get("usage"), answer.get("output") or []
+    asked_truncation = {"truncation": job.truncation_applied or job.truncation}
+    return {
+        **echo({**document.settings, **asked_truncation}, answer),
+        "id": job.id,
+        "object": "response",
+        "created_at": _seconds(job.created_at),
+        "completed_at": _seconds(job.completed_at),
+        "status": job.status,
+        "background": job.background,
+        "error": _error(job),
+        "incomplete_details": {"reason": job.incomplete_reason} if job.incomplete_reason else None,
+        "metadata": dict(document.metadata),
+        "model": (job.provider_model if answer else None) or job.model,
+        "output": output if shows_reasoning or asks_for_reasoning(document.settings) else without_reasoning(output),
+        "usage": usage if usage is not None else _usage(job.usage),
+        "backburner": {
+            "attempt": job.attempt,
+            "max_attempts": job.max_attempts,
+            "queue_position": awaited.queue_position,
+            "next_attempt_at": _next_attempt_at(job),
+            "parked_until": job.parked_until.timestamp() if job.parked_until else None,
+            "waits_for": job.waits_for,
+            "waiting_for": awaited.waiting_for,
+            "conversation": _conversation(job),
+            "provider_response_id": job.provider_response_id,
+            "provider_model": job.provider_model,
+            "truncation_applied": job.truncation_applied,
+            "cost_usd": _dollars(job.cost.microusd) if job.cost else None,
+            "cost_source": job.cost.source if job.cost else None,
+            "error": _last_error(job),
+        },
+    }
+
+
+def render_listed(document: Document, awaited: Awaited | None, left_out: Sequence[str]) -> dict[str, Any]:
+    """A response in a list; what is `left_out` for its size has its default there, and is named."""
+    shown = render_response(document, awaited)
+    if left_out:
+        shown["backburner"]["left_out"] = list(left_out)
+    return shown
+
+
+def render_attempt(attempt: Attempt) -> dict[str, Any]:
+    """One call to the provider, without what it brought."""
+    return {
+        "object": "response.attempt",
+        "id": f"{attempt.job_id}:{attempt.number}",
+        "number": attempt.number,
+        "started_at": attempt.started_at.timestamp(),
+        "ended_at": attempt.ended_at.timestamp() if attempt.ended_at else None,
+        "outcome": attempt.outcome,
+        "http_status": attempt.http_status,
+        "error": {"kind": attempt.error_kind, "message": attempt.error_message} if attempt.error_kind else None,
+        "provider_request_id": attempt.provider_request_id,
+        "provider_response_id": attempt.provider_response_id,
+        "resumes": attempt.resumes,
+        "truncation": attempt.truncation,
+        "may_have_been_billed": attempt.billed is not Billed.NO,
+        "billed": attempt.billed,
+        "usage": _usage(attempt.usage),
+        "cost_usd": _dollars(attempt.cost.microusd) if attempt.cost else None,
+        "cost_source": attempt.cost.source if attempt.cost else None,
+    }
+
+
+def render_usage(row: UsageRow) -> dict[str, Any]:
+    """One day of one model and key."""
+    return {
+        "object": "usage.day",
+        "id": f"{row.day.isoformat()}:{row.model}:{row.api_key_id}",
+        "day": row.day.isoformat(),
+        "model": row.model,
+        "api_key_id": row.api_key_id,
+        "api_key_name": row.api_key_name,
+        "calls": row.calls,
+        "input_tokens": row.usage.input_tokens,
+        "output_tokens": row.usage.output_tokens,
+        "total_tokens": row.usage.total_tokens,
+        "cached_tokens": row.usage.cached_tokens,
+        "reasoning_tokens": row.usage.reasoning_tokens,
+        "cost_usd": _dollars(row.cost_microusd) if row.cost_microusd or not row.calls_of_unknown_cost else None,
+        "calls_of_unknown_cost": row.calls_of_unknown_cost,
+    }
+
+
+def render_model(model: Model) -> dict[str, Any]:
+    """One model, as `models.list` gives it."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": model.created,
+        "owned_by": model.owned_by,
+        "shutdown_date": model.shutdown_date.isoformat() if model.shutdown_date else None,
+    }
+
+
+def render_page(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+    """A list in OpenAI's shape."""
+    ids = [each["id"] for each in data]
+    return {
+        "object": "list",
+        "data": data,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": has_more,
+    }
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
+
+
+def _dollars(microusd: int) -> float:
+    return microusd / 1_000_000
+
+
+def _error(job: Job) -> dict[str, Any] | None:
+    if job.status is not Status.FAILED:
+        return None
+    _, kind = FAILED_RESPONSES.get(job.error_code or "", FINAL_FAILURE)
+    return {"code": job.error_code, "message": job.error_message, "type": kind, "param": job.error_param}
+
+
+def _last_error(job: Job) -> dict[str, Any] | None:
+    if job.error_kind is None:
+        return None
+    facts = {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
+    return {**facts, "code": job.error_code}
+
+
+def _next_attempt_at(job: Job) -> float | None:
+    held_back = job.waits_for is not None or job.parked_until is not None
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not held_back
+    return job.available_at.timestamp() if waiting else None
+
+
+def _conversation(job: Job) -> dict[str, int] | None:
+    if job.sent_items is None or job.sent_responses is None:
+        return None
+    return {"responses": job.sent_responses, "items": job.sent_items}
+
+
+def _usage(usage: Usage | None) -> dict[str, Any] | None:
+    if usage is None:
+        return None
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
+    }
+
+
+class _Shape(BaseModel):
+    """A body on the OpenAPI page; bodies are rendered above, these only describe them."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ErrorDetail(_Shape):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(_Shape):
+    """Every error, in OpenAI's shape."""
+
+    error: ErrorDetail
+
+
+class LastError(_Shape):
+    """What the last attempt failed with."""
+
+    kind: ErrorKind
+    http_status: int | None
+    message: str | None
+    code: str | None = Field(description="as in `error`, once the response has failed")
+
+
+class SentConversation(_Shape):
+    """How much of its conversation a follow-up's last call was given, its own turn included."""
+
+    responses: int
+    items: int
+
+
+class Facts(_Shape):
+    """What only this server knows of a response."""
+
+    attempt: int = Field(description="calls made so far")
+    max_attempts: int
+    queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
+    next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    parked_until: float | None = Field(
+        description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
+    )
+    waits_for: str | None = Field(description="the response that has to end first")
+    waiting_for: str | None = Field(
+        description="while queued, in words: the state of the provider, a free slot, `run_at` or another response"
+    )
+    conversation: SentConversation | None
+    provider_response_id: str | None
+    provider_model: str | None
+    truncation_applied: Literal["auto", "disabled"] | None
+    cost_usd: float | None = Field(description="of all attempts together")
+    cost_source: CostSource | None
+    error: LastError | None
+    left_out: list[str] = Field(
+        default=[], description="in a list: the settings above 16 KB that only a retrieve shows; else missing"
+    )
+
+
+class ResponseBody(_Shape):
+    """A response, in OpenAI's full shape."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Status
+    background: bool
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    metadata: dict[str, str]
+    backburner: Facts
+
+
+class AttemptBody(_Shape):
+    """One call to the provider."""
+
+    id: str
+    object: Literal["response.attempt"]
+    number: int
+    started_at: float
+    ended_at: float | None
+    outcome: Outcome | None
+    may_have_been_billed: bool
+    billed: Billed
+    http_status: int | None
+    cost_usd: float | None
+    body: str | None = Field(
+        default=None,
+        description="with `include=body` alone: what a failed call brought in place of an answer, up to 256 KB of it",
+    )
+
+
+class UsageBody(_Shape):
+    """One day of one model and key."""
+
+    day: str
+    model: str
+    api_key_id: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    cost_usd: float | None = Field(description="of the calls whose cost is known; null when that is none of them")
+    calls_of_unknown_cost: int = Field(description="calls that may have been billed, at a cost that nobody has told")
+
+
+class ModelBody(_Shape):
+    """A model that this server offers."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    shutdown_date: str | None
+
+
+class Page(_Shape):
+    """A page of a list."""
+
+    object: Literal["list"]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class ResponsePage(Page):
+    """A page of responses."""
+
+    data: list[ResponseBody]
+
+
+class AttemptPage(Page):
+    """All attempts of a response."""
+
+    data: list[AttemptBody]
+
+
+class UsagePage(Page):
+    """Usage by day, model and key."""
+
+    data: list[UsageBody]
+
+
+class ModelPage(Page):
+    """All models."""
+
+    data: list[ModelBody]
+
+
+class InputItemPage(Page):
+    """A page of a response's input items."""
+
+    data: list[dict[str, Any]]
+
+
+class InputTokens(_Shape):
+    """How many tokens a request has at most; `backburner` says how that was found."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+    backburner: dict[str, Any]
+
+
+class Deleted(_Shape):
+    """What is left of a deleted response."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]
+
+
+class ProviderLane(_Shape):
+    """How calls go out to the provider; `max_calls` is null when only the workers' slots limit them."""
+
+    lane: Literal["open", "narrowed", "closed"]
+    reason: Literal["bad_credentials", "out_of_credit"] | None
+    max_calls: int | None
+
+
+class WaitingJob(_Shape):
+    """The response that has been due for longest, if for more than 30 seconds, and why it waits."""
+
+    id: str
+    seconds: float
+    reason: str
+
+
+class Readiness(_Shape):
+    """Whether a response submitted now would be run.
+
+    `pick-up` is missing where slots are free and workers listen, but none has taken a job for 30 seconds.
+    """
+
+    status: Literal["ok", "unavailable"]
+    missing: list[Literal["database", "migrations", "worker", "pick-up", "provider", "broker"]]
+    reasons: dict[str, str]
+    warnings: list[str]
+    provider: ProviderLane | None
+    waiting: WaitingJob | None

@@ -1,0 +1,145 @@
+"""For the operator, without a key: is it alive, is it ready, how is it doing."""
+
+from asyncio import gather
+from datetime import datetime, timedelta
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.dependencies import Parts, PartsDep
+from api.readiness import DatabaseState, unseen
+from api.response_body import Readiness
+from jobs.store.database import database_now
+from jobs.store.provider_limits import LaneSettings, read_lane
+from jobs.store.responses import count_open, oldest_due_at
+from jobs.store.webhooks.endpoints import (
+    count_disabled,
+    count_ended_deliveries,
+    count_open_deliveries,
+    oldest_undelivered_at,
+)
+from jobs.store.workers import live_workers
+from jobs.telemetry import get_logger
+
+RECENTLY = timedelta(minutes=15)
+
+router = APIRouter(tags=["operations"])
+
+log = get_logger(__name__)
+
+
+@router.get("/healthz", summary="Liveness")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    summary="Readiness",
+    responses={
+        200: {"model": Readiness},
+        503: {"model": Readiness, "description": "`missing` names what is not there."},
+    },
+)
+async def readyz(parts: PartsDep) -> Response:
+    """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
+    the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
+    why of each thing that is missing. `backburner doctor` tells the same list.
+    """
+    body = await _readiness(parts)
+    return JSONResponse(body, 503 if body["missing"] else 200)
+
+
+async def _readiness(parts: Parts) -> dict[str, object]:
+    # on no thread that handlers share: those who wait for what is silent may have taken them all
+    state, broker_away = await gather(_look_at_database(parts), _look_at_broker(parts))
+    faults = state.faults(broker_away)
+    missing = {each.of.value: each.reason for each in faults if each.is_missing}
+    if state.reason is not None:
+        log.warning("not ready", database=state.reason)
+    return {
+        "status": "unavailable" if missing else "ok",
+        "missing": list(missing),
+        "reasons": missing,
+        "warnings": [each.reason for each in faults if not each.is_missing],
+        "waiting": state.waiting(broker_away),
+        "provider": state.lane,
+    }
+
+
+async def _look_at_database(parts: Parts) -> DatabaseState:
+    try:
+        return await parts.database_probe.ask()
+    except (SQLAlchemyError, TimeoutError) as error:
+        return unseen(error)
+
+
+async def _look_at_broker(parts: Parts) -> str | None:
+    """Why the broker takes no messages, if it takes none."""
+    try:
+        return await parts.broker_probe.ask()
+    except TimeoutError:
+        return "it does not answer in time"
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics",
+    response_class=PlainTextResponse,
+    responses={503: {"description": "The database is away."}},
+)
+def metrics(parts: PartsDep) -> Response:
+    """Prometheus; every number is read from the database at this moment, so all processes tell the same.
+
+    Of more than 10,000 that wait the number is an estimate.
+    """
+    registry = CollectorRegistry()
+    with parts.database.read() as tx:
+        jobs = Gauge("backburner_jobs", "Open jobs by status.", ["status"], registry=registry)
+        for status, count in count_open(tx).items():
+            jobs.labels(status).set(count)
+        workers = live_workers(tx, database_now(tx), parts.settings.worker_timeout)
+        Gauge("backburner_workers", "Live workers.", registry=registry).set(len(workers))
+        slots = Gauge("backburner_slots", "Calls that the live workers can hold at once.", registry=registry)
+        total = sum(worker.concurrency for worker in workers)
+        slots.set(total)
+        settings = LaneSettings.from_settings(parts.settings)
+        lane = read_lane(tx, settings.name)
+        oldest = oldest_due_at(tx)
+        _webhook_metrics(tx, registry, parts.database.clock())
+    age = 0.0 if oldest is None else max(0.0, (parts.database.clock() - oldest).total_seconds())
+    Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
+    limit = settings.limit(lane)
+    widest = Gauge("backburner_lane_limit", "Calls that may be out to the provider at once.", registry=registry)
+    widest.set(total if limit is None else min(limit, total))
+    opened = Gauge(
+        "backburner_lane_open",
+        "0 while the provider takes no call.",
+        registry=registry,
+    )
+    opened.set(lane.closed_at is None)
+    bells = Gauge("backburner_bells", "Messages in the broker's queue.", registry=registry)
+    depth = parts.dispatcher.depth()
+    bells.set(float("nan") if depth is None else depth)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _webhook_metrics(tx: Connection, registry: CollectorRegistry, now: datetime) -> None:
+    """How deliveries fare; of those that ended only the last minutes are counted, as the rest may be millions."""
+    on_their_way = Gauge("backburner_webhook_deliveries", "Open deliveries by status.", ["status"], registry=registry)
+    for status, count in count_open_deliveries(tx).items():
+        on_their_way.labels(status).set(count)
+    ended = Gauge(
+        "backburner_webhook_ended", "Deliveries that ended within 15 minutes, by status.", ["status"], registry=registry
+    )
+    for status, count in count_ended_deliveries(tx, now - RECENTLY).items():
+        ended.labels(status).set(count)
+    oldest = oldest_undelivered_at(tx)
+    age = Gauge("backburner_webhook_oldest_seconds", "How long the oldest open delivery is open.", registry=registry)
+    age.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
+    disabled = Gauge("backburner_webhook_endpoints_disabled", "Endpoints that are disabled.", registry=registry)
+    disabled.set(count_disabled(tx))

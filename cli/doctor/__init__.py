@@ -1,0 +1,1 @@
+"""`backburner doctor`: checks of everything between a prompt and its answer."""

@@ -1,0 +1,1 @@
+"""`backburner up`: everything on one machine, in the foreground."""

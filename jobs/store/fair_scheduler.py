@@ -1,0 +1,345 @@
+"""The order of due jobs: round-robin between API keys, then by the key's own priorities, then by age.
+
+Each key's n-th due job competes with the other keys' n-th, and among equals the key goes first that was served longest
+ago. A priority orders the jobs of its own key alone: if it went further, whoever asks for 9 would starve all others.
+
+Keys with work are found by skipping through the index from key to key, so a tenant with a million queued jobs costs as
+much as one with a single job; and a dispatcher remembers whom it has found, so that a look costs the places that it
+fills, however many wait for them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    CompoundSelect,
+    Connection,
+    Integer,
+    Select,
+    String,
+    Update,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from jobs.ids import first_id_at
+from jobs.lifecycle import Status
+from jobs.store import schema
+from jobs.store.column_types import ByteOrdered, Moment, among
+from jobs.store.key_queue import Line
+
+PRIORITIES = range(9, -1, -1)
+EVERYBODY = 1 << 30
+FEWEST_LEARNT = 10
+NEWEST = 100
+NEW_FOR = timedelta(minutes=1)
+"""What an id tells of its age is by the clock of the machine that made it."""
+FORGOTTEN_AFTER = timedelta(seconds=5)
+"""By then a lease that was lost is another's, who serves keys as well."""
+FEWEST_KEYS = 10
+GROUPS_PER_QUERY = 100
+"""On SQLite, which wants a branch of its own for each key and priority."""
+_BEFORE_ALL: Final = ""
+_NO_GROUP: Final = literal_column("0", Integer)
+
+
+@dataclass(frozen=True)
+class _Due:
+    job_id: str
+    api_key_id: str
+    turn: int
+
+
+class Turns:
+    """Whose turn it is, as one dispatcher knows it from look to look. Not for several threads at once.
+
+    At each look it hears of the keys of the `NEWEST` jobs, so that who has just come is known, and goes on with a round
+    through all that wait, by as many of each priority as there are places: who has come back to the queue in another
+    way is known before everybody else has had a turn. Where the known ones do not fill the places it asks for all at
+    once. What a rollback or another dispatcher made untrue is put right as the round comes by.
+    """
+
+    def __init__(self) -> None:
+        self._line = Line()
+        self._priorities: dict[str, set[int]] = {}  # of each key in the line, those that it may have due jobs of
+        self._after: dict[int, str] = {}
+        self._looked_at: datetime | None = None
+        self._locked: dict[str, datetime] = {}  # jobs that another session held locked, and when they were met
+
+    def pick(self, tx: Connection, now: datetime, limit: int, rung_before: datetime) -> list[str]:
+        """Up to `limit` ids of due jobs whose bell has not been rung since `rung_before`, in the order to ring them.
+
+        Marks them as rung at `now` and their keys as served. What another session has locked is left out, and others
+        have its place: a job that is being claimed needs no bell.
+        """
+        if limit <= 0:
+            return []
+        self._locked = {each: met for each, met in self._locked.items() if timedelta(0) <= now - met < FORGOTTEN_AFTER}
+        if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
+            self._line, self._priorities = Line(), {}
+            self._start_over()
+            most = EVERYBODY
+        else:
+            most = max(FEWEST_LEARNT, limit)
+        knows_all = self._learn(tx, now, most)
+        self._looked_at = now
+        picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+        if len(picked) < limit and not knows_all:
+            self._start_over()
+            self._learn(tx, now, EVERYBODY)
+            picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+        return self._serve(tx, picked, now) if picked else []
+
+    def _start_over(self) -> None:
+        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL)
+
+    def _learn(self, tx: Connection, now: datetime, most: int) -> bool:
+        """Hear of those that have something due, `most` of each priority; whether these were all that wait."""
+        last: dict[int, tuple[int, str]] = {}
+        after = {_after(priority): key for priority, key in self._after.items()}
+        since = first_id_at("resp", now - NEW_FOR)
+        for each in tx.execute(_WAITING, {**after, "most": most, "made_since": since}):
+            if each.available_at <= now:
+                self._line.put(each.key, each.dispatched_at)
+                self._priorities.setdefault(each.key, set()).add(each.priority)
+            last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
+        from_the_start = all(key == _BEFORE_ALL for key in self._after.values())
+        cut = {priority: key for priority, (number, key) in last.items() if number == most}
+        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL) | cut
+        return from_the_start and not cut
+
+    def _deal(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
+        due = self._due(tx, limit + len(self._locked), now=now, rung_before=rung_before)
+        due = [job for job in due if job.job_id not in self._locked]
+        due.sort(key=lambda job: (job.turn, self._line.served_at(job.api_key_id)))
+        return due[:limit]
+
+    def _due(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
+        """The first due jobs of each key, so many of each that `limit` of them are dealt fairly.
+
+        Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves
+        the line. Where there are more keys than places, those that come first in the line have them.
+        """
+        found: dict[str, list[_Due]] = {}
+        share = max(1, min(limit, 2 * limit // max(1, len(self._line))))
+        idle: list[str] = []
+        start, size = 0, max(limit, FEWEST_KEYS)
+        while start < len(self._line) and (share > 1 or len(found) < limit):
+            keys = self._line.keys(start, start + size)
+            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+            idle += [key for key in keys if key not in found]
+            start, size = start + size, 2 * size  # whoever came first has nothing due
+        for key in idle:
+            self._line.drop(key)
+            del self._priorities[key]
+        while share < limit and sum(len(due) for due in found.values()) < limit:
+            keys = [key for key, due in found.items() if len(due) == share]
+            if not keys:
+                break
+            share = min(limit, 4 * share)
+            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+        return [job for due in found.values() for job in due]
+
+    def _first_of_each(
+        self, tx: Connection, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
+    ) -> dict[str, list[_Due]]:
+        asked = {"now": now, "rung_before": rung_before, "share": share}
+        groups = [(key, priority) for key in keys for priority in self._priorities[key]]
+        rows: list[Any] = []
+        for query, of_groups in _for_each(tx, groups):
+            rows += tx.execute(query, asked | of_groups)
+        found: dict[str, list[_Due]] = {}
+        for row in sorted(rows, key=lambda row: (-row.priority, row.available_at, row.id)):
+            due_of_key = found.setdefault(row.api_key_id, [])
+            if len(due_of_key) < share:
+                due_of_key.append(_Due(row.id, row.api_key_id, turn=len(due_of_key) + 1))
+        return found
+
+    def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> list[str]:
+        """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
+        served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
+        rung = _mark_rung(tx, [each.job_id for each in picked], served, now)
+        for key, moment in served.items():
+            self._line.put(key, moment)
+        self._locked |= {each.job_id: now for each in picked if each.job_id not in rung}
+        return [each.job_id for each in picked if each.job_id in rung]
+
+
+def rung_at_of(tx: Connection, job_id: str) -> datetime | None:
+    """When the bell of a queued job was rung; None if it was not, or the job is queued no more."""
+    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": job_id}).scalar_one_or_none()
+    return found
+
+
+_RUNG_AT: Final = select(schema.jobs.c.rung_at).where(schema.jobs.c.id == bindparam("of_id"), schema.IS_QUEUED)
+
+
+def queued_groups() -> CTE:
+    """Each (`priority`, `key`) that has queued jobs, with when its first is due, by one index probe each.
+
+    Of each priority the first `most` after the key `after_<priority>`, which are parameters, numbered from 1. What is
+    numbered 0 is no group.
+    """
+    row, following = schema.jobs.c, schema.jobs.alias("following")
+    starts = (
+        select(
+            literal_column(str(priority), Integer).label("priority"),
+            bindparam(_after(priority), _BEFORE_ALL, ByteOrdered).label("key"),
+        )
+        for priority in PRIORITIES
+    )
+    start = union_all(*starts).subquery("start").c
+    nothing = (_NO_GROUP.label("number"), cast(null(), Moment).label("available_at"))
+    group = select(start.priority, start.key, *nothing).cte("queued_group", recursive=True)
+    first_of_next = (
+        select(row.id)
+        .where(schema.IS_QUEUED, row.priority == group.c.priority, row.api_key_id > group.c.key)
+        .order_by(row.api_key_id, row.available_at, row.id)
+        .limit(literal_column("1", Integer))
+        .correlate(group)
+        .scalar_subquery()
+    )
+    return group.union_all(
+        select(
+            group.c.priority,
+            following.c.api_key_id,
+            group.c.number + literal_column("1", Integer),
+            following.c.available_at,
+        )
+        .join_from(group, following, following.c.id == first_of_next)
+        .where(group.c.number < bindparam("most", EVERYBODY, Integer))
+    )
+
+
+def _waiting() -> Select[Any]:
+    """The groups, and as number 0 those of the newest jobs; with each, when its key was last served."""
+    row, key = schema.jobs.c, schema.api_keys.c
+    newest = (
+        select(row.priority, row.api_key_id, row.available_at, schema.IS_QUEUED.label("is_queued"))
+        .where(row.id >= bindparam("made_since", type_=ByteOrdered))
+        .order_by(row.id.desc())
+        .limit(literal_column(str(NEWEST), Integer))
+        .subquery("newest")
+        .c
+    )
+    group = queued_groups().c
+    waiting = union_all(
+        select(group.priority, group.key, group.number, group.available_at).where(group.number > _NO_GROUP),
+        select(newest.priority, newest.api_key_id, _NO_GROUP, func.min(newest.available_at, type_=Moment))
+        .where(newest.is_queued)
+        .group_by(newest.priority, newest.api_key_id),
+    ).subquery("waiting")
+    served_at = select(key.dispatched_at).where(key.id == waiting.c.key).scalar_subquery()
+    return select(waiting, served_at.label("dispatched_at"))
+
+
+def _after(priority: int) -> str:
+    return f"after_{priority}"
+
+
+_WAITING: Final = _waiting()
+
+
+def _due_jobs() -> Select[Any]:
+    row = schema.jobs.c
+    return (
+        select(row.id, row.api_key_id, row.priority, row.available_at)
+        .where(
+            schema.IS_QUEUED,
+            row.available_at <= bindparam("now"),
+            or_(row.rung_at.is_(None), row.rung_at < bindparam("rung_before")),
+        )
+        .order_by(row.available_at, row.id)
+        .limit(bindparam("share", type_=Integer))
+    )
+
+
+def _due_of_each() -> Select[Any]:
+    """In one statement whose text, and so its plan, is always the same."""
+    asked = func.unnest(bindparam("keys", type_=ARRAY(String)), bindparam("priorities", type_=ARRAY(Integer)))
+    group = asked.table_valued(column("key", String), column("priority", Integer)).render_derived("asked")
+    row = schema.jobs.c
+    of_group = (
+        _due_jobs()
+        .where(row.api_key_id == group.c.key, row.priority == group.c.priority)
+        .correlate(group)
+        .lateral("due")
+    )
+    return select(of_group).select_from(group.join(of_group, true()))
+
+
+_DUE_OF_EACH: Final = _due_of_each()
+
+
+def _for_each(
+    tx: Connection, groups: Sequence[tuple[str, int]]
+) -> Iterator[tuple[Select[Any] | CompoundSelect[Any], dict[str, Any]]]:
+    """What to ask for the due jobs of these keys and priorities, and the parameters that name them."""
+    if tx.dialect.name == "postgresql":
+        yield _DUE_OF_EACH, {"keys": [key for key, _ in groups], "priorities": [priority for _, priority in groups]}
+        return
+    due, row = _due_jobs(), schema.jobs.c
+    for start in range(0, len(groups), GROUPS_PER_QUERY):
+        some = groups[start : start + GROUPS_PER_QUERY]
+        branches = [
+            select(
+                due.where(
+                    row.api_key_id == bindparam(f"key_{number}"), row.priority == bindparam(f"priority_{number}")
+                ).subquery(f"due_{number}")
+            )
+            for number in range(len(some))
+        ]
+        named: dict[str, Any] = {f"key_{number}": key for number, (key, _) in enumerate(some)}
+        named |= {f"priority_{number}": priority for number, (_, priority) in enumerate(some)}
+        yield union_all(*branches), named
+
+
+def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> set[str]:
+    """Those that are marked; another session has locked or taken the others."""
+    keys = sorted(served)  # in one order, so that no two wait for each other
+    rung = {*tx.execute(_RING, {"ids": job_ids, "now": now}).scalars()}
+    if tx.dialect.name == "postgresql":
+        tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
+        return rung
+    key = schema.api_keys.c
+    one = update(schema.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
+    tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
+    return rung
+
+
+def _ring() -> ReturningUpdate[Any]:
+    job = schema.jobs.c
+    free = select(job.id).where(among(job.id, "ids"), job.status == Status.QUEUED)
+    free = free.with_for_update(skip_locked=True, key_share=True)
+    # the list is named twice, for PostgreSQL would read every job for the join alone, however few are rung
+    ringing = update(schema.jobs).where(among(job.id, "ids"), job.id.in_(free))
+    return ringing.values(rung_at=bindparam("now")).returning(job.id)
+
+
+def _serve() -> Update:
+    keys, moments = bindparam("keys", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(Moment))
+    listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", Moment))
+    served = listed.render_derived("served").c
+    key = schema.api_keys.c.id
+    free = select(key).where(among(key, "keys")).with_for_update(skip_locked=True, key_share=True)
+    # the list is named twice, for PostgreSQL would read every key for the join alone, however few are served
+    these = update(schema.api_keys).where(key == served.key, among(key, "keys"), key.in_(free))
+    return these.values(dispatched_at=served.moment)
+
+
+_RING: Final = _ring()
+_SERVE: Final = _serve()

@@ -1,0 +1,103 @@
+"""Which duties there may be work for: one statement a second for all of them, where each would look for itself.
+
+Each part is one probe of an index. It may say that there is work where there is none, never the other way round.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, or_, select, true
+
+from jobs.store import schema
+from jobs.store.column_types import Moment
+from jobs.store.webhooks.outbox import CLAIM_LASTS
+
+
+class Duty(StrEnum):
+    """What one worker process does for all."""
+
+    RESCUER = "rescuer"
+    DEADLINES = "deadlines"
+    FOLLOWERS = "followers"
+    DISPATCHER = "dispatcher"
+    DELIVERY_RESCUER = "delivery rescuer"
+    DELIVERY_DISPATCHER = "delivery dispatcher"
+    RECONCILIATION = "reconciliation"
+    CANCELLATION = "cancellation"
+    ERASURE = "erasure"
+
+
+UNFETCHED_FOR: Final = timedelta(days=1)
+"""How long ago a call may have ended whose response is cancelled at the provider."""
+DOUBTFUL_FOR: Final = timedelta(hours=6)
+"""The same of one that the provider's log is asked about."""
+COPIED_FOR: Final = timedelta(days=60)
+"""The same of one whose copy is deleted at the provider. OpenAI itself keeps a stored response for 30 days."""
+
+
+def duties_with_work(tx: Connection, now: datetime, worker_timeout: timedelta, lane: str) -> AbstractSet[Duty]:
+    """The duties that may have something to do at `now`."""
+    asked = {
+        "now": now,
+        "of_lane": lane,
+        "silent_since": now - worker_timeout,
+        "ahead_of": now + worker_timeout,
+        "claimed_before": now - CLAIM_LASTS,
+        "unfetched_since": now - UNFETCHED_FOR,
+        "doubtful_since": now - DOUBTFUL_FOR,
+        "copied_since": now - COPIED_FOR,
+    }
+    found = tx.execute(_TO_DO, asked).one()
+    return frozenset(duty for duty, has_work in zip(_PARTS, found, strict=True) if has_work)
+
+
+def _any(query: Select[Any]) -> ColumnElement[bool]:
+    """Whether there is one: by a limit, as `EXISTS` forgets in which order the first is found by an index."""
+    return query.limit(literal_column("1", Integer)).scalar_subquery().is_not(None)
+
+
+def _moment(name: str) -> ColumnElement[datetime]:
+    return bindparam(name, type_=Moment)
+
+
+def _parts() -> Mapping[Duty, ColumnElement[bool]]:
+    job, call, delivery = schema.jobs.c, schema.attempts.c, schema.webhook_deliveries.c
+    worker, lane = schema.workers.c, schema.lanes.c
+    before = schema.jobs.alias("before").c
+    ended = select(worker.id).where(worker.ended_at.is_not(None))
+    living = select(worker.id).where(worker.id == delivery.worker_id, worker.ended_at.is_(None)).exists()
+    silent = or_(worker.beat_at < _moment("silent_since"), worker.beat_at > _moment("ahead_of"))
+    parked = select(job.id).where(job.parked_until.is_not(None)).order_by(job.parked_until)
+    overdue = select(job.id).where(job.completed_at.is_(None), job.deadline_at <= _moment("now"))
+    still_open = select(before.id).where(before.id == job.waits_for, before.completed_at.is_(None)).exists()
+    sent_in_vain = or_(~living, delivery.claimed_at < _moment("claimed_before"))
+    doubtful = select(call.ended_at).where(schema.IS_DOUBTFUL, call.ended_at > _moment("doubtful_since"))
+    unfetched = select(call.ended_at).where(schema.IS_UNFETCHED, call.ended_at > _moment("unfetched_since"))
+    copied = select(call.ended_at).where(call.copy_unwanted == true(), call.ended_at > _moment("copied_since"))
+    return {
+        Duty.RESCUER: or_(
+            _any(select(worker.id).where(worker.ended_at.is_(None), silent)),
+            _any(select(job.worker_id).where(schema.IS_HELD, job.worker_id.in_(ended))),
+            _any(select(call.worker_id).where(call.ended_at.is_(None), call.worker_id.in_(ended))),
+        ),
+        Duty.DEADLINES: or_(
+            _any(overdue.order_by(job.deadline_at)), _any(parked.where(job.parked_until <= _moment("now")))
+        ),
+        Duty.FOLLOWERS: _any(select(job.id).where(job.waits_for.is_not(None), ~still_open).order_by(job.waits_for)),
+        Duty.DISPATCHER: or_(
+            _any(select(job.priority).where(schema.IS_QUEUED).order_by(job.priority)),
+            _any(select(lane.name).where(lane.name == bindparam("of_lane"), lane.max_calls.is_not(None))),
+        ),
+        Duty.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, sent_in_vain)),
+        Duty.DELIVERY_DISPATCHER: _any(select(delivery.receiver).where(schema.IS_PENDING).order_by(delivery.receiver)),
+        Duty.RECONCILIATION: or_(_any(doubtful.order_by(call.ended_at)), _any(parked)),
+        Duty.CANCELLATION: _any(unfetched.order_by(call.ended_at)),
+        Duty.ERASURE: _any(copied.order_by(call.ended_at)),
+    }
+
+
+_PARTS: Final = _parts()
+_TO_DO: Final = select(*(part.label(f"part_{number}") for number, part in enumerate(_PARTS.values())))

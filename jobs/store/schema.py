@@ -1,0 +1,601 @@
+"""Every table. Enums are mirrored by CHECKs, and each index says which question it answers.
+
+A job's row stays small, because it is rewritten at every transition; its prompt and answer, written once, live
+beside it. Attempts are also the usage ledger: they carry key and model themselves and outlive the job.
+"""
+
+from collections.abc import Iterable
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    and_,
+    literal,
+    text,
+)
+
+from jobs.errors import Billed, ErrorKind
+from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
+from jobs.lifecycle import Status
+from jobs.store.column_types import ByteOrdered, JsonText, Moment
+from jobs.webhooks.protocol import DeliveryError, DeliveryStatus, DisabledFor, EventType
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+# Read by PostgreSQL alone. A fiftieth of ten million rows is still some minutes of full load: by its own rule, a fifth,
+# what has been claimed would lie for hours in the way of what looks for the first that is due.
+_LARGE_AND_CHANGING = {
+    "autovacuum_vacuum_scale_factor": "0.02",
+    "autovacuum_vacuum_insert_scale_factor": "0.02",
+    "autovacuum_analyze_scale_factor": "0.01",
+}
+
+
+def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("sha256", String, nullable=False, unique=True),
+    Column("scopes", JsonText, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    Column("dispatched_at", Moment),  # when the dispatcher last served this key: whose turn is it
+    postgresql_with={"fillfactor": "50"},  # rewritten at every turn: room for it beside the row
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("model", String, nullable=False),
+    Column("status", String, nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("failures", Integer, nullable=False, default=0),
+    Column("max_attempts", Integer, nullable=False),
+    Column("on_unknown_outcome", String, nullable=False),
+    Column("truncation", String, nullable=False),
+    Column("truncation_applied", String),
+    Column("background", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("available_at", Moment, nullable=False),
+    Column("deadline_at", Moment, nullable=False),
+    Column("rung_at", Moment),
+    Column("started_at", Moment),
+    Column("completed_at", Moment),
+    Column("worker_id", ByteOrdered),
+    Column("provider_response_id", String),
+    Column("provider_model", String),
+    Column("incomplete_reason", String),
+    Column("error_code", String),
+    Column("error_kind", String),
+    Column("error_message", Text),
+    Column("error_param", String),
+    Column("error_http_status", Integer),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost_microusd", BigInteger),
+    Column("cost_source", String),
+    Column("parked_until", Moment),  # waits till then for the provider's log to tell what became of its last call
+    Column("previous_response_id", ByteOrdered),  # no foreign key: what it names may be erased before it
+    Column("waits_for", ByteOrdered),  # what has to end first: not due until then
+    Column("sent_responses", Integer),
+    Column("sent_items", Integer),
+    Column("store", Boolean),  # false: erased soon after its end
+    _one_of("status", Status),
+    _one_of("on_unknown_outcome", OnUnknownOutcome),
+    _one_of("truncation", Truncation),
+    _one_of("truncation_applied", Truncation),
+    _one_of("error_kind", ErrorKind),
+    _one_of("cost_source", CostSource),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="priority"),
+    CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
+    CheckConstraint("(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name="ended_once"),
+    CheckConstraint("parked_until IS NULL OR status = 'queued'", name="parked_in_the_queue"),
+    postgresql_with={"fillfactor": "85", **_LARGE_AND_CHANGING},  # room to note a bell without touching an index
+)
+
+# Written into a query's text rather than bound to it: only so can a prepared plan use the partial indexes below.
+# A parked job is in nobody's way: it is neither dispatched nor counted as waiting for its turn.
+IS_QUEUED = and_(jobs.c.status == literal(Status.QUEUED, literal_execute=True), jobs.c.parked_until.is_(None))
+IS_HELD = jobs.c.status == literal(Status.IN_PROGRESS, literal_execute=True)
+
+# list: newest first, by key alone or narrowed by status or model
+Index("ix_jobs_list", jobs.c.api_key_id, jobs.c.id)
+Index("ix_jobs_list_by_status", jobs.c.api_key_id, jobs.c.status, jobs.c.id)
+Index("ix_jobs_list_by_model", jobs.c.api_key_id, jobs.c.model, jobs.c.id)
+# dispatch and queue position: per priority and key, whose turn it is
+Index(
+    "ix_jobs_due",
+    jobs.c.priority,
+    jobs.c.api_key_id,
+    jobs.c.available_at,
+    jobs.c.id,
+    postgresql_where=text("status = 'queued' AND parked_until IS NULL"),
+    sqlite_where=text("status = 'queued' AND parked_until IS NULL"),
+)
+# reconciliation: who waits for the provider's log, and for how long
+Index(
+    "ix_jobs_parked",
+    jobs.c.parked_until,
+    postgresql_where=text("parked_until IS NOT NULL"),
+    sqlite_where=text("parked_until IS NOT NULL"),
+)
+# rescue: what a worker holds
+Index(
+    "ix_jobs_held",
+    jobs.c.worker_id,
+    postgresql_where=text("status = 'in_progress'"),
+    sqlite_where=text("status = 'in_progress'"),
+)
+# deadlines: which open job's time is up
+Index(
+    "ix_jobs_deadline",
+    jobs.c.deadline_at,
+    postgresql_where=text("completed_at IS NULL"),
+    sqlite_where=text("completed_at IS NULL"),
+)
+# retention: which ended job may be erased
+Index(
+    "ix_jobs_ended",
+    jobs.c.completed_at,
+    postgresql_where=text("completed_at IS NOT NULL"),
+    sqlite_where=text("completed_at IS NOT NULL"),
+)
+# store: false: which ended job may be erased early
+Index(
+    "ix_jobs_unstored",
+    jobs.c.completed_at,
+    postgresql_where=text("store = false AND completed_at IS NOT NULL"),
+    sqlite_where=text("store = 0 AND completed_at IS NOT NULL"),
+)
+# follow-ups: which wait, and for what
+Index(
+    "ix_jobs_waiting",
+    jobs.c.waits_for,
+    postgresql_where=text("waits_for IS NOT NULL"),
+    sqlite_where=text("waits_for IS NOT NULL"),
+)
+# erasing: what an open follow-up still needs
+Index(
+    "ix_jobs_following",
+    jobs.c.previous_response_id,
+    postgresql_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+    sqlite_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("settings", JsonText, nullable=False),  # the client's body without its input
+    Column("input", JsonText, nullable=False),
+    Column("credentials", Text),  # sealed; what the other two show as ***
+)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("response", JsonText),  # normalised; null when the body could not be read as an answer
+    Column("raw", LargeBinary),  # what the provider sent, byte for byte
+)
+
+output_items = Table(
+    "output_items",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("item_id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    sqlite_with_rowid=False,
+)
+# item_reference: which response of a key holds the item
+Index("ix_output_items_find", output_items.c.api_key_id, output_items.c.item_id, output_items.c.job_id)
+
+stream_events = Table(
+    "stream_events",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),  # of the first event
+    Column("next_number", Integer, nullable=False),  # behind the last one
+    Column("attempt", Integer, nullable=False),
+    Column("events", JsonText, nullable=False),
+    Column("progress", JsonText, nullable=False),  # what was told of the output after these
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("body_sha256", String, nullable=False),
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+unanswered = Table(
+    "unanswered",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("body_sha256", String, nullable=False),
+    Column("request_id", ByteOrdered, nullable=False),  # the request that owes its client the answer
+    Column("process_id", ByteOrdered, nullable=False),  # the API process that holds its connection
+    Column("since", Moment, nullable=False),
+    Column("lost_at", Moment),  # when the connection was lost
+)
+# a request sent again: which job of an equal body lost its client
+Index("ix_unanswered_body", unanswered.c.api_key_id, unanswered.c.body_sha256)
+# whose answer was written, or lost
+Index("ix_unanswered_request", unanswered.c.request_id)
+
+api_processes = Table(
+    "api_processes",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("beat_at", Moment, nullable=False),
+    Column("host", String),
+    Column("pid", Integer),
+    Column("host_ahead", Float),  # by how many seconds that host's clock is ahead
+)
+
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("value", String, nullable=False),
+)
+# list by metadata[key]=value
+Index(
+    "ix_job_metadata_list",
+    job_metadata.c.api_key_id,
+    job_metadata.c.key,
+    job_metadata.c.value,
+    job_metadata.c.job_id,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", ByteOrdered, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("model", String, nullable=False),
+    Column("worker_id", ByteOrdered, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("outcome", String),
+    Column("billed", String, nullable=False),
+    Column("truncation", String, nullable=False),
+    Column("resumes", String),  # what an earlier attempt bought, and this one only fetches
+    Column("error_kind", String),
+    Column("error_message", Text),
+    Column("http_status", Integer),
+    Column("provider_request_id", String),
+    Column("provider_response_id", String),
+    Column("input_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("cost_microusd", BigInteger),
+    Column("cost_source", String),
+    Column("reconciled_at", Moment),  # when the provider's own log told what became of it
+    # a response that the provider keeps for its background mode: true once it is to be deleted there, null when it is
+    Column("copy_unwanted", Boolean),
+    _one_of("outcome", Outcome),
+    _one_of("billed", Billed),
+    _one_of("truncation", Truncation),
+    _one_of("error_kind", ErrorKind),
+    _one_of("cost_source", CostSource),
+    CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_with_an_outcome"),
+    postgresql_with=_LARGE_AND_CHANGING,
+)
+# attempts of long ago, added up: `GET /usage` counts both
+past_usage = Table(
+    "past_usage",
+    metadata,
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("day", Date, primary_key=True),  # in UTC
+    Column("model", String, primary_key=True),
+    Column("outcome", String, primary_key=True),
+    Column("calls", BigInteger, nullable=False),
+    Column("calls_of_unknown_cost", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("total_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("cost_microusd", BigInteger, nullable=False),
+    _one_of("outcome", Outcome),
+)
+attempt_bodies = Table(
+    "attempt_bodies",
+    metadata,
+    # of the job, not of the call: calls outlive their job, and what they brought is erased with it
+    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # or its beginning
+)
+
+# In words of their own, so that both databases see that a partial index fits the query.
+IS_DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
+IS_UNFETCHED = text(
+    "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL"
+    " AND cost_microusd IS NULL AND reconciled_at IS NULL"
+)
+IS_UNPRICED = text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL")
+# usage by day, model and key; PostgreSQL adds it up without a look at the rows
+Index(
+    "ix_attempts_usage",
+    attempts.c.api_key_id,
+    attempts.c.started_at,
+    postgresql_include=[
+        "model",
+        "input_tokens",
+        "output_tokens",
+        "total_tokens",
+        "cached_tokens",
+        "reasoning_tokens",
+        "cost_microusd",
+    ],
+)
+# rescue: what a worker left open
+Index(
+    "ix_attempts_open",
+    attempts.c.worker_id,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+
+# reconciliation: which calls may have cost money that nobody has told us of
+Index(
+    "ix_attempts_doubtful",
+    attempts.c.ended_at,
+    postgresql_where=IS_DOUBTFUL,
+    sqlite_where=IS_DOUBTFUL,
+)
+# usage: how many calls there are whose cost nobody knows
+Index(
+    "ix_attempts_unpriced",
+    attempts.c.api_key_id,
+    attempts.c.started_at,
+    attempts.c.model,
+    postgresql_where=IS_UNPRICED,
+    sqlite_where=IS_UNPRICED,
+)
+# cancellation: which calls left the provider making what nobody may want any more
+Index(
+    "ix_attempts_unfetched",
+    attempts.c.ended_at,
+    postgresql_where=IS_UNFETCHED,
+    sqlite_where=IS_UNFETCHED,
+)
+# erasure: which responses the provider still keeps, and should not
+Index(
+    "ix_attempts_copy_unwanted",
+    attempts.c.ended_at,
+    postgresql_where=text("copy_unwanted = true"),
+    sqlite_where=text("copy_unwanted = 1"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("host", String, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("started_at", Moment, nullable=False),
+    Column("beat_at", Moment, nullable=False),
+    Column("draining_at", Moment),  # claims no more
+    Column("ended_at", Moment),  # left, or was given up
+    Column("short_of", String),  # why it holds fewer calls than it is set to, in words
+    Column("unrecorded", Integer),  # calls whose end it could not write down for some seconds
+    Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
+    Column("took_at", Moment),  # when it last took a message from one of them
+    Column("host_ahead", Float),  # by how many seconds its host's clock is ahead
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("namespace", String, primary_key=True),  # in one row, made by the migration
+    Column("boot", String),  # of the host, on SQLite
+    Column("began_at", Moment),  # the moment at which that boot's clock of elapsed time was zero
+)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("name", String, primary_key=True),  # the provider's host
+    Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
+    Column("narrowed_at", Moment),
+    Column("narrowed_by", ByteOrdered),  # the job whose call was refused then
+    Column("widened_at", Moment),
+    Column("closed_at", Moment),
+    Column("closed_for", String),
+    Column("closed_because", String),  # in a few words, where there is more to say
+    Column("probe_at", Moment),  # when one job may try a closed lane
+    Column("probes", Integer, nullable=False),
+    Column("log_off_until", Moment),  # the provider's own log of calls cannot be read; when to try again
+    _one_of("closed_for", ErrorKind),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("holder", String, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+)
+
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("job_id", ByteOrdered),  # set when one request named it: it hears of that job alone and is never listed
+    Column("name", String, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("receiver", ByteOrdered, nullable=False),  # whose deliveries at once are bounded: key and origin
+    Column("event_types", JsonText, nullable=False),
+    Column("secret", Text),  # sealed; null: deliveries go unsigned
+    Column("secret_hint", String),
+    Column("former_secret", Text),  # sealed; signs beside the other until former_until
+    Column("former_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("failing_since", Moment),
+    Column("warned_at", Moment),
+    Column("disabled_at", Moment),
+    Column("disabled_for", String),
+    _one_of("disabled_for", DisabledFor),
+    CheckConstraint("(disabled_at IS NULL) = (disabled_for IS NULL)", name="disabled_for_a_reason"),
+    CheckConstraint("(former_secret IS NULL) = (former_until IS NULL)", name="former_secret_ends"),
+)
+# list, and who hears of a key's events
+Index(
+    "ix_webhook_endpoints_list",
+    webhook_endpoints.c.api_key_id,
+    webhook_endpoints.c.id,
+    postgresql_where=text("job_id IS NULL"),
+    sqlite_where=text("job_id IS NULL"),
+)
+# who else hears of one job; retention
+Index(
+    "ix_webhook_endpoints_job",
+    webhook_endpoints.c.job_id,
+    unique=True,
+    postgresql_where=text("job_id IS NOT NULL"),
+    sqlite_where=text("job_id IS NOT NULL"),
+)
+# metrics: which are disabled
+Index(
+    "ix_webhook_endpoints_disabled",
+    webhook_endpoints.c.disabled_at,
+    postgresql_where=text("disabled_at IS NOT NULL"),
+    sqlite_where=text("disabled_at IS NOT NULL"),
+)
+
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("job_id", ByteOrdered, nullable=False),  # the job may be erased before its event is
+    Column("type", String, nullable=False),
+    Column("payload", Text, nullable=False),  # what is signed and sent, at every try the same
+    Column("created_at", Moment, nullable=False),
+    _one_of("type", EventType),
+)
+# what a job's end has made
+Index("ix_webhook_events_job", webhook_events.c.job_id)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", ByteOrdered, primary_key=True),
+    Column("event_id", ByteOrdered, ForeignKey("webhook_events.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", ByteOrdered, ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("receiver", ByteOrdered, nullable=False),
+    Column("is_test", Boolean, nullable=False),  # tried once, and says nothing of the endpoint's health
+    Column("status", String, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),  # the fence against stale workers, as a job's attempt
+    Column("failures", Integer, nullable=False, default=0),
+    Column("created_at", Moment, nullable=False),
+    Column("available_at", Moment, nullable=False),
+    Column("rung_at", Moment),
+    Column("claimed_at", Moment),
+    Column("worker_id", ByteOrdered),
+    Column("ended_at", Moment),
+    Column("http_status", Integer),
+    Column("error_kind", String),
+    _one_of("status", DeliveryStatus),
+    _one_of("error_kind", DeliveryError),
+    CheckConstraint("(status = 'sending') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
+    CheckConstraint("(status IN ('pending', 'sending')) = (ended_at IS NULL)", name="ended_once"),
+)
+IS_PENDING = webhook_deliveries.c.status == literal(DeliveryStatus.PENDING, literal_execute=True)
+IS_SENDING = webhook_deliveries.c.status == literal(DeliveryStatus.SENDING, literal_execute=True)
+
+# an event goes to an endpoint once; what goes with an erased event
+Index("ix_webhook_deliveries_event", webhook_deliveries.c.event_id, webhook_deliveries.c.endpoint_id, unique=True)
+# an endpoint's log, newest first
+Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.id)
+# dispatch: per receiver, what is due
+Index(
+    "ix_webhook_deliveries_due",
+    webhook_deliveries.c.receiver,
+    webhook_deliveries.c.available_at,
+    webhook_deliveries.c.id,
+    postgresql_where=text("status = 'pending'"),
+    sqlite_where=text("status = 'pending'"),
+)
+# rescue, and how many are out to one receiver
+Index(
+    "ix_webhook_deliveries_sending",
+    webhook_deliveries.c.receiver,
+    postgresql_where=text("status = 'sending'"),
+    sqlite_where=text("status = 'sending'"),
+)
+# metrics: the oldest that is still to be delivered
+Index(
+    "ix_webhook_deliveries_open",
+    webhook_deliveries.c.created_at,
+    postgresql_where=text("ended_at IS NULL"),
+    sqlite_where=text("ended_at IS NULL"),
+)
+# metrics: how those of the last minutes ended
+Index(
+    "ix_webhook_deliveries_ended",
+    webhook_deliveries.c.ended_at,
+    postgresql_where=text("ended_at IS NOT NULL"),
+    sqlite_where=text("ended_at IS NOT NULL"),
+)
+
+webhook_tries = Table(
+    "webhook_tries",
+    metadata,
+    Column("delivery_id", ByteOrdered, ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("started_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("http_status", Integer),
+    Column("error_kind", String),  # null with ended_at set: the receiver took it
+    _one_of("error_kind", DeliveryError),
+)

@@ -1,0 +1,148 @@
+"""The event logs of streamed responses: what live output brought, in the order and under the numbers it was told.
+
+Events are committed before anyone is told of them. So nothing that happens to Redis, a worker or the API can make a
+client see a number twice or miss one, and a number is never taken back.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, Integer, Select, and_, bindparam, func, insert, select
+
+from jobs.event_stream import LIVE_FROM, Event, Progress
+from jobs.store import schema
+from jobs.store.column_types import among
+from jobs.store.database import READ_SECONDS, Database
+from jobs.store.responses import IDS_PER_QUERY, no_job
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Events of one attempt from `number` on, and what was told of the output after them."""
+
+    job_id: str
+    attempt: int
+    number: int
+    events: Sequence[Event]
+    progress: Progress
+
+    @property
+    def next_number(self) -> int:
+        """The number of the event that follows."""
+        return self.number + len(self.events)
+
+
+@dataclass(frozen=True)
+class Log:
+    """Chunks of a log, and how its job stood at that moment: when it last changed, and whether it had ended."""
+
+    chunks: Sequence[Chunk]
+    changed_at: datetime
+    has_ended: bool
+
+
+def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> set[str]:
+    """Put new events behind what is there; returns the jobs whose events are kept now.
+
+    Kept are those of an attempt that holds its job: a log never grows once its job has ended or belongs to another
+    attempt. Where somebody moves the job at this very moment, `wait` for what comes of it, else leave it for later.
+    """
+    row, event = schema.jobs.c, schema.stream_events.c
+    ids = [chunk.job_id for chunk in chunks]
+    held = select(row.id, row.attempt).where(among(row.id, ids), schema.IS_HELD)
+    locked = held.order_by(row.id).with_for_update(key_share=True, skip_locked=not wait)
+    attempts: dict[str, int] = dict(tx.execute(locked).all())
+    ends = select(event.job_id, func.max(event.next_number)).where(among(event.job_id, ids)).group_by(event.job_id)
+    stored: dict[str, int] = dict(tx.execute(ends).all())
+    kept = [chunk for chunk in chunks if attempts.get(chunk.job_id) == chunk.attempt]
+    rows = []
+    for chunk in kept:
+        known = max(0, stored.get(chunk.job_id, chunk.number) - chunk.number)  # a commit whose confirmation was lost
+        if known < len(chunk.events):
+            rows.append(
+                {
+                    "job_id": chunk.job_id,
+                    "number": chunk.number + known,
+                    "next_number": chunk.next_number,
+                    "attempt": chunk.attempt,
+                    "events": list(chunk.events[known:]),
+                    "progress": chunk.progress.to_json(),
+                }
+            )
+    if rows:
+        tx.execute(insert(schema.stream_events), rows)
+    return {chunk.job_id for chunk in kept}
+
+
+def read_log(tx: Connection, job_id: str, api_key_id: str, number: int, limit: int) -> Log:
+    """The first chunks that hold events from `number` on, at most `limit`; the first may begin before it.
+
+    Raises:
+        JobNotFound: there is no such job, or it is another's.
+    """
+    asked = {"of_job": job_id, "of_key": api_key_id, "from_number": number, "most": limit}
+    found = tx.execute(_LOG, asked).mappings().all()
+    if not found:
+        raise no_job(job_id)
+    chunks = [_chunk(each) for each in found if each["job_id"] is not None]
+    return Log(chunks, found[0]["updated_at"], has_ended=found[0]["completed_at"] is not None)
+
+
+def _log() -> Select[Any]:
+    """The job and its log as they were at one moment, as running it again takes its log away."""
+    job, row = schema.jobs.c, schema.stream_events.c
+    asked = and_(row.job_id == job.id, row.next_number > bindparam("from_number"))
+    columns = (job.updated_at, job.completed_at, *row)
+    query = select(*columns).outerjoin_from(schema.jobs, schema.stream_events, asked)
+    whose = (job.id == bindparam("of_job"), job.api_key_id == bindparam("of_key"))
+    return query.where(*whose).order_by(row.number).limit(bindparam("most", type_=Integer))
+
+
+_LOG: Final = _log()
+
+
+def told_of(database: Database, job_ids: Iterable[str]) -> dict[str, float]:
+    """How many events of each of these responses have been told; endless of one that has ended.
+
+    One that is gone is left out.
+    """
+    ids = list({*job_ids})
+    told: dict[str, float] = {}
+    with database.read(within=READ_SECONDS) as tx:
+        for start in range(0, len(ids), IDS_PER_QUERY):
+            for job_id, has_started, has_ended, next_number in tx.execute(
+                _TOLD, {"ids": ids[start : start + IDS_PER_QUERY]}
+            ):
+                opening = LIVE_FROM if has_started else LIVE_FROM - 1
+                told[job_id] = float("inf") if has_ended else max(opening, next_number or 0)
+    return told
+
+
+def _told() -> Select[Any]:
+    job, row = schema.jobs.c, schema.stream_events.c
+    next_number = select(func.max(row.next_number)).where(row.job_id == job.id).scalar_subquery()
+    facts = (job.started_at.is_not(None), job.completed_at.is_not(None), next_number)
+    return select(job.id, *facts).where(among(job.id, "ids"))
+
+
+_TOLD: Final = _told()
+
+
+def last_chunk(tx: Connection, job_id: str) -> Chunk | None:
+    """The end of the log, if there is one."""
+    found = tx.execute(_LAST, {"of_job": job_id}).mappings().one_or_none()
+    return None if found is None else _chunk(found)
+
+
+_LAST: Final = (
+    select(schema.stream_events)
+    .where(schema.stream_events.c.job_id == bindparam("of_job"))
+    .order_by(schema.stream_events.c.number.desc())
+    .limit(1)
+)
+
+
+def _chunk(row: Any) -> Chunk:
+    return Chunk(row["job_id"], row["attempt"], row["number"], row["events"], Progress.from_json(row["progress"]))

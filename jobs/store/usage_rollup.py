@@ -1,0 +1,91 @@
+"""Attempts of long ago, added up by day, model, key and outcome, so that the ledger does not grow for ever.
+
+An attempt is added and deleted in one transaction, so it always counts once: here, or with the rows that are left.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Integer, Select, bindparam, delete, literal_column, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.dml import ReturningDelete
+
+from jobs.errors import Billed
+from jobs.store import schema
+from jobs.store.column_types import ByteOrdered, Moment
+
+TOKENS: Final = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
+_ONE: Final = literal_column("1", Integer)
+"""A limit that keeps an index probe for each row from becoming a join over all of them."""
+SUMS: Final = ("calls", "calls_of_unknown_cost", *TOKENS, "cost_microusd")
+
+
+def add_up(tx: Connection, before: datetime, limit: int) -> int:
+    """Add up and delete attempts that began on an earlier day (UTC) than `before`; returns how many, at most `limit`.
+
+    They are of one API key; fewer than `limit` does not mean that there are no more, but none does. What is open, or
+    whose job is still kept, stays as it is, and so does what another session has locked.
+    """
+    midnight = datetime.combine(before.astimezone(UTC).date(), time(), UTC)
+    key = tx.execute(_KEY, {"midnight": midnight}).scalar_one_or_none()
+    if key is None:
+        return 0
+    taken = tx.execute(_TAKING, {"of_key": key, "midnight": midnight, "most": limit}).all()
+    if taken:
+        tx.execute(_ADDING[tx.dialect.name], _added_up(key, taken))
+    return len(taken)
+
+
+def days_begun(start: datetime, end: datetime) -> tuple[date, date]:
+    """The first and the last day (UTC) that begins within a span; the last is before the first if none does."""
+    moment = timedelta(microseconds=1)
+    return (start.astimezone(UTC) + timedelta(days=1) - moment).date(), (end.astimezone(UTC) - moment).date()
+
+
+def _added_up(key: str, attempts: Iterable[Any]) -> list[dict[str, Any]]:
+    sums: dict[tuple[date, str, str], Counter[str]] = {}
+    for each in attempts:
+        group = sums.setdefault((each.started_at.astimezone(UTC).date(), each.model, each.outcome), Counter())
+        group["calls"] += 1
+        group["calls_of_unknown_cost"] += each.billed != Billed.NO and each.cost_microusd is None  # `IS_UNPRICED`
+        for name in (*TOKENS, "cost_microusd"):
+            group[name] += getattr(each, name) or 0
+    return [
+        {"api_key_id": key, "day": day, "model": model, "outcome": outcome, **{name: group[name] for name in SUMS}}
+        for (day, model, outcome), group in sorted(sums.items())  # in one order, so that no two wait for each other
+    ]
+
+
+def _past() -> tuple[Any, ...]:
+    row, job = schema.attempts.c, schema.jobs.c
+    kept = select(job.id).where(job.id == row.job_id).limit(_ONE).scalar_subquery()
+    return row.started_at < bindparam("midnight", type_=Moment), row.ended_at.is_not(None), kept.is_(None)
+
+
+def _key() -> Select[Any]:
+    """The first that has any, found by one probe of an index for each key."""
+    key, row = schema.api_keys.c, schema.attempts.c
+    past = select(row.job_id).where(row.api_key_id == key.id, *_past()).limit(_ONE)
+    return select(key.id).where(past.scalar_subquery().is_not(None)).order_by(key.id).limit(1)
+
+
+def _taking() -> ReturningDelete[Any]:
+    row = schema.attempts.c
+    of_key = row.api_key_id == bindparam("of_key", type_=ByteOrdered)
+    past = select(row.job_id, row.number).where(of_key, *_past()).order_by(row.started_at)
+    past = past.limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
+    facts = (row.started_at, row.model, row.outcome, row.billed, *(row[name] for name in TOKENS), row.cost_microusd)
+    return delete(schema.attempts).where(tuple_(row.job_id, row.number).in_(past)).returning(*facts)
+
+
+def _adding(dialect: Any) -> Any:
+    adding, row = dialect.insert(schema.past_usage), schema.past_usage.c
+    sums = {name: row[name] + adding.excluded[name] for name in SUMS}
+    return adding.on_conflict_do_update(index_elements=[*schema.past_usage.primary_key], set_=sums)
+
+
+_KEY: Final = _key()
+_TAKING: Final = _taking()
+_ADDING: Final = {"postgresql": _adding(postgresql), "sqlite": _adding(sqlite)}

@@ -1,0 +1,339 @@
+"""Webhook endpoints: registered by a key, retrieved, changed, rotated and erased; and the log of what was sent there.
+
+Everything is scoped by key. What a single request named as its receiver is an endpoint as well, and in none of these.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, Select, case, delete, func, insert, select, update
+
+from jobs.errors import DeliveryNotFound, EndpointNotFound, TooManyEndpoints
+from jobs.ids import new_id
+from jobs.store import schema
+from jobs.store.column_types import among
+from jobs.store.metrics import count_waiting
+from jobs.webhooks.protocol import MAX_FAILURES, OLD_SECRET_LIVES, DeliveryError, DeliveryStatus, DisabledFor, EventType
+
+MOST_ENDPOINTS = 100
+"""Per key. Each end of a response looks at all of them."""
+
+
+@dataclass(frozen=True)
+class SealedSecret:
+    """A signing secret as it lies in the database, and what its owner may see of it later."""
+
+    sealed: str = field(repr=False)
+    hint: str
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One row of `webhook_endpoints` without its secrets."""
+
+    id: str
+    api_key_id: str
+    name: str
+    url: str
+    receiver: str
+    event_types: tuple[EventType, ...]
+    secret_hint: str
+    former_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    failing_since: datetime | None
+    disabled_at: datetime | None
+    disabled_for: DisabledFor | None
+
+
+@dataclass(frozen=True)
+class Try:
+    """One request that was sent, or would have been; nothing of what the receiver wrote but its status."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    http_status: int | None
+    error_kind: DeliveryError | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event on its way to one endpoint, with its tries, first to last."""
+
+    id: str
+    endpoint_id: str
+    event_id: str
+    event_type: EventType
+    response_id: str
+    status: DeliveryStatus
+    is_test: bool
+    created_at: datetime
+    available_at: datetime
+    ended_at: datetime | None
+    http_status: int | None
+    error_kind: DeliveryError | None
+    tries: tuple[Try, ...]
+
+
+def create_endpoint(
+    tx: Connection,
+    api_key_id: str,
+    *,
+    name: str,
+    url: str,
+    receiver: str,
+    event_types: Sequence[EventType],
+    secret: SealedSecret,
+    now: datetime,
+) -> Endpoint:
+    """Register an endpoint.
+
+    Raises:
+        TooManyEndpoints: the key has as many as it may have.
+    """
+    row = schema.webhook_endpoints.c
+    mine = select(func.count()).where(row.api_key_id == api_key_id, row.job_id.is_(None))
+    if tx.execute(mine).scalar_one() >= MOST_ENDPOINTS:
+        raise TooManyEndpoints(f"An API key can have up to {MOST_ENDPOINTS} webhook endpoints. Delete one first.")
+    values = {
+        "id": new_id("we"),
+        "api_key_id": api_key_id,
+        "name": name,
+        "url": url,
+        "receiver": receiver,
+        "event_types": list(event_types),
+        "secret": secret.sealed,
+        "secret_hint": secret.hint,
+        "created_at": now,
+        "updated_at": now,
+    }
+    tx.execute(insert(schema.webhook_endpoints).values(values))
+    return get_endpoint(tx, str(values["id"]), api_key_id)
+
+
+def get_endpoint(tx: Connection, endpoint_id: str, api_key_id: str) -> Endpoint:
+    """One endpoint of a key's.
+
+    Raises:
+        EndpointNotFound: there is none, or it is another's.
+    """
+    found = tx.execute(_endpoints(api_key_id).where(schema.webhook_endpoints.c.id == endpoint_id)).mappings()
+    row = found.one_or_none()
+    if row is None:
+        raise EndpointNotFound(f"Webhook endpoint with id '{endpoint_id}' not found.", "webhook_endpoint_id")
+    return _endpoint_from(row)
+
+
+def list_endpoints(
+    tx: Connection, api_key_id: str, *, limit: int, after: str | None = None, ascending: bool = False
+) -> tuple[list[Endpoint], bool]:
+    """A page of a key's endpoints, newest first, beginning behind the id `after`; and whether more follow."""
+    row = schema.webhook_endpoints.c
+    query = _endpoints(api_key_id).order_by(row.id if ascending else row.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(row.id > after if ascending else row.id < after)
+    found = [_endpoint_from(each) for each in tx.execute(query).mappings()]
+    return found[:limit], len(found) > limit
+
+
+def change_endpoint(
+    tx: Connection, endpoint: Endpoint, changes: Mapping[str, Any], now: datetime, *, enable: bool = False
+) -> Endpoint:
+    """Change `name`, `url` with `receiver`, or `event_types`; `enable` also lets a disabled one be told again.
+
+    Raises:
+        EndpointNotFound: it was erased meanwhile.
+    """
+    values = dict(changes)
+    if enable:
+        values |= {"failing_since": None, "warned_at": None, "disabled_at": None, "disabled_for": None}
+    if values:
+        this = update(schema.webhook_endpoints).where(schema.webhook_endpoints.c.id == endpoint.id)
+        tx.execute(this.values(updated_at=now, **values))
+    if "receiver" in changes:
+        row = schema.webhook_deliveries.c
+        waiting = update(schema.webhook_deliveries).where(row.endpoint_id == endpoint.id, schema.IS_PENDING)
+        tx.execute(waiting.values(receiver=changes["receiver"]))
+    return get_endpoint(tx, endpoint.id, endpoint.api_key_id)
+
+
+def rotate_secret(
+    tx: Connection, endpoint: Endpoint, secret: SealedSecret, now: datetime, *, keep_old: bool
+) -> Endpoint:
+    """Sign with another secret from now on; the old one signs beside it for a day if it is to be kept.
+
+    Raises:
+        EndpointNotFound: it was erased meanwhile.
+    """
+    row = schema.webhook_endpoints.c
+    former = {"former_secret": row.secret, "former_until": now + OLD_SECRET_LIVES}
+    values: dict[str, Any] = former if keep_old else {"former_secret": None, "former_until": None}
+    values |= {"secret": secret.sealed, "secret_hint": secret.hint, "updated_at": now}
+    tx.execute(update(schema.webhook_endpoints).where(row.id == endpoint.id).values(values))
+    return get_endpoint(tx, endpoint.id, endpoint.api_key_id)
+
+
+def delete_endpoint(tx: Connection, endpoint: Endpoint) -> None:
+    """Erase an endpoint with its log; what was on its way there is not sent."""
+    tx.execute(delete(schema.webhook_endpoints).where(schema.webhook_endpoints.c.id == endpoint.id))
+
+
+def list_deliveries(
+    tx: Connection, endpoint: Endpoint, *, limit: int, after: str | None = None, status: DeliveryStatus | None = None
+) -> tuple[list[Delivery], bool]:
+    """A page of an endpoint's log, newest first, beginning behind the id `after`; and whether more follow."""
+    row = schema.webhook_deliveries.c
+    query = _deliveries().where(row.endpoint_id == endpoint.id).order_by(row.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(row.id < after)
+    if status is not None:
+        query = query.where(row.status == status)
+    found = tx.execute(query).mappings().all()
+    return _with_tries(tx, found[:limit]), len(found) > limit
+
+
+def get_delivery(tx: Connection, delivery_id: str, api_key_id: str) -> Delivery:
+    """One delivery of a key's.
+
+    Raises:
+        DeliveryNotFound: there is none, or it is another's.
+    """
+    row = schema.webhook_deliveries.c
+    found = tx.execute(_deliveries().where(row.id == delivery_id, row.api_key_id == api_key_id)).mappings().all()
+    if not found:
+        raise DeliveryNotFound(f"Webhook delivery with id '{delivery_id}' not found.", "webhook_delivery_id")
+    return _with_tries(tx, found)[0]
+
+
+def is_enabled(tx: Connection, delivery: Delivery) -> bool:
+    """Whether the endpoint of a delivery is sent anything."""
+    row = schema.webhook_endpoints.c
+    return tx.execute(select(row.disabled_at).where(row.id == delivery.endpoint_id)).scalar() is None
+
+
+def redeliver(tx: Connection, delivery_id: str, now: datetime) -> bool:
+    """Let a delivery be tried once more, at once; one that waits for its next try keeps its place in the schedule.
+
+    False when it is being sent at this moment.
+    """
+    row = schema.webhook_deliveries.c
+    last_chance = case((row.ended_at.is_(None), row.failures), else_=MAX_FAILURES - 1)
+    again = update(schema.webhook_deliveries).where(row.id == delivery_id, row.status != DeliveryStatus.SENDING)
+    values = {"status": DeliveryStatus.PENDING, "available_at": now, "rung_at": now, "ended_at": None}
+    return tx.execute(again.values(failures=last_chance, **values)).rowcount == 1
+
+
+def recover(tx: Connection, endpoint: Endpoint, since: datetime, now: datetime) -> int:
+    """Let everything that an endpoint has missed since a moment be tried from the start; returns how much that is.
+
+    Each event once, as it has one delivery per endpoint. The endpoint is told again from now on, if it was disabled.
+    """
+    if endpoint.disabled_at is not None:
+        change_endpoint(tx, endpoint, {}, now, enable=True)
+    row = schema.webhook_deliveries.c
+    missed = update(schema.webhook_deliveries).where(
+        row.endpoint_id == endpoint.id,
+        row.created_at >= since,
+        row.status == DeliveryStatus.FAILED,
+        row.is_test.is_(False),
+    )
+    values = {"status": DeliveryStatus.PENDING, "failures": 0, "available_at": now, "rung_at": None, "ended_at": None}
+    return tx.execute(missed.values(values)).rowcount
+
+
+def count_open_deliveries(tx: Connection) -> Mapping[DeliveryStatus, int]:
+    """How many deliveries are on their way, over all keys (for the operator).
+
+    Of many pending ones PostgreSQL's own estimate: see `count_waiting`.
+    """
+    table = schema.webhook_deliveries
+    pending = count_waiting(tx, table, schema.IS_PENDING, "ix_webhook_deliveries_due")
+    sending = count_waiting(tx, table, schema.IS_SENDING, "ix_webhook_deliveries_sending")
+    return {DeliveryStatus.PENDING: pending, DeliveryStatus.SENDING: sending}
+
+
+def count_ended_deliveries(tx: Connection, since: datetime) -> Mapping[DeliveryStatus, int]:
+    """How many deliveries ended since a moment, over all keys (for the operator)."""
+    row = schema.webhook_deliveries.c
+    query = select(row.status, func.count().label("number")).where(row.ended_at >= since).group_by(row.status)
+    found: dict[str, int] = {each.status: each.number for each in tx.execute(query)}
+    return {status: found.get(status, 0) for status in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED)}
+
+
+def oldest_undelivered_at(tx: Connection) -> datetime | None:
+    """Since when the oldest delivery has been on its way, over all keys (for the operator)."""
+    row = schema.webhook_deliveries.c
+    moment: datetime | None = tx.execute(select(func.min(row.created_at)).where(row.ended_at.is_(None))).scalar()
+    return moment
+
+
+def count_disabled(tx: Connection) -> int:
+    """How many endpoints are disabled, over all keys (for the operator)."""
+    row = schema.webhook_endpoints.c
+    count: int = tx.execute(select(func.count()).where(row.disabled_at.is_not(None))).scalar_one()
+    return count
+
+
+def _endpoints(api_key_id: str) -> Select[Any]:
+    row = schema.webhook_endpoints.c
+    return select(schema.webhook_endpoints).where(row.api_key_id == api_key_id, row.job_id.is_(None))
+
+
+def _endpoint_from(row: RowMapping) -> Endpoint:
+    return Endpoint(
+        id=row["id"],
+        api_key_id=row["api_key_id"],
+        name=row["name"],
+        url=row["url"],
+        receiver=row["receiver"],
+        event_types=tuple(EventType(each) for each in row["event_types"]),
+        secret_hint=row["secret_hint"],
+        former_until=row["former_until"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        failing_since=row["failing_since"],
+        disabled_at=row["disabled_at"],
+        disabled_for=None if row["disabled_for"] is None else DisabledFor(row["disabled_for"]),
+    )
+
+
+def _deliveries() -> Select[Any]:
+    event, row = schema.webhook_events.c, schema.webhook_deliveries.c
+    return select(schema.webhook_deliveries, event.type, event.job_id).join(
+        schema.webhook_events, event.id == row.event_id
+    )
+
+
+def _with_tries(tx: Connection, rows: Sequence[RowMapping]) -> list[Delivery]:
+    row = schema.webhook_tries.c
+    query = select(schema.webhook_tries).where(among(row.delivery_id, [each["id"] for each in rows]))
+    tries: dict[str, list[Try]] = {}
+    for each in sorted(tx.execute(query).mappings(), key=itemgetter("number")):
+        made = Try(each["number"], each["started_at"], each["ended_at"], each["http_status"], _error(each))
+        tries.setdefault(each["delivery_id"], []).append(made)
+    return [
+        Delivery(
+            id=each["id"],
+            endpoint_id=each["endpoint_id"],
+            event_id=each["event_id"],
+            event_type=EventType(each["type"]),
+            response_id=each["job_id"],
+            status=DeliveryStatus(each["status"]),
+            is_test=each["is_test"],
+            created_at=each["created_at"],
+            available_at=each["available_at"],
+            ended_at=each["ended_at"],
+            http_status=each["http_status"],
+            error_kind=_error(each),
+            tries=tuple(tries.get(each["id"], ())),
+        )
+        for each in rows
+    ]
+
+
+def _error(row: RowMapping) -> DeliveryError | None:
+    return None if row["error_kind"] is None else DeliveryError(row["error_kind"])

@@ -1,0 +1,215 @@
+"""Which deliveries are due, and whose turn it is: round robin over API keys, then over their receivers, then by age.
+
+A receiver is one server that one API key sends to. It is offered two at once, and then one more than are out: whoever
+delivers there goes on by itself as long as it works, so bells need only widen its way; for one that hangs they would
+ring in vain. Nor is a key offered more than its share of the places. Receivers are found by skipping through the index,
+as the run list of jobs finds keys.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter, itemgetter
+from typing import Any, Final, Protocol, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    collate,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
+
+from jobs.fair_shares import room
+from jobs.store import schema
+from jobs.store.column_types import among
+
+FIRST_AT_ONCE = 2
+MOST_PER_RECEIVER = 16
+RECEIVERS_PER_QUERY = 50
+
+
+@dataclass(frozen=True)
+class _Receiver:
+    """One with something due, and how many deliveries are out to it."""
+
+    name: str
+    api_key_id: str
+    out: int
+
+
+@dataclass(frozen=True, order=True)
+class _Turn:
+    """A due delivery and its turn: the first of every receiver goes before the second of any."""
+
+    number: int
+    available_at: datetime
+    id: str
+    api_key_id: str
+
+
+def pick_due_deliveries(
+    tx: Connection, now: datetime, limit: int, rung_before: datetime, places: int | None = None
+) -> list[str]:
+    """Up to `limit` ids of due deliveries whose bell has not been rung since `rung_before`, in the order to ring them.
+
+    Marks them as rung at `now`. Those that another session has locked are left out. Of a key no more than it may take
+    of all `places`, if their number is given.
+    """
+    if limit <= 0:
+        return []
+    sending = tx.execute(_OUT).all()
+    out: Counter[str] = Counter()
+    of_key: Counter[str] = Counter()
+    for each in sending:
+        out[each.receiver] += each.out
+        of_key[each.api_key_id] += each.out
+    due = [_Receiver(each.receiver, each.api_key_id, out[each.receiver]) for each in _due_receivers(tx, now)]
+    free = limit if places is None else places - of_key.total()
+    left = {each.api_key_id: limit if places is None else room(of_key[each.api_key_id], free) for each in due}
+    turns: list[_Turn] = []
+    receivers = deque(_in_turns((each for each in due if each.out < MOST_PER_RECEIVER), of_key))
+    while receivers and len(turns) < limit:
+        group: list[_Receiver] = []
+        while receivers and len(group) < RECEIVERS_PER_QUERY:
+            following = receivers.popleft()
+            if left[following.api_key_id] > 0:
+                group.append(following)
+        for turn in _oldest_of_each(tx, group, now, rung_before):
+            if left[turn.api_key_id] > 0:
+                left[turn.api_key_id] -= 1
+                turns.append(turn)
+    picked = [each.id for each in _in_turns(sorted(turns), of_key)][:limit]
+    if not picked:
+        return []
+    row = schema.webhook_deliveries.c
+    unlocked = select(row.id).where(among(row.id, picked), schema.IS_PENDING)
+    these = row.id.in_(unlocked.with_for_update(skip_locked=True, key_share=True))
+    ringing = update(schema.webhook_deliveries).where(among(row.id, picked), these).values(rung_at=now)
+    rung = {*tx.execute(ringing.returning(row.id)).scalars()}
+    return [each for each in picked if each in rung]
+
+
+def delivery_rung_at(tx: Connection, delivery_id: str) -> datetime | None:
+    """When the bell of a pending delivery was rung; None if it was not, or the delivery is pending no more."""
+    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": delivery_id}).scalar_one_or_none()
+    return found
+
+
+_RUNG_AT: Final = select(schema.webhook_deliveries.c.rung_at).where(
+    schema.webhook_deliveries.c.id == bindparam("of_id"), schema.IS_PENDING
+)
+
+
+def due_of_receiver(tx: Connection, receiver: str, now: datetime, limit: int) -> list[str]:
+    """The oldest due deliveries of one receiver, rung or not."""
+    return list(tx.execute(_DUE_OF_RECEIVER, {"whom": receiver, "now": now, "limit": limit}).scalars())
+
+
+_DUE_OF_RECEIVER = (
+    select(schema.webhook_deliveries.c.id)
+    .where(
+        schema.IS_PENDING,
+        schema.webhook_deliveries.c.receiver == bindparam("whom"),
+        schema.webhook_deliveries.c.available_at <= bindparam("now"),
+    )
+    .order_by(schema.webhook_deliveries.c.available_at, schema.webhook_deliveries.c.id)
+    .limit(bindparam("limit"))
+)
+
+
+class _OfKey(Protocol):
+    @property
+    def api_key_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfKey)
+
+
+def _in_turns(items: Iterable[T], of_key: Mapping[str, int]) -> list[T]:
+    """Items in turns between keys, each key's in their order; one that has deliveries out has had so many turns."""
+    turns = Counter(of_key)
+    numbered: list[tuple[int, T]] = []
+    for each in items:
+        turns[each.api_key_id] += 1
+        numbered.append((turns[each.api_key_id], each))
+    return [each for _, each in sorted(numbered, key=itemgetter(0))]
+
+
+_OUT: Final = (
+    select(
+        schema.webhook_deliveries.c.receiver,
+        func.min(schema.webhook_deliveries.c.api_key_id).label("api_key_id"),  # a receiver is of one key
+        func.count().label("out"),
+    )
+    .where(schema.IS_SENDING)
+    .group_by(schema.webhook_deliveries.c.receiver)
+)
+
+
+def _due_receivers(tx: Connection, now: datetime) -> list[Row[Any]]:
+    """Every receiver that has a due delivery, longest due first; a few index probes for each that has any pending."""
+    found = tx.execute(_DUE_RECEIVERS[tx.dialect.name], {"now": now})
+    return sorted(found, key=attrgetter("due_at", "receiver"))
+
+
+def _receivers(nobody: ColumnElement[str]) -> Select[Any]:
+    row = schema.webhook_deliveries.c
+    receiver = select(nobody.label("receiver")).cte("receivers", recursive=True)
+    following = (
+        select(func.min(row.receiver)).where(schema.IS_PENDING, row.receiver > receiver.c.receiver).scalar_subquery()
+    )
+    receiver = receiver.union_all(select(following).where(receiver.c.receiver.is_not(None)))
+    of_this = (schema.IS_PENDING, row.receiver == receiver.c.receiver)
+    due_at = select(func.min(row.available_at)).where(*of_this).scalar_subquery()
+    whose = select(row.api_key_id).where(*of_this).order_by(row.available_at).limit(1).scalar_subquery()
+    named = (receiver.c.receiver.is_not(None), receiver.c.receiver != "")
+    columns = (receiver.c.receiver, whose.label("api_key_id"), due_at.label("due_at"))
+    return select(*columns).where(*named, due_at <= bindparam("now"))
+
+
+_DUE_RECEIVERS: Final = {
+    "postgresql": _receivers(collate(literal(""), "C")),
+    "sqlite": _receivers(literal("")),
+}
+
+
+def _oldest_of_each(
+    tx: Connection, receivers: Sequence[_Receiver], now: datetime, rung_before: datetime
+) -> list[_Turn]:
+    """The oldest due deliveries of each receiver, in their turns."""
+    if not receivers:
+        return []
+    row = schema.webhook_deliveries.c
+    branches = []
+    for number, receiver in enumerate(receivers):
+        due = (
+            select(row.receiver, row.available_at, row.id)
+            .where(
+                schema.IS_PENDING,
+                row.receiver == bindparam(f"receiver_{number}", receiver.name),
+                row.available_at <= now,
+                or_(row.rung_at.is_(None), row.rung_at < rung_before),
+            )
+            .order_by(row.available_at, row.id)
+            .limit(FIRST_AT_ONCE)
+            .subquery(f"due_{number}")
+        )
+        branches.append(select(due))
+    named = {each.name: each for each in receivers}
+    turns: Counter[str] = Counter()
+    found = []
+    for receiver, available_at, delivery_id in sorted(tx.execute(union_all(*branches)), key=itemgetter(1, 2)):
+        turns[receiver] += 1
+        whose = named[receiver]
+        if whose.out + turns[receiver] <= max(FIRST_AT_ONCE, whose.out + 1):
+            found.append(_Turn(whose.out + turns[receiver], available_at, delivery_id, whose.api_key_id))
+    return sorted(found)

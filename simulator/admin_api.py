@@ -1,0 +1,125 @@
+"""The simulator's own routes, under `/_`: what was seen, and what happens next.
+
+- `GET /_calls` the ledger: `{"summary": {...}, "calls": [...]}`, oldest call first. Filters:
+  `client_request_id_prefix`, `prompt` (SHA-256 in hex), `outcome`, `billed` (true or false), `after` (a sequence
+  number); the summary then covers the filtered calls. `limit` keeps the newest; `limit=0` is the cheap way to read
+  the summary. `bodies=true` adds each call's raw `body` and its `headers` while they are kept.
+- `DELETE /_calls` forgets all calls, counted script steps and background responses.
+- `GET /_script` the options in force; `PUT /_script` changes those in its JSON body, at once; `DELETE /_script` goes
+  back to those of the start.
+- `GET /_health` answers 200.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from simulator.background import BackgroundResponses
+from simulator.billing_api import Reports
+from simulator.call_log import Call, summary_of
+from simulator.http_server import Exchange, Reply, Request
+from simulator.state import Controls
+
+
+class ControlPlane:
+    """Handlers of the `/_` routes."""
+
+    def __init__(self, controls: Controls, background: BackgroundResponses, reports: Reports) -> None:
+        self._controls = controls
+        self._background = background
+        self._reports = reports
+
+    async def health(self, _request: Request, exchange: Exchange) -> None:
+        """GET /_health."""
+        await exchange.send(Reply.json(200, {"status": "ok"}))
+
+    async def list_calls(self, request: Request, exchange: Exchange) -> None:
+        """GET /_calls."""
+        query = {name: values[-1] for name, values in request.query.items()}
+        bodies = query.pop("bodies", "false") == "true"
+        limit = query.pop("limit", "-1")
+        filters = [_FILTERS[name](value) for name, value in query.items() if name in _FILTERS]
+        unknown = query.keys() - _FILTERS.keys()
+        if unknown or not limit.removeprefix("-").isdecimal():
+            named = ", ".join(sorted(unknown or {"limit"}))
+            await exchange.send(Reply.json(400, {"message": f"unknown or bad parameters: {named}"}))
+            return
+        ledger = self._controls.ledger
+        if filters:
+            calls = [call for call in ledger.calls() if all(holds(call) for holds in filters)]
+            summary = summary_of(calls)
+        else:
+            calls = [] if limit == "0" else list(ledger.calls())
+            summary = ledger.summary()
+        newest = calls if int(limit) < 0 else calls[max(len(calls) - int(limit), 0) :]
+        shown = [self._with_request(call) if bodies else call.as_json() for call in newest]
+        await exchange.send(Reply.json(200, {"summary": summary, "calls": shown}))
+
+    def _with_request(self, call: Call) -> dict[str, Any]:
+        sent = self._controls.ledger.sent(call)
+        body = sent.body.decode("utf-8", "replace") if sent is not None else None
+        return {**call.as_json(), "body": body, "headers": sent.headers if sent is not None else None}
+
+    async def forget_calls(self, _request: Request, exchange: Exchange) -> None:
+        """DELETE /_calls."""
+        self._controls.ledger.reset()
+        self._controls.director.reset()
+        self._background.reset()
+        self._reports.reset()
+        await exchange.send(Reply(204, b""))
+
+    async def show_options(self, _request: Request, exchange: Exchange) -> None:
+        """GET /_script."""
+        await exchange.send(Reply.json(200, self._controls.options.model_dump(mode="json")))
+
+    async def change_options(self, request: Request, exchange: Exchange) -> None:
+        """PUT /_script."""
+        try:
+            self._controls.options = self._controls.options.changed(json.loads(request.body))
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=False, include_input=False)
+            await exchange.send(Reply.json(400, {"message": "bad options", "errors": details}))
+        except (TypeError, ValueError) as error:
+            await exchange.send(Reply.json(400, {"message": str(error)}))
+        else:
+            await self.show_options(request, exchange)
+
+    async def restore_options(self, request: Request, exchange: Exchange) -> None:
+        """DELETE /_script."""
+        self._controls.options = self._controls.initial_options
+        await self.show_options(request, exchange)
+
+
+Filter = Callable[[Call], bool]
+
+
+def _by_prefix(prefix: str) -> Filter:
+    return lambda call: call.client_request_id is not None and call.client_request_id.startswith(prefix)
+
+
+def _by_prompt(digest: str) -> Filter:
+    return lambda call: call.prompt_sha256 is not None and call.prompt_sha256.hex() == digest.lower()
+
+
+def _by_outcome(outcome: str) -> Filter:
+    return lambda call: call.outcome == outcome
+
+
+def _by_billed(billed: str) -> Filter:
+    return lambda call: call.billed == (billed == "true")
+
+
+def _after(sequence: str) -> Filter:
+    number = int(sequence) if sequence.isdecimal() else 0
+    return lambda call: call.sequence > number
+
+
+_FILTERS: dict[str, Callable[[str], Filter]] = {
+    "client_request_id_prefix": _by_prefix,
+    "prompt": _by_prompt,
+    "outcome": _by_outcome,
+    "billed": _by_billed,
+    "after": _after,
+}

@@ -1,0 +1,153 @@
+"""Puts an answer on the wire: whole, as a stream, or spoiled in one of the ways a network spoils it."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from simulator.answers import Answer
+from simulator.call_log import Outcome
+from simulator.http_server import HTML, JSON, Exchange, Reply
+from simulator.recorded_answers import Recorded
+from simulator.script import LATE_FAULTS, Step
+from simulator.stream import Event, EventStream, error_event, frame
+
+_LONGEST_SILENCE: Final = 3600.0
+_DRIP_SECONDS: Final = 0.05
+_DELTA_SECONDS: Final = 0.02
+_GARBAGE: Final = b"\x16\x03\x03\x00\x02\x02\x28 this is not the protocol you are looking for\r\n\r\n"
+_PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>One moment, please</title></head><body></body></html>\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One answer on its way. `build` makes it; `bill` is called when it exists, whatever becomes of it then."""
+
+    exchange: Exchange
+    headers: Mapping[str, str]
+    step: Step
+    delay: float
+    stream: bool
+    recorded: Recorded | None
+    build: Callable[[], Answer]
+    bill: Callable[[], None]
+
+    async def run(self) -> Outcome:
+        """Send it, or spoil it."""
+        if self.recorded is not None:
+            return await self._play(self.recorded)
+        if self.stream and self.step.behaviour not in ("drop-after-headers", "not-json", "no-body"):
+            return await self._stream()
+        return await self._plain()
+
+    async def _play(self, recorded: Recorded) -> Outcome:
+        await asyncio.sleep(self.delay)
+        self.build()
+        self.bill()
+        headers = {**self.headers, **recorded.headers}
+        if recorded.is_stream:
+            headers["connection"] = "close"
+        await self.exchange.begin(recorded.status, headers, length=None if recorded.is_stream else len(recorded.body))
+        for part in recorded.parts:
+            await self.exchange.write(part)
+            await asyncio.sleep(self.step.every or 0)
+        await self.exchange.end()
+        if recorded.is_stream:
+            self.exchange.close()
+        return Outcome.ANSWERED
+
+    async def _plain(self) -> Outcome:
+        await asyncio.sleep(self.delay)
+        answer = self.build()
+        body = answer.encoded()
+        headers = {**self.headers, **answer.cost_headers()}
+        self.bill()
+        match self.step.behaviour:
+            case "not-json":
+                await self.exchange.send(Reply(200, _PAGE, HTML, self.headers))
+                return Outcome.DROPPED
+            case "no-body":
+                await self.exchange.send(Reply(200, b"", JSON, self.headers))
+                return Outcome.DROPPED
+            case "drop-after-headers" | "truncated" | "stall" | "slow":
+                await self.exchange.begin(200, {"content-type": JSON, **headers}, length=len(body))
+                return await self._spoil([body])
+        await self.exchange.send(Reply(200, body, JSON, headers))
+        return Outcome.ANSWERED
+
+    async def _stream(self) -> Outcome:
+        answer = self.build()
+        events = EventStream(answer, self.step.behaviour, self.step.chunk)
+        head = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **self.headers}
+        await self.exchange.begin(200, head)
+        await self.exchange.write(_frames(events.opening()))
+        await asyncio.sleep(self.delay)
+        middle = events.middle()
+        behaviour = self.step.behaviour
+        if behaviour in LATE_FAULTS:
+            self.bill()
+        if behaviour in ("truncated", "stall", "slow"):
+            return await self._spoil([frame(event) for event in (*middle, *events.ending())])
+        if behaviour == "stream-error":
+            message = self.step.message or "An error occurred while processing your request."
+            del middle[len(middle) // 2 :]
+            middle.append(error_event(self.step.code or "server_error", message, after=middle[-1]))
+        await self._pace(middle)
+        if behaviour not in LATE_FAULTS:
+            await self.exchange.write(_frames(events.ending()))
+        await self.exchange.end()
+        self.bill()
+        return Outcome.DROPPED if behaviour in LATE_FAULTS else Outcome.ANSWERED
+
+    async def _pace(self, events: Iterable[Event]) -> None:
+        pause = _DELTA_SECONDS if self.step.every is None else self.step.every
+        for event in events:
+            await self.exchange.write(frame(event))
+            if pause and event["type"].endswith(".delta"):
+                await asyncio.sleep(pause)
+
+    async def _spoil(self, parts: list[bytes]) -> Outcome:
+        """The head is out; do to the body what the step says. Cut inside a part, never between two."""
+        behaviour = self.step.behaviour
+        if behaviour == "drop-after-headers":
+            self.exchange.reset()
+            return Outcome.DROPPED
+        if behaviour == "slow":
+            pause = _DRIP_SECONDS if self.step.every is None else self.step.every
+            for byte in b"".join(parts):
+                await self.exchange.write(bytes((byte,)))
+                await asyncio.sleep(pause)
+            await self.exchange.end()
+            return Outcome.ANSWERED
+        middle = len(parts) // 2
+        cut = parts[middle]
+        await self.exchange.write(b"".join(parts[:middle]) + cut[: len(cut) // 2])
+        if behaviour == "stall":
+            await silence(self.step)
+        self.exchange.close()
+        return Outcome.DROPPED
+
+
+async def give_nothing(exchange: Exchange, step: Step) -> Outcome:
+    """The faults that come before any answer."""
+    match step.behaviour:
+        case "drop":
+            exchange.reset()
+        case "half-open":
+            await silence(step)
+            exchange.close()
+        case "garbage":
+            await exchange.send_raw(_GARBAGE)
+            exchange.close()
+        case _:
+            exchange.close()
+    return Outcome.DROPPED
+
+
+async def silence(step: Step) -> None:
+    """Say nothing until the client leaves, which cancels us, or until the step's maximum."""
+    await asyncio.sleep(_LONGEST_SILENCE if step.max is None else step.max)
+
+
+def _frames(events: Iterable[Event]) -> bytes:
+    return b"".join(map(frame, events))

@@ -1,0 +1,82 @@
+"""Failed sign-ins are logged: who, where and with which key, but never the key itself; a flood is counted."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+import api.failed_sign_ins
+from jobs.store.api_keys import digest, revoke_key
+from tests.api.world import MODEL, Server, Tenant, serve
+from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.one_database
+
+WRONG = "bb_a-wrong-key-of-some-length"
+
+
+def of(logged: list[Any], event: str) -> list[Any]:
+    return [each for each in logged if each["event"] == event]
+
+
+def test_each_is_one_line_that_names_no_secret(server: Server, tenant: Tenant) -> None:
+    with serve(server.settings) as fresh, fresh.client() as nobody, fresh.client(WRONG) as stranger:
+        with server.database.begin() as tx:
+            revoke_key(tx, tenant.id, datetime.now(UTC))
+        with fresh.client(tenant.secret) as former, capture_logs() as logged:
+            assert nobody.get("/v1/models").status_code == 401
+            assert stranger.get("/v1/responses?metadata[case]=a-secret-case").status_code == 401
+            assert former.post("/v1/responses", json={"model": MODEL, "input": "x"}).status_code == 401
+            assert stranger.get("/v1/nothing%0A%1B[31m/here").status_code == 404, "nobody signs in there"
+    common = {"event": "sign-in failed", "log_level": "warning", "client": "127.0.0.1"}
+    assert of(logged, "sign-in failed") == [
+        common | {"reason": "missing", "key": None, "key_id": None, "method": "GET", "path": "/v1/models"},
+        common
+        | {"reason": "unknown", "key": digest(WRONG)[:8], "key_id": None, "method": "GET", "path": "/v1/responses"},
+        common
+        | {
+            "reason": "revoked",
+            "key": digest(tenant.secret)[:8],
+            "key_id": tenant.id,
+            "method": "POST",
+            "path": "/v1/responses",
+        },
+    ]
+    for secret in (WRONG, tenant.secret, digest(WRONG), "a-secret-case"):
+        assert secret not in str(logged)
+
+
+def test_a_key_that_was_revoked_after_its_use_is_told_apart(server: Server, tenant: Tenant) -> None:
+    body = {"model": MODEL, "input": "x", "background": True}
+    assert tenant.http.post("/v1/responses", json=body).status_code == 200
+    with server.database.begin() as tx:
+        revoke_key(tx, tenant.id, datetime.now(UTC))
+    with capture_logs() as logged:
+        assert tenant.http.post("/v1/responses", json=body).status_code == 401
+    [line] = of(logged, "sign-in failed")
+    assert (line["reason"], line["key_id"]) == ("revoked", tenant.id)
+
+
+def test_a_flood_is_some_lines_and_a_count(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    flood = 300
+    monkeypatch.setattr(api.failed_sign_ins, "WINDOW_SECONDS", 30.0)
+    with serve(server.settings) as fresh, fresh.client(WRONG) as stranger, capture_logs() as logged:
+        for _ in range(flood):
+            assert stranger.get("/v1/models").status_code == 401
+        fresh.stop()
+        await_until(lambda: of(logged, "more sign-ins failed"), 10, "they were not counted")
+    assert len(of(logged, "sign-in failed")) == 20
+    [rest] = of(logged, "more sign-ins failed")
+    assert rest["count"] == flood - 20
+
+
+def test_a_flood_that_ends_is_counted_unasked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.failed_sign_ins, "WINDOW_SECONDS", 1.0)
+    monkeypatch.setattr(api.failed_sign_ins, "LOGGED_EACH", 1)
+    with serve(server.settings) as fresh, fresh.client(WRONG) as stranger, capture_logs() as logged:
+        for _ in range(3):
+            assert stranger.get("/v1/models").status_code == 401
+        await_until(lambda: of(logged, "more sign-ins failed"), 5, "they were not counted")
+        assert stranger.get("/v1/models").status_code == 401
+        await_until(lambda: len(of(logged, "sign-in failed")) == 2, 5, "the next window has no line of its own")

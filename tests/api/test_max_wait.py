@@ -1,0 +1,132 @@
+"""A held or streamed create waits for a provider that is away, but not as long as its job may last."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+import api.routes.responses
+from jobs.errors import ErrorKind, Failure
+from jobs.store import provider_limits
+from jobs.store.attempts import begin_attempt
+from tests.api.watching import frames
+from tests.api.world import MODEL, Hand, Server, Tenant, assert_error, serve
+from tests.support.waiting import await_until
+
+pytestmark = pytest.mark.one_database
+
+PATIENCE = 0.5
+AN_HOUR = timedelta(hours=1)
+OVERLOADED = Failure(ErrorKind.OVERLOADED, "Come back later.", 503)
+CUT = Failure(ErrorKind.INTERRUPTED, "The connection broke.")
+
+
+@pytest.fixture(scope="module")
+def server(server: Server) -> Iterator[Server]:
+    """One that waits for half a second where others wait for ten minutes."""
+    with serve(server.settings.model_copy(update={"held_patience_seconds": PATIENCE})) as impatient:
+        yield impatient
+
+
+@contextmanager
+def created(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Response]]]:
+    """A create under way: the id of its response, and its answer to come."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(tenant.http.post, "/v1/responses", json={"model": MODEL, "input": "Hello", **fields})
+        job_id = tenant.only_id()
+        try:
+            yield job_id, answer
+        finally:
+            if not answer.done():  # a test that has failed is not to wait for one that is held for ever
+                tenant.http.post(f"/v1/responses/{job_id}/cancel")
+
+
+def shut(server: Server) -> None:
+    now = datetime.now(UTC)
+    with server.database.begin() as tx:
+        provider_limits.close(tx, server.settings.lane, ErrorKind.UNREACHABLE, now, now, because="connection refused")
+
+
+@pytest.fixture
+def away(server: Server) -> Iterator[None]:
+    """A provider that was found to be away before the create came."""
+    shut(server)
+    yield
+    with server.database.begin() as tx:
+        provider_limits.reopen(tx, server.settings.lane, datetime.now(UTC))
+
+
+def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with created(tenant) as (job_id, answer):
+        hand.put_off(job_id, OVERLOADED, AN_HOUR)
+        refused = answer.result(5)
+    message = assert_error(refused, 503, type_="server_error", code="provider_unavailable")
+    assert "provider is overloaded (HTTP 503)" in message
+    assert "Nothing was bought" in message
+    assert refused.headers["retry-after"] == "30"
+    body = tenant.get(job_id)
+    assert (body["status"], body["error"]["code"]) == ("failed", "provider_unavailable")
+    assert body["backburner"]["error"]["kind"] == "overloaded"
+    with server.database.begin() as tx:
+        assert begin_attempt(tx, job_id, "a-worker", datetime.now(UTC) + 2 * AN_HOUR) is None
+
+
+@pytest.mark.usefixtures("away")
+def test_so_does_one_that_no_worker_has_tried_yet(tenant: Tenant) -> None:
+    with created(tenant) as (job_id, answer):
+        message = assert_error(answer.result(5), 503, type_="server_error", code="provider_unavailable")
+    assert "provider unreachable (connection refused)" in message
+    assert tenant.get(f"{job_id}/attempts")["data"] == []
+
+
+@pytest.mark.usefixtures("away")
+def test_a_streamed_one_ends_with_the_same_code(tenant: Tenant) -> None:
+    with created(tenant, stream=True) as (job_id, answer):
+        events = frames(answer.result(5).text)
+    assert [each["type"] for each in events] == ["response.created", "response.queued", "response.failed"]
+    assert events[-1]["response"]["error"]["code"] == "provider_unavailable"
+    assert tenant.get(job_id)["status"] == "failed"
+
+
+@pytest.mark.usefixtures("away")
+def test_one_whose_answer_has_begun_is_told_in_it(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.1)
+    with created(tenant) as (job_id, answer):
+        told = json.loads(answer.result(5).text)
+    assert (told["id"], told["status"], told["error"]["code"]) == (job_id, "failed", "provider_unavailable")
+
+
+def has_a_call_out(hand: Hand, job_id: str) -> None:
+    hand.claim(job_id)
+
+
+def may_have_been_bought(hand: Hand, job_id: str) -> None:
+    hand.put_off(job_id, CUT, timedelta(0))
+    hand.put_off(job_id, OVERLOADED, timedelta(0))
+
+
+def failed_by_itself(hand: Hand, job_id: str) -> None:
+    hand.put_off(job_id, Failure(ErrorKind.ANSWER_FAILED, "Oh no.", 200), timedelta(0))
+
+
+@pytest.mark.parametrize("waits", [has_a_call_out, may_have_been_bought, failed_by_itself])
+def test_what_waits_for_something_else_goes_on(tenant: Tenant, hand: Hand, waits: Callable[[Hand, str], None]) -> None:
+    with created(tenant) as (job_id, answer):
+        waits(hand, job_id)
+        assert not wait([answer], 2 * PATIENCE).done
+        hand.complete(job_id)
+        assert answer.result(5).json()["status"] == "completed"
+
+
+@pytest.mark.usefixtures("away")
+def test_a_background_one_waits_whether_it_is_watched_or_not(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with created(tenant, background=True, stream=True) as (job_id, answer):
+        await_until(lambda: server.waiting(job_id) or not answer.done(), 5, "nobody watches")
+        assert not wait([answer], 2 * PATIENCE).done
+        hand.complete(job_id)
+        assert frames(answer.result(5).text)[-1]["type"] == "response.completed"

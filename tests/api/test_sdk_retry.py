@@ -1,0 +1,268 @@
+"""What an SDK sends again by itself buys nothing twice, and what was sent on purpose is not mistaken for it."""
+
+import asyncio
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+from sqlalchemy import text
+
+from jobs.errors import ErrorKind, Failure
+from jobs.store import schema
+from jobs.store.database import Database
+from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, serve
+from tests.support.waiting import await_until
+
+BODY: Json = {"model": MODEL, "input": "Hello"}
+AGAIN = {"x-stainless-retry-count": "1"}
+
+
+@pytest.fixture
+def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
+    """The SDK with a short read timeout, and more patience than it has by itself: this machine may be slow."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=1.0, max_retries=8) as client:
+        yield client
+
+
+def requests_for(server: Server, job_id: str) -> list[str]:
+    """The request that owes its client the answer of this job, if any."""
+    row = schema.unanswered.c
+    with server.database.read() as tx:
+        query = schema.unanswered.select().with_only_columns(row.request_id).where(row.job_id == job_id)
+        return list(tx.execute(query).scalars())
+
+
+def post_raw(server: Server, tenant: Tenant, body: Json, count: int = 0) -> socket.socket:
+    """A create on a connection of its own, as an SDK sends it."""
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
+        f"x-stainless-retry-count: {count}\r\ncontent-length: {len(content)}\r\n\r\n"
+    )
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def post(tenant: Tenant, body: Json, **headers: str) -> httpx.Response:
+    answer = tenant.http.post("/v1/responses", content=json.dumps(body), headers=headers)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_a_read_timeout_joins_the_same_job_and_holds_on(
+    server: Server, client: OpenAI, tenant: Tenant, hand: Hand
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
+        job_id = tenant.only_id()
+        [first] = await_until(lambda: requests_for(server, job_id), 5, "it was never marked")
+        await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
+        hand.complete(job_id)
+        done = answer.result(30)
+    assert (done.id, done.output_text) == (job_id, TEXT)
+    assert tenant.ids() == [job_id]
+    await_until(lambda: not requests_for(server, job_id), 5, "an answer that was written still counts as owed")
+
+
+@contextmanager
+def impatient_gateway(server: Server, tenant: Tenant) -> Iterator[str]:
+    """A proxy that gives up on the first request, as its own timeout bids it, and passes on the next."""
+
+    def pass_on(connection: socket.socket) -> None:
+        asked = connection.recv(65_536)
+        while len(asked.partition(b"\r\n\r\n")[2]) < len(json.dumps(BODY, separators=(",", ":"))):
+            asked += connection.recv(65_536)
+        with connection, socket.create_connection(("127.0.0.1", server.port)) as upstream:
+            upstream.sendall(asked.replace(b"onnection: keep-alive", b"onnection: close"))
+            if not given_up.is_set():
+                given_up.set()
+                await_until(lambda: server.waiting(tenant.only_id()), 5, "nobody waits")
+                upstream.close()
+                connection.sendall(b"HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                return
+            while piece := upstream.recv(65_536):
+                connection.sendall(piece)
+
+    given_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as pool:
+        working = [pool.submit(lambda: pass_on(listener.accept()[0])) for _ in range(2)]
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        for each in working:
+            each.result(20)
+
+
+def test_a_gateway_that_answers_504_costs_nothing_twice(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with impatient_gateway(server, tenant) as base_url, ThreadPoolExecutor(1) as pool:
+        client = OpenAI(base_url=base_url, api_key=tenant.secret, timeout=20)
+        answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
+        job_id = tenant.only_id()
+        [first] = await_until(lambda: requests_for(server, job_id), 5, "it was never marked")
+        await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
+        hand.complete(job_id)
+        assert answer.result(10).id == job_id
+    assert tenant.ids() == [job_id]
+
+
+def test_a_failure_that_nobody_read_is_told_to_the_retry(
+    server: Server, client: OpenAI, tenant: Tenant, hand: Hand
+) -> None:
+    with post_raw(server, tenant, BODY):
+        job_id = tenant.only_id()
+        await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+    hand.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
+    answer = tenant.http.post("/v1/responses", content=json.dumps(BODY), headers=AGAIN)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (400, "false")
+    assert tenant.ids() == [job_id]
+
+
+@contextmanager
+def nothing_can_be_accepted(database: Database) -> Iterator[None]:
+    with database.begin() as tx:
+        if not database.is_sqlite:
+            tx.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
+        yield
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
+    server: Server, tenant: Tenant, hand: Hand, elsewhere: bool
+) -> None:
+    """Its client has left, too late to be noticed before the commit; the database takes its time for that."""
+    if server.database.is_sqlite:
+        pytest.skip("on SQLite whoever waits for a commit has not begun")
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        if elsewhere:
+            other = stack.enter_context(serve(server.settings))
+            there = Tenant(tenant.id, tenant.secret, stack.enter_context(other.client(tenant.secret)))
+        else:
+            there = tenant
+        with server.database.begin() as tx:
+            tx.execute(text("LOCK TABLE unanswered IN EXCLUSIVE MODE"))  # the last thing that a create writes
+            first = post_raw(server, tenant, BODY)
+            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'unanswered'::regclass")
+            await_until(lambda: tx.execute(waits).scalar(), 5, "it never came to its end")
+            first.close()
+            again = pool.submit(post, there, BODY, **AGAIN)
+            with pytest.raises(TimeoutError):
+                again.result(1.0)  # it has looked by now
+        job_id = tenant.only_id()
+        hand.complete(job_id)
+        assert again.result(20).json()["id"] == job_id
+    assert tenant.ids() == [job_id]
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_server_that_accepts_too_late_accepts_once(
+    server: Server, client: OpenAI, tenant: Tenant, hand: Hand, background: bool
+) -> None:
+    elsewhere = Database(server.settings.database)
+    with ThreadPoolExecutor(1) as pool:
+        with nothing_can_be_accepted(elsewhere):
+            answer = pool.submit(client.responses.create, model=MODEL, input="Hello", background=background)
+            with pytest.raises(TimeoutError):
+                answer.result(1.2)  # the first one has timed out by now
+        job_id = tenant.only_id()
+        hand.complete(job_id)
+        assert answer.result(20).id == job_id
+    elsewhere.close()
+    assert tenant.ids() == [job_id]
+
+
+def test_what_a_background_create_bought_is_joined_when_its_answer_was_never_written(
+    server: Server, tenant: Tenant
+) -> None:
+    """The process that accepted it was killed between the commit and the answer."""
+    body: Json = {**BODY, "background": True}
+    job_id = post(tenant, body, **{"x-stainless-retry-count": "0"}).json()["id"]
+    await_until(lambda: not requests_for(server, job_id), 5, "it still counts as owed")
+    digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    killed = {"request_id": "req_killed", "process_id": "api_killed"}
+    with server.database.begin() as tx:
+        when = tx.execute(schema.jobs.select().where(schema.jobs.c.id == job_id)).mappings().one()["created_at"]
+        mark = {"job_id": job_id, "api_key_id": tenant.id, "body_sha256": digest, "since": when}
+        tx.execute(schema.unanswered.insert().values(**mark, **killed))
+    assert post(tenant, body, **AGAIN).json()["id"] == job_id  # once the silence has lasted
+    assert post(tenant, body, **AGAIN).json()["id"] != job_id
+
+
+def test_whoever_still_waits_keeps_his_job(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with post_raw(server, tenant, BODY):
+        job_id = tenant.only_id()
+        with post_raw(server, tenant, BODY, count=1):
+            await_until(lambda: len(tenant.ids()) == 2, 10, "the other one waits for ever")
+            assert len(requests_for(server, job_id)) == 1
+
+
+def test_a_hundred_equal_prompts_of_which_some_are_sent_again_stay_a_hundred(server: Server, tenant: Tenant) -> None:
+    """As after a 429 of a gateway before us: those that are sent again never made a job."""
+
+    async def send_all() -> list[str]:
+        headers = {"authorization": f"Bearer {tenant.secret}"}
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(headers=headers, timeout=60, limits=limits, trust_env=False) as http:
+
+            async def send(number: int) -> str:
+                again = {"x-stainless-retry-count": str(int(number % 3 == 0))}
+                body = json.dumps({**BODY, "background": True})
+                answer = await http.post(f"{server.url}/v1/responses", content=body, headers=again)
+                made: str = answer.raise_for_status().json()["id"]
+                return made
+
+            return await asyncio.gather(*(send(number) for number in range(100)))
+
+    ids = asyncio.run(send_all())
+    assert len(set(ids)) == 100
+    assert len(tenant.ids(limit=100)) == 100
+
+
+def test_each_lost_one_is_joined_by_one_retry(server: Server, tenant: Tenant) -> None:
+    connections = [post_raw(server, tenant, BODY) for _ in range(3)]
+    await_until(lambda: len(tenant.ids()) == 3, 5, "not all were accepted")
+    jobs = tenant.ids()
+    await_until(lambda: all(map(server.waiting, jobs)), 5, "not all wait")
+    for connection in connections[:2]:
+        connection.close()
+    await_until(lambda: sum(map(server.waiting, jobs)) == 1, 5, "they still wait")
+    retries = [post_raw(server, tenant, BODY, count=1) for _ in range(2)]
+    await_until(lambda: all(map(server.waiting, jobs)), 10, "they were not joined")
+    assert sorted(tenant.ids()) == sorted(jobs)
+    third = post_raw(server, tenant, BODY, count=1)
+    await_until(lambda: len(tenant.ids()) == 4, 10, "the third was given another's")
+    for connection in (*connections, *retries, third):
+        connection.close()
+
+
+def test_an_idempotency_key_decides_alone(tenant: Tenant) -> None:
+    body: Json = {**BODY, "background": True}
+    first = post(tenant, body, **{"idempotency-key": "a", "x-stainless-retry-count": "0"}).json()["id"]
+    assert post(tenant, body, **{"idempotency-key": "a", **AGAIN}).json()["id"] == first
+    assert post(tenant, body, **{"idempotency-key": "b", **AGAIN}).json()["id"] != first
+
+
+def test_the_retry_of_a_refused_request_is_refused(tenant: Tenant, client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.responses.create(model=MODEL, input="x", max_output_tokens=1)
+    answer = tenant.http.post("/v1/responses", json={"model": MODEL}, headers=AGAIN)
+    assert answer.status_code == 400
+
+
+def test_a_server_that_stops_leaves_no_owed_answer_behind(server: Server, tenant: Tenant) -> None:
+    with serve(server.settings) as stopping:
+        process_id = stopping.parts.owed.process_id
+
+        def listed() -> bool:
+            with server.database.read() as tx:
+                ids = tx.execute(schema.api_processes.select()).scalars().all()
+            return process_id in ids
+
+        await_until(listed, 5, "it never beat")
+    assert not listed()

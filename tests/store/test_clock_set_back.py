@@ -1,0 +1,92 @@
+"""The database's clock is set back by an hour: nothing that was due, or would soon have been, waits for that hour."""
+
+from datetime import timedelta
+
+from sqlalchemy import select, update
+
+from jobs.errors import ErrorKind
+from jobs.job import Job
+from jobs.lifecycle import Status, Verb
+from jobs.store import provider_limits, schema
+from jobs.store.clock_set_back import mend, mend_lanes
+from jobs.store.row_mapping import job_from
+from tests.support.records import FAILURE, Records
+from worker.maintenance.clock_set_back import AT_ONCE, SetBack
+
+HOUR = timedelta(hours=1)
+SECOND = timedelta(seconds=1)
+LANE = "https://provider.example"
+
+
+def set_back(records: Records) -> int:
+    """Set the clock back and mend what there is."""
+    now = records.clock.advance(-HOUR)
+    return SetBack(records.database).run_once(now)
+
+
+def rescheduled(records: Records) -> Job:
+    job, attempt = records.claim(records.submit_job())
+    again = {"available_at": records.clock() + timedelta(minutes=5), "failures": 1}
+    return records.end(job, attempt, Verb.RETRY, FAILURE, **again)
+
+
+def test_what_waited_for_its_turn_or_its_next_try_is_due_now(records: Records) -> None:
+    jobs = [records.submit_job(), rescheduled(records)]
+    with records.database.begin() as tx:
+        tx.execute(update(schema.jobs).values(rung_at=records.clock()))
+    assert set_back(records) == len(jobs)
+    with records.database.read() as tx:
+        rows = [job_from(each) for each in tx.execute(select(schema.jobs)).mappings()]
+    assert [(each.available_at, each.rung_at, each.updated_at) for each in rows] == [
+        (records.clock(), None, records.clock())
+    ] * 2
+
+
+def test_what_waits_for_its_run_at_goes_on_to(records: Records) -> None:
+    run_at = records.clock() + 2 * HOUR
+    job = records.submit_job(run_at=run_at)
+    assert set_back(records) == 0
+    assert records.reload(job).available_at == run_at
+
+
+def test_what_a_worker_claims_and_does_not_hold_is_found_as_soon_as_ever(records: Records) -> None:
+    job = records.job_in(Status.IN_PROGRESS)
+    assert set_back(records) == 1
+    assert records.reload(job).updated_at == records.clock()
+
+
+def test_a_provider_that_takes_calls_again_is_open_with_the_next_call(records: Records) -> None:
+    with records.database.begin() as tx:
+        provider_limits.close(
+            tx, LANE, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
+        )
+    set_back(records)
+    with records.database.begin() as tx:
+        lane = provider_limits.read_lane(tx, LANE)
+        assert not lane.is_shut(records.clock())
+        assert provider_limits.take_probe(tx, lane, records.clock())
+        assert provider_limits.reopen(tx, LANE, records.clock() + SECOND)
+
+
+def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> None:
+    jobs = [records.submit_job(), rescheduled(records), records.job_in(Status.IN_PROGRESS)]
+    with records.database.begin() as tx:
+        provider_limits.close(
+            tx, LANE, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
+        )
+        before = provider_limits.read_lane(tx, LANE)
+        mend_lanes(tx, records.clock())
+        assert mend(tx, records.clock(), AT_ONCE) == 0
+        assert provider_limits.read_lane(tx, LANE) == before
+    assert [records.reload(job) for job in jobs] == jobs
+
+
+def test_who_has_looked_looks_again_only_after_a_step(records: Records) -> None:
+    duty = SetBack(records.database)
+    assert duty.run_once(records.clock()) == 0
+    records.submit_job()
+    assert duty.run_once(records.clock.advance(-HOUR)) == 0
+    began_at = records.database.clock.began_at
+    assert began_at is not None
+    records.database.clock.follow(began_at - HOUR)
+    assert duty.run_once(records.clock()) == 1

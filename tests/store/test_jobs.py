@@ -1,0 +1,118 @@
+"""`move` against the table of transitions: every pair of verb and status, and what happens when two move at once."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobs.errors import StaleJob
+from jobs.job import Job
+from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.store.attempts import attempts_of, begin_attempt, end_attempt
+from jobs.store.database import Database
+from jobs.store.jobs import move
+from tests.support.clock import Clock
+from tests.support.racing import race
+from tests.support.records import ANSWER, COST, OUTCOMES, Records, snapshot
+
+MINUTE = timedelta(minutes=1)
+ROUNDS = 50
+
+
+def needed(verb: Verb, job: Job, records: Records) -> dict[str, Any]:
+    return {"attempt": job.attempt + 1, "worker_id": records.worker_id} if verb is Verb.CLAIM else {}
+
+
+@pytest.mark.parametrize("status", list(Status))
+@pytest.mark.parametrize("verb", list(Verb))
+def test_every_verb_in_every_status(verb: Verb, status: Status, records: Records, clock: Clock) -> None:
+    job = records.job_in(status)
+    now = clock.advance(MINUTE)
+    if status not in TRANSITIONS[verb].sources:
+        before = snapshot(records.database)
+        with pytest.raises(StaleJob) as stale:
+            records.move(verb, job, **needed(verb, job, records))
+        assert (stale.value.job_id, stale.value.verb) == (job.id, verb)
+        assert snapshot(records.database) == before
+        return
+    moved = records.move(verb, job, **needed(verb, job, records))
+    assert records.reload(job) == moved
+    assert moved.status is TRANSITIONS[verb].target
+    assert moved.updated_at == now
+    assert (moved.worker_id is not None) == (moved.status is Status.IN_PROGRESS)
+    assert moved.completed_at == (now if moved.status.is_terminal else None)
+    assert moved.rung_at is None
+    assert moved.attempt == job.attempt + (verb is Verb.CLAIM)
+
+
+@pytest.mark.parametrize("verb", sorted(set(Verb) - {Verb.REVIVE, Verb.CLAIM}))
+def test_a_later_attempt_is_a_fence(verb: Verb, records: Records) -> None:
+    """A worker that was given up, and still thinks it holds the job, changes nothing."""
+    zombie = records.job_in(Status.IN_PROGRESS)
+    taken_back = records.move(Verb.RESCUE, zombie)
+    current, _attempt = records.claim(taken_back, records.worker())
+    before = snapshot(records.database)
+    with pytest.raises(StaleJob):
+        records.move(verb, zombie)
+    assert snapshot(records.database) == before
+    assert records.reload(zombie) == current
+
+
+def test_a_moved_job_of_another_database_transaction_rolls_back_whole(records: Records) -> None:
+    job = records.job_in(Status.IN_PROGRESS)
+    before = snapshot(records.database)
+    with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
+        move(tx, Verb.COMPLETE, job, records.clock())
+        raise ZeroDivisionError
+    assert snapshot(records.database) == before
+
+
+def test_what_a_verb_carries_is_written(records: Records, clock: Clock) -> None:
+    job = records.job_in(Status.IN_PROGRESS)
+    later = clock() + MINUTE
+    moved = records.move(Verb.RETRY, job, available_at=later, failures=1, error_message="Slow down.")
+    assert (moved.available_at, moved.failures, moved.error_message) == (later, 1, "Slow down.")
+    assert records.reload(job) == moved
+
+
+def test_one_of_two_workers_gets_the_job(records: Records, database: Database) -> None:
+    second_worker = records.worker()
+    for _ in range(ROUNDS):
+        job = records.submit_job()
+
+        def claim(worker_id: str, job: Job = job) -> str | None:
+            with database.begin() as tx:
+                begun = begin_attempt(tx, job.id, worker_id, records.clock())
+            return None if begun is None else worker_id
+
+        claims = race(lambda: claim(records.worker_id), lambda: claim(second_worker))
+        [winner] = [each for each in claims if each is not None]
+        claimed = records.reload(job)
+        assert (claimed.worker_id, claimed.attempt) == (winner, 1)
+        with database.read() as tx:
+            assert [attempt.worker_id for attempt in attempts_of(tx, job.id)] == [winner]
+
+
+def test_cancelled_or_completed_but_never_both(records: Records, database: Database) -> None:
+    """Whoever comes first decides the status; the call's cost is booked either way."""
+    winners = set()
+    for _ in range(ROUNDS):
+        job, attempt = records.claim(records.submit_job())
+
+        def settle(verb: Verb, job: Job = job) -> bool:
+            with database.begin() as tx:
+                if verb is Verb.COMPLETE:
+                    end_attempt(tx, attempt, OUTCOMES[verb], records.clock(), ANSWER)  # noqa: B023
+                try:
+                    move(tx, verb, job, records.clock())
+                except StaleJob:
+                    return False
+            return True
+
+        completed, cancelled = race(lambda: settle(Verb.COMPLETE), lambda: settle(Verb.CANCEL))
+        assert completed != cancelled
+        ended = records.reload(job)
+        assert ended.status is (Status.COMPLETED if completed else Status.CANCELLED)
+        assert ended.cost == COST
+        winners.add(ended.status)
+    assert winners <= {Status.COMPLETED, Status.CANCELLED}

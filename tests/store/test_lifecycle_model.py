@@ -1,0 +1,459 @@
+"""The store against a model in plain Python, through any interleaving of verbs, crashes, late answers and clocks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select
+
+from jobs.errors import ErrorKind, Failure, StaleJob
+from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome
+from jobs.lifecycle import Verb
+from jobs.retry import Backoff
+from jobs.store import schema, workers
+from jobs.store.account_refusals import TAKEN_AFTER
+from jobs.store.attempts import begin_attempt
+from jobs.store.database import Database
+from jobs.store.jobs import erase, move, revive, submit
+from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts
+from jobs.store.responses import get_job
+from tests.support.clock import Clock
+from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
+from worker.maintenance import deadlines, rescuer
+from worker.outcome import AFTER_A_PROBE, EndedCall, Policy, settle
+from worker.provider.call_handle import AbortReason
+
+WORKERS = 3
+JOBS = st.integers(0, 3)
+SECOND = timedelta(seconds=1)
+WAIT = 5 * SECOND
+PATIENCE = Patience("a lane", WAIT)
+POLICY = Policy(Backoff(SECOND, 4 * SECOND), timedelta(hours=1), widen_on_overflow=False, patience=PATIENCE)
+LOGGED = Cost(700, CostSource.PROVIDER)
+JITTER = 0.5
+CUT = CallReport(Answer(ANSWER.result.response, "max_output_tokens"), usage=USAGE, cost=COST)  # type: ignore[union-attr]
+# whether a failed call is repeated: by the counter, without it, only where the caller allows it, or never
+AGAIN = {
+    ErrorKind.RATE_LIMITED: "counted",  # inside an answer
+    ErrorKind.OVERLOADED: "weather",
+    ErrorKind.BAD_CREDENTIALS: "uncounted",
+    ErrorKind.INTERRUPTED: "if allowed",
+    ErrorKind.REJECTED: "never",
+}
+
+ENDS = ["answer", "answer", "cut", "handed back", "stopped", ErrorKind.INTERRUPTED, *AGAIN]
+
+
+@dataclass
+class ModelAttempt:
+    worker: str
+    started_at: datetime = field(compare=False)
+    outcome: str | None = None
+    cost: int = 0
+    in_doubt: bool = False
+    kind: ErrorKind | None = field(default=None, compare=False)
+    log_has_spoken: bool = field(default=False, compare=False)
+
+    def ended(self, outcome: str, *, in_doubt: bool) -> None:
+        """What it came to; a log that has spoken of it has dispelled all doubt."""
+        self.outcome, self.in_doubt = outcome, in_doubt and not self.log_has_spoken
+
+
+@dataclass
+class ModelJob:
+    """What a job ought to be."""
+
+    max_attempts: int
+    repeats: bool
+    available_at: datetime
+    deadline_at: datetime
+    status: str = "queued"
+    failures: int = 0
+    exists: bool = True
+    parked_until: datetime | None = None
+    started_at: datetime | None = None
+    calls: list[ModelAttempt] = field(default_factory=list)
+
+    @property
+    def is_open(self) -> bool:
+        return self.exists and self.status in ("queued", "in_progress")
+
+    def holds(self, number: int) -> bool:
+        """Whether call `number` is the one that the job waits for."""
+        return self.exists and self.status == "in_progress" and number == len(self.calls)
+
+    def is_parked_for(self, number: int) -> bool:
+        return self.exists and self.parked_until is not None and number == len(self.calls)
+
+    def ends(self, status: str) -> None:
+        self.status, self.parked_until = status, None
+
+    def failed(self, again: str, now: datetime, delay: Callable[[int], timedelta]) -> None:
+        """What a failed call means."""
+        if again in {"uncounted", "weather"}:
+            of_this_run = [call for call in self.calls if self.started_at and call.started_at >= self.started_at]
+            overloaded = sum(call.kind is ErrorKind.OVERLOADED for call in of_this_run)
+            pause = TAKEN_AFTER + AFTER_A_PROBE if again == "uncounted" else delay(overloaded)
+            left = max(self.deadline_at - now, timedelta(0))
+            self.status, self.parked_until = "queued", None
+            self.available_at = now + (pause if pause < left else left / 2 if left >= 2 * SECOND else left)
+            return
+        if again == "if allowed" and not self.repeats and now < self.deadline_at:
+            self.status, self.parked_until = "queued", self.parked_until or min(now + WAIT, self.deadline_at)
+            return
+        self.failures += 1
+        refused = again == "never" or (again == "if allowed" and not self.repeats)
+        if refused or self.failures >= self.max_attempts:
+            self.ends("failed")
+        else:
+            self._queue(now + delay(self.failures))
+
+    def _queue(self, available_at: datetime) -> None:
+        if available_at >= self.deadline_at:
+            self.ends("failed")
+        else:
+            self.status, self.available_at, self.parked_until = "queued", available_at, None
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A call that some process holds, whatever the rows say meanwhile."""
+
+    job: Job
+    attempt: Attempt
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Does to the store and to the model the same, and compares after every step."""
+
+    database: ClassVar[Database]
+    flights = Bundle("flights")
+
+    @initialize(target=flights, repeats=st.booleans())
+    def begin(self, repeats: bool) -> Any:
+        # ahead of the database's own clock, by which the rescuer judges: it gives up nobody but whom we name
+        self.clock = Clock(datetime.now(UTC) + timedelta(days=2))
+        self.key = make_key(self.database, "a tenant", self.clock())
+        self.model: dict[str, ModelJob] = {}
+        self.workers = [self._hire() for _ in range(WORKERS)]
+        self.submit(3, repeats, 600, 0)
+        self.submit(1, not repeats, 60, 0)
+        return multiple(self.a_bell_is_heard(0, 0), self.a_bell_is_heard(1, 1))
+
+    def _hire(self) -> str:
+        with self.database.begin() as tx:
+            return workers.register(tx, "a-host", 1, 10, self.clock())
+
+    def _job(self, which: int) -> str:
+        """One of the latest jobs."""
+        ids = list(self.model)
+        return ids[-1 - which % len(ids)]
+
+    @rule(
+        max_attempts=st.integers(1, 4),
+        repeats=st.booleans(),
+        deadline=st.sampled_from((3, 60, 600, 600)),
+        wait=st.sampled_from((0, 0, 2)),
+    )
+    def submit(self, max_attempts: int, repeats: bool, deadline: int, wait: int) -> None:
+        now = self.clock()
+        spec = make_spec(
+            self.key.id,
+            max_attempts=max_attempts,
+            on_unknown_outcome=OnUnknownOutcome.RETRY if repeats else OnUnknownOutcome.FAIL,
+            deadline_at=now + deadline * SECOND,
+            run_at=now + wait * SECOND,
+        )
+        with self.database.begin() as tx:
+            job = submit(tx, spec, now)
+        self.model[job.id] = ModelJob(max_attempts, repeats, now + wait * SECOND, now + deadline * SECOND)
+
+    @rule(
+        what=st.sampled_from(("time", "time", "deadlines", "log", "log", "log", "no log", "cancel", "revive", "erase")),
+        seconds=st.sampled_from((0.25, 1, 2, 4, 31)),
+        which=JOBS,
+        ran=st.booleans(),
+        twice=st.booleans(),
+    )
+    def the_world_goes_on(self, what: str, seconds: float, which: int, ran: bool, twice: bool) -> None:
+        match what:
+            case "time":
+                self.clock.advance(seconds * SECOND)
+            case "deadlines":
+                self.clock.advance(seconds * SECOND)
+                self.deadlines_are_kept()
+            case "log":
+                self.the_log_speaks(which, ran, twice)
+            case "no log":
+                self.there_is_no_log()
+            case "cancel":
+                self.it_is_cancelled(self._job(which))
+            case "revive":
+                self.it_is_revived(self._job(which))
+            case "erase":
+                self.it_is_erased(self._job(which))
+
+    @rule(target=flights, which=JOBS, worker=st.integers(0, WORKERS - 1))
+    def a_bell_is_heard(self, which: int, worker: int) -> Any:
+        return self._claim(self._job(which), worker)
+
+    def _claim(self, job_id: str, worker: int) -> Any:
+        model, now = self.model[job_id], self.clock()
+        with self.database.begin() as tx:
+            begun = begin_attempt(tx, job_id, self.workers[worker], now)
+        waits = model.exists and model.status == "queued" and model.parked_until is None
+        due = waits and model.available_at <= now < model.deadline_at
+        assert (begun is not None) == due
+        if begun is None:
+            return multiple()
+        model.status = "in_progress"
+        model.started_at = model.started_at or now
+        model.calls.append(ModelAttempt(self.workers[worker], now))
+        return Flight(*begun)
+
+    @rule(
+        target=flights,
+        flight=consumes(flights),
+        what=st.sampled_from(["falls silent", "taken over", "taken over", *ENDS]),
+        worker=st.integers(0, WORKERS - 1),
+        confirmed=st.booleans(),
+    )
+    def a_call_goes_on(self, flight: Flight, what: ErrorKind | str, worker: int, confirmed: bool) -> Any:
+        """However late it ends; where the commit is not confirmed it is recorded once more.
+
+        There are few rules, of many faces each, as hypothesis leaves some rules out of each example.
+        """
+        match what:
+            case "falls silent" | "taken over":
+                self.a_worker_falls_silent(flight)
+                taken = self._claim(flight.job.id, worker) if what == "taken over" else None
+                return multiple(flight, taken) if isinstance(taken, Flight) else flight
+            case "answer" | "cut":
+                self.an_answer_comes(flight, what == "cut", confirmed)
+            case "handed back":
+                self.a_call_is_handed_back(flight)
+            case "stopped":
+                self.a_call_is_stopped(flight)
+            case _:
+                self.a_call_fails(flight, ErrorKind(what), confirmed)
+        return multiple()
+
+    def an_answer_comes(self, flight: Flight, cut: bool, confirmed: bool) -> None:
+        status = "incomplete" if cut else "completed"
+        for _ in range(1 if confirmed else 2):
+            self._settle(flight, CUT if cut else ANSWER, None)
+        model = self.model[flight.job.id]
+        call = model.calls[flight.attempt.number - 1]
+        call.ended(status, in_doubt=False)
+        call.cost = COST.microusd
+        if model.is_open:
+            model.ends(status)
+
+    def a_call_fails(self, flight: Flight, kind: ErrorKind, confirmed: bool) -> None:
+        report = CallReport(Failure(kind, "It failed.", 200 if AGAIN[kind] == "counted" else None))
+        self.model[flight.job.id].calls[flight.attempt.number - 1].kind = kind
+        for _ in range(1 if confirmed else 2):
+            self._settle(flight, report, None)
+        self._fails(flight, AGAIN[kind], in_doubt=kind is ErrorKind.INTERRUPTED)
+
+    def a_call_is_handed_back(self, flight: Flight) -> None:
+        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.RELEASED)
+        model = self.model[flight.job.id]
+        if not model.repeats:
+            self._fails(flight, "if allowed", in_doubt=True)
+            return
+        model.calls[flight.attempt.number - 1].ended("released", in_doubt=True)
+        if model.holds(flight.attempt.number):
+            model.status, model.available_at = "queued", self.clock()
+
+    def a_call_is_stopped(self, flight: Flight) -> None:
+        """Its job has ended in another way; only then are calls stopped."""
+        model = self.model[flight.job.id]
+        if model.is_open:
+            self._say(flight.job.id, Verb.CANCEL, allowed=True)
+            model.ends("cancelled")
+        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.CANCELLED)
+        self.model[flight.job.id].calls[flight.attempt.number - 1].ended("cancelled", in_doubt=True)
+
+    def a_worker_falls_silent(self, flight: Flight) -> None:
+        """Its calls may go on and report late: it may be frozen, or cut off from the database."""
+        silent, now = flight.attempt.worker_id, self.clock()
+        if silent not in self.workers:
+            return
+        with self.database.begin() as tx:
+            workers.leave(tx, silent, now)
+        self.workers[self.workers.index(silent)] = self._hire()
+        rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10), patience=PATIENCE)
+        for model in self.model.values():
+            held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
+            for call in model.calls:
+                if call.worker == silent and call.outcome is None:
+                    call.ended("lost", in_doubt=True)
+            if held:
+                model.failed("if allowed", now, lambda _failures: timedelta(0))
+
+    @property
+    def _doubted(self) -> list[tuple[str, int]]:
+        return [
+            (job_id, number)
+            for job_id, model in self.model.items()
+            for number, call in enumerate(model.calls, 1)
+            if call.in_doubt
+        ]
+
+    def the_log_speaks(self, which: int, ran: bool, twice: bool) -> None:
+        """Of a call that nobody knows the cost of; where two ask, both hear it."""
+        now = self.clock()
+        with self.database.read() as tx:
+            found = doubtful_attempts(tx, now - timedelta(days=1), now, 10_000)
+        attempts = {(each.job_id, each.number): each for each in found if each.api_key_id == self.key.id}
+        assert sorted(attempts) == sorted(self._doubted)
+        if not attempts:
+            return
+        job_id, number = self._doubted[-1 - which % len(attempts)]
+        attempt, model = attempts[job_id, number], self.model[job_id]
+        for _ in range(1 + twice):
+            with self.database.begin() as tx:
+                book_ran(tx, attempt, LOGGED, USAGE, now) if ran else book_failed(tx, attempt, now)
+        call, parked = model.calls[number - 1], model.is_parked_for(number)
+        call.in_doubt, call.log_has_spoken = False, True
+        if ran:
+            call.cost = LOGGED.microusd
+        if parked and ran:
+            model.failures += 1
+            model.ends("failed")
+        elif parked:
+            model.failures += 1
+            if model.failures >= model.max_attempts:
+                model.ends("failed")
+            else:
+                model.available_at, model.parked_until = now, None
+        elif not ran and model.is_open and call.outcome in ("failed", "lost"):
+            of_this_run = model.started_at is not None and model.started_at <= call.started_at
+            model.failures -= of_this_run and model.failures > 0
+
+    def there_is_no_log(self) -> None:
+        deadlines.end_parked(self.database, DeafChannel(), self.clock())
+        self._write_off(self.clock() + timedelta(days=1))
+
+    def _write_off(self, until: datetime) -> None:
+        for model in self.model.values():
+            if model.exists and model.parked_until is not None and model.parked_until <= until:
+                model.failures += 1
+                model.ends("failed")
+
+    def it_is_cancelled(self, job_id: str) -> None:
+        model = self.model[job_id]
+        if self._say(job_id, Verb.CANCEL, allowed=model.is_open):
+            model.ends("cancelled")
+
+    def deadlines_are_kept(self) -> None:
+        now = self.clock()
+        deadlines.run_once(self.database, DeafChannel(), now)
+        self._write_off(now)
+        for model in self.model.values():
+            if model.is_open and model.deadline_at <= now:
+                model.ends("failed")
+
+    def it_is_revived(self, job_id: str) -> None:
+        model, now = self.model[job_id], self.clock()
+        deadline_at = now + 60 * SECOND
+        allowed = model.exists and model.status in ("failed", "cancelled")
+        if self._try(job_id, allowed, lambda tx, job: revive(tx, job, now, deadline_at)):
+            model.status, model.failures = "queued", 0
+            model.available_at, model.deadline_at, model.started_at = now, deadline_at, None
+
+    def it_is_erased(self, job_id: str) -> None:
+        model = self.model[job_id]
+        if self._try(job_id, model.exists and not model.is_open, erase):
+            model.exists = False
+
+    def _fails(self, flight: Flight, again: str, *, in_doubt: bool) -> None:
+        model, number = self.model[flight.job.id], flight.attempt.number
+        model.calls[number - 1].ended("failed", in_doubt=in_doubt)
+        if model.holds(number) or model.is_parked_for(number):
+            model.failed(again, self.clock(), lambda failures: min(4, 2 ** (failures - 1)) * JITTER * SECOND)
+
+    def _settle(self, flight: Flight, report: CallReport, aborted: AbortReason | None) -> None:
+        ended = EndedCall(flight.job, flight.attempt, report, aborted, self.clock())
+        with self.database.begin() as tx:
+            settle(tx, ended, POLICY, JITTER)
+
+    def _say(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
+        return self._try(job_id, allowed, lambda tx, job: move(tx, verb, job, self.clock()))
+
+    def _try(self, job_id: str, allowed: bool, act: Callable[[Any, Job], Any]) -> bool:
+        """Whether it was allowed; the store must say the same."""
+        if not self.model[job_id].exists:
+            return False
+        with self.database.read() as tx:
+            job = get_job(tx, job_id)
+        if allowed:
+            with self.database.begin() as tx:
+                act(tx, job)
+        else:
+            with pytest.raises(StaleJob), self.database.begin() as tx:
+                act(tx, job)
+        return allowed
+
+    @invariant()
+    def the_rows_are_as_they_ought_to_be(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        job, attempt = schema.jobs.c, schema.attempts.c
+        with self.database.read() as tx:
+            rows = {
+                row["id"]: row
+                for row in tx.execute(select(schema.jobs).where(job.api_key_id == self.key.id)).mappings()
+            }
+            calls = select(schema.attempts).where(attempt.api_key_id == self.key.id).order_by(attempt.number)
+            found: dict[str, list[ModelAttempt]] = {}
+            for row in tx.execute(calls).mappings():
+                cost = row["cost_microusd"]
+                in_doubt = row["ended_at"] and row["billed"] == "unknown" and cost is None and not row["reconciled_at"]
+                call = ModelAttempt(row["worker_id"], row["started_at"], row["outcome"], cost or 0, bool(in_doubt))
+                found.setdefault(row["job_id"], []).append(call)
+            answers = set(
+                tx.execute(select(schema.answers.c.job_id).where(schema.answers.c.job_id.in_(rows))).scalars()
+            )
+        assert set(rows) == {job_id for job_id, model in self.model.items() if model.exists}
+        for job_id, model in self.model.items():
+            assert found.get(job_id, []) == model.calls
+            if model.exists:
+                row = rows[job_id]
+                expected = (model.status, len(model.calls), sum(call.cost for call in model.calls))
+                assert (row["status"], row["attempt"], row["cost_microusd"] or 0) == expected
+                assert (row["failures"], row["deadline_at"]) == (model.failures, model.deadline_at)
+                assert row["parked_until"] == model.parked_until
+                assert (job_id in answers) == (model.status in ("completed", "incomplete"))
+                if model.status == "queued":
+                    assert row["available_at"] == model.available_at
+
+
+def test_the_store_does_what_the_model_does(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # which refusals are a job's own is decided by its neighbours, of which the model knows nothing: test_refusals.py
+    monkeypatch.setattr("worker.outcome.is_its_own", lambda *_: False)
+    machine = type("Machine", (StoreMachine,), {"database": database})
+    bounds = settings(
+        max_examples=50,
+        stateful_step_count=40,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine, settings=bounds)

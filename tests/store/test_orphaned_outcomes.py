@@ -1,0 +1,130 @@
+"""Ends of calls that a worker has left in files of a shared folder: they are recorded, and their calls not rescued."""
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from jobs.job import Attempt, Job, Outcome
+from jobs.lifecycle import Status
+from jobs.outcome_files import FOLDER, unrecorded_files
+from jobs.retry import Backoff
+from jobs.store.attempts import attempts_of
+from tests.support.clock import Clock
+from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.records import ANSWER, USAGE, Records
+from worker.in_flight import Calls
+from worker.maintenance import rescuer
+from worker.orphaned_outcomes import LeftOvers
+from worker.outcome import EndedCall, Policy, settle
+from worker.pending_outcomes import Unrecorded
+
+SECOND = timedelta(seconds=1)
+TIMEOUT = 10 * SECOND
+ROOM_BYTES = 1_000_000
+"""For what the test itself prints."""
+POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=SECOND, widen_on_overflow=False)
+
+
+class Killed(BaseException):
+    """No handler may take it for a failure of the database."""
+
+
+def leave(folder: Path, job: Job, attempt: Attempt, clock: Clock) -> None:
+    """A worker is killed before it could record an answer."""
+    with suppress(Killed), Unrecorded(folder).until_recorded(EndedCall(job, attempt, ANSWER, None, clock()), None):
+        raise Killed
+    assert len(unrecorded_files(folder)) == 1
+
+
+def left_overs(records: Records, folder: Path) -> LeftOvers:
+    """Those of another worker on this folder."""
+    return LeftOvers(
+        records.database, Unrecorded(folder), lambda tx, ended: settle(tx, ended, POLICY, 0.0), lambda *_: None
+    )
+
+
+def rescue(records: Records, ends: LeftOvers, worker_id: str) -> int:
+    records.clock.advance(2 * TIMEOUT)
+    return rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT, ends=ends)
+
+
+def audit(records: Records, ends: LeftOvers, worker_id: str) -> int:
+    now = records.clock.advance(rescuer.ORPHAN_AGE + SECOND)
+    calls = Calls(on_end=lambda: None)
+    return rescuer.rescue_orphans(records.database, DeafBroker(), DeafChannel(), now, worker_id, calls, ends=ends)
+
+
+@pytest.mark.parametrize("take_back", [rescue, audit])
+def test_who_takes_calls_back_records_what_stands_in_files(
+    records: Records, clock: Clock, tmp_path: Path, take_back: Callable[[Records, LeftOvers, str], int]
+) -> None:
+    worker_id = records.worker()
+    known, lost = (records.claim(records.submit_job(), worker_id) for _ in range(2))
+    leave(tmp_path, *known, clock)
+    assert take_back(records, left_overs(records, tmp_path), worker_id) == 1
+    assert records.reload(lost[0]).status is Status.QUEUED
+    assert records.reload(known[0]).status is Status.COMPLETED
+    with records.database.read() as tx:
+        [attempt] = attempts_of(tx, known[0].id)
+    assert (attempt.outcome, attempt.usage) == (Outcome.COMPLETED, USAGE)
+    assert unrecorded_files(tmp_path) == []
+
+
+def test_a_file_that_says_nothing_saves_no_call_from_rescue(records: Records, clock: Clock, tmp_path: Path) -> None:
+    worker_id = records.worker()
+    job, attempt = records.claim(records.submit_job(), worker_id)
+    leave(tmp_path, job, attempt, clock)
+    unrecorded_files(tmp_path)[0].write_text("{")
+    assert rescue(records, left_overs(records, tmp_path), worker_id) == 1
+    assert records.reload(job).status is Status.QUEUED
+
+
+def test_one_that_can_never_be_recorded_is_rescued_in_the_end(records: Records, clock: Clock, tmp_path: Path) -> None:
+    """Whatever is wrong with it, and even where the folder lets nobody rename it."""
+    worker_id = records.worker()
+    job, attempt = records.claim(records.submit_job(), worker_id)
+    leave(tmp_path, job, attempt, clock)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("no")
+
+    ends = LeftOvers(records.database, Unrecorded(tmp_path), refuse, refuse)
+    (unrecorded_files(tmp_path)[0].with_suffix(".unknown") / "in the way").mkdir(parents=True)
+    assert rescue(records, ends, worker_id) == 0
+    assert rescue(records, ends, worker_id) == 1
+    assert records.reload(job).status is Status.QUEUED
+
+
+@pytest.mark.one_database
+def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records, tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    old, new = folder / "resp_1-1.draft", folder / "resp_2-1.draft"
+    for each in (old, new):
+        each.write_text('{"half')
+    os.utime(old, (time.time() - 3600,) * 2)
+    left_overs(records, tmp_path).record()
+    assert [*folder.iterdir()] == [new]
+
+
+@pytest.mark.one_database
+def test_what_a_full_disk_takes_only_a_part_of_leaves_no_file(records: Records, clock: Clock, tmp_path: Path) -> None:
+    job, attempt = records.claim(records.submit_job(), records.worker())
+    large = replace(ANSWER, raw=b" " * 2 * ROOM_BYTES)
+    ends = Unrecorded(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with suppress(Killed), ends.until_recorded(EndedCall(job, attempt, large, None, clock()), None):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, before[1]))
+        try:
+            assert ends.keep(0) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert [*(tmp_path / FOLDER).iterdir()] == []
+        assert ends.keep(0) == 0

@@ -1,0 +1,167 @@
+"""An idle worker asks one question for all its duties, and it is answered by what there is to do."""
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import insert, update
+
+from jobs.lifecycle import Status, Verb
+from jobs.store import schema
+from jobs.store.database import database_now
+from jobs.store.jobs import move
+from jobs.store.leases import beat_now, take_lease_now
+from jobs.store.pending_work import Duty, duties_with_work
+from jobs.store.provider_limits import LaneSettings
+from jobs.store.reconciliation import AT_ONCE
+from jobs.store.workers import leave, live_workers
+from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.plans import captured
+from tests.support.records import Records
+from worker.maintenance import loop
+from worker.maintenance.loop import Maintenance
+from worker.registration import Identity
+
+TIMEOUT = timedelta(seconds=10)
+DAY = timedelta(days=1)
+
+
+def due(records: Records) -> AbstractSet[Duty]:
+    with records.database.read() as tx:
+        return duties_with_work(tx, records.clock(), TIMEOUT, "lane")
+
+
+def nothing_happens(_records: Records) -> None:
+    pass
+
+
+def a_call_is_out(records: Records) -> None:
+    records.job_in(Status.IN_PROGRESS)
+
+
+def a_job_is_queued(records: Records) -> None:
+    records.submit_job()
+
+
+def a_worker_is_silent(records: Records) -> None:
+    records.clock.advance(TIMEOUT + timedelta(seconds=1))
+
+
+def a_worker_ended_with_a_call(records: Records) -> None:
+    records.claim(records.submit_job())
+    with records.database.begin() as tx:
+        leave(tx, records.worker_id, records.clock())
+
+
+def an_ended_worker_left_a_call_open(records: Records) -> None:
+    job, _ = records.claim(records.submit_job())
+    with records.database.begin() as tx:
+        move(tx, Verb.CANCEL, job, records.clock())
+        leave(tx, records.worker_id, records.clock())
+
+
+def a_job_is_overdue(records: Records) -> None:
+    records.claim(records.submit_job(deadline_at=records.clock() + timedelta(seconds=5)))
+    records.clock.advance(timedelta(seconds=5))
+
+
+def a_job_is_parked(records: Records) -> None:
+    job = records.submit_job()
+    with records.database.begin() as tx:
+        values = {"parked_until": records.clock() + DAY}
+        tx.execute(update(schema.jobs).where(schema.jobs.c.id == job.id).values(values))
+
+
+def a_patience_has_run_out(records: Records) -> None:
+    a_job_is_parked(records)
+    with records.database.begin() as tx:
+        tx.execute(update(schema.jobs).values(parked_until=records.clock(), deadline_at=records.clock() + DAY))
+
+
+def a_follow_up_may_run(records: Records) -> None:
+    before = records.job_in(Status.COMPLETED)
+    _waiting_for(records, before.id)
+
+
+def a_follow_up_waits(records: Records) -> None:
+    job, _ = records.claim(records.submit_job())
+    _waiting_for(records, job.id)
+
+
+def _waiting_for(records: Records, job_id: str) -> None:
+    job = records.submit_job(previous_response_id=job_id)
+    with records.database.begin() as tx:
+        tx.execute(update(schema.jobs).where(schema.jobs.c.id == job.id).values(waits_for=job_id))
+
+
+def the_lane_is_narrow(records: Records) -> None:
+    with records.database.begin() as tx:
+        tx.execute(insert(schema.lanes).values(name="lane", probes=0, max_calls=3))
+
+
+def a_call_was_lost(records: Records) -> None:
+    job, _ = records.claim(records.submit_job())
+    values = {"ended_at": records.clock(), "outcome": "lost", "billed": "unknown", "provider_response_id": "resp_1"}
+    with records.database.begin() as tx:
+        tx.execute(update(schema.attempts).where(schema.attempts.c.job_id == job.id).values(values))
+
+
+def a_copy_is_unwanted(records: Records) -> None:
+    job = records.job_in(Status.COMPLETED)
+    with records.database.begin() as tx:
+        tx.execute(update(schema.attempts).where(schema.attempts.c.job_id == job.id).values(copy_unwanted=True))
+
+
+WORK: dict[Callable[[Records], None], AbstractSet[Duty]] = {
+    nothing_happens: set(),
+    a_call_is_out: set(),
+    a_job_is_queued: {Duty.DISPATCHER},
+    a_worker_is_silent: {Duty.RESCUER},
+    a_worker_ended_with_a_call: {Duty.RESCUER},
+    an_ended_worker_left_a_call_open: {Duty.RESCUER},
+    a_job_is_overdue: {Duty.DEADLINES},
+    a_job_is_parked: {Duty.RECONCILIATION},
+    a_patience_has_run_out: {Duty.RECONCILIATION, Duty.DEADLINES},
+    a_follow_up_may_run: {Duty.DISPATCHER, Duty.FOLLOWERS},
+    a_follow_up_waits: {Duty.DISPATCHER},
+    the_lane_is_narrow: {Duty.DISPATCHER},
+    a_call_was_lost: {Duty.RECONCILIATION, Duty.CANCELLATION},
+    a_copy_is_unwanted: {Duty.ERASURE},
+}
+
+
+@pytest.mark.parametrize("happen", WORK, ids=lambda happen: happen.__name__)
+def test_a_duty_is_done_if_there_is_something_to_do(records: Records, happen: Callable[[Records], None]) -> None:
+    happen(records)
+    assert due(records) == WORK[happen]
+
+
+def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "TICK", 0.0)
+    maintenance = Maintenance(
+        records.database,
+        Identity(records.database, 1, records.worker_id),
+        DeafBroker(),
+        DeafChannel(),
+        lane=LaneSettings("lane"),
+        worker_timeout=3650 * DAY,
+        retention=DAY,
+        patience=AT_ONCE,
+    )
+    maintenance.run_once()  # what is due once a minute or more rarely
+    with captured(records.database) as statements:
+        maintenance.run_once()
+    assert len([each for each in statements if not each.sql.startswith("BEGIN")]) == 1
+
+
+def test_a_beat_and_a_lease_are_one_statement_each(records: Records) -> None:
+    with captured(records.database) as statements:
+        assert take_lease_now(records.database, "a duty", records.worker_id, DAY, within=5)
+        assert beat_now(records.database, records.worker_id, within=5)
+        assert not beat_now(records.database, "wrk_unknown", within=5)
+        assert not take_lease_now(records.database, "a duty", "wrk_2", DAY, within=5)
+    assert len([each for each in statements if not each.sql.startswith("BEGIN")]) == 4
+    with records.database.read() as tx:
+        [alive] = live_workers(tx, database_now(tx), TIMEOUT)
+        assert alive.id == records.worker_id

@@ -1,0 +1,475 @@
+"""Every hot query is an index lookup on both databases, with realistic numbers of rows.
+
+The plans are those of the SQL that the store really sends: it is captured, not copied.
+"""
+
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, insert, select, text
+
+from jobs.errors import ErrorKind, Failure
+from jobs.job import Outcome
+from jobs.lifecycle import Status, Verb
+from jobs.notifications import Announcer
+from jobs.redis_url import connect
+from jobs.store import api_keys, responses, schema, workers
+from jobs.store.attempts import (
+    attempts_of,
+    begin_attempt,
+    close_lost,
+    end_attempt,
+    unwanted_copies,
+    unwanted_responses,
+)
+from jobs.store.conversations import check_chain, done_waiting, read_turns
+from jobs.store.database import Database
+from jobs.store.fair_scheduler import Turns
+from jobs.store.jobs import erase, move
+from jobs.store.output_items import find_items
+from jobs.store.pending_work import duties_with_work
+from jobs.store.reconciliation import doubtful_attempts
+from jobs.store.responses import Filters
+from jobs.store.undelivered_creates import Sender, marks_of, note_answered, note_lost
+from jobs.store.usage_rollup import SUMS, add_up
+from jobs.store.webhooks import endpoints
+from jobs.store.webhooks.claims import claim_deliveries, owners_of, receivers_of
+from jobs.store.webhooks.outbox import (
+    pending_of_jobs,
+    record_try,
+    rescue_deliveries,
+    write_events,
+)
+from jobs.store.webhooks.scheduler import due_of_receiver, pick_due_deliveries
+from jobs.webhooks.protocol import DeliveryStatus, TryReport
+from tests.support.clock import START
+from tests.support.names import get_names
+from tests.support.plans import Statement, captured, explain
+from tests.support.records import ANSWER, MODEL
+from worker.maintenance import deadlines, deliveries, pruner
+
+JOBS = 20_000
+KEYS = 40
+IDLE_KEYS = 5_000
+MODELS = (MODEL, MODEL, MODEL, "openai/gpt-5.6-sol")
+SECOND = timedelta(seconds=1)
+NOW = START
+FEW = {
+    "workers",
+    "lanes",
+    "api_processes",
+    "unanswered",
+    "ix_jobs_held",
+    "ix_attempts_open",
+    "ix_jobs_waiting",
+    "ix_jobs_following",
+    "ix_webhook_deliveries_sending",
+    "ix_webhook_deliveries_open",
+    "ix_webhook_endpoints_disabled",
+}
+"""What may be read as a whole: there are as many as workers, running calls, API processes, creates that are being
+answered, follow-ups that have yet to run, and dead endpoints, however many jobs.
+
+Of the open deliveries the first alone is read, which PostgreSQL's plan does not say.
+"""
+A_PAGE = 1_000
+# by day and model, within the span that was asked for; the turns of one conversation; at most a hundred endpoints; the
+# keys that have queued jobs
+SORTED = {
+    "usage of a day",
+    "read a conversation",
+    "check a conversation",
+    "webhook metrics",
+    "list endpoints",
+    "pick due jobs",
+}
+
+SCANNED = {
+    # once in ten minutes each key is asked about by one probe, as there are few of them beside the calls
+    "add up attempts": {"pk_api_keys", "sqlite_autoindex_api_keys_1"},
+    # the first entry alone is read
+    "what there is to do": {"ix_jobs_due", "ix_jobs_parked", "ix_webhook_deliveries_due"},
+}
+
+
+@dataclass
+class World:
+    database: Database
+    key_id: str
+    by_status: dict[Status, list[str]]
+    worker_id: str
+    now: datetime = NOW
+
+    def one(self, status: Status) -> str:
+        return self.by_status[status][len(self.by_status[status]) // 2]
+
+
+@pytest.fixture(scope="module")
+def world(database_url_of_module: str) -> Iterator[World]:
+    database = Database(database_url_of_module)
+    yield fill(database)
+    database.close()
+
+
+def fill(database: Database) -> World:
+    """Thirty days of jobs: most have ended, some wait, few run; one key of many has half of them all."""
+    chance = Random(4711)
+    key_ids = [f"key_{number:032x}" for number in range(KEYS)]
+    idle = [f"key_f{number:031x}" for number in range(IDLE_KEYS)]
+    worker_ids = [f"wrk_{number:032x}" for number in range(20)]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ("jobs", "requests", "answers", "labels", "attempts")}
+    by_status: dict[Status, list[str]] = {status: [] for status in Status}
+    earlier: dict[str, str] = {}
+    statuses = chance.choices(list(Status), [10, 1, 80, 3, 4, 2], k=JOBS)
+    for number, status in enumerate(statuses):
+        key_id = key_ids[0] if chance.random() < 0.5 else chance.choice(key_ids)
+        made_at = NOW - timedelta(days=30) * (1 - number / JOBS)
+        job_id = f"resp_{int(made_at.timestamp() * 1000):012x}{number:020x}"
+        ended_at = made_at + timedelta(minutes=5) if status.is_terminal else None
+        worker_id = chance.choice(worker_ids) if status is Status.IN_PROGRESS else None
+        wait = timedelta(hours=chance.choice([-48, -1, 1])) if status is Status.QUEUED else timedelta(0)
+        follows = earlier.get(key_id) if number % 7 == 0 else None
+        earlier[key_id] = job_id
+        if key_id == key_ids[0]:
+            by_status[status].append(job_id)
+        called = status is not Status.QUEUED
+        rows["jobs"].append(
+            {
+                "id": job_id,
+                "api_key_id": key_id,
+                "model": chance.choice(MODELS),
+                "status": status,
+                "attempt": int(called),
+                "failures": 0,
+                "max_attempts": 5,
+                "on_unknown_outcome": "retry",
+                "truncation": "disabled",
+                "background": True,
+                "priority": chance.choice([5, 5, 5, 1, 9]),
+                "created_at": made_at,
+                "updated_at": made_at,
+                "available_at": NOW + wait,
+                "deadline_at": (NOW if ended_at is None else made_at) + chance.random() * timedelta(days=1),
+                "completed_at": ended_at,
+                "worker_id": worker_id,
+                "previous_response_id": follows,
+                "waits_for": follows if wait > timedelta(0) and number % 5 == 0 else None,
+                "store": number % 500 != 0,
+            }
+        )
+        rows["requests"].append({"job_id": job_id, "settings": {"model": MODEL}, "input": "Hello " * 20})
+        if status is Status.COMPLETED:
+            rows["answers"].append({"job_id": job_id, "response": {"output": []}, "raw": b"{}"})
+        labels = {"project": chance.choice("abc"), "ticket": str(number)}
+        rows["labels"] += [{"job_id": job_id, "key": k, "api_key_id": key_id, "value": v} for k, v in labels.items()]
+        if called:
+            ended = {"ended_at": ended_at, "outcome": "completed" if ended_at else None}
+            rows["attempts"].append(
+                {
+                    "job_id": job_id,
+                    "number": 1,
+                    "api_key_id": key_id,
+                    "model": MODEL,
+                    "worker_id": worker_id or chance.choice(worker_ids),
+                    "started_at": made_at,
+                    "billed": "yes",
+                    "truncation": "disabled",
+                    "total_tokens": 3,
+                    **ended,
+                }
+            )
+    with database.begin(within=float("inf")) as tx:
+        made = [
+            {"id": each, "name": each, "sha256": each, "scopes": [], "created_at": NOW} for each in (*key_ids, *idle)
+        ]
+        tx.execute(insert(schema.api_keys), made)
+        host = {"host": "h", "pid": 1, "concurrency": 100, "started_at": NOW}
+        beats = [
+            {"id": each, **host, "beat_at": NOW, "ended_at": NOW if index < 2 else None}
+            for index, each in enumerate(worker_ids)
+        ]
+        tx.execute(insert(schema.workers), beats)
+        tx.execute(insert(schema.jobs), rows["jobs"])
+        tx.execute(insert(schema.requests), rows["requests"])
+        tx.execute(insert(schema.answers), rows["answers"])
+        keys_of = {each["id"]: each["api_key_id"] for each in rows["jobs"]}
+        tx.execute(
+            insert(schema.output_items),
+            [
+                {"job_id": each["job_id"], "item_id": item_id, "api_key_id": keys_of[each["job_id"]]}
+                for each in rows["answers"]
+                for item_id in (f"msg_{each['job_id']}", "msg_0")
+            ],
+        )
+        tx.execute(insert(schema.job_metadata), rows["labels"])
+        tx.execute(insert(schema.attempts), rows["attempts"])
+        tx.execute(insert(schema.past_usage), past_usage(key_ids))
+        owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
+        owed = [
+            {**owing, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
+            for number, each in enumerate(by_status[Status.COMPLETED][:2_000])
+        ]
+        tx.execute(insert(schema.unanswered), owed)
+        tx.execute(insert(schema.api_processes), [{"id": "api_1", "beat_at": NOW}])
+        fill_webhooks(tx, key_ids, by_status, worker_ids, chance)
+    with database.read(within=float("inf")) as tx:
+        tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
+    return World(database, key_ids[0], by_status, worker_ids[-1])
+
+
+def past_usage(key_ids: list[str]) -> list[dict[str, Any]]:
+    """A year of days added up."""
+    days = [NOW.date() - timedelta(days=400 + number) for number in range(365)]
+    return [
+        {"api_key_id": key_id, "day": day, "model": MODEL, "outcome": Outcome.COMPLETED, **dict.fromkeys(SUMS, 3)}
+        for key_id in key_ids
+        for day in days
+    ]
+
+
+def fill_webhooks(
+    tx: Connection, key_ids: list[str], by_status: dict[Status, list[str]], worker_ids: list[str], chance: Random
+) -> None:
+    """Each key's endpoint has heard of thirty days of ends; few deliveries are open."""
+    hooks, named, events, made, tries = [], [], [], [], []
+    plain = {"name": "hook", "url": "https://a/", "event_types": ["response.completed"], "secret": "s"}
+    for number, key_id in enumerate(key_ids):
+        hook = {"id": f"we_{number:032x}", "api_key_id": key_id, "receiver": f"{key_id} https://a:443", **plain}
+        off = {"disabled_at": NOW if number == 1 else None, "disabled_for": "gone" if number == 1 else None}
+        hooks.append({**hook, **off, "job_id": None, "created_at": NOW, "updated_at": NOW})
+    for number, job_id in enumerate(by_status[Status.COMPLETED][:4_000]):
+        named.append(
+            {**hooks[0], "id": f"we_f{number:031x}", "job_id": job_id, "receiver": f"{key_ids[0]} https://b:443"}
+        )
+    for number in range(JOBS):
+        at = NOW - timedelta(days=30) * (1 - number / JOBS)
+        stamp = f"{int(at.timestamp() * 1000):012x}{number:020x}"
+        which = number % len(key_ids)
+        state = chance.choices(["delivered", "failed", "pending", "sending"], [95, 2, 2, 1])[0]
+        closed = {"ended_at": at if state in ("delivered", "failed") else None, "status": state}
+        event = {"id": f"evt_{stamp}", "api_key_id": key_ids[which], "job_id": f"resp_{stamp}", "payload": "{}"}
+        events.append({**event, "type": "response.completed", "created_at": at})
+        made.append(
+            {
+                "id": f"whd_{stamp}",
+                "event_id": f"evt_{stamp}",
+                "endpoint_id": hooks[which]["id"],
+                "api_key_id": key_ids[which],
+                "receiver": hooks[which]["receiver"],
+                "is_test": False,
+                "created_at": at,
+                "available_at": NOW + timedelta(hours=chance.choice([-1, 1])),
+                "worker_id": chance.choice(worker_ids) if state == "sending" else None,
+                "tries": 1,
+                **closed,
+            }
+        )
+        tries.append({"delivery_id": f"whd_{stamp}", "number": 1, "started_at": at})
+    tx.execute(insert(schema.webhook_endpoints), [*hooks, *named])
+    tx.execute(insert(schema.webhook_events), events)
+    tx.execute(insert(schema.webhook_deliveries), made)
+    tx.execute(insert(schema.webhook_tries), tries)
+
+
+class Undone(Exception):
+    """Ends a transaction whose changes are not wanted."""
+
+
+def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], object]:
+    def run(tx: Connection, world: World) -> object:
+        after = world.one(Status.COMPLETED) if page.get("deep") else None
+        ascending = bool(page.get("ascending"))
+        return responses.list_sizes(tx, world.key_id, filters, limit=20, after=after, ascending=ascending)
+
+    return run
+
+
+def claim_and_settle(tx: Connection, world: World) -> None:
+    begun = begin_attempt(tx, first_due(tx, world), world.worker_id, NOW)
+    assert begun is not None
+    job, attempt = begun
+    end_attempt(tx, attempt, Outcome.COMPLETED, NOW, ANSWER)
+    move(tx, Verb.COMPLETE, job, NOW)
+
+
+def first_due(tx: Connection, world: World) -> str:
+    row = schema.jobs.c
+    due = select(row.id).where(row.id.in_(world.by_status[Status.QUEUED][:100]), row.available_at <= NOW)
+    return str(tx.execute(due.limit(1)).scalar_one())
+
+
+def rescue(tx: Connection, world: World) -> None:
+    held, opened = workers.left_behind(tx, 200)
+    assert held
+    assert opened
+    close_lost(tx, opened[0].job_id, opened[0].number, NOW, Failure(ErrorKind.LOST, "Silent."))
+
+
+def position(tx: Connection, world: World) -> None:
+    assert responses.queue_position(tx, responses.get_job(tx, world.by_status[Status.QUEUED][-1]))
+
+
+def add_up_attempts(tx: Connection, world: World) -> None:
+    erase(tx, responses.get_job(tx, world.by_status[Status.COMPLETED][200]))  # the pruner erases the first
+    assert add_up(tx, NOW - timedelta(days=20), 500)
+
+
+def answer_and_lose(tx: Connection, world: World) -> None:
+    note_answered(tx, ["req_1", "req_2"])
+    note_lost(tx, ["req_3"], NOW)
+
+
+def retry_of(world: World) -> Sender:
+    return Sender(world.key_id, f"{7:064x}", "req_new", "api_1")
+
+
+def pick(tx: Connection, world: World) -> None:
+    assert len(Turns().pick(tx, NOW, 200, NOW - SECOND)) == 200
+
+
+def delete(tx: Connection, world: World) -> None:
+    erase(tx, responses.get_job(tx, world.one(Status.COMPLETED)))
+
+
+def write_and_claim(tx: Connection, world: World) -> None:
+    job = responses.get_job(tx, world.one(Status.COMPLETED))
+    write_events(tx, [job], NOW)
+    [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
+    assert receivers_of(tx, [delivery_id], NOW)
+    assert owners_of(tx, [delivery_id])
+    sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
+    assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
+
+
+def hook(tx: Connection, world: World) -> endpoints.Endpoint:
+    return endpoints.get_endpoint(tx, f"we_{0:032x}", world.key_id)
+
+
+def log_of(**page: Any) -> Callable[[Connection, World], object]:
+    return lambda tx, world: endpoints.list_deliveries(tx, hook(tx, world), limit=20, **page)
+
+
+def redeliver_and_recover(tx: Connection, world: World) -> None:
+    [delivery, *_], _more = endpoints.list_deliveries(tx, hook(tx, world), limit=1)
+    endpoints.redeliver(tx, endpoints.get_delivery(tx, delivery.id, world.key_id).id, NOW)
+    endpoints.recover(tx, hook(tx, world), NOW - timedelta(days=1), NOW)
+
+
+def webhook_metrics(tx: Connection, _world: World) -> None:
+    assert endpoints.count_ended_deliveries(tx, NOW - timedelta(minutes=15))
+    assert endpoints.oldest_undelivered_at(tx)
+    assert endpoints.count_disabled(tx) == 1
+
+
+MIDDLE = NOW - timedelta(days=15)
+LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
+    "claim and settle": claim_and_settle,
+    "get": lambda tx, world: responses.get_document(tx, world.one(Status.COMPLETED), world.key_id),
+    "get the request": lambda tx, world: responses.get_request(tx, world.one(Status.COMPLETED)),
+    "get the attempts": lambda tx, world: attempts_of(tx, world.one(Status.COMPLETED)),
+    "list": list_by(Filters()),
+    "list, deep": list_by(Filters(), deep=True),
+    "list, oldest first": list_by(Filters(), ascending=True),
+    "list, oldest first, deep": list_by(Filters(), ascending=True, deep=True),
+    "list a common status": list_by(Filters(status=Status.COMPLETED), deep=True),
+    "list a rare status": list_by(Filters(status=Status.CANCELLED)),
+    "list a status that nothing has": list_by(Filters(status=Status.IN_PROGRESS, created_before=MIDDLE)),
+    "list a common model": list_by(Filters(model=MODEL), deep=True),
+    "list an unknown model": list_by(Filters(model="no/such")),
+    "list a common label": list_by(Filters(metadata={"project": "a"})),
+    "list a common label, deep": list_by(Filters(metadata={"project": "a"}), deep=True),
+    "list a label of one": list_by(Filters(metadata={"ticket": "4711"})),
+    "list by two labels": list_by(Filters(metadata={"project": "a", "ticket": "4711"})),
+    "list a span": list_by(Filters(created_after=MIDDLE, created_before=MIDDLE + timedelta(hours=1))),
+    "list a span and a label": list_by(
+        Filters(created_after=MIDDLE, created_before=MIDDLE + timedelta(hours=1), metadata={"project": "a"})
+    ),
+    "pick due jobs": pick,
+    "queue position": position,
+    "oldest due": lambda tx, _world: responses.oldest_due_at(tx),
+    "left behind": rescue,
+    "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
+    "wanted by nobody": lambda tx, world: unwanted_responses(tx, world.now - timedelta(days=1), 50),
+    "kept and not wanted": lambda tx, world: unwanted_copies(
+        tx, world.now - timedelta(days=30), world.now - timedelta(days=1), 50
+    ),
+    "erase": delete,
+    "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
+    "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
+    "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
+    "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
+    "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
+    "answered and lost": answer_and_lose,
+    "write and claim a delivery": write_and_claim,
+    "pick due deliveries": lambda tx, _world: pick_due_deliveries(tx, NOW, 200, NOW),
+    "due for one receiver": lambda tx, world: due_of_receiver(tx, f"{world.key_id} https://a:443", NOW, 16),
+    "rescue deliveries": lambda tx, _world: rescue_deliveries(tx, NOW),
+    "list endpoints": lambda tx, world: endpoints.list_endpoints(tx, world.key_id, limit=20),
+    "log of deliveries": log_of(),
+    "log of deliveries, deep": log_of(after=f"whd_{0x018:03x}{'f' * 29}"),
+    "log of a status": log_of(status=DeliveryStatus.FAILED),
+    "redeliver and recover": redeliver_and_recover,
+    "webhook metrics": webhook_metrics,
+    "find a key": lambda tx, _world: api_keys.find_key(tx, "a secret"),
+    "add up attempts": add_up_attempts,
+    "what there is to do": lambda tx, _world: duties_with_work(tx, NOW, timedelta(seconds=10), "lane"),
+    "usage of a day": lambda tx, world: responses.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
+}
+
+
+def run_and_capture(world: World, run: Callable[[Connection, World], object]) -> list[Statement]:
+    with captured(world.database) as statements, suppress(Undone), world.database.begin() as tx:
+        run(tx, world)
+        raise Undone
+    return [each for each in statements if not each.sql.startswith(("BEGIN", "SAVEPOINT"))]
+
+
+def check(
+    world: World, statements: list[Statement], *, sorts: bool = False, scanned: AbstractSet[str] = frozenset()
+) -> None:
+    indexes: set[str] = set()
+    for statement in {each.sql: each for each in statements}.values():
+        for generic in (False, True)[: 1 if world.database.is_sqlite else 2]:
+            plan = explain(world.database, statement, generic=generic)
+            told = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"
+            assert not (set(plan.whole_scans) - FEW - scanned), told
+            assert sorts or plan.largest_sort <= A_PAGE, told
+            indexes |= set(plan.indexes)
+    assert indexes, "nothing was looked up"
+
+
+@pytest.mark.parametrize("name", LOOKUPS)
+def test_it_is_an_index_lookup(name: str, world: World) -> None:
+    """Also under the plan of a prepared statement that has forgotten its parameters."""
+    check(world, run_and_capture(world, LOOKUPS[name]), sorts=name in SORTED, scanned=SCANNED.get(name, set()))
+
+
+def test_so_is_what_maintenance_looks_for(world: World) -> None:
+    check(world, capture_maintenance(world))
+
+
+def test_every_index_answers_one_of_these(world: World) -> None:
+    """Or finds what goes with an erased row. Any other would cost each write something and help nobody."""
+    statements = [each for run in LOOKUPS.values() for each in run_and_capture(world, run)]
+    statements += capture_maintenance(world)
+    used = {index for statement in statements for index in explain(world.database, statement).indexes}
+    declared = {index for table in schema.metadata.sorted_tables for index in table.indexes}
+    cascading = {index for index in declared if any(key.ondelete for key in index.columns[0].foreign_keys)}
+    assert {str(index.name) for index in declared - cascading} <= used
+
+
+def capture_maintenance(world: World) -> list[Statement]:
+    """The deadline keeper and the pruner at work on a few jobs."""
+    announcer = Announcer(connect("redis://127.0.0.1:1/0"), get_names)
+    with captured(world.database) as statements:
+        world.now += timedelta(minutes=10)
+        assert 0 < deadlines.run_once(world.database, announcer, world.now) < 100
+        assert 0 < pruner.run_once(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 100
+        assert 0 < deliveries.prune(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 500
+    return [each for each in statements if not each.sql.startswith("BEGIN")]

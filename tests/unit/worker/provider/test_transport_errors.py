@@ -1,0 +1,70 @@
+"""Broken connections, in our words."""
+
+import errno
+import os
+import socket
+import ssl
+
+import httpcore
+import httpx
+import pytest
+
+from jobs.errors import ErrorKind
+from worker.provider.call_handle import Line
+from worker.provider.transport_errors import failure_of
+
+SECRET = "https://user:secret@host/v1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ConnectError(SECRET),
+        httpx.ConnectTimeout(SECRET),
+        httpx.ProxyError(SECRET),
+        httpx.UnsupportedProtocol(SECRET),
+        httpx.LocalProtocolError(SECRET),
+        httpx.WriteError(SECRET),
+        httpx.WriteTimeout(SECRET),
+        httpx.ReadError(SECRET),
+        httpx.ReadTimeout(SECRET),
+        httpx.RemoteProtocolError("Server disconnected without sending a response."),
+        httpx.DecodingError(SECRET),
+        OSError(errno.EMFILE, SECRET),
+    ],
+)
+def test_only_the_line_says_that_nothing_was_sent(error: Exception) -> None:
+    for line, kind in ((Line(), ErrorKind.UNREACHABLE), (_begun(), ErrorKind.INTERRUPTED)):
+        found = failure_of(error, line)
+        assert found.kind is kind
+        assert "secret" not in found.message
+        assert found.message.endswith(".")
+
+
+def _begun() -> Line:
+    line = Line()
+    line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/v1")})
+    return line
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, SECRET), "its name was not resolved"),
+        (ConnectionRefusedError(errno.ECONNREFUSED, SECRET), "connection refused"),
+        (OSError(errno.EMFILE, SECRET), "too many open files"),
+        (TimeoutError(SECRET), "connecting took too long"),
+        (ssl.SSLError(1, SECRET), "the TLS connection failed"),
+        (ValueError(SECRET), "the connection failed"),
+    ],
+)
+def test_reasons_come_from_the_cause(cause: Exception, says: str) -> None:
+    error = (httpx.ConnectTimeout if isinstance(cause, TimeoutError) else httpx.ConnectError)(SECRET)
+    error.__cause__ = cause
+    found = failure_of(error, Line())
+    assert says in found.message
+    assert "secret" not in found.message
+
+
+def test_the_systems_words_are_its_own() -> None:
+    assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET), Line()).message

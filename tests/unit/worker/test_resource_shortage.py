@@ -1,0 +1,111 @@
+"""What a process is short of, told from what it raised; and the slots that are left to it."""
+
+import errno
+import resource
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from threading import Timer
+
+import httpcore
+import pytest
+
+from jobs.resource_shortage import once_it_fits, shortage_of
+from jobs.store.database import Database
+from tests.support.records import an_attempt
+from worker.capacity import Capacity
+from worker.in_flight import Calls
+from worker.provider.call_handle import Line
+from worker.registration import Identity
+
+
+def raised_from(cause: BaseException) -> Exception:
+    error = httpcore.ConnectError("a connection failed")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "what"),
+    [
+        (OSError(errno.EMFILE, "x"), "too many open files"),
+        (OSError(errno.ENFILE, "x"), "too many open files in system"),
+        (OSError(errno.ENOMEM, "x"), "cannot allocate memory"),
+        (MemoryError(), "cannot allocate memory"),
+        (RuntimeError("can't start new thread"), "no more threads"),
+        (OSError(errno.ECONNREFUSED, "x"), None),
+        (socket.gaierror(socket.EAI_NONAME, "x"), None),
+        (RuntimeError("x"), None),
+    ],
+)
+def test_whose_fault_it_is(cause: BaseException, what: str | None) -> None:
+    assert shortage_of(raised_from(cause)) == what
+
+
+def test_a_name_that_is_not_resolved_for_want_of_files() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        found = shortage_of(raised_from(socket.gaierror(socket.EAI_AGAIN, "x")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert found == "too many open files"
+
+
+def test_what_lacks_room_is_done_once_there_is_some() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    later = Timer(0.2, resource.setrlimit, (resource.RLIMIT_NOFILE, limits))
+    later.start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    assert once_it_fits(Path("/proc/self/comm").read_text)
+    later.join()
+    with pytest.raises(FileNotFoundError):  # no shortage
+        once_it_fits(Path("/proc/self/none").read_text)
+
+
+@pytest.fixture
+def identity(tmp_path: pytest.TempPathFactory) -> Iterator[Identity]:
+    database = Database(f"sqlite:///{tmp_path}/unused.db")
+    yield Identity(database, 100)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "slots"), [(resource.RLIM_INFINITY, 100), (1024, 100), (160, 96), (100, 36), (30, 1)]
+)
+def test_no_more_slots_than_files(identity: Identity, limit: int, slots: int) -> None:
+    told: list[int] = []
+    Capacity(identity, Calls(on_end=lambda: None)).begin(100, limit, told.append)
+    assert (identity.concurrency, told) == (slots, [slots])
+    assert (identity.short_of is None) is (slots == 100)
+
+
+def test_a_shortage_leaves_the_slots_that_found_room(identity: Identity) -> None:
+    calls = Calls(on_end=lambda: None)
+    capacity = Capacity(identity, calls)
+    capacity.begin(100, resource.RLIM_INFINITY, lambda _slots: None)
+    for number in range(60):
+        line = Line()
+        if number < 40:
+            line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/")})
+        calls.begin(an_attempt(f"resp_{number}", 1), line, timedelta(minutes=1))
+    capacity.short_of("too many open files")
+    capacity.short_of("too many open files")  # each of those that found none says so
+    assert (identity.concurrency, identity.short_of) == (36, "too many open files")
+    assert not capacity.has_room(0)  # for a moment, as nothing is gained by asking at once
+
+
+def test_slots_come_back_the_faster_the_longer_nothing_is_short(
+    identity: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All were taken for some seconds by another: that does not cost half an hour at one slot."""
+    told: list[int] = []
+    capacity = Capacity(identity, Calls(on_end=lambda: None))
+    capacity.begin(100, resource.RLIM_INFINITY, told.append)
+    monkeypatch.setattr("worker.capacity.RAISED_EVERY", 0.0)
+    capacity.short_of("too many open files")
+    for _ in range(8):
+        capacity.has_room(0)
+    assert told == [100, 1, 2, 3, 4, 7, 18, 75, 100]
+    assert identity.short_of is None

@@ -1,0 +1,82 @@
+"""Restricts Celery's remote control to what `celery inspect ping` and Flower read, and keeps its listener alive.
+
+Whoever reaches the broker can broadcast a command to every worker, and Celery obeys: `shutdown` ends them,
+`pool_shrink` and `cancel_consumer` leave them idle, `revoke` makes them drop jobs. Workers are steered by signals and
+settings alone.
+"""
+
+import time
+from functools import partial
+from typing import Any, Final
+
+from celery.worker import control, pidbox
+
+from jobs.broker_connection import BROKER_ERRORS, MALFORMED
+from jobs.telemetry import get_logger
+
+READ: Final = frozenset(
+    {"active", "active_queues", "conf", "ping", "registered", "reserved", "revoked", "scheduled", "stats"}
+)
+"""Commands that only tell: `ping` for health checks, the others for Flower's pages."""
+WATCH: Final = frozenset({"enable_events", "heartbeat"})
+"""Commands by which Flower asks for events, which hold a response's id and times."""
+ALLOWED: Final = READ | WATCH
+LISTEN_AGAIN_AFTER: Final = 0.5
+REFUSED: Final = {"error": "not allowed: Backburner's workers take no commands by remote control"}
+
+log = get_logger(__name__)
+
+
+def restrict() -> None:
+    """Refuse every other command in this process, and listen on after a message that breaks Celery's listener."""
+    for name in control.Panel.data:
+        if name not in ALLOWED:
+            control.Panel.data[name] = partial(_refuse, name)
+    pidbox.gPidbox = _LastingPidbox
+
+
+def _refuse(name: str, _state: object, **_arguments: object) -> dict[str, str]:
+    log.warning("remote control refused", command=name)
+    return REFUSED
+
+
+class _LastingPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no types
+    """Celery's listener for commands on the gevent pool, which one malformed message would otherwise end for good."""
+
+    _turn: object = None
+
+    def loop(self, c: Any) -> None:
+        """Listen until the consumer stops, or starts this anew."""
+        turn = self._turn = object()
+        while self._turn is turn:
+            try:
+                super().loop(c)
+            except MALFORMED as error:
+                log.warning("malformed command ignored", error=type(error).__name__)
+                time.sleep(LISTEN_AGAIN_AFTER)
+            except BROKER_ERRORS as error:
+                log.warning("command subscription lost", error=type(error).__name__)
+                time.sleep(LISTEN_AGAIN_AFTER)
+            else:
+                return
+
+    def _do_reset(self, c: Any, connection: Any) -> None:
+        """Look after the subscription as kombu does with an event loop: behind a NAT that forgot it, it is silent."""
+        super()._do_reset(c, connection)
+        listen = partial(type(connection).drain_events, connection)
+        check = getattr(getattr(connection.transport, "cycle", None), "maybe_check_subclient_health", None)
+        if check is None:
+            return
+
+        def listen_and_check(timeout: float) -> Any:
+            try:
+                return listen(timeout=timeout)
+            finally:
+                check()
+
+        connection.drain_events = listen_and_check
+
+    def on_stop(self) -> None:
+        """End the listening, also where it only pauses."""
+        self._turn = None
+        super().on_stop()

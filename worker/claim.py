@@ -1,0 +1,65 @@
+"""Claiming: a bell becomes a job of ours with an attempt, or nothing. Bells that come at the same time share one claim.
+
+The attempt's row is committed before its call is sent, however many were claimed with it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from jobs.batching import BatchFailed, Gathering
+from jobs.clock import AGREE_WITHIN
+from jobs.errors import StaleJob
+from jobs.job import Attempt, Job
+from jobs.store.attempts import begin_attempts
+from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
+from jobs.telemetry import get_logger
+from worker.provider_limiter import LaneKeeper, ProbeTaken
+from worker.registration import Identity
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A claimed job and its attempt; `is_probe` when it tries a provider that takes no calls, as far as is known."""
+
+    job: Job
+    attempt: Attempt
+    is_probe: bool
+
+
+class Claims:
+    """Claims for one worker process."""
+
+    def __init__(self, database: Database, identity: Identity, lane: LaneKeeper, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._identity = identity
+        self._lane = lane
+        self._clock = clock
+        self._together = Gathering(self._claim_all)
+
+    def claim(self, job_id: str) -> Begun | None:
+        """Claim a job; None when its bell was stale, when no call may go out, or the database is away."""
+        try:
+            try:
+                return self._together.do(job_id)
+            except BatchFailed:
+                return self._claim_all([job_id])[0]
+        except (ProbeTaken, StaleJob):
+            return None
+        except DATABASE_ERRORS as error:
+            log.warning("claim failed", job_id=job_id, error=type(error).__name__)
+            return None
+
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Begun | None]:
+        worker_id = self._identity.claiming_as
+        if worker_id is None:
+            return [None] * len(job_ids)
+        with self._database.begin(within=TOGETHER_SECONDS) as tx:
+            lane, room = self._lane.admits(tx, len(job_ids))
+            ids, now = list(dict.fromkeys(job_ids)), self._clock()
+            begun = begin_attempts(tx, ids, worker_id, now, room, early=AGREE_WITHIN) if room else []
+            is_probe = bool(begun) and self._lane.is_probe(tx, lane, begun[0][0].id)
+        claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
+        return [claimed.pop(job_id, None) for job_id in job_ids]

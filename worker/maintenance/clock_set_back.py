@@ -1,0 +1,40 @@
+"""Lets nothing wait for a time that was once, after the database's clock was set back."""
+
+from datetime import datetime
+from typing import Final
+
+from jobs.clock import elapsed
+from jobs.store.clock_set_back import mend, mend_lanes
+from jobs.store.database import Database, unless_locked
+from jobs.telemetry import get_logger
+
+AT_ONCE: Final = 2_000
+AFTER_SECONDS: Final = 15.0
+"""How long after a step other processes may still have written by the time before it."""
+
+log = get_logger(__name__)
+
+
+class SetBack:
+    """The duty of whoever holds the lease. Looks once, as a step may have come before, and after each step it sees."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._is_done = False
+
+    def run_once(self, now: datetime) -> int:
+        """Mend what lies in the future; returns how many jobs and deliveries.
+
+        Raises:
+            SQLAlchemyError: the database was away.
+        """
+        if self._is_done and elapsed() - self._database.clock.stepped_at > AFTER_SECONDS:
+            return 0
+        with unless_locked(), self._database.begin(hurried=True) as tx:
+            mend_lanes(tx, now)
+        with self._database.begin() as tx:
+            mended = mend(tx, now, AT_ONCE)
+        self._is_done = mended < AT_ONCE
+        if mended:
+            log.warning("made due, as the clock was set back", count=mended)
+        return mended

@@ -1,0 +1,70 @@
+"""Decides about follow-ups that wait: what they follow has ended, so they run, or fail and say why.
+
+A step of its own instead of a part of each ending: the response that is waited for may end in a dozen ways, be erased,
+or end in the instant in which the follow-up is accepted. Here the rows are looked at, whatever happened.
+"""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from jobs.errors import ChainBroken, StaleJob
+from jobs.lifecycle import Verb
+from jobs.notifications import Announcer
+from jobs.store.attempts import MESSAGE_LIMIT
+from jobs.store.conversations import Waiting, check_chain, done_waiting, let_run
+from jobs.store.database import Database, unless_locked
+from jobs.store.jobs import move
+from jobs.telemetry import get_logger
+
+BATCH = 200
+
+log = get_logger(__name__)
+
+
+def run_once(database: Database, announcer: Announcer, now: datetime) -> int:
+    """Let run, or fail, every follow-up whose wait is over; returns how many."""
+    decided = 0
+    while True:
+        with database.read() as tx:
+            batch = done_waiting(tx, BATCH)
+        moved = 0
+        for waiting in batch:
+            with unless_locked():
+                moved += _decide(database, announcer, waiting, now)
+        decided += moved
+        # one that fails may be what others wait for; with nothing moved, what is left is not ours to move
+        if not moved:
+            return decided
+
+
+def _decide(database: Database, announcer: Announcer, waiting: Waiting, now: datetime) -> bool:
+    job = waiting.job
+    if job.waits_for is None:
+        return False
+    with database.begin(hurried=True) as tx:
+        try:
+            if check_chain(tx, job.waits_for, job.api_key_id):
+                return False
+        except ChainBroken as broken:
+            failed = False
+            with suppress(StaleJob):
+                move(
+                    tx,
+                    Verb.STRAND,
+                    job,
+                    now,
+                    error_code=broken.code,
+                    error_message=broken.message[:MESSAGE_LIMIT],
+                    error_param=broken.param,
+                )
+                failed = True
+        else:
+            return let_run(tx, job, now, _due(waiting, now))
+    if failed:
+        log.info(Verb.STRAND, job_id=job.id, attempt=job.attempt)
+        announcer.ended(job.id)
+    return failed
+
+
+def _due(waiting: Waiting, now: datetime) -> datetime:
+    return now if waiting.run_at is None else max(now, datetime.fromtimestamp(waiting.run_at, UTC))

@@ -1,0 +1,119 @@
+"""Records the ends of calls that another process has left in files, before anybody takes these calls for lost.
+
+At the start that is done for all of them. Later the rescuer asks for those of a worker that fell silent, as several
+workers may share a data folder.
+"""
+
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock, Thread
+from time import sleep
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from jobs.job import Answer
+from jobs.store.attempts import attempts_of
+from jobs.store.database import CommitUnknown, Database, is_locked
+from jobs.store.stream_events import append
+from jobs.telemetry import get_logger
+from worker.outcome import EndedCall, Settled
+from worker.pending_outcomes import LeftOver, Unrecorded
+
+AWAY: Final = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, CommitUnknown)
+"""What says nothing against the file that was to be recorded."""
+LOCKED_AGAIN_AFTER: Final = 0.1
+"""Short beside the lock timeout: whoever waits for the lock has the job before a rescuer, which passes over it."""
+
+log = get_logger(__name__)
+
+
+class LeftOvers:
+    """What stands in the files of one data folder."""
+
+    def __init__(
+        self,
+        database: Database,
+        unrecorded: Unrecorded,
+        settle: Callable[[Connection, EndedCall], Settled | None],
+        announce: Callable[[Settled, EndedCall], None],
+    ) -> None:
+        self._database = database
+        self._unrecorded = unrecorded
+        self._settle = settle
+        self._announce = announce
+        self._refused: set[Path] = set()
+        self._taken: dict[tuple[str, int], LeftOver] = {}
+        self._guard = Lock()
+
+    def record(self) -> None:
+        """Record all of it. What belongs to a job that another session has locked follows once that lets go of it.
+
+        Raises:
+            SQLAlchemyError: the database is away.
+        """
+        # in a hurry: a session that has locked all of them is not to hold up the start for a second each
+        locked = [left for left in self._unrecorded.left_over() if not self._is_recorded(left, hurried=True)]
+        if locked:
+            log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
+            Thread(target=self._record_locked, args=(locked,), daemon=True).start()
+
+    def take_over(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+        """Those of `calls` whose end stands in a file; `record_taken` records it. From any thread."""
+        found = {}
+        for each in calls:
+            left = self._unrecorded.left_of(*each)
+            if left is not None and left.path not in self._refused:
+                found[each] = left
+        with self._guard:
+            self._taken |= found
+        return found.keys()
+
+    def record_taken(self) -> None:
+        """Record the ends of those; what another session has locked is taken over again another time.
+
+        Raises:
+            SQLAlchemyError: the database is away.
+        """
+        with self._guard:
+            taken, self._taken = self._taken, {}
+        for left in taken.values():
+            self._is_recorded(left, hurried=True)
+
+    def _record_locked(self, locked: Sequence[LeftOver]) -> None:
+        while locked:
+            sleep(LOCKED_AGAIN_AFTER)
+            with suppress(*AWAY):
+                locked = [left for left in locked if left.path.exists() and not self._is_recorded(left)]
+
+    def _is_recorded(self, left: LeftOver, *, hurried: bool = False) -> bool:
+        """Record it, or put aside what never can be; False while another session has locked its job."""
+        job_id, number = left.ended.job.id, left.ended.attempt.number
+        try:
+            settled = self._write(left, hurried=hurried)
+        except AWAY as error:
+            if not is_locked(error):
+                raise
+            return False
+        except Exception:  # whatever is wrong with one, the others and the start go on
+            log.exception("end of a call put aside", job_id=job_id, attempt=number, file=str(left.path))
+            self._refused.add(left.path)
+            left.put_aside()
+            return True
+        left.done()
+        log.info("recorded from a file", job_id=job_id, attempt=number)
+        if settled is not None:
+            self._announce(settled, left.ended)
+        return True
+
+    def _write(self, left: LeftOver, *, hurried: bool) -> Settled | None:
+        with self._database.begin(hurried=hurried) as tx:
+            if not attempts_of(tx, left.ended.job.id, left.ended.attempt.number - 1, limit=1):
+                raise LookupError("the database does not know this call")
+            if left.rest is not None and isinstance(left.ended.report.result, Answer):
+                append(tx, [left.rest], wait=True)
+            return self._settle(tx, left.ended)

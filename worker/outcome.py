@@ -1,0 +1,264 @@
+"""What a call came to, written in one transaction: its ledger row, its usage, and the job's next status."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
+from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
+from jobs.lifecycle import Verb
+from jobs.retry import LONGEST_WEATHER_PAUSE, NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
+from jobs.settings import Settings
+from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
+from jobs.store.attempts import (
+    MESSAGE_LIMIT,
+    end_attempt,
+    end_first_attempts,
+    failed_alike,
+    save_answer,
+    save_answers,
+)
+from jobs.store.jobs import move, move_all
+from jobs.store.provider_limits import read_lane
+from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
+from jobs.store.responses import get_job
+from worker.provider.call_handle import AbortReason
+
+SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+AFTER_A_PROBE = timedelta(seconds=1.5)
+CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
+# What a call that reports after its job was parked says of it instead.
+OF_A_PARKED_JOB: Mapping[Verb, Verb] = {
+    Verb.RETRY: Verb.UNPARK,
+    Verb.RELEASE: Verb.UNPARK,
+    Verb.FAIL: Verb.WRITE_OFF,
+}
+NO_ERROR: Mapping[str, None] = {
+    "error_code": None,
+    "error_kind": None,
+    "error_message": None,
+    "error_param": None,
+    "error_http_status": None,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the end of an attempt is decided."""
+
+    backoff: Backoff
+    call_deadline: timedelta
+    widen_on_overflow: bool
+    patience: Patience = AT_ONCE
+    lane: str = "provider"
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Policy":
+        """The operator's policy."""
+        base, cap = settings.retry_base_seconds, settings.retry_max_seconds
+        return cls(
+            backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
+            call_deadline=settings.call_deadline,
+            widen_on_overflow=settings.truncation_on_overflow == "auto",
+            lane=settings.lane,
+            patience=Patience.from_settings(settings),
+        )
+
+
+@dataclass(frozen=True)
+class EndedCall:
+    """A call that is over: whose it was, what it brought, and why we ended it, if we did."""
+
+    job: Job
+    attempt: Attempt
+    report: CallReport
+    aborted: AbortReason | None
+    ended_at: datetime
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The verb that was said, and the job after it."""
+
+    verb: Verb
+    job: Job
+
+
+def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> Settled | None:
+    """Book the call and move its job; None when the job was no longer this attempt's to move.
+
+    An answer counts whatever made us end the call: it was paid for.
+    """
+    result = ended.report.result
+    if isinstance(result, Answer):
+        return _settle_answer(tx, ended, result)
+    if ended.aborted in SETTLED_BY_OTHERS:
+        end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
+        return None
+    if ended.aborted is AbortReason.RELEASED and _can_be_handed_back(ended, result):
+        end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
+        return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
+    return _settle_failure(tx, ended, result, policy, jitter)
+
+
+def can_settle_together(ended: EndedCall) -> bool:
+    """Whether a call ended as most do: the first of its job, with a whole answer."""
+    result = ended.report.result
+    return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
+
+
+def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Settled], list[str]]:
+    """`settle` for several such calls at once; also the ids of the deliveries to ring for after the commit.
+
+    Raises:
+        StaleJob: one of the jobs was no longer its attempt's to move; the transaction is to be rolled back.
+    """
+    now = max(ended.ended_at for ended in calls)
+    moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
+    moved, deliveries = move_all(tx, Verb.COMPLETE, moves, now)
+    jobs = {job.id: job for job in moved}
+    end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
+    save_answers(tx, [(ended.job, ended.report) for ended in calls])
+    return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
+
+
+def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:
+    """What an answer changes of its job."""
+    return {
+        **NO_ERROR,
+        "usage": report.usage,
+        "incomplete_reason": cut_reason,
+        "provider_response_id": report.provider_response_id,
+        "provider_model": report.provider_model,
+    }
+
+
+def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
+    """Whether the call was cut by us, and going on with it buys nothing twice or was asked for."""
+    if failure.kind not in CUT_HERE:
+        return False
+    resumable = ended.report.provider_response_id is not None
+    costs_nothing = RULES[failure.kind].billed is Billed.NO
+    return resumable or costs_nothing or ended.job.on_unknown_outcome is OnUnknownOutcome.RETRY
+
+
+def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled | None:
+    cut = answer.cut_reason is not None
+    report, now = ended.report, ended.ended_at
+    end_attempt(tx, ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, now, report)
+    changes = _answered(report, answer.cut_reason)
+    settled = _move(tx, Verb.CUT if cut else Verb.COMPLETE, ended.job, now, **changes)
+    if settled is None:
+        settled = _adopt(tx, ended, Verb.ADOPT_CUT if cut else Verb.ADOPT, changes)
+    if settled is not None:
+        save_answer(tx, settled.job, report)
+    return settled
+
+
+def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, Any]) -> Settled | None:
+    """Take a late answer while the job is still open, whoever holds it now."""
+    try:
+        current = get_job(tx, ended.job.id)
+    except JobNotFound:
+        return None
+    return _move(tx, verb, current, ended.ended_at, **changes)
+
+
+def _settle_failure(
+    tx: Connection, ended: EndedCall, failure: Failure, policy: Policy, jitter: float
+) -> Settled | None:
+    now, job, report = ended.ended_at, ended.job, ended.report
+    end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
+    widen = policy.widen_on_overflow
+    patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_PATIENCE
+    alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
+    step = next_step(
+        failure,
+        job,
+        backoff=policy.backoff,
+        now=now,
+        jitter=jitter,
+        widen_on_overflow=widen,
+        patience=patience,
+        refusal=_refusal(tx, ended.attempt, failure, policy.lane, now, alike),
+        alike=alike,
+    )
+    facts = {
+        "failures": step.failures,
+        "error_kind": failure.kind,
+        "error_http_status": failure.http_status,
+        "error_param": failure.provider_param,
+    }
+    if isinstance(step, TryAgain | Park):
+        facts |= {"error_message": failure.message[:MESSAGE_LIMIT]}
+    if isinstance(step, Park):
+        return _move(tx, Verb.PARK, job, now, **facts, parked_until=step.until)
+    if isinstance(step, TryAgain):
+        facts |= {
+            "available_at": step.available_at,
+            "truncation_applied": step.truncation or job.truncation_applied,
+        }
+        return _move(tx, Verb.RETRY, job, now, **facts)
+    return _give_up(tx, job, report, step, now, facts)
+
+
+def _refusal(
+    tx: Connection, attempt: Attempt, failure: Failure, lane: str, now: datetime, alike: int
+) -> Refusal | None:
+    """The job tries again after whoever probes next, so that no job is every probe.
+
+    Where the provider is not paused, as it takes calls for other models, it tries ever more rarely.
+    """
+    if not failure.is_weather and failure.kind not in REFUSALS:
+        return None
+    probe_at = read_lane(tx, lane).probe_at
+    if failure.is_weather:
+        return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
+    if probe_at is None:
+        pause = min(LONGEST_WEATHER_PAUSE, TAKEN_AFTER * 2 ** min(max(0, alike - MOST_TRIES), 10))
+    else:
+        pause = max(TAKEN_AFTER, probe_at - now)
+    return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
+
+
+def _counts_alike(failure: Failure) -> bool:
+    return failure.is_weather or failure.kind in REFUSALS or RULES[failure.kind].purchases is not None
+
+
+def _log_may_tell(ended: EndedCall) -> bool:
+    """Whether the job is to wait for the provider's log, which knows the calls that were sent, by their ids."""
+    asked_once = ended.job.on_unknown_outcome is OnUnknownOutcome.FAIL
+    return asked_once and ended.report.cost is None and ended.attempt.resumes is None
+
+
+def _give_up(
+    tx: Connection, job: Job, report: CallReport, step: GiveUp, now: datetime, facts: Mapping[str, Any]
+) -> Settled | None:
+    final = {"error_code": step.code, "error_message": step.message[:MESSAGE_LIMIT], "usage": report.usage}
+    settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
+    if settled is not None:
+        save_answer(tx, settled.job, report)
+    return settled
+
+
+def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Settled | None:
+    """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
+    try:
+        return Settled(verb, move(tx, verb, job, now, **changes))
+    except StaleJob:
+        verb_when_parked = OF_A_PARKED_JOB.get(verb)
+    parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
+    if verb_when_parked is None or parked is None:
+        return None
+    try:
+        return Settled(verb_when_parked, move(tx, verb_when_parked, parked, now, **changes))
+    except StaleJob:
+        return None
+
+
+def call_deadline_failure(length: timedelta) -> Failure:
+    """What a call that we ended at its own deadline came to."""
+    return Failure(ErrorKind.CALL_DEADLINE, f"The provider did not answer within {length.total_seconds():g} s.")

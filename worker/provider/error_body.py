@@ -1,0 +1,101 @@
+"""What a provider says went wrong, out of any of the shapes in which gateways say it.
+
+This provider's own body is `{"message", "path", "requestId", "statusCode", "timestamp"}`; an upstream error stands
+inside `message` as text (`400 {"type":"error","error":{...}}`). OpenAI's is `{"error": {...}}`, other gateways nest
+the upstream's words in `error.metadata.raw`, and proxies send pages.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from worker.provider.clean_text import looks_like_html, message_of, name_of, page_title
+
+_DEEPEST: Final = 4
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """An error in the provider's words; `status` is an HTTP status that was given in place of a code."""
+
+    message: str = ""
+    code: str | None = None
+    category: str | None = None
+    param: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+
+
+def read_complaint(body: bytes) -> Complaint:
+    """The complaint that the body of an HTTP error makes."""
+    text = body.decode("utf-8-sig", "replace").strip()
+    if looks_like_html(text):
+        return Complaint(page_title(text))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return Complaint(message_of(text))
+    return complaint_of(value)
+
+
+def complaint_of(value: object, depth: int = 0) -> Complaint:
+    """The complaint that a parsed error makes; the innermost words win, as they name the cause."""
+    if isinstance(value, str):
+        return _of_text(value, depth)
+    if isinstance(value, list) and depth <= _DEEPEST:
+        said = (complaint_of(each, depth + 1).message for each in value)
+        return Complaint(message_of("; ".join(each for each in said if each)))
+    if not isinstance(value, Mapping) or depth > _DEEPEST:
+        return Complaint()
+    found = _own_words(value, depth)
+    error = value.get("error")
+    if isinstance(error, Mapping):
+        found = _over(found, complaint_of(error, depth + 1))
+    elif isinstance(error, str) and not found.message:
+        found = _over(found, _of_text(error, depth))
+    metadata = value.get("metadata")
+    if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):
+        found = _over(found, _of_text(metadata["raw"], depth))
+    return found
+
+
+def _own_words(value: Mapping[str, Any], depth: int) -> Complaint:
+    spoken = next((value[name] for name in ("message", "detail", "msg", "title") if value.get(name)), None)
+    inner = complaint_of(spoken, depth + 1)
+    code = value.get("code")
+    return Complaint(
+        message=inner.message,
+        code=inner.code or name_of(code),
+        category=inner.category or name_of(value.get("type")),
+        param=inner.param or name_of(value.get("param")),
+        status=code if isinstance(code, int) and 400 <= code <= 599 else inner.status,
+        request_id=name_of(value.get("requestId")) or name_of(value.get("request_id")),
+    )
+
+
+def _of_text(text: str, depth: int) -> Complaint:
+    """Plain words, or an upstream's error in JSON behind a few words such as `400 `."""
+    start = text.find("{")
+    if 0 <= start <= 200 and depth < _DEEPEST:
+        try:
+            nested, _end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            nested = None
+        if isinstance(nested, Mapping):
+            inner = complaint_of(nested, depth + 1)
+            if inner.message:
+                return inner
+    return Complaint(message_of(text))
+
+
+def _over(outer: Complaint, inner: Complaint) -> Complaint:
+    return replace(
+        inner,
+        message=inner.message or outer.message,
+        code=inner.code or outer.code,
+        category=inner.category or outer.category,
+        param=inner.param or outer.param,
+        status=inner.status or outer.status,
+        request_id=inner.request_id or outer.request_id,
+    )

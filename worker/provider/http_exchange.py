@@ -1,0 +1,242 @@
+"""One exchange with the provider over HTTP: one request on one connection, and always something to report."""
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+from pydantic import SecretStr
+
+from jobs.clock import host_now
+from jobs.encoding import to_text
+from jobs.errors import ErrorKind, Failure
+from jobs.job import CallReport
+from jobs.model_catalog import Model
+from jobs.resource_shortage import once_it_fits
+from jobs.store.attempt_bodies import MOST_BYTES
+from worker.provider.call_handle import AbortReason, Line
+from worker.provider.classify import classify
+from worker.provider.httpx_clients import Fields, HttpxClients, headers_of
+from worker.provider.transport_errors import BREAKS, failure_of, without_answer
+
+JSON: Final = "application/json"
+ACCEPT_JSON: Final = ("Accept", JSON)
+CONNECT_SECONDS: Final = 10.0
+WRITE_SECONDS: Final = 60.0
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+KEPT_BYTES: Final = MOST_BYTES
+"""How much is read of a refusal, and kept of an answer that is too large."""
+_PIECE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Received:
+    """What came of an answer; `fault` says why we stopped reading it, if we did.
+
+    `raw` is what was sent, where `body` is only made of it. `is_broken` says that the connection broke.
+    """
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    fault: Failure | None
+    raw: bytes | None = None
+    is_broken: bool = False
+
+    @property
+    def is_success(self) -> bool:
+        """Whether it came with a 2xx and in whole."""
+        return is_success(self.status) and self.fault is None
+
+
+class Endpoint:
+    """One provider: where it is and what key opens it. Safe to use from any number of threads or greenlets."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: SecretStr | None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        clock: Callable[[], datetime] = host_now,
+    ) -> None:
+        """Prepare exchanges with `{base_url}/responses`.
+
+        `tls` is for providers behind a private authority.
+
+        Raises:
+            SettingsError: the URL, the key or a proxy cannot be used.
+        """
+        self._clients = HttpxClients(base_url, api_key, tls)
+        self._url = self._clients.url_of("responses")
+        self.max_answer_bytes = max_answer_bytes
+        self.clock = clock
+
+    def call(
+        self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
+    ) -> httpx.Request:
+        """A request that buys an answer; it may take `seconds`."""
+        content = to_text(body, ascii_only=False).encode()
+        fields = [
+            ("Accept", accept),
+            ("Content-Type", JSON),
+            ("Content-Length", str(len(content))),
+            ("X-Client-Request-Id", request_id),
+        ]
+        return self._request("POST", self._url, fields, seconds, line, _pieces(content))
+
+    def fetch(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+        """A request for a response that was bought before."""
+        return self._request("GET", self._url_of(response_id), [ACCEPT_JSON], seconds, line)
+
+    def cancel(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+        """A request to stop making a response that was bought before."""
+        return self._request("POST", self._url_of(response_id, "/cancel"), [ACCEPT_JSON], seconds, line)
+
+    def delete(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+        """A request to delete a response that was bought before."""
+        return self._request("DELETE", self._url_of(response_id), [ACCEPT_JSON], seconds, line)
+
+    def _url_of(self, response_id: str, verb: str = "") -> httpx.URL:
+        return self._clients.url_of(f"responses/{quote(response_id, safe='')}{verb}")
+
+    def _request(
+        self,
+        method: str,
+        url: httpx.URL,
+        fields: Fields,
+        seconds: float,
+        line: Line,
+        content: Iterator[bytes] | None = None,
+    ) -> httpx.Request:
+        timeout = {
+            "connect": min(CONNECT_SECONDS, seconds),
+            "write": min(WRITE_SECONDS, seconds),
+            "read": seconds,
+            "pool": seconds,
+        }
+        return self._clients.request(method, url, fields, content, {"timeout": timeout, "trace": line.trace})
+
+    def exchange(
+        self,
+        request: httpx.Request,
+        ends_at: float,
+        line: Line,
+        read: Callable[[httpx.Response, float, Line], Received],
+    ) -> Received | Failure:
+        """What `read` made of the answer, or why there was none."""
+        client = self._clients.take()
+        response = None
+        try:
+            response = client.send(request, stream=True)
+            # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline
+            request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
+            return read(response, ends_at, line)
+        except httpx.ReadTimeout:  # as long as the deadline
+            return overdue()
+        except BREAKS as error:
+            return failure_of(error, line)
+        finally:
+            line.let_go()
+            if response is not None:
+                response.close()
+                # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely (0074)
+                response.stream = httpx.ByteStream(b"")
+            self._clients.give_back(client)
+
+    def read_whole(self, response: httpx.Response, ends_at: float, line: Line) -> Received:
+        """Read a body to its end, or as far as it can be read."""
+        limit = self.max_answer_bytes if is_success(response.status_code) else KEPT_BYTES
+        chunks: list[bytes] = []
+        size = 0
+        fault = None
+        is_broken = False
+        try:
+            for chunk in response.iter_bytes():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    fault = too_large(limit)
+                    break
+                if is_late(ends_at, line):
+                    fault = overdue()
+        except httpx.ReadTimeout:
+            fault = overdue()
+        except BREAKS:
+            is_broken = True  # a refusal is one even when its text was cut, and an answer that was cut shows it
+        body = b"".join(chunks) if size <= limit else b"".join(chunks)[:KEPT_BYTES]
+        return Received(response.status_code, headers_of(response), body, fault, is_broken=is_broken)
+
+    def report(self, came: Received | Failure, line: Line, model: Model) -> CallReport:
+        """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
+        ended = ended_here(line)
+        if isinstance(came, Failure):
+            return CallReport(ended or came)
+        is_broken = came.is_broken or came.fault is not None
+        classified = partial(classify, came.status, came.headers, came.body, model, is_broken=is_broken)
+        report = once_it_fits(lambda: classified(now=self.clock()))
+        fault = ended or came.fault
+        if fault is not None and _is_unread(report):
+            report = replace(report, result=replace(fault, http_status=came.status))
+        if came.raw is not None:
+            report = replace(report, raw=came.raw)
+        return self._without_key(report)
+
+    def _without_key(self, report: CallReport) -> CallReport:
+        """`report`, should a gateway have repeated our key to us."""
+        failure = report.result
+        key = self._clients.key
+        if key and isinstance(failure, Failure) and key in failure.message:
+            return replace(report, result=replace(failure, message=failure.message.replace(key, "[key]")))
+        return report
+
+
+def is_success(status: int) -> bool:
+    """Whether an answer is what was asked for."""
+    return 200 <= status < 300
+
+
+def is_late(ends_at: float, line: Line) -> bool:
+    """Whether the time is over; then nothing more is taken than what has come already, which was in time."""
+    if monotonic() <= ends_at:
+        return False
+    line.hang_up()
+    return True
+
+
+def ended_here(line: Line) -> Failure | None:
+    """What a call came to that was ended on our side; None while it was not."""
+    if line.aborted is None:
+        return None
+    if line.aborted is AbortReason.STALLED:
+        return Failure(ErrorKind.INTERRUPTED, "The provider fell silent amid its answer.")
+    if line.aborted is AbortReason.CALL_DEADLINE:
+        return overdue()
+    return without_answer(line, f"The call was ended on our side ({line.aborted}).")
+
+
+def overdue() -> Failure:
+    """What a call came to that lasted too long."""
+    return Failure(ErrorKind.CALL_DEADLINE, "The provider did not answer within the call's deadline.")
+
+
+def too_large(limit: int) -> Failure:
+    """What a call came to whose answer is beyond all measure."""
+    return Failure(ErrorKind.MALFORMED_ANSWER, f"The provider's answer is larger than {limit:,} bytes.")
+
+
+def _is_unread(report: CallReport) -> bool:
+    kinds = (ErrorKind.MALFORMED_ANSWER, ErrorKind.INTERRUPTED)
+    return isinstance(report.result, Failure) and report.result.kind in kinds
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    """`content` piece by piece; nothing holds it once it is sent."""
+    for start in range(0, len(content), _PIECE_BYTES):
+        yield content[start : start + _PIECE_BYTES]

@@ -1,0 +1,181 @@
+"""The provider's response object as we read it: tolerant of what it really sends, normalised to OpenAI's shape."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from jobs.lifecycle import Status
+from jobs.request_fields import WITHHELD_FIELDS
+from worker.provider.clean_text import ID_CHARACTERS, looks_like_html, name_of, parse_json
+from worker.provider.error_body import Complaint, complaint_of
+from worker.provider.output import brings_output, normalise_output
+from worker.provider.sse import begins_as_events
+from worker.provider.stream_assembly import assembled
+from worker.provider.usage import Spending, read_spending
+
+# Ours to say (or never sent, so that an echo of it would be the provider's own default), and read from here alone.
+_NOT_ECHOED: Final = WITHHELD_FIELDS | {
+    "id",
+    "object",
+    "created_at",
+    "completed_at",
+    "status",
+    "model",
+    "output",
+    "output_text",
+    "usage",
+    "error",
+    "incomplete_details",
+    "meta",
+    "backburner",
+}
+_STATUSES: Final = frozenset(Status)
+_DEEPEST: Final = 100
+_HALF_ESCAPED: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF: Final = re.compile("[\ud800-\udfff]")
+
+
+class Unreadable(ValueError):
+    """The body is no response object; the text says what it is instead, without repeating it."""
+
+
+class CutOff(Unreadable):
+    """The body is a stream of events that ended before the answer was whole; `begun` is what it said at first."""
+
+    def __init__(self, begun: Mapping[str, Any]) -> None:
+        super().__init__("The provider's stream ended before its last event.")
+        self.begun = begun
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A response object, read. `fields` is its output, its usage and what it echoes of the request."""
+
+    status: Status
+    fields: Mapping[str, Any]
+    brings_output: bool
+    spending: Spending
+    complaint: Complaint | None
+    cut_reason: str | None
+    id: str | None
+    model: str | None
+
+
+def read_response(body: bytes, *, is_broken: bool = False) -> Reading:
+    """Read the body of a 200: a response object, or the events that make one, whatever was asked for.
+
+    `is_broken` says that the connection broke before the body's end.
+
+    Raises:
+        CutOff: it is a stream of events that ended too early.
+        Unreadable: it is not JSON, cut off, or not a response object.
+    """
+    given = _parse(_put_together(body, is_broken=is_broken) if begins_as_events(body) else body)
+    complaint = _complaint(given.get("error"))
+    status = _status(given, complaint)
+    spending = read_spending(given.get("usage"), given.get("meta"))
+    response_id = name_of(given.get("id"), ID_CHARACTERS)
+    output = normalise_output(
+        given.get("output"),
+        given.get("output_text"),
+        finished="incomplete" if status is Status.INCOMPLETE else "completed",
+        seed=lambda: sha256(response_id.encode() if response_id else body).hexdigest()[:32],
+    )
+    echoes = {name: value for name, value in given.items() if name not in _NOT_ECHOED and value is not None}
+    return Reading(
+        status=status,
+        fields={**echoes, "output": output, "usage": spending.usage_json},
+        brings_output=brings_output(output),
+        spending=spending,
+        complaint=complaint,
+        cut_reason=_cut_reason(given) if status is Status.INCOMPLETE else None,
+        id=response_id,
+        model=name_of(given.get("model")),
+    )
+
+
+def _put_together(events: bytes, *, is_broken: bool) -> bytes:
+    assembly = assembled(events, is_broken=is_broken)
+    if assembly.is_answered:
+        return assembly.body()
+    if assembly.begun is None:
+        raise Unreadable("The provider's answer is a stream of events, not JSON, and none of them is of a response.")
+    raise CutOff(assembly.begun)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    text = body.decode("utf-8-sig", "replace")
+    if not text.strip():
+        raise Unreadable("The provider's answer is empty.")
+    try:
+        value = parse_json(text)
+    except RecursionError:
+        raise Unreadable("The provider's answer is nested too deeply.") from None
+    except ValueError:
+        if looks_like_html(text):
+            raise Unreadable("The provider's answer is an HTML page, not JSON.") from None
+        raise Unreadable(f"The provider's answer is not JSON, or is cut off ({len(body)} bytes came).") from None
+    if not isinstance(value, dict):
+        raise Unreadable("The provider's answer is JSON, but not an object.")
+    if not _is_response(value):
+        raise Unreadable("The provider's answer is JSON, but not a response object.")
+    if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
+        raise Unreadable("The provider's answer is nested too deeply.")
+    return _whole_characters(value) if _HALF_ESCAPED.search(text) else value
+
+
+def _is_response(value: Mapping[str, Any]) -> bool:
+    return (
+        value.get("object") == "response"
+        or _known_status(value.get("status")) is not None
+        or bool(value.get("error"))
+        or "output" in value
+        or "output_text" in value
+    )
+
+
+def _is_deeper(value: object, limit: int) -> bool:
+    if isinstance(value, dict):
+        return limit == 0 or any(_is_deeper(each, limit - 1) for each in value.values())
+    if isinstance(value, list):
+        return limit == 0 or any(_is_deeper(each, limit - 1) for each in value)
+    return False
+
+
+def _whole_characters(value: Any) -> Any:
+    """`value` with a mark in place of each lone half of a surrogate pair, which no UTF-8 can hold."""
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_whole_characters(name): _whole_characters(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_whole_characters(each) for each in value]
+    return value
+
+
+def _complaint(error: object) -> Complaint | None:
+    found = complaint_of(error)
+    return found if found.message or found.code or found.status else None
+
+
+def _status(given: Mapping[str, Any], complaint: Complaint | None) -> Status:
+    """The status as given; where it is missing or not one of OpenAI's six, what the rest of the object implies."""
+    status = _known_status(given.get("status"))
+    if status is not None:
+        return status
+    if complaint is not None:
+        return Status.FAILED
+    details = given.get("incomplete_details")
+    return Status.INCOMPLETE if isinstance(details, Mapping) and details.get("reason") else Status.COMPLETED
+
+
+def _known_status(value: object) -> Status | None:
+    return Status(value) if isinstance(value, str) and value in _STATUSES else None
+
+
+def _cut_reason(given: Mapping[str, Any]) -> str:
+    """Why the answer was cut. Clients know a short list of reasons; where none is given, the cap is the usual one."""
+    details = given.get("incomplete_details")
+    return (name_of(details.get("reason")) if isinstance(details, Mapping) else None) or "max_output_tokens"

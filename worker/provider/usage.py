@@ -1,0 +1,138 @@
+"""What a call used and what it cost, out of whatever the provider sent about it.
+
+Counts and amounts that cannot be (negative, not a number, absurdly large) are taken for absent: a bill must not be
+made up, and no column overflows. Amounts are read as decimals from their own digits, never computed as floats.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from jobs.job import Cost, CostSource, Usage
+from jobs.model_catalog import Model, to_microusd
+
+CREDITS_PER_DOLLAR: Final = 2_000_000
+TICKS_PER_DOLLAR: Final = 10_000_000_000
+"""Of the `cost_in_usd_ticks` that xAI sends."""
+_RECEIVED: Final = ("input_tokens_details", "prompt_tokens_details")
+_SENT: Final = ("output_tokens_details", "completion_tokens_details")
+_MOST_TOKENS: Final = 10**12
+_MOST_DOLLARS: Final = Decimal(10**6)
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Usage as counted, the same in OpenAI's JSON shape, and the dollars that the provider's body names."""
+
+    usage: Usage | None
+    usage_json: dict[str, Any] | None
+    dollars: Decimal | None
+
+
+def read_spending(usage: object, meta: object) -> Spending:
+    """Read `usage` and `meta` of a response object."""
+    counted = read_usage(usage)
+    json = None if counted is None else _usage_json(usage, counted)
+    return Spending(counted, json, _dollars(_mapping(usage), _mapping(_mapping(meta).get("usage"))))
+
+
+def read_usage(raw: object) -> Usage | None:
+    """Tokens out of a `usage` object, under today's names or those of chat completions.
+
+    None when it does not tell input and output apart, as a total alone does: what it leaves open is not made up.
+    """
+    if not isinstance(raw, Mapping):
+        return None
+    received = _first_count(raw, "input_tokens", "prompt_tokens")
+    sent = _first_count(raw, "output_tokens", "completion_tokens")
+    total = _count(raw.get("total_tokens"))
+    if received is None and sent is not None and total is not None and total >= sent:
+        received = total - sent
+    if sent is None and received is not None and total is not None and total >= received:
+        sent = total - received
+    if received is None or sent is None or (received == sent == 0 and total):
+        return None
+    return Usage(
+        input_tokens=received,
+        output_tokens=sent,
+        total_tokens=received + sent if total is None else total,
+        cached_tokens=_detail(raw, _RECEIVED, "cached_tokens"),
+        reasoning_tokens=_detail(raw, _SENT, "reasoning_tokens"),
+    )
+
+
+def _dollars(usage: Mapping[str, Any], own: Mapping[str, Any]) -> Decimal | None:
+    """The first figure that can be read, of AI/ML API, then of OpenRouter, then of xAI."""
+    figures = (
+        _amount(own.get("usd_spent")),
+        _of_parts(own.get("credits_used"), CREDITS_PER_DOLLAR),
+        _amount(usage.get("cost")),
+        _of_parts(usage.get("cost_in_usd_ticks"), TICKS_PER_DOLLAR),
+    )
+    return next((figure for figure in figures if figure is not None), None)
+
+
+def cost_of_call(dollars: Decimal | None, headers: Mapping[str, str], usage: Usage | None, model: Model) -> Cost | None:
+    """The cost by the provider's body, else its headers, else by the price table; None when nobody knows."""
+    figures = (
+        dollars,
+        _amount(headers.get("x-aimlapi-usd-spent")),
+        _of_parts(headers.get("x-aimlapi-credits-used"), CREDITS_PER_DOLLAR),
+        _amount(headers.get("x-litellm-response-cost")),
+    )
+    dollars = next((figure for figure in figures if figure is not None), None)
+    if dollars is not None:
+        return Cost(to_microusd(dollars), CostSource.PROVIDER)
+    return None if usage is None else model.cost_of(usage)
+
+
+def _usage_json(raw: object, usage: Usage) -> dict[str, Any]:
+    given = dict(raw) if isinstance(raw, Mapping) else {}
+    counts = asdict(usage)
+    cached, reasoning = counts.pop("cached_tokens"), counts.pop("reasoning_tokens")
+    written = _detail(given, _RECEIVED, "cache_write_tokens")
+    received = {**_mapping(given.get("input_tokens_details")), "cached_tokens": cached, "cache_write_tokens": written}
+    sent = {**_mapping(given.get("output_tokens_details")), "reasoning_tokens": reasoning}
+    return {**given, **counts, "input_tokens_details": received, "output_tokens_details": sent}
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _detail(raw: Mapping[str, Any], groups: Sequence[str], name: str) -> int:
+    return next((found for group in groups if (found := _count(_mapping(raw.get(group)).get(name)))), 0)
+
+
+def _first_count(raw: Mapping[str, Any], *names: str) -> int | None:
+    return next((found for name in names if (found := _count(raw.get(name))) is not None), None)
+
+
+def _count(value: object) -> int | None:
+    number = _decimal(value)
+    if number is None or number != number.to_integral_value() or number > _MOST_TOKENS:
+        return None
+    return int(number)
+
+
+def _of_parts(value: object, per_dollar: int) -> Decimal | None:
+    """An amount that is given in parts of a dollar."""
+    number = _decimal(value)
+    return None if number is None else _amount(str(number / per_dollar))
+
+
+def _amount(value: object) -> Decimal | None:
+    number = _decimal(value)
+    return None if number is None or number > _MOST_DOLLARS else number
+
+
+def _decimal(value: object) -> Decimal | None:
+    """A number of zero or more; `str` of a float gives back the digits that the provider sent."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > 40:
+        return None
+    try:
+        number = Decimal(str(value).strip())
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() and number >= 0 else None

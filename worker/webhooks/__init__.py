@@ -1,0 +1,1 @@
+"""Webhook deliveries of a worker: claim, sign, send, record."""
