@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from jobs.batching import AsyncGathering
+from jobs.batching import AsyncBatcher
 from jobs.errors import KeyRefused, NotAllowed
 from jobs.store.api_keys import ApiKey, Scope, digest, find_keys, find_revoked
 from jobs.store.database import READ_SECONDS, Database
@@ -27,7 +27,7 @@ class Callers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asking = AsyncGathering(self._find)
+        self._asking = AsyncBatcher(self._find)
         self._remembered: OrderedDict[str, ApiKey] = OrderedDict()
 
     async def find(self, secret: str | None) -> ApiKey:

@@ -13,55 +13,55 @@ from api.hostname_lookup import Lookups
 from api.key_revocation import KeyWatch
 from api.paging import Lists
 from api.readiness import DatabaseState, Probe
-from api.response_cache import Rendered
+from api.response_cache import ResponseCache
 from api.response_view import Shown
-from api.sdk_retry.tracker import Owed
+from api.sdk_retry.tracker import UndeliveredTracker
 from api.sse import Sequences
-from api.submit_batch import Intake, NotAccepted
-from jobs.batching import AsyncGathering, NotBegun
-from jobs.encryption import Seal
+from api.submit_batch import NotSubmitted, SubmitBatcher
+from jobs.batching import AsyncBatcher, NotBegun
+from jobs.encryption import Cipher
 from jobs.model_catalog import Catalogue
-from jobs.notifications import Announcer, Waiters
+from jobs.notifications import Listener, Notifier
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey, Scope
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.responses import Standing
-from jobs.task_queue import Dispatcher, RunList
+from jobs.store.responses import ResponseSummary
+from jobs.task_queue import QueueCapacity, TaskQueue
 
 documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 
 
 @dataclass(frozen=True)
-class Parts:
+class AppState:
     """Everything that an API process is made of."""
 
     settings: Settings
     database: Database
     catalogue: Catalogue
-    dispatcher: Dispatcher
-    run_list: RunList
-    announcer: Announcer
-    waiters: Waiters
+    task_queue: TaskQueue
+    queue_capacity: QueueCapacity
+    notifier: Notifier
+    listener: Listener
     sequences: Sequences
-    owed: Owed
-    seal: Seal
-    intake: Intake
+    undelivered: UndeliveredTracker
+    cipher: Cipher
+    submit_batcher: SubmitBatcher
     holds: Holds
     callers: Callers
     key_watch: KeyWatch
     lists: Lists
-    standings: AsyncGathering[tuple[str, str], Standing | None]
-    shown: AsyncGathering[tuple[str, str], Shown]
-    rendered: Rendered
+    summaries: AsyncBatcher[tuple[str, str], ResponseSummary | None]
+    shown: AsyncBatcher[tuple[str, str], Shown]
+    rendered: ResponseCache
     lookups: Lookups
     database_probe: Probe[DatabaseState]
     broker_probe: Probe[str | None]
 
 
-async def get_parts(request: Request) -> Parts:
+async def get_state(request: Request) -> AppState:
     """The parts that the composition root put together."""
-    parts: Parts = request.app.state.parts
-    return parts
+    state: AppState = request.app.state.state
+    return state
 
 
 def secret_in(authorization: str | None) -> str | None:
@@ -75,17 +75,17 @@ async def get_secret(request: Request, _scheme: Annotated[object, Depends(docume
     return secret_in(request.headers.get("authorization"))
 
 
-PartsDep = Annotated[Parts, Depends(get_parts)]
+StateDep = Annotated[AppState, Depends(get_state)]
 Secret = Annotated[str | None, Depends(get_secret)]
 
 
-async def get_caller(parts: PartsDep, secret: Secret) -> ApiKey:
+async def get_caller(state: StateDep, secret: Secret) -> ApiKey:
     """The key that the request is made with.
 
     Raises:
         KeyRefused: there is none, or it is unknown or revoked.
     """
-    return await parts.callers.find(secret)
+    return await state.callers.find(secret)
 
 
 class Requires:
@@ -94,14 +94,14 @@ class Requires:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, parts: PartsDep, secret: Secret) -> ApiKey:
+    async def __call__(self, state: StateDep, secret: Secret) -> ApiKey:
         """The caller.
 
         Raises:
             KeyRefused: there is no key, or it is unknown or revoked.
             NotAllowed: it lacks the scope.
         """
-        return allow(await parts.callers.find(secret), self._scope)
+        return allow(await state.callers.find(secret), self._scope)
 
 
 class RequiresOfSubmitter:
@@ -110,18 +110,18 @@ class RequiresOfSubmitter:
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def __call__(self, parts: PartsDep, secret: Secret) -> Submitter:
+    async def __call__(self, state: StateDep, secret: Secret) -> Submitter:
         """The caller, as far as is known; raises as `Requires`.
 
         Raises:
-            NotAccepted: the database does not answer.
+            NotSubmitted: the database does not answer.
         """
         try:
-            submitter = await parts.callers.find_submitter(secret)
+            submitter = await state.callers.find_submitter(secret)
             if self._scope not in submitter.last_known.scopes:
                 allow(await submitter.confirmed(), self._scope)
         except (*DATABASE_ERRORS, NotBegun) as error:
-            raise NotAccepted("The database does not answer.") from error
+            raise NotSubmitted("The database does not answer.") from error
         return submitter
 
 

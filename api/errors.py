@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from api.body_reader import ACCEPTED
 from api.failed_sign_ins import SignIns
 from api.sdk_retry.tracker import DEBT
-from api.submit_batch import NotAccepted, Unconfirmed
+from api.submit_batch import NotSubmitted, UnconfirmedSubmit
 from jobs.batching import NotBegun
 from jobs.errors import (
     CallerError,
@@ -128,13 +128,13 @@ HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALI
 TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, "request_timeout",     "the request was not sent in time", should_retry="missing")
 TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
-NOT_ACCEPTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
+NOT_SUBMITTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
 UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if a retry finds the response (an SDK's own, or one with an `Idempotency-Key`), else false")
 SHORT: Final         = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the process is out of files, memory or threads; the message says of which", should_retry=NOT_ON_POST)
 RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
 TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
 FAULTS: Final = (
-    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, SHORT, DATABASE_AWAY, NOT_ACCEPTED, UNCONFIRMED, RESTARTING,
+    TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, SHORT, DATABASE_AWAY, NOT_SUBMITTED, UNCONFIRMED, RESTARTING,
 )
 # fmt: on
 FILE_REPLACED: Final = "The database's file was {} while this server runs. Nothing is written to it any more."
@@ -200,8 +200,8 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(LetGo, _let_go)
     app.add_exception_handler(TooManyReads, _too_many_reads)
-    app.add_exception_handler(NotAccepted, _not_accepted)
-    app.add_exception_handler(Unconfirmed, _unconfirmed)
+    app.add_exception_handler(NotSubmitted, _not_submitted)
+    app.add_exception_handler(UnconfirmedSubmit, _unconfirmed)
     for error in (*DATABASE_ERRORS, NotBegun):
         app.add_exception_handler(error, _database_away)
 
@@ -278,16 +278,16 @@ def _reason_of_file(error: BaseException | None) -> str | None:
     return FILE_REPLACED.format(error.happened) if isinstance(error, FileReplaced) else None
 
 
-def _not_accepted(request: Request, error: Exception) -> JSONResponse:
+def _not_submitted(request: Request, error: Exception) -> JSONResponse:
     cause = type(error.__cause__).__name__
     log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
     reason = _reason_of_file(error.__cause__) or str(error)
     said = f"{reason} Nothing was accepted of this request. Try again."
-    return _answer(NOT_ACCEPTED, said, {"retry-after": "2"})
+    return _answer(NOT_SUBMITTED, said, {"retry-after": "2"})
 
 
 def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, Unconfirmed):
+    if not isinstance(error, UnconfirmedSubmit):
         raise error
     log.error("acceptance unknown", job_id=error.job_id, path=request.url.path)
     message = (

@@ -15,7 +15,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, ExceptionHandler, Receive, Scope, Send
 
 from api.auth import Submitter
-from api.dependencies import Parts, Requires, RequiresOfSubmitter, secret_in
+from api.dependencies import AppState, Requires, RequiresOfSubmitter, secret_in
 from api.middleware import RequestIds
 from jobs.store.api_keys import ApiKey
 
@@ -27,15 +27,15 @@ _FOUND: Final = "path_params"
 class _Direct:
     """A route whose endpoint takes the request, the parts, a caller, path parameters and headers that are text."""
 
-    def __init__(self, route: APIRoute, prefix: str, handlers: Handlers, parts: Parts) -> None:
+    def __init__(self, route: APIRoute, prefix: str, handlers: Handlers, state: AppState) -> None:
         (allow,) = (each.call for each in route.dependant.dependencies if isinstance(each.call, ALLOWING))
         self.methods = frozenset(route.methods or ())
         self.path: Pattern[str] = compile_path(prefix + route.path)[0]
         self._endpoint: Callable[..., Awaitable[Response]] = route.endpoint
-        self._allow: Callable[[Parts, str | None], Awaitable[ApiKey | Submitter]] = allow
+        self._allow: Callable[[AppState, str | None], Awaitable[ApiKey | Submitter]] = allow
         self._headers = [(each.name, each.alias.encode()) for each in route.dependant.header_params]
         self._handlers = handlers
-        self._parts = parts
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -46,18 +46,18 @@ class _Direct:
 
     async def _answer(self, request: Request) -> Response:
         sent = {name: value.decode("latin-1") for name, value in reversed(request.scope["headers"])}  # the first counts
-        caller = await self._allow(self._parts, secret_in(sent.get(b"authorization")))
+        caller = await self._allow(self._state, secret_in(sent.get(b"authorization")))
         given = {name: sent.get(alias) for name, alias in self._headers}
-        return await self._endpoint(request, self._parts, caller, **request.scope[_FOUND], **given)
+        return await self._endpoint(request, self._state, caller, **request.scope[_FOUND], **given)
 
 
 class DirectRoutes:
     """Calls the endpoints of `routes` itself; passes on what is not theirs, and what has a query."""
 
-    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str, handlers: Handlers, parts: Parts) -> None:
+    def __init__(self, app: ASGIApp, routes: Sequence[Any], prefix: str, handlers: Handlers, state: AppState) -> None:
         """`app` serves what is passed on; `handlers` answer what an endpoint raises, as Starlette's do."""
         self._app = app
-        direct = [_Direct(each, prefix, handlers, parts) for each in routes if isinstance(each, APIRoute)]
+        direct = [_Direct(each, prefix, handlers, state) for each in routes if isinstance(each, APIRoute)]
         self._routes = [(each.methods, each.path, RequestIds(each)) for each in direct]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -15,7 +15,7 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from api.auth import was_revoked
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.errors import RESPONSE_ID
 from api.held_limit import Hold
 from api.max_wait import Patience
@@ -27,7 +27,7 @@ from jobs.errors import JobNotFound, KeyRefused
 from jobs.lifecycle import Status
 from jobs.store.api_keys import ApiKey
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.responses import Document
+from jobs.store.responses import ResponseDocument
 from jobs.telemetry import get_logger
 
 KEEPALIVE_SECONDS: Final = 15.0
@@ -79,7 +79,7 @@ class EventStream(Lasting):
     def __init__(
         self,
         request: Request,
-        parts: Parts,
+        state: AppState,
         job_id: str,
         caller: ApiKey,
         hold: Hold,
@@ -89,7 +89,7 @@ class EventStream(Lasting):
     ) -> None:
         """Begin with the event of this `number`. Where the provider is away for longer than `patience`, it ends."""
         super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
-        self._parts = parts
+        self._state = state
         self._job_id = job_id
         self._caller = caller
         self._number = number
@@ -102,8 +102,8 @@ class EventStream(Lasting):
         gone = asyncio.create_task(until_disconnected(self._request))
         try:
             with (
-                self._parts.waiters.watch(self._job_id) as expectation,
-                self._parts.key_watch.watch(self._caller.sha256) as revoked,
+                self._state.listener.watch(self._job_id) as expectation,
+                self._state.key_watch.watch(self._caller.sha256) as revoked,
             ):
                 gone.add_done_callback(lambda _: expectation.wake())
                 revoked.add_done_callback(lambda _: expectation.wake())
@@ -155,9 +155,9 @@ class EventStream(Lasting):
 
     async def _page(self) -> Page:
         try:
-            page = await self._parts.sequences.read(self._job_id, self._caller.id, self._number)
+            page = await self._state.sequences.read(self._job_id, self._caller.id, self._number)
             if self._has_waited and page.frames:
-                await self._parts.callers.recheck(self._caller)
+                await self._state.callers.recheck(self._caller)
         except DATABASE_ERRORS as error:
             log.warning("stream could not be read", error=type(error).__name__)
             return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
@@ -194,14 +194,14 @@ class HeldAnswer(Lasting):
     def __init__(
         self,
         request: Request,
-        parts: Parts,
-        accepted: Document,
+        state: AppState,
+        accepted: ResponseDocument,
         caller: ApiKey,
         hold: Hold,
         patience: Patience | None,
     ) -> None:
         super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
-        self._parts = parts
+        self._state = state
         self._caller = caller
         self._accepted = accepted
         self._patience = patience
@@ -238,6 +238,6 @@ class HeldAnswer(Lasting):
 
     async def _answer(self) -> bytes:
         job_id = self._accepted.job.id
-        shown = await until_ended(self._request, self._parts, job_id, self._caller, None, self._patience)
-        await self._parts.callers.recheck(self._caller)
+        shown = await until_ended(self._request, self._state, job_id, self._caller, None, self._patience)
+        await self._state.callers.recheck(self._caller)
         return shown.body

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any, Final
 
 from jobs.fair_shares import Shares
-from jobs.webhooks.url_policy import Address, Receiver, ReceiverPolicy, ReceiverRefused
+from jobs.webhooks.url_policy import Address, Destination, DestinationPolicy, DestinationRefused
 
 LOOKUP_SECONDS: Final = 3.0
 LOOKUPS_AT_ONCE: Final = 32
@@ -40,7 +40,7 @@ class Lookups:
         self._waiting: dict[str, deque[Future[None]]] = {}
         self._remembered: dict[tuple[str, str], float] = {}
 
-    async def allows(self, api_key_id: str, receiver: Receiver, policy: ReceiverPolicy) -> bool:
+    async def allows(self, api_key_id: str, destination: Destination, policy: DestinationPolicy) -> bool:
         """Whether the receiver's name leads to addresses that `policy` lets through, and to no other.
 
         Each refusal takes the whole time, so that neither its words nor its moment tell whether the name is unknown,
@@ -48,13 +48,13 @@ class Lookups:
         """
         now = get_running_loop().time
         ends_at = now() + self._seconds
-        known = (api_key_id, receiver.origin)
+        known = (api_key_id, destination.origin)
         if self._remembered.get(known, 0.0) > now():
             return True
-        with suppress(OSError, ValueError, ReceiverRefused):  # TimeoutError is an OSError
+        with suppress(OSError, ValueError, DestinationRefused):  # TimeoutError is an OSError
             async with asyncio.timeout_at(ends_at):
-                found = await self._find(api_key_id, receiver)
-            policy.check_addresses(receiver, found)
+                found = await self._find(api_key_id, destination)
+            policy.check_addresses(destination, found)
             if found:
                 self._remember(known, now() + REMEMBERED_SECONDS)
                 return True
@@ -67,11 +67,11 @@ class Lookups:
         while len(self._remembered) > REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
 
-    async def _find(self, api_key_id: str, receiver: Receiver) -> Addresses:
+    async def _find(self, api_key_id: str, destination: Destination) -> Addresses:
         loop = get_running_loop()
         await self._take_place(api_key_id, loop)
         found: Future[Addresses] = loop.create_future()
-        thread = Thread(target=self._ask, args=(loop, found, api_key_id, receiver), daemon=True)
+        thread = Thread(target=self._ask, args=(loop, found, api_key_id, destination), daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
@@ -79,10 +79,12 @@ class Lookups:
             raise OSError("no thread to be had") from error
         return await found
 
-    def _ask(self, loop: AbstractEventLoop, found: "Future[Addresses]", api_key_id: str, receiver: Receiver) -> None:
+    def _ask(
+        self, loop: AbstractEventLoop, found: "Future[Addresses]", api_key_id: str, destination: Destination
+    ) -> None:
         result: Addresses | Exception
         try:
-            result = _read(self._look_up(receiver.host, receiver.port, type=socket.SOCK_STREAM))
+            result = _read(self._look_up(destination.host, destination.port, type=socket.SOCK_STREAM))
         except Exception as error:  # noqa: BLE001  # whoever waits raises it
             result = error
         with suppress(RuntimeError):  # the loop is closed

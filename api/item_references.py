@@ -16,7 +16,7 @@ from jobs.conversation import Item, as_items, kind_of, replayed
 from jobs.errors import JobNotFound, RequestInvalid
 from jobs.store.conversations import chain_ids, output_of
 from jobs.store.output_items import Held, find_items
-from jobs.store.responses import get_document, get_request
+from jobs.store.responses import get_request, get_response_document
 
 _LISTED: Final = re.compile(r"[a-z]+_([0-9a-f]{32})(o?)([0-9a-f]{4,})_*")
 """The ids by which `api.input_items` lists items without an id of their own: response, whether it is output, index."""
@@ -105,7 +105,7 @@ def _listed(tx: Connection, item_id: str, api_key_id: str, place: int) -> Item:
     if found is not None:
         digits, is_answered, number = found.groups()
         try:
-            document = get_document(tx, f"resp_{digits}", api_key_id)
+            document = get_response_document(tx, f"resp_{digits}", api_key_id)
             if is_answered:
                 return replayed(output_of(document.answer))[int(number, 16)]
             return as_items(get_request(tx, document.job.id)[1])[int(number, 16)]

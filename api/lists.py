@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
 
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.paging import PAGE_BYTES, Row, Source, batches, lean
 from api.response_body import render_attempt, render_listed
 from jobs.conversation import Item
@@ -22,9 +22,9 @@ class ResponsesListed(Source):
     """A key's responses, each without what is too large for a list."""
 
     def __init__(
-        self, parts: Parts, caller: ApiKey, filters: Filters, *, limit: int, after: str | None, ascending: bool
+        self, state: AppState, caller: ApiKey, filters: Filters, *, limit: int, after: str | None, ascending: bool
     ) -> None:
-        self._parts = parts
+        self._state = state
         self._caller = caller
         self._filters = filters
         self._limit = limit
@@ -33,15 +33,15 @@ class ResponsesListed(Source):
 
     async def rows(self) -> AsyncGenerator[Row, None]:
         """Each response, read in groups of a bounded size."""
-        sizes = await self._parts.lists.read(self._sizes)
+        sizes = await self._state.lists.read(self._sizes)
         for place, group in enumerate(batches(sizes)):
             if place:
-                await self._parts.callers.recheck(self._caller)
-            for row in await self._parts.lists.read(partial(self._render, group)):
+                await self._state.callers.recheck(self._caller)
+            for row in await self._state.lists.read(partial(self._render, group)):
                 yield row
 
     def _sizes(self) -> Sequence[tuple[str, int]]:
-        with self._parts.database.read() as tx:
+        with self._state.database.read() as tx:
             sizes, self.has_more = list_sizes(
                 tx, self._caller.id, self._filters, limit=self._limit, after=self._after, ascending=self._ascending
             )
@@ -49,8 +49,8 @@ class ResponsesListed(Source):
 
     def _render(self, group: Sequence[str]) -> list[Row]:
         rows = []
-        with self._parts.database.read() as tx:
-            awaiting = Awaiting(tx, self._parts.settings.lane, self._parts.database.clock())
+        with self._state.database.read() as tx:
+            awaiting = Awaiting(tx, self._state.settings.provider_limit, self._state.database.clock())
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
                     shown, left_out = lean(document)
@@ -63,9 +63,9 @@ class AttemptsListed(Source):
     """The calls made for a response, `with_bodies` each with what it brought in place of an answer."""
 
     def __init__(
-        self, parts: Parts, caller: ApiKey, response_id: str, *, limit: int, after: int, with_bodies: bool
+        self, state: AppState, caller: ApiKey, response_id: str, *, limit: int, after: int, with_bodies: bool
     ) -> None:
-        self._parts = parts
+        self._state = state
         self._caller = caller
         self._response_id = response_id
         self._limit = limit
@@ -78,12 +78,12 @@ class AttemptsListed(Source):
         left = self._limit
         self.has_more = True
         while self.has_more and left:
-            for row in await self._parts.lists.read(partial(self._render, min(left, at_once))):
+            for row in await self._state.lists.read(partial(self._render, min(left, at_once))):
                 yield row
                 left -= 1
 
     def _render(self, most: int) -> list[Row]:
-        with self._parts.database.read() as tx:
+        with self._state.database.read() as tx:
             get_job(tx, self._response_id, self._caller.id)
             found = attempts_of(tx, self._response_id, self._after, most + 1)
             bodies: Mapping[int, bytes] = {}
@@ -104,13 +104,13 @@ class AttemptsListed(Source):
 class ItemsListed(Source):
     """Input items, which are one row's parts and so are read at once."""
 
-    def __init__(self, parts: Parts, read: Callable[[], tuple[list[Row], bool]]) -> None:
-        self._parts = parts
+    def __init__(self, state: AppState, read: Callable[[], tuple[list[Row], bool]]) -> None:
+        self._state = state
         self._read = read
 
     async def rows(self) -> AsyncGenerator[Row, None]:
         """Each item."""
-        rows, self.has_more = await self._parts.lists.read(self._read)
+        rows, self.has_more = await self._state.lists.read(self._read)
         rows.reverse()
         while rows:
             yield rows.pop()  # what has been taken is not kept

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from api.auth import Callers
 from api.connection_limits import FILES_BESIDE, STATE, Connections, Limits
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.errors import install_error_handlers
 from api.failed_sign_ins import SignIns
 from api.fast_path import DirectRoutes
@@ -19,17 +19,17 @@ from api.key_revocation import KeyWatch
 from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.paging import Lists
 from api.readiness import Probe, look
-from api.response_cache import Rendered
+from api.response_cache import ResponseCache
 from api.response_view import show_all
 from api.routes import health, input_items, models, openapi_page, responses, unsupported, usage, webhook_endpoints
-from api.sdk_retry.tracker import NoteAnswers, Owed
+from api.sdk_retry.tracker import NoteAnswers, UndeliveredTracker
 from api.sse import Sequences
-from api.submit_batch import Intake
-from jobs.batching import AsyncGathering
-from jobs.encryption import Seal
+from api.submit_batch import SubmitBatcher
+from jobs.batching import AsyncBatcher
+from jobs.encryption import Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
-from jobs.notifications import Announcer, Waiters
+from jobs.notifications import Listener, Notifier
 from jobs.process_tuning import collect_rarely
 from jobs.redis_url import connect
 from jobs.settings import Settings, ignored_variables, load_settings
@@ -37,11 +37,11 @@ from jobs.store.api_keys import VARIABLE, ensure_bootstrap_key, find_key
 from jobs.store.connection_pool import API_CONNECTIONS
 from jobs.store.database import READ_SECONDS, Database, database_now, usable_database
 from jobs.store.installation import Installation
-from jobs.store.provider_limits import LaneSettings
-from jobs.store.responses import Standing, ended_among, standings
+from jobs.store.provider_limits import ProviderLimitSettings
+from jobs.store.responses import ResponseSummary, ended_among, summaries
 from jobs.store.stream_events import told_of
 from jobs.store.write_probe import WriteProbe
-from jobs.task_queue import Dispatcher, RunList, create_celery
+from jobs.task_queue import QueueCapacity, TaskQueue, create_celery
 from jobs.telemetry import configure_logging, get_logger, log_ignored
 from jobs.webhooks.enqueue import Outbox
 
@@ -60,25 +60,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or _own_settings()
     database = usable_database(settings.database, pool_size=API_CONNECTIONS)
     installation = Installation(database, settings.namespace)
-    dispatcher = Dispatcher(create_celery(settings), installation.names)
+    task_queue = TaskQueue(create_celery(settings), installation.names)
     redis_client = connect(settings.redis)
 
-    def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[Standing | None]:
+    def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[ResponseSummary | None]:
         with database.read(within=READ_SECONDS) as tx:
-            return standings(tx, pairs)
+            return summaries(tx, pairs)
 
-    run_list = RunList(database, dispatcher, LaneSettings.from_settings(settings), settings.worker_timeout)
+    queue_capacity = QueueCapacity(
+        database, task_queue, ProviderLimitSettings.from_settings(settings), settings.worker_timeout
+    )
     key_watch = KeyWatch(database)
     sign_ins = SignIns()
-    parts = Parts(
+    state = AppState(
         settings=settings,
         database=database,
         catalogue=Catalogue(settings.models),
-        dispatcher=dispatcher,
-        run_list=run_list,
-        announcer=Announcer(redis_client, installation.names, Outbox(database, dispatcher).jobs_ended),
-        seal=Seal(settings.encryption_keys),
-        waiters=Waiters(
+        task_queue=task_queue,
+        queue_capacity=queue_capacity,
+        notifier=Notifier(redis_client, installation.names, Outbox(database, task_queue).jobs_ended),
+        cipher=Cipher(settings.encryption_keys),
+        listener=Listener(
             settings.redis,
             installation.names,
             lambda ids: ended_among(database, ids),
@@ -86,18 +88,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             key_watch.look_soon,
         ),
         sequences=Sequences(database),
-        owed=Owed(database),
-        intake=Intake(database, dispatcher, run_list),
+        undelivered=UndeliveredTracker(database),
+        submit_batcher=SubmitBatcher(database, task_queue, queue_capacity),
         holds=Holds(settings.max_held_per_key),
         callers=Callers(database),
         key_watch=key_watch,
         lists=Lists(),
-        standings=AsyncGathering(stand),
-        shown=AsyncGathering(lambda pairs: show_all(database, pairs, settings.lane), most=SHOWN_AT_ONCE),
-        rendered=Rendered(),
+        summaries=AsyncBatcher(stand),
+        shown=AsyncBatcher(lambda pairs: show_all(database, pairs, settings.provider_limit), most=SHOWN_AT_ONCE),
+        rendered=ResponseCache(),
         lookups=Lookups(),
         database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),
-        broker_probe=Probe("broker probe", lambda: dispatcher.why_away(installation.known)),
+        broker_probe=Probe("broker probe", lambda: task_queue.why_away(installation.known)),
     )
 
     @asynccontextmanager
@@ -107,20 +109,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         limits = Limits.from_settings(settings, raise_file_limit(settings.max_connections + FILES_BESIDE))
         if limits.connections < settings.max_connections:
             log.info("fewer connections than the setting, for the file limit", connections=limits.connections)
-        parts.owed.start()
-        await parts.waiters.start()
-        await parts.key_watch.start()
+        state.undelivered.start()
+        await state.listener.start()
+        await state.key_watch.start()
         collect_rarely()
         try:
             yield {STATE: Connections(limits)}
         finally:
             gc.unfreeze()
             sign_ins.stop()
-            await parts.key_watch.stop()
-            await parts.waiters.stop()
-            parts.owed.stop()
-            parts.lists.stop()
-            dispatcher.close()
+            await state.key_watch.stop()
+            await state.listener.stop()
+            state.undelivered.stop()
+            state.lists.stop()
+            task_queue.close()
             redis_client.close()
             database.close()
 
@@ -134,7 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and the log are ours
     )
-    app.state.parts = parts
+    app.state.state = state
     routers = (responses, input_items, models, usage)
     for router in (
         responses.direct_router,
@@ -149,9 +151,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
     passed_on = app.build_middleware_stack()
-    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, parts)
+    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, state)
     within = allow_origins(direct, settings.cors_origins)
-    app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, parts.owed)))
+    app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, state.undelivered)))
     return app
 
 

@@ -10,14 +10,14 @@ from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
 
-from api.dependencies import Parts
+from api.dependencies import AppState
 from jobs.errors import ERROR_CODES, ErrorKind, JobNotFound, StaleJob
 from jobs.job import Job
 from jobs.lifecycle import Verb
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.jobs import move
-from jobs.store.provider_limits import read_lane
+from jobs.store.provider_limits import read_provider_limit
 from jobs.store.responses import get_job
 from jobs.store.waiting_for import awaits_provider, waiting_for
 from jobs.telemetry import get_logger
@@ -31,11 +31,11 @@ log = get_logger(__name__)
 class Patience:
     """That of one create, counted from its acceptance."""
 
-    def __init__(self, parts: Parts, job: Job) -> None:
-        self._parts = parts
+    def __init__(self, state: AppState, job: Job) -> None:
+        self._state = state
         self._job_id = job.id
-        self._lasts = timedelta(seconds=parts.settings.held_patience_seconds)
-        waited = parts.database.clock() - job.created_at
+        self._lasts = timedelta(seconds=state.settings.held_patience_seconds)
+        waited = state.database.clock() - job.created_at
         self._look_at = asyncio.get_running_loop().time() + (self._lasts - waited).total_seconds()
 
     @property
@@ -53,27 +53,27 @@ class Patience:
 
     def _turn_away(self) -> bool:
         """A job that may have been bought goes on: its answer may still come, and another create would buy again."""
-        parts, now = self._parts, self._parts.database.clock()
+        state, now = self._state, self._state.database.clock()
         try:
-            with parts.database.read() as tx:
+            with state.database.read() as tx:
                 job = get_job(tx, self._job_id)
-                lane = read_lane(tx, parts.settings.lane)
-                if not awaits_provider(job, lane, now) or may_have_been_billed(tx, job.id):
+                provider_limit = read_provider_limit(tx, state.settings.provider_limit)
+                if not awaits_provider(job, provider_limit, now) or may_have_been_billed(tx, job.id):
                     return False
             message = (
                 f"The provider takes no calls, and a request is held for {self._lasts.total_seconds():g} s at most:"
-                f" {waiting_for(job, lane, now)}. Nothing was bought. Send it again later, or with 'background', which"
+                f" {waiting_for(job, provider_limit, now)}. Nothing was bought. Send it again later, or with 'background', which"
                 " waits for the provider."
             )
-            kind = job.error_kind or lane.closed_for
+            kind = job.error_kind or provider_limit.pause_kind
             code = ERROR_CODES[ErrorKind.UNREACHABLE]
-            with parts.database.begin() as tx:
-                move(tx, Verb.TURN_AWAY, job, now, error_code=code, error_kind=kind, error_message=message)
+            with state.database.begin() as tx:
+                move(tx, Verb.FAIL_UNAVAILABLE, job, now, error_code=code, error_kind=kind, error_message=message)
         except (StaleJob, JobNotFound):
             return False
         except DATABASE_ERRORS as error:
             log.warning("held create could not be turned away", job_id=self._job_id, error=type(error).__name__)
             return False
-        log.info(Verb.TURN_AWAY, job_id=job.id, attempt=job.attempt)
-        parts.announcer.ended(job.id)
+        log.info(Verb.FAIL_UNAVAILABLE, job_id=job.id, attempt=job.attempt)
+        state.notifier.ended(job.id)
         return True

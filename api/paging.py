@@ -18,7 +18,7 @@ from api.errors import TooManyReads
 from jobs.encoding import to_json
 from jobs.errors import KeyRefused
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.responses import Document
+from jobs.store.responses import ResponseDocument
 from jobs.telemetry import get_logger
 
 PAGE_BYTES: Final = 16 * 1024 * 1024
@@ -185,7 +185,7 @@ def batches(sizes: Iterable[tuple[str, int]]) -> list[list[str]]:
     return groups
 
 
-def lean(document: Document) -> tuple[Document, list[str]]:
+def lean(document: ResponseDocument) -> tuple[ResponseDocument, list[str]]:
     """A response as a list shows it, and which settings of its request are left out for their size."""
     left_out = [name for name, value in document.settings.items() if _is_large(value)]
     echoed = dict(document.answer or {})

@@ -18,7 +18,7 @@ from jobs.settings import Settings
 from jobs.store.database import Database, database_now
 from jobs.store.host_clocks import shown_clocks
 from jobs.store.overdue_jobs import Waiting, overdue_job, why_none_takes, why_without_broker
-from jobs.store.provider_limits import Lane, LaneSettings, read_lane
+from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import oldest_due_at
 from jobs.store.undelivered_creates import Process, live_processes
 from jobs.store.waiting_for import state_of
@@ -26,7 +26,7 @@ from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_un
 from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
 from migrations import is_current
 
-NARROWED: Final = "narrowed"
+THROTTLED: Final = "throttled"
 AFTER_A_PROBE: Final = timedelta(seconds=2)
 """Later than a probe is due is a job that was refused, so that another goes before it."""
 GRACE_SECONDS: Final = 0.2
@@ -69,7 +69,7 @@ class DatabaseState:
     overdue: Waiting | None = None
     waited: float = 0.0
     provider_refuses: bool = False
-    lane: dict[str, object] | None = None
+    provider_limit: dict[str, object] | None = None
 
     def faults(self, broker_away: str | None) -> list[Fault]:
         """All of them, in the order in which things are needed; `broker_away` is why the broker takes no messages."""
@@ -96,8 +96,8 @@ class DatabaseState:
         unheard = why_none_takes(self.workers, broker_answers=broker_answers)
         if unheard is not None:
             found.append(Fault(Subject.WORKER, unheard))
-        if self.provider_refuses and self.lane is not None:
-            found.append(Fault(Subject.PROVIDER, str(self.lane["state"])))
+        if self.provider_refuses and self.provider_limit is not None:
+            found.append(Fault(Subject.PROVIDER, str(self.provider_limit["state"])))
         if broker_answers and self.overdue is not None and self.overdue.is_fault and not found:
             found.append(Fault(Subject.PICK_UP, self.overdue.reason))
         return found
@@ -131,11 +131,13 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
             return DatabaseState(is_migrated=False)
         at = database_now(tx)
         workers, apis = live_workers(tx, at, settings.worker_timeout), live_processes(tx, at)
-        lane_settings, now = LaneSettings.from_settings(settings), at
-        overdue = overdue_job(tx, lane_settings, at, settings.worker_timeout)
-        lane = read_lane(tx, lane_settings.name)
+        limit_settings, now = ProviderLimitSettings.from_settings(settings), at
+        overdue = overdue_job(tx, limit_settings, at, settings.worker_timeout)
+        provider_limit = read_provider_limit(tx, limit_settings.name)
         # with nothing waiting, a lane whose probe is due tries the next response at once; who was refused waits longer
-        refuses = lane.closed_at is not None and (lane.is_shut(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None)
+        refuses = provider_limit.paused_at is not None and (
+            provider_limit.is_shut(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None
+        )
     return DatabaseState(
         reason=writes.reason(),
         workers=workers,
@@ -143,14 +145,21 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         overdue=overdue,
         waited=0.0 if overdue is None else round((at - overdue.due_at).total_seconds(), 1),
         provider_refuses=refuses,
-        lane=_shown(lane, lane_settings, now),
+        provider_limit=_shown(provider_limit, limit_settings, now),
     )
 
 
-def _shown(lane: Lane, settings: LaneSettings, now: datetime) -> dict[str, object]:
-    limit = settings.limit(lane)
-    state = "closed" if lane.closed_at is not None else "open" if lane.max_calls is None else NARROWED
-    return {"lane": state, "reason": lane.closed_for, "state": state_of(lane, now), "max_calls": limit}
+def _shown(provider_limit: ProviderLimit, settings: ProviderLimitSettings, now: datetime) -> dict[str, object]:
+    limit = settings.limit(provider_limit)
+    state = (
+        "closed" if provider_limit.paused_at is not None else "open" if provider_limit.max_calls is None else THROTTLED
+    )
+    return {
+        "provider_limit": state,
+        "reason": provider_limit.pause_kind,
+        "state": state_of(provider_limit, now),
+        "max_calls": limit,
+    }
 
 
 class Probe(Generic[T]):

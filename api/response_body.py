@@ -16,11 +16,13 @@ from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
 from jobs.model_catalog import Model
 from jobs.request_fields import asks_for_reasoning, without_reasoning
-from jobs.store.responses import Document, UsageRow
+from jobs.store.responses import ResponseDocument, UsageRow
 from jobs.store.waiting_for import Awaited
 
 
-def render_response(document: Document, awaited: Awaited | None, *, shows_reasoning: bool = False) -> dict[str, Any]:
+def render_response(
+    document: ResponseDocument, awaited: Awaited | None, *, shows_reasoning: bool = False
+) -> dict[str, Any]:
     """A response as the SDKs read it, with every key that the Open Responses specification asks for.
 
     Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
@@ -50,7 +52,7 @@ def render_response(document: Document, awaited: Awaited | None, *, shows_reason
             "queue_position": awaited.queue_position,
             "next_attempt_at": _next_attempt_at(job),
             "parked_until": job.parked_until.timestamp() if job.parked_until else None,
-            "waits_for": job.waits_for,
+            "blocked_by": job.blocked_by,
             "waiting_for": awaited.waiting_for,
             "conversation": _conversation(job),
             "provider_response_id": job.provider_response_id,
@@ -63,7 +65,7 @@ def render_response(document: Document, awaited: Awaited | None, *, shows_reason
     }
 
 
-def render_listed(document: Document, awaited: Awaited | None, left_out: Sequence[str]) -> dict[str, Any]:
+def render_listed(document: ResponseDocument, awaited: Awaited | None, left_out: Sequence[str]) -> dict[str, Any]:
     """A response in a list; what is `left_out` for its size has its default there, and is named."""
     shown = render_response(document, awaited)
     if left_out:
@@ -160,7 +162,7 @@ def _last_error(job: Job) -> dict[str, Any] | None:
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    held_back = job.waits_for is not None or job.parked_until is not None
+    held_back = job.blocked_by is not None or job.parked_until is not None
     waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not held_back
     return job.available_at.timestamp() if waiting else None
 
@@ -230,7 +232,7 @@ class Facts(_Shape):
     parked_until: float | None = Field(
         description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
     )
-    waits_for: str | None = Field(description="the response that has to end first")
+    blocked_by: str | None = Field(description="the response that has to end first")
     waiting_for: str | None = Field(
         description="while queued, in words: the state of the provider, a free slot, `run_at` or another response"
     )
@@ -362,10 +364,10 @@ class Deleted(_Shape):
     deleted: Literal[True]
 
 
-class ProviderLane(_Shape):
+class ProviderLimitBody(_Shape):
     """How calls go out to the provider; `max_calls` is null when only the workers' slots limit them."""
 
-    lane: Literal["open", "narrowed", "closed"]
+    provider_limit: Literal["open", "throttled", "closed"]
     reason: Literal["bad_credentials", "out_of_credit"] | None
     max_calls: int | None
 
@@ -388,5 +390,5 @@ class Readiness(_Shape):
     missing: list[Literal["database", "migrations", "worker", "pick-up", "provider", "broker"]]
     reasons: dict[str, str]
     warnings: list[str]
-    provider: ProviderLane | None
+    provider: ProviderLimitBody | None
     waiting: WaitingJob | None

@@ -31,7 +31,7 @@ class Json(Response):
         ]
 
 
-class Rendered:
+class ResponseCache:
     """At most `ROOM_BYTES` of bodies, those asked for last."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import Database
-from jobs.store.responses import Document, get_document
+from jobs.store.responses import ResponseDocument, get_response_document
 from jobs.store.stream_events import last_chunk, read_log
 
 CHUNKS_PER_LOOK: Final = 16
@@ -73,7 +73,7 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
     with database.read() as tx:
         log = read_log(tx, job_id, api_key_id, number, CHUNKS_PER_LOOK)
         is_last = log.has_ended and len(log.chunks) < CHUNKS_PER_LOOK
-        document = get_document(tx, job_id, api_key_id) if is_last or number < LIVE_FROM else None
+        document = get_response_document(tx, job_id, api_key_id) if is_last or number < LIVE_FROM else None
         last = log.chunks[-1] if log.chunks else last_chunk(tx, job_id) if is_last and number > LIVE_FROM else None
         error = None
         if is_last and document is not None and document.job.status is Status.FAILED:
@@ -102,7 +102,7 @@ def opening_length(job: Job) -> int:
     return 2 if job.started_at is None else 3
 
 
-def _opening(document: Document) -> Iterator[Event]:
+def _opening(document: ResponseDocument) -> Iterator[Event]:
     """What every stream of a response begins with, the same at any time."""
     queued = replace(
         document.job,
@@ -119,7 +119,7 @@ def _opening(document: Document) -> Iterator[Event]:
         usage=None,
         cost=None,
         parked_until=None,
-        waits_for=None,
+        blocked_by=None,
         sent_responses=None,
         sent_items=None,
     )
@@ -134,7 +134,7 @@ def _opening(document: Document) -> Iterator[Event]:
         }
 
 
-def _ending(document: Document, progress: Progress, error: dict[str, Any] | None) -> Iterator[Event]:
+def _ending(document: ResponseDocument, progress: Progress, error: dict[str, Any] | None) -> Iterator[Event]:
     """The events of the answer that were not sent before, and the last one; `error` is what it says of a failure."""
     response = render_response(document, None)
     if error is not None:

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from api.auth import Submitter, allow
 from api.held_limit import Hold
-from jobs.batching import AsyncGathering, NotBegun
+from jobs.batching import AsyncBatcher, NotBegun
 from jobs.clock import STEP
 from jobs.errors import CallerError
 from jobs.job import Job, JobSpec
@@ -27,8 +27,8 @@ from jobs.store.api_keys import ApiKey, Scope, find_keys
 from jobs.store.database import DATABASE_ERRORS, LOCK_ERRORS, CommitUnknown, Database, is_locked, sqlstate_of
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.jobs import submit_all
-from jobs.store.undelivered_creates import Sender, announce_accept, note_unanswered
-from jobs.task_queue import Dispatcher, RunList
+from jobs.store.undelivered_creates import Sender, announce_submit, insert_undelivered_creates
+from jobs.task_queue import QueueCapacity, TaskQueue
 
 ENDED_BY_A_ROW: Final = (*LOCK_ERRORS, "54")
 """SQLSTATEs of a lock, and of a limit that a value exceeds: the server answers, and has written nothing."""
@@ -55,7 +55,7 @@ class Owing:
 
 
 @dataclass(frozen=True)
-class Order:
+class PendingSubmit:
     """A checked request and what is written down together with its job; its deadline counts from `at`.
 
     One that `is_large` has a transaction of its own, so that nobody waits for its bytes to be written.
@@ -80,11 +80,11 @@ class Order:
         return not self.spec.waits and (self.spec.run_at is None or self.spec.run_at <= self.at)
 
 
-class NotAccepted(Exception):
+class NotSubmitted(Exception):
     """A job was not made, and nothing was written: the request may be sent again."""
 
 
-class Unconfirmed(Exception):
+class UnconfirmedSubmit(Exception):
     """Whether the job `job_id` was made is not known: no answer came to its commit."""
 
     def __init__(self, job_id: str) -> None:
@@ -92,21 +92,21 @@ class Unconfirmed(Exception):
         self.job_id = job_id
 
 
-class Intake:
+class SubmitBatcher:
     """Accepts jobs and rings their bells, for the handlers of one event loop."""
 
-    def __init__(self, database: Database, dispatcher: Dispatcher, run_list: RunList) -> None:
+    def __init__(self, database: Database, task_queue: TaskQueue, queue_capacity: QueueCapacity) -> None:
         self._database = database
-        self._dispatcher = dispatcher
-        self._run_list = run_list
-        self.writes = AsyncGathering(self._write_all)
-        self._apart = AsyncGathering(self._write_all)
+        self._task_queue = task_queue
+        self._queue_capacity = queue_capacity
+        self.writes = AsyncBatcher(self._write_all)
+        self._apart = AsyncBatcher(self._write_all)
         self._apart_until: dict[str, float] = {}
-        self._rings = AsyncGathering(self._ring_all)
+        self._enqueues = AsyncBatcher(self._enqueue_all)
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
 
-    async def accept(self, order: Order) -> Job:
+    async def accept(self, order: PendingSubmit) -> Job:
         """Make the job; it is durable once this returns, whether or not the bell was heard.
 
         Raises:
@@ -114,21 +114,21 @@ class Intake:
             NotAllowed: it no longer has the scope.
             DuplicateRequest: another request was first under its idempotency key.
             ClientDisconnect: its client has left, and nothing was made.
-            NotAccepted: the database is away or locked, and nothing was made.
+            NotSubmitted: the database is away or locked, and nothing was made.
             Unconfirmed: the database went away over the commit.
         """
         if order.is_due:
             await self._know_room()
         job = await self._write(order)
-        if job.rung_at is not None:
-            ringing = asyncio.ensure_future(self._rings.do(job.id))
+        if job.enqueued_at is not None:
+            ringing = asyncio.ensure_future(self._enqueues.do(job.id))
             await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
         return job
 
     async def _know_room(self) -> None:
-        if self._look is None and self._run_list.is_stale:
+        if self._look is None and self._queue_capacity.is_stale:
             self._looked_at = monotonic()
-            self._look = asyncio.create_task(run_in_threadpool(self._run_list.look))
+            self._look = asyncio.create_task(run_in_threadpool(self._queue_capacity.look))
             self._look.add_done_callback(self._looked)
         left = self._looked_at + BROKER_SECONDS - monotonic()
         if self._look is not None and left > 0:
@@ -139,7 +139,7 @@ class Intake:
         if not look.cancelled():
             look.exception()  # a database that is away is told by the write
 
-    async def _write(self, order: Order) -> Job:
+    async def _write(self, order: PendingSubmit) -> Job:
         key, until = order.submitter.last_known.id, monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -148,10 +148,10 @@ class Intake:
                 return await (self._apart if self._waits_apart(key) else self.writes).do(order)
             except (*DATABASE_ERRORS, NotBegun) as error:
                 if not is_locked(error):
-                    raise NotAccepted("The database does not answer.") from error
+                    raise NotSubmitted("The database does not answer.") from error
                 self._apart_until[key] = monotonic() + APART_SECONDS
                 if monotonic() > until:
-                    raise NotAccepted("Another session has locked what this needs in the database.") from error
+                    raise NotSubmitted("Another session has locked what this needs in the database.") from error
 
     def _waits_apart(self, key: str) -> bool:
         """Whether what this key needs was locked just now."""
@@ -161,13 +161,13 @@ class Intake:
             return False
         return until is not None
 
-    async def _write_own(self, order: Order) -> Job:
+    async def _write_own(self, order: PendingSubmit) -> Job:
         (outcome,) = await run_in_threadpool(self._write_all, [order])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _write_all(self, orders: Sequence[Order], *, hurried: bool = False) -> list[Job | Exception]:
+    def _write_all(self, orders: Sequence[PendingSubmit], *, hurried: bool = False) -> list[Job | Exception]:
         try:
             return self._commit_on_any(orders, hurried=hurried)
         except ClientDisconnect:  # those who left in the midst of it are now left out from the start
@@ -179,7 +179,7 @@ class Intake:
                 return [error]
             return self._write_each(orders)
 
-    def _write_each(self, orders: Sequence[Order]) -> list[Job | Exception]:
+    def _write_each(self, orders: Sequence[PendingSubmit]) -> list[Job | Exception]:
         outcomes: list[Job | Exception] = []
         locked: dict[str, Exception] = {}
         for order in orders:
@@ -197,7 +197,7 @@ class Intake:
                 locked[key] = outcome
         return outcomes
 
-    def _commit_on_any(self, orders: Sequence[Order], *, hurried: bool) -> list[Job | Exception]:
+    def _commit_on_any(self, orders: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
         """Commit; once more where the connection was broken before, as nothing was written over it."""
         began_at = monotonic()
         try:
@@ -207,49 +207,49 @@ class Intake:
                 raise
         return self._commit(orders, hurried=hurried)
 
-    def _commit(self, orders: Sequence[Order], *, hurried: bool) -> list[Job | Exception]:
+    def _commit(self, orders: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
         reasons: Sequence[Exception | None] = ()
         made: Sequence[Job] = ()
-        unconfirmed: Sequence[Unconfirmed] = ()
+        unconfirmed: Sequence[UnconfirmedSubmit] = ()
         try:
             # a request whose client has left is not written: else it and the one that is sent again would both buy
             with self._database.begin(within=WRITE_SECONDS, hurried=hurried) as tx:
                 # before the look: who comes as a retry later than this can see it
-                announce_accept(tx, [order.owing.sender for order in orders if order.owing])
+                announce_submit(tx, [order.owing.sender for order in orders if order.owing])
                 keys = find_keys(tx, (order.submitter.sha256 for order in orders))
                 reasons = [_reason_against(order, keys) for order in orders]
                 awaited = [order for order, reason in zip(orders, reasons, strict=True) if reason is None]
                 made = self._submit(tx, awaited)
         except CommitUnknown:
-            unconfirmed = [Unconfirmed(job.id) for job in made]
+            unconfirmed = [UnconfirmedSubmit(job.id) for job in made]
         outcomes: Iterator[Job | Exception] = iter(unconfirmed or made)
         return [reason or next(outcomes) for reason in reasons]
 
-    def _submit(self, tx: Connection, orders: Sequence[Order]) -> list[Job]:
+    def _submit(self, tx: Connection, orders: Sequence[PendingSubmit]) -> list[Job]:
         if not orders:
             return []
         now = self._database.clock()
         orders = [_as_of(order, now) for order in orders]
-        places = self._run_list.take_places(sum(order.is_due for order in orders))
+        places = self._queue_capacity.reserve(sum(order.is_due for order in orders))
         entries = []
         for order in orders:
-            rung = places > 0 and order.is_due
-            places -= rung
-            entries.append((order.spec, order.at, rung))
+            enqueued = places > 0 and order.is_due
+            places -= enqueued
+            entries.append((order.spec, order.at, enqueued))
         jobs = submit_all(tx, entries)
         made = list(zip(orders, jobs, strict=True))
         remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
         if any(order.client_has_left for order in orders):
             raise ClientDisconnect
-        note_unanswered(tx, [(order.owing.sender, job) for order, job in made if order.owing])
+        insert_undelivered_creates(tx, [(order.owing.sender, job) for order, job in made if order.owing])
         return jobs
 
-    def _ring_all(self, job_ids: Sequence[str]) -> list[None]:
-        self._dispatcher.ring_all(job_ids)
+    def _enqueue_all(self, job_ids: Sequence[str]) -> list[None]:
+        self._task_queue.enqueue_all(job_ids)
         return [None] * len(job_ids)
 
 
-def _as_of(order: Order, now: datetime) -> Order:
+def _as_of(order: PendingSubmit, now: datetime) -> PendingSubmit:
     """The order; as of `now` where the time was set since it was checked, so that its deadline is as far off as ever.
 
     Only SQLite's time is set for all processes in one moment, and only known to all of them in their next transaction.
@@ -260,7 +260,7 @@ def _as_of(order: Order, now: datetime) -> Order:
     return replace(order, at=now, spec=replace(order.spec, deadline_at=order.spec.deadline_at + since))
 
 
-def _reason_against(order: Order, keys: Mapping[str, ApiKey]) -> Exception | None:
+def _reason_against(order: PendingSubmit, keys: Mapping[str, ApiKey]) -> Exception | None:
     if order.client_has_left:
         return ClientDisconnect()
     try:

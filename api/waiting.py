@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request
 
 from api.auth import was_revoked
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.errors import LetGo
 from api.max_wait import Patience
 from api.response_view import Shown
@@ -15,7 +15,7 @@ from jobs.store.api_keys import ApiKey
 
 async def until_ended(
     request: Request,
-    parts: Parts,
+    state: AppState,
     job_id: str,
     caller: ApiKey,
     seconds: float | None,
@@ -35,13 +35,13 @@ async def until_ended(
     gone = asyncio.create_task(until_disconnected(request))
     has_waited = False
     try:
-        with parts.waiters.expect(job_id) as expectation, parts.key_watch.watch(caller.sha256) as revoked:
+        with state.listener.expect(job_id) as expectation, state.key_watch.watch(caller.sha256) as revoked:
             while True:
-                shown = await parts.shown.do((job_id, caller.id))
+                shown = await state.shown.do((job_id, caller.id))
                 left = None if until is None else until - loop.time()
                 if shown.job.status.is_terminal or gone.done() or (left is not None and left <= 0):
                     if has_waited:
-                        await parts.callers.recheck(caller)
+                        await state.callers.recheck(caller)
                     return shown
                 if patience is not None:
                     if await patience.has_run_out():

@@ -8,9 +8,9 @@ from pydantic import BaseModel, Field, ValidationError
 from api.request.base import FIRST_FAULT, WITHOUT_NUL, Open
 from api.request.decode import read_object
 from api.request.errors import request_invalid
-from api.request.options import ReceiverUrl
+from api.request.options import DestinationUrl
 from api.response_body import Page
-from jobs.store.webhooks.endpoints import Delivery, Endpoint, Try
+from jobs.store.webhooks.endpoints import Delivery, DeliveryAttempt, Endpoint
 from jobs.webhooks.protocol import DISABLE_AFTER, WARN_AFTER, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 LATEST_MOMENT: Final = 4e9
@@ -24,7 +24,7 @@ class CreateEndpoint(Open):
     """A webhook endpoint to register."""
 
     name: Name
-    url: ReceiverUrl = Field(description="https unless the server allows http; private addresses are refused.")
+    url: DestinationUrl = Field(description="https unless the server allows http; private addresses are refused.")
     event_types: EventNames = Field(description="What it wants to hear of.")
 
 
@@ -32,7 +32,7 @@ class UpdateEndpoint(Open):
     """What to change of a webhook endpoint; a new `url` also enables it again."""
 
     name: Name | None = None
-    url: ReceiverUrl | None = None
+    url: DestinationUrl | None = None
     event_types: EventNames | None = None
     enabled: Literal[True] | None = Field(default=None, description="Backburner's own: enable a disabled endpoint.")
 
@@ -126,15 +126,15 @@ def render_delivery(delivery: Delivery) -> dict[str, Any]:
         "test": delivery.is_test,
         "status": delivery.status,
         "created_at": delivery.created_at.timestamp(),
-        "next_try_at": delivery.available_at.timestamp() if pending else None,
+        "next_attempt_at": delivery.available_at.timestamp() if pending else None,
         "ended_at": _moment(delivery.ended_at),
         "status_code": delivery.http_status,
         "error": shown_error(delivery.error_kind),
-        "tries": [_render_try(each) for each in delivery.tries],
+        "attempts": [_render_attempt(each) for each in delivery.attempts],
     }
 
 
-def _render_try(made: Try) -> dict[str, Any]:
+def _render_attempt(made: DeliveryAttempt) -> dict[str, Any]:
     ended = made.ended_at
     return {
         "number": made.number,
@@ -223,7 +223,7 @@ class EventTypes(_Shape):
     data: list[EventType]
 
 
-class TryBody(_Shape):
+class DeliveryAttemptBody(_Shape):
     """One request to a receiver."""
 
     number: int
@@ -245,11 +245,11 @@ class DeliveryBody(_Shape):
     test: bool
     status: DeliveryStatus
     created_at: float
-    next_try_at: float | None
+    next_attempt_at: float | None
     ended_at: float | None
     status_code: int | None
     error: DeliveryError | None
-    tries: list[TryBody]
+    attempts: list[DeliveryAttemptBody]
 
 
 class DeliveryPage(Page):

@@ -1,16 +1,16 @@
 """Checks where a caller wants webhooks sent, and seals what signs them, before either reaches a row."""
 
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.request.body import CreateResponse
 from jobs.encryption import VARIABLE
 from jobs.errors import NotAllowed, RequestInvalid
 from jobs.job import WebhookTarget
 from jobs.store.api_keys import ApiKey, Scope
 from jobs.webhooks.protocol import EventType
-from jobs.webhooks.url_policy import NOWHERE, Receiver, ReceiverRefused, parse_receiver
+from jobs.webhooks.url_policy import NOWHERE, Destination, DestinationRefused, parse_destination
 
 
-async def checked_receiver(url: str, parts: Parts, api_key_id: str, param: str) -> Receiver:
+async def checked_destination(url: str, state: AppState, api_key_id: str, param: str) -> Destination:
     """Where `url` leads, if the operator's policy lets anything be sent there now.
 
     The guard at the sender has the last word at every delivery.
@@ -18,34 +18,34 @@ async def checked_receiver(url: str, parts: Parts, api_key_id: str, param: str) 
     Raises:
         RequestInvalid: it does not.
     """
-    policy = parts.settings.receivers
+    policy = state.settings.destination_policy
     try:
-        receiver = parse_receiver(url)
-        policy.check_url(receiver)
-    except ReceiverRefused as refusal:
+        destination = parse_destination(url)
+        policy.check_url(destination)
+    except DestinationRefused as refusal:
         raise RequestInvalid(f"Invalid '{param}': {refusal}", param, "invalid_value") from None
-    if receiver.address is None and not await parts.lookups.allows(api_key_id, receiver, policy):
+    if destination.address is None and not await state.lookups.allows(api_key_id, destination, policy):
         raise RequestInvalid(f"Invalid '{param}': {NOWHERE}", param, "invalid_value")
-    return receiver
+    return destination
 
 
-def receiver_key(api_key_id: str, receiver: Receiver) -> str:
+def target_key(api_key_id: str, destination: Destination) -> str:
     """What bounds deliveries at once: one tenant's receiver is not held up by another's use of the same server."""
-    return f"{api_key_id} {receiver.origin}"
+    return f"{api_key_id} {destination.origin}"
 
 
-def require_sealing(parts: Parts, param: str | None, what: str = "Webhooks") -> None:
+def require_encryption(state: AppState, param: str | None, what: str = "Webhooks") -> None:
     """Refuse `what`, which needs a secret to be kept, where none could be.
 
     Raises:
         RequestInvalid: the operator has set no key.
     """
-    if not parts.seal.is_there:
+    if not state.cipher.is_there:
         message = f"{what} are not set up on this server: its operator has to set {VARIABLE}."
         raise RequestInvalid(message, param, "unsupported_parameter" if param else "webhooks_unavailable")
 
 
-async def webhook_target(fields: CreateResponse, parts: Parts, caller: ApiKey) -> WebhookTarget | None:
+async def webhook_target(fields: CreateResponse, state: AppState, caller: ApiKey) -> WebhookTarget | None:
     """Where a request wants its end told, checked and sealed; None when it names nothing.
 
     Raises:
@@ -61,11 +61,11 @@ async def webhook_target(fields: CreateResponse, parts: Parts, caller: ApiKey) -
         message = "Unsupported parameter: 'webhook'. Only background responses send webhooks; set 'background' to true."
         raise RequestInvalid(message, "webhook", "unsupported_parameter")
     if webhook.secret is not None:
-        require_sealing(parts, "webhook")
-    receiver = await checked_receiver(webhook.url, parts, caller.id, "webhook.url")
+        require_encryption(state, "webhook")
+    destination = await checked_destination(webhook.url, state, caller.id, "webhook.url")
     return WebhookTarget(
         url=webhook.url,
-        receiver=receiver_key(caller.id, receiver),
+        target=target_key(caller.id, destination),
         event_types=tuple(dict.fromkeys(webhook.events or EventType)),
-        secret=None if webhook.secret is None else parts.seal.seal(webhook.secret),
+        secret=None if webhook.secret is None else state.cipher.encrypt(webhook.secret),
     )

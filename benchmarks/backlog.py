@@ -1,6 +1,6 @@
 """What an hour's backlog costs: every step of a job beside 1,000,000 queued and 10,000,000 finished ones, and alone.
 
-One PostgreSQL, two databases, an API process on each, no workers. Each step is done in turns on the one and on the
+One PostgreSQL, two databases, an API process on each, no workers. Each step is done in scheduler on the one and on the
 other, so that whatever else the machine does hurts both. What a worker does is done through the store, in the
 transactions that it would use. The backlog belongs to 1,000 keys, one of which is ours.
 """
@@ -26,9 +26,9 @@ from jobs.store import schema, workers
 from jobs.store.api_keys import BOOTSTRAP_ID
 from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
-from jobs.store.fair_scheduler import Turns
+from jobs.store.fair_scheduler import FairScheduler
 from tests.support.stack import API_KEY, MODEL, Stack
-from worker.outcome import EndedCall, Policy, settle
+from worker.outcome import EndedCall, Policy, record_outcome
 
 ROOM = 10
 """How many bells a tick may ring: as many as slots came free since the last."""
@@ -59,7 +59,7 @@ class Side:
 
     database: Database
     api: http.client.HTTPConnection
-    turns: Turns = field(default_factory=Turns)
+    scheduler: FairScheduler = field(default_factory=FairScheduler)
     worker_id: str = ""
     accepted: list[str] = field(default_factory=list)
     picked: list[str] = field(default_factory=list)
@@ -93,11 +93,11 @@ def measure(run: Run) -> list[Report]:
 
 
 def compare(servers: Stage, full_url: str, run: Run, past: Past) -> Report:
-    """Every step on the full database and on an empty one, in turns."""
+    """Every step on the full database and on an empty one, in scheduler."""
     title = f"Beside {past.queued:,} queued jobs of {past.keys:,} keys and {past.finished:,} finished ones"
     report = Report("backlog", title, FIGURES)
     few_url = servers.databases.migrated()
-    few_turns = Turns()
+    few_turns = FairScheduler()
     fill(few_url, Past(finished=0, queued=FEW_EACH * past.keys, keys=past.keys))
     with (
         _side(servers, servers.databases.migrated(), 1) as empty,
@@ -140,7 +140,7 @@ def _side(servers: Stage, url: str, number: int) -> Iterator[Side]:
             database.close()
 
 
-def _turns(empty: Side, full: Side, few: Database, few_turns: Turns, rounds: int) -> None:
+def _turns(empty: Side, full: Side, few: Database, few_turns: FairScheduler, rounds: int) -> None:
     chance = random.Random(4711)
 
     def in_turns(times: int, act: Callable[[Side, int], object]) -> None:
@@ -158,7 +158,7 @@ def _turns(empty: Side, full: Side, few: Database, few_turns: Turns, rounds: int
         for cancelled in (-1, -2):
             in_turns(1, lambda side, _: _cancel(side, cancelled))  # noqa: B023  # called at once
         for side in (full, empty):
-            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.turns))  # noqa: B023  # called at once
+            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.scheduler))  # noqa: B023  # called at once
         full.took.setdefault(AMONG_KEYS, []).append(full.took["dispatch, against one key"][-1])
         empty.time(AMONG_KEYS, lambda: _tick(few, few_turns))
         in_turns(ROOM, lambda side, step: _work(side, side.picked[step]))
@@ -184,16 +184,16 @@ def _cancel(side: Side, which: int) -> None:
     _ask(side, "cancel", "POST", f"/v1/responses/{side.accepted[which]}/cancel")
 
 
-def _tick(database: Database, turns: Turns) -> list[str]:
+def _tick(database: Database, scheduler: FairScheduler) -> list[str]:
     now = datetime.now(UTC)
     with database.begin() as tx:
-        picked = turns.pick(tx, now, ROOM, now - timedelta(seconds=5))
+        picked = scheduler.pick(tx, now, ROOM, now - timedelta(seconds=5))
     assert len(picked) == ROOM
     return picked
 
 
 def _work(side: Side, job_id: str) -> None:
-    """Claim a job, and settle it as after a call."""
+    """Claim a job, and record_outcome it as after a call."""
 
     def claim() -> Any:
         with side.database.begin() as tx:
@@ -201,10 +201,10 @@ def _work(side: Side, job_id: str) -> None:
 
     def end() -> None:
         with side.database.begin() as tx:
-            settle(tx, EndedCall(job, attempt, ANSWER, None, datetime.now(UTC)), POLICY, 0)
+            record_outcome(tx, EndedCall(job, attempt, ANSWER, None, datetime.now(UTC)), POLICY, 0)
 
     job, attempt = side.time("claim", claim)
-    side.time("settle", end)
+    side.time("record_outcome", end)
     if job.api_key_id == BOOTSTRAP_ID:
         side.finished.append(job_id)
 

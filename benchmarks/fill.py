@@ -52,7 +52,7 @@ FROM generate_series(1, :keys - 1) AS n
 FINISHED = f"""
 INSERT INTO jobs (
     id, api_key_id, model, status, attempt, failures, max_attempts, on_unknown_outcome, truncation, background,
-    priority, created_at, updated_at, available_at, deadline_at, rung_at, started_at, completed_at,
+    priority, created_at, updated_at, available_at, deadline_at, enqueued_at, started_at, completed_at,
     provider_response_id, provider_model, error_code, error_kind, error_message, input_tokens, output_tokens,
     total_tokens, cached_tokens, reasoning_tokens, cost_microusd, cost_source, store
 )

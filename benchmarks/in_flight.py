@@ -131,7 +131,7 @@ class _Flight:
         self._ours = [stack.api, *stack.worker_processes]
         self._database = Database(stack.database_url, pool_size=2)
         self._peak = 0
-        self._oldest_beat = 0.0
+        self._oldest_heartbeat = 0.0
 
     def figures(self) -> dict[str, float]:
         """What one flight came to."""
@@ -160,7 +160,7 @@ class _Flight:
             "starts/s": _rate(starts),
             "CPU ms/job": cpu * 1000 / self._calls,
             "cancel ms": cancel_seconds * 1000,
-            "oldest beat s": self._oldest_beat,
+            "oldest beat s": self._oldest_heartbeat,
         }
 
     def _submit(self, prompt: str, count: int) -> list[str]:
@@ -194,9 +194,9 @@ class _Flight:
         self._peak = max(self._peak, resident_bytes(self._ours))
         with self._database.read() as tx:
             now = database_now(tx)
-            beats = tx.execute(select(schema.workers.c.beat_at)).scalars().all()
+            beats = tx.execute(select(schema.workers.c.heartbeat_at)).scalars().all()
         assert len(beats) == 1, "the worker was given up"
-        self._oldest_beat = max(self._oldest_beat, (now - beats[0]).total_seconds())
+        self._oldest_heartbeat = max(self._oldest_heartbeat, (now - beats[0]).total_seconds())
 
     def _summary(self) -> dict[str, int]:
         ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
@@ -209,12 +209,12 @@ class _Flight:
         with self._stack.http() as http:
             http.post(f"/responses/{job_id}/cancel").raise_for_status()
 
-        def closed_at() -> str | None:
+        def paused_at() -> str | None:
             [call] = self._stack.calls(job_id)
             closed: str | None = call["client_closed_at"]
             return closed
 
-        return datetime.fromisoformat(await_until(closed_at, 30, self._stack.logs)).timestamp() - asked_at
+        return datetime.fromisoformat(await_until(paused_at, 30, self._stack.logs)).timestamp() - asked_at
 
     def _watch(self, prompt: str) -> list[str]:
         """The events of a streamed response, by type, as its client sees them."""

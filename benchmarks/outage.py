@@ -127,10 +127,10 @@ def _calls(stack: OutageStack) -> tuple[int, int, int]:
     database = Database(stack.database_url)
     row = schema.attempts.c
     count = select(func.count()).select_from(schema.attempts)
-    closed_at = select(schema.lanes.c.closed_at).scalar_subquery()
+    paused_at = select(schema.provider_limits.c.paused_at).scalar_subquery()
     with database.read() as tx:
-        before = tx.execute(count.where(row.started_at <= closed_at)).scalar_one()
-        after = tx.execute(count.where(row.started_at > closed_at)).scalar_one()
+        before = tx.execute(count.where(row.started_at <= paused_at)).scalar_one()
+        after = tx.execute(count.where(row.started_at > paused_at)).scalar_one()
         total = tx.execute(count).scalar_one()
     database.close()
     return before, after, total

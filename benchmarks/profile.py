@@ -33,8 +33,8 @@ SHARE: Final = Figure("% of its process")
 STEPS: Final[dict[str, dict[str, str]]] = {
     "API": {
         "submit: the rows": r"Intake\._write_all ",
-        "submit: is there room for a bell?": r"RunList\.look ",
-        "dispatch: ring the bell": r"Intake\._ring_all ",
+        "submit: is there room for a bell?": r"QueueCapacity\.look ",
+        "dispatch: ring the bell": r"Intake\._enqueue_all ",
         "poll: whose key is it?": r"find_keys ",
         "poll: the row": r"(standings|show_all) ",
         "submit: check the request": r"_check \(api/acceptance",
@@ -50,7 +50,7 @@ STEPS: Final[dict[str, dict[str, str]]] = {
         "notify": r"Announcer\.ended ",
         "record": r"Executor\._record ",
         "dispatch: whose turn is it?": r"Turns\.pick ",
-        "dispatch: ring the bells": r"Dispatcher\.ring_all ",
+        "dispatch: ring the bells": r"Dispatcher\.enqueue_all ",
         "dispatch: the rest of its ticks": r"Maintenance\.",
         "heartbeat": r"Heartbeat\.",
         "dispatch: hear the bells (Celery)": r"celery/|kombu/",

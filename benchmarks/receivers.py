@@ -19,7 +19,7 @@ OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 Arrivals = dict[str, float]
 
 
-class Receiver(asyncio.Protocol):
+class Destination(asyncio.Protocol):
     """One connection."""
 
     def __init__(self, arrivals: Arrivals, *, hangs: bool) -> None:
@@ -52,7 +52,7 @@ async def serve(good: int, hanging: int) -> None:
     arrivals: Arrivals = {}
     loop = asyncio.get_running_loop()
     for hangs in (False,) * good + (True,) * hanging:
-        accept = partial(Receiver, arrivals, hangs=hangs)
+        accept = partial(Destination, arrivals, hangs=hangs)
         server = await loop.create_server(accept, "127.0.0.1", 0, backlog=1024)
         sys.stdout.write(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook\n")
     sys.stdout.write("listening\n")

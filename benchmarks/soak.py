@@ -39,8 +39,8 @@ PARTS: Final = 6
 """The first of so many parts warms up; the second is compared with the last."""
 TABLES: Final = (
     *(schema.jobs, schema.answers, schema.stream_events, schema.job_metadata, schema.idempotency_keys),
-    *(schema.unanswered, schema.api_processes, schema.workers, schema.lanes, schema.leases),
-    *(schema.webhook_endpoints, schema.webhook_events, schema.webhook_deliveries, schema.webhook_tries),
+    *(schema.undelivered_creates, schema.api_processes, schema.workers, schema.provider_limits, schema.leases),
+    *(schema.webhook_endpoints, schema.webhook_events, schema.webhook_deliveries, schema.webhook_delivery_attempts),
 )
 MEMORY = (Figure("MB at last"), Figure("MB at first"), Figure("KB per 1,000 jobs"))
 COUNTS = (Figure("at last", 0), Figure("at first", 0))

@@ -13,7 +13,7 @@ from cli.database import open_database
 from cli.errors import CommandFailed
 from cli.up import valkey
 from jobs.lifecycle import Status
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.settings import Settings, load_settings
 from jobs.store.api_keys import ApiKey, Scope, create_key, get_key, list_keys, revoke_key
@@ -76,15 +76,15 @@ def revoke(key_id: str, *, cancel_jobs: bool, as_json: bool) -> None:
         CommandFailed: there is no such key, or the database is not to be had.
     """
     settings = load_settings()
-    with open_database(settings) as database, _announcer(settings, database) as announcer:
+    with open_database(settings) as database, _notifier(settings, database) as notifier:
         with database.begin() as tx:
             key = _existing(key_id, revoke_key(tx, key_id, database_now(tx)))
-        if announcer is not None:
-            announcer.revoked(key.id)
-        cancelled = _cancel_open(database, announcer, key.id) if cancel_jobs else Counter[Status]()
+        if notifier is not None:
+            notifier.revoked(key.id)
+        cancelled = _cancel_open(database, notifier, key.id) if cancel_jobs else Counter[Status]()
         if cancel_jobs and not database.is_sqlite:
             sleep(COMMITTING_SECONDS)
-            cancelled += _cancel_open(database, announcer, key.id)
+            cancelled += _cancel_open(database, notifier, key.id)
     if as_json:
         counted = {"cancelled": _counts(cancelled)} if cancel_jobs else {}
         render.print_json(_as_json(key) | counted)
@@ -101,17 +101,17 @@ def cancel_jobs(key_id: str, *, as_json: bool) -> None:
         CommandFailed: there is no such key, or the database is not to be had.
     """
     settings = load_settings()
-    with open_database(settings) as database, _announcer(settings, database) as announcer:
+    with open_database(settings) as database, _notifier(settings, database) as notifier:
         with database.read() as tx:
             key = _existing(key_id, get_key(tx, key_id))
-        cancelled = _cancel_open(database, announcer, key.id)
+        cancelled = _cancel_open(database, notifier, key.id)
     if as_json:
         render.print_json({"id": key.id, "name": key.name, "cancelled": _counts(cancelled)})
     else:
         render.print_text(_told(cancelled))
 
 
-def _cancel_open(database: Database, announcer: Announcer | None, key_id: str) -> Counter[Status]:
+def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> Counter[Status]:
     """Cancel every open job of the key; the statuses that they had.
 
     Again until none is found, as a job may change its status in between; not for ever, as a valid key may submit on.
@@ -123,10 +123,10 @@ def _cancel_open(database: Database, announcer: Announcer | None, key_id: str) -
         for status in OPEN:
             with database.begin() as tx:
                 jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), AT_ONCE)
-            if announcer is not None:
+            if notifier is not None:
                 for job in jobs if status is Status.IN_PROGRESS else ():
-                    announcer.stop(job.id, job.attempt, "cancelled")
-                announcer.ended(*(job.id for job in jobs))
+                    notifier.stop(job.id, job.attempt, "cancelled")
+                notifier.ended(*(job.id for job in jobs))
             cancelled[status] += len(jobs)
             found += len(jobs)
         if not found or (found < AT_ONCE and monotonic() > until):
@@ -134,16 +134,16 @@ def _cancel_open(database: Database, announcer: Announcer | None, key_id: str) -
 
 
 @contextmanager
-def _announcer(settings: Settings, database: Database) -> Iterator[Announcer | None]:
+def _notifier(settings: Settings, database: Database) -> Iterator[Notifier | None]:
     """Tells the other processes at once; None where Redis is not to be had: they find out from the rows in seconds."""
     url = valkey.last_url(settings.data_dir) if valkey.is_wanted(settings) else settings.redis
     client = connect(url or settings.redis)
-    announcer = None
+    notifier = None
     with suppress(RedisError, OSError):
         client.ping()
-        announcer = Announcer(client, Installation(database, settings.namespace).names)
+        notifier = Notifier(client, Installation(database, settings.namespace).names)
     try:
-        yield announcer
+        yield notifier
     finally:
         client.close()
 

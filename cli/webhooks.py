@@ -124,7 +124,7 @@ def deliveries(
     if not shown:
         render.hint("No deliveries.")
         return
-    columns = ("id", "event", "response", "status", "tries", "last", "age", "next")
+    columns = ("id", "event", "response", "status", "attempts", "last", "age", "next")
     render.print_table(columns, [_delivery_row(each, render.now()) for each in shown])
     if page.get("has_more"):
         render.hint(f"There are more: --after {shown[-1].get('id')}")
@@ -184,13 +184,13 @@ def _health(ours: dict[str, Any]) -> str:
 
 def _delivery_row(delivery: dict[str, Any], now: datetime) -> tuple[str, ...]:
     created_at = moment_of(delivery.get("created_at")) or now
-    next_at = moment_of(delivery.get("next_try_at"))
+    next_at = moment_of(delivery.get("next_attempt_at"))
     return (
         str(delivery.get("id")),
         str(delivery.get("event_type")).removeprefix("response."),
         str(delivery.get("response_id")),
         str(delivery.get("status")),
-        str(len(objects_of(delivery.get("tries")))),
+        str(len(objects_of(delivery.get("attempts")))),
         " ".join(str(each) for each in (delivery.get("status_code"), delivery.get("error")) if each is not None),
         render.age(created_at, now),
         "" if next_at is None else f"in {render.age(now, next_at)}",

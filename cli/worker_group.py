@@ -8,10 +8,10 @@ import signal
 from collections.abc import Sequence
 
 from cli.up import commands
-from cli.up.console import Screen
+from cli.up.console import UpConsole
 from cli.up.startup import hear_signals
 from cli.up.stop_progress import recording
-from cli.up.supervisor import Listener, Program, Supervisor
+from cli.up.supervisor import ProcessObserver, Program, Supervisor
 from jobs.settings import Settings, load_settings
 
 
@@ -23,7 +23,7 @@ def run_workers(processes: int, extra: Sequence[str]) -> None:
     """
     settings = load_settings()
     workers = [_worker(number, extra, settings) for number in range(1, processes + 1)]
-    asyncio.run(_run(workers, Screen()))
+    asyncio.run(_run(workers, UpConsole()))
 
 
 def _worker(number: int, extra: Sequence[str], settings: Settings) -> Program:
@@ -33,15 +33,15 @@ def _worker(number: int, extra: Sequence[str], settings: Settings) -> Program:
         commands.worker(("--hostname", f"{name}@%h", *extra)),
         commands.environment(),
         stop_seconds=settings.shutdown_grace_seconds + commands.WORKER_MARGIN_SECONDS,
-        hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
+        force=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
         unfinished=lambda: recording(settings),
     )
 
 
-async def _run(workers: Sequence[Program], screen: Screen) -> None:
-    impatience = hear_signals(hurry=signal.SIGQUIT)
-    supervisor = Supervisor(Listener(screen.line, screen.note))
+async def _run(workers: Sequence[Program], console: UpConsole) -> None:
+    stop_signal = hear_signals(force=signal.SIGQUIT)
+    supervisor = Supervisor(ProcessObserver(console.line, console.note))
     for worker in workers:
         supervisor.keep(worker)
-    await impatience.stop.wait()
-    await asyncio.gather(*(supervisor.stop([worker.name], impatience) for worker in workers))
+    await stop_signal.stop.wait()
+    await asyncio.gather(*(supervisor.stop([worker.name], stop_signal) for worker in workers))

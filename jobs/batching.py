@@ -2,7 +2,7 @@
 
 Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
 all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
-`Gathering` is for threads and greenlets, `AsyncGathering` for an event loop.
+`Batcher` is for threads and greenlets, `AsyncBatcher` for an event loop.
 """
 
 from asyncio import AbstractEventLoop, Future, get_running_loop
@@ -52,7 +52,7 @@ class _Place(Generic[T, R]):
         self.error: Exception | None = None
 
 
-class Gathering(Generic[T, R]):
+class Batcher(Generic[T, R]):
     """One kind of work, done by whoever comes first, for those behind as well. From any thread or greenlet.
 
     A batch that is stuck holds up itself alone: whoever has waited behind it for `OVERTAKEN_AFTER` seconds leads the
@@ -165,7 +165,7 @@ class NotBegun(Exception):
     """Nobody has begun with an item in time, for those before it are stuck; nothing was done for it."""
 
 
-class AsyncGathering(Generic[T, R]):
+class AsyncBatcher(Generic[T, R]):
     """One kind of work, done in a thread of its own. Belongs to one event loop.
 
     A batch that is stuck holds up itself alone: those who wait behind it for `OVERTAKEN_AFTER` seconds are done by

@@ -74,7 +74,7 @@ class BrokerAway(Exception):
     """The broker cannot be used, or could not a moment ago, and why; the cause is the error that told so, if any."""
 
 
-class BrokerLine:
+class BrokerConnection:
     """One connection, used by one caller at a time. Safe to share between threads and greenlets."""
 
     def __init__(self, app: Celery, *, keep: bool) -> None:

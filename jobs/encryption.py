@@ -1,7 +1,7 @@
 """Secrets at rest: those that sign webhooks or open tools lie in the database encrypted, under a key from the settings.
 
 Fernet (https://cryptography.io/en/latest/fernet/): the first key encrypts, all of them decrypt. So a key is replaced by
-putting a new one before it, and taken away once nothing is sealed with it any more.
+putting a new one before it, and taken away once nothing is encrypted with it any more.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from jobs.errors import BackburnerError
 VARIABLE = "BACKBURNER_ENCRYPTION_KEYS"
 
 
-class SealBroken(BackburnerError):
+class DecryptionError(BackburnerError):
     """A secret cannot be read with the keys at hand; the message names the variable, never a key or a secret."""
 
 
-class Seal:
+class Cipher:
     """Encrypts and decrypts short texts; without keys it can do neither."""
 
     def __init__(self, keys: Sequence[SecretStr]) -> None:
@@ -30,28 +30,28 @@ class Seal:
         """Whether there is any key."""
         return self._fernet is not None
 
-    def seal(self, text: str) -> str:
+    def encrypt(self, text: str) -> str:
         """Encrypt.
 
         Raises:
-            SealBroken: there is no key.
+            DecryptionError: there is no key.
         """
         return self._keys().encrypt(text.encode()).decode("ascii")
 
-    def open(self, sealed: str) -> str:
+    def decrypt(self, encrypted: str) -> str:
         """Decrypt.
 
         Raises:
-            SealBroken: there is no key, or none of them fits.
+            DecryptionError: there is no key, or none of them fits.
         """
         try:
-            return self._keys().decrypt(sealed.encode("ascii")).decode()
+            return self._keys().decrypt(encrypted.encode("ascii")).decode()
         except InvalidToken:
-            raise SealBroken(f"A secret was sealed with a key that {VARIABLE} no longer holds") from None
+            raise DecryptionError(f"A secret was encrypted with a key that {VARIABLE} no longer holds") from None
 
     def _keys(self) -> MultiFernet:
         if self._fernet is None:
-            raise SealBroken(f"{VARIABLE} is not set")
+            raise DecryptionError(f"{VARIABLE} is not set")
         return self._fernet
 
 

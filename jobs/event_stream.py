@@ -126,7 +126,7 @@ def is_for_the_client_to_run(item: object) -> bool:
 
 
 @dataclass
-class Told:
+class EmittedItem:
     """One item as far as it was told; `opened` is how it was added, until it is done."""
 
     identity: frozenset[str]
@@ -137,7 +137,7 @@ class Told:
 class Progress:
     """Which items were told, in the order of their `output_index`."""
 
-    items: list[Told] = field(default_factory=list)
+    items: list[EmittedItem] = field(default_factory=list)
 
     def has_told(self, item: Item) -> bool:
         """Whether an item of this identity was added."""
@@ -151,7 +151,7 @@ class Progress:
     @classmethod
     def from_json(cls, kept: Sequence[Sequence[Any]]) -> "Progress":
         """What `to_json` gave."""
-        return cls([Told(frozenset(keys), opened) for keys, opened, *_ in kept])  # an earlier release kept more
+        return cls([EmittedItem(frozenset(keys), opened) for keys, opened, *_ in kept])  # an earlier release kept more
 
 
 def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Event]:
@@ -174,7 +174,7 @@ def _emptied(begun: Item) -> Item:
     return {**begun, "status": "completed"} if "status" in begun else begun
 
 
-def _is_end_of(item: Item, told: Told, begun: Item) -> bool:
+def _is_end_of(item: Item, told: EmittedItem, begun: Item) -> bool:
     return bool(identity_of(item) & told.identity) and item["type"] == begun["type"]
 
 

@@ -70,7 +70,7 @@ class WebhookTarget:
     """Where one request wants its end told: to which URL, of which events, and the secret that signs, sealed."""
 
     url: str = field(repr=False)
-    receiver: str
+    target: str
     event_types: tuple[str, ...]
     secret: str | None = field(repr=False)
 
@@ -110,7 +110,7 @@ class Job:
 
     `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
     `failures` is what the retry policy counts. Until `parked_until` a queued job is not run: the provider's log may
-    yet tell what became of its last call. A follow-up that `waits_for` a response is not due before that has ended;
+    yet tell what became of its last call. A follow-up that `blocked_by` a response is not due before that has ended;
     `sent_items` of `sent_responses` is what of its conversation the last call was given.
     """
 
@@ -130,7 +130,7 @@ class Job:
     updated_at: datetime
     available_at: datetime
     deadline_at: datetime
-    rung_at: datetime | None
+    enqueued_at: datetime | None
     started_at: datetime | None
     completed_at: datetime | None
     worker_id: str | None
@@ -146,7 +146,7 @@ class Job:
     cost: Cost | None
     parked_until: datetime | None = None
     previous_response_id: str | None = None
-    waits_for: str | None = None
+    blocked_by: str | None = None
     sent_responses: int | None = None
     sent_items: int | None = None
 

@@ -31,22 +31,22 @@ class Verb(StrEnum):
 
     CLAIM = "claim"
     COMPLETE = "complete"
-    CUT = "cut"
-    RETRY = "retry"
+    COMPLETE_PARTIAL = "complete_partial"
+    RESCHEDULE = "reschedule"
     FAIL = "fail"
     RELEASE = "release"
     RESCUE = "rescue"
     ABANDON = "abandon"
     PARK = "park"
     UNPARK = "unpark"
-    WRITE_OFF = "write_off"
+    FAIL_UNKNOWN = "fail_unknown"
     ADOPT = "adopt"
-    ADOPT_CUT = "adopt_cut"
+    ADOPT_PARTIAL = "adopt_partial"
     EXPIRE = "expire"
-    STRAND = "strand"
-    TURN_AWAY = "turn_away"
+    FAIL_DEPENDENCY = "fail_dependency"
+    FAIL_UNAVAILABLE = "fail_unavailable"
     CANCEL = "cancel"
-    REVIVE = "revive"
+    RETRY = "retry"
 
 
 class Transition(NamedTuple):
@@ -71,21 +71,21 @@ def _row(sources: set[Status], target: Status, who: str, why: str) -> Transition
 TRANSITIONS: Final[Mapping[Verb, Transition]] = MappingProxyType({
     Verb.CLAIM:     _row({S.QUEUED},                S.IN_PROGRESS, "worker",    "a free slot takes it; a new attempt begins"),
     Verb.COMPLETE:  _row({S.IN_PROGRESS},           S.COMPLETED,   "worker",    "the answer came"),
-    Verb.CUT:       _row({S.IN_PROGRESS},           S.INCOMPLETE,  "worker",    "the answer came, cut by a token cap or a filter"),
-    Verb.RETRY:     _row({S.IN_PROGRESS},           S.QUEUED,      "worker",    "the attempt failed; another is due at available_at"),
+    Verb.COMPLETE_PARTIAL:       _row({S.IN_PROGRESS},           S.INCOMPLETE,  "worker",    "the answer came, cut by a token cap or a filter"),
+    Verb.RESCHEDULE:     _row({S.IN_PROGRESS},           S.QUEUED,      "worker",    "the attempt failed; another is due at available_at"),
     Verb.FAIL:      _row({S.IN_PROGRESS},           S.FAILED,      "worker",    "the attempt failed for good"),
     Verb.RELEASE:   _row({S.IN_PROGRESS},           S.QUEUED,      "worker, rescuer", "handed back at shutdown, for want of files or memory, or by an audit; no failure is counted"),
     Verb.RESCUE:    _row({S.IN_PROGRESS},           S.QUEUED,      "rescuer",   "its worker fell silent, or broke the call off"),
     Verb.ABANDON:   _row({S.IN_PROGRESS},           S.FAILED,      "rescuer",   "the same, and no attempt is left"),
     Verb.PARK:      _row({S.IN_PROGRESS},           S.QUEUED,      "worker, rescuer", "its answer was lost; until parked_until the provider's log may tell more"),
     Verb.UNPARK:    _row({S.QUEUED},                S.QUEUED,      "worker, reconciler", "its lost call failed and cost nothing, so another may follow"),
-    Verb.WRITE_OFF: _row({S.QUEUED},                S.FAILED,      "worker, reconciler, deadlines", "its lost call was billed, or nobody will ever tell"),
+    Verb.FAIL_UNKNOWN: _row({S.QUEUED},                S.FAILED,      "worker, reconciler, deadlines", "its lost call was billed, or nobody will ever tell"),
     Verb.ADOPT:     _row({S.QUEUED, S.IN_PROGRESS}, S.COMPLETED,   "worker",    "a late, paid answer of an attempt given up"),
-    Verb.ADOPT_CUT: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
+    Verb.ADOPT_PARTIAL: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
     Verb.EXPIRE:    _row({S.QUEUED, S.IN_PROGRESS}, S.FAILED,      "deadlines", "its deadline passed"),
-    Verb.STRAND:    _row({S.QUEUED},                S.FAILED,      "followers", "the response that it follows brought no answer, or is gone"),
-    Verb.TURN_AWAY: _row({S.QUEUED},                S.FAILED,      "api",       "its client was held for it as long as may be, and the provider is away"),
+    Verb.FAIL_DEPENDENCY:    _row({S.QUEUED},                S.FAILED,      "followers", "the response that it follows brought no answer, or is gone"),
+    Verb.FAIL_UNAVAILABLE: _row({S.QUEUED},                S.FAILED,      "api",       "its client was held for it as long as may be, and the provider is away"),
     Verb.CANCEL:    _row({S.QUEUED, S.IN_PROGRESS}, S.CANCELLED,   "caller",    "the caller no longer wants it"),
-    Verb.REVIVE:    _row({S.FAILED, S.CANCELLED},   S.QUEUED,      "caller",    "the caller wants it run again, under the same id"),
+    Verb.RETRY:    _row({S.FAILED, S.CANCELLED},   S.QUEUED,      "caller",    "the caller wants it run again, under the same id"),
 })
 # fmt: on

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.asyncio_tasks import cancel_and_wait
 from jobs.broker_names import GetNames, Names
-from jobs.redis_subscription import ENDED, WROTE, Subscriptions
+from jobs.redis_subscription import ENDED, WROTE, RedisSubscription
 from jobs.telemetry import get_logger
 
 LOOK_EVERY: Final = 5.0
@@ -54,7 +54,7 @@ class Stop:
         return cls(match["job_id"].decode(), int(match["attempt"]), match["reason"].decode())
 
 
-class Announcer:
+class Notifier:
     """Tells every process of an event. Never raises: the rows hold the truth."""
 
     def __init__(
@@ -106,7 +106,7 @@ class Announcer:
             log.warning("announcement not heard", error=type(error).__name__)
 
 
-class Waiters:
+class Listener:
     """Everyone in this process who waits for a response to end, or watches it run, behind one subscription."""
 
     def __init__(
@@ -126,16 +126,16 @@ class Waiters:
         """
         self._ended_among = ended_among
         self._told_of = told_of
-        self._waiting: dict[str, set[Expectation]] = {}
-        self._watching: dict[str, set[Expectation]] = {}
-        self._subscriptions = Subscriptions(url, names, self._hear, self._look_soon, on_revoked)
+        self._waiting: dict[str, set[Subscription]] = {}
+        self._watching: dict[str, set[Subscription]] = {}
+        self._redis_subscription = RedisSubscription(url, names, self._hear, self._look_soon, on_revoked)
         self._to_look_at: set[str] = set()
         self._look_is_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to listen."""
-        loops = (self._subscriptions.run(), self._look(), self._look_at_subscribed())
+        loops = (self._redis_subscription.run(), self._look(), self._look_at_subscribed())
         self._tasks = [asyncio.create_task(each) for each in loops]
 
     async def stop(self) -> None:
@@ -144,23 +144,23 @@ class Waiters:
         for job_id in {*self._waiting, *self._watching}:
             self._wake(job_id)
 
-    def expect(self, job_id: str) -> "Expectation":
+    def expect(self, job_id: str) -> "Subscription":
         """Begin to wait; look at the row after this and before `wait`, so that no end falls between."""
-        return Expectation(self._waiting, job_id, self._changed)
+        return Subscription(self._waiting, job_id, self._changed)
 
-    def watch(self, job_id: str) -> "Expectation":
+    def watch(self, job_id: str) -> "Subscription":
         """The same for whoever wants to see every event of a response that runs.
 
         Before each `wait` it says how many it has: `reached`.
         """
-        return Expectation(self._watching, job_id, self._changed)
+        return Subscription(self._watching, job_id, self._changed)
 
     def _changed(self, job_id: str) -> None:
         """Somebody has begun to wait for it, or has stopped."""
         if job_id in self._waiting or job_id in self._watching:
-            self._subscriptions.want(job_id)
+            self._redis_subscription.want(job_id)
         else:
-            self._subscriptions.forget(job_id)
+            self._redis_subscription.forget(job_id)
 
     async def _look(self) -> None:
         while True:
@@ -204,10 +204,10 @@ class Waiters:
         _wake_all(self._watching.get(job_id, ()))
 
 
-class Expectation:
+class Subscription:
     """One waiter's place; a context manager that gives it up again."""
 
-    def __init__(self, waiting: "dict[str, set[Expectation]]", job_id: str, on_change: Callable[[str], None]) -> None:
+    def __init__(self, waiting: "dict[str, set[Subscription]]", job_id: str, on_change: Callable[[str], None]) -> None:
         """`on_change` is called when the first has begun to wait, and the last has stopped."""
         self.reached = 0
         self._waiting = waiting
@@ -243,6 +243,6 @@ class Expectation:
         return False
 
 
-def _wake_all(expectations: Iterable[Expectation]) -> None:
+def _wake_all(expectations: Iterable[Subscription]) -> None:
     for each in list(expectations):
         each.wake()

@@ -21,7 +21,7 @@ from jobs.telemetry import get_logger
 LISTEN_AGAIN_AFTER: Final = 0.5
 ENDED: Final = b"ended"
 WROTE: Final = b"wrote"
-GATHER_SECONDS: Final = 0.01
+BATCH_SECONDS: Final = 0.01
 """Between two commands to Redis; who comes meanwhile shares the next one."""
 CHANNELS_AT_ONCE: Final = 500
 LISTEN_SECONDS: Final = 1.0
@@ -29,7 +29,7 @@ LISTEN_SECONDS: Final = 1.0
 log = get_logger(__name__)
 
 
-class Subscriptions:
+class RedisSubscription:
     """One connection to Redis, and what is heard over it."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Subscriptions:
                 await subscription.subscribe(*some)
             for some in _in_parts(dropped):
                 await subscription.unsubscribe(*some)
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(BATCH_SECONDS)
 
     def _hear(self, names: Names, message: dict[str, Any]) -> None:
         channel: str = message["channel"].decode()

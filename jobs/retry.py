@@ -65,7 +65,7 @@ RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
 # fmt: on
 
 
-NO_PATIENCE: Final = timedelta(0)
+NO_WAIT: Final = timedelta(0)
 LONGEST_WEATHER_PAUSE: Final = timedelta(seconds=30)
 """Who was refused in an outage is not to be the last to hear of its end."""
 LONGEST_UNREACHED_PAUSE: Final = timedelta(seconds=5)
@@ -92,7 +92,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class TryAgain:
+class Reschedule:
     """The job goes back to the queue until `available_at`; `failures` is its new count."""
 
     available_at: datetime
@@ -132,10 +132,10 @@ def next_step(
     now: datetime,
     jitter: float,
     widen_on_overflow: bool = False,
-    patience: timedelta = NO_PATIENCE,
+    patience: timedelta = NO_WAIT,
     refusal: Refusal | None = None,
     alike: int = 1,
-) -> TryAgain | Park | GiveUp:
+) -> Reschedule | Park | GiveUp:
     """Turn a failed attempt of `job` into what happens to the job.
 
     A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why. One that
@@ -155,7 +155,7 @@ def next_step(
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
         if widen_on_overflow and not already_widened and failures < job.max_attempts:
-            return TryAgain(now, failures, Truncation.AUTO)
+            return Reschedule(now, failures, Truncation.AUTO)
     if rule.again is Again.NEVER:
         return GiveUp(_final_code(failure), failure.message, failures)
     if rule.again is Again.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
@@ -175,13 +175,13 @@ def outcome_unknown(message: str | None, failures: int) -> GiveUp:
     return GiveUp("outcome_unknown", f"The call may have been billed, but its answer was lost: {message}", failures)
 
 
-def bought_in_vain(message: str | None, failures: int) -> GiveUp:
+def billed_in_vain(message: str | None, failures: int) -> GiveUp:
     """The provider's log shows that the call, which ended with `message` for us, ran."""
     known = "The provider's log shows that the call ran and was billed, but its answer was lost and cannot be fetched"
     return GiveUp("outcome_unknown", f"{known}: {message}", failures)
 
 
-def after_a_free_failure(job: Job, now: datetime) -> TryAgain | GiveUp:
+def after_a_free_failure(job: Job, now: datetime) -> Reschedule | GiveUp:
     """The provider's log shows that the call for which `job` is parked failed, and cost nothing: it may be repeated.
 
     It counts as any failure that costs nothing does, so that `max_attempts` means what it says.
@@ -191,7 +191,7 @@ def after_a_free_failure(job: Job, now: datetime) -> TryAgain | GiveUp:
     failures = job.failures + 1
     if failures >= (job.max_attempts if tries is None else min(tries, job.max_attempts)):
         return GiveUp(ERROR_CODES[kind], job.error_message or "", failures)
-    return TryAgain(now, failures)
+    return Reschedule(now, failures)
 
 
 def gives_its_attempt_back(kind: ErrorKind | None) -> bool:
@@ -199,23 +199,23 @@ def gives_its_attempt_back(kind: ErrorKind | None) -> bool:
     return kind is not None and RULES[kind].again is Again.IF_ALLOWED and RULES[kind].tries is None
 
 
-def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failure, job: Job) -> TryAgain | GiveUp:
+def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failure, job: Job) -> Reschedule | GiveUp:
     if delay < job.deadline_at - now:  # this way round, as a provider may ask for more years than a date can hold
-        return TryAgain(now + delay, failures)
+        return Reschedule(now + delay, failures)
     message = f"No attempt is possible before the deadline. The last one failed: {failure.message}"
     return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, failures)
 
 
 def _after_a_refusal(
     failure: Failure, job: Job, now: datetime, refusal: Refusal, delay: timedelta
-) -> TryAgain | GiveUp:
+) -> Reschedule | GiveUp:
     if failure.was_added:
-        return TryAgain(now, job.failures)
+        return Reschedule(now, job.failures)
     if failure.is_weather:
-        return TryAgain(_within(max(delay, refusal.again_after), now, job), job.failures)
+        return Reschedule(_within(max(delay, refusal.again_after), now, job), job.failures)
     if refusal.is_own:
         return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _refused_alone(failure), job.failures + 1)
-    return TryAgain(_within(refusal.again_after, now, job), job.failures)
+    return Reschedule(_within(refusal.again_after, now, job), job.failures)
 
 
 def _within(delay: timedelta, now: datetime, job: Job) -> datetime:

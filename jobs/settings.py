@@ -46,7 +46,7 @@ from jobs.setting_checks import (
     origins,
     without_newline,
 )
-from jobs.webhooks.url_policy import ReceiverPolicy
+from jobs.webhooks.url_policy import DestinationPolicy
 
 ENV_FILE = ".env"
 PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
@@ -314,7 +314,7 @@ class Settings(EnvironmentSettings):
         return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
     @property
-    def lane(self) -> str:
+    def provider_limit(self) -> str:
         """The name of the lane to this provider: its host, without what else its URL may hold."""
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
 
@@ -334,9 +334,9 @@ class Settings(EnvironmentSettings):
         return parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path).geturl()
 
     @property
-    def receivers(self) -> ReceiverPolicy:
+    def destination_policy(self) -> DestinationPolicy:
         """Where webhooks may go."""
-        return ReceiverPolicy(self.webhook_allow_http, tuple(self.webhook_allow_networks))
+        return DestinationPolicy(self.webhook_allow_http, tuple(self.webhook_allow_networks))
 
     @property
     def call_deadline(self) -> timedelta:

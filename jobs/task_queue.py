@@ -22,7 +22,7 @@ from jobs.amqp_url import is_amqps, tls_of_amqps, without_tls_options
 from jobs.broker_connection import (
     CONNECT_SECONDS,
     BrokerAway,
-    BrokerLine,
+    BrokerConnection,
     SteadyConnection,
     next_in,
     queue_length,
@@ -33,7 +33,7 @@ from jobs.environment import forget_celerys
 from jobs.redis_url import Sentinels, for_kombu, is_sentinel, tls_of
 from jobs.settings import Settings
 from jobs.store.database import READ_SECONDS, Database, database_now
-from jobs.store.provider_limits import Lane, LaneSettings, calls_out, read_lane
+from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, calls_out, read_provider_limit
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
 
@@ -66,7 +66,7 @@ def create_celery(settings: Settings) -> Celery:
     forget_celerys(os.environ)  # Celery would obey it before what follows, whatever it says
     # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
-    url, tls = _broker_line(settings.broker)
+    url, tls = _broker_url(settings.broker)
     app = Celery("backburner", broker=url, set_as_current=False)
     app.amqp.Connection = SteadyConnection
     app.conf.update(
@@ -85,7 +85,7 @@ def create_celery(settings: Settings) -> Celery:
         task_store_errors_even_if_ignored=False,
         worker_consumer="worker.celery_adapter.consumer:PatientConsumer",
         worker_concurrency=settings.worker_concurrency + HEADROOM,
-        worker_disable_prefetch=_holds_bells(settings.broker),
+        worker_disable_prefetch=_holds_messages(settings.broker),
         worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,
     )
@@ -113,20 +113,20 @@ def queue_of(name: str) -> Queue:
     return Queue(name, Exchange(name, type="direct"), routing_key=name)
 
 
-def _broker_line(url: str) -> tuple[str, dict[str, Any] | bool]:
+def _broker_url(url: str) -> tuple[str, dict[str, Any] | bool]:
     """The URL that Celery is given, and how TLS is spoken."""
     if is_amqps(url):
         return without_tls_options(url), tls_of_amqps(url)
-    return for_kombu(url), tls_of(url) if _holds_bells(url) else False
+    return for_kombu(url), tls_of(url) if _holds_messages(url) else False
 
 
-def _holds_bells(url: str) -> bool:
+def _holds_messages(url: str) -> bool:
     """Whether bells wait in this broker until a slot is free; any other hands them out as they come."""
     return url.startswith(("redis", "sentinel", "unix"))
 
 
 def _transport_options(settings: Settings) -> dict[str, Any]:
-    if not _holds_bells(settings.broker):
+    if not _holds_messages(settings.broker):
         return settings.broker_transport
     of_sentinels = Sentinels.from_url(settings.broker).kombu_options if is_sentinel(settings.broker) else {}
     return {
@@ -141,35 +141,35 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-class Dispatcher:
+class TaskQueue:
     """Rings the bell for jobs whose rows are committed."""
 
     def __init__(self, app: Celery, names: GetNames) -> None:
         self._app = app
         self._names = names
-        self._holds_bells = _holds_bells(app.conf.broker_url)
-        self._line = BrokerLine(app, keep=self._holds_bells)
+        self._holds_messages = _holds_messages(app.conf.broker_url)
+        self._line = BrokerConnection(app, keep=self._holds_messages)
 
-    def ring(self, job_id: str) -> bool:
+    def enqueue(self, job_id: str) -> bool:
         """Tell a worker that a job is due. False when the broker could not be told: the dispatcher rings again.
 
         After a failure the broker is left alone for a second, so that a dead one does not slow every caller down.
         """
-        return self.ring_all([job_id]) == 1
+        return self.enqueue_all([job_id]) == 1
 
-    def ring_all(self, job_ids: Sequence[str]) -> int:
+    def enqueue_all(self, job_ids: Sequence[str]) -> int:
         """Ring for several jobs in one go; how many bells were heard, all or, as far as anyone knows, none."""
-        return self._ring(EXECUTE, lambda names: names.calls, job_ids)
+        return self._enqueue(EXECUTE, lambda names: names.calls, job_ids)
 
-    def ring_for_deliveries(self, delivery_ids: Sequence[str]) -> int:
+    def enqueue_deliveries(self, delivery_ids: Sequence[str]) -> int:
         """Tell the workers that webhook deliveries are due, likewise."""
-        return self._ring(DELIVER, lambda names: names.deliveries, delivery_ids)
+        return self._enqueue(DELIVER, lambda names: names.deliveries, delivery_ids)
 
-    def _ring(self, task: str, of: Callable[[Names], str], ids: Sequence[str]) -> int:
+    def _enqueue(self, task: str, of: Callable[[Names], str], ids: Sequence[str]) -> int:
         if not ids:
             return 0
 
-        def ring(connection: Connection, queue: Queue) -> None:
+        def enqueue(connection: Connection, queue: Queue) -> None:
             declare: Sequence[Queue] | None = None  # Celery's default, the queue
             producer = self._app.amqp.Producer(connection)
             with producer.batch():
@@ -180,10 +180,10 @@ class Dispatcher:
 
         try:
             queue = queue_of(of(self._names()))  # not on the line: nobody is to wait there for a database
-            self._line.use(lambda connection: ring(connection, queue))
+            self._line.use(lambda connection: enqueue(connection, queue))
         except (BrokerAway, SQLAlchemyError) as away:
             if (cause := away.__cause__) is not None:
-                log.warning("bells not heard", task=task, first=ids[0], bells=len(ids), error=type(cause).__name__)
+                log.warning("bells not heard", task=task, first=ids[0], messages=len(ids), error=type(cause).__name__)
             return 0
         return len(ids)
 
@@ -191,7 +191,7 @@ class Dispatcher:
         """How many bells for jobs wait in the broker's queue; None when the broker does not answer."""
         return self._depth(lambda: self._names().calls)
 
-    def next_bell(self) -> str | None:
+    def next_message(self) -> str | None:
         """For which job the bell rings that is taken next: see `next_in`; None as well while the broker is away."""
         return self._next(lambda: self._names().calls)
 
@@ -239,16 +239,23 @@ class Dispatcher:
             return None
 
     def room(
-        self, tx: DatabaseConnection, lane: LaneSettings, current: Lane, *, depth: int, slots: int, now: datetime
+        self,
+        tx: DatabaseConnection,
+        provider_limit: ProviderLimitSettings,
+        current: ProviderLimit,
+        *,
+        depth: int,
+        slots: int,
+        now: datetime,
     ) -> int:
         """How many bells may be rung now, `depth` of them waiting already: what fits the window and the lane."""
-        if current.closed_at is not None:
+        if current.paused_at is not None:
             return 0 if current.is_shut(now) or depth else 1
-        limit = lane.limit(current)
-        if limit is None and self._holds_bells:
+        limit = provider_limit.limit(current)
+        if limit is None and self._holds_messages:
             return max(0, window_size(slots) - depth)
         out = calls_out(tx)
-        window = window_size(slots) if self._holds_bells else slots - out
+        window = window_size(slots) if self._holds_messages else slots - out
         return max(0, min(window, slots if limit is None else limit - out) - depth)
 
     def close(self) -> None:
@@ -271,7 +278,7 @@ _NO_OPTIONS: Final = {"ignore_result": True, "eta": None, "expires": None, "retr
 _NOTHING_FOLLOWS: Final = dict.fromkeys(("callbacks", "errbacks", "chain", "chord"))
 
 
-class RunList:
+class QueueCapacity:
     """Whether the broker's queue has room for one more bell; the backlog itself stays in SQL.
 
     The window is a small multiple of the live workers' slots. Both it and the depth are looked up by `look`, which
@@ -279,11 +286,15 @@ class RunList:
     """
 
     def __init__(
-        self, database: Database, dispatcher: Dispatcher, lane: LaneSettings, worker_timeout: timedelta
+        self,
+        database: Database,
+        task_queue: TaskQueue,
+        provider_limit: ProviderLimitSettings,
+        worker_timeout: timedelta,
     ) -> None:
         self._database = database
-        self._dispatcher = dispatcher
-        self._lane = lane
+        self._task_queue = task_queue
+        self._lane = provider_limit
         self._worker_timeout = worker_timeout
         self._room = 0
         self._looked_at = float("-inf")
@@ -299,7 +310,7 @@ class RunList:
         self._room = 0  # a broker that hangs meanwhile is rung by nobody
         self._room = self.room()
 
-    def take_places(self, wanted: int) -> int:
+    def reserve(self, wanted: int) -> int:
         """Take so many of the places left, or as many as there are; two at once may take the same ones."""
         taken = max(0, min(wanted, self._room))
         self._room -= taken
@@ -307,14 +318,14 @@ class RunList:
 
     def room(self) -> int:
         """How many bells may be rung now; 0 when the broker is away."""
-        depth = self._dispatcher.depth()
+        depth = self._task_queue.depth()
         if depth is None:
             return 0
         with self._database.read(within=READ_SECONDS) as tx:
             now = database_now(tx)
             slots = live_slots(tx, now, self._worker_timeout)
-            current = read_lane(tx, self._lane.name)
-            return self._dispatcher.room(tx, self._lane, current, depth=depth, slots=slots, now=now)
+            current = read_provider_limit(tx, self._lane.name)
+            return self._task_queue.room(tx, self._lane, current, depth=depth, slots=slots, now=now)
 
 
 def window_size(slots: int) -> int:
@@ -322,7 +333,7 @@ def window_size(slots: int) -> int:
     return WINDOW_PER_SLOT * slots
 
 
-class LostBells:
+class LostMessages:
     """Which bells count as lost, so that they are rung again: those of queued jobs that the broker's queue lacks.
 
     A queue hands out its oldest message first. So whatever was rung before the message that is next is out of it: a
@@ -334,18 +345,20 @@ class LostBells:
         self._seen_at = float("-inf")
         self._out = self._lost = _LONG_AGO
 
-    def rung_before(self, depth: int, now: datetime, *, is_shown: bool, next_rung_at: datetime | None) -> datetime:
+    def enqueued_before(
+        self, depth: int, now: datetime, *, is_shown: bool, next_enqueued_at: datetime | None
+    ) -> datetime:
         """Bells rung before this moment, for jobs still queued, count as lost; `depth` of them wait in the queue.
 
-        `next_rung_at` is when the bell that is next was rung, if that is known and its job still queued.
+        `next_enqueued_at` is when the bell that is next was rung, if that is known and its job still queued.
         """
         if depth == 0:  # there is nothing left to wait for
             return now - TO_CLAIM
         if not is_shown:
             return now - NOT_SHOWN_FOR
-        if next_rung_at is not None and monotonic() - self._seen_at >= TO_CLAIM.total_seconds():
+        if next_enqueued_at is not None and monotonic() - self._seen_at >= TO_CLAIM.total_seconds():
             self._lost = self._out
-            self._seen_at, self._out = monotonic(), next_rung_at - OUT_OF_ORDER
+            self._seen_at, self._out = monotonic(), next_enqueued_at - OUT_OF_ORDER
         return min(self._lost, now - TO_CLAIM)
 
 

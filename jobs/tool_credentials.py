@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from jobs.encryption import Seal
+from jobs.encryption import Cipher
 from jobs.errors import Failure
 from jobs.job import Answer, CallReport
 
@@ -38,24 +38,24 @@ class Credentials:
         first, *rest = self.found[0][0]
         return str(first) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
 
-    def sealed(self, seal: Seal) -> str:
+    def sealed(self, cipher: Cipher) -> str:
         """As a row keeps them.
 
         Raises:
-            SealBroken: there is no key.
+            DecryptionError: there is no key.
         """
-        return seal.seal(json.dumps(self.found, separators=(",", ":")))
+        return cipher.encrypt(json.dumps(self.found, separators=(",", ":")))
 
     @classmethod
-    def opened(cls, sealed: str | None, seal: Seal) -> "Credentials":
+    def opened(cls, sealed: str | None, cipher: Cipher) -> "Credentials":
         """Those that a row keeps, if any.
 
         Raises:
-            SealBroken: they cannot be read with the keys at hand.
+            DecryptionError: they cannot be read with the keys at hand.
         """
         if sealed is None:
             return cls()
-        return cls([(tuple(place), value) for place, value in json.loads(seal.open(sealed))])
+        return cls([(tuple(place), value) for place, value in json.loads(cipher.decrypt(sealed))])
 
     def put_back(self, body: Json) -> Json:
         """`body` as it was before `hide`."""

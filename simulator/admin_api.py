@@ -19,23 +19,23 @@ from pydantic import ValidationError
 from simulator.background import BackgroundResponses
 from simulator.billing_api import Reports
 from simulator.call_log import Call, summary_of
-from simulator.http_server import Exchange, Reply, Request
-from simulator.state import Controls
+from simulator.http_server import Reply, Request, ResponseWriter
+from simulator.state import State
 
 
 class ControlPlane:
     """Handlers of the `/_` routes."""
 
-    def __init__(self, controls: Controls, background: BackgroundResponses, reports: Reports) -> None:
-        self._controls = controls
+    def __init__(self, state: State, background: BackgroundResponses, reports: Reports) -> None:
+        self._state = state
         self._background = background
         self._reports = reports
 
-    async def health(self, _request: Request, exchange: Exchange) -> None:
+    async def health(self, _request: Request, writer: ResponseWriter) -> None:
         """GET /_health."""
-        await exchange.send(Reply.json(200, {"status": "ok"}))
+        await writer.send(Reply.json(200, {"status": "ok"}))
 
-    async def list_calls(self, request: Request, exchange: Exchange) -> None:
+    async def list_calls(self, request: Request, writer: ResponseWriter) -> None:
         """GET /_calls."""
         query = {name: values[-1] for name, values in request.query.items()}
         bodies = query.pop("bodies", "false") == "true"
@@ -44,9 +44,9 @@ class ControlPlane:
         unknown = query.keys() - _FILTERS.keys()
         if unknown or not limit.removeprefix("-").isdecimal():
             named = ", ".join(sorted(unknown or {"limit"}))
-            await exchange.send(Reply.json(400, {"message": f"unknown or bad parameters: {named}"}))
+            await writer.send(Reply.json(400, {"message": f"unknown or bad parameters: {named}"}))
             return
-        ledger = self._controls.ledger
+        ledger = self._state.ledger
         if filters:
             calls = [call for call in ledger.calls() if all(holds(call) for holds in filters)]
             summary = summary_of(calls)
@@ -55,41 +55,41 @@ class ControlPlane:
             summary = ledger.summary()
         newest = calls if int(limit) < 0 else calls[max(len(calls) - int(limit), 0) :]
         shown = [self._with_request(call) if bodies else call.as_json() for call in newest]
-        await exchange.send(Reply.json(200, {"summary": summary, "calls": shown}))
+        await writer.send(Reply.json(200, {"summary": summary, "calls": shown}))
 
     def _with_request(self, call: Call) -> dict[str, Any]:
-        sent = self._controls.ledger.sent(call)
+        sent = self._state.ledger.sent(call)
         body = sent.body.decode("utf-8", "replace") if sent is not None else None
         return {**call.as_json(), "body": body, "headers": sent.headers if sent is not None else None}
 
-    async def forget_calls(self, _request: Request, exchange: Exchange) -> None:
+    async def forget_calls(self, _request: Request, writer: ResponseWriter) -> None:
         """DELETE /_calls."""
-        self._controls.ledger.reset()
-        self._controls.director.reset()
+        self._state.ledger.reset()
+        self._state.script_runner.reset()
         self._background.reset()
         self._reports.reset()
-        await exchange.send(Reply(204, b""))
+        await writer.send(Reply(204, b""))
 
-    async def show_options(self, _request: Request, exchange: Exchange) -> None:
+    async def show_options(self, _request: Request, writer: ResponseWriter) -> None:
         """GET /_script."""
-        await exchange.send(Reply.json(200, self._controls.options.model_dump(mode="json")))
+        await writer.send(Reply.json(200, self._state.options.model_dump(mode="json")))
 
-    async def change_options(self, request: Request, exchange: Exchange) -> None:
+    async def change_options(self, request: Request, writer: ResponseWriter) -> None:
         """PUT /_script."""
         try:
-            self._controls.options = self._controls.options.changed(json.loads(request.body))
+            self._state.options = self._state.options.changed(json.loads(request.body))
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False, include_input=False)
-            await exchange.send(Reply.json(400, {"message": "bad options", "errors": details}))
+            await writer.send(Reply.json(400, {"message": "bad options", "errors": details}))
         except (TypeError, ValueError) as error:
-            await exchange.send(Reply.json(400, {"message": str(error)}))
+            await writer.send(Reply.json(400, {"message": str(error)}))
         else:
-            await self.show_options(request, exchange)
+            await self.show_options(request, writer)
 
-    async def restore_options(self, request: Request, exchange: Exchange) -> None:
+    async def restore_options(self, request: Request, writer: ResponseWriter) -> None:
         """DELETE /_script."""
-        self._controls.options = self._controls.initial_options
-        await self.show_options(request, exchange)
+        self._state.options = self._state.initial_options
+        await self.show_options(request, writer)
 
 
 Filter = Callable[[Call], bool]

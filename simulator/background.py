@@ -11,10 +11,10 @@ from typing import Any, Final
 from simulator.answers import Answer
 from simulator.call_log import Call, Outcome
 from simulator.errors import Refused, refusal
-from simulator.http_server import Exchange, Reply, Request
+from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.keys import require_key
 from simulator.recorded_answers import Recorded
-from simulator.state import Controls
+from simulator.state import State
 
 _QUEUED_SHARE: Final = 0.1
 _STATES: Final = ("queued", "in_progress")
@@ -49,8 +49,8 @@ class _Stored:
 class BackgroundResponses:
     """Responses by id, until their retention ends."""
 
-    def __init__(self, controls: Controls) -> None:
-        self._controls = controls
+    def __init__(self, state: State) -> None:
+        self._state = state
         self._stored: dict[str, _Stored] = {}
 
     def reset(self) -> None:
@@ -71,23 +71,23 @@ class BackgroundResponses:
         stored.timers = [
             loop.call_later(delay * _QUEUED_SHARE, self._advance, stored, "in_progress"),
             loop.call_later(delay, self._complete, stored),
-            loop.call_later(delay + self._controls.options.background_retention, self._stored.pop, response_id, None),
+            loop.call_later(delay + self._state.options.background_retention, self._stored.pop, response_id, None),
         ]
         return self._reply(stored)
 
-    async def retrieve(self, request: Request, exchange: Exchange) -> None:
+    async def retrieve(self, request: Request, writer: ResponseWriter) -> None:
         """GET /v1/responses/{id}."""
         stored = self._find(request, request.path.rpartition("/")[2])
         stored.call.polls += 1
-        await exchange.send(self._reply(stored))
+        await writer.send(self._reply(stored))
 
-    async def cancel(self, request: Request, exchange: Exchange) -> None:
+    async def cancel(self, request: Request, writer: ResponseWriter) -> None:
         """POST /v1/responses/{id}/cancel; a finished one comes back unchanged."""
         stored = self._find(request, request.path.split("/")[-2])
         self._end(stored)
-        await exchange.send(self._reply(stored))
+        await writer.send(self._reply(stored))
 
-    async def delete(self, request: Request, exchange: Exchange) -> None:
+    async def delete(self, request: Request, writer: ResponseWriter) -> None:
         """DELETE /v1/responses/{id}; a running one is cancelled."""
         response_id = request.path.rpartition("/")[2]
         stored = self._find(request, response_id)
@@ -95,7 +95,7 @@ class BackgroundResponses:
         stored.timers[-1].cancel()
         del self._stored[response_id]
         stored.call.deleted = True
-        await exchange.send(Reply.json(200, {"id": response_id, "object": "response", "deleted": True}, {}))
+        await writer.send(Reply.json(200, {"id": response_id, "object": "response", "deleted": True}, {}))
 
     def _end(self, stored: _Stored) -> None:
         if stored.status not in _STATES:
@@ -103,13 +103,13 @@ class BackgroundResponses:
         stored.status = "cancelled"
         for timer in stored.timers[:2]:
             timer.cancel()
-        options = self._controls.options
+        options = self._state.options
         if options.bill_disconnects and stored.billed:
-            self._controls.ledger.bill(stored.call)
-        self._controls.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
+            self._state.ledger.bill(stored.call)
+        self._state.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
 
     def _find(self, request: Request, response_id: str) -> _Stored:
-        options = self._controls.options
+        options = self._state.options
         require_key(request, options)
         if not options.native_background and not self._stored:
             raise Refused(refusal(404, f"Cannot {request.method} {request.path}", request.path))
@@ -123,7 +123,7 @@ class BackgroundResponses:
         if stored.call.client_request_id is not None:
             headers["x-client-request-id"] = stored.call.client_request_id
         if stored.status in _STATES:
-            headers["openai-poll-after-ms"] = str(self._controls.options.poll_after_ms)
+            headers["openai-poll-after-ms"] = str(self._state.options.poll_after_ms)
         elif stored.status == "done":
             if stored.recorded is not None:
                 headers.update(stored.recorded.headers)
@@ -137,5 +137,5 @@ class BackgroundResponses:
     def _complete(self, stored: _Stored) -> None:
         stored.status = "done"
         if stored.billed:
-            self._controls.ledger.bill(stored.call)
-        self._controls.ledger.finish(stored.call, Outcome.ANSWERED, self._controls.options.ledger_limit)
+            self._state.ledger.bill(stored.call)
+        self._state.ledger.finish(stored.call, Outcome.ANSWERED, self._state.options.ledger_limit)

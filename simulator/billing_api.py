@@ -11,10 +11,10 @@ from typing import Any, Final
 from simulator.call_log import Call
 from simulator.catalogue import aliases
 from simulator.errors import Refused, named_refusal, refusal
-from simulator.http_server import Exchange, Reply, Request
+from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.keys import require_key
 from simulator.script_runner import draw
-from simulator.state import Controls
+from simulator.state import State
 
 _LONGEST_WINDOW: Final = timedelta(days=92)
 _LIMIT_WINDOW_SECONDS: Final = 60.0
@@ -29,25 +29,25 @@ class _QueryInvalid(ValueError):
 class Reports:
     """The reconciliation routes."""
 
-    def __init__(self, controls: Controls) -> None:
-        self._controls = controls
+    def __init__(self, state: State) -> None:
+        self._state = state
         self._asked_at: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def reset(self) -> None:
         """Forget how often they were asked."""
         self._asked_at.clear()
 
-    async def billing(self, request: Request, exchange: Exchange) -> None:
+    async def billing(self, request: Request, writer: ResponseWriter) -> None:
         """GET /v2/billing."""
-        options = self._controls.options
+        options = self._state.options
         require_key(request, options)
         start = _UNLIMITED_BALANCE if options.balance is None else options.balance
-        left = round(max(start - self._controls.ledger.spent_usd, 0.0), 6)
-        await exchange.send(Reply.json(200, {"current_balance": left, "currency": "USD"}))
+        left = round(max(start - self._state.ledger.spent_usd, 0.0), 6)
+        await writer.send(Reply.json(200, {"current_balance": left, "currency": "USD"}))
 
-    async def logs(self, request: Request, exchange: Exchange) -> None:
+    async def logs(self, request: Request, writer: ResponseWriter) -> None:
         """GET /v2/logs: newest first, paged by offset."""
-        key = require_key(request, self._controls.options)
+        key = require_key(request, self._state.options)
         self._count(key, request)
         query = request.query
         try:
@@ -63,7 +63,7 @@ class Reports:
         models = query.get("model")
         calls = [
             call
-            for call in self._controls.ledger.calls()
+            for call in self._state.ledger.calls()
             if call.api_key == key
             and start <= call.received_at <= end
             and _status(call) in statuses
@@ -77,18 +77,18 @@ class Reports:
             "total": len(calls),
             "has_more": offset + limit < len(calls),
         }
-        await exchange.send(Reply.json(200, {"data": [_row(call) for call in page], "pagination": pagination}))
+        await writer.send(Reply.json(200, {"data": [_row(call) for call in page], "pagination": pagination}))
 
     def _count(self, key: str, request: Request) -> None:
         now, asked_at = time.monotonic(), self._asked_at[key]
         while asked_at and asked_at[0] <= now - _LIMIT_WINDOW_SECONDS:
             asked_at.popleft()
-        if len(asked_at) >= self._controls.options.logs_per_minute:
+        if len(asked_at) >= self._state.options.logs_per_minute:
             raise Refused(named_refusal("429", request.path))
         asked_at.append(now)
 
     def _is_listed(self, call: Call) -> bool:
-        options = self._controls.options
+        options = self._state.options
         if call.finished_at is None or call.model is None:
             return False
         if time.time() < call.finished_at + options.logs_lag:

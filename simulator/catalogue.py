@@ -5,9 +5,9 @@ import json
 from typing import Any, Final
 
 from simulator.errors import refusal
-from simulator.http_server import Exchange, Reply, Request
+from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.options import Options
-from simulator.state import Controls
+from simulator.state import State
 
 _SECTIONS: Final = frozenset(("pricing", "modalities", "capabilities"))
 _PRICE_PER: Final = 1_000_000
@@ -32,33 +32,33 @@ def _canonical(name: str, models: tuple[str, ...]) -> str | None:
 class Catalogue:
     """The models on offer."""
 
-    def __init__(self, controls: Controls) -> None:
-        self._controls = controls
+    def __init__(self, state: State) -> None:
+        self._state = state
 
-    async def list_models(self, request: Request, exchange: Exchange) -> None:
+    async def list_models(self, request: Request, writer: ResponseWriter) -> None:
         """GET /v1/models, filtered by `id` and expanded by `include`."""
-        options, query = self._controls.options, request.query
+        options, query = self._state.options, request.query
         wanted = [name for value in query.get("id", ()) for name in value.split(",")]
         withdrawn = next((name for name in wanted if _canonical(name, options.withdrawn_models)), None)
         if withdrawn is not None:
-            await exchange.send(_gone(withdrawn, request))
+            await writer.send(_gone(withdrawn, request))
             return
         offered = [model for model in options.models if is_offered(model, options)]
         if wanted:
             offered = [model for model in offered if any(_canonical(name, (model,)) for name in wanted)]
         entries = [_entry(model, _sections(query)) for model in offered]
-        await exchange.send(_tagged({"object": "list", "data": entries}, request))
+        await writer.send(_tagged({"object": "list", "data": entries}, request))
 
-    async def get_model(self, request: Request, exchange: Exchange) -> None:
+    async def get_model(self, request: Request, writer: ResponseWriter) -> None:
         """GET /model/{id}; the id goes into the path with its slash."""
-        options = self._controls.options
+        options = self._state.options
         name = request.path.removeprefix("/model/")
         model = _canonical(name, options.models)
         if model is None or not is_offered(model, options):
-            await exchange.send(_gone(name, request))
+            await writer.send(_gone(name, request))
             return
         entry = _entry(model, _sections(request.query))
-        await exchange.send(_tagged({"object": "model", "data": entry}, request))
+        await writer.send(_tagged({"object": "model", "data": entry}, request))
 
 
 def _gone(name: str, request: Request) -> Reply:

@@ -7,7 +7,7 @@ from typing import Final
 
 from simulator.answers import Answer
 from simulator.call_log import Outcome
-from simulator.http_server import HTML, JSON, Exchange, Reply
+from simulator.http_server import HTML, JSON, Reply, ResponseWriter
 from simulator.recorded_answers import Recorded
 from simulator.script import LATE_FAULTS, Step
 from simulator.stream import Event, EventStream, error_event, frame
@@ -23,7 +23,7 @@ _PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>One moment, please</title><
 class Delivery:
     """One answer on its way. `build` makes it; `bill` is called when it exists, whatever becomes of it then."""
 
-    exchange: Exchange
+    writer: ResponseWriter
     headers: Mapping[str, str]
     step: Step
     delay: float
@@ -47,13 +47,13 @@ class Delivery:
         headers = {**self.headers, **recorded.headers}
         if recorded.is_stream:
             headers["connection"] = "close"
-        await self.exchange.begin(recorded.status, headers, length=None if recorded.is_stream else len(recorded.body))
+        await self.writer.begin(recorded.status, headers, length=None if recorded.is_stream else len(recorded.body))
         for part in recorded.parts:
-            await self.exchange.write(part)
+            await self.writer.write(part)
             await asyncio.sleep(self.step.every or 0)
-        await self.exchange.end()
+        await self.writer.end()
         if recorded.is_stream:
-            self.exchange.close()
+            self.writer.close()
         return Outcome.ANSWERED
 
     async def _plain(self) -> Outcome:
@@ -64,23 +64,23 @@ class Delivery:
         self.bill()
         match self.step.behaviour:
             case "not-json":
-                await self.exchange.send(Reply(200, _PAGE, HTML, self.headers))
+                await self.writer.send(Reply(200, _PAGE, HTML, self.headers))
                 return Outcome.DROPPED
             case "no-body":
-                await self.exchange.send(Reply(200, b"", JSON, self.headers))
+                await self.writer.send(Reply(200, b"", JSON, self.headers))
                 return Outcome.DROPPED
             case "drop-after-headers" | "truncated" | "stall" | "slow":
-                await self.exchange.begin(200, {"content-type": JSON, **headers}, length=len(body))
+                await self.writer.begin(200, {"content-type": JSON, **headers}, length=len(body))
                 return await self._spoil([body])
-        await self.exchange.send(Reply(200, body, JSON, headers))
+        await self.writer.send(Reply(200, body, JSON, headers))
         return Outcome.ANSWERED
 
     async def _stream(self) -> Outcome:
         answer = self.build()
         events = EventStream(answer, self.step.behaviour, self.step.chunk)
         head = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **self.headers}
-        await self.exchange.begin(200, head)
-        await self.exchange.write(_frames(events.opening()))
+        await self.writer.begin(200, head)
+        await self.writer.write(_frames(events.opening()))
         await asyncio.sleep(self.delay)
         middle = events.middle()
         behaviour = self.step.behaviour
@@ -94,15 +94,15 @@ class Delivery:
             middle.append(error_event(self.step.code or "server_error", message, after=middle[-1]))
         await self._pace(middle)
         if behaviour not in LATE_FAULTS:
-            await self.exchange.write(_frames(events.ending()))
-        await self.exchange.end()
+            await self.writer.write(_frames(events.ending()))
+        await self.writer.end()
         self.bill()
         return Outcome.DROPPED if behaviour in LATE_FAULTS else Outcome.ANSWERED
 
     async def _pace(self, events: Iterable[Event]) -> None:
         pause = _DELTA_SECONDS if self.step.every is None else self.step.every
         for event in events:
-            await self.exchange.write(frame(event))
+            await self.writer.write(frame(event))
             if pause and event["type"].endswith(".delta"):
                 await asyncio.sleep(pause)
 
@@ -110,37 +110,37 @@ class Delivery:
         """The head is out; do to the body what the step says. Cut inside a part, never between two."""
         behaviour = self.step.behaviour
         if behaviour == "drop-after-headers":
-            self.exchange.reset()
+            self.writer.reset()
             return Outcome.DROPPED
         if behaviour == "slow":
             pause = _DRIP_SECONDS if self.step.every is None else self.step.every
             for byte in b"".join(parts):
-                await self.exchange.write(bytes((byte,)))
+                await self.writer.write(bytes((byte,)))
                 await asyncio.sleep(pause)
-            await self.exchange.end()
+            await self.writer.end()
             return Outcome.ANSWERED
         middle = len(parts) // 2
         cut = parts[middle]
-        await self.exchange.write(b"".join(parts[:middle]) + cut[: len(cut) // 2])
+        await self.writer.write(b"".join(parts[:middle]) + cut[: len(cut) // 2])
         if behaviour == "stall":
             await silence(self.step)
-        self.exchange.close()
+        self.writer.close()
         return Outcome.DROPPED
 
 
-async def give_nothing(exchange: Exchange, step: Step) -> Outcome:
+async def give_nothing(writer: ResponseWriter, step: Step) -> Outcome:
     """The faults that come before any answer."""
     match step.behaviour:
         case "drop":
-            exchange.reset()
+            writer.reset()
         case "half-open":
             await silence(step)
-            exchange.close()
+            writer.close()
         case "garbage":
-            await exchange.send_raw(_GARBAGE)
-            exchange.close()
+            await writer.send_raw(_GARBAGE)
+            writer.close()
         case _:
-            exchange.close()
+            writer.close()
     return Outcome.DROPPED
 
 

@@ -77,7 +77,7 @@ def _reason(status: int) -> str:
         return "Unknown"  # 520 to 529 are in use and registered nowhere
 
 
-class Exchange:
+class ResponseWriter:
     """Our side of one request: whole answers, answers in parts, and the ways to spoil them."""
 
     __slots__ = ("_chunked", "_connection", "_keep_alive", "client_left_at", "started")
@@ -138,7 +138,7 @@ class Exchange:
             self._connection.close()
 
 
-Handler = Callable[[Request, Exchange], Awaitable[None]]
+Handler = Callable[[Request, ResponseWriter], Awaitable[None]]
 
 
 class Connection(asyncio.Protocol):
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._max_body_bytes = max_body_bytes
         self._queue: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: ResponseWriter | None = None
         self._writable: asyncio.Future[None] | None = None
         self._closing = False
         self._parser = httptools.HttpRequestParser(self)
@@ -238,17 +238,17 @@ class Connection(asyncio.Protocol):
     async def _work(self) -> None:
         while self._queue and not self._closing:
             request = self._queue.popleft()
-            exchange = self._exchange = Exchange(self, keep_alive=request.keep_alive)
+            writer = self._exchange = ResponseWriter(self, keep_alive=request.keep_alive)
             try:
-                await self._handler(request, exchange)
+                await self._handler(request, writer)
             except Exception:  # a bug of ours must show as a 500 and a traceback, not as one more scripted fault
                 log.exception("%s %s failed", request.method, request.path)
-                if exchange.started:
-                    exchange.reset()
+                if writer.started:
+                    writer.reset()
                 else:
-                    await exchange.send(Reply.json(500, {"message": "the simulator itself failed"}))
+                    await writer.send(Reply.json(500, {"message": "the simulator itself failed"}))
             self._exchange = None
-            exchange.finish()
+            writer.finish()
         self._task = None
 
     async def write(self, data: bytes) -> None:

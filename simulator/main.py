@@ -13,10 +13,10 @@ from simulator.background import BackgroundResponses
 from simulator.billing_api import Reports
 from simulator.catalogue import Catalogue
 from simulator.errors import Refused
-from simulator.http_server import Connection, Exchange, Handler, Request
+from simulator.http_server import Connection, Handler, Request, ResponseWriter
 from simulator.options import Options
 from simulator.responses import Responses, not_found
-from simulator.state import Controls
+from simulator.state import State
 
 _BACKLOG = 4096  # ten thousand calls arrive at once
 
@@ -28,12 +28,12 @@ class Simulator:
     """
 
     def __init__(self, options: Options | None = None) -> None:
-        self._controls = Controls(options or Options())
-        background = BackgroundResponses(self._controls)
-        responses = Responses(self._controls, background)
-        catalogue = Catalogue(self._controls)
-        reports = Reports(self._controls)
-        control = ControlPlane(self._controls, background, reports)
+        self._state = State(options or Options())
+        background = BackgroundResponses(self._state)
+        responses = Responses(self._state, background)
+        catalogue = Catalogue(self._state)
+        reports = Reports(self._state)
+        control = ControlPlane(self._state, background, reports)
         self._background = background
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -60,7 +60,7 @@ class Simulator:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes a free one. `url` then names it."""
-        options = self._controls.options
+        options = self._state.options
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self._handle, self._connections, options.max_body_bytes),
             host,
@@ -78,15 +78,15 @@ class Simulator:
         aborted = [connection.abort() for connection in self._connections]
         await asyncio.gather(*(task for task in aborted if task is not None), return_exceptions=True)
 
-    async def _handle(self, request: Request, exchange: Exchange) -> None:
+    async def _handle(self, request: Request, writer: ResponseWriter) -> None:
         path = request.path.rstrip("/")
         handler = self._routes.get((request.method, path))
         if handler is None:
             handler = self._routes.get((request.method, _pattern(path)), not_found)
         try:
-            await handler(request, exchange)
+            await handler(request, writer)
         except Refused as refused:
-            await exchange.send(refused.reply)
+            await writer.send(refused.reply)
 
 
 def _pattern(path: str) -> str:

@@ -20,7 +20,7 @@ _SEARCH: Final = re.compile(r"\bsearch the web\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class ProviderRequest:
     """One valid request. The input itself is not kept: ten thousand held calls should cost little."""
 
     model: str
@@ -69,7 +69,7 @@ def prompt_hash(prompt: Any) -> bytes:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
 
 
-def read_turn(body: Mapping[str, Any]) -> Turn:
+def read_request(body: Mapping[str, Any]) -> ProviderRequest:
     """Take from a checked body what an answer needs.
 
     Raises:
@@ -82,7 +82,7 @@ def read_turn(body: Mapping[str, Any]) -> Turn:
     asked = without_directives("\n".join(conversation.asked)) if offered else ""
     searches = offered and not conversation.searched and _wants_search(body, asked)
     everything = len(given) if isinstance(given, str) else len(json.dumps(given))
-    return Turn(
+    return ProviderRequest(
         model=body["model"],
         prompt=without_directives(conversation.prompt)[:_EXCERPT].strip(),
         tool_outputs=tuple([text[:_EXCERPT] for text in conversation.outputs]),
@@ -118,14 +118,14 @@ class _Conversation:
         self.outputs: list[str] = []
         """What the tools gave since the model's last message."""
         self._names: dict[str, str] = {}
-        self._begin_request([])
+        self._begin_turn([])
         if isinstance(given, str):
             self._read_user(given)
         else:
             for item in given:
                 self._read(item)
 
-    def _begin_request(self, texts: list[str]) -> None:
+    def _begin_turn(self, texts: list[str]) -> None:
         self.asked = texts
         """The texts of the last user message, which a loop of tool calls goes on answering."""
         self.answered: set[str | None] = set()
@@ -138,10 +138,10 @@ class _Conversation:
         if role == "user":
             self._read_user(item.get("content"))
         elif role == "assistant":
-            self._begin_turn()
+            self._begin_request()
             self.outputs = []
         elif kind in _MODEL_ITEMS or kind.endswith("_call"):
-            self._begin_turn()
+            self._begin_request()
             self._note_call(kind, item)
         elif kind.endswith("_output"):
             self._read_output(kind, item)
@@ -151,9 +151,9 @@ class _Conversation:
     def _read_user(self, content: Any) -> None:
         texts = _texts(content)
         self._add(texts)
-        self._begin_request(texts)
+        self._begin_turn(texts)
 
-    def _begin_turn(self) -> None:
+    def _begin_request(self) -> None:
         self.texts = []
         self.prompt = ""
 

@@ -13,14 +13,14 @@ from simulator.call_log import Call, Outcome, SentRequest
 from simulator.catalogue import is_offered
 from simulator.errors import Refused, named_refusal, refusal, refusal_of_body, scripted_refusal
 from simulator.faults import Delivery, give_nothing
-from simulator.http_server import Exchange, Reply, Request
+from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.keys import accepted_key
 from simulator.recorded_answers import Recorded
-from simulator.request import Turn, read_turn
+from simulator.request import ProviderRequest, read_request
 from simulator.rules import BodyInvalid, check_body
 from simulator.script import EARLY_FAULTS, ScriptError, Step, is_refusal
 from simulator.script_runner import answer_delay
-from simulator.state import Controls
+from simulator.state import State
 
 _CLIENT_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -28,33 +28,33 @@ _CLIENT_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class Responses:
     """The route that costs money."""
 
-    def __init__(self, controls: Controls, background: BackgroundResponses) -> None:
-        self._controls = controls
+    def __init__(self, state: State, background: BackgroundResponses) -> None:
+        self._state = state
         self._background = background
 
-    async def create(self, request: Request, exchange: Exchange) -> None:
+    async def create(self, request: Request, writer: ResponseWriter) -> None:
         """Answer one call, or do to it what its script says."""
-        ledger, options = self._controls.ledger, self._controls.options
+        ledger, options = self._state.ledger, self._state.options
         call = ledger.open(_client_request_id(request.headers), accepted_key(request, options))
         if options.bodies_limit:
             ledger.keep_request(call, _sent(request), options.bodies_limit)
         try:
-            outcome = await self._answer(call, request, exchange)
+            outcome = await self._answer(call, request, writer)
         except Refused as refused:
             call.http_status = refused.reply.status
             reply = refused.reply
             reply.headers = {**_tracing_headers(call), **reply.headers}
-            await exchange.send(reply)
+            await writer.send(reply)
             outcome = Outcome.REFUSED
         except asyncio.CancelledError:
-            call.client_closed_at = exchange.client_left_at
-            left = exchange.client_left_at is not None
+            call.client_closed_at = writer.client_left_at
+            left = writer.client_left_at is not None
             ledger.finish(call, Outcome.CLIENT_DISCONNECTED if left else Outcome.STOPPED, options.ledger_limit)
             raise
         if outcome is not Outcome.RUNNING:  # a background call runs on without its connection
             ledger.finish(call, outcome, options.ledger_limit)
 
-    async def _answer(self, call: Call, request: Request, exchange: Exchange) -> Outcome:
+    async def _answer(self, call: Call, request: Request, writer: ResponseWriter) -> Outcome:
         turn, step, recorded = self._admit(call, request)
         if recorded is not None:
             step = recorded.booked(step)
@@ -66,16 +66,16 @@ class Responses:
             self._bill(call, step, turn)
             if is_refusal(step.behaviour):
                 raise Refused(scripted_refusal(step, request.path))
-            return await give_nothing(exchange, step)
-        options = self._controls.options
+            return await give_nothing(writer, step)
+        options = self._state.options
         delay = answer_delay(options, step, call.inference_id)
         if turn.background and options.native_background:
             answer = self._built(call, step, turn)
             call.http_status = 200
-            await exchange.send(self._background.submit(call, answer, delay, billed=is_billed(step), recorded=recorded))
+            await writer.send(self._background.submit(call, answer, delay, billed=is_billed(step), recorded=recorded))
             return Outcome.RUNNING
         delivery = Delivery(
-            exchange=exchange,
+            writer=writer,
             headers=_tracing_headers(call),
             step=step,
             delay=delay,
@@ -87,55 +87,55 @@ class Responses:
         try:
             return await delivery.run()
         except asyncio.CancelledError:
-            if exchange.client_left_at is not None and options.bill_disconnects:
+            if writer.client_left_at is not None and options.bill_disconnects:
                 self._bill(call, step, turn)
             raise
         finally:
-            call.http_status = 200 if exchange.started else None
+            call.http_status = 200 if writer.started else None
 
-    def _bill(self, call: Call, step: Step, turn: Turn) -> None:
+    def _bill(self, call: Call, step: Step, turn: ProviderRequest) -> None:
         if not is_billed(step):
             return
         if call.response_id is None:  # nobody will see this answer, but its price is known
             self._built(call, step, turn)
-        self._controls.ledger.bill(call)
+        self._state.ledger.bill(call)
 
-    def _built(self, call: Call, step: Step, turn: Turn) -> Answer:
-        answer = build_answer(step, turn, self._controls.options.cost)
+    def _built(self, call: Call, step: Step, turn: ProviderRequest) -> Answer:
+        answer = build_answer(step, turn, self._state.options.cost)
         call.response_id = answer.body["id"]
-        if self._controls.options.rules == "openai":
-            self._controls.issued.remember(answer.body["output"] or ())
+        if self._state.options.rules == "openai":
+            self._state.issued.remember(answer.body["output"] or ())
         call.input_tokens, call.output_tokens, call.usd = answer.input_tokens, answer.output_tokens, answer.usd
         return answer
 
-    def _admit(self, call: Call, request: Request) -> tuple[Turn, Step, Recorded | None]:
+    def _admit(self, call: Call, request: Request) -> tuple[ProviderRequest, Step, Recorded | None]:
         """Check the call and choose its step, and the recorded answer where the step names one.
 
         Raises:
             Refused: the provider would not run it.
         """
-        options, path = self._controls.options, request.path
+        options, path = self._state.options, request.path
         if call.api_key is None:
             raise Refused(named_refusal("401", path))
         if request.oversized:
             raise Refused(named_refusal("413", path))
-        if options.balance is not None and self._controls.ledger.spent_usd >= options.balance:
+        if options.balance is not None and self._state.ledger.spent_usd >= options.balance:
             raise Refused(named_refusal("403", path))
-        if options.max_concurrency is not None and self._controls.ledger.in_flight > options.max_concurrency:
+        if options.max_concurrency is not None and self._state.ledger.in_flight > options.max_concurrency:
             raise Refused(named_refusal("429", path))
         body = _parsed(request)
         request.body = b""  # held calls would keep it for minutes
-        _describe(call, body, self._controls)
+        _describe(call, body, self._state)
         try:
-            check_body(body, options.rules, self._controls.issued)
-            turn = read_turn(body)
+            check_body(body, options.rules, self._state.issued)
+            turn = read_request(body)
             call.prompt_sha256 = turn.prompt_sha256
             self._check_offer(turn, path)
-            director = self._controls.director
-            step = director.choose(options, turn, call.client_request_id)
+            script_runner = self._state.script_runner
+            step = script_runner.choose(options, turn, call.client_request_id)
             recorded = None
             if step.recorded is not None:
-                recorded = director.recorded(options, step.recorded, turn, call.client_request_id)
+                recorded = script_runner.recorded(options, step.recorded, turn, call.client_request_id)
         except BodyInvalid as error:
             raise Refused(refusal_of_body(error, options.rules, path)) from None
         except ScriptError as error:
@@ -145,8 +145,8 @@ class Responses:
             step = replace(step, behaviour="full")
         return turn, step, recorded
 
-    def _check_offer(self, turn: Turn, path: str) -> None:
-        options = self._controls.options
+    def _check_offer(self, turn: ProviderRequest, path: str) -> None:
+        options = self._state.options
         if not is_offered(turn.model, options):
             raise Refused(refusal(404, f"No endpoints found for {turn.model}.", path))
         if turn.background and turn.stream and options.native_background:
@@ -163,9 +163,9 @@ def _parsed(request: Request) -> Mapping[str, Any]:
     return body
 
 
-def _describe(call: Call, body: Mapping[str, Any], controls: Controls) -> None:
+def _describe(call: Call, body: Mapping[str, Any], state: State) -> None:
     """Note in the ledger what the request says of itself, valid or not."""
-    call.request_keys = controls.ledger.shared(tuple(body))
+    call.request_keys = state.ledger.shared(tuple(body))
     model, truncation = body.get("model"), body.get("truncation")
     stream, background, store = body.get("stream"), body.get("background"), body.get("store")
     call.model = model if isinstance(model, str) else None
@@ -193,6 +193,6 @@ def _sent(request: Request) -> SentRequest:
     return SentRequest(headers, request.body)
 
 
-async def not_found(request: Request, exchange: Exchange) -> None:
+async def not_found(request: Request, writer: ResponseWriter) -> None:
     """Any path that does not exist."""
-    await exchange.send(refusal(404, f"Cannot {request.method} {request.path}", request.path))
+    await writer.send(refusal(404, f"Cannot {request.method} {request.path}", request.path))

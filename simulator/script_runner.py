@@ -11,7 +11,7 @@ from typing import Final
 
 from simulator.options import Options
 from simulator.recorded_answers import Recorded
-from simulator.request import Turn
+from simulator.request import ProviderRequest
 from simulator.script import Script, Step, parse_script
 
 _JOBS_REMEMBERED: Final = 100_000
@@ -25,7 +25,7 @@ def draw(seed: int, purpose: str, name: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-class Director:
+class ScriptRunner:
     """Knows the scripts and counts the calls of each job."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Director:
         """Every job's next call is its first."""
         self._calls_of_job.clear()
 
-    def choose(self, options: Options, turn: Turn, client_request_id: str | None) -> Step:
+    def choose(self, options: Options, turn: ProviderRequest, client_request_id: str | None) -> Step:
         """The step for this call, with its delay filled in where it needs one.
 
         Raises:
@@ -55,7 +55,7 @@ class Director:
                 return _parsed(_weighted(options, name)).steps[0]
         return self._next(_parsed(options.script), job)
 
-    def recorded(self, options: Options, name: str, turn: Turn, client_request_id: str | None) -> Recorded:
+    def recorded(self, options: Options, name: str, turn: ProviderRequest, client_request_id: str | None) -> Recorded:
         """The recorded answer called `name` whose turn it is for this job.
 
         Raises:
@@ -76,7 +76,7 @@ class Director:
         return number
 
 
-def _job(turn: Turn, client_request_id: str | None) -> tuple[str, str]:
+def _job(turn: ProviderRequest, client_request_id: str | None) -> tuple[str, str]:
     """By what the calls of a job are counted, and the number of this one where its id says it."""
     job, _, attempt = (client_request_id or "").rpartition(":")
     return job or client_request_id or turn.prompt_sha256.hex(), attempt

@@ -3,15 +3,15 @@
 from simulator.call_log import Ledger
 from simulator.options import Options
 from simulator.rules import Issued
-from simulator.script_runner import Director
+from simulator.script_runner import ScriptRunner
 
 
-class Controls:
+class State:
     """The options in force, the ledger, the counted scripts, and the items that answers held."""
 
     def __init__(self, options: Options) -> None:
         self.initial_options = options
         self.options = options
         self.ledger = Ledger()
-        self.director = Director()
+        self.script_runner = ScriptRunner()
         self.issued = Issued()

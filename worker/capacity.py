@@ -10,8 +10,8 @@ from time import monotonic
 from typing import Final
 
 from jobs.telemetry import get_logger
-from worker.in_flight import Calls
-from worker.registration import Identity
+from worker.in_flight import InFlightCalls
+from worker.registration import WorkerRegistration
 
 LEAST_OTHER_FILES: Final = 64
 """What the database, the broker and logs need; of a small limit a quarter is left to them and to deliveries."""
@@ -50,10 +50,10 @@ class Pause:
 class Capacity:
     """The slots of one worker process."""
 
-    def __init__(self, identity: Identity, calls: Calls) -> None:
-        self._identity = identity
+    def __init__(self, registration: WorkerRegistration, calls: InFlightCalls) -> None:
+        self._registration = registration
         self._calls = calls
-        self._most = identity.concurrency
+        self._most = registration.concurrency
         self._lasting: str | None = None
         self._apply: Callable[[int], None] = lambda _slots: None
         self._pause = Pause()
@@ -75,27 +75,27 @@ class Capacity:
     def has_room(self, busy: int) -> bool:
         """Whether one more may be begun beside so many that are under way."""
         now = monotonic()
-        if self._identity.concurrency < self._most and now - self._changed_at > RAISED_EVERY:
-            slots = self._identity.concurrency
+        if self._registration.concurrency < self._most and now - self._changed_at > RAISED_EVERY:
+            slots = self._registration.concurrency
             slots = min(self._most, slots + max(1, int(slots * self._raise)))
             self._raise *= 2
             self._changed_at = now
-            self._set(slots, self._identity.short_of if slots < self._most else self._lasting)
+            self._set(slots, self._registration.short_of if slots < self._most else self._lasting)
             log.info("slots raised", slots=slots, of=self._most)
-        return busy < self._identity.concurrency and not self._pause.is_on
+        return busy < self._registration.concurrency and not self._pause.is_on
 
     def short_of(self, what: str) -> None:
         """A call found no room: `what` was lacking."""
         if not self._pause.begin():
             return
-        fits = sum(not call.line.never_sent for call in self._calls.held())
-        slots = max(1, min(self._identity.concurrency, int(fits * SHARE_THAT_FITS)))
+        fits = sum(not call.handle.never_sent for call in self._calls.held())
+        slots = max(1, min(self._registration.concurrency, int(fits * SHARE_THAT_FITS)))
         self._changed_at = monotonic()
         self._raise = FIRST_RAISE
         self._set(slots, what)
         log.warning("slots lowered", reason=what, slots=slots, of=self._most)
 
     def _set(self, slots: int, short_of: str | None) -> None:
-        self._identity.concurrency = slots
-        self._identity.short_of = short_of
+        self._registration.concurrency = slots
+        self._registration.short_of = short_of
         self._apply(slots)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from jobs.batching import BatchFailed, Gathering
+from jobs.batching import Batcher, BatchFailed
 from jobs.clock import AGREE_WITHIN
 from jobs.errors import StaleJob
 from jobs.job import Attempt, Job
 from jobs.store.attempts import begin_attempts
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.telemetry import get_logger
-from worker.provider_limiter import LaneKeeper, ProbeTaken
-from worker.registration import Identity
+from worker.provider_limiter import ProbeTaken, ProviderLimiter
+from worker.registration import WorkerRegistration
 
 log = get_logger(__name__)
 
@@ -29,15 +29,21 @@ class Begun:
     is_probe: bool
 
 
-class Claims:
+class Claimer:
     """Claims for one worker process."""
 
-    def __init__(self, database: Database, identity: Identity, lane: LaneKeeper, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        registration: WorkerRegistration,
+        provider_limit: ProviderLimiter,
+        clock: Callable[[], datetime],
+    ) -> None:
         self._database = database
-        self._identity = identity
-        self._lane = lane
+        self._registration = registration
+        self._lane = provider_limit
         self._clock = clock
-        self._together = Gathering(self._claim_all)
+        self._together = Batcher(self._claim_all)
 
     def claim(self, job_id: str) -> Begun | None:
         """Claim a job; None when its bell was stale, when no call may go out, or the database is away."""
@@ -53,13 +59,13 @@ class Claims:
             return None
 
     def _claim_all(self, job_ids: Sequence[str]) -> list[Begun | None]:
-        worker_id = self._identity.claiming_as
+        worker_id = self._registration.claiming_as
         if worker_id is None:
             return [None] * len(job_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
-            lane, room = self._lane.admits(tx, len(job_ids))
+            provider_limit, room = self._lane.admits(tx, len(job_ids))
             ids, now = list(dict.fromkeys(job_ids)), self._clock()
             begun = begin_attempts(tx, ids, worker_id, now, room, early=AGREE_WITHIN) if room else []
-            is_probe = bool(begun) and self._lane.is_probe(tx, lane, begun[0][0].id)
+            is_probe = bool(begun) and self._lane.is_probe(tx, provider_limit, begun[0][0].id)
         claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
         return [claimed.pop(job_id, None) for job_id in job_ids]

@@ -14,44 +14,44 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from jobs.batching import BatchFailed, Gathering
+from jobs.batching import Batcher, BatchFailed
 from jobs.conversation import Turn, of_use, rebuild
-from jobs.encryption import Seal, SealBroken
+from jobs.encryption import Cipher, DecryptionError
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
 from jobs.event_stream import Hear
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.model_catalog import Catalogue, Model
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.request_fields import asks_for_reasoning
 from jobs.resource_shortage import shortage_of
 from jobs.store.attempts import Asked, note_response, requests_of
 from jobs.store.conversations import note_sent, read_turns
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
-from jobs.task_queue import Dispatcher
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from jobs.tool_credentials import Credentials
 from worker.capacity import Capacity
-from worker.claim import Claims
+from worker.claim import Claimer
 from worker.commit_retry import record
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.live_stream import LiveLog, LiveOutput, keep_rest
-from worker.orphaned_outcomes import LeftOvers
+from worker.orphaned_outcomes import OrphanedOutcomes
 from worker.outcome import (
     EndedCall,
     Policy,
-    Settled,
+    RecordedOutcome,
     call_deadline_failure,
-    can_settle_together,
-    settle,
-    settle_together,
+    can_batch,
+    record_outcome,
+    record_outcomes,
 )
-from worker.pending_outcomes import Unrecorded
-from worker.provider.call_handle import AbortReason, Line
+from worker.pending_outcomes import PendingOutcomes
+from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.request import build_body
 from worker.provider.transport_errors import without_answer
-from worker.provider_limiter import LaneKeeper
-from worker.registration import Identity
+from worker.provider_limiter import ProviderLimiter
+from worker.registration import WorkerRegistration
 
 # Calls are ended at their deadline by their line, which lets an answer that lies ready in the socket be read. Timers of
 # the transport would go off before it is, where the whole process was held up for longer than the deadline.
@@ -76,7 +76,7 @@ class Provider(Protocol):
         request_id: str,
         model: Model,
         deadline: timedelta,
-        line: Line,
+        handle: CallHandle,
         accepted: Callable[[str], None],
         heard: Hear | None,
         told: Collection[str],
@@ -90,7 +90,7 @@ class Provider(Protocol):
     def takes_back(self, item: Mapping[str, Any]) -> bool:
         """Whether an item of an earlier answer may stand in a later request."""
 
-    def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
+    def resume(self, response_id: str, *, model: Model, deadline: timedelta, handle: CallHandle) -> CallReport:
         """Wait for the end of what an earlier call has bought."""
 
 
@@ -111,38 +111,38 @@ class Executor:
         provider: Provider,
         policy: Policy,
         *,
-        identity: Identity,
+        registration: WorkerRegistration,
         capacity: Capacity | None = None,
-        lane: LaneKeeper,
-        calls: Calls,
+        provider_limit: ProviderLimiter,
+        calls: InFlightCalls,
         live: LiveLog,
-        unrecorded: Unrecorded,
+        unrecorded: PendingOutcomes,
         catalogue: Catalogue,
-        dispatcher: Dispatcher,
-        announcer: Announcer,
+        task_queue: TaskQueue,
+        notifier: Notifier,
         clock: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
-        seal: Seal | None = None,
+        cipher: Cipher | None = None,
     ) -> None:
         self._database = database
         self._provider = provider
         self._policy = policy
-        self._lane = lane
+        self._lane = provider_limit
         self._busy = 0
         self._calls = calls
-        self._capacity = capacity or Capacity(identity, calls)
+        self._capacity = capacity or Capacity(registration, calls)
         self._live = live
         self._unrecorded = unrecorded
         self._clock = clock or database.clock
-        self._claims = Claims(database, identity, lane, self._clock)
-        self._requests = Gathering(self._read_requests, REQUESTS_TOGETHER)
-        self._settlements = Gathering(self._settle_all)
+        self._claims = Claimer(database, registration, provider_limit, self._clock)
+        self._requests = Batcher(self._read_requests, REQUESTS_TOGETHER)
+        self._outcomes = Batcher(self._record_all)
         self._catalogue = catalogue
-        self._dispatcher = dispatcher
-        self._announcer = announcer
+        self._task_queue = task_queue
+        self._notifier = notifier
         self._jitter = jitter
-        self._seal = seal or Seal(())
-        self.left_overs = LeftOvers(database, unrecorded, self._settle_left, self._announce)
+        self._cipher = cipher or Cipher(())
+        self.orphaned_outcomes = OrphanedOutcomes(database, unrecorded, self._record_left, self._announce)
 
     @property
     def is_busy(self) -> bool:
@@ -163,14 +163,14 @@ class Executor:
 
     def _run(self, job: Job, attempt: Attempt, *, is_probe: bool) -> None:
         length = min(self._policy.call_deadline, job.deadline_at - self._clock())
-        line = Line()
-        running = self._calls.begin(attempt, line, length)
-        watch = self._lane.watch_probe(attempt, line) if is_probe else None
+        handle = CallHandle()
+        running = self._calls.begin(attempt, handle, length)
+        watch = self._lane.watch_probe(attempt, handle) if is_probe else None
         try:
-            report = self._call(job, attempt, line, length)
-            if line.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
+            report = self._call(job, attempt, handle, length)
+            if handle.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
                 report = replace(report, result=call_deadline_failure(length))
-            aborted = line.aborted
+            aborted = handle.aborted
             if isinstance(report.result, Failure) and report.result.shortage is not None:
                 self._capacity.short_of(report.result.shortage)
                 aborted = aborted or AbortReason.RELEASED
@@ -183,35 +183,35 @@ class Executor:
             raise
         self._calls.end(running)
 
-    def _call(self, job: Job, attempt: Attempt, line: Line, length: timedelta) -> CallReport:
+    def _call(self, job: Job, attempt: Attempt, handle: CallHandle, length: timedelta) -> CallReport:
         try:
-            return self._ask(job, attempt, line, length + LAST_RESORT)
+            return self._ask(job, attempt, handle, length + LAST_RESORT)
         except NoLongerOurs:
-            line.abort(AbortReason.CANCELLED)
-            return CallReport(without_answer(line, "The response had ended before the call was sent."))
+            handle.abort(AbortReason.CANCELLED)
+            return CallReport(without_answer(handle, "The response had ended before the call was sent."))
         except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
-            line.abort(AbortReason.RELEASED)
-            return CallReport(without_answer(line, error.message))
-        except SealBroken as error:
+            handle.abort(AbortReason.RELEASED)
+            return CallReport(without_answer(handle, error.message))
+        except DecryptionError as error:
             message = f"The credentials of the request's tools cannot be read, and nothing was sent. {error}."
             return CallReport(Failure(ErrorKind.REJECTED, message))
         except Exception as error:  # noqa: BLE001  # an attempt ends here, whatever broke
-            return CallReport(_broke(attempt, line, error))
+            return CallReport(_broke(attempt, handle, error))
 
-    def _ask(self, job: Job, attempt: Attempt, line: Line, deadline: timedelta) -> CallReport:
+    def _ask(self, job: Job, attempt: Attempt, handle: CallHandle, deadline: timedelta) -> CallReport:
         """Read here what is to be sent, so that nobody holds a large prompt through the minutes of waiting.
 
         Raises:
             NoLongerOurs: the job has ended meanwhile.
             ChainBroken: a response that it rests upon was deleted.
-            SealBroken: the credentials of its tools cannot be read.
+            DecryptionError: the credentials of its tools cannot be read.
         """
         model = self._catalogue.of_job(job.model)
         asked = self._request(attempt)
         if attempt.resumes is not None:
-            report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, line=line)
+            report = self._provider.resume(attempt.resumes, model=model, deadline=deadline, handle=handle)
             return self._without_credentials(report, asked)
-        credentials = Credentials.opened(asked.credentials, self._seal)
+        credentials = Credentials.opened(asked.credentials, self._cipher)
         shows_reasoning = asks_for_reasoning(asked.settings)
         live = self._live.open(attempt, shows_reasoning=shows_reasoning) if asked.settings.get("stream") else None
         body = self._body(job, attempt, asked, credentials)
@@ -221,7 +221,7 @@ class Executor:
             request_id=f"{job.id}:{attempt.number}",
             model=model,
             deadline=deadline,
-            line=line,
+            handle=handle,
             accepted=lambda response_id: self._accepted(attempt, response_id),
             heard=None if live is None else _heard(live, credentials),
             told=() if live is None else live.told,
@@ -231,8 +231,8 @@ class Executor:
     def _without_credentials(self, report: CallReport, asked: Asked) -> CallReport:
         """What was sent before needs no credentials any more, so it does not matter if they cannot be read."""
         try:
-            return Credentials.opened(asked.credentials, self._seal).withheld_from(report)
-        except SealBroken:
+            return Credentials.opened(asked.credentials, self._cipher).withheld_from(report)
+        except DecryptionError:
             return report
 
     def _body(self, job: Job, attempt: Attempt, asked: Asked, credentials: Credentials) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class Executor:
 
         Raises:
             ChainBroken: a response that it rests upon was deleted.
-            SealBroken: the credentials in one of them cannot be read.
+            DecryptionError: the credentials in one of them cannot be read.
         """
         whole = credentials.put_back({**asked.settings, "input": asked.input})
         input_ = whole.pop("input")
@@ -257,7 +257,7 @@ class Executor:
     def _whole(self, turn: Turn) -> Turn:
         if turn.credentials is None:
             return turn
-        given = Credentials.opened(turn.credentials, self._seal).put_back_into_input(turn.input)
+        given = Credentials.opened(turn.credentials, self._cipher).put_back_into_input(turn.input)
         return replace(turn, input=given)
 
     def _request(self, attempt: Attempt) -> Asked:
@@ -291,20 +291,20 @@ class Executor:
             self._commit(ended, told)
 
     def _commit(self, ended: EndedCall, told: LiveOutput | None) -> None:
-        if can_settle_together(ended):
+        if can_batch(ended):
             try:
-                batch = self._settlements.do((ended, told))
+                batch = self._outcomes.do((ended, told))
             except (BatchFailed, StaleJob, *DATABASE_ERRORS) as error:  # each on its own, then, until it is committed
                 log.info("not settled together", job_id=ended.job.id, error=str(error) or type(error).__name__)
             else:
                 if batch is not None:
-                    self._announcer.ended(*batch.job_ids, deliveries=batch.deliveries)
+                    self._notifier.ended(*batch.job_ids, deliveries=batch.deliveries)
                 return
 
-        def write(tx: Connection) -> Settled | None:
+        def write(tx: Connection) -> RecordedOutcome | None:
             if told is not None and isinstance(ended.report.result, Answer):
                 keep_rest(tx, [told])
-            return settle(tx, ended, self._policy, self._jitter())
+            return record_outcome(tx, ended, self._policy, self._jitter())
 
         settled = record(self._database, write, job_id=ended.job.id)
         if settled is None:
@@ -312,7 +312,7 @@ class Executor:
         else:
             self._announce(settled, ended)
 
-    def _settle_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[_Batch | None]:
+    def _record_all(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[_Batch | None]:
         """Record them; the first is told of all, to announce them when the next ones may be recorded already.
 
         A broker that hangs keeps whoever tells it of something for seconds, and no answer is to wait for that.
@@ -320,23 +320,23 @@ class Executor:
         ended = [each for each, _ in calls]
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
             keep_rest(tx, [told for _, told in calls if told is not None])
-            settled, deliveries = settle_together(tx, ended)
+            settled, deliveries = record_outcomes(tx, ended)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
         return [_Batch([each.job.id for each in settled], deliveries), *repeat(None, len(calls) - 1)]
 
-    def _settle_left(self, tx: Connection, ended: EndedCall) -> Settled | None:
-        return settle(tx, ended, self._policy, self._jitter())
+    def _record_left(self, tx: Connection, ended: EndedCall) -> RecordedOutcome | None:
+        return record_outcome(tx, ended, self._policy, self._jitter())
 
-    def _announce(self, settled: Settled, ended: EndedCall) -> None:
+    def _announce(self, settled: RecordedOutcome, ended: EndedCall) -> None:
         job = settled.job
         _log(settled, ended)
         if job.status.is_terminal:
-            self._announcer.ended(job.id)
-            if settled.verb in {Verb.ADOPT, Verb.ADOPT_CUT}:
-                self._announcer.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
+            self._notifier.ended(job.id)
+            if settled.verb in {Verb.ADOPT, Verb.ADOPT_PARTIAL}:
+                self._notifier.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.parked_until is None and job.available_at <= self._clock():
-            self._dispatcher.ring(job.id)
+            self._task_queue.enqueue(job.id)
 
 
 def _heard(live: LiveOutput, credentials: Credentials) -> Hear:
@@ -346,20 +346,20 @@ def _heard(live: LiveOutput, credentials: Credentials) -> Hear:
     return lambda events: live.hear([credentials.withheld_from_event(each) for each in events])
 
 
-def _log(settled: Settled, ended: EndedCall) -> None:
+def _log(settled: RecordedOutcome, ended: EndedCall) -> None:
     job, attempt = settled.job, ended.attempt
     seconds = round((ended.ended_at - attempt.started_at).total_seconds(), 3)
     log.info(settled.verb, job_id=job.id, attempt=attempt.number, status=job.status, seconds=seconds)
 
 
-def _broke(attempt: Attempt, line: Line, error: Exception) -> Failure:
-    if line.never_sent and isinstance(error, DATABASE_ERRORS):  # by the look at the request, as a rule
+def _broke(attempt: Attempt, handle: CallHandle, error: Exception) -> Failure:
+    if handle.never_sent and isinstance(error, DATABASE_ERRORS):  # by the look at the request, as a rule
         log.warning("request could not be read", job_id=attempt.job_id, error=type(error).__name__)
-        line.abort(AbortReason.RELEASED)
-        return without_answer(line, "The database was away when the call was to be sent.")
-    shortage = shortage_of(error) if line.never_sent else None
+        handle.abort(AbortReason.RELEASED)
+        return without_answer(handle, "The database was away when the call was to be sent.")
+    shortage = shortage_of(error) if handle.never_sent else None
     if shortage is not None:
-        return replace(without_answer(line, f"The call could not be sent: {shortage}."), shortage=shortage)
+        return replace(without_answer(handle, f"The call could not be sent: {shortage}."), shortage=shortage)
     log.error("attempt broke", job_id=attempt.job_id, attempt=attempt.number, exc_info=error)
     return Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
 

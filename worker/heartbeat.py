@@ -15,15 +15,15 @@ from jobs.redis_subscription import LISTEN_AGAIN_AFTER
 from jobs.store.database import Database
 from jobs.store.responses import ended_among
 from jobs.telemetry import get_logger
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.provider.call_handle import AbortReason
-from worker.registration import BEAT_EVERY, Identity
+from worker.registration import HEARTBEAT_EVERY, WorkerRegistration
 
 LOOK_EVERY = 2.0
 LOOKS_PER_AUDIT = 3
 LOOKED_AT_ONCE = 250
 SWEEP_EVERY = 0.25
-BEAT_AGAIN_AFTER = 0.25
+HEARTBEAT_AGAIN_AFTER = 0.25
 """When one was not heard: a short outage is not to look like the silence of two beats."""
 
 _REASONS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
@@ -38,8 +38,8 @@ class Heartbeat:
     def __init__(
         self,
         database: Database,
-        identity: Identity,
-        calls: Calls,
+        registration: WorkerRegistration,
+        calls: InFlightCalls,
         client: "redis.Redis",
         stop_channel: str,
         rescue_orphans: Callable[[str], int],
@@ -49,14 +49,14 @@ class Heartbeat:
         `rescue_orphans` takes back what a worker's rows claim and it does not hold.
         """
         self._database = database
-        self._identity = identity
+        self._registration = registration
         self._calls = calls
         self._client = client
         self._stop_channel = stop_channel
         self._rescue_orphans = rescue_orphans
         self._stopping = Event()
-        self._beat_due = Event()
-        loops = (self._beat, self._look_after, self._sweep, self._listen)
+        self._heartbeat_due = Event()
+        loops = (self._heartbeat, self._look_after, self._sweep, self._listen)
         self._threads = [Thread(target=loop, daemon=True) for loop in loops]
 
     def start(self) -> None:
@@ -65,34 +65,34 @@ class Heartbeat:
         Raises:
             SQLAlchemyError: the database is away; a worker that has no row must not start.
         """
-        self._identity.beat()
+        self._registration.beat()
         for thread in self._threads:
             thread.start()
 
-    def beat_soon(self) -> None:
+    def heartbeat_soon(self) -> None:
         """Beat without waiting for the next turn: what the worker listens to has changed."""
-        self._beat_due.set()
+        self._heartbeat_due.set()
 
     def stop(self) -> None:
         """End the loops and leave the list of workers."""
         self._stopping.set()
-        self._beat_due.set()
+        self._heartbeat_due.set()
         try:
-            self._identity.leave()
+            self._registration.leave()
         except SQLAlchemyError as error:
             log.warning("could not leave", error=type(error).__name__)
 
-    def _beat(self) -> None:
-        pause = BEAT_EVERY
+    def _heartbeat(self) -> None:
+        pause = HEARTBEAT_EVERY
         while True:
-            self._beat_due.wait(pause)
-            self._beat_due.clear()
+            self._heartbeat_due.wait(pause)
+            self._heartbeat_due.clear()
             if self._stopping.is_set():
                 return
-            pause = BEAT_AGAIN_AFTER
+            pause = HEARTBEAT_AGAIN_AFTER
             try:
-                self._identity.beat()
-                pause = BEAT_EVERY
+                self._registration.beat()
+                pause = HEARTBEAT_EVERY
             except SQLAlchemyError as error:
                 log.warning("heartbeat failed", error=type(error).__name__)
             except Exception:  # whatever broke, the next beat must come: silence would be taken for death
@@ -150,7 +150,7 @@ class Heartbeat:
 
     def _audit(self) -> None:
         """Give back what our rows claim and we do not hold."""
-        worker_id = self._identity.worker_id
+        worker_id = self._registration.worker_id
         if worker_id is not None:
             self._rescue_orphans(worker_id)
 

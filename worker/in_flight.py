@@ -6,7 +6,7 @@ from datetime import timedelta
 from time import monotonic, sleep
 
 from jobs.job import Attempt
-from worker.provider.call_handle import AbortReason, Line
+from worker.provider.call_handle import AbortReason, CallHandle
 
 SWEPT_AT_ONCE = 500
 LONGEST_GAP = 2.0
@@ -18,27 +18,27 @@ class RunningCall:
     """One call in flight; `ends_at` is its deadline on this process's monotonic clock."""
 
     attempt: Attempt
-    line: Line
+    handle: CallHandle
     ends_at: float
 
 
-class Calls:
+class InFlightCalls:
     """The calls in flight, by job. Every verb may be used from any thread or greenlet."""
 
     def __init__(self, on_end: Callable[[], None]) -> None:
         """`on_end` is told whenever a slot has come free."""
         self._running: dict[tuple[str, int], RunningCall] = {}
         self._numbers: dict[str, set[int]] = {}
-        self._broken_off: dict[tuple[str, int], Line] = {}
+        self._broken_off: dict[tuple[str, int], CallHandle] = {}
         self._on_end = on_end
         self._swept_at = monotonic()
 
     def __len__(self) -> int:
         return len(self._running)
 
-    def begin(self, attempt: Attempt, line: Line, length: timedelta) -> RunningCall:
+    def begin(self, attempt: Attempt, handle: CallHandle, length: timedelta) -> RunningCall:
         """Enter a call before it is sent."""
-        call = RunningCall(attempt, line, monotonic() + length.total_seconds())
+        call = RunningCall(attempt, handle, monotonic() + length.total_seconds())
         self._running[attempt.job_id, attempt.number] = call
         self._numbers.setdefault(attempt.job_id, set()).add(attempt.number)
         return call
@@ -55,13 +55,13 @@ class Calls:
 
     def break_off(self, call: RunningCall) -> None:
         """Take a call off the list of which no result is recorded: its greenlet was killed, or recording failed."""
-        self._broken_off[call.attempt.job_id, call.attempt.number] = call.line
+        self._broken_off[call.attempt.job_id, call.attempt.number] = call.handle
         self.end(call)
 
     def never_sent(self, job_id: str, attempt: int) -> bool:
         """Whether no byte was written for a call that is not held: never begun here, or broken off before that."""
-        line = self._broken_off.get((job_id, attempt))
-        return line is None or line.never_sent
+        handle = self._broken_off.get((job_id, attempt))
+        return handle is None or handle.never_sent
 
     def forget(self, job_id: str, attempt: int) -> None:
         """A call that was broken off is accounted for."""
@@ -84,12 +84,12 @@ class Calls:
         for number in sorted(self._numbers.get(job_id, ())):  # not up to `last`, which may be any number
             call = self._running.get((job_id, number)) if number <= last else None
             if call is not None:
-                call.line.abort(reason)
+                call.handle.abort(reason)
 
     def abort_all(self, reason: AbortReason) -> None:
         """End every call."""
         for call in self.held():
-            call.line.abort(reason)
+            call.handle.abort(reason)
 
     def abort_overdue(self) -> None:
         """End every call whose deadline has passed, or whose answer has come to a halt."""
@@ -101,5 +101,5 @@ class Calls:
             if number % SWEPT_AT_ONCE == 0:
                 sleep(0)  # ten thousand would hold up all else for 6 ms
             if call.ends_at <= now:
-                call.line.abort(AbortReason.CALL_DEADLINE)
-            call.line.keep(now, frozen)
+                call.handle.abort(AbortReason.CALL_DEADLINE)
+            call.handle.keep(now, frozen)

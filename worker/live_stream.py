@@ -15,14 +15,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.event_stream import (
     LIVE_FROM,
+    EmittedItem,
     Event,
     Progress,
-    Told,
     closing_events,
     identity_of,
 )
 from jobs.job import Attempt
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.request_fields import without_reasoning
 from jobs.store.database import Database
 from jobs.store.stream_events import Chunk, append, last_chunk
@@ -134,7 +134,7 @@ class LiveOutput:
             return []
         events = [] if self._places else closing_events(self._progress)  # what a lost attempt left open
         index = self._places[place] = len(self._progress.items)
-        self._progress.items.append(Told(identity, item))
+        self._progress.items.append(EmittedItem(identity, item))
         return [*events, {**event, "output_index": index}]
 
 
@@ -158,9 +158,9 @@ def keep_rest(tx: Connection, outputs: Iterable[LiveOutput]) -> None:
 class LiveLog:
     """The live output of every streamed response that this process has in its hands."""
 
-    def __init__(self, database: Database, announcer: Announcer) -> None:
+    def __init__(self, database: Database, notifier: Notifier) -> None:
         self._database = database
-        self._announcer = announcer
+        self._notifier = notifier
         self._outputs: dict[tuple[str, int], LiveOutput] = {}
         self._written = Signal()
         self._flushing = Lock()
@@ -181,7 +181,7 @@ class LiveLog:
         last = self._last(attempt.job_id) if attempt.number > 1 else None
         output = LiveOutput(attempt, last, self._written, shows_reasoning=shows_reasoning)
         self._outputs[attempt.job_id, attempt.number] = output
-        self._announcer.wrote(attempt.job_id)
+        self._notifier.wrote(attempt.job_id)
         return output
 
     def _last(self, job_id: str) -> Chunk | None:
@@ -221,5 +221,5 @@ class LiveLog:
                     output.confirm(chunk)
                 elif output.miss():
                     again = True
-        self._announcer.wrote(*kept)
+        self._notifier.wrote(*kept)
         return again

@@ -21,8 +21,8 @@ from jobs.store.attempts import attempts_of
 from jobs.store.database import CommitUnknown, Database, is_locked
 from jobs.store.stream_events import append
 from jobs.telemetry import get_logger
-from worker.outcome import EndedCall, Settled
-from worker.pending_outcomes import LeftOver, Unrecorded
+from worker.outcome import EndedCall, RecordedOutcome
+from worker.pending_outcomes import LeftOver, PendingOutcomes
 
 AWAY: Final = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, CommitUnknown)
 """What says nothing against the file that was to be recorded."""
@@ -32,19 +32,19 @@ LOCKED_AGAIN_AFTER: Final = 0.1
 log = get_logger(__name__)
 
 
-class LeftOvers:
+class OrphanedOutcomes:
     """What stands in the files of one data folder."""
 
     def __init__(
         self,
         database: Database,
-        unrecorded: Unrecorded,
-        settle: Callable[[Connection, EndedCall], Settled | None],
-        announce: Callable[[Settled, EndedCall], None],
+        unrecorded: PendingOutcomes,
+        record_outcome: Callable[[Connection, EndedCall], RecordedOutcome | None],
+        announce: Callable[[RecordedOutcome, EndedCall], None],
     ) -> None:
         self._database = database
         self._unrecorded = unrecorded
-        self._settle = settle
+        self._settle = record_outcome
         self._announce = announce
         self._refused: set[Path] = set()
         self._taken: dict[tuple[str, int], LeftOver] = {}
@@ -110,7 +110,7 @@ class LeftOvers:
             self._announce(settled, left.ended)
         return True
 
-    def _write(self, left: LeftOver, *, hurried: bool) -> Settled | None:
+    def _write(self, left: LeftOver, *, hurried: bool) -> RecordedOutcome | None:
         with self._database.begin(hurried=hurried) as tx:
             if not attempts_of(tx, left.ended.job.id, left.ended.attempt.number - 1, limit=1):
                 raise LookupError("the database does not know this call")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import LONGEST_WEATHER_PAUSE, NO_PATIENCE, RULES, Backoff, GiveUp, Park, Refusal, TryAgain, next_step
+from jobs.retry import LONGEST_WEATHER_PAUSE, NO_WAIT, RULES, Backoff, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.attempts import (
@@ -22,7 +22,7 @@ from jobs.store.attempts import (
     save_answers,
 )
 from jobs.store.jobs import move, move_all
-from jobs.store.provider_limits import read_lane
+from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
 from jobs.store.responses import get_job
 from worker.provider.call_handle import AbortReason
@@ -32,9 +32,9 @@ AFTER_A_PROBE = timedelta(seconds=1.5)
 CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
 # What a call that reports after its job was parked says of it instead.
 OF_A_PARKED_JOB: Mapping[Verb, Verb] = {
-    Verb.RETRY: Verb.UNPARK,
+    Verb.RESCHEDULE: Verb.UNPARK,
     Verb.RELEASE: Verb.UNPARK,
-    Verb.FAIL: Verb.WRITE_OFF,
+    Verb.FAIL: Verb.FAIL_UNKNOWN,
 }
 NO_ERROR: Mapping[str, None] = {
     "error_code": None,
@@ -53,7 +53,7 @@ class Policy:
     call_deadline: timedelta
     widen_on_overflow: bool
     patience: Patience = AT_ONCE
-    lane: str = "provider"
+    provider_limit: str = "provider"
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Policy":
@@ -63,7 +63,7 @@ class Policy:
             backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
             call_deadline=settings.call_deadline,
             widen_on_overflow=settings.truncation_on_overflow == "auto",
-            lane=settings.lane,
+            provider_limit=settings.provider_limit,
             patience=Patience.from_settings(settings),
         )
 
@@ -80,37 +80,37 @@ class EndedCall:
 
 
 @dataclass(frozen=True)
-class Settled:
+class RecordedOutcome:
     """The verb that was said, and the job after it."""
 
     verb: Verb
     job: Job
 
 
-def settle(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> Settled | None:
+def record_outcome(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> RecordedOutcome | None:
     """Book the call and move its job; None when the job was no longer this attempt's to move.
 
     An answer counts whatever made us end the call: it was paid for.
     """
     result = ended.report.result
     if isinstance(result, Answer):
-        return _settle_answer(tx, ended, result)
+        return _record_answer(tx, ended, result)
     if ended.aborted in SETTLED_BY_OTHERS:
         end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
         return None
     if ended.aborted is AbortReason.RELEASED and _can_be_handed_back(ended, result):
         end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
         return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
-    return _settle_failure(tx, ended, result, policy, jitter)
+    return _record_failure(tx, ended, result, policy, jitter)
 
 
-def can_settle_together(ended: EndedCall) -> bool:
+def can_batch(ended: EndedCall) -> bool:
     """Whether a call ended as most do: the first of its job, with a whole answer."""
     result = ended.report.result
     return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
 
 
-def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Settled], list[str]]:
+def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[RecordedOutcome], list[str]]:
     """`settle` for several such calls at once; also the ids of the deliveries to ring for after the commit.
 
     Raises:
@@ -122,7 +122,7 @@ def settle_together(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Se
     jobs = {job.id: job for job in moved}
     end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
     save_answers(tx, [(ended.job, ended.report) for ended in calls])
-    return [Settled(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
+    return [RecordedOutcome(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
 
 
 def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:
@@ -145,20 +145,20 @@ def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
     return resumable or costs_nothing or ended.job.on_unknown_outcome is OnUnknownOutcome.RETRY
 
 
-def _settle_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Settled | None:
+def _record_answer(tx: Connection, ended: EndedCall, answer: Answer) -> RecordedOutcome | None:
     cut = answer.cut_reason is not None
     report, now = ended.report, ended.ended_at
     end_attempt(tx, ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, now, report)
     changes = _answered(report, answer.cut_reason)
-    settled = _move(tx, Verb.CUT if cut else Verb.COMPLETE, ended.job, now, **changes)
+    settled = _move(tx, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ended.job, now, **changes)
     if settled is None:
-        settled = _adopt(tx, ended, Verb.ADOPT_CUT if cut else Verb.ADOPT, changes)
+        settled = _adopt(tx, ended, Verb.ADOPT_PARTIAL if cut else Verb.ADOPT, changes)
     if settled is not None:
         save_answer(tx, settled.job, report)
     return settled
 
 
-def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, Any]) -> Settled | None:
+def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, Any]) -> RecordedOutcome | None:
     """Take a late answer while the job is still open, whoever holds it now."""
     try:
         current = get_job(tx, ended.job.id)
@@ -167,13 +167,13 @@ def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, A
     return _move(tx, verb, current, ended.ended_at, **changes)
 
 
-def _settle_failure(
+def _record_failure(
     tx: Connection, ended: EndedCall, failure: Failure, policy: Policy, jitter: float
-) -> Settled | None:
+) -> RecordedOutcome | None:
     now, job, report = ended.ended_at, ended.job, ended.report
     end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
-    widen = policy.widen_on_overflow
-    patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_PATIENCE
+    relax = policy.widen_on_overflow
+    patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_WAIT
     alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
     step = next_step(
         failure,
@@ -181,9 +181,9 @@ def _settle_failure(
         backoff=policy.backoff,
         now=now,
         jitter=jitter,
-        widen_on_overflow=widen,
+        widen_on_overflow=relax,
         patience=patience,
-        refusal=_refusal(tx, ended.attempt, failure, policy.lane, now, alike),
+        refusal=_refusal(tx, ended.attempt, failure, policy.provider_limit, now, alike),
         alike=alike,
     )
     facts = {
@@ -192,21 +192,21 @@ def _settle_failure(
         "error_http_status": failure.http_status,
         "error_param": failure.provider_param,
     }
-    if isinstance(step, TryAgain | Park):
+    if isinstance(step, Reschedule | Park):
         facts |= {"error_message": failure.message[:MESSAGE_LIMIT]}
     if isinstance(step, Park):
         return _move(tx, Verb.PARK, job, now, **facts, parked_until=step.until)
-    if isinstance(step, TryAgain):
+    if isinstance(step, Reschedule):
         facts |= {
             "available_at": step.available_at,
             "truncation_applied": step.truncation or job.truncation_applied,
         }
-        return _move(tx, Verb.RETRY, job, now, **facts)
+        return _move(tx, Verb.RESCHEDULE, job, now, **facts)
     return _give_up(tx, job, report, step, now, facts)
 
 
 def _refusal(
-    tx: Connection, attempt: Attempt, failure: Failure, lane: str, now: datetime, alike: int
+    tx: Connection, attempt: Attempt, failure: Failure, provider_limit: str, now: datetime, alike: int
 ) -> Refusal | None:
     """The job tries again after whoever probes next, so that no job is every probe.
 
@@ -214,7 +214,7 @@ def _refusal(
     """
     if not failure.is_weather and failure.kind not in REFUSALS:
         return None
-    probe_at = read_lane(tx, lane).probe_at
+    probe_at = read_provider_limit(tx, provider_limit).probe_at
     if failure.is_weather:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     if probe_at is None:
@@ -236,7 +236,7 @@ def _log_may_tell(ended: EndedCall) -> bool:
 
 def _give_up(
     tx: Connection, job: Job, report: CallReport, step: GiveUp, now: datetime, facts: Mapping[str, Any]
-) -> Settled | None:
+) -> RecordedOutcome | None:
     final = {"error_code": step.code, "error_message": step.message[:MESSAGE_LIMIT], "usage": report.usage}
     settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
     if settled is not None:
@@ -244,17 +244,17 @@ def _give_up(
     return settled
 
 
-def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Settled | None:
+def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
     """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
     try:
-        return Settled(verb, move(tx, verb, job, now, **changes))
+        return RecordedOutcome(verb, move(tx, verb, job, now, **changes))
     except StaleJob:
         verb_when_parked = OF_A_PARKED_JOB.get(verb)
     parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
     if verb_when_parked is None or parked is None:
         return None
     try:
-        return Settled(verb_when_parked, move(tx, verb_when_parked, parked, now, **changes))
+        return RecordedOutcome(verb_when_parked, move(tx, verb_when_parked, parked, now, **changes))
     except StaleJob:
         return None
 

@@ -53,7 +53,7 @@ class LeftOver:
         _put_aside(self.path)
 
 
-class Unrecorded:
+class PendingOutcomes:
     """The ends that one worker process has not recorded yet. From any thread or greenlet."""
 
     def __init__(self, data_dir: Path) -> None:

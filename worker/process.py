@@ -19,28 +19,28 @@ from celery.signals import worker_init, worker_shutting_down
 from celery.worker import state
 
 from jobs.broker_names import Names
-from jobs.encryption import VARIABLE, Seal
+from jobs.encryption import VARIABLE, Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.process_tuning import collect_rarely
 from jobs.redis_url import connect
 from jobs.settings import Settings
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.pending_work import Duty
-from jobs.store.provider_limits import LaneSettings, probe_now
+from jobs.store.provider_limits import ProviderLimitSettings, probe_now
 from jobs.store.reconciliation import Patience
-from jobs.task_queue import HEADROOM, Dispatcher
+from jobs.task_queue import HEADROOM, TaskQueue
 from jobs.telemetry import get_logger
 from jobs.webhooks.enqueue import Outbox
 from worker.capacity import Capacity
 from worker.celery_adapter.consumer import FreeSlots
 from worker.celery_adapter.pool import LastingPool
 from worker.celery_adapter.shutdown import Leaving
-from worker.celery_adapter.subscribed_queues import Hearing
+from worker.celery_adapter.subscribed_queues import SubscribedQueues
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.live_stream import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
@@ -50,11 +50,11 @@ from worker.maintenance.patrol import Patrol
 from worker.maintenance.provider_calls_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
 from worker.outcome import Policy
-from worker.pending_outcomes import Unrecorded
+from worker.pending_outcomes import PendingOutcomes
 from worker.provider.call_handle import AbortReason
 from worker.provider.client import ProviderClient
-from worker.provider_limiter import LaneKeeper
-from worker.registration import Identity
+from worker.provider_limiter import ProviderLimiter
+from worker.registration import WorkerRegistration
 from worker.startup_checks import patiently, refuse_what_takes_nothing
 from worker.webhooks.http_post import Poster
 from worker.webhooks.sender import WebhookSender
@@ -77,19 +77,19 @@ class WorkerProcess:
         self.settings = settings
         self.database = database
         self.names = names
-        self.calls = Calls(on_end=self._slot_came_free)
-        self.hearing = Hearing(names)
-        self.unrecorded = Unrecorded(settings.data_dir)
-        self.identity = Identity(
+        self.calls = InFlightCalls(on_end=self._slot_came_free)
+        self.hearing = SubscribedQueues(names)
+        self.unrecorded = PendingOutcomes(settings.data_dir)
+        self.registration = WorkerRegistration(
             self.database, settings.worker_concurrency, hearing=self.hearing, unrecorded=self.unrecorded
         )
-        self.capacity = Capacity(self.identity, self.calls)
-        self.dispatcher = Dispatcher(app, self._get_names)
-        self.lane = LaneSettings.from_settings(settings)
+        self.capacity = Capacity(self.registration, self.calls)
+        self.task_queue = TaskQueue(app, self._get_names)
+        self.provider_limit = ProviderLimitSettings.from_settings(settings)
         self.catalogue = Catalogue(settings.models)
         self.patience = Patience.from_settings(settings)
         self.slots = FreeSlots(self.hearing, self._consumer_listens)
-        self.seal = Seal(settings.encryption_keys)
+        self.cipher = Cipher(settings.encryption_keys)
         self._ends_at_once = False
         self.leaving = Leaving(self.finish, self.holds_anything)
         self._finishing = Lock()
@@ -101,9 +101,9 @@ class WorkerProcess:
         return connect(self.settings.redis)
 
     @cached_property
-    def announcer(self) -> Announcer:
+    def notifier(self) -> Notifier:
         """Tells the other processes what happened, and rings for the webhooks of it."""
-        return Announcer(self.redis, self._get_names, Outbox(self.database, self.dispatcher).jobs_ended)
+        return Notifier(self.redis, self._get_names, Outbox(self.database, self.task_queue).jobs_ended)
 
     @cached_property
     def provider(self) -> ProviderClient:
@@ -120,7 +120,7 @@ class WorkerProcess:
     @cached_property
     def live(self) -> LiveLog:
         """Keeps what streaming calls tell."""
-        return LiveLog(self.database, self.announcer)
+        return LiveLog(self.database, self.notifier)
 
     @cached_property
     def executor(self) -> Executor:
@@ -129,16 +129,18 @@ class WorkerProcess:
             self.database,
             self.provider,
             Policy.from_settings(self.settings),
-            identity=self.identity,
+            registration=self.registration,
             capacity=self.capacity,
-            lane=LaneKeeper(self.database, self.lane, self.settings.worker_timeout, self.database.clock),
+            provider_limit=ProviderLimiter(
+                self.database, self.provider_limit, self.settings.worker_timeout, self.database.clock
+            ),
             calls=self.calls,
             live=self.live,
             unrecorded=self.unrecorded,
             catalogue=self.catalogue,
-            dispatcher=self.dispatcher,
-            announcer=self.announcer,
-            seal=self.seal,
+            task_queue=self.task_queue,
+            notifier=self.notifier,
+            cipher=self.cipher,
         )
 
     @cached_property
@@ -146,10 +148,10 @@ class WorkerProcess:
         """Delivers webhooks."""
         return WebhookSender(
             self.database,
-            Poster.create(self.settings.receivers, self.database.wall_clock),
-            self.seal,
-            identity=self.identity,
-            announcer=self.announcer,
+            Poster.create(self.settings.destination_policy, self.database.wall_clock),
+            self.cipher,
+            registration=self.registration,
+            notifier=self.notifier,
             slots=self.settings.webhook_concurrency,
             on_end=self._slot_came_free,
         )
@@ -160,27 +162,27 @@ class WorkerProcess:
 
         def take_back(worker_id: str) -> int:
             now = self.database.clock()
-            parts = (self.database, self.dispatcher, self.announcer)
-            ends = self.executor.left_overs
+            parts = (self.database, self.task_queue, self.notifier)
+            ends = self.executor.orphaned_outcomes
             return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience, ends=ends)
 
-        return Heartbeat(self.database, self.identity, self.calls, self.redis, self.names.stop, take_back)
+        return Heartbeat(self.database, self.registration, self.calls, self.redis, self.names.stop, take_back)
 
     @cached_property
     def maintenance(self) -> Maintenance:
         """Keeps every job moving."""
         return Maintenance(
             self.database,
-            self.identity,
-            self.dispatcher,
-            self.announcer,
-            lane=self.lane,
+            self.registration,
+            self.task_queue,
+            self.notifier,
+            provider_limit=self.provider_limit,
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
             patience=self.patience,
             attempts_kept=timedelta(days=self.settings.attempts_days),
             delivery_slots=self.settings.webhook_concurrency,
-            ends=self.executor.left_overs,
+            ends=self.executor.orphaned_outcomes,
         )
 
     @cached_property
@@ -188,10 +190,10 @@ class WorkerProcess:
         """The duties that ask the provider: what lost answers cost, to stop what nobody wants, and to keep nothing."""
         reconciler = Reconciler(
             self.database,
-            self.dispatcher,
-            self.announcer,
+            self.task_queue,
+            self.notifier,
             ProviderLog(self.settings.logs_url, self.settings.provider_api_key),
-            lane=self.lane.name,
+            provider_limit=self.provider_limit.name,
             after=timedelta(seconds=self.settings.reconcile_after_seconds),
         )
         canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
@@ -202,7 +204,7 @@ class WorkerProcess:
             Patrol(
                 duty,
                 self.database,
-                self.identity,
+                self.registration,
                 each.run_once,
                 every=each.every,
                 has_work=partial(self.maintenance.has_work_for, duty),
@@ -214,7 +216,7 @@ class WorkerProcess:
         return self.names
 
     def _consumer_listens(self) -> None:
-        self.heartbeat.beat_soon()
+        self.heartbeat.heartbeat_soon()
 
     def _slot_came_free(self) -> None:
         self.maintenance.wake()
@@ -225,23 +227,28 @@ class WorkerProcess:
         if not self.settings.encryption_keys:
             log.warning("webhooks are not signed", missing=VARIABLE)
         if self.settings.sends_in_clear:
-            log.warning("provider is plain http: its key, prompts and answers can be read", host=self.settings.lane)
-        left_overs, _ = self.executor.left_overs, self.sender  # all that a thread asks which watches over our leaving
+            log.warning(
+                "provider is plain http: its key, prompts and answers can be read", host=self.settings.provider_limit
+            )
+        orphaned_outcomes, _ = (
+            self.executor.orphaned_outcomes,
+            self.sender,
+        )  # all that a thread asks which watches over our leaving
         self.leaving.watch()
-        patiently(left_overs.record)
+        patiently(orphaned_outcomes.record)
         self.unrecorded.start()
         patiently(self.heartbeat.start)
         self.live.start()
         self._probe_soon()
         self.maintenance.start()
-        for patrol in self.patrols:
-            patrol.start()
+        for periodic_task in self.patrols:
+            periodic_task.start()
 
     def _probe_soon(self) -> None:
         """Let a paused provider be tried at once, as this worker may have another key for it."""
         try:
             with self.database.begin(hurried=True) as tx:
-                probe_now(tx, self.lane.name, self.database.clock())
+                probe_now(tx, self.provider_limit.name, self.database.clock())
         except DATABASE_ERRORS as error:  # locked, or away once more: the next probe comes in its time
             log.warning("provider not tried at once", error=type(error).__name__)
 
@@ -257,7 +264,7 @@ class WorkerProcess:
 
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running, and waits no more for what cannot be recorded."""
-        self.identity.draining = True
+        self.registration.draining = True
         self.unrecorded.hurry()
         if at_once:
             self._ends_at_once = True
@@ -291,8 +298,8 @@ class WorkerProcess:
             self._empty_within(RECORDING_SECONDS, is_last=True)
             self._await_records()
         self.maintenance.stop()
-        for patrol in self.patrols:
-            patrol.stop()
+        for periodic_task in self.patrols:
+            periodic_task.stop()
         self.live.stop()
         self.unrecorded.stop()
         self.heartbeat.stop()
@@ -353,7 +360,7 @@ def install(app: Celery, process: WorkerProcess) -> None:
     process.slots.install(app)
 
     def interrupted() -> None:
-        if process.identity.draining:
+        if process.registration.draining:
             hand_back()
             return
         log.info("stopping; Ctrl-C again hands back what runs")

@@ -19,12 +19,12 @@ from jobs.job import Attempt, CallReport
 from jobs.store import provider_limits
 from jobs.store.account_refusals import REFUSALS, TAKEN_AFTER, anybody_was_taken, is_the_accounts
 from jobs.store.database import Database, database_now
-from jobs.store.provider_limits import Lane, LaneSettings
+from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings
 from jobs.store.workers import live_slots
 from jobs.telemetry import get_logger
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 
-NARROWING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
+THROTTLING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
 # After these nobody knows whether the provider would have taken our key.
 SAY_NOTHING = frozenset(
     {
@@ -107,19 +107,23 @@ class _Streak:
             self._job_ids.add(attempt.job_id)
 
 
-class LaneKeeper:
+class ProviderLimiter:
     """One process's view of the lane."""
 
     def __init__(
-        self, database: Database, settings: LaneSettings, worker_timeout: timedelta, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        settings: ProviderLimitSettings,
+        worker_timeout: timedelta,
+        clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._settings = settings
         self._worker_timeout = worker_timeout
         self._clock = clock
-        self._last = Lane(settings.name)
+        self._last = ProviderLimit(settings.name)
         self._read_at = float("-inf")
-        self._narrowed_at = float("-inf")
+        self._throttled_at = float("-inf")
         self._streak = _Streak()
 
     def is_known_shut(self) -> bool:
@@ -132,36 +136,38 @@ class LaneKeeper:
             return True
         return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
 
-    def admits(self, tx: Connection, wanted: int) -> tuple[Lane, int]:
+    def admits(self, tx: Connection, wanted: int) -> tuple[ProviderLimit, int]:
         """The lane, and how many of so many wanted calls may go out now.
 
         One that is closed wants a single probe, and so does a provider that seems to be away.
         """
-        lane = provider_limits.read_lane(tx, self._settings.name)
-        self._last, self._read_at = lane, monotonic()
-        if lane.is_shut(self._clock()) or self._streak.holds_back:  # refused meanwhile, while others were claimed
-            return lane, 0
-        room = 1 if lane.closed_at is not None or self._streak.seems_away else wanted
-        limit = self._settings.limit(lane)
+        provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
+        self._last, self._read_at = provider_limit, monotonic()
+        if (
+            provider_limit.is_shut(self._clock()) or self._streak.holds_back
+        ):  # refused meanwhile, while others were claimed
+            return provider_limit, 0
+        room = 1 if provider_limit.paused_at is not None or self._streak.seems_away else wanted
+        limit = self._settings.limit(provider_limit)
         if limit is not None:
             room = min(room, limit - provider_limits.calls_out(tx, limit))
-        return lane, room
+        return provider_limit, room
 
-    def is_probe(self, tx: Connection, lane: Lane, job_id: str) -> bool:
+    def is_probe(self, tx: Connection, provider_limit: ProviderLimit, job_id: str) -> bool:
         """Whether the call just claimed is the probe of a closed lane, or tries a provider that seems to be away.
 
         Raises:
             ProbeTaken: another is it, so the claim must be undone.
         """
-        if lane.closed_at is None:
+        if provider_limit.paused_at is None:
             if self._streak.seems_away:
                 self._streak.try_with(job_id)
             return self._streak.seems_away
-        if not provider_limits.take_probe(tx, lane, self._clock()):
+        if not provider_limits.take_probe(tx, provider_limit, self._clock()):
             raise ProbeTaken
         return True
 
-    def watch_probe(self, attempt: Attempt, line: Line) -> Timer:
+    def watch_probe(self, attempt: Attempt, handle: CallHandle) -> Timer:
         """Open the lane as soon as the probe was taken; to be cancelled when it ends."""
 
         def taken() -> None:
@@ -169,13 +175,13 @@ class LaneKeeper:
             self._tell(lambda tx: self._reopen(tx, attempt))
 
         def not_refused() -> None:
-            if not line.never_sent:  # a connection that still is being made says nothing; its answer will
+            if not handle.never_sent:  # a connection that still is being made says nothing; its answer will
                 taken()
 
-        after = TAKEN_AFTER if self._last.closed_at is not None else self._streak.taken_after
+        after = TAKEN_AFTER if self._last.paused_at is not None else self._streak.taken_after
         timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
-        line.when_taken = taken
+        handle.when_taken = taken
         timer.start()
         return timer
 
@@ -191,37 +197,40 @@ class LaneKeeper:
             self._streak = _Streak()  # it was reached
             self._tell(lambda tx: self._refused(tx, attempt, failure))
             return
-        if kind in NARROWING and monotonic() - self._narrowed_at >= provider_limits.NARROW_EVERY.total_seconds() / 2:
-            self._narrowed_at = monotonic()
-            self._tell(lambda tx: self._narrow(tx, attempt))
+        if (
+            kind in THROTTLING
+            and monotonic() - self._throttled_at >= provider_limits.THROTTLE_EVERY.total_seconds() / 2
+        ):
+            self._throttled_at = monotonic()
+            self._tell(lambda tx: self._throttle(tx, attempt))
         if failure is not None and failure.is_weather:
             self._weathered(attempt, failure)
             return
         if failure is None or failure.http_status is not None:
             self._streak = _Streak()
-        if self._last.closed_at is not None:
+        if self._last.paused_at is not None:
             # without a status nothing was asked of the provider, or it gave no answer
             undecided = failure is not None and (failure.kind in SAY_NOTHING or failure.http_status is None)
             self._tell(lambda tx: self._probe_later(tx, attempt) if undecided else self._reopen(tx, attempt))
         if kind is None and self._last.max_calls is not None:
-            self._tell(self._widen)
+            self._tell(self._relax)
 
     def _weathered(self, attempt: Attempt, failure: Failure) -> None:
         """A call cost nothing and brought nothing, as every other one might have."""
         self._streak.add(attempt, failure.kind, self._clock())
         seems_away = self._streak.calls >= REFUSALS_IN_A_ROW and not self._streak.is_new
-        if seems_away or self._last.closed_at is not None:
+        if seems_away or self._last.paused_at is not None:
             self._tell(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))
 
     def _missed(self, tx: Connection, attempt: Attempt, failure: Failure, *, seems_away: bool) -> None:
-        lane = provider_limits.read_lane(tx, self._settings.name)
-        if lane.closed_for in REFUSALS:
+        provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
+        if provider_limit.pause_kind in REFUSALS:
             # too many calls with a good key, or nobody knows
             if failure.kind is ErrorKind.RATE_LIMITED:
                 self._reopen(tx, attempt)
             else:
                 self._probe_later(tx, attempt)
-        elif lane.closed_at is not None or (seems_away and self._nothing_gets_through(tx, attempt, failure)):
+        elif provider_limit.paused_at is not None or (seems_away and self._nothing_gets_through(tx, attempt, failure)):
             self._close(tx, attempt, failure)
 
     def _nothing_gets_through(self, tx: Connection, attempt: Attempt, failure: Failure) -> bool:
@@ -241,13 +250,15 @@ class LaneKeeper:
         return True
 
     def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
-        lane = provider_limits.read_lane(tx, self._settings.name)
-        if lane.closed_for is ErrorKind.UNREACHABLE:  # it is there, and answers
+        provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
+        if provider_limit.pause_kind is ErrorKind.UNREACHABLE:  # it is there, and answers
             self._reopen(tx, attempt)
-        is_closed = lane.closed_for in REFUSALS
+        is_closed = provider_limit.pause_kind in REFUSALS
         if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
             self._close(tx, attempt, failure)
-        elif lane.closed_for in NARROWING:  # whoever refuses this one need not be who was too busy for the others
+        elif (
+            provider_limit.pause_kind in THROTTLING
+        ):  # whoever refuses this one need not be who was too busy for the others
             self._probe_later(tx, attempt)
 
     def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
@@ -260,30 +271,42 @@ class LaneKeeper:
             else timedelta(0)
         )
         name, now = self._settings.name, self._clock()
-        if provider_limits.close(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
-            log.error("lane closed", lane=name, reason=failure.kind, because=because, refused=self._streak.calls or 1)
-        self._last, self._read_at = provider_limits.read_lane(tx, name), monotonic()
+        if provider_limits.pause(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
+            log.error(
+                "lane closed",
+                provider_limit=name,
+                reason=failure.kind,
+                because=because,
+                refused=self._streak.calls or 1,
+            )
+        self._last, self._read_at = provider_limits.read_provider_limit(tx, name), monotonic()
 
     def _reopen(self, tx: Connection, attempt: Attempt) -> None:
-        lane = provider_limits.read_lane(tx, self._settings.name)
-        if lane.closed_at is not None and provider_limits.reopen(tx, lane.name, attempt.started_at):
-            seconds = round((self._clock() - lane.closed_at).total_seconds(), 1)
-            refused = max(0, lane.probes - 1)
-            log.info("lane open", lane=lane.name, reason=lane.closed_for, seconds=seconds, refused_probes=refused)
+        provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
+        if provider_limit.paused_at is not None and provider_limits.resume(tx, provider_limit.name, attempt.started_at):
+            seconds = round((self._clock() - provider_limit.paused_at).total_seconds(), 1)
+            refused = max(0, provider_limit.probes - 1)
+            log.info(
+                "lane open",
+                provider_limit=provider_limit.name,
+                reason=provider_limit.pause_kind,
+                seconds=seconds,
+                refused_probes=refused,
+            )
         self._streak = _Streak()
-        self._last, self._read_at = provider_limits.read_lane(tx, self._settings.name), monotonic()
+        self._last, self._read_at = provider_limits.read_provider_limit(tx, self._settings.name), monotonic()
 
     def _probe_later(self, tx: Connection, attempt: Attempt) -> None:
         provider_limits.probe_later(tx, self._settings.name, attempt.started_at, self._clock())
 
-    def _narrow(self, tx: Connection, attempt: Attempt) -> None:
-        limit = provider_limits.narrow(tx, self._settings.name, attempt.job_id, self._clock())
+    def _throttle(self, tx: Connection, attempt: Attempt) -> None:
+        limit = provider_limits.throttle(tx, self._settings.name, attempt.job_id, self._clock())
         if limit is not None:
-            log.warning("lane narrowed", lane=self._settings.name, calls=limit)
+            log.warning("lane narrowed", provider_limit=self._settings.name, calls=limit)
 
-    def _widen(self, tx: Connection) -> None:
+    def _relax(self, tx: Connection) -> None:
         slots = live_slots(tx, database_now(tx), self._worker_timeout)
-        provider_limits.widen(tx, self._settings.name, self._clock(), slots)
+        provider_limits.relax(tx, self._settings.name, self._clock(), slots)
 
     def _tell(self, change: Callable[[Connection], None]) -> None:
         """The lane is a help, not a record: a database that is away will hear of the next call."""

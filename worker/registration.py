@@ -7,23 +7,23 @@ from datetime import timedelta
 
 from jobs.clock import FAR_OFF, elapsed
 from jobs.store.database import Database, database_now
-from jobs.store.leases import beat_now
+from jobs.store.leases import heartbeat_now
 from jobs.store.workers import Report, beat, leave, register
 from jobs.telemetry import get_logger
-from worker.celery_adapter.subscribed_queues import Hearing
-from worker.pending_outcomes import Unrecorded
+from worker.celery_adapter.subscribed_queues import SubscribedQueues
+from worker.pending_outcomes import PendingOutcomes
 
-BEAT_EVERY = 2.0
-BEAT_SECONDS = 4.0
+HEARTBEAT_EVERY = 2.0
+HEARTBEAT_SECONDS = 4.0
 """How long a beat may take, so that another connection is tried before silence is taken for death."""
-LONGEST_PAUSE = 2 * BEAT_EVERY
+LONGEST_PAUSE = 2 * HEARTBEAT_EVERY
 """Between two beats, in seconds, of a worker that is well."""
 
 log = get_logger(__name__)
 
 
 @dataclass
-class Identity:
+class WorkerRegistration:
     """A row in `workers`, touched by every heartbeat; replaced by a fresh one after we were given up for dead."""
 
     database: Database
@@ -31,8 +31,8 @@ class Identity:
     worker_id: str | None = None
     draining: bool = False
     short_of: str | None = None
-    hearing: Hearing | None = None
-    unrecorded: Unrecorded | None = None
+    hearing: SubscribedQueues | None = None
+    unrecorded: PendingOutcomes | None = None
     _beaten_at: float = field(default=float("-inf"), init=False)
     _steady_since: float = field(default=float("inf"), init=False)
 
@@ -46,8 +46,10 @@ class Identity:
         fresh, former, beaten_at = None, self.worker_id, self._beaten_at
         self._beaten_at = float("-inf")  # until this one has got through
         database, draining, report = self.database, self.draining, self._report()
-        if former is None or not beat_now(database, former, within=BEAT_SECONDS, draining=draining, report=report):
-            with database.begin(within=BEAT_SECONDS) as tx:
+        if former is None or not heartbeat_now(
+            database, former, within=HEARTBEAT_SECONDS, draining=draining, report=report
+        ):
+            with database.begin(within=HEARTBEAT_SECONDS) as tx:
                 now = database.ask_time(tx)
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
                 beat(tx, fresh, now, draining=draining, report=report)

@@ -7,7 +7,7 @@ from typing import Any, Final
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.broker_connection import CLUSTER_ERRORS, BrokerAway, BrokerLine, read_together
+from jobs.broker_connection import CLUSTER_ERRORS, BrokerAway, BrokerConnection, read_together
 from jobs.broker_names import Names
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.installation import Installation
@@ -43,7 +43,7 @@ def refuse_what_takes_nothing(controller: Any, app: Celery, names: Names) -> Non
         raise SystemExit(f"-Q and -X leave nobody to listen to {' and '.join(unheard)}: start the worker without them.")
     if controller.autoscale:
         raise SystemExit("--autoscale is not supported: BACKBURNER_WORKER_CONCURRENCY says how many calls run at once.")
-    line = BrokerLine(app, keep=False)
+    line = BrokerConnection(app, keep=False)
     try:
         line.use(lambda connection: read_together(connection, names.calls, names.deliveries))
     except BrokerAway as away:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field
 
 from api.request.base import FIRST_FAULT, WITHOUT_NUL, Closed, Open, Unread, branch, by_kind, refused
 from jobs.webhooks.protocol import SHORTEST_SECRET_BYTES, key_of
-from jobs.webhooks.url_policy import LONGEST_URL, ReceiverRefused, parse_receiver
+from jobs.webhooks.url_policy import LONGEST_URL, DestinationRefused, parse_destination
 
 
 class JsonSchemaFormat(Open):
@@ -68,10 +68,10 @@ class StreamOptions(Open):
     include_obfuscation: bool | None = None
 
 
-def _receiver(url: str) -> str:
+def _destination(url: str) -> str:
     try:
-        parse_receiver(url)
-    except ReceiverRefused as error:
+        parse_destination(url)
+    except DestinationRefused as error:
         raise refused(str(error)) from None
     return url
 
@@ -87,13 +87,13 @@ def _signing_secret(secret: str) -> str:
 
 
 # Checked in full where it is known what the operator lets through; here as far as every server agrees.
-ReceiverUrl = Annotated[str, Field(max_length=LONGEST_URL), WITHOUT_NUL, AfterValidator(_receiver)]
+DestinationUrl = Annotated[str, Field(max_length=LONGEST_URL), WITHOUT_NUL, AfterValidator(_destination)]
 
 
 class Webhook(Closed):
     """Where to tell the end of this one response. Registered endpoints hear of it all the same."""
 
-    url: ReceiverUrl = Field(
+    url: DestinationUrl = Field(
         description="https unless the server allows http; private addresses are refused.",
         examples=["https://example.com/hooks/backburner"],
         json_schema_extra={"format": "uri"},

@@ -9,11 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, gen
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import Parts, PartsDep
+from api.dependencies import AppState, StateDep
 from api.readiness import DatabaseState, unseen
 from api.response_body import Readiness
 from jobs.store.database import database_now
-from jobs.store.provider_limits import LaneSettings, read_lane
+from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import count_open, oldest_due_at
 from jobs.store.webhooks.endpoints import (
     count_disabled,
@@ -45,43 +45,43 @@ async def healthz() -> dict[str, str]:
         503: {"model": Readiness, "description": "`missing` names what is not there."},
     },
 )
-async def readyz(parts: PartsDep) -> Response:
+async def readyz(state: StateDep) -> Response:
     """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
     the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
     why of each thing that is missing. `backburner doctor` tells the same list.
     """
-    body = await _readiness(parts)
+    body = await _readiness(state)
     return JSONResponse(body, 503 if body["missing"] else 200)
 
 
-async def _readiness(parts: Parts) -> dict[str, object]:
+async def _readiness(state: AppState) -> dict[str, object]:
     # on no thread that handlers share: those who wait for what is silent may have taken them all
-    state, broker_away = await gather(_look_at_database(parts), _look_at_broker(parts))
-    faults = state.faults(broker_away)
+    seen, broker_away = await gather(_look_at_database(state), _look_at_broker(state))
+    faults = seen.faults(broker_away)
     missing = {each.of.value: each.reason for each in faults if each.is_missing}
-    if state.reason is not None:
-        log.warning("not ready", database=state.reason)
+    if seen.reason is not None:
+        log.warning("not ready", database=seen.reason)
     return {
         "status": "unavailable" if missing else "ok",
         "missing": list(missing),
         "reasons": missing,
         "warnings": [each.reason for each in faults if not each.is_missing],
-        "waiting": state.waiting(broker_away),
-        "provider": state.lane,
+        "waiting": seen.waiting(broker_away),
+        "provider": seen.provider_limit,
     }
 
 
-async def _look_at_database(parts: Parts) -> DatabaseState:
+async def _look_at_database(state: AppState) -> DatabaseState:
     try:
-        return await parts.database_probe.ask()
+        return await state.database_probe.ask()
     except (SQLAlchemyError, TimeoutError) as error:
         return unseen(error)
 
 
-async def _look_at_broker(parts: Parts) -> str | None:
+async def _look_at_broker(state: AppState) -> str | None:
     """Why the broker takes no messages, if it takes none."""
     try:
-        return await parts.broker_probe.ask()
+        return await state.broker_probe.ask()
     except TimeoutError:
         return "it does not answer in time"
 
@@ -92,39 +92,39 @@ async def _look_at_broker(parts: Parts) -> str | None:
     response_class=PlainTextResponse,
     responses={503: {"description": "The database is away."}},
 )
-def metrics(parts: PartsDep) -> Response:
+def metrics(state: StateDep) -> Response:
     """Prometheus; every number is read from the database at this moment, so all processes tell the same.
 
     Of more than 10,000 that wait the number is an estimate.
     """
     registry = CollectorRegistry()
-    with parts.database.read() as tx:
+    with state.database.read() as tx:
         jobs = Gauge("backburner_jobs", "Open jobs by status.", ["status"], registry=registry)
         for status, count in count_open(tx).items():
             jobs.labels(status).set(count)
-        workers = live_workers(tx, database_now(tx), parts.settings.worker_timeout)
+        workers = live_workers(tx, database_now(tx), state.settings.worker_timeout)
         Gauge("backburner_workers", "Live workers.", registry=registry).set(len(workers))
         slots = Gauge("backburner_slots", "Calls that the live workers can hold at once.", registry=registry)
         total = sum(worker.concurrency for worker in workers)
         slots.set(total)
-        settings = LaneSettings.from_settings(parts.settings)
-        lane = read_lane(tx, settings.name)
+        settings = ProviderLimitSettings.from_settings(state.settings)
+        provider_limit = read_provider_limit(tx, settings.name)
         oldest = oldest_due_at(tx)
-        _webhook_metrics(tx, registry, parts.database.clock())
-    age = 0.0 if oldest is None else max(0.0, (parts.database.clock() - oldest).total_seconds())
+        _webhook_metrics(tx, registry, state.database.clock())
+    age = 0.0 if oldest is None else max(0.0, (state.database.clock() - oldest).total_seconds())
     Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
-    limit = settings.limit(lane)
-    widest = Gauge("backburner_lane_limit", "Calls that may be out to the provider at once.", registry=registry)
+    limit = settings.limit(provider_limit)
+    widest = Gauge("backburner_provider_limit", "Calls that may be out to the provider at once.", registry=registry)
     widest.set(total if limit is None else min(limit, total))
     opened = Gauge(
-        "backburner_lane_open",
+        "backburner_provider_active",
         "0 while the provider takes no call.",
         registry=registry,
     )
-    opened.set(lane.closed_at is None)
-    bells = Gauge("backburner_bells", "Messages in the broker's queue.", registry=registry)
-    depth = parts.dispatcher.depth()
-    bells.set(float("nan") if depth is None else depth)
+    opened.set(provider_limit.paused_at is None)
+    messages = Gauge("backburner_queued_messages", "Messages in the broker's queue.", registry=registry)
+    depth = state.task_queue.depth()
+    messages.set(float("nan") if depth is None else depth)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 

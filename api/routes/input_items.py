@@ -7,7 +7,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.body_reader import read_body
-from api.dependencies import Parts, PartsDep, Reader
+from api.dependencies import AppState, Reader, StateDep
 from api.input_items import list_items, page_of
 from api.item_references import names_items, resolve
 from api.lists import ItemsListed, within_budget
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
 
 @router.get("/{response_id}/input_items", summary="Input items", responses={200: {"model": InputItemPage}})
 async def list_input_items(
-    parts: PartsDep,
+    state: StateDep,
     caller: Reader,
     response_id: str,
     *,
@@ -49,7 +49,7 @@ async def list_input_items(
     check_id(response_id)
 
     def read() -> tuple[list[Row], bool]:
-        items = _items_of(parts, caller, response_id, include or [])
+        items = _items_of(state, caller, response_id, include or [])
         if order == "desc":
             items.reverse()
         page = page_of(items, limit=limit, after=after, before=before)
@@ -58,7 +58,7 @@ async def list_input_items(
             raise RequestInvalid(f"Invalid '{name}': the response has no such input item.", name, "invalid_value")
         return within_budget(page[0], has_more=page[1], from_the_end=after is None and before is not None)
 
-    return ListedPage(parts.lists, caller.id, ItemsListed(parts, read))
+    return ListedPage(state.lists, caller.id, ItemsListed(state, read))
 
 
 @router.post(
@@ -67,26 +67,26 @@ async def list_input_items(
     responses={200: {"model": InputTokens}, **TOO_LARGE},
     openapi_extra={"requestBody": count_body()},
 )
-async def count_input_tokens(request: Request, parts: PartsDep, caller: Reader) -> Response:
+async def count_input_tokens(request: Request, state: StateDep, caller: Reader) -> Response:
     """At most so many tokens would the model read, but for what is named as `uncounted`. Nothing is bought."""
-    raw = await read_body(request, parts.settings.max_body_bytes)
-    return await run_in_threadpool(_count, parts, caller, raw)
+    raw = await read_body(request, state.settings.max_body_bytes)
+    return await run_in_threadpool(_count, state, caller, raw)
 
 
-def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
+def _count(state: AppState, caller: ApiKey, raw: bytes) -> Response:
     counted = parse_count(raw)
     refuse_what_is_not_offered(counted.fields)
     if "model" in counted.body:
-        parts.catalogue.find(counted.fields.model)
+        state.catalogue.find(counted.fields.model)
     turns: list[Turn] = []
     before = counted.fields.previous_response_id
     if before is not None:
-        with parts.database.read() as tx:
+        with state.database.read() as tx:
             check_chain(tx, before, caller.id)
             turns = read_turns(tx, before, caller.id)
     input_ = counted.body.get("input") or ""
     if names_items(input_):
-        with parts.database.read() as tx:
+        with state.database.read() as tx:
             input_ = resolve(tx, input_, caller.id, before).input
     bound = bound_tokens(counted.body, rebuild(turns, input_))
     method = "partial" if bound.uncounted else "upper_bound"
@@ -103,8 +103,8 @@ def _count(parts: Parts, caller: ApiKey, raw: bytes) -> Response:
     return JSONResponse(body, headers={COUNT_HEADER: method.replace("_", "-")})
 
 
-def _items_of(parts: Parts, caller: ApiKey, response_id: str, include: list[str]) -> list[Item]:
-    with parts.database.read() as tx:
+def _items_of(state: AppState, caller: ApiKey, response_id: str, include: list[str]) -> list[Item]:
+    with state.database.read() as tx:
         job = get_job(tx, response_id, caller.id)
         _settings, input_ = get_request(tx, job.id)
         turns: list[Turn] = []

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from api.dependencies import Caller, PartsDep
+from api.dependencies import Caller, StateDep
 from api.response_body import ModelBody, ModelPage, render_model, render_page
 from api.routes.responses import ERRORS
 
@@ -11,12 +11,12 @@ router = APIRouter(prefix="/models", tags=["models"], responses=ERRORS)
 
 
 @router.get("", summary="List", responses={200: {"model": ModelPage}})
-def list_models(parts: PartsDep, _caller: Caller) -> Response:
+def list_models(state: StateDep, _caller: Caller) -> Response:
     """Every model that this server accepts."""
-    return JSONResponse(render_page([render_model(model) for model in parts.catalogue.models], has_more=False))
+    return JSONResponse(render_page([render_model(model) for model in state.catalogue.models], has_more=False))
 
 
 @router.get("/{model_id:path}", summary="Retrieve", responses={200: {"model": ModelBody}})
-def retrieve_model(parts: PartsDep, _caller: Caller, model_id: str) -> Response:
+def retrieve_model(state: StateDep, _caller: Caller, model_id: str) -> Response:
     """One model; its id may hold a slash."""
-    return JSONResponse(render_model(parts.catalogue.find(model_id)))
+    return JSONResponse(render_model(state.catalogue.find(model_id)))

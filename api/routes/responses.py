@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.body_reader import read_body
-from api.dependencies import Parts, PartsDep, Reader, SubmitterDep, Writer
+from api.dependencies import AppState, Reader, StateDep, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.held_response import EventStream, HeldAnswer
 from api.lists import AttemptsListed, ResponsesListed
@@ -27,7 +27,7 @@ from api.response_body import (
 )
 from api.response_cache import Json
 from api.response_view import etag_of, poll_hint, show, show_whole, shown_response
-from api.sdk_retry.join import accept_once
+from api.sdk_retry.join import submit_once
 from api.waiting import until_ended
 from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
@@ -36,8 +36,8 @@ from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.request_fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.jobs import erase, move, revive
-from jobs.store.responses import Filters, Standing, get_document, get_job, no_job
+from jobs.store.jobs import erase, move, retry_job
+from jobs.store.responses import Filters, ResponseSummary, get_job, get_response_document, no_job
 
 RACES = 20
 HEADERS_HELD_SECONDS = 20.0
@@ -109,7 +109,7 @@ direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERR
 )
 async def create(
     request: Request,
-    parts: PartsDep,
+    state: StateDep,
     submitter: SubmitterDep,
     idempotency_key: Annotated[
         str | None, Header(description="sent again with the same body: the same response")
@@ -121,25 +121,25 @@ async def create(
     tells a failure in the response's own `status` and `error`; the response's id is in the header `openai-response-id`.
     """
     try:
-        raw = await read_body(request, parts.settings.max_body_bytes)
-        accepted = await accept_once(request, raw, parts, submitter, idempotency_key)
+        raw = await read_body(request, state.settings.max_body_bytes)
+        accepted = await submit_once(request, raw, state, submitter, idempotency_key)
     except CallerError:
         await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
         raise
     job, hold, caller = accepted.job, accepted.hold, submitter.last_known
     if hold is None:
-        headers = {RESPONSE_ID: job.id, **poll_hint(job, parts.database.clock())}
+        headers = {RESPONSE_ID: job.id, **poll_hint(job, state.database.clock())}
         return Json(to_json(render_response(accepted.document, None)), headers)
-    patience = None if job.background else Patience(parts, job)
+    patience = None if job.background else Patience(state, job)
     if accepted.document.settings.get("stream"):
-        return EventStream(request, parts, job.id, caller, hold, patience=patience)
+        return EventStream(request, state, job.id, caller, hold, patience=patience)
     with hold:
-        shown = await until_ended(request, parts, job.id, caller, HEADERS_HELD_SECONDS, patience)
+        shown = await until_ended(request, state, job.id, caller, HEADERS_HELD_SECONDS, patience)
         if not shown.job.status.is_terminal:
-            return HeldAnswer(request, parts, accepted.document, caller, hold.passed_on(), patience)
+            return HeldAnswer(request, state, accepted.document, caller, hold.passed_on(), patience)
     if shown.job.status is not Status.FAILED:
-        return shown.answer(parts.database.clock())
-    return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, parts, job))
+        return shown.answer(state.database.clock())
+    return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, state, job))
 
 
 @router.get(
@@ -147,7 +147,7 @@ async def create(
 )
 async def list_responses(
     request: Request,
-    parts: PartsDep,
+    state: StateDep,
     caller: Reader,
     *,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -167,8 +167,8 @@ async def list_responses(
         if text is not None and "\0" in text:
             raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
     filters = Filters(status, model, _moment(created_after), _moment(created_before), _labels(request))
-    source = ResponsesListed(parts, caller, filters, limit=limit, after=after, ascending=order == "asc")
-    return ListedPage(parts.lists, caller.id, source)
+    source = ResponsesListed(state, caller, filters, limit=limit, after=after, ascending=order == "asc")
+    return ListedPage(state.lists, caller.id, source)
 
 
 @direct_router.get(
@@ -178,7 +178,7 @@ async def list_responses(
 )
 async def retrieve(
     request: Request,
-    parts: PartsDep,
+    state: StateDep,
     caller: Reader,
     response_id: str,
     *,
@@ -195,77 +195,77 @@ async def retrieve(
     """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
     check_id(response_id)
     if stream:
-        await _standing(parts, response_id, caller.id)
+        await _summary(state, response_id, caller.id)
         number = 0 if starting_after is None else starting_after + 1
-        return EventStream(request, parts, response_id, caller, parts.holds.take(caller.id), number)
+        return EventStream(request, state, response_id, caller, state.holds.take(caller.id), number)
     if wait > 0:
-        with parts.holds.take(caller.id):
-            shown = await until_ended(request, parts, response_id, caller, wait)
+        with state.holds.take(caller.id):
+            shown = await until_ended(request, state, response_id, caller, wait)
         if not asks_for_reasoning({"include": include}):
-            return _unchanged(shown.job, if_none_match, parts.database.clock()) or shown.answer(parts.database.clock())
+            return _unchanged(shown.job, if_none_match, state.database.clock()) or shown.answer(state.database.clock())
     if asks_for_reasoning({"include": include}):
         return (
-            await run_in_threadpool(show_whole, parts.database, response_id, caller.id, parts.settings.lane)
-        ).answer(parts.database.clock())
-    standing = await _standing(parts, response_id, caller.id)
-    return _unchanged(standing, if_none_match, parts.database.clock()) or await _body(parts, standing, caller.id)
+            await run_in_threadpool(show_whole, state.database, response_id, caller.id, state.settings.provider_limit)
+        ).answer(state.database.clock())
+    summary = await _summary(state, response_id, caller.id)
+    return _unchanged(summary, if_none_match, state.database.clock()) or await _body(state, summary, caller.id)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
-def cancel(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
     """End a queued or running response at once; its call to the provider is cut. Again is harmless."""
 
     def ending(job: Job) -> Job:
         if job.status in TRANSITIONS[Verb.CANCEL].sources:
-            return _move(parts, Verb.CANCEL, job)
+            return _move(state, Verb.CANCEL, job)
         if job.background:
             return job
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
-    job = _settle_race(parts, caller.id, response_id, ending)
-    return show(parts.database, job.id, caller.id, parts.settings.lane).answer(parts.database.clock())
+    job = _settle_race(state, caller.id, response_id, ending)
+    return show(state.database, job.id, caller.id, state.settings.provider_limit).answer(state.database.clock())
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
-def retry(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+def retry(state: StateDep, caller: Writer, response_id: str) -> Response:
     """Run a failed or cancelled response again under the same id, with all its attempts before it."""
 
     def reviving(job: Job) -> Job:
-        if job.status not in TRANSITIONS[Verb.REVIVE].sources:
+        if job.status not in TRANSITIONS[Verb.RETRY].sources:
             raise WrongState(f"Cannot retry a response that is {job.status}.", "response_id")
-        now = parts.database.clock()
-        with parts.database.begin() as tx:
-            document = get_document(tx, job.id, caller.id)
-            seconds = document.settings.get("deadline_seconds") or parts.settings.job_deadline_seconds
-            return revive(tx, job, now, now + timedelta(seconds=seconds))
+        now = state.database.clock()
+        with state.database.begin() as tx:
+            document = get_response_document(tx, job.id, caller.id)
+            seconds = document.settings.get("deadline_seconds") or state.settings.job_deadline_seconds
+            return retry_job(tx, job, now, now + timedelta(seconds=seconds))
 
-    job = _settle_race(parts, caller.id, response_id, reviving)
+    job = _settle_race(state, caller.id, response_id, reviving)
     # before the bell: what was done, and not what became of it meanwhile
-    shown = show(parts.database, job.id, caller.id, parts.settings.lane)
-    parts.dispatcher.ring(job.id)
-    return shown.answer(parts.database.clock())
+    shown = show(state.database, job.id, caller.id, state.settings.provider_limit)
+    state.task_queue.enqueue(job.id)
+    return shown.answer(state.database.clock())
 
 
 @router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
-def delete(parts: PartsDep, caller: Writer, response_id: str) -> Response:
+def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
     """Erase prompt and answer; what was used stays in the usage. A running response is cancelled first."""
 
     def erasing(job: Job) -> Job:
-        with parts.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
-            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, parts.database.clock())
+        with state.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
+            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, state.database.clock())
             erase(tx, ended)
         if ended is not job:
-            _tell_cancelled(parts, ended)
+            _tell_cancelled(state, ended)
         return ended
 
-    job = _settle_race(parts, caller.id, response_id, erasing)
-    parts.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
+    job = _settle_race(state, caller.id, response_id, erasing)
+    state.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
 
 
 @router.get("/{response_id}/attempts", summary="Attempts", responses={200: {"model": AttemptPage}})
 async def attempts(
-    parts: PartsDep,
+    state: StateDep,
     caller: Reader,
     response_id: str,
     *,
@@ -283,40 +283,40 @@ async def attempts(
         if number == after or not number.isdecimal() or int(number) > LARGEST_NUMBER:
             raise RequestInvalid("Invalid 'after': it is no attempt of this response.", "after", "invalid_value")
         behind = int(number)
-    listed = AttemptsListed(parts, caller, response_id, limit=limit, after=behind, with_bodies=include is not None)
-    return ListedPage(parts.lists, caller.id, listed)
+    listed = AttemptsListed(state, caller, response_id, limit=limit, after=behind, with_bodies=include is not None)
+    return ListedPage(state.lists, caller.id, listed)
 
 
-def _may_have_been_billed(parts: Parts, job: Job) -> bool:
+def _may_have_been_billed(state: AppState, job: Job) -> bool:
     try:
-        with parts.database.read() as tx:
+        with state.database.read() as tx:
             return may_have_been_billed(tx, job.id)
     except DATABASE_ERRORS:  # nobody knows, and a 503 would be repeated
         return True
 
 
-def _unchanged(standing: Job | Standing, if_none_match: str | None, now: datetime) -> Response | None:
-    etag = etag_of(standing)
+def _unchanged(summary: Job | ResponseSummary, if_none_match: str | None, now: datetime) -> Response | None:
+    etag = etag_of(summary)
     if if_none_match is None or not _matches(if_none_match, etag):
         return None
-    return Response(status_code=304, headers={"etag": etag, **poll_hint(standing, now)})
+    return Response(status_code=304, headers={"etag": etag, **poll_hint(summary, now)})
 
 
-async def _body(parts: Parts, standing: Standing, api_key_id: str) -> Response:
-    body = parts.rendered.get(standing.id, etag_of(standing))
+async def _body(state: AppState, summary: ResponseSummary, api_key_id: str) -> Response:
+    body = state.rendered.get(summary.id, etag_of(summary))
     if body is not None:
-        return shown_response(standing, body, parts.database.clock())
-    shown = await parts.shown.do((standing.id, api_key_id))
+        return shown_response(summary, body, state.database.clock())
+    shown = await state.shown.do((summary.id, api_key_id))
     if shown.job.status.is_terminal:
-        parts.rendered.keep(standing.id, etag_of(shown.job), shown.body)
-    return shown.answer(parts.database.clock())
+        state.rendered.keep(summary.id, etag_of(shown.job), shown.body)
+    return shown.answer(state.database.clock())
 
 
-def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
+def _settle_race(state: AppState, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
     """Do `act` to the caller's job, looking again whenever another process was quicker."""
     check_id(response_id)
     for _ in range(RACES):
-        with parts.database.read() as tx:
+        with state.database.read() as tx:
             job = get_job(tx, response_id, api_key_id)
         try:
             return act(job)
@@ -325,16 +325,16 @@ def _settle_race(parts: Parts, api_key_id: str, response_id: str, act: Callable[
     raise WrongState("The response is changing too quickly. Try again.", "response_id")
 
 
-def _move(parts: Parts, verb: Verb, job: Job) -> Job:
-    with parts.database.begin() as tx:
-        moved = move(tx, verb, job, parts.database.clock())
-    _tell_cancelled(parts, moved)
+def _move(state: AppState, verb: Verb, job: Job) -> Job:
+    with state.database.begin() as tx:
+        moved = move(tx, verb, job, state.database.clock())
+    _tell_cancelled(state, moved)
     return moved
 
 
-def _tell_cancelled(parts: Parts, job: Job) -> None:
-    parts.announcer.stop(job.id, job.attempt, "cancelled")
-    parts.announcer.ended(job.id)
+def _tell_cancelled(state: AppState, job: Job) -> None:
+    state.notifier.stop(job.id, job.attempt, "cancelled")
+    state.notifier.ended(job.id)
 
 
 def check_id(response_id: str) -> None:
@@ -347,11 +347,11 @@ def check_id(response_id: str) -> None:
         raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
 
 
-async def _standing(parts: Parts, response_id: str, api_key_id: str) -> Standing:
-    standing = await parts.standings.do((response_id, api_key_id))
-    if standing is None:
+async def _summary(state: AppState, response_id: str, api_key_id: str) -> ResponseSummary:
+    summary = await state.summaries.do((response_id, api_key_id))
+    if summary is None:
         raise no_job(response_id)
-    return standing
+    return summary
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 
-from api.dependencies import PartsDep, UsageReader
+from api.dependencies import StateDep, UsageReader
 from api.response_body import UsagePage, render_page, render_usage
 from api.routes.responses import ERRORS
 from jobs.errors import RequestInvalid
@@ -19,16 +19,16 @@ router = APIRouter(prefix="/usage", tags=["usage"], responses=ERRORS)
 
 @router.get("", summary="Usage", responses={200: {"model": UsagePage}})
 def usage(
-    parts: PartsDep,
+    state: StateDep,
     caller: UsageReader,
     start: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
     end: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
 ) -> Response:
     """What your key has used, latest day (UTC) first; the last 30 days unless the query says. Every call counts."""
-    until = parts.database.clock() if end is None else datetime.fromtimestamp(end, UTC)
+    until = state.database.clock() if end is None else datetime.fromtimestamp(end, UTC)
     since = until - DEFAULT_SPAN if start is None else datetime.fromtimestamp(start, UTC)
     if since >= until:
         raise RequestInvalid("Invalid 'start': expected a moment before 'end'.", "start", "invalid_value")
-    with parts.database.read() as tx:
+    with state.database.read() as tx:
         rows = usage_by_day(tx, caller.id, since, until)
     return JSONResponse(render_page([render_usage(row) for row in rows], has_more=False))

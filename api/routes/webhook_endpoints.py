@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 
 from api.auth import was_revoked
 from api.body_reader import read_body
-from api.dependencies import Parts, PartsDep, WebhookOwner
+from api.dependencies import AppState, StateDep, WebhookOwner
 from api.response_body import render_page
 from api.routes.responses import ERRORS
 from api.webhook_bodies import (
@@ -35,11 +35,11 @@ from api.webhook_bodies import (
     request_body,
     shown_error,
 )
-from api.webhook_destination import checked_receiver, receiver_key, require_sealing
+from api.webhook_destination import checked_destination, require_encryption, target_key
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store.api_keys import ApiKey
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.endpoints import Delivery, SealedSecret
+from jobs.store.webhooks.endpoints import Delivery, EncryptedSecret
 from jobs.store.webhooks.outbox import write_test
 from jobs.webhooks.protocol import SECRET_BYTES, DeliveryStatus, EventType, new_secret
 
@@ -58,48 +58,48 @@ After = Annotated[str | None, Query(max_length=64, description="the last id of t
 @router.post(
     "", summary="Register", responses={200: {"model": EndpointWithSecret}}, openapi_extra=request_body(CreateEndpoint)
 )
-async def create(request: Request, parts: PartsDep, caller: WebhookOwner) -> Response:
+async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Response:
     """Register an endpoint. Its signing secret is shown in this answer, and never again."""
-    raw = await read_body(request, parts.settings.max_body_bytes)
+    raw = await read_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, CreateEndpoint, raw)
-    require_sealing(parts, None)
-    receiver = await checked_receiver(asked.url, parts, caller.id, "url")
+    require_encryption(state, None)
+    destination = await checked_destination(asked.url, state, caller.id, "url")
 
     def register() -> Response:
-        secret, sealed = _fresh_secret(parts)
-        with parts.database.begin() as tx:
+        secret, sealed = _fresh_secret(state)
+        with state.database.begin() as tx:
             endpoint = store.create_endpoint(
                 tx,
                 caller.id,
                 name=asked.name,
                 url=asked.url,
-                receiver=receiver_key(caller.id, receiver),
+                target=target_key(caller.id, destination),
                 event_types=_event_types(asked.event_types),
                 secret=sealed,
-                now=parts.database.clock(),
+                now=state.database.clock(),
             )
-        return JSONResponse(render_endpoint(endpoint, parts.database.clock(), secret))
+        return JSONResponse(render_endpoint(endpoint, state.database.clock(), secret))
 
     return await run_in_threadpool(register)
 
 
 @router.get("", summary="List", responses={200: {"model": EndpointPage}})
-def list_endpoints(parts: PartsDep, caller: WebhookOwner, *, limit: Limit = 20, after: After = None) -> Response:
+def list_endpoints(state: StateDep, caller: WebhookOwner, *, limit: Limit = 20, after: After = None) -> Response:
     """Your endpoints, newest first."""
     _check_id(after, "after")
-    with parts.database.read() as tx:
+    with state.database.read() as tx:
         found, has_more = store.list_endpoints(tx, caller.id, limit=limit, after=after)
-    now = parts.database.clock()
+    now = state.database.clock()
     return JSONResponse(render_page([render_endpoint(each, now) for each in found], has_more=has_more))
 
 
 @router.get("/{webhook_endpoint_id}", summary="Retrieve", responses={200: {"model": EndpointBody}})
-def retrieve(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """One endpoint, and how it fares."""
     _check_id(webhook_endpoint_id)
-    with parts.database.read() as tx:
+    with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-    return JSONResponse(render_endpoint(endpoint, parts.database.clock()))
+    return JSONResponse(render_endpoint(endpoint, state.database.clock()))
 
 
 @router.post(
@@ -108,10 +108,10 @@ def retrieve(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) ->
     responses={200: {"model": EndpointBody}},
     openapi_extra=request_body(UpdateEndpoint),
 )
-async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+async def update(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Change an endpoint; what is on its way goes to the new URL."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, parts.settings.max_body_bytes)
+    raw = await read_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
     asked_for: dict[str, Any] = {}
     if asked.name is not None:
@@ -119,12 +119,12 @@ async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhoo
     if asked.event_types is not None:
         asked_for["event_types"] = list(_event_types(asked.event_types))
     if asked.url is not None:
-        receiver = await checked_receiver(asked.url, parts, caller.id, "url")
-        asked_for |= {"url": asked.url, "receiver": receiver_key(caller.id, receiver)}
+        destination = await checked_destination(asked.url, state, caller.id, "url")
+        asked_for |= {"url": asked.url, "destination": target_key(caller.id, destination)}
 
     def change() -> Response:
-        now = parts.database.clock()
-        with parts.database.begin() as tx:
+        now = state.database.clock()
+        with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
             changes = {name: value for name, value in asked_for.items() if _differs(endpoint, name, value)}
             enable = endpoint.disabled_at is not None and (asked.enabled is True or "url" in changes)
@@ -135,10 +135,10 @@ async def update(request: Request, parts: PartsDep, caller: WebhookOwner, webhoo
 
 
 @router.delete("/{webhook_endpoint_id}", summary="Delete", responses={200: {"model": EndpointDeleted}})
-def delete(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Erase an endpoint with its log; what was on its way there is not sent."""
     _check_id(webhook_endpoint_id)
-    with parts.database.begin() as tx:
+    with state.database.begin() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
         store.delete_endpoint(tx, endpoint)
     return JSONResponse({"id": endpoint.id, "object": "webhook_endpoint.deleted", "deleted": True})
@@ -150,17 +150,17 @@ def delete(parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> R
     responses={200: {"model": EndpointWithSecret}},
     openapi_extra=request_body(RotateSecret),
 )
-async def rotate_secret(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Sign with a fresh secret, shown in this answer alone; on request the old one signs beside it for 24 hours."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, parts.settings.max_body_bytes)
+    raw = await read_body(request, state.settings.max_body_bytes)
 
     def rotate() -> Response:
         keep_old = bool(parse(RotateSecret, raw).keep_old_secret_active_for_24_hours)
-        require_sealing(parts, None)
-        secret, sealed = _fresh_secret(parts)
-        now = parts.database.clock()
-        with parts.database.begin() as tx:
+        require_encryption(state, None)
+        secret, sealed = _fresh_secret(state)
+        now = state.database.clock()
+        with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
             endpoint = store.rotate_secret(tx, endpoint, sealed, now, keep_old=keep_old)
         return JSONResponse(render_endpoint(endpoint, now, secret))
@@ -174,19 +174,19 @@ async def rotate_secret(request: Request, parts: PartsDep, caller: WebhookOwner,
     responses={200: {"model": EndpointTested}},
     openapi_extra=request_body(TestEndpoint),
 )
-async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+async def send_test(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send an event about a response that does not exist, once, and tell what the endpoint answered."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, parts.settings.max_body_bytes)
+    raw = await read_body(request, state.settings.max_body_bytes)
     event_type = EventType(parse(TestEndpoint, raw).event_type)
 
     def send() -> str:
-        with parts.database.begin() as tx:
+        with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            return write_test(tx, endpoint.id, caller.id, endpoint.receiver, event_type, parts.database.clock())
+            return write_test(tx, endpoint.id, caller.id, endpoint.target, event_type, state.database.clock())
 
     delivery_id = await run_in_threadpool(send)
-    delivery = await _until_tried(parts, caller, delivery_id)
+    delivery = await _until_tried(state, caller, delivery_id)
     if delivery.http_status is None:
         reason = shown_error(delivery.error_kind) or "no worker took it up"
         raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
@@ -203,7 +203,7 @@ async def send_test(request: Request, parts: PartsDep, caller: WebhookOwner, web
 
 @router.get("/{webhook_endpoint_id}/deliveries", summary="Deliveries", responses={200: {"model": DeliveryPage}})
 def list_deliveries(
-    parts: PartsDep,
+    state: StateDep,
     caller: WebhookOwner,
     webhook_endpoint_id: str,
     *,
@@ -214,7 +214,7 @@ def list_deliveries(
     """What was sent to an endpoint or waits to be, newest first, with every try. Kept as long as responses are."""
     _check_id(webhook_endpoint_id)
     _check_id(after, "after")
-    with parts.database.read() as tx:
+    with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
         found, has_more = store.list_deliveries(tx, endpoint, limit=limit, after=after, status=status)
     return JSONResponse(render_page([render_delivery(each) for each in found], has_more=has_more))
@@ -226,16 +226,16 @@ def list_deliveries(
     responses={200: {"model": EndpointRecovery}},
     openapi_extra=request_body(Recover),
 )
-async def recover(request: Request, parts: PartsDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
+async def recover(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send again every event since a moment that the endpoint has missed, each once; a disabled one is enabled."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, parts.settings.max_body_bytes)
+    raw = await read_body(request, state.settings.max_body_bytes)
     since = datetime.fromtimestamp(parse(Recover, raw).since, UTC)
 
     def begin_anew() -> int:
-        with parts.database.begin() as tx:
+        with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            return store.recover(tx, endpoint, since, parts.database.clock())
+            return store.recover(tx, endpoint, since, state.database.clock())
 
     begun = await run_in_threadpool(begin_anew)
     return JSONResponse(
@@ -250,31 +250,31 @@ def list_event_types(_caller: WebhookOwner) -> Response:
 
 
 @deliveries.post("/{webhook_delivery_id}/redeliver", summary="Redeliver", responses={200: {"model": DeliveryBody}})
-def redeliver(parts: PartsDep, caller: WebhookOwner, webhook_delivery_id: str) -> Response:
+def redeliver(state: StateDep, caller: WebhookOwner, webhook_delivery_id: str) -> Response:
     """Try a delivery once more, now, whatever came of it; the event keeps its id."""
     _check_id(webhook_delivery_id, "webhook_delivery_id")
-    with parts.database.begin() as tx:
+    with state.database.begin() as tx:
         delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
         if not store.is_enabled(tx, delivery):
             raise WrongState("The endpoint is disabled: enable it, or recover what it missed.", "webhook_delivery_id")
-        if not store.redeliver(tx, delivery.id, parts.database.clock()):
+        if not store.redeliver(tx, delivery.id, state.database.clock()):
             raise WrongState("It is being delivered at this moment.", "webhook_delivery_id")
         delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
-    parts.dispatcher.ring_for_deliveries([delivery.id])
+    state.task_queue.enqueue_deliveries([delivery.id])
     return JSONResponse(render_delivery(delivery))
 
 
-async def _until_tried(parts: Parts, caller: ApiKey, delivery_id: str) -> Delivery:
+async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Delivery:
     """A test's delivery once it has ended, or as it stands when that takes too long."""
 
     def look() -> Delivery:
-        with parts.database.read() as tx:
+        with state.database.read() as tx:
             return store.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
-    with parts.waiters.expect(delivery_id) as expectation, parts.key_watch.watch(caller.sha256) as revoked:
+    with state.listener.expect(delivery_id) as expectation, state.key_watch.watch(caller.sha256) as revoked:
         revoked.add_done_callback(lambda _: expectation.wake())
-        await run_in_threadpool(parts.dispatcher.ring_for_deliveries, [delivery_id])
+        await run_in_threadpool(state.task_queue.enqueue_deliveries, [delivery_id])
         while True:
             delivery = await run_in_threadpool(look)
             if revoked.done():
@@ -285,9 +285,9 @@ async def _until_tried(parts: Parts, caller: ApiKey, delivery_id: str) -> Delive
             await expectation.wait(left)
 
 
-def _fresh_secret(parts: Parts) -> tuple[str, SealedSecret]:
+def _fresh_secret(state: AppState) -> tuple[str, EncryptedSecret]:
     secret = new_secret(secrets.token_bytes(SECRET_BYTES))
-    return secret, SealedSecret(parts.seal.seal(secret), f"whsec_***{secret[-HINT_CHARACTERS:]}")
+    return secret, EncryptedSecret(state.cipher.encrypt(secret), f"whsec_***{secret[-HINT_CHARACTERS:]}")
 
 
 def _event_types(names: list[Any]) -> tuple[EventType, ...]:

@@ -20,11 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jobs.ids import new_id
 from jobs.store.database import WITHIN_SECONDS, Database, database_now
-from jobs.store.undelivered_creates import Process, beat_process, leave_process, note_answered, note_lost
+from jobs.store.undelivered_creates import Process, heartbeat_process, leave_process, note_answered, note_lost
 from jobs.telemetry import get_logger
 
-BEAT_SECONDS: Final = 1.0
-GATHER_SECONDS: Final = 0.05
+HEARTBEAT_SECONDS: Final = 1.0
+BATCH_SECONDS: Final = 0.05
 WRITE_SECONDS: Final = 3.0
 """How long a beat may take: on a line that is silent, another connection is tried before silence is taken for death."""
 STOP_SECONDS: Final = 5.0
@@ -44,7 +44,7 @@ class Debt:
     is_unknown: bool = False
 
 
-class Owed:
+class UndeliveredTracker:
     """Writes down which answers were written and which lost their connection before."""
 
     def __init__(self, database: Database) -> None:
@@ -56,8 +56,8 @@ class Owed:
         self._lost_unwritten: set[str] = set()
         self._wake = Event()
         self._stopping = False
-        self._beat_at = float("-inf")
-        self._thread = Thread(target=self._loop, name="owed", daemon=True)
+        self._heartbeat_at = float("-inf")
+        self._thread = Thread(target=self._loop, name="undelivered", daemon=True)
 
     def start(self) -> None:
         """Begin to beat."""
@@ -87,9 +87,9 @@ class Owed:
     def _loop(self) -> None:
         pause = Event()
         while not self._stopping:
-            pause.wait(GATHER_SECONDS if self._write() else BEAT_SECONDS)
+            pause.wait(BATCH_SECONDS if self._write() else HEARTBEAT_SECONDS)
             if not (self._answered or self._lost):
-                self._wake.wait(max(0.0, self._beat_at + BEAT_SECONDS - monotonic()))
+                self._wake.wait(max(0.0, self._heartbeat_at + HEARTBEAT_SECONDS - monotonic()))
             self._wake.clear()
         self._write()
         try:
@@ -102,17 +102,17 @@ class Owed:
     def _write(self) -> bool:
         """Whether it could be written."""
         answered, lost = _drained(self._answered), _drained(self._lost)
-        beats = monotonic() >= self._beat_at + BEAT_SECONDS
+        beats = monotonic() >= self._heartbeat_at + HEARTBEAT_SECONDS
         if not (answered or lost or beats):
             return True
         if beats:
-            self._beat_at = monotonic()
+            self._heartbeat_at = monotonic()
         try:
             with self._database.begin(within=self._within) as tx:
                 now = self._database.ask_time(tx)
                 if beats:
                     ahead = self._database.clock.host_ahead.total_seconds()
-                    beat_process(tx, Process(self.process_id, socket.gethostname(), os.getpid(), ahead), now)
+                    heartbeat_process(tx, Process(self.process_id, socket.gethostname(), os.getpid(), ahead), now)
                 if lost:
                     note_lost(tx, lost, now)
                 if answered:
@@ -133,9 +133,9 @@ def _drained(queue: deque[str], limit: int = 500) -> list[str]:
 class NoteAnswers:
     """Sees each answer to its end. Plain ASGI and outermost, so that nothing is written past it."""
 
-    def __init__(self, app: ASGIApp, owed: Owed) -> None:
+    def __init__(self, app: ASGIApp, undelivered: UndeliveredTracker) -> None:
         self._app = app
-        self._owed = owed
+        self._owed = undelivered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""

@@ -9,7 +9,7 @@ from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.readiness import NARROWED, DatabaseState, Subject, look, unseen
+from api.readiness import THROTTLED, DatabaseState, Subject, look, unseen
 from cli.database import reason_of, shown
 from cli.doctor.database import LONG_SECONDS, check_connections, check_locks, check_pooler
 from cli.doctor.result import Finding, bad, doubtful, good
@@ -102,8 +102,8 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Find
         yield from _check_waiting(state, broker_away)
     yield from _check_limits(state, faults)
     yield from _check_clocks(state, faults, is_sqlite=database.is_sqlite)
-    if state.lane is not None:
-        yield _check_lane(state.lane, faults)
+    if state.provider_limit is not None:
+        yield _check_provider_limit(state.provider_limit, faults)
 
 
 Faults = Mapping[Subject, Sequence[str]]
@@ -144,18 +144,18 @@ def _check_clocks(state: DatabaseState, faults: Faults, *, is_sqlite: bool) -> I
         yield good("clocks", "no host's clock is off")
 
 
-def _check_lane(lane: Mapping[str, object], faults: Faults) -> Finding:
+def _check_provider_limit(provider_limit: Mapping[str, object], faults: Faults) -> Finding:
     """Whether calls may go out to the provider, as its answers to our workers left it."""
-    if lane["state"] is not None:
+    if provider_limit["state"] is not None:
         hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
-        if lane["reason"] in REFUSALS:
+        if provider_limit["reason"] in REFUSALS:
             hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
         say = bad if Subject.PROVIDER in faults else doubtful
-        return say("lane", f"closed: {lane['state']}; jobs wait, no attempt is used", hint)
-    limit = lane["max_calls"]
-    if lane["lane"] == NARROWED:
-        return doubtful("lane", f"narrowed to {limit} calls at once: the provider said it was too many", "")
-    return good("lane", "open" if limit is None else f"open, {limit} calls at once")
+        return say("provider_limit", f"closed: {provider_limit['state']}; jobs wait, no attempt is used", hint)
+    limit = provider_limit["max_calls"]
+    if provider_limit["provider_limit"] == THROTTLED:
+        return doubtful("provider_limit", f"narrowed to {limit} calls at once: the provider said it was too many", "")
+    return good("provider_limit", "open" if limit is None else f"open, {limit} calls at once")
 
 
 def check_webhooks(settings: Settings) -> Finding:

@@ -20,7 +20,7 @@ COLOURS: Mapping[str, str] = {
 }
 
 
-class Screen:
+class UpConsole:
     """Lines on stdout, each flushed when written."""
 
     def __init__(self) -> None:

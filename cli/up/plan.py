@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli.server_address import KEY_FILE, base_url_of
 from cli.up import commands, valkey
 from cli.up.child_environment import Part, environment_of
-from cli.up.console import Screen
+from cli.up.console import UpConsole
 from cli.up.data_dir import ensure_api_key, ensure_encryption_key, held
 from cli.up.ports import choose_port, require_free_port
 from cli.up.ready_message import Announcement
@@ -42,22 +42,22 @@ def up(processes: int = 1) -> None:
         CommandFailed: the data directory, a port or a part of it all is not to be had.
     """
     os.umask(0o077)  # prompts and answers go into the data directory
-    screen = Screen()
+    console = UpConsole()
     settings = load_settings()
     for each in ignored_variables():
-        screen.note(each)
+        console.note(each)
     with held(settings.data_dir) as was_killed:
         patience = PREDECESSOR_SECONDS if was_killed else 0
         if settings.port:
             require_free_port(settings.host, settings.port, patience)
         port = settings.port or choose_port(settings.host)
-        plan = make_plan(settings, port, screen, processes)
+        plan = make_plan(settings, port, console, processes)
         if settings.provider_api_key is None:
-            screen.loud(NO_PROVIDER_KEY)
-        asyncio.run(run(plan, screen))
+            console.loud(NO_PROVIDER_KEY)
+        asyncio.run(run(plan, console))
 
 
-def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1) -> Plan:
+def make_plan(settings: Settings, port: int, console: UpConsole, processes: int = 1) -> Plan:
     """What to start for `settings`, with the API at `port`.
 
     Raises:
@@ -69,7 +69,7 @@ def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1)
     told["ENCRYPTION_KEYS"] = ",".join(
         key.get_secret_value() for key in settings.encryption_keys
     ) or ensure_encryption_key(data_dir)
-    if settings.log_format is None and screen.is_terminal:
+    if settings.log_format is None and console.is_terminal:
         told["LOG_FORMAT"] = "console"
     services = []
     if valkey.is_wanted(settings):
@@ -108,13 +108,13 @@ def make_plan(settings: Settings, port: int, screen: Screen, processes: int = 1)
                 environment_of(Part.WORKER, told),
                 inherits=False,
                 stop_seconds=settings.shutdown_grace_seconds + commands.WORKER_MARGIN_SECONDS,
-                hurry=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
+                force=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
                 unfinished=lambda: recording(settings),
             ),
             Program("api", commands.api(settings.host, port), of_the_api, API_STOP_SECONDS, inherits=False),
         ),
         readiness_url=f"{base_url.removesuffix('/v1')}/readyz",
-        announce=lambda: screen.ready(announcement.facts(), announcement.shell(), announcement.python()),
+        announce=lambda: console.ready(announcement.facts(), announcement.shell(), announcement.python()),
         calls_in_flight=lambda: _calls_in_flight(settings),
         grace_seconds=settings.shutdown_grace_seconds,
     )

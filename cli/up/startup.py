@@ -12,8 +12,8 @@ from time import monotonic
 import httpx
 
 from cli.errors import CommandFailed
-from cli.up.console import Screen
-from cli.up.supervisor import Backoff, Impatience, Listener, Program, Supervisor, describe_exit
+from cli.up.console import UpConsole
+from cli.up.supervisor import Backoff, ProcessObserver, Program, StopSignal, Supervisor, describe_exit
 
 SERVICE_SECONDS = 30.0
 READY_SECONDS = 60.0
@@ -48,44 +48,44 @@ class Plan:
     ready_seconds: float = READY_SECONDS
 
 
-async def run(plan: Plan, screen: Screen) -> None:
+async def run(plan: Plan, console: UpConsole) -> None:
     """Run `plan` until a signal says stop, and leave no process behind.
 
     Raises:
         CommandFailed: something that all else needs did not start.
     """
-    impatience = hear_signals()
-    supervisor = Supervisor(Listener(screen.line, screen.note), plan.backoff)
-    course = asyncio.create_task(_start(plan, supervisor, screen))
-    stop = asyncio.create_task(impatience.stop.wait())
+    stop_signal = hear_signals()
+    supervisor = Supervisor(ProcessObserver(console.line, console.note), plan.backoff)
+    course = asyncio.create_task(_start(plan, supervisor, console))
+    stop = asyncio.create_task(stop_signal.stop.wait())
     try:
         await asyncio.wait({course, stop}, return_when=asyncio.FIRST_COMPLETED)
         if course.done():
             course.result()
             await stop
-        screen.note(await _farewell(plan))
+        console.note(await _stop_message(plan))
     finally:
         stop.cancel()
         course.cancel()
         await asyncio.gather(course, return_exceptions=True)
         names = [program.name for program in plan.servers]
         names += [service.program.name for service in plan.services]
-        await supervisor.stop(names, impatience)
+        await supervisor.stop(names, stop_signal)
 
 
-def hear_signals(hurry: signal.Signals | None = None) -> Impatience:
+def hear_signals(force: signal.Signals | None = None) -> StopSignal:
     """What this process is told from now on; `hurry` says stop and hurry at once."""
-    impatience = Impatience()
+    stop_signal = StopSignal()
     loop = asyncio.get_running_loop()
     for each in SIGNALS:
         if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # nohup asks to outlive the terminal
-            loop.add_signal_handler(each, impatience.grow)
-    if hurry is not None:
-        loop.add_signal_handler(hurry, impatience.grow_to_hurry)
-    return impatience
+            loop.add_signal_handler(each, stop_signal.grow)
+    if force is not None:
+        loop.add_signal_handler(force, stop_signal.become_forced)
+    return stop_signal
 
 
-async def _start(plan: Plan, supervisor: Supervisor, screen: Screen) -> None:
+async def _start(plan: Plan, supervisor: Supervisor, console: UpConsole) -> None:
     for service in plan.services:
         supervisor.keep(service.program)
     status = await supervisor.run_once(plan.migrate)
@@ -95,7 +95,7 @@ async def _start(plan: Plan, supervisor: Supervisor, screen: Screen) -> None:
         await _until_up(service)
     for program in plan.servers:
         supervisor.keep(program)
-    await _until_ready(plan, screen)
+    await _until_ready(plan, console)
     plan.announce()
 
 
@@ -107,14 +107,14 @@ async def _until_up(service: Service) -> None:
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _until_ready(plan: Plan, screen: Screen) -> None:
+async def _until_ready(plan: Plan, console: UpConsole) -> None:
     """Ask until the API says that all is there; what is missing after a while is said once, and asking goes on."""
     complain_at = monotonic() + plan.ready_seconds
     told = None
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
         while (missing := await _missing(client, plan.readiness_url)) is not None:
             if monotonic() >= complain_at and missing != told:
-                screen.note(f"not ready after {plan.ready_seconds:g} s: {missing}; still waiting")
+                console.note(f"not ready after {plan.ready_seconds:g} s: {missing}; still waiting")
                 told = missing
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -133,7 +133,7 @@ async def _missing(client: httpx.AsyncClient, url: str) -> str | None:
         return f"{url} answers {answer.status_code}"
 
 
-async def _farewell(plan: Plan) -> str:
+async def _stop_message(plan: Plan) -> str:
     in_flight = await asyncio.to_thread(plan.calls_in_flight)
     if in_flight == 0:
         return "stopping"

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-LEASH = Path(__file__).with_name("leash.py")
+DIE_WITH_PARENT = Path(__file__).with_name("leash.py")
 HURRIED_SECONDS = 12.0
 LONGEST_LINE = 64 * 1024
 LAST_WORDS_SECONDS = 1.0
@@ -37,7 +37,7 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: float = 5.0
-    hurry: signal.Signals = signal.SIGTERM
+    force: signal.Signals = signal.SIGTERM
     inherits: bool = True
     unfinished: Callable[[], str | None] | None = None
 
@@ -51,29 +51,29 @@ class Backoff:
     healthy_after: float = 60.0
 
 
-class Impatience:
+class StopSignal:
     """What the operator's repeated Ctrl-C says: stop, then hurry, then kill."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
-        self.hurry = asyncio.Event()
+        self.force = asyncio.Event()
         self.kill = asyncio.Event()
 
     def grow(self) -> None:
         """One more signal came."""
-        for event in (self.stop, self.hurry, self.kill):
+        for event in (self.stop, self.force, self.kill):
             if not event.is_set():
                 event.set()
                 return
 
-    def grow_to_hurry(self) -> None:
+    def become_forced(self) -> None:
         """A signal that says both at once."""
         self.stop.set()
-        self.hurry.set()
+        self.force.set()
 
 
 @dataclass(frozen=True)
-class Listener:
+class ProcessObserver:
     """Who hears what children write, line by line, and what becomes of them."""
 
     line: Callable[[str, str], None]
@@ -83,14 +83,14 @@ class Listener:
 class Supervisor:
     """The children of this process. One event loop owns it."""
 
-    def __init__(self, listener: Listener, backoff: Backoff | None = None) -> None:
-        self._birth = _Birth(listener)
+    def __init__(self, observer: ProcessObserver, backoff: Backoff | None = None) -> None:
+        self._spawner = _Spawner(observer)
         self._backoff = backoff or Backoff()
         self._kept: dict[str, _Kept] = {}
 
     async def run_once(self, program: Program) -> int:
         """Run `program` to its end and return its exit status; a caller that gives up takes it along."""
-        child = await self._birth.of(program)
+        child = await self._spawner.of(program)
         try:
             return await child.wait()
         finally:
@@ -98,30 +98,30 @@ class Supervisor:
 
     def keep(self, program: Program) -> None:
         """Start `program`, and again whenever it ends."""
-        self._kept[program.name] = _Kept(program, self._birth, self._backoff)
+        self._kept[program.name] = _Kept(program, self._spawner, self._backoff)
 
-    async def stop(self, names: Sequence[str], impatience: Impatience) -> None:
+    async def stop(self, names: Sequence[str], stop_signal: StopSignal) -> None:
         """End the named children one after the other; a name that was never started is passed over."""
         for name in names:
             if (kept := self._kept.pop(name, None)) is not None:
-                await kept.stop(impatience)
+                await kept.stop(stop_signal)
 
 
-class _Birth:
+class _Spawner:
     """How children are started."""
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, observer: ProcessObserver) -> None:
+        self.observer = observer
         # Nobody else ever has the write end, so a reader learns of our death (see `cli.up.die_with_parent`).
         self._lifeline = None if sys.platform == "linux" else os.pipe()
 
     async def of(self, program: Program) -> "_Child":
         reader, writer = os.pipe()
         pipe = [self._lifeline[0]] if self._lifeline else []
-        leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), "".join(map(str, pipe))]
+        die_with_parent = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid()), "".join(map(str, pipe))]
         try:
             process = await asyncio.create_subprocess_exec(
-                *leash,
+                *die_with_parent,
                 *program.command,
                 env={**os.environ, **program.environment} if program.inherits else program.environment,
                 stdin=subprocess.DEVNULL,
@@ -132,31 +132,31 @@ class _Birth:
             )
         finally:
             os.close(writer)
-        output = asyncio.create_task(_pass_on(reader, partial(self.listener.line, program.name)))
+        output = asyncio.create_task(_pass_on(reader, partial(self.observer.line, program.name)))
         return _Child(process, output)
 
 
 class _Kept:
     """One program that is kept running."""
 
-    def __init__(self, program: Program, birth: _Birth, backoff: Backoff) -> None:
+    def __init__(self, program: Program, spawner: _Spawner, backoff: Backoff) -> None:
         self._program = program
-        self._birth = birth
+        self._spawner = spawner
         self._backoff = backoff
         self._stopping = asyncio.Event()
         self._child: _Child | None = None
         self._task = asyncio.create_task(self._keep())
 
-    async def stop(self, impatience: Impatience) -> None:
+    async def stop(self, stop_signal: StopSignal) -> None:
         """End the child and wait for it, as long as the program and the operator's patience allow."""
         self._stopping.set()
         self._tell(signal.SIGTERM)
         # A hurry that cut the wait for another child short is no reason to be rough with this one.
-        sooner = impatience.kill if impatience.hurry.is_set() else impatience.hurry
+        sooner = stop_signal.kill if stop_signal.force.is_set() else stop_signal.force
         if not await self._ends_by_itself(sooner):
-            self._tell(self._program.hurry)
-            if not await self._ends_within(HURRIED_SECONDS, impatience.kill):
-                self._birth.listener.note(f"{self._program.name} does not end; killing it")
+            self._tell(self._program.force)
+            if not await self._ends_within(HURRIED_SECONDS, stop_signal.kill):
+                self._spawner.observer.note(f"{self._program.name} does not end; killing it")
                 if self._child is not None:
                     self._child.kill()
         await self._task
@@ -172,7 +172,7 @@ class _Kept:
             unfinished = None if look is None else await asyncio.to_thread(look)
             if unfinished and monotonic() - told_at >= TELL_SECONDS and not sooner.is_set():
                 told_at = monotonic()
-                self._birth.listener.note(f"{unfinished}; Ctrl-C again gives them up")
+                self._spawner.observer.note(f"{unfinished}; Ctrl-C again gives them up")
             if monotonic() >= until:
                 if not unfinished:
                     return False
@@ -183,7 +183,7 @@ class _Kept:
         pause = self._backoff.first
         while not self._stopping.is_set():
             began = monotonic()
-            self._child = await self._birth.of(self._program)
+            self._child = await self._spawner.of(self._program)
             if self._stopping.is_set():  # it was not there yet to be told
                 self._tell(signal.SIGTERM)
             status = await self._child.wait()
@@ -191,7 +191,9 @@ class _Kept:
                 return
             if monotonic() - began >= self._backoff.healthy_after:
                 pause = self._backoff.first
-            self._birth.listener.note(f"{self._program.name} {describe_exit(status)}; starting it again in {pause:g} s")
+            self._spawner.observer.note(
+                f"{self._program.name} {describe_exit(status)}; starting it again in {pause:g} s"
+            )
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()

@@ -14,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.errors import SettingsError
 from jobs.ids import new_id
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 
 BOOTSTRAP_ID: Final = "key_bootstrap"
 BOOTSTRAP_NAME: Final = "bootstrap"
@@ -147,7 +147,7 @@ def changed_keys(tx: Connection, since: datetime) -> list[ApiKey]:
     return [_key_from(each) for each in tx.execute(query).mappings()]
 
 
-_KNOWN: Final = select(schema.api_keys).where(among(schema.api_keys.c.sha256, "digests"))
+_KNOWN: Final = select(schema.api_keys).where(any_of(schema.api_keys.c.sha256, "digests"))
 _VALID: Final = _KNOWN.where(schema.api_keys.c.revoked_at.is_(None))
 _REVOKED: Final = _KNOWN.where(schema.api_keys.c.revoked_at.is_not(None))
 

@@ -29,7 +29,7 @@ from jobs.retry import RULES
 from jobs.store import schema
 from jobs.store.attempt_bodies import keep_body
 from jobs.store.bulk import insert_all, update_all
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.conversations import await_again, missing_link
 from jobs.store.jobs import move_all
 from jobs.store.output_items import keep_items
@@ -70,7 +70,7 @@ def begin_attempts(
     """
     found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
     due = [job for job in found if job.available_at - early <= now < job.deadline_at]
-    resumes = {job.id: response_left_behind(tx, job) if job.attempt else None for job in due}
+    resumes = {job.id: resumable_response(tx, job) if job.attempt else None for job in due}
     ready = [job for job in due if _can_go_on(tx, job, resumes[job.id])][:most]
     if not ready:
         return []
@@ -87,7 +87,7 @@ def begin_attempts(
 def _claimable() -> Select[Any]:
     row, worker = schema.jobs.c, schema.workers.c
     is_listed = exists().where(worker.id == bindparam("worker"), worker.ended_at.is_(None))
-    return select(schema.jobs).where(among(row.id, "ids"), schema.IS_QUEUED, is_listed)
+    return select(schema.jobs).where(any_of(row.id, "ids"), schema.IS_QUEUED, is_listed)
 
 
 _CLAIMABLE: Final = _claimable()
@@ -157,7 +157,7 @@ def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | Non
 
 def _requests() -> Select[Any]:
     job, request = schema.jobs.c, schema.requests.c
-    held = (among(job.id, "ids"), schema.IS_HELD)
+    held = (any_of(job.id, "ids"), schema.IS_HELD)
     asked = select(job.id, job.attempt, request.settings, request.input, request.credentials)
     return asked.join_from(schema.jobs, schema.requests).where(*held)
 
@@ -165,7 +165,7 @@ def _requests() -> Select[Any]:
 _REQUESTS: Final = _requests()
 
 
-def response_left_behind(tx: Connection, job: Job) -> str | None:
+def resumable_response(tx: Connection, job: Job) -> str | None:
     """The provider's id of what the job's last attempt bought and nobody has fetched: it may be made by now.
 
     Only calls in the provider's own background mode leave one, as `note_response` is said for no others.

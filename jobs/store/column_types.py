@@ -24,7 +24,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from jobs.encoding import from_json, to_text
 
 
-class Moment(TypeDecorator[datetime]):
+class UtcDateTime(TypeDecorator[datetime]):
     """An aware UTC datetime; on SQLite fixed-width text, which sorts by time."""
 
     impl = DateTime(timezone=True)
@@ -64,7 +64,7 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else from_json(value)
 
 
-class ByteOrdered(TypeDecorator[str]):
+class AsciiId(TypeDecorator[str]):
     """An id or other ASCII text, compared byte by byte in every locale, so that its order is the order of time."""
 
     impl = String
@@ -92,32 +92,32 @@ class Texts(TypeDecorator[Collection[str]]):
         return list(value) if dialect.name == "postgresql" else to_text(list(value))
 
 
-def among(column: ColumnElement[str], texts: str | Collection[str]) -> ColumnElement[bool]:
+def any_of(column: ColumnElement[str], texts: str | Collection[str]) -> ColumnElement[bool]:
     """Whether `column` is one of `texts`, or of those that the parameter of this name holds; thousands, if need be.
 
     They are one parameter, so that the statement's text, and with it its plan, is the same for any number of them.
     """
     given = bindparam(texts, type_=Texts) if isinstance(texts, str) else bindparam(None, texts, Texts)
-    return _Among(column, given)
+    return _AnyOf(column, given)
 
 
-class _Among(FunctionElement[bool]):
+class _AnyOf(FunctionElement[bool]):
     inherit_cache = True
     type = Boolean()
-    name = "among"
+    name = "any_of"
 
     def self_group(self, against: Any = None) -> Self:
         """As it is: on SQLite, whose booleans are numbers, no index serves what is compared with 1."""
         return self
 
 
-@compiles(_Among, "postgresql")
-def _among_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_AnyOf, "postgresql")
+def _any_of_array(element: _AnyOf, compiler: SQLCompiler, **options: Any) -> str:
     column, texts = element.clauses
     return compiler.process(column == func.any(texts), **options)
 
 
-@compiles(_Among, "sqlite")
-def _among_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+@compiles(_AnyOf, "sqlite")
+def _any_of_json(element: _AnyOf, compiler: SQLCompiler, **options: Any) -> str:
     column, texts = element.clauses
     return compiler.process(column.in_(select(func.json_each(texts).table_valued("value").c.value)), **options)

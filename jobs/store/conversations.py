@@ -123,7 +123,7 @@ def await_again(tx: Connection, job: Job) -> None:
     """Let a queued follow-up wait: what it rests upon has to be looked at before it may run."""
     row = schema.jobs.c
     this = update(schema.jobs).where(row.id == job.id, row.attempt == job.attempt, row.status == Status.QUEUED)
-    tx.execute(this.values(waits_for=job.previous_response_id, available_at=job.deadline_at, rung_at=None))
+    tx.execute(this.values(blocked_by=job.previous_response_id, available_at=job.deadline_at, enqueued_at=None))
 
 
 def done_waiting(tx: Connection, limit: int) -> list[Waiting]:
@@ -134,12 +134,12 @@ def done_waiting(tx: Connection, limit: int) -> list[Waiting]:
 
 def _done_waiting() -> Select[Any]:
     row, before = schema.jobs.c, schema.jobs.alias("before")
-    open_one = select(literal(1)).where(before.c.id == row.waits_for, before.c.completed_at.is_(None)).exists()
+    open_one = select(literal(1)).where(before.c.id == row.blocked_by, before.c.completed_at.is_(None)).exists()
     return (
         select(schema.jobs, schema.requests.c.settings)
         .join(schema.requests, schema.requests.c.job_id == row.id)
-        .where(row.waits_for.is_not(None), ~open_one)
-        .order_by(row.waits_for)
+        .where(row.blocked_by.is_not(None), ~open_one)
+        .order_by(row.blocked_by)
         .limit(bindparam("most", type_=Integer))
     )
 
@@ -150,8 +150,8 @@ _DONE_WAITING: Final = _done_waiting()
 def let_run(tx: Connection, job: Job, now: datetime, available_at: datetime) -> bool:
     """End a follow-up's wait, if it still waits as `job` describes it; it is due at `available_at`."""
     row = schema.jobs.c
-    same = (row.id == job.id, row.attempt == job.attempt, row.status == Status.QUEUED, row.waits_for == job.waits_for)
-    values = {"waits_for": None, "available_at": available_at, "rung_at": None, "updated_at": now}
+    same = (row.id == job.id, row.attempt == job.attempt, row.status == Status.QUEUED, row.blocked_by == job.blocked_by)
+    values = {"blocked_by": None, "available_at": available_at, "enqueued_at": None, "updated_at": now}
     return tx.execute(update(schema.jobs).where(*same).values(values)).rowcount == 1
 
 

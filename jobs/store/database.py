@@ -27,7 +27,7 @@ from jobs.store.connection_setup import BEGIN_ALSO, NewConnections, WrongEncodin
 from jobs.store.lock_waits import LockWatch
 from jobs.store.sqlite_clock import KeptTime
 from jobs.store.sqlite_file import SqliteFile
-from jobs.store.sqlite_writer import BUSY_SECONDS, Turns, busy_timeout, set_up
+from jobs.store.sqlite_writer import BUSY_SECONDS, SqliteWriter, busy_timeout, set_up
 from jobs.store.statement_timeouts import TimeLimits, Use
 
 
@@ -111,7 +111,7 @@ class Database:
         self.engine = create_engine(of_driver, execution_options={CLOCK: self.clock}, **options)
         self._truncating = Lock()
         self._truncated_at = 0.0
-        self._turns = Turns()  # of SQLite
+        self._turns = SqliteWriter()  # of SQLite
         self._file = self._own_file = SqliteFile(self._path) if self._path is not None else None
         self._also = "" if durable else NOT_DURABLE
         self._lock_watch = LockWatch(of_driver, options["connect_args"])

@@ -39,8 +39,8 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from jobs.ids import first_id_at
 from jobs.lifecycle import Status
 from jobs.store import schema
-from jobs.store.column_types import ByteOrdered, Moment, among
-from jobs.store.key_queue import Line
+from jobs.store.column_types import AsciiId, UtcDateTime, any_of
+from jobs.store.key_queue import KeyQueue
 
 PRIORITIES = range(9, -1, -1)
 EVERYBODY = 1 << 30
@@ -61,10 +61,10 @@ _NO_GROUP: Final = literal_column("0", Integer)
 class _Due:
     job_id: str
     api_key_id: str
-    turn: int
+    round: int
 
 
-class Turns:
+class FairScheduler:
     """Whose turn it is, as one dispatcher knows it from look to look. Not for several threads at once.
 
     At each look it hears of the keys of the `NEWEST` jobs, so that who has just come is known, and goes on with a round
@@ -74,14 +74,14 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._line = Line()
+        self._queue = KeyQueue()
         self._priorities: dict[str, set[int]] = {}  # of each key in the line, those that it may have due jobs of
         self._after: dict[int, str] = {}
         self._looked_at: datetime | None = None
         self._locked: dict[str, datetime] = {}  # jobs that another session held locked, and when they were met
 
-    def pick(self, tx: Connection, now: datetime, limit: int, rung_before: datetime) -> list[str]:
-        """Up to `limit` ids of due jobs whose bell has not been rung since `rung_before`, in the order to ring them.
+    def pick(self, tx: Connection, now: datetime, limit: int, enqueued_before: datetime) -> list[str]:
+        """Up to `limit` ids of due jobs whose bell has not been rung since `enqueued_before`, in the order to ring them.
 
         Marks them as rung at `now` and their keys as served. What another session has locked is left out, and others
         have its place: a job that is being claimed needs no bell.
@@ -90,18 +90,18 @@ class Turns:
             return []
         self._locked = {each: met for each, met in self._locked.items() if timedelta(0) <= now - met < FORGOTTEN_AFTER}
         if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
-            self._line, self._priorities = Line(), {}
+            self._queue, self._priorities = KeyQueue(), {}
             self._start_over()
             most = EVERYBODY
         else:
             most = max(FEWEST_LEARNT, limit)
         knows_all = self._learn(tx, now, most)
         self._looked_at = now
-        picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+        picked = self._allocate(tx, limit, now=now, enqueued_before=enqueued_before)
         if len(picked) < limit and not knows_all:
             self._start_over()
             self._learn(tx, now, EVERYBODY)
-            picked = self._deal(tx, limit, now=now, rung_before=rung_before)
+            picked = self._allocate(tx, limit, now=now, enqueued_before=enqueued_before)
         return self._serve(tx, picked, now) if picked else []
 
     def _start_over(self) -> None:
@@ -114,7 +114,7 @@ class Turns:
         since = first_id_at("resp", now - NEW_FOR)
         for each in tx.execute(_WAITING, {**after, "most": most, "made_since": since}):
             if each.available_at <= now:
-                self._line.put(each.key, each.dispatched_at)
+                self._queue.put(each.key, each.dispatched_at)
                 self._priorities.setdefault(each.key, set()).add(each.priority)
             last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
         from_the_start = all(key == _BEFORE_ALL for key in self._after.values())
@@ -122,42 +122,42 @@ class Turns:
         self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL) | cut
         return from_the_start and not cut
 
-    def _deal(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
-        due = self._due(tx, limit + len(self._locked), now=now, rung_before=rung_before)
+    def _allocate(self, tx: Connection, limit: int, *, now: datetime, enqueued_before: datetime) -> list[_Due]:
+        due = self._due(tx, limit + len(self._locked), now=now, enqueued_before=enqueued_before)
         due = [job for job in due if job.job_id not in self._locked]
-        due.sort(key=lambda job: (job.turn, self._line.served_at(job.api_key_id)))
+        due.sort(key=lambda job: (job.round, self._queue.served_at(job.api_key_id)))
         return due[:limit]
 
-    def _due(self, tx: Connection, limit: int, *, now: datetime, rung_before: datetime) -> list[_Due]:
+    def _due(self, tx: Connection, limit: int, *, now: datetime, enqueued_before: datetime) -> list[_Due]:
         """The first due jobs of each key, so many of each that `limit` of them are dealt fairly.
 
         Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves
         the line. Where there are more keys than places, those that come first in the line have them.
         """
         found: dict[str, list[_Due]] = {}
-        share = max(1, min(limit, 2 * limit // max(1, len(self._line))))
+        share = max(1, min(limit, 2 * limit // max(1, len(self._queue))))
         idle: list[str] = []
         start, size = 0, max(limit, FEWEST_KEYS)
-        while start < len(self._line) and (share > 1 or len(found) < limit):
-            keys = self._line.keys(start, start + size)
-            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+        while start < len(self._queue) and (share > 1 or len(found) < limit):
+            keys = self._queue.keys(start, start + size)
+            found |= self._first_of_each(tx, keys, share, now=now, enqueued_before=enqueued_before)
             idle += [key for key in keys if key not in found]
             start, size = start + size, 2 * size  # whoever came first has nothing due
         for key in idle:
-            self._line.drop(key)
+            self._queue.drop(key)
             del self._priorities[key]
         while share < limit and sum(len(due) for due in found.values()) < limit:
             keys = [key for key, due in found.items() if len(due) == share]
             if not keys:
                 break
             share = min(limit, 4 * share)
-            found |= self._first_of_each(tx, keys, share, now=now, rung_before=rung_before)
+            found |= self._first_of_each(tx, keys, share, now=now, enqueued_before=enqueued_before)
         return [job for due in found.values() for job in due]
 
     def _first_of_each(
-        self, tx: Connection, keys: Sequence[str], share: int, *, now: datetime, rung_before: datetime
+        self, tx: Connection, keys: Sequence[str], share: int, *, now: datetime, enqueued_before: datetime
     ) -> dict[str, list[_Due]]:
-        asked = {"now": now, "rung_before": rung_before, "share": share}
+        asked = {"now": now, "enqueued_before": enqueued_before, "share": share}
         groups = [(key, priority) for key in keys for priority in self._priorities[key]]
         rows: list[Any] = []
         for query, of_groups in _for_each(tx, groups):
@@ -166,26 +166,26 @@ class Turns:
         for row in sorted(rows, key=lambda row: (-row.priority, row.available_at, row.id)):
             due_of_key = found.setdefault(row.api_key_id, [])
             if len(due_of_key) < share:
-                due_of_key.append(_Due(row.id, row.api_key_id, turn=len(due_of_key) + 1))
+                due_of_key.append(_Due(row.id, row.api_key_id, round=len(due_of_key) + 1))
         return found
 
     def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> list[str]:
         """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
         served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
-        rung = _mark_rung(tx, [each.job_id for each in picked], served, now)
+        enqueued = _mark_enqueued(tx, [each.job_id for each in picked], served, now)
         for key, moment in served.items():
-            self._line.put(key, moment)
-        self._locked |= {each.job_id: now for each in picked if each.job_id not in rung}
-        return [each.job_id for each in picked if each.job_id in rung]
+            self._queue.put(key, moment)
+        self._locked |= {each.job_id: now for each in picked if each.job_id not in enqueued}
+        return [each.job_id for each in picked if each.job_id in enqueued]
 
 
-def rung_at_of(tx: Connection, job_id: str) -> datetime | None:
+def enqueued_at_of(tx: Connection, job_id: str) -> datetime | None:
     """When the bell of a queued job was rung; None if it was not, or the job is queued no more."""
-    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": job_id}).scalar_one_or_none()
+    found: datetime | None = tx.execute(_ENQUEUED_AT, {"of_id": job_id}).scalar_one_or_none()
     return found
 
 
-_RUNG_AT: Final = select(schema.jobs.c.rung_at).where(schema.jobs.c.id == bindparam("of_id"), schema.IS_QUEUED)
+_ENQUEUED_AT: Final = select(schema.jobs.c.enqueued_at).where(schema.jobs.c.id == bindparam("of_id"), schema.IS_QUEUED)
 
 
 def queued_groups() -> CTE:
@@ -198,12 +198,12 @@ def queued_groups() -> CTE:
     starts = (
         select(
             literal_column(str(priority), Integer).label("priority"),
-            bindparam(_after(priority), _BEFORE_ALL, ByteOrdered).label("key"),
+            bindparam(_after(priority), _BEFORE_ALL, AsciiId).label("key"),
         )
         for priority in PRIORITIES
     )
     start = union_all(*starts).subquery("start").c
-    nothing = (_NO_GROUP.label("number"), cast(null(), Moment).label("available_at"))
+    nothing = (_NO_GROUP.label("number"), cast(null(), UtcDateTime).label("available_at"))
     group = select(start.priority, start.key, *nothing).cte("queued_group", recursive=True)
     first_of_next = (
         select(row.id)
@@ -230,7 +230,7 @@ def _waiting() -> Select[Any]:
     row, key = schema.jobs.c, schema.api_keys.c
     newest = (
         select(row.priority, row.api_key_id, row.available_at, schema.IS_QUEUED.label("is_queued"))
-        .where(row.id >= bindparam("made_since", type_=ByteOrdered))
+        .where(row.id >= bindparam("made_since", type_=AsciiId))
         .order_by(row.id.desc())
         .limit(literal_column(str(NEWEST), Integer))
         .subquery("newest")
@@ -239,7 +239,7 @@ def _waiting() -> Select[Any]:
     group = queued_groups().c
     waiting = union_all(
         select(group.priority, group.key, group.number, group.available_at).where(group.number > _NO_GROUP),
-        select(newest.priority, newest.api_key_id, _NO_GROUP, func.min(newest.available_at, type_=Moment))
+        select(newest.priority, newest.api_key_id, _NO_GROUP, func.min(newest.available_at, type_=UtcDateTime))
         .where(newest.is_queued)
         .group_by(newest.priority, newest.api_key_id),
     ).subquery("waiting")
@@ -261,7 +261,7 @@ def _due_jobs() -> Select[Any]:
         .where(
             schema.IS_QUEUED,
             row.available_at <= bindparam("now"),
-            or_(row.rung_at.is_(None), row.rung_at < bindparam("rung_before")),
+            or_(row.enqueued_at.is_(None), row.enqueued_at < bindparam("enqueued_before")),
         )
         .order_by(row.available_at, row.id)
         .limit(bindparam("share", type_=Integer))
@@ -308,38 +308,38 @@ def _for_each(
         yield union_all(*branches), named
 
 
-def _mark_rung(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> set[str]:
+def _mark_enqueued(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> set[str]:
     """Those that are marked; another session has locked or taken the others."""
     keys = sorted(served)  # in one order, so that no two wait for each other
-    rung = {*tx.execute(_RING, {"ids": job_ids, "now": now}).scalars()}
+    enqueued = {*tx.execute(_ENQUEUE, {"ids": job_ids, "now": now}).scalars()}
     if tx.dialect.name == "postgresql":
         tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
-        return rung
+        return enqueued
     key = schema.api_keys.c
     one = update(schema.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
     tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
-    return rung
+    return enqueued
 
 
-def _ring() -> ReturningUpdate[Any]:
+def _enqueue() -> ReturningUpdate[Any]:
     job = schema.jobs.c
-    free = select(job.id).where(among(job.id, "ids"), job.status == Status.QUEUED)
+    free = select(job.id).where(any_of(job.id, "ids"), job.status == Status.QUEUED)
     free = free.with_for_update(skip_locked=True, key_share=True)
     # the list is named twice, for PostgreSQL would read every job for the join alone, however few are rung
-    ringing = update(schema.jobs).where(among(job.id, "ids"), job.id.in_(free))
-    return ringing.values(rung_at=bindparam("now")).returning(job.id)
+    ringing = update(schema.jobs).where(any_of(job.id, "ids"), job.id.in_(free))
+    return ringing.values(enqueued_at=bindparam("now")).returning(job.id)
 
 
 def _serve() -> Update:
-    keys, moments = bindparam("keys", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(Moment))
-    listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", Moment))
+    keys, moments = bindparam("keys", type_=ARRAY(String)), bindparam("moments", type_=ARRAY(UtcDateTime))
+    listed = func.unnest(keys, moments).table_valued(column("key", String), column("moment", UtcDateTime))
     served = listed.render_derived("served").c
     key = schema.api_keys.c.id
-    free = select(key).where(among(key, "keys")).with_for_update(skip_locked=True, key_share=True)
+    free = select(key).where(any_of(key, "keys")).with_for_update(skip_locked=True, key_share=True)
     # the list is named twice, for PostgreSQL would read every key for the join alone, however few are served
-    these = update(schema.api_keys).where(key == served.key, among(key, "keys"), key.in_(free))
+    these = update(schema.api_keys).where(key == served.key, any_of(key, "keys"), key.in_(free))
     return these.values(dispatched_at=served.moment)
 
 
-_RING: Final = _ring()
+_ENQUEUE: Final = _enqueue()
 _SERVE: Final = _serve()

@@ -27,7 +27,7 @@ from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import schema
 from jobs.store.bulk import insert_into_all, update_all
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.row_mapping import cost_columns, job_from, usage_columns
 from jobs.store.webhooks.outbox import forget_targets, keep_target, write_events
 
@@ -41,9 +41,9 @@ NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
 """What nothing is known of when a job is accepted."""
 
 
-def submit(tx: Connection, spec: JobSpec, now: datetime, *, rung: bool = False) -> Job:
+def submit(tx: Connection, spec: JobSpec, now: datetime, *, enqueued: bool = False) -> Job:
     """Accept one job; as `submit_all`."""
-    return submit_all(tx, [(spec, now, rung)])[0]
+    return submit_all(tx, [(spec, now, enqueued)])[0]
 
 
 def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]) -> list[Job]:
@@ -52,7 +52,7 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     Beside each is its moment, and whether the caller rings its bell right after the commit, so that the dispatcher
     need not.
     """
-    rows = [_queued_row(spec, now, rung=rung) for spec, now, rung in entries]
+    rows = [_queued_row(spec, now, enqueued=enqueued) for spec, now, enqueued in entries]
     accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
     stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
     requests = [
@@ -71,7 +71,7 @@ def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]
     return [Job(**row, **NOT_YET) for row in rows]
 
 
-def _queued_row(spec: JobSpec, now: datetime, *, rung: bool) -> dict[str, Any]:
+def _queued_row(spec: JobSpec, now: datetime, *, enqueued: bool) -> dict[str, Any]:
     available_at = max(now, spec.run_at) if spec.run_at else now
     if spec.waits:
         available_at = spec.deadline_at
@@ -91,9 +91,9 @@ def _queued_row(spec: JobSpec, now: datetime, *, rung: bool) -> dict[str, Any]:
         "updated_at": now,
         "available_at": available_at,
         "deadline_at": spec.deadline_at,
-        "rung_at": now if rung and available_at <= now else None,
+        "enqueued_at": now if enqueued and available_at <= now else None,
         "previous_response_id": spec.previous_response_id,
-        "waits_for": spec.previous_response_id if spec.waits else None,
+        "blocked_by": spec.previous_response_id if spec.waits else None,
     }
 
 
@@ -121,9 +121,9 @@ def move_all(
     """
     transition = TRANSITIONS[verb]
     implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
-    implied |= {"parked_until": None, "waits_for": None}
+    implied |= {"parked_until": None, "blocked_by": None}
     if transition.target is not Status.IN_PROGRESS:
-        implied |= {"worker_id": None, "rung_at": None}
+        implied |= {"worker_id": None, "enqueued_at": None}
         implied |= {"completed_at": now if transition.target.is_terminal else None}
     rows: dict[frozenset[str], list[dict[str, Any]]] = {}
     moved = []
@@ -182,7 +182,7 @@ def cancel_open(
     return move_all(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
 
 
-def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
+def retry_job(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
     """Run a failed or cancelled job again under its own id, with all its attempts before it and a new deadline.
 
     A follow-up waits until its conversation has been looked at anew.
@@ -191,15 +191,15 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
         StaleJob: it is neither failed nor cancelled any more.
     """
     follows = job.previous_response_id is not None
-    revived = move(
+    retried = move(
         tx,
-        Verb.REVIVE,
+        Verb.RETRY,
         job,
         now,
         failures=0,
         started_at=None,
         available_at=deadline_at if follows else now,
-        waits_for=job.previous_response_id,
+        blocked_by=job.previous_response_id,
         sent_responses=None,
         sent_items=None,
         deadline_at=deadline_at,
@@ -213,7 +213,7 @@ def revive(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Jo
     )
     for of_the_last_run in (schema.answers, schema.output_items, schema.stream_events):
         tx.execute(delete(of_the_last_run).where(of_the_last_run.c.job_id == job.id))
-    return revived
+    return retried
 
 
 def erase(tx: Connection, job: Job) -> None:
@@ -241,7 +241,7 @@ def erase_ripe(tx: Connection, ripe: ColumnElement[bool], limit: int) -> int:
     oldest = select(row.id).where(row.completed_at.is_not(None), ripe).order_by(row.completed_at).limit(size)
     ids = tx.execute(oldest.with_for_update(skip_locked=True)).scalars().all()  # locked, so that none is revived
     if ids:
-        tx.execute(delete(schema.jobs).where(among(row.id, ids)))
+        tx.execute(delete(schema.jobs).where(any_of(row.id, ids)))
         _forget_texts(tx, ids)
     return len(ids)
 
@@ -251,7 +251,7 @@ def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     forget_targets(tx, job_ids)
     attempt = schema.attempts.c
     kept = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
-    told = update(schema.attempts).where(among(attempt.job_id, job_ids), kept)
+    told = update(schema.attempts).where(any_of(attempt.job_id, job_ids), kept)
     # what the provider keeps of it is to go as well, and needs a call: `worker.maintenance.eraser`
     unwanted = case((attempt.copy_unwanted.is_not(None), true()))
     tx.execute(told.values(error_message=None, copy_unwanted=unwanted))

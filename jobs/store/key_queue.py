@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Line:
+class KeyQueue:
     """Keys, those first that were served longest ago; whoever was served at the same moment stands by its id."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from jobs.clock import elapsed
 from jobs.store import schema
 from jobs.store.database import Database, database_now
-from jobs.store.workers import Report, beat, beat_values, take_lease
+from jobs.store.workers import Report, beat, heartbeat_values, take_lease
 
 _NOW: Final = func.clock_timestamp()
 _LIMITED: Final = select(func.set_config("lock_timeout", "1s", true())).scalar_subquery().is_not(None)
@@ -24,7 +24,7 @@ _LIMITS_OF_A_LEASE: Final = select(
 ).cte("limits")
 
 
-def beat_now(
+def heartbeat_now(
     database: Database, worker_id: str, *, within: float, draining: bool = False, report: Report | None = None
 ) -> bool:
     """Say that a worker lives, and set our clock by the database's; False when it has been given up meanwhile.
@@ -36,7 +36,7 @@ def beat_now(
         with database.begin(within=within) as tx:
             return beat(tx, worker_id, database.ask_time(tx), draining=draining, report=report)
     row = schema.workers.c
-    values = beat_values(_NOW, draining=draining, report=report)
+    values = heartbeat_values(_NOW, draining=draining, report=report)
     living = update(schema.workers).where(row.id == worker_id, row.ended_at.is_(None), _LIMITED)
     asked_at = elapsed()
     with database.read(within=within) as tx:

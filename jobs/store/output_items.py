@@ -14,7 +14,7 @@ from jobs.errors import RequestInvalid
 from jobs.job import Job
 from jobs.store import schema
 from jobs.store.bulk import insert_all
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.conversations import MOST_BYTES, output_of
 
 _USABLE: Final = re.compile(r"[!-~]{1,255}")
@@ -33,7 +33,7 @@ def keep_items(tx: Connection, answers: Sequence[tuple[Job, Mapping[str, Any]]])
     """Remember the items of answers; those of an earlier answer of the same job give way."""
     again = [job.id for job, _ in answers if job.attempt > 1]
     if again:
-        tx.execute(delete(schema.output_items).where(among(schema.output_items.c.job_id, again)))
+        tx.execute(delete(schema.output_items).where(any_of(schema.output_items.c.job_id, again)))
     rows = [
         {"job_id": job.id, "item_id": item_id, "api_key_id": job.api_key_id}
         for job, response in answers
@@ -63,7 +63,7 @@ def find_items(tx: Connection, api_key_id: str, item_ids: Collection[str]) -> di
             holders[item_id] = job_id
     if not holders:
         return {}
-    these = among(answer.job_id, sorted(set(holders.values())))
+    these = any_of(answer.job_id, sorted(set(holders.values())))
     length = func.length if tx.dialect.name == "sqlite" else func.octet_length
     size = tx.execute(select(func.coalesce(func.sum(length(answer.response)), 0)).where(these)).scalar_one()
     if size > MOST_BYTES:

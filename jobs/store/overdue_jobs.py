@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, select
 
 from jobs.store import schema
 from jobs.store.fair_scheduler import queued_groups
-from jobs.store.provider_limits import LaneSettings, calls_out, read_lane
+from jobs.store.provider_limits import ProviderLimitSettings, calls_out, read_provider_limit
 from jobs.store.waiting_for import state_of
 from jobs.store.workers import CALLS, WorkerRow, live_workers
 
@@ -28,7 +28,12 @@ class Waiting:
 
 
 def overdue_job(
-    tx: Connection, lane: LaneSettings, now: datetime, worker_timeout: timedelta, *, broker_answers: bool = True
+    tx: Connection,
+    provider_limit: ProviderLimitSettings,
+    now: datetime,
+    worker_timeout: timedelta,
+    *,
+    broker_answers: bool = True,
 ) -> Waiting | None:
     """The job that has been due for longest, if for longer than `OVERDUE`, and why it waits."""
     found = tx.execute(_FIRST).one_or_none()
@@ -36,17 +41,17 @@ def overdue_job(
         return None
     alive = live_workers(tx, now, worker_timeout)
     fault = why_none_takes(alive) if broker_answers else why_without_broker(alive)
-    reason, is_fault = _reason(tx, lane, alive, now) if fault is None else (fault, True)
+    reason, is_fault = _reason(tx, provider_limit, alive, now) if fault is None else (fault, True)
     return Waiting(found.id, found.available_at, reason, is_fault)
 
 
-def _reason(tx: Connection, settings: LaneSettings, alive: list[WorkerRow], now: datetime) -> tuple[str, bool]:
+def _reason(tx: Connection, settings: ProviderLimitSettings, alive: list[WorkerRow], now: datetime) -> tuple[str, bool]:
     """Why a job waits though a worker listens."""
-    lane = read_lane(tx, settings.name)
-    if lane.closed_at is not None:
-        return state_of(lane, now) or "the provider is paused", True
+    provider_limit = read_provider_limit(tx, settings.name)
+    if provider_limit.paused_at is not None:
+        return state_of(provider_limit, now) or "the provider is paused", True
     slots = sum(each.concurrency for each in alive if each.takes(CALLS))
-    limit = settings.limit(lane)
+    limit = settings.limit(provider_limit)
     most = slots if limit is None else min(slots, limit)
     if calls_out(tx, most) >= most:
         whose = "of the workers are taken" if limit is None or slots <= limit else "that the provider allows are taken"

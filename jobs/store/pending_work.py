@@ -12,7 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, literal_column, or_, select, true
 
 from jobs.store import schema
-from jobs.store.column_types import Moment
+from jobs.store.column_types import UtcDateTime
 from jobs.store.webhooks.outbox import CLAIM_LASTS
 
 
@@ -22,7 +22,7 @@ class Duty(StrEnum):
     RESCUER = "rescuer"
     DEADLINES = "deadlines"
     FOLLOWERS = "followers"
-    DISPATCHER = "dispatcher"
+    DISPATCHER = "task_queue"
     DELIVERY_RESCUER = "delivery rescuer"
     DELIVERY_DISPATCHER = "delivery dispatcher"
     RECONCILIATION = "reconciliation"
@@ -38,11 +38,13 @@ COPIED_FOR: Final = timedelta(days=60)
 """The same of one whose copy is deleted at the provider. OpenAI itself keeps a stored response for 30 days."""
 
 
-def duties_with_work(tx: Connection, now: datetime, worker_timeout: timedelta, lane: str) -> AbstractSet[Duty]:
+def duties_with_work(
+    tx: Connection, now: datetime, worker_timeout: timedelta, provider_limit: str
+) -> AbstractSet[Duty]:
     """The duties that may have something to do at `now`."""
     asked = {
         "now": now,
-        "of_lane": lane,
+        "of_lane": provider_limit,
         "silent_since": now - worker_timeout,
         "ahead_of": now + worker_timeout,
         "claimed_before": now - CLAIM_LASTS,
@@ -60,19 +62,19 @@ def _any(query: Select[Any]) -> ColumnElement[bool]:
 
 
 def _moment(name: str) -> ColumnElement[datetime]:
-    return bindparam(name, type_=Moment)
+    return bindparam(name, type_=UtcDateTime)
 
 
 def _parts() -> Mapping[Duty, ColumnElement[bool]]:
     job, call, delivery = schema.jobs.c, schema.attempts.c, schema.webhook_deliveries.c
-    worker, lane = schema.workers.c, schema.lanes.c
+    worker, provider_limit = schema.workers.c, schema.provider_limits.c
     before = schema.jobs.alias("before").c
     ended = select(worker.id).where(worker.ended_at.is_not(None))
     living = select(worker.id).where(worker.id == delivery.worker_id, worker.ended_at.is_(None)).exists()
-    silent = or_(worker.beat_at < _moment("silent_since"), worker.beat_at > _moment("ahead_of"))
+    silent = or_(worker.heartbeat_at < _moment("silent_since"), worker.heartbeat_at > _moment("ahead_of"))
     parked = select(job.id).where(job.parked_until.is_not(None)).order_by(job.parked_until)
     overdue = select(job.id).where(job.completed_at.is_(None), job.deadline_at <= _moment("now"))
-    still_open = select(before.id).where(before.id == job.waits_for, before.completed_at.is_(None)).exists()
+    still_open = select(before.id).where(before.id == job.blocked_by, before.completed_at.is_(None)).exists()
     sent_in_vain = or_(~living, delivery.claimed_at < _moment("claimed_before"))
     doubtful = select(call.ended_at).where(schema.IS_DOUBTFUL, call.ended_at > _moment("doubtful_since"))
     unfetched = select(call.ended_at).where(schema.IS_UNFETCHED, call.ended_at > _moment("unfetched_since"))
@@ -86,10 +88,14 @@ def _parts() -> Mapping[Duty, ColumnElement[bool]]:
         Duty.DEADLINES: or_(
             _any(overdue.order_by(job.deadline_at)), _any(parked.where(job.parked_until <= _moment("now")))
         ),
-        Duty.FOLLOWERS: _any(select(job.id).where(job.waits_for.is_not(None), ~still_open).order_by(job.waits_for)),
+        Duty.FOLLOWERS: _any(select(job.id).where(job.blocked_by.is_not(None), ~still_open).order_by(job.blocked_by)),
         Duty.DISPATCHER: or_(
             _any(select(job.priority).where(schema.IS_QUEUED).order_by(job.priority)),
-            _any(select(lane.name).where(lane.name == bindparam("of_lane"), lane.max_calls.is_not(None))),
+            _any(
+                select(provider_limit.name).where(
+                    provider_limit.name == bindparam("of_lane"), provider_limit.max_calls.is_not(None)
+                )
+            ),
         ),
         Duty.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, sent_in_vain)),
         Duty.DELIVERY_DISPATCHER: _any(select(delivery.receiver).where(schema.IS_PENDING).order_by(delivery.receiver)),

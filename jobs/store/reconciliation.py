@@ -14,11 +14,11 @@ from sqlalchemy import Connection, Integer, bindparam, func, or_, select, update
 from jobs.errors import Billed, JobNotFound
 from jobs.job import Attempt, Cost, Job, Outcome, Usage
 from jobs.lifecycle import Verb
-from jobs.retry import NO_PATIENCE, GiveUp, TryAgain, after_a_free_failure, bought_in_vain, gives_its_attempt_back
+from jobs.retry import NO_WAIT, GiveUp, Reschedule, after_a_free_failure, billed_in_vain, gives_its_attempt_back
 from jobs.settings import Settings
 from jobs.store import schema
 from jobs.store.jobs import move
-from jobs.store.provider_limits import read_lane
+from jobs.store.provider_limits import read_provider_limit
 from jobs.store.responses import get_job
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
 
@@ -27,17 +27,17 @@ from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_c
 class Patience:
     """How long a job may wait for the log of the provider behind `lane`; by default not at all."""
 
-    lane: str = ""
-    longest: timedelta = NO_PATIENCE
+    provider_limit: str = ""
+    longest: timedelta = NO_WAIT
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Patience":
         """The operator's."""
-        return cls(settings.lane, timedelta(seconds=settings.reconcile_patience_seconds))
+        return cls(settings.provider_limit, timedelta(seconds=settings.reconcile_patience_seconds))
 
     def now(self, tx: Connection, now: datetime) -> timedelta:
         """None is left while the log is known to be out of reach."""
-        return self.longest if self.longest and read_lane(tx, self.lane).has_log(now) else NO_PATIENCE
+        return self.longest if self.longest and read_provider_limit(tx, self.provider_limit).has_log(now) else NO_WAIT
 
 
 AT_ONCE = Patience()
@@ -57,7 +57,7 @@ def parked_jobs(
 
     They come `locked`, without those that another session has locked, if that is wanted; and `only` one of them.
     """
-    query, given = (_PARKED, {}) if until is None else (_OUT_OF_PATIENCE, {"until": until})
+    query, given = (_PARKED, {}) if until is None else (_WAITED_ENOUGH, {"until": until})
     if only is not None:
         query = query.where(schema.jobs.c.id == only)
     if locked:
@@ -72,7 +72,7 @@ _PARKED: Final = (
     .order_by(_parked_until)
     .limit(bindparam("most", type_=Integer))
 )
-_OUT_OF_PATIENCE: Final = _PARKED.where(_parked_until <= bindparam("until"))
+_WAITED_ENOUGH: Final = _PARKED.where(_parked_until <= bindparam("until"))
 
 
 def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:
@@ -84,14 +84,14 @@ def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:
     return job if job.parked_until is not None and job.attempt == number else None
 
 
-def write_off(tx: Connection, job: Job, step: GiveUp, now: datetime) -> Job:
+def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime) -> Job:
     """End a parked job.
 
     Raises:
         StaleJob: it is no longer parked as it was.
     """
     ending = {"error_code": step.code, "error_message": step.message, "failures": step.failures}
-    return move(tx, Verb.WRITE_OFF, job, now, **ending)
+    return move(tx, Verb.FAIL_UNKNOWN, job, now, **ending)
 
 
 def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: datetime) -> Sequence[tuple[Verb, Job]]:
@@ -113,8 +113,8 @@ def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: da
     parked = parked_for(tx, attempt.job_id, attempt.number)
     if parked is None:
         return ()
-    step = bought_in_vain(parked.error_message, parked.failures + 1)
-    return ((Verb.WRITE_OFF, write_off(tx, parked, step, now)),)
+    step = billed_in_vain(parked.error_message, parked.failures + 1)
+    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now)),)
 
 
 def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tuple[Verb, Job]]:
@@ -130,12 +130,12 @@ def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tup
         _give_back(tx, attempt)
         return ()
     step = after_a_free_failure(parked, now)
-    if isinstance(step, TryAgain):
+    if isinstance(step, Reschedule):
         return ((Verb.UNPARK, unpark(tx, parked, step, now)),)
-    return ((Verb.WRITE_OFF, write_off(tx, parked, step, now)),)
+    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now)),)
 
 
-def unpark(tx: Connection, job: Job, step: TryAgain, now: datetime) -> Job:
+def unpark(tx: Connection, job: Job, step: Reschedule, now: datetime) -> Job:
     """Let a parked job run again.
 
     Raises:

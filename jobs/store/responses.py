@@ -31,7 +31,7 @@ from jobs.ids import first_id_at
 from jobs.job import Job, Usage
 from jobs.lifecycle import Status
 from jobs.store import schema
-from jobs.store.column_types import ByteOrdered, Moment, among
+from jobs.store.column_types import AsciiId, UtcDateTime, any_of
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import queued_groups
 from jobs.store.metrics import count_waiting
@@ -44,7 +44,7 @@ IDS_PER_QUERY = 500
 
 
 @dataclass(frozen=True)
-class Document:
+class ResponseDocument:
     """All that a response is made of: the job, its request without the input, and its normalised answer."""
 
     job: Job
@@ -82,7 +82,7 @@ class UsageRow:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ResponseSummary:
     """Where a job stands: what a poll goes by before it loads prompt and answer."""
 
     id: str
@@ -94,12 +94,12 @@ class Standing:
     started_at: datetime | None
 
 
-def standings(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Standing | None]:
+def summaries(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[ResponseSummary | None]:
     """Where the job of each pair of its id and its key's id stands; None where there is none, or it is another's."""
     found = {}
-    for api_key_id, *values in tx.execute(_STANDINGS, {"ids": sorted({job_id for job_id, _ in pairs})}):
+    for api_key_id, *values in tx.execute(_SUMMARIES, {"ids": sorted({job_id for job_id, _ in pairs})}):
         job_id, status, *rest = values
-        found[(job_id, api_key_id)] = Standing(job_id, Status(status), *rest)
+        found[(job_id, api_key_id)] = ResponseSummary(job_id, Status(status), *rest)
     return [found.get(pair) for pair in pairs]
 
 
@@ -116,7 +116,7 @@ def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
     return job_from(found)
 
 
-def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
+def get_response_document(tx: Connection, job_id: str, api_key_id: str) -> ResponseDocument:
     """One response with all its parts.
 
     Raises:
@@ -128,11 +128,11 @@ def get_document(tx: Connection, job_id: str, api_key_id: str) -> Document:
     return document
 
 
-def get_documents(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Document | None]:
+def get_documents(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[ResponseDocument | None]:
     """The response of each pair of its id and its key's id; None where there is none, or it is another's."""
     ids, keys = {job_id for job_id, _ in pairs}, {key_id for _, key_id in pairs}
     rows = tx.execute(_THESE_DOCUMENTS, {"ids": sorted(ids), "keys": sorted(keys)}).mappings()
-    found = {(document.job.id, document.job.api_key_id): document for document in map(_document_from, rows)}
+    found = {(document.job.id, document.job.api_key_id): document for document in map(_response_document_from, rows)}
     return [found.get(pair) for pair in pairs]
 
 
@@ -209,7 +209,7 @@ def queue_position(tx: Connection, job: Job) -> int | None:
 
     Among one key's own jobs only: keys take turns, and what others have queued is not a tenant's to know.
     """
-    if job.status is not Status.QUEUED or job.waits_for is not None or job.parked_until is not None:
+    if job.status is not Status.QUEUED or job.blocked_by is not None or job.parked_until is not None:
         return None
     of_this = {"of_key": job.api_key_id, "due_at": job.available_at, "of_id": job.id}
     count: int = tx.execute(_ahead_of(job.priority), of_this).scalar_one()
@@ -222,8 +222,8 @@ def _ahead_of(priority: int) -> Select[Any]:
     of_this_key = (
         select(row.id).where(schema.IS_QUEUED, row.api_key_id == bindparam("of_key")).limit(POSITION_LIMIT - 1)
     )
-    this = (bindparam("due_at", type_=Moment), bindparam("of_id", type_=ByteOrdered))
-    earlier = tuple_(row.available_at, row.id) < tuple_(*this, types=[Moment, ByteOrdered])
+    this = (bindparam("due_at", type_=UtcDateTime), bindparam("of_id", type_=AsciiId))
+    earlier = tuple_(row.available_at, row.id) < tuple_(*this, types=[UtcDateTime, AsciiId])
     branches = [of_this_key.where(row.priority == priority, earlier)]
     branches += [of_this_key.where(row.priority == higher) for higher in range(priority + 1, 10)]
     ahead = union_all(*(select(branch.subquery()) for branch in branches)).limit(POSITION_LIMIT - 1)
@@ -235,7 +235,7 @@ def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime
 
     Calls of long ago are added up by day, and are within it if their day began within it.
     """
-    row, past = schema.attempts.c, schema.past_usage.c
+    row, past = schema.attempts.c, schema.usage_rollup.c
     if tx.dialect.name == "sqlite":
         day: ColumnElement[Any] = func.date(row.started_at)
     else:
@@ -301,7 +301,7 @@ def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
     return ended
 
 
-_IS_OPEN: Final = (among(schema.jobs.c.id, "ids"), schema.jobs.c.completed_at.is_(None))
+_IS_OPEN: Final = (any_of(schema.jobs.c.id, "ids"), schema.jobs.c.completed_at.is_(None))
 _OPEN: Final = select(schema.jobs.c.id).where(*_IS_OPEN)
 _HOW_MANY_OPEN: Final = select(func.count()).select_from(schema.jobs).where(*_IS_OPEN)
 
@@ -314,22 +314,22 @@ def _documents() -> Select[Any]:
     )
 
 
-def _document_from(row: Any) -> Document:
+def _response_document_from(row: Any) -> ResponseDocument:
     settings = row["settings"]
-    return Document(job_from(row), settings, settings.get("metadata") or {}, row["response"])
+    return ResponseDocument(job_from(row), settings, settings.get("metadata") or {}, row["response"])
 
 
-def _standings() -> Select[Any]:
+def _summaries() -> Select[Any]:
     row = schema.jobs.c
     columns = (row.id, row.status, row.attempt, row.created_at, row.updated_at, row.available_at, row.started_at)
-    return select(row.api_key_id, *columns).where(among(row.id, "ids"))
+    return select(row.api_key_id, *columns).where(any_of(row.id, "ids"))
 
 
 # built once, which takes longer than to run them
 _JOB: Final = select(schema.jobs).where(schema.jobs.c.id == bindparam("of_id"))
 _JOB_OF_KEY: Final = _JOB.where(schema.jobs.c.api_key_id == bindparam("of_key"))
-_STANDINGS: Final = _standings()
+_SUMMARIES: Final = _summaries()
 _THESE_DOCUMENTS: Final = _documents().where(
-    among(schema.jobs.c.id, "ids"),
-    among(schema.jobs.c.api_key_id, "keys"),
+    any_of(schema.jobs.c.id, "ids"),
+    any_of(schema.jobs.c.api_key_id, "keys"),
 )

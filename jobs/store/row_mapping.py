@@ -32,7 +32,7 @@ def job_from(row: RowMapping) -> Job:
         updated_at=row["updated_at"],
         available_at=row["available_at"],
         deadline_at=row["deadline_at"],
-        rung_at=row["rung_at"],
+        enqueued_at=row["enqueued_at"],
         started_at=row["started_at"],
         completed_at=row["completed_at"],
         worker_id=row["worker_id"],
@@ -48,7 +48,7 @@ def job_from(row: RowMapping) -> Job:
         cost=_cost(row),
         parked_until=row["parked_until"],
         previous_response_id=row["previous_response_id"],
-        waits_for=row["waits_for"],
+        blocked_by=row["blocked_by"],
         sent_responses=row["sent_responses"],
         sent_items=row["sent_items"],
     )

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from jobs.errors import Billed, ErrorKind
 from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status
-from jobs.store.column_types import ByteOrdered, JsonText, Moment
+from jobs.store.column_types import AsciiId, JsonText, UtcDateTime
 from jobs.webhooks.protocol import DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 metadata = MetaData(
@@ -60,21 +60,21 @@ def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
 api_keys = Table(
     "api_keys",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
+    Column("id", AsciiId, primary_key=True),
     Column("name", String, nullable=False),
     Column("sha256", String, nullable=False, unique=True),
     Column("scopes", JsonText, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("revoked_at", Moment),
-    Column("dispatched_at", Moment),  # when the dispatcher last served this key: whose turn is it
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime),
+    Column("dispatched_at", UtcDateTime),  # when the dispatcher last served this key: whose turn is it
     postgresql_with={"fillfactor": "50"},  # rewritten at every turn: room for it beside the row
 )
 
 jobs = Table(
     "jobs",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
-    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("id", AsciiId, primary_key=True),
+    Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), nullable=False),
     Column("model", String, nullable=False),
     Column("status", String, nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
@@ -85,14 +85,14 @@ jobs = Table(
     Column("truncation_applied", String),
     Column("background", Boolean, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("updated_at", Moment, nullable=False),
-    Column("available_at", Moment, nullable=False),
-    Column("deadline_at", Moment, nullable=False),
-    Column("rung_at", Moment),
-    Column("started_at", Moment),
-    Column("completed_at", Moment),
-    Column("worker_id", ByteOrdered),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("deadline_at", UtcDateTime, nullable=False),
+    Column("enqueued_at", UtcDateTime),
+    Column("started_at", UtcDateTime),
+    Column("completed_at", UtcDateTime),
+    Column("worker_id", AsciiId),
     Column("provider_response_id", String),
     Column("provider_model", String),
     Column("incomplete_reason", String),
@@ -108,9 +108,9 @@ jobs = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
-    Column("parked_until", Moment),  # waits till then for the provider's log to tell what became of its last call
-    Column("previous_response_id", ByteOrdered),  # no foreign key: what it names may be erased before it
-    Column("waits_for", ByteOrdered),  # what has to end first: not due until then
+    Column("parked_until", UtcDateTime),  # waits till then for the provider's log to tell what became of its last call
+    Column("previous_response_id", AsciiId),  # no foreign key: what it names may be erased before it
+    Column("blocked_by", AsciiId),  # what has to end first: not due until then
     Column("sent_responses", Integer),
     Column("sent_items", Integer),
     Column("store", Boolean),  # false: erased soon after its end
@@ -184,9 +184,9 @@ Index(
 # follow-ups: which wait, and for what
 Index(
     "ix_jobs_waiting",
-    jobs.c.waits_for,
-    postgresql_where=text("waits_for IS NOT NULL"),
-    sqlite_where=text("waits_for IS NOT NULL"),
+    jobs.c.blocked_by,
+    postgresql_where=text("blocked_by IS NOT NULL"),
+    sqlite_where=text("blocked_by IS NOT NULL"),
 )
 # erasing: what an open follow-up still needs
 Index(
@@ -199,7 +199,7 @@ Index(
 requests = Table(
     "requests",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("settings", JsonText, nullable=False),  # the client's body without its input
     Column("input", JsonText, nullable=False),
     Column("credentials", Text),  # sealed; what the other two show as ***
@@ -208,7 +208,7 @@ requests = Table(
 answers = Table(
     "answers",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("response", JsonText),  # normalised; null when the body could not be read as an answer
     Column("raw", LargeBinary),  # what the provider sent, byte for byte
 )
@@ -216,9 +216,9 @@ answers = Table(
 output_items = Table(
     "output_items",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("item_id", ByteOrdered, primary_key=True),
-    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("item_id", AsciiId, primary_key=True),
+    Column("api_key_id", AsciiId, nullable=False),
     sqlite_with_rowid=False,
 )
 # item_reference: which response of a key holds the item
@@ -227,7 +227,7 @@ Index("ix_output_items_find", output_items.c.api_key_id, output_items.c.item_id,
 stream_events = Table(
     "stream_events",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),  # of the first event
     Column("next_number", Integer, nullable=False),  # behind the last one
     Column("attempt", Integer, nullable=False),
@@ -238,33 +238,33 @@ stream_events = Table(
 idempotency_keys = Table(
     "idempotency_keys",
     metadata,
-    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), primary_key=True),
     Column("key", String, primary_key=True),
     Column("body_sha256", String, nullable=False),
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
 )
 
-unanswered = Table(
-    "unanswered",
+undelivered_creates = Table(
+    "undelivered_creates",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("api_key_id", AsciiId, nullable=False),
     Column("body_sha256", String, nullable=False),
-    Column("request_id", ByteOrdered, nullable=False),  # the request that owes its client the answer
-    Column("process_id", ByteOrdered, nullable=False),  # the API process that holds its connection
-    Column("since", Moment, nullable=False),
-    Column("lost_at", Moment),  # when the connection was lost
+    Column("request_id", AsciiId, nullable=False),  # the request that owes its client the answer
+    Column("process_id", AsciiId, nullable=False),  # the API process that holds its connection
+    Column("since", UtcDateTime, nullable=False),
+    Column("lost_at", UtcDateTime),  # when the connection was lost
 )
 # a request sent again: which job of an equal body lost its client
-Index("ix_unanswered_body", unanswered.c.api_key_id, unanswered.c.body_sha256)
+Index("ix_undelivered_creates_body", undelivered_creates.c.api_key_id, undelivered_creates.c.body_sha256)
 # whose answer was written, or lost
-Index("ix_unanswered_request", unanswered.c.request_id)
+Index("ix_undelivered_creates_request", undelivered_creates.c.request_id)
 
 api_processes = Table(
     "api_processes",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
-    Column("beat_at", Moment, nullable=False),
+    Column("id", AsciiId, primary_key=True),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
     Column("host", String),
     Column("pid", Integer),
     Column("host_ahead", Float),  # by how many seconds that host's clock is ahead
@@ -273,9 +273,9 @@ api_processes = Table(
 job_metadata = Table(
     "job_metadata",
     metadata,
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("key", String, primary_key=True),
-    Column("api_key_id", ByteOrdered, nullable=False),
+    Column("api_key_id", AsciiId, nullable=False),
     Column("value", String, nullable=False),
 )
 # list by metadata[key]=value
@@ -290,13 +290,13 @@ Index(
 attempts = Table(
     "attempts",
     metadata,
-    Column("job_id", ByteOrdered, primary_key=True),
+    Column("job_id", AsciiId, primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
+    Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), nullable=False),
     Column("model", String, nullable=False),
-    Column("worker_id", ByteOrdered, nullable=False),
-    Column("started_at", Moment, nullable=False),
-    Column("ended_at", Moment),
+    Column("worker_id", AsciiId, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
     Column("outcome", String),
     Column("billed", String, nullable=False),
     Column("truncation", String, nullable=False),
@@ -313,7 +313,7 @@ attempts = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
-    Column("reconciled_at", Moment),  # when the provider's own log told what became of it
+    Column("reconciled_at", UtcDateTime),  # when the provider's own log told what became of it
     # a response that the provider keeps for its background mode: true once it is to be deleted there, null when it is
     Column("copy_unwanted", Boolean),
     _one_of("outcome", Outcome),
@@ -325,10 +325,10 @@ attempts = Table(
     postgresql_with=_LARGE_AND_CHANGING,
 )
 # attempts of long ago, added up: `GET /usage` counts both
-past_usage = Table(
-    "past_usage",
+usage_rollup = Table(
+    "usage_rollup",
     metadata,
-    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), primary_key=True),
+    Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), primary_key=True),
     Column("day", Date, primary_key=True),  # in UTC
     Column("model", String, primary_key=True),
     Column("outcome", String, primary_key=True),
@@ -346,7 +346,7 @@ attempt_bodies = Table(
     "attempt_bodies",
     metadata,
     # of the job, not of the call: calls outlive their job, and what they brought is erased with it
-    Column("job_id", ByteOrdered, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("body", LargeBinary, nullable=False),  # or its beginning
 )
@@ -415,18 +415,18 @@ Index(
 workers = Table(
     "workers",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
+    Column("id", AsciiId, primary_key=True),
     Column("host", String, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("concurrency", Integer, nullable=False),
-    Column("started_at", Moment, nullable=False),
-    Column("beat_at", Moment, nullable=False),
-    Column("draining_at", Moment),  # claims no more
-    Column("ended_at", Moment),  # left, or was given up
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+    Column("draining_at", UtcDateTime),  # claims no more
+    Column("ended_at", UtcDateTime),  # left, or was given up
     Column("short_of", String),  # why it holds fewer calls than it is set to, in words
     Column("unrecorded", Integer),  # calls whose end it could not write down for some seconds
     Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
-    Column("took_at", Moment),  # when it last took a message from one of them
+    Column("took_at", UtcDateTime),  # when it last took a message from one of them
     Column("host_ahead", Float),  # by how many seconds its host's clock is ahead
 )
 
@@ -435,24 +435,24 @@ installation = Table(
     metadata,
     Column("namespace", String, primary_key=True),  # in one row, made by the migration
     Column("boot", String),  # of the host, on SQLite
-    Column("began_at", Moment),  # the moment at which that boot's clock of elapsed time was zero
+    Column("began_at", UtcDateTime),  # the moment at which that boot's clock of elapsed time was zero
 )
 
-lanes = Table(
-    "lanes",
+provider_limits = Table(
+    "provider_limits",
     metadata,
     Column("name", String, primary_key=True),  # the provider's host
     Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
-    Column("narrowed_at", Moment),
-    Column("narrowed_by", ByteOrdered),  # the job whose call was refused then
-    Column("widened_at", Moment),
-    Column("closed_at", Moment),
-    Column("closed_for", String),
-    Column("closed_because", String),  # in a few words, where there is more to say
-    Column("probe_at", Moment),  # when one job may try a closed lane
+    Column("throttled_at", UtcDateTime),
+    Column("throttled_by", AsciiId),  # the job whose call was refused then
+    Column("relaxed_at", UtcDateTime),
+    Column("paused_at", UtcDateTime),
+    Column("pause_kind", String),
+    Column("pause_reason", String),  # in a few words, where there is more to say
+    Column("probe_at", UtcDateTime),  # when one job may try a closed lane
     Column("probes", Integer, nullable=False),
-    Column("log_off_until", Moment),  # the provider's own log of calls cannot be read; when to try again
-    _one_of("closed_for", ErrorKind),
+    Column("log_off_until", UtcDateTime),  # the provider's own log of calls cannot be read; when to try again
+    _one_of("pause_kind", ErrorKind),
 )
 
 leases = Table(
@@ -460,28 +460,28 @@ leases = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("holder", String, nullable=False),
-    Column("expires_at", Moment, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
 )
 
 webhook_endpoints = Table(
     "webhook_endpoints",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
-    Column("api_key_id", ByteOrdered, ForeignKey("api_keys.id"), nullable=False),
-    Column("job_id", ByteOrdered),  # set when one request named it: it hears of that job alone and is never listed
+    Column("id", AsciiId, primary_key=True),
+    Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), nullable=False),
+    Column("job_id", AsciiId),  # set when one request named it: it hears of that job alone and is never listed
     Column("name", String, nullable=False),
     Column("url", Text, nullable=False),
-    Column("receiver", ByteOrdered, nullable=False),  # whose deliveries at once are bounded: key and origin
+    Column("target", AsciiId, nullable=False),  # whose deliveries at once are bounded: key and origin
     Column("event_types", JsonText, nullable=False),
     Column("secret", Text),  # sealed; null: deliveries go unsigned
     Column("secret_hint", String),
     Column("former_secret", Text),  # sealed; signs beside the other until former_until
-    Column("former_until", Moment),
-    Column("created_at", Moment, nullable=False),
-    Column("updated_at", Moment, nullable=False),
-    Column("failing_since", Moment),
-    Column("warned_at", Moment),
-    Column("disabled_at", Moment),
+    Column("former_until", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("failing_since", UtcDateTime),
+    Column("warned_at", UtcDateTime),
+    Column("disabled_at", UtcDateTime),
     Column("disabled_for", String),
     _one_of("disabled_for", DisabledFor),
     CheckConstraint("(disabled_at IS NULL) = (disabled_for IS NULL)", name="disabled_for_a_reason"),
@@ -514,12 +514,12 @@ Index(
 webhook_events = Table(
     "webhook_events",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
-    Column("api_key_id", ByteOrdered, nullable=False),
-    Column("job_id", ByteOrdered, nullable=False),  # the job may be erased before its event is
+    Column("id", AsciiId, primary_key=True),
+    Column("api_key_id", AsciiId, nullable=False),
+    Column("job_id", AsciiId, nullable=False),  # the job may be erased before its event is
     Column("type", String, nullable=False),
     Column("payload", Text, nullable=False),  # what is signed and sent, at every try the same
-    Column("created_at", Moment, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
     _one_of("type", EventType),
 )
 # what a job's end has made
@@ -528,21 +528,21 @@ Index("ix_webhook_events_job", webhook_events.c.job_id)
 webhook_deliveries = Table(
     "webhook_deliveries",
     metadata,
-    Column("id", ByteOrdered, primary_key=True),
-    Column("event_id", ByteOrdered, ForeignKey("webhook_events.id", ondelete="CASCADE"), nullable=False),
-    Column("endpoint_id", ByteOrdered, ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
-    Column("api_key_id", ByteOrdered, nullable=False),
-    Column("receiver", ByteOrdered, nullable=False),
+    Column("id", AsciiId, primary_key=True),
+    Column("event_id", AsciiId, ForeignKey("webhook_events.id", ondelete="CASCADE"), nullable=False),
+    Column("endpoint_id", AsciiId, ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
+    Column("api_key_id", AsciiId, nullable=False),
+    Column("target", AsciiId, nullable=False),
     Column("is_test", Boolean, nullable=False),  # tried once, and says nothing of the endpoint's health
     Column("status", String, nullable=False),
-    Column("tries", Integer, nullable=False, default=0),  # the fence against stale workers, as a job's attempt
+    Column("attempts", Integer, nullable=False, default=0),  # the fence against stale workers, as a job's attempt
     Column("failures", Integer, nullable=False, default=0),
-    Column("created_at", Moment, nullable=False),
-    Column("available_at", Moment, nullable=False),
-    Column("rung_at", Moment),
-    Column("claimed_at", Moment),
-    Column("worker_id", ByteOrdered),
-    Column("ended_at", Moment),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("enqueued_at", UtcDateTime),
+    Column("claimed_at", UtcDateTime),
+    Column("worker_id", AsciiId),
+    Column("ended_at", UtcDateTime),
     Column("http_status", Integer),
     Column("error_kind", String),
     _one_of("status", DeliveryStatus),
@@ -560,7 +560,7 @@ Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_del
 # dispatch: per receiver, what is due
 Index(
     "ix_webhook_deliveries_due",
-    webhook_deliveries.c.receiver,
+    webhook_deliveries.c.target,
     webhook_deliveries.c.available_at,
     webhook_deliveries.c.id,
     postgresql_where=text("status = 'pending'"),
@@ -569,7 +569,7 @@ Index(
 # rescue, and how many are out to one receiver
 Index(
     "ix_webhook_deliveries_sending",
-    webhook_deliveries.c.receiver,
+    webhook_deliveries.c.target,
     postgresql_where=text("status = 'sending'"),
     sqlite_where=text("status = 'sending'"),
 )
@@ -588,13 +588,13 @@ Index(
     sqlite_where=text("ended_at IS NOT NULL"),
 )
 
-webhook_tries = Table(
-    "webhook_tries",
+webhook_delivery_attempts = Table(
+    "webhook_delivery_attempts",
     metadata,
-    Column("delivery_id", ByteOrdered, ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("delivery_id", AsciiId, ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("started_at", Moment, nullable=False),
-    Column("ended_at", Moment),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("ended_at", UtcDateTime),
     Column("http_status", Integer),
     Column("error_kind", String),  # null with ended_at set: the receiver took it
     _one_of("error_kind", DeliveryError),

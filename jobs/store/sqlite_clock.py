@@ -16,11 +16,13 @@ from jobs.boot_id import boot_id
 from jobs.clock import Clock, elapsed
 
 FORMAT: Final = "%Y-%m-%d %H:%M:%S.%f"
-"""Of `Moment` on SQLite."""
+"""Of `UtcDateTime` on SQLite."""
 _KEPT: Final = "SELECT boot, began_at FROM installation"
 _KEEP: Final = "UPDATE installation SET boot = ?, began_at = ?"
 _MOVE: Final = "UPDATE installation SET began_at = ? WHERE boot = ? AND began_at = ?"
-_NOTED: Final = "SELECT max(beat_at) FROM (SELECT beat_at FROM workers UNION ALL SELECT beat_at FROM api_processes)"
+_NOTED: Final = (
+    "SELECT max(heartbeat_at) FROM (SELECT heartbeat_at FROM workers UNION ALL SELECT heartbeat_at FROM api_processes)"
+)
 
 
 class KeptTime:

@@ -29,7 +29,7 @@ _PRAGMAS: Final = (
 )
 
 
-class Turns:
+class SqliteWriter:
     """Whose turn it is among the writers of this process. Safe to share between threads and greenlets."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Integer, Select, and_, bindparam, func, inser
 
 from jobs.event_stream import LIVE_FROM, Event, Progress
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.database import READ_SECONDS, Database
 from jobs.store.responses import IDS_PER_QUERY, no_job
 
@@ -51,10 +51,10 @@ def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> se
     """
     row, event = schema.jobs.c, schema.stream_events.c
     ids = [chunk.job_id for chunk in chunks]
-    held = select(row.id, row.attempt).where(among(row.id, ids), schema.IS_HELD)
+    held = select(row.id, row.attempt).where(any_of(row.id, ids), schema.IS_HELD)
     locked = held.order_by(row.id).with_for_update(key_share=True, skip_locked=not wait)
     attempts: dict[str, int] = dict(tx.execute(locked).all())
-    ends = select(event.job_id, func.max(event.next_number)).where(among(event.job_id, ids)).group_by(event.job_id)
+    ends = select(event.job_id, func.max(event.next_number)).where(any_of(event.job_id, ids)).group_by(event.job_id)
     stored: dict[str, int] = dict(tx.execute(ends).all())
     kept = [chunk for chunk in chunks if attempts.get(chunk.job_id) == chunk.attempt]
     rows = []
@@ -124,7 +124,7 @@ def _told() -> Select[Any]:
     job, row = schema.jobs.c, schema.stream_events.c
     next_number = select(func.max(row.next_number)).where(row.job_id == job.id).scalar_subquery()
     facts = (job.started_at.is_not(None), job.completed_at.is_not(None), next_number)
-    return select(job.id, *facts).where(among(job.id, "ids"))
+    return select(job.id, *facts).where(any_of(job.id, "ids"))
 
 
 _TOLD: Final = _told()

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.job import Job
 from jobs.store import schema
 from jobs.store.bulk import insert_all
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 
 SILENT_AFTER = timedelta(seconds=5)
 JOINABLE_FOR = timedelta(minutes=15)
@@ -46,7 +46,7 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Mark:
+class UndeliveredCreate:
     """One create of an equal body that is unanswered; `lost` says that nobody waits for it any more.
 
     `since` is when its request came, `heard_at` when the process that holds the connection was last heard.
@@ -59,7 +59,7 @@ class Mark:
     lost: bool
 
 
-def announce_accept(tx: Connection, senders: Collection[Sender]) -> None:
+def announce_submit(tx: Connection, senders: Collection[Sender]) -> None:
     """Let other processes see that this transaction is about to accept creates of the senders', until it has ended.
 
     It never waits: nobody takes these locks other than shared.
@@ -68,7 +68,7 @@ def announce_accept(tx: Connection, senders: Collection[Sender]) -> None:
         tx.execute(_ANNOUNCE, {"numbers": [_lock_number(sender) for sender in senders]})
 
 
-def being_accepted(tx: Connection, sender: Sender) -> frozenset[str]:
+def submits_under_way(tx: Connection, sender: Sender) -> frozenset[str]:
     """The transactions of any process that are about to accept a create of the same key and body.
 
     None on SQLite, where whoever asks in a write transaction is alone. The locks of a transaction are seen to go after
@@ -95,7 +95,9 @@ def _lock_number(sender: Sender) -> int:
     return int.from_bytes(digest[:8], signed=True)
 
 
-def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: datetime | None = None) -> None:
+def insert_undelivered_creates(
+    tx: Connection, owing: Sequence[tuple[Sender, Job]], now: datetime | None = None
+) -> None:
     """Mark creates, in the transaction that accepts them; at the database's moment unless told another."""
     marks = [
         {
@@ -108,7 +110,7 @@ def note_unanswered(tx: Connection, owing: Sequence[tuple[Sender, Job]], now: da
         }
         for sender, job in owing
     ]
-    insert_all(tx, schema.unanswered, marks, clock="since" if now is None else None)
+    insert_all(tx, schema.undelivered_creates, marks, clock="since" if now is None else None)
 
 
 def note_answered(tx: Connection, request_ids: Collection[str]) -> None:
@@ -116,55 +118,57 @@ def note_answered(tx: Connection, request_ids: Collection[str]) -> None:
     tx.execute(_ANSWERED, {"ids": request_ids})
 
 
-_ANSWERED: Final = delete(schema.unanswered).where(among(schema.unanswered.c.request_id, "ids"))
+_ANSWERED: Final = delete(schema.undelivered_creates).where(any_of(schema.undelivered_creates.c.request_id, "ids"))
 
 
 def note_lost(tx: Connection, request_ids: Collection[str], now: datetime) -> None:
     """These requests lost their connections before their answers were written."""
-    row = schema.unanswered.c
-    tx.execute(update(schema.unanswered).where(among(row.request_id, request_ids)).values(lost_at=now))
+    row = schema.undelivered_creates.c
+    tx.execute(update(schema.undelivered_creates).where(any_of(row.request_id, request_ids)).values(lost_at=now))
 
 
-def marks_of(tx: Connection, sender: Sender, asked_at: datetime, now: datetime) -> list[Mark]:
+def undelivered_creates_of(
+    tx: Connection, sender: Sender, asked_at: datetime, now: datetime
+) -> list[UndeliveredCreate]:
     """The unanswered creates of the same key and body, those first that were lost first.
 
     A process is silent that has not been heard for `SILENT_AFTER` since the sender began to ask, at `asked_at`; what
     was before does not count, as nobody is heard while the database is away. The sender's own is heard now.
     """
-    row, process = schema.unanswered.c, schema.api_processes.c
+    row, process = schema.undelivered_creates.c, schema.api_processes.c
     query = (
-        select(row.job_id, row.request_id, row.process_id, row.since, row.lost_at, process.beat_at)
+        select(row.job_id, row.request_id, row.process_id, row.since, row.lost_at, process.heartbeat_at)
         .outerjoin(schema.api_processes, process.id == row.process_id)
         .where(row.api_key_id == sender.api_key_id, row.body_sha256 == sender.body_sha256)
     )
     marks = []
     for found in tx.execute(query):
-        beat_at = now if found.process_id == sender.process_id else found.beat_at
-        heard_at = max(found.since, beat_at or found.since)
+        heartbeat_at = now if found.process_id == sender.process_id else found.heartbeat_at
+        heard_at = max(found.since, heartbeat_at or found.since)
         ended_at = found.lost_at
         if ended_at is None and heard_at < asked_at <= now - SILENT_AFTER:
             ended_at = heard_at
         if ended_at is None or ended_at > now - JOINABLE_FOR:
-            mark = Mark(found.job_id, found.request_id, found.since, heard_at, lost=ended_at is not None)
+            mark = UndeliveredCreate(found.job_id, found.request_id, found.since, heard_at, lost=ended_at is not None)
             marks.append((ended_at or now, found.job_id, mark))
     return [mark for _, _, mark in sorted(marks, key=lambda each: each[:2])]
 
 
-def take(tx: Connection, mark: Mark, sender: Sender, now: datetime) -> bool:
+def take(tx: Connection, mark: UndeliveredCreate, sender: Sender, now: datetime) -> bool:
     """Let `sender` have the job of a lost create; False when another was quicker.
 
     From here on the mark is the sender's, who may lose his connection in turn.
     """
-    row = schema.unanswered.c
-    mine = update(schema.unanswered).where(row.job_id == mark.job_id, row.request_id == mark.request_id)
+    row = schema.undelivered_creates.c
+    mine = update(schema.undelivered_creates).where(row.job_id == mark.job_id, row.request_id == mark.request_id)
     values = {"request_id": sender.request_id, "process_id": sender.process_id, "since": now, "lost_at": None}
     return tx.execute(mine.values(values)).rowcount == 1
 
 
-def beat_process(tx: Connection, process: Process, now: datetime) -> None:
+def heartbeat_process(tx: Connection, process: Process, now: datetime) -> None:
     """Say that an API process lives."""
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
-    told = {"beat_at": now, "host_ahead": process.host_ahead}
+    told = {"heartbeat_at": now, "host_ahead": process.host_ahead}
     beating = dialect.insert(schema.api_processes).values(id=process.id, host=process.host, pid=process.pid, **told)
     tx.execute(beating.on_conflict_do_update(index_elements=[schema.api_processes.c.id], set_=told))
 
@@ -172,22 +176,24 @@ def beat_process(tx: Connection, process: Process, now: datetime) -> None:
 def live_processes(tx: Connection, now: datetime) -> list[Process]:
     """The API processes that have been heard lately, longest serving first."""
     row = schema.api_processes.c
-    living = select(row.id, row.host, row.pid, row.host_ahead).where(row.beat_at >= now - SILENT_AFTER).order_by(row.id)
+    living = (
+        select(row.id, row.host, row.pid, row.host_ahead).where(row.heartbeat_at >= now - SILENT_AFTER).order_by(row.id)
+    )
     return [Process(**each) for each in tx.execute(living).mappings()]
 
 
 def leave_process(tx: Connection, process_id: str, now: datetime) -> None:
     """Take an API process off the list: what it has not answered by now, it will not."""
-    row = schema.unanswered.c
-    held = update(schema.unanswered).where(row.process_id == process_id, row.lost_at.is_(None))
+    row = schema.undelivered_creates.c
+    held = update(schema.undelivered_creates).where(row.process_id == process_id, row.lost_at.is_(None))
     tx.execute(held.values(lost_at=now))
     tx.execute(delete(schema.api_processes).where(schema.api_processes.c.id == process_id))
 
 
-def forget_unanswered(tx: Connection, now: datetime) -> None:
+def prune_undelivered_creates(tx: Connection, now: datetime) -> None:
     """Drop marks that nobody can join any more, and processes that have been silent for as long."""
-    row, process = schema.unanswered.c, schema.api_processes.c
+    row, process = schema.undelivered_creates.c, schema.api_processes.c
     old = now - JOINABLE_FOR
-    tx.execute(delete(schema.api_processes).where(process.beat_at < old))
+    tx.execute(delete(schema.api_processes).where(process.heartbeat_at < old))
     left = row.process_id.not_in(select(process.id))
-    tx.execute(delete(schema.unanswered).where(or_(row.lost_at < old, and_(left, row.since < old))))
+    tx.execute(delete(schema.undelivered_creates).where(or_(row.lost_at < old, and_(left, row.since < old))))

@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import ReturningDelete
 
 from jobs.errors import Billed
 from jobs.store import schema
-from jobs.store.column_types import ByteOrdered, Moment
+from jobs.store.column_types import AsciiId, UtcDateTime
 
 TOKENS: Final = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _ONE: Final = literal_column("1", Integer)
@@ -61,7 +61,7 @@ def _added_up(key: str, attempts: Iterable[Any]) -> list[dict[str, Any]]:
 def _past() -> tuple[Any, ...]:
     row, job = schema.attempts.c, schema.jobs.c
     kept = select(job.id).where(job.id == row.job_id).limit(_ONE).scalar_subquery()
-    return row.started_at < bindparam("midnight", type_=Moment), row.ended_at.is_not(None), kept.is_(None)
+    return row.started_at < bindparam("midnight", type_=UtcDateTime), row.ended_at.is_not(None), kept.is_(None)
 
 
 def _key() -> Select[Any]:
@@ -73,7 +73,7 @@ def _key() -> Select[Any]:
 
 def _taking() -> ReturningDelete[Any]:
     row = schema.attempts.c
-    of_key = row.api_key_id == bindparam("of_key", type_=ByteOrdered)
+    of_key = row.api_key_id == bindparam("of_key", type_=AsciiId)
     past = select(row.job_id, row.number).where(of_key, *_past()).order_by(row.started_at)
     past = past.limit(bindparam("most", type_=Integer)).with_for_update(skip_locked=True)
     facts = (row.started_at, row.model, row.outcome, row.billed, *(row[name] for name in TOKENS), row.cost_microusd)
@@ -81,9 +81,9 @@ def _taking() -> ReturningDelete[Any]:
 
 
 def _adding(dialect: Any) -> Any:
-    adding, row = dialect.insert(schema.past_usage), schema.past_usage.c
+    adding, row = dialect.insert(schema.usage_rollup), schema.usage_rollup.c
     sums = {name: row[name] + adding.excluded[name] for name in SUMS}
-    return adding.on_conflict_do_update(index_elements=[*schema.past_usage.primary_key], set_=sums)
+    return adding.on_conflict_do_update(index_elements=[*schema.usage_rollup.primary_key], set_=sums)
 
 
 _KEY: Final = _key()

@@ -15,7 +15,7 @@ from jobs.errors import WEATHER, ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.account_refusals import REFUSALS
-from jobs.store.provider_limits import Lane, read_lane
+from jobs.store.provider_limits import ProviderLimit, read_provider_limit
 from jobs.store.responses import queue_position
 
 _STATES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
@@ -40,59 +40,59 @@ class Awaited:
 class Awaiting:
     """What the jobs wait for that are looked at together; the provider's state is read once, if it is needed."""
 
-    def __init__(self, tx: Connection, lane: str, now: datetime) -> None:
+    def __init__(self, tx: Connection, provider_limit: str, now: datetime) -> None:
         self._tx = tx
-        self._name = lane
+        self._name = provider_limit
         self._now = now
-        self._lane: Lane | None = None
+        self._lane: ProviderLimit | None = None
 
     def of(self, job: Job) -> Awaited:
         """Of one of them."""
         if job.status is not Status.QUEUED:
             return Awaited()
-        self._lane = self._lane or read_lane(self._tx, self._name)
+        self._lane = self._lane or read_provider_limit(self._tx, self._name)
         return Awaited(queue_position(self._tx, job), waiting_for(job, self._lane, self._now))
 
 
-def waiting_for(job: Job, lane: Lane, now: datetime) -> str | None:
+def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str | None:
     """What a job waits for; None if it is not queued."""
     match job:
         case Job(status=status) if status is not Status.QUEUED:
             words = None
         case Job(parked_until=datetime() as until):
             words = f"the provider's log, which may tell what became of the last call, until {_moment(until, now)}"
-        case Job(waits_for=str() as before):
+        case Job(blocked_by=str() as before):
             words = f"the end of {before}, which it follows"
         case Job(attempt=0) if job.available_at > now:
             words = f"run_at {job.available_at:%Y-%m-%dT%H:%M:%SZ}"
-        case _ if lane.closed_at is not None:
-            words = state_of(lane, now)
+        case _ if provider_limit.paused_at is not None:
+            words = state_of(provider_limit, now)
         case _ if job.available_at > now:
             words = _next_try(job, now)
-        case _ if lane.max_calls is not None:
-            words = f"no free slot, as the provider takes no more than {lane.max_calls} calls at once for now"
+        case _ if provider_limit.max_calls is not None:
+            words = f"no free slot, as the provider takes no more than {provider_limit.max_calls} calls at once for now"
         case _:
             words = "no free slot"
     return words
 
 
-def state_of(lane: Lane, now: datetime) -> str | None:
+def state_of(provider_limit: ProviderLimit, now: datetime) -> str | None:
     """Why a provider is paused, since when, and when it is tried again; None if it is not."""
-    if lane.closed_at is None or lane.closed_for is None:
+    if provider_limit.paused_at is None or provider_limit.pause_kind is None:
         return None
-    state = _STATES.get(lane.closed_for, f"provider is paused ({lane.closed_for})")
-    because = "" if lane.closed_because is None else f" ({lane.closed_because})"
-    probe_in = timedelta(0) if lane.probe_at is None else lane.probe_at - now
-    return f"{state}{because} since {_moment(lane.closed_at, now)}, {_in(probe_in)}"
+    state = _STATES.get(provider_limit.pause_kind, f"provider is paused ({provider_limit.pause_kind})")
+    because = "" if provider_limit.pause_reason is None else f" ({provider_limit.pause_reason})"
+    probe_in = timedelta(0) if provider_limit.probe_at is None else provider_limit.probe_at - now
+    return f"{state}{because} since {_moment(provider_limit.paused_at, now)}, {_in(probe_in)}"
 
 
-def awaits_provider(job: Job, lane: Lane, now: datetime) -> bool:
+def awaits_provider(job: Job, provider_limit: ProviderLimit, now: datetime) -> bool:
     """Whether a job waits for a provider that takes no call, or that took none of this job when it was last asked."""
-    if job.status is not Status.QUEUED or job.parked_until is not None or job.waits_for is not None:
+    if job.status is not Status.QUEUED or job.parked_until is not None or job.blocked_by is not None:
         return False
     if job.attempt == 0 and job.available_at > now:
         return False
-    return lane.closed_at is not None or is_providers(job.error_kind)
+    return provider_limit.paused_at is not None or is_providers(job.error_kind)
 
 
 def is_providers(kind: ErrorKind | None) -> bool:

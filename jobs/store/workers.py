@@ -25,7 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs.ids import new_id
 from jobs.job import Attempt, Job
 from jobs.store import schema
-from jobs.store.column_types import Moment, among
+from jobs.store.column_types import UtcDateTime, any_of
 from jobs.store.database import database_now
 from jobs.store.row_mapping import attempt_from, job_from
 
@@ -50,7 +50,7 @@ class WorkerRow:
     pid: int
     concurrency: int
     started_at: datetime
-    beat_at: datetime
+    heartbeat_at: datetime
     draining_at: datetime | None
     ended_at: datetime | None
     queues: str | None
@@ -85,7 +85,14 @@ class Report:
 def register(tx: Connection, host: str, pid: int, concurrency: int, now: datetime) -> str:
     """Enter a worker under a fresh identity and return it."""
     worker_id = new_id("wrk")
-    row = {"id": worker_id, "host": host, "pid": pid, "concurrency": concurrency, "started_at": now, "beat_at": now}
+    row = {
+        "id": worker_id,
+        "host": host,
+        "pid": pid,
+        "concurrency": concurrency,
+        "started_at": now,
+        "heartbeat_at": now,
+    }
     tx.execute(insert(schema.workers).values(row))
     return worker_id
 
@@ -96,12 +103,12 @@ def beat(
     """Say that a worker lives; False when it has been given up meanwhile and must take a new identity."""
     row = schema.workers.c
     living = update(schema.workers).where(row.id == worker_id, row.ended_at.is_(None))
-    return tx.execute(living.values(beat_values(now, draining=draining, report=report))).rowcount == 1
+    return tx.execute(living.values(heartbeat_values(now, draining=draining, report=report))).rowcount == 1
 
 
-def beat_values(now: Any, *, draining: bool, report: Report | None) -> dict[str, Any]:
+def heartbeat_values(now: Any, *, draining: bool, report: Report | None) -> dict[str, Any]:
     """What a heartbeat writes; `now` is a moment, or the database's expression for it."""
-    values: dict[str, Any] = {"beat_at": now}
+    values: dict[str, Any] = {"heartbeat_at": now}
     if report is not None:
         values |= {"concurrency": report.slots, "short_of": report.short_of, "unrecorded": report.unrecorded}
         values["host_ahead"] = report.host_ahead.total_seconds()
@@ -119,26 +126,26 @@ def leave(tx: Connection, worker_id: str, now: datetime) -> None:
     tx.execute(update(schema.workers).where(row.id == worker_id, row.ended_at.is_(None)).values(ended_at=now))
 
 
-def give_up_silent(tx: Connection, now: datetime, timeout: timedelta, *, was_set: bool = False) -> list[str]:
+def mark_silent_dead(tx: Connection, now: datetime, timeout: timedelta, *, was_set: bool = False) -> list[str]:
     """Give up every worker that has been silent for `timeout`, and return them.
 
     Where the clock `was_set` before that time, whose last beat lies in the future has not beaten since either. One
     whose row another session has locked could not say that it lives, and is not judged.
     """
     row = schema.workers.c
-    unheard = row.beat_at < now - timeout
+    unheard = row.heartbeat_at < now - timeout
     if was_set:
-        unheard = or_(unheard, row.beat_at > now + timeout)
+        unheard = or_(unheard, row.heartbeat_at > now + timeout)
     silent = select(row.id).where(row.ended_at.is_(None), unheard)
     these = update(schema.workers).where(row.id.in_(silent.with_for_update(skip_locked=True, key_share=True)))
     return list(tx.execute(these.values(ended_at=now).returning(row.id)).scalars())
 
 
-def left_behind(tx: Connection, limit: int, only: str | None = None) -> tuple[list[Job], list[Attempt]]:
+def orphaned(tx: Connection, limit: int, only: str | None = None) -> tuple[list[Job], list[Attempt]]:
     """Jobs still held, and calls still open, under workers that have ended; at most `limit` of each, or one job's.
 
     The jobs are locked, and what another session has locked is left out. Asked of the rows rather than of the last
-    `give_up_silent`, so that a rescuer that dies halfway is itself followed by another.
+    `mark_silent_dead`, so that a rescuer that dies halfway is itself followed by another.
     """
     held, opened = (_HELD_BY_ENDED, _OPEN_OF_ENDED) if only is None else (_HELD_OF_JOB, _OPEN_OF_JOB)
     asked = {"most": limit} | ({} if only is None else {"of_job": only})
@@ -148,8 +155,8 @@ def left_behind(tx: Connection, limit: int, only: str | None = None) -> tuple[li
     return jobs, [each for each in attempts if each.job_id not in locked]
 
 
-def jobs_left_behind(tx: Connection, limit: int) -> list[str]:
-    """The ids of the jobs of `left_behind`, whoever has locked them."""
+def orphaned_jobs(tx: Connection, limit: int) -> list[str]:
+    """The ids of the jobs of `orphaned`, whoever has locked them."""
     held = tx.execute(_HELD.with_only_columns(schema.jobs.c.id), {"most": limit}).scalars()
     opened = tx.execute(_OPEN_OF_ENDED.with_only_columns(schema.attempts.c.job_id), {"most": limit}).scalars()
     return sorted({*held, *opened})
@@ -159,7 +166,7 @@ def _locked_by_others(tx: Connection, job_ids: AbstractSet[str]) -> set[str]:
     """Lock these jobs, and return those that another session has locked. One that was erased has no row to lock."""
     if not job_ids:
         return set()
-    there = select(schema.jobs.c.id).where(among(schema.jobs.c.id, "ids"))
+    there = select(schema.jobs.c.id).where(any_of(schema.jobs.c.id, "ids"))
     mine = tx.execute(there.with_for_update(skip_locked=True, key_share=True), {"ids": sorted(job_ids)}).scalars()
     return {*tx.execute(there, {"ids": sorted(job_ids)}).scalars()} - {*mine}
 
@@ -210,7 +217,7 @@ def live_slots(tx: Connection, now: datetime, timeout: timedelta) -> int:
     return total or 0
 
 
-_IS_LIVE: Final = (schema.workers.c.ended_at.is_(None), schema.workers.c.beat_at >= bindparam("since"))
+_IS_LIVE: Final = (schema.workers.c.ended_at.is_(None), schema.workers.c.heartbeat_at >= bindparam("since"))
 _LIVE: Final = select(schema.workers).where(*_IS_LIVE).order_by(schema.workers.c.id)
 _SLOTS: Final = select(func.sum(schema.workers.c.concurrency)).where(*_IS_LIVE, schema.workers.c.draining_at.is_(None))
 
@@ -248,8 +255,8 @@ def _of_another(now: ColumnElement[datetime]) -> Select[Any]:
 
 
 _OF_ANOTHER: Final = {
-    "postgresql": _of_another(func.clock_timestamp(type_=Moment)),
-    "sqlite": _of_another(bindparam("at", type_=Moment)),
+    "postgresql": _of_another(func.clock_timestamp(type_=UtcDateTime)),
+    "sqlite": _of_another(bindparam("at", type_=UtcDateTime)),
 }
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.store.database import Database
 from jobs.store.webhooks.claims import owners_of
 from jobs.store.webhooks.outbox import pending_of_jobs
-from jobs.task_queue import Dispatcher
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 
 CALM: Final = 500
@@ -28,11 +28,11 @@ log = get_logger(__name__)
 class Outbox:
     """Where a process that ends jobs says so."""
 
-    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+    def __init__(self, database: Database, task_queue: TaskQueue) -> None:
         self._database = database
-        self._dispatcher = dispatcher
+        self._task_queue = task_queue
         self._second = 0
-        self._rung = 0
+        self._enqueued = 0
         self._of_key: Counter[str] = Counter()
 
     def jobs_ended(self, job_ids: Sequence[str], deliveries: Sequence[str] | None = None) -> None:
@@ -48,7 +48,7 @@ class Outbox:
         except SQLAlchemyError as error:
             log.warning("deliveries not rung for", jobs=len(job_ids), error=type(error).__name__)
             return
-        self._dispatcher.ring_for_deliveries(pending)
+        self._task_queue.enqueue_deliveries(pending)
 
     def _pending(self, job_ids: Sequence[str]) -> list[str]:
         with self._database.read() as tx:
@@ -58,10 +58,10 @@ class Outbox:
         """All of these on a calm second, else as many of each key's as it may still have rung for."""
         second = int(monotonic())
         if second != self._second:
-            self._second, self._rung = second, 0
+            self._second, self._enqueued = second, 0
             self._of_key.clear()
-        if self._rung + len(delivery_ids) <= CALM:
-            self._rung += len(delivery_ids)
+        if self._enqueued + len(delivery_ids) <= CALM:
+            self._enqueued += len(delivery_ids)
             return delivery_ids
         with self._database.read() as tx:
             owners = owners_of(tx, delivery_ids)

@@ -167,7 +167,7 @@ def delay_after(failures: int, *, jitter: float, retry_after: timedelta | None =
 
 
 @dataclass(frozen=True)
-class TryReport:
+class DeliveryReport:
     """What one try came to; `error` is None when the receiver took the event.
 
     `shortage` names what this server itself was short of, so that nothing was sent.

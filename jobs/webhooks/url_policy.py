@@ -66,12 +66,12 @@ NOWHERE: Final = "it does not lead to a public address on a usual port, and this
 """
 
 
-class ReceiverRefused(Exception):
+class DestinationRefused(Exception):
     """Nothing is sent there; the message is a sentence for whoever gave the URL."""
 
 
 @dataclass(frozen=True)
-class Receiver:
+class Destination:
     """A URL taken apart: `host` is a lower-case name or an address without brackets, `target` path and query."""
 
     scheme: str
@@ -102,29 +102,29 @@ class Receiver:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def parse_receiver(url: str) -> Receiver:
+def parse_destination(url: str) -> Destination:
     """Take a URL apart, strictly.
 
     Raises:
-        ReceiverRefused: it is not an absolute http or https URL of the plain kind.
+        DestinationRefused: it is not an absolute http or https URL of the plain kind.
     """
     if len(url) > LONGEST_URL:
-        raise ReceiverRefused(f"expected at most {LONGEST_URL} characters.")
+        raise DestinationRefused(f"expected at most {LONGEST_URL} characters.")
     if any(character.isspace() or not character.isprintable() or character == "\\" for character in url):
-        raise ReceiverRefused("expected an absolute http or https URL.")
+        raise DestinationRefused("expected an absolute http or https URL.")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ReceiverRefused("expected an absolute http or https URL.") from None
+        raise DestinationRefused("expected an absolute http or https URL.") from None
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or port == 0:
-        raise ReceiverRefused("expected an absolute http or https URL.")
+        raise DestinationRefused("expected an absolute http or https URL.")
     if "@" in parts.netloc:
-        raise ReceiverRefused("a user name or password in the URL is not supported.")
+        raise DestinationRefused("a user name or password in the URL is not supported.")
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
         f"?{quote(parts.query, safe='/%:@!$&()*+,;=~?')}" if parts.query else ""
     )
-    return Receiver(parts.scheme, _host(parts.hostname), port or DEFAULT_PORTS[parts.scheme], target)
+    return Destination(parts.scheme, _host(parts.hostname), port or DEFAULT_PORTS[parts.scheme], target)
 
 
 def _host(host: str) -> str:
@@ -134,42 +134,42 @@ def _host(host: str) -> str:
         pass
     else:
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            raise ReceiverRefused("an address with a zone is not supported.")
+            raise DestinationRefused("an address with a zone is not supported.")
         return str(address)
     if not host.isascii():
-        raise ReceiverRefused("write an international host name in its 'xn--' form.")
+        raise DestinationRefused("write an international host name in its 'xn--' form.")
     if NAME.fullmatch(host) is None:
-        raise ReceiverRefused("the host name is not valid.")
+        raise DestinationRefused("the host name is not valid.")
     if NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):  # as 2130706433 and 0x7f.1, which resolvers take
-        raise ReceiverRefused("write an IPv4 address as four decimal numbers.")
+        raise DestinationRefused("write an IPv4 address as four decimal numbers.")
     return host
 
 
 @dataclass(frozen=True)
-class ReceiverPolicy:
+class DestinationPolicy:
     """What the operator lets through beside https to public addresses on the usual ports."""
 
     allow_http: bool = False
     networks: Sequence[Network] = ()
 
-    def check_url(self, receiver: Receiver) -> None:
+    def check_url(self, destination: Destination) -> None:
         """Refuse what can be refused without resolving a name.
 
         Raises:
-            ReceiverRefused: nothing may be sent there.
+            DestinationRefused: nothing may be sent there.
         """
-        if receiver.scheme != "https" and not self.allow_http:
-            raise ReceiverRefused("expected an https URL; plain http is not allowed by this server.")
-        if receiver.address is not None:
-            self.check_addresses(receiver, [receiver.address])
+        if destination.scheme != "https" and not self.allow_http:
+            raise DestinationRefused("expected an https URL; plain http is not allowed by this server.")
+        if destination.address is not None:
+            self.check_addresses(destination, [destination.address])
         elif not self.networks:
-            _check_port(receiver)
+            _check_port(destination)
 
-    def check_addresses(self, receiver: Receiver, addresses: Iterable[Address]) -> None:
+    def check_addresses(self, destination: Destination, addresses: Iterable[Address]) -> None:
         """Refuse a receiver if any of its addresses is refused: which one is taken is not ours alone to say.
 
         Raises:
-            ReceiverRefused: nothing may be sent there.
+            DestinationRefused: nothing may be sent there.
         """
         for address in addresses:
             if any(address in network for network in self.networks):
@@ -177,15 +177,15 @@ class ReceiverPolicy:
                 if inner is None or is_public(inner) or any(inner in network for network in self.networks):
                     continue
             if not is_public(address):
-                raise ReceiverRefused(NOWHERE)
-            _check_port(receiver)
+                raise DestinationRefused(NOWHERE)
+            _check_port(destination)
 
 
-def _check_port(receiver: Receiver) -> None:
-    usual = USUAL_PORTS[receiver.scheme]
-    if receiver.port not in usual:
+def _check_port(destination: Destination) -> None:
+    usual = USUAL_PORTS[destination.scheme]
+    if destination.port not in usual:
         listed = " or ".join(str(port) for port in sorted(usual))
-        raise ReceiverRefused(f"port {receiver.port} is not allowed; use {listed} for {receiver.scheme}.")
+        raise DestinationRefused(f"port {destination.port} is not allowed; use {listed} for {destination.scheme}.")
 
 
 def is_public(address: Address) -> bool:

@@ -1,79 +1,154 @@
 """Create the tables."""
 
+from collections.abc import Iterable
+from secrets import token_hex
+
 import sqlalchemy as sa
 from alembic import op
 
-from jobs.store.column_types import ByteOrdered, JsonText, Moment
+from jobs.store.column_types import AsciiId, JsonText, UtcDateTime
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
+ERROR_KINDS = (
+    "unreachable",
+    "rate_limited",
+    "overloaded",
+    "bad_credentials",
+    "out_of_credit",
+    "rejected",
+    "model_unavailable",
+    "context_overflow",
+    "interrupted",
+    "server_error",
+    "gateway_timeout",
+    "call_deadline",
+    "malformed_answer",
+    "answer_failed",
+    "answer_refused",
+    "empty_output",
+    "lost",
+    "job_deadline",
+)
+DELIVERY_ERRORS = (
+    "address_refused",
+    "name_unresolved",
+    "unreachable",
+    "tls_failed",
+    "timed_out",
+    "interrupted",
+    "redirected",
+    "http_error",
+    "gone",
+    "secret_unreadable",
+    "lost",
+    "endpoint_disabled",
+)
+
+
+def _one_of(column: str, values: Iterable[str], name: str) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=op.f(name))
+
 
 def upgrade() -> None:
     op.create_table(
         "api_keys",
-        sa.Column("id", ByteOrdered(), nullable=False),
+        sa.Column("id", AsciiId(), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("scopes", JsonText(), nullable=False),
-        sa.Column("created_at", Moment(), nullable=False),
-        sa.Column("revoked_at", Moment(), nullable=True),
-        sa.Column("dispatched_at", Moment(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("revoked_at", UtcDateTime(), nullable=True),
+        sa.Column("dispatched_at", UtcDateTime(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("sha256", name=op.f("uq_api_keys_sha256")),
+        postgresql_with={"fillfactor": "50"},
     )
     op.create_table(
-        "lanes",
-        sa.Column("name", sa.String(), nullable=False),
-        sa.Column("max_calls", sa.Integer(), nullable=True),
-        sa.Column("narrowed_at", Moment(), nullable=True),
-        sa.Column("widened_at", Moment(), nullable=True),
-        sa.Column("closed_at", Moment(), nullable=True),
-        sa.Column("closed_for", sa.String(), nullable=True),
-        sa.Column("opened_at", Moment(), nullable=True),
-        sa.Column("probe_at", Moment(), nullable=True),
-        sa.Column("probes", sa.Integer(), nullable=False),
-        sa.CheckConstraint(
-            (
-                "closed_for IN ('unreachable', 'rate_limited', 'overloaded', 'bad_credentials', "
-                "'out_of_credit', 'rejected', 'model_unavailable', 'context_overflow', 'interrupted', "
-                "'server_error', 'gateway_timeout', 'call_deadline', 'malformed_answer', 'answer_failed', "
-                "'answer_refused', 'empty_output', 'lost', 'job_deadline')"
-            ),
-            name=op.f("ck_lanes_closed_for"),
-        ),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_lanes")),
+        "api_processes",
+        sa.Column("id", AsciiId(), nullable=False),
+        sa.Column("heartbeat_at", UtcDateTime(), nullable=False),
+        sa.Column("host", sa.String(), nullable=True),
+        sa.Column("pid", sa.Integer(), nullable=True),
+        sa.Column("host_ahead", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_api_processes")),
+    )
+    installation = op.create_table(
+        "installation",
+        sa.Column("namespace", sa.String(), nullable=False),
+        sa.Column("boot", sa.String(), nullable=True),
+        sa.Column("began_at", UtcDateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_installation")),
     )
     op.create_table(
         "leases",
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("holder", sa.String(), nullable=False),
-        sa.Column("expires_at", Moment(), nullable=False),
+        sa.Column("expires_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_leases")),
     )
     op.create_table(
+        "provider_limits",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("max_calls", sa.Integer(), nullable=True),
+        sa.Column("throttled_at", UtcDateTime(), nullable=True),
+        sa.Column("throttled_by", AsciiId(), nullable=True),
+        sa.Column("relaxed_at", UtcDateTime(), nullable=True),
+        sa.Column("paused_at", UtcDateTime(), nullable=True),
+        sa.Column("pause_kind", sa.String(), nullable=True),
+        sa.Column("pause_reason", sa.String(), nullable=True),
+        sa.Column("probe_at", UtcDateTime(), nullable=True),
+        sa.Column("probes", sa.Integer(), nullable=False),
+        sa.Column("log_off_until", UtcDateTime(), nullable=True),
+        _one_of("pause_kind", ERROR_KINDS, "ck_provider_limits_pause_kind"),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_provider_limits")),
+    )
+    op.create_table(
+        "webhook_events",
+        sa.Column("id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
+        sa.Column("type", sa.String(), nullable=False),
+        sa.Column("payload", sa.Text(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        _one_of(
+            "type",
+            ("response.completed", "response.failed", "response.cancelled", "response.incomplete"),
+            "ck_webhook_events_type",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_events")),
+    )
+    op.create_index("ix_webhook_events_job", "webhook_events", ["job_id"], unique=False)
+    op.create_table(
         "workers",
-        sa.Column("id", ByteOrdered(), nullable=False),
+        sa.Column("id", AsciiId(), nullable=False),
         sa.Column("host", sa.String(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("concurrency", sa.Integer(), nullable=False),
-        sa.Column("started_at", Moment(), nullable=False),
-        sa.Column("beat_at", Moment(), nullable=False),
-        sa.Column("draining_at", Moment(), nullable=True),
-        sa.Column("ended_at", Moment(), nullable=True),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("heartbeat_at", UtcDateTime(), nullable=False),
+        sa.Column("draining_at", UtcDateTime(), nullable=True),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("short_of", sa.String(), nullable=True),
+        sa.Column("unrecorded", sa.Integer(), nullable=True),
+        sa.Column("queues", sa.String(), nullable=True),
+        sa.Column("took_at", UtcDateTime(), nullable=True),
+        sa.Column("host_ahead", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
     op.create_table(
         "attempts",
-        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("api_key_id", ByteOrdered(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
-        sa.Column("worker_id", ByteOrdered(), nullable=False),
-        sa.Column("started_at", Moment(), nullable=False),
-        sa.Column("ended_at", Moment(), nullable=True),
+        sa.Column("worker_id", AsciiId(), nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
         sa.Column("outcome", sa.String(), nullable=True),
         sa.Column("billed", sa.String(), nullable=False),
         sa.Column("truncation", sa.String(), nullable=False),
@@ -90,45 +165,87 @@ def upgrade() -> None:
         sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
         sa.Column("cost_source", sa.String(), nullable=True),
-        sa.Column("reconciled_at", Moment(), nullable=True),
-        sa.CheckConstraint("billed IN ('no', 'unknown', 'likely', 'yes')", name=op.f("ck_attempts_billed")),
-        sa.CheckConstraint("cost_source IN ('provider', 'price_table')", name=op.f("ck_attempts_cost_source")),
-        sa.CheckConstraint(
-            (
-                "error_kind IN ('unreachable', 'rate_limited', 'overloaded', 'bad_credentials', "
-                "'out_of_credit', 'rejected', 'model_unavailable', 'context_overflow', 'interrupted', "
-                "'server_error', 'gateway_timeout', 'call_deadline', 'malformed_answer', 'answer_failed', "
-                "'answer_refused', 'empty_output', 'lost', 'job_deadline')"
-            ),
-            name=op.f("ck_attempts_error_kind"),
+        sa.Column("reconciled_at", UtcDateTime(), nullable=True),
+        sa.Column("copy_unwanted", sa.Boolean(), nullable=True),
+        _one_of("billed", ("no", "unknown", "likely", "yes"), "ck_attempts_billed"),
+        _one_of("cost_source", ("provider", "price_table"), "ck_attempts_cost_source"),
+        _one_of("error_kind", ERROR_KINDS, "ck_attempts_error_kind"),
+        _one_of(
+            "outcome", ("completed", "incomplete", "failed", "cancelled", "released", "lost"), "ck_attempts_outcome"
         ),
-        sa.CheckConstraint(
-            "outcome IN ('completed', 'incomplete', 'failed', 'cancelled', 'released', 'lost')",
-            name=op.f("ck_attempts_outcome"),
-        ),
-        sa.CheckConstraint("truncation IN ('auto', 'disabled')", name=op.f("ck_attempts_truncation")),
+        _one_of("truncation", ("auto", "disabled"), "ck_attempts_truncation"),
         sa.CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name=op.f("ck_attempts_ended_with_an_outcome")),
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_attempts_api_key_id")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
+        postgresql_with={
+            "autovacuum_vacuum_scale_factor": "0.02",
+            "autovacuum_vacuum_insert_scale_factor": "0.02",
+            "autovacuum_analyze_scale_factor": "0.01",
+        },
     )
-    doubtful = sa.text("cost_microusd IS NULL AND reconciled_at IS NULL")
-    with op.batch_alter_table("attempts", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_attempts_doubtful", ["ended_at"], unique=False, postgresql_where=doubtful, sqlite_where=doubtful
-        )
-        batch_op.create_index(
-            "ix_attempts_open",
-            ["worker_id"],
-            unique=False,
-            postgresql_where=sa.text("ended_at IS NULL"),
-            sqlite_where=sa.text("ended_at IS NULL"),
-        )
-        batch_op.create_index("ix_attempts_usage", ["api_key_id", "started_at"], unique=False)
-
+    op.create_index(
+        "ix_attempts_copy_unwanted",
+        "attempts",
+        ["ended_at"],
+        unique=False,
+        postgresql_where=sa.text("copy_unwanted = true"),
+        sqlite_where=sa.text("copy_unwanted = 1"),
+    )
+    op.create_index(
+        "ix_attempts_doubtful",
+        "attempts",
+        ["ended_at"],
+        unique=False,
+        postgresql_where=sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+        sqlite_where=sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+    )
+    op.create_index(
+        "ix_attempts_open",
+        "attempts",
+        ["worker_id"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
+        sqlite_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_index(
+        "ix_attempts_unfetched",
+        "attempts",
+        ["ended_at"],
+        unique=False,
+        postgresql_where=sa.text(
+            "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL AND cost_microusd IS NULL AND reconciled_at IS NULL"
+        ),
+        sqlite_where=sa.text(
+            "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL AND cost_microusd IS NULL AND reconciled_at IS NULL"
+        ),
+    )
+    op.create_index(
+        "ix_attempts_unpriced",
+        "attempts",
+        ["api_key_id", "started_at", "model"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL"),
+        sqlite_where=sa.text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL"),
+    )
+    op.create_index(
+        "ix_attempts_usage",
+        "attempts",
+        ["api_key_id", "started_at"],
+        unique=False,
+        postgresql_include=[
+            "model",
+            "input_tokens",
+            "output_tokens",
+            "total_tokens",
+            "cached_tokens",
+            "reasoning_tokens",
+            "cost_microusd",
+        ],
+    )
     op.create_table(
         "jobs",
-        sa.Column("id", ByteOrdered(), nullable=False),
-        sa.Column("api_key_id", ByteOrdered(), nullable=False),
+        sa.Column("id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("status", sa.String(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
@@ -139,14 +256,14 @@ def upgrade() -> None:
         sa.Column("truncation_applied", sa.String(), nullable=True),
         sa.Column("background", sa.Boolean(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
-        sa.Column("created_at", Moment(), nullable=False),
-        sa.Column("updated_at", Moment(), nullable=False),
-        sa.Column("available_at", Moment(), nullable=False),
-        sa.Column("deadline_at", Moment(), nullable=False),
-        sa.Column("rung_at", Moment(), nullable=True),
-        sa.Column("started_at", Moment(), nullable=True),
-        sa.Column("completed_at", Moment(), nullable=True),
-        sa.Column("worker_id", ByteOrdered(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
+        sa.Column("available_at", UtcDateTime(), nullable=False),
+        sa.Column("deadline_at", UtcDateTime(), nullable=False),
+        sa.Column("enqueued_at", UtcDateTime(), nullable=True),
+        sa.Column("started_at", UtcDateTime(), nullable=True),
+        sa.Column("completed_at", UtcDateTime(), nullable=True),
+        sa.Column("worker_id", AsciiId(), nullable=True),
         sa.Column("provider_response_id", sa.String(), nullable=True),
         sa.Column("provider_model", sa.String(), nullable=True),
         sa.Column("incomplete_reason", sa.String(), nullable=True),
@@ -162,151 +279,372 @@ def upgrade() -> None:
         sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
         sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
         sa.Column("cost_source", sa.String(), nullable=True),
+        sa.Column("parked_until", UtcDateTime(), nullable=True),
+        sa.Column("previous_response_id", AsciiId(), nullable=True),
+        sa.Column("blocked_by", AsciiId(), nullable=True),
+        sa.Column("sent_responses", sa.Integer(), nullable=True),
+        sa.Column("sent_items", sa.Integer(), nullable=True),
+        sa.Column("store", sa.Boolean(), nullable=True),
         sa.CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name=op.f("ck_jobs_held_by_a_worker")),
         sa.CheckConstraint(
             "(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name=op.f("ck_jobs_ended_once")
         ),
-        sa.CheckConstraint("cost_source IN ('provider', 'price_table')", name=op.f("ck_jobs_cost_source")),
-        sa.CheckConstraint(
-            (
-                "error_kind IN ('unreachable', 'rate_limited', 'overloaded', 'bad_credentials', "
-                "'out_of_credit', 'rejected', 'model_unavailable', 'context_overflow', 'interrupted', "
-                "'server_error', 'gateway_timeout', 'call_deadline', 'malformed_answer', 'answer_failed', "
-                "'answer_refused', 'empty_output', 'lost', 'job_deadline')"
-            ),
-            name=op.f("ck_jobs_error_kind"),
+        _one_of("cost_source", ("provider", "price_table"), "ck_jobs_cost_source"),
+        _one_of("error_kind", ERROR_KINDS, "ck_jobs_error_kind"),
+        _one_of("on_unknown_outcome", ("retry", "fail"), "ck_jobs_on_unknown_outcome"),
+        sa.CheckConstraint("parked_until IS NULL OR status = 'queued'", name=op.f("ck_jobs_parked_in_the_queue")),
+        _one_of(
+            "status", ("queued", "in_progress", "completed", "incomplete", "failed", "cancelled"), "ck_jobs_status"
         ),
-        sa.CheckConstraint("on_unknown_outcome IN ('retry', 'fail')", name=op.f("ck_jobs_on_unknown_outcome")),
-        sa.CheckConstraint(
-            "status IN ('queued', 'in_progress', 'completed', 'incomplete', 'failed', 'cancelled')",
-            name=op.f("ck_jobs_status"),
-        ),
-        sa.CheckConstraint("truncation IN ('auto', 'disabled')", name=op.f("ck_jobs_truncation")),
-        sa.CheckConstraint("truncation_applied IN ('auto', 'disabled')", name=op.f("ck_jobs_truncation_applied")),
+        _one_of("truncation", ("auto", "disabled"), "ck_jobs_truncation"),
+        _one_of("truncation_applied", ("auto", "disabled"), "ck_jobs_truncation_applied"),
         sa.CheckConstraint("priority BETWEEN 0 AND 9", name=op.f("ck_jobs_priority")),
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_jobs_api_key_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        postgresql_with={
+            "fillfactor": "85",
+            "autovacuum_vacuum_scale_factor": "0.02",
+            "autovacuum_vacuum_insert_scale_factor": "0.02",
+            "autovacuum_analyze_scale_factor": "0.01",
+        },
     )
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_jobs_deadline",
-            ["deadline_at"],
-            unique=False,
-            postgresql_where=sa.text("completed_at IS NULL"),
-            sqlite_where=sa.text("completed_at IS NULL"),
-        )
-        batch_op.create_index(
-            "ix_jobs_due",
-            ["priority", "api_key_id", "available_at", "id"],
-            unique=False,
-            postgresql_where=sa.text("status = 'queued'"),
-            sqlite_where=sa.text("status = 'queued'"),
-        )
-        batch_op.create_index(
-            "ix_jobs_ended",
-            ["completed_at"],
-            unique=False,
-            postgresql_where=sa.text("completed_at IS NOT NULL"),
-            sqlite_where=sa.text("completed_at IS NOT NULL"),
-        )
-        batch_op.create_index(
-            "ix_jobs_held",
-            ["worker_id"],
-            unique=False,
-            postgresql_where=sa.text("status = 'in_progress'"),
-            sqlite_where=sa.text("status = 'in_progress'"),
-        )
-        batch_op.create_index("ix_jobs_list", ["api_key_id", "id"], unique=False)
-        batch_op.create_index("ix_jobs_list_by_model", ["api_key_id", "model", "id"], unique=False)
-        batch_op.create_index("ix_jobs_list_by_status", ["api_key_id", "status", "id"], unique=False)
-
+    op.create_index(
+        "ix_jobs_deadline",
+        "jobs",
+        ["deadline_at"],
+        unique=False,
+        postgresql_where=sa.text("completed_at IS NULL"),
+        sqlite_where=sa.text("completed_at IS NULL"),
+    )
+    op.create_index(
+        "ix_jobs_due",
+        "jobs",
+        ["priority", "api_key_id", "available_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'queued' AND parked_until IS NULL"),
+        sqlite_where=sa.text("status = 'queued' AND parked_until IS NULL"),
+    )
+    op.create_index(
+        "ix_jobs_ended",
+        "jobs",
+        ["completed_at"],
+        unique=False,
+        postgresql_where=sa.text("completed_at IS NOT NULL"),
+        sqlite_where=sa.text("completed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_following",
+        "jobs",
+        ["previous_response_id"],
+        unique=False,
+        postgresql_where=sa.text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+        sqlite_where=sa.text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+    )
+    op.create_index(
+        "ix_jobs_held",
+        "jobs",
+        ["worker_id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'in_progress'"),
+        sqlite_where=sa.text("status = 'in_progress'"),
+    )
+    op.create_index("ix_jobs_list", "jobs", ["api_key_id", "id"], unique=False)
+    op.create_index("ix_jobs_list_by_model", "jobs", ["api_key_id", "model", "id"], unique=False)
+    op.create_index("ix_jobs_list_by_status", "jobs", ["api_key_id", "status", "id"], unique=False)
+    op.create_index(
+        "ix_jobs_parked",
+        "jobs",
+        ["parked_until"],
+        unique=False,
+        postgresql_where=sa.text("parked_until IS NOT NULL"),
+        sqlite_where=sa.text("parked_until IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_unstored",
+        "jobs",
+        ["completed_at"],
+        unique=False,
+        postgresql_where=sa.text("store = false AND completed_at IS NOT NULL"),
+        sqlite_where=sa.text("store = 0 AND completed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_jobs_waiting",
+        "jobs",
+        ["blocked_by"],
+        unique=False,
+        postgresql_where=sa.text("blocked_by IS NOT NULL"),
+        sqlite_where=sa.text("blocked_by IS NOT NULL"),
+    )
+    op.create_table(
+        "usage_rollup",
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("outcome", sa.String(), nullable=False),
+        sa.Column("calls", sa.BigInteger(), nullable=False),
+        sa.Column("calls_of_unknown_cost", sa.BigInteger(), nullable=False),
+        sa.Column("input_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("output_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("total_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cached_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("cost_microusd", sa.BigInteger(), nullable=False),
+        _one_of(
+            "outcome", ("completed", "incomplete", "failed", "cancelled", "released", "lost"), "ck_usage_rollup_outcome"
+        ),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_usage_rollup_api_key_id")),
+        sa.PrimaryKeyConstraint("api_key_id", "day", "model", "outcome", name=op.f("pk_usage_rollup")),
+    )
+    op.create_table(
+        "webhook_endpoints",
+        sa.Column("id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=True),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("target", AsciiId(), nullable=False),
+        sa.Column("event_types", JsonText(), nullable=False),
+        sa.Column("secret", sa.Text(), nullable=True),
+        sa.Column("secret_hint", sa.String(), nullable=True),
+        sa.Column("former_secret", sa.Text(), nullable=True),
+        sa.Column("former_until", UtcDateTime(), nullable=True),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("updated_at", UtcDateTime(), nullable=False),
+        sa.Column("failing_since", UtcDateTime(), nullable=True),
+        sa.Column("warned_at", UtcDateTime(), nullable=True),
+        sa.Column("disabled_at", UtcDateTime(), nullable=True),
+        sa.Column("disabled_for", sa.String(), nullable=True),
+        _one_of("disabled_for", ("failing", "gone"), "ck_webhook_endpoints_disabled_for"),
+        sa.CheckConstraint(
+            "(disabled_at IS NULL) = (disabled_for IS NULL)", name=op.f("ck_webhook_endpoints_disabled_for_a_reason")
+        ),
+        sa.CheckConstraint(
+            "(former_secret IS NULL) = (former_until IS NULL)", name=op.f("ck_webhook_endpoints_former_secret_ends")
+        ),
+        sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_webhook_endpoints_api_key_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
+    )
+    op.create_index(
+        "ix_webhook_endpoints_disabled",
+        "webhook_endpoints",
+        ["disabled_at"],
+        unique=False,
+        postgresql_where=sa.text("disabled_at IS NOT NULL"),
+        sqlite_where=sa.text("disabled_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_webhook_endpoints_job",
+        "webhook_endpoints",
+        ["job_id"],
+        unique=True,
+        postgresql_where=sa.text("job_id IS NOT NULL"),
+        sqlite_where=sa.text("job_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_webhook_endpoints_list",
+        "webhook_endpoints",
+        ["api_key_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("job_id IS NULL"),
+        sqlite_where=sa.text("job_id IS NULL"),
+    )
     op.create_table(
         "answers",
-        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
         sa.Column("response", JsonText(), nullable=True),
         sa.Column("raw", sa.LargeBinary(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_answers_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_answers")),
     )
     op.create_table(
+        "attempt_bodies",
+        sa.Column("job_id", AsciiId(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempt_bodies_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempt_bodies")),
+    )
+    op.create_table(
         "idempotency_keys",
-        sa.Column("api_key_id", ByteOrdered(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("body_sha256", sa.String(), nullable=False),
-        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_idempotency_keys_api_key_id")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("api_key_id", "key", name=op.f("pk_idempotency_keys")),
     )
-    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_idempotency_keys_job_id"), ["job_id"], unique=False)
-
+    op.create_index(op.f("ix_idempotency_keys_job_id"), "idempotency_keys", ["job_id"], unique=False)
     op.create_table(
         "job_metadata",
-        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
-        sa.Column("api_key_id", ByteOrdered(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
         sa.Column("value", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_metadata_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "key", name=op.f("pk_job_metadata")),
     )
-    with op.batch_alter_table("job_metadata", schema=None) as batch_op:
-        batch_op.create_index("ix_job_metadata_list", ["api_key_id", "key", "value", "job_id"], unique=False)
-
+    op.create_index("ix_job_metadata_list", "job_metadata", ["api_key_id", "key", "value", "job_id"], unique=False)
+    op.create_table(
+        "output_items",
+        sa.Column("job_id", AsciiId(), nullable=False),
+        sa.Column("item_id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_output_items_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "item_id", name=op.f("pk_output_items")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_output_items_find", "output_items", ["api_key_id", "item_id", "job_id"], unique=False)
     op.create_table(
         "requests",
-        sa.Column("job_id", ByteOrdered(), nullable=False),
+        sa.Column("job_id", AsciiId(), nullable=False),
         sa.Column("settings", JsonText(), nullable=False),
         sa.Column("input", JsonText(), nullable=False),
+        sa.Column("credentials", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_requests_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_requests")),
     )
+    op.create_table(
+        "stream_events",
+        sa.Column("job_id", AsciiId(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("next_number", sa.Integer(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("events", JsonText(), nullable=False),
+        sa.Column("progress", JsonText(), nullable=False),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_stream_events_job_id"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_stream_events")),
+    )
+    op.create_table(
+        "undelivered_creates",
+        sa.Column("job_id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.Column("body_sha256", sa.String(), nullable=False),
+        sa.Column("request_id", AsciiId(), nullable=False),
+        sa.Column("process_id", AsciiId(), nullable=False),
+        sa.Column("since", UtcDateTime(), nullable=False),
+        sa.Column("lost_at", UtcDateTime(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["job_id"], ["jobs.id"], name=op.f("fk_undelivered_creates_job_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("pk_undelivered_creates")),
+    )
+    op.create_index("ix_undelivered_creates_body", "undelivered_creates", ["api_key_id", "body_sha256"], unique=False)
+    op.create_index("ix_undelivered_creates_request", "undelivered_creates", ["request_id"], unique=False)
+    op.create_table(
+        "webhook_deliveries",
+        sa.Column("id", AsciiId(), nullable=False),
+        sa.Column("event_id", AsciiId(), nullable=False),
+        sa.Column("endpoint_id", AsciiId(), nullable=False),
+        sa.Column("api_key_id", AsciiId(), nullable=False),
+        sa.Column("target", AsciiId(), nullable=False),
+        sa.Column("is_test", sa.Boolean(), nullable=False),
+        sa.Column("status", sa.String(), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("created_at", UtcDateTime(), nullable=False),
+        sa.Column("available_at", UtcDateTime(), nullable=False),
+        sa.Column("enqueued_at", UtcDateTime(), nullable=True),
+        sa.Column("claimed_at", UtcDateTime(), nullable=True),
+        sa.Column("worker_id", AsciiId(), nullable=True),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("http_status", sa.Integer(), nullable=True),
+        sa.Column("error_kind", sa.String(), nullable=True),
+        sa.CheckConstraint(
+            "(status = 'sending') = (worker_id IS NOT NULL)", name=op.f("ck_webhook_deliveries_held_by_a_worker")
+        ),
+        sa.CheckConstraint(
+            "(status IN ('pending', 'sending')) = (ended_at IS NULL)", name=op.f("ck_webhook_deliveries_ended_once")
+        ),
+        _one_of("error_kind", DELIVERY_ERRORS, "ck_webhook_deliveries_error_kind"),
+        _one_of("status", ("pending", "sending", "delivered", "failed"), "ck_webhook_deliveries_status"),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"],
+            ["webhook_endpoints.id"],
+            name=op.f("fk_webhook_deliveries_endpoint_id"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(
+            ["event_id"], ["webhook_events.id"], name=op.f("fk_webhook_deliveries_event_id"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
+    )
+    op.create_index(
+        "ix_webhook_deliveries_due",
+        "webhook_deliveries",
+        ["target", "available_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("status = 'pending'"),
+        sqlite_where=sa.text("status = 'pending'"),
+    )
+    op.create_index(
+        "ix_webhook_deliveries_ended",
+        "webhook_deliveries",
+        ["ended_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NOT NULL"),
+        sqlite_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.create_index("ix_webhook_deliveries_event", "webhook_deliveries", ["event_id", "endpoint_id"], unique=True)
+    op.create_index("ix_webhook_deliveries_log", "webhook_deliveries", ["endpoint_id", "id"], unique=False)
+    op.create_index(
+        "ix_webhook_deliveries_open",
+        "webhook_deliveries",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("ended_at IS NULL"),
+        sqlite_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_index(
+        "ix_webhook_deliveries_sending",
+        "webhook_deliveries",
+        ["target"],
+        unique=False,
+        postgresql_where=sa.text("status = 'sending'"),
+        sqlite_where=sa.text("status = 'sending'"),
+    )
+    op.create_table(
+        "webhook_delivery_attempts",
+        sa.Column("delivery_id", AsciiId(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("started_at", UtcDateTime(), nullable=False),
+        sa.Column("ended_at", UtcDateTime(), nullable=True),
+        sa.Column("http_status", sa.Integer(), nullable=True),
+        sa.Column("error_kind", sa.String(), nullable=True),
+        _one_of("error_kind", DELIVERY_ERRORS, "ck_webhook_delivery_attempts_error_kind"),
+        sa.ForeignKeyConstraint(
+            ["delivery_id"],
+            ["webhook_deliveries.id"],
+            name=op.f("fk_webhook_delivery_attempts_delivery_id"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("delivery_id", "number", name=op.f("pk_webhook_delivery_attempts")),
+    )
+    op.bulk_insert(installation, [{"namespace": f"backburner-{token_hex(4)}"}])
 
 
 def downgrade() -> None:
-    op.drop_table("requests")
-    with op.batch_alter_table("job_metadata", schema=None) as batch_op:
-        batch_op.drop_index("ix_job_metadata_list")
-
-    op.drop_table("job_metadata")
-    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_idempotency_keys_job_id"))
-
-    op.drop_table("idempotency_keys")
-    op.drop_table("answers")
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_index("ix_jobs_list_by_status")
-        batch_op.drop_index("ix_jobs_list_by_model")
-        batch_op.drop_index("ix_jobs_list")
-        batch_op.drop_index(
-            "ix_jobs_held",
-            postgresql_where=sa.text("status = 'in_progress'"),
-            sqlite_where=sa.text("status = 'in_progress'"),
-        )
-        batch_op.drop_index(
-            "ix_jobs_ended",
-            postgresql_where=sa.text("completed_at IS NOT NULL"),
-            sqlite_where=sa.text("completed_at IS NOT NULL"),
-        )
-        batch_op.drop_index(
-            "ix_jobs_due", postgresql_where=sa.text("status = 'queued'"), sqlite_where=sa.text("status = 'queued'")
-        )
-        batch_op.drop_index(
-            "ix_jobs_deadline",
-            postgresql_where=sa.text("completed_at IS NULL"),
-            sqlite_where=sa.text("completed_at IS NULL"),
-        )
-
-    op.drop_table("jobs")
-    with op.batch_alter_table("attempts", schema=None) as batch_op:
-        batch_op.drop_index("ix_attempts_usage")
-        batch_op.drop_index("ix_attempts_doubtful")
-        batch_op.drop_index(
-            "ix_attempts_open", postgresql_where=sa.text("ended_at IS NULL"), sqlite_where=sa.text("ended_at IS NULL")
-        )
-
-    op.drop_table("attempts")
-    op.drop_table("workers")
-    op.drop_table("leases")
-    op.drop_table("lanes")
-    op.drop_table("api_keys")
+    for table in (
+        "webhook_delivery_attempts",
+        "webhook_deliveries",
+        "undelivered_creates",
+        "stream_events",
+        "requests",
+        "output_items",
+        "job_metadata",
+        "idempotency_keys",
+        "attempt_bodies",
+        "answers",
+        "webhook_endpoints",
+        "usage_rollup",
+        "jobs",
+        "attempts",
+        "workers",
+        "webhook_events",
+        "provider_limits",
+        "leases",
+        "installation",
+        "api_processes",
+        "api_keys",
+    ):
+        op.drop_table(table)

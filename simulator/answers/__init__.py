@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from simulator.answers import items
 from simulator.answers.by_schema import example
-from simulator.request import Turn
+from simulator.request import ProviderRequest
 from simulator.script import ANSWERS, LATE_FAULTS, Step
 
 USD_PER_INPUT_TOKEN: Final = 27.508 / 1_000_000
@@ -67,7 +67,7 @@ class Answer:
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def build_answer(step: Step, turn: Turn, default_cost: str) -> Answer:
+def build_answer(step: Step, turn: ProviderRequest, default_cost: str) -> Answer:
     """The answer that `step` asks for."""
     if step.behaviour.startswith("sample-"):
         return _sample(step, default_cost)
@@ -126,7 +126,7 @@ def _given(settings: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def envelope(turn: Turn, status: str) -> dict[str, Any]:
+def envelope(turn: ProviderRequest, status: str) -> dict[str, Any]:
     """A response object without output: identity and the request's settings, echoed."""
     given = turn.settings
     reasoning = given.get("reasoning") or {}
@@ -158,7 +158,7 @@ def envelope(turn: Turn, status: str) -> dict[str, Any]:
     }
 
 
-def _text(step: Step, turn: Turn) -> str:
+def _text(step: Step, turn: ProviderRequest) -> str:
     if step.text is not None:
         return step.text
     said: list[str] = []
@@ -176,7 +176,7 @@ def _start(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def _structured_text(step: Step, turn: Turn) -> str:
+def _structured_text(step: Step, turn: ProviderRequest) -> str:
     if step.text is not None:
         return step.text
     schema = turn.text_format.get("schema")
@@ -184,11 +184,11 @@ def _structured_text(step: Step, turn: Turn) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _with_output(turn: Turn, output: list[items.Item], status: str = "completed") -> dict[str, Any]:
+def _with_output(turn: ProviderRequest, output: list[items.Item], status: str = "completed") -> dict[str, Any]:
     return {**envelope(turn, status), "output": output, "output_text": items.output_text(output)}
 
 
-def _full(step: Step, turn: Turn) -> dict[str, Any]:
+def _full(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     if turn.tools_to_call and (step.text is None or turn.must_call):
         return _with_output(turn, [items.reasoning(turn), *map(items.tool_call, turn.tools_to_call)])
     text = _text(step, turn) if turn.text_format["type"] == "text" else _structured_text(step, turn)
@@ -196,42 +196,42 @@ def _full(step: Step, turn: Turn) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), *searches, items.message(turn, text)])
 
 
-def _tool_call(step: Step, turn: Turn) -> dict[str, Any]:
+def _tool_call(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), items.scripted_call(turn, step)])
 
 
-def _json(step: Step, turn: Turn) -> dict[str, Any]:
+def _json(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), items.message(turn, _structured_text(step, turn))])
 
 
-def _refusal(step: Step, turn: Turn) -> dict[str, Any]:
+def _refusal(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), items.refusal(step.text or "I'm sorry, I can't help with that.")])
 
 
-def _many_items(step: Step, turn: Turn) -> dict[str, Any]:
+def _many_items(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     output: list[items.Item] = []
     for number in range(1, (20 if step.items is None else step.items) + 1):
         output += [items.reasoning(turn), items.message(turn, f"{step.text or 'Part'} {number}. ")]
     return _with_output(turn, output)
 
 
-def _unknown_items(step: Step, turn: Turn) -> dict[str, Any]:
+def _unknown_items(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), items.unknown(), items.message(turn, _text(step, turn))])
 
 
-def _huge(step: Step, turn: Turn) -> dict[str, Any]:
+def _huge(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     size = 1024 * (1024 if step.kb is None else step.kb)
     phrase = step.text or "All work and no play makes a long answer. "
     return _with_output(turn, [items.reasoning(turn), items.message(turn, (phrase * (size // len(phrase) + 1))[:size])])
 
 
-def _incomplete(step: Step, turn: Turn) -> dict[str, Any]:
+def _incomplete(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     text = step.text if step.text is not None else _text(step, turn)[: len(turn.prompt) // 2 + 40]
     body = _with_output(turn, [items.reasoning(turn), items.message(turn, text, "incomplete")], "incomplete")
     return {**body, "incomplete_details": {"reason": step.reason or "max_output_tokens"}}
 
 
-def _failed(step: Step, turn: Turn) -> dict[str, Any]:
+def _failed(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     text = step.message or "An error occurred while processing your request. You can retry your request."
     return {
         **envelope(turn, "failed"),
@@ -240,33 +240,33 @@ def _failed(step: Step, turn: Turn) -> dict[str, Any]:
     }
 
 
-def _empty(_step: Step, turn: Turn) -> dict[str, Any]:
+def _empty(_step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn)])
 
 
-def _output_null(step: Step, turn: Turn) -> dict[str, Any]:
+def _output_null(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return {**envelope(turn, "completed"), "output": None, "output_text": _text(step, turn)}
 
 
-def _no_status(step: Step, turn: Turn) -> dict[str, Any]:
+def _no_status(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     body = _full(step, turn)
     del body["status"]
     return body
 
 
-def _in_progress_item(step: Step, turn: Turn) -> dict[str, Any]:
+def _in_progress_item(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return _with_output(turn, [items.reasoning(turn), items.message(turn, _text(step, turn), "in_progress")])
 
 
-def _unfinished(step: Step, turn: Turn) -> dict[str, Any]:
+def _unfinished(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return {**envelope(turn, step.status or "in_progress"), "usage": None}
 
 
-def _no_usage(step: Step, turn: Turn) -> dict[str, Any]:
+def _no_usage(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     return {**_full(step, turn), "usage": None}
 
 
-def _malformed_usage(step: Step, turn: Turn) -> dict[str, Any]:
+def _malformed_usage(step: Step, turn: ProviderRequest) -> dict[str, Any]:
     usage = {
         "input_tokens": "137",
         "input_tokens_details": 3,
@@ -277,7 +277,7 @@ def _malformed_usage(step: Step, turn: Turn) -> dict[str, Any]:
     return {**_full(step, turn), "usage": usage}
 
 
-_BUILDERS: Final[Mapping[str, Callable[[Step, Turn], dict[str, Any]]]] = MappingProxyType(
+_BUILDERS: Final[Mapping[str, Callable[[Step, ProviderRequest], dict[str, Any]]]] = MappingProxyType(
     {
         "tool-call": _tool_call,
         "json": _json,

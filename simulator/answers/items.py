@@ -6,7 +6,7 @@ import secrets
 from typing import Any, Final
 
 from simulator.answers.by_schema import example
-from simulator.request import Turn
+from simulator.request import ProviderRequest
 from simulator.script import Step
 from simulator.tool_choice import Tool, offered_tools
 
@@ -20,7 +20,7 @@ def fresh_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(24)}"
 
 
-def reasoning(turn: Turn) -> Item:
+def reasoning(turn: ProviderRequest) -> Item:
     """A reasoning item without a summary, as o3-pro sends it; encrypted where the client asked for that."""
     item: Item = {"id": fresh_id("rs"), "type": "reasoning", "summary": []}
     if turn.includes("reasoning.encrypted_content"):
@@ -28,7 +28,7 @@ def reasoning(turn: Turn) -> Item:
     return item
 
 
-def message(turn: Turn, text: str, status: str = "completed") -> Item:
+def message(turn: ProviderRequest, text: str, status: str = "completed") -> Item:
     """A message of one text."""
     logprobs = _logprobs_of(turn, text) if turn.includes("message.output_text.logprobs") else []
     return _message({"type": "output_text", "annotations": [], "logprobs": logprobs, "text": text}, status)
@@ -43,7 +43,7 @@ def _message(part: dict[str, Any], status: str) -> Item:
     return {"id": fresh_id("msg"), "type": "message", "status": status, "content": [part], "role": "assistant"}
 
 
-def _logprobs_of(turn: Turn, text: str) -> list[dict[str, Any]]:
+def _logprobs_of(turn: ProviderRequest, text: str) -> list[dict[str, Any]]:
     """A probability for each word, the same for every word: nobody thought about any of them."""
     wanted = min(turn.settings.get("top_logprobs") or 0, 1)
     words = [
@@ -57,7 +57,7 @@ def unknown() -> Item:
     return {"id": fresh_id("ftr"), "type": "future_call", "status": "completed", "payload": {"level": [1, 2, 3]}}
 
 
-def web_search(turn: Turn, query: str) -> Item:
+def web_search(turn: ProviderRequest, query: str) -> Item:
     """A search that the provider made by itself."""
     action: dict[str, Any] = {"type": "search", "query": query}
     if turn.includes("web_search_call.action.sources"):
@@ -65,7 +65,7 @@ def web_search(turn: Turn, query: str) -> Item:
     return {"id": fresh_id("ws"), "type": "web_search_call", "status": "completed", "action": action}
 
 
-def scripted_call(turn: Turn, step: Step) -> Item:
+def scripted_call(turn: ProviderRequest, step: Step) -> Item:
     """A call of the function that the step names, or of the first one that the request would have called."""
     functions = [tool for tool in offered_tools(turn.settings) if tool["type"] == "function"]
     first = next((tool for tool in (*turn.tools_to_call, *functions) if tool["type"] == "function"), {})

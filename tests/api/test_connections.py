@@ -253,7 +253,7 @@ def test_what_is_merely_quiet_is_not_ended(strict: Server, way: str) -> None:
         with ThreadPoolExecutor(1) as pool:
             answering = pool.submit(tenant.http.send, request)
             job_id = tenant.only_id()
-            await_until(lambda: strict.waiting(job_id) or job_id in strict.parts.waiters._watching, 5, "nobody waits")
+            await_until(lambda: strict.waiting(job_id) or job_id in strict.state.listener._watching, 5, "nobody waits")
             time.sleep(4 * LIMIT)  # the silence itself is what is tested
             assert not answering.done()
             Hand(strict).complete(job_id)

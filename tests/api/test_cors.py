@@ -115,12 +115,12 @@ def test_a_page_reads_every_error(page: Tenant, open_server: Server) -> None:
 
 def test_a_page_reads_a_fault_of_ours(page: Tenant, open_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = page.submit()["id"]
-    parts = open_server.parts
+    state = open_server.state
 
     async def broken(_pair: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(parts.standings, "do", broken)
+    monkeypatch.setattr(state.summaries, "do", broken)
     answer = page.http.get(f"/v1/responses/{job_id}")
     assert answer.status_code == 500
     assert_readable(answer)

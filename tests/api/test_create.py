@@ -82,7 +82,7 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
             "queue_position": None,
             "next_attempt_at": None,
             "parked_until": None,
-            "waits_for": None,
+            "blocked_by": None,
             "waiting_for": None,
             "conversation": None,
             "provider_response_id": None,

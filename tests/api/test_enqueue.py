@@ -33,7 +33,7 @@ def ringing(database_url: str, redis_url: str, concurrency: int = 100) -> Iterat
         yield server, tenant
 
 
-def bells(valkey: ValkeyServer) -> list[Json]:
+def messages(valkey: ValkeyServer) -> list[Json]:
     """What lies in the broker's queue, oldest first."""
     with valkey.client() as client:
         return [json.loads(each) for each in client.lrange(NAMES.calls, 0, -1)][::-1]
@@ -44,24 +44,24 @@ def everything_in(valkey: ValkeyServer) -> bytes:
         return b"\n".join(key + b" " + client.dump(key) for key in client.keys("*"))
 
 
-def rung(valkey: ValkeyServer) -> list[str]:
-    return [each["headers"]["id"] for each in bells(valkey)]
+def enqueued(valkey: ValkeyServer) -> list[str]:
+    return [each["headers"]["id"] for each in messages(valkey)]
 
 
 def test_a_bell_is_a_celery_message_that_carries_the_id_alone(database_url: str, valkey: ValkeyServer) -> None:
     with ringing(database_url, valkey.url) as (server, tenant):
         prompt, instructions, label = SECRETS
         accepted = tenant.submit(prompt, instructions=instructions, metadata={"label": label})
-        assert Hand(server).job(accepted["id"]).rung_at is not None
-        (bell,) = bells(valkey)
-        args, kwargs, embedded = json.loads(base64.b64decode(bell["body"]))
+        assert Hand(server).job(accepted["id"]).enqueued_at is not None
+        (message,) = messages(valkey)
+        args, kwargs, embedded = json.loads(base64.b64decode(message["body"]))
         assert (args, kwargs) == ([accepted["id"]], {})
         assert set(embedded.values()) == {None}
-        headers = bell["headers"]
+        headers = message["headers"]
         assert (headers["task"], headers["id"], headers["ignore_result"]) == (EXECUTE, accepted["id"], True)
         assert (headers["eta"], headers["expires"], headers["retries"]) == (None, None, 0)
         assert accepted["id"] in headers["argsrepr"]
-        bodies = "".join(base64.b64decode(each["body"]).decode() for each in bells(valkey))
+        bodies = "".join(base64.b64decode(each["body"]).decode() for each in messages(valkey))
         kept = everything_in(valkey) + bodies.encode()
         for secret in (*SECRETS, tenant.secret, tenant.id):
             assert secret.encode() not in kept
@@ -74,28 +74,28 @@ def test_bells_are_rung_in_order_for_background_and_held_alike(database_url: str
         head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            await_until(lambda: len(rung(valkey)) == 2, 5, "the held request rang no bell")
-        assert rung(valkey) == tenant.ids(order="asc")
-        assert rung(valkey)[0] == first
+            await_until(lambda: len(enqueued(valkey)) == 2, 5, "the held request rang no bell")
+        assert enqueued(valkey) == tenant.ids(order="asc")
+        assert enqueued(valkey)[0] == first
 
 
 def test_what_is_due_later_is_the_dispatchers_to_ring(database_url: str, valkey: ValkeyServer) -> None:
     with ringing(database_url, valkey.url) as (server, tenant):
         job_id = tenant.submit(run_at=time.time() + 60)["id"]
-        assert rung(valkey) == []
-        assert Hand(server).job(job_id).rung_at is None
+        assert enqueued(valkey) == []
+        assert Hand(server).job(job_id).enqueued_at is None
 
 
 def test_the_queue_takes_no_more_than_its_window(database_url: str, valkey: ValkeyServer) -> None:
     with ringing(database_url, valkey.url, concurrency=1) as (_, tenant):
         ids = [tenant.submit()["id"] for _ in range(5)]
-        assert rung(valkey) == ids[:2]
+        assert enqueued(valkey) == ids[:2]
 
 
 def test_without_a_worker_no_bell_is_rung(database_url: str, valkey: ValkeyServer) -> None:
     with serve(settings_for(database_url, valkey.url)) as server, a_tenant(server) as tenant:
         assert tenant.submit()["status"] == "queued"
-        assert rung(valkey) == []
+        assert enqueued(valkey) == []
 
 
 def test_a_retry_rings(database_url: str, valkey: ValkeyServer) -> None:
@@ -103,7 +103,7 @@ def test_a_retry_rings(database_url: str, valkey: ValkeyServer) -> None:
         job_id = tenant.submit(run_at=time.time() + 60)["id"]
         Hand(server).bring_to(Status.CANCELLED, job_id)
         tenant.http.post(f"/v1/responses/{job_id}/retry")
-        assert rung(valkey) == [job_id]
+        assert enqueued(valkey) == [job_id]
 
 
 def assert_quick_and_durable(server: Server, tenant: Tenant, seconds: float) -> None:
@@ -111,7 +111,7 @@ def assert_quick_and_durable(server: Server, tenant: Tenant, seconds: float) -> 
     ids = [tenant.submit()["id"] for _ in range(10)]
     assert time.monotonic() - began < seconds
     assert tenant.ids(order="asc") == ids
-    assert {Hand(server).job(each).rung_at for each in ids} == {None}  # so the dispatcher rings once it can
+    assert {Hand(server).job(each).enqueued_at for each in ids} == {None}  # so the dispatcher rings once it can
 
 
 def test_with_the_broker_gone_ten_submits_take_a_second_at_most(database_url: str) -> None:
@@ -136,7 +136,7 @@ def test_a_broker_that_dies_after_it_was_asked_costs_no_job(database_url: str, v
         assert time.monotonic() - began < 4  # the connect timeout, once
         assert tenant.get(job_id)["status"] == "queued"
         valkey.start()
-        await_until(lambda: tenant.submit()["id"] in rung(valkey), 5, "no bell is rung any more")
+        await_until(lambda: tenant.submit()["id"] in enqueued(valkey), 5, "no bell is rung any more")
         assert Hand(server).job(job_id).status is Status.QUEUED
 
 
@@ -166,7 +166,7 @@ def test_bells_share_one_connection_to_the_broker(database_url: str, valkey: Val
         before = connections_made(valkey)
         ids = [tenant.submit()["id"] for _ in range(5)]
         assert connections_made(valkey) - before == 1  # who counts
-        assert rung(valkey)[1:] == ids
+        assert enqueued(valkey)[1:] == ids
 
 
 def test_the_first_bell_after_a_restart_of_the_broker_is_heard(database_url: str, valkey: ValkeyServer) -> None:
@@ -175,4 +175,4 @@ def test_the_first_bell_after_a_restart_of_the_broker_is_heard(database_url: str
         valkey.stop()
         valkey.start()
         job_id = tenant.submit()["id"]
-        assert rung(valkey) == [job_id]
+        assert enqueued(valkey) == [job_id]

@@ -9,13 +9,13 @@ from openai import OpenAI
 
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from tests.api.world import MODEL, Hand, Server, Tenant, assert_error
 from tests.support.names import get_names
 from worker.maintenance import follow_ups, pruner
 
-NOBODY = Announcer(connect("redis://127.0.0.1:1"), get_names)
+NOBODY = Notifier(connect("redis://127.0.0.1:1"), get_names)
 NOWHERE = "resp_01980000000000000000000000000000"
 
 
@@ -29,7 +29,7 @@ def test_it_is_due_at_once_after_an_answer_and_echoes_what_it_follows(tenant: Te
     first = tenant.submit()["id"]
     hand.complete(first)
     follow_up = tenant.submit("And then?", previous_response_id=first, instructions="Be brief.")
-    assert (follow_up["previous_response_id"], follow_up["backburner"]["waits_for"]) == (first, None)
+    assert (follow_up["previous_response_id"], follow_up["backburner"]["blocked_by"]) == (first, None)
     assert hand.claim(follow_up["id"]).status is Status.IN_PROGRESS
 
 
@@ -37,10 +37,10 @@ def test_it_waits_for_one_that_runs(server: Server, tenant: Tenant, hand: Hand) 
     first = tenant.submit()["id"]
     follow_up = tenant.submit(previous_response_id=first)
     facts = follow_up["backburner"]
-    assert (facts["waits_for"], facts["next_attempt_at"], facts["queue_position"]) == (first, None, None)
+    assert (facts["blocked_by"], facts["next_attempt_at"], facts["queue_position"]) == (first, None, None)
     hand.complete(first)
     follow_ups.run_once(server.database, NOBODY, datetime.now(UTC))
-    assert tenant.get(follow_up["id"])["backburner"]["waits_for"] is None
+    assert tenant.get(follow_up["id"])["backburner"]["blocked_by"] is None
     assert hand.claim(follow_up["id"]).status is Status.IN_PROGRESS
 
 
@@ -123,8 +123,8 @@ def test_a_retried_follow_up_waits_again(server: Server, tenant: Tenant, hand: H
     first = tenant.submit()["id"]
     follow_up = tenant.submit(previous_response_id=first)["id"]
     tenant.http.post(f"/v1/responses/{follow_up}/cancel")
-    revived = tenant.http.post(f"/v1/responses/{follow_up}/retry").json()
-    assert (revived["status"], revived["backburner"]["waits_for"]) == ("queued", first)
+    retried = tenant.http.post(f"/v1/responses/{follow_up}/retry").json()
+    assert (retried["status"], retried["backburner"]["blocked_by"]) == ("queued", first)
     hand.complete(first)
     follow_ups.run_once(server.database, NOBODY, datetime.now(UTC))
     assert hand.claim(follow_up).status is Status.IN_PROGRESS

@@ -160,9 +160,9 @@ def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, ten
     with ThreadPoolExecutor(1) as pool:
         with held_by_socket(server, tenant) as (job_id, connection):
             other = pool.submit(tenant.get, job_id, wait=30)
-            await_until(lambda: len(server.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
+            await_until(lambda: len(server.state.listener._waiting.get(job_id, ())) == 2, 5, "they do not wait")
             connection.close()
-        await_until(lambda: len(server.parts.waiters._waiting.get(job_id, ())) == 1, 5, "both or none are left")
+        await_until(lambda: len(server.state.listener._waiting.get(job_id, ())) == 1, 5, "both or none are left")
         assert not other.done()
         hand.complete(job_id)
         assert other.result(5)["status"] == "completed"
@@ -297,7 +297,7 @@ def test_a_server_that_stops_says_so_and_that_nothing_is_to_be_sent_again(server
         held(tenant) as (job_id, answer),
     ):
         waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
-        await_until(lambda: len(stopping.parts.waiters._waiting.get(job_id, ())) == 2, 5, "they do not wait")
+        await_until(lambda: len(stopping.state.listener._waiting.get(job_id, ())) == 2, 5, "they do not wait")
         stopping.stop()
         let_go, told = answer.result(10), waiter.result(10)
     assert job_id in assert_error(let_go, 503, type_="server_error", code="service_unavailable")

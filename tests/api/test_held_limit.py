@@ -18,10 +18,10 @@ WAYS = ["held create", "stream of a create", "stream of a background create", "w
 
 
 @pytest.fixture(scope="module")
-def narrow(server: Server) -> Iterator[Server]:
+def throttle(server: Server) -> Iterator[Server]:
     """It holds three answers of each key."""
-    with serve(settings_for(server.settings.database, server.settings.redis, max_held_per_key=MOST)) as narrow:
-        yield narrow
+    with serve(settings_for(server.settings.database, server.settings.redis, max_held_per_key=MOST)) as throttle:
+        yield throttle
 
 
 def request(tenant: Tenant, way: str, job_id: str) -> httpx.Request:
@@ -36,11 +36,11 @@ def request(tenant: Tenant, way: str, job_id: str) -> httpx.Request:
 def holding(server: Server, tenant: Tenant, ways: list[str], job_id: str) -> Iterator[list[Future[httpx.Response]]]:
     """All of them under way."""
     with ThreadPoolExecutor(len(ways)) as pool:
-        before = server.parts.holds.held(tenant.id)
+        before = server.state.holds.held(tenant.id)
         jobs = len(tenant.ids(limit=100)) + sum("create" in way for way in ways)
         answering = [pool.submit(tenant.http.send, request(tenant, way, job_id)) for way in ways]
         try:
-            await_until(lambda: server.parts.holds.held(tenant.id) == before + len(ways), 10, "not all are held")
+            await_until(lambda: server.state.holds.held(tenant.id) == before + len(ways), 10, "not all are held")
             await_until(lambda: len(tenant.ids(limit=100)) == jobs, 10, "not all are accepted")
             yield answering
         finally:
@@ -57,91 +57,94 @@ def assert_told_to_come_back(answer: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_one_too_many_is_told_so_and_nothing_is_bought(narrow: Server, way: str) -> None:
-    with a_tenant(narrow) as tenant, a_tenant(narrow) as other:
+def test_the_one_too_many_is_told_so_and_nothing_is_bought(throttle: Server, way: str) -> None:
+    with a_tenant(throttle) as tenant, a_tenant(throttle) as other:
         job_id = tenant.submit()["id"]
-        with holding(narrow, tenant, ["held create", "wait", "stream"], job_id):
+        with holding(throttle, tenant, ["held create", "wait", "stream"], job_id):
             jobs = tenant.ids()
             assert len(jobs) == 2
             assert_told_to_come_back(tenant.http.send(request(tenant, way, job_id)))
             assert tenant.ids() == jobs
             tenant.submit()
             assert tenant.get(job_id)["status"] == "queued"
-            with holding(narrow, other, ["held create"] * MOST, job_id):
-                assert narrow.parts.holds.held(other.id) == MOST
-        await_until(lambda: narrow.parts.holds.held(tenant.id) == 0, 5, "places are still taken")
-        with holding(narrow, tenant, [way], tenant.submit()["id"]):
-            assert narrow.parts.holds.held(tenant.id) == 1
+            with holding(throttle, other, ["held create"] * MOST, job_id):
+                assert throttle.state.holds.held(other.id) == MOST
+        await_until(lambda: throttle.state.holds.held(tenant.id) == 0, 5, "places are still taken")
+        with holding(throttle, tenant, [way], tenant.submit()["id"]):
+            assert throttle.state.holds.held(tenant.id) == 1
 
 
-def test_the_sdk_raises_its_rate_limit_error(narrow: Server) -> None:
-    with a_tenant(narrow) as tenant:
+def test_the_sdk_raises_its_rate_limit_error(throttle: Server) -> None:
+    with a_tenant(throttle) as tenant:
         job_id = tenant.submit()["id"]
-        client = OpenAI(base_url=f"{narrow.url}/v1", api_key=tenant.secret, max_retries=0)
-        with client, holding(narrow, tenant, ["wait"] * MOST, job_id):
+        client = OpenAI(base_url=f"{throttle.url}/v1", api_key=tenant.secret, max_retries=0)
+        with client, holding(throttle, tenant, ["wait"] * MOST, job_id):
             with pytest.raises(RateLimitError) as refused:
                 client.responses.create(model=MODEL, input="Hello")
             assert refused.value.code == "rate_limit_exceeded"
             assert tenant.ids() == [job_id]
 
 
-def test_an_answer_that_ends_makes_room(narrow: Server) -> None:
-    with a_tenant(narrow) as tenant:
+def test_an_answer_that_ends_makes_room(throttle: Server) -> None:
+    with a_tenant(throttle) as tenant:
         first, second = tenant.submit()["id"], tenant.submit()["id"]
-        with holding(narrow, tenant, ["wait", "stream"], first) as ending, holding(narrow, tenant, ["wait"], second):
-            Hand(narrow).complete(first)
+        with (
+            holding(throttle, tenant, ["wait", "stream"], first) as ending,
+            holding(throttle, tenant, ["wait"], second),
+        ):
+            Hand(throttle).complete(first)
             assert [each.result(10).status_code for each in ending] == [200, 200]
-            await_until(lambda: narrow.parts.holds.held(tenant.id) == 1, 5, "places are still taken")
+            await_until(lambda: throttle.state.holds.held(tenant.id) == 1, 5, "places are still taken")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whoever_leaves_makes_room(narrow: Server, way: str) -> None:
-    with a_tenant(narrow) as tenant:
+def test_whoever_leaves_makes_room(throttle: Server, way: str) -> None:
+    with a_tenant(throttle) as tenant:
         wanted = request(tenant, way, tenant.submit()["id"])
         with ExitStack() as stack:
             for _ in range(MOST):
-                line = stack.enter_context(Line(narrow))
+                line = stack.enter_context(Line(throttle))
                 fields = {"content_length": len(wanted.content)} if wanted.method == "POST" else {}
                 line.send(head(wanted.method, wanted.url.raw_path.decode(), tenant.secret, **fields), wanted.content)
-            await_until(lambda: narrow.parts.holds.held(tenant.id) == MOST, 5, "not all are held")
-        await_until(lambda: narrow.parts.holds.held(tenant.id) == 0, 5, "places are still taken")
+            await_until(lambda: throttle.state.holds.held(tenant.id) == MOST, 5, "not all are held")
+        await_until(lambda: throttle.state.holds.held(tenant.id) == 0, 5, "places are still taken")
 
 
-def test_what_is_refused_for_another_reason_takes_no_place(narrow: Server) -> None:
-    with a_tenant(narrow) as tenant:
+def test_what_is_refused_for_another_reason_takes_no_place(throttle: Server) -> None:
+    with a_tenant(throttle) as tenant:
         for body in (HELD | {"model": "none"}, HELD | {"previous_response_id": "resp_none"}, HELD | {"priority": 99}):
             for _ in range(MOST + 1):
                 assert tenant.http.post("/v1/responses", json=body).status_code in {400, 404}
         for query in ("stream=true", "wait=60"):
             for _ in range(MOST + 1):
                 assert tenant.http.get(f"/v1/responses/resp_none?{query}").status_code == 404
-        assert narrow.parts.holds.held(tenant.id) == 0
+        assert throttle.state.holds.held(tenant.id) == 0
 
 
-def test_a_key_sent_again_is_no_way_around(narrow: Server) -> None:
-    with a_tenant(narrow) as tenant, ThreadPoolExecutor(MOST) as pool:
+def test_a_key_sent_again_is_no_way_around(throttle: Server) -> None:
+    with a_tenant(throttle) as tenant, ThreadPoolExecutor(MOST) as pool:
         headers = {"idempotency-key": "one"}
         for each in range(MOST):
             pool.submit(tenant.http.post, "/v1/responses", json=HELD, headers=headers)
-            await_until(lambda: narrow.parts.holds.held(tenant.id) > each, 5, "it is not held")  # noqa: B023
+            await_until(lambda: throttle.state.holds.held(tenant.id) > each, 5, "it is not held")  # noqa: B023
         assert_told_to_come_back(tenant.http.post("/v1/responses", json=HELD, headers=headers))
         tenant.http.post(f"/v1/responses/{tenant.only_id()}/cancel")
 
 
-def test_a_create_that_lost_its_line_finds_its_job_again_however_many_are_held(narrow: Server) -> None:
-    with a_tenant(narrow) as tenant:
+def test_a_create_that_lost_its_line_finds_its_job_again_however_many_are_held(throttle: Server) -> None:
+    with a_tenant(throttle) as tenant:
         other = tenant.submit("other")["id"]
         body = b'{"model": "openai/o3-pro", "input": "mine"}'
-        with Line(narrow) as line:
+        with Line(throttle) as line:
             fields = {"x_stainless_retry_count": 0, "content_length": len(body)}
             line.send(head("POST", "/v1/responses", tenant.secret, **fields), body)
             await_until(lambda: len(tenant.ids()) == 2, 5, "it is not accepted")
         (mine,) = set(tenant.ids()) - {other}
-        await_until(lambda: narrow.parts.holds.held(tenant.id) == 0, 5, "its place is still taken")
-        with holding(narrow, tenant, ["wait"] * MOST, other), ThreadPoolExecutor(1) as pool:
+        await_until(lambda: throttle.state.holds.held(tenant.id) == 0, 5, "its place is still taken")
+        with holding(throttle, tenant, ["wait"] * MOST, other), ThreadPoolExecutor(1) as pool:
             headers = {"x-stainless-retry-count": "1"}
             again = pool.submit(tenant.http.post, "/v1/responses", content=body, headers=headers)
-            await_until(lambda: narrow.parts.holds.held(tenant.id) == MOST + 1, 10, "it has not joined")
-            Hand(narrow).complete(mine)
+            await_until(lambda: throttle.state.holds.held(tenant.id) == MOST + 1, 10, "it has not joined")
+            Hand(throttle).complete(mine)
             assert again.result(10).json()["id"] == mine
             assert set(tenant.ids()) == {mine, other}

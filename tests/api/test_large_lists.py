@@ -46,7 +46,7 @@ def stalled(server: Server, tenant: Tenant, path: str = "/v1/responses") -> Iter
 
 
 def places(server: Server, tenant: Tenant) -> int:
-    taken = server.parts.lists._places.get(tenant.id)
+    taken = server.state.lists._places.get(tenant.id)
     return taken.wanted if taken else 0
 
 
@@ -105,13 +105,13 @@ def test_nothing_is_read_for_a_reader_that_stalls(
     server: Server, tenant: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
-    read = server.parts.lists.read
+    read = server.state.lists.read
 
     async def counting(work: Callable[[], Any]) -> Any:
         reads.append(work)
         return await read(work)
 
-    monkeypatch.setattr(server.parts.lists, "read", counting)
+    monkeypatch.setattr(server.state.lists, "read", counting)
     monkeypatch.setattr(api.paging, "PAGE_BYTES", 1 << 30)
     with stalled(server, tenant) as connection:
         await_until(lambda: len(reads) >= 2, 5, "nothing was read")

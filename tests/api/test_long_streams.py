@@ -74,13 +74,13 @@ def test_a_slow_reader_is_read_for_no_further_than_it_has_come(
             append(tx, [Chunk(job_id, 1, LIVE_FROM + number, [event], Progress())])
     hand.cancel(job_id)
     asked: list[int] = []
-    read = server.parts.sequences.read
+    read = server.state.sequences.read
 
     async def counting(job: str, key: str, number: int) -> Any:
         asked.append(number)
         return await read(job, key, number)
 
-    monkeypatch.setattr(server.parts.sequences, "read", counting)
+    monkeypatch.setattr(server.state.sequences, "read", counting)
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(request_bytes(tenant, job_id))

@@ -66,7 +66,7 @@ def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, hand
 
     with ThreadPoolExecutor(2) as pool:
         watching = pool.submit(asyncio.run, all_watch())
-        places = server.parts.waiters._watching
+        places = server.state.listener._watching
         await_until(lambda: len(places.get(job_id, ())) == WATCHERS, 60, "not all watch")
         threads = threading.active_count()
         pool.submit(tell).result(60)

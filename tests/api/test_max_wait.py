@@ -49,7 +49,9 @@ def created(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.R
 def shut(server: Server) -> None:
     now = datetime.now(UTC)
     with server.database.begin() as tx:
-        provider_limits.close(tx, server.settings.lane, ErrorKind.UNREACHABLE, now, now, because="connection refused")
+        provider_limits.pause(
+            tx, server.settings.provider_limit, ErrorKind.UNREACHABLE, now, now, because="connection refused"
+        )
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def away(server: Server) -> Iterator[None]:
     shut(server)
     yield
     with server.database.begin() as tx:
-        provider_limits.reopen(tx, server.settings.lane, datetime.now(UTC))
+        provider_limits.resume(tx, server.settings.provider_limit, datetime.now(UTC))
 
 
 def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tenant, hand: Hand) -> None:

@@ -32,7 +32,7 @@ def revoke(request: pytest.FixtureRequest, server: Server, tenant: Tenant) -> An
         with server.database.begin() as tx:
             revoke_key(tx, tenant.id, datetime.now(UTC))
         if request.param == "told":
-            server.parts.announcer.revoked(tenant.id)
+            server.state.notifier.revoked(tenant.id)
         return time.monotonic()
 
     return act
@@ -112,7 +112,7 @@ def test_no_answer_is_shown_that_comes_right_after_the_revocation(
     server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any process has looked for revoked keys: each answer is checked as it is about to leave."""
-    monkeypatch.setattr(server.parts.key_watch, "_valid_among", lambda digests: digests)  # it never notices
+    monkeypatch.setattr(server.state.key_watch, "_valid_among", lambda digests: digests)  # it never notices
     waited, watched = tenant.submit()["id"], tenant.submit()["id"]
     teller = Teller(server, hand, watched)
     teller.begin()
@@ -132,10 +132,10 @@ def test_no_answer_is_shown_that_comes_right_after_the_revocation(
 def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, hand: Hand, revoke: Any) -> None:
     job_id = tenant.submit()["id"]
     with serve(server.settings) as second, second.client(tenant.secret) as http, ThreadPoolExecutor(2) as pool:
-        waiters = [pool.submit(each.get, f"/v1/responses/{job_id}?wait=60") for each in (tenant.http, http)]
+        listener = [pool.submit(each.get, f"/v1/responses/{job_id}?wait=60") for each in (tenant.http, http)]
         await_until(lambda: server.waiting(job_id) and second.waiting(job_id), 5, "they do not wait")
         revoke()
-        assert [each.result(WITHIN_SECONDS).status_code for each in waiters] == [401, 401]
+        assert [each.result(WITHIN_SECONDS).status_code for each in listener] == [401, 401]
 
 
 def test_those_of_other_keys_go_on(server: Server, tenant: Tenant, other: Tenant, hand: Hand, revoke: Any) -> None:
@@ -153,13 +153,13 @@ def test_those_of_other_keys_go_on(server: Server, tenant: Tenant, other: Tenant
 
 def test_many_watchers_are_looked_after_by_one_query(server: Server, tenant: Tenant, other: Tenant) -> None:
     asked: list[int] = []
-    look = server.parts.key_watch._valid_among
+    look = server.state.key_watch._valid_among
 
     def counting(digests: set[str]) -> set[str]:
         asked.append(len(digests))
         return look(digests)
 
-    server.parts.key_watch._valid_among = counting  # type: ignore[method-assign]
+    server.state.key_watch._valid_among = counting  # type: ignore[method-assign]
     ids = [each.submit()["id"] for each in (tenant, other) for _ in range(10)]
     try:
         with ThreadPoolExecutor(len(ids)) as pool:
@@ -170,6 +170,6 @@ def test_many_watchers_are_looked_after_by_one_query(server: Server, tenant: Ten
             ]
             assert all(each.result(10).status_code == 200 for each in waits)
     finally:
-        server.parts.key_watch._valid_among = look  # type: ignore[method-assign]
+        server.state.key_watch._valid_among = look  # type: ignore[method-assign]
     assert 1 <= len([each for each in asked if each == 2]) <= 3
-    assert not server.parts.key_watch._watched
+    assert not server.state.key_watch._watched

@@ -34,9 +34,9 @@ def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
 
 def requests_for(server: Server, job_id: str) -> list[str]:
     """The request that owes its client the answer of this job, if any."""
-    row = schema.unanswered.c
+    row = schema.undelivered_creates.c
     with server.database.read() as tx:
-        query = schema.unanswered.select().with_only_columns(row.request_id).where(row.job_id == job_id)
+        query = schema.undelivered_creates.select().with_only_columns(row.request_id).where(row.job_id == job_id)
         return list(tx.execute(query).scalars())
 
 
@@ -189,7 +189,7 @@ def test_what_a_background_create_bought_is_joined_when_its_answer_was_never_wri
     with server.database.begin() as tx:
         when = tx.execute(schema.jobs.select().where(schema.jobs.c.id == job_id)).mappings().one()["created_at"]
         mark = {"job_id": job_id, "api_key_id": tenant.id, "body_sha256": digest, "since": when}
-        tx.execute(schema.unanswered.insert().values(**mark, **killed))
+        tx.execute(schema.undelivered_creates.insert().values(**mark, **killed))
     assert post(tenant, body, **AGAIN).json()["id"] == job_id  # once the silence has lasted
     assert post(tenant, body, **AGAIN).json()["id"] != job_id
 
@@ -257,7 +257,7 @@ def test_the_retry_of_a_refused_request_is_refused(tenant: Tenant, client: OpenA
 
 def test_a_server_that_stops_leaves_no_owed_answer_behind(server: Server, tenant: Tenant) -> None:
     with serve(server.settings) as stopping:
-        process_id = stopping.parts.owed.process_id
+        process_id = stopping.state.undelivered.process_id
 
         def listed() -> bool:
             with server.database.read() as tx:

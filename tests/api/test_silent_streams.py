@@ -30,10 +30,10 @@ def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.M
 def test_silent_streams_are_looked_at_together_and_only_news_are_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiters, sequences, hand = server.parts.waiters, server.parts.sequences, Hand(server)
+    listener, sequences, hand = server.state.listener, server.state.sequences, Hand(server)
     looks: list[set[str]] = []
     reads: Counter[str] = Counter()
-    told_of, read = waiters._told_of, sequences.read
+    told_of, read = listener._told_of, sequences.read
 
     def looking(ids: Iterable[str]) -> Mapping[str, float]:
         looks.append({*ids})
@@ -44,13 +44,13 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
         return await read(job_id, *rest)
 
     def are_all_told() -> bool:
-        return {each.reached for job_id in ids for each in waiters._watching.get(job_id, ())} == {2}
+        return {each.reached for job_id in ids for each in listener._watching.get(job_id, ())} == {2}
 
     with a_tenant(server) as tenant, ExitStack() as streams:
         ids = [tenant.submit()["id"] for _ in range(STREAMS)]
         events = [streams.enter_context(watching(server, tenant, job_id)) for job_id in ids]
         await_until(are_all_told, 5, "not all have told that the response is queued")
-        monkeypatch.setattr(waiters, "_told_of", looking)
+        monkeypatch.setattr(listener, "_told_of", looking)
         monkeypatch.setattr(sequences, "read", reading)
         await_until(lambda: looks.count({*ids}) >= 5, 10, "nobody looks at all of them together")
         assert len(looks) <= 5 + STREAMS // 2  # the first may be of those that were just subscribed

@@ -15,7 +15,7 @@ from jobs.event_stream import LIVE_FROM, Progress
 from jobs.lifecycle import Status
 from jobs.store.attempts import attempts_of
 from jobs.store.conversations import note_sent
-from jobs.store.responses import get_document
+from jobs.store.responses import get_response_document
 from jobs.store.stream_events import Chunk, append
 from tests.api.watching import OPENING, TOLD, Teller, frames, kinds, stream, watching
 from tests.api.world import (
@@ -104,7 +104,7 @@ def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: T
     with watching(server, tenant, job_id) as events:
         assert kinds(stream_until(server, tenant, job_id, 2)) == OPENING[:2]
         hand.complete(first)
-        follow_ups.run_once(server.database, server.parts.announcer, datetime.now(UTC))
+        follow_ups.run_once(server.database, server.state.notifier, datetime.now(UTC))
         hand.claim(job_id)
         with server.database.begin() as tx:
             note_sent(tx, attempts_of(tx, job_id)[-1], 2, 3, datetime.now(UTC))
@@ -247,8 +247,8 @@ def test_what_is_run_again_while_its_end_is_read_has_not_ended(
 
     def run_again_first(tx: Any, *whose: str) -> Any:
         tenant.http.post(f"/v1/responses/{job_id}/retry").raise_for_status()
-        return get_document(tx, *whose)
+        return get_response_document(tx, *whose)
 
-    monkeypatch.setattr(api.sse, "get_document", run_again_first)
+    monkeypatch.setattr(api.sse, "get_response_document", run_again_first)
     page = look(server.database, job_id, job.api_key_id, LIVE_FROM)
     assert (page.frames, page.is_last) == ((), False)

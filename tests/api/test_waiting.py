@@ -24,7 +24,7 @@ REQUEST_THREADS = 40  # what Starlette lends to plain handlers, however many req
 
 
 def waiters_of(server: Server, job_id: str) -> int:
-    return len(server.parts.waiters._waiting.get(job_id, ()))
+    return len(server.state.listener._waiting.get(job_id, ()))
 
 
 async def wait_all(server: Server, tenant: Tenant, job_id: str) -> list[httpx.Response]:
@@ -157,7 +157,7 @@ def test_an_end_just_before_the_subscription_is_seen_at_once(
     subscribe = PubSub.subscribe
 
     def sleeps() -> bool:
-        return any(each._event._waiters for each in server.parts.waiters._waiting.get(job_id, ()))
+        return any(each._event._waiters for each in server.state.listener._waiting.get(job_id, ()))
 
     async def late(self: PubSub, *channels: str) -> None:
         if NAMES.of_job(job_id) in channels:

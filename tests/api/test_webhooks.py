@@ -20,8 +20,8 @@ from jobs.store import schema
 from jobs.store.api_keys import Scope
 from jobs.store.database import Database
 from jobs.store.webhooks.claims import claim_deliveries
-from jobs.store.webhooks.outbox import record_try
-from jobs.webhooks.protocol import DeliveryError, TryReport, key_of
+from jobs.store.webhooks.outbox import record_delivery_attempt
+from jobs.webhooks.protocol import DeliveryError, DeliveryReport, key_of
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 from tests.webhooks import hostile
@@ -100,7 +100,7 @@ def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -
 
     client.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
     sealed, until = former()
-    assert server.parts.seal.open(sealed) == made.signing_secret
+    assert server.state.cipher.decrypt(sealed) == made.signing_secret
     assert 86_390 < (until - datetime.now(UTC)).total_seconds() <= 86_400
     client.webhooks.rotate_secret(made.id)
     assert former() == (None, None)
@@ -202,8 +202,8 @@ class TestNames:
                 raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
             return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (each, port)) for each in FOUND[host]]
 
-        monkeypatch.setattr(server.parts.lookups, "_look_up", look_up)
-        monkeypatch.setattr(server.parts.lookups, "_seconds", 1.0)
+        monkeypatch.setattr(server.state.lookups, "_look_up", look_up)
+        monkeypatch.setattr(server.state.lookups, "_seconds", 1.0)
         yield server
         let_go.set()
 
@@ -245,18 +245,18 @@ class TestNames:
             with server.database.begin() as tx:
                 newest = select(row.id).where(row.endpoint_id == endpoint).order_by(row.id.desc()).limit(1)
                 [sending] = claim_deliveries(tx, [tx.execute(newest).scalar_one()], "wrk_0", datetime.now(UTC)).values()
-                record_try(tx, sending, TryReport(error), datetime.now(UTC), 0)
+                record_delivery_attempt(tx, sending, DeliveryReport(error), datetime.now(UTC), 0)
             newest_told = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"][0]
-            errors += [newest_told["error"], newest_told["tries"][0]["error"]]
+            errors += [newest_told["error"], newest_told["attempts"][0]["error"]]
         assert errors == ["address_refused"] * 4
 
     def test_names_that_hang_hold_up_neither_other_keys_nor_the_api(
         self, server: Server, tenant: Tenant, other: Tenant
     ) -> None:
-        server.parts.lookups._seconds = 5.0
+        server.state.lookups._seconds = 5.0
         with ThreadPoolExecutor(80) as threads:
             asking = [threads.submit(self.ask, tenant, f"hangs{number}.example.com") for number in range(80)]
-            lookups = server.parts.lookups
+            lookups = server.state.lookups
             await_until(lambda: len(lookups._waiting.get(tenant.id, ())) == 80 - 24, 4, "they do not all wait")
             for path in ("/readyz", "/healthz", "/v1/models"):
                 started_at = time.monotonic()
@@ -303,7 +303,7 @@ def test_the_log_redeliver_and_recover(tenant: Tenant, hand: Hand) -> None:
     hand.complete(job_id)
     [delivery] = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"]
     assert delivery["event_type"] == "response.completed"
-    assert (delivery["response_id"], delivery["status"], delivery["tries"]) == (job_id, "pending", [])
+    assert (delivery["response_id"], delivery["status"], delivery["attempts"]) == (job_id, "pending", [])
     again = tenant.http.post(f"/v1/webhook_deliveries/{delivery['id']}/redeliver").json()
     assert (again["id"], again["status"]) == (delivery["id"], "pending")
     failed = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries?status=failed").json()

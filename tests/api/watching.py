@@ -44,7 +44,7 @@ class Teller:
             attempt = attempts_of(tx, job_id)[-1]
             self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
         self._assembly = Assembly(limit=1_000_000, hear=self._output.hear, told=self._output.told)
-        server.parts.announcer.wrote(job_id)
+        server.state.notifier.wrote(job_id)
 
     def tell(self, kind: str, **fields: Any) -> None:
         self._assembly.take(Frame("", json.dumps({"type": kind, "output_index": 0, **fields}).encode()))
@@ -53,7 +53,7 @@ class Teller:
         with self._server.database.begin() as tx:
             append(tx, [chunk])
         self._output.confirm(chunk)
-        self._server.parts.announcer.wrote(self._job_id)
+        self._server.state.notifier.wrote(self._job_id)
 
     def begin(self) -> None:
         item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
@@ -104,7 +104,7 @@ def watching(server: Server, tenant: Tenant, job_id: str, **query: Any) -> Itera
 
 
 def watchers(server: Server, job_id: str) -> int:
-    return len(server.parts.waiters._watching.get(job_id, ()))
+    return len(server.state.listener._watching.get(job_id, ()))
 
 
 def kinds(events: list[Json]) -> list[str]:

@@ -13,7 +13,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from api.dependencies import Parts
+from api.dependencies import AppState
 from api.http_protocol import Protocol
 from api.main import create_app
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
@@ -59,13 +59,13 @@ class Server:
     uvicorn: uvicorn.Server
 
     @property
-    def parts(self) -> Parts:
-        parts: Parts = self.app.state.parts
-        return parts
+    def state(self) -> AppState:
+        state: AppState = self.app.state.state
+        return state
 
     @property
     def database(self) -> Database:
-        return self.parts.database
+        return self.state.database
 
     @property
     def port(self) -> int:
@@ -73,17 +73,17 @@ class Server:
 
     def waiting(self, job_id: str) -> bool:
         """Whether anybody in this process waits for the response."""
-        return job_id in self.parts.waiters._waiting
+        return job_id in self.state.listener._waiting
 
     @property
     def creates_behind(self) -> int:
         """How many creates wait in this process for the one transaction that is under way to end."""
-        return self.parts.intake.writes.waiting
+        return self.state.submit_batcher.writes.waiting
 
     @property
     def is_creating(self) -> bool:
         """Whether a transaction with creates is under way in this process."""
-        return self.parts.intake.writes.is_busy
+        return self.state.submit_batcher.writes.is_busy
 
     def stop(self) -> None:
         """Ask it to stop, as a SIGTERM would."""
@@ -196,7 +196,7 @@ class Hand:
 
     def __init__(self, server: Server) -> None:
         self._database = server.database
-        self._announcer = server.parts.announcer
+        self._notifier = server.state.notifier
 
     def job(self, job_id: str) -> Job:
         with self._database.read() as tx:
@@ -234,7 +234,7 @@ class Hand:
                 error_param=failure.provider_param,
                 error_http_status=failure.http_status,
             )
-        self._announcer.ended(job_id)
+        self._notifier.ended(job_id)
         return job
 
     def put_off(self, job_id: str, failure: Failure, delay: timedelta, *, raw: bytes | None = None) -> Job:
@@ -245,7 +245,7 @@ class Hand:
             end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, failure.http_status, raw))
             return move(
                 tx,
-                Verb.RETRY,
+                Verb.RESCHEDULE,
                 job,
                 now,
                 available_at=now + delay,
@@ -258,7 +258,7 @@ class Hand:
     def cancel(self, job_id: str) -> Job:
         with self._database.begin() as tx:
             job = move(tx, Verb.CANCEL, get_job(tx, job_id), datetime.now(UTC))
-        self._announcer.ended(job_id)
+        self._notifier.ended(job_id)
         return job
 
     def bring_to(self, status: Status, job_id: str) -> Job:
@@ -282,7 +282,7 @@ class Hand:
             end_attempt(tx, attempt, Outcome.INCOMPLETE if reason else Outcome.COMPLETED, now, report)
             job = move(
                 tx,
-                Verb.CUT if reason else Verb.COMPLETE,
+                Verb.COMPLETE_PARTIAL if reason else Verb.COMPLETE,
                 job,
                 now,
                 usage=report.usage,
@@ -292,7 +292,7 @@ class Hand:
             )
             save_answer(tx, job, report)
         if announce:
-            self._announcer.ended(job_id)
+            self._notifier.ended(job_id)
         return job
 
     def _held(self, job_id: str) -> tuple[Job, Attempt]:

@@ -24,7 +24,7 @@ from tests.chaos.record import (
 from tests.chaos.standstill import check_standstill
 from tests.chaos.verdict import Violation
 
-ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_cut", "expire"))
+ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_partial", "expire"))
 LATE_BY: Final = timedelta(seconds=20)
 REFILLED_WITHIN: Final = 2.0
 
@@ -185,12 +185,12 @@ def _broker(record: Record, seen: Seen) -> None:
                 raise Violation(7, f"{job_id} was submitted while the broker was hurt, and is {job['status']}", job_id)
             record.checked[7] += 1
             record.figures["acknowledged while the broker was hurt"] = record.checked[7]
-    for job_id, rung_at in seen.needless_bells:
+    for job_id, enqueued_at in seen.needless_messages:
         job = record.jobs.get(job_id)
-        rung = datetime.fromtimestamp(rung_at, UTC)
-        if job is not None and job_id not in seen.revived_at and job["completed_at"] <= rung:
+        enqueued = datetime.fromtimestamp(enqueued_at, UTC)
+        if job is not None and job_id not in seen.revived_at and job["completed_at"] <= enqueued:
             rows = record.attempts.get(job_id, ())
-            if any(row["started_at"] > rung and not follows_a_silent_worker(record, row) for row in rows):
+            if any(row["started_at"] > enqueued and not follows_a_silent_worker(record, row) for row in rows):
                 raise Violation(7, f"{job_id} had ended, was rung for nothing, and was called again", job_id)
         record.checked[7] += 1
     if seen.obeyed:

@@ -60,7 +60,7 @@ class Seen:
     polls: int = 0
     foreign_polls: int = 0
     foreign_leaks: list[str] = field(default_factory=list)
-    needless_bells: list[tuple[str, float]] = field(default_factory=list)
+    needless_messages: list[tuple[str, float]] = field(default_factory=list)
     refusals: int = 0  # of commands over the broker
     obeyed: list[str] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)

@@ -174,7 +174,7 @@ class Faults:
         if not self._provider_busy.acquire(blocking=False):
             return False
         try:
-            with self._world.window("lane"):
+            with self._world.window("provider_limit"):
                 bad_keys = [BAD_KEY, self._world.provider_key]
                 self._world.change_provider(**({"bad_keys": bad_keys} if why == "key" else {"balance": 0}))
                 wait.wait(min(seconds, 4))

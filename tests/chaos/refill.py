@@ -35,20 +35,20 @@ class Refill:
 def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecutor) -> Refill:
     """Close the lane, let jobs wait, flush, open the lane, and see how soon they run on slots that are all free."""
     world.change_provider(chaos=0)
-    lane = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").lane
+    provider_limit = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").provider_limit
     database = Database(world.database_url)
     try:
         _await_rest(database)
         now = datetime.now(UTC)
-        closed = {"closed_at": now, "closed_for": ErrorKind.OUT_OF_CREDIT, "probe_at": now + timedelta(hours=1)}
+        closed = {"paused_at": now, "pause_kind": ErrorKind.OUT_OF_CREDIT, "probe_at": now + timedelta(hours=1)}
         with database.begin() as tx:
-            tx.execute(delete(schema.lanes))
-            tx.execute(insert(schema.lanes).values(name=lane, probes=0, **closed))
+            tx.execute(delete(schema.provider_limits))
+            tx.execute(insert(schema.provider_limits).values(name=provider_limit, probes=0, **closed))
         waiting = _submit(clients, threads)
         _let_them_be_overdue(database, clients.seen, waiting)
         world.valkey.flush()
         with database.begin() as tx:
-            tx.execute(delete(schema.lanes))
+            tx.execute(delete(schema.provider_limits))
         opened_at = datetime.now(UTC)
         clients.drain(SETTLE_SECONDS)
         row = schema.attempts.c

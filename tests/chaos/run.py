@@ -16,7 +16,7 @@ from tests.chaos.world import World
 
 POLLERS = 2
 OUTAGE_AFTER = 0.4
-NEEDLESS_BELLS = 8
+NEEDLESS_MESSAGES = 8
 
 
 class Run:
@@ -84,7 +84,7 @@ class Run:
         begun = time.time()
         match fault.name:
             case "ring needlessly":
-                done = self._ring_needlessly(fault)
+                done = self._enqueue_needlessly(fault)
             case "command workers":
                 done = self._command(fault)
             case _:
@@ -99,19 +99,19 @@ class Run:
             self._faults.broker_outage(self._plan.outage_seconds, self._calm)
             self.seen.faults[f"broker away for {self._plan.outage_seconds:g} s"] += 1
 
-    def _ring_needlessly(self, fault: PlannedFault) -> bool:
+    def _enqueue_needlessly(self, fault: PlannedFault) -> bool:
         """Bells for jobs that have ended, that run, that wait already, and for one that never was, each twice."""
         chosen = self._choose(random.Random(fault.seconds))
-        rung = self._world.ring([*chosen, "resp_never_was"] * 2)
-        self.seen.needless_bells += [(job_id, time.time()) for job_id in chosen]
-        return rung > 0
+        enqueued = self._world.enqueue([*chosen, "resp_never_was"] * 2)
+        self.seen.needless_messages += [(job_id, time.time()) for job_id in chosen]
+        return enqueued > 0
 
     def _command(self, fault: PlannedFault) -> bool:
         """Commands to all workers, and bells with time limits, about such jobs."""
         rng = random.Random(fault.seconds)
         chosen = self._choose(rng)
         is_heard = strangers.limit(self._world.celery, chosen)
-        self.seen.needless_bells += [(job_id, time.time()) for job_id in chosen]
+        self.seen.needless_messages += [(job_id, time.time()) for job_id in chosen]
         refusals, obeyed = strangers.command(self._world.celery, rng, chosen)
         self.seen.refusals += refusals
         self.seen.obeyed += obeyed
@@ -120,7 +120,7 @@ class Run:
     def _choose(self, rng: random.Random) -> list[str]:
         """Some that have ended, and some that have not."""
         pools = (list(self.seen.ends), self._clients.open_jobs())
-        return [job_id for pool in pools for job_id in rng.sample(pool, min(NEEDLESS_BELLS, len(pool)))]
+        return [job_id for pool in pools for job_id in rng.sample(pool, min(NEEDLESS_MESSAGES, len(pool)))]
 
     def _supervise(self) -> None:
         while not self._over.wait(0.5):

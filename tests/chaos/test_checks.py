@@ -203,8 +203,8 @@ def forget_usage(record: Record, seen: Seen) -> None:
     record.sights[0].calls = 1
 
 
-def heed_a_needless_bell(record: Record, seen: Seen) -> None:
-    seen.needless_bells.append((JOB, unix(1.5)))
+def heed_a_needless_message(record: Record, seen: Seen) -> None:
+    seen.needless_messages.append((JOB, unix(1.5)))
     replace(record, completed_at=at(0.5))
 
 
@@ -267,7 +267,7 @@ BREACHES: list[tuple[int, Callable[[Record, Seen], None]]] = [
     (2, end_late),
     (3, change_the_end),
     (3, end_twice),
-    (3, heed_a_needless_bell),
+    (3, heed_a_needless_message),
     (4, throw_an_answer_away),
     (4, throw_an_answer_away_long_before_the_kill),
     (4, buy_an_answer_again),

@@ -22,7 +22,7 @@ from cli.up.commands import API
 from jobs.settings import Transport, load_settings
 from jobs.store.api_keys import BOOTSTRAP_ID, create_key
 from jobs.store.database import Database
-from jobs.task_queue import Dispatcher, create_celery, take_names
+from jobs.task_queue import TaskQueue, create_celery, take_names
 from tests.chaos.locks import ALWAYS_WRITES, Locker
 from tests.chaos.plan import (
     APIS,
@@ -170,8 +170,8 @@ class World:
         self.tenants.append(Tenant(key.id, secret))
         self.celery = create_celery(load_settings(redis_url=self.valkey.url, data_dir=str(self.data_dir)))
         take_names(self.celery, NAMES)
-        self.bell = Dispatcher(self.celery, get_names)
-        self._parts.callback(self.bell.close)
+        self.message = TaskQueue(self.celery, get_names)
+        self._parts.callback(self.message.close)
 
     def _is_ready(self, url: str) -> bool:
         return httpx.get(f"{url}/readyz").status_code == 200
@@ -281,9 +281,9 @@ class World:
         """Set options of the simulator, over a connection that is never hurt."""
         httpx.put(f"{self.provider_url}/_script", json=options, timeout=30).raise_for_status()
 
-    def ring(self, job_ids: Sequence[str]) -> int:
+    def enqueue(self, job_ids: Sequence[str]) -> int:
         """Put bells into the broker's queue that nobody needs; how many went in."""
-        return sum(self.bell.ring(job_id) for job_id in job_ids)
+        return sum(self.message.enqueue(job_id) for job_id in job_ids)
 
     def supervise(self) -> list[str]:
         """Start again what ended by itself, as an operator's supervisor would, and return the names.

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.up.supervisor import LEASH
+from cli.up.supervisor import DIE_WITH_PARENT
 from tests.cli.running import is_alive
 from tests.support.waiting import await_until
 
@@ -27,7 +27,7 @@ with subprocess.Popen(leash + sleeper, start_new_session=True, pass_fds=[reader]
 
 @pytest.fixture(params=["kernel", "guard"])
 def supervisor(request: pytest.FixtureRequest) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", SUPERVISOR, str(LEASH), request.param]
+    command = [sys.executable, "-c", SUPERVISOR, str(DIE_WITH_PARENT), request.param]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -55,12 +55,12 @@ def test_nothing_stays_behind_when_the_child_ends(supervisor: "subprocess.Popen[
 
 def test_a_child_whose_supervisor_is_gone_already_does_not_start(tmp_path: Path) -> None:
     started = tmp_path / "started"
-    command = [sys.executable, "-I", "-S", str(LEASH), "1", "", "touch", str(started)]
+    command = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), "1", "", "touch", str(started)]
     assert subprocess.run(command, check=False).returncode == 1
     assert not started.exists()
 
 
 def test_a_command_that_is_not_there_is_named() -> None:
-    command = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), "", "no-such-command"]
+    command = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid()), "", "no-such-command"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (127, "cannot run no-such-command: No such file or directory\n")

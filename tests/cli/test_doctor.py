@@ -24,7 +24,7 @@ from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
 from jobs.store.jobs import submit
-from jobs.store.undelivered_creates import Process, beat_process
+from jobs.store.undelivered_creates import Process, heartbeat_process
 from tests.simulator.provider import running
 from tests.support.records import make_key, make_spec
 from tests.support.valkey import ClusterServer, ValkeyServer
@@ -285,7 +285,7 @@ def test_the_simulator_is_seen_through(healthy: pytest.MonkeyPatch) -> None:
 def test_a_silent_worker_does_not_count(healthy: pytest.MonkeyPatch, sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.begin() as tx:
-        workers.give_up_silent(tx, database_now(tx) + timedelta(minutes=1), timedelta(seconds=10))
+        workers.mark_silent_dead(tx, database_now(tx) + timedelta(minutes=1), timedelta(seconds=10))
     database.close()
     status, findings = diagnose()
     assert (status, findings["worker"][0]["message"]) == (1, "no live worker: what is submitted stays queued")
@@ -450,7 +450,7 @@ def test_a_host_whose_clock_is_off_is_named(
     a_worker_reports(sqlite_url, workers.Report(None, 100, None, host_ahead=ahead))
     database = Database(sqlite_url)
     with database.begin() as tx:
-        beat_process(tx, Process("api_1", "elsewhere", 815, ahead.total_seconds()), database_now(tx))
+        heartbeat_process(tx, Process("api_1", "elsewhere", 815, ahead.total_seconds()), database_now(tx))
     database.close()
     status, findings = diagnose()
     assert (status, {each["status"] for each in findings["clocks"]}) == (0, {"warning"})

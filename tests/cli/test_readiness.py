@@ -22,9 +22,9 @@ from tests.support.valkey import ValkeyServer
 from tests.support.valkey_faults import replica
 from tests.support.waiting import await_until
 
-ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "lane"}
+ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "provider_limit"}
 """Which of `doctor`'s rows tells of what is missing; the others have its name."""
-SHARED = {"database", "broker", "worker", "waiting", "lane"}
+SHARED = {"database", "broker", "worker", "waiting", "provider_limit"}
 PATIENCE = timedelta(seconds=10)
 
 
@@ -54,7 +54,7 @@ def server(shared_server: Server) -> Iterator[Server]:
         workers.register(tx, "here", 1, 100, database_now(tx))
     yield shared_server
     with database.begin() as tx:
-        for each in (schema.jobs, schema.workers, schema.lanes):
+        for each in (schema.jobs, schema.workers, schema.provider_limits):
             tx.execute(delete(each))
         tx.execute(text("UPDATE alembic_version SET version_num = :release"), {"release": release})
 
@@ -86,7 +86,7 @@ def reports(**facts: Any) -> Callable[[Server], None]:
 
 def silence(server: Server) -> None:
     with server.database.begin() as tx:
-        workers.give_up_silent(tx, database_now(tx) + timedelta(minutes=1), PATIENCE)
+        workers.mark_silent_dead(tx, database_now(tx) + timedelta(minutes=1), PATIENCE)
 
 
 def drain(server: Server) -> None:
@@ -94,12 +94,14 @@ def drain(server: Server) -> None:
         workers.beat(tx, only_worker(tx), database_now(tx), draining=True)
 
 
-def close_lane(pause: float) -> Callable[[Server], None]:
+def pause_provider(pause: float) -> Callable[[Server], None]:
     def close(server: Server) -> None:
-        lane, kind = server.settings.lane, ErrorKind.BAD_CREDENTIALS
+        provider_limit, kind = server.settings.provider_limit, ErrorKind.BAD_CREDENTIALS
         with server.database.begin() as tx:
             now = database_now(tx)
-            provider_limits.close(tx, lane, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause))
+            provider_limits.pause(
+                tx, provider_limit, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause)
+            )
 
     return close
 
@@ -151,8 +153,8 @@ def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None
         (reports(slots=40, short_of="too many open files"), [], 1),
         (reports(unrecorded=15), [], 1),
         (reports(host_ahead=timedelta(hours=-2)), [], 1),
-        (close_lane(60), ["provider"], 0),
-        (close_lane(-60), [], 0),
+        (pause_provider(60), ["provider"], 0),
+        (pause_provider(-60), [], 0),
         (stand_still, ["pick-up"], 0),
         (be_busy, [], 0),
         (be_of_another_release, ["migrations"], 0),
@@ -181,8 +183,8 @@ def test_they_name_the_same_while_the_broker_is_away(
         body, rows, said = told(server)
     assert body["missing"] == missing
     assert_they_agree(body, rows, said)
-    dispatcher = server.parts.dispatcher
-    await_until(lambda: dispatcher.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+    task_queue = server.state.task_queue
+    await_until(lambda: task_queue.why_away(None) is None, 5, "the broker is left alone for more than a moment")
 
 
 @pytest.mark.one_database
@@ -196,8 +198,8 @@ def test_a_key_that_is_no_queue_is_found_by_both(server: Server, shared_valkey: 
     assert body["missing"] == ["broker"]
     assert "WRONGTYPE" in body["reasons"]["broker"]
     assert_they_agree(body, rows, said)
-    dispatcher = server.parts.dispatcher
-    await_until(lambda: dispatcher.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+    task_queue = server.state.task_queue
+    await_until(lambda: task_queue.why_away(None) is None, 5, "the broker is left alone for more than a moment")
 
 
 @pytest.mark.one_database

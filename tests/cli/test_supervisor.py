@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cli.up.supervisor import LONGEST_LINE, Listener, Program, Supervisor, describe_exit
+from cli.up.supervisor import LONGEST_LINE, ProcessObserver, Program, Supervisor, describe_exit
 
 
 def run(code: str, **environment: str) -> tuple[int, list[tuple[str, str]]]:
@@ -13,7 +13,7 @@ def run(code: str, **environment: str) -> tuple[int, list[tuple[str, str]]]:
     lines: list[tuple[str, str]] = []
 
     async def once() -> int:
-        supervisor = Supervisor(Listener(lambda name, line: lines.append((name, line)), lambda _: None))
+        supervisor = Supervisor(ProcessObserver(lambda name, line: lines.append((name, line)), lambda _: None))
         return await supervisor.run_once(Program("it", (sys.executable, "-c", code), environment))
 
     return asyncio.run(once()), lines

@@ -12,14 +12,14 @@ import psutil
 import pytest
 
 from tests.cli.running import ROOT, Running, environment, is_alive, left_of
-from tests.cli.standing import STAND_IN
+from tests.cli.up_processes import STAND_IN
 from tests.support.waiting import await_until
 
 
-class Standing(Running):
+class ResponseSummary(Running):
     def __init__(self, directory: Path, trait: str) -> None:
         self.log = directory / "log"
-        super().__init__((sys.executable, "-m", "tests.cli.standing", str(self.log), trait), ROOT, environment())
+        super().__init__((sys.executable, "-m", "tests.cli.up_processes", str(self.log), trait), ROOT, environment())
 
     def noted(self, pattern: str) -> list[str]:
         return re.findall(pattern, self.log.read_text() if self.log.exists() else "", re.MULTILINE)
@@ -44,14 +44,14 @@ class Standing(Running):
 
 
 @contextmanager
-def standing(directory: Path, trait: str = "") -> Iterator[Standing]:
-    with Standing(directory, trait) as running:
+def summary(directory: Path, trait: str = "") -> Iterator[ResponseSummary]:
+    with ResponseSummary(directory, trait) as running:
         yield running
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: signal.Signals) -> None:
-    with standing(tmp_path) as running:
+    with summary(tmp_path) as running:
         running.wait_until_up()
         children = running.children()
         running.signal(which)
@@ -63,7 +63,7 @@ def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: s
 
 
 def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
-    with standing(tmp_path) as running:
+    with summary(tmp_path) as running:
         running.wait_until_up()
         started = running.noted(r"^(\w+) started")
         assert set(started[:2]) == {"store", "migrate"}
@@ -72,7 +72,7 @@ def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
 
 
 def test_nothing_is_served_on_a_database_that_could_not_be_migrated(tmp_path: Path) -> None:
-    with standing(tmp_path, "broken") as running:
+    with summary(tmp_path, "broken") as running:
         assert running.exit_status() == 1
         assert running.lines[-1] == "migrate exited with status 3; its own lines above say why"
         assert not running.noted(r"^(worker|api) started")
@@ -80,7 +80,7 @@ def test_nothing_is_served_on_a_database_that_could_not_be_migrated(tmp_path: Pa
 
 
 def test_what_is_missing_is_said_and_waited_for(tmp_path: Path) -> None:
-    with standing(tmp_path, "unready") as running:
+    with summary(tmp_path, "unready") as running:
         running.match(r"not ready after 0\.5 s: missing: a live worker; still waiting")
         assert "announced" not in running.output
         running.signal(signal.SIGINT)
@@ -88,7 +88,7 @@ def test_what_is_missing_is_said_and_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_signal_before_all_is_up_stops_what_there_is(tmp_path: Path) -> None:
-    with standing(tmp_path) as running:
+    with summary(tmp_path) as running:
         running.wait_for("store started")
         running.signal(signal.SIGINT)
         assert running.exit_status() == 0
@@ -96,7 +96,7 @@ def test_a_signal_before_all_is_up_stops_what_there_is(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
-    with standing(tmp_path, "stubborn") as running:
+    with summary(tmp_path, "stubborn") as running:
         running.wait_until_up()
         running.signal(signal.SIGINT)
         running.wait_for("worker SIGTERM")
@@ -106,7 +106,7 @@ def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
 
 
 def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None:
-    with standing(tmp_path, "deaf") as running:
+    with summary(tmp_path, "deaf") as running:
         running.wait_until_up()
         worker = running.pid("worker")
         for heard in ("SIGTERM", "SIGQUIT"):
@@ -119,7 +119,7 @@ def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None
 
 
 def test_a_worker_is_not_hurried_while_it_records_paid_answers(tmp_path: Path) -> None:
-    with standing(tmp_path, "recording") as running:
+    with summary(tmp_path, "recording") as running:
         running.wait_until_up()
         running.signal(signal.SIGTERM)
         running.match("recording 2 paid answers; Ctrl-C again gives them up")
@@ -129,7 +129,7 @@ def test_a_worker_is_not_hurried_while_it_records_paid_answers(tmp_path: Path) -
 
 
 def test_a_second_signal_gives_up_what_a_worker_records(tmp_path: Path) -> None:
-    with standing(tmp_path, "recording") as running:
+    with summary(tmp_path, "recording") as running:
         running.wait_until_up()
         running.signal(signal.SIGINT)
         running.match("recording 2 paid answers; Ctrl-C again gives them up")
@@ -139,7 +139,7 @@ def test_a_second_signal_gives_up_what_a_worker_records(tmp_path: Path) -> None:
 
 
 def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
-    with standing(tmp_path, "deaf") as running:
+    with summary(tmp_path, "deaf") as running:
         running.wait_until_up()
         children = running.children()
         assert len(children) == 3
@@ -148,7 +148,7 @@ def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
-    with standing(tmp_path) as running:
+    with summary(tmp_path) as running:
         running.wait_until_up()
         known = running.pid("worker")
         running.stop_reading()
@@ -160,7 +160,7 @@ def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
 
 
 def test_a_child_that_keeps_dying_is_named_and_started_after_growing_pauses(tmp_path: Path) -> None:
-    with standing(tmp_path) as running:
+    with summary(tmp_path) as running:
         running.wait_until_up()
         pids = [running.pid("worker")]
         while len(pids) <= 4:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.compose.composefile import ROOT, ComposeFile, Service
-from tests.support.server import HOST, Leash, free_port
+from tests.support.server import HOST, DieWithParent, free_port
 from tests.support.waiting import await_until
 
 START_SECONDS = 60
@@ -67,7 +67,7 @@ class Container:
             **{name: self._local(value) for name, value in service.environment.items()},
         }
         self._popen: subprocess.Popen[bytes] | None = None
-        self._leash: Leash | None = None
+        self._die_with_parent: DieWithParent | None = None
 
     @property
     def url(self) -> str:
@@ -93,7 +93,7 @@ class Container:
                 stderr=log,
                 start_new_session=True,
             )
-        self._leash = Leash(self._popen.pid, SIGKILL)
+        self._die_with_parent = DieWithParent(self._popen.pid, SIGKILL)
 
     def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command beside it, as `docker compose exec` does; `environment` is added to the container's."""
@@ -139,9 +139,9 @@ class Container:
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
-        if self._leash is not None:
-            self._leash.let_go()
-            self._leash = None
+        if self._die_with_parent is not None:
+            self._die_with_parent.let_go()
+            self._die_with_parent = None
 
     def _local(self, text: str) -> str:
         for there, here in self._addresses.items():

@@ -10,7 +10,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
 from jobs.settings import Settings, load_settings
-from jobs.task_queue import Dispatcher, create_celery
+from jobs.task_queue import TaskQueue, create_celery
 from tests.compose.broker import ComposeValkey
 from tests.compose.composefile import DOTENV, load
 from tests.support.names import NAMES, get_names
@@ -118,12 +118,12 @@ def test_flower_reads_how_long_the_queues_are(broker: ComposeValkey) -> None:
 
 def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: ComposeValkey) -> None:
     app = create_celery(settings_of(broker, BACKBURNER))
-    dispatcher = Dispatcher(app, get_names)
-    assert dispatcher.depth() == 0
-    assert dispatcher.why_away(NAMES) is None
-    assert dispatcher.ring("resp_1")
-    assert dispatcher.depth() == 1
-    dispatcher.close()
+    task_queue = TaskQueue(app, get_names)
+    assert task_queue.depth() == 0
+    assert task_queue.why_away(NAMES) is None
+    assert task_queue.enqueue("resp_1")
+    assert task_queue.depth() == 1
+    task_queue.close()
     with broker.as_user(BACKBURNER, PASSWORDS[BACKBURNER]) as client:
         client.delete(NAMES.calls)
 

@@ -17,7 +17,7 @@ from jobs.store.database import Database
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import Answer, Receiver
+from tests.support.webhook_endpoint import Answer, Destination
 
 RECEIVERS = 8
 SUBMITTERS = 4
@@ -39,7 +39,7 @@ class Outcome:
     missing: set[str]
     duplicates: int
     unexplained: dict[str, tuple[int, list[str]]]
-    lost_tries: int
+    lost_attempts: int
     undelivered: int
 
 
@@ -51,7 +51,7 @@ def deliver_under_fire(
     with ExitStack() as exits:
         stack = exits.enter_context(Stack(database_url, valkey.url, directory, environment, workers=2))
         answering = Answer(hang=0.2)
-        receivers = [exits.enter_context(Receiver(lambda _: answering)) for _ in range(RECEIVERS)]
+        receivers = [exits.enter_context(Destination(lambda _: answering)) for _ in range(RECEIVERS)]
         with stack.openai() as client:
             for receiver in receivers:
                 client.webhooks.create(name="hook", url=receiver.url, event_types=["response.cancelled"])
@@ -77,11 +77,11 @@ def deliver_under_fire(
         return _outcome(database, Counter(name for receiver in receivers for name in _named(receiver)))
 
 
-def _at_least(receivers: Sequence[Receiver], count: int) -> bool:
+def _at_least(receivers: Sequence[Destination], count: int) -> bool:
     return sum(len(receiver.delivered) for receiver in receivers) >= count
 
 
-def _named(receiver: Receiver) -> list[str]:
+def _named(receiver: Destination) -> list[str]:
     return [f"{receiver.port} {each}" for each in receiver.ids()]
 
 
@@ -99,26 +99,26 @@ def _open(database: Database) -> bool:
 
 
 def _outcome(database: Database, arrived: Counter[str]) -> Outcome:
-    row, endpoint, made = schema.webhook_deliveries.c, schema.webhook_endpoints.c, schema.webhook_tries.c
+    row, endpoint, made = schema.webhook_deliveries.c, schema.webhook_endpoints.c, schema.webhook_delivery_attempts.c
     with database.read() as tx:
         joined = schema.webhook_deliveries.join(schema.webhook_endpoints, endpoint.id == row.endpoint_id)
         query = select(row.id, row.event_id, row.status, endpoint.url).select_from(joined)
         deliveries = {each.id: each for each in tx.execute(query)}
-        tries: dict[str, list[str]] = {}
+        attempts: dict[str, list[str]] = {}
         for each in tx.execute(select(made.delivery_id, made.error_kind).order_by(made.delivery_id, made.number)):
-            tries.setdefault(each.delivery_id, []).append(each.error_kind or "delivered")
+            attempts.setdefault(each.delivery_id, []).append(each.error_kind or "delivered")
     ports = {delivery_id: each.url.rsplit(":", 1)[1].partition("/")[0] for delivery_id, each in deliveries.items()}
     names = {delivery_id: f"{ports[delivery_id]} {each.event_id}" for delivery_id, each in deliveries.items()}
     unexplained = {
-        delivery_id: (arrived[name], tries[delivery_id])
+        delivery_id: (arrived[name], attempts[delivery_id])
         for delivery_id, name in names.items()
-        if arrived[name] > 1 + tries[delivery_id].count("lost")
+        if arrived[name] > 1 + attempts[delivery_id].count("lost")
     }
     return Outcome(
         events=len(deliveries),
         missing={delivery_id for delivery_id, name in names.items() if not arrived[name]},
         duplicates=sum(arrived.values()) - len(arrived),
         unexplained=unexplained,
-        lost_tries=sum(each.count("lost") for each in tries.values()),
+        lost_attempts=sum(each.count("lost") for each in attempts.values()),
         undelivered=sum(each.status != "delivered" for each in deliveries.values()),
     )

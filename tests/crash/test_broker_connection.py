@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from kombu.connection import Connection
 
-from jobs.broker_connection import BrokerAway, BrokerLine
+from jobs.broker_connection import BrokerAway, BrokerConnection
 from jobs.settings import load_settings
-from jobs.task_queue import EXECUTE, Dispatcher, create_celery
+from jobs.task_queue import EXECUTE, TaskQueue, create_celery
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST
 from tests.support.tls_proxy import TlsLine
@@ -22,9 +22,9 @@ class Killed(BaseException):
 
 
 @contextmanager
-def line_to(valkey: ValkeyServer, *, keep: bool = True) -> Iterator[BrokerLine]:
+def line_to(valkey: ValkeyServer, *, keep: bool = True) -> Iterator[BrokerConnection]:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
-    line = BrokerLine(app, keep=keep)
+    line = BrokerConnection(app, keep=keep)
     yield line
     line.close()
     app.close()
@@ -72,42 +72,42 @@ def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) 
 
 def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
-    bell = Dispatcher(app, get_names)
-    assert bell.ring_all(["resp_1", "resp_2"]) == 2
-    assert bell.depth() == 2
+    message = TaskQueue(app, get_names)
+    assert message.enqueue_all(["resp_1", "resp_2"]) == 2
+    assert message.depth() == 2
     valkey.flush()
-    assert bell.depth() == 0
-    assert bell.ring("resp_1")
-    assert bell.depth() == 1
+    assert message.depth() == 0
+    assert message.enqueue("resp_1")
+    assert message.depth() == 1
     with valkey.client() as client:
         assert EXECUTE.encode() in client.lrange(NAMES.calls, 0, -1)[0]
-    bell.close()
+    message.close()
 
 
 @pytest.mark.parametrize(("code", "fault"), NO_WRITES.items(), ids=NO_WRITES)
 def test_a_broker_that_takes_no_writes_says_why(
     fault: Callable[[ValkeyServer], AbstractContextManager[None]], code: str, valkey: ValkeyServer
 ) -> None:
-    dispatcher = Dispatcher(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
-    assert dispatcher.why_away(NAMES) is None
+    task_queue = TaskQueue(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
+    assert task_queue.why_away(NAMES) is None
     with fault(valkey):
         for _ in range(2):  # the second asks nobody, as the broker is left alone for a second
-            assert f"it answers {code}" in str(dispatcher.why_away(NAMES))
-    await_until(lambda: dispatcher.why_away(NAMES) is None, 5, "it does not take writes again")
-    dispatcher.close()
+            assert f"it answers {code}" in str(task_queue.why_away(NAMES))
+    await_until(lambda: task_queue.why_away(NAMES) is None, 5, "it does not take writes again")
+    task_queue.close()
 
 
 def test_one_with_no_connection_to_spare_says_so(valkey: ValkeyServer) -> None:
-    dispatcher = Dispatcher(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
+    task_queue = TaskQueue(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
     with valkey.client() as client:
         client.config_set("maxclients", 1)
-        assert "max number of clients reached" in str(dispatcher.why_away(NAMES))
-    dispatcher.close()
+        assert "max number of clients reached" in str(task_queue.why_away(NAMES))
+    task_queue.close()
 
 
 def test_a_certificate_that_nobody_vouches_for_is_named(valkey: ValkeyServer) -> None:
     with TlsLine(valkey.port) as line:
         url = f"rediss://{HOST}:{line.port}/0"
-        dispatcher = Dispatcher(create_celery(load_settings(redis_url=url, data_dir="unused")), get_names)
-        assert str(dispatcher.why_away(NAMES)).startswith("TLS with it fails: self-signed certificate")
-        dispatcher.close()
+        task_queue = TaskQueue(create_celery(load_settings(redis_url=url, data_dir="unused")), get_names)
+        assert str(task_queue.why_away(NAMES)).startswith("TLS with it fails: self-signed certificate")
+        task_queue.close()

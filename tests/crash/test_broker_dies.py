@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 from jobs.settings import load_settings
-from jobs.task_queue import EXECUTE, Dispatcher, create_celery, take_names
+from jobs.task_queue import EXECUTE, TaskQueue, create_celery, take_names
 from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.server import HOST
 from tests.support.stack import ROOT
@@ -85,6 +85,6 @@ def test_a_line_that_breaks_within_a_command_is_a_broker_that_is_away(valkey: Va
         Thread(target=server.serve_forever, daemon=True).start()
         settings = load_settings(redis_url=f"redis://{HOST}:{server.server_address[1]}/0", data_dir="unused")
         app = create_celery(settings)
-        assert Dispatcher(app, get_names).depth() is None
+        assert TaskQueue(app, get_names).depth() is None
         app.close()
         server.shutdown()

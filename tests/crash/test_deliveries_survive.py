@@ -12,4 +12,4 @@ def test_every_event_arrives_and_duplicates_come_of_kills_alone(
     outcome = deliver_under_fire(postgres_url, valkey, tmp_path, events=104, kills=1, flushes=2, seconds=60)
     assert (outcome.events, outcome.missing, outcome.undelivered) == (104, set(), 0)
     assert outcome.unexplained == {}
-    assert outcome.duplicates <= outcome.lost_tries
+    assert outcome.duplicates <= outcome.lost_attempts

@@ -21,30 +21,30 @@ from jobs.event_stream import Hear
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
 from jobs.model_catalog import Catalogue, Model
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.retry import Backoff
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.workers import register
-from jobs.task_queue import Dispatcher, create_celery
+from jobs.task_queue import TaskQueue, create_celery
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.records import MODEL, Records, snapshot
 from tests.support.stack import Process
 from tests.support.waiting import await_until
 from worker.executor import Executor
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.live_stream import LiveLog
 from worker.maintenance import deadlines, rescuer
 from worker.outcome import Policy
-from worker.pending_outcomes import Unrecorded
-from worker.provider.call_handle import AbortReason, Line
+from worker.pending_outcomes import PendingOutcomes
+from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.client import ProviderClient
-from worker.provider_limiter import LaneKeeper
-from worker.registration import Identity
+from worker.provider_limiter import ProviderLimiter
+from worker.registration import WorkerRegistration
 
 pytestmark = pytest.mark.long
 
@@ -131,7 +131,7 @@ class DyingProvider(ProviderClient):
         request_id: str,
         model: Model,
         deadline: timedelta,
-        line: Line,
+        handle: CallHandle,
         accepted: Callable[[str], None],
         heard: Hear | None = None,
         told: Collection[str] = (),
@@ -142,36 +142,36 @@ class DyingProvider(ProviderClient):
             request_id=request_id,
             model=model,
             deadline=deadline,
-            line=line,
+            handle=handle,
             accepted=accepted,
             heard=heard,
             told=told,
         )
         if self._step is Step.SENT:
-            self._die_waiting(calling, request_id, line)
+            self._die_waiting(calling, request_id, handle)
         report = calling()
         if self._step is Step.ANSWERED:
             raise Killed
         return report
 
-    def _die_waiting(self, calling: Callable[[], CallReport], request_id: str, line: Line) -> None:
+    def _die_waiting(self, calling: Callable[[], CallReport], request_id: str, handle: CallHandle) -> None:
         thread = Thread(target=calling, daemon=True)
         thread.start()
         await_until(lambda: self._world.calls(request_id), 10, "the call never arrived")
-        line.abort(AbortReason.RELEASED)  # the dead process's sockets are closed by its system
+        handle.abort(AbortReason.RELEASED)  # the dead process's sockets are closed by its system
         thread.join()
         raise Killed
 
 
-class DyingAnnouncer(Announcer):
+class DyingNotifier(Notifier):
     def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
         super().ended(*job_ids, deliveries=deliveries)
         raise Killed
 
 
-class DyingDispatcher(Dispatcher):
-    def ring(self, job_id: str) -> bool:
-        super().ring(job_id)
+class DyingDispatcher(TaskQueue):
+    def enqueue(self, job_id: str) -> bool:
+        super().enqueue(job_id)
         raise Killed
 
 
@@ -195,12 +195,12 @@ class World:
 
     def run_attempt(self, job: Job, dies_at: Step) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        dispatcher = DyingDispatcher if dies_at is Step.ANNOUNCED else Dispatcher
-        announcer = DyingAnnouncer if dies_at is Step.ANNOUNCED else Announcer
+        task_queue = DyingDispatcher if dies_at is Step.ANNOUNCED else TaskQueue
+        notifier = DyingNotifier if dies_at is Step.ANNOUNCED else Notifier
         database = DyingDatabase(self.database.url.render_as_string(hide_password=False), dies_at)
         try:
             executor = self._executor(
-                database, DyingProvider(self, dies_at), dispatcher(create_celery(settings), get_names), announcer
+                database, DyingProvider(self, dies_at), task_queue(create_celery(settings), get_names), notifier
             )
             executor.run(job.id)
         finally:
@@ -210,41 +210,48 @@ class World:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         database = BlinkingDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
-        self._executor(database, provider, Dispatcher(create_celery(settings), get_names), Announcer).run(job.id)
+        self._executor(database, provider, TaskQueue(create_celery(settings), get_names), Notifier).run(job.id)
         database.close()
 
     def lose_the_word_of_a_claim(self, job: Job) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         database = MutedDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
-        bell = Dispatcher(create_celery(settings), get_names)
-        self._executor(database, provider, bell, Announcer).run(job.id)
+        message = TaskQueue(create_celery(settings), get_names)
+        self._executor(database, provider, message, Notifier).run(job.id)
         database.close()
         claimed = self.records.reload(job)
         assert claimed.worker_id is not None, "the claim was not committed"
         now = self.clock.advance(rescuer.ORPHAN_AGE + SECOND)
-        announcer = Announcer(connect(self.valkey_url), get_names)
-        assert rescuer.rescue_orphans(self.database, bell, announcer, now, claimed.worker_id, Calls(lambda: None)) == 1
+        notifier = Notifier(connect(self.valkey_url), get_names)
+        assert (
+            rescuer.rescue_orphans(
+                self.database, message, notifier, now, claimed.worker_id, InFlightCalls(lambda: None)
+            )
+            == 1
+        )
 
     def _executor(
-        self, database: Database, provider: ProviderClient, dispatcher: Dispatcher, announcer: type[Announcer]
+        self, database: Database, provider: ProviderClient, task_queue: TaskQueue, notifier: type[Notifier]
     ) -> Executor:
         silent_since = datetime.now(UTC) - WORKER_TIMEOUT - SECOND
         with self.database.begin() as tx:
             worker_id = register(tx, "a-host", 4711, 10, silent_since)
-        announcing = announcer(connect(self.valkey_url), get_names)
+        announcing = notifier(connect(self.valkey_url), get_names)
         return Executor(
             database,
             provider,
             POLICY,
-            identity=Identity(database, 10, worker_id),
-            lane=LaneKeeper(database, LaneSettings(self.provider_url), WORKER_TIMEOUT, self.clock),
-            calls=Calls(on_end=lambda: None),
+            registration=WorkerRegistration(database, 10, worker_id),
+            provider_limit=ProviderLimiter(
+                database, ProviderLimitSettings(self.provider_url), WORKER_TIMEOUT, self.clock
+            ),
+            calls=InFlightCalls(on_end=lambda: None),
             live=LiveLog(database, announcing),
-            unrecorded=Unrecorded(self.folder),
+            unrecorded=PendingOutcomes(self.folder),
             catalogue=Catalogue([MODEL]),
-            dispatcher=dispatcher,
-            announcer=announcing,
+            task_queue=task_queue,
+            notifier=announcing,
             clock=self.clock,
             jitter=lambda: 0.5,
         )
@@ -252,13 +259,13 @@ class World:
     def take_over(self, job: Job) -> Job:
         """What another worker's maintenance and slots make of it."""
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        bell, announcer = Dispatcher(create_celery(settings), get_names), Announcer(connect(self.valkey_url), get_names)
+        message, notifier = TaskQueue(create_celery(settings), get_names), Notifier(connect(self.valkey_url), get_names)
         survivor = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
         for _ in range(4):
             now = self.clock.advance(WORKER_TIMEOUT)
-            rescuer.run_once(self.database, bell, announcer, now, WORKER_TIMEOUT)
-            deadlines.run_once(self.database, announcer, now)
-            self._executor(self.database, survivor, bell, Announcer).run(job.id)
+            rescuer.run_once(self.database, message, notifier, now, WORKER_TIMEOUT)
+            deadlines.run_once(self.database, notifier, now)
+            self._executor(self.database, survivor, message, Notifier).run(job.id)
             if (current := self.records.reload(job)).status.is_terminal:
                 break
         return current

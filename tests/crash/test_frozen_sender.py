@@ -11,7 +11,7 @@ from tests.crash.delivering import SETTINGS
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Destination
 
 pytestmark = pytest.mark.long
 
@@ -29,7 +29,7 @@ def test_an_event_that_came_twice_has_a_lost_try_that_tells_why(
     environment = {**SETTINGS, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
     with (
         Stack(database_url, valkey.url, tmp_path, environment) as stack,
-        Receiver(answer) as receiver,
+        Destination(answer) as receiver,
         stack.http() as http,
     ):
         hook = {"name": "hook", "url": receiver.url, "event_types": ["response.completed"]}
@@ -37,7 +37,7 @@ def test_an_event_that_came_twice_has_a_lost_try_that_tells_why(
 
         def delivery() -> tuple[str, list[tuple[str | None, int | None]]]:
             [told] = http.get(f"/webhook_endpoints/{endpoint_id}/deliveries").raise_for_status().json()["data"]
-            return told["status"], [(each["error"], each["status_code"]) for each in told["tries"]]
+            return told["status"], [(each["error"], each["status_code"]) for each in told["attempts"]]
 
         stack.submit("Hello")
         receiver.await_count(1)

@@ -16,5 +16,5 @@ def test_none_of_two_thousand_events_is_missing(database_url: str, valkey: Valke
     outcome = deliver_under_fire(database_url, valkey, tmp_path, events=2000, kills=6, flushes=10, seconds=300)
     assert (outcome.events, outcome.missing, outcome.undelivered) == (2000, set(), 0)
     assert outcome.unexplained == {}
-    assert outcome.duplicates <= outcome.lost_tries, outcome
+    assert outcome.duplicates <= outcome.lost_attempts, outcome
     sys.stdout.write(f"{outcome}\n")

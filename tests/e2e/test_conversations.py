@@ -172,7 +172,7 @@ def test_a_follow_up_to_a_running_one_waits_for_it(stack: Stack) -> None:
     first = create(stack, "[[sim: full delay=1 text=One.]] First?")
     second = create(stack, "[[sim: full text=Two.]] Second?", previous_response_id=first.id)
     third = create(stack, "[[sim: full text=Three.]] Third?", previous_response_id=second.id)
-    assert facts(third)["waits_for"] == second.id
+    assert facts(third)["blocked_by"] == second.id
     done = [poll(stack, each) for each in (first, second, third)]
     assert [each.output_text for each in done] == ["One.", "Two.", "Three."]
     for before, after in itertools.pairwise(done):

@@ -17,7 +17,7 @@ from jobs.store.database import Database
 from tests.support.hanging import Hanging
 from tests.support.stack import API_KEY, MODEL, Stack
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import Receiver
+from tests.support.webhook_endpoint import Destination
 
 pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
@@ -53,7 +53,7 @@ def test_many_hanging_receivers_of_one_key_do_not_delay_anothers_webhooks(stack:
     def client(key: str) -> httpx.Client:
         return httpx.Client(base_url=stack.base_url, headers={"authorization": f"Bearer {key}"}, timeout=60)
 
-    with Hanging() as hanging, Receiver() as receiver, client(API_KEY) as greedy, client(secret) as other:
+    with Hanging() as hanging, Destination() as receiver, client(API_KEY) as greedy, client(secret) as other:
         for url in hanging.urls(4 * SLOTS):
             end_one(greedy, url)
         await_until(lambda: len(hanging.held) >= SLOTS * 3 // 4, 20, stack.logs)

@@ -20,7 +20,7 @@ from tests.support.waiting import await_until
 
 pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
@@ -103,7 +103,9 @@ def test_a_worker_counts_by_what_it_listens_to_and_says_when_it_last_took_someth
     assert (row.queues, row.concurrency, row.took_at) == (f"{CALLS},{DELIVERIES}", 3, None)
     assert run(stack.settings(), "worker.health").returncode == 0
     stack.await_all([stack.submit("[[sim: full delay=0]] Hello")], "completed", 20)
-    await_until(lambda: worker_rows(stack)[0].took_at, BEAT_SECONDS, "the heartbeat does not say that it took a job")
+    await_until(
+        lambda: worker_rows(stack)[0].took_at, HEARTBEAT_SECONDS, "the heartbeat does not say that it took a job"
+    )
     valkey.freeze()  # the worker lives, and takes nothing
     await_until(lambda: worker_rows(stack)[0].queues == "", 30, stack.logs)
     assert readiness(stack)["missing"] == ["broker"]

@@ -45,8 +45,8 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
 def test_a_worker_starts_and_works_while_the_lane_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
     """Each start ended after a second, however often a supervisor tried again."""
     with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:
-        lane = httpx.URL(stack.provider_url).netloc.decode()
-        session.execute("INSERT INTO lanes (name, probes) VALUES (%s, 0)", (lane,))
+        provider_limit = httpx.URL(stack.provider_url).netloc.decode()
+        session.execute("INSERT INTO lanes (name, probes) VALUES (%s, 0)", (provider_limit,))
         session.commit()
         session.execute("SELECT 1 FROM lanes FOR UPDATE")
         worker = stack.start_worker()

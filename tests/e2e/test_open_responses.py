@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.open_responses import (
     DONE,
-    Told,
+    StreamRead,
     assert_failure,
     assert_items_are_told_whole,
     assert_response,
@@ -149,7 +149,7 @@ def created(http: httpx.Client, body: Json) -> Json:
     return response
 
 
-def streamed(http: httpx.Client, body: Json) -> Told:
+def streamed(http: httpx.Client, body: Json) -> StreamRead:
     with http.stream("POST", "/responses", json={**body, "stream": True}) as answer:
         return read_stream(answer)
 

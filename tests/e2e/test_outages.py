@@ -76,10 +76,10 @@ def create(stack: Stack, **fields: Any) -> httpx.Response:
         return http.post("/responses", json={"model": MODEL, "input": "Hello", **fields})
 
 
-def closed_at(stack: Stack) -> datetime:
+def paused_at(stack: Stack) -> datetime:
     database = Database(stack.database_url)
     with database.read() as tx:
-        found: datetime = tx.execute(select(schema.lanes.c.closed_at)).scalar_one()
+        found: datetime = tx.execute(select(schema.provider_limits.c.paused_at)).scalar_one()
     database.close()
     return found
 
@@ -167,7 +167,7 @@ def _outage(stack: OutageStack, reason: str, words: str) -> None:
 def _while_it_lasts(stack: OutageStack, jobs: list[str], reason: str, words: str) -> None:
     await_until(lambda: readiness(stack)[1]["provider"]["reason"] == reason, 30, stack.logs)
     assert readiness(stack)[1]["missing"] == ["provider"]
-    paused_at = closed_at(stack)
+    paused_at = paused_at(stack)
     waiting_for = stack.get(jobs[-1])["backburner"]["waiting_for"]
     assert re.search(r"^provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)$", waiting_for), waiting_for
     assert f"({words})" in waiting_for
@@ -187,7 +187,7 @@ def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeySer
         await_until(lambda: readiness(stack)[1]["provider"]["reason"] == "unreachable", 30, stack.logs)
         words = "provider unreachable (connection refused) since "
         assert readiness(stack)[1]["provider"]["state"].startswith(words)
-        assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
+        assert "backburner_provider_active 0.0" in httpx.get(f"{stack.url}/metrics").text
         assert all(each["backburner"]["waiting_for"].startswith(words) for each in every(stack))
         client = {"base_url": stack.base_url, "api_key": API_KEY}
         for verb in (["get", jobs[0]], ["list"]):
@@ -197,7 +197,7 @@ def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeySer
         assert f"closed: {words}" in " ".join(doctor.stdout.split()), doctor.stdout
         stack.outage.end()
         stack.await_all(jobs, "completed", 60)
-        assert "backburner_lane_open 1.0" in httpx.get(f"{stack.url}/metrics").text
+        assert "backburner_provider_active 1.0" in httpx.get(f"{stack.url}/metrics").text
         worker = stack.worker_processes[0]
         assert "connection refused" in worker.match(r".*lane closed.*")[0]
         assert "seconds" in worker.match(r".*lane open.*")[0]

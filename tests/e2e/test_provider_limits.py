@@ -53,8 +53,8 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     assert (status, body["missing"]) == (503, ["provider"])
     state = body["provider"].pop("state")
     assert re.fullmatch(r"provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)", state), state
-    assert body["provider"] == {"lane": "closed", "reason": reason, "max_calls": None}
-    assert "backburner_lane_open 0.0" in httpx.get(f"{stack.url}/metrics").text
+    assert body["provider"] == {"provider_limit": "closed", "reason": reason, "max_calls": None}
+    assert "backburner_provider_active 0.0" in httpx.get(f"{stack.url}/metrics").text
     assert {each["status"] for each in map(stack.get, jobs)} == {"queued"}
     refused = len(stack.calls())
     assert refused <= 5
@@ -91,7 +91,7 @@ def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> 
 def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> None:
     stack.tell(max_concurrency=4)
     jobs = stack.submit_many(60, "[[sim: full delay=0.5]] Hello")
-    await_until(lambda: readiness(stack)[1]["provider"]["lane"] == "narrowed", 10, "it was never narrowed")
+    await_until(lambda: readiness(stack)[1]["provider"]["provider_limit"] == "throttled", 10, "it was never narrowed")
     stack.await_all(jobs, "completed", 60)
     refused = [call for call in stack.calls() if call["http_status"] == 429]
     assert len(refused) <= len(jobs)

@@ -12,7 +12,7 @@ from cli.doctor.local import check_broker, check_redis
 from cli.doctor.result import Level
 from jobs.redis_url import connect, connect_async
 from jobs.settings import load_settings
-from jobs.task_queue import Dispatcher, create_celery
+from jobs.task_queue import TaskQueue, create_celery
 from tests.support.names import get_names
 from tests.support.server import HOST
 from tests.support.stack import Stack
@@ -42,11 +42,11 @@ def test_everybody_verifies_the_certificate_alike(
     with TlsLine(valkey.port) as line:
         url = f"rediss://{host}:{line.port}/0{query}"
         settings = load_settings(redis_url=url, data_dir=str(tmp_path), namespace="of-this-test")
-        dispatcher = Dispatcher(create_celery(settings), get_names)
-        seen = [dispatcher.depth() is not None, check_redis(url).level is Level.OK]
+        task_queue = TaskQueue(create_celery(settings), get_names)
+        seen = [task_queue.depth() is not None, check_redis(url).level is Level.OK]
         seen.append(check_broker(settings).level is Level.OK)
         seen += [_answers(lambda: connect(url).ping()), _answers(lambda: asyncio.run(_ping(url)))]
-        dispatcher.close()
+        task_queue.close()
         assert seen == [works] * 5
         assert bool(line.taken) is works
 

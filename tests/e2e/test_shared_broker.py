@@ -11,7 +11,7 @@ from jobs.broker_names import Names
 from jobs.settings import load_settings
 from jobs.store.database import Database
 from jobs.store.installation import Installation
-from jobs.task_queue import Dispatcher, create_celery, take_names
+from jobs.task_queue import TaskQueue, create_celery, take_names
 from migrations import upgrade
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
@@ -46,16 +46,16 @@ def test_neither_takes_the_others_messages_nor_obeys_its_commands(valkey: Valkey
         ours = names_of(stack.database_url)
         assert ours.namespace != other.namespace
         with celery_of(valkey, other) as theirs, celery_of(valkey, ours) as mine:
-            bell = Dispatcher(theirs, lambda: other)
-            assert bell.ring_all([f"resp_{number}" for number in range(MESSAGES)]) == MESSAGES
+            message = TaskQueue(theirs, lambda: other)
+            assert message.enqueue_all([f"resp_{number}" for number in range(MESSAGES)]) == MESSAGES
             stack.await_all(stack.submit_many(MESSAGES, "[[sim: full delay=0]] Hello"), "completed", 30)
-            assert bell.depth() == MESSAGES
+            assert message.depth() == MESSAGES
             assert not theirs.control.inspect(timeout=1).ping()
             assert len(mine.control.inspect(timeout=10, limit=1).ping() or {}) == 1
             theirs.control.shutdown()
             Celery("a stranger", broker=valkey.url, set_as_current=False).control.shutdown()
             stack.await_all(stack.submit_many(1, "[[sim: full delay=0]] Hello"), "completed", 30)
-            bell.close()
+            message.close()
         assert stack.worker_processes[0].popen.poll() is None
         with valkey.client() as client:
             shared = [key for key in client.keys("*") if b"backburner" in key and not key.startswith(b"_kombu.")]

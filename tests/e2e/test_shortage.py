@@ -15,7 +15,7 @@ from tests.support.no_files import file_limit, no_more_files
 from tests.support.stack import MODEL, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import Receiver
+from tests.support.webhook_endpoint import Destination
 
 pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
@@ -63,7 +63,7 @@ def test_answers_that_come_while_no_file_can_be_opened_are_kept(stack: Stack) ->
 
 def test_a_delivery_that_it_cannot_send_is_put_back_uncounted(stack: Stack) -> None:
     worker = stack.worker_processes[0]
-    with Receiver() as receiver, stack.openai() as client, ThreadPoolExecutor(1) as pool:
+    with Destination() as receiver, stack.openai() as client, ThreadPoolExecutor(1) as pool:
         endpoint = client.webhooks.create(name="mine", url=receiver.url, event_types=ALL)
         with no_more_files(worker.popen.pid):
             result = pool.submit(client.webhooks.test, endpoint.id, event_type="response.failed")

@@ -17,7 +17,7 @@ from tests.e2e import trip
 from tests.support.stack import API_KEY, ROOT, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import OK, Answer, Receiver
+from tests.support.webhook_endpoint import OK, Answer, Destination
 
 pytestmark = pytest.mark.one_database
 
@@ -36,8 +36,8 @@ def stack(
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+def receiver() -> Iterator[Destination]:
+    with Destination() as receiver:
         yield receiver
 
 
@@ -56,7 +56,7 @@ def deliveries(stack: Stack, endpoint_id: str) -> list[dict[str, Any]]:
     return data
 
 
-def test_every_end_arrives_signed_within_a_second_or_two(stack: Stack, client: OpenAI, receiver: Receiver) -> None:
+def test_every_end_arrives_signed_within_a_second_or_two(stack: Stack, client: OpenAI, receiver: Destination) -> None:
     endpoint = client.webhooks.create(name="mine", url=receiver.url, event_types=ALL)
     completed = trip.create(stack, "[[sim: full]] Hello")
     incomplete = trip.create(stack, "[[sim: incomplete]] Hello")
@@ -81,7 +81,7 @@ def test_every_end_arrives_signed_within_a_second_or_two(stack: Stack, client: O
     assert len(receiver.delivered) == 4
 
 
-def test_the_sdks_test_tells_what_the_endpoint_answered(client: OpenAI, receiver: Receiver) -> None:
+def test_the_sdks_test_tells_what_the_endpoint_answered(client: OpenAI, receiver: Destination) -> None:
     endpoint = client.webhooks.create(name="mine", url=receiver.url, event_types=ALL)
     result = client.webhooks.test(endpoint.id, event_type="response.failed")
     assert (result.status_code, result.event_type, result.webhook_endpoint_id) == (200, "response.failed", endpoint.id)
@@ -95,7 +95,7 @@ def test_the_sdks_test_tells_what_the_endpoint_answered(client: OpenAI, receiver
         client.webhooks.test(endpoint.id, event_type="response.failed")
 
 
-def test_a_request_names_its_own_receiver(stack: Stack, client: OpenAI, receiver: Receiver) -> None:
+def test_a_request_names_its_own_receiver(stack: Stack, client: OpenAI, receiver: Destination) -> None:
     secret = "whsec_b25lIHNlY3JldCBvZiBteSBvd24="  # "one secret of my own"
     webhook = {"url": receiver.url, "secret": secret, "events": ["response.completed"]}
     told = trip.run(stack, "[[sim: full]] Hello", extra_body={"webhook": webhook})
@@ -110,9 +110,9 @@ def test_a_request_names_its_own_receiver(stack: Stack, client: OpenAI, receiver
 
 
 def test_receivers_that_hang_delay_neither_calls_nor_the_others(
-    stack: Stack, client: OpenAI, receiver: Receiver
+    stack: Stack, client: OpenAI, receiver: Destination
 ) -> None:
-    with Receiver(lambda _: Answer(hang=60)) as hanging:
+    with Destination(lambda _: Answer(hang=60)) as hanging:
         client.webhooks.create(name="hangs", url=hanging.url, event_types=ALL)
         by_name = receiver.url.replace("127.0.0.1", "localhost")
         client.webhooks.create(name="works", url=by_name, event_types=ALL)
@@ -126,7 +126,7 @@ def test_receivers_that_hang_delay_neither_calls_nor_the_others(
 
 @pytest.mark.long
 def test_what_failed_is_tried_again_and_the_command_line_shows_it(
-    stack: Stack, client: OpenAI, receiver: Receiver
+    stack: Stack, client: OpenAI, receiver: Destination
 ) -> None:
     receiver.answer = lambda _: OK if len(receiver.delivered) > 1 else Answer(500)
     made = json.loads(command(stack, "create", receiver.url, "--name", "shell", "--json"))
@@ -150,7 +150,7 @@ def test_what_failed_is_tried_again_and_the_command_line_shows_it(
 
 
 def test_a_flush_of_the_broker_is_harmless(
-    stack: Stack, client: OpenAI, receiver: Receiver, valkey_url_of_module: str
+    stack: Stack, client: OpenAI, receiver: Destination, valkey_url_of_module: str
 ) -> None:
     client.webhooks.create(name="works", url=receiver.url, event_types=ALL)
     ids = [trip.create(stack, "[[sim: full]] Hello").id for _ in range(10)]

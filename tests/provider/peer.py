@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from jobs.errors import Failure
 from jobs.job import CallReport
 from jobs.model_catalog import Model
-from worker.provider.call_handle import KEEPALIVE, Line
+from worker.provider.call_handle import KEEPALIVE, CallHandle
 from worker.provider.client import ProviderClient
 
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
@@ -168,20 +168,22 @@ def client_for(server: Server, **options: Any) -> ProviderClient:
 
 
 def call(
-    client: ProviderClient, line: Line | None = None, body: dict[str, Any] | None = None, deadline: float = 30
+    client: ProviderClient, handle: CallHandle | None = None, body: dict[str, Any] | None = None, deadline: float = 30
 ) -> CallReport:
     return client.call(
         dict(body or BODY),
         request_id="resp_0:1",
         model=Model("some/model"),
         deadline=timedelta(seconds=deadline),
-        line=line or Line(),
+        handle=handle or CallHandle(),
         accepted=_never,
     )
 
 
-def start(client: ProviderClient, line: Line, body: dict[str, Any] | None = None, deadline: float = 30) -> Pending:
-    return Pending(lambda: call(client, line, body, deadline))
+def start(
+    client: ProviderClient, handle: CallHandle, body: dict[str, Any] | None = None, deadline: float = 30
+) -> Pending:
+    return Pending(lambda: call(client, handle, body, deadline))
 
 
 def _never(response_id: str) -> None:
@@ -198,7 +200,7 @@ def exchange(
     server: Server, answer: bytes, then: Callable[[Peer], None] = lambda _: None, **options: Any
 ) -> CallReport:
     """One call that gets `answer`."""
-    pending = start(client_for(server, **options), Line())
+    pending = start(client_for(server, **options), CallHandle())
     peer = server.accept()
     peer.read_request()
     peer.send(answer)
@@ -211,7 +213,7 @@ def failure(report: CallReport) -> Failure:
     return report.result
 
 
-class WatchedLine(Line):
+class WatchedHandle(CallHandle):
     """Reads the options of its socket."""
 
     __slots__ = ("options",)

@@ -16,7 +16,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer
 from tests.provider.peer import ANSWER, BODY, SOON, Server, call, client_for, failure, head, start, whole
 from tests.support.waiting import await_until
-from worker.provider.call_handle import AbortReason, Line
+from worker.provider.call_handle import AbortReason, CallHandle
 
 LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
 
@@ -28,21 +28,21 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 
 def test_before_the_call_nothing_is_connected(server: Server) -> None:
-    line = Line()
-    assert line.abort(AbortReason.CANCELLED)
-    report = call(client_for(server), line)
+    handle = CallHandle()
+    assert handle.abort(AbortReason.CANCELLED)
+    report = call(client_for(server), handle)
     assert failure(report).kind is ErrorKind.UNREACHABLE
-    assert line.never_sent
+    assert handle.never_sent
     assert not server.was_called()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="fills the backlog the way Linux counts it")
 def test_while_connecting_nothing_is_sent() -> None:
     with Server(backlog=0) as server, socket.create_connection(("127.0.0.1", server.port)):
-        line = Line()
-        pending = start(client_for(server), line)
+        handle = CallHandle()
+        pending = start(client_for(server), handle)
         await_until(lambda: _connecting_to(server.port), 5, "it did not come to pass")
-        assert line.abort(AbortReason.CANCELLED)
+        assert handle.abort(AbortReason.CANCELLED)
         server.accept_bare()  # room for one more: the kernel's next knock is answered
         report = pending.report()
         assert failure(report).kind is ErrorKind.UNREACHABLE
@@ -58,63 +58,63 @@ def _connecting_to(port: int) -> bool:
 
 def test_in_the_tls_handshake() -> None:
     with Server(tls=True) as server:
-        line = Line()
-        pending = start(client_for(server), line)
+        handle = CallHandle()
+        pending = start(client_for(server), handle)
         peer = server.accept_bare()
         peer.read_until(lambda data: len(data) > 100)  # the client's hello; it now waits for ours
-        assert line.abort(AbortReason.CANCELLED)
+        assert handle.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         assert failure(pending.report(SOON)).kind is ErrorKind.UNREACHABLE
-        assert line.never_sent
+        assert handle.never_sent
 
 
 def test_while_the_request_is_sent(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line, LARGE_BODY)
+    handle = CallHandle()
+    pending = start(client_for(server), handle, LARGE_BODY)
     peer = server.accept()
     peer.read_until(lambda data: len(data) > 100_000)  # no further: the client is stuck in its send
-    assert line.abort(AbortReason.CANCELLED)
+    assert handle.abort(AbortReason.CANCELLED)
     report = pending.report(SOON)
     assert failure(report).kind is ErrorKind.INTERRUPTED
-    assert not line.never_sent
+    assert not handle.never_sent
     assert peer.sees_the_end(within=5)
     assert len(peer.came) < 32 * 1024 * 1024
 
 
 def test_while_waiting_for_the_answer(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
-    assert line.abort(AbortReason.CANCELLED)
+    assert handle.abort(AbortReason.CANCELLED)
     assert peer.sees_the_end()
     report = pending.report(SOON)
     assert failure(report).kind is ErrorKind.INTERRUPTED
     assert "cancelled" in failure(report).message
-    assert line.sent
-    assert line.aborted is AbortReason.CANCELLED
+    assert handle.sent
+    assert handle.aborted is AbortReason.CANCELLED
 
 
 def test_amid_the_headers(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
     peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: applica")
-    assert line.abort(AbortReason.EXPIRED)
+    assert handle.abort(AbortReason.EXPIRED)
     assert peer.sees_the_end()
     assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
 
 
 @pytest.mark.parametrize("framing", [{"content_length": len(ANSWER)}, {"connection": "close"}])
 def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
     peer.send(head(x_inference_id="inf_1", **framing) + ANSWER[:40])
     await_until(peer.all_has_arrived, 5, "it did not come to pass")
-    assert line.abort(AbortReason.RELEASED)
+    assert handle.abort(AbortReason.RELEASED)
     assert peer.sees_the_end()
     report = pending.report(SOON)
     assert failure(report).kind is ErrorKind.INTERRUPTED
@@ -124,23 +124,23 @@ def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
 
 
 def test_of_the_deadline_says_so(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     server.accept().read_request()
-    assert line.abort(AbortReason.CALL_DEADLINE)
+    assert handle.abort(AbortReason.CALL_DEADLINE)
     assert failure(pending.report(SOON)).kind is ErrorKind.CALL_DEADLINE
 
 
 def test_an_answer_that_had_come_in_whole_is_kept() -> None:
     """It was paid for. Its terminator has not come, so the client still waits."""
     with Server() as server:
-        line = Line()
-        pending = start(client_for(server), line)
+        handle = CallHandle()
+        pending = start(client_for(server), handle)
         peer = server.accept()
         peer.read_request()
         peer.send(head(transfer_encoding="chunked") + b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER))
         await_until(peer.all_has_arrived, 5, "it did not come to pass")
-        assert line.abort(AbortReason.CANCELLED)
+        assert handle.abort(AbortReason.CANCELLED)
         report = pending.report(SOON)
         assert isinstance(report.result, Answer)
         assert report.usage is not None
@@ -148,35 +148,35 @@ def test_an_answer_that_had_come_in_whole_is_kept() -> None:
 
 
 def test_after_the_end_is_too_late(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
     peer.send(whole())
     assert isinstance(pending.report().result, Answer)
-    assert not line.abort(AbortReason.CANCELLED)
-    assert line.aborted is None
+    assert not handle.abort(AbortReason.CANCELLED)
+    assert handle.aborted is None
 
 
 def test_only_the_first_reason_counts(server: Server) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     server.accept().read_request()
-    assert line.abort(AbortReason.EXPIRED)
-    assert not line.abort(AbortReason.CANCELLED)
-    assert line.aborted is AbortReason.EXPIRED
+    assert handle.abort(AbortReason.EXPIRED)
+    assert not handle.abort(AbortReason.CANCELLED)
+    assert handle.aborted is AbortReason.EXPIRED
     pending.report(SOON)
-    assert not line.abort(AbortReason.RELEASED)
+    assert not handle.abort(AbortReason.RELEASED)
 
 
 def test_of_one_call_leaves_the_others(server: Server) -> None:
     client = client_for(server)
-    lines = [Line() for _ in range(5)]
+    handles = [CallHandle() for _ in range(5)]
     pending = []
-    for line in lines:
-        pending.append((start(client, line), server.accept()))
+    for handle in handles:
+        pending.append((start(client, handle), server.accept()))
         pending[-1][1].read_request()
-    lines[2].abort(AbortReason.CANCELLED)
+    handles[2].abort(AbortReason.CANCELLED)
     assert pending[2][1].sees_the_end()
     for number, (waiting, peer) in enumerate(pending):
         if number != 2:
@@ -186,7 +186,7 @@ def test_of_one_call_leaves_the_others(server: Server) -> None:
 
 def test_of_a_call_that_ended_leaves_the_next_one_on_its_file_number(server: Server) -> None:
     client = client_for(server)
-    first, second = Line(), Line()
+    first, second = CallHandle(), CallHandle()
     pending = start(client, first)
     peer = server.accept()
     peer.read_request()
@@ -200,30 +200,30 @@ def test_of_a_call_that_ended_leaves_the_next_one_on_its_file_number(server: Ser
     assert isinstance(pending.report().result, Answer)
 
 
-def _from_another_thread(line: Line) -> None:
+def _from_another_thread(handle: CallHandle) -> None:
     """From a real one, where threads are greenlets."""
     if gevent.monkey.is_module_patched("threading"):
-        assert gevent.get_hub().threadpool.apply(line.abort, (AbortReason.CANCELLED,))
+        assert gevent.get_hub().threadpool.apply(handle.abort, (AbortReason.CANCELLED,))
     else:
-        assert line.abort(AbortReason.CANCELLED)
+        assert handle.abort(AbortReason.CANCELLED)
 
 
-def _from_a_signal_handler(line: Line) -> None:
-    before = signal.signal(signal.SIGUSR1, lambda *_: line.abort(AbortReason.CANCELLED))
+def _from_a_signal_handler(handle: CallHandle) -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: handle.abort(AbortReason.CANCELLED))
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        await_until(lambda: line.aborted is not None, 5, "it did not come to pass")
+        await_until(lambda: handle.aborted is not None, 5, "it did not come to pass")
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("abort", [_from_another_thread, _from_a_signal_handler])
-def test_from_anywhere(server: Server, abort: Callable[[Line], None]) -> None:
-    line = Line()
-    pending = start(client_for(server), line)
+def test_from_anywhere(server: Server, abort: Callable[[CallHandle], None]) -> None:
+    handle = CallHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
-    abort(line)
+    abort(handle)
     assert peer.sees_the_end()
     assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
 
@@ -232,11 +232,11 @@ def test_no_file_is_left_open(server: Server) -> None:
     client = client_for(server)
     counts = []
     for _ in range(3):
-        line = Line()
-        pending = start(client, line)
+        handle = CallHandle()
+        pending = start(client, handle)
         peer = server.accept()
         peer.read_request()
-        line.abort(AbortReason.CANCELLED)
+        handle.abort(AbortReason.CANCELLED)
         pending.report(SOON)
         peer.sock.close()
         counts.append(psutil.Process().num_fds())

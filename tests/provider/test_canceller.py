@@ -13,7 +13,7 @@ from jobs.lifecycle import Status, Verb
 from jobs.model_catalog import Catalogue
 from jobs.settings import Transport
 from jobs.store.attempts import attempts_of, close_lost, end_attempt, note_response
-from jobs.store.jobs import erase, revive
+from jobs.store.jobs import erase, retry_job
 from jobs.store.reconciliation import doubtful_attempts
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
@@ -43,7 +43,7 @@ class World:
         client = ProviderClient(f"{provider.url}/v1", SecretStr("a-key"), transport=Transport.BACKGROUND)
         self.canceller = Canceller(records.database, client.cancel, Catalogue([MODEL]))
 
-    def leave_behind(self, response_id: str | None = THEIRS) -> Job:
+    def orphan(self, response_id: str | None = THEIRS) -> Job:
         """A job that is queued again, and whose last call has bought what nobody holds."""
         job, attempt = self.records.claim(self.records.submit_job())
         return self.lose(job, attempt, response_id)
@@ -75,7 +75,7 @@ def world(records: Records) -> Iterator[World]:
 
 @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE])
 def test_a_job_that_ended_while_it_waited_to_be_resumed_is_cancelled_there(verb: Verb, world: World) -> None:
-    job = world.records.move(verb, world.leave_behind())
+    job = world.records.move(verb, world.orphan())
     assert world.run() == 1
     assert world.cancelled == [f"/v1/responses/{THEIRS}/cancel"]
     [attempt] = world.attempts(job)
@@ -84,7 +84,7 @@ def test_a_job_that_ended_while_it_waited_to_be_resumed_is_cancelled_there(verb:
 
 
 def test_so_is_what_an_erased_job_left(world: World) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
     with world.records.database.begin() as tx:
         erase(tx, job)
     assert world.run() == 1
@@ -104,7 +104,7 @@ def test_so_is_what_was_handed_back_at_a_shutdown(world: World, clock: Clock) ->
 
 
 def test_what_was_made_before_is_booked_and_the_end_stands(world: World) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
     world.provider.answer = lambda *_: (200, MADE)
     assert world.run() == 1
     [attempt] = world.attempts(job)
@@ -117,18 +117,18 @@ def test_what_was_made_before_is_booked_and_the_end_stands(world: World) -> None
 
 
 def test_what_somebody_still_wants_or_has_is_left_alone(world: World) -> None:
-    world.leave_behind()
-    taken, fetching = world.records.claim(world.leave_behind("resp_2"))
-    resumed, fetched = world.records.claim(world.leave_behind("resp_3"))
+    world.orphan()
+    taken, fetching = world.records.claim(world.orphan("resp_2"))
+    resumed, fetched = world.records.claim(world.orphan("resp_3"))
     world.records.end(resumed, fetched, Verb.COMPLETE, ANSWER)
     world.records.move(Verb.CANCEL, taken)
-    world.records.move(Verb.CANCEL, world.leave_behind(None))
+    world.records.move(Verb.CANCEL, world.orphan(None))
     assert fetching.resumes == "resp_2"
     assert (world.run(), world.cancelled) == (0, [])
 
 
 def test_a_response_that_was_resumed_and_lost_again_is_cancelled_once(world: World) -> None:
-    taken, fetching = world.records.claim(world.leave_behind())
+    taken, fetching = world.records.claim(world.orphan())
     job = world.records.move(Verb.CANCEL, world.lose(taken, fetching))
     assert world.run() == 1
     assert len(world.cancelled) == 1
@@ -136,24 +136,24 @@ def test_a_response_that_was_resumed_and_lost_again_is_cancelled_once(world: Wor
 
 
 def test_a_job_that_is_revived_before_goes_on_with_what_it_bought(world: World, clock: Clock) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
     with world.records.database.begin() as tx:
-        revived = revive(tx, job, clock(), clock() + timedelta(hours=1))
+        retried = retry_job(tx, job, clock(), clock() + timedelta(hours=1))
     assert (world.run(), world.cancelled) == (0, [])
-    assert world.records.claim(revived)[1].resumes == THEIRS
+    assert world.records.claim(retried)[1].resumes == THEIRS
 
 
 def test_a_job_that_is_revived_after_buys_anew(world: World, clock: Clock) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
     world.run()
     with world.records.database.begin() as tx:
-        revived = revive(tx, job, clock(), clock() + timedelta(hours=1))
-    assert world.records.claim(revived)[1].resumes is None
+        retried = retry_job(tx, job, clock(), clock() + timedelta(hours=1))
+    assert world.records.claim(retried)[1].resumes is None
 
 
 @pytest.mark.parametrize("status", [404, 405, 400])
 def test_what_the_provider_no_longer_knows_is_not_asked_for_again(status: int, world: World, clock: Clock) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
     world.provider.answer = lambda *_: (status, {"message": "Response not found."})
     assert world.run() == 1
     [attempt] = world.attempts(job)
@@ -174,8 +174,8 @@ def test_what_the_provider_no_longer_knows_is_not_asked_for_again(status: int, w
     ],
 )
 def test_what_it_does_not_say_is_asked_again(answer: Answer, world: World) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
-    other = world.records.move(Verb.CANCEL, world.leave_behind("resp_other"))
+    job = world.records.move(Verb.CANCEL, world.orphan())
+    other = world.records.move(Verb.CANCEL, world.orphan("resp_other"))
     world.provider.answer = lambda _method, path, _query: (200, CANCELLED) if "other" in path else answer
     with pytest.raises(NoAnswer):
         world.run()
@@ -186,13 +186,13 @@ def test_what_it_does_not_say_is_asked_again(answer: Answer, world: World) -> No
 
 
 def test_an_age_later_nobody_asks(world: World, clock: Clock) -> None:
-    world.records.move(Verb.CANCEL, world.leave_behind())
+    world.records.move(Verb.CANCEL, world.orphan())
     clock.advance(WINDOW)
     assert (world.run(), world.cancelled) == (0, [])
 
 
 def test_two_at_once_book_once(world: World) -> None:
-    job = world.records.move(Verb.CANCEL, world.leave_behind())
+    job = world.records.move(Verb.CANCEL, world.orphan())
 
     def meanwhile(*_: Any) -> Answer:
         world.provider.answer = lambda *_: (200, MADE)

@@ -25,7 +25,7 @@ from tests.provider.peer import (
     Peer,
     Pending,
     Server,
-    WatchedLine,
+    WatchedHandle,
     call,
     client_for,
     exchange,
@@ -35,7 +35,7 @@ from tests.provider.peer import (
     whole,
 )
 from tests.support.waiting import await_until
-from worker.provider.call_handle import KEEPALIVE, Line
+from worker.provider.call_handle import KEEPALIVE, CallHandle
 from worker.provider.client import ProviderClient
 from worker.provider.http_exchange import KEPT_BYTES, Endpoint
 from worker.provider.httpx_clients import CALLS_EACH
@@ -56,7 +56,7 @@ def use_up(client: ProviderClient, body: dict[str, Any]) -> CallReport:
         request_id="resp_0:1",
         model=Model("some/model"),
         deadline=timedelta(seconds=30),
-        line=Line(),
+        handle=CallHandle(),
         accepted=print,
     )
 
@@ -64,7 +64,7 @@ def use_up(client: ProviderClient, body: dict[str, Any]) -> CallReport:
 class TestWhatGoesOut:
     def test_one_plain_post(self, server: Server) -> None:
         body = {**BODY, "input": "Grüße \N{GRINNING FACE} " + "x" * 200_000, "unknown": {"kept": [1, None]}}
-        pending = start(client_for(server), Line(), body)
+        pending = start(client_for(server), CallHandle(), body)
         peer = server.accept()
         first, headers, sent = peer.read_request()
         peer.send(whole())
@@ -91,7 +91,7 @@ class TestWhatGoesOut:
         pending.report()
 
     def test_no_key_means_no_authorization(self, server: Server) -> None:
-        pending = start(ProviderClient(server.url + "/", None), Line())
+        pending = start(ProviderClient(server.url + "/", None), CallHandle())
         peer = server.accept()
         first, headers, _ = peer.read_request()
         peer.send(whole())
@@ -101,7 +101,7 @@ class TestWhatGoesOut:
 
     @pytest.mark.parametrize(("key", "sent"), [(SecretStr(KEY), f"Bearer {KEY}"), (None, "Basic dXM6cGFzcw==")])
     def test_a_key_goes_before_the_urls_user(self, server: Server, key: SecretStr | None, sent: str) -> None:
-        pending = start(ProviderClient(server.url.replace("://", "://us:pass@"), key), Line())
+        pending = start(ProviderClient(server.url.replace("://", "://us:pass@"), key), CallHandle())
         peer = server.accept()
         headers = peer.read_request()[1]
         peer.send(whole())
@@ -114,7 +114,7 @@ class TestWhatGoesOut:
     ) -> None:
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        pending = start(ProviderClient(server.url, None), Line())
+        pending = start(ProviderClient(server.url, None), CallHandle())
         peer = server.accept()
         assert "authorization" not in peer.read_request()[1]
         peer.send(whole())
@@ -124,7 +124,7 @@ class TestWhatGoesOut:
         client = client_for(server)
         pending, peers = [], []
         for _ in range(2 * CALLS_EACH + 1):
-            pending.append(start(client, Line()))
+            pending.append(start(client, CallHandle()))
             peers.append(server.accept())
             peers[-1].read_request()
         for peer in peers:
@@ -135,7 +135,7 @@ class TestWhatGoesOut:
     def test_cookies_are_not_carried_from_call_to_call(self, server: Server) -> None:
         client = client_for(server)
         for _ in range(2):
-            pending = start(client, Line())
+            pending = start(client, CallHandle())
             peer = server.accept()
             assert "cookie" not in peer.read_request()[1]
             peer.send(whole(set_cookie="session=1; path=/"))
@@ -242,7 +242,7 @@ class TestRefusals:
 
     def test_before_the_request_was_read(self, server: Server) -> None:
         body = {**BODY, "input": "x" * 300_000}
-        pending = start(client_for(server), Line(), body)
+        pending = start(client_for(server), CallHandle(), body)
         peer = server.accept()
         peer.send(whole(b"request entity too large", "413 Payload Too Large"))
         peer.read_request()
@@ -282,19 +282,19 @@ class TestUnreachable:
 
     def test_certificate_not_trusted(self) -> None:
         with Server(tls=True) as server:
-            line = Line()
-            pending = start(ProviderClient(server.url, SecretStr(KEY)), line)
+            handle = CallHandle()
+            pending = start(ProviderClient(server.url, SecretStr(KEY)), handle)
             with suppress(OSError):
                 server.accept()
             report = pending.report()
         assert failure(report).kind is ErrorKind.UNREACHABLE
         assert "certificate is not trusted" in failure(report).message
-        assert line.never_sent
+        assert handle.never_sent
 
     def test_plain_http_where_tls_was_meant(self) -> None:
         with Server() as server:
             client = ProviderClient(server.url.replace("http:", "https:"), None)
-            pending = start(client, Line())
+            pending = start(client, CallHandle())
             server.accept().send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             report = pending.report()
         assert failure(report).kind is ErrorKind.UNREACHABLE
@@ -302,20 +302,20 @@ class TestUnreachable:
 
     def test_hangs_up_amid_the_request(self, server: Server) -> None:
         """It holds a part of the request at most; whether that made it buy something, nobody knows."""
-        line = Line()
-        pending = start(client_for(server), line, {**BODY, "input": "x" * 32 * 1024 * 1024})
+        handle = CallHandle()
+        pending = start(client_for(server), handle, {**BODY, "input": "x" * 32 * 1024 * 1024})
         peer = server.accept()
         peer.read_until(lambda data: len(data) > 100_000)
         peer.reset()
         assert failure(pending.report()).kind is ErrorKind.INTERRUPTED
-        assert not line.never_sent
+        assert not handle.never_sent
 
     def test_takes_no_more_of_the_request(self, server: Server) -> None:
-        line = Line()
-        pending = start(client_for(server), line, {**BODY, "input": "x" * 32 * 1024 * 1024}, deadline=0.3)
+        handle = CallHandle()
+        pending = start(client_for(server), handle, {**BODY, "input": "x" * 32 * 1024 * 1024}, deadline=0.3)
         server.accept().read_until(lambda data: len(data) > 100_000)
         assert failure(pending.report()).kind is ErrorKind.INTERRUPTED
-        assert not line.never_sent
+        assert not handle.never_sent
 
 
 class TestDeadline:
@@ -328,13 +328,13 @@ class TestDeadline:
 
     def test_silence(self, server: Server) -> None:
         began = time.monotonic()
-        pending = start(client_for(server), Line(), deadline=0.4)
+        pending = start(client_for(server), CallHandle(), deadline=0.4)
         server.accept().read_request()
         assert 0.4 <= self.took(pending, began) < 0.4 + SOON
 
     def test_silence_amid_the_body(self, server: Server) -> None:
         began = time.monotonic()
-        pending = start(client_for(server), Line(), deadline=0.4)
+        pending = start(client_for(server), CallHandle(), deadline=0.4)
         peer = server.accept()
         peer.read_request()
         peer.send(head(content_length=len(ANSWER)) + ANSWER[:100])
@@ -343,7 +343,7 @@ class TestDeadline:
     def test_a_slow_drip(self, server: Server) -> None:
         """Every read brings something, so that no read times out."""
         began = time.monotonic()
-        pending = start(client_for(server), Line(), deadline=0.4)
+        pending = start(client_for(server), CallHandle(), deadline=0.4)
         peer = server.accept()
         peer.read_request()
         peer.send(head(connection="close"))
@@ -354,9 +354,9 @@ class TestDeadline:
         assert 0.4 <= self.took(pending, began) < 0.4 + SOON
 
     def test_amid_a_body_it_is_what_was_left(self, server: Server) -> None:
-        endpoint, line, began = Endpoint(server.url, None), Line(), time.monotonic()
-        request = endpoint.call(BODY, request_id="resp_0:1", seconds=60, line=line)
-        pending = Pending(lambda: call_plain(endpoint, request, Model("some/model"), began + 0.4, line))
+        endpoint, handle, began = Endpoint(server.url, None), CallHandle(), time.monotonic()
+        request = endpoint.call(BODY, request_id="resp_0:1", seconds=60, handle=handle)
+        pending = Pending(lambda: call_plain(endpoint, request, Model("some/model"), began + 0.4, handle))
         peer = server.accept()
         peer.read_request()
         peer.send(head(content_length=len(ANSWER)) + ANSWER[:100])
@@ -364,7 +364,7 @@ class TestDeadline:
 
     def test_the_last_byte_may_come_late(self, server: Server) -> None:
         """An answer that is whole when the deadline is noticed counts."""
-        pending = start(client_for(server), Line(), deadline=0.3)
+        pending = start(client_for(server), CallHandle(), deadline=0.3)
         peer = server.accept()
         peer.read_request()
         peer.send(head(connection="close") + ANSWER)
@@ -372,14 +372,14 @@ class TestDeadline:
 
 
 def test_dead_connections_are_found_out(server: Server) -> None:
-    line = WatchedLine()
-    pending = start(client_for(server), line)
+    handle = WatchedHandle()
+    pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
     peer.send(whole())
     pending.report()
-    assert line.options == {(level, name): value for level, name, value in KEEPALIVE}
-    assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+    assert handle.options == {(level, name): value for level, name, value in KEEPALIVE}
+    assert handle.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_what_cannot_work_is_found_at_start(
 
 
 def test_space_around_a_key_is_forgiven(server: Server) -> None:
-    pending = start(ProviderClient(server.url, SecretStr(f" {KEY}\n")), Line())
+    pending = start(ProviderClient(server.url, SecretStr(f" {KEY}\n")), CallHandle())
     peer = server.accept()
     assert peer.read_request()[1]["authorization"] == f"Bearer {KEY}"
     peer.send(whole())

@@ -11,9 +11,9 @@ import pytest
 
 from jobs.errors import ErrorKind
 from jobs.job import Answer
-from tests.provider.peer import SOON, Peer, Server, WatchedLine, client_for, exchange, failure, start, whole
+from tests.provider.peer import SOON, Peer, Server, WatchedHandle, client_for, exchange, failure, start, whole
 from tests.support.waiting import await_until
-from worker.provider.call_handle import AbortReason, Line
+from worker.provider.call_handle import AbortReason, CallHandle
 
 
 @contextmanager
@@ -53,15 +53,15 @@ def tunnel(one: socket.socket, other: socket.socket) -> None:
 def test_plain(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server() as proxy:
         monkeypatch.setenv("http_proxy", f"http://us%40er:pass@127.0.0.1:{proxy.port}")
-        line = WatchedLine()
-        pending = start(client_for(server), line)
+        handle = WatchedHandle()
+        pending = start(client_for(server), handle)
         peer = proxy.accept()
         first, headers, _ = peer.read_request()
         peer.send(whole())
         assert isinstance(pending.report().result, Answer)
     assert first.startswith(f"POST {server.url}/responses ".encode())
     assert headers["proxy-authorization"] == f"Basic {b64encode(b'us@er:pass').decode()}"
-    assert line.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
+    assert handle.options[socket.SOL_SOCKET, socket.SO_KEEPALIVE] == 1
 
 
 @pytest.mark.parametrize("scheme", ["", "http://", "https://"])
@@ -75,12 +75,12 @@ def test_tunnel(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tunnel_aborted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(tls=True) as server, proxy_for(server, tls=scheme == "https") as proxy:
         monkeypatch.setenv("https_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
-        line = Line()
-        pending = start(client_for(server), line)
+        handle = CallHandle()
+        pending = start(client_for(server), handle)
         peer = server.accept()
         peer.read_request()
-        await_until(lambda: line.sent, 5, "it did not come to pass")
-        assert line.abort(AbortReason.CANCELLED)
+        await_until(lambda: handle.sent, 5, "it did not come to pass")
+        assert handle.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
 
@@ -89,13 +89,13 @@ def test_tunnel_aborted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tunnel_that_is_not_made_runs_nothing(does: Callable[[Peer], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(tls=True) as server, Server() as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
-        line = Line()
-        pending = start(client_for(server), line)
+        handle = CallHandle()
+        pending = start(client_for(server), handle)
         peer = proxy.accept()
         peer.read_request()
         does(peer)
         assert failure(pending.report()).kind is ErrorKind.UNREACHABLE
-        assert line.never_sent
+        assert handle.never_sent
 
 
 @pytest.mark.parametrize("exceptions", ["localhost,127.0.0.1", "*"])

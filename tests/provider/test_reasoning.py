@@ -9,10 +9,10 @@ import pytest
 from jobs.job import Answer, CallReport
 from jobs.model_catalog import Catalogue
 from jobs.request_fields import ENCRYPTED_REASONING
-from jobs.retry import Backoff, TryAgain, next_step
+from jobs.retry import Backoff, Reschedule, next_step
 from tests.provider.peer import Pending, Server, client_for, failure, whole
 from tests.support.records import Records
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 from worker.provider.client import ProviderClient
 
 O3 = "openai/o3-pro"
@@ -30,7 +30,7 @@ def ask(
             request_id="resp_1:1",
             model=CATALOGUE.find(model),
             deadline=timedelta(seconds=10),
-            line=Line(),
+            handle=CallHandle(),
             accepted=print,
         )
     )
@@ -75,7 +75,7 @@ def test_who_refuses_it_is_asked_again_without(server: Server, answer: bytes, re
     now = datetime.now(UTC)
     job = records.submit_job(deadline_at=now + timedelta(hours=1), max_attempts=1)
     backoff = Backoff(timedelta(seconds=1), timedelta(seconds=1))
-    assert next_step(failure(report), job, backoff=backoff, now=now, jitter=0.5) == TryAgain(now, 0)
+    assert next_step(failure(report), job, backoff=backoff, now=now, jitter=0.5) == Reschedule(now, 0)
     asked, report = ask(client, server, whole())
     assert asked is None
     assert isinstance(report.result, Answer)

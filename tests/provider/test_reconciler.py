@@ -14,7 +14,7 @@ from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcom
 from jobs.lifecycle import Status
 from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
-from jobs.store.provider_limits import read_lane
+from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import Patience
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
@@ -25,14 +25,14 @@ from worker.maintenance import deadlines
 from worker.maintenance.patrol import NoAnswer, Patrol
 from worker.maintenance.provider_calls_log import MOST_PAGES, PAGE, ProviderLog, read_entry
 from worker.maintenance.reconciler import OFF, Reconciler
-from worker.outcome import EndedCall, Policy, settle
-from worker.registration import Identity
+from worker.outcome import EndedCall, Policy, record_outcome
+from worker.registration import WorkerRegistration
 
 SECOND = timedelta(seconds=1)
 AFTER = timedelta(seconds=90)
 WAIT = timedelta(minutes=5)
-LANE = "api.provider.test"
-POLICY = Policy(Backoff(SECOND, SECOND), timedelta(hours=1), widen_on_overflow=False, patience=Patience(LANE, WAIT))
+PROVIDER = "api.provider.test"
+POLICY = Policy(Backoff(SECOND, SECOND), timedelta(hours=1), widen_on_overflow=False, patience=Patience(PROVIDER, WAIT))
 CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
 
 
@@ -50,7 +50,7 @@ class World:
 
     def another(self) -> Reconciler:
         log = ProviderLog(f"{self.provider.url}/v2/logs", SecretStr("a-key"))
-        return Reconciler(self.records.database, self.broker, self.channel, log, lane=LANE, after=AFTER)
+        return Reconciler(self.records.database, self.broker, self.channel, log, provider_limit=PROVIDER, after=AFTER)
 
     def page(self, _method: str, path: str, query: dict[str, str]) -> Answer:
         assert path == "/v2/logs"
@@ -61,7 +61,7 @@ class World:
     def lose(self, **changes: Any) -> tuple[Job, Attempt]:
         job, attempt = self.records.claim(self.records.submit_job(**changes))
         with self.records.database.begin() as tx:
-            settle(tx, EndedCall(job, attempt, CUT, None, self.clock()), POLICY, 0)
+            record_outcome(tx, EndedCall(job, attempt, CUT, None, self.clock()), POLICY, 0)
         return self.records.reload(job), attempt
 
     def park(self) -> Job:
@@ -107,7 +107,7 @@ class TestWhatItSays:
         assert world.ask() == 1
         free = world.records.reload(job)
         assert (free.status, free.parked_until, free.available_at) == (Status.QUEUED, None, world.clock())
-        assert world.broker.rung == [job.id]
+        assert world.broker.enqueued == [job.id]
         world.records.claim(free)
 
     def test_a_call_that_ran_ends_the_parked_job_and_tells(self, world: World) -> None:
@@ -116,7 +116,7 @@ class TestWhatItSays:
         world.ask()
         assert world.records.reload(job).error_code == "outcome_unknown"
         assert world.channel.said == [f"{NAMES.of_job(job.id)} ended"]
-        assert world.broker.rung == []
+        assert world.broker.enqueued == []
 
     def test_a_row_that_comes_late_is_found_later(self, world: World, clock: Clock) -> None:
         job, other = world.park(), world.park()
@@ -223,9 +223,9 @@ class TestWhatItCannotSay:
         assert world.records.reload(second).status is Status.FAILED
         late = world.records.job_in(Status.IN_PROGRESS, on_unknown_outcome=OnUnknownOutcome.FAIL)
         with world.records.database.begin() as tx:
-            assert not read_lane(tx, LANE).has_log(world.clock())
+            assert not read_provider_limit(tx, PROVIDER).has_log(world.clock())
             unaware = replace(POLICY, patience=Patience("another", WAIT))
-            settle(tx, EndedCall(late, attempts_of(tx, late.id)[0], CUT, None, world.clock()), unaware, 0)
+            record_outcome(tx, EndedCall(late, attempts_of(tx, late.id)[0], CUT, None, world.clock()), unaware, 0)
         assert world.records.reload(late).parked_until is not None
         world.ask()
         assert world.records.reload(late).status is Status.FAILED
@@ -262,7 +262,9 @@ class TestWhatItCannotSay:
     def test_a_log_that_is_away_changes_nothing(self, world: World) -> None:
         job = world.park()
         gone = ProviderLog("http://127.0.0.1:1/v2/logs", None)
-        asking = Reconciler(world.records.database, world.broker, world.channel, gone, lane=LANE, after=AFTER)
+        asking = Reconciler(
+            world.records.database, world.broker, world.channel, gone, provider_limit=PROVIDER, after=AFTER
+        )
         with pytest.raises(NoAnswer):
             asking.run_once(world.clock())
         assert world.records.reload(job) == job
@@ -305,16 +307,16 @@ class TestPatrol:
     def test_one_of_two_does_it_and_the_other_follows(self, records: Records) -> None:
         done: list[str] = []
 
-        def patrol(name: str) -> Patrol:
-            identity = Identity(records.database, 10, name)
+        def periodic_task(name: str) -> Patrol:
+            registration = WorkerRegistration(records.database, 10, name)
 
             def run(*_: object) -> int:
                 done.append(name)
                 return 1
 
-            return Patrol("a duty", records.database, identity, run, every=SECOND)
+            return Patrol("a duty", records.database, registration, run, every=SECOND)
 
-        first, second = patrol("wrk_1"), patrol("wrk_2")
+        first, second = periodic_task("wrk_1"), periodic_task("wrk_2")
         assert first.run_once(records.clock())
         assert second.run_once(records.clock())
         assert first.run_once(records.clock())
@@ -326,10 +328,12 @@ class TestPatrol:
             def broken(*_: object, failure: Exception = failure) -> int:
                 raise failure
 
-            patrol = Patrol("a duty", records.database, Identity(records.database, 10, "wrk_1"), broken, every=SECOND)
-            assert not patrol.run_once(records.clock())
+            periodic_task = Patrol(
+                "a duty", records.database, WorkerRegistration(records.database, 10, "wrk_1"), broken, every=SECOND
+            )
+            assert not periodic_task.run_once(records.clock())
 
     def test_a_worker_without_a_name_does_nothing(self, records: Records) -> None:
-        identity = Identity(records.database, 10)
-        patrol = Patrol("a duty", records.database, identity, lambda *_: pytest.fail("it ran"), every=SECOND)
-        assert patrol.run_once(records.clock())
+        registration = WorkerRegistration(records.database, 10)
+        periodic_task = Patrol("a duty", records.database, registration, lambda *_: pytest.fail("it ran"), every=SECOND)
+        assert periodic_task.run_once(records.clock())

@@ -10,7 +10,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport, CostSource, Truncation
 from jobs.model_catalog import Catalogue
 from tests.simulator.provider import Provider, running
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 from worker.provider.client import ProviderClient
 from worker.provider.request import build_body
 
@@ -28,7 +28,12 @@ def ask(simulator: Provider, script: str, request_id: str = "resp_0:1", deadline
     body = build_body({}, f"[[sim: {script}]] Hello", model_id=MODEL.id, truncation=Truncation.DISABLED)
     client = ProviderClient(f"{simulator.url}/v1", SecretStr("test-key"))
     return client.call(
-        body, request_id=request_id, model=MODEL, deadline=timedelta(seconds=deadline), line=Line(), accepted=print
+        body,
+        request_id=request_id,
+        model=MODEL,
+        deadline=timedelta(seconds=deadline),
+        handle=CallHandle(),
+        accepted=print,
     )
 
 

@@ -17,8 +17,8 @@ from jobs.model_catalog import Model
 from jobs.settings import Transport
 from tests.provider.peer import ANSWER, BODY, KEY, SOON, Peer, Pending, Server, client_for, failure, whole
 from tests.support.waiting import await_until
-from worker.in_flight import Calls
-from worker.provider.call_handle import AbortReason, Line
+from worker.in_flight import InFlightCalls
+from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.client import ProviderClient
 from worker.provider.http_exchange import Endpoint
 from worker.provider.plain import call_plain
@@ -48,7 +48,7 @@ class Call:
     ) -> None:
         self.accepted: list[str] = []
         self.heard: list[int] = []
-        self.line = Line()
+        self.handle = CallHandle()
         client = client_for(server, transport=transport, **options)
         self.pending = Pending(
             lambda: client.call(
@@ -56,7 +56,7 @@ class Call:
                 request_id="resp_0:1",
                 model=MODEL,
                 deadline=timedelta(seconds=deadline),
-                line=self.line,
+                handle=self.handle,
                 accepted=self.accepted.append,
                 heard=lambda data: self.heard.append(len(data)),
             )
@@ -80,13 +80,13 @@ COMPLETED = event(type="response.completed", response=json.loads(ANSWER))
 @pytest.mark.parametrize("transport", [Transport.PLAIN, Transport.STREAM])
 def test_what_has_come_counts_however_late_it_is_read(server: Server, transport: Transport) -> None:
     """It may lie there past the deadline where thousands of calls share a process."""
-    endpoint, line = Endpoint(server.url, None), Line()
-    request = endpoint.call(BODY, request_id="resp_0:1", seconds=10, line=line)
+    endpoint, handle = Endpoint(server.url, None), CallHandle()
+    request = endpoint.call(BODY, request_id="resp_0:1", seconds=10, handle=handle)
 
     def call() -> CallReport:
         if transport is Transport.PLAIN:
-            return call_plain(endpoint, request, MODEL, time.monotonic(), line)
-        return call_stream(endpoint, request, MODEL, time.monotonic(), line, stall=10)
+            return call_plain(endpoint, request, MODEL, time.monotonic(), handle)
+        return call_stream(endpoint, request, MODEL, time.monotonic(), handle, stall=10)
 
     pending = Pending(call)
     peer = server.accept()
@@ -189,13 +189,13 @@ class TestStream:
             assert isinstance(call.report().result, Answer)
 
 
-def kept(line: Line, done: threading.Event) -> None:
+def kept(handle: CallHandle, done: threading.Event) -> None:
     """Keep time for `line` as a worker does."""
-    calls = Calls(on_end=lambda: None)
+    calls = InFlightCalls(on_end=lambda: None)
     attempt: Any = Attempt.__new__(Attempt)
     object.__setattr__(attempt, "job_id", "resp_0")
     object.__setattr__(attempt, "number", 1)
-    calls.begin(attempt, line, timedelta(minutes=1))
+    calls.begin(attempt, handle, timedelta(minutes=1))
     while not done.wait(0.02):
         calls.abort_overdue()
 
@@ -205,7 +205,7 @@ class TestSilence:
     def call(self, server: Server) -> Iterator[Call]:
         call = Call(server, Transport.STREAM, stall=timedelta(seconds=0.3))
         done = threading.Event()
-        keeper = threading.Thread(target=kept, args=(call.line, done))
+        keeper = threading.Thread(target=kept, args=(call.handle, done))
         keeper.start()
         yield call
         done.set()
@@ -217,7 +217,7 @@ class TestSilence:
         peer.read_request()
         peer.send(events(event(type="response.created"), last))
         assert failure(call.report()).kind is ErrorKind.INTERRUPTED
-        assert call.line.aborted is AbortReason.STALLED
+        assert call.handle.aborted is AbortReason.STALLED
         assert peer.sees_the_end()
 
     def test_before_and_between_texts_is_none(self, server: Server, call: Call) -> None:
@@ -225,7 +225,7 @@ class TestSilence:
         peer.read_request()
         peer.send(events(event(type="response.created")))
         time.sleep(0.6)  # the silence itself is what is tested
-        assert call.line.aborted is None
+        assert call.handle.aborted is None
         peer.send(COMPLETED).sock.close()
         assert isinstance(call.report().result, Answer)
 
@@ -244,7 +244,7 @@ def test_the_base_urls_query_is_kept_on_every_path(server: Server) -> None:
 
     def bought() -> CallReport:
         return client.call(
-            dict(BODY), request_id="resp_0:1", model=MODEL, deadline=soon, line=Line(), accepted=lambda _: None
+            dict(BODY), request_id="resp_0:1", model=MODEL, deadline=soon, handle=CallHandle(), accepted=lambda _: None
         )
 
     def cancelled() -> CallReport:
@@ -256,7 +256,7 @@ def test_the_base_urls_query_is_kept_on_every_path(server: Server) -> None:
 
     calls: list[tuple[Callable[[], CallReport], bytes]] = [
         (bought, b"POST /v1/responses"),
-        (lambda: client.resume("resp_1/é", model=MODEL, deadline=soon, line=Line()), b"GET %b" % PATH),
+        (lambda: client.resume("resp_1/é", model=MODEL, deadline=soon, handle=CallHandle()), b"GET %b" % PATH),
         (cancelled, b"POST %b/cancel" % PATH),
         (deleted, b"DELETE %b" % PATH),
     ]
@@ -359,7 +359,7 @@ class TestBackground:
         call = self.taken(server)
         peer = server.accept()
         peer.read_request()
-        assert call.line.abort(AbortReason.CANCELLED)
+        assert call.handle.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         self.asked(server, whole(), b"POST %b/cancel HTTP/1.1")
         assert isinstance(call.report().result, Answer)
@@ -368,7 +368,7 @@ class TestBackground:
     def test_what_another_goes_on_with_is_left_running(self, server: Server, reason: AbortReason) -> None:
         call = self.taken(server)
         server.accept().read_request()
-        call.line.abort(reason)
+        call.handle.abort(reason)
         report = call.report()
         assert report.provider_response_id == "resp_1/é"
         assert isinstance(report.result, Failure)
@@ -379,7 +379,7 @@ class TestBackground:
         self.asked(server, whole(TAKEN, openai_poll_after_ms=30_000))
         await_until(lambda: not server.was_called(within=0.05), 5, "it did not come to pass")
         began = time.monotonic()
-        call.line.abort(AbortReason.RELEASED)
+        call.handle.abort(AbortReason.RELEASED)
         call.report()
         assert time.monotonic() - began < SOON
 
@@ -387,8 +387,8 @@ class TestBackground:
         call = Call(server, Transport.BACKGROUND)
         peer = server.accept()
         peer.read_request()
-        await_until(lambda: call.line.sent, 5, "it did not come to pass")
-        assert call.line.abort(AbortReason.CANCELLED)
+        await_until(lambda: call.handle.sent, 5, "it did not come to pass")
+        assert call.handle.abort(AbortReason.CANCELLED)
         peer.send(whole(TAKEN))
         self.asked(server, whole(TAKEN.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")
         assert failure(call.report()).kind is ErrorKind.INTERRUPTED
@@ -396,7 +396,7 @@ class TestBackground:
 
     def test_resumed_by_id_nothing_is_bought(self, server: Server) -> None:
         client = client_for(server)
-        line = Line()
-        pending = Pending(lambda: client.resume("resp_1/é", model=MODEL, deadline=timedelta(seconds=5), line=line))
+        handle = CallHandle()
+        pending = Pending(lambda: client.resume("resp_1/é", model=MODEL, deadline=timedelta(seconds=5), handle=handle))
         self.asked(server, whole())
         assert isinstance(pending.report().result, Answer)

@@ -29,7 +29,7 @@ from jobs.webhooks.protocol import SECRET_BYTES, new_secret
 from tests.sdk.lossy import LossyProxy
 from tests.support.stack import ROOT, Stack
 from tests.support.valkey import ValkeyServer
-from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Destination
 
 SECONDS = 240
 NODE_DIR = ROOT / "tests/sdk/node"
@@ -168,7 +168,7 @@ def runs(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     with_a_secret = {f"/{name}/webhook_of_every_end": run.answer for name, run in runs.items()}
     threads = []
     with ExitStack() as servers:
-        receiver = servers.enter_context(Receiver(lambda came: with_a_secret.get(came.path, lambda _: OK)(came)))
+        receiver = servers.enter_context(Destination(lambda came: with_a_secret.get(came.path, lambda _: OK)(came)))
         for transport in ("plain", "stream"):
             database = tmp_path_factory.mktemp(transport) / "backburner.db"
             shutil.copyfile(sqlite_template, database)
@@ -183,7 +183,7 @@ def runs(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return runs
 
 
-def a_user(run: Run, stack: Stack, lossy: LossyProxy, receiver: Receiver) -> Mapping[str, Any]:
+def a_user(run: Run, stack: Stack, lossy: LossyProxy, receiver: Destination) -> Mapping[str, Any]:
     """What the programs are told; each run has keys of its own, and with them an empty world."""
     sdk = run.sdk
     database = Database(stack.database_url)

@@ -94,11 +94,11 @@ def test_a_conversation_scripts_each_turn(provider: Provider) -> None:
 def test_a_client_that_leaves_is_noticed_at_once(provider: Provider, *, stream: bool) -> None:
     with provider.raw("[[sim: full delay=60]]", stream=stream) as call:
         provider.await_call("running")
-        closed_at = datetime.now(UTC)
+        paused_at = datetime.now(UTC)
         call.socket.close()
         ended = provider.await_call("client_disconnected")
     noticed_at = datetime.fromisoformat(ended["client_closed_at"])
-    assert abs((noticed_at - closed_at).total_seconds()) < 0.25
+    assert abs((noticed_at - paused_at).total_seconds()) < 0.25
     assert (ended["billed"], ended["http_status"]) == (False, 200 if stream else None)
     assert provider.ledger()["summary"]["in_flight"] == 0
 

@@ -31,7 +31,7 @@ class World:
 
     def refuse(self, attempt: Attempt) -> None:
         job = self._job(attempt)
-        self.records.end(job, attempt, Verb.RETRY, REFUSED, available_at=self.clock())
+        self.records.end(job, attempt, Verb.RESCHEDULE, REFUSED, available_at=self.clock())
 
     def give_up(self, attempt: Attempt) -> None:
         failed = self._job(self.again(attempt))

@@ -21,9 +21,9 @@ from jobs.store.attempts import (
     save_answer,
 )
 from jobs.store.database import Database
-from jobs.store.jobs import erase, revive
-from jobs.store.responses import get_document
-from jobs.store.workers import give_up_silent
+from jobs.store.jobs import erase, retry_job
+from jobs.store.responses import get_response_document
+from jobs.store.workers import mark_silent_dead
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, rows_of, snapshot
 
@@ -51,7 +51,9 @@ class TestBegin:
 
     def test_the_second_call_has_the_next_number_and_the_first_beginning(self, records: Records, clock: Clock) -> None:
         first, _ = records.claim(records.submit_job())
-        again = records.move(Verb.RETRY, first, available_at=clock.advance(SECOND), truncation_applied=Truncation.AUTO)
+        again = records.move(
+            Verb.RESCHEDULE, first, available_at=clock.advance(SECOND), truncation_applied=Truncation.AUTO
+        )
         job, attempt = records.claim(again)
         assert (job.attempt, attempt.number, job.started_at) == (2, 2, first.started_at)
         assert attempt.truncation is Truncation.AUTO
@@ -84,7 +86,7 @@ class TestBegin:
         job = records.submit_job()
         now = clock.advance(60 * SECOND)
         with records.database.begin() as tx:
-            assert give_up_silent(tx, now, 10 * SECOND) == [records.worker_id]
+            assert mark_silent_dead(tx, now, 10 * SECOND) == [records.worker_id]
             assert begin_attempt(tx, job.id, records.worker_id, now) is None
         fresh = records.worker()
         _job, attempt = records.claim(job, fresh)
@@ -140,7 +142,7 @@ class TestEnd:
     def test_the_costs_of_all_calls_add_up(self, records: Records, clock: Clock) -> None:
         first, attempt = records.claim(records.submit_job())
         paid_failure = CallReport(Failure(ErrorKind.EMPTY_OUTPUT, "Nothing."), usage=USAGE, cost=Cost(40, COST.source))
-        waiting = records.end(first, attempt, Verb.RETRY, paid_failure, available_at=clock())
+        waiting = records.end(first, attempt, Verb.RESCHEDULE, paid_failure, available_at=clock())
         assert records.reload(waiting).cost == Cost(40, CostSource.PROVIDER)
         by_table = CallReport(ANSWER.result, usage=USAGE, cost=Cost(2, CostSource.PRICE_TABLE))
         done = records.end(*records.claim(waiting), Verb.COMPLETE, by_table)
@@ -181,7 +183,7 @@ class TestEnd:
     def test_calls_come_first_to_last(self, records: Records, clock: Clock) -> None:
         job = records.submit_job()
         for _ in range(12):
-            job = records.move(Verb.RETRY, records.claim(job)[0], available_at=clock())
+            job = records.move(Verb.RESCHEDULE, records.claim(job)[0], available_at=clock())
         with records.database.read() as tx:
             assert [attempt.number for attempt in attempts_of(tx, job.id)] == list(range(1, 13))
 
@@ -193,7 +195,7 @@ class TestAnswer:
         assert isinstance(ANSWER.result, Answer)
         assert (row["response"], row["raw"]) == (ANSWER.result.response, ANSWER.raw)
         with records.database.read() as tx:
-            assert get_document(tx, job.id, records.key.id).answer == ANSWER.result.response
+            assert get_response_document(tx, job.id, records.key.id).answer == ANSWER.result.response
 
     def test_what_we_could_not_read_is_kept_raw(self, records: Records) -> None:
         raw = bytes(range(256))
@@ -221,15 +223,15 @@ class TestAnswer:
         unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
         job = records.submit_job()
         for report in (unreadable, CallReport(Failure(ErrorKind.OVERLOADED, "Busy.", 503), 503), unreadable):
-            job = records.end(*records.claim(job), Verb.RETRY, report, available_at=clock())
+            job = records.end(*records.claim(job), Verb.RESCHEDULE, report, available_at=clock())
             clock.advance(timedelta(seconds=1))
         with records.database.begin() as tx:
             assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 2
         job = records.end(*records.claim(job), Verb.FAIL, unreadable)
         with records.database.begin() as tx:
-            job = revive(tx, job, clock(), clock() + timedelta(hours=1))
+            job = retry_job(tx, job, clock(), clock() + timedelta(hours=1))
         clock.advance(timedelta(seconds=1))
-        job = records.end(*records.claim(job), Verb.RETRY, unreadable, available_at=clock())
+        job = records.end(*records.claim(job), Verb.RESCHEDULE, unreadable, available_at=clock())
         with records.database.begin() as tx:
             assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 1
 

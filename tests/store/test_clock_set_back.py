@@ -8,14 +8,14 @@ from jobs.errors import ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
 from jobs.store import provider_limits, schema
-from jobs.store.clock_set_back import mend, mend_lanes
+from jobs.store.clock_set_back import correct_provider_limits, mend
 from jobs.store.row_mapping import job_from
 from tests.support.records import FAILURE, Records
 from worker.maintenance.clock_set_back import AT_ONCE, SetBack
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
-LANE = "https://provider.example"
+PROVIDER = "https://provider.example"
 
 
 def set_back(records: Records) -> int:
@@ -27,17 +27,17 @@ def set_back(records: Records) -> int:
 def rescheduled(records: Records) -> Job:
     job, attempt = records.claim(records.submit_job())
     again = {"available_at": records.clock() + timedelta(minutes=5), "failures": 1}
-    return records.end(job, attempt, Verb.RETRY, FAILURE, **again)
+    return records.end(job, attempt, Verb.RESCHEDULE, FAILURE, **again)
 
 
 def test_what_waited_for_its_turn_or_its_next_try_is_due_now(records: Records) -> None:
     jobs = [records.submit_job(), rescheduled(records)]
     with records.database.begin() as tx:
-        tx.execute(update(schema.jobs).values(rung_at=records.clock()))
+        tx.execute(update(schema.jobs).values(enqueued_at=records.clock()))
     assert set_back(records) == len(jobs)
     with records.database.read() as tx:
         rows = [job_from(each) for each in tx.execute(select(schema.jobs)).mappings()]
-    assert [(each.available_at, each.rung_at, each.updated_at) for each in rows] == [
+    assert [(each.available_at, each.enqueued_at, each.updated_at) for each in rows] == [
         (records.clock(), None, records.clock())
     ] * 2
 
@@ -57,27 +57,27 @@ def test_what_a_worker_claims_and_does_not_hold_is_found_as_soon_as_ever(records
 
 def test_a_provider_that_takes_calls_again_is_open_with_the_next_call(records: Records) -> None:
     with records.database.begin() as tx:
-        provider_limits.close(
-            tx, LANE, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
+        provider_limits.pause(
+            tx, PROVIDER, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
         )
     set_back(records)
     with records.database.begin() as tx:
-        lane = provider_limits.read_lane(tx, LANE)
-        assert not lane.is_shut(records.clock())
-        assert provider_limits.take_probe(tx, lane, records.clock())
-        assert provider_limits.reopen(tx, LANE, records.clock() + SECOND)
+        provider_limit = provider_limits.read_provider_limit(tx, PROVIDER)
+        assert not provider_limit.is_shut(records.clock())
+        assert provider_limits.take_probe(tx, provider_limit, records.clock())
+        assert provider_limits.resume(tx, PROVIDER, records.clock() + SECOND)
 
 
 def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> None:
     jobs = [records.submit_job(), rescheduled(records), records.job_in(Status.IN_PROGRESS)]
     with records.database.begin() as tx:
-        provider_limits.close(
-            tx, LANE, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
+        provider_limits.pause(
+            tx, PROVIDER, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
         )
-        before = provider_limits.read_lane(tx, LANE)
-        mend_lanes(tx, records.clock())
+        before = provider_limits.read_provider_limit(tx, PROVIDER)
+        correct_provider_limits(tx, records.clock())
         assert mend(tx, records.clock(), AT_ONCE) == 0
-        assert provider_limits.read_lane(tx, LANE) == before
+        assert provider_limits.read_provider_limit(tx, PROVIDER) == before
     assert [records.reload(job) for job in jobs] == jobs
 
 

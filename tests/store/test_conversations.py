@@ -10,14 +10,14 @@ from jobs.conversation import Turn
 from jobs.errors import ChainBroken
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import conversations, schema
 from jobs.store.attempts import begin_attempt
 from jobs.store.conversations import check_chain, missing_link, note_sent, read_turns
 from jobs.store.database import Database
-from jobs.store.fair_scheduler import Turns
-from jobs.store.jobs import erase, revive
+from jobs.store.fair_scheduler import FairScheduler
+from jobs.store.jobs import erase, retry_job
 from jobs.store.responses import queue_position
 from tests.support.clock import START, Clock
 from tests.support.names import get_names
@@ -28,7 +28,7 @@ from worker.maintenance import deadlines, follow_ups, pruner
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 DEEP = 3_000
-NOBODY = Announcer(connect("redis://127.0.0.1:1"), get_names)
+NOBODY = Notifier(connect("redis://127.0.0.1:1"), get_names)
 
 
 def follow(records: Records, before: Job, **changes: Any) -> Job:
@@ -149,22 +149,22 @@ class TestWaiting:
     def test_it_is_not_due_before_the_other_has_ended(self, records: Records, clock: Clock) -> None:
         before = records.job_in(Status.IN_PROGRESS)
         job = wait_for(records, before)
-        assert (job.status, job.waits_for, job.available_at) == (Status.QUEUED, before.id, job.deadline_at)
+        assert (job.status, job.blocked_by, job.available_at) == (Status.QUEUED, before.id, job.deadline_at)
         with records.database.begin() as tx:
             assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
-            assert Turns().pick(tx, clock.advance(HOUR), 10, clock()) == []
+            assert FairScheduler().pick(tx, clock.advance(HOUR), 10, clock()) == []
             assert queue_position(tx, job) is None
         assert decide(records) == 0
-        assert records.reload(job).waits_for == before.id
+        assert records.reload(job).blocked_by == before.id
 
     @pytest.mark.parametrize("cut", [False, True])
     def test_it_is_due_once_the_other_has_an_answer(self, cut: bool, records: Records, clock: Clock) -> None:
         before, attempt = records.claim(records.submit_job())
         job = wait_for(records, before)
-        records.end(before, attempt, Verb.CUT if cut else Verb.COMPLETE, ANSWER)
+        records.end(before, attempt, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ANSWER)
         assert decide(records) == 1
         job = records.reload(job)
-        assert (job.status, job.waits_for, job.available_at) == (Status.QUEUED, None, clock())
+        assert (job.status, job.blocked_by, job.available_at) == (Status.QUEUED, None, clock())
         assert records.claim(job)[0].status is Status.IN_PROGRESS
         assert decide(records) == 0
 
@@ -206,12 +206,12 @@ class TestWaiting:
         job = wait_for(records, before, deadline_at=clock() + HOUR)
         assert deadlines.run_once(records.database, NOBODY, clock.advance(HOUR)) == 1
         job = records.reload(job)
-        assert (job.status, job.error_code, job.waits_for) == (Status.FAILED, "deadline_exceeded", None)
+        assert (job.status, job.error_code, job.blocked_by) == (Status.FAILED, "deadline_exceeded", None)
         assert before.id in (job.error_message or "")
 
     def test_it_can_be_cancelled(self, records: Records) -> None:
         job = wait_for(records, records.submit_job())
-        assert records.move(Verb.CANCEL, job).waits_for is None
+        assert records.move(Verb.CANCEL, job).blocked_by is None
         assert decide(records) == 0
 
     def test_a_retry_waits_for_another_look(self, records: Records, clock: Clock) -> None:
@@ -220,17 +220,17 @@ class TestWaiting:
         cancelled = records.move(Verb.CANCEL, before)
         decide(records)
         with records.database.begin() as tx:
-            revive(tx, records.reload(job), clock(), clock() + DAY)
+            retry_job(tx, records.reload(job), clock(), clock() + DAY)
         assert decide(records) == 1
         assert records.reload(job).status is Status.FAILED
         with records.database.begin() as tx:
-            revive(tx, cancelled, clock(), clock() + DAY)
-            revive(tx, records.reload(job), clock(), clock() + DAY)
+            retry_job(tx, cancelled, clock(), clock() + DAY)
+            retry_job(tx, records.reload(job), clock(), clock() + DAY)
         assert decide(records) == 0
         records.end(*records.claim(records.reload(before)), Verb.COMPLETE, ANSWER)
         assert decide(records) == 1
         job = records.reload(job)
-        assert (job.status, job.waits_for, job.error_code) == (Status.QUEUED, None, None)
+        assert (job.status, job.blocked_by, job.error_code) == (Status.QUEUED, None, None)
 
 
 class TestBroken:

@@ -29,7 +29,7 @@ def names(database: Database) -> list[str]:
         return list(tx.execute(select(schema.api_keys.c.name).order_by(schema.api_keys.c.id)).scalars())
 
 
-class TestMoments:
+class TestUtcDateTimes:
     @pytest.mark.parametrize(
         "moment",
         [

@@ -12,14 +12,14 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.api_keys import ApiKey, create_key
 from jobs.store.database import Database
-from jobs.store.fair_scheduler import NEWEST, Turns
+from jobs.store.fair_scheduler import NEWEST, FairScheduler
 from jobs.store.jobs import submit
 from jobs.store.responses import get_job, oldest_due_at
 from tests.support.clock import Clock
 from tests.support.records import Records, make_key, make_spec
 
 SECOND = timedelta(seconds=1)
-NEVER_RUNG = timedelta(days=1)
+NEVER_ENQUEUED = timedelta(days=1)
 
 
 def submit_many(records: Records, key: ApiKey, count: int, *, available_at: datetime | None = None) -> list[str]:
@@ -31,24 +31,26 @@ def submit_many(records: Records, key: ApiKey, count: int, *, available_at: date
 class Pick(Protocol):
     """A dispatcher's look for what is due."""
 
-    def __call__(self, limit: int, *, rung_before: datetime | None = None) -> list[str]: ...
+    def __call__(self, limit: int, *, enqueued_before: datetime | None = None) -> list[str]: ...
 
 
 @pytest.fixture(params=["one dispatcher", "another one each time"])
 def pick(request: pytest.FixtureRequest, records: Records) -> Pick:
     """What one remembers of its last look must not show."""
-    kept = Turns()
+    kept = FairScheduler()
 
-    def look(limit: int, *, rung_before: datetime | None = None) -> list[str]:
-        turns = kept if request.param == "one dispatcher" else Turns()
-        return look_with(turns, records, limit, rung_before=rung_before)
+    def look(limit: int, *, enqueued_before: datetime | None = None) -> list[str]:
+        scheduler = kept if request.param == "one dispatcher" else FairScheduler()
+        return look_with(scheduler, records, limit, enqueued_before=enqueued_before)
 
     return look
 
 
-def look_with(turns: Turns, records: Records, limit: int, *, rung_before: datetime | None = None) -> list[str]:
+def look_with(
+    scheduler: FairScheduler, records: Records, limit: int, *, enqueued_before: datetime | None = None
+) -> list[str]:
     with records.database.begin() as tx:
-        return turns.pick(tx, records.clock(), limit, rung_before or records.clock() - NEVER_RUNG)
+        return scheduler.pick(tx, records.clock(), limit, enqueued_before or records.clock() - NEVER_ENQUEUED)
 
 
 class TestOrder:
@@ -111,7 +113,7 @@ class TestWhoIsDue:
         self, records: Records, clock: Clock, pick: Pick
     ) -> None:
         running = records.job_in(Status.IN_PROGRESS)
-        records.move(Verb.RETRY, running, available_at=clock() + 5 * SECOND)
+        records.move(Verb.RESCHEDULE, running, available_at=clock() + 5 * SECOND)
         assert pick(10) == []
         clock.advance(5 * SECOND)
         assert pick(10) == [running.id]
@@ -121,16 +123,16 @@ class TestWhoIsDue:
     ) -> None:
         job = records.submit_job()
         assert pick(10) == [job.id]
-        assert records.reload(job).rung_at == clock()
-        rung_at = clock()
+        assert records.reload(job).enqueued_at == clock()
+        enqueued_at = clock()
         clock.advance(SECOND)
-        assert pick(10, rung_before=rung_at) == []
-        assert pick(10, rung_before=rung_at + timedelta(microseconds=1)) == [job.id]
+        assert pick(10, enqueued_before=enqueued_at) == []
+        assert pick(10, enqueued_before=enqueued_at + timedelta(microseconds=1)) == [job.id]
 
     def test_a_job_that_comes_back_to_the_queue_has_no_bell(self, records: Records, clock: Clock, pick: Pick) -> None:
         job = records.submit_job()
         assert pick(10) == [job.id]
-        records.move(Verb.RETRY, records.claim(job)[0], available_at=clock())
+        records.move(Verb.RESCHEDULE, records.claim(job)[0], available_at=clock())
         assert pick(10) == [job.id]
 
     def test_what_was_not_picked_keeps_its_turn(self, records: Records, pick: Pick) -> None:
@@ -251,51 +253,51 @@ class TestBesideABacklog:
             return [get_job(tx, job_id).api_key_id for job_id in job_ids]
 
     def test_who_has_just_come_has_the_next_place(self, records: Records) -> None:
-        turns = Turns()
+        scheduler = FairScheduler()
         self.keys_with_jobs(records, 3)
         for _ in range(self.KEYS // 10):
-            look_with(turns, records, 10)
+            look_with(scheduler, records, 10)
         late = make_key(records.database, "late")
         for priority in (5, 7):
             newest = records.submit_job(late, priority=priority)
-            assert look_with(turns, records, 10)[0] == newest.id
+            assert look_with(scheduler, records, 10)[0] == newest.id
 
     def test_who_comes_back_is_known_within_a_round(self, records: Records) -> None:
-        turns = Turns()
+        scheduler = FairScheduler()
         last = records.submit_job(self.last_key(records))
         running, _attempt = records.claim(last)
         self.keys_with_jobs(records, 5)
-        look_with(turns, records, 10)
-        records.move(Verb.RETRY, running, available_at=records.clock())
-        picked = [job_id for _ in range(self.KEYS // 10 + 1) for job_id in look_with(turns, records, 10)]
+        look_with(scheduler, records, 10)
+        records.move(Verb.RESCHEDULE, running, available_at=records.clock())
+        picked = [job_id for _ in range(self.KEYS // 10 + 1) for job_id in look_with(scheduler, records, 10)]
         assert last.id in picked
 
     def test_free_places_are_never_left_to_a_later_look(self, records: Records) -> None:
-        turns = Turns()
+        scheduler = FairScheduler()
         last = records.submit_job(self.last_key(records))
         self.keys_with_jobs(records, 1)
-        assert len(look_with(turns, records, 200)) == 1 + self.KEYS + NEWEST
+        assert len(look_with(scheduler, records, 200)) == 1 + self.KEYS + NEWEST
         running, _attempt = records.claim(last)
-        assert look_with(turns, records, 10) == []
-        records.move(Verb.RETRY, running, available_at=records.clock())
-        assert look_with(turns, records, 10) == [last.id]
+        assert look_with(scheduler, records, 10) == []
+        records.move(Verb.RESCHEDULE, running, available_at=records.clock())
+        assert look_with(scheduler, records, 10) == [last.id]
 
     def test_whom_another_dispatcher_served_has_to_wait(self, records: Records) -> None:
         keys = self.keys_with_jobs(records, 3)
-        turns = Turns()
-        assert self.owners(records, look_with(turns, records, 10)) == keys[:10]
+        scheduler = FairScheduler()
+        assert self.owners(records, look_with(scheduler, records, 10)) == keys[:10]
         records.clock.advance(3 * SECOND)
-        assert self.owners(records, look_with(Turns(), records, 20)) == keys[10:30]
+        assert self.owners(records, look_with(FairScheduler(), records, 20)) == keys[10:30]
         records.clock.advance(3 * SECOND)
-        assert self.owners(records, look_with(turns, records, 10)) == keys[30:]
+        assert self.owners(records, look_with(scheduler, records, 10)) == keys[30:]
 
     def test_a_look_that_was_rolled_back_loses_nothing(self, records: Records) -> None:
         keys = self.keys_with_jobs(records, 2)
-        turns = Turns()
+        scheduler = FairScheduler()
         with suppress(ConnectionError), records.database.begin() as tx:
-            assert turns.pick(tx, records.clock(), 10, records.clock())
+            assert scheduler.pick(tx, records.clock(), 10, records.clock())
             raise ConnectionError
-        picked = [job_id for _ in range(self.KEYS // 10) for job_id in look_with(turns, records, 10)]
+        picked = [job_id for _ in range(self.KEYS // 10) for job_id in look_with(scheduler, records, 10)]
         assert set(self.owners(records, picked)) == set(keys)
 
 

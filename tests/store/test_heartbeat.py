@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.clock import elapsed
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import schema
 from jobs.store.database import Database
@@ -20,9 +20,9 @@ from tests.support.names import NAMES, get_names
 from tests.support.records import an_attempt
 from tests.support.waiting import await_until
 from worker.heartbeat import Heartbeat
-from worker.in_flight import Calls
-from worker.provider.call_handle import AbortReason, Line
-from worker.registration import Identity
+from worker.in_flight import InFlightCalls
+from worker.provider.call_handle import AbortReason, CallHandle
+from worker.registration import WorkerRegistration
 
 RUBBISH = {
     "not UTF-8": b"\xff\xfe",
@@ -40,19 +40,19 @@ RUBBISH = {
 }
 
 
-def beat_at(database: Database) -> datetime:
+def heartbeat_at(database: Database) -> datetime:
     with database.read() as tx:
-        moment: datetime = tx.execute(select(schema.workers.c.beat_at)).scalar_one()
+        moment: datetime = tx.execute(select(schema.workers.c.heartbeat_at)).scalar_one()
     return moment
 
 
 @contextmanager
 def beating(
-    database: Database, valkey_url: str, rescue: Callable[..., int] = lambda *_: 0, calls: Calls | None = None
+    database: Database, valkey_url: str, rescue: Callable[..., int] = lambda *_: 0, calls: InFlightCalls | None = None
 ) -> Iterator[None]:
     client = connect(valkey_url)
-    held = calls or Calls(on_end=lambda: None)
-    heartbeat = Heartbeat(database, Identity(database, 1), held, client, NAMES.stop, rescue)
+    held = calls or InFlightCalls(on_end=lambda: None)
+    heartbeat = Heartbeat(database, WorkerRegistration(database, 1), held, client, NAMES.stop, rescue)
     heartbeat.start()
     try:
         yield
@@ -74,8 +74,8 @@ def test_a_long_look_at_its_calls_does_not_make_a_worker_silent(database: Databa
     with beating(database, valkey_url, look):
         try:
             assert looking.wait(20)
-            before = beat_at(database)
-            await_until(lambda: beat_at(database) > before, 10, "not heard while it looked")
+            before = heartbeat_at(database)
+            await_until(lambda: heartbeat_at(database) > before, 10, "not heard while it looked")
             assert not looked.is_set()
         finally:
             looked.set()
@@ -84,8 +84,8 @@ def test_a_long_look_at_its_calls_does_not_make_a_worker_silent(database: Databa
 def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after_it(
     database: Database, valkey_url: str
 ) -> None:
-    calls = Calls(on_end=lambda: None)
-    spared, ended = Line(), Line()
+    calls = InFlightCalls(on_end=lambda: None)
+    spared, ended = CallHandle(), CallHandle()
     calls.begin(an_attempt("resp_1", 1), spared, timedelta(minutes=1))
     calls.begin(an_attempt("resp_2", 1), ended, timedelta(minutes=1))
     client = connect(valkey_url)
@@ -93,7 +93,7 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
         await_until(lambda: dict(client.pubsub_numsub(NAMES.stop))[NAMES.stop.encode()], 10, "it does not listen")
         for name, rubbish in RUBBISH.items():
             assert client.publish(NAMES.stop, rubbish) == 1, f"it no longer listens before: {name}"
-        Announcer(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
+        Notifier(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
         await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
     assert spared.aborted is None
 
@@ -101,24 +101,24 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
 @pytest.mark.one_database
 @pytest.mark.parametrize("hours", [1, -1])
 def test_who_sees_the_databases_clock_set_judges_no_other_for_a_timeout(hours: int, database: Database) -> None:
-    identity = Identity(database, 1)
-    identity.beat()
-    assert identity.is_steady(timedelta(0))
+    registration = WorkerRegistration(database, 1)
+    registration.beat()
+    assert registration.is_steady(timedelta(0))
     database.clock.learn(database.clock() + timedelta(hours=hours), elapsed())
-    assert not identity.is_steady(timedelta(seconds=60))
-    assert identity.is_steady(timedelta(0))
+    assert not registration.is_steady(timedelta(seconds=60))
+    assert registration.is_steady(timedelta(0))
 
 
 @pytest.mark.one_database
 def test_who_could_not_say_that_it_lives_judges_no_other_for_a_timeout(database: Database, tmp_path: Path) -> None:
-    identity = Identity(database, 1)
-    identity.beat()
-    assert identity.is_steady(timedelta(0))
-    identity.database = Database(f"sqlite:///{tmp_path}/nowhere/backburner.db")
+    registration = WorkerRegistration(database, 1)
+    registration.beat()
+    assert registration.is_steady(timedelta(0))
+    registration.database = Database(f"sqlite:///{tmp_path}/nowhere/backburner.db")
     with pytest.raises(SQLAlchemyError):
-        identity.beat()
-    assert not identity.is_steady(timedelta(0))
-    identity.database = database
-    identity.beat()
-    assert identity.is_steady(timedelta(0))
-    assert not identity.is_steady(timedelta(seconds=60))
+        registration.beat()
+    assert not registration.is_steady(timedelta(0))
+    registration.database = database
+    registration.beat()
+    assert registration.is_steady(timedelta(0))
+    assert not registration.is_steady(timedelta(seconds=60))

@@ -41,11 +41,11 @@ def test_every_verb_in_every_status(verb: Verb, status: Status, records: Records
     assert moved.updated_at == now
     assert (moved.worker_id is not None) == (moved.status is Status.IN_PROGRESS)
     assert moved.completed_at == (now if moved.status.is_terminal else None)
-    assert moved.rung_at is None
+    assert moved.enqueued_at is None
     assert moved.attempt == job.attempt + (verb is Verb.CLAIM)
 
 
-@pytest.mark.parametrize("verb", sorted(set(Verb) - {Verb.REVIVE, Verb.CLAIM}))
+@pytest.mark.parametrize("verb", sorted(set(Verb) - {Verb.RETRY, Verb.CLAIM}))
 def test_a_later_attempt_is_a_fence(verb: Verb, records: Records) -> None:
     """A worker that was given up, and still thinks it holds the job, changes nothing."""
     zombie = records.job_in(Status.IN_PROGRESS)
@@ -70,7 +70,7 @@ def test_a_moved_job_of_another_database_transaction_rolls_back_whole(records: R
 def test_what_a_verb_carries_is_written(records: Records, clock: Clock) -> None:
     job = records.job_in(Status.IN_PROGRESS)
     later = clock() + MINUTE
-    moved = records.move(Verb.RETRY, job, available_at=later, failures=1, error_message="Slow down.")
+    moved = records.move(Verb.RESCHEDULE, job, available_at=later, failures=1, error_message="Slow down.")
     assert (moved.available_at, moved.failures, moved.error_message) == (later, 1, "Slow down.")
     assert records.reload(job) == moved
 
@@ -99,7 +99,7 @@ def test_cancelled_or_completed_but_never_both(records: Records, database: Datab
     for _ in range(ROUNDS):
         job, attempt = records.claim(records.submit_job())
 
-        def settle(verb: Verb, job: Job = job) -> bool:
+        def record_outcome(verb: Verb, job: Job = job) -> bool:
             with database.begin() as tx:
                 if verb is Verb.COMPLETE:
                     end_attempt(tx, attempt, OUTCOMES[verb], records.clock(), ANSWER)  # noqa: B023
@@ -109,7 +109,7 @@ def test_cancelled_or_completed_but_never_both(records: Records, database: Datab
                     return False
             return True
 
-        completed, cancelled = race(lambda: settle(Verb.COMPLETE), lambda: settle(Verb.CANCEL))
+        completed, cancelled = race(lambda: record_outcome(Verb.COMPLETE), lambda: record_outcome(Verb.CANCEL))
         assert completed != cancelled
         ended = records.reload(job)
         assert ended.status is (Status.COMPLETED if completed else Status.CANCELLED)

@@ -28,14 +28,14 @@ from jobs.store import schema, workers
 from jobs.store.account_refusals import TAKEN_AFTER
 from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
-from jobs.store.jobs import erase, move, revive, submit
+from jobs.store.jobs import erase, move, retry_job, submit
 from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts
 from jobs.store.responses import get_job
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
 from worker.maintenance import deadlines, rescuer
-from worker.outcome import AFTER_A_PROBE, EndedCall, Policy, settle
+from worker.outcome import AFTER_A_PROBE, EndedCall, Policy, record_outcome
 from worker.provider.call_handle import AbortReason
 
 WORKERS = 3
@@ -153,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.workers = [self._hire() for _ in range(WORKERS)]
         self.submit(3, repeats, 600, 0)
         self.submit(1, not repeats, 60, 0)
-        return multiple(self.a_bell_is_heard(0, 0), self.a_bell_is_heard(1, 1))
+        return multiple(self.a_message_is_received(0, 0), self.a_message_is_received(1, 1))
 
     def _hire(self) -> str:
         with self.database.begin() as tx:
@@ -184,7 +184,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.model[job.id] = ModelJob(max_attempts, repeats, now + wait * SECOND, now + deadline * SECOND)
 
     @rule(
-        what=st.sampled_from(("time", "time", "deadlines", "log", "log", "log", "no log", "cancel", "revive", "erase")),
+        what=st.sampled_from(
+            ("time", "time", "deadlines", "log", "log", "log", "no log", "cancel", "retry_job", "erase")
+        ),
         seconds=st.sampled_from((0.25, 1, 2, 4, 31)),
         which=JOBS,
         ran=st.booleans(),
@@ -203,13 +205,13 @@ class StoreMachine(RuleBasedStateMachine):
                 self.there_is_no_log()
             case "cancel":
                 self.it_is_cancelled(self._job(which))
-            case "revive":
+            case "retry_job":
                 self.it_is_revived(self._job(which))
             case "erase":
                 self.it_is_erased(self._job(which))
 
     @rule(target=flights, which=JOBS, worker=st.integers(0, WORKERS - 1))
-    def a_bell_is_heard(self, which: int, worker: int) -> Any:
+    def a_message_is_received(self, which: int, worker: int) -> Any:
         return self._claim(self._job(which), worker)
 
     def _claim(self, job_id: str, worker: int) -> Any:
@@ -349,9 +351,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def there_is_no_log(self) -> None:
         deadlines.end_parked(self.database, DeafChannel(), self.clock())
-        self._write_off(self.clock() + timedelta(days=1))
+        self._fail_unknown(self.clock() + timedelta(days=1))
 
-    def _write_off(self, until: datetime) -> None:
+    def _fail_unknown(self, until: datetime) -> None:
         for model in self.model.values():
             if model.exists and model.parked_until is not None and model.parked_until <= until:
                 model.failures += 1
@@ -365,7 +367,7 @@ class StoreMachine(RuleBasedStateMachine):
     def deadlines_are_kept(self) -> None:
         now = self.clock()
         deadlines.run_once(self.database, DeafChannel(), now)
-        self._write_off(now)
+        self._fail_unknown(now)
         for model in self.model.values():
             if model.is_open and model.deadline_at <= now:
                 model.ends("failed")
@@ -374,7 +376,7 @@ class StoreMachine(RuleBasedStateMachine):
         model, now = self.model[job_id], self.clock()
         deadline_at = now + 60 * SECOND
         allowed = model.exists and model.status in ("failed", "cancelled")
-        if self._try(job_id, allowed, lambda tx, job: revive(tx, job, now, deadline_at)):
+        if self._try(job_id, allowed, lambda tx, job: retry_job(tx, job, now, deadline_at)):
             model.status, model.failures = "queued", 0
             model.available_at, model.deadline_at, model.started_at = now, deadline_at, None
 
@@ -392,7 +394,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _settle(self, flight: Flight, report: CallReport, aborted: AbortReason | None) -> None:
         ended = EndedCall(flight.job, flight.attempt, report, aborted, self.clock())
         with self.database.begin() as tx:
-            settle(tx, ended, POLICY, JITTER)
+            record_outcome(tx, ended, POLICY, JITTER)
 
     def _say(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
         return self._try(job_id, allowed, lambda tx, job: move(tx, verb, job, self.clock()))

@@ -37,8 +37,8 @@ def heard() -> Heard:
 
 @pytest.fixture
 def live_log(database: Database, heard: Heard) -> LiveLog:
-    announcer: Any = heard
-    return LiveLog(database, announcer)
+    notifier: Any = heard
+    return LiveLog(database, notifier)
 
 
 def say(output: LiveOutput, *names: str) -> None:
@@ -170,7 +170,7 @@ def test_the_next_attempt_goes_on_behind_the_last(
     say(live_log.open(attempt), "a")
     live_log.flush()
     again: Attempt
-    job, again = records.claim(records.move(Verb.RETRY, job, available_at=clock()))
+    job, again = records.claim(records.move(Verb.RESCHEDULE, job, available_at=clock()))
     say(live_log.open(again), "b")
     live_log.flush()
     with database.read() as tx:

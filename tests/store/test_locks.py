@@ -17,11 +17,11 @@ from jobs.lifecycle import Status
 from jobs.store import schema
 from jobs.store.api_keys import ensure_bootstrap_key
 from jobs.store.database import Database, database_now
-from jobs.store.fair_scheduler import Turns
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.fair_scheduler import FairScheduler
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
-from jobs.store.webhooks.endpoints import SealedSecret, create_endpoint
-from jobs.store.workers import give_up_silent, take_lease
+from jobs.store.webhooks.endpoints import EncryptedSecret, create_endpoint
+from jobs.store.workers import mark_silent_dead, take_lease
 from jobs.webhooks.protocol import EventType
 from tests.chaos.proxy import Proxy
 from tests.support.clock import Clock
@@ -29,13 +29,13 @@ from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import Records, make_key
 from tests.support.sessions import another_session, quickly
 from tests.support.waiting import await_until
-from worker.claim import Claims
-from worker.in_flight import Calls
+from worker.claim import Claimer
+from worker.in_flight import InFlightCalls
 from worker.maintenance import deadlines, rescuer
 from worker.maintenance.loop import Maintenance
-from worker.provider.call_handle import Line
-from worker.provider_limiter import LaneKeeper
-from worker.registration import Identity
+from worker.provider.call_handle import CallHandle
+from worker.provider_limiter import ProviderLimiter
+from worker.registration import WorkerRegistration
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -86,9 +86,9 @@ def test_a_locked_row_holds_up_no_other_job(
             other.id,
             name="hook",
             url="https://example.com/",
-            receiver="a receiver",
+            target="a target",
             event_types=list(EventType),
-            secret=SealedSecret("sealed", "hint"),
+            secret=EncryptedSecret("sealed", "hint"),
             now=clock(),
         )
     stuck = records.submit_job(other)
@@ -117,13 +117,13 @@ def test_a_call_that_was_sent_is_not_taken_for_unsent_once_a_lock_on_its_job_is_
 ) -> None:
     """It was broken off within its worker: what is known of it must outlast a look that the lock has stopped."""
     worker_id = records.worker()
-    calls = Calls(on_end=lambda: None)
+    calls = InFlightCalls(on_end=lambda: None)
     broken = [records.claim(records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL), worker_id) for _ in range(2)]
     for _, attempt in broken:
-        line = Line()
+        handle = CallHandle()
         post = httpcore.Request("POST", "https://host/v1/responses")
-        line.trace("http11.send_request_headers.started", {"request": post})
-        calls.break_off(calls.begin(attempt, line, SECOND))
+        handle.trace("http11.send_request_headers.started", {"request": post})
+        calls.break_off(calls.begin(attempt, handle, SECOND))
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
 
     def look() -> int:
@@ -141,7 +141,7 @@ def test_a_call_that_was_sent_is_not_taken_for_unsent_once_a_lock_on_its_job_is_
 
 def test_a_bell_is_rung_for_others_while_a_job_and_a_key_are_locked(records: Records, clock: Clock) -> None:
     jobs = [records.submit_job() for _ in range(3)]
-    turns = Turns()
+    turns = FairScheduler()
 
     def pick() -> list[str]:
         with records.database.begin() as tx:
@@ -165,10 +165,10 @@ def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
     overdue = records.submit_job()  # for the clock of today
     loop = Maintenance(
         records.database,
-        Identity(records.database, 1, records.worker_id),
+        WorkerRegistration(records.database, 1, records.worker_id),
         DeafBroker(),
         DeafChannel(),
-        lane=LaneSettings("lane"),
+        provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=timedelta(days=1),
         retention=timedelta(days=1),
         patience=AT_ONCE,
@@ -186,7 +186,7 @@ def test_a_worker_whose_row_is_locked_is_not_taken_for_dead(records: Records, cl
         quickly(),
         records.database.begin() as tx,
     ):
-        assert give_up_silent(tx, clock(), TIMEOUT) == [silent]
+        assert mark_silent_dead(tx, clock(), TIMEOUT) == [silent]
 
 
 def test_an_api_starts_while_its_own_key_is_locked(database: Database) -> None:
@@ -220,10 +220,15 @@ class TestWhatIsDoneTogether:
     """A worker's claims share a transaction, as do its ends."""
 
     @contextmanager
-    def _claims(self, records: Records, url: str) -> Iterator[Claims]:
+    def _claims(self, records: Records, url: str) -> Iterator[Claimer]:
         opened = Database(url)
-        identity = Identity(opened, 10, records.worker_id)
-        yield Claims(opened, identity, LaneKeeper(opened, LaneSettings("lane"), TIMEOUT, records.clock), records.clock)
+        registration = WorkerRegistration(opened, 10, records.worker_id)
+        yield Claimer(
+            opened,
+            registration,
+            ProviderLimiter(opened, ProviderLimitSettings("provider_limit"), TIMEOUT, records.clock),
+            records.clock,
+        )
         opened.close()
 
     def test_a_silent_line_holds_up_no_other_claim(self, database: Database, postgres_url: str, clock: Clock) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from jobs.settings import Settings
 from jobs.store.database import database_now
-from jobs.store.fair_scheduler import Turns, rung_at_of
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.fair_scheduler import FairScheduler, enqueued_at_of
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.workers import register
-from jobs.task_queue import NOT_SHOWN_FOR, OUT_OF_ORDER, TO_CLAIM, Dispatcher, LostBells, create_celery
+from jobs.task_queue import NOT_SHOWN_FOR, OUT_OF_ORDER, TO_CLAIM, LostMessages, TaskQueue, create_celery
 from tests.support.clock import Clock
 from tests.support.names import NAMES, get_names
 from tests.support.records import Records
@@ -24,51 +24,51 @@ SLOTS = 10
 
 
 @pytest.fixture
-def dispatcher(records: Records, valkey: ValkeyServer) -> Iterator[Dispatcher]:
+def task_queue(records: Records, valkey: ValkeyServer) -> Iterator[TaskQueue]:
     url = records.database.url.render_as_string(hide_password=False)
-    dispatcher = Dispatcher(create_celery(Settings(_env_file=None, database_url=url, redis_url=valkey.url)), get_names)
+    task_queue = TaskQueue(create_celery(Settings(_env_file=None, database_url=url, redis_url=valkey.url)), get_names)
     with records.database.begin() as tx:
         register(tx, "a-host", 4711, SLOTS, database_now(tx))
-    yield dispatcher
-    dispatcher.close()
+    yield task_queue
+    task_queue.close()
 
 
 @pytest.fixture
-def look(records: Records, dispatcher: Dispatcher, clock: Clock) -> Callable[[], int]:
+def look(records: Records, task_queue: TaskQueue, clock: Clock) -> Callable[[], int]:
     """The dispatcher's duty, at the clock's moment; returns how many bells it has rung."""
-    kept, lane = (Turns(), LostBells()), LaneSettings("lane")
+    kept, provider_limit = (FairScheduler(), LostMessages()), ProviderLimitSettings("provider_limit")
 
     def once() -> int:
-        return duty.run_once(records.database, dispatcher, *kept, lane, clock(), worker_timeout=SECOND * 60)
+        return duty.run_once(records.database, task_queue, *kept, provider_limit, clock(), worker_timeout=SECOND * 60)
 
     return once
 
 
-def rung_within(look: Callable[[], int], seconds: float) -> int:
+def enqueued_within(look: Callable[[], int], seconds: float) -> int:
     """How many bells some looks in a row have rung."""
-    began_at, rung = monotonic(), []
+    began_at, enqueued = monotonic(), []
 
     def is_over() -> bool:
-        rung.append(look())
+        enqueued.append(look())
         return monotonic() - began_at > seconds
 
     await_until(is_over, 10 * seconds, "time stands still")
-    return sum(rung)
+    return sum(enqueued)
 
 
 def test_a_bell_that_waits_as_long_as_calls_take_is_not_rung_again(
-    records: Records, dispatcher: Dispatcher, clock: Clock, look: Callable[[], int]
+    records: Records, task_queue: TaskQueue, clock: Clock, look: Callable[[], int]
 ) -> None:
     for _ in range(5):
         records.submit_job()
         assert look() == 1
         clock.advance(60 * SECOND)
-    assert rung_within(look, 1.2) == 0
-    assert dispatcher.depth() == 5
+    assert enqueued_within(look, 1.2) == 0
+    assert task_queue.depth() == 5
 
 
 def test_one_that_is_lost_amid_others_is_rung_again_and_no_other(
-    records: Records, dispatcher: Dispatcher, clock: Clock, valkey: ValkeyServer, look: Callable[[], int]
+    records: Records, task_queue: TaskQueue, clock: Clock, valkey: ValkeyServer, look: Callable[[], int]
 ) -> None:
     lost = records.submit_job()
     look()
@@ -82,13 +82,13 @@ def test_one_that_is_lost_amid_others_is_rung_again_and_no_other(
     clock.advance(60 * SECOND)
     await_until(lambda: look() == 1, 3, "nobody rang again")
     with records.database.read() as tx:
-        assert rung_at_of(tx, lost.id) == clock()
-    assert rung_within(look, 1.2) == 0
-    assert dispatcher.depth() == 4
+        assert enqueued_at_of(tx, lost.id) == clock()
+    assert enqueued_within(look, 1.2) == 0
+    assert task_queue.depth() == 4
 
 
 def test_one_that_is_being_claimed_is_given_time(
-    records: Records, dispatcher: Dispatcher, clock: Clock, valkey: ValkeyServer, look: Callable[[], int]
+    records: Records, task_queue: TaskQueue, clock: Clock, valkey: ValkeyServer, look: Callable[[], int]
 ) -> None:
     """A worker took it out of the queue a moment ago, after it had waited for long."""
     claimed = records.submit_job()
@@ -97,12 +97,12 @@ def test_one_that_is_being_claimed_is_given_time(
     records.submit_job()
     look()
     clock.advance(60 * SECOND)
-    assert rung_within(look, 0.8) == 0
+    assert enqueued_within(look, 0.8) == 0
     with valkey.client() as client:
         client.rpop(NAMES.calls)
     assert look() == 0
     records.claim(claimed)
-    assert rung_within(look, 1.2) == 0
+    assert enqueued_within(look, 1.2) == 0
 
 
 @pytest.mark.parametrize(
@@ -113,24 +113,24 @@ def test_one_that_is_being_claimed_is_given_time(
     ],
 )
 def test_rubbish_in_the_queue_costs_nothing(
-    records: Records, dispatcher: Dispatcher, valkey: ValkeyServer, look: Callable[[], int], rubbish: bytes
+    records: Records, task_queue: TaskQueue, valkey: ValkeyServer, look: Callable[[], int], rubbish: bytes
 ) -> None:
     records.submit_job()
     assert look() == 1
     with valkey.client() as client:
         client.rpush(NAMES.calls, rubbish)
     assert look() == 0
-    assert dispatcher.next_bell() in ("", "a")
+    assert task_queue.next_message() in ("", "a")
 
 
 def test_what_has_just_left_the_queue_is_given_half_a_second(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = {"seconds": 0.0}
     monkeypatch.setattr("jobs.task_queue.monotonic", lambda: passed["seconds"])
-    lost, first, second, now = LostBells(), clock(), clock() + 10 * SECOND, clock() + 60 * SECOND
+    lost, first, second, now = LostMessages(), clock(), clock() + 10 * SECOND, clock() + 60 * SECOND
 
     def lost_before(after: float, following: datetime | None) -> datetime:
         passed["seconds"] += after
-        return lost.rung_before(2, now, is_shown=True, next_rung_at=following)
+        return lost.enqueued_before(2, now, is_shown=True, next_enqueued_at=following)
 
     lost_before(0, first)
     assert lost_before(0.6, second) == first - OUT_OF_ORDER
@@ -140,6 +140,6 @@ def test_what_has_just_left_the_queue_is_given_half_a_second(clock: Clock, monke
 
 
 def test_of_any_other_broker_a_bell_counts_as_lost_once_it_has_waited(clock: Clock) -> None:
-    lost = LostBells()
-    assert lost.rung_before(0, clock(), is_shown=False, next_rung_at=None) == clock() - TO_CLAIM
-    assert lost.rung_before(3, clock(), is_shown=False, next_rung_at=None) == clock() - NOT_SHOWN_FOR
+    lost = LostMessages()
+    assert lost.enqueued_before(0, clock(), is_shown=False, next_enqueued_at=None) == clock() - TO_CLAIM
+    assert lost.enqueued_before(3, clock(), is_shown=False, next_enqueued_at=None) == clock() - NOT_SHOWN_FOR

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 import worker.maintenance.loop
 from jobs.lifecycle import Status
 from jobs.store import schema
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.workers import register
 from tests.support.idle_worker import DeafBroker, DeafChannel
@@ -16,19 +16,19 @@ from tests.support.records import Records
 from tests.support.waiting import await_until
 from worker.maintenance import deadlines, pruner
 from worker.maintenance.loop import Maintenance
-from worker.registration import Identity
+from worker.registration import WorkerRegistration
 
 DAY = timedelta(days=1)
 
 
-def maintenance(records: Records, identity: Identity | None = None) -> Maintenance:
+def maintenance(records: Records, registration: WorkerRegistration | None = None) -> Maintenance:
     """Of a worker of today, for whom the clock of the records stands far back."""
     return Maintenance(
         records.database,
-        identity or Identity(records.database, 1, records.worker_id),
+        registration or WorkerRegistration(records.database, 1, records.worker_id),
         DeafBroker(),
         DeafChannel(),
-        lane=LaneSettings("lane"),
+        provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=DAY,
         retention=DAY,
         patience=AT_ONCE,
@@ -46,11 +46,11 @@ def test_who_has_taken_a_new_identity_has_no_lease_until_the_former_ones_has_run
 ) -> None:
     monkeypatch.setattr(worker.maintenance.loop, "TICK", 0.0)  # every duty is due at once again
     monkeypatch.setattr(worker.maintenance.loop, "LEASE", timedelta(seconds=0.5))
-    identity = Identity(records.database, 1, records.worker_id)
-    loop = maintenance(records, identity)
+    registration = WorkerRegistration(records.database, 1, records.worker_id)
+    loop = maintenance(records, registration)
     loop.run_once()
     with records.database.begin() as tx:
-        identity.worker_id = register(tx, "a-host", 4711, 1, records.clock())
+        registration.worker_id = register(tx, "a-host", 4711, 1, records.clock())
     records.submit_job()  # overdue for the clock of today
     loop.run_once()
     assert count(records, Status.QUEUED) == 1

@@ -19,7 +19,7 @@ from jobs.errors import Billed, ErrorKind
 from jobs.job import CostSource, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status
 from jobs.store import schema
-from jobs.store.column_types import ByteOrdered
+from jobs.store.column_types import AsciiId
 from jobs.store.database import Database
 from jobs.webhooks.protocol import DeliveryError, DeliveryStatus, DisabledFor, EventType
 from tests.support.records import Records, rows_of, snapshot
@@ -37,13 +37,13 @@ ENUMS: dict[str, type[StrEnum]] = {
     "ck_jobs_status": Status,
     "ck_jobs_truncation": Truncation,
     "ck_jobs_truncation_applied": Truncation,
-    "ck_lanes_closed_for": ErrorKind,
+    "ck_provider_limits_pause_kind": ErrorKind,
     "ck_past_usage_outcome": Outcome,
     "ck_webhook_deliveries_error_kind": DeliveryError,
     "ck_webhook_deliveries_status": DeliveryStatus,
     "ck_webhook_endpoints_disabled_for": DisabledFor,
     "ck_webhook_events_type": EventType,
-    "ck_webhook_tries_error_kind": DeliveryError,
+    "ck_webhook_delivery_attempts_error_kind": DeliveryError,
 }
 
 
@@ -142,7 +142,7 @@ class TestEqualToTheTables:
             (table.name, column.name)
             for table in schema.metadata.sorted_tables
             for column in table.columns
-            if isinstance(column.type, ByteOrdered)
+            if isinstance(column.type, AsciiId)
         }
         assert found == declared
 

@@ -19,11 +19,11 @@ from jobs.store.attempts import attempts_of
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, USAGE, Records
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.maintenance import rescuer
-from worker.orphaned_outcomes import LeftOvers
-from worker.outcome import EndedCall, Policy, settle
-from worker.pending_outcomes import Unrecorded
+from worker.orphaned_outcomes import OrphanedOutcomes
+from worker.outcome import EndedCall, Policy, record_outcome
+from worker.pending_outcomes import PendingOutcomes
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -38,37 +38,40 @@ class Killed(BaseException):
 
 def leave(folder: Path, job: Job, attempt: Attempt, clock: Clock) -> None:
     """A worker is killed before it could record an answer."""
-    with suppress(Killed), Unrecorded(folder).until_recorded(EndedCall(job, attempt, ANSWER, None, clock()), None):
+    with suppress(Killed), PendingOutcomes(folder).until_recorded(EndedCall(job, attempt, ANSWER, None, clock()), None):
         raise Killed
     assert len(unrecorded_files(folder)) == 1
 
 
-def left_overs(records: Records, folder: Path) -> LeftOvers:
+def orphaned_outcomes(records: Records, folder: Path) -> OrphanedOutcomes:
     """Those of another worker on this folder."""
-    return LeftOvers(
-        records.database, Unrecorded(folder), lambda tx, ended: settle(tx, ended, POLICY, 0.0), lambda *_: None
+    return OrphanedOutcomes(
+        records.database,
+        PendingOutcomes(folder),
+        lambda tx, ended: record_outcome(tx, ended, POLICY, 0.0),
+        lambda *_: None,
     )
 
 
-def rescue(records: Records, ends: LeftOvers, worker_id: str) -> int:
+def rescue(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     records.clock.advance(2 * TIMEOUT)
     return rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT, ends=ends)
 
 
-def audit(records: Records, ends: LeftOvers, worker_id: str) -> int:
+def audit(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     now = records.clock.advance(rescuer.ORPHAN_AGE + SECOND)
-    calls = Calls(on_end=lambda: None)
+    calls = InFlightCalls(on_end=lambda: None)
     return rescuer.rescue_orphans(records.database, DeafBroker(), DeafChannel(), now, worker_id, calls, ends=ends)
 
 
 @pytest.mark.parametrize("take_back", [rescue, audit])
 def test_who_takes_calls_back_records_what_stands_in_files(
-    records: Records, clock: Clock, tmp_path: Path, take_back: Callable[[Records, LeftOvers, str], int]
+    records: Records, clock: Clock, tmp_path: Path, take_back: Callable[[Records, OrphanedOutcomes, str], int]
 ) -> None:
     worker_id = records.worker()
     known, lost = (records.claim(records.submit_job(), worker_id) for _ in range(2))
     leave(tmp_path, *known, clock)
-    assert take_back(records, left_overs(records, tmp_path), worker_id) == 1
+    assert take_back(records, orphaned_outcomes(records, tmp_path), worker_id) == 1
     assert records.reload(lost[0]).status is Status.QUEUED
     assert records.reload(known[0]).status is Status.COMPLETED
     with records.database.read() as tx:
@@ -82,7 +85,7 @@ def test_a_file_that_says_nothing_saves_no_call_from_rescue(records: Records, cl
     job, attempt = records.claim(records.submit_job(), worker_id)
     leave(tmp_path, job, attempt, clock)
     unrecorded_files(tmp_path)[0].write_text("{")
-    assert rescue(records, left_overs(records, tmp_path), worker_id) == 1
+    assert rescue(records, orphaned_outcomes(records, tmp_path), worker_id) == 1
     assert records.reload(job).status is Status.QUEUED
 
 
@@ -95,7 +98,7 @@ def test_one_that_can_never_be_recorded_is_rescued_in_the_end(records: Records, 
     def refuse(*_: object) -> None:
         raise ValueError("no")
 
-    ends = LeftOvers(records.database, Unrecorded(tmp_path), refuse, refuse)
+    ends = OrphanedOutcomes(records.database, PendingOutcomes(tmp_path), refuse, refuse)
     (unrecorded_files(tmp_path)[0].with_suffix(".unknown") / "in the way").mkdir(parents=True)
     assert rescue(records, ends, worker_id) == 0
     assert rescue(records, ends, worker_id) == 1
@@ -110,7 +113,7 @@ def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records
     for each in (old, new):
         each.write_text('{"half')
     os.utime(old, (time.time() - 3600,) * 2)
-    left_overs(records, tmp_path).record()
+    orphaned_outcomes(records, tmp_path).record()
     assert [*folder.iterdir()] == [new]
 
 
@@ -118,7 +121,7 @@ def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records
 def test_what_a_full_disk_takes_only_a_part_of_leaves_no_file(records: Records, clock: Clock, tmp_path: Path) -> None:
     job, attempt = records.claim(records.submit_job(), records.worker())
     large = replace(ANSWER, raw=b" " * 2 * ROOM_BYTES)
-    ends = Unrecorded(tmp_path)
+    ends = PendingOutcomes(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with suppress(Killed), ends.until_recorded(EndedCall(job, attempt, large, None, clock()), None):
         resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, before[1]))

@@ -16,7 +16,7 @@ from tests.support.records import Records
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
-LANE = provider_limits.LaneSettings("provider")
+PROVIDER = provider_limits.ProviderLimitSettings("provider")
 BOTH = (CALLS, DELIVERIES)
 
 
@@ -27,13 +27,13 @@ def say(
         assert beat(tx, records.worker_id, records.clock(), report=Report(queues, slots, took_ago), **more)
 
 
-def waiting(records: Records, lane: provider_limits.LaneSettings = LANE) -> Waiting | None:
+def waiting(records: Records, provider_limit: provider_limits.ProviderLimitSettings = PROVIDER) -> Waiting | None:
     with records.database.read() as tx:
-        return overdue_job(tx, lane, records.clock(), TIMEOUT)
+        return overdue_job(tx, provider_limit, records.clock(), TIMEOUT)
 
 
-def reason(records: Records, lane: provider_limits.LaneSettings = LANE) -> tuple[str, bool]:
-    found = waiting(records, lane)
+def reason(records: Records, provider_limit: provider_limits.ProviderLimitSettings = PROVIDER) -> tuple[str, bool]:
+    found = waiting(records, provider_limit)
     assert found is not None
     return found.reason, found.is_fault
 
@@ -84,17 +84,17 @@ def test_each_reason_is_given(records: Records, clock: Clock) -> None:
     say(records, [DELIVERIES])
     assert reason(records) == ("no live worker listens to the queue of jobs: a-host (process 4711)", True)
     with records.database.read() as tx:
-        away = overdue_job(tx, LANE, clock(), TIMEOUT, broker_answers=False)
+        away = overdue_job(tx, PROVIDER, clock(), TIMEOUT, broker_answers=False)
     assert away is not None
     assert (away.reason, away.is_fault) == ("the broker does not answer", True)
     say(records, slots=1)
     running, _ = records.claim(records.submit_job())
     assert reason(records) == ("all 1 slots of the workers are taken", False)
     say(records, slots=5)
-    narrow = provider_limits.LaneSettings("provider", most=1)
-    assert reason(records, narrow) == ("all 1 slots that the provider allows are taken", False)
+    throttle = provider_limits.ProviderLimitSettings("provider", most=1)
+    assert reason(records, throttle) == ("all 1 slots that the provider allows are taken", False)
     with records.database.begin() as tx:
-        provider_limits.close(tx, LANE.name, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        provider_limits.pause(tx, PROVIDER.name, ErrorKind.BAD_CREDENTIALS, clock(), clock())
     assert reason(records) == ("provider refuses this server's key since 15:09 UTC, next try now", True)
     say(records, draining=True)
     assert reason(records) == ("all workers are shutting down", True)

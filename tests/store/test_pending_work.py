@@ -11,9 +11,9 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.database import database_now
 from jobs.store.jobs import move
-from jobs.store.leases import beat_now, take_lease_now
+from jobs.store.leases import heartbeat_now, take_lease_now
 from jobs.store.pending_work import Duty, duties_with_work
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.workers import leave, live_workers
 from tests.support.idle_worker import DeafBroker, DeafChannel
@@ -21,7 +21,7 @@ from tests.support.plans import captured
 from tests.support.records import Records
 from worker.maintenance import loop
 from worker.maintenance.loop import Maintenance
-from worker.registration import Identity
+from worker.registration import WorkerRegistration
 
 TIMEOUT = timedelta(seconds=10)
 DAY = timedelta(days=1)
@@ -29,7 +29,7 @@ DAY = timedelta(days=1)
 
 def due(records: Records) -> AbstractSet[Duty]:
     with records.database.read() as tx:
-        return duties_with_work(tx, records.clock(), TIMEOUT, "lane")
+        return duties_with_work(tx, records.clock(), TIMEOUT, "provider_limit")
 
 
 def nothing_happens(_records: Records) -> None:
@@ -92,12 +92,12 @@ def a_follow_up_waits(records: Records) -> None:
 def _waiting_for(records: Records, job_id: str) -> None:
     job = records.submit_job(previous_response_id=job_id)
     with records.database.begin() as tx:
-        tx.execute(update(schema.jobs).where(schema.jobs.c.id == job.id).values(waits_for=job_id))
+        tx.execute(update(schema.jobs).where(schema.jobs.c.id == job.id).values(blocked_by=job_id))
 
 
-def the_lane_is_narrow(records: Records) -> None:
+def the_provider_is_throttled(records: Records) -> None:
     with records.database.begin() as tx:
-        tx.execute(insert(schema.lanes).values(name="lane", probes=0, max_calls=3))
+        tx.execute(insert(schema.provider_limits).values(name="provider_limit", probes=0, max_calls=3))
 
 
 def a_call_was_lost(records: Records) -> None:
@@ -125,7 +125,7 @@ WORK: dict[Callable[[Records], None], AbstractSet[Duty]] = {
     a_patience_has_run_out: {Duty.RECONCILIATION, Duty.DEADLINES},
     a_follow_up_may_run: {Duty.DISPATCHER, Duty.FOLLOWERS},
     a_follow_up_waits: {Duty.DISPATCHER},
-    the_lane_is_narrow: {Duty.DISPATCHER},
+    the_provider_is_throttled: {Duty.DISPATCHER},
     a_call_was_lost: {Duty.RECONCILIATION, Duty.CANCELLATION},
     a_copy_is_unwanted: {Duty.ERASURE},
 }
@@ -141,10 +141,10 @@ def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeyp
     monkeypatch.setattr(loop, "TICK", 0.0)
     maintenance = Maintenance(
         records.database,
-        Identity(records.database, 1, records.worker_id),
+        WorkerRegistration(records.database, 1, records.worker_id),
         DeafBroker(),
         DeafChannel(),
-        lane=LaneSettings("lane"),
+        provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=3650 * DAY,
         retention=DAY,
         patience=AT_ONCE,
@@ -158,8 +158,8 @@ def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeyp
 def test_a_beat_and_a_lease_are_one_statement_each(records: Records) -> None:
     with captured(records.database) as statements:
         assert take_lease_now(records.database, "a duty", records.worker_id, DAY, within=5)
-        assert beat_now(records.database, records.worker_id, within=5)
-        assert not beat_now(records.database, "wrk_unknown", within=5)
+        assert heartbeat_now(records.database, records.worker_id, within=5)
+        assert not heartbeat_now(records.database, "wrk_unknown", within=5)
         assert not take_lease_now(records.database, "a duty", "wrk_2", DAY, within=5)
     assert len([each for each in statements if not each.sql.startswith("BEGIN")]) == 4
     with records.database.read() as tx:

@@ -14,14 +14,14 @@ NAME = "provider"
 def refused_probe(database: Database, clock: Clock) -> timedelta:
     """Probe as soon as it is allowed, be refused, and see how long the lane is left alone."""
     with database.begin() as tx:
-        lane = provider_limits.read_lane(tx, NAME)
-        assert lane.probe_at is not None
-        clock.advance(max(timedelta(), lane.probe_at - clock()))
-        assert provider_limits.take_probe(tx, lane, clock())
-        assert provider_limits.read_lane(tx, NAME).is_shut(clock())  # one probe at a time
+        provider_limit = provider_limits.read_provider_limit(tx, NAME)
+        assert provider_limit.probe_at is not None
+        clock.advance(max(timedelta(), provider_limit.probe_at - clock()))
+        assert provider_limits.take_probe(tx, provider_limit, clock())
+        assert provider_limits.read_provider_limit(tx, NAME).is_shut(clock())  # one probe at a time
         clock.advance(timedelta(milliseconds=1))
-        assert not provider_limits.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-        probe_at = provider_limits.read_lane(tx, NAME).probe_at
+        assert not provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        probe_at = provider_limits.read_provider_limit(tx, NAME).probe_at
         assert probe_at is not None
     return probe_at - clock()
 
@@ -30,22 +30,22 @@ def test_the_first_probe_goes_out_at_once_and_each_refused_one_doubles_the_pause
     database: Database, clock: Clock
 ) -> None:
     with database.begin() as tx:
-        assert provider_limits.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-        assert not provider_limits.read_lane(tx, NAME).is_shut(clock())
+        assert provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        assert not provider_limits.read_provider_limit(tx, NAME).is_shut(clock())
     pauses = [refused_probe(database, clock).total_seconds() for _ in range(8)]
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: Database, clock: Clock) -> None:
     with database.begin() as tx:
-        provider_limits.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
     for _ in range(5):
         refused_probe(database, clock)
     with database.begin() as tx:
         clock.advance(timedelta(seconds=30))
-        assert provider_limits.reopen(tx, NAME, clock())
-        provider_limits.close(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-        assert not provider_limits.read_lane(tx, NAME).is_shut(clock())
+        assert provider_limits.resume(tx, NAME, clock())
+        provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
+        assert not provider_limits.read_provider_limit(tx, NAME).is_shut(clock())
 
 
 def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) -> None:
@@ -53,7 +53,7 @@ def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) 
         records.claim(records.submit_job())
     limits = []
     for job_id in ("resp_a", "resp_a", "resp_b", "resp_b", "resp_a"):
-        clock.advance(2 * provider_limits.NARROW_EVERY)
+        clock.advance(2 * provider_limits.THROTTLE_EVERY)
         with records.database.begin() as tx:
-            limits.append(provider_limits.narrow(tx, NAME, job_id, clock()))
+            limits.append(provider_limits.throttle(tx, NAME, job_id, clock()))
     assert limits == [8, None, 8, None, 8]  # half of what is out, and nothing has ended

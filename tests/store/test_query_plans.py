@@ -17,7 +17,7 @@ from sqlalchemy import Connection, insert, select, text
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Outcome
 from jobs.lifecycle import Status, Verb
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import api_keys, responses, schema, workers
 from jobs.store.attempts import (
@@ -30,24 +30,24 @@ from jobs.store.attempts import (
 )
 from jobs.store.conversations import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
-from jobs.store.fair_scheduler import Turns
+from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase, move
 from jobs.store.output_items import find_items
 from jobs.store.pending_work import duties_with_work
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.responses import Filters
-from jobs.store.undelivered_creates import Sender, marks_of, note_answered, note_lost
+from jobs.store.undelivered_creates import Sender, note_answered, note_lost, undelivered_creates_of
 from jobs.store.usage_rollup import SUMS, add_up
 from jobs.store.webhooks import endpoints
-from jobs.store.webhooks.claims import claim_deliveries, owners_of, receivers_of
+from jobs.store.webhooks.claims import claim_deliveries, owners_of, targets_of
 from jobs.store.webhooks.outbox import (
     pending_of_jobs,
-    record_try,
+    record_delivery_attempt,
     rescue_deliveries,
     write_events,
 )
-from jobs.store.webhooks.scheduler import due_of_receiver, pick_due_deliveries
-from jobs.webhooks.protocol import DeliveryStatus, TryReport
+from jobs.store.webhooks.scheduler import due_of_target, pick_due_deliveries
+from jobs.webhooks.protocol import DeliveryReport, DeliveryStatus
 from tests.support.clock import START
 from tests.support.names import get_names
 from tests.support.plans import Statement, captured, explain
@@ -62,9 +62,9 @@ SECOND = timedelta(seconds=1)
 NOW = START
 FEW = {
     "workers",
-    "lanes",
+    "provider_limits",
     "api_processes",
-    "unanswered",
+    "undelivered_creates",
     "ix_jobs_held",
     "ix_attempts_open",
     "ix_jobs_waiting",
@@ -159,7 +159,7 @@ def fill(database: Database) -> World:
                 "completed_at": ended_at,
                 "worker_id": worker_id,
                 "previous_response_id": follows,
-                "waits_for": follows if wait > timedelta(0) and number % 5 == 0 else None,
+                "blocked_by": follows if wait > timedelta(0) and number % 5 == 0 else None,
                 "store": number % 500 != 0,
             }
         )
@@ -191,7 +191,7 @@ def fill(database: Database) -> World:
         tx.execute(insert(schema.api_keys), made)
         host = {"host": "h", "pid": 1, "concurrency": 100, "started_at": NOW}
         beats = [
-            {"id": each, **host, "beat_at": NOW, "ended_at": NOW if index < 2 else None}
+            {"id": each, **host, "heartbeat_at": NOW, "ended_at": NOW if index < 2 else None}
             for index, each in enumerate(worker_ids)
         ]
         tx.execute(insert(schema.workers), beats)
@@ -209,21 +209,21 @@ def fill(database: Database) -> World:
         )
         tx.execute(insert(schema.job_metadata), rows["labels"])
         tx.execute(insert(schema.attempts), rows["attempts"])
-        tx.execute(insert(schema.past_usage), past_usage(key_ids))
+        tx.execute(insert(schema.usage_rollup), usage_rollup(key_ids))
         owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
-        owed = [
+        undelivered = [
             {**owing, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
             for number, each in enumerate(by_status[Status.COMPLETED][:2_000])
         ]
-        tx.execute(insert(schema.unanswered), owed)
-        tx.execute(insert(schema.api_processes), [{"id": "api_1", "beat_at": NOW}])
+        tx.execute(insert(schema.undelivered_creates), undelivered)
+        tx.execute(insert(schema.api_processes), [{"id": "api_1", "heartbeat_at": NOW}])
         fill_webhooks(tx, key_ids, by_status, worker_ids, chance)
     with database.read(within=float("inf")) as tx:
         tx.execute(text("ANALYZE" if database.is_sqlite else "VACUUM ANALYZE"))
     return World(database, key_ids[0], by_status, worker_ids[-1])
 
 
-def past_usage(key_ids: list[str]) -> list[dict[str, Any]]:
+def usage_rollup(key_ids: list[str]) -> list[dict[str, Any]]:
     """A year of days added up."""
     days = [NOW.date() - timedelta(days=400 + number) for number in range(365)]
     return [
@@ -240,12 +240,12 @@ def fill_webhooks(
     hooks, named, events, made, tries = [], [], [], [], []
     plain = {"name": "hook", "url": "https://a/", "event_types": ["response.completed"], "secret": "s"}
     for number, key_id in enumerate(key_ids):
-        hook = {"id": f"we_{number:032x}", "api_key_id": key_id, "receiver": f"{key_id} https://a:443", **plain}
+        hook = {"id": f"we_{number:032x}", "api_key_id": key_id, "target": f"{key_id} https://a:443", **plain}
         off = {"disabled_at": NOW if number == 1 else None, "disabled_for": "gone" if number == 1 else None}
         hooks.append({**hook, **off, "job_id": None, "created_at": NOW, "updated_at": NOW})
     for number, job_id in enumerate(by_status[Status.COMPLETED][:4_000]):
         named.append(
-            {**hooks[0], "id": f"we_f{number:031x}", "job_id": job_id, "receiver": f"{key_ids[0]} https://b:443"}
+            {**hooks[0], "id": f"we_f{number:031x}", "job_id": job_id, "target": f"{key_ids[0]} https://b:443"}
         )
     for number in range(JOBS):
         at = NOW - timedelta(days=30) * (1 - number / JOBS)
@@ -261,7 +261,7 @@ def fill_webhooks(
                 "event_id": f"evt_{stamp}",
                 "endpoint_id": hooks[which]["id"],
                 "api_key_id": key_ids[which],
-                "receiver": hooks[which]["receiver"],
+                "target": hooks[which]["target"],
                 "is_test": False,
                 "created_at": at,
                 "available_at": NOW + timedelta(hours=chance.choice([-1, 1])),
@@ -274,7 +274,7 @@ def fill_webhooks(
     tx.execute(insert(schema.webhook_endpoints), [*hooks, *named])
     tx.execute(insert(schema.webhook_events), events)
     tx.execute(insert(schema.webhook_deliveries), made)
-    tx.execute(insert(schema.webhook_tries), tries)
+    tx.execute(insert(schema.webhook_delivery_attempts), tries)
 
 
 class Undone(Exception):
@@ -290,7 +290,7 @@ def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], obje
     return run
 
 
-def claim_and_settle(tx: Connection, world: World) -> None:
+def claim_and_record(tx: Connection, world: World) -> None:
     begun = begin_attempt(tx, first_due(tx, world), world.worker_id, NOW)
     assert begun is not None
     job, attempt = begun
@@ -305,7 +305,7 @@ def first_due(tx: Connection, world: World) -> str:
 
 
 def rescue(tx: Connection, world: World) -> None:
-    held, opened = workers.left_behind(tx, 200)
+    held, opened = workers.orphaned(tx, 200)
     assert held
     assert opened
     close_lost(tx, opened[0].job_id, opened[0].number, NOW, Failure(ErrorKind.LOST, "Silent."))
@@ -330,7 +330,7 @@ def retry_of(world: World) -> Sender:
 
 
 def pick(tx: Connection, world: World) -> None:
-    assert len(Turns().pick(tx, NOW, 200, NOW - SECOND)) == 200
+    assert len(FairScheduler().pick(tx, NOW, 200, NOW - SECOND)) == 200
 
 
 def delete(tx: Connection, world: World) -> None:
@@ -341,10 +341,10 @@ def write_and_claim(tx: Connection, world: World) -> None:
     job = responses.get_job(tx, world.one(Status.COMPLETED))
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
-    assert receivers_of(tx, [delivery_id], NOW)
+    assert targets_of(tx, [delivery_id], NOW)
     assert owners_of(tx, [delivery_id])
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
-    assert record_try(tx, sending, TryReport(None, 200), NOW, 0).status
+    assert record_delivery_attempt(tx, sending, DeliveryReport(None, 200), NOW, 0).status
 
 
 def hook(tx: Connection, world: World) -> endpoints.Endpoint:
@@ -369,8 +369,8 @@ def webhook_metrics(tx: Connection, _world: World) -> None:
 
 MIDDLE = NOW - timedelta(days=15)
 LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
-    "claim and settle": claim_and_settle,
-    "get": lambda tx, world: responses.get_document(tx, world.one(Status.COMPLETED), world.key_id),
+    "claim and settle": claim_and_record,
+    "get": lambda tx, world: responses.get_response_document(tx, world.one(Status.COMPLETED), world.key_id),
     "get the request": lambda tx, world: responses.get_request(tx, world.one(Status.COMPLETED)),
     "get the attempts": lambda tx, world: attempts_of(tx, world.one(Status.COMPLETED)),
     "list": list_by(Filters()),
@@ -404,11 +404,11 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
     "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
     "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
-    "a request sent again": lambda tx, world: marks_of(tx, retry_of(world), NOW, NOW),
+    "a request sent again": lambda tx, world: undelivered_creates_of(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
     "write and claim a delivery": write_and_claim,
     "pick due deliveries": lambda tx, _world: pick_due_deliveries(tx, NOW, 200, NOW),
-    "due for one receiver": lambda tx, world: due_of_receiver(tx, f"{world.key_id} https://a:443", NOW, 16),
+    "due for one receiver": lambda tx, world: due_of_target(tx, f"{world.key_id} https://a:443", NOW, 16),
     "rescue deliveries": lambda tx, _world: rescue_deliveries(tx, NOW),
     "list endpoints": lambda tx, world: endpoints.list_endpoints(tx, world.key_id, limit=20),
     "log of deliveries": log_of(),
@@ -418,7 +418,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "webhook metrics": webhook_metrics,
     "find a key": lambda tx, _world: api_keys.find_key(tx, "a secret"),
     "add up attempts": add_up_attempts,
-    "what there is to do": lambda tx, _world: duties_with_work(tx, NOW, timedelta(seconds=10), "lane"),
+    "what there is to do": lambda tx, _world: duties_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
     "usage of a day": lambda tx, world: responses.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
 
@@ -466,10 +466,10 @@ def test_every_index_answers_one_of_these(world: World) -> None:
 
 def capture_maintenance(world: World) -> list[Statement]:
     """The deadline keeper and the pruner at work on a few jobs."""
-    announcer = Announcer(connect("redis://127.0.0.1:1/0"), get_names)
+    notifier = Notifier(connect("redis://127.0.0.1:1/0"), get_names)
     with captured(world.database) as statements:
         world.now += timedelta(minutes=10)
-        assert 0 < deadlines.run_once(world.database, announcer, world.now) < 100
+        assert 0 < deadlines.run_once(world.database, notifier, world.now) < 100
         assert 0 < pruner.run_once(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 100
         assert 0 < deliveries.prune(world.database, world.now, timedelta(days=30) - timedelta(minutes=10)) < 500
     return [each for each in statements if not each.sql.startswith("BEGIN")]

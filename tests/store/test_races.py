@@ -16,7 +16,7 @@ from jobs.store.jobs import move, submit
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, Records, make_spec
-from worker.outcome import EndedCall, Policy, settle
+from worker.outcome import EndedCall, Policy, record_outcome
 
 pytestmark = pytest.mark.long
 
@@ -35,7 +35,7 @@ def test_cancel_against_complete_a_thousand_times(records: Records, clock: Clock
         for job, attempt in held:
             together.wait(60)
             with database.begin() as tx:
-                settled = settle(tx, EndedCall(job, attempt, ANSWER, None, clock()), POLICY, 0)
+                settled = record_outcome(tx, EndedCall(job, attempt, ANSWER, None, clock()), POLICY, 0)
             said[settled.verb if settled else "booked"] += 1
         return said
 

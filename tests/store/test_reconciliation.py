@@ -12,22 +12,22 @@ from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
 from jobs.store import schema
 from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, note_response
-from jobs.store.fair_scheduler import Turns
-from jobs.store.jobs import erase, revive
+from jobs.store.fair_scheduler import FairScheduler
+from jobs.store.jobs import erase, retry_job
 from jobs.store.provider_limits import log_is_off, probe_now
 from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts, parked_jobs
 from jobs.store.responses import queue_position
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, USAGE, Records
-from worker.outcome import EndedCall, Policy, Settled, settle
+from worker.outcome import EndedCall, Policy, RecordedOutcome, record_outcome
 from worker.provider.call_handle import AbortReason
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
-LANE = "api.provider.test"
+PROVIDER = "api.provider.test"
 WAIT = timedelta(minutes=5)
-POLICY = Policy(Backoff(SECOND, SECOND), HOUR, widen_on_overflow=False, patience=Patience(LANE, WAIT))
+POLICY = Policy(Backoff(SECOND, SECOND), HOUR, widen_on_overflow=False, patience=Patience(PROVIDER, WAIT))
 CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
 LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
 LOGGED = Cost(700, CostSource.PROVIDER)
@@ -40,9 +40,9 @@ def once(records: Records) -> Job:
 
 def report(
     records: Records, job: Job, attempt: Attempt, came: CallReport, aborted: AbortReason | None = None
-) -> Settled | None:
+) -> RecordedOutcome | None:
     with records.database.begin() as tx:
-        return settle(tx, EndedCall(job, attempt, came, aborted, records.clock()), POLICY, 0)
+        return record_outcome(tx, EndedCall(job, attempt, came, aborted, records.clock()), POLICY, 0)
 
 
 def park(records: Records) -> tuple[Job, Attempt]:
@@ -84,14 +84,14 @@ class TestParked:
         with records.database.begin() as tx:
             assert queue_position(tx, job) is None
             assert queue_position(tx, behind) == 1
-            assert Turns().pick(tx, clock(), 10, clock()) == [behind.id]
+            assert FairScheduler().pick(tx, clock(), 10, clock()) == [behind.id]
             assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
 
     def test_who_wants_a_retry_or_has_a_price_does_not_wait(self, records: Records) -> None:
         job, attempt = records.claim(records.submit_job())
         retried = report(records, job, attempt, CUT)
         assert retried is not None
-        assert (retried.verb, retried.job.failures) == (Verb.RETRY, 1)
+        assert (retried.verb, retried.job.failures) == (Verb.RESCHEDULE, 1)
         job, attempt = records.claim(once(records))
         failed = report(records, job, attempt, CallReport(CUT.result, cost=COST))
         assert failed is not None
@@ -99,17 +99,17 @@ class TestParked:
 
     def test_nobody_waits_for_a_log_that_is_known_to_be_off(self, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
-            log_is_off(tx, LANE, clock() + HOUR)
-            assert Patience(LANE, WAIT).now(tx, clock()) == timedelta(0)
-            assert Patience(LANE, WAIT).now(tx, clock() + HOUR) == WAIT
+            log_is_off(tx, PROVIDER, clock() + HOUR)
+            assert Patience(PROVIDER, WAIT).now(tx, clock()) == timedelta(0)
+            assert Patience(PROVIDER, WAIT).now(tx, clock() + HOUR) == WAIT
             assert Patience("another", WAIT).now(tx, clock()) == WAIT
         job, attempt = records.claim(once(records))
         failed = report(records, job, attempt, CUT)
         assert failed is not None
         assert failed.verb is Verb.FAIL
         with records.database.begin() as tx:
-            probe_now(tx, LANE, clock())
-            assert Patience(LANE, WAIT).now(tx, clock()) == WAIT
+            probe_now(tx, PROVIDER, clock())
+            assert Patience(PROVIDER, WAIT).now(tx, clock()) == WAIT
 
     def test_the_log_shows_that_it_failed_so_it_runs_again(self, records: Records, clock: Clock) -> None:
         job, attempt = park(records)
@@ -125,7 +125,7 @@ class TestParked:
 
     def test_the_log_shows_that_it_ran_so_it_ends(self, records: Records) -> None:
         job, attempt = park(records)
-        assert log_says_it_ran(records, attempt) == [Verb.WRITE_OFF]
+        assert log_says_it_ran(records, attempt) == [Verb.FAIL_UNKNOWN]
         ended = records.reload(job)
         assert (ended.status, ended.error_code, ended.cost) == (Status.FAILED, "outcome_unknown", LOGGED)
         assert "ran and was billed" in (ended.error_message or "")
@@ -157,10 +157,10 @@ class TestParked:
         job, attempt = park(records)
         cancelled = records.move(Verb.CANCEL, job)
         with records.database.begin() as tx:
-            revived = revive(tx, cancelled, clock(), clock() + HOUR)
+            retried = retry_job(tx, cancelled, clock(), clock() + HOUR)
         assert log_says_it_failed(records, attempt) == []
-        assert records.reload(job) == revived
-        again, second = records.claim(revived)
+        assert records.reload(job) == retried
+        again, second = records.claim(retried)
         settled = report(records, again, second, CUT)
         assert settled is not None
         assert settled.verb is Verb.PARK
@@ -172,7 +172,7 @@ class TestParked:
             def ask(attempt: Attempt = attempt) -> list[Verb]:
                 return log_says_it_ran(records, attempt)
 
-            assert sorted(race(ask, ask)) == [[], [Verb.WRITE_OFF]]
+            assert sorted(race(ask, ask)) == [[], [Verb.FAIL_UNKNOWN]]
             assert records.reload(job).cost == LOGGED
 
     def test_all_are_found_or_those_that_have_waited_enough(self, records: Records, clock: Clock) -> None:
@@ -215,7 +215,7 @@ class TestLateReports:
         job, attempt = self.lost(records)
         settled = report(records, job, attempt, CallReport(Failure(ErrorKind.REJECTED, "No.", 400)))
         assert settled is not None
-        assert (settled.verb, settled.job.error_code) == (Verb.WRITE_OFF, "provider_rejected")
+        assert (settled.verb, settled.job.error_code) == (Verb.FAIL_UNKNOWN, "provider_rejected")
 
     def test_a_call_that_was_never_sent_is_handed_back(self, records: Records) -> None:
         job, attempt = self.lost(records)
@@ -339,17 +339,17 @@ class TestGivenBack:
         assert failed is not None
         clock.advance(SECOND)
         with records.database.begin() as tx:
-            revived = revive(tx, failed.job, clock(), clock() + HOUR)
-        again, second = records.claim(revived)
+            retried = retry_job(tx, failed.job, clock(), clock() + HOUR)
+        again, second = records.claim(retried)
         with records.database.begin() as tx:
             end_attempt(tx, second, Outcome.FAILED, clock(), CUT)
-        records.move(Verb.RETRY, again, failures=1, available_at=clock())
+        records.move(Verb.RESCHEDULE, again, failures=1, available_at=clock())
         [before] = [each for each in in_doubt(records) if each.number == 1]
         log_says_it_failed(records, before)
         assert records.reload(job).failures == 1
 
 
-@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE, Verb.WRITE_OFF, Verb.UNPARK, Verb.ADOPT])
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE, Verb.FAIL_UNKNOWN, Verb.UNPARK, Verb.ADOPT])
 def test_whatever_is_said_of_a_parked_job_ends_its_wait(verb: Verb, records: Records) -> None:
     job, _attempt = park(records)
     assert records.move(verb, job).parked_until is None

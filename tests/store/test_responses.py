@@ -20,10 +20,10 @@ from jobs.store.responses import (
     Filters,
     count_open,
     ended_among,
-    get_document,
     get_documents,
     get_job,
     get_request,
+    get_response_document,
     list_sizes,
     queue_position,
 )
@@ -49,7 +49,7 @@ def position(records: Records, job: Job) -> int | None:
 class TestScope:
     """Another key's job is as good as none."""
 
-    @pytest.mark.parametrize("read", [get_job, get_document])
+    @pytest.mark.parametrize("read", [get_job, get_response_document])
     def test_one(self, read: Callable[..., object], records: Records, database: Database) -> None:
         job = records.job_in(Status.COMPLETED)
         with database.read() as tx:
@@ -96,12 +96,12 @@ class TestScope:
                 get_request(tx, job.id)
 
 
-class TestDocument:
+class TestResponseDocument:
     def test_it_has_all_parts(self, records: Records, database: Database) -> None:
         labels = {"ticket": "4711"}
         job = records.job_in(Status.COMPLETED, settings={"model": "m", "metadata": labels}, metadata=labels)
         with database.read() as tx:
-            document = get_document(tx, job.id, records.key.id)
+            document = get_response_document(tx, job.id, records.key.id)
         assert document.job == job
         assert document.settings == {"model": "m", "metadata": labels}
         assert document.metadata == labels
@@ -121,7 +121,7 @@ class TestDocument:
     def test_without_an_answer_there_is_none(self, records: Records, database: Database) -> None:
         job = records.submit_job()
         with database.read() as tx:
-            document = get_document(tx, job.id, records.key.id)
+            document = get_response_document(tx, job.id, records.key.id)
         assert (document.answer, document.metadata) == (None, {})
 
 

@@ -17,7 +17,7 @@ from jobs.store.database import Database
 from jobs.store.row_mapping import job_from
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records, rows_of, snapshot
-from worker.outcome import EndedCall, Policy, can_settle_together, settle, settle_together
+from worker.outcome import EndedCall, Policy, can_batch, record_outcome, record_outcomes
 
 SECOND = timedelta(seconds=1)
 POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=timedelta(seconds=30), widen_on_overflow=False)
@@ -68,12 +68,12 @@ def test_settled_together_they_come_to_the_same_as_alone(records: Records, clock
     begun = begin_all(records, [records.submit_job() for _ in range(4)])
     clock.advance(SECOND)
     calls = [ended(*each, clock, report) for each in begun]
-    assert all(map(can_settle_together, calls))
+    assert all(map(can_batch, calls))
     with records.database.begin() as tx:
-        settled, _ = settle_together(tx, calls[:3])
+        settled, _ = record_outcomes(tx, calls[:3])
     assert [each.job.id for each in settled] == [call.job.id for call in calls[:3]]
     with records.database.begin() as tx:
-        settle(tx, calls[3], POLICY, 0.5)
+        record_outcome(tx, calls[3], POLICY, 0.5)
     alone = outcome_of(records.database, calls[3].job)
     assert alone[0].status is Status.COMPLETED
     for call in calls[:3]:
@@ -83,7 +83,7 @@ def test_settled_together_they_come_to_the_same_as_alone(records: Records, clock
 def test_answers_with_and_without_usage_are_settled_together(records: Records, clock: Clock) -> None:
     begun = begin_all(records, [records.submit_job() for _ in range(2)])
     with records.database.begin() as tx:
-        settle_together(tx, [ended(*begun[0], clock), ended(*begun[1], clock, BARE)])
+        record_outcomes(tx, [ended(*begun[0], clock), ended(*begun[1], clock, BARE)])
     assert {records.reload(job).status for job, _ in begun} == {Status.COMPLETED}
     assert [records.reload(job).usage for job, _ in begun] == [ANSWER.usage, None]
 
@@ -93,11 +93,11 @@ def test_when_one_of_them_is_no_longer_ours_none_is_settled(records: Records, cl
     records.move(Verb.CANCEL, begun[1][0])
     before = snapshot(records.database)
     with pytest.raises(StaleJob), records.database.begin() as tx:
-        settle_together(tx, [ended(*each, clock) for each in begun])
+        record_outcomes(tx, [ended(*each, clock) for each in begun])
     assert snapshot(records.database) == before
 
 
-@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.RETRY])
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.RESCHEDULE])
 def test_a_call_is_given_its_request_only_while_the_job_is_its_own(verb: Verb, records: Records, clock: Clock) -> None:
     begun = [records.claim(records.submit_job(input=f"Question {number}")) for number in range(3)]
     attempts = [attempt for _, attempt in begun]
@@ -113,8 +113,8 @@ def test_a_call_is_given_its_request_only_while_the_job_is_its_own(verb: Verb, r
 
 def test_only_whole_answers_of_first_calls_are_settled_together(records: Records, clock: Clock) -> None:
     first = records.claim(records.submit_job())
-    again = records.claim(records.move(Verb.RETRY, first[0], available_at=clock()))
-    assert can_settle_together(ended(*first, clock))
-    assert not can_settle_together(ended(*again, clock))
+    again = records.claim(records.move(Verb.RESCHEDULE, first[0], available_at=clock()))
+    assert can_batch(ended(*first, clock))
+    assert not can_batch(ended(*again, clock))
     cut = CallReport(Answer({"output": []}, cut_reason="max_output_tokens"))
-    assert not can_settle_together(ended(*first, clock, cut))
+    assert not can_batch(ended(*first, clock, cut))

@@ -100,7 +100,7 @@ def test_after_a_reboot_it_is_never_before_what_a_heartbeat_noted(host: Host, mo
     """As on a machine without a battery, whose clock begins anew: dead workers would live, and nothing would be due."""
     noted = datetime.now(UTC) + HOUR
     with host.process().begin() as tx:
-        row = {"id": "api_1", "beat_at": noted}
+        row = {"id": "api_1", "heartbeat_at": noted}
         tx.execute(insert(schema.api_processes).values(row))
     reboot(monkeypatch)
     host.ahead = timedelta(days=-10_000)

@@ -12,8 +12,8 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.attempts import attempts_of, end_attempt
 from jobs.store.database import Database
-from jobs.store.jobs import erase, revive, submit
-from jobs.store.responses import get_document, get_job, get_request
+from jobs.store.jobs import erase, retry_job, submit
+from jobs.store.responses import get_job, get_request, get_response_document
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, FAILURE, MODEL, USAGE, Records, make_spec, rows_of, snapshot
@@ -31,7 +31,7 @@ class TestSubmit:
         assert (job.priority, job.max_attempts, job.on_unknown_outcome) == (7, 3, OnUnknownOutcome.FAIL)
         assert (job.model, job.api_key_id, job.background) == (MODEL, records.key.id, True)
         assert (job.truncation, job.truncation_applied) == (Truncation.DISABLED, None)
-        assert (job.usage, job.cost, job.completed_at, job.rung_at) == (None, None, None, None)
+        assert (job.usage, job.cost, job.completed_at, job.enqueued_at) == (None, None, None, None)
 
     @pytest.mark.parametrize(("ahead", "due_in"), [(HOUR, HOUR), (-HOUR, timedelta(0)), (timedelta(0), timedelta(0))])
     def test_run_at_puts_it_off_and_never_forward(
@@ -43,8 +43,8 @@ class TestSubmit:
     @pytest.mark.parametrize("ahead", [timedelta(0), HOUR])
     def test_rung_is_noted_only_when_due(self, ahead: timedelta, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
-            job = submit(tx, make_spec(records.key.id, run_at=clock() + ahead), clock(), rung=True)
-        assert records.reload(job).rung_at == (None if ahead else clock())
+            job = submit(tx, make_spec(records.key.id, run_at=clock() + ahead), clock(), enqueued=True)
+        assert records.reload(job).enqueued_at == (None if ahead else clock())
 
     def test_the_request_is_kept_as_it_came(self, records: Records) -> None:
         settings = {"model": MODEL, "z": 1, "a": {"nested": [None, True, 1.5, "ümläut 🎈 \u0000 \ud83d"]}}
@@ -62,7 +62,7 @@ class TestSubmit:
         assert {row["key"]: row["value"] for row in found} == labels
         assert {row["api_key_id"] for row in found} == {records.key.id}
         with records.database.read() as tx:
-            assert get_document(tx, job.id, records.key.id).metadata == labels
+            assert get_response_document(tx, job.id, records.key.id).metadata == labels
 
     def test_without_a_key_nothing_is_accepted(self, records: Records, database: Database) -> None:
         before = snapshot(database)
@@ -82,12 +82,12 @@ class TestRevive:
         job = records.job_in(status)
         now = clock.advance(HOUR)
         with records.database.begin() as tx:
-            revived = revive(tx, job, now, now + HOUR)
-        assert records.reload(job) == revived
-        assert (revived.status, revived.attempt, revived.failures) == (Status.QUEUED, job.attempt, 0)
-        assert (revived.available_at, revived.deadline_at, revived.completed_at) == (now, now + HOUR, None)
-        assert (revived.error_code, revived.error_kind, revived.error_message) == (None, None, None)
-        again, attempt = records.claim(revived)
+            retried = retry_job(tx, job, now, now + HOUR)
+        assert records.reload(job) == retried
+        assert (retried.status, retried.attempt, retried.failures) == (Status.QUEUED, job.attempt, 0)
+        assert (retried.available_at, retried.deadline_at, retried.completed_at) == (now, now + HOUR, None)
+        assert (retried.error_code, retried.error_kind, retried.error_message) == (None, None, None)
+        again, attempt = records.claim(retried)
         assert attempt.number == again.attempt == job.attempt + 1
 
     def test_the_old_answer_goes(self, records: Records, clock: Clock) -> None:
@@ -95,7 +95,7 @@ class TestRevive:
         failed = records.end(running, attempt, Verb.FAIL, ANSWER)
         assert rows_of(records.database, schema.answers, failed)
         with records.database.begin() as tx:
-            revive(tx, failed, clock(), clock() + HOUR)
+            retry_job(tx, failed, clock(), clock() + HOUR)
         assert not rows_of(records.database, schema.answers, failed)
         assert records.reload(failed).cost == COST
 
@@ -104,7 +104,7 @@ class TestRevive:
         job = records.job_in(status)
         before = snapshot(records.database)
         with pytest.raises(StaleJob), records.database.begin() as tx:
-            revive(tx, job, clock(), clock() + HOUR)
+            retry_job(tx, job, clock(), clock() + HOUR)
         assert snapshot(records.database) == before
 
 
@@ -143,8 +143,8 @@ class TestErase:
     def test_nor_is_one_that_was_revived_meanwhile(self, records: Records, clock: Clock) -> None:
         seen = records.job_in(Status.FAILED)
         with records.database.begin() as tx:
-            revived = revive(tx, seen, clock(), clock() + HOUR)
-        ended = records.end(*records.claim(revived), Verb.COMPLETE, ANSWER)
+            retried = retry_job(tx, seen, clock(), clock() + HOUR)
+        ended = records.end(*records.claim(retried), Verb.COMPLETE, ANSWER)
         with pytest.raises(StaleJob), records.database.begin() as tx:
             erase(tx, seen)
         assert records.reload(ended).status is Status.COMPLETED

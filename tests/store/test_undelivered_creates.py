@@ -11,19 +11,19 @@ from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.jobs import erase, submit
 from jobs.store.undelivered_creates import (
-    Mark,
     Process,
     Sender,
-    announce_accept,
-    beat_process,
-    being_accepted,
-    forget_unanswered,
+    UndeliveredCreate,
+    announce_submit,
+    heartbeat_process,
+    insert_undelivered_creates,
     leave_process,
-    marks_of,
     note_answered,
     note_lost,
-    note_unanswered,
+    prune_undelivered_creates,
+    submits_under_way,
     take,
+    undelivered_creates_of,
 )
 from tests.support.racing import race
 from tests.support.records import Records, make_key, make_spec, rows_of
@@ -43,9 +43,9 @@ def a_process(process_id: str) -> Process:
 
 def create(records: Records, by: Sender) -> Job:
     with records.database.begin() as tx:
-        beat_process(tx, a_process(by.process_id), records.clock())
+        heartbeat_process(tx, a_process(by.process_id), records.clock())
         job = submit(tx, make_spec(records.key.id), records.clock())
-        note_unanswered(tx, [(by, job)], records.clock())
+        insert_undelivered_creates(tx, [(by, job)], records.clock())
     return job
 
 
@@ -54,9 +54,9 @@ def lost(records: Records, by: Sender) -> None:
         note_lost(tx, [by.request_id], records.clock())
 
 
-def marks(records: Records, by: Sender, asked_at: datetime | None = None) -> list[Mark]:
+def marks(records: Records, by: Sender, asked_at: datetime | None = None) -> list[UndeliveredCreate]:
     with records.database.read() as tx:
-        return marks_of(tx, by, asked_at or records.clock(), records.clock())
+        return undelivered_creates_of(tx, by, asked_at or records.clock(), records.clock())
 
 
 def joinable(records: Records, by: Sender, asked_at: datetime | None = None) -> list[str]:
@@ -65,7 +65,7 @@ def joinable(records: Records, by: Sender, asked_at: datetime | None = None) -> 
 
 def join(records: Records, by: Sender) -> str | None:
     with records.database.begin() as tx:
-        for mark in marks_of(tx, by, records.clock(), records.clock()):
+        for mark in undelivered_creates_of(tx, by, records.clock(), records.clock()):
             if mark.lost and take(tx, mark, by, records.clock()):
                 return mark.job_id
     return None
@@ -82,15 +82,15 @@ def test_who_is_about_to_be_accepted_is_seen_until_the_commit(records: Records, 
         pytest.skip("there is one writer at a time, and whoever asks is that one")
     first, other = sender(records, 1), sender(records, 2, body="other")
     with database.begin() as tx:
-        announce_accept(tx, [first, first])
+        announce_submit(tx, [first, first])
         with database.read() as elsewhere:
-            assert len(being_accepted(elsewhere, first)) == 1
-            assert not being_accepted(elsewhere, other)
+            assert len(submits_under_way(elsewhere, first)) == 1
+            assert not submits_under_way(elsewhere, other)
             with database.begin() as another:
-                announce_accept(another, [other, first])  # they do not wait for one another
-                assert len(being_accepted(elsewhere, first)) == 2
+                announce_submit(another, [other, first])  # they do not wait for one another
+                assert len(submits_under_way(elsewhere, first)) == 2
     with database.read() as tx:
-        assert not being_accepted(tx, first)
+        assert not submits_under_way(tx, first)
 
 
 def test_a_lost_one_is_joined_once(records: Records) -> None:
@@ -117,7 +117,7 @@ def test_an_answered_one_is_nobodys(records: Records, database: Database) -> Non
     job = create(records, sender(records))
     with database.begin() as tx:
         note_answered(tx, ["req_1", "req_other"])
-    assert not rows_of(database, schema.unanswered, job)
+    assert not rows_of(database, schema.undelivered_creates, job)
 
 
 def test_other_bodies_and_keys_are_others(records: Records, database: Database) -> None:
@@ -149,7 +149,7 @@ def test_whoever_is_heard_while_we_ask_is_not_silent(records: Records, database:
     asked_at = records.clock.advance(MINUTE)
     records.clock.advance(SECOND)
     with database.begin() as tx:
-        beat_process(tx, a_process("api_1"), records.clock())
+        heartbeat_process(tx, a_process("api_1"), records.clock())
     records.clock.advance(5 * SECOND)
     assert joinable(records, sender(records, 2), asked_at) == []
 
@@ -165,7 +165,7 @@ def test_what_a_process_leaves_unanswered_is_lost_at_once(records: Records, data
 def test_a_process_that_never_beat_has_a_moment_to(records: Records, database: Database) -> None:
     with database.begin() as tx:
         job = submit(tx, make_spec(records.key.id), records.clock())
-        note_unanswered(tx, [(sender(records, process="api_new"), job)], records.clock())
+        insert_undelivered_creates(tx, [(sender(records, process="api_new"), job)], records.clock())
     assert joinable(records, sender(records, 2)) == []
 
 
@@ -180,8 +180,8 @@ def test_after_a_quarter_of_an_hour_it_is_too_late(records: Records, database: D
     assert joinable(records, sender(records, 3), asked_at) == []
     records.clock.advance(SECOND)
     with database.begin() as tx:
-        forget_unanswered(tx, records.clock())
-        assert tx.execute(schema.unanswered.select()).all() == []
+        prune_undelivered_creates(tx, records.clock())
+        assert tx.execute(schema.undelivered_creates.select()).all() == []
         assert tx.execute(schema.api_processes.select()).all() == []
 
 
@@ -189,8 +189,8 @@ def test_what_is_held_for_hours_is_not_forgotten(records: Records, database: Dat
     job = create(records, sender(records))
     records.clock.advance(120 * MINUTE)
     with database.begin() as tx:
-        beat_process(tx, a_process("api_1"), records.clock())
-        forget_unanswered(tx, records.clock())
+        heartbeat_process(tx, a_process("api_1"), records.clock())
+        prune_undelivered_creates(tx, records.clock())
     lost(records, sender(records))
     assert join(records, sender(records, 2)) == job.id
 
@@ -200,7 +200,7 @@ def test_it_goes_with_the_response(records: Records, database: Database) -> None
     cancelled = records.move(Verb.CANCEL, job)
     with database.begin() as tx:
         erase(tx, cancelled)
-    assert not rows_of(database, schema.unanswered, job)
+    assert not rows_of(database, schema.undelivered_creates, job)
 
 
 def test_of_two_at_once_one_has_it(records: Records) -> None:

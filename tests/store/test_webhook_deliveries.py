@@ -14,46 +14,46 @@ from jobs.store.jobs import erase, move
 from jobs.store.responses import get_job
 from jobs.store.webhooks import endpoints as store
 from jobs.store.webhooks.claims import Sending, claim_deliveries
-from jobs.store.webhooks.endpoints import Endpoint, SealedSecret
+from jobs.store.webhooks.endpoints import EncryptedSecret, Endpoint
 from jobs.store.webhooks.outbox import (
     CLAIM_LASTS,
     pending_of_jobs,
-    record_try,
+    record_delivery_attempt,
     rescue_deliveries,
 )
 from jobs.store.webhooks.pruning import prune_events
-from jobs.store.webhooks.scheduler import MOST_PER_RECEIVER, pick_due_deliveries
+from jobs.store.webhooks.scheduler import MOST_PER_TARGET, pick_due_deliveries
 from jobs.webhooks.protocol import (
     MAX_FAILURES,
     MOST_LOST_IN_A_ROW,
     DeliveryError,
+    DeliveryReport,
     DeliveryStatus,
     DisabledFor,
     EventType,
-    TryReport,
 )
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, Records, make_key
-from worker.outcome import EndedCall, settle_together
+from worker.outcome import EndedCall, record_outcomes
 
 SECOND = timedelta(seconds=1)
 ENDS = sorted(verb for verb, each in TRANSITIONS.items() if each.target.is_terminal)
-TryEnd = tuple[DeliveryError | None, int | None]
+AttemptEnd = tuple[DeliveryError | None, int | None]
 """What a try came to, and the receiver's status."""
-TARGET = WebhookTarget("https://example.com/", "receiver", ("response.completed",), None)
+TARGET = WebhookTarget("https://example.com/", "target", ("response.completed",), None)
 
 
-def endpoint(records: Records, receiver: str = "a receiver", key: ApiKey | None = None) -> Endpoint:
+def endpoint(records: Records, target: str = "a receiver", key: ApiKey | None = None) -> Endpoint:
     with records.database.begin() as tx:
         return store.create_endpoint(
             tx,
             (key or records.key).id,
             name="hook",
             url="https://example.com/",
-            receiver=receiver,
+            target=target,
             event_types=list(EventType),
-            secret=SealedSecret("sealed", "hint"),
+            secret=EncryptedSecret("sealed", "hint"),
             now=records.clock(),
         )
 
@@ -80,7 +80,7 @@ def test_whoever_settles_calls_is_told_what_to_ring_for(records: Records) -> Non
     submitted = (records.submit_job(), records.submit_job(webhook=TARGET), records.submit_job(background=False))
     calls = [EndedCall(*records.claim(job), ANSWER, None, records.clock()) for job in submitted]
     with records.database.begin() as tx:
-        settled, deliveries = settle_together(tx, calls)
+        settled, deliveries = record_outcomes(tx, calls)
     assert len(settled) == 3
     assert len(deliveries) == 3  # the key's endpoint hears of two of them, and one names a receiver of its own
     assert sorted(deliveries) == sorted(each for job in submitted for each in delivery_ids(records, job))
@@ -97,22 +97,22 @@ def claim(records: Records, delivery_id: str, worker_id: str) -> Sending:
         return claim_deliveries(tx, [delivery_id], worker_id, records.clock())[delivery_id]
 
 
-def report(records: Records, sending: Sending, came_to: TryReport) -> DeliveryStatus | None:
+def report(records: Records, sending: Sending, came_to: DeliveryReport) -> DeliveryStatus | None:
     with records.database.begin() as tx:
-        return record_try(tx, sending, came_to, records.clock(), 0).status
+        return record_delivery_attempt(tx, sending, came_to, records.clock(), 0).status
 
 
-def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[TryEnd]]]:
+def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[AttemptEnd]]]:
     with records.database.read() as tx:
         found = store.list_deliveries(tx, hook, limit=100)[0]
-    return [(each.status, [(made.error_kind, made.http_status) for made in each.tries]) for each in found]
+    return [(each.status, [(made.error_kind, made.http_status) for made in each.attempts]) for each in found]
 
 
 def due(
-    records: Records, limit: int = 100, rung_before: datetime | None = None, places: int | None = None
+    records: Records, limit: int = 100, enqueued_before: datetime | None = None, places: int | None = None
 ) -> list[str]:
     with records.database.begin() as tx:
-        return pick_due_deliveries(tx, records.clock(), limit, rung_before or records.clock() + SECOND, places)
+        return pick_due_deliveries(tx, records.clock(), limit, enqueued_before or records.clock() + SECOND, places)
 
 
 @pytest.mark.parametrize("verb", ENDS)
@@ -146,7 +146,7 @@ def test_an_end_that_is_rolled_back_was_no_event(records: Records) -> None:
 def test_each_end_of_a_job_that_is_retried_is_an_event_of_its_own(records: Records) -> None:
     endpoint(records)
     job = records.job_in(Status.CANCELLED)
-    records.move(Verb.CANCEL, records.move(Verb.REVIVE, job))
+    records.move(Verb.CANCEL, records.move(Verb.RETRY, job))
     assert events(records) == [(job.id, "response.cancelled")] * 2
 
 
@@ -213,7 +213,7 @@ class TestRescue:
     def test_a_lost_try_that_reports_before_the_next_spares_it(self, records: Records) -> None:
         hook = endpoint(records)
         sending = self.rescued(records)
-        assert report(records, sending, TryReport(None, 200)) is DeliveryStatus.DELIVERED
+        assert report(records, sending, DeliveryReport(None, 200)) is DeliveryStatus.DELIVERED
         assert due(records) == []
         assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, 200)])]
 
@@ -225,10 +225,10 @@ class TestRescue:
         hook = endpoint(records)
         late = self.rescued(records)
         again = claim(records, late.id, records.worker())
-        assert report(records, late, TryReport(error, status)) is None
+        assert report(records, late, DeliveryReport(error, status)) is None
         assert log_of(records, hook) == [(DeliveryStatus.SENDING, [(DeliveryError.LOST, status), (None, None)])]
-        assert report(records, again, TryReport(None, 204)) is DeliveryStatus.DELIVERED
-        assert report(records, late, TryReport(error, status)) is None
+        assert report(records, again, DeliveryReport(None, 204)) is DeliveryStatus.DELIVERED
+        assert report(records, late, DeliveryReport(error, status)) is None
         assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, status), (None, 204)])]
 
     def test_a_try_that_reports_while_it_is_given_up_is_not_forgotten(self, records: Records) -> None:
@@ -244,16 +244,18 @@ class TestRescue:
 
         def report_all() -> None:
             for sending in reversed(sent):
-                report(records, sending, TryReport(None, 200))
+                report(records, sending, DeliveryReport(None, 200))
 
         race(rescue, report_all)
-        assert {(status, tries[0][1]) for status, tries in log_of(records, hook)} == {(DeliveryStatus.DELIVERED, 200)}
+        assert {(status, attempts[0][1]) for status, attempts in log_of(records, hook)} == {
+            (DeliveryStatus.DELIVERED, 200)
+        }
 
     def lose(self, records: Records, delivery_id: str, *, released: bool) -> None:
         """One try whose worker dies, or whose worker hands it back."""
         sending = claim(records, delivery_id, worker_id := records.worker())
         if released:
-            assert report(records, sending, TryReport(DeliveryError.LOST)) is not None
+            assert report(records, sending, DeliveryReport(DeliveryError.LOST)) is not None
             return
         with records.database.begin() as tx:
             workers.leave(tx, worker_id, records.clock())
@@ -301,11 +303,13 @@ class TestRescue:
             for _ in range(MOST_LOST_IN_A_ROW):
                 assert due(records) == [delivery_id]
                 self.lose(records, delivery_id, released=False)
-            report(records, claim(records, delivery_id, records.worker()), TryReport(DeliveryError.HTTP_ERROR, 500))
+            report(
+                records, claim(records, delivery_id, records.worker()), DeliveryReport(DeliveryError.HTTP_ERROR, 500)
+            )
             records.clock.advance(timedelta(hours=1))
         with records.database.read() as tx:
             row = schema.webhook_deliveries.c
-            assert tx.execute(select(row.failures, row.tries)).one() == (3, 9)
+            assert tx.execute(select(row.failures, row.attempts)).one() == (3, 9)
 
     def test_so_is_a_claim_that_was_never_confirmed(self, records: Records) -> None:
         endpoint(records)
@@ -316,7 +320,7 @@ class TestRescue:
             assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS + SECOND) == [delivery_id]
 
 
-class TestTheRunList:
+class TestTheScheduler:
     def test_receivers_take_turns(self, records: Records) -> None:
         keys = {name: make_key(records.database, name) for name in "abc"}
         for name, key in keys.items():
@@ -327,17 +331,17 @@ class TestTheRunList:
         row = schema.webhook_deliveries.c
         picked = due(records, 7)
         with records.database.read() as tx:
-            receivers = {each.id: each.receiver for each in tx.execute(select(row.id, row.receiver))}
-        assert "".join(receivers[each][-1] for each in picked) == "abcab"
+            targets = {each.id: each.target for each in tx.execute(select(row.id, row.target))}
+        assert "".join(targets[each][-1] for each in picked) == "abcab"
 
     def test_one_receiver_is_offered_one_more_than_are_out_up_to_a_bound(self, records: Records) -> None:
         endpoint(records)
-        ids = [delivery_ids(records, records.job_in(Status.CANCELLED))[0] for _ in range(MOST_PER_RECEIVER + 4)]
+        ids = [delivery_ids(records, records.job_in(Status.CANCELLED))[0] for _ in range(MOST_PER_TARGET + 4)]
         assert due(records) == ids[:2]
-        for number, each in enumerate(ids[:MOST_PER_RECEIVER], 1):
+        for number, each in enumerate(ids[:MOST_PER_TARGET], 1):
             with records.database.begin() as tx:
                 assert claim_deliveries(tx, [each], records.worker_id, records.clock())
-            assert due(records) == (ids[number : number + 1] if number < MOST_PER_RECEIVER else [])
+            assert due(records) == (ids[number : number + 1] if number < MOST_PER_TARGET else [])
 
     def test_a_key_is_offered_its_share_of_the_places_and_the_next_key_goes_first(self, records: Records) -> None:
         """However many receivers it names: the bells for them would stand before everybody else's, and in vain."""
@@ -362,10 +366,10 @@ class TestTheRunList:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
         now = records.clock()
-        assert due(records, rung_before=now) == []  # rung by whoever ended the job
+        assert due(records, enqueued_before=now) == []  # rung by whoever ended the job
         records.clock.advance(SECOND)
-        assert due(records, rung_before=records.clock()) == [delivery_id]
-        assert due(records, rung_before=records.clock()) == []
+        assert due(records, enqueued_before=records.clock()) == [delivery_id]
+        assert due(records, enqueued_before=records.clock()) == []
 
     def test_what_waits_for_its_next_try_is_not_due(self, records: Records) -> None:
         endpoint(records)
@@ -390,7 +394,7 @@ class TestErasure:
         [delivery_id] = delivery_ids(records, told)
         with records.database.begin() as tx:
             sending = claim_deliveries(tx, [delivery_id], records.worker_id, now)[delivery_id]
-            record_try(tx, sending, TryReport(None, 200), now, 0)
+            record_delivery_attempt(tx, sending, DeliveryReport(None, 200), now, 0)
         assert self.prune(records, now - SECOND) == 0
         assert self.prune(records, now + 2 * SECOND) == 1
         assert events(records) == [(waiting.id, "response.cancelled")]
@@ -406,7 +410,7 @@ class TestErasure:
             assert tx.execute(select(schema.webhook_endpoints.c.id)).first() is not None
         with records.database.begin() as tx:
             sending = claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())[delivery_id]
-            record_try(tx, sending, TryReport(None, 200), records.clock(), 0)
+            record_delivery_attempt(tx, sending, DeliveryReport(None, 200), records.clock(), 0)
         assert self.prune(records, records.clock() + 2 * SECOND) == 1
         with records.database.read() as tx:
             assert tx.execute(select(schema.webhook_endpoints.c.id)).first() is None
@@ -423,5 +427,5 @@ class TestErasure:
         with records.database.begin() as tx:
             assert claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
             store.delete_endpoint(tx, hook)
-            for table in (schema.webhook_deliveries, schema.webhook_tries):
+            for table in (schema.webhook_deliveries, schema.webhook_delivery_attempts):
                 assert tx.execute(select(table)).first() is None

@@ -8,7 +8,7 @@ from jobs.job import WebhookTarget
 from jobs.lifecycle import Verb
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey
-from jobs.task_queue import Dispatcher, create_celery
+from jobs.task_queue import TaskQueue, create_celery
 from jobs.webhooks.enqueue import BEYOND_CALM, CALM, Outbox
 from tests.support.names import get_names
 from tests.support.records import Records, make_key
@@ -16,11 +16,11 @@ from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture
-def dispatcher(database_url: str, valkey: ValkeyServer) -> Iterator[Dispatcher]:
+def task_queue(database_url: str, valkey: ValkeyServer) -> Iterator[TaskQueue]:
     settings = Settings(_env_file=None, database_url=database_url, redis_url=valkey.url)
-    dispatcher = Dispatcher(create_celery(settings), get_names)
-    yield dispatcher
-    dispatcher.close()
+    task_queue = TaskQueue(create_celery(settings), get_names)
+    yield task_queue
+    task_queue.close()
 
 
 def end(records: Records, key: ApiKey, number: int) -> str:
@@ -29,18 +29,18 @@ def end(records: Records, key: ApiKey, number: int) -> str:
 
 
 def test_a_rush_of_one_keys_ends_does_not_fill_the_queue_before_anothers(
-    records: Records, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+    records: Records, task_queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 1.0)  # all within a second
-    outbox = Outbox(records.database, dispatcher)
+    outbox = Outbox(records.database, task_queue)
     other = make_key(records.database, "other")
     rush = [end(records, records.key, number) for number in range(CALM // 2)]
     for _ in range(4):  # however they come: one by one, or many at once
         outbox.jobs_ended(rush)
     outbox.jobs_ended([*rush, *rush])
-    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM
+    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM
     outbox.jobs_ended([end(records, other, number) for number in range(3)])
-    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM + 3
+    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM + 3
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 2.0)
     outbox.jobs_ended(rush)
-    assert dispatcher.depth_of_deliveries() == CALM + BEYOND_CALM + 3 + CALM // 2
+    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM + 3 + CALM // 2

@@ -9,7 +9,7 @@ import pytest
 from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status, Verb
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of, close_lost
@@ -18,23 +18,23 @@ from jobs.store.workers import (
     FORGET_AFTER,
     beat,
     forget_ended,
-    give_up_silent,
     leave,
-    left_behind,
     live_slots,
     live_workers,
+    mark_silent_dead,
+    orphaned,
     register,
     take_lease,
 )
-from jobs.task_queue import Dispatcher, create_celery
+from jobs.task_queue import TaskQueue, create_celery
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.racing import race
 from tests.support.records import Records
 from tests.support.waiting import await_until
-from worker.in_flight import Calls
+from worker.in_flight import InFlightCalls
 from worker.maintenance import rescuer
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
@@ -49,12 +49,12 @@ def live(records: Records) -> list[str]:
 
 def give_up(records: Records) -> list[str]:
     with records.database.begin() as tx:
-        return give_up_silent(tx, records.clock(), TIMEOUT)
+        return mark_silent_dead(tx, records.clock(), TIMEOUT)
 
 
 def behind(records: Records, limit: int = 100) -> tuple[set[str], set[tuple[str, int]]]:
     with records.database.read() as tx:
-        held, opened = left_behind(tx, limit)
+        held, opened = orphaned(tx, limit)
     return {job.id for job in held}, {(attempt.job_id, attempt.number) for attempt in opened}
 
 
@@ -64,7 +64,7 @@ class TestLife:
             worker_id = register(tx, "host-b", 12, 34, clock())
             row = live_workers(tx, clock(), TIMEOUT)[-1]
         assert (row.id, row.host, row.pid, row.concurrency) == (worker_id, "host-b", 12, 34)
-        assert (row.started_at, row.beat_at, row.draining_at, row.ended_at) == (clock(), clock(), None, None)
+        assert (row.started_at, row.heartbeat_at, row.draining_at, row.ended_at) == (clock(), clock(), None, None)
 
     def test_each_beat_buys_a_timeout(self, records: Records, clock: Clock) -> None:
         for _ in range(3):
@@ -107,7 +107,7 @@ class TestLife:
             assert beat(tx, draining, clock(), draining=True)
             assert live_slots(tx, clock(), TIMEOUT) == 110
             row = next(worker for worker in live_workers(tx, clock(), TIMEOUT) if worker.id == draining)
-        assert (row.draining_at, row.beat_at) == (drained_at, clock())
+        assert (row.draining_at, row.heartbeat_at) == (drained_at, clock())
         clock.advance(TIMEOUT)
         with records.database.read() as tx:
             assert live_slots(tx, clock(), TIMEOUT) == 0
@@ -120,7 +120,7 @@ class TestLife:
             assert [each for names in given_up for each in names].count(worker_id) == 1
 
 
-class TestLeftBehind:
+class TestOrphaned:
     def test_a_living_worker_leaves_nothing_behind(self, records: Records) -> None:
         records.job_in(Status.IN_PROGRESS)
         assert behind(records) == (set(), set())
@@ -183,8 +183,8 @@ def test_after_a_clock_was_set_back_who_has_not_beaten_since_is_given_up(records
     clock.advance(-HOUR)
     with records.database.begin() as tx:
         assert beat(tx, living, clock())
-        assert give_up_silent(tx, clock(), TIMEOUT) == []
-        assert {*give_up_silent(tx, clock(), TIMEOUT, was_set=True)} == {records.worker_id, dead}
+        assert mark_silent_dead(tx, clock(), TIMEOUT) == []
+        assert {*mark_silent_dead(tx, clock(), TIMEOUT, was_set=True)} == {records.worker_id, dead}
 
 
 class TestLease:
@@ -232,13 +232,13 @@ def test_only_what_a_worker_holds_neither_before_the_look_nor_after_it_is_handed
     ending, begun, orphan = (records.claim(records.submit_job(), worker_id)[0] for _ in range(3))
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
     held = iter([{(ending.id, 1)}, {(begun.id, 1)}])
-    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
+    message = TaskQueue(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
     client = connect(valkey_url)
     try:
-        parts = (records.database, bell, Announcer(client, get_names))
+        parts = (records.database, message, Notifier(client, get_names))
         assert rescuer.rescue_orphans(*parts, now, worker_id, _Held(held)) == 1
     finally:
-        bell.close()
+        message.close()
         client.close()
     statuses = [records.reload(each).status for each in (ending, begun, orphan)]
     assert statuses == [Status.IN_PROGRESS, Status.IN_PROGRESS, Status.QUEUED]
@@ -266,19 +266,21 @@ def test_a_call_that_was_broken_off_cost_nothing_only_if_no_byte_of_it_was_sent(
     """Its greenlet was killed, for one, and nothing was recorded."""
     worker_id = records.worker()
     job, attempt = records.claim(records.submit_job(on_unknown_outcome=on_unknown_outcome), worker_id)
-    calls, line = Calls(on_end=lambda: None), Line()
-    running = calls.begin(attempt, line, SECOND)
+    calls, handle = InFlightCalls(on_end=lambda: None), CallHandle()
+    running = calls.begin(attempt, handle, SECOND)
     if sent:
         post = httpcore.Request("POST", "https://host/v1/responses")
-        line.trace("http11.send_request_headers.started", {"request": post})
+        handle.trace("http11.send_request_headers.started", {"request": post})
     calls.break_off(running)
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
-    bell = Dispatcher(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
+    message = TaskQueue(create_celery(load_settings(redis_url=valkey_url, data_dir="unused")), get_names)
     client = connect(valkey_url)
     try:
-        assert rescuer.rescue_orphans(records.database, bell, Announcer(client, get_names), now, worker_id, calls) == 1
+        assert (
+            rescuer.rescue_orphans(records.database, message, Notifier(client, get_names), now, worker_id, calls) == 1
+        )
     finally:
-        bell.close()
+        message.close()
         client.close()
     after = records.reload(job)
     assert (after.status, after.failures) == (status, failures)
@@ -287,7 +289,7 @@ def test_a_call_that_was_broken_off_cost_nothing_only_if_no_byte_of_it_was_sent(
     assert (closed.outcome, closed.billed) == (outcome, billed)
 
 
-class _Held(Calls):
+class _Held(InFlightCalls):
     """Calls that hold something else each time that they are asked."""
 
     def __init__(self, held: Iterator[set[tuple[str, int]]]) -> None:

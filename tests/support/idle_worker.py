@@ -3,24 +3,24 @@
 from collections.abc import Callable, Sequence
 
 from jobs.broker_names import Names
-from jobs.notifications import Announcer
-from jobs.task_queue import Dispatcher
+from jobs.notifications import Notifier
+from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES
 
 
-class DeafBroker(Dispatcher):
+class DeafBroker(TaskQueue):
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.enqueued: list[str] = []
 
     def depth(self) -> None:
         return None
 
-    def ring_all(self, job_ids: Sequence[str]) -> int:
-        self.rung += job_ids
+    def enqueue_all(self, job_ids: Sequence[str]) -> int:
+        self.enqueued += job_ids
         return 0
 
 
-class DeafChannel(Announcer):
+class DeafChannel(Notifier):
     def __init__(self) -> None:
         self.said: list[str] = []
         self._on_end = lambda _job_ids, _deliveries: None

@@ -239,7 +239,7 @@ def assert_failure(answer: httpx.Response, status: int) -> None:
 
 
 @dataclass(frozen=True)
-class Told:
+class StreamRead:
     """A stream that was read to its end."""
 
     events: Sequence[Json]
@@ -258,7 +258,7 @@ class Told:
         return [event for event in self.events if event["type"] == kind]
 
 
-def read_stream(answer: httpx.Response) -> Told:
+def read_stream(answer: httpx.Response) -> StreamRead:
     """Read a stream to its end, and check its frames: their form, their names, their numbers, each event's shape."""
     assert answer.status_code == 200, answer.read()
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -276,10 +276,10 @@ def read_stream(answer: httpx.Response) -> Told:
     complaints = [each for event in told for each in _complaints(_EVENT, event, event["type"])]
     assert not complaints, complaints
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    return Told(told)
+    return StreamRead(told)
 
 
-def assert_items_are_told_whole(told: Told) -> None:
+def assert_items_are_told_whole(told: StreamRead) -> None:
     """Every item is added, grows by deltas within its parts, and is done; the response then holds what was done."""
     output = told.response["output"]
     done = [event["item"] for event in told.of("response.output_item.done")]

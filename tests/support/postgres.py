@@ -58,7 +58,7 @@ class PostgresServer(Server):
 
     name = "postgres"
     stop_signal = StopMode.FAST.value
-    leash_signal = signal.SIGQUIT  # a SIGKILL would leave the server's own children behind
+    die_with_parent_signal = signal.SIGQUIT  # a SIGKILL would leave the server's own children behind
 
     def __init__(self, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         """`settings` go before those of a server for tests."""

@@ -148,7 +148,7 @@ class Records:
         return self.end(*self.claim(job), Verb.COMPLETE, ANSWER)
 
     def _incomplete(self, job: Job) -> Job:
-        return self.end(*self.claim(job), Verb.CUT, ANSWER, incomplete_reason="max_output_tokens")
+        return self.end(*self.claim(job), Verb.COMPLETE_PARTIAL, ANSWER, incomplete_reason="max_output_tokens")
 
     def _failed(self, job: Job) -> Job:
         error: dict[str, Any] = {
@@ -164,9 +164,9 @@ class Records:
 
 OUTCOMES = {
     Verb.COMPLETE: Outcome.COMPLETED,
-    Verb.CUT: Outcome.INCOMPLETE,
+    Verb.COMPLETE_PARTIAL: Outcome.INCOMPLETE,
     Verb.FAIL: Outcome.FAILED,
-    Verb.RETRY: Outcome.FAILED,
+    Verb.RESCHEDULE: Outcome.FAILED,
     Verb.RELEASE: Outcome.RELEASED,
 }
 _WAYS: dict[Status, Callable[[Records, Job], Job]] = {

@@ -40,7 +40,7 @@ def free_port() -> int:
             return port
 
 
-class Leash:
+class DieWithParent:
     """Ends a process when ours ends, even by SIGKILL: a shell waits for the end of a pipe that only we hold open."""
 
     def __init__(self, pid: int, number: signal.Signals) -> None:
@@ -61,7 +61,7 @@ class Server(ABC):
 
     name: str
     stop_signal = signal.SIGTERM
-    leash_signal = signal.SIGKILL
+    die_with_parent_signal = signal.SIGKILL
     start_seconds: float = START_SECONDS
     environment: Mapping[str, str] = MappingProxyType({})
 
@@ -70,7 +70,7 @@ class Server(ABC):
         self.log = self.directory / "log"
         self.port = 0
         self._popen: subprocess.Popen[bytes] | None = None
-        self._leash: Leash | None = None
+        self._die_with_parent: DieWithParent | None = None
 
     @property
     @abstractmethod
@@ -165,7 +165,7 @@ class Server(ABC):
                 group=self._group(),
                 extra_groups=None if self._user() is None else [],
             )
-        self._leash = Leash(self._popen.pid, self.leash_signal)
+        self._die_with_parent = DieWithParent(self._popen.pid, self.die_with_parent_signal)
 
     def _signal_all(self, number: signal.Signals) -> None:
         process = psutil.Process(self.pid)
@@ -177,9 +177,9 @@ class Server(ABC):
         assert self._popen is not None
         self._popen.wait()
         self._popen = None
-        if self._leash is not None:
-            self._leash.let_go()
-            self._leash = None
+        if self._die_with_parent is not None:
+            self._die_with_parent.let_go()
+            self._die_with_parent = None
 
     def _is_up(self) -> bool:
         return self.is_running and self._answers()

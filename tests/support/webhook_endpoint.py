@@ -43,7 +43,7 @@ OK = Answer()
 Answering = Callable[[Delivered], Answer]
 
 
-class Receiver:
+class Destination:
     """Answers what `answer` says, which a test may change at any time."""
 
     def __init__(self, answer: Answering = lambda _delivered: OK) -> None:

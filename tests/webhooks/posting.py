@@ -8,12 +8,12 @@ from typing import Any
 
 import httpcore
 
-from jobs.webhooks.protocol import TryReport
-from jobs.webhooks.url_policy import Address, ReceiverPolicy
-from worker.provider.call_handle import Line
+from jobs.webhooks.protocol import DeliveryReport
+from jobs.webhooks.url_policy import Address, DestinationPolicy
+from worker.provider.call_handle import CallHandle
 from worker.webhooks.http_post import Poster
 
-LOOPBACK = ReceiverPolicy(allow_http=True, networks=(ip_network("127.0.0.0/8"),))
+LOOPBACK = DestinationPolicy(allow_http=True, networks=(ip_network("127.0.0.0/8"),))
 
 
 @dataclass
@@ -43,9 +43,9 @@ def names(lookup: Callable[[str], list[Address]]) -> Callable[[str, int, float],
     return lambda host, _port, _seconds: lookup(host)
 
 
-def poster(policy: ReceiverPolicy = LOOPBACK, **options: Any) -> Poster:
+def poster(policy: DestinationPolicy = LOOPBACK, **options: Any) -> Poster:
     return Poster(policy, options.pop("resolve", no_names), ssl.create_default_context(), **options)
 
 
-def post(sender: Poster, url: str, body: bytes = b"{}") -> TryReport:
-    return sender.post(url, {"content-type": "application/json"}, body, Line())
+def post(sender: Poster, url: str, body: bytes = b"{}") -> DeliveryReport:
+    return sender.post(url, {"content-type": "application/json"}, body, CallHandle())

@@ -18,7 +18,7 @@ from jobs.store.webhooks.endpoints import Endpoint
 from tests.support.hanging import Hanging
 from tests.support.records import Records, make_key
 from tests.support.waiting import await_until
-from tests.support.webhook_endpoint import Receiver
+from tests.support.webhook_endpoint import Destination
 from tests.webhooks.posting import poster
 from tests.webhooks.world import World
 from worker.webhooks.http_post import Resolver
@@ -34,8 +34,8 @@ def hanging() -> Iterator[Hanging]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+def receiver() -> Iterator[Destination]:
+    with Destination() as receiver:
         yield receiver
 
 
@@ -72,7 +72,7 @@ def answer_all_due(world: World) -> None:
 
 
 def test_many_hanging_hosts_of_one_key_leave_places_to_the_others(
-    world: World, hanging: Hanging, receiver: Receiver
+    world: World, hanging: Hanging, receiver: Destination
 ) -> None:
     greedy, other = world.records.key, make_key(world.database, "other")
     hook(world, greedy, *hanging.urls(HOSTS))

@@ -9,9 +9,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from jobs.webhooks.protocol import DeliveryError, TryReport
-from jobs.webhooks.url_policy import Address, ReceiverPolicy
-from tests.support.webhook_endpoint import Answer, Receiver
+from jobs.webhooks.protocol import DeliveryError, DeliveryReport
+from jobs.webhooks.url_policy import Address, DestinationPolicy
+from tests.support.webhook_endpoint import Answer, Destination
 from tests.webhooks import hostile
 from tests.webhooks.posting import LOOPBACK, Detour, names, post, poster
 from worker.webhooks.http_post import Resolver, addresses_in
@@ -19,40 +19,40 @@ from worker.webhooks.http_post import Resolver, addresses_in
 HOSTILE = [hostile.url_of(each) for each in hostile.BY_ADDRESS]
 HOSTILE += hostile.BY_SPELLING
 HOSTILE += [f"https://{name}/" for name in hostile.BY_NAME]
-WIDE = ReceiverPolicy(allow_http=True)
+WIDE = DestinationPolicy(allow_http=True)
 
 
 @pytest.fixture(scope="module")
-def bait() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+def bait() -> Iterator[Destination]:
+    with Destination() as receiver:
         yield receiver
 
 
-def test_no_hostile_url_reaches_anything(bait: Receiver) -> None:
+def test_no_hostile_url_reaches_anything(bait: Destination) -> None:
     """Whatever the guard let through would end at the bait, also what leads to no machine of this network."""
     assert len(HOSTILE) >= 40
     detour = Detour(bait.port)
-    for policy in (ReceiverPolicy(), WIDE):
+    for policy in (DestinationPolicy(), WIDE):
         sender = poster(policy, resolve=names(hostile.addresses), network=detour)
         for url in HOSTILE:
             for each in {url, url.replace("https:", "http:", 1)}:
-                assert post(sender, each) == TryReport(DeliveryError.ADDRESS_REFUSED), each
+                assert post(sender, each) == DeliveryReport(DeliveryError.ADDRESS_REFUSED), each
     assert (detour.asked, bait.connections) == ([], 0)
 
 
-def test_what_is_public_does_get_there(bait: Receiver) -> None:
+def test_what_is_public_does_get_there(bait: Destination) -> None:
     """Else the test above would prove nothing."""
     detour = Detour(bait.port)
     public = poster(WIDE, resolve=names(lambda _host: [ip_address(hostile.PUBLIC)]), network=detour)
     before = bait.connections
-    assert post(public, "http://example.com:8080/hook?a=b") == TryReport(None, 200)
+    assert post(public, "http://example.com:8080/hook?a=b") == DeliveryReport(None, 200)
     assert detour.asked == [(hostile.PUBLIC, 8080)]
     assert bait.connections == before + 1
     came = bait.delivered[-1]
     assert (came.path, came.headers["host"], came.body) == ("/hook?a=b", "example.com:8080", b"{}")
 
 
-def test_the_operator_opens_a_network(bait: Receiver) -> None:
+def test_the_operator_opens_a_network(bait: Destination) -> None:
     by_name = poster(LOOPBACK, resolve=names(lambda _host: [ip_address("127.0.0.1")]))
     before = bait.connections
     assert post(by_name, bait.url).error is None
@@ -60,7 +60,7 @@ def test_the_operator_opens_a_network(bait: Receiver) -> None:
     assert bait.connections == before + 2
 
 
-def test_a_name_is_asked_once_and_what_it_said_is_what_is_connected_to(bait: Receiver) -> None:
+def test_a_name_is_asked_once_and_what_it_said_is_what_is_connected_to(bait: Destination) -> None:
     """A nameserver that gives another answer the second time is not asked a second time."""
     answers = [[ip_address(hostile.PUBLIC)], [ip_address(hostile.BAIT)]]
 
@@ -76,20 +76,20 @@ def test_a_name_is_asked_once_and_what_it_said_is_what_is_connected_to(bait: Rec
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_a_failure_and_not_followed(bait: Receiver, status: int) -> None:
+def test_a_redirect_is_a_failure_and_not_followed(bait: Destination, status: int) -> None:
     before = bait.connections
-    with Receiver(lambda _: Answer(status, {"location": bait.url})) as receiver:
-        assert post(poster(), receiver.url) == TryReport(DeliveryError.REDIRECTED, status)
+    with Destination(lambda _: Answer(status, {"location": bait.url})) as receiver:
+        assert post(poster(), receiver.url) == DeliveryReport(DeliveryError.REDIRECTED, status)
     assert bait.connections == before
 
 
-def test_proxies_of_the_environment_are_not_asked(bait: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_not_asked(bait: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert post(poster(), bait.url).error is None
 
 
-def test_the_next_address_is_tried_when_one_does_not_answer(bait: Receiver) -> None:
+def test_the_next_address_is_tried_when_one_does_not_answer(bait: Destination) -> None:
     both = poster(LOOPBACK, resolve=names(lambda _host: [ip_address("127.0.0.2"), ip_address("127.0.0.1")]))
     assert post(both, f"http://two.example.com:{bait.port}/").error is None
 
@@ -122,17 +122,17 @@ class Wire:
 @pytest.mark.parametrize(
     ("wire", "report"),
     [
-        (Wire(b"HTTP/1.1 200 OK\r\n", endless=b"x-more: 1\r\n"), TryReport(DeliveryError.TIMED_OUT)),
-        (Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", endless=b""), TryReport(None, 200)),
-        (Wire(b"HTTP/1.1 200 OK\r\n\r\n", endless=b"x" * 65536), TryReport(None, 200)),
-        (Wire(b"HTTP/1.1 204 No Content\r\n\r\n"), TryReport(None, 204)),
-        (Wire(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000), TryReport(DeliveryError.INTERRUPTED)),
-        (Wire(b"SSH-2.0-OpenSSH_9.7\r\n"), TryReport(DeliveryError.INTERRUPTED)),
-        (Wire(), TryReport(DeliveryError.INTERRUPTED)),
+        (Wire(b"HTTP/1.1 200 OK\r\n", endless=b"x-more: 1\r\n"), DeliveryReport(DeliveryError.TIMED_OUT)),
+        (Wire(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", endless=b""), DeliveryReport(None, 200)),
+        (Wire(b"HTTP/1.1 200 OK\r\n\r\n", endless=b"x" * 65536), DeliveryReport(None, 200)),
+        (Wire(b"HTTP/1.1 204 No Content\r\n\r\n"), DeliveryReport(None, 204)),
+        (Wire(b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000), DeliveryReport(DeliveryError.INTERRUPTED)),
+        (Wire(b"SSH-2.0-OpenSSH_9.7\r\n"), DeliveryReport(DeliveryError.INTERRUPTED)),
+        (Wire(), DeliveryReport(DeliveryError.INTERRUPTED)),
     ],
     ids=["trickled headers", "cut body", "endless body", "no content", "huge headers", "not HTTP", "hung up"],
 )
-def test_whatever_the_peer_does_it_is_over_in_time(wire: Wire, report: TryReport) -> None:
+def test_whatever_the_peer_does_it_is_over_in_time(wire: Wire, report: DeliveryReport) -> None:
     started_at = time.monotonic()
     assert post(poster(seconds=0.6), wire.url) == report
     assert time.monotonic() - started_at < 2
@@ -140,9 +140,9 @@ def test_whatever_the_peer_does_it_is_over_in_time(wire: Wire, report: TryReport
 
 
 def test_one_that_hangs_is_cut_off_by_our_own_clock() -> None:
-    with Receiver(lambda _: Answer(hang=30)) as receiver:
+    with Destination(lambda _: Answer(hang=30)) as receiver:
         started_at = time.monotonic()
-        assert post(poster(seconds=0.4), receiver.url) == TryReport(DeliveryError.TIMED_OUT)
+        assert post(poster(seconds=0.4), receiver.url) == DeliveryReport(DeliveryError.TIMED_OUT)
         assert time.monotonic() - started_at < 2
 
 
@@ -153,7 +153,7 @@ def test_names_that_lead_nowhere_and_ports_that_nobody_listens_on() -> None:
     assert post(poster(), "https://nowhere.example.com/").error is DeliveryError.NAME_UNRESOLVED
 
 
-def test_tls_has_to_prove_the_name(bait: Receiver) -> None:
+def test_tls_has_to_prove_the_name(bait: Destination) -> None:
     detour = Detour(bait.port)
     sender = poster(WIDE, resolve=names(lambda _host: [ip_address(hostile.PUBLIC)]), network=detour)
     assert post(sender, "https://example.com/").error is DeliveryError.TLS_FAILED

@@ -10,12 +10,12 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 
-from jobs.encryption import Seal
+from jobs.encryption import Cipher
 from jobs.lifecycle import TERMINAL, Status
 from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.scheduler import MOST_PER_RECEIVER
+from jobs.store.webhooks.scheduler import MOST_PER_TARGET
 from jobs.webhooks.protocol import (
     MAX_FAILURES,
     SCHEDULE,
@@ -29,10 +29,10 @@ from jobs.webhooks.url_policy import Address
 from tests.support.clock import Clock
 from tests.support.no_files import no_more_files
 from tests.support.records import Records
-from tests.support.webhook_endpoint import OK, Answer, Delivered, Receiver
+from tests.support.webhook_endpoint import OK, Answer, Delivered, Destination
 from tests.webhooks.posting import poster
 from tests.webhooks.world import SECRET, World
-from worker.webhooks.concurrency import WAITING_PER_RECEIVER, Backlog, Widths
+from worker.webhooks.concurrency import WAITING_PER_TARGET, Backlog, Widths
 
 OTHER_SECRET = new_secret(b"o" * 32)
 BROKEN = Answer(500)
@@ -40,8 +40,8 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
+def receiver() -> Iterator[Destination]:
+    with Destination() as receiver:
         yield receiver
 
 
@@ -67,7 +67,7 @@ class TestWhatArrives(OnSqlite):
         return World(Records(database, Clock(datetime.now(UTC))))
 
     @pytest.mark.parametrize("status", sorted(TERMINAL))
-    def test_both_libraries_accept_every_event(self, now_world: World, receiver: Receiver, status: Status) -> None:
+    def test_both_libraries_accept_every_event(self, now_world: World, receiver: Destination, status: Status) -> None:
         now_world.endpoint(receiver.url)
         job = now_world.end_a_job(status)
         assert now_world.deliver_due() == 1
@@ -82,7 +82,7 @@ class TestWhatArrives(OnSqlite):
         assert came.headers["user-agent"].startswith("Backburner/")
 
     def test_a_tampered_byte_another_secret_and_an_old_timestamp_are_refused(
-        self, now_world: World, receiver: Receiver
+        self, now_world: World, receiver: Destination
     ) -> None:
         now_world.endpoint(receiver.url)
         now_world.end_a_job()
@@ -102,7 +102,7 @@ class TestWhatArrives(OnSqlite):
             with pytest.raises(standardwebhooks.WebhookVerificationError):
                 standardwebhooks.Webhook(secret).verify(body, fields)
 
-    def test_one_that_is_replayed_later_is_refused(self, database: Database, receiver: Receiver) -> None:
+    def test_one_that_is_replayed_later_is_refused(self, database: Database, receiver: Destination) -> None:
         world = World(Records(database, Clock(datetime.now(UTC) - timedelta(minutes=6))))
         world.endpoint(receiver.url)
         world.end_a_job()
@@ -111,9 +111,9 @@ class TestWhatArrives(OnSqlite):
         with pytest.raises(InvalidWebhookSignatureError, match="too old"):
             OpenAI(api_key="none").webhooks.unwrap(came.body, dict(came.headers), secret=SECRET)
 
-    def test_two_signatures_while_the_old_secret_lives(self, now_world: World, receiver: Receiver) -> None:
+    def test_two_signatures_while_the_old_secret_lives(self, now_world: World, receiver: Destination) -> None:
         endpoint = now_world.endpoint(receiver.url)
-        fresh = store.SealedSecret(now_world.seal.seal(OTHER_SECRET), "hint")
+        fresh = store.EncryptedSecret(now_world.cipher.encrypt(OTHER_SECRET), "hint")
         with now_world.database.begin() as tx:
             store.rotate_secret(tx, endpoint, fresh, now_world.clock(), keep_old=True)
         now_world.end_a_job()
@@ -145,7 +145,7 @@ class Failing:
 class TestTheSchedule(OnSqlite):
     @pytest.mark.parametrize("failures", [0, 1, 4, 9])
     def test_n_failures_then_success_are_n_plus_one_tries_at_their_times(
-        self, world: World, receiver: Receiver, failures: int
+        self, world: World, receiver: Destination, failures: int
     ) -> None:
         receiver.answer = fails(failures)
         endpoint = world.endpoint(receiver.url)
@@ -156,9 +156,9 @@ class TestTheSchedule(OnSqlite):
         due = [started_at]
         for delay in SCHEDULE[:failures]:
             due.append(due[-1] + delay)
-        assert [each.started_at for each in delivery.tries] == due
-        assert [each.number for each in delivery.tries] == list(range(1, failures + 2))
-        assert [each.error_kind for each in delivery.tries] == [*[DeliveryError.HTTP_ERROR] * failures, None]
+        assert [each.started_at for each in delivery.attempts] == due
+        assert [each.number for each in delivery.attempts] == list(range(1, failures + 2))
+        assert [each.error_kind for each in delivery.attempts] == [*[DeliveryError.HTTP_ERROR] * failures, None]
         assert delivery.status is DeliveryStatus.DELIVERED
         assert len(receiver.delivered) == failures + 1
         assert len(set(receiver.ids())) == 1
@@ -167,41 +167,41 @@ class TestTheSchedule(OnSqlite):
         assert len({each.headers["webhook-signature"] for each in receiver.delivered}) == failures + 1
         assert len({each.body for each in receiver.delivered}) == 1
 
-    def test_after_ten_failures_it_has_failed(self, world: World, receiver: Receiver) -> None:
+    def test_after_ten_failures_it_has_failed(self, world: World, receiver: Destination) -> None:
         receiver.answer = lambda _: BROKEN
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         world.run_for(6 * DAY)
         [delivery] = world.log(endpoint)
-        assert (delivery.status, len(delivery.tries), len(receiver.delivered)) == (DeliveryStatus.FAILED, 10, 10)
+        assert (delivery.status, len(delivery.attempts), len(receiver.delivered)) == (DeliveryStatus.FAILED, 10, 10)
         assert world.reload(endpoint).disabled_at is None  # ten tries of one event take less than five days
 
-    def test_jitter_makes_it_later_and_never_earlier(self, world: World, receiver: Receiver) -> None:
+    def test_jitter_makes_it_later_and_never_earlier(self, world: World, receiver: Destination) -> None:
         world.jitter = 0.5
         receiver.answer = fails(1)
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         world.run_for(DAY)
         [delivery] = world.log(endpoint)
-        first, second = (each.started_at for each in delivery.tries)
+        first, second = (each.started_at for each in delivery.attempts)
         assert second - first == SCHEDULE[0] * 1.05
 
     @pytest.mark.parametrize(("status", "heeded"), [(429, True), (503, True), (500, False)])
     def test_retry_after_is_heeded_where_it_means_a_pause(
-        self, world: World, receiver: Receiver, status: int, heeded: bool
+        self, world: World, receiver: Destination, status: int, heeded: bool
     ) -> None:
         receiver.answer = fails(1, Answer(status, {"retry-after": "90"}))
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         world.run_for(DAY)
-        first, second = (each.started_at for each in world.log(endpoint)[0].tries)
+        first, second = (each.started_at for each in world.log(endpoint)[0].attempts)
         assert second - first == (timedelta(seconds=90) if heeded else SCHEDULE[0])
 
     @pytest.mark.parametrize(
         "nonsense", ["1e999999", "Sun, 22 Nov 99999999999 12:00:00 GMT", "-1", "NaN", "\xff\xb2", "9" * 5000]
     )
     def test_a_retry_after_of_nonsense_is_no_hint_and_each_try_is_a_counted_failure(
-        self, world: World, receiver: Receiver, nonsense: str
+        self, world: World, receiver: Destination, nonsense: str
     ) -> None:
         receiver.answer = lambda _: Answer(429, {"retry-after": nonsense})
         endpoint = world.endpoint(receiver.url)
@@ -209,50 +209,50 @@ class TestTheSchedule(OnSqlite):
         started_at = world.clock()
         world.run_for(6 * DAY)
         [delivery] = world.log(endpoint)
-        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, MAX_FAILURES)
-        assert {each.error_kind for each in delivery.tries} == {DeliveryError.HTTP_ERROR}
-        assert delivery.tries[1].started_at - started_at == SCHEDULE[0]
+        assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, MAX_FAILURES)
+        assert {each.error_kind for each in delivery.attempts} == {DeliveryError.HTTP_ERROR}
+        assert delivery.attempts[1].started_at - started_at == SCHEDULE[0]
         assert world.reload(endpoint).failing_since == started_at
 
     def test_whatever_breaks_in_a_delivery_is_a_counted_failure(self, world: World) -> None:
         def broken(_host: str, _port: int, _seconds: float) -> list[Address]:
             raise RuntimeError("nobody thought of this")
 
-        breaking = World(world.records, poster(resolve=broken), world.seal)
+        breaking = World(world.records, poster(resolve=broken), world.cipher)
         endpoint = breaking.endpoint("http://breaks.example.com/")
         breaking.end_a_job()
         breaking.run_for(6 * DAY)
         [delivery] = breaking.log(endpoint)
-        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, MAX_FAILURES)
-        assert {each.error_kind for each in delivery.tries} == {DeliveryError.INTERRUPTED}
+        assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, MAX_FAILURES)
+        assert {each.error_kind for each in delivery.attempts} == {DeliveryError.INTERRUPTED}
 
-    def test_what_this_process_is_short_of_is_no_try(self, world: World, receiver: Receiver) -> None:
+    def test_what_this_process_is_short_of_is_no_try(self, world: World, receiver: Destination) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         with capture_logs() as logged, no_more_files():
             for _ in range(MAX_FAILURES + 1):
                 assert world.deliver_due() == 1
         [delivery] = world.log(endpoint)
-        assert (delivery.status, delivery.tries, delivery.error_kind) == (DeliveryStatus.PENDING, (), None)
+        assert (delivery.status, delivery.attempts, delivery.error_kind) == (DeliveryStatus.PENDING, (), None)
         assert world.reload(endpoint).failing_since is None
         reasons = [each["reason"] for each in logged if each["event"] == "deliveries put back"]
         assert reasons == ["too many open files"]
         world.deliver_due()
         [delivery] = world.log(endpoint)
-        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.DELIVERED, 1)
+        assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.DELIVERED, 1)
 
-    def test_one_that_hangs_is_tried_again(self, world: World, receiver: Receiver) -> None:
+    def test_one_that_hangs_is_tried_again(self, world: World, receiver: Destination) -> None:
         receiver.answer = fails(1, Answer(hang=30))
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         world.run_for(DAY)
         [delivery] = world.log(endpoint)
-        assert [each.error_kind for each in delivery.tries] == [DeliveryError.TIMED_OUT, None]
+        assert [each.error_kind for each in delivery.attempts] == [DeliveryError.TIMED_OUT, None]
 
-    def test_a_secret_that_cannot_be_read_waits_for_its_key(self, world: World, receiver: Receiver) -> None:
+    def test_a_secret_that_cannot_be_read_waits_for_its_key(self, world: World, receiver: Destination) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
-        keyless = World(world.records, world.post, Seal([]))
+        keyless = World(world.records, world.post, Cipher([]))
         keyless.deliver_due()
         assert receiver.delivered == []
         assert world.log(endpoint)[0].error_kind is DeliveryError.SECRET_UNREADABLE
@@ -261,7 +261,7 @@ class TestTheSchedule(OnSqlite):
 
 
 class TestHealth:
-    def test_one_dead_for_five_days_is_warned_of_then_disabled(self, world: World, receiver: Receiver) -> None:
+    def test_one_dead_for_five_days_is_warned_of_then_disabled(self, world: World, receiver: Destination) -> None:
         receiver.answer = lambda _: BROKEN
         endpoint = world.endpoint(receiver.url)
         for _ in range(7):
@@ -280,7 +280,7 @@ class TestHealth:
         assert statuses == {DeliveryStatus.FAILED}
         assert world.due() == []
 
-    def test_recover_replays_what_it_missed_once_each(self, world: World, receiver: Receiver) -> None:
+    def test_recover_replays_what_it_missed_once_each(self, world: World, receiver: Destination) -> None:
         receiver.answer = lambda _: BROKEN
         endpoint = world.endpoint(receiver.url)
         begun_at = world.clock()
@@ -302,7 +302,7 @@ class TestHealth:
         healthy = world.reload(endpoint)
         assert (healthy.disabled_at, healthy.failing_since) == (None, None)
 
-    def test_gone_disables_at_once(self, world: World, receiver: Receiver) -> None:
+    def test_gone_disables_at_once(self, world: World, receiver: Destination) -> None:
         receiver.answer = lambda _: Answer(410)
         endpoint = world.endpoint(receiver.url)
         for _ in range(3):
@@ -314,7 +314,7 @@ class TestHealth:
         assert world.due() == []
         assert len(receiver.delivered) == 1
 
-    def test_one_success_and_the_count_begins_anew(self, world: World, receiver: Receiver) -> None:
+    def test_one_success_and_the_count_begins_anew(self, world: World, receiver: Destination) -> None:
         receiver.answer = fails(3)
         endpoint = world.endpoint(receiver.url)
         for _ in range(8):
@@ -323,18 +323,18 @@ class TestHealth:
         assert world.reload(endpoint).disabled_at is None
         assert world.reload(endpoint).failing_since is None
 
-    def test_redeliver_is_one_more_try(self, world: World, receiver: Receiver) -> None:
+    def test_redeliver_is_one_more_try(self, world: World, receiver: Destination) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         world.deliver_due()
         [delivery] = world.log(endpoint)
         receiver.answer = lambda _: BROKEN
-        for tries in (2, 3):
+        for attempts in (2, 3):
             with world.database.begin() as tx:
                 assert store.redeliver(tx, delivery.id, world.clock())
             world.run_for(5 * DAY)
             [delivery] = world.log(endpoint)
-            assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.FAILED, tries)
+            assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, attempts)
         assert receiver.ids() == [delivery.event_id] * 3
 
 
@@ -342,7 +342,7 @@ def test_a_receiver_that_hangs_is_given_one_place_and_one_that_works_ever_more()
     widths = Widths()
 
     def places(receiver: str) -> int:
-        taken = [receiver for _ in range(MOST_PER_RECEIVER + 1) if widths.take(receiver)]
+        taken = [receiver for _ in range(MOST_PER_TARGET + 1) if widths.take(receiver)]
         for each in taken:
             widths.give_back(each)
         return len(taken)
@@ -351,11 +351,11 @@ def test_a_receiver_that_hangs_is_given_one_place_and_one_that_works_ever_more()
     for expected in (3, 4, 5):
         widths.learn("good", None)
         assert places("good") == expected
-    for _ in range(MOST_PER_RECEIVER):
+    for _ in range(MOST_PER_TARGET):
         widths.learn("good", None)
-    assert places("good") == MOST_PER_RECEIVER
+    assert places("good") == MOST_PER_TARGET
     widths.learn("good", DeliveryError.HTTP_ERROR)
-    assert places("good") == MOST_PER_RECEIVER
+    assert places("good") == MOST_PER_TARGET
     widths.learn("good", DeliveryError.TIMED_OUT)
     assert places("good") == 1
 
@@ -366,7 +366,7 @@ def test_what_finds_no_place_waits_in_its_order_up_to_a_bound_while_somebody_del
     backlog.add("busy", ["second", "third"])
     assert [backlog.take("busy") for _ in range(4)] == ["first", "second", "third", None]
     assert backlog.take("other") is None
-    many = [str(number) for number in range(WAITING_PER_RECEIVER + 1)]
+    many = [str(number) for number in range(WAITING_PER_TARGET + 1)]
     backlog.add("busy", many)
     assert [backlog.take("busy") for _ in many] == [*many[:-1], None]
     backlog.add("busy", many)
@@ -375,7 +375,7 @@ def test_what_finds_no_place_waits_in_its_order_up_to_a_bound_while_somebody_del
 
 
 class TestWhatMayBreak:
-    def test_only_what_may_have_been_left_is_looked_for(self, world: World, receiver: Receiver) -> None:
+    def test_only_what_may_have_been_left_is_looked_for(self, world: World, receiver: Destination) -> None:
         world.endpoint(receiver.url)
         world.end_a_job()
         world.end_a_job()
@@ -386,7 +386,9 @@ class TestWhatMayBreak:
         receiver.answer = lambda _: BROKEN
         assert not world.sender.run(*world.due())
 
-    def test_a_receiver_that_works_gets_what_else_is_due_without_a_bell(self, world: World, receiver: Receiver) -> None:
+    def test_a_receiver_that_works_gets_what_else_is_due_without_a_bell(
+        self, world: World, receiver: Destination
+    ) -> None:
         world.endpoint(receiver.url)
         for _ in range(5):
             world.end_a_job()
@@ -394,7 +396,7 @@ class TestWhatMayBreak:
         world.sender.run(first)
         assert len(set(receiver.ids())) == len(receiver.delivered) == 5
 
-    def test_a_stale_bell_changes_nothing(self, world: World, receiver: Receiver) -> None:
+    def test_a_stale_bell_changes_nothing(self, world: World, receiver: Destination) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
         [delivery] = world.log(endpoint)
@@ -404,7 +406,7 @@ class TestWhatMayBreak:
         assert len(receiver.delivered) == 1
 
     def test_a_delivery_that_was_rescued_meanwhile_is_not_recorded_twice(
-        self, world: World, receiver: Receiver
+        self, world: World, receiver: Destination
     ) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
@@ -413,16 +415,16 @@ class TestWhatMayBreak:
         def rescued_meanwhile(_: Delivered) -> Answer:
             with world.database.begin() as tx:
                 values = {"status": DeliveryStatus.PENDING, "worker_id": None}
-                tx.execute(update(schema.webhook_deliveries).where(row.tries == 1).values(values))
+                tx.execute(update(schema.webhook_deliveries).where(row.attempts == 1).values(values))
             return OK
 
         receiver.answer = rescued_meanwhile
         world.deliver_due()  # and then what has come back, as that is due as well
         [delivery] = world.log(endpoint)
-        assert (delivery.status, len(delivery.tries)) == (DeliveryStatus.DELIVERED, 2)
+        assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.DELIVERED, 2)
         assert receiver.ids() == [delivery.event_id] * 2
 
-    def test_an_endpoint_erased_while_it_is_sent_to_leaves_nothing(self, world: World, receiver: Receiver) -> None:
+    def test_an_endpoint_erased_while_it_is_sent_to_leaves_nothing(self, world: World, receiver: Destination) -> None:
         endpoint = world.endpoint(receiver.url)
         world.end_a_job()
 
@@ -436,7 +438,7 @@ class TestWhatMayBreak:
         with world.database.read() as tx:
             assert tx.execute(select(schema.webhook_deliveries)).all() == []
 
-    def test_only_what_it_wants_to_hear_of(self, world: World, receiver: Receiver) -> None:
+    def test_only_what_it_wants_to_hear_of(self, world: World, receiver: Destination) -> None:
         world.endpoint(receiver.url, [EventType.FAILED])
         for status in sorted(TERMINAL):
             world.end_a_job(status)

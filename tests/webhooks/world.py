@@ -8,21 +8,21 @@ from typing import Any
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from jobs.encryption import Seal, generate_key
+from jobs.encryption import Cipher, generate_key
 from jobs.job import Job
 from jobs.lifecycle import Status
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import schema
 from jobs.store.api_keys import ApiKey
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.endpoints import Delivery, Endpoint, SealedSecret
+from jobs.store.webhooks.endpoints import Delivery, EncryptedSecret, Endpoint
 from jobs.store.webhooks.scheduler import pick_due_deliveries
 from jobs.webhooks.protocol import EventType, new_secret
 from tests.support.names import get_names
 from tests.support.records import Records
 from tests.webhooks.posting import poster
-from worker.registration import Identity
+from worker.registration import WorkerRegistration
 from worker.webhooks.sender import Post, WebhookSender
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -33,7 +33,7 @@ SECRET = new_secret(b"k" * 32)
 class World:
     records: Records
     post: Post = field(default_factory=lambda: poster(seconds=1.0))
-    seal: Seal = field(default_factory=lambda: Seal([SecretStr(generate_key())]))
+    cipher: Cipher = field(default_factory=lambda: Cipher([SecretStr(generate_key())]))
     jitter: float = 0.0
     slots: int = 10
 
@@ -42,9 +42,9 @@ class World:
         self.sender = WebhookSender(
             self.database,
             self.post,
-            self.seal,
-            identity=Identity(self.database, 10, self.records.worker_id),
-            announcer=Announcer(connect(NOWHERE), get_names),
+            self.cipher,
+            registration=WorkerRegistration(self.database, 10, self.records.worker_id),
+            notifier=Notifier(connect(NOWHERE), get_names),
             slots=self.slots,
             clock=self.clock,
             jitter=lambda: self.jitter,
@@ -60,9 +60,9 @@ class World:
                 owner.id,
                 name="hook",
                 url=url,
-                receiver=f"{owner.id} {url}",
+                target=f"{owner.id} {url}",
                 event_types=list(events),
-                secret=SealedSecret(self.seal.seal(secret), "hint"),
+                secret=EncryptedSecret(self.cipher.encrypt(secret), "hint"),
                 now=self.clock(),
             )
 

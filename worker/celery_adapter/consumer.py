@@ -19,7 +19,7 @@ from celery.worker.consumer import Consumer
 
 from jobs.broker_connection import MALFORMED
 from jobs.telemetry import get_logger
-from worker.celery_adapter.subscribed_queues import Hearing
+from worker.celery_adapter.subscribed_queues import SubscribedQueues
 
 TURN_SECONDS: Final = 0.25
 """How long a consumer listens, or waits for a slot, before it does the other and looks whether it is to stop."""
@@ -47,7 +47,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 class FreeSlots:
     """Tells the consumer of this process that a slot has come free."""
 
-    def __init__(self, hearing: Hearing, on_listening: Callable[[], None]) -> None:
+    def __init__(self, hearing: SubscribedQueues, on_listening: Callable[[], None]) -> None:
         """`on_listening` is called whenever the consumer has begun to listen to the broker."""
         self._freed = Event()
         self._hearing = hearing
@@ -116,5 +116,5 @@ def _surviving(listen: Callable[..., Any]) -> Callable[..., Any]:
 
 def _is_full(consumer: Any) -> bool:
     """Whether bells are to be left in the broker."""
-    holds_bells = bool(consumer.app.conf.worker_disable_prefetch)
-    return holds_bells and len(state.reserved_requests) >= consumer.controller.max_concurrency
+    holds_messages = bool(consumer.app.conf.worker_disable_prefetch)
+    return holds_messages and len(state.reserved_requests) >= consumer.controller.max_concurrency

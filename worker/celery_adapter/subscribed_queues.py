@@ -13,7 +13,7 @@ ANSWER_SECONDS: Final = 3.0
 """How old a blocking read of Redis may be; it ends after a second by itself."""
 
 
-class Hearing:
+class SubscribedQueues:
     """The queues that the consumer listens to, and when it last took a message from one."""
 
     def __init__(self, names: Names) -> None:

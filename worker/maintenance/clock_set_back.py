@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from jobs.clock import elapsed
-from jobs.store.clock_set_back import mend, mend_lanes
+from jobs.store.clock_set_back import correct_provider_limits, mend
 from jobs.store.database import Database, unless_locked
 from jobs.telemetry import get_logger
 
@@ -31,7 +31,7 @@ class SetBack:
         if self._is_done and elapsed() - self._database.clock.stepped_at > AFTER_SECONDS:
             return 0
         with unless_locked(), self._database.begin(hurried=True) as tx:
-            mend_lanes(tx, now)
+            correct_provider_limits(tx, now)
         with self._database.begin() as tx:
             mended = mend(tx, now, AT_ONCE)
         self._is_done = mended < AT_ONCE

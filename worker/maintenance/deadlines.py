@@ -9,13 +9,13 @@ from sqlalchemy import Connection, Integer, bindparam, select
 from jobs.errors import ERROR_CODES, ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.retry import outcome_unknown
 from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.jobs import move
-from jobs.store.provider_limits import read_lane
-from jobs.store.reconciliation import parked_jobs, write_off
+from jobs.store.provider_limits import read_provider_limit
+from jobs.store.reconciliation import fail_unknown, parked_jobs
 from jobs.store.row_mapping import job_from
 from jobs.store.waiting_for import state_of
 from jobs.telemetry import get_logger
@@ -38,39 +38,39 @@ _OVERDUE_ONE: Final = _OVERDUE_NOW.where(schema.jobs.c.id == bindparam("only"))
 log = get_logger(__name__)
 
 
-def run_once(database: Database, announcer: Announcer, now: datetime, lane: str = "") -> int:
+def run_once(database: Database, notifier: Notifier, now: datetime, provider_limit: str = "") -> int:
     """End what is overdue; returns how many jobs. A closed `lane` is named as what they waited for."""
-    return end_parked(database, announcer, now, until=now) + _expire(database, announcer, now, lane)
+    return end_parked(database, notifier, now, until=now) + _expire(database, notifier, now, provider_limit)
 
 
-def end_parked(database: Database, announcer: Announcer, now: datetime, until: datetime | None = None) -> int:
+def end_parked(database: Database, notifier: Notifier, now: datetime, until: datetime | None = None) -> int:
     """Write off the parked jobs whose patience has run out by `until`, or all of them: no log will tell any more."""
 
     def end(tx: Connection, only: str | None) -> list[Job]:
-        written_off = []
+        failed_unknown = []
         for job in sorted(parked_jobs(tx, BATCH, until, locked=True, only=only), key=attrgetter("id")):
             step = outcome_unknown(job.error_message, job.failures + 1)
-            written_off.append(write_off(tx, job, step, now))
-        return written_off
+            failed_unknown.append(fail_unknown(tx, job, step, now))
+        return failed_unknown
 
     ended = 0
     while True:
         done = all_or_each(database, end, lambda tx: [job.id for job in parked_jobs(tx, BATCH, until)])
-        for job in (written_off := [job for jobs in done for job in jobs]):
-            log.info(Verb.WRITE_OFF, job_id=job.id, attempt=job.attempt)
-        announcer.ended(*(job.id for job in written_off))
-        ended += len(written_off)
-        if len(written_off) < BATCH:
+        for job in (failed_unknown := [job for jobs in done for job in jobs]):
+            log.info(Verb.FAIL_UNKNOWN, job_id=job.id, attempt=job.attempt)
+        notifier.ended(*(job.id for job in failed_unknown))
+        ended += len(failed_unknown)
+        if len(failed_unknown) < BATCH:
             return ended
 
 
-def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) -> int:
+def _expire(database: Database, notifier: Notifier, now: datetime, provider_limit: str) -> int:
     asked = {"now": now, "most": BATCH}
 
     def end(tx: Connection, only: str | None) -> list[tuple[Status, Job]]:
         query, of_one = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
         batch = [job_from(each) for each in tx.execute(query, asked | of_one).mappings()]
-        state = state_of(read_lane(tx, lane), now) if batch else None
+        state = state_of(read_provider_limit(tx, provider_limit), now) if batch else None
         return [(job.status, _end(tx, job, now, state)) for job in sorted(batch, key=attrgetter("id"))]
 
     def find(tx: Connection) -> list[str]:
@@ -81,10 +81,10 @@ def _expire(database: Database, announcer: Announcer, now: datetime, lane: str) 
         ended = [each for of_one in all_or_each(database, end, find) for each in of_one]
         for _before, job in ended:
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
-        announcer.ended(*(job.id for _before, job in ended))
+        notifier.ended(*(job.id for _before, job in ended))
         for before, job in ended:
             if before is Status.IN_PROGRESS:
-                announcer.stop(job.id, job.attempt, AbortReason.EXPIRED)
+                notifier.stop(job.id, job.attempt, AbortReason.EXPIRED)
         expired += len(ended)
         if len(ended) < BATCH or expired >= AT_ONCE:
             return expired
@@ -94,8 +94,8 @@ def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
     message = "The response was not finished by its deadline."
     if job.error_message:
         message += f" The last attempt failed: {job.error_message}"
-    elif job.waits_for is not None:
-        message += f" It was waiting for '{job.waits_for}', which it follows."
+    elif job.blocked_by is not None:
+        message += f" It was waiting for '{job.blocked_by}', which it follows."
     elif state is not None and job.status is Status.QUEUED:
         message += f" No call was possible: {state}."
     error = {"error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE], "error_message": message}

@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 
 from jobs.ids import first_id_at
 from jobs.store.database import Database, database_now
-from jobs.store.webhooks.outbox import deliveries_left_behind, rescue_deliveries
+from jobs.store.webhooks.outbox import orphaned_deliveries, rescue_deliveries
 from jobs.store.webhooks.pruning import prune_events
-from jobs.store.webhooks.scheduler import delivery_rung_at, pick_due_deliveries
+from jobs.store.webhooks.scheduler import delivery_enqueued_at, pick_due_deliveries
 from jobs.store.workers import live_workers
-from jobs.task_queue import Dispatcher, LostBells, window_size
+from jobs.task_queue import LostMessages, TaskQueue, window_size
 from jobs.telemetry import get_logger
 from worker.maintenance.shared_transaction import all_or_each
 
@@ -17,42 +17,44 @@ PRUNED_AT_ONCE = 500
 log = get_logger(__name__)
 
 
-def rescue(database: Database, dispatcher: Dispatcher, now: datetime) -> int:
+def rescue(database: Database, task_queue: TaskQueue, now: datetime) -> int:
     """Take back what workers that are gone were sending; returns how many."""
     done = all_or_each(
-        database, lambda tx, only: rescue_deliveries(tx, now, only), lambda tx: deliveries_left_behind(tx, now)
+        database, lambda tx, only: rescue_deliveries(tx, now, only), lambda tx: orphaned_deliveries(tx, now)
     )
     rescued = [each for ids in done for each in ids]
     for delivery_id in rescued:
         log.info("delivery rescued", delivery_id=delivery_id)
-    dispatcher.ring_for_deliveries(rescued)
+    task_queue.enqueue_deliveries(rescued)
     return len(rescued)
 
 
 def dispatch(
     database: Database,
-    dispatcher: Dispatcher,
-    lost: LostBells,
+    task_queue: TaskQueue,
+    lost: LostMessages,
     now: datetime,
     worker_timeout: timedelta,
     slots_each: int,
 ) -> int:
     """Ring for as many due deliveries as the live workers have room for; returns how many. `lost` is kept between."""
-    depth = dispatcher.depth_of_deliveries()
+    depth = task_queue.depth_of_deliveries()
     if depth is None:
         return 0
-    following = dispatcher.next_delivery() if depth else None
+    following = task_queue.next_delivery() if depth else None
     with database.read() as tx:
-        next_rung_at = delivery_rung_at(tx, following) if following else None
+        next_enqueued_at = delivery_enqueued_at(tx, following) if following else None
         alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]
     places = len(alive) * slots_each
-    rung_before = lost.rung_before(depth, now, is_shown=following is not None, next_rung_at=next_rung_at)
+    enqueued_before = lost.enqueued_before(
+        depth, now, is_shown=following is not None, next_enqueued_at=next_enqueued_at
+    )
     room = window_size(places) - depth
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = pick_due_deliveries(tx, now, room, rung_before, places)
-    return dispatcher.ring_for_deliveries(due)
+        due = pick_due_deliveries(tx, now, room, enqueued_before, places)
+    return task_queue.enqueue_deliveries(due)
 
 
 def prune(database: Database, now: datetime, retention: timedelta) -> int:

@@ -3,41 +3,43 @@
 from datetime import datetime, timedelta
 
 from jobs.store.database import Database, database_now, unless_locked
-from jobs.store.fair_scheduler import Turns, rung_at_of
-from jobs.store.provider_limits import LaneSettings, read_lane, widen_if_quiet
+from jobs.store.fair_scheduler import FairScheduler, enqueued_at_of
+from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit, relax_if_quiet
 from jobs.store.workers import live_slots
-from jobs.task_queue import Dispatcher, LostBells
+from jobs.task_queue import LostMessages, TaskQueue
 
 
 def run_once(
     database: Database,
-    dispatcher: Dispatcher,
-    turns: Turns,
-    lost: LostBells,
-    lane: LaneSettings,
+    task_queue: TaskQueue,
+    scheduler: FairScheduler,
+    lost: LostMessages,
+    provider_limit: ProviderLimitSettings,
     now: datetime,
     *,
     worker_timeout: timedelta,
 ) -> int:
     """Ring for as many due jobs as window and lane have room for; returns how many.
 
-    `turns` and `lost` are kept between calls.
+    `scheduler` and `lost` are kept between calls.
     """
-    depth = dispatcher.depth()
+    depth = task_queue.depth()
     if depth is None:
         return 0
-    following = dispatcher.next_bell() if depth else None
+    following = task_queue.next_message() if depth else None
     with database.read() as tx:
-        next_rung_at = rung_at_of(tx, following) if following else None
+        next_enqueued_at = enqueued_at_of(tx, following) if following else None
         slots = live_slots(tx, database_now(tx), worker_timeout)
-        current = read_lane(tx, lane.name)
-        room = dispatcher.room(tx, lane, current, depth=depth, slots=slots, now=now)
+        current = read_provider_limit(tx, provider_limit.name)
+        room = task_queue.room(tx, provider_limit, current, depth=depth, slots=slots, now=now)
     if current.max_calls is not None:
         with unless_locked(), database.begin(hurried=True) as tx:
-            widen_if_quiet(tx, current, now, slots)
-    rung_before = lost.rung_before(depth, now, is_shown=following is not None, next_rung_at=next_rung_at)
+            relax_if_quiet(tx, current, now, slots)
+    enqueued_before = lost.enqueued_before(
+        depth, now, is_shown=following is not None, next_enqueued_at=next_enqueued_at
+    )
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = turns.pick(tx, now, room, rung_before)
-    return dispatcher.ring_all(due)
+        due = scheduler.pick(tx, now, room, enqueued_before)
+    return task_queue.enqueue_all(due)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from jobs.errors import ChainBroken, StaleJob
 from jobs.lifecycle import Verb
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.store.attempts import MESSAGE_LIMIT
 from jobs.store.conversations import Waiting, check_chain, done_waiting, let_run
 from jobs.store.database import Database, unless_locked
@@ -21,7 +21,7 @@ BATCH = 200
 log = get_logger(__name__)
 
 
-def run_once(database: Database, announcer: Announcer, now: datetime) -> int:
+def run_once(database: Database, notifier: Notifier, now: datetime) -> int:
     """Let run, or fail, every follow-up whose wait is over; returns how many."""
     decided = 0
     while True:
@@ -30,27 +30,27 @@ def run_once(database: Database, announcer: Announcer, now: datetime) -> int:
         moved = 0
         for waiting in batch:
             with unless_locked():
-                moved += _decide(database, announcer, waiting, now)
+                moved += _decide(database, notifier, waiting, now)
         decided += moved
         # one that fails may be what others wait for; with nothing moved, what is left is not ours to move
         if not moved:
             return decided
 
 
-def _decide(database: Database, announcer: Announcer, waiting: Waiting, now: datetime) -> bool:
+def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datetime) -> bool:
     job = waiting.job
-    if job.waits_for is None:
+    if job.blocked_by is None:
         return False
     with database.begin(hurried=True) as tx:
         try:
-            if check_chain(tx, job.waits_for, job.api_key_id):
+            if check_chain(tx, job.blocked_by, job.api_key_id):
                 return False
         except ChainBroken as broken:
             failed = False
             with suppress(StaleJob):
                 move(
                     tx,
-                    Verb.STRAND,
+                    Verb.FAIL_DEPENDENCY,
                     job,
                     now,
                     error_code=broken.code,
@@ -61,8 +61,8 @@ def _decide(database: Database, announcer: Announcer, waiting: Waiting, now: dat
         else:
             return let_run(tx, job, now, _due(waiting, now))
     if failed:
-        log.info(Verb.STRAND, job_id=job.id, attempt=job.attempt)
-        announcer.ended(job.id)
+        log.info(Verb.FAIL_DEPENDENCY, job_id=job.id, attempt=job.attempt)
+        notifier.ended(job.id)
     return failed
 
 

@@ -13,23 +13,23 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.store.database import Database
-from jobs.store.fair_scheduler import Turns
+from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.pending_work import Duty, duties_with_work
-from jobs.store.provider_limits import LaneSettings
+from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import Patience
-from jobs.task_queue import Dispatcher, LostBells
+from jobs.task_queue import LostMessages, TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance import deadlines, deliveries, enqueuer, follow_ups, pruner, rescuer, sqlite_clock
 from worker.maintenance.clock_set_back import SetBack
 from worker.maintenance.lease import Lease
 from worker.maintenance.sqlite_clock import Timekeeper
-from worker.registration import Identity
+from worker.registration import WorkerRegistration
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
-GATHER_SECONDS = 0.02
+BATCH_SECONDS = 0.02
 """After a wake: who waits for the end that caused it is told first, and other ends are soon to come."""
 LEASE = timedelta(seconds=4)
 RENEW_EVERY = 1.0
@@ -59,11 +59,11 @@ class Maintenance:
     def __init__(
         self,
         database: Database,
-        identity: Identity,
-        bell: Dispatcher,
-        announcer: Announcer,
+        registration: WorkerRegistration,
+        message: TaskQueue,
+        notifier: Notifier,
         *,
-        lane: LaneSettings,
+        provider_limit: ProviderLimitSettings,
         worker_timeout: timedelta,
         retention: timedelta,
         patience: Patience,
@@ -75,18 +75,18 @@ class Maintenance:
 
         def rescue(now: datetime) -> int:
             def judges() -> bool:
-                return identity.is_steady(worker_timeout)
+                return registration.is_steady(worker_timeout)
 
             return rescuer.run_once(
-                database, bell, announcer, now, worker_timeout, patience=patience, judges=judges, ends=ends
+                database, message, notifier, now, worker_timeout, patience=patience, judges=judges, ends=ends
             )
 
-        turns, lost, lost_deliveries, set_back = Turns(), LostBells(), LostBells(), SetBack(database)
-        self._identity = identity
+        scheduler, lost, lost_deliveries, set_back = FairScheduler(), LostMessages(), LostMessages(), SetBack(database)
+        self._registration = registration
         self._clock = database.clock
         self._database = database
         self._worker_timeout = worker_timeout
-        self._lane = lane.name
+        self._lane = provider_limit.name
         self._with_work: AbstractSet[Duty] = frozenset()
         self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
@@ -98,21 +98,25 @@ class Maintenance:
             Step(
                 Duty.DEADLINES,
                 TICK,
-                lambda now: deadlines.run_once(database, announcer, now, lane.name),
+                lambda now: deadlines.run_once(database, notifier, now, provider_limit.name),
                 most=deadlines.AT_ONCE,
             ),
             Step("set back", TICK, set_back.run_once),
-            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, announcer, now)),
+            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
             Step(
                 Duty.DISPATCHER,
                 0,
-                lambda now: enqueuer.run_once(database, bell, turns, lost, lane, now, worker_timeout=worker_timeout),
+                lambda now: enqueuer.run_once(
+                    database, message, scheduler, lost, provider_limit, now, worker_timeout=worker_timeout
+                ),
             ),
-            Step(Duty.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, bell, now)),
+            Step(Duty.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, message, now)),
             Step(
                 Duty.DELIVERY_DISPATCHER,
                 0,
-                lambda now: deliveries.dispatch(database, bell, lost_deliveries, now, worker_timeout, delivery_slots),
+                lambda now: deliveries.dispatch(
+                    database, message, lost_deliveries, now, worker_timeout, delivery_slots
+                ),
             ),
             Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
             Step(
@@ -151,7 +155,7 @@ class Maintenance:
             self.run_once()
             pause.wait(LEAST_PAUSE)
             if self._wake.wait(max(0.0, min(TICK, self._lease.seconds_of_others or TICK) - LEAST_PAUSE)):
-                pause.wait(GATHER_SECONDS)
+                pause.wait(BATCH_SECONDS)
             self._wake.clear()
 
     def has_work_for(self, duty: Duty) -> bool:
@@ -188,7 +192,7 @@ class Maintenance:
 
     def _has_lease(self) -> bool:
         """Whether the lease is ours for some seconds more."""
-        holder, asked_at = self._identity.worker_id, monotonic()
+        holder, asked_at = self._registration.worker_id, monotonic()
         if self._leased is not None and self._leased[0] == holder and asked_at - self._leased[1] < RENEW_EVERY:
             return True
         self._leased = None

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.store.database import Database
 from jobs.telemetry import get_logger
 from worker.maintenance.lease import Lease
-from worker.registration import Identity
+from worker.registration import WorkerRegistration
 
 SHORTEST_LEASE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -31,7 +31,7 @@ class Patrol:
         self,
         name: str,
         database: Database,
-        identity: Identity,
+        registration: WorkerRegistration,
         run: Callable[[datetime, Event], int],
         *,
         every: timedelta,
@@ -45,7 +45,7 @@ class Patrol:
         """
         self._name = name
         self._clock = database.clock
-        self._identity = identity
+        self._registration = registration
         self._run = run
         self._every = every
         self._has_work = has_work
@@ -68,7 +68,7 @@ class Patrol:
 
     def run_once(self, now: datetime) -> bool:
         """Do it, if the lease is ours; whether nothing went wrong."""
-        holder = self._identity.worker_id
+        holder = self._registration.worker_id
         if holder is None or not self._has_work():
             return True
         try:

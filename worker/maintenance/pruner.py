@@ -13,7 +13,7 @@ from jobs.store import schema
 from jobs.store.conversations import still_needed
 from jobs.store.database import Database
 from jobs.store.jobs import erase_ripe
-from jobs.store.undelivered_creates import forget_unanswered
+from jobs.store.undelivered_creates import prune_undelivered_creates
 from jobs.store.usage_rollup import add_up
 from jobs.store.workers import forget_ended
 from jobs.telemetry import get_logger
@@ -35,7 +35,7 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
     unstored = _erase(database, and_(row.store == false(), row.completed_at < now - UNSTORED_FOR))
     with database.begin() as tx:
         forget_ended(tx, now)
-        forget_unanswered(tx, now)
+        prune_undelivered_creates(tx, now)
     if not database.forget_erased():
         log.info("erased text stays in the log until the next time")
     return max(kept, unstored)

@@ -10,12 +10,12 @@ from threading import Event
 
 from jobs.errors import StaleJob
 from jobs.job import Attempt
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.store.database import Database, unless_locked
 from jobs.store.pending_work import DOUBTFUL_FOR
-from jobs.store.provider_limits import log_is_off, read_lane
+from jobs.store.provider_limits import log_is_off, read_provider_limit
 from jobs.store.reconciliation import book_failed, book_ran, doubtful_attempts, parked_jobs
-from jobs.task_queue import Dispatcher
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance.deadlines import end_parked
 from worker.maintenance.provider_calls_log import Entry, LogOff, ProviderLog
@@ -35,19 +35,19 @@ class Reconciler:
     def __init__(
         self,
         database: Database,
-        dispatcher: Dispatcher,
-        announcer: Announcer,
+        task_queue: TaskQueue,
+        notifier: Notifier,
         provider_log: ProviderLog,
         *,
-        lane: str,
+        provider_limit: str,
         after: timedelta,
     ) -> None:
         """Calls are asked about once they have been over for `after`; `lane` remembers a log that is not there."""
         self._database = database
-        self._dispatcher = dispatcher
-        self._announcer = announcer
+        self._task_queue = task_queue
+        self._notifier = notifier
         self._log = provider_log
-        self._lane = lane
+        self._lane = provider_limit
         self._after = after
         self._has_answered = False
         self.every = min(EVERY, max(timedelta(seconds=1), after))
@@ -63,10 +63,10 @@ class Reconciler:
         """
         with self._database.read() as tx:
             waited = timedelta(0) if not self._has_answered and parked_jobs(tx, 1) else self._after
-            is_on = read_lane(tx, self._lane).has_log(now)
+            is_on = read_provider_limit(tx, self._lane).has_log(now)
             doubtful = doubtful_attempts(tx, now - WINDOW, now - waited, BATCH) if is_on else []
         if not is_on:  # what was parked by those who had not heard of it
-            end_parked(self._database, self._announcer, now)
+            end_parked(self._database, self._notifier, now)
         if not doubtful:
             return 0
         try:
@@ -76,7 +76,7 @@ class Reconciler:
             log.warning("the provider's log of calls cannot be read", reason=str(reason))
             with self._database.begin() as tx:
                 log_is_off(tx, self._lane, now + OFF)
-            end_parked(self._database, self._announcer, now)
+            end_parked(self._database, self._notifier, now)
             return 0
 
     def _ask_about(self, doubtful: list[Attempt], now: datetime, stopping: Event) -> int:
@@ -106,6 +106,6 @@ class Reconciler:
         for verb, job in said:
             log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
             if job.status.is_terminal:
-                self._announcer.ended(job.id)
+                self._notifier.ended(job.id)
             else:
-                self._dispatcher.ring(job.id)
+                self._task_queue.enqueue(job.id)

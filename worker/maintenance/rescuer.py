@@ -17,15 +17,15 @@ from sqlalchemy import Connection
 from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Job
 from jobs.lifecycle import Verb
-from jobs.notifications import Announcer
-from jobs.retry import Backoff, GiveUp, Park, TryAgain, next_step
-from jobs.store.attempts import close_lost, close_unsent, response_left_behind
+from jobs.notifications import Notifier
+from jobs.retry import Backoff, GiveUp, Park, Reschedule, next_step
+from jobs.store.attempts import close_lost, close_unsent, resumable_response
 from jobs.store.database import Database
 from jobs.store.jobs import move
 from jobs.store.reconciliation import AT_ONCE, Patience
 from jobs.store.responses import get_job
-from jobs.store.workers import claims_of, give_up_silent, jobs_left_behind, left_behind
-from jobs.task_queue import Dispatcher
+from jobs.store.workers import claims_of, mark_silent_dead, orphaned, orphaned_jobs
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance.shared_transaction import all_or_each
 
@@ -63,8 +63,8 @@ class Holder(Protocol):
 
 def run_once(
     database: Database,
-    dispatcher: Dispatcher,
-    announcer: Announcer,
+    task_queue: TaskQueue,
+    notifier: Notifier,
     now: datetime,
     worker_timeout: timedelta,
     *,
@@ -81,11 +81,11 @@ def run_once(
             asked_at = database.ask_time(tx)
             # once more: what the answer has shown counts, and a gap after this makes nobody's silence longer
             was_set = database.clock.was_set
-            for worker_id in give_up_silent(tx, asked_at, worker_timeout, was_set=was_set) if judges() else ():
+            for worker_id in mark_silent_dead(tx, asked_at, worker_timeout, was_set=was_set) if judges() else ():
                 log.warning("worker given up", worker_id=worker_id)
 
     def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
-        held, opened = left_behind(tx, BATCH, only)
+        held, opened = orphaned(tx, BATCH, only)
         found = {(job.id, job.attempt) for job in held} | {(each.job_id, each.number) for each in opened}
         known = _known(ends, found)
         held = [job for job in held if (job.id, job.attempt) not in known]
@@ -96,10 +96,10 @@ def run_once(
 
     rescued = 0
     while True:
-        done = all_or_each(database, take_back, lambda tx: jobs_left_behind(tx, BATCH))
+        done = all_or_each(database, take_back, lambda tx: orphaned_jobs(tx, BATCH))
         _record(ends)
         moved = [each for _, of_one in done for each in of_one]
-        _announce(moved, dispatcher, announcer)
+        _announce(moved, task_queue, notifier)
         rescued += len(moved)
         if max((found for found, _ in done), default=0) < BATCH:
             return rescued
@@ -107,8 +107,8 @@ def run_once(
 
 def rescue_orphans(
     database: Database,
-    dispatcher: Dispatcher,
-    announcer: Announcer,
+    task_queue: TaskQueue,
+    notifier: Notifier,
     now: datetime,
     worker_id: str,
     calls: Holder,
@@ -146,7 +146,7 @@ def rescue_orphans(
         for each in these:
             calls.forget(*each)
     moved = [each for _, of_some in done for each in of_some]
-    _announce(moved, dispatcher, announcer)
+    _announce(moved, task_queue, notifier)
     return len(moved)
 
 
@@ -173,7 +173,7 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
     handed_back = []
     for job in _jobs(tx, orphans):
         with suppress(StaleJob):
-            handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, rung_at=now)))
+            handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, enqueued_at=now)))
     return handed_back
 
 
@@ -183,15 +183,15 @@ def _take_back(
     moved = []
     left = patience.now(tx, now) if held else timedelta(0)
     for job in sorted(held, key=attrgetter("id")):
-        step: TryAgain | Park | GiveUp
-        if response_left_behind(tx, job) is None:
+        step: Reschedule | Park | GiveUp
+        if resumable_response(tx, job) is None:
             step = next_step(why, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
-            step = TryAgain(now, job.failures)
+            step = Reschedule(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": why.kind, "error_http_status": None}
-        if isinstance(step, TryAgain):
+        if isinstance(step, Reschedule):
             verb = Verb.RESCUE
-            changes |= {"available_at": step.available_at, "error_message": why.message, "rung_at": now}
+            changes |= {"available_at": step.available_at, "error_message": why.message, "enqueued_at": now}
         elif isinstance(step, Park):
             verb = Verb.PARK
             changes |= {"parked_until": step.until, "error_message": why.message}
@@ -203,8 +203,8 @@ def _take_back(
     return moved
 
 
-def _announce(moved: list[tuple[Verb, Job]], dispatcher: Dispatcher, announcer: Announcer) -> None:
+def _announce(moved: list[tuple[Verb, Job]], task_queue: TaskQueue, notifier: Notifier) -> None:
     for verb, job in moved:
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
-    announcer.ended(*(job.id for _verb, job in moved if job.status.is_terminal))
-    dispatcher.ring_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])
+    notifier.ended(*(job.id for _verb, job in moved if job.status.is_terminal))
+    task_queue.enqueue_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])

@@ -12,7 +12,7 @@ from sqlalchemy import and_, bindparam, exists, not_, select
 
 from jobs.clock import FAR_OFF, STEP, elapsed
 from jobs.store import schema
-from jobs.store.column_types import Moment
+from jobs.store.column_types import UtcDateTime
 from jobs.store.database import Database
 from jobs.telemetry import get_logger
 
@@ -26,7 +26,10 @@ SOON: Final = timedelta(minutes=1)
 
 _JOB: Final = schema.jobs.c
 _BEFORE_ITS_TIME: Final = and_(
-    schema.IS_QUEUED, _JOB.attempt == 0, _JOB.available_at > bindparam("later", type_=Moment), _JOB.waits_for.is_(None)
+    schema.IS_QUEUED,
+    _JOB.attempt == 0,
+    _JOB.available_at > bindparam("later", type_=UtcDateTime),
+    _JOB.blocked_by.is_(None),
 )
 """A job that waits for its `run_at`, which its client means by a clock on the wall."""
 _OPEN: Final = select(exists().where(_JOB.completed_at.is_(None), not_(_BEFORE_ITS_TIME)))

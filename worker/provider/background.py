@@ -21,7 +21,7 @@ from jobs.lifecycle import Status
 from jobs.model_catalog import Model
 from jobs.resource_shortage import once_it_fits
 from jobs.retry_after import retry_after
-from worker.provider.call_handle import AbortReason, Line
+from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.classify import pause_asked_for
 from worker.provider.http_exchange import Endpoint, Received, ended_here, overdue
 from worker.provider.response import CutOff, Reading, Unreadable, read_response
@@ -47,7 +47,7 @@ def call_background(
     request: httpx.Request,
     model: Model,
     ends_at: float,
-    line: Line,
+    handle: CallHandle,
     *,
     accepted: Callable[[str], None],
     unstored: bool = False,
@@ -57,26 +57,28 @@ def call_background(
     A provider that answers in whole instead has answered; the id is told then as well where the client wants the
     response `unstored`.
     """
-    ended = ended_here(line)
+    ended = ended_here(handle)
     if ended is not None:
         return CallReport(ended)
-    with line.shielded(SUBMIT_GRACE):
-        came = endpoint.exchange(request, ends_at, line, endpoint.read_whole)
+    with handle.shielded(SUBMIT_GRACE):
+        came = endpoint.exchange(request, ends_at, handle, endpoint.read_whole)
     reading = _reading(came)
     if reading is None or reading.status not in _UNDER_WAY:
         if unstored and reading is not None and reading.id is not None:
             accepted(reading.id)  # it may have been stored all the same, and is to be deleted
-        return endpoint.report(came, line, model)
+        return endpoint.report(came, handle, model)
     if reading.id is None:
         message = "The provider took the call, and named no id to fetch its answer by."
         return CallReport(Failure(ErrorKind.MALFORMED_ANSWER, message))
     accepted(reading.id)
-    return _Following(endpoint, reading.id, model, ends_at, line).run(_hint(came, endpoint.clock()) or FIRST_PAUSE)
+    return _Following(endpoint, reading.id, model, ends_at, handle).run(_hint(came, endpoint.clock()) or FIRST_PAUSE)
 
 
-def resume_background(endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> CallReport:
+def resume_background(
+    endpoint: Endpoint, response_id: str, model: Model, ends_at: float, handle: CallHandle
+) -> CallReport:
     """Fetch what an earlier call has bought."""
-    return _Following(endpoint, response_id, model, ends_at, line).run(0)
+    return _Following(endpoint, response_id, model, ends_at, handle).run(0)
 
 
 def cancel_background(endpoint: Endpoint, response_id: str, model: Model) -> CallReport | None:
@@ -84,16 +86,16 @@ def cancel_background(endpoint: Endpoint, response_id: str, model: Model) -> Cal
 
     The report holds the answer where one was made before.
     """
-    line = Line()
-    request = endpoint.cancel(response_id, seconds=CANCEL_SECONDS, line=line)
-    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, endpoint.read_whole)
+    handle = CallHandle()
+    request = endpoint.cancel(response_id, seconds=CANCEL_SECONDS, handle=handle)
+    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, handle, endpoint.read_whole)
     reading = _reading(came)
     if isinstance(came, Received) and came.status in _REFUSED_FOR_GOOD:
         gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not let it be cancelled.")
         return CallReport(gone, provider_response_id=response_id)
     if reading is None or reading.status in _UNDER_WAY:
         return None
-    report = replace(endpoint.report(came, line, model), provider_response_id=response_id)
+    report = replace(endpoint.report(came, handle, model), provider_response_id=response_id)
     stopped = Failure(ErrorKind.INTERRUPTED, "The response was cancelled at the provider.")
     return report if isinstance(report.result, Answer) else replace(report, result=stopped)
 
@@ -103,9 +105,9 @@ def delete_background(endpoint: Endpoint, response_id: str) -> bool | None:
 
     One that the provider does not know is gone.
     """
-    line = Line()
-    request = endpoint.delete(response_id, seconds=CANCEL_SECONDS, line=line)
-    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, line, endpoint.read_whole)
+    handle = CallHandle()
+    request = endpoint.delete(response_id, seconds=CANCEL_SECONDS, handle=handle)
+    came = endpoint.exchange(request, monotonic() + CANCEL_SECONDS, handle, endpoint.read_whole)
     if isinstance(came, Failure):
         return None
     if came.status in _GONE or (came.is_success and _is_object(came.body)):
@@ -124,12 +126,12 @@ def _is_object(body: bytes) -> bool:
 class _Following:
     """Asks for one response until it is made, gone, or no longer wanted."""
 
-    def __init__(self, endpoint: Endpoint, response_id: str, model: Model, ends_at: float, line: Line) -> None:
+    def __init__(self, endpoint: Endpoint, response_id: str, model: Model, ends_at: float, handle: CallHandle) -> None:
         self._endpoint = endpoint
         self._id = response_id
         self._model = model
         self._ends_at = ends_at
-        self._line = line
+        self._line = handle
 
     def run(self, pause: float) -> CallReport:
         """What became of it. That it could not be asked for is no reason to give it up before the deadline."""
@@ -154,7 +156,7 @@ class _Following:
 
     def _fetch(self) -> Received | Failure:
         seconds = min(FETCH_SECONDS, max(self._ends_at - monotonic(), 0.001))
-        request = self._endpoint.fetch(self._id, seconds=seconds, line=self._line)
+        request = self._endpoint.fetch(self._id, seconds=seconds, handle=self._line)
         return self._endpoint.exchange(request, monotonic() + seconds, self._line, self._endpoint.read_whole)
 
     def _report(self, came: Received | Failure) -> CallReport:

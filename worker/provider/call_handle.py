@@ -47,7 +47,7 @@ def _keepalive() -> tuple[tuple[int, int, int], ...]:
 KEEPALIVE: Final = _keepalive()
 
 
-class Line:
+class CallHandle:
     """The connection of one call, or its connections one after the other; used for that one call.
 
     `abort` may be called from any thread or greenlet, and from a signal handler. Where there is no socket yet (names

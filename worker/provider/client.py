@@ -21,7 +21,7 @@ from worker.provider.background import (
     delete_background,
     resume_background,
 )
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, Endpoint
 from worker.provider.plain import call_plain
 from worker.provider.reasoning import ReasoningAsker, added_to
@@ -74,7 +74,7 @@ class ProviderClient:
         request_id: str,
         model: Model,
         deadline: timedelta,
-        line: Line,
+        handle: CallHandle,
         accepted: Callable[[str], None],
         heard: Hear | None = None,
         told: Collection[str] = (),
@@ -97,24 +97,24 @@ class ProviderClient:
             {**self._in_dialect(added_to(body) if adds else body), **asked},
             request_id=request_id,
             seconds=seconds,
-            line=line,
+            handle=handle,
             accept=accept,
         )
         body.clear()
         try:
             match self._transport:
                 case Transport.PLAIN:
-                    report = call_plain(self._endpoint, request, model, ends_at, line)
+                    report = call_plain(self._endpoint, request, model, ends_at, handle)
                 case Transport.STREAM:
                     report = call_stream(
-                        self._endpoint, request, model, ends_at, line, stall=self._stall, heard=heard, told=told
+                        self._endpoint, request, model, ends_at, handle, stall=self._stall, heard=heard, told=told
                     )
                 case Transport.BACKGROUND:
                     report = call_background(
-                        self._endpoint, request, model, ends_at, line, accepted=accepted, unstored=unstored
+                        self._endpoint, request, model, ends_at, handle, accepted=accepted, unstored=unstored
                     )
         finally:
-            line.end()
+            handle.end()
         return self._reasoning.judged(report, model) if adds else report
 
     def _in_dialect(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -128,13 +128,13 @@ class ProviderClient:
         """Whether an item of an earlier answer may stand in a later request."""
         return is_taken(item, self._dialect)
 
-    def resume(self, response_id: str, *, model: Model, deadline: timedelta, line: Line) -> CallReport:
+    def resume(self, response_id: str, *, model: Model, deadline: timedelta, handle: CallHandle) -> CallReport:
         """Fetch what an earlier call has bought, whichever transport is chosen now; as `call` otherwise."""
         try:
             ends_at = monotonic() + deadline.total_seconds()
-            return resume_background(self._endpoint, response_id, model, ends_at, line)
+            return resume_background(self._endpoint, response_id, model, ends_at, handle)
         finally:
-            line.end()
+            handle.end()
 
     def cancel(self, response_id: str, model: Model) -> CallReport | None:
         """Stop what an earlier call has bought and nobody wants any more, whichever transport is chosen now.

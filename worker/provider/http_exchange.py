@@ -19,7 +19,7 @@ from jobs.job import CallReport
 from jobs.model_catalog import Model
 from jobs.resource_shortage import once_it_fits
 from jobs.store.attempt_bodies import MOST_BYTES
-from worker.provider.call_handle import AbortReason, Line
+from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.classify import classify
 from worker.provider.httpx_clients import Fields, HttpxClients, headers_of
 from worker.provider.transport_errors import BREAKS, failure_of, without_answer
@@ -79,7 +79,7 @@ class Endpoint:
         self.clock = clock
 
     def call(
-        self, body: Mapping[str, Any], *, request_id: str, seconds: float, line: Line, accept: str = JSON
+        self, body: Mapping[str, Any], *, request_id: str, seconds: float, handle: CallHandle, accept: str = JSON
     ) -> httpx.Request:
         """A request that buys an answer; it may take `seconds`."""
         content = to_text(body, ascii_only=False).encode()
@@ -89,19 +89,19 @@ class Endpoint:
             ("Content-Length", str(len(content))),
             ("X-Client-Request-Id", request_id),
         ]
-        return self._request("POST", self._url, fields, seconds, line, _pieces(content))
+        return self._request("POST", self._url, fields, seconds, handle, _pieces(content))
 
-    def fetch(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+    def fetch(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
         """A request for a response that was bought before."""
-        return self._request("GET", self._url_of(response_id), [ACCEPT_JSON], seconds, line)
+        return self._request("GET", self._url_of(response_id), [ACCEPT_JSON], seconds, handle)
 
-    def cancel(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+    def cancel(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
         """A request to stop making a response that was bought before."""
-        return self._request("POST", self._url_of(response_id, "/cancel"), [ACCEPT_JSON], seconds, line)
+        return self._request("POST", self._url_of(response_id, "/cancel"), [ACCEPT_JSON], seconds, handle)
 
-    def delete(self, response_id: str, *, seconds: float, line: Line) -> httpx.Request:
+    def delete(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
         """A request to delete a response that was bought before."""
-        return self._request("DELETE", self._url_of(response_id), [ACCEPT_JSON], seconds, line)
+        return self._request("DELETE", self._url_of(response_id), [ACCEPT_JSON], seconds, handle)
 
     def _url_of(self, response_id: str, verb: str = "") -> httpx.URL:
         return self._clients.url_of(f"responses/{quote(response_id, safe='')}{verb}")
@@ -112,7 +112,7 @@ class Endpoint:
         url: httpx.URL,
         fields: Fields,
         seconds: float,
-        line: Line,
+        handle: CallHandle,
         content: Iterator[bytes] | None = None,
     ) -> httpx.Request:
         timeout = {
@@ -121,14 +121,14 @@ class Endpoint:
             "read": seconds,
             "pool": seconds,
         }
-        return self._clients.request(method, url, fields, content, {"timeout": timeout, "trace": line.trace})
+        return self._clients.request(method, url, fields, content, {"timeout": timeout, "trace": handle.trace})
 
     def exchange(
         self,
         request: httpx.Request,
         ends_at: float,
-        line: Line,
-        read: Callable[[httpx.Response, float, Line], Received],
+        handle: CallHandle,
+        read: Callable[[httpx.Response, float, CallHandle], Received],
     ) -> Received | Failure:
         """What `read` made of the answer, or why there was none."""
         client = self._clients.take()
@@ -137,20 +137,20 @@ class Endpoint:
             response = client.send(request, stream=True)
             # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline
             request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
-            return read(response, ends_at, line)
+            return read(response, ends_at, handle)
         except httpx.ReadTimeout:  # as long as the deadline
             return overdue()
         except BREAKS as error:
-            return failure_of(error, line)
+            return failure_of(error, handle)
         finally:
-            line.let_go()
+            handle.let_go()
             if response is not None:
                 response.close()
                 # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely (0074)
                 response.stream = httpx.ByteStream(b"")
             self._clients.give_back(client)
 
-    def read_whole(self, response: httpx.Response, ends_at: float, line: Line) -> Received:
+    def read_whole(self, response: httpx.Response, ends_at: float, handle: CallHandle) -> Received:
         """Read a body to its end, or as far as it can be read."""
         limit = self.max_answer_bytes if is_success(response.status_code) else KEPT_BYTES
         chunks: list[bytes] = []
@@ -164,7 +164,7 @@ class Endpoint:
                 if size > limit:
                     fault = too_large(limit)
                     break
-                if is_late(ends_at, line):
+                if is_late(ends_at, handle):
                     fault = overdue()
         except httpx.ReadTimeout:
             fault = overdue()
@@ -173,9 +173,9 @@ class Endpoint:
         body = b"".join(chunks) if size <= limit else b"".join(chunks)[:KEPT_BYTES]
         return Received(response.status_code, headers_of(response), body, fault, is_broken=is_broken)
 
-    def report(self, came: Received | Failure, line: Line, model: Model) -> CallReport:
+    def report(self, came: Received | Failure, handle: CallHandle, model: Model) -> CallReport:
         """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
-        ended = ended_here(line)
+        ended = ended_here(handle)
         if isinstance(came, Failure):
             return CallReport(ended or came)
         is_broken = came.is_broken or came.fault is not None
@@ -202,23 +202,23 @@ def is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def is_late(ends_at: float, line: Line) -> bool:
+def is_late(ends_at: float, handle: CallHandle) -> bool:
     """Whether the time is over; then nothing more is taken than what has come already, which was in time."""
     if monotonic() <= ends_at:
         return False
-    line.hang_up()
+    handle.hang_up()
     return True
 
 
-def ended_here(line: Line) -> Failure | None:
+def ended_here(handle: CallHandle) -> Failure | None:
     """What a call came to that was ended on our side; None while it was not."""
-    if line.aborted is None:
+    if handle.aborted is None:
         return None
-    if line.aborted is AbortReason.STALLED:
+    if handle.aborted is AbortReason.STALLED:
         return Failure(ErrorKind.INTERRUPTED, "The provider fell silent amid its answer.")
-    if line.aborted is AbortReason.CALL_DEADLINE:
+    if handle.aborted is AbortReason.CALL_DEADLINE:
         return overdue()
-    return without_answer(line, f"The call was ended on our side ({line.aborted}).")
+    return without_answer(handle, f"The call was ended on our side ({handle.aborted}).")
 
 
 def overdue() -> Failure:

@@ -13,7 +13,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.event_stream import Hear
 from jobs.job import CallReport
 from jobs.model_catalog import Model
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import (
     Endpoint,
     Received,
@@ -87,7 +87,7 @@ def call_stream(
     request: httpx.Request,
     model: Model,
     ends_at: float,
-    line: Line,
+    handle: CallHandle,
     *,
     stall: float,
     heard: Hear | None = None,
@@ -100,19 +100,19 @@ def call_stream(
     """
     assembly = Assembly(limit=endpoint.max_answer_bytes, hear=heard, told=told)
 
-    def read(response: httpx.Response, ends_at: float, line: Line) -> Received:
+    def read(response: httpx.Response, ends_at: float, handle: CallHandle) -> Received:
         if is_success(response.status_code):
-            return _read_events(response, ends_at, line, stall, endpoint.max_answer_bytes, assembly)
-        return endpoint.read_whole(response, ends_at, line)
+            return _read_events(response, ends_at, handle, stall, endpoint.max_answer_bytes, assembly)
+        return endpoint.read_whole(response, ends_at, handle)
 
-    came = ended_here(line) or endpoint.exchange(request, ends_at, line, read)
-    return endpoint.report(came, line, model)
+    came = ended_here(handle) or endpoint.exchange(request, ends_at, handle, read)
+    return endpoint.report(came, handle, model)
 
 
 def _read_events(
     response: httpx.Response,
     ends_at: float,
-    line: Line,
+    handle: CallHandle,
     stall: float,
     limit: int,
     assembly: Assembly,
@@ -124,9 +124,9 @@ def _read_events(
         for _ in map(
             incoming.take, response.iter_bytes()
         ):  # unlike a loop, it holds no chunk while the next is awaited
-            if is_late(ends_at, line):
+            if is_late(ends_at, handle):
                 fault = overdue()
-            line.expect(incoming.patience(stall))
+            handle.expect(incoming.patience(stall))
         is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)
@@ -134,8 +134,8 @@ def _read_events(
         fault = overdue()
     except BREAKS:
         pass  # what had come before the line broke counts
-    line.expect(None)
-    body = incoming.end(is_broken=is_broken or line.aborted is not None)
+    handle.expect(None)
+    body = incoming.end(is_broken=is_broken or handle.aborted is not None)
     if body is None and fault is None:
         fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
     fault = None if assembly.is_answered else fault

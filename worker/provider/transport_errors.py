@@ -12,32 +12,32 @@ import httpx
 
 from jobs.errors import ErrorKind, Failure
 from jobs.resource_shortage import causes, shortage_of
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 
 BREAKS = (httpx.TransportError, httpx.DecodingError, OSError)
 """All that an exchange raises when its connection breaks."""
 
 
-def without_answer(line: Line, unsent: str, sent: str | None = None) -> Failure:
+def without_answer(handle: CallHandle, unsent: str, sent: str | None = None) -> Failure:
     """What a call came to that brought nothing: it cost nothing if it was never sent, else nobody knows.
 
     A server that hangs up without a word may have run the request all the same. `sent` are the words for that, where
     they differ.
     """
-    if line.never_sent:
+    if handle.never_sent:
         return Failure(ErrorKind.UNREACHABLE, unsent)
     return Failure(ErrorKind.INTERRUPTED, unsent if sent is None else sent)
 
 
-def failure_of(error: Exception, line: Line) -> Failure:
+def failure_of(error: Exception, handle: CallHandle) -> Failure:
     """What a broken exchange came to."""
     reason = _reason(error)
     failure = without_answer(
-        line,
+        handle,
         f"The provider could not be reached: {reason}.",
         f"The connection to the provider broke before its answer: {reason}.",
     )
-    return replace(failure, shortage=shortage_of(error), breakage=reason) if line.never_sent else failure
+    return replace(failure, shortage=shortage_of(error), breakage=reason) if handle.never_sent else failure
 
 
 def _reason(error: Exception) -> str:

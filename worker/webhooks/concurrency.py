@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from jobs.store.webhooks.scheduler import FIRST_AT_ONCE, MOST_PER_RECEIVER
+from jobs.store.webhooks.scheduler import FIRST_AT_ONCE, MOST_PER_TARGET
 from jobs.webhooks.protocol import DeliveryError
 
 REMEMBERED: Final = 10_000
-WAITING_PER_RECEIVER: Final = 4 * MOST_PER_RECEIVER
+WAITING_PER_TARGET: Final = 4 * MOST_PER_TARGET
 ABANDONED: Final = frozenset({DeliveryError.TIMED_OUT, DeliveryError.UNREACHABLE, DeliveryError.NAME_UNRESOLVED})
 
 
@@ -42,7 +42,7 @@ class Widths:
         """How a delivery went; None for well."""
         width = self._width.get(receiver, FIRST_AT_ONCE)
         if error is None:
-            self._width[receiver] = min(width + 1, MOST_PER_RECEIVER)
+            self._width[receiver] = min(width + 1, MOST_PER_TARGET)
         elif error in ABANDONED:
             self._width[receiver] = 1
         while len(self._width) > REMEMBERED:
@@ -62,7 +62,7 @@ class Backlog:
         """Keep some, up to a bound, while somebody delivers to this receiver."""
         waiting = self._waiting.setdefault(receiver, {})
         for each in delivery_ids:
-            if len(waiting) >= WAITING_PER_RECEIVER:
+            if len(waiting) >= WAITING_PER_TARGET:
                 return
             waiting[each] = None
 

@@ -27,9 +27,9 @@ from jobs.clock import host_now
 from jobs.fair_shares import Shares
 from jobs.resource_shortage import causes, shortage_of
 from jobs.retry_after import retry_after
-from jobs.webhooks.protocol import DELIVERY_SECONDS, HEEDED, DeliveryError, TryReport
-from jobs.webhooks.url_policy import Address, Receiver, ReceiverPolicy, ReceiverRefused, parse_receiver
-from worker.provider.call_handle import AbortReason, Line
+from jobs.webhooks.protocol import DELIVERY_SECONDS, HEEDED, DeliveryError, DeliveryReport
+from jobs.webhooks.url_policy import Address, Destination, DestinationPolicy, DestinationRefused, parse_destination
+from worker.provider.call_handle import AbortReason, CallHandle
 
 CONNECT_SECONDS: Final = 10.0
 READ_BYTES: Final = 16 * 1024
@@ -98,13 +98,13 @@ class GuardedBackend(httpcore.NetworkBackend):
 
     def __init__(
         self,
-        receiver: Receiver,
-        policy: ReceiverPolicy,
+        destination: Destination,
+        policy: DestinationPolicy,
         resolve: Resolve,
         ends_at: float,
         network: httpcore.NetworkBackend,
     ) -> None:
-        self._receiver = receiver
+        self._destination = destination
         self._policy = policy
         self._resolve = resolve
         self._ends_at = ends_at
@@ -121,12 +121,12 @@ class GuardedBackend(httpcore.NetworkBackend):
         """Resolve, check, connect.
 
         Raises:
-            ReceiverRefused: an address is not to be sent to; nothing has been.
+            DestinationRefused: an address is not to be sent to; nothing has been.
             NameUnresolved: there is no address.
             httpcore.ConnectError: nobody answers at any of them.
         """
         addresses = self._addresses()
-        self._policy.check_addresses(self._receiver, addresses)
+        self._policy.check_addresses(self._destination, addresses)
         failure: Exception = httpcore.ConnectTimeout("no time left")
         for address in addresses:
             left = min(CONNECT_SECONDS, self._ends_at - monotonic())
@@ -139,12 +139,12 @@ class GuardedBackend(httpcore.NetworkBackend):
         raise failure
 
     def _addresses(self) -> list[Address]:
-        literal = self._receiver.address
+        literal = self._destination.address
         if literal is not None:
             return [literal]
         left = max(0.001, min(CONNECT_SECONDS, self._ends_at - monotonic()))
         try:
-            found = self._resolve(self._receiver.host, self._receiver.port, left)
+            found = self._resolve(self._destination.host, self._destination.port, left)
         except (OSError, UnicodeError) as error:  # TimeoutError is one
             raise NameUnresolved(type(error).__name__) from None
         if not found:
@@ -160,7 +160,7 @@ class NameUnresolved(Exception):
 class Poster:
     """Sends what was signed; safe to use from any number of threads or greenlets."""
 
-    policy: ReceiverPolicy
+    policy: DestinationPolicy
     resolve: Resolve
     tls: ssl.SSLContext
     network: httpcore.NetworkBackend = field(default_factory=httpcore.SyncBackend)
@@ -168,53 +168,55 @@ class Poster:
     clock: Callable[[], datetime] = host_now
 
     @classmethod
-    def create(cls, policy: ReceiverPolicy, clock: Callable[[], datetime]) -> "Poster":
+    def create(cls, policy: DestinationPolicy, clock: Callable[[], datetime]) -> "Poster":
         """With the machine's own names and the usual authorities, or those that SSL_CERT_FILE names."""
         return cls(policy, Resolver(), httpx.create_ssl_context(trust_env=True), clock=clock)
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line, key: str = "") -> TryReport:
+    def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, handle: CallHandle, key: str = ""
+    ) -> DeliveryReport:
         """One POST, over within `seconds` by our own clock whatever the receiver does; always comes back.
 
         Its name is looked up within the share of the API key whose id is `key`.
         """
         try:
-            receiver = parse_receiver(url)
-            self.policy.check_url(receiver)
-        except ReceiverRefused:
-            return TryReport(DeliveryError.ADDRESS_REFUSED)
-        clock = Timer(self.seconds, lambda: line.abort(AbortReason.CALL_DEADLINE))
+            destination = parse_destination(url)
+            self.policy.check_url(destination)
+        except DestinationRefused:
+            return DeliveryReport(DeliveryError.ADDRESS_REFUSED)
+        clock = Timer(self.seconds, lambda: handle.abort(AbortReason.CALL_DEADLINE))
         clock.daemon = True
         clock.start()
         try:
-            return self._exchange(receiver, headers, body, line, self._resolve_for(key))
-        except ReceiverRefused:
-            return TryReport(DeliveryError.ADDRESS_REFUSED)
+            return self._exchange(destination, headers, body, handle, self._resolve_for(key))
+        except DestinationRefused:
+            return DeliveryReport(DeliveryError.ADDRESS_REFUSED)
         except NameUnresolved as error:
-            return TryReport(DeliveryError.NAME_UNRESOLVED, shortage=shortage_of(error))
+            return DeliveryReport(DeliveryError.NAME_UNRESOLVED, shortage=shortage_of(error))
         except (httpcore.TimeoutException, TimeoutError):
-            return TryReport(DeliveryError.TIMED_OUT)
+            return DeliveryReport(DeliveryError.TIMED_OUT)
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
-            return TryReport(_kind_of(error, line), shortage=shortage_of(error) if line.never_sent else None)
+            return DeliveryReport(_kind_of(error, handle), shortage=shortage_of(error) if handle.never_sent else None)
         finally:
             clock.cancel()
-            line.end()
+            handle.end()
 
     def _resolve_for(self, key: str) -> Resolve:
         return self.resolve.for_key(key) if isinstance(self.resolve, Resolver) else self.resolve
 
     def _exchange(
-        self, receiver: Receiver, headers: Mapping[str, str], body: bytes, line: Line, resolve: Resolve
-    ) -> TryReport:
+        self, destination: Destination, headers: Mapping[str, str], body: bytes, handle: CallHandle, resolve: Resolve
+    ) -> DeliveryReport:
         ends_at = monotonic() + self.seconds
         timeout = {"connect": CONNECT_SECONDS, "pool": self.seconds, "read": self.seconds, "write": self.seconds}
         url = httpcore.URL(
-            scheme=receiver.scheme.encode(),
-            host=receiver.host.encode(),
-            port=receiver.port,
-            target=receiver.target.encode(),
+            scheme=destination.scheme.encode(),
+            host=destination.host.encode(),
+            port=destination.port,
+            target=destination.target.encode(),
         )
-        fields = {"Host": receiver.host_header, **headers, "Content-Length": str(len(body)), "Connection": "close"}
-        backend = GuardedBackend(receiver, self.policy, resolve, ends_at, self.network)
+        fields = {"Host": destination.host_header, **headers, "Content-Length": str(len(body)), "Connection": "close"}
+        backend = GuardedBackend(destination, self.policy, resolve, ends_at, self.network)
         with (
             httpcore.HTTPConnection(
                 origin=url.origin, ssl_context=self.tls, network_backend=backend, http1=True, http2=False
@@ -224,13 +226,13 @@ class Poster:
                 url,
                 headers=list(fields.items()),
                 content=body,
-                extensions={"timeout": timeout, "trace": line.trace},
+                extensions={"timeout": timeout, "trace": handle.trace},
             ) as response,
         ):
             report = _report(response, self.clock())
             with suppress(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError):
                 _read_a_little(response)
-            line.let_go()
+            handle.let_go()
             return report
 
 
@@ -242,26 +244,26 @@ def _read_a_little(response: httpcore.Response) -> None:
             return
 
 
-def _report(response: httpcore.Response, now: datetime) -> TryReport:
+def _report(response: httpcore.Response, now: datetime) -> DeliveryReport:
     status = response.status
     if 200 <= status < 300:
-        return TryReport(None, status)
+        return DeliveryReport(None, status)
     if 300 <= status < 400:
-        return TryReport(DeliveryError.REDIRECTED, status)
+        return DeliveryReport(DeliveryError.REDIRECTED, status)
     if status == 410:
-        return TryReport(DeliveryError.GONE, status)
+        return DeliveryReport(DeliveryError.GONE, status)
     pause = None
     if status in HEEDED:
         asked = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
         pause = retry_after(asked.decode("latin-1"), now)
-    return TryReport(DeliveryError.HTTP_ERROR, status, pause)
+    return DeliveryReport(DeliveryError.HTTP_ERROR, status, pause)
 
 
-def _kind_of(error: Exception, line: Line) -> DeliveryError:
-    if line.aborted is AbortReason.CALL_DEADLINE:
+def _kind_of(error: Exception, handle: CallHandle) -> DeliveryError:
+    if handle.aborted is AbortReason.CALL_DEADLINE:
         return DeliveryError.TIMED_OUT
-    if line.aborted is not None:
+    if handle.aborted is not None:
         return DeliveryError.LOST
     if any(isinstance(each, ssl.SSLError) for each in causes(error)):
         return DeliveryError.TLS_FAILED
-    return DeliveryError.INTERRUPTED if line.sent else DeliveryError.UNREACHABLE
+    return DeliveryError.INTERRUPTED if handle.sent else DeliveryError.UNREACHABLE

@@ -16,22 +16,22 @@ from typing import Final, Protocol, TypeVar
 
 from sqlalchemy import Connection
 
-from jobs.batching import BatchFailed, Gathering
+from jobs.batching import Batcher, BatchFailed
 from jobs.clock import AGREE_WITHIN
-from jobs.encryption import Seal, SealBroken
+from jobs.encryption import Cipher, DecryptionError
 from jobs.fair_shares import Shares
-from jobs.notifications import Announcer
+from jobs.notifications import Notifier
 from jobs.resource_shortage import shortage_of
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
-from jobs.store.webhooks.claims import Due, Sending, claim_deliveries, receivers_of
-from jobs.store.webhooks.outbox import Recorded, put_back, record_try
-from jobs.store.webhooks.scheduler import MOST_PER_RECEIVER, due_of_receiver
+from jobs.store.webhooks.claims import Due, Sending, claim_deliveries, targets_of
+from jobs.store.webhooks.outbox import Recorded, put_back, record_delivery_attempt
+from jobs.store.webhooks.scheduler import MOST_PER_TARGET, due_of_target
 from jobs.telemetry import get_logger
-from jobs.webhooks.protocol import DeliveryError, DeliveryStatus, TryReport, signed_headers
+from jobs.webhooks.protocol import DeliveryError, DeliveryReport, DeliveryStatus, signed_headers
 from worker.capacity import Pause
 from worker.commit_retry import record
-from worker.provider.call_handle import AbortReason, Line
-from worker.registration import Identity
+from worker.provider.call_handle import AbortReason, CallHandle
+from worker.registration import WorkerRegistration
 from worker.webhooks.concurrency import Backlog, Widths
 
 LOOKED_UP_AT_ONCE: Final = 64
@@ -46,7 +46,9 @@ log = get_logger(__name__)
 class Post(Protocol):
     """What sends a body and always comes back with a report."""
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes, line: Line, key: str = "") -> TryReport:
+    def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, handle: CallHandle, key: str = ""
+    ) -> DeliveryReport:
         """One POST, for the API key with this id."""
 
 
@@ -57,10 +59,10 @@ class WebhookSender:
         self,
         database: Database,
         poster: Post,
-        seal: Seal,
+        cipher: Cipher,
         *,
-        identity: Identity,
-        announcer: Announcer,
+        registration: WorkerRegistration,
+        notifier: Notifier,
         slots: int,
         on_end: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] | None = None,
@@ -69,9 +71,9 @@ class WebhookSender:
         """`on_end` is told when a slot has come free for which there may be more to do than this sender knows of."""
         self._database = database
         self._poster = poster
-        self._seal = seal
-        self._identity = identity
-        self._announcer = announcer
+        self._cipher = cipher
+        self._registration = registration
+        self._notifier = notifier
         self._slots = slots
         self._on_end = on_end
         self._clock = clock or database.clock
@@ -82,9 +84,9 @@ class WebhookSender:
         self._widths = Widths()
         self._pause = Pause()
         self._backlog = Backlog()
-        self._looks = Gathering(self._find_receivers, LOOKED_UP_AT_ONCE)
-        self._claims = Gathering(self._claim_all, CLAIMED_AT_ONCE)
-        self._lines: set[Line] = set()
+        self._looks = Batcher(self._find_targets, LOOKED_UP_AT_ONCE)
+        self._claims = Batcher(self._claim_all, CLAIMED_AT_ONCE)
+        self._handles: set[CallHandle] = set()
         self._busy = 0
 
     def __len__(self) -> int:
@@ -103,8 +105,8 @@ class WebhookSender:
 
     def abort_all(self) -> None:
         """End every delivery; what is cut goes out again, under the same id."""
-        for line in list(self._lines):
-            line.abort(AbortReason.RELEASED)
+        for handle in list(self._handles):
+            handle.abort(AbortReason.RELEASED)
 
     def _run(self, delivery_id: str) -> None:
         is_done = False
@@ -139,20 +141,20 @@ class WebhookSender:
         return is_done
 
     def _deliver_to(self, due: Due, delivery_id: str) -> bool:
-        if not self._widths.take(due.receiver):
-            self._backlog.add(due.receiver, [delivery_id])
+        if not self._widths.take(due.target):
+            self._backlog.add(due.target, [delivery_id])
             return True
         try:
             return self._take_turns(due, delivery_id)
         finally:
-            if self._widths.give_back(due.receiver):
-                self._backlog.forget(due.receiver)
+            if self._widths.give_back(due.target):
+                self._backlog.forget(due.target)
 
     def _take_turns(self, due: Due, delivery_id: str) -> bool:
-        receiver, has_others = due.receiver, due.has_others
+        receiver, has_others = due.target, due.has_others
         following: str | None = delivery_id
         in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
-        while following is not None and in_vain < MOST_PER_RECEIVER:
+        while following is not None and in_vain < MOST_PER_TARGET:
             try:
                 sending = self._claims.do(following)
             except (BatchFailed, *DATABASE_ERRORS) as error:
@@ -173,22 +175,22 @@ class WebhookSender:
         return following is None
 
     def _is_scarce(self, api_key_id: str) -> bool:
-        return self._identity.claiming_as is None or self._shares.is_half_used(api_key_id)
+        return self._registration.claiming_as is None or self._shares.is_half_used(api_key_id)
 
-    def _deliver(self, sending: Sending, due: Due) -> tuple[TryReport, Recorded]:
+    def _deliver(self, sending: Sending, due: Due) -> tuple[DeliveryReport, Recorded]:
         """What the receiver made of it, and what that has changed."""
         report = self._send(sending, due.api_key_id)
         if report.shortage is not None:
             return report, self._put_back(sending, report.shortage)
-        self._widths.learn(due.receiver, report.error)
+        self._widths.learn(due.target, report.error)
         return report, self._record(sending, report)
 
-    def _find_receivers(self, delivery_ids: Sequence[str]) -> Sequence[Due | None]:
-        found = self._look(lambda tx: receivers_of(tx, delivery_ids, self._clock())) or {}
+    def _find_targets(self, delivery_ids: Sequence[str]) -> Sequence[Due | None]:
+        found = self._look(lambda tx: targets_of(tx, delivery_ids, self._clock())) or {}
         return [found.get(each) for each in delivery_ids]
 
     def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[Sending | None]:
-        worker_id = self._identity.claiming_as
+        worker_id = self._registration.claiming_as
         if worker_id is None:
             return [None] * len(delivery_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
@@ -200,7 +202,7 @@ class WebhookSender:
 
         Beginning with any of them, as other processes look as well.
         """
-        due = self._look(lambda tx: due_of_receiver(tx, receiver, self._clock(), MOST_PER_RECEIVER)) or []
+        due = self._look(lambda tx: due_of_target(tx, receiver, self._clock(), MOST_PER_TARGET)) or []
         first = int(self._jitter() * len(due))
         self._backlog.add(receiver, due[first:] + due[:first])
         return self._backlog.take(receiver)
@@ -213,36 +215,36 @@ class WebhookSender:
             log.warning("deliveries not looked at", error=type(error).__name__)
             return None
 
-    def _send(self, sending: Sending, api_key_id: str) -> TryReport:
+    def _send(self, sending: Sending, api_key_id: str) -> DeliveryReport:
         """Sign and post; whatever breaks on the way is a failed try, which the schedule counts.
 
         Not so what this process itself was short of, with which nothing was sent.
         """
-        line = Line()
+        handle = CallHandle()
         try:
-            return self._sign_and_post(sending, api_key_id, line)
-        except SealBroken as error:
+            return self._sign_and_post(sending, api_key_id, handle)
+        except DecryptionError as error:
             log.warning("delivery not signed", delivery_id=sending.id, reason=str(error))
-            return TryReport(DeliveryError.SECRET_UNREADABLE)
+            return DeliveryReport(DeliveryError.SECRET_UNREADABLE)
         except Exception as error:
-            shortage = shortage_of(error) if line.never_sent else None
+            shortage = shortage_of(error) if handle.never_sent else None
             if shortage is None:
                 log.exception("delivery broke", delivery_id=sending.id)
-            return TryReport(DeliveryError.INTERRUPTED, shortage=shortage)
+            return DeliveryReport(DeliveryError.INTERRUPTED, shortage=shortage)
 
-    def _sign_and_post(self, sending: Sending, api_key_id: str, line: Line) -> TryReport:
+    def _sign_and_post(self, sending: Sending, api_key_id: str, handle: CallHandle) -> DeliveryReport:
         body = sending.payload.encode()
-        secrets = [self._seal.open(secret) for secret in sending.secrets]
+        secrets = [self._cipher.decrypt(secret) for secret in sending.secrets]
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _user_agent(),
             **signed_headers(secrets, sending.event_id, self._wall_clock(), body),
         }
-        self._lines.add(line)
+        self._handles.add(handle)
         try:
-            return self._poster.post(sending.url, headers, body, line, api_key_id)
+            return self._poster.post(sending.url, headers, body, handle, api_key_id)
         finally:
-            self._lines.discard(line)
+            self._handles.discard(handle)
 
     def _put_back(self, sending: Sending, shortage: str) -> Recorded:
         """Leave it to another worker, or to ourselves once the shortage may be over: it is nobody's failed try."""
@@ -251,17 +253,17 @@ class WebhookSender:
             log.warning("deliveries put back", reason=shortage, delivery_id=sending.id)
         return Recorded(DeliveryStatus.PENDING if is_ours else None)
 
-    def _record(self, sending: Sending, report: TryReport) -> Recorded:
+    def _record(self, sending: Sending, report: DeliveryReport) -> Recorded:
         """Commit what came of it, however long the database is away: else it would go out again."""
         recorded = record(
             self._database,
-            lambda tx: record_try(tx, sending, report, self._clock(), self._jitter()),
+            lambda tx: record_delivery_attempt(tx, sending, report, self._clock(), self._jitter()),
             delivery_id=sending.id,
         )
         self._tell(sending, report, recorded)
         return recorded
 
-    def _tell(self, sending: Sending, report: TryReport, recorded: Recorded) -> None:
+    def _tell(self, sending: Sending, report: DeliveryReport, recorded: Recorded) -> None:
         facts = {"delivery_id": sending.id, "event_id": sending.event_id, "endpoint_id": sending.endpoint_id}
         if recorded.status is None:
             log.info("delivery was another's by then", **facts, number=sending.number, error=report.error)
@@ -272,7 +274,7 @@ class WebhookSender:
         if recorded.disabled is not None:
             log.error("webhook endpoint disabled", endpoint_id=sending.endpoint_id, reason=recorded.disabled)
         if sending.is_test:
-            self._announcer.tested(sending.id)
+            self._notifier.tested(sending.id)
 
 
 @cache

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, exists, insert, literal, select, u
 
 from jobs.clock import ON_TIME
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.webhooks.protocol import DeliveryStatus
 
 
@@ -21,7 +21,7 @@ class Due:
     """Whose pending delivery it is, whom it is for, and whether others are due there as well."""
 
     api_key_id: str
-    receiver: str
+    target: str
     has_others: bool
 
 
@@ -46,53 +46,53 @@ _OTHER: Final = schema.webhook_deliveries.alias("other")
 _ENDPOINT: Final = schema.webhook_endpoints.c
 _EVENT: Final = schema.webhook_events.c
 _IS_DUE: Final = _DELIVERY.available_at <= bindparam("now")
-_RECEIVERS: Final = select(
+_TARGETS: Final = select(
     _DELIVERY.id,
     _DELIVERY.api_key_id,
-    _DELIVERY.receiver,
+    _DELIVERY.target,
     exists()
     .where(
         _OTHER.c.status == literal(DeliveryStatus.PENDING, literal_execute=True),
-        _OTHER.c.receiver == _DELIVERY.receiver,
+        _OTHER.c.target == _DELIVERY.target,
         _OTHER.c.available_at <= bindparam("now"),
         _OTHER.c.id != _DELIVERY.id,
     )
     .label("has_others"),
-).where(among(_DELIVERY.id, "ids"), schema.IS_PENDING)
-_OWNERS: Final = select(_DELIVERY.id, _DELIVERY.api_key_id).where(among(_DELIVERY.id, "ids"))
+).where(any_of(_DELIVERY.id, "ids"), schema.IS_PENDING)
+_OWNERS: Final = select(_DELIVERY.id, _DELIVERY.api_key_id).where(any_of(_DELIVERY.id, "ids"))
 _LOCK: Final = (
     select(_DELIVERY.id)
-    .where(among(_DELIVERY.id, "ids"), schema.IS_PENDING, _IS_DUE)
+    .where(any_of(_DELIVERY.id, "ids"), schema.IS_PENDING, _IS_DUE)
     .with_for_update(skip_locked=True, key_share=True)
 )
 _CLAIM: Final = (
     update(schema.webhook_deliveries)
-    .where(among(_DELIVERY.id, "ids"))
+    .where(any_of(_DELIVERY.id, "ids"))
     .values(
         status=DeliveryStatus.SENDING,
         worker_id=bindparam("by_worker"),
         claimed_at=bindparam("now"),
-        rung_at=None,
-        tries=_DELIVERY.tries + 1,
+        enqueued_at=None,
+        attempts=_DELIVERY.attempts + 1,
     )
     .returning(
-        *(_DELIVERY.id, _DELIVERY.tries, _DELIVERY.failures, _DELIVERY.is_test),
+        *(_DELIVERY.id, _DELIVERY.attempts, _DELIVERY.failures, _DELIVERY.is_test),
         *(_DELIVERY.endpoint_id, _DELIVERY.event_id),
     )
 )
-_OPEN_TRIES: Final = insert(schema.webhook_tries)
+_OPEN_ATTEMPTS: Final = insert(schema.webhook_delivery_attempts)
 # not joined: a database that counts on ids in order would rather read along them
-_PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(among(_EVENT.id, "ids"))
+_PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(any_of(_EVENT.id, "ids"))
 _ENDPOINTS: Final = select(
     *(_ENDPOINT.id, _ENDPOINT.url, _ENDPOINT.secret, _ENDPOINT.former_secret, _ENDPOINT.former_until),
     _ENDPOINT.failing_since,
-).where(among(_ENDPOINT.id, "ids"))
+).where(any_of(_ENDPOINT.id, "ids"))
 
 
-def receivers_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:
+def targets_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:
     """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
-    found = tx.execute(_RECEIVERS, {"ids": delivery_ids, "now": now})
-    return {each.id: Due(each.api_key_id, each.receiver, each.has_others) for each in found}
+    found = tx.execute(_TARGETS, {"ids": delivery_ids, "now": now})
+    return {each.id: Due(each.api_key_id, each.target, each.has_others) for each in found}
 
 
 def owners_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
@@ -112,7 +112,9 @@ def claim_deliveries(
     if not locked:
         return {}
     claimed = tx.execute(_CLAIM, {"ids": locked, "by_worker": worker_id, "now": now}).all()
-    tx.execute(_OPEN_TRIES, [{"delivery_id": each.id, "number": each.tries, "started_at": now} for each in claimed])
+    tx.execute(
+        _OPEN_ATTEMPTS, [{"delivery_id": each.id, "number": each.attempts, "started_at": now} for each in claimed]
+    )
     told = tx.execute(_PAYLOADS, {"ids": list({each.event_id for each in claimed})})
     payloads = {each.id: each.payload for each in told}
     hooks = tx.execute(_ENDPOINTS, {"ids": list({each.endpoint_id for each in claimed})})
@@ -123,7 +125,7 @@ def claim_deliveries(
         former = hook.former_secret if hook.former_until is not None and hook.former_until > now else None
         sendings[each.id] = Sending(
             id=each.id,
-            number=each.tries,
+            number=each.attempts,
             failures=each.failures,
             is_test=each.is_test,
             endpoint_id=each.endpoint_id,

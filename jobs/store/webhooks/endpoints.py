@@ -14,7 +14,7 @@ from sqlalchemy import Connection, RowMapping, Select, case, delete, func, inser
 from jobs.errors import DeliveryNotFound, EndpointNotFound, TooManyEndpoints
 from jobs.ids import new_id
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.metrics import count_waiting
 from jobs.webhooks.protocol import MAX_FAILURES, OLD_SECRET_LIVES, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
@@ -23,7 +23,7 @@ MOST_ENDPOINTS = 100
 
 
 @dataclass(frozen=True)
-class SealedSecret:
+class EncryptedSecret:
     """A signing secret as it lies in the database, and what its owner may see of it later."""
 
     sealed: str = field(repr=False)
@@ -38,7 +38,7 @@ class Endpoint:
     api_key_id: str
     name: str
     url: str
-    receiver: str
+    target: str
     event_types: tuple[EventType, ...]
     secret_hint: str
     former_until: datetime | None
@@ -50,7 +50,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Try:
+class DeliveryAttempt:
     """One request that was sent, or would have been; nothing of what the receiver wrote but its status."""
 
     number: int
@@ -76,7 +76,7 @@ class Delivery:
     ended_at: datetime | None
     http_status: int | None
     error_kind: DeliveryError | None
-    tries: tuple[Try, ...]
+    attempts: tuple[DeliveryAttempt, ...]
 
 
 def create_endpoint(
@@ -85,9 +85,9 @@ def create_endpoint(
     *,
     name: str,
     url: str,
-    receiver: str,
+    target: str,
     event_types: Sequence[EventType],
-    secret: SealedSecret,
+    secret: EncryptedSecret,
     now: datetime,
 ) -> Endpoint:
     """Register an endpoint.
@@ -104,7 +104,7 @@ def create_endpoint(
         "api_key_id": api_key_id,
         "name": name,
         "url": url,
-        "receiver": receiver,
+        "target": target,
         "event_types": list(event_types),
         "secret": secret.sealed,
         "secret_hint": secret.hint,
@@ -154,15 +154,15 @@ def change_endpoint(
     if values:
         this = update(schema.webhook_endpoints).where(schema.webhook_endpoints.c.id == endpoint.id)
         tx.execute(this.values(updated_at=now, **values))
-    if "receiver" in changes:
+    if "target" in changes:
         row = schema.webhook_deliveries.c
         waiting = update(schema.webhook_deliveries).where(row.endpoint_id == endpoint.id, schema.IS_PENDING)
-        tx.execute(waiting.values(receiver=changes["receiver"]))
+        tx.execute(waiting.values(target=changes["target"]))
     return get_endpoint(tx, endpoint.id, endpoint.api_key_id)
 
 
 def rotate_secret(
-    tx: Connection, endpoint: Endpoint, secret: SealedSecret, now: datetime, *, keep_old: bool
+    tx: Connection, endpoint: Endpoint, secret: EncryptedSecret, now: datetime, *, keep_old: bool
 ) -> Endpoint:
     """Sign with another secret from now on; the old one signs beside it for a day if it is to be kept.
 
@@ -193,7 +193,7 @@ def list_deliveries(
     if status is not None:
         query = query.where(row.status == status)
     found = tx.execute(query).mappings().all()
-    return _with_tries(tx, found[:limit]), len(found) > limit
+    return _with_attempts(tx, found[:limit]), len(found) > limit
 
 
 def get_delivery(tx: Connection, delivery_id: str, api_key_id: str) -> Delivery:
@@ -206,7 +206,7 @@ def get_delivery(tx: Connection, delivery_id: str, api_key_id: str) -> Delivery:
     found = tx.execute(_deliveries().where(row.id == delivery_id, row.api_key_id == api_key_id)).mappings().all()
     if not found:
         raise DeliveryNotFound(f"Webhook delivery with id '{delivery_id}' not found.", "webhook_delivery_id")
-    return _with_tries(tx, found)[0]
+    return _with_attempts(tx, found)[0]
 
 
 def is_enabled(tx: Connection, delivery: Delivery) -> bool:
@@ -223,7 +223,7 @@ def redeliver(tx: Connection, delivery_id: str, now: datetime) -> bool:
     row = schema.webhook_deliveries.c
     last_chance = case((row.ended_at.is_(None), row.failures), else_=MAX_FAILURES - 1)
     again = update(schema.webhook_deliveries).where(row.id == delivery_id, row.status != DeliveryStatus.SENDING)
-    values = {"status": DeliveryStatus.PENDING, "available_at": now, "rung_at": now, "ended_at": None}
+    values = {"status": DeliveryStatus.PENDING, "available_at": now, "enqueued_at": now, "ended_at": None}
     return tx.execute(again.values(failures=last_chance, **values)).rowcount == 1
 
 
@@ -241,7 +241,13 @@ def recover(tx: Connection, endpoint: Endpoint, since: datetime, now: datetime) 
         row.status == DeliveryStatus.FAILED,
         row.is_test.is_(False),
     )
-    values = {"status": DeliveryStatus.PENDING, "failures": 0, "available_at": now, "rung_at": None, "ended_at": None}
+    values = {
+        "status": DeliveryStatus.PENDING,
+        "failures": 0,
+        "available_at": now,
+        "enqueued_at": None,
+        "ended_at": None,
+    }
     return tx.execute(missed.values(values)).rowcount
 
 
@@ -289,7 +295,7 @@ def _endpoint_from(row: RowMapping) -> Endpoint:
         api_key_id=row["api_key_id"],
         name=row["name"],
         url=row["url"],
-        receiver=row["receiver"],
+        target=row["target"],
         event_types=tuple(EventType(each) for each in row["event_types"]),
         secret_hint=row["secret_hint"],
         former_until=row["former_until"],
@@ -308,13 +314,13 @@ def _deliveries() -> Select[Any]:
     )
 
 
-def _with_tries(tx: Connection, rows: Sequence[RowMapping]) -> list[Delivery]:
-    row = schema.webhook_tries.c
-    query = select(schema.webhook_tries).where(among(row.delivery_id, [each["id"] for each in rows]))
-    tries: dict[str, list[Try]] = {}
+def _with_attempts(tx: Connection, rows: Sequence[RowMapping]) -> list[Delivery]:
+    row = schema.webhook_delivery_attempts.c
+    query = select(schema.webhook_delivery_attempts).where(any_of(row.delivery_id, [each["id"] for each in rows]))
+    attempts: dict[str, list[DeliveryAttempt]] = {}
     for each in sorted(tx.execute(query).mappings(), key=itemgetter("number")):
-        made = Try(each["number"], each["started_at"], each["ended_at"], each["http_status"], _error(each))
-        tries.setdefault(each["delivery_id"], []).append(made)
+        made = DeliveryAttempt(each["number"], each["started_at"], each["ended_at"], each["http_status"], _error(each))
+        attempts.setdefault(each["delivery_id"], []).append(made)
     return [
         Delivery(
             id=each["id"],
@@ -329,7 +335,7 @@ def _with_tries(tx: Connection, rows: Sequence[RowMapping]) -> list[Delivery]:
             ended_at=each["ended_at"],
             http_status=each["http_status"],
             error_kind=_error(each),
-            tries=tuple(tries.get(each["id"], ())),
+            attempts=tuple(attempts.get(each["id"], ())),
         )
         for each in rows
     ]

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from jobs.ids import new_id
 from jobs.job import Job, WebhookTarget
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 from jobs.store.webhooks.claims import Sending
 from jobs.store.webhooks.pruning import awaiting
 from jobs.webhooks.protocol import (
@@ -42,10 +42,10 @@ from jobs.webhooks.protocol import (
     MOST_LOST_IN_A_ROW,
     WARN_AFTER,
     DeliveryError,
+    DeliveryReport,
     DeliveryStatus,
     DisabledFor,
     EventType,
-    TryReport,
     delay_after,
     envelope,
 )
@@ -81,7 +81,7 @@ def keep_target(tx: Connection, job_id: str, api_key_id: str, target: WebhookTar
             job_id=job_id,
             name="",
             url=target.url,
-            receiver=target.receiver,
+            target=target.target,
             event_types=list(target.event_types),
             secret=target.secret,
             created_at=now,
@@ -93,10 +93,10 @@ def keep_target(tx: Connection, job_id: str, api_key_id: str, target: WebhookTar
 def forget_targets(tx: Connection, job_ids: Sequence[str]) -> None:
     """Let erased requests' receivers go with them, unless they are still to be told; retention takes them then."""
     row = schema.webhook_endpoints.c
-    named = tx.execute(select(row.id).where(among(row.job_id, job_ids))).scalars().all()
+    named = tx.execute(select(row.id).where(any_of(row.job_id, job_ids))).scalars().all()
     told = [each for each in named if not awaiting(tx, schema.webhook_deliveries.c.endpoint_id, [each])]
     if told:
-        tx.execute(delete(schema.webhook_endpoints).where(among(row.id, told)))
+        tx.execute(delete(schema.webhook_endpoints).where(any_of(row.id, told)))
 
 
 def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> list[str]:
@@ -128,9 +128,9 @@ def write_events(tx: Connection, jobs: Sequence[Job], now: datetime) -> list[str
 def _listening() -> Select[Any]:
     """Endpoints, locked so that one erased at this moment is either told of or not found."""
     row = schema.webhook_endpoints.c
-    of_keys = and_(among(row.api_key_id, "keys"), row.job_id.is_(None))
-    of_jobs = among(row.job_id, "jobs")
-    columns = (row.id, row.api_key_id, row.job_id, row.receiver, row.event_types, row.disabled_at)
+    of_keys = and_(any_of(row.api_key_id, "keys"), row.job_id.is_(None))
+    of_jobs = any_of(row.job_id, "jobs")
+    columns = (row.id, row.api_key_id, row.job_id, row.target, row.event_types, row.disabled_at)
     return select(*columns).where(or_(of_keys, of_jobs)).with_for_update(read=True, key_share=True)
 
 
@@ -140,16 +140,16 @@ _LISTENING: Final = _listening()
 def _delivery_of_event(event_id: str, endpoint: Row[Any], now: datetime) -> dict[str, Any]:
     missed = {"status": DeliveryStatus.FAILED, "ended_at": now, "error_kind": DeliveryError.ENDPOINT_DISABLED}
     pending = {"status": DeliveryStatus.PENDING, "ended_at": None, "error_kind": None}
-    row = _delivery_row(event_id, endpoint.id, endpoint.api_key_id, endpoint.receiver, now)
+    row = _delivery_row(event_id, endpoint.id, endpoint.api_key_id, endpoint.target, now)
     return row | (pending if endpoint.disabled_at is None else missed)
 
 
 def write_test(
-    tx: Connection, endpoint_id: str, api_key_id: str, receiver: str, event_type: EventType, now: datetime
+    tx: Connection, endpoint_id: str, api_key_id: str, target: str, event_type: EventType, now: datetime
 ) -> str:
     """Write a test event for one endpoint; returns the delivery's id. It is tried once."""
     event_id = _insert_event(tx, api_key_id, new_id("resp_test"), event_type, now)
-    row = _delivery_row(event_id, endpoint_id, api_key_id, receiver, now)
+    row = _delivery_row(event_id, endpoint_id, api_key_id, target, now)
     row |= {"is_test": True, "status": DeliveryStatus.PENDING, "failures": MAX_FAILURES - 1}
     tx.execute(insert(schema.webhook_deliveries).values(row))
     delivery_id: str = row["id"]
@@ -171,19 +171,19 @@ def _insert_event(tx: Connection, api_key_id: str, job_id: str, event_type: Even
     return event_id
 
 
-def _delivery_row(event_id: str, endpoint_id: str, api_key_id: str, receiver: str, now: datetime) -> dict[str, Any]:
+def _delivery_row(event_id: str, endpoint_id: str, api_key_id: str, target: str, now: datetime) -> dict[str, Any]:
     return {
         "id": new_id("whd"),
         "event_id": event_id,
         "endpoint_id": endpoint_id,
         "api_key_id": api_key_id,
-        "receiver": receiver,
+        "target": target,
         "is_test": False,
-        "tries": 0,
+        "attempts": 0,
         "failures": 0,
         "created_at": now,
         "available_at": now,
-        "rung_at": now,  # by whoever ends the job, right after the commit
+        "enqueued_at": now,  # by whoever ends the job, right after the commit
     }
 
 
@@ -194,13 +194,15 @@ def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
 
 _PENDING_OF_JOBS = select(schema.webhook_deliveries.c.id).where(
     schema.webhook_deliveries.c.event_id.in_(
-        select(schema.webhook_events.c.id).where(among(schema.webhook_events.c.job_id, "ids"))
+        select(schema.webhook_events.c.id).where(any_of(schema.webhook_events.c.job_id, "ids"))
     ),
     schema.IS_PENDING,
 )
 
 
-def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetime, jitter: float) -> Recorded:
+def record_delivery_attempt(
+    tx: Connection, sending: Sending, report: DeliveryReport, now: datetime, jitter: float
+) -> Recorded:
     """Close a try with what it came to, and decide what comes next, unless it was closed as lost meanwhile."""
     health = _Health()
     failures = sending.failures
@@ -219,7 +221,7 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
     status: DeliveryStatus | None = changes["status"]
     own = {"own_id": sending.id, "own_number": sending.number}
     if tx.execute(_recording(frozenset(changes)), own | {f"new_{name}": to for name, to in changes.items()}).rowcount:
-        _close_try(tx, sending.id, sending.number, report, now)
+        _close_attempt(tx, sending.id, sending.number, report, now)
     else:
         status = _record_late(tx, sending, report, now)
     if health.disabled is not None:
@@ -229,13 +231,13 @@ def record_try(tx: Connection, sending: Sending, report: TryReport, now: datetim
 
 def put_back(tx: Connection, sending: Sending, now: datetime) -> bool:
     """Undo a claim with which nothing was sent, as if it had never been made; False if it is another's by now."""
-    row, made = schema.webhook_deliveries.c, schema.webhook_tries.c
-    own = (row.id == sending.id, schema.IS_SENDING, row.tries == sending.number)
-    back = {"status": DeliveryStatus.PENDING, "available_at": now, "worker_id": None, "rung_at": None}
+    row, made = schema.webhook_deliveries.c, schema.webhook_delivery_attempts.c
+    own = (row.id == sending.id, schema.IS_SENDING, row.attempts == sending.number)
+    back = {"status": DeliveryStatus.PENDING, "available_at": now, "worker_id": None, "enqueued_at": None}
     if not tx.execute(update(schema.webhook_deliveries).where(*own).values(back)).rowcount:
         return False
     this = (made.delivery_id == sending.id, made.number == sending.number)
-    tx.execute(delete(schema.webhook_tries).where(*this))
+    tx.execute(delete(schema.webhook_delivery_attempts).where(*this))
     return True
 
 
@@ -252,11 +254,11 @@ def _lost_too_often(tx: Connection, delivery_ids: Sequence[str]) -> set[str]:
 
 
 def _lost_before() -> Select[Any]:
-    row, made = schema.webhook_deliveries.c, schema.webhook_tries.c
-    before = (made.number < row.tries, made.number >= row.tries - MOST_LOST_IN_A_ROW)
-    joined = schema.webhook_deliveries.join(schema.webhook_tries, made.delivery_id == row.id)
+    row, made = schema.webhook_deliveries.c, schema.webhook_delivery_attempts.c
+    before = (made.number < row.attempts, made.number >= row.attempts - MOST_LOST_IN_A_ROW)
+    joined = schema.webhook_deliveries.join(schema.webhook_delivery_attempts, made.delivery_id == row.id)
     lost = (*before, made.error_kind == DeliveryError.LOST)
-    found = select(row.id).select_from(joined).where(among(row.id, "ids"), *lost)
+    found = select(row.id).select_from(joined).where(any_of(row.id, "ids"), *lost)
     return found.group_by(row.id).having(func.count() >= MOST_LOST_IN_A_ROW)
 
 
@@ -267,40 +269,40 @@ _LOST_TOO_OFTEN: Final = _lost_before()
 def _recording(names: frozenset[str]) -> Update:
     """The statement that closes a try; built once, as building it takes longer than running it."""
     row = schema.webhook_deliveries.c
-    own = (row.id == bindparam("own_id"), schema.IS_SENDING, row.tries == bindparam("own_number"))
+    own = (row.id == bindparam("own_id"), schema.IS_SENDING, row.attempts == bindparam("own_number"))
     return update(schema.webhook_deliveries).where(*own).values({name: bindparam(f"new_{name}") for name in names})
 
 
-def _record_late(tx: Connection, sending: Sending, report: TryReport, now: datetime) -> DeliveryStatus | None:
+def _record_late(tx: Connection, sending: Sending, report: DeliveryReport, now: datetime) -> DeliveryStatus | None:
     """Note what a sender says that was given up for dead.
 
     Its try stays lost, which is why the event goes out once more, and shows what the receiver answered after all. If
     the receiver took it and nobody has sent it again yet, nobody need.
     """
-    row, made = schema.webhook_deliveries.c, schema.webhook_tries.c
+    row, made = schema.webhook_deliveries.c, schema.webhook_delivery_attempts.c
     status = None
     if report.error is None:
-        unsent = (row.id == sending.id, schema.IS_PENDING, row.tries == sending.number)
+        unsent = (row.id == sending.id, schema.IS_PENDING, row.attempts == sending.number)
         lost = update(schema.webhook_deliveries).where(*unsent, row.error_kind == DeliveryError.LOST)
-        took: dict[str, Any] = {"status": DeliveryStatus.DELIVERED, "ended_at": now, "rung_at": None}
+        took: dict[str, Any] = {"status": DeliveryStatus.DELIVERED, "ended_at": now, "enqueued_at": None}
         took |= {"http_status": report.http_status, "error_kind": None}
         status = DeliveryStatus.DELIVERED if tx.execute(lost.values(took)).rowcount else None
     this = (made.delivery_id == sending.id, made.number == sending.number, made.error_kind == DeliveryError.LOST)
-    tx.execute(update(schema.webhook_tries).where(*this).values(http_status=report.http_status))
+    tx.execute(update(schema.webhook_delivery_attempts).where(*this).values(http_status=report.http_status))
     return status
 
 
-def _close_try(tx: Connection, delivery_id: str, number: int, report: TryReport, now: datetime) -> None:
+def _close_attempt(tx: Connection, delivery_id: str, number: int, report: DeliveryReport, now: datetime) -> None:
     changes = {"ended_at": now, "http_status": report.http_status, "error_kind": report.error}
     own = {"own_id": delivery_id, "own_number": number}
     tx.execute(_CLOSING, own | {f"new_{name}": to for name, to in changes.items()})
 
 
 _CLOSING = (
-    update(schema.webhook_tries)
+    update(schema.webhook_delivery_attempts)
     .where(
-        schema.webhook_tries.c.delivery_id == bindparam("own_id"),
-        schema.webhook_tries.c.number == bindparam("own_number"),
+        schema.webhook_delivery_attempts.c.delivery_id == bindparam("own_id"),
+        schema.webhook_delivery_attempts.c.number == bindparam("own_number"),
     )
     .values({name: bindparam(f"new_{name}") for name in ("ended_at", "http_status", "error_kind")})
 )
@@ -338,14 +340,14 @@ def _fail_pending(tx: Connection, endpoint_id: str, now: datetime) -> None:
     waiting = update(schema.webhook_deliveries).where(row.endpoint_id == endpoint_id, schema.IS_PENDING)
     tx.execute(
         waiting.values(
-            status=DeliveryStatus.FAILED, ended_at=now, rung_at=None, error_kind=DeliveryError.ENDPOINT_DISABLED
+            status=DeliveryStatus.FAILED, ended_at=now, enqueued_at=None, error_kind=DeliveryError.ENDPOINT_DISABLED
         )
     )
 
 
-def deliveries_left_behind(tx: Connection, now: datetime) -> list[str]:
+def orphaned_deliveries(tx: Connection, now: datetime) -> list[str]:
     """The ids of what workers that are gone were sending."""
-    return [each.id for each in tx.execute(_LEFT_BEHIND, {"claimed_before": now - CLAIM_LASTS})]
+    return [each.id for each in tx.execute(_ORPHANED, {"claimed_before": now - CLAIM_LASTS})]
 
 
 def rescue_deliveries(tx: Connection, now: datetime, only: str | None = None) -> list[str]:
@@ -357,7 +359,7 @@ def rescue_deliveries(tx: Connection, now: datetime, only: str | None = None) ->
     lost tries in a row, as after any other failure.
     """
     row = schema.webhook_deliveries.c
-    query = _LEFT_BEHIND.with_for_update(skip_locked=True, key_share=True, of=schema.webhook_deliveries)
+    query = _ORPHANED.with_for_update(skip_locked=True, key_share=True, of=schema.webhook_deliveries)
     query = query if only is None else query.where(row.id == only)
     left = sorted(tx.execute(query, {"claimed_before": now - CLAIM_LASTS}), key=attrgetter("id"))
     counted = _lost_too_often(tx, [each.id for each in left]) if left else set()
@@ -370,21 +372,21 @@ def rescue_deliveries(tx: Connection, now: datetime, only: str | None = None) ->
             failures = each.failures + 1
             delay = delay_after(failures, jitter=0)
             changes = _after_failure(health.get(each.endpoint_id, _Health()), delay, now) | {"failures": failures}
-        own = (row.id == each.id, schema.IS_SENDING, row.tries == each.tries)
-        back = update(schema.webhook_deliveries).where(*own).values(rung_at=now, worker_id=None, **changes)
+        own = (row.id == each.id, schema.IS_SENDING, row.attempts == each.attempts)
+        back = update(schema.webhook_deliveries).where(*own).values(enqueued_at=now, worker_id=None, **changes)
         if tx.execute(back.values(error_kind=DeliveryError.LOST)).rowcount:  # else its sender was quicker
-            _close_try(tx, each.id, each.tries, TryReport(DeliveryError.LOST), now)
+            _close_attempt(tx, each.id, each.attempts, DeliveryReport(DeliveryError.LOST), now)
             rescued.append(each.id)
     for endpoint_id in (each for each, found in health.items() if found.disabled is not None):
         _fail_pending(tx, endpoint_id, now)
     return rescued
 
 
-def _left_behind() -> Select[Any]:
+def _orphaned() -> Select[Any]:
     row, worker = schema.webhook_deliveries.c, schema.workers.c
     living = exists().where(worker.id == row.worker_id, worker.ended_at.is_(None))
-    left = (row.id, row.tries, row.failures, row.is_test, row.endpoint_id)
+    left = (row.id, row.attempts, row.failures, row.is_test, row.endpoint_id)
     return select(*left).where(schema.IS_SENDING, or_(~living, row.claimed_at < bindparam("claimed_before")))
 
 
-_LEFT_BEHIND: Final = _left_behind()
+_ORPHANED: Final = _orphaned()

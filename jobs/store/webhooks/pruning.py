@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, delete, select
 
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 
 
 def prune_events(tx: Connection, before: datetime, before_event_id: str, before_job_id: str, limit: int) -> int:
@@ -19,14 +19,14 @@ def prune_events(tx: Connection, before: datetime, before_event_id: str, before_
     old = select(event.id).where(event.id < before_event_id, event.created_at < before)
     ids: Sequence[str] = tx.execute(old.order_by(event.id).limit(limit)).scalars().all()
     past = set(ids) - awaiting(tx, row.event_id, ids)
-    tx.execute(delete(schema.webhook_events).where(among(event.id, past)))
+    tx.execute(delete(schema.webhook_events).where(any_of(event.id, past)))
     endpoint, job = schema.webhook_endpoints.c, schema.jobs.c
     named = select(endpoint.id, endpoint.job_id).where(endpoint.job_id < before_job_id)
     jobs_of = {each.id: each.job_id for each in tx.execute(named.order_by(endpoint.job_id).limit(limit))}
-    kept = set(tx.execute(select(job.id).where(among(job.id, jobs_of.values()))).scalars())
+    kept = set(tx.execute(select(job.id).where(any_of(job.id, jobs_of.values()))).scalars())
     gone = [endpoint_id for endpoint_id, job_id in jobs_of.items() if job_id not in kept]
     told = set(gone) - awaiting(tx, row.endpoint_id, gone)
-    tx.execute(delete(schema.webhook_endpoints).where(among(endpoint.id, told)))
+    tx.execute(delete(schema.webhook_endpoints).where(any_of(endpoint.id, told)))
     return max(len(past), len(told))
 
 

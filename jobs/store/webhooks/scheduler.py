@@ -30,15 +30,15 @@ from sqlalchemy import (
 
 from jobs.fair_shares import room
 from jobs.store import schema
-from jobs.store.column_types import among
+from jobs.store.column_types import any_of
 
 FIRST_AT_ONCE = 2
-MOST_PER_RECEIVER = 16
-RECEIVERS_PER_QUERY = 50
+MOST_PER_TARGET = 16
+TARGETS_PER_QUERY = 50
 
 
 @dataclass(frozen=True)
-class _Receiver:
+class _Target:
     """One with something due, and how many deliveries are out to it."""
 
     name: str
@@ -57,9 +57,9 @@ class _Turn:
 
 
 def pick_due_deliveries(
-    tx: Connection, now: datetime, limit: int, rung_before: datetime, places: int | None = None
+    tx: Connection, now: datetime, limit: int, enqueued_before: datetime, places: int | None = None
 ) -> list[str]:
-    """Up to `limit` ids of due deliveries whose bell has not been rung since `rung_before`, in the order to ring them.
+    """Up to `limit` ids of due deliveries whose bell has not been rung since `enqueued_before`, in the order to ring them.
 
     Marks them as rung at `now`. Those that another session has locked are left out. Of a key no more than it may take
     of all `places`, if their number is given.
@@ -70,20 +70,20 @@ def pick_due_deliveries(
     out: Counter[str] = Counter()
     of_key: Counter[str] = Counter()
     for each in sending:
-        out[each.receiver] += each.out
+        out[each.target] += each.out
         of_key[each.api_key_id] += each.out
-    due = [_Receiver(each.receiver, each.api_key_id, out[each.receiver]) for each in _due_receivers(tx, now)]
+    due = [_Target(each.target, each.api_key_id, out[each.target]) for each in _due_targets(tx, now)]
     free = limit if places is None else places - of_key.total()
     left = {each.api_key_id: limit if places is None else room(of_key[each.api_key_id], free) for each in due}
     turns: list[_Turn] = []
-    receivers = deque(_in_turns((each for each in due if each.out < MOST_PER_RECEIVER), of_key))
-    while receivers and len(turns) < limit:
-        group: list[_Receiver] = []
-        while receivers and len(group) < RECEIVERS_PER_QUERY:
-            following = receivers.popleft()
+    targets = deque(_in_turns((each for each in due if each.out < MOST_PER_TARGET), of_key))
+    while targets and len(turns) < limit:
+        group: list[_Target] = []
+        while targets and len(group) < TARGETS_PER_QUERY:
+            following = targets.popleft()
             if left[following.api_key_id] > 0:
                 group.append(following)
-        for turn in _oldest_of_each(tx, group, now, rung_before):
+        for turn in _oldest_of_each(tx, group, now, enqueued_before):
             if left[turn.api_key_id] > 0:
                 left[turn.api_key_id] -= 1
                 turns.append(turn)
@@ -91,34 +91,34 @@ def pick_due_deliveries(
     if not picked:
         return []
     row = schema.webhook_deliveries.c
-    unlocked = select(row.id).where(among(row.id, picked), schema.IS_PENDING)
+    unlocked = select(row.id).where(any_of(row.id, picked), schema.IS_PENDING)
     these = row.id.in_(unlocked.with_for_update(skip_locked=True, key_share=True))
-    ringing = update(schema.webhook_deliveries).where(among(row.id, picked), these).values(rung_at=now)
-    rung = {*tx.execute(ringing.returning(row.id)).scalars()}
-    return [each for each in picked if each in rung]
+    ringing = update(schema.webhook_deliveries).where(any_of(row.id, picked), these).values(enqueued_at=now)
+    enqueued = {*tx.execute(ringing.returning(row.id)).scalars()}
+    return [each for each in picked if each in enqueued]
 
 
-def delivery_rung_at(tx: Connection, delivery_id: str) -> datetime | None:
+def delivery_enqueued_at(tx: Connection, delivery_id: str) -> datetime | None:
     """When the bell of a pending delivery was rung; None if it was not, or the delivery is pending no more."""
-    found: datetime | None = tx.execute(_RUNG_AT, {"of_id": delivery_id}).scalar_one_or_none()
+    found: datetime | None = tx.execute(_ENQUEUED_AT, {"of_id": delivery_id}).scalar_one_or_none()
     return found
 
 
-_RUNG_AT: Final = select(schema.webhook_deliveries.c.rung_at).where(
+_ENQUEUED_AT: Final = select(schema.webhook_deliveries.c.enqueued_at).where(
     schema.webhook_deliveries.c.id == bindparam("of_id"), schema.IS_PENDING
 )
 
 
-def due_of_receiver(tx: Connection, receiver: str, now: datetime, limit: int) -> list[str]:
+def due_of_target(tx: Connection, target: str, now: datetime, limit: int) -> list[str]:
     """The oldest due deliveries of one receiver, rung or not."""
-    return list(tx.execute(_DUE_OF_RECEIVER, {"whom": receiver, "now": now, "limit": limit}).scalars())
+    return list(tx.execute(_DUE_OF_TARGET, {"whom": target, "now": now, "limit": limit}).scalars())
 
 
-_DUE_OF_RECEIVER = (
+_DUE_OF_TARGET = (
     select(schema.webhook_deliveries.c.id)
     .where(
         schema.IS_PENDING,
-        schema.webhook_deliveries.c.receiver == bindparam("whom"),
+        schema.webhook_deliveries.c.target == bindparam("whom"),
         schema.webhook_deliveries.c.available_at <= bindparam("now"),
     )
     .order_by(schema.webhook_deliveries.c.available_at, schema.webhook_deliveries.c.id)
@@ -146,70 +146,68 @@ def _in_turns(items: Iterable[T], of_key: Mapping[str, int]) -> list[T]:
 
 _OUT: Final = (
     select(
-        schema.webhook_deliveries.c.receiver,
+        schema.webhook_deliveries.c.target,
         func.min(schema.webhook_deliveries.c.api_key_id).label("api_key_id"),  # a receiver is of one key
         func.count().label("out"),
     )
     .where(schema.IS_SENDING)
-    .group_by(schema.webhook_deliveries.c.receiver)
+    .group_by(schema.webhook_deliveries.c.target)
 )
 
 
-def _due_receivers(tx: Connection, now: datetime) -> list[Row[Any]]:
+def _due_targets(tx: Connection, now: datetime) -> list[Row[Any]]:
     """Every receiver that has a due delivery, longest due first; a few index probes for each that has any pending."""
-    found = tx.execute(_DUE_RECEIVERS[tx.dialect.name], {"now": now})
-    return sorted(found, key=attrgetter("due_at", "receiver"))
+    found = tx.execute(_DUE_TARGETS[tx.dialect.name], {"now": now})
+    return sorted(found, key=attrgetter("due_at", "target"))
 
 
-def _receivers(nobody: ColumnElement[str]) -> Select[Any]:
+def _targets(nobody: ColumnElement[str]) -> Select[Any]:
     row = schema.webhook_deliveries.c
-    receiver = select(nobody.label("receiver")).cte("receivers", recursive=True)
-    following = (
-        select(func.min(row.receiver)).where(schema.IS_PENDING, row.receiver > receiver.c.receiver).scalar_subquery()
-    )
-    receiver = receiver.union_all(select(following).where(receiver.c.receiver.is_not(None)))
-    of_this = (schema.IS_PENDING, row.receiver == receiver.c.receiver)
+    target = select(nobody.label("target")).cte("targets", recursive=True)
+    following = select(func.min(row.target)).where(schema.IS_PENDING, row.target > target.c.target).scalar_subquery()
+    target = target.union_all(select(following).where(target.c.target.is_not(None)))
+    of_this = (schema.IS_PENDING, row.target == target.c.target)
     due_at = select(func.min(row.available_at)).where(*of_this).scalar_subquery()
     whose = select(row.api_key_id).where(*of_this).order_by(row.available_at).limit(1).scalar_subquery()
-    named = (receiver.c.receiver.is_not(None), receiver.c.receiver != "")
-    columns = (receiver.c.receiver, whose.label("api_key_id"), due_at.label("due_at"))
+    named = (target.c.target.is_not(None), target.c.target != "")
+    columns = (target.c.target, whose.label("api_key_id"), due_at.label("due_at"))
     return select(*columns).where(*named, due_at <= bindparam("now"))
 
 
-_DUE_RECEIVERS: Final = {
-    "postgresql": _receivers(collate(literal(""), "C")),
-    "sqlite": _receivers(literal("")),
+_DUE_TARGETS: Final = {
+    "postgresql": _targets(collate(literal(""), "C")),
+    "sqlite": _targets(literal("")),
 }
 
 
 def _oldest_of_each(
-    tx: Connection, receivers: Sequence[_Receiver], now: datetime, rung_before: datetime
+    tx: Connection, targets: Sequence[_Target], now: datetime, enqueued_before: datetime
 ) -> list[_Turn]:
     """The oldest due deliveries of each receiver, in their turns."""
-    if not receivers:
+    if not targets:
         return []
     row = schema.webhook_deliveries.c
     branches = []
-    for number, receiver in enumerate(receivers):
+    for number, target in enumerate(targets):
         due = (
-            select(row.receiver, row.available_at, row.id)
+            select(row.target, row.available_at, row.id)
             .where(
                 schema.IS_PENDING,
-                row.receiver == bindparam(f"receiver_{number}", receiver.name),
+                row.target == bindparam(f"receiver_{number}", target.name),
                 row.available_at <= now,
-                or_(row.rung_at.is_(None), row.rung_at < rung_before),
+                or_(row.enqueued_at.is_(None), row.enqueued_at < enqueued_before),
             )
             .order_by(row.available_at, row.id)
             .limit(FIRST_AT_ONCE)
             .subquery(f"due_{number}")
         )
         branches.append(select(due))
-    named = {each.name: each for each in receivers}
+    named = {each.name: each for each in targets}
     turns: Counter[str] = Counter()
     found = []
-    for receiver, available_at, delivery_id in sorted(tx.execute(union_all(*branches)), key=itemgetter(1, 2)):
-        turns[receiver] += 1
-        whose = named[receiver]
-        if whose.out + turns[receiver] <= max(FIRST_AT_ONCE, whose.out + 1):
-            found.append(_Turn(whose.out + turns[receiver], available_at, delivery_id, whose.api_key_id))
+    for target, available_at, delivery_id in sorted(tx.execute(union_all(*branches)), key=itemgetter(1, 2)):
+        turns[target] += 1
+        whose = named[target]
+        if whose.out + turns[target] <= max(FIRST_AT_ONCE, whose.out + 1):
+            found.append(_Turn(whose.out + turns[target], available_at, delivery_id, whose.api_key_id))
     return sorted(found)

@@ -2,12 +2,12 @@
 
 import tracemalloc
 
-from api.response_cache import LARGEST_BYTES, ROOM_BYTES, Rendered
+from api.response_cache import LARGEST_BYTES, ROOM_BYTES, ResponseCache
 from jobs.encoding import to_json
 
 
 def test_those_asked_for_last_are_kept() -> None:
-    rendered = Rendered()
+    rendered = ResponseCache()
     body = b"x" * LARGEST_BYTES
     fit = ROOM_BYTES // LARGEST_BYTES
     for number in range(fit):
@@ -19,14 +19,14 @@ def test_those_asked_for_last_are_kept() -> None:
 
 
 def test_one_that_is_too_large_is_not() -> None:
-    rendered = Rendered()
+    rendered = ResponseCache()
     rendered.keep("resp_0", "etag", b"x" * (LARGEST_BYTES + 1))
     assert rendered.get("resp_0", "etag") is None
 
 
 def test_what_is_kept_takes_no_more_than_its_length() -> None:
     """Whoever wrote it may have taken more for it than it has become."""
-    rendered = Rendered()
+    rendered = ResponseCache()
     length = len(to_json({"output_text": "x" * 1_500}))
     tracemalloc.start()
     try:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from jobs.asyncio_tasks import cancel_and_wait
-from jobs.notifications import Expectation
+from jobs.notifications import Subscription
 
 
 async def deaf_to_the_first() -> None:
@@ -42,7 +42,7 @@ def test_one_that_failed_is_no_error_of_whoever_ends_it() -> None:
 @pytest.mark.parametrize("later", range(4))
 def test_a_wait_that_is_cancelled_as_it_is_woken_is_cancelled(later: int) -> None:
     async def woken_and_cancelled() -> tuple[bool, bool]:
-        with Expectation({}, "resp_1", lambda _job_id: None) as waiter:
+        with Subscription({}, "resp_1", lambda _job_id: None) as waiter:
             waiting = asyncio.create_task(waiter.wait(5))
             await asyncio.sleep(0.01)
             waiter.wake()

@@ -7,7 +7,7 @@ from threading import Event, Thread
 import pytest
 
 from jobs import batching
-from jobs.batching import BatchFailed, Gathering
+from jobs.batching import Batcher, BatchFailed
 from tests.support.waiting import await_until
 
 
@@ -21,7 +21,7 @@ class Workshop:
     def __init__(self, most: int = 50) -> None:
         self.open = Event()
         self.batches: list[list[int]] = []
-        self.gathering = Gathering(self.work, most)
+        self.gathering = Batcher(self.work, most)
         self.breaks: Callable[[], BaseException] | None = None
 
     def work(self, items: Sequence[int]) -> list[int]:
@@ -69,7 +69,7 @@ def test_a_failure_alone_is_raised_as_it_is() -> None:
     def refuse(_items: Sequence[int]) -> list[int]:
         raise ValueError("no")
 
-    batching = Gathering(refuse)
+    batching = Batcher(refuse)
     for _ in range(2):
         with pytest.raises(ValueError, match="no"):
             batching.do(1)

@@ -3,29 +3,29 @@
 import pytest
 from pydantic import SecretStr
 
-from jobs.encryption import Seal, SealBroken, generate_key
+from jobs.encryption import Cipher, DecryptionError, generate_key
 
 OLD, NEW = SecretStr(generate_key()), SecretStr(generate_key())
 
 
 def test_what_was_sealed_is_opened_and_not_to_be_seen() -> None:
-    seal = Seal([NEW])
-    sealed = seal.seal("whsec_tëst")
+    cipher = Cipher([NEW])
+    sealed = cipher.encrypt("whsec_tëst")
     assert "whsec" not in sealed
-    assert seal.open(sealed) == "whsec_tëst"
+    assert cipher.decrypt(sealed) == "whsec_tëst"
 
 
 def test_a_key_is_replaced_by_putting_another_before_it() -> None:
-    sealed = Seal([OLD]).seal("secret")
-    both = Seal([NEW, OLD])
-    assert both.open(sealed) == "secret"
-    assert Seal([NEW]).open(both.seal("secret")) == "secret"
-    with pytest.raises(SealBroken, match="BACKBURNER_ENCRYPTION_KEYS no longer holds"):
-        Seal([NEW]).open(sealed)
+    sealed = Cipher([OLD]).encrypt("secret")
+    both = Cipher([NEW, OLD])
+    assert both.decrypt(sealed) == "secret"
+    assert Cipher([NEW]).decrypt(both.encrypt("secret")) == "secret"
+    with pytest.raises(DecryptionError, match="BACKBURNER_ENCRYPTION_KEYS no longer holds"):
+        Cipher([NEW]).decrypt(sealed)
 
 
 def test_without_keys_it_says_which_variable_is_missing() -> None:
-    seal = Seal([])
-    assert not seal.is_there
-    with pytest.raises(SealBroken, match="BACKBURNER_ENCRYPTION_KEYS is not set"):
-        seal.seal("secret")
+    cipher = Cipher([])
+    assert not cipher.is_there
+    with pytest.raises(DecryptionError, match="BACKBURNER_ENCRYPTION_KEYS is not set"):
+        cipher.encrypt("secret")

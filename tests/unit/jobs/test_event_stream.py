@@ -7,9 +7,9 @@ import pytest
 from jobs.event_stream import (
     LIFECYCLE_TYPES,
     OUTPUT_TYPES,
+    EmittedItem,
     Event,
     Progress,
-    Told,
     closing_events,
     identity_of,
     opened,
@@ -175,7 +175,7 @@ def test_items_follow_one_another_by_index() -> None:
 
 
 def test_what_was_told_is_not_told_again() -> None:
-    told = Progress([Told(identity_of(REASONING), None), Told(identity_of(MESSAGE), opened(MESSAGE))])
+    told = Progress([EmittedItem(identity_of(REASONING), None), EmittedItem(identity_of(MESSAGE), opened(MESSAGE))])
     events = made(REASONING, MESSAGE, FUNCTION, progress=told)
     assert kinds(events)[0] == "output_item.done"
     assert (events[0]["output_index"], events[0]["item"]) == (1, MESSAGE)
@@ -185,7 +185,7 @@ def test_what_was_told_is_not_told_again() -> None:
 
 def test_what_another_attempt_has_replaced_is_closed_empty_and_not_as_incomplete() -> None:
     lost = {**MESSAGE, "id": "msg_0"}
-    progress = Progress([Told(identity_of(lost), opened(lost))])
+    progress = Progress([EmittedItem(identity_of(lost), opened(lost))])
     events = made(MESSAGE, progress=progress)
     assert events[0] == {
         "type": "response.output_item.done",
@@ -203,7 +203,7 @@ def test_two_items_of_one_identity_are_told_once() -> None:
 
 
 def test_progress_is_kept() -> None:
-    progress = Progress([Told(identity_of(MESSAGE), opened(MESSAGE)), Told(identity_of(SEARCH), None)])
+    progress = Progress([EmittedItem(identity_of(MESSAGE), opened(MESSAGE)), EmittedItem(identity_of(SEARCH), None)])
     assert Progress.from_json(progress.to_json()) == progress
 
 

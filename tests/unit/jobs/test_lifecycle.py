@@ -28,16 +28,16 @@ def test_the_statuses_are_openais_six_words() -> None:
 
 def test_a_terminal_status_is_final_but_for_a_callers_retry() -> None:
     leaving = {verb for verb, transition in TRANSITIONS.items() if transition.sources & TERMINAL}
-    assert leaving == {Verb.REVIVE}
-    assert TRANSITIONS[Verb.REVIVE].who == "caller"
-    assert TRANSITIONS[Verb.REVIVE].sources == {Status.FAILED, Status.CANCELLED}, "a paid answer is never run again"
+    assert leaving == {Verb.RETRY}
+    assert TRANSITIONS[Verb.RETRY].who == "caller"
+    assert TRANSITIONS[Verb.RETRY].sources == {Status.FAILED, Status.CANCELLED}, "a paid answer is never run again"
 
 
 def test_only_a_claim_begins_an_attempt() -> None:
     assert {verb for verb, each in TRANSITIONS.items() if each.target is Status.IN_PROGRESS} == {Verb.CLAIM}
 
 
-@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE, Verb.ADOPT, Verb.ADOPT_CUT])
+@pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.EXPIRE, Verb.ADOPT, Verb.ADOPT_PARTIAL])
 def test_an_open_job_can_be_ended_whoever_holds_it(verb: Verb) -> None:
     assert TRANSITIONS[verb].sources == OPEN
     assert TRANSITIONS[verb].target in TERMINAL

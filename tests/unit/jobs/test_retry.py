@@ -18,7 +18,7 @@ from jobs.retry import (
     GiveUp,
     Park,
     Refusal,
-    TryAgain,
+    Reschedule,
     after_a_free_failure,
     delay_before_retry,
     next_step,
@@ -68,7 +68,7 @@ JOB = Job(
     updated_at=NOW,
     available_at=NOW,
     deadline_at=NOW + timedelta(days=1),
-    rung_at=None,
+    enqueued_at=None,
     started_at=NOW,
     completed_at=None,
     worker_id="wrk_1",
@@ -91,7 +91,7 @@ MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].again is Again.IF_ALLO
 
 def step(
     kind: ErrorKind, job: Job = JOB, failure: dict[str, Any] | None = None, **options: Any
-) -> TryAgain | Park | GiveUp:
+) -> Reschedule | Park | GiveUp:
     failed = Failure(kind, "What the provider said.", **(failure or {}))
     return next_step(failed, job, **{"backoff": BACKOFF, "now": NOW, "jitter": 0.5, **options})
 
@@ -110,12 +110,12 @@ class TestRepeated:
     @pytest.mark.parametrize("kind", REPEATED)
     def test_the_first_failure_is_followed_by_another_attempt(self, kind: ErrorKind) -> None:
         expected = NOW + SECOND if RULES[kind].delayed else NOW
-        assert step(kind) == TryAgain(expected, failures=1)
+        assert step(kind) == Reschedule(expected, failures=1)
 
     @pytest.mark.parametrize("kind", REPEATED)
     def test_the_last_is_not(self, kind: ErrorKind) -> None:
         allowed = RULES[kind].tries or JOB.max_attempts
-        assert isinstance(step(kind, replace(JOB, failures=allowed - 2)), TryAgain)
+        assert isinstance(step(kind, replace(JOB, failures=allowed - 2)), Reschedule)
         assert step(kind, replace(JOB, failures=allowed - 1)) == GiveUp(
             ERROR_CODES[kind], "What the provider said.", failures=allowed
         )
@@ -127,15 +127,15 @@ class TestRepeated:
     def test_a_request_cannot_raise_the_cap_of_a_kind(self) -> None:
         patient = replace(JOB, max_attempts=20, failures=1)
         assert isinstance(step(ErrorKind.GATEWAY_TIMEOUT, patient), GiveUp)
-        assert isinstance(step(ErrorKind.SERVER_ERROR, patient), TryAgain)
+        assert isinstance(step(ErrorKind.SERVER_ERROR, patient), Reschedule)
 
     def test_what_cannot_be_read_is_bought_twice_at_most_and_other_failures_do_not_count(self) -> None:
         patient = replace(JOB, max_attempts=20, failures=5)
-        assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, alike=1), TryAgain)
+        assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, alike=1), Reschedule)
         assert step(ErrorKind.MALFORMED_ANSWER, patient, alike=2) == GiveUp(
             "malformed_answer", "What the provider said.", 6
         )
-        assert isinstance(step(ErrorKind.SERVER_ERROR, patient, alike=6), TryAgain)
+        assert isinstance(step(ErrorKind.SERVER_ERROR, patient, alike=6), Reschedule)
 
     @pytest.mark.parametrize("kind", MAYBE_BILLED)
     def test_at_most_once_is_not_repeated_and_says_why(self, kind: ErrorKind) -> None:
@@ -147,7 +147,7 @@ class TestRepeated:
 
     @pytest.mark.parametrize("kind", sorted(set(REPEATED) - set(MAYBE_BILLED)))
     def test_at_most_once_still_repeats_what_cannot_have_been_billed(self, kind: ErrorKind) -> None:
-        assert isinstance(step(kind, replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL)), TryAgain)
+        assert isinstance(step(kind, replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL)), Reschedule)
 
 
 class TestPaused:
@@ -157,7 +157,7 @@ class TestPaused:
     @pytest.mark.parametrize("failures", [0, 4, 100])
     def test_no_attempt_is_used_up(self, kind: ErrorKind, failures: int) -> None:
         job = replace(JOB, failures=failures, on_unknown_outcome=OnUnknownOutcome.FAIL)
-        assert step(kind, job) == TryAgain(NOW, failures)  # due at once: the closed lane holds it back
+        assert step(kind, job) == Reschedule(NOW, failures)  # due at once: the closed lane holds it back
 
 
 class TestWeather:
@@ -168,19 +168,19 @@ class TestWeather:
     def test_no_attempt_is_used_up_however_often_it_comes(self, kind: ErrorKind, failures: int) -> None:
         job = replace(JOB, failures=failures, max_attempts=1, on_unknown_outcome=OnUnknownOutcome.FAIL)
         longest = 5 * SECOND if kind is ErrorKind.UNREACHABLE else 30 * SECOND
-        assert step(kind, job, alike=50) == TryAgain(NOW + longest / 2, failures)
+        assert step(kind, job, alike=50) == Reschedule(NOW + longest / 2, failures)
 
     @pytest.mark.parametrize(("alike", "seconds"), [(1, 1), (2, 2), (3, 4), (5, 15), (100, 15)])
     def test_the_pauses_double_up_to_half_a_minute(self, alike: int, seconds: float) -> None:
-        assert step(ErrorKind.OVERLOADED, alike=alike) == TryAgain(NOW + seconds * SECOND, failures=0)
+        assert step(ErrorKind.OVERLOADED, alike=alike) == Reschedule(NOW + seconds * SECOND, failures=0)
 
     def test_a_paused_provider_is_not_tried_by_the_same_job_twice_in_a_row(self) -> None:
         refusal = Refusal(9 * SECOND)
-        assert step(ErrorKind.UNREACHABLE, refusal=refusal) == TryAgain(NOW + 9 * SECOND, failures=0)
+        assert step(ErrorKind.UNREACHABLE, refusal=refusal) == Reschedule(NOW + 9 * SECOND, failures=0)
 
     @pytest.mark.parametrize("kind", sorted(WEATHER))
     def test_the_same_inside_an_answer_may_have_cost_something_and_counts(self, kind: ErrorKind) -> None:
-        assert isinstance(step(kind, failure={"http_status": 200}, alike=1), TryAgain)
+        assert isinstance(step(kind, failure={"http_status": 200}, alike=1), Reschedule)
         assert step(kind, replace(JOB, failures=4), {"http_status": 200}) == GiveUp(
             ERROR_CODES[kind], "What the provider said.", failures=5
         )
@@ -188,17 +188,17 @@ class TestWeather:
     @pytest.mark.parametrize("asked", [timedelta(minutes=6), timedelta(days=7), timedelta.max])
     def test_one_answer_that_asks_for_a_day_holds_its_job_up_for_minutes(self, asked: timedelta) -> None:
         again = step(ErrorKind.OVERLOADED, failure={"retry_after": asked})
-        assert again == TryAgain(NOW + timedelta(minutes=5), failures=0)
+        assert again == Reschedule(NOW + timedelta(minutes=5), failures=0)
 
     @pytest.mark.parametrize("asked", [timedelta(hours=1), timedelta(days=7), timedelta.max])
     def test_a_pause_beyond_the_deadline_is_cut_and_fails_nothing(self, asked: timedelta) -> None:
         job = replace(JOB, deadline_at=NOW + 60 * SECOND)
         again = step(ErrorKind.RATE_LIMITED, job, {"retry_after": asked})
-        assert again == TryAgain(NOW + 30 * SECOND, failures=0)
+        assert again == Reschedule(NOW + 30 * SECOND, failures=0)
 
     def test_with_a_moment_left_the_deadline_itself_ends_it(self) -> None:
         job = replace(JOB, deadline_at=NOW + SECOND)
-        assert step(ErrorKind.RATE_LIMITED, job, {"retry_after": timedelta(hours=1)}) == TryAgain(NOW + SECOND, 0)
+        assert step(ErrorKind.RATE_LIMITED, job, {"retry_after": timedelta(hours=1)}) == Reschedule(NOW + SECOND, 0)
 
 
 class TestFinal:
@@ -221,7 +221,7 @@ class TestOverflow:
 
     def test_with_it_the_next_attempt_truncates_at_once(self) -> None:
         again = step(ErrorKind.CONTEXT_OVERFLOW, widen_on_overflow=True)
-        assert again == TryAgain(NOW, failures=1, truncation=Truncation.AUTO)
+        assert again == Reschedule(NOW, failures=1, truncation=Truncation.AUTO)
 
     @pytest.mark.parametrize(
         "job",
@@ -253,7 +253,7 @@ class TestDelay:
 
     @pytest.mark.parametrize(("asked", "given"), [(10, 10), (1, 1), (0, 1)])
     def test_retry_after_is_a_floor(self, asked: int, given: int) -> None:
-        assert step(ErrorKind.RATE_LIMITED, failure={"retry_after": asked * SECOND}) == TryAgain(
+        assert step(ErrorKind.RATE_LIMITED, failure={"retry_after": asked * SECOND}) == Reschedule(
             NOW + given * SECOND, failures=0
         )
 
@@ -262,7 +262,7 @@ class TestDelay:
         assert delay == timedelta(hours=1)
 
     def test_a_lost_call_is_repeated_at_once(self) -> None:
-        assert step(ErrorKind.LOST, failure={"retry_after": SECOND}) == TryAgain(NOW, failures=1)
+        assert step(ErrorKind.LOST, failure={"retry_after": SECOND}) == Reschedule(NOW, failures=1)
 
     @given(
         failures=st.integers(1, 10_000),
@@ -287,7 +287,7 @@ class TestDeadline:
 
     def test_one_that_just_can_is(self) -> None:
         job = replace(JOB, deadline_at=NOW + SECOND + timedelta(microseconds=1))
-        assert step(ErrorKind.SERVER_ERROR, job) == TryAgain(NOW + SECOND, failures=1)
+        assert step(ErrorKind.SERVER_ERROR, job) == Reschedule(NOW + SECOND, failures=1)
 
     def test_a_provider_that_asks_for_an_age_is_not_obeyed(self) -> None:
         gave_up = step(ErrorKind.SERVER_ERROR, failure={"retry_after": timedelta.max})
@@ -315,17 +315,17 @@ class TestParked:
         assert not isinstance(step(kind, self.ONCE, patience=PATIENCE), Park)
 
     def test_who_wants_a_retry_does_not_wait(self) -> None:
-        assert isinstance(step(ErrorKind.INTERRUPTED, patience=PATIENCE), TryAgain)
+        assert isinstance(step(ErrorKind.INTERRUPTED, patience=PATIENCE), Reschedule)
 
     def test_what_failed_for_free_is_repeated_up_to_the_attempts_asked_for(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", max_attempts=2)
-        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=1)
+        assert after_a_free_failure(job, NOW) == Reschedule(NOW, failures=1)
         again = replace(job, failures=1)
         assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Cut.", failures=2)
 
     def test_what_would_only_come_again_is_repeated_less_often(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.GATEWAY_TIMEOUT, error_message="Too long.")
-        assert after_a_free_failure(job, NOW) == TryAgain(NOW, failures=1)
+        assert after_a_free_failure(job, NOW) == Reschedule(NOW, failures=1)
         again = replace(job, failures=1)
         assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Too long.", failures=2)
 
@@ -344,7 +344,7 @@ class TestParked:
     ),
     retry_after=st.none() | st.timedeltas(timedelta(0), timedelta.max),
     jitter=st.floats(0, 1, exclude_max=True),
-    widen=st.booleans(),
+    relax=st.booleans(),
     backoff=st.sampled_from([BACKOFF, NO_DELAY]),
     patience=st.sampled_from([timedelta(0), PATIENCE]),
 )
@@ -353,12 +353,12 @@ def test_whatever_happens_the_end_comes(
     job: Job,
     retry_after: timedelta | None,
     jitter: float,
-    widen: bool,
+    relax: bool,
     backoff: Backoff,
     patience: timedelta,
 ) -> None:
     """A next attempt is never in the past or behind the deadline, and a counted failure brings the end nearer."""
-    options = {"jitter": jitter, "widen_on_overflow": widen, "backoff": backoff, "patience": patience}
+    options = {"jitter": jitter, "widen_on_overflow": relax, "backoff": backoff, "patience": patience}
     decided = step(kind, job, {"retry_after": retry_after}, **options)
     paused = RULES[kind].again is Again.UNCOUNTED
     job = replace(job, deadline_at=max(job.deadline_at, NOW))
@@ -366,7 +366,7 @@ def test_whatever_happens_the_end_comes(
     if isinstance(decided, Park):
         assert NOW < decided.until <= job.deadline_at
         return
-    if isinstance(decided, TryAgain):
+    if isinstance(decided, Reschedule):
         assert decided.available_at >= NOW
         assert decided.available_at < job.deadline_at or paused or kind is ErrorKind.CONTEXT_OVERFLOW
         assert paused or decided.failures < job.max_attempts

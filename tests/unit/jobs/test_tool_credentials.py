@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from jobs.encryption import Seal, generate_key
+from jobs.encryption import Cipher, generate_key
 from jobs.tool_credentials import Credentials, hide
 
 MCP = {"type": "mcp", "server_label": "mine", "server_url": "https://mcp.example"}
@@ -72,12 +72,12 @@ HARMLESS: list[dict[str, Any]] = [
 def test_they_are_hidden_and_put_back(case: str) -> None:
     body, shown, place = CASES[case]
     before = json.dumps(body)
-    seal = Seal([SecretStr(generate_key())])
+    cipher = Cipher([SecretStr(generate_key())])
     hidden, credentials = hide(body)
     assert (hidden, credentials.first_place) == (shown, place)
-    sealed = credentials.sealed(seal)
+    sealed = credentials.sealed(cipher)
     assert "secret-" not in repr((sealed, credentials))
-    assert Credentials.opened(sealed, seal).put_back(hidden) == body
+    assert Credentials.opened(sealed, cipher).put_back(hidden) == body
     assert json.dumps(body) == before
 
 

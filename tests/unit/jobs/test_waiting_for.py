@@ -9,23 +9,23 @@ import pytest
 from jobs.errors import ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status
-from jobs.store.provider_limits import Lane
+from jobs.store.provider_limits import ProviderLimit
 from jobs.store.waiting_for import waiting_for
 from tests.unit.jobs.test_retry import JOB as RUNNING
 from tests.unit.jobs.test_retry import NOW, SECOND
 
 JOB = replace(RUNNING, status=Status.QUEUED, worker_id=None)
-OPEN = Lane("provider")
+OPEN = ProviderLimit("provider")
 MINUTE = timedelta(minutes=1)
 
 
-def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> Lane:
-    lane = Lane("provider", closed_at=NOW - 3 * MINUTE, closed_for=kind, closed_because=because)
-    return replace(lane, probe_at=NOW + 8 * SECOND, **changes)
+def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> ProviderLimit:
+    provider_limit = ProviderLimit("provider", paused_at=NOW - 3 * MINUTE, pause_kind=kind, pause_reason=because)
+    return replace(provider_limit, probe_at=NOW + 8 * SECOND, **changes)
 
 
 @pytest.mark.parametrize(
-    ("job", "lane", "words"),
+    ("job", "provider_limit", "words"),
     [
         (
             JOB,
@@ -49,7 +49,7 @@ def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> Lane:
             closed(ErrorKind.OVERLOADED),
             "run_at 2026-03-14T15:10:26Z",
         ),
-        (replace(JOB, waits_for="resp_0"), OPEN, "the end of resp_0, which it follows"),
+        (replace(JOB, blocked_by="resp_0"), OPEN, "the end of resp_0, which it follows"),
         (
             replace(JOB, available_at=NOW + 8 * SECOND, error_kind=ErrorKind.OVERLOADED, error_http_status=503),
             OPEN,
@@ -69,5 +69,5 @@ def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> Lane:
         (replace(JOB, status=Status.IN_PROGRESS), closed(ErrorKind.OVERLOADED), None),
     ],
 )
-def test_it_is_said_in_words(job: Job, lane: Lane, words: str | None) -> None:
-    assert waiting_for(job, lane, NOW) == words
+def test_it_is_said_in_words(job: Job, provider_limit: ProviderLimit, words: str | None) -> None:
+    assert waiting_for(job, provider_limit, NOW) == words

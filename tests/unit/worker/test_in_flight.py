@@ -6,27 +6,27 @@ from time import monotonic
 import pytest
 
 from tests.support.records import an_attempt
-from worker.in_flight import Calls
-from worker.provider.call_handle import AbortReason, Line
+from worker.in_flight import InFlightCalls
+from worker.provider.call_handle import AbortReason, CallHandle
 
 
 @pytest.mark.parametrize(("last", "ended"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2])])
 def test_a_late_word_ends_no_call_that_began_after_it_was_said(last: int, ended: list[int]) -> None:
-    calls = Calls(on_end=lambda: None)
-    lines = {number: Line() for number in (1, 2)}
-    stranger = Line()
-    for number, line in lines.items():
-        calls.begin(an_attempt("resp_1", number), line, timedelta(minutes=1))
+    calls = InFlightCalls(on_end=lambda: None)
+    handles = {number: CallHandle() for number in (1, 2)}
+    stranger = CallHandle()
+    for number, handle in handles.items():
+        calls.begin(an_attempt("resp_1", number), handle, timedelta(minutes=1))
     calls.begin(an_attempt("resp_2", 1), stranger, timedelta(minutes=1))
     calls.abort("resp_1", last, AbortReason.CANCELLED)
-    assert [number for number, line in lines.items() if line.aborted is AbortReason.CANCELLED] == ended
+    assert [number for number, handle in handles.items() if handle.aborted is AbortReason.CANCELLED] == ended
     assert stranger.aborted is None
 
 
 def test_a_slot_comes_free_when_its_call_ends() -> None:
     freed: list[str] = []
-    calls = Calls(on_end=lambda: freed.append("slot"))
-    call = calls.begin(an_attempt("resp_1", 1), Line(), timedelta(minutes=1))
+    calls = InFlightCalls(on_end=lambda: freed.append("slot"))
+    call = calls.begin(an_attempt("resp_1", 1), CallHandle(), timedelta(minutes=1))
     assert (len(calls), freed) == (1, [])
     calls.end(call)
     assert (len(calls), freed) == (0, ["slot"])
@@ -34,19 +34,19 @@ def test_a_slot_comes_free_when_its_call_ends() -> None:
 
 @pytest.mark.timeout(10)
 def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
-    calls, line = Calls(on_end=lambda: None), Line()
-    calls.begin(an_attempt("resp_1", 1), line, timedelta(minutes=1))
+    calls, handle = InFlightCalls(on_end=lambda: None), CallHandle()
+    calls.begin(an_attempt("resp_1", 1), handle, timedelta(minutes=1))
     calls.abort("resp_2", 10**100, AbortReason.CANCELLED)
-    assert line.aborted is None
+    assert handle.aborted is None
     calls.abort("resp_1", 10**100, AbortReason.CANCELLED)
-    assert line.aborted is AbortReason.CANCELLED
+    assert handle.aborted is AbortReason.CANCELLED
 
 
 def test_a_text_that_came_while_the_process_was_frozen_is_no_stall() -> None:
-    line, now = Line(), monotonic()
-    line.expect(1.0)
-    line.keep(now + 600, frozen=600)
-    line.keep(now + 600.5)
-    assert line.aborted is None
-    line.keep(now + 602)
-    assert line.aborted is AbortReason.STALLED
+    handle, now = CallHandle(), monotonic()
+    handle.expect(1.0)
+    handle.keep(now + 600, frozen=600)
+    handle.keep(now + 600.5)
+    assert handle.aborted is None
+    handle.keep(now + 602)
+    assert handle.aborted is AbortReason.STALLED

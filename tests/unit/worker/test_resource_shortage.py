@@ -15,9 +15,9 @@ from jobs.resource_shortage import once_it_fits, shortage_of
 from jobs.store.database import Database
 from tests.support.records import an_attempt
 from worker.capacity import Capacity
-from worker.in_flight import Calls
-from worker.provider.call_handle import Line
-from worker.registration import Identity
+from worker.in_flight import InFlightCalls
+from worker.provider.call_handle import CallHandle
+from worker.registration import WorkerRegistration
 
 
 def raised_from(cause: BaseException) -> Exception:
@@ -65,47 +65,47 @@ def test_what_lacks_room_is_done_once_there_is_some() -> None:
 
 
 @pytest.fixture
-def identity(tmp_path: pytest.TempPathFactory) -> Iterator[Identity]:
+def registration(tmp_path: pytest.TempPathFactory) -> Iterator[WorkerRegistration]:
     database = Database(f"sqlite:///{tmp_path}/unused.db")
-    yield Identity(database, 100)
+    yield WorkerRegistration(database, 100)
     database.close()
 
 
 @pytest.mark.parametrize(
     ("limit", "slots"), [(resource.RLIM_INFINITY, 100), (1024, 100), (160, 96), (100, 36), (30, 1)]
 )
-def test_no_more_slots_than_files(identity: Identity, limit: int, slots: int) -> None:
+def test_no_more_slots_than_files(registration: WorkerRegistration, limit: int, slots: int) -> None:
     told: list[int] = []
-    Capacity(identity, Calls(on_end=lambda: None)).begin(100, limit, told.append)
-    assert (identity.concurrency, told) == (slots, [slots])
-    assert (identity.short_of is None) is (slots == 100)
+    Capacity(registration, InFlightCalls(on_end=lambda: None)).begin(100, limit, told.append)
+    assert (registration.concurrency, told) == (slots, [slots])
+    assert (registration.short_of is None) is (slots == 100)
 
 
-def test_a_shortage_leaves_the_slots_that_found_room(identity: Identity) -> None:
-    calls = Calls(on_end=lambda: None)
-    capacity = Capacity(identity, calls)
+def test_a_shortage_leaves_the_slots_that_found_room(registration: WorkerRegistration) -> None:
+    calls = InFlightCalls(on_end=lambda: None)
+    capacity = Capacity(registration, calls)
     capacity.begin(100, resource.RLIM_INFINITY, lambda _slots: None)
     for number in range(60):
-        line = Line()
+        handle = CallHandle()
         if number < 40:
-            line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/")})
-        calls.begin(an_attempt(f"resp_{number}", 1), line, timedelta(minutes=1))
+            handle.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/")})
+        calls.begin(an_attempt(f"resp_{number}", 1), handle, timedelta(minutes=1))
     capacity.short_of("too many open files")
     capacity.short_of("too many open files")  # each of those that found none says so
-    assert (identity.concurrency, identity.short_of) == (36, "too many open files")
+    assert (registration.concurrency, registration.short_of) == (36, "too many open files")
     assert not capacity.has_room(0)  # for a moment, as nothing is gained by asking at once
 
 
 def test_slots_come_back_the_faster_the_longer_nothing_is_short(
-    identity: Identity, monkeypatch: pytest.MonkeyPatch
+    registration: WorkerRegistration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All were taken for some seconds by another: that does not cost half an hour at one slot."""
     told: list[int] = []
-    capacity = Capacity(identity, Calls(on_end=lambda: None))
+    capacity = Capacity(registration, InFlightCalls(on_end=lambda: None))
     capacity.begin(100, resource.RLIM_INFINITY, told.append)
     monkeypatch.setattr("worker.capacity.RAISED_EVERY", 0.0)
     capacity.short_of("too many open files")
     for _ in range(8):
         capacity.has_room(0)
     assert told == [100, 1, 2, 3, 4, 7, 18, 75, 100]
-    assert identity.short_of is None
+    assert registration.short_of is None

@@ -9,11 +9,11 @@ from tests.support.names import NAMES
 from tests.support.waiting import await_until
 from worker.celery_adapter import consumer
 from worker.celery_adapter.consumer import LOOK_SECONDS, TURN_SECONDS, FreeSlots
-from worker.celery_adapter.subscribed_queues import Hearing
+from worker.celery_adapter.subscribed_queues import SubscribedQueues
 
 
 def free_slots() -> FreeSlots:
-    return FreeSlots(Hearing(NAMES), lambda: None)
+    return FreeSlots(SubscribedQueues(NAMES), lambda: None)
 
 
 def listen(timeout: float) -> float:

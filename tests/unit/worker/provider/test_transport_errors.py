@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from jobs.errors import ErrorKind
-from worker.provider.call_handle import Line
+from worker.provider.call_handle import CallHandle
 from worker.provider.transport_errors import failure_of
 
 SECRET = "https://user:secret@host/v1"
@@ -34,17 +34,17 @@ SECRET = "https://user:secret@host/v1"
     ],
 )
 def test_only_the_line_says_that_nothing_was_sent(error: Exception) -> None:
-    for line, kind in ((Line(), ErrorKind.UNREACHABLE), (_begun(), ErrorKind.INTERRUPTED)):
-        found = failure_of(error, line)
+    for handle, kind in ((CallHandle(), ErrorKind.UNREACHABLE), (_begun(), ErrorKind.INTERRUPTED)):
+        found = failure_of(error, handle)
         assert found.kind is kind
         assert "secret" not in found.message
         assert found.message.endswith(".")
 
 
-def _begun() -> Line:
-    line = Line()
-    line.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/v1")})
-    return line
+def _begun() -> CallHandle:
+    handle = CallHandle()
+    handle.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/v1")})
+    return handle
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def _begun() -> Line:
 def test_reasons_come_from_the_cause(cause: Exception, says: str) -> None:
     error = (httpx.ConnectTimeout if isinstance(cause, TimeoutError) else httpx.ConnectError)(SECRET)
     error.__cause__ = cause
-    found = failure_of(error, Line())
+    found = failure_of(error, CallHandle())
     assert says in found.message
     assert "secret" not in found.message
 
 
 def test_the_systems_words_are_its_own() -> None:
-    assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET), Line()).message
+    assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET), CallHandle()).message

@@ -1,4 +1,4 @@
-"""`up`'s course with stand-ins for its parts: `python -m tests.cli.standing DIRECTORY [TRAIT]`.
+"""`up`'s course with stand-ins for its parts: `python -m tests.cli.up_processes DIRECTORY [TRAIT]`.
 
 TRAIT is stubborn, deaf, unready, broken or recording. The stand-ins write to DIRECTORY/log, see `stand_in.py`.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from cli.errors import CommandFailed
-from cli.up.console import Screen
+from cli.up.console import UpConsole
 from cli.up.startup import Plan, Service, run
 from cli.up.supervisor import Backoff, Program
 from tests.support.server import free_port
@@ -25,7 +25,7 @@ def main(log: Path, trait: str) -> None:
     def program(name: str, *more: str, stop_seconds: float = 5.0) -> Program:
         command = (sys.executable, "-S", str(STAND_IN), str(log), name, *more)
         unfinished = recording if records and name == "worker" else None
-        return Program(name, command, stop_seconds=stop_seconds, hurry=signal.SIGQUIT, unfinished=unfinished)
+        return Program(name, command, stop_seconds=stop_seconds, force=signal.SIGQUIT, unfinished=unfinished)
 
     def recording() -> str | None:
         return None if log.with_name("recorded").exists() else "recording 2 paid answers"
@@ -36,7 +36,7 @@ def main(log: Path, trait: str) -> None:
     async def is_up() -> bool:
         return await asyncio.to_thread(has_started)
 
-    screen = Screen()
+    console = UpConsole()
     plan = Plan(
         services=[Service(program("store"), is_up)],
         migrate=program("migrate", "exit", "3" if trait == "broken" else "0"),
@@ -49,14 +49,14 @@ def main(log: Path, trait: str) -> None:
             program("api", "serve", str(port), "503" if trait == "unready" else "200"),
         ],
         readiness_url=f"http://127.0.0.1:{port}/readyz",
-        announce=lambda: screen.note("announced"),
+        announce=lambda: console.note("announced"),
         calls_in_flight=lambda: 2,
         grace_seconds=60,
         backoff=Backoff(first=0.05, longest=0.2),
         ready_seconds=0.5,
     )
     try:
-        asyncio.run(run(plan, screen))
+        asyncio.run(run(plan, console))
     except CommandFailed as error:
         sys.exit(str(error))
 
