@@ -50,7 +50,7 @@ class ResponsesListed(Source):
     def _render(self, group: Sequence[str]) -> list[Row]:
         rows = []
         with self._state.database.read() as tx:
-            awaiting = Awaiting(tx, self._state.settings.provider_limit, self._state.database.clock())
+            awaiting = Awaiting(tx, self._state.settings.provider_name, self._state.database.clock())
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
                     shown, left_out = lean(document)

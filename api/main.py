@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         key_watch=key_watch,
         lists=Lists(),
         summaries=AsyncBatcher(stand),
-        shown=AsyncBatcher(lambda pairs: show_all(database, pairs, settings.provider_limit), most=SHOWN_AT_ONCE),
+        shown=AsyncBatcher(lambda pairs: show_all(database, pairs, settings.provider_name), most=SHOWN_AT_ONCE),
         rendered=ResponseCache(),
         lookups=Lookups(),
         database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),

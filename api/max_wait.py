@@ -57,13 +57,13 @@ class Patience:
         try:
             with state.database.read() as tx:
                 job = get_job(tx, self._job_id)
-                provider_limit = read_provider_limit(tx, state.settings.provider_limit)
+                provider_limit = read_provider_limit(tx, state.settings.provider_name)
                 if not awaits_provider(job, provider_limit, now) or may_have_been_billed(tx, job.id):
                     return False
             message = (
                 f"The provider takes no calls, and a request is held for {self._lasts.total_seconds():g} s at most:"
-                f" {waiting_for(job, provider_limit, now)}. Nothing was bought. Send it again later, or with 'background', which"
-                " waits for the provider."
+                f" {waiting_for(job, provider_limit, now)}. Nothing was bought. Send it again later, or with"
+                " 'background', which waits for the provider."
             )
             kind = job.error_kind or provider_limit.pause_kind
             code = ERROR_CODES[ErrorKind.UNREACHABLE]

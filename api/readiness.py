@@ -152,10 +152,14 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
 def _shown(provider_limit: ProviderLimit, settings: ProviderLimitSettings, now: datetime) -> dict[str, object]:
     limit = settings.limit(provider_limit)
     state = (
-        "closed" if provider_limit.paused_at is not None else "open" if provider_limit.max_calls is None else THROTTLED
+        "paused"
+        if provider_limit.paused_at is not None
+        else "active"
+        if provider_limit.max_calls is None
+        else THROTTLED
     )
     return {
-        "provider_limit": state,
+        "limit": state,
         "reason": provider_limit.pause_kind,
         "state": state_of(provider_limit, now),
         "max_calls": limit,

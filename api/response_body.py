@@ -367,7 +367,7 @@ class Deleted(_Shape):
 class ProviderLimitBody(_Shape):
     """How calls go out to the provider; `max_calls` is null when only the workers' slots limit them."""
 
-    provider_limit: Literal["open", "throttled", "closed"]
+    limit: Literal["active", "throttled", "paused"]
     reason: Literal["bad_credentials", "out_of_credit"] | None
     max_calls: int | None
 

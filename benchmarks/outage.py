@@ -91,7 +91,7 @@ def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, 
     began_at = time.monotonic()
     stack.submit_many(JOBS, "Hello")
     if not goes_on:
-        stack.worker_processes[0].match(r"lane closed")
+        stack.worker_processes[0].match(r"provider paused")
         time.sleep(max(0.0, seconds - (time.monotonic() - began_at)))
     before, probes, _ = _calls(stack)
     if not goes_on:

@@ -32,9 +32,9 @@ SHARE: Final = Figure("% of its process")
 # Each process's steps, the inner ones first: a sample goes to the first that is on its stack.
 STEPS: Final[dict[str, dict[str, str]]] = {
     "API": {
-        "submit: the rows": r"Intake\._write_all ",
-        "submit: is there room for a bell?": r"QueueCapacity\.look ",
-        "dispatch: ring the bell": r"Intake\._enqueue_all ",
+        "submit: the rows": r"SubmitBatcher\._write_all ",
+        "submit: is there room for a message?": r"QueueCapacity\.look ",
+        "dispatch: enqueue the messages": r"SubmitBatcher\._enqueue_all ",
         "poll: whose key is it?": r"find_keys ",
         "poll: the row": r"(standings|show_all) ",
         "submit: check the request": r"_check \(api/acceptance",
@@ -50,10 +50,10 @@ STEPS: Final[dict[str, dict[str, str]]] = {
         "notify": r"Announcer\.ended ",
         "record": r"Executor\._record ",
         "dispatch: whose turn is it?": r"Turns\.pick ",
-        "dispatch: ring the bells": r"Dispatcher\.enqueue_all ",
+        "dispatch: enqueue the messages": r"TaskQueue\.enqueue_all ",
         "dispatch: the rest of its ticks": r"Maintenance\.",
         "heartbeat": r"Heartbeat\.",
-        "dispatch: hear the bells (Celery)": r"celery/|kombu/",
+        "dispatch: receive the messages (Celery)": r"celery/|kombu/",
     },
 }
 

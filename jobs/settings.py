@@ -314,8 +314,8 @@ class Settings(EnvironmentSettings):
         return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
     @property
-    def provider_limit(self) -> str:
-        """The name of the lane to this provider: its host, without what else its URL may hold."""
+    def provider_name(self) -> str:
+        """Return the host of the provider's URL, which names it in the database and in logs."""
         return urlsplit(self.provider_base_url).netloc.rpartition("@")[2]
 
     @property

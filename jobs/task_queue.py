@@ -183,7 +183,9 @@ class TaskQueue:
             self._line.use(lambda connection: enqueue(connection, queue))
         except (BrokerAway, SQLAlchemyError) as away:
             if (cause := away.__cause__) is not None:
-                log.warning("bells not heard", task=task, first=ids[0], messages=len(ids), error=type(cause).__name__)
+                log.warning(
+                    "messages not enqueued", task=task, first=ids[0], messages=len(ids), error=type(cause).__name__
+                )
             return 0
         return len(ids)
 

@@ -63,7 +63,7 @@ class Policy:
             backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
             call_deadline=settings.call_deadline,
             widen_on_overflow=settings.truncation_on_overflow == "auto",
-            provider_limit=settings.provider_limit,
+            provider_limit=settings.provider_name,
             patience=Patience.from_settings(settings),
         )
 

@@ -228,7 +228,7 @@ class WorkerProcess:
             log.warning("webhooks are not signed", missing=VARIABLE)
         if self.settings.sends_in_clear:
             log.warning(
-                "provider is plain http: its key, prompts and answers can be read", host=self.settings.provider_limit
+                "provider is plain http: its key, prompts and answers can be read", host=self.settings.provider_name
             )
         orphaned_outcomes, _ = (
             self.executor.orphaned_outcomes,

@@ -273,7 +273,7 @@ class ProviderLimiter:
         name, now = self._settings.name, self._clock()
         if provider_limits.pause(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
             log.error(
-                "lane closed",
+                "provider paused",
                 provider_limit=name,
                 reason=failure.kind,
                 because=because,
@@ -287,7 +287,7 @@ class ProviderLimiter:
             seconds = round((self._clock() - provider_limit.paused_at).total_seconds(), 1)
             refused = max(0, provider_limit.probes - 1)
             log.info(
-                "lane open",
+                "provider resumed",
                 provider_limit=provider_limit.name,
                 reason=provider_limit.pause_kind,
                 seconds=seconds,
@@ -302,7 +302,7 @@ class ProviderLimiter:
     def _throttle(self, tx: Connection, attempt: Attempt) -> None:
         limit = provider_limits.throttle(tx, self._settings.name, attempt.job_id, self._clock())
         if limit is not None:
-            log.warning("lane narrowed", provider_limit=self._settings.name, calls=limit)
+            log.warning("provider throttled", provider_limit=self._settings.name, calls=limit)
 
     def _relax(self, tx: Connection) -> None:
         slots = live_slots(tx, database_now(tx), self._worker_timeout)
@@ -314,6 +314,6 @@ class ProviderLimiter:
             with self._database.begin() as tx:
                 change(tx)
         except SQLAlchemyError as error:
-            log.warning("lane not told", error=type(error).__name__)
+            log.warning("provider limit not updated", error=type(error).__name__)
         except Exception:  # whatever broke, the call's end is still to be recorded
-            log.exception("lane not told")
+            log.exception("provider limit not updated")

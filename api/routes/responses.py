@@ -205,7 +205,7 @@ async def retrieve(
             return _unchanged(shown.job, if_none_match, state.database.clock()) or shown.answer(state.database.clock())
     if asks_for_reasoning({"include": include}):
         return (
-            await run_in_threadpool(show_whole, state.database, response_id, caller.id, state.settings.provider_limit)
+            await run_in_threadpool(show_whole, state.database, response_id, caller.id, state.settings.provider_name)
         ).answer(state.database.clock())
     summary = await _summary(state, response_id, caller.id)
     return _unchanged(summary, if_none_match, state.database.clock()) or await _body(state, summary, caller.id)
@@ -223,7 +223,7 @@ def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
     job = _settle_race(state, caller.id, response_id, ending)
-    return show(state.database, job.id, caller.id, state.settings.provider_limit).answer(state.database.clock())
+    return show(state.database, job.id, caller.id, state.settings.provider_name).answer(state.database.clock())
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
@@ -241,7 +241,7 @@ def retry(state: StateDep, caller: Writer, response_id: str) -> Response:
 
     job = _settle_race(state, caller.id, response_id, reviving)
     # before the bell: what was done, and not what became of it meanwhile
-    shown = show(state.database, job.id, caller.id, state.settings.provider_limit)
+    shown = show(state.database, job.id, caller.id, state.settings.provider_name)
     state.task_queue.enqueue(job.id)
     return shown.answer(state.database.clock())
 

@@ -145,17 +145,17 @@ def _check_clocks(state: DatabaseState, faults: Faults, *, is_sqlite: bool) -> I
 
 
 def _check_provider_limit(provider_limit: Mapping[str, object], faults: Faults) -> Finding:
-    """Whether calls may go out to the provider, as its answers to our workers left it."""
+    """Check whether the provider takes calls, judging by its last answers to the workers."""
     if provider_limit["state"] is not None:
         hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
         if provider_limit["reason"] in REFUSALS:
             hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
         say = bad if Subject.PROVIDER in faults else doubtful
-        return say("provider_limit", f"closed: {provider_limit['state']}; jobs wait, no attempt is used", hint)
+        return say("provider limit", f"paused: {provider_limit['state']}; jobs wait, no attempt is used", hint)
     limit = provider_limit["max_calls"]
-    if provider_limit["provider_limit"] == THROTTLED:
-        return doubtful("provider_limit", f"narrowed to {limit} calls at once: the provider said it was too many", "")
-    return good("provider_limit", "open" if limit is None else f"open, {limit} calls at once")
+    if provider_limit["limit"] == THROTTLED:
+        return doubtful("provider limit", f"throttled to {limit} calls at once: the provider said it was too many", "")
+    return good("provider limit", "active" if limit is None else f"active, {limit} calls at once")
 
 
 def check_webhooks(settings: Settings) -> Finding:

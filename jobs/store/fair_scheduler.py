@@ -81,10 +81,10 @@ class FairScheduler:
         self._locked: dict[str, datetime] = {}  # jobs that another session held locked, and when they were met
 
     def pick(self, tx: Connection, now: datetime, limit: int, enqueued_before: datetime) -> list[str]:
-        """Up to `limit` ids of due jobs whose bell has not been rung since `enqueued_before`, in the order to ring them.
+        """Return up to `limit` ids of due jobs not enqueued since `enqueued_before`, in the order to enqueue them.
 
-        Marks them as rung at `now` and their keys as served. What another session has locked is left out, and others
-        have its place: a job that is being claimed needs no bell.
+        Marks them as enqueued at `now` and their keys as served. Jobs that another session has locked are skipped in
+        favour of others: a job that is being claimed needs no message.
         """
         if limit <= 0:
             return []

@@ -67,7 +67,7 @@ class ProviderLimitSettings:
     @classmethod
     def from_settings(cls, settings: Settings) -> "ProviderLimitSettings":
         """The operator's."""
-        return cls(settings.provider_limit, settings.provider_max_calls)
+        return cls(settings.provider_name, settings.provider_max_calls)
 
     def limit(self, provider_limit: ProviderLimit) -> int | None:
         """How many calls may be out at once, if that is limited at all."""

@@ -33,7 +33,7 @@ class Patience:
     @classmethod
     def from_settings(cls, settings: Settings) -> "Patience":
         """The operator's."""
-        return cls(settings.provider_limit, timedelta(seconds=settings.reconcile_patience_seconds))
+        return cls(settings.provider_name, timedelta(seconds=settings.reconcile_patience_seconds))
 
     def now(self, tx: Connection, now: datetime) -> timedelta:
         """None is left while the log is known to be out of reach."""

@@ -49,6 +49,12 @@ DELIVERY_ERRORS = (
 )
 
 
+UNFETCHED = (
+    "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL"
+    " AND cost_microusd IS NULL AND reconciled_at IS NULL"
+)
+
+
 def _one_of(column: str, values: Iterable[str], name: str) -> sa.CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return sa.CheckConstraint(f"{column} IN ({listed})", name=op.f(name))
@@ -212,12 +218,8 @@ def upgrade() -> None:
         "attempts",
         ["ended_at"],
         unique=False,
-        postgresql_where=sa.text(
-            "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL AND cost_microusd IS NULL AND reconciled_at IS NULL"
-        ),
-        sqlite_where=sa.text(
-            "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL AND cost_microusd IS NULL AND reconciled_at IS NULL"
-        ),
+        postgresql_where=sa.text(UNFETCHED),
+        sqlite_where=sa.text(UNFETCHED),
     )
     op.create_index(
         "ix_attempts_unpriced",

@@ -74,7 +74,7 @@ def test_bells_are_rung_in_order_for_background_and_held_alike(database_url: str
         head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-            await_until(lambda: len(enqueued(valkey)) == 2, 5, "the held request rang no bell")
+            await_until(lambda: len(enqueued(valkey)) == 2, 5, "the held request enqueued no message")
         assert enqueued(valkey) == tenant.ids(order="asc")
         assert enqueued(valkey)[0] == first
 
@@ -136,7 +136,7 @@ def test_a_broker_that_dies_after_it_was_asked_costs_no_job(database_url: str, v
         assert time.monotonic() - began < 4  # the connect timeout, once
         assert tenant.get(job_id)["status"] == "queued"
         valkey.start()
-        await_until(lambda: tenant.submit()["id"] in enqueued(valkey), 5, "no bell is rung any more")
+        await_until(lambda: tenant.submit()["id"] in enqueued(valkey), 5, "no message is enqueued any more")
         assert Hand(server).job(job_id).status is Status.QUEUED
 
 

@@ -50,7 +50,7 @@ def shut(server: Server) -> None:
     now = datetime.now(UTC)
     with server.database.begin() as tx:
         provider_limits.pause(
-            tx, server.settings.provider_limit, ErrorKind.UNREACHABLE, now, now, because="connection refused"
+            tx, server.settings.provider_name, ErrorKind.UNREACHABLE, now, now, because="connection refused"
         )
 
 
@@ -60,7 +60,7 @@ def away(server: Server) -> Iterator[None]:
     shut(server)
     yield
     with server.database.begin() as tx:
-        provider_limits.resume(tx, server.settings.provider_limit, datetime.now(UTC))
+        provider_limits.resume(tx, server.settings.provider_name, datetime.now(UTC))
 
 
 def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tenant, hand: Hand) -> None:

@@ -48,7 +48,7 @@ def summary(record: Record, seen: Seen, seed: int) -> str:
     ]
     if record.refill is not None:
         idle = f"free slots saw none of them begin for {record.refill.seconds:.2f} s at most"
-        lines.append(f"  {record.refill.jobs} jobs lost their bells to a flush: {idle}")
+        lines.append(f"  {record.refill.jobs} jobs lost their messages to a flush: {idle}")
     lines += [f"  promise {number}, {title}: {record.checked[number]} checks" for number, title in TITLES.items()]
     return "\n".join([*lines, "  no violation"])
 
@@ -70,7 +70,7 @@ def main() -> int:
     )
     parser.add_argument("--logs", type=Path, help="where to write all that the processes have printed")
     options = parser.parse_args()
-    configure_logging(load_settings(log_level="error"))  # our own needless bells may find no broker
+    configure_logging(load_settings(log_level="error"))  # our own needless messages may find no broker
     say(f"seed {options.seed}, {options.jobs} jobs, transport {options.transport}")
     plan = draw_plan(options.seed, options.jobs, options.density)
     with (

@@ -75,7 +75,7 @@ FAULTS: Final[Mapping[str, float]] = {
     "lock key": 1.5,
     "lock worker": 1,
     "lock leases": 1,
-    "lock lanes": 1,
+    "lock provider limits": 1,
     "lock installation": 0.5,
     "cut broker": 3,
     "stall broker": 2,

@@ -35,7 +35,7 @@ class Refill:
 def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecutor) -> Refill:
     """Close the lane, let jobs wait, flush, open the lane, and see how soon they run on slots that are all free."""
     world.change_provider(chaos=0)
-    provider_limit = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").provider_limit
+    provider_limit = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").provider_name
     database = Database(world.database_url)
     try:
         _await_rest(database)

@@ -22,9 +22,9 @@ from tests.support.valkey import ValkeyServer
 from tests.support.valkey_faults import replica
 from tests.support.waiting import await_until
 
-ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "provider_limit"}
+ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "provider limit"}
 """Which of `doctor`'s rows tells of what is missing; the others have its name."""
-SHARED = {"database", "broker", "worker", "waiting", "provider_limit"}
+SHARED = {"database", "broker", "worker", "waiting", "provider limit"}
 PATIENCE = timedelta(seconds=10)
 
 
@@ -96,7 +96,7 @@ def drain(server: Server) -> None:
 
 def pause_provider(pause: float) -> Callable[[Server], None]:
     def close(server: Server) -> None:
-        provider_limit, kind = server.settings.provider_limit, ErrorKind.BAD_CREDENTIALS
+        provider_limit, kind = server.settings.provider_name, ErrorKind.BAD_CREDENTIALS
         with server.database.begin() as tx:
             now = database_now(tx)
             provider_limits.pause(

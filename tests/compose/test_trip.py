@@ -191,7 +191,7 @@ def test_the_sdk_submits_polls_and_reads_usage(world: World) -> None:
 
 def test_all_that_was_started_is_ready(world: World) -> None:
     answer = httpx.get(f"{world.api.url}/readyz")
-    provider_limit = {"provider_limit": "open", "reason": None, "state": None, "max_calls": None}
+    provider_limit = {"limit": "active", "reason": None, "state": None, "max_calls": None}
     assert answer.status_code == 200
     assert answer.json() == {
         "status": "ok",

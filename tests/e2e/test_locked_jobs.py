@@ -46,9 +46,9 @@ def test_a_worker_starts_and_works_while_the_lane_is_locked(postgres_url: str, v
     """Each start ended after a second, however often a supervisor tried again."""
     with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:
         provider_limit = httpx.URL(stack.provider_url).netloc.decode()
-        session.execute("INSERT INTO lanes (name, probes) VALUES (%s, 0)", (provider_limit,))
+        session.execute("INSERT INTO provider_limits (name, probes) VALUES (%s, 0)", (provider_limit,))
         session.commit()
-        session.execute("SELECT 1 FROM lanes FOR UPDATE")
+        session.execute("SELECT 1 FROM provider_limits FOR UPDATE")
         worker = stack.start_worker()
         stack.await_all([stack.submit("[[sim: full delay=0]] Hello")], "completed", 20)
         assert worker.popen.poll() is None

@@ -160,21 +160,21 @@ def _outage(stack: OutageStack, reason: str, words: str) -> None:
         assert streamed.result(60).text.count("event: response.completed") == 1
     assert bought(stack) == JOBS + 2
     log = stack.worker_processes[0].output
-    assert len(re.findall("lane closed", log)) == len(re.findall("lane open", log)) == 1
+    assert len(re.findall("provider paused", log)) == len(re.findall("provider resumed", log)) == 1
     assert readiness(stack)[0] == 200
 
 
 def _while_it_lasts(stack: OutageStack, jobs: list[str], reason: str, words: str) -> None:
     await_until(lambda: readiness(stack)[1]["provider"]["reason"] == reason, 30, stack.logs)
     assert readiness(stack)[1]["missing"] == ["provider"]
-    paused_at = paused_at(stack)
+    began_at = paused_at(stack)
     waiting_for = stack.get(jobs[-1])["backburner"]["waiting_for"]
     assert re.search(r"^provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)$", waiting_for), waiting_for
     assert f"({words})" in waiting_for
-    await_until(lambda: probes_since(stack, paused_at) >= PROBES, 40, "it was not probed")
+    await_until(lambda: probes_since(stack, began_at) >= PROBES, 40, "it was not probed")
     everything = every(stack)
     during = attempts(stack, [each["id"] for each in everything])
-    assert_probed(paused_at, during)
+    assert_probed(began_at, during)
     assert {each["outcome"] for each in during} <= {"failed", None}
     assert {each["status"] for each in everything} <= {"queued", "in_progress"}
     assert bought(stack) == 0
@@ -199,8 +199,8 @@ def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeySer
         stack.await_all(jobs, "completed", 60)
         assert "backburner_provider_active 1.0" in httpx.get(f"{stack.url}/metrics").text
         worker = stack.worker_processes[0]
-        assert "connection refused" in worker.match(r".*lane closed.*")[0]
-        assert "seconds" in worker.match(r".*lane open.*")[0]
+        assert "connection refused" in worker.match(r".*provider paused.*")[0]
+        assert "seconds" in worker.match(r".*provider resumed.*")[0]
 
 
 @needs_compiler

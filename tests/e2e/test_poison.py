@@ -114,7 +114,7 @@ def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
     poison = stack.submit('[[sim: 403 message="not permitted"]] Hello', priority=9)
     await_until(lambda: len(stack.calls(poison)) >= 2, 60, stack.logs)
     assert len(stack.calls()) <= first + 8  # probes, after 1, 1, 2, 4, 8 and 16 s
-    assert len(re.findall("lane open", stack.worker_processes[0].output)) == 0
+    assert len(re.findall("provider resumed", stack.worker_processes[0].output)) == 0
     stack.tell(script="full")
     stack.await_all(jobs, "completed", 60)
 

@@ -46,14 +46,14 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
 ) -> None:
     stack.tell(**broken)
     [first] = stack.submit_many(1, QUICK, max_attempts=1)
-    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
     jobs = [first, *stack.submit_many(20, QUICK, max_attempts=1)]
     await_until(lambda: len(stack.calls()) >= 3, 15, "it was not probed")
     status, body = readiness(stack)
     assert (status, body["missing"]) == (503, ["provider"])
     state = body["provider"].pop("state")
     assert re.fullmatch(r"provider .+ since \d\d:\d\d UTC, next try (in \d+ s|now)", state), state
-    assert body["provider"] == {"provider_limit": "closed", "reason": reason, "max_calls": None}
+    assert body["provider"] == {"limit": "paused", "reason": reason, "max_calls": None}
     assert "backburner_provider_active 0.0" in httpx.get(f"{stack.url}/metrics").text
     assert {each["status"] for each in map(stack.get, jobs)} == {"queued"}
     refused = len(stack.calls())
@@ -67,7 +67,7 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
 def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) -> None:
     stack.tell(bad_keys=[PROVIDER_KEY])
     [first] = stack.submit_many(1, QUICK)
-    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
     late = stack.submit_many(3, QUICK, deadline_seconds=2)
     stack.await_all(late, "failed", 10)
     for body in map(stack.get, late):
@@ -79,7 +79,7 @@ def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) 
 def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> None:
     stack.tell(bad_keys=[PROVIDER_KEY])
     slow = stack.submit_many(8, "[[sim: full delay=12]] Hello")
-    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the lane never closed\n{stack.logs()}")
+    await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
     stack.tell(bad_keys=[])
     await_until(
         lambda: sum(call["outcome"] == "running" for call in stack.calls()) == len(slow),
@@ -91,7 +91,7 @@ def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> 
 def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> None:
     stack.tell(max_concurrency=4)
     jobs = stack.submit_many(60, "[[sim: full delay=0.5]] Hello")
-    await_until(lambda: readiness(stack)[1]["provider"]["provider_limit"] == "throttled", 10, "it was never narrowed")
+    await_until(lambda: readiness(stack)[1]["provider"]["limit"] == "throttled", 10, "it was never throttled")
     stack.await_all(jobs, "completed", 60)
     refused = [call for call in stack.calls() if call["http_status"] == 429]
     assert len(refused) <= len(jobs)

@@ -42,7 +42,7 @@ WORKERS = 3
 JOBS = st.integers(0, 3)
 SECOND = timedelta(seconds=1)
 WAIT = 5 * SECOND
-PATIENCE = Patience("a lane", WAIT)
+PATIENCE = Patience("a provider", WAIT)
 POLICY = Policy(Backoff(SECOND, 4 * SECOND), timedelta(hours=1), widen_on_overflow=False, patience=PATIENCE)
 LOGGED = Cost(700, CostSource.PROVIDER)
 JITTER = 0.5

@@ -59,10 +59,10 @@ class _Turn:
 def pick_due_deliveries(
     tx: Connection, now: datetime, limit: int, enqueued_before: datetime, places: int | None = None
 ) -> list[str]:
-    """Up to `limit` ids of due deliveries whose bell has not been rung since `enqueued_before`, in the order to ring them.
+    """Return up to `limit` ids of due deliveries not enqueued since `enqueued_before`, in the order to enqueue them.
 
-    Marks them as rung at `now`. Those that another session has locked are left out. Of a key no more than it may take
-    of all `places`, if their number is given.
+    Marks them as enqueued at `now`. Deliveries that another session has locked are skipped. With `places`, a key gets
+    no more than its fair share of them.
     """
     if limit <= 0:
         return []
