@@ -18,7 +18,7 @@ from api.auth import was_revoked
 from api.dependencies import AppState
 from api.errors import RESPONSE_ID
 from api.held_limit import Hold
-from api.max_wait import Patience
+from api.max_wait import MaxWait
 from api.response_body import render_response
 from api.sse import Page, frame
 from api.waiting import until_disconnected, until_ended
@@ -85,7 +85,7 @@ class EventStream(Lasting):
         hold: Hold,
         number: int = 0,
         *,
-        patience: Patience | None = None,
+        max_wait: MaxWait | None = None,
     ) -> None:
         """Begin with the event of this `number`. Where the provider is away for longer than `patience`, it ends."""
         super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
@@ -93,7 +93,7 @@ class EventStream(Lasting):
         self._job_id = job_id
         self._caller = caller
         self._number = number
-        self._patience = patience
+        self._max_wait = max_wait
         self._has_waited = False
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
@@ -102,11 +102,11 @@ class EventStream(Lasting):
         gone = asyncio.create_task(until_disconnected(self._request))
         try:
             with (
-                self._state.listener.watch(self._job_id) as expectation,
+                self._state.listener.watch(self._job_id) as subscription,
                 self._state.key_watch.watch(self._caller.sha256) as revoked,
             ):
-                gone.add_done_callback(lambda _: expectation.wake())
-                revoked.add_done_callback(lambda _: expectation.wake())
+                gone.add_done_callback(lambda _: subscription.wake())
+                revoked.add_done_callback(lambda _: subscription.wake())
                 told_at = now()
                 while not gone.done():
                     page = await self._page()
@@ -123,9 +123,9 @@ class EventStream(Lasting):
                     self._has_waited = True
                     if page.frames:
                         continue
-                    expectation.reached = self._number
+                    subscription.reached = self._number
                     look_at = now() + await self._until_next_look(page)
-                    while not await expectation.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
+                    while not await subscription.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
                         if now() >= look_at:
                             break
                         yield KEEPALIVE
@@ -147,11 +147,11 @@ class EventStream(Lasting):
 
     async def _until_next_look(self, page: Page) -> float:
         """Seconds until the rows are to be looked at again; none where the job was just ended."""
-        if self._patience is None:
+        if self._max_wait is None:
             return page.look_again
-        if await self._patience.has_run_out():
+        if await self._max_wait.has_run_out():
             return 0.0
-        return min(page.look_again, self._patience.left)
+        return min(page.look_again, self._max_wait.left)
 
     async def _page(self) -> Page:
         try:
@@ -198,13 +198,13 @@ class HeldAnswer(Lasting):
         accepted: ResponseDocument,
         caller: ApiKey,
         hold: Hold,
-        patience: Patience | None,
+        max_wait: MaxWait | None,
     ) -> None:
         super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
         self._state = state
         self._caller = caller
         self._accepted = accepted
-        self._patience = patience
+        self._max_wait = max_wait
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
         """White space, then the response."""
@@ -238,6 +238,6 @@ class HeldAnswer(Lasting):
 
     async def _answer(self) -> bytes:
         job_id = self._accepted.job.id
-        shown = await until_ended(self._request, self._state, job_id, self._caller, None, self._patience)
+        shown = await until_ended(self._request, self._state, job_id, self._caller, None, self._max_wait)
         await self._state.callers.recheck(self._caller)
         return shown.body

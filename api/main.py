@@ -39,7 +39,7 @@ from jobs.store.database import READ_SECONDS, Database, database_now, usable_dat
 from jobs.store.installation import Installation
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.responses import ResponseSummary, ended_among, summaries
-from jobs.store.stream_events import told_of
+from jobs.store.stream_events import emitted_counts
 from jobs.store.write_probe import WriteProbe
 from jobs.task_queue import QueueCapacity, TaskQueue, create_celery
 from jobs.telemetry import configure_logging, get_logger, log_ignored
@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             settings.redis,
             installation.names,
             lambda ids: ended_among(database, ids),
-            lambda ids: told_of(database, ids),
+            lambda ids: emitted_counts(database, ids),
             key_watch.look_soon,
         ),
         sequences=Sequences(database),

@@ -28,7 +28,7 @@ LOOK_EVERY: Final = 5.0
 log = get_logger(__name__)
 
 
-class Patience:
+class MaxWait:
     """That of one create, counted from its acceptance."""
 
     def __init__(self, state: AppState, job: Job) -> None:

@@ -31,7 +31,7 @@ LISTS_PER_KEY: Final = 4
 """At once, from the first row read to the last byte taken."""
 READS_AT_ONCE: Final = 4
 """Over all keys of this process: each may hold a row of the largest size."""
-PATIENCE_SECONDS: Final = 30.0
+MAX_WAIT_SECONDS: Final = 30.0
 """How long a list waits for a place: a page of the largest rows may take some seconds, whoever reads it."""
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Lists:
         places.wanted += 1
         try:
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(MAX_WAIT_SECONDS):
                     await places.free.acquire()
             except TimeoutError:
                 raise TooManyReads(LISTS_PER_KEY) from None

@@ -221,5 +221,5 @@ def _spec(
         previous_response_id=fields.previous_response_id,
         store=fields.store is not False,
         webhook=webhook,
-        credentials=credentials.sealed(state.cipher) if credentials else None,
+        credentials=credentials.encrypted(state.cipher) if credentials else None,
     )

@@ -8,7 +8,7 @@ from fastapi import Request
 from api.auth import was_revoked
 from api.dependencies import AppState
 from api.errors import LetGo
-from api.max_wait import Patience
+from api.max_wait import MaxWait
 from api.response_view import Shown
 from jobs.store.api_keys import ApiKey
 
@@ -19,7 +19,7 @@ async def until_ended(
     job_id: str,
     caller: ApiKey,
     seconds: float | None,
-    patience: Patience | None = None,
+    max_wait: MaxWait | None = None,
 ) -> Shown:
     """The caller's response once it has ended, or as it stands after `seconds`, or when its client has left.
 
@@ -35,7 +35,7 @@ async def until_ended(
     gone = asyncio.create_task(until_disconnected(request))
     has_waited = False
     try:
-        with state.listener.expect(job_id) as expectation, state.key_watch.watch(caller.sha256) as revoked:
+        with state.listener.expect(job_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
             while True:
                 shown = await state.shown.do((job_id, caller.id))
                 left = None if until is None else until - loop.time()
@@ -43,11 +43,11 @@ async def until_ended(
                     if has_waited:
                         await state.callers.recheck(caller)
                     return shown
-                if patience is not None:
-                    if await patience.has_run_out():
+                if max_wait is not None:
+                    if await max_wait.has_run_out():
                         continue
-                    left = patience.left if left is None else min(left, patience.left)
-                ended = asyncio.create_task(expectation.wait(left))
+                    left = max_wait.left if left is None else min(left, max_wait.left)
+                ended = asyncio.create_task(subscription.wait(left))
                 awaited: set[asyncio.Future[Any]] = {ended, gone, revoked}
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 if not ended.done():

@@ -10,7 +10,7 @@ import httpx
 from tests.support.stack import ROOT, Process
 from tests.support.waiting import await_until
 
-PATIENCE_SECONDS = 90
+MAX_WAIT_SECONDS = 90
 ENVIRONMENT = {"BACKBURNER_WEBHOOK_ALLOW_HTTP": "true", "BACKBURNER_WEBHOOK_ALLOW_NETWORKS": "127.0.0.0/8"}
 
 
@@ -27,7 +27,7 @@ class Receivers:
 
     def await_count(self, count: int) -> dict[str, float]:
         """The same, as soon as there are so many."""
-        await_until(lambda: len(self.arrivals()) >= count, PATIENCE_SECONDS, "not all deliveries came")
+        await_until(lambda: len(self.arrivals()) >= count, MAX_WAIT_SECONDS, "not all deliveries came")
         return self.arrivals()
 
 

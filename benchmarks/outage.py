@@ -34,9 +34,9 @@ KINDS: Final[Mapping[str, type[Outage]]] = {
     "tls": outages.Expired,
     "half": outages.HalfRefused,
 }
-FAILED, LEFT, BOUGHT = "failed", "never ended", "bought"
+FAILED, LEFT, BILLED = "failed", "never ended", "bought"
 BEFORE, PROBES, CALLS, TOOK = "calls before the pause", "probes", "calls in all", "seconds until all were done"
-WORST: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {FAILED: max, LEFT: max, BOUGHT: max}
+WORST: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {FAILED: max, LEFT: max, BILLED: max}
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, 
     return {
         FAILED: _page(stack, "failed"),
         LEFT: left,
-        BOUGHT: sum(call["http_status"] == 200 for call in stack.calls()),
+        BILLED: sum(call["http_status"] == 200 for call in stack.calls()),
         BEFORE: before,
         PROBES: probes,
         CALLS: _calls(stack)[2],

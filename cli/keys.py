@@ -24,7 +24,7 @@ from jobs.store.jobs import cancel_open
 OPEN: Final = (Status.QUEUED, Status.IN_PROGRESS)
 """The queued ones first, or they would take the slots of those that are cut, and calls would be paid for."""
 AT_ONCE: Final = 500
-PATIENCE_SECONDS: Final = 10.0
+MAX_WAIT_SECONDS: Final = 10.0
 COMMITTING_SECONDS: Final = 1.0
 """How long a create may take to commit that found its key valid just before; on SQLite it cannot come in between."""
 
@@ -116,7 +116,7 @@ def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> 
 
     Again until none is found, as a job may change its status in between; not for ever, as a valid key may submit on.
     """
-    until = monotonic() + PATIENCE_SECONDS
+    until = monotonic() + MAX_WAIT_SECONDS
     cancelled: Counter[Status] = Counter()
     while True:
         found = 0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cli.up import commands
 from cli.up.console import UpConsole
-from cli.up.startup import hear_signals
+from cli.up.startup import on_stop_signals
 from cli.up.stop_progress import recording
 from cli.up.supervisor import ProcessObserver, Program, Supervisor
 from jobs.settings import Settings, load_settings
@@ -39,7 +39,7 @@ def _worker(number: int, extra: Sequence[str], settings: Settings) -> Program:
 
 
 async def _run(workers: Sequence[Program], console: UpConsole) -> None:
-    stop_signal = hear_signals(force=signal.SIGQUIT)
+    stop_signal = on_stop_signals(force=signal.SIGQUIT)
     supervisor = Supervisor(ProcessObserver(console.line, console.note))
     for worker in workers:
         supervisor.keep(worker)

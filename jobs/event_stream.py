@@ -15,7 +15,7 @@ from typing import Any, Final
 
 Event = dict[str, Any]
 Item = Mapping[str, Any]
-Hear = Callable[[Sequence[Event]], None]
+OnEvents = Callable[[Sequence[Event]], None]
 """Is told the next events of an answer, which belong together: all of a call that is told at once, say."""
 
 LIVE_FROM: Final = 3
@@ -139,7 +139,7 @@ class Progress:
 
     items: list[EmittedItem] = field(default_factory=list)
 
-    def has_told(self, item: Item) -> bool:
+    def has_emitted(self, item: Item) -> bool:
         """Whether an item of this identity was added."""
         keys = identity_of(item)
         return any(keys & each.identity for each in self.items)
@@ -160,13 +160,13 @@ def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Even
     Not as `incomplete`: in Open Responses no response is completed that holds an incomplete item.
     """
     events = []
-    for index, told in enumerate(progress.items):
-        if told.opened is None:
+    for index, emitted in enumerate(progress.items):
+        if emitted.opened is None:
             continue
-        item = next((each for each in answer if _is_end_of(each, told, told.opened)), None)
-        last = _emptied(told.opened) if item is None else _named_as(told.opened, item)
+        item = next((each for each in answer if _is_end_of(each, emitted, emitted.opened)), None)
+        last = _emptied(emitted.opened) if item is None else _named_as(emitted.opened, item)
         events.append({"type": "response.output_item.done", "output_index": index, "item": last})
-        told.opened = None
+        emitted.opened = None
     return events
 
 
@@ -174,8 +174,8 @@ def _emptied(begun: Item) -> Item:
     return {**begun, "status": "completed"} if "status" in begun else begun
 
 
-def _is_end_of(item: Item, told: EmittedItem, begun: Item) -> bool:
-    return bool(identity_of(item) & told.identity) and item["type"] == begun["type"]
+def _is_end_of(item: Item, emitted: EmittedItem, begun: Item) -> bool:
+    return bool(identity_of(item) & emitted.identity) and item["type"] == begun["type"]
 
 
 def _named_as(begun: Item, item: Item) -> Item:
@@ -191,7 +191,7 @@ def remaining_events(progress: Progress, answer: Sequence[Item]) -> Iterator[Eve
     seen: set[str] = set()
     for item in answer:
         keys = identity_of(item)
-        if not keys or keys & seen or progress.has_told(item):
+        if not keys or keys & seen or progress.has_emitted(item):
             continue
         seen |= keys
         yield from _item_events(item, index)

@@ -114,18 +114,18 @@ class Listener:
         url: str,
         names: GetNames,
         ended_among: Callable[[Iterable[str]], set[str]],
-        told_of: Callable[[Iterable[str]], Mapping[str, float]],
+        emitted_counts: Callable[[Iterable[str]], Mapping[str, float]],
         on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
         """Two look at the rows, and may block.
 
-        `ended_among` says which of these responses have ended; `told_of` how many events of each there are to show,
-        endless of one that has ended, and nothing of one that is gone.
+        `ended_among` returns those responses that have ended; `emitted_counts` how many events of each there are to
+        show, endless of one that has ended, and nothing of one that is gone.
 
         `on_revoked` is called whenever a key may have been revoked.
         """
         self._ended_among = ended_among
-        self._told_of = told_of
+        self._emitted_counts = emitted_counts
         self._waiting: dict[str, set[Subscription]] = {}
         self._watching: dict[str, set[Subscription]] = {}
         self._redis_subscription = RedisSubscription(url, names, self._hear, self._look_soon, on_revoked)
@@ -193,9 +193,11 @@ class Listener:
                 for job_id in await asyncio.to_thread(self._ended_among, waiting):
                     self._wake(job_id)
             if watching:
-                told = await asyncio.to_thread(self._told_of, watching)
+                emitted = await asyncio.to_thread(self._emitted_counts, watching)
                 for job_id in watching:
-                    _wake_all(each for each in self._watching.get(job_id, ()) if each.reached < told.get(job_id, _GONE))
+                    _wake_all(
+                        each for each in self._watching.get(job_id, ()) if each.reached < emitted.get(job_id, _GONE)
+                    )
         except Exception as error:  # noqa: BLE001  # a database that is away must not end the watch
             log.warning("could not look for news of responses", error=type(error).__name__)
 

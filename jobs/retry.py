@@ -132,7 +132,7 @@ def next_step(
     now: datetime,
     jitter: float,
     widen_on_overflow: bool = False,
-    patience: timedelta = NO_WAIT,
+    max_wait: timedelta = NO_WAIT,
     refusal: Refusal | None = None,
     alike: int = 1,
 ) -> Reschedule | Park | GiveUp:
@@ -159,7 +159,7 @@ def next_step(
     if rule.again is Again.NEVER:
         return GiveUp(_final_code(failure), failure.message, failures)
     if rule.again is Again.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
-        until = min(now + patience, job.deadline_at)
+        until = min(now + max_wait, job.deadline_at)
         return Park(until, job.failures) if until > now else outcome_unknown(failure.message, failures)
     allowed = job.max_attempts if rule.tries is None else min(rule.tries, job.max_attempts)
     if failures >= allowed or (rule.purchases is not None and alike >= rule.purchases):

@@ -83,7 +83,7 @@ def create_celery(settings: Settings) -> Celery:
         task_create_missing_queues=False,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        worker_consumer="worker.celery_adapter.consumer:PatientConsumer",
+        worker_consumer="worker.celery_adapter.consumer:SlotConsumer",
         worker_concurrency=settings.worker_concurrency + HEADROOM,
         worker_disable_prefetch=_holds_messages(settings.broker),
         worker_hijack_root_logger=False,
@@ -296,7 +296,7 @@ class QueueCapacity:
     ) -> None:
         self._database = database
         self._task_queue = task_queue
-        self._lane = provider_limit
+        self._provider_limit = provider_limit
         self._worker_timeout = worker_timeout
         self._room = 0
         self._looked_at = float("-inf")
@@ -326,8 +326,8 @@ class QueueCapacity:
         with self._database.read(within=READ_SECONDS) as tx:
             now = database_now(tx)
             slots = live_slots(tx, now, self._worker_timeout)
-            current = read_provider_limit(tx, self._lane.name)
-            return self._task_queue.room(tx, self._lane, current, depth=depth, slots=slots, now=now)
+            current = read_provider_limit(tx, self._provider_limit.name)
+            return self._task_queue.room(tx, self._provider_limit, current, depth=depth, slots=slots, now=now)
 
 
 def window_size(slots: int) -> int:

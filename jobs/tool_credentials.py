@@ -38,7 +38,7 @@ class Credentials:
         first, *rest = self.found[0][0]
         return str(first) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
 
-    def sealed(self, cipher: Cipher) -> str:
+    def encrypted(self, cipher: Cipher) -> str:
         """As a row keeps them.
 
         Raises:
@@ -47,15 +47,15 @@ class Credentials:
         return cipher.encrypt(json.dumps(self.found, separators=(",", ":")))
 
     @classmethod
-    def opened(cls, sealed: str | None, cipher: Cipher) -> "Credentials":
+    def opened(cls, encrypted: str | None, cipher: Cipher) -> "Credentials":
         """Those that a row keeps, if any.
 
         Raises:
             DecryptionError: they cannot be read with the keys at hand.
         """
-        if sealed is None:
+        if encrypted is None:
             return cls()
-        return cls([(tuple(place), value) for place, value in json.loads(cipher.decrypt(sealed))])
+        return cls([(tuple(place), value) for place, value in json.loads(cipher.decrypt(encrypted))])
 
     def put_back(self, body: Json) -> Json:
         """`body` as it was before `hide`."""

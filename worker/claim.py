@@ -41,7 +41,7 @@ class Claimer:
     ) -> None:
         self._database = database
         self._registration = registration
-        self._lane = provider_limit
+        self._provider_limit = provider_limit
         self._clock = clock
         self._together = Batcher(self._claim_all)
 
@@ -63,9 +63,9 @@ class Claimer:
         if worker_id is None:
             return [None] * len(job_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
-            provider_limit, room = self._lane.admits(tx, len(job_ids))
+            provider_limit, room = self._provider_limit.admits(tx, len(job_ids))
             ids, now = list(dict.fromkeys(job_ids)), self._clock()
             begun = begin_attempts(tx, ids, worker_id, now, room, early=AGREE_WITHIN) if room else []
-            is_probe = bool(begun) and self._lane.is_probe(tx, provider_limit, begun[0][0].id)
+            is_probe = bool(begun) and self._provider_limit.is_probe(tx, provider_limit, begun[0][0].id)
         claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
         return [claimed.pop(job_id, None) for job_id in job_ids]

@@ -18,7 +18,7 @@ from jobs.batching import Batcher, BatchFailed
 from jobs.conversation import Turn, of_use, rebuild
 from jobs.encryption import Cipher, DecryptionError
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
-from jobs.event_stream import Hear
+from jobs.event_stream import OnEvents
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.model_catalog import Catalogue, Model
@@ -78,8 +78,8 @@ class Provider(Protocol):
         deadline: timedelta,
         handle: CallHandle,
         accepted: Callable[[str], None],
-        heard: Hear | None,
-        told: Collection[str],
+        on_events: OnEvents | None,
+        emitted: Collection[str],
     ) -> CallReport:
         """Send one request, which uses up `body`, and wait for its end.
 
@@ -127,7 +127,7 @@ class Executor:
         self._database = database
         self._provider = provider
         self._policy = policy
-        self._lane = provider_limit
+        self._provider_limit = provider_limit
         self._busy = 0
         self._calls = calls
         self._capacity = capacity or Capacity(registration, calls)
@@ -151,7 +151,7 @@ class Executor:
 
     def run(self, job_id: str) -> None:
         """Answer one bell. A stale one changes nothing; one for which there is no slot is dropped and rung again."""
-        if not self._capacity.has_room(self._busy) or self._lane.is_known_shut():
+        if not self._capacity.has_room(self._busy) or self._provider_limit.is_known_shut():
             return
         self._busy += 1
         try:
@@ -165,7 +165,7 @@ class Executor:
         length = min(self._policy.call_deadline, job.deadline_at - self._clock())
         handle = CallHandle()
         running = self._calls.begin(attempt, handle, length)
-        watch = self._lane.watch_probe(attempt, handle) if is_probe else None
+        watch = self._provider_limit.watch_probe(attempt, handle) if is_probe else None
         try:
             report = self._call(job, attempt, handle, length)
             if handle.aborted is AbortReason.CALL_DEADLINE and _is_cut(report):
@@ -176,7 +176,7 @@ class Executor:
                 aborted = aborted or AbortReason.RELEASED
             if watch is not None:
                 watch.cancel()
-            self._lane.heard(attempt, report)
+            self._provider_limit.call_ended(attempt, report)
             self._record(EndedCall(job, attempt, report, aborted, self._clock()))
         except BaseException:  # our greenlet is killed: the audit says what that means
             self._calls.break_off(running)
@@ -223,8 +223,8 @@ class Executor:
             deadline=deadline,
             handle=handle,
             accepted=lambda response_id: self._accepted(attempt, response_id),
-            heard=None if live is None else _heard(live, credentials),
-            told=() if live is None else live.told,
+            on_events=None if live is None else _on_events(live, credentials),
+            emitted=() if live is None else live.emitted,
         )
         return credentials.withheld_from(report)
 
@@ -286,14 +286,14 @@ class Executor:
         record(self._database, lambda tx: note_response(tx, attempt, response_id), job_id=attempt.job_id)
 
     def _record(self, ended: EndedCall) -> None:
-        told = self._live.close(ended.attempt)
-        with self._unrecorded.until_recorded(ended, told):
-            self._commit(ended, told)
+        emitted = self._live.close(ended.attempt)
+        with self._unrecorded.until_recorded(ended, emitted):
+            self._commit(ended, emitted)
 
-    def _commit(self, ended: EndedCall, told: LiveOutput | None) -> None:
+    def _commit(self, ended: EndedCall, emitted: LiveOutput | None) -> None:
         if can_batch(ended):
             try:
-                batch = self._outcomes.do((ended, told))
+                batch = self._outcomes.do((ended, emitted))
             except (BatchFailed, StaleJob, *DATABASE_ERRORS) as error:  # each on its own, then, until it is committed
                 log.info("not settled together", job_id=ended.job.id, error=str(error) or type(error).__name__)
             else:
@@ -302,8 +302,8 @@ class Executor:
                 return
 
         def write(tx: Connection) -> RecordedOutcome | None:
-            if told is not None and isinstance(ended.report.result, Answer):
-                keep_rest(tx, [told])
+            if emitted is not None and isinstance(ended.report.result, Answer):
+                keep_rest(tx, [emitted])
             return record_outcome(tx, ended, self._policy, self._jitter())
 
         settled = record(self._database, write, job_id=ended.job.id)
@@ -319,7 +319,7 @@ class Executor:
         """
         ended = [each for each, _ in calls]
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
-            keep_rest(tx, [told for _, told in calls if told is not None])
+            keep_rest(tx, [emitted for _, emitted in calls if emitted is not None])
             settled, deliveries = record_outcomes(tx, ended)
         for now, before in zip(settled, ended, strict=True):
             _log(now, before)
@@ -339,11 +339,11 @@ class Executor:
             self._task_queue.enqueue(job.id)
 
 
-def _heard(live: LiveOutput, credentials: Credentials) -> Hear:
+def _on_events(live: LiveOutput, credentials: Credentials) -> OnEvents:
     """Who is told the events of a stream."""
     if not credentials:
-        return live.hear
-    return lambda events: live.hear([credentials.withheld_from_event(each) for each in events])
+        return live.record
+    return lambda events: live.record([credentials.withheld_from_event(each) for each in events])
 
 
 def _log(settled: RecordedOutcome, ended: EndedCall) -> None:

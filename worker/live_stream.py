@@ -53,7 +53,7 @@ class LiveOutput:
         self.attempt = attempt
         self._shows_reasoning = shows_reasoning
         self._progress = Progress() if last is None else last.progress
-        self.told: Final = frozenset[str]().union(*(each.identity for each in self._progress.items))
+        self.emitted: Final = frozenset[str]().union(*(each.identity for each in self._progress.items))
         """The identities of what earlier attempts told."""
         self._number = LIVE_FROM if last is None else last.next_number
         self._written = written
@@ -65,7 +65,7 @@ class LiveOutput:
         self._misses = 0
         self._guard = Lock()
 
-    def hear(self, heard: Sequence[Event]) -> None:
+    def record(self, on_events: Sequence[Event]) -> None:
         """Take the next canonical events of an answer, all or none of them.
 
         Never raises: what is watched must not cost what was paid for.
@@ -73,14 +73,14 @@ class LiveOutput:
         if self._silent:
             return
         try:
-            size = sum(map(_size_of, heard))
+            size = sum(map(_size_of, on_events))
             self._size += size
             self._unwritten_size += size
             self._silent = self._size > MOST_WRITTEN or self._unwritten_size > MOST_UNWRITTEN
             if self._silent:
                 return
             with self._guard:
-                events = [each for event in heard for each in self._events(event)]
+                events = [each for event in on_events for each in self._events(event)]
                 if not self._shows_reasoning:
                     events = [_without_reasoning(event) for event in events]
                 self._unwritten += events
@@ -130,7 +130,7 @@ class LiveOutput:
     def _added(self, place: int, event: Event) -> list[Event]:
         item = event["item"]
         identity = identity_of(item)
-        if not identity or self._progress.has_told(item):
+        if not identity or self._progress.has_emitted(item):
             return []
         events = [] if self._places else closing_events(self._progress)  # what a lost attempt left open
         index = self._places[place] = len(self._progress.items)

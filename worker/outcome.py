@@ -23,7 +23,7 @@ from jobs.store.attempts import (
 )
 from jobs.store.jobs import move, move_all
 from jobs.store.provider_limits import read_provider_limit
-from jobs.store.reconciliation import AT_ONCE, Patience, parked_for
+from jobs.store.reconciliation import AT_ONCE, MaxLogWait, parked_for
 from jobs.store.responses import get_job
 from worker.provider.call_handle import AbortReason
 
@@ -52,7 +52,7 @@ class Policy:
     backoff: Backoff
     call_deadline: timedelta
     widen_on_overflow: bool
-    patience: Patience = AT_ONCE
+    max_wait: MaxLogWait = AT_ONCE
     provider_limit: str = "provider"
 
     @classmethod
@@ -64,7 +64,7 @@ class Policy:
             call_deadline=settings.call_deadline,
             widen_on_overflow=settings.truncation_on_overflow == "auto",
             provider_limit=settings.provider_name,
-            patience=Patience.from_settings(settings),
+            max_wait=MaxLogWait.from_settings(settings),
         )
 
 
@@ -173,7 +173,7 @@ def _record_failure(
     now, job, report = ended.ended_at, ended.job, ended.report
     end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
     relax = policy.widen_on_overflow
-    patience = policy.patience.now(tx, now) if _log_may_tell(ended) else NO_WAIT
+    max_wait = policy.max_wait.now(tx, now) if _log_may_tell(ended) else NO_WAIT
     alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
     step = next_step(
         failure,
@@ -182,7 +182,7 @@ def _record_failure(
         now=now,
         jitter=jitter,
         widen_on_overflow=relax,
-        patience=patience,
+        max_wait=max_wait,
         refusal=_refusal(tx, ended.attempt, failure, policy.provider_limit, now, alike),
         alike=alike,
     )

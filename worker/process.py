@@ -27,9 +27,9 @@ from jobs.process_tuning import collect_rarely
 from jobs.redis_url import connect
 from jobs.settings import Settings
 from jobs.store.database import DATABASE_ERRORS, Database
-from jobs.store.pending_work import Duty
+from jobs.store.pending_work import PeriodicTask
 from jobs.store.provider_limits import ProviderLimitSettings, probe_now
-from jobs.store.reconciliation import Patience
+from jobs.store.reconciliation import MaxLogWait
 from jobs.task_queue import HEADROOM, TaskQueue
 from jobs.telemetry import get_logger
 from jobs.webhooks.enqueue import Outbox
@@ -61,7 +61,7 @@ from worker.webhooks.sender import WebhookSender
 
 OTHER_FILES = 200
 RECORDING_SECONDS = 10.0
-TELL_SECONDS = 10.0
+REPORT_SECONDS = 10.0
 LOOK_SECONDS = 0.05
 ALONE = {"without_mingle": True, "without_gossip": True}
 """Options of Celery's: no talk with other workers, of which we make no use. Each start of its consumer, and each new
@@ -87,7 +87,7 @@ class WorkerProcess:
         self.task_queue = TaskQueue(app, self._get_names)
         self.provider_limit = ProviderLimitSettings.from_settings(settings)
         self.catalogue = Catalogue(settings.models)
-        self.patience = Patience.from_settings(settings)
+        self.max_wait = MaxLogWait.from_settings(settings)
         self.slots = FreeSlots(self.hearing, self._consumer_listens)
         self.cipher = Cipher(settings.encryption_keys)
         self._ends_at_once = False
@@ -164,7 +164,7 @@ class WorkerProcess:
             now = self.database.clock()
             parts = (self.database, self.task_queue, self.notifier)
             ends = self.executor.orphaned_outcomes
-            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, patience=self.patience, ends=ends)
+            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, max_wait=self.max_wait, ends=ends)
 
         return Heartbeat(self.database, self.registration, self.calls, self.redis, self.names.stop, take_back)
 
@@ -179,7 +179,7 @@ class WorkerProcess:
             provider_limit=self.provider_limit,
             worker_timeout=self.settings.worker_timeout,
             retention=timedelta(days=self.settings.retention_days),
-            patience=self.patience,
+            max_wait=self.max_wait,
             attempts_kept=timedelta(days=self.settings.attempts_days),
             delivery_slots=self.settings.webhook_concurrency,
             ends=self.executor.orphaned_outcomes,
@@ -198,18 +198,22 @@ class WorkerProcess:
         )
         canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
         eraser = Eraser(self.database, self.provider.delete)
-        duties: dict[Duty, Reconciler | Canceller | Eraser]
-        duties = {Duty.RECONCILIATION: reconciler, Duty.CANCELLATION: canceller, Duty.ERASURE: eraser}
+        tasks: dict[PeriodicTask, Reconciler | Canceller | Eraser]
+        tasks = {
+            PeriodicTask.RECONCILIATION: reconciler,
+            PeriodicTask.CANCELLATION: canceller,
+            PeriodicTask.ERASURE: eraser,
+        }
         return [
             Patrol(
-                duty,
+                task,
                 self.database,
                 self.registration,
                 each.run_once,
                 every=each.every,
-                has_work=partial(self.maintenance.has_work_for, duty),
+                has_work=partial(self.maintenance.has_work_for, task),
             )
-            for duty, each in duties.items()
+            for task, each in tasks.items()
         ]
 
     def _get_names(self) -> Names:
@@ -313,7 +317,7 @@ class WorkerProcess:
     def _await_records(self) -> None:
         told_at = float("-inf")
         while self.unrecorded and not self._ends_at_once:
-            if time.monotonic() - told_at > TELL_SECONDS:
+            if time.monotonic() - told_at > REPORT_SECONDS:
                 told_at = time.monotonic()
                 log.warning("paid answers are not recorded yet, waiting", answers=len(self.unrecorded))
             time.sleep(LOOK_SECONDS)

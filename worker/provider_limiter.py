@@ -185,7 +185,7 @@ class ProviderLimiter:
         timer.start()
         return timer
 
-    def heard(self, attempt: Attempt, report: CallReport) -> None:
+    def call_ended(self, attempt: Attempt, report: CallReport) -> None:
         """A call has ended; if it was to try the provider, no other does before the lane was told."""
         self._take_note(attempt, report)
         self._streak.end_trial(attempt.job_id)

@@ -13,7 +13,7 @@ from jobs.store.database import DATABASE_ERRORS
 from jobs.store.installation import Installation
 from jobs.telemetry import get_logger
 
-PATIENCE_SECONDS: Final = 30.0
+MAX_WAIT_SECONDS: Final = 30.0
 AGAIN_SECONDS: Final = 0.5
 
 log = get_logger(__name__)
@@ -59,7 +59,7 @@ def patiently(write: Callable[[], None]) -> None:
     Raises:
         SQLAlchemyError: it still is.
     """
-    until = monotonic() + PATIENCE_SECONDS
+    until = monotonic() + MAX_WAIT_SECONDS
     while True:
         try:
             return write()

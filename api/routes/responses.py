@@ -14,7 +14,7 @@ from api.dependencies import AppState, Reader, StateDep, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.held_response import EventStream, HeldAnswer
 from api.lists import AttemptsListed, ResponsesListed
-from api.max_wait import Patience
+from api.max_wait import MaxWait
 from api.paging import ListedPage
 from api.request.openapi import request_body
 from api.response_body import (
@@ -130,13 +130,13 @@ async def create(
     if hold is None:
         headers = {RESPONSE_ID: job.id, **poll_hint(job, state.database.clock())}
         return Json(to_json(render_response(accepted.document, None)), headers)
-    patience = None if job.background else Patience(state, job)
+    max_wait = None if job.background else MaxWait(state, job)
     if accepted.document.settings.get("stream"):
-        return EventStream(request, state, job.id, caller, hold, patience=patience)
+        return EventStream(request, state, job.id, caller, hold, max_wait=max_wait)
     with hold:
-        shown = await until_ended(request, state, job.id, caller, HEADERS_HELD_SECONDS, patience)
+        shown = await until_ended(request, state, job.id, caller, HEADERS_HELD_SECONDS, max_wait)
         if not shown.job.status.is_terminal:
-            return HeldAnswer(request, state, accepted.document, caller, hold.passed_on(), patience)
+            return HeldAnswer(request, state, accepted.document, caller, hold.passed_on(), max_wait)
     if shown.job.status is not Status.FAILED:
         return shown.answer(state.database.clock())
     return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, state, job))
@@ -255,7 +255,7 @@ def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
             ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, state.database.clock())
             erase(tx, ended)
         if ended is not job:
-            _tell_cancelled(state, ended)
+            _notify_cancelled(state, ended)
         return ended
 
     job = _settle_race(state, caller.id, response_id, erasing)
@@ -328,11 +328,11 @@ def _settle_race(state: AppState, api_key_id: str, response_id: str, act: Callab
 def _move(state: AppState, verb: Verb, job: Job) -> Job:
     with state.database.begin() as tx:
         moved = move(tx, verb, job, state.database.clock())
-    _tell_cancelled(state, moved)
+    _notify_cancelled(state, moved)
     return moved
 
 
-def _tell_cancelled(state: AppState, job: Job) -> None:
+def _notify_cancelled(state: AppState, job: Job) -> None:
     state.notifier.stop(job.id, job.attempt, "cancelled")
     state.notifier.ended(job.id)
 

@@ -66,7 +66,7 @@ async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Res
     destination = await checked_destination(asked.url, state, caller.id, "url")
 
     def register() -> Response:
-        secret, sealed = _fresh_secret(state)
+        secret, encrypted = _fresh_secret(state)
         with state.database.begin() as tx:
             endpoint = store.create_endpoint(
                 tx,
@@ -75,7 +75,7 @@ async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Res
                 url=asked.url,
                 target=target_key(caller.id, destination),
                 event_types=_event_types(asked.event_types),
-                secret=sealed,
+                secret=encrypted,
                 now=state.database.clock(),
             )
         return JSONResponse(render_endpoint(endpoint, state.database.clock(), secret))
@@ -158,11 +158,11 @@ async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner,
     def rotate() -> Response:
         keep_old = bool(parse(RotateSecret, raw).keep_old_secret_active_for_24_hours)
         require_encryption(state, None)
-        secret, sealed = _fresh_secret(state)
+        secret, encrypted = _fresh_secret(state)
         now = state.database.clock()
         with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            endpoint = store.rotate_secret(tx, endpoint, sealed, now, keep_old=keep_old)
+            endpoint = store.rotate_secret(tx, endpoint, encrypted, now, keep_old=keep_old)
         return JSONResponse(render_endpoint(endpoint, now, secret))
 
     return await run_in_threadpool(rotate)
@@ -272,8 +272,8 @@ async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Del
             return store.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
-    with state.listener.expect(delivery_id) as expectation, state.key_watch.watch(caller.sha256) as revoked:
-        revoked.add_done_callback(lambda _: expectation.wake())
+    with state.listener.expect(delivery_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
+        revoked.add_done_callback(lambda _: subscription.wake())
         await run_in_threadpool(state.task_queue.enqueue_deliveries, [delivery_id])
         while True:
             delivery = await run_in_threadpool(look)
@@ -282,7 +282,7 @@ async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Del
             left = until - asyncio.get_running_loop().time()
             if delivery.ended_at is not None or left <= 0:
                 return delivery
-            await expectation.wait(left)
+            await subscription.wait(left)
 
 
 def _fresh_secret(state: AppState) -> tuple[str, EncryptedSecret]:

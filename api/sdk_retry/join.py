@@ -33,7 +33,7 @@ RETRY_COUNT: Final = "x-stainless-retry-count"
 NOTICED_WITHIN: Final = timedelta(seconds=1)
 """How long a living process may take to hear that a connection is gone and to write it down."""
 LOOK_EVERY: Final = 0.1
-PATIENCE: Final = 8.0
+MAX_WAIT: Final = 8.0
 
 
 async def submit_once(
@@ -95,14 +95,14 @@ async def _join(state: AppState, sender: Sender) -> Submitted | None:
     an SDK waits, that one is waited for.
     """
     before = await run_in_threadpool(_submits_under_way, state, sender)
-    until = monotonic() + PATIENCE
+    until = monotonic() + MAX_WAIT
     while before and monotonic() < until:
         await asyncio.sleep(LOOK_EVERY)
         before &= await run_in_threadpool(_submits_under_way, state, sender)
     if before:  # as long as it may still be committed, another would buy twice
         raise NotSubmitted("An earlier try of this request is still being written.")
     asked_at: datetime | None = None
-    until = monotonic() + PATIENCE
+    until = monotonic() + MAX_WAIT
     while True:
         found, asked_at, certain = await run_in_threadpool(_look, state, sender, asked_at)
         if found is not None or certain or monotonic() > until:
@@ -134,4 +134,4 @@ def _look(state: AppState, sender: Sender, asked_at: datetime | None) -> tuple[S
                 continue
             return Submitted(document.job, document), asked_at, True
     held = [mark for mark in marks if not mark.lost and mark.since <= asked_at]
-    return None, asked_at, all(mark.heard_at >= asked_at + NOTICED_WITHIN for mark in held)
+    return None, asked_at, all(mark.last_heartbeat_at >= asked_at + NOTICED_WITHIN for mark in held)

@@ -135,7 +135,7 @@ class NoteAnswers:
 
     def __init__(self, app: ASGIApp, undelivered: UndeliveredTracker) -> None:
         self._app = app
-        self._owed = undelivered
+        self._undelivered = undelivered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -167,15 +167,15 @@ class NoteAnswers:
                 return
             settled = True
             if left or debt.is_unknown:
-                self._owed.lost(debt.request_id)
+                self._undelivered.lost(debt.request_id)
             else:
-                self._owed.answered(debt.request_id)
+                self._undelivered.answered(debt.request_id)
 
         try:
             await self._app(scope, receive, send_and_note)
         finally:
             if debt.request_id is not None and not settled:
-                self._owed.lost(debt.request_id)
+                self._undelivered.lost(debt.request_id)
 
 
 def _is_stream(start: Message) -> bool:

@@ -36,7 +36,7 @@ from jobs.store.workers import CALLS
 from jobs.store.write_probe import UNREACHABLE, WriteProbe
 from jobs.task_queue import create_celery
 
-PATIENCE_SECONDS = 3
+MAX_WAIT_SECONDS = 3
 NOBODY = "backburner"
 SOON = timedelta(days=60)
 WAITING_HINT = "more slots: BACKBURNER_WORKER_CONCURRENCY, or more workers; a fault: the workers' logs"
@@ -179,7 +179,7 @@ def check_redis(url: str) -> Finding:
     try:
         with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # the client's own
             heard.subscribe(NOBODY)
-            heard.get_message(timeout=PATIENCE_SECONDS)
+            heard.get_message(timeout=MAX_WAIT_SECONDS)
         client.publish(NOBODY, "")
     except NoPermissionError as error:
         hint = "responses run, but cancellations and streams wait for up to 5 s: grant PUBLISH, SUBSCRIBE and channels"
@@ -205,10 +205,10 @@ def check_broker(settings: Settings) -> Finding:
     names = _names(settings)
     trial = f"{names.trial}.{token_hex(4)}"  # nobody else who looks now takes our message
     try:
-        with app.connection_for_read(connect_timeout=PATIENCE_SECONDS) as connection:
-            connection.ensure_connection(max_retries=0, timeout=PATIENCE_SECONDS)
+        with app.connection_for_read(connect_timeout=MAX_WAIT_SECONDS) as connection:
+            connection.ensure_connection(max_retries=0, timeout=MAX_WAIT_SECONDS)
             try_write(connection, trial)
-            if not try_queue(connection, trial, PATIENCE_SECONDS):
+            if not try_queue(connection, trial, MAX_WAIT_SECONDS):
                 return bad("broker", f"{url} takes messages and hands none out", "check the broker's own log")
             queue_length(connection, names.calls)
     except CLUSTER_ERRORS:

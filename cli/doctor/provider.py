@@ -15,7 +15,7 @@ from jobs.errors import SettingsError
 from jobs.settings import Settings, Transport
 from worker.provider.httpx_clients import HttpxClients
 
-PATIENCE_SECONDS = 10
+MAX_WAIT_SECONDS = 10
 LOW_BALANCE_USD = 1
 NOBODYS_RESPONSE = "resp_00000000000000000000000000000000000000000000000000"
 
@@ -33,7 +33,7 @@ def check_provider(settings: Settings) -> Iterator[Finding]:
         # those of the calls, so that a proxy or an authority that one can use the other can
         with HttpxClients(settings.provider_base_url, settings.provider_api_key).take() as client:
             client.headers["authorization"] = f"Bearer {settings.provider_api_key.get_secret_value()}"
-            client.timeout = httpx.Timeout(PATIENCE_SECONDS)
+            client.timeout = httpx.Timeout(MAX_WAIT_SECONDS)
             findings = [_check_model(client, model) for model in settings.models]
             findings.append(_check_key(client, settings.provider_beside("/v2/billing")))
             if settings.provider_transport is Transport.BACKGROUND:

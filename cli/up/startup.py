@@ -54,7 +54,7 @@ async def run(plan: Plan, console: UpConsole) -> None:
     Raises:
         CommandFailed: something that all else needs did not start.
     """
-    stop_signal = hear_signals()
+    stop_signal = on_stop_signals()
     supervisor = Supervisor(ProcessObserver(console.line, console.note), plan.backoff)
     course = asyncio.create_task(_start(plan, supervisor, console))
     stop = asyncio.create_task(stop_signal.stop.wait())
@@ -73,7 +73,7 @@ async def run(plan: Plan, console: UpConsole) -> None:
         await supervisor.stop(names, stop_signal)
 
 
-def hear_signals(force: signal.Signals | None = None) -> StopSignal:
+def on_stop_signals(force: signal.Signals | None = None) -> StopSignal:
     """What this process is told from now on; `hurry` says stop and hurry at once."""
     stop_signal = StopSignal()
     loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ HURRIED_SECONDS = 12.0
 LONGEST_LINE = 64 * 1024
 LAST_WORDS_SECONDS = 1.0
 LOOK_SECONDS = 1.0
-TELL_SECONDS = 10.0
+REPORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ class _Kept:
     async def _ends_by_itself(self, sooner: asyncio.Event) -> bool:
         """Whether it ends in its time, or later once it has done what it must; the operator is told what that is."""
         until = monotonic() + self._program.stop_seconds
-        told_at = -TELL_SECONDS
+        told_at = -REPORT_SECONDS
         while not sooner.is_set():
             if await self._ends_within(min(LOOK_SECONDS, max(0.0, until - monotonic())), sooner):
                 return True
             look = self._program.unfinished
             unfinished = None if look is None else await asyncio.to_thread(look)
-            if unfinished and monotonic() - told_at >= TELL_SECONDS and not sooner.is_set():
+            if unfinished and monotonic() - told_at >= REPORT_SECONDS and not sooner.is_set():
                 told_at = monotonic()
                 self._spawner.observer.note(f"{unfinished}; Ctrl-C again gives them up")
             if monotonic() >= until:

@@ -125,7 +125,7 @@ class Database:
         pool, dialect = cast("SharingPool", self.engine.pool), self.engine.dialect
 
         def ping(driver: Any) -> None:
-            use = self._limits.begin(driver, PING_SECONDS, patience=0)
+            use = self._limits.begin(driver, PING_SECONDS, max_wait=0)
             try:
                 dialect.do_ping(driver)
             finally:
@@ -135,7 +135,7 @@ class Database:
         new_connections = NewConnections(self.url)
 
         def make_ready(driver: Any, record: ConnectionPoolEntry) -> None:
-            use = self._limits.begin(driver, CONNECT_SECONDS, patience=0)  # a pooler accepts before its server does
+            use = self._limits.begin(driver, CONNECT_SECONDS, max_wait=0)  # a pooler accepts before its server does
             try:
                 new_connections.make_ready(driver, record.info)
             except BaseException:

@@ -16,7 +16,7 @@ from jobs.store.column_types import UtcDateTime
 from jobs.store.webhooks.outbox import CLAIM_LASTS
 
 
-class Duty(StrEnum):
+class PeriodicTask(StrEnum):
     """What one worker process does for all."""
 
     RESCUER = "rescuer"
@@ -38,13 +38,13 @@ COPIED_FOR: Final = timedelta(days=60)
 """The same of one whose copy is deleted at the provider. OpenAI itself keeps a stored response for 30 days."""
 
 
-def duties_with_work(
+def tasks_with_work(
     tx: Connection, now: datetime, worker_timeout: timedelta, provider_limit: str
-) -> AbstractSet[Duty]:
+) -> AbstractSet[PeriodicTask]:
     """The duties that may have something to do at `now`."""
     asked = {
         "now": now,
-        "of_lane": provider_limit,
+        "of_provider": provider_limit,
         "silent_since": now - worker_timeout,
         "ahead_of": now + worker_timeout,
         "claimed_before": now - CLAIM_LASTS,
@@ -53,7 +53,7 @@ def duties_with_work(
         "copied_since": now - COPIED_FOR,
     }
     found = tx.execute(_TO_DO, asked).one()
-    return frozenset(duty for duty, has_work in zip(_PARTS, found, strict=True) if has_work)
+    return frozenset(task for task, has_work in zip(_PARTS, found, strict=True) if has_work)
 
 
 def _any(query: Select[Any]) -> ColumnElement[bool]:
@@ -65,7 +65,7 @@ def _moment(name: str) -> ColumnElement[datetime]:
     return bindparam(name, type_=UtcDateTime)
 
 
-def _parts() -> Mapping[Duty, ColumnElement[bool]]:
+def _parts() -> Mapping[PeriodicTask, ColumnElement[bool]]:
     job, call, delivery = schema.jobs.c, schema.attempts.c, schema.webhook_deliveries.c
     worker, provider_limit = schema.workers.c, schema.provider_limits.c
     before = schema.jobs.alias("before").c
@@ -80,28 +80,32 @@ def _parts() -> Mapping[Duty, ColumnElement[bool]]:
     unfetched = select(call.ended_at).where(schema.IS_UNFETCHED, call.ended_at > _moment("unfetched_since"))
     copied = select(call.ended_at).where(call.copy_unwanted == true(), call.ended_at > _moment("copied_since"))
     return {
-        Duty.RESCUER: or_(
+        PeriodicTask.RESCUER: or_(
             _any(select(worker.id).where(worker.ended_at.is_(None), silent)),
             _any(select(job.worker_id).where(schema.IS_HELD, job.worker_id.in_(ended))),
             _any(select(call.worker_id).where(call.ended_at.is_(None), call.worker_id.in_(ended))),
         ),
-        Duty.DEADLINES: or_(
+        PeriodicTask.DEADLINES: or_(
             _any(overdue.order_by(job.deadline_at)), _any(parked.where(job.parked_until <= _moment("now")))
         ),
-        Duty.FOLLOWERS: _any(select(job.id).where(job.blocked_by.is_not(None), ~still_open).order_by(job.blocked_by)),
-        Duty.DISPATCHER: or_(
+        PeriodicTask.FOLLOWERS: _any(
+            select(job.id).where(job.blocked_by.is_not(None), ~still_open).order_by(job.blocked_by)
+        ),
+        PeriodicTask.DISPATCHER: or_(
             _any(select(job.priority).where(schema.IS_QUEUED).order_by(job.priority)),
             _any(
                 select(provider_limit.name).where(
-                    provider_limit.name == bindparam("of_lane"), provider_limit.max_calls.is_not(None)
+                    provider_limit.name == bindparam("of_provider"), provider_limit.max_calls.is_not(None)
                 )
             ),
         ),
-        Duty.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, sent_in_vain)),
-        Duty.DELIVERY_DISPATCHER: _any(select(delivery.receiver).where(schema.IS_PENDING).order_by(delivery.receiver)),
-        Duty.RECONCILIATION: or_(_any(doubtful.order_by(call.ended_at)), _any(parked)),
-        Duty.CANCELLATION: _any(unfetched.order_by(call.ended_at)),
-        Duty.ERASURE: _any(copied.order_by(call.ended_at)),
+        PeriodicTask.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, sent_in_vain)),
+        PeriodicTask.DELIVERY_DISPATCHER: _any(
+            select(delivery.target).where(schema.IS_PENDING).order_by(delivery.target)
+        ),
+        PeriodicTask.RECONCILIATION: or_(_any(doubtful.order_by(call.ended_at)), _any(parked)),
+        PeriodicTask.CANCELLATION: _any(unfetched.order_by(call.ended_at)),
+        PeriodicTask.ERASURE: _any(copied.order_by(call.ended_at)),
     }
 
 

@@ -77,14 +77,14 @@ class ProviderLimitSettings:
 
 def read_provider_limit(tx: Connection, name: str) -> ProviderLimit:
     """The lane as it is now."""
-    found = tx.execute(_LANE, {"of_name": name}).mappings().one_or_none()
+    found = tx.execute(_PROVIDER_LIMIT, {"of_name": name}).mappings().one_or_none()
     if found is None:
         return ProviderLimit(name)
     kind = found["pause_kind"]
     return ProviderLimit(**{**found, "pause_kind": None if kind is None else ErrorKind(kind)})
 
 
-_LANE: Final = select(schema.provider_limits).where(schema.provider_limits.c.name == bindparam("of_name"))
+_PROVIDER_LIMIT: Final = select(schema.provider_limits).where(schema.provider_limits.c.name == bindparam("of_name"))
 
 
 def calls_out(tx: Connection, at_most: int = UNBOUNDED) -> int:

@@ -24,14 +24,14 @@ from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_c
 
 
 @dataclass(frozen=True)
-class Patience:
+class MaxLogWait:
     """How long a job may wait for the log of the provider behind `lane`; by default not at all."""
 
     provider_limit: str = ""
     longest: timedelta = NO_WAIT
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "Patience":
+    def from_settings(cls, settings: Settings) -> "MaxLogWait":
         """The operator's."""
         return cls(settings.provider_name, timedelta(seconds=settings.reconcile_patience_seconds))
 
@@ -40,7 +40,7 @@ class Patience:
         return self.longest if self.longest and read_provider_limit(tx, self.provider_limit).has_log(now) else NO_WAIT
 
 
-AT_ONCE = Patience()
+AT_ONCE = MaxLogWait()
 
 
 def doubtful_attempts(tx: Connection, ended_after: datetime, ended_before: datetime, limit: int) -> list[Attempt]:

@@ -31,10 +31,10 @@ class Use:
     `patience` is how long, in seconds, the server has for ending it before the connection is cut.
     """
 
-    __slots__ = ("began_at", "driver", "ended", "guard", "is_over", "patience", "until")
+    __slots__ = ("began_at", "driver", "ended", "guard", "is_over", "max_wait", "until")
 
-    def __init__(self, driver: Any, seconds: float, patience: float) -> None:
-        self.patience = patience
+    def __init__(self, driver: Any, seconds: float, max_wait: float) -> None:
+        self.max_wait = max_wait
         self.driver = driver
         self.began_at = monotonic()
         self.until = self.began_at + seconds
@@ -54,9 +54,9 @@ class TimeLimits:
         self._is_watched = False
         self._stopping = Event()
 
-    def begin(self, driver: Any, seconds: float, patience: float = CANCEL_SECONDS) -> Use:
+    def begin(self, driver: Any, seconds: float, max_wait: float = CANCEL_SECONDS) -> Use:
         """Enter a use of psycopg's connection `driver`, which is to end within `seconds`."""
-        use = Use(driver, seconds, patience)
+        use = Use(driver, seconds, max_wait)
         self._uses[id(use)] = use
         if not self._is_watched:
             self._watch()
@@ -99,10 +99,10 @@ class TimeLimits:
 
     @staticmethod
     def _end_overdue(use: Use, now: float) -> None:
-        if not use.is_over and use.patience:
+        if not use.is_over and use.max_wait:
             use.is_over = True
             Thread(target=_cancel, args=(use.driver,), name="cancel", daemon=True).start()
-        elif now >= use.until + use.patience:
+        elif now >= use.until + use.max_wait:
             use.is_over = True
             _cut(use)
 

@@ -103,31 +103,31 @@ def _log() -> Select[Any]:
 _LOG: Final = _log()
 
 
-def told_of(database: Database, job_ids: Iterable[str]) -> dict[str, float]:
+def emitted_counts(database: Database, job_ids: Iterable[str]) -> dict[str, float]:
     """How many events of each of these responses have been told; endless of one that has ended.
 
     One that is gone is left out.
     """
     ids = list({*job_ids})
-    told: dict[str, float] = {}
+    emitted: dict[str, float] = {}
     with database.read(within=READ_SECONDS) as tx:
         for start in range(0, len(ids), IDS_PER_QUERY):
             for job_id, has_started, has_ended, next_number in tx.execute(
-                _TOLD, {"ids": ids[start : start + IDS_PER_QUERY]}
+                _EMITTED, {"ids": ids[start : start + IDS_PER_QUERY]}
             ):
                 opening = LIVE_FROM if has_started else LIVE_FROM - 1
-                told[job_id] = float("inf") if has_ended else max(opening, next_number or 0)
-    return told
+                emitted[job_id] = float("inf") if has_ended else max(opening, next_number or 0)
+    return emitted
 
 
-def _told() -> Select[Any]:
+def _emitted() -> Select[Any]:
     job, row = schema.jobs.c, schema.stream_events.c
     next_number = select(func.max(row.next_number)).where(row.job_id == job.id).scalar_subquery()
     facts = (job.started_at.is_not(None), job.completed_at.is_not(None), next_number)
     return select(job.id, *facts).where(any_of(job.id, "ids"))
 
 
-_TOLD: Final = _told()
+_EMITTED: Final = _emitted()
 
 
 def last_chunk(tx: Connection, job_id: str) -> Chunk | None:

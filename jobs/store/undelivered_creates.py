@@ -49,13 +49,13 @@ class Process:
 class UndeliveredCreate:
     """One create of an equal body that is unanswered; `lost` says that nobody waits for it any more.
 
-    `since` is when its request came, `heard_at` when the process that holds the connection was last heard.
+    `since` is when its request came, `last_heartbeat_at` when the process that holds the connection was last heard.
     """
 
     job_id: str
     request_id: str
     since: datetime
-    heard_at: datetime
+    last_heartbeat_at: datetime
     lost: bool
 
 
@@ -144,12 +144,14 @@ def undelivered_creates_of(
     marks = []
     for found in tx.execute(query):
         heartbeat_at = now if found.process_id == sender.process_id else found.heartbeat_at
-        heard_at = max(found.since, heartbeat_at or found.since)
+        last_heartbeat_at = max(found.since, heartbeat_at or found.since)
         ended_at = found.lost_at
-        if ended_at is None and heard_at < asked_at <= now - SILENT_AFTER:
-            ended_at = heard_at
+        if ended_at is None and last_heartbeat_at < asked_at <= now - SILENT_AFTER:
+            ended_at = last_heartbeat_at
         if ended_at is None or ended_at > now - JOINABLE_FOR:
-            mark = UndeliveredCreate(found.job_id, found.request_id, found.since, heard_at, lost=ended_at is not None)
+            mark = UndeliveredCreate(
+                found.job_id, found.request_id, found.since, last_heartbeat_at, lost=ended_at is not None
+            )
             marks.append((ended_at or now, found.job_id, mark))
     return [mark for _, _, mark in sorted(marks, key=lambda each: each[:2])]
 

@@ -44,14 +44,14 @@ class Awaiting:
         self._tx = tx
         self._name = provider_limit
         self._now = now
-        self._lane: ProviderLimit | None = None
+        self._provider_limit: ProviderLimit | None = None
 
     def of(self, job: Job) -> Awaited:
         """Of one of them."""
         if job.status is not Status.QUEUED:
             return Awaited()
-        self._lane = self._lane or read_provider_limit(self._tx, self._name)
-        return Awaited(queue_position(self._tx, job), waiting_for(job, self._lane, self._now))
+        self._provider_limit = self._provider_limit or read_provider_limit(self._tx, self._name)
+        return Awaited(queue_position(self._tx, job), waiting_for(job, self._provider_limit, self._now))
 
 
 def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str | None:

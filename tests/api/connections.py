@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from tests.api.world import Json, Server
 
-PATIENCE = 20
+MAX_WAIT = 20
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Line:
         self.socket = socket.socket()
         if receives is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
-        self.socket.settimeout(PATIENCE)
+        self.socket.settimeout(MAX_WAIT)
         self.socket.connect(("127.0.0.1", server.port))
         self._unread = b""
 

@@ -124,7 +124,7 @@ def test_nothing_is_read_for_a_reader_that_stalls(
 def test_who_reads_many_at_once_waits_and_delays_nobody_else(
     server: Server, tenant: Tenant, other: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api.paging, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(api.paging, "MAX_WAIT_SECONDS", 0.3)
     with ExitStack() as opened:
         for _ in range(LISTS_PER_KEY):
             opened.enter_context(stalled(server, tenant))
@@ -137,7 +137,7 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
             assert "x-should-retry" not in answer.headers, "to ask again costs nothing"
         assert tenant.get(large[0])["status"] == "completed"
         assert other.page()["data"] == []
-        monkeypatch.setattr(api.paging, "PATIENCE_SECONDS", 10.0)
+        monkeypatch.setattr(api.paging, "MAX_WAIT_SECONDS", 10.0)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(tenant.ids, limit=1)
             await_until(lambda: places(server, tenant) == LISTS_PER_KEY + 1, 5, "it does not wait")

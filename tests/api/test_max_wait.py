@@ -20,7 +20,7 @@ from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.one_database
 
-PATIENCE = 0.5
+MAX_WAIT = 0.5
 AN_HOUR = timedelta(hours=1)
 OVERLOADED = Failure(ErrorKind.OVERLOADED, "Come back later.", 503)
 CUT = Failure(ErrorKind.INTERRUPTED, "The connection broke.")
@@ -29,7 +29,7 @@ CUT = Failure(ErrorKind.INTERRUPTED, "The connection broke.")
 @pytest.fixture(scope="module")
 def server(server: Server) -> Iterator[Server]:
     """One that waits for half a second where others wait for ten minutes."""
-    with serve(server.settings.model_copy(update={"held_patience_seconds": PATIENCE})) as impatient:
+    with serve(server.settings.model_copy(update={"held_patience_seconds": MAX_WAIT})) as impatient:
         yield impatient
 
 
@@ -120,7 +120,7 @@ def failed_by_itself(hand: Hand, job_id: str) -> None:
 def test_what_waits_for_something_else_goes_on(tenant: Tenant, hand: Hand, waits: Callable[[Hand, str], None]) -> None:
     with created(tenant) as (job_id, answer):
         waits(hand, job_id)
-        assert not wait([answer], 2 * PATIENCE).done
+        assert not wait([answer], 2 * MAX_WAIT).done
         hand.complete(job_id)
         assert answer.result(5).json()["status"] == "completed"
 
@@ -129,6 +129,6 @@ def test_what_waits_for_something_else_goes_on(tenant: Tenant, hand: Hand, waits
 def test_a_background_one_waits_whether_it_is_watched_or_not(server: Server, tenant: Tenant, hand: Hand) -> None:
     with created(tenant, background=True, stream=True) as (job_id, answer):
         await_until(lambda: server.waiting(job_id) or not answer.done(), 5, "nobody watches")
-        assert not wait([answer], 2 * PATIENCE).done
+        assert not wait([answer], 2 * MAX_WAIT).done
         hand.complete(job_id)
         assert frames(answer.result(5).text)[-1]["type"] == "response.completed"

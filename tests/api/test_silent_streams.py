@@ -33,11 +33,11 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
     listener, sequences, hand = server.state.listener, server.state.sequences, Hand(server)
     looks: list[set[str]] = []
     reads: Counter[str] = Counter()
-    told_of, read = listener._told_of, sequences.read
+    emitted_counts, read = listener._emitted_counts, sequences.read
 
     def looking(ids: Iterable[str]) -> Mapping[str, float]:
         looks.append({*ids})
-        return told_of(looks[-1])
+        return emitted_counts(looks[-1])
 
     async def reading(job_id: str, *rest: Any) -> Page:
         reads[job_id] += 1
@@ -50,7 +50,7 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
         ids = [tenant.submit()["id"] for _ in range(STREAMS)]
         events = [streams.enter_context(watching(server, tenant, job_id)) for job_id in ids]
         await_until(are_all_told, 5, "not all have told that the response is queued")
-        monkeypatch.setattr(listener, "_told_of", looking)
+        monkeypatch.setattr(listener, "_emitted_counts", looking)
         monkeypatch.setattr(sequences, "read", reading)
         await_until(lambda: looks.count({*ids}) >= 5, 10, "nobody looks at all of them together")
         assert len(looks) <= 5 + STREAMS // 2  # the first may be of those that were just subscribed

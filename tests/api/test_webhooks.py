@@ -99,8 +99,8 @@ def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -
         return found.former_secret, found.former_until
 
     client.webhooks.rotate_secret(made.id, keep_old_secret_active_for_24_hours=True)
-    sealed, until = former()
-    assert server.state.cipher.decrypt(sealed) == made.signing_secret
+    encrypted, until = former()
+    assert server.state.cipher.decrypt(encrypted) == made.signing_secret
     assert 86_390 < (until - datetime.now(UTC)).total_seconds() <= 86_400
     client.webhooks.rotate_secret(made.id)
     assert former() == (None, None)

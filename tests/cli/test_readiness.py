@@ -25,7 +25,7 @@ from tests.support.waiting import await_until
 ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "provider limit"}
 """Which of `doctor`'s rows tells of what is missing; the others have its name."""
 SHARED = {"database", "broker", "worker", "waiting", "provider limit"}
-PATIENCE = timedelta(seconds=10)
+MAX_WAIT = timedelta(seconds=10)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def told(server: Server) -> tuple[Any, dict[Level, set[str]], str]:
 
 
 def only_worker(tx: Connection) -> str:
-    (worker,) = workers.live_workers(tx, database_now(tx), PATIENCE)
+    (worker,) = workers.live_workers(tx, database_now(tx), MAX_WAIT)
     return worker.id
 
 
@@ -86,7 +86,7 @@ def reports(**facts: Any) -> Callable[[Server], None]:
 
 def silence(server: Server) -> None:
     with server.database.begin() as tx:
-        workers.mark_silent_dead(tx, database_now(tx) + timedelta(minutes=1), PATIENCE)
+        workers.mark_silent_dead(tx, database_now(tx) + timedelta(minutes=1), MAX_WAIT)
 
 
 def drain(server: Server) -> None:

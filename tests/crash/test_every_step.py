@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from jobs.event_stream import Hear
+from jobs.event_stream import OnEvents
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
 from jobs.model_catalog import Catalogue, Model
@@ -133,8 +133,8 @@ class DyingProvider(ProviderClient):
         deadline: timedelta,
         handle: CallHandle,
         accepted: Callable[[str], None],
-        heard: Hear | None = None,
-        told: Collection[str] = (),
+        on_events: OnEvents | None = None,
+        emitted: Collection[str] = (),
     ) -> CallReport:
         calling = partial(
             super().call,
@@ -144,8 +144,8 @@ class DyingProvider(ProviderClient):
             deadline=deadline,
             handle=handle,
             accepted=accepted,
-            heard=heard,
-            told=told,
+            on_events=on_events,
+            emitted=emitted,
         )
         if self._step is Step.SENT:
             self._die_waiting(calling, request_id, handle)

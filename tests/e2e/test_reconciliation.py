@@ -15,7 +15,7 @@ from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.long
 
-PATIENCE = 10
+MAX_WAIT = 10
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def stack(database_url_of_module: str, tmp_path_factory: pytest.TempPathFactory)
     environment = {
         "BACKBURNER_WORKER_TIMEOUT_SECONDS": "3",
         "BACKBURNER_RECONCILE_AFTER_SECONDS": "1",
-        "BACKBURNER_RECONCILE_PATIENCE_SECONDS": str(PATIENCE),
+        "BACKBURNER_RECONCILE_PATIENCE_SECONDS": str(MAX_WAIT),
     }
     data_dir = tmp_path_factory.mktemp("stack")
     with ValkeyServer() as valkey, Stack(database_url_of_module, valkey.url, data_dir, environment) as stack:
@@ -90,7 +90,7 @@ def test_what_the_log_never_shows_ends_when_the_patience_does(stack: Stack) -> N
     failed = await_status(stack, hidden, "failed")
     assert failed["error"]["code"] == "outcome_unknown"
     assert "may have been billed" in failed["error"]["message"]
-    assert failed["completed_at"] - failed["created_at"] >= PATIENCE
+    assert failed["completed_at"] - failed["created_at"] >= MAX_WAIT
     assert stack.attempts(hidden)[0]["billed"] == "unknown"
     stack.tell(logs_missing=0)
     await_billed(stack, hidden, "no")

@@ -15,7 +15,7 @@ from jobs.lifecycle import Status
 from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
 from jobs.store.provider_limits import read_provider_limit
-from jobs.store.reconciliation import Patience
+from jobs.store.reconciliation import MaxLogWait
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
@@ -32,7 +32,9 @@ SECOND = timedelta(seconds=1)
 AFTER = timedelta(seconds=90)
 WAIT = timedelta(minutes=5)
 PROVIDER = "api.provider.test"
-POLICY = Policy(Backoff(SECOND, SECOND), timedelta(hours=1), widen_on_overflow=False, patience=Patience(PROVIDER, WAIT))
+POLICY = Policy(
+    Backoff(SECOND, SECOND), timedelta(hours=1), widen_on_overflow=False, max_wait=MaxLogWait(PROVIDER, WAIT)
+)
 CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
 
 
@@ -224,7 +226,7 @@ class TestWhatItCannotSay:
         late = world.records.job_in(Status.IN_PROGRESS, on_unknown_outcome=OnUnknownOutcome.FAIL)
         with world.records.database.begin() as tx:
             assert not read_provider_limit(tx, PROVIDER).has_log(world.clock())
-            unaware = replace(POLICY, patience=Patience("another", WAIT))
+            unaware = replace(POLICY, max_wait=MaxLogWait("another", WAIT))
             record_outcome(tx, EndedCall(late, attempts_of(tx, late.id)[0], CUT, None, world.clock()), unaware, 0)
         assert world.records.reload(late).parked_until is not None
         world.ask()

@@ -47,7 +47,7 @@ class Call:
         **options: Any,
     ) -> None:
         self.accepted: list[str] = []
-        self.heard: list[int] = []
+        self.on_events: list[int] = []
         self.handle = CallHandle()
         client = client_for(server, transport=transport, **options)
         self.pending = Pending(
@@ -58,7 +58,7 @@ class Call:
                 deadline=timedelta(seconds=deadline),
                 handle=self.handle,
                 accepted=self.accepted.append,
-                heard=lambda data: self.heard.append(len(data)),
+                on_events=lambda data: self.on_events.append(len(data)),
             )
         )
 
@@ -181,7 +181,7 @@ class TestStream:
                 item = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
                 begun = event(type="response.output_item.added", output_index=0, item=item)
                 peer.send(b"\n" + large * 10 + begun)
-                await_until(lambda: call.heard, 5, "it was not read")
+                await_until(lambda: call.on_events, 5, "it was not read")
                 await_until(lambda: tracemalloc.get_traced_memory()[0] < 3 * BUFFER + 20_000, 5, "it is held")
             finally:
                 tracemalloc.stop()

@@ -82,11 +82,11 @@ def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> Non
 
 
 def test_who_has_looked_looks_again_only_after_a_step(records: Records) -> None:
-    duty = SetBack(records.database)
-    assert duty.run_once(records.clock()) == 0
+    task = SetBack(records.database)
+    assert task.run_once(records.clock()) == 0
     records.submit_job()
-    assert duty.run_once(records.clock.advance(-HOUR)) == 0
+    assert task.run_once(records.clock.advance(-HOUR)) == 0
     began_at = records.database.clock.began_at
     assert began_at is not None
     records.database.clock.follow(began_at - HOUR)
-    assert duty.run_once(records.clock()) == 1
+    assert task.run_once(records.clock()) == 1

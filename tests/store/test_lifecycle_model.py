@@ -29,7 +29,7 @@ from jobs.store.account_refusals import TAKEN_AFTER
 from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
 from jobs.store.jobs import erase, move, retry_job, submit
-from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts
+from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtful_attempts
 from jobs.store.responses import get_job
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
@@ -42,8 +42,8 @@ WORKERS = 3
 JOBS = st.integers(0, 3)
 SECOND = timedelta(seconds=1)
 WAIT = 5 * SECOND
-PATIENCE = Patience("a provider", WAIT)
-POLICY = Policy(Backoff(SECOND, 4 * SECOND), timedelta(hours=1), widen_on_overflow=False, patience=PATIENCE)
+MAX_WAIT = MaxLogWait("a provider", WAIT)
+POLICY = Policy(Backoff(SECOND, 4 * SECOND), timedelta(hours=1), widen_on_overflow=False, max_wait=MAX_WAIT)
 LOGGED = Cost(700, CostSource.PROVIDER)
 JITTER = 0.5
 CUT = CallReport(Answer(ANSWER.result.response, "max_output_tokens"), usage=USAGE, cost=COST)  # type: ignore[union-attr]
@@ -300,7 +300,7 @@ class StoreMachine(RuleBasedStateMachine):
         with self.database.begin() as tx:
             workers.leave(tx, silent, now)
         self.workers[self.workers.index(silent)] = self._hire()
-        rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10), patience=PATIENCE)
+        rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10), max_wait=MAX_WAIT)
         for model in self.model.values():
             held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
             for call in model.calls:

@@ -20,7 +20,7 @@ from worker import live_stream
 from worker.live_stream import LiveLog, LiveOutput, keep_rest
 
 
-class Heard:
+class Received:
     """Stands in for the announcer."""
 
     def __init__(self) -> None:
@@ -31,20 +31,20 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def on_events() -> Received:
+    return Received()
 
 
 @pytest.fixture
-def live_log(database: Database, heard: Heard) -> LiveLog:
-    notifier: Any = heard
+def live_log(database: Database, on_events: Received) -> LiveLog:
+    notifier: Any = on_events
     return LiveLog(database, notifier)
 
 
 def say(output: LiveOutput, *names: str) -> None:
     for place, name in enumerate(names):
         item = {"id": name, "type": "message", "content": []}
-        output.hear([{"type": "response.output_item.added", "output_index": place, "item": item}])
+        output.record([{"type": "response.output_item.added", "output_index": place, "item": item}])
 
 
 def logged(database: Database, job: Job, number: int = 0) -> list[str]:
@@ -56,16 +56,16 @@ def logged(database: Database, job: Job, number: int = 0) -> list[str]:
 
 
 def test_what_all_streams_were_told_is_committed_and_then_announced(
-    database: Database, records: Records, live_log: LiveLog, heard: Heard
+    database: Database, records: Records, live_log: LiveLog, on_events: Received
 ) -> None:
     running = [records.claim(records.submit_job()) for _ in range(3)]
     outputs = [live_log.open(attempt) for _, attempt in running]
-    heard.wrote_for.clear()
+    on_events.wrote_for.clear()
     assert live_log.flush() is False
     for output in outputs[:2]:
         say(output, "a", "b")
     assert live_log.flush() is False
-    assert sorted(heard.wrote_for) == sorted(job.id for job, _ in running[:2])
+    assert sorted(on_events.wrote_for) == sorted(job.id for job, _ in running[:2])
     say(outputs[0], "a", "b", "c")
     live_log.flush()
     assert [logged(database, job) for job, _ in running] == [["a", "b", "c"], ["a", "b"], []]
@@ -140,10 +140,10 @@ def test_an_attempt_that_lost_its_job_writes_no_more(
     say(output, "a", "b", "c")
     assert live_log.flush() is False
     assert logged(database, job) == ["a"]
-    told = live_log.close(attempt)
-    assert told is output
+    emitted = live_log.close(attempt)
+    assert emitted is output
     with database.begin() as tx:
-        keep_rest(tx, [told])
+        keep_rest(tx, [emitted])
     assert logged(database, job) == ["a"]
 
 

@@ -61,7 +61,7 @@ def statuses(records: Records) -> dict[str, Status]:
 
 
 @pytest.mark.parametrize(
-    ("begun", "duty", "span", "moved"),
+    ("begun", "task", "span", "moved"),
     [
         (Status.IN_PROGRESS, rescue, 2 * TIMEOUT, Status.QUEUED),
         (Status.IN_PROGRESS, expire, timedelta(days=9), Status.FAILED),
@@ -73,7 +73,7 @@ def test_a_locked_row_holds_up_no_other_job(
     records: Records,
     clock: Clock,
     begun: Status,
-    duty: Callable[[Records], None],
+    task: Callable[[Records], None],
     span: timedelta,
     moved: Status,
     locked: str,
@@ -88,7 +88,7 @@ def test_a_locked_row_holds_up_no_other_job(
             url="https://example.com/",
             target="a target",
             event_types=list(EventType),
-            secret=EncryptedSecret("sealed", "hint"),
+            secret=EncryptedSecret("encrypted", "hint"),
             now=clock(),
         )
     stuck = records.submit_job(other)
@@ -104,11 +104,11 @@ def test_a_locked_row_holds_up_no_other_job(
         stuck.id if locked == "jobs" else other.id,
     ):
         with quickly():
-            duty(records)
+            task(records)
         found = statuses(records)
     assert {found[each.id] for each in free} == {moved}
     assert found[stuck.id] is (begun if waits else moved)
-    duty(records)
+    task(records)
     assert statuses(records)[stuck.id] is moved
 
 
@@ -171,7 +171,7 @@ def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=timedelta(days=1),
         retention=timedelta(days=1),
-        patience=AT_ONCE,
+        max_wait=AT_ONCE,
     )
     with another_session(records.database, "SELECT 1 FROM leases FOR UPDATE"), quickly():
         loop.run_once()

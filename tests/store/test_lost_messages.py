@@ -17,7 +17,7 @@ from tests.support.names import NAMES, get_names
 from tests.support.records import Records
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
-from worker.maintenance import enqueuer as duty
+from worker.maintenance import enqueuer as task
 
 SECOND = timedelta(seconds=1)
 SLOTS = 10
@@ -39,7 +39,7 @@ def look(records: Records, task_queue: TaskQueue, clock: Clock) -> Callable[[], 
     kept, provider_limit = (FairScheduler(), LostMessages()), ProviderLimitSettings("provider_limit")
 
     def once() -> int:
-        return duty.run_once(records.database, task_queue, *kept, provider_limit, clock(), worker_timeout=SECOND * 60)
+        return task.run_once(records.database, task_queue, *kept, provider_limit, clock(), worker_timeout=SECOND * 60)
 
     return once
 

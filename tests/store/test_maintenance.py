@@ -31,7 +31,7 @@ def maintenance(records: Records, registration: WorkerRegistration | None = None
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=DAY,
         retention=DAY,
-        patience=AT_ONCE,
+        max_wait=AT_ONCE,
     )
 
 

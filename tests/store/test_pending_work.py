@@ -12,7 +12,7 @@ from jobs.store import schema
 from jobs.store.database import database_now
 from jobs.store.jobs import move
 from jobs.store.leases import heartbeat_now, take_lease_now
-from jobs.store.pending_work import Duty, duties_with_work
+from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.workers import leave, live_workers
@@ -27,9 +27,9 @@ TIMEOUT = timedelta(seconds=10)
 DAY = timedelta(days=1)
 
 
-def due(records: Records) -> AbstractSet[Duty]:
+def due(records: Records) -> AbstractSet[PeriodicTask]:
     with records.database.read() as tx:
-        return duties_with_work(tx, records.clock(), TIMEOUT, "provider_limit")
+        return tasks_with_work(tx, records.clock(), TIMEOUT, "provider_limit")
 
 
 def nothing_happens(_records: Records) -> None:
@@ -113,21 +113,21 @@ def a_copy_is_unwanted(records: Records) -> None:
         tx.execute(update(schema.attempts).where(schema.attempts.c.job_id == job.id).values(copy_unwanted=True))
 
 
-WORK: dict[Callable[[Records], None], AbstractSet[Duty]] = {
+WORK: dict[Callable[[Records], None], AbstractSet[PeriodicTask]] = {
     nothing_happens: set(),
     a_call_is_out: set(),
-    a_job_is_queued: {Duty.DISPATCHER},
-    a_worker_is_silent: {Duty.RESCUER},
-    a_worker_ended_with_a_call: {Duty.RESCUER},
-    an_ended_worker_left_a_call_open: {Duty.RESCUER},
-    a_job_is_overdue: {Duty.DEADLINES},
-    a_job_is_parked: {Duty.RECONCILIATION},
-    a_patience_has_run_out: {Duty.RECONCILIATION, Duty.DEADLINES},
-    a_follow_up_may_run: {Duty.DISPATCHER, Duty.FOLLOWERS},
-    a_follow_up_waits: {Duty.DISPATCHER},
-    the_provider_is_throttled: {Duty.DISPATCHER},
-    a_call_was_lost: {Duty.RECONCILIATION, Duty.CANCELLATION},
-    a_copy_is_unwanted: {Duty.ERASURE},
+    a_job_is_queued: {PeriodicTask.DISPATCHER},
+    a_worker_is_silent: {PeriodicTask.RESCUER},
+    a_worker_ended_with_a_call: {PeriodicTask.RESCUER},
+    an_ended_worker_left_a_call_open: {PeriodicTask.RESCUER},
+    a_job_is_overdue: {PeriodicTask.DEADLINES},
+    a_job_is_parked: {PeriodicTask.RECONCILIATION},
+    a_patience_has_run_out: {PeriodicTask.RECONCILIATION, PeriodicTask.DEADLINES},
+    a_follow_up_may_run: {PeriodicTask.DISPATCHER, PeriodicTask.FOLLOWERS},
+    a_follow_up_waits: {PeriodicTask.DISPATCHER},
+    the_provider_is_throttled: {PeriodicTask.DISPATCHER},
+    a_call_was_lost: {PeriodicTask.RECONCILIATION, PeriodicTask.CANCELLATION},
+    a_copy_is_unwanted: {PeriodicTask.ERASURE},
 }
 
 
@@ -147,7 +147,7 @@ def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeyp
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=3650 * DAY,
         retention=DAY,
-        patience=AT_ONCE,
+        max_wait=AT_ONCE,
     )
     maintenance.run_once()  # what is due once a minute or more rarely
     with captured(records.database) as statements:

@@ -33,7 +33,7 @@ from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase, move
 from jobs.store.output_items import find_items
-from jobs.store.pending_work import duties_with_work
+from jobs.store.pending_work import tasks_with_work
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.responses import Filters
 from jobs.store.undelivered_creates import Sender, note_answered, note_lost, undelivered_creates_of
@@ -418,7 +418,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "webhook metrics": webhook_metrics,
     "find a key": lambda tx, _world: api_keys.find_key(tx, "a secret"),
     "add up attempts": add_up_attempts,
-    "what there is to do": lambda tx, _world: duties_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
+    "what there is to do": lambda tx, _world: tasks_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
     "usage of a day": lambda tx, world: responses.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
 

@@ -15,7 +15,7 @@ from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_atte
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase, retry_job
 from jobs.store.provider_limits import log_is_off, probe_now
-from jobs.store.reconciliation import Patience, book_failed, book_ran, doubtful_attempts, parked_jobs
+from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtful_attempts, parked_jobs
 from jobs.store.responses import queue_position
 from tests.support.clock import Clock
 from tests.support.racing import race
@@ -27,7 +27,7 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 PROVIDER = "api.provider.test"
 WAIT = timedelta(minutes=5)
-POLICY = Policy(Backoff(SECOND, SECOND), HOUR, widen_on_overflow=False, patience=Patience(PROVIDER, WAIT))
+POLICY = Policy(Backoff(SECOND, SECOND), HOUR, widen_on_overflow=False, max_wait=MaxLogWait(PROVIDER, WAIT))
 CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
 LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
 LOGGED = Cost(700, CostSource.PROVIDER)
@@ -100,16 +100,16 @@ class TestParked:
     def test_nobody_waits_for_a_log_that_is_known_to_be_off(self, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
             log_is_off(tx, PROVIDER, clock() + HOUR)
-            assert Patience(PROVIDER, WAIT).now(tx, clock()) == timedelta(0)
-            assert Patience(PROVIDER, WAIT).now(tx, clock() + HOUR) == WAIT
-            assert Patience("another", WAIT).now(tx, clock()) == WAIT
+            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock()) == timedelta(0)
+            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock() + HOUR) == WAIT
+            assert MaxLogWait("another", WAIT).now(tx, clock()) == WAIT
         job, attempt = records.claim(once(records))
         failed = report(records, job, attempt, CUT)
         assert failed is not None
         assert failed.verb is Verb.FAIL
         with records.database.begin() as tx:
             probe_now(tx, PROVIDER, clock())
-            assert Patience(PROVIDER, WAIT).now(tx, clock()) == WAIT
+            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock()) == WAIT
 
     def test_the_log_shows_that_it_failed_so_it_runs_again(self, records: Records, clock: Clock) -> None:
         job, attempt = park(records)

@@ -53,7 +53,7 @@ def endpoint(records: Records, target: str = "a receiver", key: ApiKey | None = 
             url="https://example.com/",
             target=target,
             event_types=list(EventType),
-            secret=EncryptedSecret("sealed", "hint"),
+            secret=EncryptedSecret("encrypted", "hint"),
             now=records.clock(),
         )
 

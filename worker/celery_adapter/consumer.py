@@ -29,7 +29,7 @@ REFUSED_SECONDS: Final = 1.0
 log = get_logger(__name__)
 
 
-class PatientConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+class SlotConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """Celery's consumer, which takes an error that the broker replies with for a lost connection, and waits a second.
 
     The server may have become a replica, or a key of the queue's name may have another type: both can be mended, and no

@@ -16,9 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.notifications import Notifier
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
-from jobs.store.pending_work import Duty, duties_with_work
+from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
-from jobs.store.reconciliation import Patience
+from jobs.store.reconciliation import MaxLogWait
 from jobs.task_queue import LostMessages, TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance import deadlines, deliveries, enqueuer, follow_ups, pruner, rescuer, sqlite_clock
@@ -37,7 +37,7 @@ FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what w
 PRUNE_EVERY = 60.0
 ADD_UP_EVERY = 600.0
 
-_DUTIES: Final[AbstractSet[Duty]] = frozenset(Duty)
+_PERIODIC_TASKS: Final[AbstractSet[PeriodicTask]] = frozenset(PeriodicTask)
 
 log = get_logger(__name__)
 
@@ -66,7 +66,7 @@ class Maintenance:
         provider_limit: ProviderLimitSettings,
         worker_timeout: timedelta,
         retention: timedelta,
-        patience: Patience,
+        max_wait: MaxLogWait,
         attempts_kept: timedelta = timedelta(days=400),
         delivery_slots: int = 0,
         ends: rescuer.Ends | None = None,
@@ -78,7 +78,7 @@ class Maintenance:
                 return registration.is_steady(worker_timeout)
 
             return rescuer.run_once(
-                database, message, notifier, now, worker_timeout, patience=patience, judges=judges, ends=ends
+                database, message, notifier, now, worker_timeout, max_wait=max_wait, judges=judges, ends=ends
             )
 
         scheduler, lost, lost_deliveries, set_back = FairScheduler(), LostMessages(), LostMessages(), SetBack(database)
@@ -86,33 +86,33 @@ class Maintenance:
         self._clock = database.clock
         self._database = database
         self._worker_timeout = worker_timeout
-        self._lane = provider_limit.name
-        self._with_work: AbstractSet[Duty] = frozenset()
+        self._provider_limit = provider_limit.name
+        self._with_work: AbstractSet[PeriodicTask] = frozenset()
         self._lease = Lease(database, "maintenance", LEASE)
         self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
         self._wake = Event()
         self._stopping = False
         self._thread = Thread(target=self._loop, daemon=True)
         self._steps = [
-            Step(Duty.RESCUER, TICK, rescue),
+            Step(PeriodicTask.RESCUER, TICK, rescue),
             Step(
-                Duty.DEADLINES,
+                PeriodicTask.DEADLINES,
                 TICK,
                 lambda now: deadlines.run_once(database, notifier, now, provider_limit.name),
                 most=deadlines.AT_ONCE,
             ),
             Step("set back", TICK, set_back.run_once),
-            Step(Duty.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
+            Step(PeriodicTask.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
             Step(
-                Duty.DISPATCHER,
+                PeriodicTask.DISPATCHER,
                 0,
                 lambda now: enqueuer.run_once(
                     database, message, scheduler, lost, provider_limit, now, worker_timeout=worker_timeout
                 ),
             ),
-            Step(Duty.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, message, now)),
+            Step(PeriodicTask.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, message, now)),
             Step(
-                Duty.DELIVERY_DISPATCHER,
+                PeriodicTask.DELIVERY_DISPATCHER,
                 0,
                 lambda now: deliveries.dispatch(
                     database, message, lost_deliveries, now, worker_timeout, delivery_slots
@@ -158,9 +158,9 @@ class Maintenance:
                 pause.wait(BATCH_SECONDS)
             self._wake.clear()
 
-    def has_work_for(self, duty: Duty) -> bool:
+    def has_work_for(self, task: PeriodicTask) -> bool:
         """Whether this process was the one to do this duty, and there was work for it, when it last looked."""
-        return duty in self._with_work
+        return task in self._with_work
 
     def run_once(self) -> None:
         """Do what is due and has work, if the lease is ours; a duty that fails is done again next time."""
@@ -168,27 +168,27 @@ class Maintenance:
         if self._leased is None:
             return
         for step in self._steps:
-            if monotonic() < step.due_at or (step.name in _DUTIES and step.name not in with_work):
+            if monotonic() < step.due_at or (step.name in _PERIODIC_TASKS and step.name not in with_work):
                 continue
             step.due_at = monotonic() + step.every
             try:
                 done = step.run(self._clock())
                 if done:
-                    with_work = _DUTIES  # there may be now: what waited for a job that was ended, for one
+                    with_work = _PERIODIC_TASKS  # there may be now: what waited for a job that was ended, for one
                 if done >= step.most:
                     step.due_at = 0.0
                     self._wake.set()
             except Exception as error:  # one duty that fails must not end the others
-                log.warning("maintenance failed", duty=step.name, error=type(error).__name__, exc_info=True)
+                log.warning("maintenance failed", task=step.name, error=type(error).__name__, exc_info=True)
 
-    def _look(self) -> AbstractSet[Duty]:
+    def _look(self) -> AbstractSet[PeriodicTask]:
         """For which duties there may be work; for all of them where that is not known."""
         try:
             with self._database.read() as tx:
-                return duties_with_work(tx, self._clock(), self._worker_timeout, self._lane)
+                return tasks_with_work(tx, self._clock(), self._worker_timeout, self._provider_limit)
         except SQLAlchemyError as error:
-            log.warning("maintenance failed", duty="look", error=type(error).__name__)
-            return _DUTIES
+            log.warning("maintenance failed", task="look", error=type(error).__name__)
+            return _PERIODIC_TASKS
 
     def _has_lease(self) -> bool:
         """Whether the lease is ours for some seconds more."""
@@ -202,5 +202,5 @@ class Maintenance:
             if self._lease.is_held_by(holder):
                 self._leased = holder, asked_at
         except SQLAlchemyError as error:
-            log.warning("maintenance failed", duty="lease", error=type(error).__name__)
+            log.warning("maintenance failed", task="lease", error=type(error).__name__)
         return self._leased is not None

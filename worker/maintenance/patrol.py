@@ -76,9 +76,9 @@ class Patrol:
                 return True
             self._run(now, self._stopping)
         except (NoAnswer, SQLAlchemyError) as error:
-            log.warning("patrol failed", duty=self._name, error=str(error) or type(error).__name__)
+            log.warning("patrol failed", task=self._name, error=str(error) or type(error).__name__)
             return False
         except Exception:  # one odd row must not end the duty for good
-            log.exception("patrol broke", duty=self._name)
+            log.exception("patrol broke", task=self._name)
             return False
         return True

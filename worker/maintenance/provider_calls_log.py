@@ -17,7 +17,7 @@ from jobs.job import Cost, CostSource, Usage
 from jobs.model_catalog import to_microusd
 from worker.maintenance.patrol import NoAnswer
 
-PATIENCE_SECONDS = 10.0
+MAX_WAIT_SECONDS = 10.0
 PAGE = 100
 MOST_PAGES = 20
 CLOCK_SKEW = timedelta(minutes=5)
@@ -55,7 +55,7 @@ class ProviderLog:
             NoAnswer: it did not answer this time.
         """
         span = {"start": _iso(since - CLOCK_SKEW), "end": _iso(until + CLOCK_SKEW)}
-        with httpx.Client(timeout=PATIENCE_SECONDS, headers=self._headers) as client:
+        with httpx.Client(timeout=MAX_WAIT_SECONDS, headers=self._headers) as client:
             for number in range(MOST_PAGES):
                 page = self._page(client, {**span, "limit": str(PAGE), "offset": str(number * PAGE)})
                 rows = page.get("data")

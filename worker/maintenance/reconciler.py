@@ -47,7 +47,7 @@ class Reconciler:
         self._task_queue = task_queue
         self._notifier = notifier
         self._log = provider_log
-        self._lane = provider_limit
+        self._provider_limit = provider_limit
         self._after = after
         self._has_answered = False
         self.every = min(EVERY, max(timedelta(seconds=1), after))
@@ -63,7 +63,7 @@ class Reconciler:
         """
         with self._database.read() as tx:
             waited = timedelta(0) if not self._has_answered and parked_jobs(tx, 1) else self._after
-            is_on = read_provider_limit(tx, self._lane).has_log(now)
+            is_on = read_provider_limit(tx, self._provider_limit).has_log(now)
             doubtful = doubtful_attempts(tx, now - WINDOW, now - waited, BATCH) if is_on else []
         if not is_on:  # what was parked by those who had not heard of it
             end_parked(self._database, self._notifier, now)
@@ -75,7 +75,7 @@ class Reconciler:
             self._has_answered = False
             log.warning("the provider's log of calls cannot be read", reason=str(reason))
             with self._database.begin() as tx:
-                log_is_off(tx, self._lane, now + OFF)
+                log_is_off(tx, self._provider_limit, now + OFF)
             end_parked(self._database, self._notifier, now)
             return 0
 

@@ -22,7 +22,7 @@ from jobs.retry import Backoff, GiveUp, Park, Reschedule, next_step
 from jobs.store.attempts import close_lost, close_unsent, resumable_response
 from jobs.store.database import Database
 from jobs.store.jobs import move
-from jobs.store.reconciliation import AT_ONCE, Patience
+from jobs.store.reconciliation import AT_ONCE, MaxLogWait
 from jobs.store.responses import get_job
 from jobs.store.workers import claims_of, mark_silent_dead, orphaned, orphaned_jobs
 from jobs.task_queue import TaskQueue
@@ -68,7 +68,7 @@ def run_once(
     now: datetime,
     worker_timeout: timedelta,
     *,
-    patience: Patience = AT_ONCE,
+    max_wait: MaxLogWait = AT_ONCE,
     judges: Callable[[], bool] = lambda: True,
     ends: Ends | None = None,
 ) -> int:
@@ -92,7 +92,7 @@ def run_once(
         opened = [each for each in opened if (each.job_id, each.number) not in known]
         for attempt in opened:
             close_lost(tx, attempt.job_id, attempt.number, now, LOST)
-        return max(len(held), len(opened)), _take_back(tx, held, now, patience, LOST)
+        return max(len(held), len(opened)), _take_back(tx, held, now, max_wait, LOST)
 
     rescued = 0
     while True:
@@ -113,7 +113,7 @@ def rescue_orphans(
     worker_id: str,
     calls: Holder,
     *,
-    patience: Patience = AT_ONCE,
+    max_wait: MaxLogWait = AT_ONCE,
     ends: Ends | None = None,
 ) -> int:
     """Take back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
@@ -138,7 +138,7 @@ def rescue_orphans(
         moved = _hand_back(tx, unsent, now)
         for job_id, attempt in these - unsent:
             close_lost(tx, job_id, attempt, now, BROKEN_OFF)
-        return these, moved + _take_back(tx, _jobs(tx, these - unsent), now, patience, BROKEN_OFF)
+        return these, moved + _take_back(tx, _jobs(tx, these - unsent), now, max_wait, BROKEN_OFF)
 
     done = all_or_each(database, take_back, lambda _tx: sorted({job_id for job_id, _ in orphans}))
     _record(ends)
@@ -178,14 +178,14 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
 
 
 def _take_back(
-    tx: Connection, held: list[Job], now: datetime, patience: Patience, why: Failure
+    tx: Connection, held: list[Job], now: datetime, max_wait: MaxLogWait, why: Failure
 ) -> list[tuple[Verb, Job]]:
     moved = []
-    left = patience.now(tx, now) if held else timedelta(0)
+    left = max_wait.now(tx, now) if held else timedelta(0)
     for job in sorted(held, key=attrgetter("id")):
         step: Reschedule | Park | GiveUp
         if resumable_response(tx, job) is None:
-            step = next_step(why, job, backoff=NO_BACKOFF, now=now, jitter=0, patience=left)
+            step = next_step(why, job, backoff=NO_BACKOFF, now=now, jitter=0, max_wait=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
             step = Reschedule(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": why.kind, "error_http_status": None}

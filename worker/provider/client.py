@@ -11,7 +11,7 @@ from gevent import get_hub
 from pydantic import SecretStr
 
 from jobs.clock import host_now
-from jobs.event_stream import Hear
+from jobs.event_stream import OnEvents
 from jobs.job import CallReport
 from jobs.model_catalog import Model
 from jobs.settings import Dialect, Transport
@@ -76,8 +76,8 @@ class ProviderClient:
         deadline: timedelta,
         handle: CallHandle,
         accepted: Callable[[str], None],
-        heard: Hear | None = None,
-        told: Collection[str] = (),
+        on_events: OnEvents | None = None,
+        emitted: Collection[str] = (),
     ) -> CallReport:
         """Send one request and wait for its end: an answer, a failure, `deadline`, or the line's abortion.
 
@@ -107,7 +107,14 @@ class ProviderClient:
                     report = call_plain(self._endpoint, request, model, ends_at, handle)
                 case Transport.STREAM:
                     report = call_stream(
-                        self._endpoint, request, model, ends_at, handle, stall=self._stall, heard=heard, told=told
+                        self._endpoint,
+                        request,
+                        model,
+                        ends_at,
+                        handle,
+                        stall=self._stall,
+                        on_events=on_events,
+                        emitted=emitted,
                     )
                 case Transport.BACKGROUND:
                     report = call_background(

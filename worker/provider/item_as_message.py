@@ -47,8 +47,8 @@ def retold(item: Any) -> Any:
 
 
 def _message(item: Item, kind: str) -> Item:
-    told = {name: _shortened(value) for name, value in item.items() if name not in _NOT_TOLD}
-    text = f"[{kind}] {to_text(told, ascii_only=False)}" if told else f"[{kind}]"
+    emitted = {name: _shortened(value) for name, value in item.items() if name not in _NOT_TOLD}
+    text = f"[{kind}] {to_text(emitted, ascii_only=False)}" if emitted else f"[{kind}]"
     return {"type": "message", "role": "assistant" if is_of_the_model(item) else "user", "content": text}
 
 

@@ -90,7 +90,7 @@ class _Fitting:
         kind = kind_of(given) or ""
         if kind in _AS_IT_IS:
             return given
-        item = _told(given) if _is_known(kind) else dict(given)
+        item = _emitted(given) if _is_known(kind) else dict(given)
         if kind in _OF_THREE_STATUSES and item.get("status", "completed") not in _STATUSES:
             item["status"] = "incomplete"
         if isinstance(item.get("call_id"), str):
@@ -137,10 +137,10 @@ def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:48]
 
 
-def _told(value: Any) -> Any:
+def _emitted(value: Any) -> Any:
     """`value` less the fields that are null, which say no more than their absence; SDKs write them when they replay."""
     if isinstance(value, dict):
-        return {name: each if name in _OWN else _told(each) for name, each in value.items() if each is not None}
+        return {name: each if name in _OWN else _emitted(each) for name, each in value.items() if each is not None}
     if isinstance(value, list):
-        return [_told(each) for each in value]
+        return [_emitted(each) for each in value]
     return value

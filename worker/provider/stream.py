@@ -10,7 +10,7 @@ from typing import Final
 import httpx
 
 from jobs.errors import ErrorKind, Failure
-from jobs.event_stream import Hear
+from jobs.event_stream import OnEvents
 from jobs.job import CallReport
 from jobs.model_catalog import Model
 from worker.provider.call_handle import CallHandle
@@ -64,7 +64,7 @@ class Incoming:
         if self._size > self._limit:
             raise EventTooLarge
 
-    def patience(self, stall: float) -> float | None:
+    def max_wait(self, stall: float) -> float | None:
         """How long nothing may come before that is a fault; None while silence is none."""
         if self._assembly.has_ended:
             return END_SECONDS
@@ -90,15 +90,15 @@ def call_stream(
     handle: CallHandle,
     *,
     stall: float,
-    heard: Hear | None = None,
-    told: Collection[str] = (),
+    on_events: OnEvents | None = None,
+    emitted: Collection[str] = (),
 ) -> CallReport:
     """Send one request and read its events to the last; `stall` is how long a text may stand still.
 
     `heard` is told canonical events as they come, and must not raise; `told` are the identities of the items that
     earlier attempts told of.
     """
-    assembly = Assembly(limit=endpoint.max_answer_bytes, hear=heard, told=told)
+    assembly = Assembly(limit=endpoint.max_answer_bytes, record=on_events, emitted=emitted)
 
     def read(response: httpx.Response, ends_at: float, handle: CallHandle) -> Received:
         if is_success(response.status_code):
@@ -126,7 +126,7 @@ def _read_events(
         ):  # unlike a loop, it holds no chunk while the next is awaited
             if is_late(ends_at, handle):
                 fault = overdue()
-            handle.expect(incoming.patience(stall))
+            handle.expect(incoming.max_wait(stall))
         is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)

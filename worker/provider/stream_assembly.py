@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
-from jobs.event_stream import OUTPUT_TYPES, Event, Hear
+from jobs.event_stream import OUTPUT_TYPES, Event, OnEvents
 from worker.provider.clean_text import parse_json
 from worker.provider.event_order import EventOrder
 from worker.provider.final_event import merged, names_of, pairs, said
@@ -52,7 +52,7 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
 class Assembly:
     """What the events of one attempt make, as far as they came."""
 
-    def __init__(self, *, limit: int, hear: Hear | None = None, told: Collection[str] = ()) -> None:
+    def __init__(self, *, limit: int, record: OnEvents | None = None, emitted: Collection[str] = ()) -> None:
         """Make an answer of at most `limit` bytes; `hear` is told the canonical events, and must not raise.
 
         `told` are the identities of items that earlier attempts told of: no item of this one gets the same.
@@ -62,10 +62,10 @@ class Assembly:
         """The last event as it was sent; None while none came."""
         self._limit = limit
         self._size = 0
-        self._hear = hear
+        self._hear = record
         self._order = EventOrder()
         self._word = ""
-        self._names = Names(self._seed, told)
+        self._names = Names(self._seed, emitted)
         self._register = ItemRegister()
         self._items = self._register.items
         self._last: tuple[tuple[object, ...], AssembledItem, Part] | None = None

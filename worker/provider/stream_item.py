@@ -193,10 +193,10 @@ class AssembledItem:
             return []
         events = self._rest(part, text)
         part.is_whole = True
-        told: Item = {_TEXT_OF[part.kind]: part.text.whole()}
+        emitted: Item = {_TEXT_OF[part.kind]: part.text.whole()}
         if part.kind == "output_text":
-            told["logprobs"] = fields.get("logprobs") or []
-        return [*events, *self._tell(f"{_family(part)}.done", part, told)]
+            emitted["logprobs"] = fields.get("logprobs") or []
+        return [*events, *self._tell(f"{_family(part)}.done", part, emitted)]
 
     def end_part(self, part: Part, whole: Mapping[str, Any]) -> list[Event]:
         """A part is whole."""
@@ -233,9 +233,9 @@ class AssembledItem:
         if self.said_is_whole or self.kind not in _SAID:
             return []
         events = []
-        told = self.said.whole()
-        if text.startswith(told):
-            events = self._say(self.said.add(text[len(told) :]))
+        emitted = self.said.whole()
+        if text.startswith(emitted):
+            events = self._say(self.said.add(text[len(emitted) :]))
         elif text:
             self.said = Text(text)
         self.said_is_whole = True
@@ -314,16 +314,16 @@ class AssembledItem:
         if self.is_withheld:
             return []
         name, family = _SAID[self.kind]
-        told = {name: self.said.whole()}
+        emitted = {name: self.said.whole()}
         if self.kind == "function_call":
-            told["name"] = str(self.given.get("name") or "")
-        return [{"type": f"{family}.done", **self._scope, **told}]
+            emitted["name"] = str(self.given.get("name") or "")
+        return [{"type": f"{family}.done", **self._scope, **emitted}]
 
     def _rest(self, part: Part, text: str) -> list[Event]:
         """What is left to tell of a text. One that is not what was told takes its place: it came in one piece."""
-        told = part.text.whole()
-        if text.startswith(told):
-            return self.add(part, text[len(told) :], {})
+        emitted = part.text.whole()
+        if text.startswith(emitted):
+            return self.add(part, text[len(emitted) :], {})
         if text:
             part.text = Text(text)
         return []

@@ -26,7 +26,7 @@ MOST_ENDPOINTS = 100
 class EncryptedSecret:
     """A signing secret as it lies in the database, and what its owner may see of it later."""
 
-    sealed: str = field(repr=False)
+    encrypted: str = field(repr=False)
     hint: str
 
 
@@ -106,7 +106,7 @@ def create_endpoint(
         "url": url,
         "target": target,
         "event_types": list(event_types),
-        "secret": secret.sealed,
+        "secret": secret.encrypted,
         "secret_hint": secret.hint,
         "created_at": now,
         "updated_at": now,
@@ -172,7 +172,7 @@ def rotate_secret(
     row = schema.webhook_endpoints.c
     former = {"former_secret": row.secret, "former_until": now + OLD_SECRET_LIVES}
     values: dict[str, Any] = former if keep_old else {"former_secret": None, "former_until": None}
-    values |= {"secret": secret.sealed, "secret_hint": secret.hint, "updated_at": now}
+    values |= {"secret": secret.encrypted, "secret_hint": secret.hint, "updated_at": now}
     tx.execute(update(schema.webhook_endpoints).where(row.id == endpoint.id).values(values))
     return get_endpoint(tx, endpoint.id, endpoint.api_key_id)
 

@@ -10,18 +10,18 @@ OLD, NEW = SecretStr(generate_key()), SecretStr(generate_key())
 
 def test_what_was_sealed_is_opened_and_not_to_be_seen() -> None:
     cipher = Cipher([NEW])
-    sealed = cipher.encrypt("whsec_tëst")
-    assert "whsec" not in sealed
-    assert cipher.decrypt(sealed) == "whsec_tëst"
+    encrypted = cipher.encrypt("whsec_tëst")
+    assert "whsec" not in encrypted
+    assert cipher.decrypt(encrypted) == "whsec_tëst"
 
 
 def test_a_key_is_replaced_by_putting_another_before_it() -> None:
-    sealed = Cipher([OLD]).encrypt("secret")
+    encrypted = Cipher([OLD]).encrypt("secret")
     both = Cipher([NEW, OLD])
-    assert both.decrypt(sealed) == "secret"
+    assert both.decrypt(encrypted) == "secret"
     assert Cipher([NEW]).decrypt(both.encrypt("secret")) == "secret"
     with pytest.raises(DecryptionError, match="BACKBURNER_ENCRYPTION_KEYS no longer holds"):
-        Cipher([NEW]).decrypt(sealed)
+        Cipher([NEW]).decrypt(encrypted)
 
 
 def test_without_keys_it_says_which_variable_is_missing() -> None:

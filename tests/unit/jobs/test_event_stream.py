@@ -40,7 +40,7 @@ REASONING: Item = {
     "type": "reasoning",
     "summary": [{"type": "summary_text", "text": "Thought."}],
     "content": [{"type": "reasoning_text", "text": "At length."}],
-    "encrypted_content": "sealed",
+    "encrypted_content": "encrypted",
 }
 FUNCTION: Item = {
     "id": "fc_1",
@@ -66,7 +66,7 @@ def kinds(events: list[Event]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("item", "told"),
+    ("item", "emitted"),
     [
         (
             MESSAGE,
@@ -126,9 +126,9 @@ def kinds(events: list[Event]) -> list[str]:
         ({"type": "reasoning", "summary": []}, []),  # without an id nobody could tell what its events belong to
     ],
 )
-def test_each_kind_of_item_has_its_events(item: Item, told: list[str]) -> None:
+def test_each_kind_of_item_has_its_events(item: Item, emitted: list[str]) -> None:
     events = made(item)
-    assert kinds(events) == told
+    assert kinds(events) == emitted
     if events:
         assert events[-1]["item"] == item
         assert {each["output_index"] for each in events} == {0}
@@ -175,8 +175,8 @@ def test_items_follow_one_another_by_index() -> None:
 
 
 def test_what_was_told_is_not_told_again() -> None:
-    told = Progress([EmittedItem(identity_of(REASONING), None), EmittedItem(identity_of(MESSAGE), opened(MESSAGE))])
-    events = made(REASONING, MESSAGE, FUNCTION, progress=told)
+    emitted = Progress([EmittedItem(identity_of(REASONING), None), EmittedItem(identity_of(MESSAGE), opened(MESSAGE))])
+    events = made(REASONING, MESSAGE, FUNCTION, progress=emitted)
     assert kinds(events)[0] == "output_item.done"
     assert (events[0]["output_index"], events[0]["item"]) == (1, MESSAGE)
     assert {each["output_index"] for each in events[1:]} == {2}

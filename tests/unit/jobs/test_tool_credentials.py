@@ -75,9 +75,9 @@ def test_they_are_hidden_and_put_back(case: str) -> None:
     cipher = Cipher([SecretStr(generate_key())])
     hidden, credentials = hide(body)
     assert (hidden, credentials.first_place) == (shown, place)
-    sealed = credentials.sealed(cipher)
-    assert "secret-" not in repr((sealed, credentials))
-    assert Credentials.opened(sealed, cipher).put_back(hidden) == body
+    encrypted = credentials.encrypted(cipher)
+    assert "secret-" not in repr((encrypted, credentials))
+    assert Credentials.opened(encrypted, cipher).put_back(hidden) == body
     assert json.dumps(body) == before
 
 

@@ -44,17 +44,17 @@ def attempt(number: int = 1) -> Attempt:
     )
 
 
-def told(*heard: Json | bytes, last: Chunk | None = None) -> Chunk | None:
+def emitted(*on_events: Json | bytes, last: Chunk | None = None) -> Chunk | None:
     """What is passed on of what was heard."""
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
-    assembly = Assembly(limit=1_000_000, hear=output.hear, told=output.told)
-    for each in heard:
+    assembly = Assembly(limit=1_000_000, record=output.record, emitted=output.emitted)
+    for each in on_events:
         assembly.take(Frame("", each if isinstance(each, bytes) else json.dumps(each).encode()))
     return output.unwritten()
 
 
-def events_of(*heard: Json | bytes) -> list[Event]:
-    chunk = told(*heard)
+def events_of(*on_events: Json | bytes) -> list[Event]:
+    chunk = emitted(*on_events)
     return [] if chunk is None else list(chunk.events)
 
 
@@ -105,7 +105,7 @@ def test_a_part_that_was_never_begun_begins_with_its_first_delta() -> None:
 
 
 @pytest.mark.parametrize(
-    "heard",
+    "on_events",
     [
         b"not json",
         b"[1, 2]",
@@ -125,10 +125,10 @@ def test_a_part_that_was_never_begun_begins_with_its_first_delta() -> None:
         part(),
     ],
 )
-def test_what_says_nothing_yet_is_left_out(heard: Json | bytes) -> None:
+def test_what_says_nothing_yet_is_left_out(on_events: Json | bytes) -> None:
     before = events_of(added(), part())
-    assert events_of(added(), part(), heard) == before
-    assert [each["type"] for each in events_of(added(), part(), heard, delta())][-1] == "response.output_text.delta"
+    assert events_of(added(), part(), on_events) == before
+    assert [each["type"] for each in events_of(added(), part(), on_events, delta())][-1] == "response.output_text.delta"
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_an_item_without_an_id_gets_one() -> None:
 
 
 def test_the_next_attempt_gives_no_name_that_was_told_before() -> None:
-    lost = told(added(id="msg_0"), delta(text="Bl"))
-    again = told(added(id="msg_0"), delta(text="Blue."), last=lost)
+    lost = emitted(added(id="msg_0"), delta(text="Bl"))
+    again = emitted(added(id="msg_0"), delta(text="Blue."), last=lost)
     assert lost is not None
     assert again is not None
     names = [each["item"]["id"] for each in (*lost.events, *again.events) if each["type"].endswith("item.added")]
@@ -176,9 +176,9 @@ def test_an_end_has_the_shape_of_the_answers_own() -> None:
 
 
 def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
-    lost = told(added(index=0), added("reasoning", 1), delta(0))
+    lost = emitted(added(index=0), added("reasoning", 1), delta(0))
     assert lost is not None
-    again = told(added(index=0, id="fresh"), delta(0), last=lost)
+    again = emitted(added(index=0, id="fresh"), delta(0), last=lost)
     assert again is not None
     assert again.number == lost.next_number == LIVE_FROM + 4
     assert [(each["type"].rpartition("_")[2], each["output_index"]) for each in again.events] == [
@@ -201,7 +201,7 @@ def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
 def test_an_open_item_ends_as_the_answer_has_it_under_the_names_it_was_added_with(
     answered: Json, told_last: Json
 ) -> None:
-    chunk = told(added(id="a"))
+    chunk = emitted(added(id="a"))
     assert chunk is not None
     [last, *_] = remaining_events(chunk.progress, [{"type": "message", **answered}])
     assert last["type"] == "response.output_item.done"
@@ -261,16 +261,16 @@ def test_a_call_beyond_measure_is_left_to_the_answer(monkeypatch: pytest.MonkeyP
 
 def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
     begun = [added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments('{"city"'), added(index=1)]
-    lost = told(*begun)
+    lost = emitted(*begun)
     assert lost is not None
-    again = told(added("message", id="msg_2"), last=lost)
+    again = emitted(added("message", id="msg_2"), last=lost)
     assert again is not None
     assert [each["item"]["type"] for each in (*lost.events, *again.events)] == ["message"] * 3
 
 
 def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_stream, "MOST_UNWRITTEN", 2_000)
-    chunk = told(added(), *[delta(text="x" * 500)] * 100)
+    chunk = emitted(added(), *[delta(text="x" * 500)] * 100)
     assert chunk is not None
     assert len(chunk.events) < 10
     assert list(remaining_events(chunk.progress, [{"id": "item_0", "type": "message", "content": []}]))
@@ -282,9 +282,9 @@ def test_a_fault_of_ours_costs_the_stream_and_not_the_call(monkeypatch: pytest.M
 
     monkeypatch.setattr(live_stream, "identity_of", broken)
     output = LiveOutput(attempt(), None, Signal())
-    output.hear([added()])
+    output.record([added()])
     monkeypatch.undo()
-    output.hear([added()])
+    output.record([added()])
     assert output.unwritten() is None
 
 
@@ -373,8 +373,8 @@ usual = st.sampled_from(
 def test_any_stream_and_any_answer_make_a_sequence_that_fits(streams: list[list[Json]], output: list[Json]) -> None:
     helper = Helper()
     last: Chunk | None = None
-    for heard in streams:
-        chunk = told(*heard, last=last)
+    for on_events in streams:
+        chunk = emitted(*on_events, last=last)
         if chunk is not None:
             for event in chunk.events:
                 helper.take(event)

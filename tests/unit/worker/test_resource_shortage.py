@@ -75,9 +75,9 @@ def registration(tmp_path: pytest.TempPathFactory) -> Iterator[WorkerRegistratio
     ("limit", "slots"), [(resource.RLIM_INFINITY, 100), (1024, 100), (160, 96), (100, 36), (30, 1)]
 )
 def test_no_more_slots_than_files(registration: WorkerRegistration, limit: int, slots: int) -> None:
-    told: list[int] = []
-    Capacity(registration, InFlightCalls(on_end=lambda: None)).begin(100, limit, told.append)
-    assert (registration.concurrency, told) == (slots, [slots])
+    emitted: list[int] = []
+    Capacity(registration, InFlightCalls(on_end=lambda: None)).begin(100, limit, emitted.append)
+    assert (registration.concurrency, emitted) == (slots, [slots])
     assert (registration.short_of is None) is (slots == 100)
 
 
@@ -100,12 +100,12 @@ def test_slots_come_back_the_faster_the_longer_nothing_is_short(
     registration: WorkerRegistration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All were taken for some seconds by another: that does not cost half an hour at one slot."""
-    told: list[int] = []
+    emitted: list[int] = []
     capacity = Capacity(registration, InFlightCalls(on_end=lambda: None))
-    capacity.begin(100, resource.RLIM_INFINITY, told.append)
+    capacity.begin(100, resource.RLIM_INFINITY, emitted.append)
     monkeypatch.setattr("worker.capacity.RAISED_EVERY", 0.0)
     capacity.short_of("too many open files")
     for _ in range(8):
         capacity.has_room(0)
-    assert told == [100, 1, 2, 3, 4, 7, 18, 75, 100]
+    assert emitted == [100, 1, 2, 3, 4, 7, 18, 75, 100]
     assert registration.short_of is None

@@ -379,7 +379,7 @@ def test_the_cost_of_an_answer_that_was_cut_off_is_known_from_its_headers() -> N
 def test_tenants_are_told_of_the_account_in_our_words(
     answer: tuple[int, object], is_unmistakable: bool, message: str
 ) -> None:
-    told = failure(report(*answer))
-    assert told.is_unmistakable is is_unmistakable
-    assert message in told.message
-    assert "cnry" not in told.message
+    emitted = failure(report(*answer))
+    assert emitted.is_unmistakable is is_unmistakable
+    assert message in emitted.message
+    assert "cnry" not in emitted.message

@@ -6,7 +6,7 @@ from typing import Any
 from worker.provider.event_order import EventOrder
 
 
-def told(*numbers: int) -> list[int]:
+def emitted(*numbers: int) -> list[int]:
     order = EventOrder()
     found = [each for number in numbers for each in order.take(*event(number))]
     return [each["sequence_number"] for each in [*found, *order.flush()]]
@@ -18,12 +18,12 @@ def event(number: int) -> tuple[dict[str, Any], bytes]:
 
 
 def test_an_event_that_is_sent_twice_is_told_once() -> None:
-    assert told(1, 2, 2, 3, 2) == [1, 2, 3]
+    assert emitted(1, 2, 2, 3, 2) == [1, 2, 3]
 
 
 def test_one_that_was_overtaken_is_told_in_its_place() -> None:
-    assert told(1, 3, 4, 2, 5) == [1, 2, 3, 4, 5]
+    assert emitted(1, 3, 4, 2, 5) == [1, 2, 3, 4, 5]
 
 
 def test_where_every_number_is_zero_equal_pieces_of_a_text_are_two() -> None:
-    assert told(0, 0, 0) == [0, 0, 0]
+    assert emitted(0, 0, 0) == [0, 0, 0]

@@ -68,11 +68,11 @@ def test_the_scheme_decides_and_then_what_is_for_all(monkeypatch: pytest.MonkeyP
     found = proxy_for(httpx.URL("https://h"), TLS)
     assert found is not None
     assert (found.url.host, found.raw_auth) == ("proxy", (b"user", b"hush"))
-    with pytest.raises(SettingsError, match="cannot be used") as told:
+    with pytest.raises(SettingsError, match="cannot be used") as emitted:
         proxy_for(httpx.URL("http://h"), TLS)
     monkeypatch.setenv("no_proxy", "h")
     assert is_direct("http://h")
-    assert "hush" not in str(told.value)
+    assert "hush" not in str(emitted.value)
 
 
 @pytest.mark.parametrize(

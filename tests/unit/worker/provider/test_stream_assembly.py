@@ -97,8 +97,8 @@ class Run:
     """A stream put together: what its watchers were told, and what the call came to."""
 
     def __init__(self, events: Iterable[Json | bytes], *, is_broken: bool = False) -> None:
-        self.told: list[Event] = []
-        assembly = Assembly(limit=1_000_000, hear=self.told.extend)
+        self.emitted: list[Event] = []
+        assembly = Assembly(limit=1_000_000, record=self.emitted.extend)
         for event in events:
             assembly.take(Frame("", event if isinstance(event, bytes) else json.dumps(event).encode()))
         assembly.close(is_broken=is_broken)
@@ -111,10 +111,10 @@ class Run:
 
     def sequence(self) -> list[Event]:
         """All that a client is told in the end."""
-        added = [event["item"] for event in self.told if event["type"] == "response.output_item.added"]
-        done = {event["item"]["id"] for event in self.told if event["type"] == "response.output_item.done"}
+        added = [event["item"] for event in self.emitted if event["type"] == "response.output_item.added"]
+        done = {event["item"]["id"] for event in self.emitted if event["type"] == "response.output_item.done"}
         kept = [[sorted(identity_of(item)), None if item["id"] in done else item] for item in added]
-        return [*self.told, *remaining_events(Progress.from_json(kept), self.output)]
+        return [*self.emitted, *remaining_events(Progress.from_json(kept), self.output)]
 
     def deltas(self, family: str) -> str:
         return "".join(each["delta"] for each in self.sequence() if each["type"] == f"response.{family}.delta")
@@ -136,7 +136,7 @@ def test_a_valid_stream_comes_out_as_it_is() -> None:
     assert run.report.provider_response_id == "resp_1"
     assert run.deltas("output_text") == "Blue sky."
     assert run.deltas("function_call_arguments") == '{"a":1}'
-    kinds = [event["type"] for event in run.told]
+    kinds = [event["type"] for event in run.emitted]
     assert kinds == [e["type"] for e in stream_of(items)[1:-1]]
 
 
@@ -216,7 +216,7 @@ def test_half_a_character_waits_for_its_other_half() -> None:
     halves = [{**events[place], "delta": "a\ud83d"}, {**events[place], "delta": "\ude00b"}]
     last = {"type": "response.completed", "response": {"output": []}}
     run = Run([*events[:place], *({**each, "sequence_number": None} for each in halves), last])
-    assert [each["delta"] for each in run.told if "delta" in each] == ["a", "\U0001f600b"]
+    assert [each["delta"] for each in run.emitted if "delta" in each] == ["a", "\U0001f600b"]
     assert texts(run.output) == ["a\U0001f600b"]
 
 
