@@ -140,7 +140,7 @@ def next_step(
 
     A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why. One that
     uses no attempt is always waited for: its pause is cut, and only the deadline itself ends the job.
-    `patience` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
+    `max_wait` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
     known of one that says nothing about the job. `alike` is how many calls of this run, this one included, failed in
     this way.
     """

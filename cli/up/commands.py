@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (sys.executable, "-P")  # a directory called `api` or `worker` where we are started is not ours
 # Celery warns root of messages that are pickles. Ours are not, and in a container root is nobody special.
 ROOT_MAY = ("-W", "ignore:You're running the worker with superuser privileges:UserWarning")

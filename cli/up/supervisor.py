@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-DIE_WITH_PARENT = Path(__file__).with_name("leash.py")
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 HURRIED_SECONDS = 12.0
 LONGEST_LINE = 64 * 1024
 LAST_WORDS_SECONDS = 1.0

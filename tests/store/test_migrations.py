@@ -38,7 +38,7 @@ ENUMS: dict[str, type[StrEnum]] = {
     "ck_jobs_truncation": Truncation,
     "ck_jobs_truncation_applied": Truncation,
     "ck_provider_limits_pause_kind": ErrorKind,
-    "ck_past_usage_outcome": Outcome,
+    "ck_usage_rollup_outcome": Outcome,
     "ck_webhook_deliveries_error_kind": DeliveryError,
     "ck_webhook_deliveries_status": DeliveryStatus,
     "ck_webhook_endpoints_disabled_for": DisabledFor,

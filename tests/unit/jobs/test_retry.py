@@ -50,7 +50,7 @@ DESIGNED = [
 ]
 # fmt: on
 NO_DELAY = Backoff(timedelta(0), timedelta(0))
-PATIENCE = timedelta(minutes=5)
+MAX_WAIT = timedelta(minutes=5)
 JOB = Job(
     id="resp_1",
     api_key_id="key_1",
@@ -302,20 +302,20 @@ class TestParked:
 
     @pytest.mark.parametrize("kind", MAYBE_BILLED)
     def test_a_lost_answer_is_waited_for_and_not_counted(self, kind: ErrorKind) -> None:
-        assert step(kind, self.ONCE, patience=PATIENCE) == Park(NOW + PATIENCE, failures=0)
+        assert step(kind, self.ONCE, max_wait=MAX_WAIT) == Park(NOW + MAX_WAIT, failures=0)
 
     def test_nobody_waits_beyond_the_deadline(self) -> None:
         job = replace(self.ONCE, deadline_at=NOW + SECOND)
-        assert step(ErrorKind.INTERRUPTED, job, patience=PATIENCE) == Park(NOW + SECOND, failures=0)
+        assert step(ErrorKind.INTERRUPTED, job, max_wait=MAX_WAIT) == Park(NOW + SECOND, failures=0)
         late = replace(self.ONCE, deadline_at=NOW)
-        assert isinstance(step(ErrorKind.INTERRUPTED, late, patience=PATIENCE), GiveUp)
+        assert isinstance(step(ErrorKind.INTERRUPTED, late, max_wait=MAX_WAIT), GiveUp)
 
     @pytest.mark.parametrize("kind", sorted(set(ErrorKind) - set(MAYBE_BILLED)))
     def test_what_is_known_is_not_asked_for(self, kind: ErrorKind) -> None:
-        assert not isinstance(step(kind, self.ONCE, patience=PATIENCE), Park)
+        assert not isinstance(step(kind, self.ONCE, max_wait=MAX_WAIT), Park)
 
     def test_who_wants_a_retry_does_not_wait(self) -> None:
-        assert isinstance(step(ErrorKind.INTERRUPTED, patience=PATIENCE), Reschedule)
+        assert isinstance(step(ErrorKind.INTERRUPTED, max_wait=MAX_WAIT), Reschedule)
 
     def test_what_failed_for_free_is_repeated_up_to_the_attempts_asked_for(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", max_attempts=2)
@@ -346,7 +346,7 @@ class TestParked:
     jitter=st.floats(0, 1, exclude_max=True),
     relax=st.booleans(),
     backoff=st.sampled_from([BACKOFF, NO_DELAY]),
-    patience=st.sampled_from([timedelta(0), PATIENCE]),
+    max_wait=st.sampled_from([timedelta(0), MAX_WAIT]),
 )
 def test_whatever_happens_the_end_comes(
     kind: ErrorKind,
@@ -355,10 +355,10 @@ def test_whatever_happens_the_end_comes(
     jitter: float,
     relax: bool,
     backoff: Backoff,
-    patience: timedelta,
+    max_wait: timedelta,
 ) -> None:
     """A next attempt is never in the past or behind the deadline, and a counted failure brings the end nearer."""
-    options = {"jitter": jitter, "widen_on_overflow": relax, "backoff": backoff, "patience": patience}
+    options = {"jitter": jitter, "widen_on_overflow": relax, "backoff": backoff, "max_wait": max_wait}
     decided = step(kind, job, {"retry_after": retry_after}, **options)
     paused = RULES[kind].again is Again.UNCOUNTED
     job = replace(job, deadline_at=max(job.deadline_at, NOW))

@@ -26,7 +26,7 @@ def sent_on(parsed: ParsedRequest) -> dict[str, Any]:
     return {name: value for name, value in parsed.body.items() if name not in WITHHELD_FIELDS}
 
 
-DATA: Final = Path(__file__).parents[2] / "data"
+DATA: Final = Path(__file__).parents[3] / "data"
 SCHEMA: Final[Schema] = dict(request_schema())
 FIELDS: Final = tuple(SCHEMA["properties"])
 CODES: Final = ("invalid_type", "invalid_value", "missing_required_parameter", "integer_below_min_value")
