@@ -102,4 +102,4 @@ class InFlightCalls:
                 sleep(0)  # ten thousand would hold up all else for 6 ms
             if call.ends_at <= now:
                 call.handle.abort(AbortReason.CALL_DEADLINE)
-            call.handle.keep(now, frozen)
+            call.handle.check_timeouts(now, frozen)

@@ -181,7 +181,7 @@ class ProviderLimiter:
         after = TAKEN_AFTER if self._last.paused_at is not None else self._streak.taken_after
         timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
-        handle.when_taken = taken
+        handle.on_success = taken
         timer.start()
         return timer
 

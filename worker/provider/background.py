@@ -60,7 +60,7 @@ def call_background(
     ended = ended_here(handle)
     if ended is not None:
         return CallReport(ended)
-    with handle.shielded(SUBMIT_GRACE):
+    with handle.delayed_abort(SUBMIT_GRACE):
         came = endpoint.exchange(request, ends_at, handle, endpoint.read_whole)
     reading = _reading(came)
     if reading is None or reading.status not in _UNDER_WAY:
@@ -131,15 +131,15 @@ class _Following:
         self._id = response_id
         self._model = model
         self._ends_at = ends_at
-        self._line = handle
+        self._handle = handle
 
     def run(self, pause: float) -> CallReport:
         """What became of it. That it could not be asked for is no reason to give it up before the deadline."""
         own_pause = FIRST_PAUSE
         misses = 0
         while True:
-            self._line.pause(min(pause, self._ends_at - monotonic()))
-            if self._line.aborted is not None or monotonic() >= self._ends_at:
+            self._handle.pause(min(pause, self._ends_at - monotonic()))
+            if self._handle.aborted is not None or monotonic() >= self._ends_at:
                 return self._leave()
             came = self._fetch()
             reading = _reading(came)
@@ -156,16 +156,16 @@ class _Following:
 
     def _fetch(self) -> Received | Failure:
         seconds = min(FETCH_SECONDS, max(self._ends_at - monotonic(), 0.001))
-        request = self._endpoint.fetch(self._id, seconds=seconds, handle=self._line)
-        return self._endpoint.exchange(request, monotonic() + seconds, self._line, self._endpoint.read_whole)
+        request = self._endpoint.fetch(self._id, seconds=seconds, handle=self._handle)
+        return self._endpoint.exchange(request, monotonic() + seconds, self._handle, self._endpoint.read_whole)
 
     def _report(self, came: Received | Failure) -> CallReport:
-        return replace(self._endpoint.report(came, self._line, self._model), provider_response_id=self._id)
+        return replace(self._endpoint.report(came, self._handle, self._model), provider_response_id=self._id)
 
     def _leave(self) -> CallReport:
         """End it at the provider too, unless another goes on with it; an answer that was made meanwhile counts."""
-        failure = CallReport(ended_here(self._line) or overdue(), provider_response_id=self._id)
-        if self._line.aborted in _LEFT_RUNNING:
+        failure = CallReport(ended_here(self._handle) or overdue(), provider_response_id=self._id)
+        if self._handle.aborted in _LEFT_RUNNING:
             return failure
         report = cancel_background(self._endpoint, self._id, self._model)
         if report is None:

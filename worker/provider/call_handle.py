@@ -1,8 +1,8 @@
-"""One call's hold on its connection, so that the call can be ended from outside at any moment.
+"""The connection of one call, so that the call can be ended from outside at any moment.
 
-Cancelling, deadlines and shutdown all come down to shutting one socket down. Whoever waits on it, a thread in `recv`
-or a greenlet in its hub, then wakes at once and finds the connection at its end; nothing is polled. That is done to the
-operating system's socket, below gevent's and ssl's own objects, which may be used by the waiting side alone.
+Cancellation, deadlines and shutdown all shut down one socket. A thread that waits in `recv`, or a greenlet that waits
+in its hub, then wakes at once and reads the end of the connection; nothing is polled. The operating system's socket is
+shut down, below the objects of gevent and ssl: only the waiting side may use those.
 """
 
 import _socket  # the socket type beneath the standard library's and gevent's
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 
 class AbortReason(StrEnum):
-    """Why a call was ended on our side."""
+    """Reason for which this process ended a call."""
 
     CANCELLED = "cancelled"
     EXPIRED = "expired"
@@ -28,10 +28,10 @@ class AbortReason(StrEnum):
 
 
 def _keepalive() -> tuple[tuple[int, int, int], ...]:
-    """Probes that keep an idle connection known to every gateway on its way, and find a dead one in 90 s.
+    """Return socket options that keep an idle connection open in gateways, and that detect a dead one within 90 s.
 
-    The shortest idle cut-offs known are about 60 s. `TCP_USER_TIMEOUT` bounds what keepalive does not cover: a request
-    that nobody acknowledges. macOS has another name for the first and lacks the last.
+    The shortest idle timeouts known of gateways are about 60 s. `TCP_USER_TIMEOUT` bounds what keepalive does not
+    cover: a request that is never acknowledged. macOS has another name for the first option and lacks the last.
     """
     idle = getattr(socket, "TCP_KEEPIDLE", None) or getattr(socket, "TCP_KEEPALIVE", None)
     wanted = (
@@ -48,200 +48,201 @@ KEEPALIVE: Final = _keepalive()
 
 
 class CallHandle:
-    """The connection of one call, or its connections one after the other; used for that one call.
+    """The connection of one call, or its connections one after the other. Each call has its own.
 
-    `abort` may be called from any thread or greenlet, and from a signal handler. Where there is no socket yet (names
-    being resolved, a connection being made) the call ends as soon as there is one, at the latest with its connect
-    timeout; nothing has been sent by then.
+    `abort` may be called from any thread or greenlet, and from a signal handler. If there is no socket yet (a name is
+    being resolved, a connection is being made), the call ends as soon as there is one, at the latest with its connect
+    timeout. Nothing has been sent by then.
     """
 
     __slots__ = (
+        "_abort_delay",
         "_aborted",
-        "_begun",
-        "_bell",
-        "_due",
-        "_ended",
-        "_grace",
-        "_guard",
-        "_posting",
+        "_handshake_fd",
+        "_has_begun",
+        "_has_ended",
+        "_is_posting",
+        "_lock",
+        "_pause_lock",
         "_sent",
         "_socket",
-        "_spare",
-        "when_taken",
+        "_timeout_at",
+        "on_success",
     )
 
     def __init__(self) -> None:
-        self._guard = RLock()  # re-entrant: a signal handler may come upon its own thread holding it
+        self._lock = RLock()  # re-entrant: a signal handler may run in a thread that holds it
         self._aborted: AbortReason | None = None
-        self._begun = False
-        self._bell: Any = None
-        self._due: float | None = None
-        self._ended = False
-        self._grace: float | None = None
-        self._posting = False
+        self._abort_delay: float | None = None
+        self._handshake_fd: int | None = None
+        self._has_begun = False
+        self._has_ended = False
+        self._is_posting = False
+        self._pause_lock: Any = None
         self._sent = False
         self._socket: Any = None
-        self._spare: int | None = None
-        self.when_taken: Callable[[], None] | None = None
-        """Told once the provider has begun to answer a request with success; must not raise."""
+        self._timeout_at: float | None = None
+        self.on_success: Callable[[], None] | None = None
+        """Called once the provider has begun to answer a POST with a 2xx status. Must not raise."""
 
     @property
     def aborted(self) -> AbortReason | None:
-        """Why the call was ended on our side; None while it was not."""
+        """Reason for which this process ended the call; None while it has not."""
         return self._aborted
 
     @property
     def sent(self) -> bool:
-        """Whether the whole request was handed to the network."""
+        """Whether the whole request was written to the network."""
         return self._sent
 
     @property
     def never_sent(self) -> bool:
-        """Whether no byte of the request that buys an answer was written: the one test of a call that cost nothing.
+        """Whether no byte of a billed request was written. Only such a call certainly cost nothing.
 
-        A part of a request is enough for a provider, or a proxy before it, to act on. A handshake, a proxy's CONNECT
-        and a request for what was bought before are no part of it.
+        Part of a request is enough for a provider, or for a proxy before it, to act on. A handshake, a proxy's CONNECT
+        and a request for an earlier response do not count.
         """
-        return not self._begun
+        return not self._has_begun
 
     def abort(self, reason: AbortReason) -> bool:
-        """End the call. False when it was over, or had been aborted before: the first reason stands."""
-        with self._guard:
-            if self._ended or self._aborted is not None:
+        """End the call. Return False if it was over, or aborted before: then the first reason stands."""
+        with self._lock:
+            if self._has_ended or self._aborted is not None:
                 return False
             self._aborted = reason
-            if self._bell is not None:
-                self._bell.release()
-            if self._grace is not None and self._sent:
-                self._due = monotonic() + self._grace
+            if self._pause_lock is not None:
+                self._pause_lock.release()
+            if self._abort_delay is not None and self._sent:
+                self._timeout_at = monotonic() + self._abort_delay
             else:
-                self._cut()
+                self._shut_down()
             return True
 
-    def keep(self, now: float, frozen: float = 0.0) -> None:
-        """End what is overdue at `now` of the monotonic clock; the keeper of all calls says this every moment.
+    def check_timeouts(self, now: float, frozen: float = 0.0) -> None:
+        """End the call if its idle timeout, or its delayed abort, is due at `now` of the monotonic clock.
 
-        What has become overdue while the process was `frozen`, for so many seconds, is given that time again.
+        `frozen` are the seconds for which the process was suspended. An idle timeout that passed meanwhile is extended
+        by them.
         """
-        due = self._due
-        if due is None or now < due:
+        timeout_at = self._timeout_at
+        if timeout_at is None or now < timeout_at:
             return
         if frozen and self._aborted is None:
-            with self._guard:
-                if self._due == due:
-                    self._due = due + frozen
+            with self._lock:
+                if self._timeout_at == timeout_at:
+                    self._timeout_at = timeout_at + frozen
             return
-        with self._guard:
-            self._due = None
+        with self._lock:
+            self._timeout_at = None
             if self._aborted is not None:
-                self._cut()
+                self._shut_down()
         self.abort(AbortReason.STALLED)
 
-    def expect(self, seconds: float | None) -> None:
-        """More must come within `seconds`, else the call has stalled; None while silence is no fault."""
-        with self._guard:
+    def set_idle_timeout(self, seconds: float | None) -> None:
+        """Abort the call as stalled unless this is called again within `seconds`; None allows any silence."""
+        with self._lock:
             if self._aborted is None:
-                self._due = None if seconds is None else monotonic() + seconds
+                self._timeout_at = None if seconds is None else monotonic() + seconds
 
     @contextmanager
-    def shielded(self, grace: float) -> Iterator[None]:
-        """Meanwhile a request that was sent in whole is cut only `grace` seconds after the call was ended.
+    def delayed_abort(self, seconds: float) -> Iterator[None]:
+        """Within the block, shut down the connection of a request that was sent only `seconds` after an abort.
 
-        Its answer, which is due at once, says what there is to take back.
+        The answer, which is due at once, names the response that is to be cancelled.
         """
-        self._grace = grace
+        self._abort_delay = seconds
         try:
             yield
         finally:
-            with self._guard:
-                self._grace = self._due = None
+            with self._lock:
+                self._abort_delay = self._timeout_at = None
 
     def pause(self, seconds: float) -> None:
-        """Wait between two requests; over at once when the call is ended."""
-        with self._guard:
+        """Wait between two requests. Return at once when the call is aborted."""
+        with self._lock:
             if self._aborted is not None or seconds <= 0:
                 return
-            self._bell = Lock()
-            self._bell.acquire()
-        self._bell.acquire(timeout=seconds)
-        with self._guard:
-            self._bell = None
+            self._pause_lock = Lock()
+            self._pause_lock.acquire()
+        self._pause_lock.acquire(timeout=seconds)
+        with self._lock:
+            self._pause_lock = None
 
-    def hang_up(self) -> None:
-        """End the exchange under way, though not the call; what has come of it can still be read."""
-        with self._guard:
-            self._cut()
+    def disconnect(self) -> None:
+        """Shut down the connection without aborting the call. Bytes that have arrived can still be read."""
+        with self._lock:
+            self._shut_down()
 
     def end(self) -> None:
-        """The call is over."""
-        with self._guard:
-            self._ended = True
-            self.let_go()
+        """Mark the call as over; a later `abort` does nothing."""
+        with self._lock:
+            self._has_ended = True
+            self.detach()
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Follow the call's connection; httpcore's `trace` extension tells every step.
+        """Follow the call's connection by the events of httpcore's `trace` extension.
 
         https://www.encode.io/httpcore/extensions/#trace
         """
         match event.partition(".")[2]:
             case "connect_tcp.complete":
-                self._hold(info["return_value"].get_extra_info("socket"))
+                self._attach(info["return_value"].get_extra_info("socket"))
             case "start_tls.started":
-                self._keep_spare()
+                self._duplicate_socket()
             case "start_tls.complete":
-                self._hold(info["return_value"].get_extra_info("socket"))
+                self._attach(info["return_value"].get_extra_info("socket"))
             case "start_tls.failed" | "response_closed.started":
-                self.let_go()
+                self.detach()
             case "send_request_headers.started":
-                self._posting = info["request"].method == b"POST"  # a proxy's CONNECT is not the request
-                self._begun = self._begun or self._posting
-            case "send_request_headers.failed" if self._posting:
-                self._begun = self._sent  # they are written at once, or not at all
+                self._is_posting = info["request"].method == b"POST"  # a proxy's CONNECT is not the request
+                self._has_begun = self._has_begun or self._is_posting
+            case "send_request_headers.failed" if self._is_posting:
+                self._has_begun = self._sent  # headers are written at once, or not at all
             case "send_request_body.complete":
-                self._sent = self._sent or self._posting
-            case "receive_response_headers.complete" if self.when_taken is not None and self._posting:
+                self._sent = self._sent or self._is_posting
+            case "receive_response_headers.complete" if self.on_success is not None and self._is_posting:
                 _, status, *_ = info["return_value"]
                 if 200 <= status < 300:
-                    self.when_taken()
+                    self.on_success()
 
-    def _hold(self, sock: Any) -> None:
-        with self._guard:
-            self._drop_spare()
+    def detach(self) -> None:
+        """Forget the socket of an exchange that is over. Call it before the socket is closed: its number is reused."""
+        with self._lock:
+            self._close_duplicate()
+            self._socket = None
+
+    def _attach(self, sock: Any) -> None:
+        with self._lock:
+            self._close_duplicate()
             self._socket = sock
             if self._aborted is not None:
-                self._cut()
-        for option in KEEPALIVE:  # here and not in the pool's options: httpcore forgets those behind a proxy
+                self._shut_down()
+        for option in KEEPALIVE:  # not in the pool's options: httpcore ignores those behind a proxy
             with suppress(OSError):
                 sock.setsockopt(*option)
 
-    def _keep_spare(self) -> None:
-        """During a TLS handshake the socket changes hands, and is closed unannounced when that fails."""
-        with self._guard, suppress(OSError):  # out of files: the handshake then ends by its own timeout
-            self._spare = os.dup(self._socket.fileno())
+    def _duplicate_socket(self) -> None:
+        """Duplicate the socket for a TLS handshake, which wraps it and closes it unseen if the handshake fails."""
+        with self._lock, suppress(OSError):  # out of files: the handshake then ends by its own timeout
+            self._handshake_fd = os.dup(self._socket.fileno())
 
-    def let_go(self) -> None:
-        """An exchange is over. Comes before its socket is closed, as the number may then be another's."""
-        with self._guard:
-            self._drop_spare()
-            self._socket = None
+    def _close_duplicate(self) -> None:
+        fd, self._handshake_fd = self._handshake_fd, None
+        if fd is not None:
+            os.close(fd)
 
-    def _drop_spare(self) -> None:
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            os.close(spare)
-
-    def _cut(self) -> None:
-        if self._spare is not None:
-            _shut_down(self._spare)
+    def _shut_down(self) -> None:
+        if self._handshake_fd is not None:
+            _shut_down_fd(self._handshake_fd)
         elif self._socket is not None:
-            _shut_down(self._socket.fileno())
+            _shut_down_fd(self._socket.fileno())
 
 
-def _shut_down(number: int) -> None:
-    if number < 0:
+def _shut_down_fd(fd: int) -> None:
+    if fd < 0:
         return
     with suppress(OSError):  # it is no longer connected
-        borrowed = _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, number)
+        borrowed = _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
         try:
             borrowed.shutdown(socket.SHUT_RDWR)
         finally:

@@ -143,7 +143,7 @@ class Endpoint:
         except BREAKS as error:
             return failure_of(error, handle)
         finally:
-            handle.let_go()
+            handle.detach()
             if response is not None:
                 response.close()
                 # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely (0074)
@@ -206,7 +206,7 @@ def is_late(ends_at: float, handle: CallHandle) -> bool:
     """Whether the time is over; then nothing more is taken than what has come already, which was in time."""
     if monotonic() <= ends_at:
         return False
-    handle.hang_up()
+    handle.disconnect()
     return True
 
 

@@ -126,7 +126,7 @@ def _read_events(
         ):  # unlike a loop, it holds no chunk while the next is awaited
             if is_late(ends_at, handle):
                 fault = overdue()
-            handle.expect(incoming.max_wait(stall))
+            handle.set_idle_timeout(incoming.max_wait(stall))
         is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)
@@ -134,7 +134,7 @@ def _read_events(
         fault = overdue()
     except BREAKS:
         pass  # what had come before the line broke counts
-    handle.expect(None)
+    handle.set_idle_timeout(None)
     body = incoming.end(is_broken=is_broken or handle.aborted is not None)
     if body is None and fault is None:
         fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")

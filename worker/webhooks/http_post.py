@@ -232,7 +232,7 @@ class Poster:
             report = _report(response, self.clock())
             with suppress(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError):
                 _read_a_little(response)
-            handle.let_go()
+            handle.detach()
             return report
 
 

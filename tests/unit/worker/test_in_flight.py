@@ -44,9 +44,9 @@ def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
 
 def test_a_text_that_came_while_the_process_was_frozen_is_no_stall() -> None:
     handle, now = CallHandle(), monotonic()
-    handle.expect(1.0)
-    handle.keep(now + 600, frozen=600)
-    handle.keep(now + 600.5)
+    handle.set_idle_timeout(1.0)
+    handle.check_timeouts(now + 600, frozen=600)
+    handle.check_timeouts(now + 600.5)
     assert handle.aborted is None
-    handle.keep(now + 602)
+    handle.check_timeouts(now + 602)
     assert handle.aborted is AbortReason.STALLED
