@@ -65,15 +65,18 @@ class MaxWait:
                 f" {waiting_for(job, provider_limit, now)}. Nothing was bought. Send it again later, or with"
                 " 'background', which waits for the provider."
             )
-            kind = job.error_kind or provider_limit.pause_kind
-            code = ERROR_CODES[ErrorKind.UNREACHABLE]
+            error = {
+                "error_code": ERROR_CODES[ErrorKind.UNREACHABLE],
+                "error_kind": job.error_kind or provider_limit.pause_kind,
+                "error_message": message,
+            }
             with state.database.begin() as tx:
-                move(tx, Verb.FAIL_UNAVAILABLE, job, now, error_code=code, error_kind=kind, error_message=message)
+                _, deliveries = move(tx, Verb.FAIL_UNAVAILABLE, [(job, error)], now)
         except (StaleJob, JobNotFound):
             return False
         except DATABASE_ERRORS as error:
             log.warning("held create could not be turned away", job_id=self._job_id, error=type(error).__name__)
             return False
         log.info(Verb.FAIL_UNAVAILABLE, job_id=job.id, attempt=job.attempt)
-        state.notifier.ended(job.id)
+        state.notifier.ended(job.id, deliveries=deliveries)
         return True

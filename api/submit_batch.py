@@ -26,7 +26,7 @@ from jobs.job import Job, JobSpec
 from jobs.store.api_keys import ApiKey, Scope, find_keys
 from jobs.store.database import DATABASE_ERRORS, LOCK_ERRORS, CommitUnknown, Database, is_locked, sqlstate_of
 from jobs.store.idempotency import Idempotency, remember
-from jobs.store.jobs import submit_all
+from jobs.store.jobs import submit
 from jobs.store.undelivered_creates import Sender, announce_submit, insert_undelivered_creates
 from jobs.task_queue import QueueCapacity, TaskQueue
 
@@ -236,7 +236,7 @@ class SubmitBatcher:
             enqueued = places > 0 and order.is_due
             places -= enqueued
             entries.append((order.spec, order.at, enqueued))
-        jobs = submit_all(tx, entries)
+        jobs = submit(tx, entries)
         made = list(zip(orders, jobs, strict=True))
         remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
         if any(order.client_has_left for order in orders):

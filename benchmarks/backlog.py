@@ -24,7 +24,7 @@ from jobs.job import Answer, CallReport, Cost, CostSource, Usage
 from jobs.retry import Backoff
 from jobs.store import schema, workers
 from jobs.store.api_keys import BOOTSTRAP_ID
-from jobs.store.attempts import begin_attempt
+from jobs.store.attempts import begin_attempts
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
 from tests.support.stack import API_KEY, MODEL, Stack
@@ -193,17 +193,17 @@ def _tick(database: Database, scheduler: FairScheduler) -> list[str]:
 
 
 def _work(side: Side, job_id: str) -> None:
-    """Claim a job, and record_outcome it as after a call."""
+    """Claim a job, and record the outcome of its call."""
 
     def claim() -> Any:
         with side.database.begin() as tx:
-            return begin_attempt(tx, job_id, side.worker_id, datetime.now(UTC))
+            return begin_attempts(tx, [job_id], side.worker_id, datetime.now(UTC))
 
     def end() -> None:
         with side.database.begin() as tx:
             record_outcome(tx, EndedCall(job, attempt, ANSWER, None, datetime.now(UTC)), POLICY, 0)
 
-    job, attempt = side.time("claim", claim)
+    [(job, attempt)] = side.time("claim", claim)
     side.time("record_outcome", end)
     if job.api_key_id == BOOTSTRAP_ID:
         side.finished.append(job_id)

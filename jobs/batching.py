@@ -68,11 +68,6 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[_Place[T, R]] = deque()
         self._leaders: list[_Leader] = []
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for the batch that is under way to end."""
-        return len(self._waiting)
-
     def do(self, item: T) -> R:
         """The result for `item`.
 
@@ -185,11 +180,6 @@ class AsyncBatcher(Generic[T, R]):
         self._threads = ThreadPoolExecutor(self._most_leaders)  # never behind the handlers that fill the shared pool
         self._is_watched = False
         self.is_busy = False
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for the batch that is under way to end."""
-        return len(self._waiting)
 
     async def do(self, item: T) -> R:
         """The result for `item`, once its batch is done.

@@ -24,18 +24,6 @@ LIVE_FROM: Final = 3
 _SMALLEST_DELTA: Final = 32
 _DELTAS_PER_TEXT: Final = 256
 
-LIFECYCLE_TYPES: Final = frozenset(
-    {
-        "response.created",
-        "response.queued",
-        "response.in_progress",
-        "response.completed",
-        "response.failed",
-        "response.incomplete",
-    }
-)
-"""Events that carry the whole response; they are always ours."""
-
 OUTPUT_TYPES: Final = frozenset(
     {
         "response.output_item.added",

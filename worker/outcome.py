@@ -15,13 +15,11 @@ from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.attempts import (
     MESSAGE_LIMIT,
-    end_attempt,
-    end_first_attempts,
+    end_attempts,
     failed_alike,
-    save_answer,
     save_answers,
 )
-from jobs.store.jobs import move, move_all
+from jobs.store.jobs import move
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import AT_ONCE, MaxLogWait, parked_for
 from jobs.store.responses import get_job
@@ -96,10 +94,10 @@ def record_outcome(tx: Connection, ended: EndedCall, policy: Policy, jitter: flo
     if isinstance(result, Answer):
         return _record_answer(tx, ended, result)
     if ended.aborted in SETTLED_BY_OTHERS:
-        end_attempt(tx, ended.attempt, Outcome.CANCELLED, ended.ended_at, ended.report)
+        end_attempts(tx, [(ended.attempt, Outcome.CANCELLED, ended.report)], ended.ended_at)
         return None
     if ended.aborted is AbortReason.RELEASED and _can_be_handed_back(ended, result):
-        end_attempt(tx, ended.attempt, Outcome.RELEASED, ended.ended_at, ended.report)
+        end_attempts(tx, [(ended.attempt, Outcome.RELEASED, ended.report)], ended.ended_at)
         return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
     return _record_failure(tx, ended, result, policy, jitter)
 
@@ -118,9 +116,9 @@ def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Re
     """
     now = max(ended.ended_at for ended in calls)
     moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
-    moved, deliveries = move_all(tx, Verb.COMPLETE, moves, now)
+    moved, deliveries = move(tx, Verb.COMPLETE, moves, now)
     jobs = {job.id: job for job in moved}
-    end_first_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now)
+    end_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now, jobs_moved=True)
     save_answers(tx, [(ended.job, ended.report) for ended in calls])
     return [RecordedOutcome(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
 
@@ -148,13 +146,13 @@ def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
 def _record_answer(tx: Connection, ended: EndedCall, answer: Answer) -> RecordedOutcome | None:
     cut = answer.cut_reason is not None
     report, now = ended.report, ended.ended_at
-    end_attempt(tx, ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, now, report)
+    end_attempts(tx, [(ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, report)], now)
     changes = _answered(report, answer.cut_reason)
     settled = _move(tx, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ended.job, now, **changes)
     if settled is None:
         settled = _adopt(tx, ended, Verb.ADOPT_PARTIAL if cut else Verb.ADOPT, changes)
     if settled is not None:
-        save_answer(tx, settled.job, report)
+        save_answers(tx, [(settled.job, report)])
     return settled
 
 
@@ -171,7 +169,7 @@ def _record_failure(
     tx: Connection, ended: EndedCall, failure: Failure, policy: Policy, jitter: float
 ) -> RecordedOutcome | None:
     now, job, report = ended.ended_at, ended.job, ended.report
-    end_attempt(tx, ended.attempt, Outcome.FAILED, now, report)
+    end_attempts(tx, [(ended.attempt, Outcome.FAILED, report)], now)
     relax = policy.widen_on_overflow
     max_wait = policy.max_wait.now(tx, now) if _log_may_tell(ended) else NO_WAIT
     alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
@@ -240,23 +238,26 @@ def _give_up(
     final = {"error_code": step.code, "error_message": step.message[:MESSAGE_LIMIT], "usage": report.usage}
     settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
     if settled is not None:
-        save_answer(tx, settled.job, report)
+        save_answers(tx, [(settled.job, report)])
     return settled
 
 
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
     """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
     try:
-        return RecordedOutcome(verb, move(tx, verb, job, now, **changes))
+        [moved], _ = move(tx, verb, [(job, changes)], now)
     except StaleJob:
         verb_when_parked = OF_A_PARKED_JOB.get(verb)
+    else:
+        return RecordedOutcome(verb, moved)
     parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
     if verb_when_parked is None or parked is None:
         return None
     try:
-        return RecordedOutcome(verb_when_parked, move(tx, verb_when_parked, parked, now, **changes))
+        [moved], _ = move(tx, verb_when_parked, [(parked, changes)], now)
     except StaleJob:
         return None
+    return RecordedOutcome(verb_when_parked, moved)
 
 
 def call_deadline_failure(length: timedelta) -> Failure:

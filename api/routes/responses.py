@@ -36,7 +36,7 @@ from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.request_fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
-from jobs.store.jobs import erase, move, retry_job
+from jobs.store.jobs import Moved, erase, move, retry_job
 from jobs.store.responses import Filters, ResponseSummary, get_job, get_response_document, no_job
 
 RACES = 20
@@ -217,7 +217,7 @@ def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
 
     def ending(job: Job) -> Job:
         if job.status in TRANSITIONS[Verb.CANCEL].sources:
-            return _move(state, Verb.CANCEL, job)
+            return _cancel(state, job)
         if job.background:
             return job
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
@@ -252,11 +252,11 @@ def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
 
     def erasing(job: Job) -> Job:
         with state.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
-            ended = job if job.status.is_terminal else move(tx, Verb.CANCEL, job, state.database.clock())
-            erase(tx, ended)
-        if ended is not job:
-            _notify_cancelled(state, ended)
-        return ended
+            cancelled = None if job.status.is_terminal else move(tx, Verb.CANCEL, [(job, {})], state.database.clock())
+            erase(tx, cancelled.jobs[0] if cancelled else job)
+        if cancelled:
+            _notify_cancelled(state, cancelled)
+        return job
 
     job = _settle_race(state, caller.id, response_id, erasing)
     state.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
@@ -325,16 +325,17 @@ def _settle_race(state: AppState, api_key_id: str, response_id: str, act: Callab
     raise WrongState("The response is changing too quickly. Try again.", "response_id")
 
 
-def _move(state: AppState, verb: Verb, job: Job) -> Job:
+def _cancel(state: AppState, job: Job) -> Job:
     with state.database.begin() as tx:
-        moved = move(tx, verb, job, state.database.clock())
-    _notify_cancelled(state, moved)
-    return moved
+        cancelled = move(tx, Verb.CANCEL, [(job, {})], state.database.clock())
+    _notify_cancelled(state, cancelled)
+    return cancelled.jobs[0]
 
 
-def _notify_cancelled(state: AppState, job: Job) -> None:
-    state.notifier.stop(job.id, job.attempt, "cancelled")
-    state.notifier.ended(job.id)
+def _notify_cancelled(state: AppState, cancelled: Moved) -> None:
+    for job in cancelled.jobs:
+        state.notifier.stop(job.id, job.attempt, "cancelled")
+        state.notifier.ended(job.id, deliveries=cancelled.delivery_ids)
 
 
 def check_id(response_id: str) -> None:

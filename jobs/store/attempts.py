@@ -31,25 +31,11 @@ from jobs.store.attempt_bodies import keep_body
 from jobs.store.bulk import insert_all, update_all
 from jobs.store.column_types import any_of
 from jobs.store.conversations import await_again, missing_link
-from jobs.store.jobs import move_all
+from jobs.store.jobs import move
 from jobs.store.output_items import keep_items
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
 
 MESSAGE_LIMIT = 4_000
-
-
-def begin_attempt(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
-    """Claim a due job for `worker_id` and open the row of its next call.
-
-    None when the bell was stale: the job is gone, taken, ended, or not due yet. None as well for a worker that has
-    been given up and does not know it yet: its call would be taken for lost while it runs. A follow-up of whose
-    conversation a part has been erased is sent back to wait, for its end to be told.
-    """
-    try:
-        begun = begin_attempts(tx, [job_id], worker_id, now)
-    except StaleJob:
-        return None
-    return begun[0] if begun else None
 
 
 def begin_attempts(
@@ -61,12 +47,16 @@ def begin_attempts(
     *,
     early: timedelta = ON_TIME,
 ) -> list[tuple[Job, Attempt]]:
-    """`begin_attempt` for several jobs at once, for at most `most` of them; whose bell was stale is left out.
+    """Claim due jobs for `worker_id`, at most `most` of them, and insert the row of each one's next call.
 
-    One may come `early`: who rang for it may know the time a little less well than we.
+    Left out are jobs whose message was stale: those that are gone, claimed, ended or not yet due. A worker that was
+    declared dead and does not know it yet claims nothing, as its call would count as lost while it runs. A follow-up
+    whose conversation has been erased in part is blocked again, so that `follow_ups` fails it.
+
+    A job may be claimed `early` by that much, because the clock of the process that enqueued it may differ from ours.
 
     Raises:
-        StaleJob: another took one of them at this moment; the transaction is to be rolled back.
+        StaleJob: another worker claimed one of them at the same time. Roll the transaction back.
     """
     found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
     due = [job for job in found if job.available_at - early <= now < job.deadline_at]
@@ -78,7 +68,7 @@ def begin_attempts(
         (job, {"attempt": job.attempt + 1, "worker_id": worker_id, "started_at": job.started_at or now})
         for job in ready
     ]
-    claimed, _ = move_all(tx, Verb.CLAIM, moves, now)
+    claimed, _ = move(tx, Verb.CLAIM, moves, now)
     begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
     insert_all(tx, schema.attempts, [_opening_row(attempt) for _, attempt in begun])
     return begun
@@ -234,13 +224,37 @@ def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -
     tx.execute(this.values(provider_response_id=provider_response_id, copy_unwanted=~is_stored))
 
 
-def end_attempt(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
-    """Close a call with what it came to and book its usage and cost, once.
+EndedAttempt = tuple[Attempt, Outcome, CallReport]
 
-    A call that was closed as lost may still report: what it says is truer than the guess. So may one that was handed
-    back, of what it had bought and was then cancelled. False when the call had reported before. Of an erased job's
-    call no text is kept. What two calls fetched of one purchase is booked for the first to say so.
+
+def end_attempts(
+    tx: Connection, ended: Sequence[EndedAttempt], now: datetime, *, jobs_moved: bool = False
+) -> list[bool]:
+    """Close calls with their outcome and book usage and cost once; False for each call that had reported before.
+
+    A call that was closed as lost may still report, and the report replaces the guess. A released call may report the
+    cancellation of the response that it had billed. Where two calls fetched one billed response, only the first to
+    report books it. No text is kept of an erased job's call.
+
+    `jobs_moved` says that each call is the first of its job and that this transaction has just moved the job with the
+    call's cost. Nobody else can have closed such a call or booked its response, so one statement closes them all.
+
+    Raises:
+        StaleJob: with `jobs_moved`, one of them is closed already. Roll the transaction back.
     """
+    if not jobs_moved:
+        return [_end(tx, *each, now) for each in ended]
+    rows = []
+    for attempt, outcome, report in ended:
+        values = dict.fromkeys(_REPORTED) | _ending(outcome, report, now)
+        this = {"of_job": attempt.job_id, "of_number": attempt.number}
+        rows.append(this | {f"new_{name}": value for name, value in values.items()})
+    if update_all(tx, _CLOSING_OPEN, rows) < len(rows):
+        raise StaleJob(ended[0][0].job_id, "end")
+    return [True] * len(ended)
+
+
+def _end(tx: Connection, attempt: Attempt, outcome: Outcome, report: CallReport, now: datetime) -> bool:
     job_exists = _lock_job(tx, attempt.job_id)
     fetched_twice = _booked_by_another(tx, attempt, report)
     if fetched_twice:
@@ -303,23 +317,6 @@ def may_have_been_billed(tx: Connection, job_id: str) -> bool:
     return tx.execute(query).first() is not None
 
 
-def end_first_attempts(tx: Connection, ended: Sequence[tuple[Attempt, Outcome, CallReport]], now: datetime) -> None:
-    """`end_attempt` for the first calls of jobs that this transaction has moved on from them.
-
-    Nobody else can have closed them then, and no other call can have booked what they bought.
-
-    Raises:
-        StaleJob: one of them is closed all the same; the transaction is to be rolled back.
-    """
-    rows = []
-    for attempt, outcome, report in ended:
-        values = dict.fromkeys(_REPORTED) | _ending(outcome, report, now)
-        this = {"of_job": attempt.job_id, "of_number": attempt.number}
-        rows.append(this | {f"new_{name}": value for name, value in values.items()})
-    if update_all(tx, _CLOSING_OPEN, rows) < len(rows):
-        raise StaleJob(ended[0][0].job_id, "end")
-
-
 _REPORTED: Final = (
     *("ended_at", "outcome", "billed", "http_status", "provider_request_id", "error_kind", "error_message"),
     *("provider_response_id", "input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
@@ -358,13 +355,8 @@ def _closing_open() -> Update:
 _CLOSING_OPEN: Final = _closing_open()
 
 
-def save_answer(tx: Connection, job: Job, report: CallReport) -> None:
-    """Keep what the provider sent beside our reading of it; an earlier answer of the job gives way."""
-    save_answers(tx, [(job, report)])
-
-
 def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> None:
-    """The same for several jobs."""
+    """Store each job's answer as the provider sent it and as we read it, in place of an earlier one."""
     rows = []
     read = []
     for job, report in answers:

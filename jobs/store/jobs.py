@@ -1,10 +1,10 @@
-"""`submit` and `move`: the only writers of `jobs.status`."""
+"""Submit, move and erase jobs: the only code that writes `jobs.status`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -31,44 +31,50 @@ from jobs.store.column_types import any_of
 from jobs.store.row_mapping import cost_columns, job_from, usage_columns
 from jobs.store.webhooks.outbox import forget_targets, keep_target, write_events
 
-NOT_YET: Final[Mapping[str, Any]] = dict.fromkeys(
+Move = tuple[Job, Mapping[str, Any]]
+"""A job as the caller last read it, and the fields of `Job` to change with its status."""
+
+
+class Moved(NamedTuple):
+    """Jobs after a move, ordered by id, and the ids of the webhook deliveries to enqueue after the commit."""
+
+    jobs: list[Job]
+    delivery_ids: list[str]
+
+
+_UNSET: Final[Mapping[str, Any]] = dict.fromkeys(
     (
         *("truncation_applied", "started_at", "completed_at", "worker_id", "provider_response_id", "provider_model"),
         *("incomplete_reason", "error_code", "error_kind", "error_message", "error_param", "error_http_status"),
         *("usage", "cost"),
     )
 )
-"""What nothing is known of when a job is accepted."""
+"""Fields of `Job` that are unknown when a job is submitted."""
 
 
-def submit(tx: Connection, spec: JobSpec, now: datetime, *, enqueued: bool = False) -> Job:
-    """Accept one job; as `submit_all`."""
-    return submit_all(tx, [(spec, now, enqueued)])[0]
+def submit(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]) -> list[Job]:
+    """Insert jobs, which are durable once the transaction commits, and return them in the same order.
 
-
-def submit_all(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]) -> list[Job]:
-    """Accept jobs: they are durable once the transaction commits.
-
-    Beside each is its moment, and whether the caller rings its bell right after the commit, so that the dispatcher
-    need not.
+    Each entry holds the spec, the time of submission, and whether the caller enqueues the job right after the commit.
+    The enqueuer skips those.
     """
     rows = [_queued_row(spec, now, enqueued=enqueued) for spec, now, enqueued in entries]
-    accepted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
-    stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, accepted, strict=True)]
+    submitted = [(row["id"], spec) for row, (spec, *_) in zip(rows, entries, strict=True)]
+    stored = [{**row, "store": spec.store} for row, (_, spec) in zip(rows, submitted, strict=True)]
     requests = [
         {"job_id": job_id, "settings": spec.settings, "input": spec.input, "credentials": spec.credentials}
-        for job_id, spec in accepted
+        for job_id, spec in submitted
     ]
     labels = [
         {"job_id": job_id, "key": key, "api_key_id": spec.api_key_id, "value": value}
-        for job_id, spec in accepted
+        for job_id, spec in submitted
         for key, value in spec.metadata.items()
     ]
     insert_into_all(tx, {schema.jobs: stored, schema.requests: requests, schema.job_metadata: labels})
-    for row, (job_id, spec) in zip(rows, accepted, strict=True):
+    for row, (job_id, spec) in zip(rows, submitted, strict=True):
         if spec.webhook is not None:
             keep_target(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])
-    return [Job(**row, **NOT_YET) for row in rows]
+    return [Job(**row, **_UNSET) for row in rows]
 
 
 def _queued_row(spec: JobSpec, now: datetime, *, enqueued: bool) -> dict[str, Any]:
@@ -97,27 +103,16 @@ def _queued_row(spec: JobSpec, now: datetime, *, enqueued: bool) -> dict[str, An
     }
 
 
-def move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
-    """Apply `verb` to the row, provided it is still as `job` describes it; `changes` are fields of `Job`.
+def move(tx: Connection, verb: Verb, moves: Sequence[Move], now: datetime) -> Moved:
+    """Apply `verb` to the rows of `moves`, provided each is still as its job describes it.
 
-    What a status implies is set here: an ended job has its moment and no worker, a queued one neither; what moves no
-    longer waits for another; and the end of a background job is an event, on its way to whoever wants to hear of it
-    once this transaction commits.
-
-    Raises:
-        StaleJob: the row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
-    """
-    [moved], _ = move_all(tx, verb, [(job, changes)], now)
-    return moved
-
-
-def move_all(
-    tx: Connection, verb: Verb, moves: Sequence[tuple[Job, Mapping[str, Any]]], now: datetime
-) -> tuple[list[Job], list[str]]:
-    """`move` for several jobs at once; also the ids of the deliveries to ring for after the commit.
+    The fields that a status implies are set here. A job that ends gets `completed_at` and loses its worker; a queued
+    one has neither. A moved job is no longer parked and no longer waits for another response. The end of a background
+    job is written to the webhook outbox in the same transaction.
 
     Raises:
-        StaleJob: one of them cannot be moved; the transaction is to be rolled back.
+        StaleJob: a row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
+            Roll the transaction back.
     """
     transition = TRANSITIONS[verb]
     implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
@@ -127,29 +122,29 @@ def move_all(
         implied |= {"completed_at": now if transition.target.is_terminal else None}
     rows: dict[frozenset[str], list[dict[str, Any]]] = {}
     moved = []
-    for job, changes in sorted(moves, key=lambda move: move[0].id):  # locked in one order by everyone
-        as_it_was = {"old_id": job.id, "old_attempt": job.attempt, "old_parked_until": job.parked_until}
+    for job, changes in sorted(moves, key=lambda move: move[0].id):  # one lock order everywhere prevents deadlocks
+        expected = {"old_id": job.id, "old_attempt": job.attempt, "old_parked_until": job.parked_until}
         values = _columns({**implied, **changes})
-        row = as_it_was | {f"new_{name}": value for name, value in values.items()}
+        row = expected | {f"new_{name}": value for name, value in values.items()}
         rows.setdefault(frozenset(values), []).append(row)
         moved.append(replace(job, **{**implied, **changes}))
-    for names, alike in rows.items():
-        if update_all(tx, _moving(verb, names), alike) < len(alike):
+    for names, same_columns in rows.items():
+        if update_all(tx, _update(verb, names), same_columns) < len(same_columns):
             raise StaleJob(moves[0][0].id, verb)
     if transition.target.is_terminal:
-        return moved, write_events(tx, [job for job in moved if job.background], now)
-    return moved, []
+        return Moved(moved, write_events(tx, [job for job in moved if job.background], now))
+    return Moved(moved, [])
 
 
 @cache
-def _moving(verb: Verb, names: frozenset[str]) -> Update:
-    """The statement of one verb; built once, as building it takes longer than running it."""
+def _update(verb: Verb, names: frozenset[str]) -> Update:
+    """Return the UPDATE of one verb. Cached, because building it takes longer than running it."""
     row = schema.jobs.c
     guard = (
         row.id == bindparam("old_id", type_=row.id.type),
         row.attempt == bindparam("old_attempt", type_=row.attempt.type),
         row.parked_until.is_not_distinct_from(bindparam("old_parked_until", type_=row.parked_until.type)),
-        or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # an IN takes no list of rows
+        or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # `update_all` cannot do `IN`
     )
     return (
         update(schema.jobs)
@@ -167,91 +162,83 @@ def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def cancel_open(
-    tx: Connection, api_key_id: str, status: Status, now: datetime, limit: int
-) -> tuple[list[Job], list[str]]:
+def cancel_open(tx: Connection, api_key_id: str, status: Status, now: datetime, limit: int) -> Moved:
     """Cancel up to `limit` jobs of a key that have this open `status`.
 
-    They are locked first, so that none is stale. Also the ids of the deliveries to ring for, as `move_all`.
+    The rows are locked first, so none of them can be stale.
     """
     row = schema.jobs.c
     these = (row.api_key_id == api_key_id, row.status == status, row.completed_at.is_(None))
     size = bindparam("size", limit, Integer, literal_execute=True)
     query = select(schema.jobs).where(*these).order_by(row.id).limit(size).with_for_update()
     jobs = [job_from(each) for each in tx.execute(query).mappings()]
-    return move_all(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
+    return move(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
 
 
 def retry_job(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
-    """Run a failed or cancelled job again under its own id, with all its attempts before it and a new deadline.
+    """Run a failed or cancelled job again under its own id, with a new deadline. Its attempts are kept.
 
-    A follow-up waits until its conversation has been looked at anew.
+    A follow-up is blocked again until its conversation has been checked.
 
     Raises:
-        StaleJob: it is neither failed nor cancelled any more.
+        StaleJob: the job is neither failed nor cancelled any more.
     """
     follows = job.previous_response_id is not None
-    retried = move(
-        tx,
-        Verb.RETRY,
-        job,
-        now,
-        failures=0,
-        started_at=None,
-        available_at=deadline_at if follows else now,
-        blocked_by=job.previous_response_id,
-        sent_responses=None,
-        sent_items=None,
-        deadline_at=deadline_at,
-        truncation_applied=None,
-        incomplete_reason=None,
-        error_code=None,
-        error_kind=None,
-        error_message=None,
-        error_param=None,
-        error_http_status=None,
+    changes: dict[str, Any] = {
+        "failures": 0,
+        "available_at": deadline_at if follows else now,
+        "blocked_by": job.previous_response_id,
+        "deadline_at": deadline_at,
+    }
+    changes |= dict.fromkeys(
+        (
+            *("started_at", "sent_responses", "sent_items", "truncation_applied", "incomplete_reason"),
+            *("error_code", "error_kind", "error_message", "error_param", "error_http_status"),
+        )
     )
-    for of_the_last_run in (schema.answers, schema.output_items, schema.stream_events):
-        tx.execute(delete(of_the_last_run).where(of_the_last_run.c.job_id == job.id))
+    [retried], _ = move(tx, Verb.RETRY, [(job, changes)], now)
+    for table in (schema.answers, schema.output_items, schema.stream_events):
+        tx.execute(delete(table).where(table.c.job_id == job.id))
     return retried
 
 
 def erase(tx: Connection, job: Job) -> None:
-    """Remove an ended job with its prompt, its answer and every text of its attempts; the usage they booked stays.
+    """Delete an ended job with its prompt, its answer and the texts of its attempts. Its usage is kept.
 
     Raises:
-        StaleJob: it is open, or has changed since it was read.
+        StaleJob: the job is open, or has changed since it was read.
     """
     row = schema.jobs.c
-    gone = tx.execute(
+    erased = tx.execute(
         delete(schema.jobs).where(row.id == job.id, row.attempt == job.attempt, row.completed_at.is_not(None))
     )
-    if gone.rowcount == 0:
+    if erased.rowcount == 0:
         raise StaleJob(job.id, "erase")
-    _forget_texts(tx, [job.id])
+    _erase_texts(tx, [job.id])
 
 
 def erase_ripe(tx: Connection, ripe: ColumnElement[bool], limit: int) -> int:
-    """Erase, as `erase` does, up to `limit` ended jobs that are `ripe`, those first that ended first; returns how many.
+    """Erase up to `limit` ended jobs that are `ripe`, oldest end first, and return the number of erased jobs.
 
-    What somebody else holds at this moment is left for another time.
+    Rows that another session has locked are skipped.
     """
     row = schema.jobs.c
-    size = bindparam("size", limit, Integer, literal_execute=True)  # else a prepared plan expects a tenth of the table
+    # a bound parameter would make a prepared plan expect a tenth of the table
+    size = bindparam("size", limit, Integer, literal_execute=True)
     oldest = select(row.id).where(row.completed_at.is_not(None), ripe).order_by(row.completed_at).limit(size)
-    ids = tx.execute(oldest.with_for_update(skip_locked=True)).scalars().all()  # locked, so that none is revived
+    ids = tx.execute(oldest.with_for_update(skip_locked=True)).scalars().all()  # the lock keeps out a retry
     if ids:
         tx.execute(delete(schema.jobs).where(any_of(row.id, ids)))
-        _forget_texts(tx, ids)
+        _erase_texts(tx, ids)
     return len(ids)
 
 
-def _forget_texts(tx: Connection, job_ids: Sequence[str]) -> None:
-    """What the database doesn't erase by itself together with a job."""
+def _erase_texts(tx: Connection, job_ids: Sequence[str]) -> None:
+    """Erase the texts of jobs that no foreign key deletes, and mark the provider's copies for deletion."""
     forget_targets(tx, job_ids)
     attempt = schema.attempts.c
-    kept = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
-    told = update(schema.attempts).where(any_of(attempt.job_id, job_ids), kept)
-    # what the provider keeps of it is to go as well, and needs a call: `worker.maintenance.eraser`
-    unwanted = case((attempt.copy_unwanted.is_not(None), true()))
-    tx.execute(told.values(error_message=None, copy_unwanted=unwanted))
+    has_text_or_copy = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
+    erasing = update(schema.attempts).where(any_of(attempt.job_id, job_ids), has_text_or_copy)
+    # deleting the provider's copy takes a call, which `worker.maintenance.eraser` makes
+    copy_unwanted = case((attempt.copy_unwanted.is_not(None), true()))
+    tx.execute(erasing.values(error_message=None, copy_unwanted=copy_unwanted))

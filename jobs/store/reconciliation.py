@@ -91,7 +91,8 @@ def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime) -> Job:
         StaleJob: it is no longer parked as it was.
     """
     ending = {"error_code": step.code, "error_message": step.message, "failures": step.failures}
-    return move(tx, Verb.FAIL_UNKNOWN, job, now, **ending)
+    [failed], _ = move(tx, Verb.FAIL_UNKNOWN, [(job, ending)], now)
+    return failed
 
 
 def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: datetime) -> Sequence[tuple[Verb, Job]]:
@@ -141,7 +142,9 @@ def unpark(tx: Connection, job: Job, step: Reschedule, now: datetime) -> Job:
     Raises:
         StaleJob: it is no longer parked as it was.
     """
-    return move(tx, Verb.UNPARK, job, now, available_at=step.available_at, failures=step.failures)
+    changes = {"available_at": step.available_at, "failures": step.failures}
+    [unparked], _ = move(tx, Verb.UNPARK, [(job, changes)], now)
+    return unparked
 
 
 def _give_back(tx: Connection, attempt: Attempt) -> None:

@@ -13,9 +13,9 @@ import pytest
 import api.routes.responses
 from jobs.errors import ErrorKind, Failure
 from jobs.store import provider_limits
-from jobs.store.attempts import begin_attempt
 from tests.api.watching import frames
 from tests.api.world import MODEL, Hand, Server, Tenant, assert_error, serve
+from tests.support.records import claim_one
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.one_database
@@ -75,7 +75,7 @@ def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tena
     assert (body["status"], body["error"]["code"]) == ("failed", "provider_unavailable")
     assert body["backburner"]["error"]["kind"] == "overloaded"
     with server.database.begin() as tx:
-        assert begin_attempt(tx, job_id, "a-worker", datetime.now(UTC) + 2 * AN_HOUR) is None
+        assert claim_one(tx, job_id, "a-worker", datetime.now(UTC) + 2 * AN_HOUR) is None
 
 
 @pytest.mark.usefixtures("away")

@@ -14,12 +14,11 @@ from sqlalchemy import text
 from jobs.store.api_keys import revoke_key
 from jobs.store.database import Database, database_now
 from jobs.store.idempotency import Idempotency, remember
-from jobs.store.jobs import submit
 from jobs.store.responses import get_job
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import CHUNK, Passage, Proxy
 from tests.support.postgres import Databases, PostgresServer
-from tests.support.records import make_spec
+from tests.support.records import make_spec, submit_one
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -264,7 +263,7 @@ def test_a_large_one_neither_waits_for_others_nor_lets_them_wait(server: Server,
         pytest.skip("there is one writer at a time")
     with ThreadPoolExecutor(1) as pool:
         with server.database.begin() as tx:
-            job = submit(tx, make_spec(tenant.id), datetime.now(UTC))
+            job = submit_one(tx, make_spec(tenant.id), datetime.now(UTC))
             remember(tx, [(Idempotency.of(tenant.id, "held", b""), job)])
             stuck = pool.submit(post, tenant, 0, idempotency_key="held")
             await_until(lambda: server.is_creating, 10, "nothing is written")

@@ -21,12 +21,12 @@ from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.settings import Settings
 from jobs.store.api_keys import Scope, create_key
-from jobs.store.attempts import attempts_of, begin_attempt, end_attempt, save_answer
+from jobs.store.attempts import attempts_of, save_answers
 from jobs.store.database import Database
-from jobs.store.jobs import move
 from jobs.store.responses import get_job
 from jobs.store.workers import register
 from tests.support.names import NAMESPACE
+from tests.support.records import claim_one, end_one, move_one
 from tests.support.waiting import await_until
 
 MODEL = "openai/o3-pro"
@@ -78,7 +78,7 @@ class Server:
     @property
     def creates_behind(self) -> int:
         """How many creates wait in this process for the one transaction that is under way to end."""
-        return self.state.submit_batcher.writes.waiting
+        return len(self.state.submit_batcher.writes._waiting)
 
     @property
     def is_creating(self) -> bool:
@@ -207,7 +207,7 @@ class Hand:
         with self._database.begin() as tx:
             silent_since = datetime.now(UTC) - timedelta(hours=1)  # so that it does not count as a live one
             worker_id = register(tx, "a-host", 4711, 1, silent_since)
-            claimed = begin_attempt(tx, job_id, worker_id, datetime.now(UTC))
+            claimed = claim_one(tx, job_id, worker_id, datetime.now(UTC))
         assert claimed is not None, "the job could not be claimed"
         return claimed[0]
 
@@ -222,8 +222,8 @@ class Hand:
         job, attempt = self._held(job_id)
         now = datetime.now(UTC)
         with self._database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
-            job = move(
+            end_one(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
+            job = move_one(
                 tx,
                 Verb.FAIL,
                 job,
@@ -242,8 +242,8 @@ class Hand:
         job, attempt = self._held(job_id)
         now = datetime.now(UTC)
         with self._database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.FAILED, now, CallReport(failure, failure.http_status, raw))
-            return move(
+            end_one(tx, attempt, Outcome.FAILED, now, CallReport(failure, failure.http_status, raw))
+            return move_one(
                 tx,
                 Verb.RESCHEDULE,
                 job,
@@ -257,7 +257,7 @@ class Hand:
 
     def cancel(self, job_id: str) -> Job:
         with self._database.begin() as tx:
-            job = move(tx, Verb.CANCEL, get_job(tx, job_id), datetime.now(UTC))
+            job = move_one(tx, Verb.CANCEL, get_job(tx, job_id), datetime.now(UTC))
         self._notifier.ended(job_id)
         return job
 
@@ -279,8 +279,8 @@ class Hand:
         reason = report.result.cut_reason
         now = datetime.now(UTC)
         with self._database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.INCOMPLETE if reason else Outcome.COMPLETED, now, report)
-            job = move(
+            end_one(tx, attempt, Outcome.INCOMPLETE if reason else Outcome.COMPLETED, now, report)
+            job = move_one(
                 tx,
                 Verb.COMPLETE_PARTIAL if reason else Verb.COMPLETE,
                 job,
@@ -290,7 +290,7 @@ class Hand:
                 provider_response_id=report.provider_response_id,
                 provider_model=report.provider_model,
             )
-            save_answer(tx, job, report)
+            save_answers(tx, [(job, report)])
         if announce:
             self._notifier.ended(job_id)
         return job

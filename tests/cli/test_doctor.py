@@ -23,10 +23,9 @@ from jobs.model_catalog import Catalogue
 from jobs.settings import load_settings
 from jobs.store import workers
 from jobs.store.database import Database, database_now
-from jobs.store.jobs import submit
 from jobs.store.undelivered_creates import Process, heartbeat_process
 from tests.simulator.provider import running
-from tests.support.records import make_key, make_spec
+from tests.support.records import make_key, make_spec, submit_one
 from tests.support.valkey import ClusterServer, ValkeyServer
 
 SECRET = "provider-secret"
@@ -377,7 +376,7 @@ def test_a_worker_that_listens_to_nothing_is_found_and_a_job_that_waits_is_named
         assert workers.beat(tx, worker.id, now, report=workers.Report((), 100, None))
     key = make_key(database, "a key", now - timedelta(minutes=1))
     with database.begin() as tx:
-        job = submit(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
+        job = submit_one(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
     database.close()
     status, findings = diagnose()
     said = "no live worker listens to the queue of jobs: here (process 1)"

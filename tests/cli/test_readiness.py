@@ -14,10 +14,9 @@ from jobs.broker_names import Names
 from jobs.errors import ErrorKind
 from jobs.store import provider_limits, schema, workers
 from jobs.store.database import database_now
-from jobs.store.jobs import submit
 from tests.api.world import Server, serve, settings_for
 from tests.conftest import migrated_database
-from tests.support.records import make_key, make_spec
+from tests.support.records import make_key, make_spec, submit_one
 from tests.support.valkey import ValkeyServer
 from tests.support.valkey_faults import replica
 from tests.support.waiting import await_until
@@ -113,7 +112,7 @@ def stand_still(server: Server) -> None:
         now = database_now(tx)
     key = make_key(server.database, f"a key {now}", now)
     with server.database.begin() as tx:
-        submit(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
+        submit_one(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
 
 
 def be_busy(server: Server) -> None:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.types.responses import ResponseStreamEvent
 
-from jobs.event_stream import LIFECYCLE_TYPES, OUTPUT_TYPES
+from jobs.event_stream import OUTPUT_TYPES
 from tests.support.stack import API_KEY, Stack
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -19,6 +19,8 @@ from tests.support.waiting import await_until
 pytestmark = pytest.mark.long
 
 MODEL = "openai/o3-pro"
+BEGINNINGS = frozenset({"response.created", "response.queued", "response.in_progress"})
+ENDS = frozenset({"response.completed", "response.failed", "response.incomplete"})
 TEXT = "one two three four five six seven eight nine ten eleven twelve"
 PROMPT = f'[[sim: full text="{TEXT}" chunk=3 every=0.05]] Count.'
 SLOW = f'[[sim: full text="{TEXT}" chunk=3 every=0.12]] Count.'
@@ -82,11 +84,7 @@ class Watcher:
 
     @property
     def has_seen_the_end(self) -> bool:
-        return bool(self.events) and self.events[-1]["type"] in LIFECYCLE_TYPES - {
-            "response.created",
-            "response.queued",
-            "response.in_progress",
-        }
+        return bool(self.events) and self.events[-1]["type"] in ENDS
 
     @property
     def text(self) -> str:
@@ -141,7 +139,7 @@ def test_events_come_while_the_answer_is_made(stack: Stack) -> None:
     kinds = [event.type for _, event in arrivals]
     assert kinds[:3] == ["response.created", "response.queued", "response.in_progress"]
     assert kinds[-1] == "response.completed"
-    assert set(kinds) <= LIFECYCLE_TYPES | OUTPUT_TYPES
+    assert set(kinds) <= BEGINNINGS | ENDS | OUTPUT_TYPES
     assert [event.sequence_number for _, event in arrivals] == list(range(len(arrivals)))
     deltas = [(at, event.delta) for at, event in arrivals if event.type == "response.output_text.delta"]
     assert "".join(delta for _, delta in deltas) == TEXT
@@ -205,7 +203,7 @@ def test_it_can_be_taken_up_after_every_event(stack: Stack) -> None:
 def test_it_ends_as_the_response_does(stack: Stack, behaviour: str, last: str, status: str) -> None:
     events = Watcher(stack, begin(stack, f"[[sim: {behaviour}]] Hello")).all()
     assert (events[-1]["type"], events[-1]["response"]["status"]) == (last, status)
-    assert {each["type"] for each in events} <= LIFECYCLE_TYPES | OUTPUT_TYPES
+    assert {each["type"] for each in events} <= BEGINNINGS | ENDS | OUTPUT_TYPES
     told = [each["item"]["id"] for each in events if each["type"] == "response.output_item.done"]
     if last != "response.failed":
         assert told == [each["id"] for each in events[-1]["response"]["output"]]

@@ -12,12 +12,12 @@ from jobs.job import Attempt, CallReport, Cost, CostSource, Job, Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.model_catalog import Catalogue
 from jobs.settings import Transport
-from jobs.store.attempts import attempts_of, close_lost, end_attempt, note_response
+from jobs.store.attempts import attempts_of, close_lost, note_response
 from jobs.store.jobs import erase, retry_job
 from jobs.store.reconciliation import doubtful_attempts
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
-from tests.support.records import ANSWER, MODEL, Records
+from tests.support.records import ANSWER, MODEL, Records, end_one
 from worker.maintenance.canceller import WINDOW, Canceller
 from worker.maintenance.patrol import NoAnswer
 from worker.provider.client import ProviderClient
@@ -97,7 +97,7 @@ def test_so_is_what_was_handed_back_at_a_shutdown(world: World, clock: Clock) ->
     with world.records.database.begin() as tx:
         note_response(tx, attempt, THEIRS)
         stopped = CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped."), provider_response_id=THEIRS)
-        end_attempt(tx, attempt, Outcome.RELEASED, clock(), stopped)
+        end_one(tx, attempt, Outcome.RELEASED, clock(), stopped)
     world.records.move(Verb.CANCEL, world.records.move(Verb.RELEASE, job))
     assert world.run() == 1
     assert world.attempts(job)[0].outcome is Outcome.CANCELLED

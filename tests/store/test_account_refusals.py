@@ -8,10 +8,9 @@ from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Job
 from jobs.lifecycle import Verb
 from jobs.store.account_refusals import MOST_TRIES, OF_LATE, TAKEN_AFTER, is_its_own, is_the_accounts
-from jobs.store.jobs import move
 from jobs.store.responses import get_job
 from tests.support.clock import Clock
-from tests.support.records import ANSWER, Records, make_key
+from tests.support.records import ANSWER, Records, make_key, move_one
 
 SECOND = timedelta(seconds=1)
 REFUSED = CallReport(Failure(ErrorKind.BAD_CREDENTIALS, "Not you.", 403), http_status=403)
@@ -36,7 +35,7 @@ class World:
     def give_up(self, attempt: Attempt) -> None:
         failed = self._job(self.again(attempt))
         with self.records.database.begin() as tx:
-            move(tx, Verb.FAIL, failed, self.clock(), error_code="provider_rejected")
+            move_one(tx, Verb.FAIL, failed, self.clock(), error_code="provider_rejected")
 
     def again(self, attempt: Attempt) -> Attempt:
         self.clock.advance(SECOND)

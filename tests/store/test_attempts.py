@@ -11,21 +11,13 @@ from jobs.job import Answer, CallReport, Cost, CostSource, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import schema
-from jobs.store.attempts import (
-    MESSAGE_LIMIT,
-    attempts_of,
-    begin_attempt,
-    close_lost,
-    end_attempt,
-    failed_alike,
-    save_answer,
-)
+from jobs.store.attempts import MESSAGE_LIMIT, attempts_of, close_lost, failed_alike, save_answers
 from jobs.store.database import Database
 from jobs.store.jobs import erase, retry_job
 from jobs.store.responses import get_response_document
 from jobs.store.workers import mark_silent_dead
 from tests.support.clock import Clock
-from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, rows_of, snapshot
+from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, claim_one, end_one, rows_of, snapshot
 
 SECOND = timedelta(seconds=1)
 LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
@@ -63,7 +55,7 @@ class TestBegin:
         job = records.job_in(status)
         before = snapshot(records.database)
         with records.database.begin() as tx:
-            assert begin_attempt(tx, job.id, records.worker_id, records.clock()) is None
+            assert claim_one(tx, job.id, records.worker_id, records.clock()) is None
         assert snapshot(records.database) == before
 
     @pytest.mark.parametrize(("wait", "stale"), [(59, True), (60, False)])
@@ -73,21 +65,21 @@ class TestBegin:
         job = records.submit_job(run_at=clock() + 60 * SECOND)
         now = clock.advance(wait * SECOND)
         with records.database.begin() as tx:
-            assert (begin_attempt(tx, job.id, records.worker_id, now) is None) == stale
+            assert (claim_one(tx, job.id, records.worker_id, now) is None) == stale
 
     @pytest.mark.parametrize(("wait", "stale"), [(59, False), (60, True)])
     def test_nor_at_its_deadline(self, wait: int, stale: bool, records: Records, clock: Clock) -> None:
         job = records.submit_job(deadline_at=clock() + 60 * SECOND)
         now = clock.advance(wait * SECOND)
         with records.database.begin() as tx:
-            assert (begin_attempt(tx, job.id, records.worker_id, now) is None) == stale
+            assert (claim_one(tx, job.id, records.worker_id, now) is None) == stale
 
     def test_nor_by_a_worker_that_was_given_up_and_does_not_know_it(self, records: Records, clock: Clock) -> None:
         job = records.submit_job()
         now = clock.advance(60 * SECOND)
         with records.database.begin() as tx:
             assert mark_silent_dead(tx, now, 10 * SECOND) == [records.worker_id]
-            assert begin_attempt(tx, job.id, records.worker_id, now) is None
+            assert claim_one(tx, job.id, records.worker_id, now) is None
         fresh = records.worker()
         _job, attempt = records.claim(job, fresh)
         assert (attempt.number, attempt.worker_id) == (1, fresh)
@@ -96,7 +88,7 @@ class TestBegin:
         job = records.job_in(Status.COMPLETED)
         with records.database.begin() as tx:
             erase(tx, job)
-            assert begin_attempt(tx, job.id, records.worker_id, records.clock()) is None
+            assert claim_one(tx, job.id, records.worker_id, records.clock()) is None
 
 
 class TestEnd:
@@ -104,7 +96,7 @@ class TestEnd:
         _job, attempt = records.claim(records.submit_job())
         now = clock.advance(SECOND)
         with records.database.begin() as tx:
-            assert end_attempt(tx, attempt, Outcome.COMPLETED, now, ANSWER)
+            assert end_one(tx, attempt, Outcome.COMPLETED, now, ANSWER)
             [ended] = attempts_of(tx, attempt.job_id)
         assert (ended.outcome, ended.ended_at, ended.http_status) == (Outcome.COMPLETED, now, 200)
         assert (ended.provider_request_id, ended.provider_response_id) == ("inf_1", "resp_theirs")
@@ -114,12 +106,12 @@ class TestEnd:
     def test_it_is_ended_once(self, records: Records, clock: Clock) -> None:
         job, attempt = records.claim(records.submit_job())
         with records.database.begin() as tx:
-            assert end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+            assert end_one(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
         before = snapshot(records.database)
         clock.advance(SECOND)
         with records.database.begin() as tx:
-            assert not end_attempt(tx, attempt, Outcome.FAILED, clock(), FAILURE)
-            assert not end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+            assert not end_one(tx, attempt, Outcome.FAILED, clock(), FAILURE)
+            assert not end_one(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
             close_lost(tx, attempt.job_id, attempt.number, clock(), LOST)
         assert snapshot(records.database) == before
         assert records.reload(job).cost == COST
@@ -133,7 +125,7 @@ class TestEnd:
         now = clock.advance(SECOND)
         for first in (True, False):
             with records.database.begin() as tx:
-                assert end_attempt(tx, attempt, Outcome.COMPLETED, now, ANSWER) is first
+                assert end_one(tx, attempt, Outcome.COMPLETED, now, ANSWER) is first
                 [late] = attempts_of(tx, job.id)
             assert (late.outcome, late.billed, late.error_kind) == (Outcome.COMPLETED, Billed.YES, None)
             assert (late.error_message, late.usage, late.ended_at) == (None, USAGE, now)
@@ -152,7 +144,7 @@ class TestEnd:
         running, attempt = records.claim(records.submit_job())
         cancelled = records.move(Verb.CANCEL, running)
         with records.database.begin() as tx:
-            assert end_attempt(tx, attempt, Outcome.CANCELLED, records.clock(), ANSWER)
+            assert end_one(tx, attempt, Outcome.CANCELLED, records.clock(), ANSWER)
         booked = records.reload(cancelled)
         assert (booked.status, booked.cost) == (Status.CANCELLED, COST)
 
@@ -168,7 +160,7 @@ class TestEnd:
     def test_whether_it_may_have_been_billed(self, changes: dict[str, Any], billed: Billed, records: Records) -> None:
         _job, attempt = records.claim(records.submit_job())
         with records.database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.FAILED, records.clock(), CallReport(**changes))
+            end_one(tx, attempt, Outcome.FAILED, records.clock(), CallReport(**changes))
             [ended] = attempts_of(tx, attempt.job_id)
         assert ended.billed is billed
 
@@ -176,7 +168,7 @@ class TestEnd:
         _job, attempt = records.claim(records.submit_job())
         report = CallReport(Failure(ErrorKind.REJECTED, "ü" * (MESSAGE_LIMIT + 1)))
         with records.database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.FAILED, records.clock(), report)
+            end_one(tx, attempt, Outcome.FAILED, records.clock(), report)
             [ended] = attempts_of(tx, attempt.job_id)
         assert ended.error_message == "ü" * MESSAGE_LIMIT
 
@@ -215,7 +207,7 @@ class TestAnswer:
         with records.database.begin() as tx:
             erase(tx, early)
             erase(tx, late)
-            end_attempt(tx, attempt, Outcome.FAILED, records.clock(), report)
+            end_one(tx, attempt, Outcome.FAILED, records.clock(), report)
         for erased in (early, late):
             assert rows_of(records.database, schema.attempt_bodies, erased) == []
 
@@ -242,7 +234,7 @@ class TestAnswer:
     def test_a_later_answer_replaces_an_earlier_one(self, records: Records, database: Database) -> None:
         job = records.job_in(Status.COMPLETED)
         with database.begin() as tx:
-            save_answer(tx, job, CallReport(Answer({"output": []}), raw=b"{}"))
+            save_answers(tx, [(job, CallReport(Answer({"output": []}), raw=b"{}"))])
         [row] = rows_of(database, schema.answers, job)
         assert (row["response"], row["raw"]) == ({"output": []}, b"{}")
 

@@ -13,7 +13,6 @@ from jobs.lifecycle import Status, Verb
 from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import conversations, schema
-from jobs.store.attempts import begin_attempt
 from jobs.store.conversations import check_chain, missing_link, note_sent, read_turns
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
@@ -22,7 +21,7 @@ from jobs.store.responses import queue_position
 from tests.support.clock import START, Clock
 from tests.support.names import get_names
 from tests.support.plans import captured
-from tests.support.records import ANSWER, MODEL, Records, make_key
+from tests.support.records import ANSWER, MODEL, Records, claim_one, make_key
 from worker.maintenance import deadlines, follow_ups, pruner
 
 HOUR = timedelta(hours=1)
@@ -151,7 +150,7 @@ class TestWaiting:
         job = wait_for(records, before)
         assert (job.status, job.blocked_by, job.available_at) == (Status.QUEUED, before.id, job.deadline_at)
         with records.database.begin() as tx:
-            assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
+            assert claim_one(tx, job.id, records.worker_id, clock()) is None
             assert FairScheduler().pick(tx, clock.advance(HOUR), 10, clock()) == []
             assert queue_position(tx, job) is None
         assert decide(records) == 0
@@ -240,7 +239,7 @@ class TestBroken:
         job = follow(records, last)
         gone(records, first)
         with records.database.begin() as tx:
-            assert begin_attempt(tx, job.id, records.worker_id, records.clock()) is None
+            assert claim_one(tx, job.id, records.worker_id, records.clock()) is None
         assert decide(records) == 1
         job = records.reload(job)
         assert (job.status, job.error_code, job.attempt) == (Status.FAILED, "previous_response_not_found", 0)

@@ -14,9 +14,8 @@ from sqlalchemy.exc import StatementError
 from jobs.lifecycle import Verb
 from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.jobs import move, submit
 from tests.support.clock import START
-from tests.support.records import Records, make_spec, snapshot
+from tests.support.records import Records, make_spec, move_one, snapshot, submit_one
 
 
 def write_key(database: Database, name: str, created_at: datetime = START) -> None:
@@ -94,8 +93,8 @@ class TestTransactions:
         job = records.submit_job()
         before = snapshot(records.database)
         with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
-            submit(tx, make_spec(records.key.id), records.clock())
-            move(tx, Verb.CANCEL, job, records.clock())
+            submit_one(tx, make_spec(records.key.id), records.clock())
+            move_one(tx, Verb.CANCEL, job, records.clock())
             raise ZeroDivisionError
         assert snapshot(records.database) == before
 

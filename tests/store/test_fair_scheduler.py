@@ -13,10 +13,9 @@ from jobs.store import schema
 from jobs.store.api_keys import ApiKey, create_key
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import NEWEST, FairScheduler
-from jobs.store.jobs import submit
 from jobs.store.responses import get_job, oldest_due_at
 from tests.support.clock import Clock
-from tests.support.records import Records, make_key, make_spec
+from tests.support.records import Records, make_key, make_spec, submit_one
 
 SECOND = timedelta(seconds=1)
 NEVER_ENQUEUED = timedelta(days=1)
@@ -25,7 +24,7 @@ NEVER_ENQUEUED = timedelta(days=1)
 def submit_many(records: Records, key: ApiKey, count: int, *, available_at: datetime | None = None) -> list[str]:
     with records.database.begin() as tx:
         spec = make_spec(key.id, run_at=available_at)
-        return [submit(tx, spec, records.clock()).id for _ in range(count)]
+        return [submit_one(tx, spec, records.clock()).id for _ in range(count)]
 
 
 class Pick(Protocol):
@@ -188,7 +187,9 @@ class TestFairness:
     ) -> None:
         with database.begin() as tx:
             keys = [create_key(tx, f"key {number}", None, records.clock())[0] for number in range(1_000)]
-            owners = {submit(tx, make_spec(key.id), records.clock()).id: key.id for _turn in range(3) for key in keys}
+            owners = {
+                submit_one(tx, make_spec(key.id), records.clock()).id: key.id for _turn in range(3) for key in keys
+            }
         served: Counter[str] = Counter()
         for share in (1, 2):
             for _ in range(5):

@@ -8,9 +8,9 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.idempotency import Idempotency, find_earlier, remember
-from jobs.store.jobs import erase, submit
+from jobs.store.jobs import erase
 from tests.support.racing import race
-from tests.support.records import Records, make_key, make_spec, rows_of, snapshot
+from tests.support.records import Records, make_key, make_spec, rows_of, snapshot, submit_one
 
 ROUNDS = 30
 
@@ -21,7 +21,7 @@ def of(records: Records, key: str = "order-4711", body: bytes = b"{}") -> Idempo
 
 def submit_under(records: Records, idempotency: Idempotency) -> Job:
     with records.database.begin() as tx:
-        job = submit(tx, make_spec(records.key.id), records.clock())
+        job = submit_one(tx, make_spec(records.key.id), records.clock())
         remember(tx, [(idempotency, job)])
     return job
 

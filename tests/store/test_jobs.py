@@ -8,12 +8,11 @@ import pytest
 from jobs.errors import StaleJob
 from jobs.job import Job
 from jobs.lifecycle import TRANSITIONS, Status, Verb
-from jobs.store.attempts import attempts_of, begin_attempt, end_attempt
+from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
-from jobs.store.jobs import move
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, COST, OUTCOMES, Records, snapshot
+from tests.support.records import ANSWER, COST, OUTCOMES, Records, claim_one, end_one, move_one, snapshot
 
 MINUTE = timedelta(minutes=1)
 ROUNDS = 50
@@ -62,7 +61,7 @@ def test_a_moved_job_of_another_database_transaction_rolls_back_whole(records: R
     job = records.job_in(Status.IN_PROGRESS)
     before = snapshot(records.database)
     with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
-        move(tx, Verb.COMPLETE, job, records.clock())
+        move_one(tx, Verb.COMPLETE, job, records.clock())
         raise ZeroDivisionError
     assert snapshot(records.database) == before
 
@@ -82,7 +81,7 @@ def test_one_of_two_workers_gets_the_job(records: Records, database: Database) -
 
         def claim(worker_id: str, job: Job = job) -> str | None:
             with database.begin() as tx:
-                begun = begin_attempt(tx, job.id, worker_id, records.clock())
+                begun = claim_one(tx, job.id, worker_id, records.clock())
             return None if begun is None else worker_id
 
         claims = race(lambda: claim(records.worker_id), lambda: claim(second_worker))
@@ -102,9 +101,9 @@ def test_cancelled_or_completed_but_never_both(records: Records, database: Datab
         def record_outcome(verb: Verb, job: Job = job) -> bool:
             with database.begin() as tx:
                 if verb is Verb.COMPLETE:
-                    end_attempt(tx, attempt, OUTCOMES[verb], records.clock(), ANSWER)  # noqa: B023
+                    end_one(tx, attempt, OUTCOMES[verb], records.clock(), ANSWER)  # noqa: B023
                 try:
-                    move(tx, verb, job, records.clock())
+                    move_one(tx, verb, job, records.clock())
                 except StaleJob:
                     return False
             return True

@@ -26,14 +26,13 @@ from jobs.lifecycle import Verb
 from jobs.retry import Backoff
 from jobs.store import schema, workers
 from jobs.store.account_refusals import TAKEN_AFTER
-from jobs.store.attempts import begin_attempt
 from jobs.store.database import Database
-from jobs.store.jobs import erase, move, retry_job, submit
+from jobs.store.jobs import erase, retry_job
 from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtful_attempts
 from jobs.store.responses import get_job
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
-from tests.support.records import ANSWER, COST, USAGE, make_key, make_spec
+from tests.support.records import ANSWER, COST, USAGE, claim_one, make_key, make_spec, move_one, submit_one
 from worker.maintenance import deadlines, rescuer
 from worker.outcome import AFTER_A_PROBE, EndedCall, Policy, record_outcome
 from worker.provider.call_handle import AbortReason
@@ -180,7 +179,7 @@ class StoreMachine(RuleBasedStateMachine):
             run_at=now + wait * SECOND,
         )
         with self.database.begin() as tx:
-            job = submit(tx, spec, now)
+            job = submit_one(tx, spec, now)
         self.model[job.id] = ModelJob(max_attempts, repeats, now + wait * SECOND, now + deadline * SECOND)
 
     @rule(
@@ -217,7 +216,7 @@ class StoreMachine(RuleBasedStateMachine):
     def _claim(self, job_id: str, worker: int) -> Any:
         model, now = self.model[job_id], self.clock()
         with self.database.begin() as tx:
-            begun = begin_attempt(tx, job_id, self.workers[worker], now)
+            begun = claim_one(tx, job_id, self.workers[worker], now)
         waits = model.exists and model.status == "queued" and model.parked_until is None
         due = waits and model.available_at <= now < model.deadline_at
         assert (begun is not None) == due
@@ -397,7 +396,7 @@ class StoreMachine(RuleBasedStateMachine):
             record_outcome(tx, ended, POLICY, JITTER)
 
     def _say(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
-        return self._try(job_id, allowed, lambda tx, job: move(tx, verb, job, self.clock()))
+        return self._try(job_id, allowed, lambda tx, job: move_one(tx, verb, job, self.clock()))
 
     def _try(self, job_id: str, allowed: bool, act: Callable[[Any, Job], Any]) -> bool:
         """Whether it was allowed; the store must say the same."""

@@ -10,7 +10,6 @@ from sqlalchemy import insert, update
 from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.database import database_now
-from jobs.store.jobs import move
 from jobs.store.leases import heartbeat_now, take_lease_now
 from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
@@ -18,7 +17,7 @@ from jobs.store.reconciliation import AT_ONCE
 from jobs.store.workers import leave, live_workers
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.plans import captured
-from tests.support.records import Records
+from tests.support.records import Records, move_one
 from worker.maintenance import loop
 from worker.maintenance.loop import Maintenance
 from worker.registration import WorkerRegistration
@@ -57,7 +56,7 @@ def a_worker_ended_with_a_call(records: Records) -> None:
 def an_ended_worker_left_a_call_open(records: Records) -> None:
     job, _ = records.claim(records.submit_job())
     with records.database.begin() as tx:
-        move(tx, Verb.CANCEL, job, records.clock())
+        move_one(tx, Verb.CANCEL, job, records.clock())
         leave(tx, records.worker_id, records.clock())
 
 

@@ -20,18 +20,11 @@ from jobs.lifecycle import Status, Verb
 from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import api_keys, responses, schema, workers
-from jobs.store.attempts import (
-    attempts_of,
-    begin_attempt,
-    close_lost,
-    end_attempt,
-    unwanted_copies,
-    unwanted_responses,
-)
+from jobs.store.attempts import attempts_of, close_lost, unwanted_copies, unwanted_responses
 from jobs.store.conversations import check_chain, done_waiting, read_turns
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
-from jobs.store.jobs import erase, move
+from jobs.store.jobs import erase
 from jobs.store.output_items import find_items
 from jobs.store.pending_work import tasks_with_work
 from jobs.store.reconciliation import doubtful_attempts
@@ -51,7 +44,7 @@ from jobs.webhooks.protocol import DeliveryReport, DeliveryStatus
 from tests.support.clock import START
 from tests.support.names import get_names
 from tests.support.plans import Statement, captured, explain
-from tests.support.records import ANSWER, MODEL
+from tests.support.records import ANSWER, MODEL, claim_one, end_one, move_one
 from worker.maintenance import deadlines, deliveries, pruner
 
 JOBS = 20_000
@@ -291,11 +284,11 @@ def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], obje
 
 
 def claim_and_record(tx: Connection, world: World) -> None:
-    begun = begin_attempt(tx, first_due(tx, world), world.worker_id, NOW)
+    begun = claim_one(tx, first_due(tx, world), world.worker_id, NOW)
     assert begun is not None
     job, attempt = begun
-    end_attempt(tx, attempt, Outcome.COMPLETED, NOW, ANSWER)
-    move(tx, Verb.COMPLETE, job, NOW)
+    end_one(tx, attempt, Outcome.COMPLETED, NOW, ANSWER)
+    move_one(tx, Verb.COMPLETE, job, NOW)
 
 
 def first_due(tx: Connection, world: World) -> str:

@@ -10,12 +10,11 @@ from jobs.errors import StaleJob
 from jobs.job import Attempt, Job, Outcome
 from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
-from jobs.store.attempts import attempts_of, begin_attempt
+from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
-from jobs.store.jobs import move, submit
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, COST, Records, make_spec
+from tests.support.records import ANSWER, COST, Records, claim_one, make_spec, move_one, submit_one
 from worker.outcome import EndedCall, Policy, record_outcome
 
 pytestmark = pytest.mark.long
@@ -64,8 +63,8 @@ def _held(records: Records, clock: Clock) -> list[tuple[Job, Attempt]]:
     held = []
     with records.database.begin() as tx:
         for _ in range(RACES):
-            job = submit(tx, make_spec(records.key.id), clock())
-            begun = begin_attempt(tx, job.id, records.worker_id, clock())
+            job = submit_one(tx, make_spec(records.key.id), clock())
+            begun = claim_one(tx, job.id, records.worker_id, clock())
             assert begun is not None
             held.append(begun)
     return held
@@ -74,7 +73,7 @@ def _held(records: Records, clock: Clock) -> list[tuple[Job, Attempt]]:
 def _cancel(database: Database, job: Job, clock: Clock) -> str:
     try:
         with database.begin() as tx:
-            move(tx, Verb.CANCEL, job, clock())
+            move_one(tx, Verb.CANCEL, job, clock())
     except StaleJob:
         return "stale"
     return "cancel"

@@ -11,7 +11,7 @@ from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcom
 from jobs.lifecycle import Status, Verb
 from jobs.retry import Backoff
 from jobs.store import schema
-from jobs.store.attempts import attempts_of, begin_attempt, close_lost, end_attempt, note_response
+from jobs.store.attempts import attempts_of, close_lost, note_response
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase, retry_job
 from jobs.store.provider_limits import log_is_off, probe_now
@@ -19,7 +19,7 @@ from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtfu
 from jobs.store.responses import queue_position
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, COST, USAGE, Records
+from tests.support.records import ANSWER, COST, USAGE, Records, claim_one, end_one
 from worker.outcome import EndedCall, Policy, RecordedOutcome, record_outcome
 from worker.provider.call_handle import AbortReason
 
@@ -85,7 +85,7 @@ class TestParked:
             assert queue_position(tx, job) is None
             assert queue_position(tx, behind) == 1
             assert FairScheduler().pick(tx, clock(), 10, clock()) == [behind.id]
-            assert begin_attempt(tx, job.id, records.worker_id, clock()) is None
+            assert claim_one(tx, job.id, records.worker_id, clock()) is None
 
     def test_who_wants_a_retry_or_has_a_price_does_not_wait(self, records: Records) -> None:
         job, attempt = records.claim(records.submit_job())
@@ -238,7 +238,7 @@ class TestMoney:
         for kind in ErrorKind:
             _job, attempt = records.claim(records.submit_job())
             with records.database.begin() as tx:
-                end_attempt(tx, attempt, Outcome.FAILED, clock(), CallReport(Failure(kind, "No.")))
+                end_one(tx, attempt, Outcome.FAILED, clock(), CallReport(Failure(kind, "No.")))
         report(records, *records.claim(records.submit_job()), ANSWER)
         records.claim(records.submit_job())
         assert {each.billed for each in in_doubt(records)} == {Billed.UNKNOWN, Billed.LIKELY}
@@ -342,7 +342,7 @@ class TestGivenBack:
             retried = retry_job(tx, failed.job, clock(), clock() + HOUR)
         again, second = records.claim(retried)
         with records.database.begin() as tx:
-            end_attempt(tx, second, Outcome.FAILED, clock(), CUT)
+            end_one(tx, second, Outcome.FAILED, clock(), CUT)
         records.move(Verb.RESCHEDULE, again, failures=1, available_at=clock())
         [before] = [each for each in in_doubt(records) if each.number == 1]
         log_says_it_failed(records, before)

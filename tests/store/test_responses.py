@@ -14,7 +14,7 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import metrics
 from jobs.store.api_keys import ApiKey
 from jobs.store.database import Database
-from jobs.store.jobs import erase, submit
+from jobs.store.jobs import erase
 from jobs.store.responses import (
     POSITION_LIMIT,
     Filters,
@@ -29,7 +29,7 @@ from jobs.store.responses import (
 )
 from jobs.store.workers import live_slots, live_workers
 from tests.support.clock import Clock
-from tests.support.records import ANSWER, Records, make_key, make_spec
+from tests.support.records import ANSWER, Records, make_key, make_spec, submit_one
 from tests.support.waiting import await_until
 
 SECOND = timedelta(seconds=1)
@@ -239,7 +239,7 @@ class TestQueuePosition:
         with database.begin() as tx:
             for priority in (5, 9):
                 for _ in range(POSITION_LIMIT // 2 + 5):
-                    submit(tx, make_spec(records.key.id, priority=priority), records.clock())
+                    submit_one(tx, make_spec(records.key.id, priority=priority), records.clock())
         assert position(records, records.submit_job()) == POSITION_LIMIT
 
 

@@ -12,8 +12,7 @@ import worker.maintenance.sqlite_clock
 from jobs.clock import Clock, elapsed
 from jobs.store import schema
 from jobs.store.database import Database, database_clock, database_now
-from jobs.store.jobs import submit
-from tests.support.records import make_key, make_spec
+from tests.support.records import make_key, make_spec, submit_one
 from worker.maintenance.sqlite_clock import EVERY, RATE, SETTLED_SECONDS, TOLERANCE, Timekeeper
 
 SECOND = timedelta(seconds=1)
@@ -165,7 +164,7 @@ def open_job(host: Host, run_in: timedelta | None = None) -> str:
     now = written(database)
     spec = make_spec(key.id, deadline_at=now + 24 * HOUR, run_at=None if run_in is None else now + run_in)
     with database.begin() as tx:
-        return submit(tx, spec, now).id
+        return submit_one(tx, spec, now).id
 
 
 @pytest.mark.parametrize("hours", [1, -1])

@@ -10,13 +10,25 @@ from jobs.errors import Billed, JobNotFound, StaleJob
 from jobs.job import Answer, Job, OnUnknownOutcome, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.store import schema
-from jobs.store.attempts import attempts_of, end_attempt
+from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
-from jobs.store.jobs import erase, retry_job, submit
+from jobs.store.jobs import erase, retry_job
 from jobs.store.responses import get_job, get_request, get_response_document
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, COST, FAILURE, MODEL, USAGE, Records, make_spec, rows_of, snapshot
+from tests.support.records import (
+    ANSWER,
+    COST,
+    FAILURE,
+    MODEL,
+    USAGE,
+    Records,
+    end_one,
+    make_spec,
+    rows_of,
+    snapshot,
+    submit_one,
+)
 
 HOUR = timedelta(hours=1)
 ROUNDS = 50
@@ -43,7 +55,7 @@ class TestSubmit:
     @pytest.mark.parametrize("ahead", [timedelta(0), HOUR])
     def test_rung_is_noted_only_when_due(self, ahead: timedelta, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
-            job = submit(tx, make_spec(records.key.id, run_at=clock() + ahead), clock(), enqueued=True)
+            job = submit_one(tx, make_spec(records.key.id, run_at=clock() + ahead), clock(), enqueued=True)
         assert records.reload(job).enqueued_at == (None if ahead else clock())
 
     def test_the_request_is_kept_as_it_came(self, records: Records) -> None:
@@ -67,7 +79,7 @@ class TestSubmit:
     def test_without_a_key_nothing_is_accepted(self, records: Records, database: Database) -> None:
         before = snapshot(database)
         with pytest.raises(IntegrityError), database.begin() as tx:
-            submit(tx, make_spec("key_of_nobody"), records.clock())
+            submit_one(tx, make_spec("key_of_nobody"), records.clock())
         assert snapshot(database) == before
 
     @pytest.mark.parametrize("priority", [-1, 10])
@@ -162,7 +174,7 @@ class TestErase:
             def report() -> None:
                 with database.begin() as tx:
                     late = replace(FAILURE, usage=USAGE, cost=COST)
-                    assert end_attempt(tx, attempt, Outcome.FAILED, records.clock(), late)  # noqa: B023
+                    assert end_one(tx, attempt, Outcome.FAILED, records.clock(), late)  # noqa: B023
 
             if number == 0:
                 delete()

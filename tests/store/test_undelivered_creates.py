@@ -9,7 +9,7 @@ from jobs.job import Job
 from jobs.lifecycle import Verb
 from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.jobs import erase, submit
+from jobs.store.jobs import erase
 from jobs.store.undelivered_creates import (
     Process,
     Sender,
@@ -26,7 +26,7 @@ from jobs.store.undelivered_creates import (
     undelivered_creates_of,
 )
 from tests.support.racing import race
-from tests.support.records import Records, make_key, make_spec, rows_of
+from tests.support.records import Records, make_key, make_spec, rows_of, submit_one
 
 SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
@@ -44,7 +44,7 @@ def a_process(process_id: str) -> Process:
 def create(records: Records, by: Sender) -> Job:
     with records.database.begin() as tx:
         heartbeat_process(tx, a_process(by.process_id), records.clock())
-        job = submit(tx, make_spec(records.key.id), records.clock())
+        job = submit_one(tx, make_spec(records.key.id), records.clock())
         insert_undelivered_creates(tx, [(by, job)], records.clock())
     return job
 
@@ -164,7 +164,7 @@ def test_what_a_process_leaves_unanswered_is_lost_at_once(records: Records, data
 
 def test_a_process_that_never_beat_has_a_moment_to(records: Records, database: Database) -> None:
     with database.begin() as tx:
-        job = submit(tx, make_spec(records.key.id), records.clock())
+        job = submit_one(tx, make_spec(records.key.id), records.clock())
         insert_undelivered_creates(tx, [(sender(records, process="api_new"), job)], records.clock())
     assert joinable(records, sender(records, 2)) == []
 

@@ -6,12 +6,12 @@ from datetime import UTC, date, datetime, timedelta
 from jobs.errors import ErrorKind, Failure
 from jobs.job import CallReport, Cost, Outcome, Usage
 from jobs.lifecycle import Status, Verb
-from jobs.store.attempts import close_lost, end_attempt
+from jobs.store.attempts import close_lost
 from jobs.store.database import Database
 from jobs.store.jobs import erase
 from jobs.store.responses import UsageRow, usage_by_day
 from tests.support.clock import Clock
-from tests.support.records import ANSWER, COST, MODEL, USAGE, Records, make_key
+from tests.support.records import ANSWER, COST, MODEL, USAGE, Records, end_one, make_key
 
 DAY = timedelta(days=1)
 MIDNIGHT = datetime(2026, 3, 15, tzinfo=UTC)
@@ -80,8 +80,8 @@ def test_cancelled_failed_erased_and_late_calls_are_counted_once(records: Record
     cancelled = records.move(Verb.CANCEL, job)
     with records.database.begin() as tx:
         close_lost(tx, job.id, attempt.number, clock(), Failure(ErrorKind.LOST, "Silent."))
-        end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
-        end_attempt(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+        end_one(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
+        end_one(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
         erase(tx, cancelled)
     paid = CallReport(Failure(ErrorKind.EMPTY_OUTPUT, "Nothing."), usage=USAGE, cost=COST)
     records.end(*records.claim(records.submit_job()), Verb.FAIL, paid)

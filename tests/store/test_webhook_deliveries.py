@@ -10,7 +10,7 @@ from jobs.job import Job, WebhookTarget
 from jobs.lifecycle import TERMINAL, TRANSITIONS, Status, Verb
 from jobs.store import schema, workers
 from jobs.store.api_keys import ApiKey
-from jobs.store.jobs import erase, move
+from jobs.store.jobs import erase
 from jobs.store.responses import get_job
 from jobs.store.webhooks import endpoints as store
 from jobs.store.webhooks.claims import Sending, claim_deliveries
@@ -34,7 +34,7 @@ from jobs.webhooks.protocol import (
 )
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, Records, make_key
+from tests.support.records import ANSWER, Records, make_key, move_one
 from worker.outcome import EndedCall, record_outcomes
 
 SECOND = timedelta(seconds=1)
@@ -138,7 +138,7 @@ def test_an_end_that_is_rolled_back_was_no_event(records: Records) -> None:
     endpoint(records)
     job = records.submit_job()
     with records.database.begin() as tx:
-        move(tx, Verb.CANCEL, job, records.clock())
+        move_one(tx, Verb.CANCEL, job, records.clock())
         tx.rollback()
     assert events(records) == []
 

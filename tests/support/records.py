@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import RowMapping, Table, select
+from sqlalchemy import Connection, RowMapping, Table, select
 
-from jobs.errors import Billed, ErrorKind, Failure
+from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import (
     Answer,
     Attempt,
@@ -23,7 +23,7 @@ from jobs.job import (
 )
 from jobs.lifecycle import Status, Verb
 from jobs.store import api_keys, workers
-from jobs.store.attempts import begin_attempt, end_attempt, save_answer
+from jobs.store.attempts import begin_attempts, end_attempts, save_answers
 from jobs.store.database import Database
 from jobs.store.jobs import move, submit
 from jobs.store.responses import get_job
@@ -92,6 +92,33 @@ def make_key(database: Database, name: str = "a key", now: datetime = START) -> 
     return key
 
 
+def submit_one(tx: Connection, spec: JobSpec, now: datetime, *, enqueued: bool = False) -> Job:
+    """Submit a single job."""
+    [job] = submit(tx, [(spec, now, enqueued)])
+    return job
+
+
+def claim_one(tx: Connection, job_id: str, worker_id: str, now: datetime) -> tuple[Job, Attempt] | None:
+    """Claim a single job. None if it cannot be claimed now."""
+    try:
+        begun = begin_attempts(tx, [job_id], worker_id, now)
+    except StaleJob:
+        return None
+    return begun[0] if begun else None
+
+
+def end_one(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, report: CallReport) -> bool:
+    """End a single attempt. False if it had reported before."""
+    [is_first] = end_attempts(tx, [(attempt, outcome, report)], now)
+    return is_first
+
+
+def move_one(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
+    """Move a single job."""
+    [moved], _ = move(tx, verb, [(job, changes)], now)
+    return moved
+
+
 @dataclass
 class Records:
     """Makes rows at the clock's moment. Jobs belong to `key` and are held by `worker_id`, unless told otherwise."""
@@ -111,25 +138,25 @@ class Records:
 
     def submit_job(self, key: api_keys.ApiKey | None = None, **changes: Any) -> Job:
         with self.database.begin() as tx:
-            return submit(tx, make_spec((key or self.key).id, **changes), self.clock())
+            return submit_one(tx, make_spec((key or self.key).id, **changes), self.clock())
 
     def claim(self, job: Job, worker_id: str | None = None) -> tuple[Job, Attempt]:
         with self.database.begin() as tx:
-            begun = begin_attempt(tx, job.id, worker_id or self.worker_id, self.clock())
+            begun = claim_one(tx, job.id, worker_id or self.worker_id, self.clock())
         assert begun is not None, f"{job.id} cannot be claimed"
         return begun
 
     def move(self, verb: Verb, job: Job, **changes: Any) -> Job:
         with self.database.begin() as tx:
-            return move(tx, verb, job, self.clock(), **changes)
+            return move_one(tx, verb, job, self.clock(), **changes)
 
     def end(self, job: Job, attempt: Attempt, verb: Verb, report: CallReport, **changes: Any) -> Job:
         """Close the call and move its job, in one transaction."""
         outcome = OUTCOMES[verb]
         with self.database.begin() as tx:
-            end_attempt(tx, attempt, outcome, self.clock(), report)
-            ended = move(tx, verb, job, self.clock(), **changes)
-            save_answer(tx, ended, report)
+            end_one(tx, attempt, outcome, self.clock(), report)
+            ended = move_one(tx, verb, job, self.clock(), **changes)
+            save_answers(tx, [(ended, report)])
         return ended
 
     def job_in(self, status: Status, **changes: Any) -> Job:

@@ -10,7 +10,7 @@ from threading import Event
 
 from jobs.job import Attempt, CallReport, Outcome
 from jobs.model_catalog import Catalogue, Model
-from jobs.store.attempts import end_attempt, unwanted_responses
+from jobs.store.attempts import end_attempts, unwanted_responses
 from jobs.store.database import Database
 from jobs.store.pending_work import UNFETCHED_FOR
 from jobs.telemetry import get_logger
@@ -62,7 +62,7 @@ class Canceller:
         if report is None:
             return False
         with self._database.begin() as tx:
-            end_attempt(tx, attempt, Outcome.CANCELLED, now, report)
+            end_attempts(tx, [(attempt, Outcome.CANCELLED, report)], now)
         cost = report.cost.microusd if report.cost else None
         log.info("cancelled at the provider", job_id=attempt.job_id, attempt=attempt.number, cost_microusd=cost)
         return True

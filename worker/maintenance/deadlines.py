@@ -98,5 +98,10 @@ def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
         message += f" It was waiting for '{job.blocked_by}', which it follows."
     elif state is not None and job.status is Status.QUEUED:
         message += f" No call was possible: {state}."
-    error = {"error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE], "error_message": message}
-    return move(tx, Verb.EXPIRE, job, now, error_kind=job.error_kind or ErrorKind.JOB_DEADLINE, **error)
+    error = {
+        "error_kind": job.error_kind or ErrorKind.JOB_DEADLINE,
+        "error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE],
+        "error_message": message,
+    }
+    [expired], _ = move(tx, Verb.EXPIRE, [(job, error)], now)
+    return expired

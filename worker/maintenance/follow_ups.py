@@ -46,24 +46,18 @@ def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datet
             if check_chain(tx, job.blocked_by, job.api_key_id):
                 return False
         except ChainBroken as broken:
-            failed = False
+            message = broken.message[:MESSAGE_LIMIT]
+            error = {"error_code": broken.code, "error_message": message, "error_param": broken.param}
+            deliveries = None
             with suppress(StaleJob):
-                move(
-                    tx,
-                    Verb.FAIL_DEPENDENCY,
-                    job,
-                    now,
-                    error_code=broken.code,
-                    error_message=broken.message[:MESSAGE_LIMIT],
-                    error_param=broken.param,
-                )
-                failed = True
+                _, deliveries = move(tx, Verb.FAIL_DEPENDENCY, [(job, error)], now)
         else:
             return let_run(tx, job, now, _due(waiting, now))
-    if failed:
-        log.info(Verb.FAIL_DEPENDENCY, job_id=job.id, attempt=job.attempt)
-        notifier.ended(job.id)
-    return failed
+    if deliveries is None:
+        return False
+    log.info(Verb.FAIL_DEPENDENCY, job_id=job.id, attempt=job.attempt)
+    notifier.ended(job.id, deliveries=deliveries)
+    return True
 
 
 def _due(waiting: Waiting, now: datetime) -> datetime:

@@ -173,7 +173,8 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
     handed_back = []
     for job in _jobs(tx, orphans):
         with suppress(StaleJob):
-            handed_back.append((Verb.RELEASE, move(tx, Verb.RELEASE, job, now, available_at=now, enqueued_at=now)))
+            [released], _ = move(tx, Verb.RELEASE, [(job, {"available_at": now, "enqueued_at": now})], now)
+            handed_back.append((Verb.RELEASE, released))
     return handed_back
 
 
@@ -199,7 +200,8 @@ def _take_back(
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}
         with suppress(StaleJob):
-            moved.append((verb, move(tx, verb, job, now, **changes)))
+            [after], _ = move(tx, verb, [(job, changes)], now)
+            moved.append((verb, after))
     return moved
 
 

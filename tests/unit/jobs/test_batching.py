@@ -37,7 +37,7 @@ class Workshop:
         futures = [threads.submit(self.gathering.do, 0)]
         await_until(lambda: self.batches, 10, "nobody was first")
         futures += [threads.submit(self.gathering.do, number) for number in range(1, count)]
-        await_until(lambda: self.gathering.waiting == count - 1, 10, "not everybody waits")
+        await_until(lambda: len(self.gathering._waiting) == count - 1, 10, "not everybody waits")
         self.open.set()
         return futures
 
