@@ -1,8 +1,8 @@
 """Whose key a request is made with.
 
 The rows are asked at every request, so that a revoked key is refused at once; requests that come at the same time ask
-together (decision 0060). A create is checked with what they said of its key before, and asks them again in the
-transaction that accepts it: decision 0079.
+together (decision 0005). A create is checked with what they said of its key before, and asks them again in the
+transaction that accepts it: decision 0005.
 """
 
 from collections import OrderedDict

@@ -99,7 +99,7 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
 FINAL_FAILURE: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
 """The answer where the provider gave a code of its own (`invalid_prompt`, ...), and to every failure after a call that
 may have been billed. Most clients repeat a 429 and a 5xx up to six times whatever `x-should-retry` says, and each would
-buy again; a 400 stops every one of them (decision 0081)."""
+buy again; a 400 stops every one of them (decision 0020)."""
 FINAL_IN_STREAMS: Final = "invalid_prompt"
 """The code of a failed stream that must not be begun again: Codex and the AI SDK repeat on a code they do not know."""
 KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})

@@ -1,6 +1,6 @@
 """Routes that are asked far more often than all others, called without FastAPI's way to them.
 
-Finding the route and solving its dependencies costs more than all the rest of such a request: decision 0062. FastAPI
+Finding the route and solving its dependencies costs more than all the rest of such a request: decision 0005. FastAPI
 still describes these routes, and still serves a request with a query: parameters are checked in one place.
 """
 

@@ -165,7 +165,7 @@ class EventStream(Lasting):
 
     def _error(self, message: str, code: str, number: int, kind: str = "server_error") -> bytes:
         # Open Responses wants the nested form, the SDKs' types the flat one. With the nested one every SDK raises its
-        # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0082).
+        # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0020).
         told = {"code": code, "message": message, "param": None}
         return frame({"type": "error", **told, "error": {"type": kind, **told}}, number)
 

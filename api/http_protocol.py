@@ -284,7 +284,7 @@ class _TooManyAhead(Exception):
 class _Transport:
     """Keeps a head until what follows it is written, but never beyond this turn of the loop.
 
-    uvicorn hands the two over apart. Each is then a system call and a segment of its own, and wakes the client: 0079.
+    uvicorn hands the two over apart. Each is then a system call and a segment of its own, and wakes the client (0005).
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

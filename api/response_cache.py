@@ -49,7 +49,7 @@ class ResponseCache:
         """Keep a body that will not change."""
         if len(body) > LARGEST_BYTES:
             return
-        body = bytes(memoryview(body))  # a copy: what orjson returns holds up to ten times its length (decision 0079)
+        body = bytes(memoryview(body))  # a copy: what orjson returns holds up to ten times its length (decision 0005)
         before = self._bodies.pop((response_id, etag), b"")
         self._bodies[(response_id, etag)] = body
         self._bytes += len(body) - len(before)

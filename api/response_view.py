@@ -1,6 +1,6 @@
 """How a response is shown to whoever polls it or waits for it: its body, its ETag, and when to ask again.
 
-What is asked for at the same time is read from the database together: decision 0077.
+What is asked for at the same time is read from the database together: decision 0005.
 """
 
 from collections.abc import Mapping, Sequence

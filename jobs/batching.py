@@ -229,7 +229,7 @@ class AsyncBatcher(Generic[T, R]):
         self._watch_from(loop)
 
     def _lead(self, loop: AbstractEventLoop, leader: _Leader) -> None:
-        """Do batch after batch without asking the loop, which may be long about what came of the one before: 0079."""
+        """Do batch after batch without asking the loop, which may be long about what came of the one before (0005)."""
         while batch := self._next():
             leader.began_at = monotonic()
             results: Sequence[R | BaseException]

@@ -64,7 +64,7 @@ log = get_logger(__name__)
 def create_celery(settings: Settings) -> Celery:
     """The Celery application of every process that rings the bell; who answers it calls `take_names` as well."""
     forget_celerys(os.environ)  # Celery would obey it before what follows, whatever it says
-    # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
+    # Decision 0003: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
     url, tls = _broker_url(settings.broker)
     app = Celery("backburner", broker=url, set_as_current=False)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Decision 0076: structlog would load Rich and all that it can highlight, to draw tracebacks as we do not want them.
+# Decision 0007: structlog would load Rich and all that it can highlight, to draw tracebacks as we do not want them.
 if "rich" in sys.modules:
     import structlog
 else:

@@ -1,6 +1,6 @@
 """The schema's history, applied by Alembic on SQLite and PostgreSQL alike.
 
-Alembic is imported by what applies it: a server only asks whether that was done, and would hold 7 MB (decision 0076).
+Alembic is imported by what applies it: a server only asks whether that was done, and would hold 7 MB (decision 0007).
 """
 
 from pathlib import Path

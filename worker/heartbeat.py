@@ -101,7 +101,7 @@ class Heartbeat:
     def _look_after(self) -> None:
         """Apart from the beats, as with ten thousand calls these looks take long, which would count as silence.
 
-        Some calls after the other, evenly over the time of a look, as all at once would be felt by everyone: 0075.
+        Some calls after the other, evenly over the time of a look, as all at once would be felt by everyone.
         """
         for number in count(1):
             pause = LOOK_EVERY / max(1, math.ceil(len(self._calls) / LOOKED_AT_ONCE))

@@ -42,7 +42,7 @@ from worker.tasks import register_tasks
 # stops the whole process between two tries to reach a broker that is away: no heartbeat, no answer read.
 kombu.utils.functional.sleep = time.sleep  # type: ignore[attr-defined]  # it is not kombu's to export
 
-# Who spawned a greenlet, with up to ten frames of its stack, is of use to nobody here (decision 0074).
+# Who spawned a greenlet, with up to ten frames of its stack, is of use to nobody here (decision 0007).
 gevent.config.track_greenlet_tree = False
 gevent.config.resolver = AddressesAtOnce
 

@@ -2,7 +2,7 @@
 
 The SDKs send no key; `x-stainless-retry-count` above 0 is the only trace. Equal bodies alone prove nothing, for whoever
 samples sends equal prompts on purpose. So a retry joins only a job whose own request lost its connection before its
-answer was written, each such job once: docs/decisions/0032-joining-an-sdks-own-retry.md.
+answer was written, each such job once: docs/decisions/0021-sdk-retries.md.
 """
 
 import asyncio

@@ -145,7 +145,7 @@ class NoteAnswers:
         debt = Debt()
         scope[DEBT] = debt
         settled = streams = False
-        head: Message | None = None  # kept until its body is there, so that the two leave together: 0079
+        head: Message | None = None  # kept until its body is there, so that the two leave together: decision 0005
 
         async def send_and_note(message: Message) -> None:
             nonlocal settled, streams, head

@@ -1,7 +1,7 @@
 """Many rows by one statement, whose text and plan are the same for any number of them.
 
 `executemany` sends PostgreSQL a message for each row and starts the statement anew for each, which costs both sides
-more than all else. So the rows go as one parameter, a JSON array that PostgreSQL unfolds: decision 0061. SQLite runs in
+more than all else. So the rows go as one parameter, a JSON array that PostgreSQL unfolds: decision 0005. SQLite runs in
 our own process, where nothing is sent; and a single row, which may be large, is not written down twice.
 """
 

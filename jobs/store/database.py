@@ -4,7 +4,7 @@ SQLite (the embedded default) has one writer at a time. Every write transaction 
 write lock at once (`BEGIN IMMEDIATE`), so none fails halfway for having read first.
 
 On PostgreSQL whoever holds a lock holds up itself alone: every write transaction sets its own limits in its first round
-trip, which a pooler in transaction mode passes on like any other statement. See docs/decisions/0087.
+trip, which a pooler in transaction mode passes on like any other statement. See decision 0017.
 """
 
 from collections.abc import Callable, Iterator

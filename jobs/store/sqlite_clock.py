@@ -2,7 +2,7 @@
 
 The one row of `installation` keeps at which moment this boot's `elapsed` was zero, and every process counts on from
 there. So a step of the host's clock moves nothing by itself; a worker lets the time follow it. Of a new boot the host's
-clock says the moment once, but never one before what was noted earlier. See docs/decisions/0091.
+clock says the moment once, but never one before what was noted earlier. See docs/decisions/0015-clocks.md.
 """
 
 import sqlite3

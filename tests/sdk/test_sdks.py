@@ -512,7 +512,7 @@ def test_stream_of_a_tool_call(facts: Facts) -> None:
 
 
 def test_stream_that_fails(facts: Facts) -> None:
-    """[0.8] Under a code that clients take for final: decision 0081."""
+    """[0.8] Under a code that clients take for final: decision 0020."""
     assert facts == {
         "types": [*BEGUN, "response.failed"],
         "gapless": True,

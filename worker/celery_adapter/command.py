@@ -1,7 +1,7 @@
 """`python -m worker.celery_adapter.command`: Celery's own worker command on the gevent pool, alone.
 
 The command line `celery` imports all its other commands and their plugins, Flower among them, which every worker would
-then hold: decision 0076.
+then hold: decision 0003.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Lets Celery's consumer fetch the next bell as soon as a slot is free, and leave as soon as it is to stop.
 
-While all slots are taken it leaves the bells in the broker (decision 0005). But it looks for a free slot, and whether
+While all slots are taken it leaves the bells in the broker (decision 0003). But it looks for a free slot, and whether
 it is to stop, only before it listens to the broker, and listens for two seconds: so long would a slot that has come
 free stay empty, and twice as long would a worker that is told to stop go on.
 

@@ -146,7 +146,7 @@ class Endpoint:
             handle.detach()
             if response is not None:
                 response.close()
-                # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely (0074)
+                # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely
                 response.stream = httpx.ByteStream(b"")
             self._clients.give_back(client)
 

@@ -1,7 +1,7 @@
 """The httpx clients that call one provider: each for a few calls at once, all over one TLS context.
 
 A client's pool looks at every connection it holds whenever a call begins or ends, so that one client for thousands of
-calls would do little else (decision 0085). Proxies, certificates, the base URL's query and decoding are httpx's
+calls would do little else (decision 0008). Proxies, certificates, the base URL's query and decoding are httpx's
 business. HTTP/1.1 only, as one lost TCP connection should cost one call.
 """
 
@@ -17,7 +17,7 @@ from jobs.errors import SettingsError
 from worker.provider.proxies import proxy_for, unusable
 
 CALLS_EACH: Final = 5
-"""Calls in flight for each client, which takes 3 KB. Each costs every other's beginning and end 1 µs: decision 0085."""
+"""Calls in flight for each client, which takes 3 KB. Each costs every other's beginning and end 1 µs: decision 0008."""
 UNLIMITED: Final = httpx.Limits(max_connections=None)
 ALL_HEADERS: Final = "all_headers"
 """The extension of a redirect in which its header fields are whole."""
