@@ -36,7 +36,7 @@ def judge(record: Record, seen: Seen, seed: int) -> tuple[int, str]:
 
 
 def summary(record: Record, seen: Seen, seed: int) -> str:
-    meddling = {"cancelled": len(seen.cancelled), "deleted": len(seen.deleted_at), "run again": len(seen.revived_at)}
+    meddling = {"cancelled": len(seen.cancelled), "deleted": len(seen.deleted_at), "run again": len(seen.retried_at)}
     counts = f"{len(seen.acknowledged)} jobs acknowledged, {len(record.jobs)} rows"
     lines = [
         f"seed {seed}, transport {record.transport}: {counts}",

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
+from tests.chaos.billed_calls import ANSWERED, check_billed_calls
 from tests.chaos.clients import TERMINAL, Seen
 from tests.chaos.plan import ANSWER_MARK, PROMPT_MARK
-from tests.chaos.purchases import ANSWERED, check_purchases
 from tests.chaos.record import (
     AT_ONCE,
     Record,
@@ -44,7 +44,7 @@ def check_all(record: Record, seen: Seen) -> None:
     for job_id in record.attempts.keys() | record.calls.keys():
         _called(record, job_id)
         _booked(record, job_id)
-    check_purchases(record, seen)
+    check_billed_calls(record, seen)
     check_standstill(record, seen)
     _endings_in_logs(record, seen)
     _broker(record, seen)
@@ -137,7 +137,7 @@ def _booked(record: Record, job_id: str) -> None:
     calls = record.calls.get(job_id, [])
     by_request = {call["client_request_id"]: call for call in calls}
     by_response = {call["response_id"]: call for call in calls if call["response_id"] is not None}
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     rows = record.attempts.get(job_id, ())
     fetched = {row["resumes"] for row in rows if row["resumes"] is not None and row["cost_microusd"]}
     for row in rows:
@@ -145,7 +145,7 @@ def _booked(record: Record, job_id: str) -> None:
         if row["cost_microusd"]:
             if call is None:
                 raise Violation(6, f"{request_id_of(row)} cost something and was never called", job_id)
-            told[call["client_request_id"]] += row["cost_microusd"]
+            reported[call["client_request_id"]] += row["cost_microusd"]
         if row["outcome"] in ANSWERED and row["total_tokens"] is not None and call is not None:
             _same_bill(job_id, row, call)
         elif row["reconciled_at"] is not None and row["provider_response_id"] not in fetched:
@@ -153,7 +153,7 @@ def _booked(record: Record, job_id: str) -> None:
                 raise Violation(6, f"{request_id_of(row)} was reconciled to {row['billed']}, the bill differs", job_id)
             record.figures["reconciled"] = record.figures.get("reconciled", 0) + 1
         record.checked[6] += 1
-    for request_id, microusd in told.items():
+    for request_id, microusd in reported.items():
         if abs(microusd - round(by_request[request_id]["cost_usd"] * 1_000_000)) > 1:
             raise Violation(6, f"{request_id} is booked with {microusd}, unlike the provider's own bill", job_id)
 
@@ -171,7 +171,7 @@ def _endings_in_logs(record: Record, seen: Seen) -> None:
     for job_id, count in endings.items():
         job = record.jobs.get(job_id)
         ends = count + (job is not None and job["status"] == "cancelled")
-        if ends > 1 + (job_id in seen.revived_at):
+        if ends > 1 + (job_id in seen.retried_at):
             raise Violation(3, f"{job_id} was ended {ends} times", job_id)
         record.checked[3] += 1
 
@@ -188,7 +188,7 @@ def _broker(record: Record, seen: Seen) -> None:
     for job_id, enqueued_at in seen.needless_messages:
         job = record.jobs.get(job_id)
         enqueued = datetime.fromtimestamp(enqueued_at, UTC)
-        if job is not None and job_id not in seen.revived_at and job["completed_at"] <= enqueued:
+        if job is not None and job_id not in seen.retried_at and job["completed_at"] <= enqueued:
             rows = record.attempts.get(job_id, ())
             if any(row["started_at"] > enqueued and not follows_a_silent_worker(record, row) for row in rows):
                 raise Violation(7, f"{job_id} had ended, was rung for nothing, and was called again", job_id)

@@ -24,7 +24,7 @@ STALE: Final = 4.0
 
 
 @dataclass(frozen=True)
-class Told:
+class ReadinessReport:
     """One answer of `/readyz`, whatever its status."""
 
     asked_at: float
@@ -54,7 +54,7 @@ class Seen:
     refused: Counter[str] = field(default_factory=Counter)
     cancelled: dict[str, str] = field(default_factory=dict)
     deleted_at: dict[str, float] = field(default_factory=dict)
-    revived_at: dict[str, float] = field(default_factory=dict)  # when it was asked for
+    retried_at: dict[str, float] = field(default_factory=dict)  # when it was asked for
     ends: dict[str, tuple[str, Any]] = field(default_factory=dict)
     end_changes: list[tuple[str, str]] = field(default_factory=list)
     polls: int = 0
@@ -63,7 +63,7 @@ class Seen:
     needless_messages: list[tuple[str, float]] = field(default_factory=list)
     refusals: int = 0  # of commands over the broker
     obeyed: list[str] = field(default_factory=list)
-    told: list[Told] = field(default_factory=list)
+    reported: list[ReadinessReport] = field(default_factory=list)
     overdue: dict[tuple[str, float], Wait] = field(default_factory=dict)  # by id and moment due
     broker_commands: int = 0
     broker_leaks: list[str] = field(default_factory=list)
@@ -73,9 +73,9 @@ class Seen:
     drain_seconds: float = 0.0
     open_at_the_end: list[str] = field(default_factory=list)
 
-    def told_during(self, wait: Wait) -> list[Told]:
+    def reports_during(self, wait: Wait) -> list[ReadinessReport]:
         """The answers that had to tell of this wait: asked for once it was long, before it was last seen."""
-        return [each for each in list(self.told) if wait.long_at <= each.asked_at and each.answered_at <= wait.last]
+        return [each for each in list(self.reported) if wait.long_at <= each.asked_at and each.answered_at <= wait.last]
 
 
 @dataclass
@@ -155,7 +155,7 @@ class Clients:
         if isinstance(answer, httpx.Response):
             self._note(job_id, answer, asked_at)
 
-    def revive_the_failed(self, calm: threading.Event) -> None:
+    def retry_the_failed(self, calm: threading.Event) -> None:
         """Run again, once, what the plan says should it fail or be cancelled."""
         rng = random.Random(f"{self._plan.seed}|reviver")
         with httpx.Client(timeout=8) as http:
@@ -164,16 +164,16 @@ class Clients:
                     due = [
                         job_id
                         for job_id, (status, _moment) in self.seen.ends.items()
-                        if status in REVIVABLE and self.seen.acknowledged[job_id].revive
-                        if job_id not in self.seen.revived_at and self.seen.acknowledged[job_id].delete_after is None
+                        if status in REVIVABLE and self.seen.acknowledged[job_id].retry
+                        if job_id not in self.seen.retried_at and self.seen.acknowledged[job_id].delete_after is None
                     ]
                 for job_id in due:
-                    self._revive(http, job_id, rng)
+                    self._retry(http, job_id, rng)
 
-    def _revive(self, http: httpx.Client, job_id: str, rng: random.Random) -> None:
+    def _retry(self, http: httpx.Client, job_id: str, rng: random.Random) -> None:
         job = self.seen.acknowledged[job_id]
         self._begin_change(job_id)
-        self.seen.revived_at[job_id] = time.time()
+        self.seen.retried_at[job_id] = time.time()
         headers = self._headers(job.tenant)
         answers = self._insist(lambda: http.post(f"{self._url(rng, job_id)}/retry", headers=headers), (200, 400))
         assert answers.is_clear, f"{job_id} could not be revived: {answers}"

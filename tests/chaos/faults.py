@@ -120,20 +120,20 @@ class Faults:
     def _stop_under_a_lock(self, slot: Slot, fault: PlannedFault, wait: threading.Event) -> bool:
         """Tell a worker to stop while its jobs' rows are held: what it cannot record it has to keep until it can."""
         rng = random.Random(fault.seconds)
-        told = rng.choice((signal.SIGINT, signal.SIGTERM))
-        is_told = False
+        reported = rng.choice((signal.SIGINT, signal.SIGTERM))
+        is_reported = False
         with (
             suppress(psycopg.OperationalError),  # the database is away, or went away with the lock
             self._world.locker.holding("calls", rng, pid=slot.process.popen.pid) as held,
         ):
             if held.rows:
-                slot.process.signal(told)
-                is_told = True
+                slot.process.signal(reported)
+                is_reported = True
                 held.stay(2 * fault.seconds, wait, is_busy=rng.random() < 0.5)
-        if is_told:
+        if is_reported:
             self._await_end(slot)
             slot.start()
-        return is_told
+        return is_reported
 
     def _await_end(self, slot: Slot) -> None:
         """Let it end by itself, which is no death: what it held has to be recorded.

@@ -106,7 +106,7 @@ class PlannedJob:
     idempotency_key: str | None
     cancel_after: float | None
     delete_after: float | None
-    revive: bool
+    retry: bool
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _job(rng: random.Random, seed: int, number: int) -> PlannedJob:
         f"chaos-{seed}-{number}" if rng.random() < 0.5 else None,
         cancel_after=rng.choice((0, 0.05, 0.3, 1, 3)) if chance < 0.1 else None,
         delete_after=rng.choice((0, 0.3, 1, 5, 10)) if 0.1 <= chance < 0.14 else None,
-        revive=rng.random() < 0.2,
+        retry=rng.random() < 0.2,
     )
 
 

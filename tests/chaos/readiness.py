@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.store import schema
 from jobs.store.database import Database, database_now
 from jobs.store.overdue_jobs import OVERDUE
-from tests.chaos.clients import Seen, Told, Wait
+from tests.chaos.clients import ReadinessReport, Seen, Wait
 from tests.chaos.world import World
 
 EVERY_SECONDS = 1.0
@@ -27,7 +27,7 @@ def ask(url: str, seen: Seen, over: threading.Event) -> None:
                 body = http.get(f"{url}/readyz").json()
             except (httpx.HTTPError, ValueError):
                 continue
-            seen.told.append(Told(asked_at, time.time(), body))
+            seen.reported.append(ReadinessReport(asked_at, time.time(), body))
 
 
 def look(world: World, seen: Seen, over: threading.Event) -> None:

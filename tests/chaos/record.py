@@ -138,7 +138,7 @@ def database_was_away(record: Record, begun: datetime, ended: datetime) -> timed
 def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
     """A job's attempts, those before and those after its client ran it again apart."""
     rows = record.attempts.get(job_id, [])
-    asked_at = seen.revived_at.get(job_id)
+    asked_at = seen.retried_at.get(job_id)
     if asked_at is None:
         return [rows]
     again = datetime.fromtimestamp(asked_at, UTC)
@@ -172,8 +172,8 @@ def history(record: Record, seen: Seen, job_id: str) -> str:
     """All that is known of one job, for whoever has to find out why."""
     rows = record.attempts.get(job_id, [])
     parts = [f"plan: {seen.acknowledged.get(job_id)}", f"seen to end: {seen.ends.get(job_id)}"]
-    told = {"revived": seen.revived_at, "deleted": seen.deleted_at, "acknowledged": seen.acknowledged_at}
-    parts += [f"{what}: {_clock(moments[job_id])}" for what, moments in told.items() if job_id in moments]
+    reported = {"revived": seen.retried_at, "deleted": seen.deleted_at, "acknowledged": seen.acknowledged_at}
+    parts += [f"{what}: {_clock(moments[job_id])}" for what, moments in reported.items() if job_id in moments]
     parts.append(f"job: {dict(record.jobs[job_id])}" if job_id in record.jobs else "job: no row")
     parts += [f"attempt: {dict(row)}" for row in rows]
     parts += [f"call: {call}" for call in record.calls.get(job_id, ())]

@@ -67,19 +67,19 @@ def _let_them_be_overdue(database: Database, seen: Seen, waiting: list[str]) -> 
     with database.begin() as tx:
         tx.execute(update(schema.jobs).where(row.id.in_(waiting)).values(available_at=due_at))
 
-    def is_told() -> bool:
+    def is_reported() -> bool:
         waits = [wait for (job_id, _), wait in list(seen.overdue.items()) if job_id in waiting]
-        return any(seen.told_during(wait) for wait in waits)
+        return any(seen.reports_during(wait) for wait in waits)
 
     def seen_so_far() -> str:
-        return f"{len(seen.told)} answers of /readyz, {len(seen.overdue)} waits, the last: {seen.told[-1:]}"
+        return f"{len(seen.reported)} answers of /readyz, {len(seen.overdue)} waits, the last: {seen.reported[-1:]}"
 
-    await_until(is_told, SETTLE_SECONDS, seen_so_far)
+    await_until(is_reported, SETTLE_SECONDS, seen_so_far)
 
 
 def _submit(clients: Clients, threads: ThreadPoolExecutor) -> list[str]:
     body = {"model": MODEL, "background": True, "input": "[[sim: full delay=0.1]] flush"}
-    job = PlannedJob(-1, 0, body, None, cancel_after=None, delete_after=None, revive=False)
+    job = PlannedJob(-1, 0, body, None, cancel_after=None, delete_after=None, retry=False)
     with httpx.Client(timeout=30) as http:
         submitted = [threads.submit(clients.submit, http, job, random.Random(0), threads) for _ in range(WAITING)]
         return [each.result() for each in submitted]

@@ -46,7 +46,7 @@ class Run:
             watchers.append(threads.submit(readiness.look, self._world, self.seen, self._over))
             watchers += [threads.submit(readiness.ask, url, self.seen, self._over) for url in self._world.api_urls]
             hurting = [threads.submit(self._inflict_all, threads), threads.submit(self._outage)]
-            hurting.append(threads.submit(self._clients.revive_the_failed, self._calm))
+            hurting.append(threads.submit(self._clients.retry_the_failed, self._calm))
             submitters = [
                 threads.submit(self._clients.submit_share, number, self._pace, threads) for number in range(SUBMITTERS)
             ]
@@ -110,12 +110,12 @@ class Run:
         """Commands to all workers, and bells with time limits, about such jobs."""
         rng = random.Random(fault.seconds)
         chosen = self._choose(rng)
-        is_heard = strangers.limit(self._world.celery, chosen)
+        is_received = strangers.limit(self._world.celery, chosen)
         self.seen.needless_messages += [(job_id, time.time()) for job_id in chosen]
         refusals, obeyed = strangers.command(self._world.celery, rng, chosen)
         self.seen.refusals += refusals
         self.seen.obeyed += obeyed
-        return is_heard or refusals > 0
+        return is_received or refusals > 0
 
     def _choose(self, rng: random.Random) -> list[str]:
         """Some that have ended, and some that have not."""

@@ -21,13 +21,13 @@ def check_standstill(record: Record, seen: Seen) -> None:
     for (job_id, due_at), wait in seen.overdue.items():
         if wait.last <= wait.long_at:
             continue
-        told = seen.told_during(wait)
-        for each in told:
+        reported = seen.reports_during(wait)
+        for each in reported:
             if not _gives_a_reason(each.body, each.asked_at - due_at - STALE):
                 waited = each.asked_at - due_at
                 raise Violation(10, f"{job_id} was due for {waited:.0f} s, and /readyz said {each.body}", job_id)
             record.checked[10] += 1
-        moments = sorted([wait.long_at, *(each.answered_at for each in told), wait.last])
+        moments = sorted([wait.long_at, *(each.answered_at for each in reported), wait.last])
         untold = max(later - earlier for earlier, later in pairwise(moments))
         if untold > UNTOLD_FOR:
             raise Violation(10, f"{job_id} waited for {untold:.0f} s while no /readyz answered", job_id)

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.settings import Transport
 from tests.chaos.__main__ import judge
-from tests.chaos.clients import Seen, Told, Wait
+from tests.chaos.clients import ReadinessReport, Seen, Wait
 from tests.chaos.locks import Lock
 from tests.chaos.plan import PROMPT_MARK, PlannedJob
 from tests.chaos.proxy import Passage
@@ -98,16 +98,16 @@ def sound() -> tuple[Record, Seen]:
         sights=[Sight(KEY, {JOB}, 2)],
         refill=Refill(40, 0.5),
     )
-    plan = PlannedJob(1, 0, {}, "chaos-1", cancel_after=None, delete_after=None, revive=False)
+    plan = PlannedJob(1, 0, {}, "chaos-1", cancel_after=None, delete_after=None, retry=False)
     seen = Seen(acknowledged={JOB: plan}, acknowledged_at={JOB: unix(-0.1)}, ends={JOB: ("completed", 0)}, polls=1)
     seen.timeline = [(unix(0.9), unix(1.1), "cut provider"), (unix(-9), unix(-5), "lock key")]
     seen.overdue[JOB, unix(-40)] = Wait(unix(-10), unix(0))
-    seen.told = [ready(-9), ready(-5, waiting=waits(35)), ready(-2, missing=["broker"])]
+    seen.reported = [ready(-9), ready(-5, waiting=waits(35)), ready(-2, missing=["broker"])]
     return record, seen
 
 
-def ready(asked: float, **changes: Any) -> Told:
-    return Told(unix(asked), unix(asked + 0.1), {"missing": [], "waiting": None, **changes})
+def ready(asked: float, **changes: Any) -> ReadinessReport:
+    return ReadinessReport(unix(asked), unix(asked + 0.1), {"missing": [], "waiting": None, **changes})
 
 
 def waits(seconds: float, reason: str = "all 72 slots of the workers are taken") -> dict[str, Any]:
@@ -233,15 +233,15 @@ def leave_an_answer_in_a_file(record: Record, seen: Seen) -> None:
 
 
 def say_nothing_of_a_wait(record: Record, seen: Seen) -> None:
-    seen.told.append(ready(-1))
+    seen.reported.append(ready(-1))
 
 
 def give_no_reason_for_a_wait(record: Record, seen: Seen) -> None:
-    seen.told.append(ready(-1, waiting=waits(39, "")))
+    seen.reported.append(ready(-1, waiting=waits(39, "")))
 
 
-def tell_of_another_that_waits_less(record: Record, seen: Seen) -> None:
-    seen.told.append(ready(-1, waiting=waits(31)))
+def name_another_that_waits_less(record: Record, seen: Seen) -> None:
+    seen.reported.append(ready(-1, waiting=waits(31)))
 
 
 def never_answer(record: Record, seen: Seen) -> None:
@@ -293,12 +293,12 @@ BREACHES: list[tuple[int, Callable[[Record, Seen], None]]] = [
     (9, put_a_prompt_into_an_error),
     (10, say_nothing_of_a_wait),
     (10, give_no_reason_for_a_wait),
-    (10, tell_of_another_that_waits_less),
+    (10, name_another_that_waits_less),
     (10, never_answer),
 ]
 
 
-def test_a_sound_run_is_told_with_the_number_of_checks_of_each_promise() -> None:
+def test_a_sound_run_reports_the_number_of_checks_of_each_promise() -> None:
     status, text = judge(*sound(), 7)
 
     assert status == 0
@@ -327,8 +327,16 @@ def test_a_violation_comes_with_all_that_is_known_of_the_job() -> None:
     _status, text = judge(record, seen, 7)
 
     assert f"{JOB}:1 was answered in full to a worker that lived, and is failed (interrupted)" in text
-    for told in ("plan: ", "job: {", "attempt: {", "call: {", "connection of 1: passed_at", "worker: {", "log: worker"):
-        assert f"\n{told}" in text
+    for start in (
+        "plan: ",
+        "job: {",
+        "attempt: {",
+        "call: {",
+        "connection of 1: passed_at",
+        "worker: {",
+        "log: worker",
+    ):
+        assert f"\n{start}" in text
     assert text.count("\nfault: ") == text.count(" cut provider") == 1
 
 
@@ -425,7 +433,7 @@ def test_a_call_that_the_provider_said_had_failed_may_be_repeated_though_it_was_
     assert judge(record, seen, 7)[0] == 0
 
 
-def test_a_response_whose_id_was_kept_is_not_bought_again() -> None:
+def test_a_response_whose_id_was_kept_is_not_billed_again() -> None:
     record, seen = sound()
     record.transport = Transport.BACKGROUND
     record.attempts[JOB][0] = attempt(1, 0, 1, "lost", provider_response_id="made_1", error_kind="lost")

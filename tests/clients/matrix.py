@@ -9,13 +9,13 @@ from tests.support.stack import ROOT
 
 PAGE = ROOT / "docs/compatibility.md"
 BEGIN, END = "<!-- clients: begin -->\n", "<!-- clients: end -->\n"
-COLUMNS = ("client", "versions", "provider alone", *(name.replace("-", ", ") for name in THROUGH), "purchases")
+COLUMNS = ("client", "versions", "provider alone", *(name.replace("-", ", ") for name in THROUGH), "billed_calls")
 
 
-def purchases(run: Run, ledger: Ledger) -> dict[str, int]:
+def billed_calls(run: Run, ledger: Ledger) -> dict[str, int]:
     """What each paid, empty answer cost: the calls that the provider billed, by scenario."""
     empty = [name for name in run.scenarios if name.startswith("empty_")]
-    return {name: ledger.purchases[run.client.name, name] for name in empty}
+    return {name: ledger.billed_calls[run.client.name, name] for name in empty}
 
 
 def table(runs: Mapping[str, Run], ledgers: Mapping[str, Ledger]) -> str:
@@ -32,8 +32,10 @@ def table(runs: Mapping[str, Run], ledgers: Mapping[str, Ledger]) -> str:
 def _cells(run: Run, ledgers: Mapping[str, Ledger]) -> list[str]:
     versions = ", ".join(f"`{package}` {version}" for package, version in run.versions.items())
     counts = [_passed(run, world=world) for world in (DIRECT, *THROUGH)]
-    alone = "/".join(str(count) for count in purchases(run, ledgers[DIRECT]).values())
-    most = [max(purchases(run, ledgers[world])[name] for world in THROUGH) for name in purchases(run, ledgers[DIRECT])]
+    alone = "/".join(str(count) for count in billed_calls(run, ledgers[DIRECT]).values())
+    most = [
+        max(billed_calls(run, ledgers[world])[name] for world in THROUGH) for name in billed_calls(run, ledgers[DIRECT])
+    ]
     here = "/".join(str(count) for count in most)
     return [run.client.title, versions, *counts, f"{here} (alone {alone})"]
 

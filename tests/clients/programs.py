@@ -125,9 +125,9 @@ class Run:
             text=True,
         )
 
-    def _read(self, told: dict[str, Any]) -> None:
-        if "versions" in told:
-            self.versions, self.scenarios = told["versions"], told["scenarios"]
+    def _read(self, reported: dict[str, Any]) -> None:
+        if "versions" in reported:
+            self.versions, self.scenarios = reported["versions"], reported["scenarios"]
         else:
-            result = Result(told["ok"], told["error"], told["seconds"])
-            self.results[told["world"]][told["scenario"]] = result
+            result = Result(reported["ok"], reported["error"], reported["seconds"])
+            self.results[reported["world"]][reported["scenario"]] = result

@@ -35,21 +35,21 @@ def test_everything_works_here(client: Client, world: str, played: Played) -> No
 
 
 @pytest.mark.parametrize("world", THROUGH)
-def test_a_paid_and_empty_answer_is_bought_once(client: Client, world: str, played: Played) -> None:
-    purchases = matrix.purchases(played.runs[client.name], played.ledgers[world])
-    assert purchases
-    assert purchases == dict.fromkeys(purchases, 1)
+def test_a_paid_and_empty_answer_is_billed_once(client: Client, world: str, played: Played) -> None:
+    billed_calls = matrix.billed_calls(played.runs[client.name], played.ledgers[world])
+    assert billed_calls
+    assert billed_calls == dict.fromkeys(billed_calls, 1)
 
 
 @pytest.mark.parametrize("world", THROUGH)
-def test_nothing_is_bought_twice(client: Client, world: str, played: Played) -> None:
+def test_nothing_is_billed_twice(client: Client, world: str, played: Played) -> None:
     """As many calls as the client makes of the provider alone, which its loops of tools make several."""
     run = played.runs[client.name]
     here, alone = run.results[world], run.results[DIRECT]
-    empty = matrix.purchases(run, played.ledgers[world])
+    empty = matrix.billed_calls(run, played.ledgers[world])
     comparable = [name for name in alone if name not in empty and alone[name].passed and here[name].passed]
-    bought = {name: played.ledgers[world].purchases[client.name, name] for name in comparable}
-    assert bought == {name: played.ledgers[DIRECT].purchases[client.name, name] for name in comparable}
+    billed = {name: played.ledgers[world].billed_calls[client.name, name] for name in comparable}
+    assert billed == {name: played.ledgers[DIRECT].billed_calls[client.name, name] for name in comparable}
 
 
 @pytest.mark.parametrize("world", THROUGH)

@@ -53,13 +53,13 @@ class Ledger:
 
     def __init__(self, calls: list[dict[str, Any]]) -> None:
         self.refused: list[tuple[str, str, dict[str, Any]]] = []
-        self.purchases: Counter[tuple[str, str]] = Counter()
+        self.billed_calls: Counter[tuple[str, str]] = Counter()
         for call in calls:
             found = _TAG.search(call["body"] or "")
             client, scenario = found.groups() if found else ("", "")
             if call["http_status"] == 400:
                 self.refused.append((client, scenario, json.loads(call["body"])))
-            self.purchases[client, scenario] += call["billed"]
+            self.billed_calls[client, scenario] += call["billed"]
 
 
 @contextmanager

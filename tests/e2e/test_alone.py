@@ -9,7 +9,7 @@ TALK = b"*.pidbox"
 """Celery's workers send each other their questions here."""
 
 
-def test_a_worker_asks_no_other_before_it_hears_bells(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_worker_asks_no_other_before_it_takes_messages(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
     """It used to wait a second for their answers, after every start and every loss of its broker."""
     with valkey.client() as client, client.pubsub() as talk:
         talk.psubscribe(TALK)

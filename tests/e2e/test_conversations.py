@@ -233,7 +233,7 @@ def test_a_conversation_that_is_too_long_is_sent_again_whole_to_be_cut(stack: St
 
 
 @pytest.mark.one_database
-def test_a_create_whose_server_is_killed_is_bought_once(stack: Stack) -> None:
+def test_a_create_whose_server_is_killed_is_billed_once(stack: Stack) -> None:
     """The SDK sends it again by itself, to another process: that one joins the job and holds on."""
     with Proxy("api", int(stack.url.rpartition(":")[2])) as proxy:
         killed = stack.api

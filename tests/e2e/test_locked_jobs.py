@@ -13,7 +13,7 @@ from tests.support.waiting import await_until
 CALL_SECONDS = 3  # so that all are called before the first of them ends
 
 
-def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
+def test_answers_are_recorded_while_one_job_is_locked_and_none_is_billed_again(
     postgres_url: str, valkey_url: str, tmp_path: Path
 ) -> None:
     with (
@@ -42,7 +42,7 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_bought_again(
 
 
 @pytest.mark.long
-def test_a_worker_starts_and_works_while_the_lane_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
+def test_a_worker_starts_while_the_provider_limit_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
     """Each start ended after a second, however often a supervisor tried again."""
     with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:
         provider_limit = httpx.URL(stack.provider_url).netloc.decode()

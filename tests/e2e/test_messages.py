@@ -19,7 +19,7 @@ def calls(valkey: ValkeyServer) -> int:
 
 
 @pytest.mark.long
-def test_a_bell_that_was_heard_is_not_kept_for_redelivery(sqlite_url: str, tmp_path: Path) -> None:
+def test_a_received_message_is_not_kept_for_redelivery(sqlite_url: str, tmp_path: Path) -> None:
     with ValkeyServer() as valkey, Stack(sqlite_url, valkey.url, tmp_path) as stack:
         stack.await_all(stack.submit_many(1, "[[sim: full]] Hello"), "completed", 30)
         before = calls(valkey)

@@ -33,7 +33,7 @@ class Seen:
     """What the client got, and the calls that the provider saw. `told` is the response of the client's own request."""
 
     response: Json
-    told: Json
+    reported: Json
     deltas: str | None
     calls: list[Json]
 
@@ -72,19 +72,19 @@ class Round:
     def _held(self, body: Json) -> Seen:
         query = {f"metadata[{name}]": value for name, value in body["metadata"].items()}
         with self._stack.http() as http:
-            told = http.post("/responses", json=body).json()
+            reported = http.post("/responses", json=body).json()
             [listed] = http.get("/responses", params=query).raise_for_status().json()["data"]
         response = self._stack.get(listed["id"])
-        return Seen(response, told, None, self._stack.calls(response["id"]))
+        return Seen(response, reported, None, self._stack.calls(response["id"]))
 
     def _streamed(self, body: Json) -> Seen:
         with self._stack.http() as http, http.stream("POST", "/responses", json={**body, "stream": True}) as stream:
             lines = [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: {")]
         events = list(map(json.loads, lines))
         deltas = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
-        told = [event["response"] for event in events if event["type"].removeprefix("response.") in ENDED]
-        response = self._stack.get(told[-1]["id"])
-        return Seen(response, told[-1], deltas, self._stack.calls(response["id"]))
+        reported = [event["response"] for event in events if event["type"].removeprefix("response.") in ENDED]
+        response = self._stack.get(reported[-1]["id"])
+        return Seen(response, reported[-1], deltas, self._stack.calls(response["id"]))
 
 
 def body_of(case: Case, way: str) -> Json:
@@ -120,9 +120,9 @@ def test_a_provider_that_answers_oddly(rounds: dict[str, Round], case: Case, way
     seen = rounds[case.transport].seen(case, way)
     assert_as_expected(case.expect, seen.response)
     if seen.response["status"] in ("completed", "incomplete"):
-        assert seen.told == seen.response
+        assert seen.reported == seen.response
     else:  # the end of a stream names the code that no client repeats, see decision 0020
-        assert way == "streamed" or seen.told["error"]["code"] == seen.response["error"]["code"]
+        assert way == "streamed" or seen.reported["error"]["code"] == seen.response["error"]["code"]
     if seen.deltas is not None and "output_text" in case.expect:
         assert seen.deltas == case.expect["output_text"]
     assert len(seen.calls) == case.expect["calls"]

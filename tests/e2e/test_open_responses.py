@@ -65,10 +65,10 @@ class Case:
 
 
 def case(*items: Json, script: str = "full text=Done.", makes: str = "message", **fields: Any) -> Case:
-    told = f"[[sim: {script}]] "
+    reported = f"[[sim: {script}]] "
     *before, last = items
     content = last["content"]
-    content = told + content if isinstance(content, str) else [{"type": "input_text", "text": told}, *content]
+    content = reported + content if isinstance(content, str) else [{"type": "input_text", "text": reported}, *content]
     return Case([*before, {**last, "content": content}], script, fields, makes)
 
 
@@ -164,28 +164,28 @@ def test_a_response(http: httpx.Client, case: Case) -> None:
 
 @each_case
 def test_a_stream(http: httpx.Client, case: Case) -> None:
-    told = streamed(http, case.body)
-    assert told.types[:3] == ["response.created", "response.queued", "response.in_progress"]
-    statuses = [event["response"]["status"] for event in told.events[:3]]
+    reported = streamed(http, case.body)
+    assert reported.types[:3] == ["response.created", "response.queued", "response.in_progress"]
+    statuses = [event["response"]["status"] for event in reported.events[:3]]
     assert statuses == ["queued", "queued", "in_progress"]
-    assert told.types[-1] == "response.completed"
-    for event in told.events:
+    assert reported.types[-1] == "response.completed"
+    for event in reported.events:
         if "response" in event:
             assert_response(event["response"])
-    assert_response(told.response, "completed")
-    assert_items_are_told_whole(told)
-    assert case.makes in {item["type"] for item in told.response["output"]}
-    assert told.response == http.get(f"/responses/{told.response['id']}").json()
+    assert_response(reported.response, "completed")
+    assert_items_are_told_whole(reported)
+    assert case.makes in {item["type"] for item in reported.response["output"]}
+    assert reported.response == http.get(f"/responses/{reported.response['id']}").json()
 
 
 def test_a_streamed_tool_call(http: httpx.Client) -> None:
-    told = streamed(http, CASES["tool calling"].body)
-    [call] = [item for item in told.response["output"] if item["type"] == "function_call"]
+    reported = streamed(http, CASES["tool calling"].body)
+    [call] = [item for item in reported.response["output"] if item["type"] == "function_call"]
     assert json.loads(call["arguments"]) == {"location": "San Francisco, CA"}
-    assert told.of("response.function_call_arguments.delta")
-    [done] = told.of("response.function_call_arguments.done")
+    assert reported.of("response.function_call_arguments.delta")
+    [done] = reported.of("response.function_call_arguments.done")
     assert done["arguments"] == call["arguments"]
-    added = [event["item"]["type"] for event in told.of("response.output_item.added")]
+    added = [event["item"]["type"] for event in reported.of("response.output_item.added")]
     assert "function_call" in added
 
 
@@ -237,7 +237,7 @@ def test_every_status_has_every_key_and_no_null_where_none_may_be(stack: Stack, 
     http.post(f"/responses/{ids['in_progress']}/cancel").raise_for_status()
 
 
-def test_what_was_not_asked_for_is_told_with_its_default(http: httpx.Client) -> None:
+def test_unset_fields_are_returned_with_their_defaults(http: httpx.Client) -> None:
     body = {"model": MODEL, "input": "[[sim: full delay=60]] x", "background": True}
     accepted = created(http, body)
     assert_response(accepted, "queued")
@@ -261,7 +261,7 @@ def test_what_was_not_asked_for_is_told_with_its_default(http: httpx.Client) -> 
     http.post(f"/responses/{accepted['id']}/cancel").raise_for_status()
 
 
-def test_what_was_asked_for_is_told_again(http: httpx.Client) -> None:
+def test_set_fields_are_returned_as_sent(http: httpx.Client) -> None:
     asked: Json = {
         "temperature": 0.25,
         "top_p": 0.5,
@@ -303,27 +303,27 @@ def test_a_stream_that_does_not_complete_ends_with_its_status_and_is_done(
     http: httpx.Client, script: str, status: str
 ) -> None:
     body = {"model": MODEL, "input": f"[[sim: {script}]] x", "max_attempts": 1}
-    told = streamed(http, body)
-    assert told.types[-1] == f"response.{status}"
-    assert_response(told.response, status)
+    reported = streamed(http, body)
+    assert reported.types[-1] == f"response.{status}"
+    assert_response(reported.response, status)
     if status == "incomplete":
-        assert told.response["output"][-1]["status"] == "incomplete"
+        assert reported.response["output"][-1]["status"] == "incomplete"
 
 
 def test_a_stream_whose_response_is_cancelled_ends_with_it_and_is_done(http: httpx.Client) -> None:
     body = {**case(message("user", "x"), script="full delay=60").body, "background": True, "stream": True}
     with http.stream("POST", "/responses", json=body) as answer:
         http.post(f"/responses/{answer.headers['openai-response-id']}/cancel").raise_for_status()
-        told = read_stream(answer)
-    assert told.types[-1] == "response.failed"
-    assert_response(told.response, "cancelled")
+        reported = read_stream(answer)
+    assert reported.types[-1] == "response.failed"
+    assert_response(reported.response, "cancelled")
 
 
 def test_an_attempt_that_is_lost_midway_leaves_nothing_incomplete_in_what_completes(http: httpx.Client) -> None:
     script = 'stream-error text="one two three four five six seven" chunk=4, then full text=Done.'
-    told = streamed(http, case(message("user", "Count."), script=script).body)
-    assert_response(told.response, "completed")
-    assert not [each for each in told.of("response.output_item.done") if each["item"].get("status") == "incomplete"]
+    reported = streamed(http, case(message("user", "Count."), script=script).body)
+    assert_response(reported.response, "completed")
+    assert not [each for each in reported.of("response.output_item.done") if each["item"].get("status") == "incomplete"]
 
 
 def test_a_stream_whose_response_is_deleted_ends_with_an_error_and_is_done(http: httpx.Client) -> None:
@@ -332,8 +332,8 @@ def test_a_stream_whose_response_is_deleted_ends_with_an_error_and_is_done(http:
     ) as answer:
         job_id = answer.headers["openai-response-id"]
         http.delete(f"/responses/{job_id}").raise_for_status()
-        told = read_stream(answer)
-    assert "error" in told.types
+        reported = read_stream(answer)
+    assert "error" in reported.types
 
 
 def test_a_stream_is_written_frame_by_frame(stack: Stack) -> None:
@@ -373,7 +373,7 @@ def chunks(body: bytes) -> Iterator[bytes]:
         ("GET", "/responses/resp_none", None, 404),
     ],
 )
-def test_what_goes_wrong_is_told_in_an_error(
+def test_failures_are_returned_as_errors(
     http: httpx.Client, method: str, path: str, body: Json | None, status: int
 ) -> None:
     assert_failure(http.request(method, path, json=body), status)

@@ -67,7 +67,7 @@ def attempts(stack: Stack, jobs: list[str]) -> list[dict[str, Any]]:
     return sorted(made, key=lambda each: float(each["started_at"]))
 
 
-def bought(stack: Stack) -> int:
+def billed(stack: Stack) -> int:
     return sum(call["http_status"] == 200 for call in stack.calls())
 
 
@@ -158,7 +158,7 @@ def _outage(stack: OutageStack, reason: str, words: str) -> None:
         stack.await_all(jobs, "completed", 60)
         assert held.result(60).json()["status"] == "completed"
         assert streamed.result(60).text.count("event: response.completed") == 1
-    assert bought(stack) == JOBS + 2
+    assert billed(stack) == JOBS + 2
     log = stack.worker_processes[0].output
     assert len(re.findall("provider paused", log)) == len(re.findall("provider resumed", log)) == 1
     assert readiness(stack)[0] == 200
@@ -177,7 +177,7 @@ def _while_it_lasts(stack: OutageStack, jobs: list[str], reason: str, words: str
     assert_probed(began_at, during)
     assert {each["outcome"] for each in during} <= {"failed", None}
     assert {each["status"] for each in everything} <= {"queued", "in_progress"}
-    assert bought(stack) == 0
+    assert billed(stack) == 0
 
 
 def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_when_half_of_the_connections_are_refused_work_goes_on(
         stack.outage.begin()
         jobs = stack.submit_many(JOBS, QUICK, max_attempts=1)
         stack.await_all(jobs, "completed", 60)
-        assert bought(stack) == JOBS
+        assert billed(stack) == JOBS
 
 
 def test_a_pause_asked_for_beyond_the_deadline_fails_nothing_early(

@@ -86,8 +86,8 @@ def test_it_is_judged_across_a_restart_by_what_other_workers_saw(stack: Stack) -
     stack.await_all(neighbours, "completed", 30)
     assert stack.get(poison)["error"]["code"] == "provider_rejected"
     assert len(stack.calls(poison)) <= 4
-    bought = Counter(call["client_request_id"].partition(":")[0] for call in stack.calls())
-    assert {bought[each] for each in neighbours} == {1}
+    billed = Counter(call["client_request_id"].partition(":")[0] for call in stack.calls())
+    assert {billed[each] for each in neighbours} == {1}
 
 
 def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, valkey: ValkeyServer) -> None:
@@ -124,7 +124,7 @@ def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
 
     await_until(has_failed, 60, stack.logs)
     assert stack.get(poison)["error"]["code"] == "provider_rejected"
-    bought = Counter(
+    billed = Counter(
         call["client_request_id"].partition(":")[0] for call in stack.calls() if call["http_status"] == 200
     )
-    assert {bought[each] for each in jobs} == {1}
+    assert {billed[each] for each in jobs} == {1}

@@ -64,7 +64,7 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     assert readiness(stack)[0] == 200
 
 
-def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) -> None:
+def test_a_deadline_that_passes_while_the_provider_is_paused_says_why(stack: Stack) -> None:
     stack.tell(bad_keys=[PROVIDER_KEY])
     [first] = stack.submit_many(1, QUICK)
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
@@ -76,7 +76,7 @@ def test_a_deadline_that_passes_while_the_lane_is_closed_says_why(stack: Stack) 
     stack.await_all([first], "completed", 30)
 
 
-def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> None:
+def test_a_probe_that_goes_on_resumes_the_provider_before_it_answers(stack: Stack) -> None:
     stack.tell(bad_keys=[PROVIDER_KEY])
     slow = stack.submit_many(8, "[[sim: full delay=12]] Hello")
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
@@ -88,7 +88,7 @@ def test_a_probe_that_goes_on_opens_the_lane_before_it_answers(stack: Stack) -> 
     )
 
 
-def test_too_many_at_once_narrows_the_lane_and_all_complete(stack: Stack) -> None:
+def test_too_many_at_once_throttles_the_provider_and_all_complete(stack: Stack) -> None:
     stack.tell(max_concurrency=4)
     jobs = stack.submit_many(60, "[[sim: full delay=0.5]] Hello")
     await_until(lambda: readiness(stack)[1]["provider"]["limit"] == "throttled", 10, "it was never throttled")

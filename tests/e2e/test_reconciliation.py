@@ -81,7 +81,7 @@ def test_a_call_that_the_log_shows_as_failed_is_repeated_by_who_pays_once(stack:
     stack.tell(logs_lag=0)
 
 
-def test_what_the_log_never_shows_ends_when_the_patience_does(stack: Stack) -> None:
+def test_a_call_missing_from_the_log_fails_after_the_max_wait(stack: Stack) -> None:
     stack.tell(logs_missing=1)
     hidden = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
     cancelled = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")

@@ -48,7 +48,7 @@ def calls_made(stack: GatedStack, jobs: list[str]) -> int:
 
 def test_an_outage_costs_no_response_anything(stack: GatedStack) -> None:
     """Neither connections that are refused nor 503, and who was held for it is told that nothing was bought."""
-    bought = 0
+    billed = 0
     for kind, begin, end in WAYS:
         begin(stack)
         began_at = monotonic()
@@ -68,5 +68,5 @@ def test_an_outage_costs_no_response_anything(stack: GatedStack) -> None:
         stack.await_all(jobs, "completed", 15)
         turned_away = [each.headers["openai-response-id"] for each in (refused, events)]
         assert {stack.get(each)["status"] for each in turned_away} == {"failed"}
-        bought += JOBS
-        assert sum(call["http_status"] == 200 for call in stack.calls()) == bought
+        billed += JOBS
+        assert sum(call["http_status"] == 200 for call in stack.calls()) == billed

@@ -152,7 +152,7 @@ def test_events_come_while_the_answer_is_made(stack: Stack) -> None:
     assert len(stack.calls(last.response.id)) == 1
 
 
-def test_what_comes_right_before_the_end_is_told_as_it_came(stack: Stack) -> None:
+def test_events_right_before_the_end_are_passed_on(stack: Stack) -> None:
     prompt = f'[[sim: full text="{TEXT}" chunk=3 every=0.01]] Count.'
     with stack.openai().responses.create(model=MODEL, input=prompt, stream=True) as events:
         kinds: list[str] = [event.type for event in events]
@@ -204,9 +204,9 @@ def test_it_ends_as_the_response_does(stack: Stack, behaviour: str, last: str, s
     events = Watcher(stack, begin(stack, f"[[sim: {behaviour}]] Hello")).all()
     assert (events[-1]["type"], events[-1]["response"]["status"]) == (last, status)
     assert {each["type"] for each in events} <= BEGINNINGS | ENDS | OUTPUT_TYPES
-    told = [each["item"]["id"] for each in events if each["type"] == "response.output_item.done"]
+    reported = [each["item"]["id"] for each in events if each["type"] == "response.output_item.done"]
     if last != "response.failed":
-        assert told == [each["id"] for each in events[-1]["response"]["output"]]
+        assert reported == [each["id"] for each in events[-1]["response"]["output"]]
 
 
 def test_a_cancelled_one_ends_with_a_type_that_every_sdk_knows(stack: Stack) -> None:
@@ -259,9 +259,9 @@ def test_redis_holds_nothing_of_an_answer(stack: Stack, valkey_of_module: Valkey
     with valkey_of_module.client() as client, client.monitor() as monitor:
         Watcher(stack, begin(stack, '[[sim: full text="xyzzy plugh plover" chunk=20]] Say.')).all()
         client.set("the-end", "1")
-        for heard in monitor.listen():
-            assert "plugh" not in str(heard["command"])
-            if "the-end" in str(heard["command"]):
+        for received in monitor.listen():
+            assert "plugh" not in str(received["command"])
+            if "the-end" in str(received["command"]):
                 break
 
 
@@ -297,7 +297,7 @@ def test_an_sdk_whose_stream_is_cut_buys_nothing_again(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_sdk_that_is_told_of_a_failure_buys_nothing_again(stack: Stack, *, stream: bool) -> None:
+def test_an_sdk_that_sees_a_failure_is_not_billed_again(stack: Stack, *, stream: bool) -> None:
     before = len(stack.calls())
     client = stack.openai()
     body: Any = {"model": MODEL, "input": "[[sim: 500 billed=yes]] Hello", "extra_body": {"max_attempts": 1}}

@@ -124,9 +124,9 @@ def test_a_stream_tells_encrypted_reasoning_to_those_alone_who_asked(stack: Stac
         answer = http.post("/responses", json=body).raise_for_status()
         response_id = answer.headers["openai-response-id"]
         replayed = http.get(f"/responses/{response_id}", params={"stream": True})
-    for told in (answer.text, replayed.text):
-        assert told.count('"type":"reasoning"') >= 3
-        assert ("gAAAAA" in told) == asks
+    for reported in (answer.text, replayed.text):
+        assert reported.count('"type":"reasoning"') >= 3
+        assert ("gAAAAA" in reported) == asks
     followed = ask(stack, THINKS, "And?", previous_response_id=response_id)
     assert sent(stack, followed.id)[1]["type"] == "reasoning"
 

@@ -138,7 +138,7 @@ def test_an_answer_is_read_and_booked(stack: Stack, behaviour: str, text: str, t
         ("failed code=invalid_prompt", "invalid_prompt", 1),
     ],
 )
-def test_a_failure_is_told_as_on_the_plain_transport(stack: Stack, behaviour: str, code: str, calls: int) -> None:
+def test_a_failure_is_reported_as_on_the_plain_transport(stack: Stack, behaviour: str, code: str, calls: int) -> None:
     done = run(stack, f"[[sim: {behaviour}]] Hello", max_attempts=2)
     assert done["status"] == "failed"
     assert done["error"]["code"] == code
@@ -190,7 +190,7 @@ def test_a_stream_without_its_last_event_is_an_interrupted_call(streaming: Stack
     assert len(streaming.calls(again["id"])) == 2
 
 
-def test_an_error_event_is_told_by_its_code(streaming: Stack) -> None:
+def test_an_error_event_is_reported_by_its_code(streaming: Stack) -> None:
     passing = run(streaming, "[[sim: stream-error, then full]] Hello")
     assert (passing["status"], len(streaming.calls(passing["id"]))) == ("completed", 2)
     lasting = run(streaming, "[[sim: stream-error code=invalid_prompt message=No.]] Hello")
@@ -261,12 +261,12 @@ def test_the_provider_is_asked_at_its_own_pace(background: Stack) -> None:
 
 
 @pytest.mark.parametrize("on_unknown_outcome", ["retry", "fail"])
-def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Stack, on_unknown_outcome: str) -> None:
+def test_a_killed_workers_responses_are_fetched_and_not_billed_again(mortal: Stack, on_unknown_outcome: str) -> None:
     jobs = [
         mortal.submit(f"[[sim: full delay=12 text=Bought-{number}]] Hello", on_unknown_outcome=on_unknown_outcome)
         for number in range(10)
     ]
-    bought = {job_id: await_accepted(mortal, job_id) for job_id in jobs}
+    billed = {job_id: await_accepted(mortal, job_id) for job_id in jobs}
     mortal.worker_processes[0].kill()
     mortal.start_worker()
     for number, job_id in enumerate(jobs):
@@ -274,7 +274,7 @@ def test_a_killed_workers_responses_are_fetched_and_not_bought_again(mortal: Sta
         assert (done["status"], text_of(done)) == ("completed", f"Bought-{number}")
         lost, resumed = mortal.attempts(job_id)
         assert (lost["outcome"], resumed["outcome"]) == ("lost", "completed")
-        assert resumed["resumes"] == resumed["provider_response_id"] == bought[job_id]
+        assert resumed["resumes"] == resumed["provider_response_id"] == billed[job_id]
         assert lost["cost_usd"] is None
         assert resumed["cost_usd"] == done["backburner"]["cost_usd"] > 0
     assert len(mortal.calls()) == len(paid(mortal)) == len(jobs)

@@ -65,8 +65,8 @@ def test_every_end_arrives_signed_within_a_second_or_two(stack: Stack, client: O
     client.responses.cancel(cancelled.id)
     came = receiver.await_count(4)
     events = [client.webhooks.unwrap(each.body, dict(each.headers), secret=endpoint.signing_secret) for each in came]
-    told = {event.data.id: event.type for event in events}  # type: ignore[union-attr]  # events of other kinds
-    assert told == {
+    reported = {event.data.id: event.type for event in events}  # type: ignore[union-attr]  # events of other kinds
+    assert reported == {
         completed.id: "response.completed",
         incomplete.id: "response.incomplete",
         failed.id: "response.failed",
@@ -98,11 +98,11 @@ def test_the_sdks_test_tells_what_the_endpoint_answered(client: OpenAI, receiver
 def test_a_request_names_its_own_receiver(stack: Stack, client: OpenAI, receiver: Destination) -> None:
     secret = "whsec_b25lIHNlY3JldCBvZiBteSBvd24="  # "one secret of my own"
     webhook = {"url": receiver.url, "secret": secret, "events": ["response.completed"]}
-    told = trip.run(stack, "[[sim: full]] Hello", extra_body={"webhook": webhook})
+    reported = trip.run(stack, "[[sim: full]] Hello", extra_body={"webhook": webhook})
     trip.run(stack, "[[sim: 400]] Hello", extra_body={"webhook": webhook})
     [came] = receiver.await_count(1)
     event = client.webhooks.unwrap(came.body, dict(came.headers), secret=secret)
-    assert (event.type, event.data.id) == ("response.completed", told.id)  # type: ignore[union-attr]
+    assert (event.type, event.data.id) == ("response.completed", reported.id)  # type: ignore[union-attr]
     unsigned = trip.run(stack, "[[sim: full]] Hello", extra_body={"webhook": {"url": receiver.url}})
     came = receiver.await_count(2)[-1]
     assert json.loads(came.body)["data"]["id"] == unsigned.id

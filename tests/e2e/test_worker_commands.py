@@ -47,7 +47,7 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("command", [DOCUMENTED, (*DOCUMENTED, "-P", "gevent"), ("worker.celery_adapter.command",)])
-def test_what_another_applications_celery_is_told_changes_nothing(
+def test_settings_of_another_celery_application_change_nothing(
     stack: Stack, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Celery obeys these before what it is told in code, and some of them without its prefix."""

@@ -109,7 +109,7 @@ class Run:
             with suppress(BrokenPipeError):
                 self._say(process.stdin, json.dumps(settings))
                 for line in process.stdout:
-                    if self._hear(json.loads(line)):
+                    if self._receive(json.loads(line)):
                         with suppress(threading.BrokenBarrierError):
                             stage.wait(SECONDS)
                         self._say(process.stdin, "go on")
@@ -134,13 +134,13 @@ class Run:
         stdin.write(line + "\n")
         stdin.flush()
 
-    def _hear(self, told: dict[str, Any]) -> bool:
+    def _receive(self, reported: dict[str, Any]) -> bool:
         """Whether a stage is over."""
-        if "version" in told:
-            self.version, self.scenarios = told["version"], told["scenarios"]
-        elif "scenario" in told:
-            self.seen[told.pop("scenario")] = told
-        return "stage" in told
+        if "version" in reported:
+            self.version, self.scenarios = reported["version"], reported["scenarios"]
+        elif "scenario" in reported:
+            self.seen[reported.pop("scenario")] = reported
+        return "stage" in reported
 
 
 @contextmanager

@@ -27,7 +27,7 @@ BAD_GATEWAY = (
 
 
 @dataclass(frozen=True)
-class Heard:
+class ReceivedRequest:
     """One request as it came."""
 
     mischief: str
@@ -35,7 +35,7 @@ class Heard:
     forwarded: bytes
 
 
-async def hear(reader: asyncio.StreamReader) -> Heard:
+async def receive(reader: asyncio.StreamReader) -> ReceivedRequest:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     request_line, *lines = head.rstrip("\r\n").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -45,7 +45,7 @@ async def hear(reader: asyncio.StreamReader) -> Heard:
     kept = [f"{name}: {value}" for name, value in headers.items() if name != "connection"]
     forwarded = "\r\n".join([f"{method} /{path} {version}", *kept, "connection: close", "", ""])
     is_first_try = method == "POST" and headers.get("x-stainless-retry-count") == "0"
-    return Heard(mischief, is_first_try, forwarded.encode("latin-1") + body)
+    return ReceivedRequest(mischief, is_first_try, forwarded.encode("latin-1") + body)
 
 
 class LossyProxy(LoopThread):
@@ -73,16 +73,16 @@ class LossyProxy(LoopThread):
         far_reader, far = await asyncio.open_connection(HOST, self._target_port)
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                heard = await hear(near_reader)
-                if heard.is_first_try and heard.mischief == "hang-up":
-                    await asyncio.to_thread(self._hang_up, heard.forwarded)
+                received = await receive(near_reader)
+                if received.is_first_try and received.mischief == "hang-up":
+                    await asyncio.to_thread(self._hang_up, received.forwarded)
                     near.transport.abort()
                     return
-                far.write(heard.forwarded)
-                if heard.mischief == "mute":
+                far.write(received.forwarded)
+                if received.mischief == "mute":
                     await self._mute(near_reader, near, far_reader)
-                elif heard.is_first_try:
-                    await self._lose(heard.mischief, near, far_reader, far)
+                elif received.is_first_try:
+                    await self._lose(received.mischief, near, far_reader, far)
                 else:
                     await self._pass_on(far_reader, near)
         finally:

@@ -69,7 +69,7 @@ def test_every_scenario_has_a_test_and_runs_everywhere(runs: dict[str, Run]) -> 
 
 def test_held_longer_than_the_read_timeout(facts: Facts) -> None:
     """[0.3]"""
-    assert facts == {"text": "Late.", "id_in_the_headers": True, "purchases": 1}
+    assert facts == {"text": "Late.", "id_in_the_headers": True, "billed_calls": 1}
 
 
 def test_failed_after_the_headers(facts: Facts) -> None:
@@ -79,7 +79,7 @@ def test_failed_after_the_headers(facts: Facts) -> None:
 
 def test_connection_cut_after_the_headers(facts: Facts, sdk: Sdk) -> None:
     """[0.1] Node never sends again what has begun to arrive; its user can poll by the id of the headers."""
-    assert facts == {"text": "TypeError" if sdk.language == "node" else "Kept.", "purchases": 1}
+    assert facts == {"text": "TypeError" if sdk.language == "node" else "Kept.", "billed_calls": 1}
 
 
 def test_wire_of_a_quiet_stream(facts: Facts) -> None:
@@ -106,12 +106,12 @@ def test_background_and_poll(facts: Facts) -> None:
         "metadata": {"ticket": "4711"},
         "reasoning_tokens": 64,
         "request_id": "req_",
-        "purchases": 1,
+        "billed_calls": 1,
     }
 
 
 def test_held_create(facts: Facts) -> None:
-    assert facts == {"status": "completed", "background": False, "text": "Held.", "purchases": 1}
+    assert facts == {"status": "completed", "background": False, "text": "Held.", "billed_calls": 1}
 
 
 def test_waiting_in_the_queue(facts: Facts) -> None:
@@ -329,32 +329,36 @@ def test_websocket_is_refused(facts: Facts) -> None:
 
 def test_no_idempotency_key_by_itself(facts: Facts) -> None:
     """[0.1] Equal requests sent on purpose are two."""
-    assert facts == {"ids": 2, "purchases": 2}
+    assert facts == {"ids": 2, "billed_calls": 2}
 
 
 def test_idempotency_key(facts: Facts) -> None:
     """[0.1] [0.2]"""
-    assert facts == {"ids": 1, "purchases": 1, "other_body": refused(422, "idempotency_key_reused", "Idempotency-Key")}
+    assert facts == {
+        "ids": 1,
+        "billed_calls": 1,
+        "other_body": refused(422, "idempotency_key_reused", "Idempotency-Key"),
+    }
 
 
 def test_answer_later_than_the_timeout(facts: Facts) -> None:
     """[0.1] [0.3]"""
-    assert facts == {"text": "Late.", "purchases": 1}
+    assert facts == {"text": "Late.", "billed_calls": 1}
 
 
 def test_connection_cut_before_the_answer(facts: Facts) -> None:
     """[0.1]"""
-    assert facts == {"text": "Kept.", "purchases": 1}
+    assert facts == {"text": "Kept.", "billed_calls": 1}
 
 
 def test_connection_cut_before_the_submission_is_confirmed(facts: Facts) -> None:
     """[0.1]"""
-    assert facts == {"text": "Kept.", "purchases": 1}
+    assert facts == {"text": "Kept.", "billed_calls": 1}
 
 
 def test_bad_gateway_on_the_way(facts: Facts) -> None:
     """[0.1]"""
-    assert facts == {"text": "Kept.", "purchases": 1}
+    assert facts == {"text": "Kept.", "billed_calls": 1}
 
 
 # --- several turns, tools, structured output, and what went in
@@ -445,7 +449,7 @@ def test_stream(facts: Facts) -> None:
         "final_text": "Word by word.",
         "one_id": 1,
         "usage": True,
-        "purchases": 1,
+        "billed_calls": 1,
     }
 
 
@@ -458,7 +462,7 @@ def test_stream_in_the_background_and_resume(facts: Facts) -> None:
         "end": ["response.completed", "completed"],
         "resumed_at": 1,
         "background": True,
-        "purchases": 1,
+        "billed_calls": 1,
     }
 
 
@@ -573,7 +577,7 @@ def test_webhook_of_every_end(facts: Facts, sdk: Sdk, runs: dict[str, Run]) -> N
     """And the reference implementation of Standard Webhooks, where they arrived, said the same."""
     kinds = sorted(f"response.{end}" for end in ("completed", "incomplete", "failed", "cancelled"))
     assert facts == {
-        "told": {kind.removeprefix("response."): ["event", kind, True] for kind in kinds},
+        "reported": {kind.removeprefix("response."): ["event", kind, True] for kind in kinds},
         "ids": [True] * 4,
         "of now": kinds,
         "a tampered byte": ["InvalidWebhookSignatureError"],

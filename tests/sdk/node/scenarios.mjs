@@ -9,7 +9,7 @@ import { InvalidWebhookSignatureError } from "openai";
 import { zodTextFormat } from "openai/helpers/zod";
 import { CursorPage } from "openai/pagination";
 import { z } from "zod";
-import { MODEL, PAUSE, collect, farAway, told } from "./user.mjs";
+import { MODEL, PAUSE, collect, farAway, outcomeOf } from "./user.mjs";
 
 const NOBODYS = "resp_00000000000000000000000000000000";
 const SLOWLY = "full text=abcdefghijklmnopqrstuvwxyz chunk=2 every=0.05";
@@ -154,7 +154,7 @@ export const scenarios = {
     return {
       text: data.output_text,
       id_in_the_headers: response.headers.get("openai-response-id") === data.id,
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
     };
   },
 
@@ -172,8 +172,8 @@ export const scenarios = {
     } catch (error) {
       text = error.constructor.name;
     }
-    while ((await user.purchases(prompt)) === 0) await pause(PAUSE);
-    return { text, purchases: await user.purchases(prompt) };
+    while ((await user.billedCalls(prompt)) === 0) await pause(PAUSE);
+    return { text, billed_calls: await user.billedCalls(prompt) };
   },
 
   async wire_of_a_quiet_stream(user) {
@@ -216,7 +216,7 @@ export const scenarios = {
       metadata: response.metadata,
       reasoning_tokens: response.usage.output_tokens_details.reasoning_tokens,
       request_id: response._request_id.slice(0, 4),
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
     };
   },
 
@@ -227,7 +227,7 @@ export const scenarios = {
       status: response.status,
       background: response.background,
       text: response.output_text,
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
     };
   },
 
@@ -356,7 +356,7 @@ export const scenarios = {
       [0, 1, 2].map((n) => client.responses.create({ model: MODEL, input: user.prompt(`full text=${n}`) })),
     );
     const events = await streamed(user, "full text=Streamed.");
-    return { text: done.output_text, held: held.map((each) => each.output_text), streamed: told(events).text };
+    return { text: done.output_text, held: held.map((each) => each.output_text), streamed: outcomeOf(events).text };
   },
 
   // --- what goes into a request
@@ -547,7 +547,7 @@ export const scenarios = {
     const client = user.client();
     const first = await client.responses.create({ model: MODEL, input: prompt });
     const second = await client.responses.create({ model: MODEL, input: prompt }, { idempotencyKey: "not sent" });
-    return { ids: new Set([first.id, second.id]).size, purchases: await user.purchases(prompt) };
+    return { ids: new Set([first.id, second.id]).size, billed_calls: await user.billedCalls(prompt) };
   },
 
   async idempotency_key(user) {
@@ -558,7 +558,7 @@ export const scenarios = {
     const second = await client.responses.create({ model: MODEL, input: prompt }, { headers });
     return {
       ids: new Set([first.id, second.id]).size,
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
       other_body: await user.refusal((other) => other.responses.create({ model: MODEL, input: "x" }, { headers })),
     };
   },
@@ -567,26 +567,26 @@ export const scenarios = {
     // the answer is there amid the second try, far from the moments at which one ends
     const prompt = user.prompt("full text=Late. delay=6", "Without a whisper");
     const response = await through(user, "mute", { timeout: 4000 }).responses.create({ model: MODEL, input: prompt });
-    return { text: response.output_text, purchases: await user.purchases(prompt) };
+    return { text: response.output_text, billed_calls: await user.billedCalls(prompt) };
   },
 
   async connection_cut_before_the_answer(user) {
     const prompt = user.prompt("full text=Kept. delay=1");
     const response = await through(user, "cut").responses.create({ model: MODEL, input: prompt });
-    return { text: response.output_text, purchases: await user.purchases(prompt) };
+    return { text: response.output_text, billed_calls: await user.billedCalls(prompt) };
   },
 
   async connection_cut_before_the_submission_is_confirmed(user) {
     const prompt = user.prompt("full text=Kept.");
     const client = through(user, "hang-up");
     const response = await client.responses.create({ model: MODEL, input: prompt, background: true });
-    return { text: (await user.poll(response)).output_text, purchases: await user.purchases(prompt) };
+    return { text: (await user.poll(response)).output_text, billed_calls: await user.billedCalls(prompt) };
   },
 
   async bad_gateway_on_the_way(user) {
     const prompt = user.prompt("full text=Kept. delay=1");
     const response = await through(user, "502").responses.create({ model: MODEL, input: prompt });
-    return { text: response.output_text, purchases: await user.purchases(prompt) };
+    return { text: response.output_text, billed_calls: await user.billedCalls(prompt) };
   },
 
   // --- several turns, tools, structured output, and what went in
@@ -766,11 +766,11 @@ export const scenarios = {
     const final = events.at(-1).response;
     const lifecycle = events.filter((event) => event.response !== undefined);
     return {
-      ...told(events),
+      ...outcomeOf(events),
       final_text: final.output.flatMap((item) => item.content ?? []).map((part) => part.text).join(""),
       one_id: new Set(lifecycle.map((event) => event.response.id)).size,
       usage: final.usage.output_tokens > 0,
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
     };
   },
 
@@ -787,10 +787,10 @@ export const scenarios = {
     const cursor = seen.at(-1).sequence_number;
     const rest = await collect(await client.responses.retrieve(id, { stream: true, starting_after: cursor }));
     return {
-      ...told([...seen, ...rest]),
+      ...outcomeOf([...seen, ...rest]),
       resumed_at: rest[0].sequence_number - cursor,
       background: rest.at(-1).response.background,
-      purchases: await user.purchases(prompt),
+      billed_calls: await user.billedCalls(prompt),
     };
   },
 
@@ -802,7 +802,7 @@ export const scenarios = {
     const cursor = Math.floor(live.length / 2);
     const half = await collect(await client.responses.retrieve(id, { stream: true, starting_after: cursor }));
     return {
-      ...told(replay),
+      ...outcomeOf(replay),
       same: isDeepStrictEqual(replay, live),
       half: isDeepStrictEqual(half, live.slice(cursor + 1)),
     };
@@ -810,7 +810,7 @@ export const scenarios = {
 
   async stream_of_a_response_that_was_not_streamed(user) {
     const done = await user.run("full text=Polled.");
-    return told(await collect(await user.client().responses.retrieve(done.id, { stream: true })));
+    return outcomeOf(await collect(await user.client().responses.retrieve(done.id, { stream: true })));
   },
 
   async stream_helper(user) {
@@ -871,12 +871,12 @@ export const scenarios = {
 
   async stream_that_fails(user) {
     const events = await streamed(user, "400-value");
-    return { ...told(events), code: events.at(-1).response.error.code };
+    return { ...outcomeOf(events), code: events.at(-1).response.error.code };
   },
 
   async stream_that_is_cut(user) {
     const events = await streamed(user, "incomplete text=Once");
-    return { ...told(events), reason: events.at(-1).response.incomplete_details.reason };
+    return { ...outcomeOf(events), reason: events.at(-1).response.incomplete_details.reason };
   },
 
   async stream_that_is_cancelled(user) {
@@ -892,7 +892,7 @@ export const scenarios = {
       events.push(event);
       if (event.type === "response.in_progress") await client.responses.cancel(event.response.id);
     }
-    return told(events);
+    return outcomeOf(events);
   },
 
   async stream_that_is_deleted(user) {
@@ -914,7 +914,7 @@ export const scenarios = {
   },
 
   async stream_of_unknown_items(user) {
-    return told(await streamed(user, "unknown-items text=New."));
+    return outcomeOf(await streamed(user, "unknown-items text=New."));
   },
 
   async final_response_of_a_failed_stream(user) {
@@ -944,14 +944,14 @@ export const scenarios = {
     const came = await user.delivered(EVENTS.length);
     const client = user.client({ webhookSecret: secret });
     const events = await Promise.all(came.map((each) => client.webhooks.unwrap(each.body, each.headers)));
-    const told = Object.fromEntries(
+    const outcomeOf = Object.fromEntries(
       events.map((event) => [event.data.id, [event.object, event.type, event.created_at > 0]]),
     );
     const verdicts = async (change, secret) =>
       [...new Set(await Promise.all(came.map((each) => verdict(user, change(each), secret))))].sort();
     const now = Date.now() / 1000;
     return {
-      told: Object.fromEntries(Object.entries(ids).map(([end, id]) => [end, told[id]])),
+      outcomeOf: Object.fromEntries(Object.entries(ids).map(([end, id]) => [end, outcomeOf[id]])),
       ids: events.map((event, index) => event.id === came[index].headers["webhook-id"]),
       "a tampered byte": await verdicts(
         (each) => ({ ...each, body: each.body.replace("resp_0", "resp_1") }),

@@ -70,7 +70,7 @@ export class User {
   }
 
   // How often the provider was paid for this prompt.
-  async purchases(prompt) {
+  async billedCalls(prompt) {
     const prompt_sha256 = createHash("sha256").update(prompt).digest("hex");
     return (await this.#ledger({ prompt: prompt_sha256, billed: "true" })).length;
   }
@@ -111,8 +111,8 @@ export function withoutRepetitions(list) {
   return list.filter((each, index) => each !== list[index - 1]);
 }
 
-// What a stream told; `types` without repetitions.
-export function told(events) {
+// What a stream outcomeOf; `types` without repetitions.
+export function outcomeOf(events) {
   const last = events.at(-1);
   return {
     types: withoutRepetitions(events.map((event) => event.type)),

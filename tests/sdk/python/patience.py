@@ -17,7 +17,7 @@ def held_longer_than_the_read_timeout(user: User) -> Facts:
     return {
         "text": response.output_text,
         "id_in_the_headers": raw.headers["openai-response-id"] == response.id,
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
     }
 
 
@@ -32,7 +32,7 @@ def failed_after_the_headers(user: User) -> Facts:
 def connection_cut_after_the_headers(user: User) -> Facts:
     prompt = user.prompt("full text=Kept. delay=24")
     response = through(user, "cut-late").responses.create(model=MODEL, input=prompt)
-    return {"text": response.output_text, "purchases": user.purchases(prompt)}
+    return {"text": response.output_text, "billed_calls": user.billed_calls(prompt)}
 
 
 @scenario

@@ -48,7 +48,7 @@ def background_and_poll(user: User) -> Facts:
         "metadata": response.metadata,
         "reasoning_tokens": response.usage.output_tokens_details.reasoning_tokens,
         "request_id": (response._request_id or "")[:4],
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
     }
 
 
@@ -60,7 +60,7 @@ def held_create(user: User) -> Facts:
         "status": response.status,
         "background": response.background,
         "text": response.output_text,
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
     }
 
 

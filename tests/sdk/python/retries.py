@@ -1,4 +1,4 @@
-"""The SDK sends a request again by itself. Nothing may be bought twice for it."""
+"""The SDK sends a request again by itself. Nothing may be billed twice for it."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def no_idempotency_key_by_itself(user: User) -> Facts:
     prompt = user.prompt()
     client = user.client()
     twins = [client.responses.create(model=MODEL, input=prompt) for _ in range(2)]
-    return {"ids": len({each.id for each in twins}), "purchases": user.purchases(prompt)}
+    return {"ids": len({each.id for each in twins}), "billed_calls": user.billed_calls(prompt)}
 
 
 @scenario
@@ -30,7 +30,7 @@ def idempotency_key(user: User) -> Facts:
     twins = [client.responses.create(model=MODEL, input=prompt, extra_headers=key) for _ in range(2)]
     return {
         "ids": len({each.id for each in twins}),
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
         "other_body": refusal(lambda: client.responses.create(model=MODEL, input="x", extra_headers=key)),
     }
 
@@ -40,25 +40,25 @@ def answer_later_than_the_timeout(user: User) -> Facts:
     # the answer is there amid the second try, far from the moments at which one ends
     prompt = user.prompt("full text=Late. delay=6", "Without a whisper")
     response = through(user, "mute", timeout=4).responses.create(model=MODEL, input=prompt)
-    return {"text": response.output_text, "purchases": user.purchases(prompt)}
+    return {"text": response.output_text, "billed_calls": user.billed_calls(prompt)}
 
 
 @scenario
 def connection_cut_before_the_answer(user: User) -> Facts:
     prompt = user.prompt("full text=Kept. delay=1")
     response = through(user, "cut").responses.create(model=MODEL, input=prompt)
-    return {"text": response.output_text, "purchases": user.purchases(prompt)}
+    return {"text": response.output_text, "billed_calls": user.billed_calls(prompt)}
 
 
 @scenario
 def connection_cut_before_the_submission_is_confirmed(user: User) -> Facts:
     prompt = user.prompt("full text=Kept.")
     response = through(user, "hang-up").responses.create(model=MODEL, input=prompt, background=True)
-    return {"text": poll(user, response).output_text, "purchases": user.purchases(prompt)}
+    return {"text": poll(user, response).output_text, "billed_calls": user.billed_calls(prompt)}
 
 
 @scenario
 def bad_gateway_on_the_way(user: User) -> Facts:
     prompt = user.prompt("full text=Kept. delay=1")
     response = through(user, "502").responses.create(model=MODEL, input=prompt)
-    return {"text": response.output_text, "purchases": user.purchases(prompt)}
+    return {"text": response.output_text, "billed_calls": user.billed_calls(prompt)}

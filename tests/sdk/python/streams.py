@@ -38,7 +38,7 @@ def stream(user: User) -> Facts:
         "final_text": final.response.output_text,
         "one_id": len({event.response.id for event in events if hasattr(event, "response")}),
         "usage": final.response.usage.output_tokens > 0,
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
     }
 
 
@@ -61,7 +61,7 @@ def stream_in_the_background_and_resume(user: User) -> Facts:
         **told([*seen, *rest]),
         "resumed_at": rest[0].sequence_number - cursor,
         "background": rest[-1].response.background,  # type: ignore[union-attr]
-        "purchases": user.purchases(prompt),
+        "billed_calls": user.billed_calls(prompt),
     }
 
 

@@ -62,7 +62,7 @@ class User:
         """What the simulated provider shall do, in words that nobody else says."""
         return f"[[sim: {directive}]] {words} {self.scenario} {self.name}"
 
-    def purchases(self, input_: str) -> int:
+    def billed_calls(self, input_: str) -> int:
         """How often the provider was paid for this prompt."""
         sha256 = hashlib.sha256(input_.encode()).hexdigest()
         return len(self._ledger(prompt=sha256, billed="true"))

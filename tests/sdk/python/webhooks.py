@@ -1,4 +1,4 @@
-"""Being told instead of asking: endpoints by the SDK's own calls, and what arrives there, verified by the SDK."""
+"""Being reported instead of asking: endpoints by the SDK's own calls, and what arrives there, verified by the SDK."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def signed(came: Json, secret: str, moment: float) -> Json:
 
 @scenario
 def webhook_of_every_end(user: User) -> Facts:
-    """The request itself names where its end is to be told, so that SDKs can that manage no endpoints."""
+    """The request itself names where its end is to be reported, so that SDKs can that manage no endpoints."""
     secret = user.webhook_secret
     own = {"webhook": {"url": user.hook, "secret": secret}}
     ids = {end: submit(user, directive, extra_body=own).id for end, directive in ENDS.items()}
@@ -46,7 +46,7 @@ def webhook_of_every_end(user: User) -> Facts:
     came = user.delivered(len(ENDS))
     client = user.client(webhook_secret=secret)
     events: list[Any] = [client.webhooks.unwrap(each["body"], each["headers"]) for each in came]
-    told = {event.data.id: [event.object, event.type, event.created_at > 0] for event in events}
+    reported = {event.data.id: [event.object, event.type, event.created_at > 0] for event in events}
     now = time.time()
     tampered = [each | {"body": each["body"].replace("resp_0", "resp_1")} for each in came]
     altered = {
@@ -56,7 +56,7 @@ def webhook_of_every_end(user: User) -> Facts:
         "of six minutes ago": [verdict(user, signed(each, secret, now - 6 * MINUTE), secret) for each in came],
     }
     return {
-        "told": {end: told[id_] for end, id_ in ids.items()},
+        "reported": {end: reported[id_] for end, id_ in ids.items()},
         "ids": [event.id == each["headers"]["webhook-id"] for event, each in zip(events, came, strict=True)],
         **{name: sorted(set(verdicts)) for name, verdicts in altered.items()},
     }

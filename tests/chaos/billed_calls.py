@@ -41,7 +41,7 @@ class Fate(StrEnum):
     CROSSED = "answered in the moment in which we ended them"
 
 
-def check_purchases(record: Record, seen: Seen) -> None:
+def check_billed_calls(record: Record, seen: Seen) -> None:
     """Check every call and every job that had one."""
     fates: Counter[Fate] = Counter()
     repeated = 0
@@ -54,7 +54,7 @@ def check_purchases(record: Record, seen: Seen) -> None:
         for life in lives(record, seen, job_id):
             _not_called_again(record, job_id, life)
             _asked_for(record, job_id, life)
-            repeated += _bought_once(record, job_id, life)
+            repeated += _billed_once(record, job_id, life)
         _answer_was_kept(record, job_id)
         record.checked[4] += 1
     if record.left_files:
@@ -105,8 +105,8 @@ def _fate_on_the_way(record: Record, job_id: str, row: Row) -> Fate:
     ended_here = row["outcome"] in ENDED_HERE or row["error_kind"] == ErrorKind.CALL_DEADLINE
     if ended_here and abs(ended_at - passage.passed_at) <= CROSSED_WITHIN:
         return Fate.CROSSED
-    told = f"{row['outcome']} ({row['error_kind']})"
-    raise Violation(4, f"{request_id_of(row)} was answered in full to a worker that lived, and is {told}", job_id)
+    reported = f"{row['outcome']} ({row['error_kind']})"
+    raise Violation(4, f"{request_id_of(row)} was answered in full to a worker that lived, and is {reported}", job_id)
 
 
 def _fate_by_id(record: Record, job_id: str, call: Mapping[str, Any], keepers: list[Row]) -> Fate:
@@ -119,8 +119,8 @@ def _fate_by_id(record: Record, job_id: str, call: Mapping[str, Any], keepers: l
     over = job is None or (job["status"] not in ANSWERED and last["number"] == job["attempt"])
     if gave_up or over:
         return Fate.CROSSED
-    told = f"{last['outcome']} ({last['error_kind']})"
-    raise Violation(4, f"{call['response_id']} was bought, its id kept, and it was given up as {told}", job_id)
+    reported = f"{last['outcome']} ({last['error_kind']})"
+    raise Violation(4, f"{call['response_id']} was bought, its id kept, and it was given up as {reported}", job_id)
 
 
 def _death(record: Record, row: Row) -> float | None:
@@ -145,7 +145,7 @@ def _time_to_keep(record: Record, begun: float, ended: float) -> float:
     return KEPT_WITHIN if _was_hurt(hurt, begun, ended) else RECORDED_WITHIN
 
 
-def _patience(record: Record, job_id: str, begun: float, ended: float) -> float:
+def _max_wait(record: Record, job_id: str, begun: float, ended: float) -> float:
     """How long the recording of an answer may take, for as long as others can still end its job."""
     locked = sum(_overlap((begun, ended), (each.begun, each.ended)) for each in record.locks if job_id in each.rows)
     hurt = _was_hurt(record.database_hurt, begun, ended)
@@ -194,7 +194,7 @@ def _is_known(row: Row, following: Row) -> bool:
     return kind is not None and RULES[ErrorKind(kind)].again is Again.COUNTED
 
 
-def _bought_once(record: Record, job_id: str, life: list[Row]) -> int:
+def _billed_once(record: Record, job_id: str, life: list[Row]) -> int:
     """How many calls beyond the first were paid; each but one must be recorded without an answer, or be late."""
     names = {request_id_of(row) for row in life}
     paid = [call for call in record.calls.get(job_id, ()) if call["billed"] and call["client_request_id"] in names]
@@ -222,7 +222,7 @@ def _answer_was_kept(record: Record, job_id: str) -> None:
     if job is None or job["status"] in ANSWERED:
         return
     for row in record.attempts[job_id]:
-        slack = _patience(record, job_id, row["ended_at"].timestamp(), job["completed_at"].timestamp())
+        slack = _max_wait(record, job_id, row["ended_at"].timestamp(), job["completed_at"].timestamp())
         open_then = row["ended_at"] + timedelta(seconds=slack) < job["completed_at"]
         given_up = was_given_up(record, row, job["completed_at"] + AT_ONCE)
         if row["outcome"] in ANSWERED and open_then and not given_up:
