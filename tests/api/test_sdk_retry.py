@@ -146,9 +146,9 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
         else:
             there = tenant
         with server.database.begin() as tx:
-            tx.execute(text("LOCK TABLE unanswered IN EXCLUSIVE MODE"))  # the last thing that a create writes
+            tx.execute(text("LOCK TABLE undelivered_creates IN EXCLUSIVE MODE"))  # the last thing that a create writes
             first = post_raw(server, tenant, BODY)
-            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'unanswered'::regclass")
+            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'undelivered_creates'::regclass")
             await_until(lambda: tx.execute(waits).scalar(), 5, "it never came to its end")
             first.close()
             again = pool.submit(post, there, BODY, **AGAIN)
