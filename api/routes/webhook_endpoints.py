@@ -120,7 +120,7 @@ async def update(request: Request, state: StateDep, caller: WebhookOwner, webhoo
         asked_for["event_types"] = list(_event_types(asked.event_types))
     if asked.url is not None:
         destination = await checked_destination(asked.url, state, caller.id, "url")
-        asked_for |= {"url": asked.url, "destination": target_key(caller.id, destination)}
+        asked_for |= {"url": asked.url, "target": target_key(caller.id, destination)}
 
     def change() -> Response:
         now = state.database.clock()
