@@ -218,7 +218,7 @@ class Failure:
     never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
     of a refusal for the account's sake that its words can mean nothing else. `was_added` says that what the provider
     refuses was not the client's: this server had added it, and will leave it out. `shortage` names what this server
-    itself was short of, so that nothing was sent; `breakage` in a few words how the provider was not reached.
+    itself was short of, so that nothing was sent; `unreachable_reason` in a few words how the provider was not reached.
     """
 
     kind: ErrorKind
@@ -230,7 +230,7 @@ class Failure:
     is_unmistakable: bool = False
     was_added: bool = False
     shortage: str | None = None
-    breakage: str | None = None
+    unreachable_reason: str | None = None
 
     @property
     def is_weather(self) -> bool:

@@ -49,7 +49,7 @@ from worker.outcome import (
 from worker.pending_outcomes import PendingOutcomes
 from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.request import build_body
-from worker.provider.transport_errors import without_answer
+from worker.provider.transport_errors import no_answer
 from worker.provider_limiter import ProviderLimiter
 from worker.registration import WorkerRegistration
 
@@ -87,7 +87,7 @@ class Provider(Protocol):
         item has one of the identities that were `told` before.
         """
 
-    def takes_back(self, item: Mapping[str, Any]) -> bool:
+    def accepts_item(self, item: Mapping[str, Any]) -> bool:
         """Whether an item of an earlier answer may stand in a later request."""
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, handle: CallHandle) -> CallReport:
@@ -188,10 +188,10 @@ class Executor:
             return self._ask(job, attempt, handle, length + LAST_RESORT)
         except NoLongerOurs:
             handle.abort(AbortReason.CANCELLED)
-            return CallReport(without_answer(handle, "The response had ended before the call was sent."))
+            return CallReport(no_answer(handle, "The response had ended before the call was sent."))
         except ChainBroken as error:  # it was whole at the claim; whoever claims next lets the job wait and fail
             handle.abort(AbortReason.RELEASED)
-            return CallReport(without_answer(handle, error.message))
+            return CallReport(no_answer(handle, error.message))
         except DecryptionError as error:
             message = f"The credentials of the request's tools cannot be read, and nothing was sent. {error}."
             return CallReport(Failure(ErrorKind.REJECTED, message))
@@ -248,7 +248,7 @@ class Executor:
         if before is not None:
             with self._database.read() as tx:
                 turns = read_turns(tx, before, job.api_key_id)
-            input_ = rebuild(map(self._whole, turns), input_, self._provider.takes_back)
+            input_ = rebuild(map(self._whole, turns), input_, self._provider.accepts_item)
             self._note_sent(attempt, len(turns) + 1, len(input_))
         elif isinstance(input_, list):
             input_ = of_use(input_)
@@ -356,10 +356,10 @@ def _broke(attempt: Attempt, handle: CallHandle, error: Exception) -> Failure:
     if handle.never_sent and isinstance(error, DATABASE_ERRORS):  # by the look at the request, as a rule
         log.warning("request could not be read", job_id=attempt.job_id, error=type(error).__name__)
         handle.abort(AbortReason.RELEASED)
-        return without_answer(handle, "The database was away when the call was to be sent.")
+        return no_answer(handle, "The database was away when the call was to be sent.")
     shortage = shortage_of(error) if handle.never_sent else None
     if shortage is not None:
-        return replace(without_answer(handle, f"The call could not be sent: {shortage}."), shortage=shortage)
+        return replace(no_answer(handle, f"The call could not be sent: {shortage}."), shortage=shortage)
     log.error("attempt broke", job_id=attempt.job_id, attempt=attempt.number, exc_info=error)
     return Failure(ErrorKind.INTERRUPTED, f"An internal error ended the call ({type(error).__name__}).")
 

@@ -264,7 +264,7 @@ class ProviderLimiter:
     def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
         """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
         status = None if failure.http_status is None else f"HTTP {failure.http_status}"
-        because = failure.breakage or status
+        because = failure.unreachable_reason or status
         pause = (
             max(provider_limits.probe_pause(1), failure.retry_after or timedelta(0))
             if failure.is_weather

@@ -37,7 +37,7 @@ from tests.provider.peer import (
 from tests.support.waiting import await_until
 from worker.provider.call_handle import KEEPALIVE, CallHandle
 from worker.provider.client import ProviderClient
-from worker.provider.http_exchange import KEPT_BYTES, Endpoint
+from worker.provider.http_exchange import KEPT_BYTES, ResponsesApi
 from worker.provider.httpx_clients import CALLS_EACH
 from worker.provider.plain import call_plain
 
@@ -253,7 +253,7 @@ class TestRefusals:
             target = f"http://user:secret@127.0.0.1:{elsewhere.port}/v2/responses?key=secret"
             report = exchange(server, whole(b"", "308 Permanent Redirect", location=target))
             assert failure(report).kind is ErrorKind.UNREACHABLE
-            assert failure(report).breakage == "HTTP 308: it has moved to http://127.0.0.1/v2/responses"
+            assert failure(report).unreachable_reason == "HTTP 308: it has moved to http://127.0.0.1/v2/responses"
             assert "http://127.0.0.1/v2/responses" in failure(report).message
             assert "secret" not in failure(report).message
             assert not elsewhere.was_called()
@@ -354,9 +354,9 @@ class TestDeadline:
         assert 0.4 <= self.took(pending, began) < 0.4 + SOON
 
     def test_amid_a_body_it_is_what_was_left(self, server: Server) -> None:
-        endpoint, handle, began = Endpoint(server.url, None), CallHandle(), time.monotonic()
-        request = endpoint.call(BODY, request_id="resp_0:1", seconds=60, handle=handle)
-        pending = Pending(lambda: call_plain(endpoint, request, Model("some/model"), began + 0.4, handle))
+        api, handle, began = ResponsesApi(server.url, None), CallHandle(), time.monotonic()
+        request = api.call(BODY, request_id="resp_0:1", seconds=60, handle=handle)
+        pending = Pending(lambda: call_plain(api, request, Model("some/model"), began + 0.4, handle))
         peer = server.accept()
         peer.read_request()
         peer.send(head(content_length=len(ANSWER)) + ANSWER[:100])

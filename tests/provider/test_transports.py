@@ -20,7 +20,7 @@ from tests.support.waiting import await_until
 from worker.in_flight import InFlightCalls
 from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.client import ProviderClient
-from worker.provider.http_exchange import Endpoint
+from worker.provider.http_exchange import ResponsesApi
 from worker.provider.plain import call_plain
 from worker.provider.stream import call_stream
 
@@ -80,13 +80,13 @@ COMPLETED = event(type="response.completed", response=json.loads(ANSWER))
 @pytest.mark.parametrize("transport", [Transport.PLAIN, Transport.STREAM])
 def test_what_has_come_counts_however_late_it_is_read(server: Server, transport: Transport) -> None:
     """It may lie there past the deadline where thousands of calls share a process."""
-    endpoint, handle = Endpoint(server.url, None), CallHandle()
-    request = endpoint.call(BODY, request_id="resp_0:1", seconds=10, handle=handle)
+    api, handle = ResponsesApi(server.url, None), CallHandle()
+    request = api.call(BODY, request_id="resp_0:1", seconds=10, handle=handle)
 
     def call() -> CallReport:
         if transport is Transport.PLAIN:
-            return call_plain(endpoint, request, MODEL, time.monotonic(), handle)
-        return call_stream(endpoint, request, MODEL, time.monotonic(), handle, stall=10)
+            return call_plain(api, request, MODEL, time.monotonic(), handle)
+        return call_stream(api, request, MODEL, time.monotonic(), handle, stall=10)
 
     pending = Pending(call)
     peer = server.accept()

@@ -1,6 +1,7 @@
-"""One call to the provider and what it came to.
+"""One call to the provider, and its result.
 
-`request` says what goes out and `client` sends it, holding a `line` that anybody may cut. What comes back is read by
-`wire` (with `output`, `spending` and `complaint` for its parts) and judged by `classify`. Only
-`exchange`, `httpx_clients` and `line` touch the network; nobody outside this package sees the provider's JSON.
+`request` and `request_dialect` make the body, `client` sends it and holds a `CallHandle` by which any thread may abort
+the call. `response` reads what comes back (with `output`, `usage` and `error_body` for its parts) and `classify` judges
+it. Only `http_exchange`, `httpx_clients` and `call_handle` touch the network. The provider's JSON does not leave this
+package.
 """

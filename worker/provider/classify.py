@@ -18,8 +18,8 @@ from jobs.lifecycle import Status
 from jobs.model_catalog import Model
 from jobs.retry_after import pause_in_words, retry_after
 from worker.provider.clean_text import name_of
-from worker.provider.error_body import Complaint, read_complaint
-from worker.provider.response import CutOff, Reading, Unreadable, read_response
+from worker.provider.error_body import ProviderError, read_error_body
+from worker.provider.response import ParsedResponse, TruncatedStream, Unreadable, read_response
 from worker.provider.usage import cost_of_call
 
 MOVED: Final = frozenset({301, 302, 307, 308})
@@ -144,34 +144,34 @@ def pause_asked_for(headers: Mapping[str, str], now: datetime) -> timedelta | No
 
 
 def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
-    complaint = read_complaint(body)
+    error = read_error_body(body)
     failure = _for_the_account(
         Failure(
-            kind=_kind_of_refusal(status, complaint),
-            message=complaint.message or f"The provider answered HTTP {status} without a message.",
+            kind=_kind_of_refusal(status, error),
+            message=error.message or f"The provider answered HTTP {status} without a message.",
             http_status=status,
-            retry_after=_pause(pause_asked_for(headers, now), complaint),
-            provider_code=complaint.code or complaint.category,
-            provider_param=complaint.param,
+            retry_after=_pause(pause_asked_for(headers, now), error),
+            provider_code=error.code or error.category,
+            provider_param=error.param,
         ),
-        complaint,
+        error,
     )
     if 300 <= status < 400:
         failure = _redirected(failure, status, headers)
     return CallReport(
         failure,
         http_status=status,
-        provider_request_id=complaint.request_id,
+        provider_request_id=error.request_id,
         cost=cost_of_call(None, headers, None, model),
     )
 
 
-def _for_the_account(failure: Failure, complaint: Complaint) -> Failure:
+def _for_the_account(failure: Failure, error: ProviderError) -> Failure:
     """A refusal in words that are fit for tenants: the provider's own may repeat a part of our key."""
     words = _REFUSED.get(failure.kind)
     if words is None:
         return failure
-    if _kind_of_code(complaint) is None and not _OF_THE_ACCOUNT.search(complaint.message):
+    if _kind_of_code(error) is None and not _OF_THE_ACCOUNT.search(error.message):
         return replace(failure, message=_MASKED.sub("***", failure.message))
     status = "" if failure.http_status in (None, 200) else f" (HTTP {failure.http_status})"
     message = f"{words.format(status=status)} Its operator has to mend that; no attempt was used up."
@@ -187,25 +187,25 @@ def _redirected(failure: Failure, status: int, headers: Mapping[str, str]) -> Fa
     where = name_of(place) or "a place that it does not name"
     moved = f"HTTP {status}: it has moved to {where}"
     message = f"The provider answered {moved}. BACKBURNER_PROVIDER_BASE_URL names the old one."
-    return replace(failure, message=message, provider_code=None, breakage=moved if status in MOVED else None)
+    return replace(failure, message=message, provider_code=None, unreachable_reason=moved if status in MOVED else None)
 
 
-def _pause(asked_for: timedelta | None, complaint: Complaint) -> timedelta | None:
+def _pause(asked_for: timedelta | None, error: ProviderError) -> timedelta | None:
     """What the headers ask for, else what the provider's words do."""
-    return pause_in_words(complaint.message) if asked_for is None else asked_for
+    return pause_in_words(error.message) if asked_for is None else asked_for
 
 
-def _kind_of_refusal(status: int, complaint: Complaint) -> ErrorKind:
-    if status == 429 and _can_never_pass(complaint):
+def _kind_of_refusal(status: int, error: ProviderError) -> ErrorKind:
+    if status == 429 and _can_never_pass(error):
         return ErrorKind.REJECTED
-    return _kind_of_code(complaint) or _kind_of_words(status, complaint) or _kind_of_status(status)
+    return _kind_of_code(error) or _kind_of_words(status, error) or _kind_of_status(status)
 
 
-def _can_never_pass(complaint: Complaint) -> bool:
+def _can_never_pass(error: ProviderError) -> bool:
     """Whether the request alone asks for more than the limit that it met."""
-    if _TOO_LARGE.search(complaint.message):
+    if _TOO_LARGE.search(error.message):
         return True
-    found = _ASKED_FOR.search(complaint.message)
+    found = _ASKED_FOR.search(error.message)
     return found is not None and _number(found[1]) < _number(found[2])
 
 
@@ -213,17 +213,17 @@ def _number(digits: str) -> int:
     return int(digits.replace(",", ""))
 
 
-def _kind_of_code(complaint: Complaint) -> ErrorKind | None:
-    codes = (code for code in (complaint.code, complaint.category) if code is not None)
+def _kind_of_code(error: ProviderError) -> ErrorKind | None:
+    codes = (code for code in (error.code, error.category) if code is not None)
     return next((_KIND_OF_CODE[code] for code in codes if code in _KIND_OF_CODE), None)
 
 
-def _kind_of_words(status: int, complaint: Complaint) -> ErrorKind | None:
-    words = f"{complaint.code or ''} {complaint.category or ''} {complaint.message}"
+def _kind_of_words(status: int, error: ProviderError) -> ErrorKind | None:
+    words = f"{error.code or ''} {error.category or ''} {error.message}"
     for statuses, pattern, kind in _KIND_OF_WORDS:
         if status in statuses and pattern.search(words):
             return kind
-    if status == 404 and complaint.param not in (None, "model"):
+    if status == 404 and error.param not in (None, "model"):
         return ErrorKind.REJECTED  # not the model is missing but something that the request refers to
     return None
 
@@ -236,58 +236,58 @@ def _report_of_answer(
     status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime, *, is_broken: bool
 ) -> CallReport:
     try:
-        reading = read_response(body, is_broken=is_broken)
+        parsed = read_response(body, is_broken=is_broken)
     except Unreadable as error:
-        kind = ErrorKind.INTERRUPTED if isinstance(error, CutOff) else ErrorKind.MALFORMED_ANSWER
+        kind = ErrorKind.INTERRUPTED if isinstance(error, TruncatedStream) else ErrorKind.MALFORMED_ANSWER
         failure = Failure(kind, str(error), status, pause_asked_for(headers, now))
         return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
-    result = _result(reading, status, pause_asked_for(headers, now))
-    usage = reading.spending.usage
+    result = _result(parsed, status, pause_asked_for(headers, now))
+    usage = parsed.usage.tokens
     # The price table says what an answer costs; a failed one is billed nothing unless the provider says otherwise.
     priced = usage if isinstance(result, Answer) or result.kind is ErrorKind.EMPTY_OUTPUT else None
     return CallReport(
         result,
         http_status=status,
         raw=body,
-        failed_response=reading.fields if isinstance(result, Failure) and reading.fields["output"] else None,
-        provider_response_id=reading.id,
-        provider_model=reading.model,
+        failed_response=parsed.fields if isinstance(result, Failure) and parsed.fields["output"] else None,
+        provider_response_id=parsed.id,
+        provider_model=parsed.model,
         usage=usage,
-        cost=cost_of_call(reading.spending.dollars, headers, priced, model),
+        cost=cost_of_call(parsed.usage.dollars, headers, priced, model),
     )
 
 
-def _result(reading: Reading, status: int, pause: timedelta | None) -> Answer | Failure:
-    if reading.complaint is not None or reading.status is Status.FAILED:
-        return _failed_answer(reading.complaint or Complaint(), status, pause)
-    match reading.status:
+def _result(parsed: ParsedResponse, status: int, pause: timedelta | None) -> Answer | Failure:
+    if parsed.error is not None or parsed.status is Status.FAILED:
+        return _failed_answer(parsed.error or ProviderError(), status, pause)
+    match parsed.status:
         case Status.CANCELLED:
             return Failure(ErrorKind.ANSWER_FAILED, "The provider cancelled the response.", status, pause)
         case Status.QUEUED | Status.IN_PROGRESS:
             message = (
-                f"The provider answered at once with status {reading.status}: it took the call for a background one,"
+                f"The provider answered at once with status {parsed.status}: it took the call for a background one,"
                 " and on this transport there is no way to fetch the answer."
             )
             return Failure(ErrorKind.MALFORMED_ANSWER, message, status, pause)
         case Status.INCOMPLETE:
-            return Answer(reading.fields, reading.cut_reason)
-        case _ if reading.brings_output:
-            return Answer(reading.fields)
+            return Answer(parsed.fields, parsed.cut_reason)
+        case _ if parsed.brings_output:
+            return Answer(parsed.fields)
     message = "The provider's answer holds no text, no tool call and no refusal."
     return Failure(ErrorKind.EMPTY_OUTPUT, message, status, pause)
 
 
-def _failed_answer(complaint: Complaint, status: int, pause: timedelta | None) -> Failure:
-    kind = _kind_of_code(complaint)
-    if complaint.code == "rate_limit_exceeded" and _can_never_pass(complaint):
+def _failed_answer(error: ProviderError, status: int, pause: timedelta | None) -> Failure:
+    kind = _kind_of_code(error)
+    if error.code == "rate_limit_exceeded" and _can_never_pass(error):
         kind = ErrorKind.REJECTED
-    if kind is None and complaint.status is not None:
-        kind = _kind_of_refusal(complaint.status, complaint)
-    if kind is None and _OVERFLOW.search(complaint.message):
+    if kind is None and error.status is not None:
+        kind = _kind_of_refusal(error.status, error)
+    if kind is None and _OVERFLOW.search(error.message):
         kind = ErrorKind.CONTEXT_OVERFLOW
     if kind is None:
-        passing = complaint.code is None or complaint.code in _PASSING_CODES
+        passing = error.code is None or error.code in _PASSING_CODES
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
-    message = complaint.message or "The provider reports the response as failed, and gives no reason."
-    pause = _pause(pause, complaint)
-    return _for_the_account(Failure(kind, message, status, pause, complaint.code, complaint.param), complaint)
+    message = error.message or "The provider reports the response as failed, and gives no reason."
+    pause = _pause(pause, error)
+    return _for_the_account(Failure(kind, message, status, pause, error.code, error.param), error)

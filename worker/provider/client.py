@@ -1,4 +1,4 @@
-"""The provider, behind one door: each call goes by the transport that the operator chose."""
+"""The provider's client: sends each call by the transport that the operator chose."""
 
 import ssl
 from collections.abc import Callable, Collection, Mapping
@@ -22,10 +22,10 @@ from worker.provider.background import (
     resume_background,
 )
 from worker.provider.call_handle import CallHandle
-from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, Endpoint
+from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, ResponsesApi
 from worker.provider.plain import call_plain
 from worker.provider.reasoning import ReasoningAsker, added_to
-from worker.provider.request_dialect import in_dialect, is_taken
+from worker.provider.request_dialect import in_dialect, is_accepted
 from worker.provider.stream import EVENT_STREAM, call_stream
 
 STALL: Final = timedelta(seconds=300)
@@ -36,9 +36,9 @@ ASKED: Final[Mapping[Transport, tuple[Mapping[str, bool], str]]] = MappingProxyT
         Transport.BACKGROUND: ({"stream": False, "background": True, "store": True}, JSON),
     }
 )
-"""What a request says of how its answer is awaited, and what it accepts as one."""
+"""Fields of a request that choose its transport, and the media types that it accepts."""
 MANY_ITEMS: Final = 2_000
-"""More are brought into form by a native thread: they may take seconds, in which the greenlets have to go on."""
+"""Longer inputs are converted in a native thread: it may take seconds, in which the greenlets must go on."""
 
 
 class ProviderClient:
@@ -56,12 +56,12 @@ class ProviderClient:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], datetime] = host_now,
     ) -> None:
-        """Prepare calls to `POST {base_url}/responses`; `stall` is how long a streamed text may stand still.
+        """Prepare calls to `POST {base_url}/responses`. A streamed text that pauses for `stall` has stalled.
 
         Raises:
             SettingsError: the URL, the key or the proxy cannot be used.
         """
-        self._endpoint = Endpoint(base_url, api_key, tls=tls, max_answer_bytes=max_answer_bytes, clock=clock)
+        self._api = ResponsesApi(base_url, api_key, tls=tls, max_answer_bytes=max_answer_bytes, clock=clock)
         self._transport = transport
         self._dialect = dialect
         self._stall = stall.total_seconds()
@@ -79,21 +79,21 @@ class ProviderClient:
         on_events: OnEvents | None = None,
         emitted: Collection[str] = (),
     ) -> CallReport:
-        """Send one request and wait for its end: an answer, a failure, `deadline`, or the line's abortion.
+        """Send one request and wait for an answer, a failure, `deadline`, or an abort through `handle`.
 
-        `body` is used up: a prompt may be large and the wait is long, so nobody is to hold it meanwhile.
+        `body` is emptied: a prompt may be large and the wait is long, so nothing may hold it meanwhile.
 
-        Whatever the provider and the network do comes back as a report. An answer that had come in whole is
-        reported even where the line was aborted meanwhile. `accepted` is told the id by which a response can be
-        resumed, as soon as there is one, and `heard` the canonical events of a stream, where the transport is one: no
-        item in them has an identity among those that were `told` by earlier attempts.
+        Every error of the provider and the network is returned as a report. An answer that was received whole is
+        reported even if the call was aborted meanwhile. `accepted` is called with the id by which a response can be
+        resumed, as soon as it is known. `on_events` is called with the canonical events of a stream; no item in them
+        has an identity among `emitted`, which are those of earlier attempts.
         """
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
         asked, accept = ASKED[self._transport]
         unstored = body.get("store") is False
         adds = self._reasoning.adds_to(body, model)
-        request = self._endpoint.call(
+        request = self._api.call(
             {**self._in_dialect(added_to(body) if adds else body), **asked},
             request_id=request_id,
             seconds=seconds,
@@ -104,10 +104,10 @@ class ProviderClient:
         try:
             match self._transport:
                 case Transport.PLAIN:
-                    report = call_plain(self._endpoint, request, model, ends_at, handle)
+                    report = call_plain(self._api, request, model, ends_at, handle)
                 case Transport.STREAM:
                     report = call_stream(
-                        self._endpoint,
+                        self._api,
                         request,
                         model,
                         ends_at,
@@ -118,7 +118,7 @@ class ProviderClient:
                     )
                 case Transport.BACKGROUND:
                     report = call_background(
-                        self._endpoint, request, model, ends_at, handle, accepted=accepted, unstored=unstored
+                        self._api, request, model, ends_at, handle, accepted=accepted, unstored=unstored
                     )
         finally:
             handle.end()
@@ -131,28 +131,28 @@ class ProviderClient:
             return formed
         return in_dialect(body, self._dialect)
 
-    def takes_back(self, item: Mapping[str, Any]) -> bool:
-        """Whether an item of an earlier answer may stand in a later request."""
-        return is_taken(item, self._dialect)
+    def accepts_item(self, item: Mapping[str, Any]) -> bool:
+        """Return whether an item of an earlier answer may be sent in a later request."""
+        return is_accepted(item, self._dialect)
 
     def resume(self, response_id: str, *, model: Model, deadline: timedelta, handle: CallHandle) -> CallReport:
-        """Fetch what an earlier call has bought, whichever transport is chosen now; as `call` otherwise."""
+        """Poll a response that an earlier call created, whichever transport is chosen now; else as `call`."""
         try:
             ends_at = monotonic() + deadline.total_seconds()
-            return resume_background(self._endpoint, response_id, model, ends_at, handle)
+            return resume_background(self._api, response_id, model, ends_at, handle)
         finally:
             handle.end()
 
     def cancel(self, response_id: str, model: Model) -> CallReport | None:
-        """Stop what an earlier call has bought and nobody wants any more, whichever transport is chosen now.
+        """Cancel a response that an earlier call created, whichever transport is chosen now.
 
-        None when the provider did not say what became of it, so that it should be asked again.
+        Return None if the provider gave no clear reply and should be asked again.
         """
-        return cancel_background(self._endpoint, response_id, model)
+        return cancel_background(self._api, response_id, model)
 
     def delete(self, response_id: str) -> bool | None:
-        """Delete what the provider keeps of a response, whichever transport is chosen now.
+        """Delete a response at the provider, whichever transport is chosen now.
 
-        False when it does not let it be deleted; None when it said neither, so that it should be asked again.
+        Return False if the provider does not allow it; None if it gave no clear reply and should be asked again.
         """
-        return delete_background(self._endpoint, response_id)
+        return delete_background(self._api, response_id)

@@ -16,7 +16,7 @@ _DEEPEST: Final = 4
 
 
 @dataclass(frozen=True)
-class Complaint:
+class ProviderError:
     """An error in the provider's words; `status` is an HTTP status that was given in place of a code."""
 
     message: str = ""
@@ -27,31 +27,31 @@ class Complaint:
     request_id: str | None = None
 
 
-def read_complaint(body: bytes) -> Complaint:
-    """The complaint that the body of an HTTP error makes."""
+def read_error_body(body: bytes) -> ProviderError:
+    """The error that the body of an HTTP error makes."""
     text = body.decode("utf-8-sig", "replace").strip()
     if looks_like_html(text):
-        return Complaint(page_title(text))
+        return ProviderError(page_title(text))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return Complaint(message_of(text))
-    return complaint_of(value)
+        return ProviderError(message_of(text))
+    return parse_error(value)
 
 
-def complaint_of(value: object, depth: int = 0) -> Complaint:
-    """The complaint that a parsed error makes; the innermost words win, as they name the cause."""
+def parse_error(value: object, depth: int = 0) -> ProviderError:
+    """The error that a parsed error makes; the innermost words win, as they name the cause."""
     if isinstance(value, str):
         return _of_text(value, depth)
     if isinstance(value, list) and depth <= _DEEPEST:
-        said = (complaint_of(each, depth + 1).message for each in value)
-        return Complaint(message_of("; ".join(each for each in said if each)))
+        said = (parse_error(each, depth + 1).message for each in value)
+        return ProviderError(message_of("; ".join(each for each in said if each)))
     if not isinstance(value, Mapping) or depth > _DEEPEST:
-        return Complaint()
+        return ProviderError()
     found = _own_words(value, depth)
     error = value.get("error")
     if isinstance(error, Mapping):
-        found = _over(found, complaint_of(error, depth + 1))
+        found = _over(found, parse_error(error, depth + 1))
     elif isinstance(error, str) and not found.message:
         found = _over(found, _of_text(error, depth))
     metadata = value.get("metadata")
@@ -60,11 +60,11 @@ def complaint_of(value: object, depth: int = 0) -> Complaint:
     return found
 
 
-def _own_words(value: Mapping[str, Any], depth: int) -> Complaint:
+def _own_words(value: Mapping[str, Any], depth: int) -> ProviderError:
     spoken = next((value[name] for name in ("message", "detail", "msg", "title") if value.get(name)), None)
-    inner = complaint_of(spoken, depth + 1)
+    inner = parse_error(spoken, depth + 1)
     code = value.get("code")
-    return Complaint(
+    return ProviderError(
         message=inner.message,
         code=inner.code or name_of(code),
         category=inner.category or name_of(value.get("type")),
@@ -74,7 +74,7 @@ def _own_words(value: Mapping[str, Any], depth: int) -> Complaint:
     )
 
 
-def _of_text(text: str, depth: int) -> Complaint:
+def _of_text(text: str, depth: int) -> ProviderError:
     """Plain words, or an upstream's error in JSON behind a few words such as `400 `."""
     start = text.find("{")
     if 0 <= start <= 200 and depth < _DEEPEST:
@@ -83,13 +83,13 @@ def _of_text(text: str, depth: int) -> Complaint:
         except (ValueError, RecursionError):
             nested = None
         if isinstance(nested, Mapping):
-            inner = complaint_of(nested, depth + 1)
+            inner = parse_error(nested, depth + 1)
             if inner.message:
                 return inner
-    return Complaint(message_of(text))
+    return ProviderError(message_of(text))
 
 
-def _over(outer: Complaint, inner: Complaint) -> Complaint:
+def _over(outer: ProviderError, inner: ProviderError) -> ProviderError:
     return replace(
         inner,
         message=inner.message or outer.message,

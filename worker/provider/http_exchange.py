@@ -1,4 +1,4 @@
-"""One exchange with the provider over HTTP: one request on one connection, and always something to report."""
+"""One HTTP exchange with the provider: one request on one connection, and always a result to report."""
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ from jobs.store.attempt_bodies import MOST_BYTES
 from worker.provider.call_handle import AbortReason, CallHandle
 from worker.provider.classify import classify
 from worker.provider.httpx_clients import Fields, HttpxClients, headers_of
-from worker.provider.transport_errors import BREAKS, failure_of, without_answer
+from worker.provider.transport_errors import TRANSPORT_ERRORS, failure_of, no_answer
 
 JSON: Final = "application/json"
 ACCEPT_JSON: Final = ("Accept", JSON)
@@ -30,15 +30,16 @@ CONNECT_SECONDS: Final = 10.0
 WRITE_SECONDS: Final = 60.0
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 KEPT_BYTES: Final = MOST_BYTES
-"""How much is read of a refusal, and kept of an answer that is too large."""
+"""Bytes that are read of an error's body, and kept of an answer that is too large."""
 _PIECE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Received:
-    """What came of an answer; `fault` says why we stopped reading it, if we did.
+class ExchangeResult:
+    """A provider's HTTP response, read as far as possible. `fault` is the reason for which reading stopped early.
 
-    `raw` is what was sent, where `body` is only made of it. `is_broken` says that the connection broke.
+    `raw` is set if `body` was made of something else: then it is what was received. `is_broken` is true if the
+    connection broke before the end of the body.
     """
 
     status: int
@@ -50,12 +51,12 @@ class Received:
 
     @property
     def is_success(self) -> bool:
-        """Whether it came with a 2xx and in whole."""
+        """Whether the status is 2xx and the body was read to its end."""
         return is_success(self.status) and self.fault is None
 
 
-class Endpoint:
-    """One provider: where it is and what key opens it. Safe to use from any number of threads or greenlets."""
+class ResponsesApi:
+    """The Responses API of one provider, called with one key. Safe to use from any number of threads or greenlets."""
 
     def __init__(
         self,
@@ -66,9 +67,9 @@ class Endpoint:
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         clock: Callable[[], datetime] = host_now,
     ) -> None:
-        """Prepare exchanges with `{base_url}/responses`.
+        """Prepare calls to `{base_url}/responses`.
 
-        `tls` is for providers behind a private authority.
+        `tls` is for providers whose certificate a private authority signed.
 
         Raises:
             SettingsError: the URL, the key or a proxy cannot be used.
@@ -81,7 +82,7 @@ class Endpoint:
     def call(
         self, body: Mapping[str, Any], *, request_id: str, seconds: float, handle: CallHandle, accept: str = JSON
     ) -> httpx.Request:
-        """A request that buys an answer; it may take `seconds`."""
+        """Build the request that creates a response. The call may last `seconds`."""
         content = to_text(body, ascii_only=False).encode()
         fields = [
             ("Accept", accept),
@@ -92,15 +93,15 @@ class Endpoint:
         return self._request("POST", self._url, fields, seconds, handle, _pieces(content))
 
     def fetch(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
-        """A request for a response that was bought before."""
+        """Build a request for a response that was created earlier."""
         return self._request("GET", self._url_of(response_id), [ACCEPT_JSON], seconds, handle)
 
     def cancel(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
-        """A request to stop making a response that was bought before."""
+        """Build a request to cancel a response that was created earlier."""
         return self._request("POST", self._url_of(response_id, "/cancel"), [ACCEPT_JSON], seconds, handle)
 
     def delete(self, response_id: str, *, seconds: float, handle: CallHandle) -> httpx.Request:
-        """A request to delete a response that was bought before."""
+        """Build a request to delete a response that was created earlier."""
         return self._request("DELETE", self._url_of(response_id), [ACCEPT_JSON], seconds, handle)
 
     def _url_of(self, response_id: str, verb: str = "") -> httpx.URL:
@@ -128,30 +129,30 @@ class Endpoint:
         request: httpx.Request,
         ends_at: float,
         handle: CallHandle,
-        read: Callable[[httpx.Response, float, CallHandle], Received],
-    ) -> Received | Failure:
-        """What `read` made of the answer, or why there was none."""
+        read: Callable[[httpx.Response, float, CallHandle], ExchangeResult],
+    ) -> ExchangeResult | Failure:
+        """Send a request. Return what `read` makes of the response, or the failure if there was no response."""
         client = self._clients.take()
         response = None
         try:
             response = client.send(request, stream=True)
-            # httpx's read timeout is per read; for the body it starts anew, with what is left of the deadline
+            # httpx's read timeout is per read: for the body it starts anew, with what is left of the deadline
             request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
             return read(response, ends_at, handle)
-        except httpx.ReadTimeout:  # as long as the deadline
+        except httpx.ReadTimeout:  # its timeout is the deadline
             return overdue()
-        except BREAKS as error:
+        except TRANSPORT_ERRORS as error:
             return failure_of(error, handle)
         finally:
             handle.detach()
             if response is not None:
                 response.close()
-                # it and its stream hold each other: 9 KB that only the collector would find, which comes rarely
+                # it and its stream refer to each other: 9 KB that only the garbage collector, which runs rarely, frees
                 response.stream = httpx.ByteStream(b"")
             self._clients.give_back(client)
 
-    def read_whole(self, response: httpx.Response, ends_at: float, handle: CallHandle) -> Received:
-        """Read a body to its end, or as far as it can be read."""
+    def read_whole(self, response: httpx.Response, ends_at: float, handle: CallHandle) -> ExchangeResult:
+        """Read a body to its end, or as far as possible."""
         limit = self.max_answer_bytes if is_success(response.status_code) else KEPT_BYTES
         chunks: list[bytes] = []
         size = 0
@@ -168,28 +169,28 @@ class Endpoint:
                     fault = overdue()
         except httpx.ReadTimeout:
             fault = overdue()
-        except BREAKS:
-            is_broken = True  # a refusal is one even when its text was cut, and an answer that was cut shows it
+        except TRANSPORT_ERRORS:
+            is_broken = True  # a status says enough without its text, and a truncated answer shows that it is
         body = b"".join(chunks) if size <= limit else b"".join(chunks)[:KEPT_BYTES]
-        return Received(response.status_code, headers_of(response), body, fault, is_broken=is_broken)
+        return ExchangeResult(response.status_code, headers_of(response), body, fault, is_broken=is_broken)
 
-    def report(self, came: Received | Failure, handle: CallHandle, model: Model) -> CallReport:
-        """What came in counts as far as it can be read; what ended the reading counts where it cannot."""
+    def report(self, result: ExchangeResult | Failure, handle: CallHandle, model: Model) -> CallReport:
+        """Return what an exchange came to. A body counts if it can be read, else the reason why reading stopped."""
         ended = ended_here(handle)
-        if isinstance(came, Failure):
-            return CallReport(ended or came)
-        is_broken = came.is_broken or came.fault is not None
-        classified = partial(classify, came.status, came.headers, came.body, model, is_broken=is_broken)
+        if isinstance(result, Failure):
+            return CallReport(ended or result)
+        is_broken = result.is_broken or result.fault is not None
+        classified = partial(classify, result.status, result.headers, result.body, model, is_broken=is_broken)
         report = once_it_fits(lambda: classified(now=self.clock()))
-        fault = ended or came.fault
+        fault = ended or result.fault
         if fault is not None and _is_unread(report):
-            report = replace(report, result=replace(fault, http_status=came.status))
-        if came.raw is not None:
-            report = replace(report, raw=came.raw)
+            report = replace(report, result=replace(fault, http_status=result.status))
+        if result.raw is not None:
+            report = replace(report, raw=result.raw)
         return self._without_key(report)
 
     def _without_key(self, report: CallReport) -> CallReport:
-        """`report`, should a gateway have repeated our key to us."""
+        """Return `report` without our key, in case a gateway repeats it in an error."""
         failure = report.result
         key = self._clients.key
         if key and isinstance(failure, Failure) and key in failure.message:
@@ -198,12 +199,12 @@ class Endpoint:
 
 
 def is_success(status: int) -> bool:
-    """Whether an answer is what was asked for."""
+    """Return whether a status is 2xx."""
     return 200 <= status < 300
 
 
 def is_late(ends_at: float, handle: CallHandle) -> bool:
-    """Whether the time is over; then nothing more is taken than what has come already, which was in time."""
+    """Return whether the deadline has passed. If so, disconnect: bytes that have arrived came in time, and count."""
     if monotonic() <= ends_at:
         return False
     handle.disconnect()
@@ -211,23 +212,23 @@ def is_late(ends_at: float, handle: CallHandle) -> bool:
 
 
 def ended_here(handle: CallHandle) -> Failure | None:
-    """What a call came to that was ended on our side; None while it was not."""
+    """Return the failure of a call that this process ended; None if it has not."""
     if handle.aborted is None:
         return None
     if handle.aborted is AbortReason.STALLED:
-        return Failure(ErrorKind.INTERRUPTED, "The provider fell silent amid its answer.")
+        return Failure(ErrorKind.INTERRUPTED, "The provider stopped sending in the middle of its answer.")
     if handle.aborted is AbortReason.CALL_DEADLINE:
         return overdue()
-    return without_answer(handle, f"The call was ended on our side ({handle.aborted}).")
+    return no_answer(handle, f"This server ended the call ({handle.aborted}).")
 
 
 def overdue() -> Failure:
-    """What a call came to that lasted too long."""
+    """Return the failure of a call that exceeded its deadline."""
     return Failure(ErrorKind.CALL_DEADLINE, "The provider did not answer within the call's deadline.")
 
 
 def too_large(limit: int) -> Failure:
-    """What a call came to whose answer is beyond all measure."""
+    """Return the failure of a call whose answer is larger than `limit` bytes."""
     return Failure(ErrorKind.MALFORMED_ANSWER, f"The provider's answer is larger than {limit:,} bytes.")
 
 
@@ -237,6 +238,6 @@ def _is_unread(report: CallReport) -> bool:
 
 
 def _pieces(content: bytes) -> Iterator[bytes]:
-    """`content` piece by piece; nothing holds it once it is sent."""
+    """Yield `content` in pieces, so that nothing holds it once it is sent."""
     for start in range(0, len(content), _PIECE_BYTES):
         yield content[start : start + _PIECE_BYTES]

@@ -1,8 +1,8 @@
-"""The httpx clients that call one provider: each for a few calls at once, all over one TLS context.
+"""The httpx clients that call one provider. Each makes a few calls at once; all share one TLS context.
 
-A client's pool looks at every connection it holds whenever a call begins or ends, so that one client for thousands of
-calls would do little else (decision 0008). Proxies, certificates, the base URL's query and decoding are httpx's
-business. HTTP/1.1 only, as one lost TCP connection should cost one call.
+A client's pool checks every connection that it holds whenever a call begins or ends. One client for thousands of calls
+would do little else (decision 0008). httpx handles proxies, certificates, the base URL's query and decoding. Only
+HTTP/1.1 is used: one lost TCP connection costs one call.
 """
 
 import ssl
@@ -17,30 +17,30 @@ from jobs.errors import SettingsError
 from worker.provider.proxies import proxy_for, unusable
 
 CALLS_EACH: Final = 5
-"""Calls in flight for each client, which takes 3 KB. Each costs every other's beginning and end 1 µs: decision 0008."""
+"""Calls in flight per client, which takes 3 KB. Each adds 1 µs to every other's start and end: decision 0008."""
 UNLIMITED: Final = httpx.Limits(max_connections=None)
 ALL_HEADERS: Final = "all_headers"
-"""The extension of a redirect in which its header fields are whole."""
+"""Name of the extension that holds all header fields of a redirect."""
 
 Fields = list[tuple[str, str]]
-"""Header fields as they are sent."""
+"""Header fields in the order in which they are sent."""
 
 
 class HttpxClients:
-    """As many clients as the calls in flight need. Safe to use from any number of threads or greenlets."""
+    """Clients for the calls in flight, made when needed. Safe to use from any number of threads or greenlets."""
 
     def __init__(self, base_url: str, api_key: SecretStr | None, tls: ssl.SSLContext | None = None) -> None:
-        """Prepare calls below `base_url`, whose query every URL gets.
+        """Prepare calls below `base_url`, whose query is added to every URL.
 
-        `tls` is for providers behind a private authority; else the usual ones are trusted, or those that
-        SSL_CERT_FILE or SSL_CERT_DIR name. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured.
+        `tls` is for providers whose certificate a private authority signed. By default the usual authorities are
+        trusted, or those of SSL_CERT_FILE or SSL_CERT_DIR. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY apply.
 
         Raises:
             SettingsError: the URL, the key or a proxy cannot be used.
         """
         self.key = _usable_key(api_key)
         self._base = _usable_url(base_url)
-        if self.key:  # else httpx makes an Authorization of the URL's user and password
+        if self.key:  # else httpx sends the URL's user and password as Authorization
             self._base = self._base.copy_with(username="", password="")
         self._tls = tls or httpx.create_ssl_context()
         self._proxy = proxy_for(self._base, self._tls)
@@ -50,7 +50,7 @@ class HttpxClients:
             raise unusable() from None
         self._free = [self._first] * CALLS_EACH
         self._fields: Fields = [
-            ("Accept-Encoding", "identity"),  # small beside the minutes waited, and a cut body stays readable
+            ("Accept-Encoding", "identity"),  # answers are small, and a truncated body stays readable
             ("Connection", "close"),  # no connection is used twice
             ("User-Agent", f"backburner/{_version()}"),
         ]
@@ -58,21 +58,21 @@ class HttpxClients:
             self._fields.append(("Authorization", f"Bearer {self.key}"))
 
     def url_of(self, path: str) -> httpx.URL:
-        """The URL of `path` below the base URL."""
+        """Return the URL of `path` below the base URL."""
         return self._first.build_request("GET", path).url
 
     def request(
         self, method: str, url: httpx.URL, fields: Fields, content: Iterator[bytes] | None, extensions: dict[str, Any]
     ) -> httpx.Request:
-        """A request for what `url_of` gave.
+        """Build a request to a URL from `url_of`.
 
-        It is made here and not by a client: one client's settings merged with each request's cost a twentieth of a
+        It is built here and not by a client: merging a client's settings with each request's costs a twentieth of a
         call's CPU.
         """
         return httpx.Request(method, url, headers=[*self._fields, *fields], content=content, extensions=extensions)
 
     def take(self) -> httpx.Client:
-        """A client with room for one more call, to be given back after it."""
+        """Return a client with room for one more call. Give it back after the call."""
         try:
             return self._free.pop()
         except IndexError:
@@ -81,7 +81,7 @@ class HttpxClients:
             return client
 
     def give_back(self, client: httpx.Client) -> None:
-        """The call that `client` was taken for is over."""
+        """Return the room of one call that is over to `client`."""
         self._free.append(client)
 
     def _make(self) -> httpx.Client:
@@ -90,33 +90,33 @@ class HttpxClients:
             params=self._base.params,
             verify=self._tls,
             proxy=self._proxy,
-            trust_env=False,  # of it we take the authorities and the proxy ourselves
+            trust_env=False,  # authorities and proxies are read here instead
             limits=UNLIMITED,
-            event_hooks={"response": [_lay_aside_target]},
+            event_hooks={"response": [_hide_location]},
         )
 
 
 class NoCookies(httpx.Cookies):
-    """Keeps nothing."""
+    """A cookie jar that stays empty."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Leave a response's cookies alone; to look for them would take a twentieth of a call's CPU."""
+        """Ignore the cookies of a response: to look for them would take a twentieth of a call's CPU."""
 
 
 class CookielessClient(httpx.Client):
-    """httpx's client without cookies: one tenant's is not to come with another's call."""
+    """httpx's client without cookies: one tenant's cookie must not be sent with another's call."""
 
-    cookies = NoCookies()  # type: ignore[override]  # nobody sets any
+    cookies = NoCookies()  # type: ignore[override]  # nothing sets any
 
 
 def headers_of(response: httpx.Response) -> httpx.Headers:
-    """Its header fields, a redirect's target among them."""
+    """Return all header fields of a response, a redirect's `Location` included."""
     headers: httpx.Headers = response.extensions.get(ALL_HEADERS, response.headers)
     return headers
 
 
-def _lay_aside_target(response: httpx.Response) -> None:
-    """Hide where a redirect leads: httpx reads it even if it is not to go there, and fails where it is no URL."""
+def _hide_location(response: httpx.Response) -> None:
+    """Hide a redirect's target: httpx parses it even if it does not follow it, and raises if it is no URL."""
     if "location" in response.headers:
         response.extensions[ALL_HEADERS] = response.headers.copy()
         del response.headers["location"]
@@ -125,7 +125,7 @@ def _lay_aside_target(response: httpx.Response) -> None:
 def _usable_url(base_url: str) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
-        url.host.encode("idna")  # as the resolver will; a label may be too long for it
+        url.host.encode("idna")  # as the resolver does; a label may be too long for it
     except (httpx.InvalidURL, UnicodeError):
         raise SettingsError("BACKBURNER_PROVIDER_BASE_URL is not a usable URL") from None
     if url.scheme not in ("http", "https") or not url.host:

@@ -1,4 +1,4 @@
-"""Names of output items that are unlike one another, whatever the provider calls them.
+"""ItemIds of output items that are unlike one another, whatever the provider calls them.
 
 Gateways leave ids out, or give every item the same one (`msg_0`). A client tells items apart by them, and answers a
 call by its `call_id`, so both are unique in what we show.
@@ -29,7 +29,7 @@ _ANSWERED: Final = ("function_call", "custom_tool_call")
 stand beside them in the same answer."""
 
 
-class Names:
+class ItemIds:
     """Gives each item of one response a name that no other has."""
 
     def __init__(self, seed: Callable[[], str], taken: Iterable[str] = ()) -> None:

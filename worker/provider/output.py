@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from worker.provider.item_ids import Names
+from worker.provider.item_ids import ItemIds
 
 Item = dict[str, Any]
 
@@ -50,11 +50,11 @@ def normalise_output(
     `seed` gives a word that is the same for the same answer; ids are made of it where a message has none, or has one
     that another item has, or that is among the `taken` identities.
     """
-    names = Names(seed, taken)
-    return [names.give(item, place) for place, item in enumerate(shaped(raw, output_text, finished=finished))]
+    names = ItemIds(seed, taken)
+    return [names.give(item, place) for place, item in enumerate(normalise_items(raw, output_text, finished=finished))]
 
 
-def shaped(raw: object, output_text: object, *, finished: str) -> list[Item]:
+def normalise_items(raw: object, output_text: object, *, finished: str) -> list[Item]:
     """The same under the provider's own names, which may be missing or alike."""
     given = raw if isinstance(raw, list) else [raw]
     items = [_item(each, finished) for each in given if isinstance(each, Mapping) or (each and isinstance(each, str))]

@@ -1,7 +1,7 @@
-"""Which proxy leads to a host, as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say.
+"""The proxy for a host, from HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
 
-httpx reads them too, but knows no networks in NO_PROXY and refuses `[::1]` there, and checks an https:// proxy by the
-authorities that it brings along, whatever SSL_CERT_FILE names.
+httpx reads these variables too. But it supports no networks in NO_PROXY, refuses `[::1]` there, and checks an https://
+proxy with the authorities of certifi, whatever SSL_CERT_FILE names.
 """
 
 import ssl
@@ -12,18 +12,18 @@ import httpx
 
 from jobs.errors import SettingsError
 
-EVERYTHING = "*"
+ANY_HOST = "*"
 
 
 def proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
-    """The proxy through which `url` is asked, if any; it is trusted as `tls` says.
+    """Return the proxy to use for `url`, if any. An https:// proxy is verified with `tls`.
 
     Raises:
-        SettingsError: it cannot be used, or NO_PROXY cannot be read.
+        SettingsError: the proxy cannot be used, or NO_PROXY cannot be read.
     """
     found = getproxies()
     address = found.get(url.scheme) or found.get("all")
-    is_excepted = [_names(each.strip(), url) for each in found.get("no", "").split(",")]
+    is_excepted = [_matches(each.strip(), url) for each in found.get("no", "").split(",")]
     if not address or any(is_excepted):
         return None
     proxy = _usable(address)
@@ -31,17 +31,17 @@ def proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
 
 
 def unusable() -> SettingsError:
-    """What is raised upon a proxy that cannot be used; the variables may hold a password."""
+    """Return the error for unusable proxy settings. It repeats no value: a variable may hold a password."""
     return SettingsError(
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or NO_PROXY cannot be used; proxies are http:// or https://"
     )
 
 
 def _usable(address: str) -> httpx.URL:
-    """The URL of a proxy, which httpx would find at the first call that it cannot use."""
+    """Return the URL of a proxy; refuse now what httpx would refuse at the first call."""
     try:
         proxy = httpx.URL(address if "://" in address else f"http://{address}")
-        proxy.host.encode("idna")  # as the resolver will
+        proxy.host.encode("idna")  # as the resolver does
     except (httpx.InvalidURL, UnicodeError):
         raise unusable() from None
     if not proxy.host or proxy.scheme not in ("http", "https"):
@@ -49,23 +49,23 @@ def _usable(address: str) -> httpx.URL:
     return proxy
 
 
-def _names(exception: str, url: httpx.URL) -> bool:
-    """Whether one entry of NO_PROXY names the host: by name, by a domain above it, by its address or network.
+def _matches(entry: str, url: httpx.URL) -> bool:
+    """Return whether an entry of NO_PROXY covers the host: by name, parent domain, address or network.
 
-    A scheme before it and a port after it count where they stand; `*` names everything.
+    A scheme before the host and a port after it must match too. `*` covers every host.
     """
-    scheme, _, rest = exception.rpartition("://")
+    scheme, _, rest = entry.rpartition("://")
     if scheme and scheme != url.scheme:
         return False
-    if rest in ("", EVERYTHING):
-        return rest == EVERYTHING
-    host, port = _apart(rest)
+    if rest in ("", ANY_HOST):
+        return rest == ANY_HOST
+    host, port = _split_port(rest)
     if port and int(port) != (url.port or {"http": 80, "https": 443}[url.scheme]):
         return False
     try:
         network = ip_network(host, strict=False)
     except ValueError:
-        name = host.lower().removeprefix(EVERYTHING)
+        name = host.lower().removeprefix(ANY_HOST)
         return url.host == name or url.host.endswith(name if name.startswith(".") else f".{name}")
     try:
         return ip_address(url.host) in network
@@ -73,8 +73,8 @@ def _names(exception: str, url: httpx.URL) -> bool:
         return False
 
 
-def _apart(text: str) -> tuple[str, str]:
-    """A host, name or network, without the brackets of IPv6, and the port if there is one."""
+def _split_port(text: str) -> tuple[str, str]:
+    """Split a host, name or network from its port. IPv6 loses its brackets; the port may be empty."""
     if text.startswith("["):
         host, closed, rest = text[1:].partition("]")
         network, _, port = rest.partition(":")

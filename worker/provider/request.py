@@ -1,4 +1,4 @@
-"""What goes out: the client's own JSON less what we act upon ourselves."""
+"""The body of a request to the provider: the client's JSON without the fields that this server acts on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,11 @@ from jobs.request_fields import WITHHELD_FIELDS
 
 
 def build_body(settings: Mapping[str, Any], input_: Any, *, model_id: str, truncation: Truncation) -> dict[str, Any]:
-    """The body of one call that waits for its answer on the same connection.
+    """Return the body of one call whose answer is awaited on the same connection.
 
-    `settings` is the client's body without `input`, unknown fields included. A null says nothing that its absence
-    does not, and not every gateway takes one; so none is sent. A client that wants nothing stored wants it of the
-    provider as well; one that wants it stored means us, who keep it.
+    `settings` is the client's body without `input`, unknown fields included. Nulls are not sent: they mean the same as
+    an absent field, and some gateways refuse them. `store: false` is sent on, for the client wants nothing stored. Any
+    other `store` concerns this server, which stores the response itself.
     """
     kept = {name: value for name, value in settings.items() if name not in WITHHELD_FIELDS and value is not None}
     if settings.get("store") is False:

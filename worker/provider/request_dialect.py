@@ -217,7 +217,7 @@ def _is_answer(message: Mapping[str, Any]) -> bool:
     return bool(kinds & _PARTS_OF_ANSWERS) and kinds <= _OUTPUT_PARTS.keys()
 
 
-def is_taken(item: Mapping[str, Any], dialect: Dialect) -> bool:
+def is_accepted(item: Mapping[str, Any], dialect: Dialect) -> bool:
     """Whether an item of an earlier answer may be sent again: one refused item would end the whole conversation.
 
     A provider takes back what OpenAI has documented, and names of its own with a prefix, as Open Responses has them.

@@ -9,11 +9,11 @@ from typing import Any, Final
 from jobs.lifecycle import Status
 from jobs.request_fields import WITHHELD_FIELDS
 from worker.provider.clean_text import ID_CHARACTERS, looks_like_html, name_of, parse_json
-from worker.provider.error_body import Complaint, complaint_of
+from worker.provider.error_body import ProviderError, parse_error
 from worker.provider.output import brings_output, normalise_output
 from worker.provider.sse import begins_as_events
 from worker.provider.stream_assembly import assembled
-from worker.provider.usage import Spending, read_spending
+from worker.provider.usage import ReportedUsage, read_reported_usage
 
 # Ours to say (or never sent, so that an echo of it would be the provider's own default), and read from here alone.
 _NOT_ECHOED: Final = WITHHELD_FIELDS | {
@@ -41,7 +41,7 @@ class Unreadable(ValueError):
     """The body is no response object; the text says what it is instead, without repeating it."""
 
 
-class CutOff(Unreadable):
+class TruncatedStream(Unreadable):
     """The body is a stream of events that ended before the answer was whole; `begun` is what it said at first."""
 
     def __init__(self, begun: Mapping[str, Any]) -> None:
@@ -50,32 +50,32 @@ class CutOff(Unreadable):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ParsedResponse:
     """A response object, read. `fields` is its output, its usage and what it echoes of the request."""
 
     status: Status
     fields: Mapping[str, Any]
     brings_output: bool
-    spending: Spending
-    complaint: Complaint | None
+    usage: ReportedUsage
+    error: ProviderError | None
     cut_reason: str | None
     id: str | None
     model: str | None
 
 
-def read_response(body: bytes, *, is_broken: bool = False) -> Reading:
+def read_response(body: bytes, *, is_broken: bool = False) -> ParsedResponse:
     """Read the body of a 200: a response object, or the events that make one, whatever was asked for.
 
     `is_broken` says that the connection broke before the body's end.
 
     Raises:
-        CutOff: it is a stream of events that ended too early.
+        TruncatedStream: it is a stream of events that ended too early.
         Unreadable: it is not JSON, cut off, or not a response object.
     """
     given = _parse(_put_together(body, is_broken=is_broken) if begins_as_events(body) else body)
-    complaint = _complaint(given.get("error"))
-    status = _status(given, complaint)
-    spending = read_spending(given.get("usage"), given.get("meta"))
+    error = _error(given.get("error"))
+    status = _status(given, error)
+    usage = read_reported_usage(given.get("usage"), given.get("meta"))
     response_id = name_of(given.get("id"), ID_CHARACTERS)
     output = normalise_output(
         given.get("output"),
@@ -84,12 +84,12 @@ def read_response(body: bytes, *, is_broken: bool = False) -> Reading:
         seed=lambda: sha256(response_id.encode() if response_id else body).hexdigest()[:32],
     )
     echoes = {name: value for name, value in given.items() if name not in _NOT_ECHOED and value is not None}
-    return Reading(
+    return ParsedResponse(
         status=status,
-        fields={**echoes, "output": output, "usage": spending.usage_json},
+        fields={**echoes, "output": output, "usage": usage.as_json},
         brings_output=brings_output(output),
-        spending=spending,
-        complaint=complaint,
+        usage=usage,
+        error=error,
         cut_reason=_cut_reason(given) if status is Status.INCOMPLETE else None,
         id=response_id,
         model=name_of(given.get("model")),
@@ -102,7 +102,7 @@ def _put_together(events: bytes, *, is_broken: bool) -> bytes:
         return assembly.body()
     if assembly.begun is None:
         raise Unreadable("The provider's answer is a stream of events, not JSON, and none of them is of a response.")
-    raise CutOff(assembly.begun)
+    raise TruncatedStream(assembly.begun)
 
 
 def _parse(body: bytes) -> dict[str, Any]:
@@ -155,17 +155,17 @@ def _whole_characters(value: Any) -> Any:
     return value
 
 
-def _complaint(error: object) -> Complaint | None:
-    found = complaint_of(error)
+def _error(error: object) -> ProviderError | None:
+    found = parse_error(error)
     return found if found.message or found.code or found.status else None
 
 
-def _status(given: Mapping[str, Any], complaint: Complaint | None) -> Status:
+def _status(given: Mapping[str, Any], error: ProviderError | None) -> Status:
     """The status as given; where it is missing or not one of OpenAI's six, what the rest of the object implies."""
     status = _known_status(given.get("status"))
     if status is not None:
         return status
-    if complaint is not None:
+    if error is not None:
         return Status.FAILED
     details = given.get("incomplete_details")
     return Status.INCOMPLETE if isinstance(details, Mapping) and details.get("reason") else Status.COMPLETED

@@ -1,4 +1,4 @@
-"""Server-sent events out of bytes that may be cut anywhere.
+"""A parser for server-sent events from bytes that may be split anywhere.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -7,35 +7,35 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-_MARK: Final = b"\xef\xbb\xbf"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def begins_as_events(body: bytes) -> bool | None:
-    """Whether a body is a stream of events, told by its first bytes; None while they are too few to tell."""
-    start = body.removeprefix(_MARK).lstrip()[: len("retry:")]
+    """Return whether a body is a stream of events, judged by its first bytes; None if there are too few."""
+    start = body.removeprefix(_BYTE_ORDER_MARK).lstrip()[: len("retry:")]
     if start.startswith(_BEGINNINGS):
         return True
     return None if any(each.startswith(start) for each in _BEGINNINGS) else False
 
 
 class EventTooLarge(ValueError):
-    """One event alone is larger than the limit."""
+    """An event exceeds the size limit."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event; `name` is empty where the stream names none."""
+    """One event. `name` is empty if the stream gives none."""
 
     name: str
     data: bytes
 
 
 class EventParser:
-    """Takes a stream piece by piece and holds no more of it than the event that is under way."""
+    """Parses a stream piece by piece, holding only the event that is incomplete."""
 
     def __init__(self, limit: int) -> None:
-        """No event may be larger than `limit` bytes."""
+        """Limit each event to `limit` bytes."""
         self._limit = limit
         self._size = 0
         self._rest: list[bytes] = []
@@ -50,10 +50,10 @@ class EventParser:
         return bool(self._rest or self._data)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that end within `chunk`.
+        """Yield the events that end within `chunk`.
 
         Raises:
-            EventTooLarge: the event under way is beyond the limit.
+            EventTooLarge: an event exceeds the limit.
         """
         if self._after_return and chunk.startswith(b"\n"):
             chunk = chunk[1:]
@@ -72,7 +72,7 @@ class EventParser:
                     yield event
 
     def end(self) -> Event | None:
-        """What had come of the last event when the stream ended, be it whole or not."""
+        """Return the last event as far as it was received when the stream ended; None if there is none."""
         if self._rest:
             self._take_line(self._line())
         return self._dispatch()
@@ -82,7 +82,7 @@ class EventParser:
         self._rest.clear()
         if not self._begun:
             self._begun = True
-            line = line.removeprefix(_MARK)
+            line = line.removeprefix(_BYTE_ORDER_MARK)
         return line
 
     def _take_line(self, line: bytes) -> Event | None:
@@ -95,7 +95,7 @@ class EventParser:
         elif field == b"event":
             self._name = value.decode("utf-8", "replace")
         if not self._data:
-            self._size = 0  # comments keep a line alive for hours, and are no part of an event
+            self._size = 0  # comments keep a connection alive for hours, and are no part of an event
         return None
 
     def _dispatch(self) -> Event | None:

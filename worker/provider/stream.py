@@ -1,7 +1,7 @@
-"""An answer awaited as server-sent events, which keep the line alive, and put together from them.
+"""An answer that is awaited as server-sent events, which keep the connection alive, and assembled from them.
 
-When silence is a fault: never while the model may be thinking, for a reasoning model does so for minutes between
-events. Only amid an event or a text must more follow soon, and after the last event the stream's end.
+Silence is an error only in the middle of an event or of a text, where more must follow soon, and after the last event,
+where the stream must end. Between events a reasoning model may think for minutes.
 """
 
 from collections.abc import Collection
@@ -15,8 +15,8 @@ from jobs.job import CallReport
 from jobs.model_catalog import Model
 from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import (
-    Endpoint,
-    Received,
+    ExchangeResult,
+    ResponsesApi,
     ended_here,
     is_late,
     is_success,
@@ -24,19 +24,19 @@ from worker.provider.http_exchange import (
     too_large,
 )
 from worker.provider.sse import EventParser, EventTooLarge, begins_as_events
-from worker.provider.stream_assembly import Assembly
-from worker.provider.transport_errors import BREAKS
+from worker.provider.stream_assembly import StreamAssembly
+from worker.provider.transport_errors import TRANSPORT_ERRORS
 
 EVENT_STREAM: Final = "text/event-stream"
 END_SECONDS: Final = 2.0
-"""How long after the last event the stream may take to end; a chunk of its own may name the cost."""
+"""Seconds after the last event within which the stream must end; one more chunk may name the cost."""
 
 
-class Incoming:
-    """A body that was to be events, or was to be none: taken for what it is, whatever its content type says."""
+class StreamBody:
+    """A body that may or may not be a stream of events. Its content decides, not its content type."""
 
-    def __init__(self, limit: int, assembly: Assembly) -> None:
-        """Neither an event nor a body without events may be larger than `limit` bytes."""
+    def __init__(self, limit: int, assembly: StreamAssembly) -> None:
+        """Limit each event, or a body without events, to `limit` bytes."""
         self._limit = limit
         self._parser = EventParser(limit)
         self._assembly = assembly
@@ -48,7 +48,7 @@ class Incoming:
         """Take the next bytes.
 
         Raises:
-            EventTooLarge: they are beyond the limit.
+            EventTooLarge: the event or the body exceeds the limit.
         """
         if self._is_stream is None:
             chunk = b"".join([*self._chunks, chunk])
@@ -65,14 +65,14 @@ class Incoming:
             raise EventTooLarge
 
     def max_wait(self, stall: float) -> float | None:
-        """How long nothing may come before that is a fault; None while silence is none."""
+        """Return the seconds of silence after which the call has stalled; None if silence is no error now."""
         if self._assembly.has_ended:
             return END_SECONDS
         is_amid_event = self._is_stream and self._parser.is_amid_event
         return stall if self._assembly.is_amid_text or is_amid_event else None
 
     def end(self, *, is_broken: bool) -> bytes | None:
-        """The response, once no more comes: as the events make it, or as it came. None where events make none."""
+        """Return the response, assembled from the events or as it was received; None if the events make none."""
         if not self._is_stream:
             return b"".join(self._chunks) or None
         last = self._parser.end()
@@ -83,7 +83,7 @@ class Incoming:
 
 
 def call_stream(
-    endpoint: Endpoint,
+    api: ResponsesApi,
     request: httpx.Request,
     model: Model,
     ends_at: float,
@@ -93,20 +93,20 @@ def call_stream(
     on_events: OnEvents | None = None,
     emitted: Collection[str] = (),
 ) -> CallReport:
-    """Send one request and read its events to the last; `stall` is how long a text may stand still.
+    """Send one request and read its events to the last. A text that pauses for `stall` seconds has stalled.
 
-    `heard` is told canonical events as they come, and must not raise; `told` are the identities of the items that
-    earlier attempts told of.
+    `on_events` is called with canonical events as they are received. It must not raise. `emitted` are the identities
+    of items in earlier attempts' events.
     """
-    assembly = Assembly(limit=endpoint.max_answer_bytes, record=on_events, emitted=emitted)
+    assembly = StreamAssembly(limit=api.max_answer_bytes, record=on_events, emitted=emitted)
 
-    def read(response: httpx.Response, ends_at: float, handle: CallHandle) -> Received:
+    def read(response: httpx.Response, ends_at: float, handle: CallHandle) -> ExchangeResult:
         if is_success(response.status_code):
-            return _read_events(response, ends_at, handle, stall, endpoint.max_answer_bytes, assembly)
-        return endpoint.read_whole(response, ends_at, handle)
+            return _read_events(response, ends_at, handle, stall, api.max_answer_bytes, assembly)
+        return api.read_whole(response, ends_at, handle)
 
-    came = ended_here(handle) or endpoint.exchange(request, ends_at, handle, read)
-    return endpoint.report(came, handle, model)
+    result = ended_here(handle) or api.exchange(request, ends_at, handle, read)
+    return api.report(result, handle, model)
 
 
 def _read_events(
@@ -115,28 +115,26 @@ def _read_events(
     handle: CallHandle,
     stall: float,
     limit: int,
-    assembly: Assembly,
-) -> Received:
-    incoming = Incoming(limit, assembly)
+    assembly: StreamAssembly,
+) -> ExchangeResult:
+    stream = StreamBody(limit, assembly)
     fault = None
     is_broken = True
     try:
-        for _ in map(
-            incoming.take, response.iter_bytes()
-        ):  # unlike a loop, it holds no chunk while the next is awaited
+        for _ in map(stream.take, response.iter_bytes()):  # unlike a loop, `map` holds no chunk while it waits
             if is_late(ends_at, handle):
                 fault = overdue()
-            handle.set_idle_timeout(incoming.max_wait(stall))
+            handle.set_idle_timeout(stream.max_wait(stall))
         is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)
     except httpx.ReadTimeout:
         fault = overdue()
-    except BREAKS:
-        pass  # what had come before the line broke counts
+    except TRANSPORT_ERRORS:
+        pass  # events received before the connection broke count
     handle.set_idle_timeout(None)
-    body = incoming.end(is_broken=is_broken or handle.aborted is not None)
+    body = stream.end(is_broken=is_broken or handle.aborted is not None)
     if body is None and fault is None:
         fault = Failure(ErrorKind.INTERRUPTED, "The provider's stream ended before its last event.")
     fault = None if assembly.is_answered else fault
-    return Received(response.status_code, response.headers, body or b"", fault, assembly.raw)
+    return ExchangeResult(response.status_code, response.headers, body or b"", fault, assembly.raw)

@@ -16,9 +16,9 @@ from jobs.event_stream import OUTPUT_TYPES, Event, OnEvents
 from worker.provider.clean_text import parse_json
 from worker.provider.event_order import EventOrder
 from worker.provider.final_event import merged, names_of, pairs, said
-from worker.provider.item_ids import Names
+from worker.provider.item_ids import ItemIds
 from worker.provider.item_register import CALLS, ItemRegister, place_of
-from worker.provider.output import Item, as_text, brings_output, shaped
+from worker.provider.output import Item, as_text, brings_output, normalise_items
 from worker.provider.sse import Event as Frame
 from worker.provider.sse import EventParser, EventTooLarge
 from worker.provider.stream_item import AssembledItem, Part
@@ -49,7 +49,7 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-class Assembly:
+class StreamAssembly:
     """What the events of one attempt make, as far as they came."""
 
     def __init__(self, *, limit: int, record: OnEvents | None = None, emitted: Collection[str] = ()) -> None:
@@ -65,7 +65,7 @@ class Assembly:
         self._hear = record
         self._order = EventOrder()
         self._word = ""
-        self._names = Names(self._seed, emitted)
+        self._names = ItemIds(self._seed, emitted)
         self._register = ItemRegister()
         self._items = self._register.items
         self._last: tuple[tuple[object, ...], AssembledItem, Part] | None = None
@@ -170,7 +170,7 @@ class Assembly:
         if status not in _ENDED:
             status = _STATUS_OF.get(self._kind)
         finished = "incomplete" if status == "incomplete" else "completed"
-        given = shaped(response.get("output"), response.get("output_text"), finished=finished)
+        given = normalise_items(response.get("output"), response.get("output_text"), finished=finished)
         kept = [each for each in pairs(given, self._items, finished) if each[0] or (each[1] and _is_kept(each[1]))]
         output: list[Item] = [{} for _ in kept]
         for place, (item, made) in enumerate(kept):
@@ -222,7 +222,7 @@ class Assembly:
         given = value.get("item")
         if not isinstance(given, dict):
             return
-        [given] = shaped([given], None, finished="in_progress") or [{}]
+        [given] = normalise_items([given], None, finished="in_progress") or [{}]
         kind = given.get("type")
         if not isinstance(kind, str):
             return
@@ -245,7 +245,7 @@ class Assembly:
         given = value.get("item")
         if not isinstance(given, dict):
             return
-        [whole] = shaped([given], None, finished="completed") or [{}]
+        [whole] = normalise_items([given], None, finished="completed") or [{}]
         kind = whole.get("type")
         if not isinstance(kind, str):
             return
@@ -399,9 +399,9 @@ def _failed(event: Mapping[str, Any]) -> Item:
     return {"object": "response", "status": "failed", "error": error}
 
 
-def assembled(body: bytes, *, is_broken: bool) -> Assembly:
+def assembled(body: bytes, *, is_broken: bool) -> StreamAssembly:
     """What a whole body of events makes."""
-    assembly, parser = Assembly(limit=len(body)), EventParser(len(body) + 1)
+    assembly, parser = StreamAssembly(limit=len(body)), EventParser(len(body) + 1)
     for frame in parser.feed(body):
         assembly.take(frame)
     last = parser.end()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from jobs.event_stream import Event, is_for_the_client_to_run, opened, part_events, summary_part_events
-from worker.provider.output import Item, as_text, shaped
+from worker.provider.output import Item, as_text, normalise_items
 
 _TEXT_OF: Final[Mapping[str, str]] = {
     "output_text": "text",
@@ -276,7 +276,7 @@ class AssembledItem:
         name = _SAID.get(self.kind, ("", ""))[0]
         if self.said.pieces() and given.get(name) in _SAYS_NOTHING:
             given[name] = self.said.whole()
-        [item] = shaped([given], None, finished=finished)
+        [item] = normalise_items([given], None, finished=finished)
         if self.content:
             item["content"] = _filled(item.get("content") or [], self.content)
         if self.summary:

@@ -1,6 +1,6 @@
-"""How a connection broke, told from httpx's exceptions, in words of our own.
+"""Descriptions of transport errors, made of httpx's exceptions in words of our own.
 
-Exceptions' own texts are not repeated: they may name URLs with credentials in them.
+The exceptions' own texts are not repeated: they may hold URLs with credentials.
 """
 
 import os
@@ -14,15 +14,15 @@ from jobs.errors import ErrorKind, Failure
 from jobs.resource_shortage import causes, shortage_of
 from worker.provider.call_handle import CallHandle
 
-BREAKS = (httpx.TransportError, httpx.DecodingError, OSError)
-"""All that an exchange raises when its connection breaks."""
+TRANSPORT_ERRORS = (httpx.TransportError, httpx.DecodingError, OSError)
+"""All errors that an exchange raises when its connection breaks."""
 
 
-def without_answer(handle: CallHandle, unsent: str, sent: str | None = None) -> Failure:
-    """What a call came to that brought nothing: it cost nothing if it was never sent, else nobody knows.
+def no_answer(handle: CallHandle, unsent: str, sent: str | None = None) -> Failure:
+    """Return the failure of a call without an answer: free if the request was never sent, else of unknown cost.
 
-    A server that hangs up without a word may have run the request all the same. `sent` are the words for that, where
-    they differ.
+    A server that closes the connection without a reply may have run the request all the same. `unsent` and `sent` are
+    the two messages; without `sent` there is only one.
     """
     if handle.never_sent:
         return Failure(ErrorKind.UNREACHABLE, unsent)
@@ -30,14 +30,14 @@ def without_answer(handle: CallHandle, unsent: str, sent: str | None = None) -> 
 
 
 def failure_of(error: Exception, handle: CallHandle) -> Failure:
-    """What a broken exchange came to."""
+    """Return the failure of an exchange that raised `error`."""
     reason = _reason(error)
-    failure = without_answer(
+    failure = no_answer(
         handle,
         f"The provider could not be reached: {reason}.",
         f"The connection to the provider broke before its answer: {reason}.",
     )
-    return replace(failure, shortage=shortage_of(error), breakage=reason) if handle.never_sent else failure
+    return replace(failure, shortage=shortage_of(error), unreachable_reason=reason) if handle.never_sent else failure
 
 
 def _reason(error: Exception) -> str:
@@ -58,14 +58,14 @@ def _reason(error: Exception) -> str:
 
 _TIMEOUTS: dict[type[Exception], str] = {
     httpx.ConnectTimeout: "connecting took too long",
-    httpx.WriteTimeout: "it did not take the request in time",
-    httpx.ReadTimeout: "it stayed silent for too long",
+    httpx.WriteTimeout: "it did not accept the request in time",
+    httpx.ReadTimeout: "it sent nothing for too long",
 }
 _WORDS: dict[type[Exception], str] = {
     **_TIMEOUTS,
     httpx.ProxyError: "the proxy refused to connect",
     httpx.UnsupportedProtocol: "its URL has an unsupported protocol",
-    httpx.LocalProtocolError: "the request could not be put into HTTP",
-    httpx.RemoteProtocolError: "it hung up, or sent what is not HTTP",
+    httpx.LocalProtocolError: "the request is not valid HTTP",
+    httpx.RemoteProtocolError: "it closed the connection, or sent no valid HTTP",
     httpx.DecodingError: "its answer could not be decompressed",
 }

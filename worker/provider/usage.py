@@ -22,19 +22,19 @@ _MOST_DOLLARS: Final = Decimal(10**6)
 
 
 @dataclass(frozen=True)
-class Spending:
+class ReportedUsage:
     """Usage as counted, the same in OpenAI's JSON shape, and the dollars that the provider's body names."""
 
-    usage: Usage | None
-    usage_json: dict[str, Any] | None
+    tokens: Usage | None
+    as_json: dict[str, Any] | None
     dollars: Decimal | None
 
 
-def read_spending(usage: object, meta: object) -> Spending:
+def read_reported_usage(usage: object, meta: object) -> ReportedUsage:
     """Read `usage` and `meta` of a response object."""
     counted = read_usage(usage)
     json = None if counted is None else _usage_json(usage, counted)
-    return Spending(counted, json, _dollars(_mapping(usage), _mapping(_mapping(meta).get("usage"))))
+    return ReportedUsage(counted, json, _dollars(_mapping(usage), _mapping(_mapping(meta).get("usage"))))
 
 
 def read_usage(raw: object) -> Usage | None:

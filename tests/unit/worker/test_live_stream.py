@@ -16,7 +16,7 @@ from jobs.store.stream_events import Chunk
 from worker import live_stream
 from worker.live_stream import LiveOutput
 from worker.provider.sse import Event as Frame
-from worker.provider.stream_assembly import Assembly
+from worker.provider.stream_assembly import StreamAssembly
 
 Json = dict[str, Any]
 
@@ -47,7 +47,7 @@ def attempt(number: int = 1) -> Attempt:
 def emitted(*on_events: Json | bytes, last: Chunk | None = None) -> Chunk | None:
     """What is passed on of what was heard."""
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
-    assembly = Assembly(limit=1_000_000, record=output.record, emitted=output.emitted)
+    assembly = StreamAssembly(limit=1_000_000, record=output.record, emitted=output.emitted)
     for each in on_events:
         assembly.take(Frame("", each if isinstance(each, bytes) else json.dumps(each).encode()))
     return output.unwritten()

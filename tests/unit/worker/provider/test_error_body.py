@@ -5,48 +5,48 @@ from typing import Any
 
 import pytest
 
-from worker.provider.error_body import Complaint, read_complaint
+from worker.provider.error_body import ProviderError, read_error_body
 
 UPSTREAM = {
     "type": "error",
     "error": {"type": "invalid_request_error", "code": "invalid_value", "message": "No.", "param": "tools[0]"},
 }
-INVALID_VALUE = Complaint("No.", "invalid_value", "invalid_request_error", "tools[0]")
+INVALID_VALUE = ProviderError("No.", "invalid_value", "invalid_request_error", "tools[0]")
 
 
 @pytest.mark.parametrize(
-    ("body", "complaint"),
+    ("body", "error"),
     [
         (
             {"message": "Too Many Requests", "path": "/v1/responses", "requestId": "r1", "statusCode": "429"},
-            Complaint("Too Many Requests", request_id="r1"),
+            ProviderError("Too Many Requests", request_id="r1"),
         ),
         ({"message": f"400 {json.dumps(UPSTREAM)}", "statusCode": 400}, INVALID_VALUE),
         (
             {"message": ["a must be a string", "b is missing"], "error": "Bad Request"},
-            Complaint("a must be a string; b is missing"),
+            ProviderError("a must be a string; b is missing"),
         ),
         ({"error": UPSTREAM["error"]}, INVALID_VALUE),
-        ({"error": "just words"}, Complaint("just words")),
-        ({"detail": "Not Found"}, Complaint("Not Found")),
-        ({"detail": [{"loc": ["body"], "msg": "field required", "type": "missing"}]}, Complaint("field required")),
+        ({"error": "just words"}, ProviderError("just words")),
+        ({"detail": "Not Found"}, ProviderError("Not Found")),
+        ({"detail": [{"loc": ["body"], "msg": "field required", "type": "missing"}]}, ProviderError("field required")),
         (
             {"error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(UPSTREAM)}}},
-            Complaint("No.", "invalid_value", "invalid_request_error", "tools[0]", status=400),
+            ProviderError("No.", "invalid_value", "invalid_request_error", "tools[0]", status=400),
         ),
-        ({"error": {"message": "Rate limited", "code": 429}}, Complaint("Rate limited", status=429)),
-        ({"error": {"message": "Odd", "code": 12, "type": 5, "param": {}}}, Complaint("Odd")),
-        ({"message": "Got {not json} in here"}, Complaint("Got {not json} in here")),
-        ({"message": 'Value {"a": 1} is wrong'}, Complaint('Value {"a": 1} is wrong')),
-        ({"error": None, "message": None}, Complaint()),
-        ({}, Complaint()),
-        ([], Complaint()),
-        ("a bare string", Complaint("a bare string")),
-        (7, Complaint()),
+        ({"error": {"message": "Rate limited", "code": 429}}, ProviderError("Rate limited", status=429)),
+        ({"error": {"message": "Odd", "code": 12, "type": 5, "param": {}}}, ProviderError("Odd")),
+        ({"message": "Got {not json} in here"}, ProviderError("Got {not json} in here")),
+        ({"message": 'Value {"a": 1} is wrong'}, ProviderError('Value {"a": 1} is wrong')),
+        ({"error": None, "message": None}, ProviderError()),
+        ({}, ProviderError()),
+        ([], ProviderError()),
+        ("a bare string", ProviderError("a bare string")),
+        (7, ProviderError()),
     ],
 )
-def test_json(body: Any, complaint: Complaint) -> None:
-    assert read_complaint(json.dumps(body).encode()) == complaint
+def test_json(body: Any, error: ProviderError) -> None:
+    assert read_error_body(json.dumps(body).encode()) == error
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_json(body: Any, complaint: Complaint) -> None:
     ],
 )
 def test_anything_else(body: bytes, message: str) -> None:
-    assert read_complaint(body) == Complaint(message)
+    assert read_error_body(body) == ProviderError(message)
 
 
 def test_words_inside_words_end_somewhere() -> None:
     nested: dict[str, Any] = {"message": "the cause"}
     for _ in range(50):
         nested = {"error": nested, "message": "outer"}
-    assert read_complaint(json.dumps(nested).encode()).message == "outer"
+    assert read_error_body(json.dumps(nested).encode()).message == "outer"

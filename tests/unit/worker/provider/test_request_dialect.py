@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jobs.settings import Dialect
 from simulator.rules.strict import as_json_schema, request_schema
 from tests.unit.api.request.test_schema import instances
-from worker.provider.request_dialect import in_dialect, is_taken
+from worker.provider.request_dialect import in_dialect, is_accepted
 
 Json = dict[str, Any]
 
@@ -288,7 +288,7 @@ def test_an_answer_with_an_image_is_sent_as_a_message_with_one() -> None:
 def test_an_item_of_an_answer_is_sent_again_where_it_does_not_end_the_conversation(
     kind: str, dialect: Dialect, taken: bool
 ) -> None:
-    assert is_taken({"type": kind, "id": "x_1"}, dialect) is taken
+    assert is_accepted({"type": kind, "id": "x_1"}, dialect) is taken
 
 
 @pytest.mark.parametrize("field", [name for name in VALIDATORS if name in ("input", "tools", "text", "tool_choice")])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jobs.lifecycle import Status
-from worker.provider.error_body import Complaint
-from worker.provider.response import CutOff, Unreadable, read_response
+from worker.provider.error_body import ProviderError
+from worker.provider.response import TruncatedStream, Unreadable, read_response
 
 DATA = Path(__file__).parents[3] / "data"
 
@@ -23,9 +23,9 @@ def encoded(**fields: Any) -> bytes:
 
 def test_the_first_documented_sample() -> None:
     """`output` is null, so are the usage details; the text stands in `output_text` alone."""
-    reading = read_response(sample(1))
-    assert reading.status is Status.COMPLETED
-    (item,) = reading.fields["output"]
+    parsed = read_response(sample(1))
+    assert parsed.status is Status.COMPLETED
+    (item,) = parsed.fields["output"]
     assert item.pop("id").startswith("msg_")
     assert item == {
         "type": "message",
@@ -35,30 +35,30 @@ def test_the_first_documented_sample() -> None:
             {"type": "output_text", "text": "Hi! How\u2019s your day going?", "annotations": [], "logprobs": []}
         ],
     }
-    assert reading.fields["usage"] == {
+    assert parsed.fields["usage"] == {
         "input_tokens": 137,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": 914,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": 1051,
     }
-    assert reading.fields["parallel_tool_calls"] is False
-    assert reading.fields["text"] == {"format": {"type": "text"}}
-    assert reading.brings_output
-    assert reading.model == "openai/o3-pro"
+    assert parsed.fields["parallel_tool_calls"] is False
+    assert parsed.fields["text"] == {"format": {"type": "text"}}
+    assert parsed.brings_output
+    assert parsed.model == "openai/o3-pro"
 
 
 def test_the_second_documented_sample() -> None:
     """There is no status, and the finished message says in_progress."""
-    reading = read_response(sample(2))
-    assert reading.status is Status.COMPLETED
-    reasoning, message = reading.fields["output"]
+    parsed = read_response(sample(2))
+    assert parsed.status is Status.COMPLETED
+    reasoning, message = parsed.fields["output"]
     assert reasoning["type"] == "reasoning"
     assert message["status"] == "completed"
     assert message["content"][0]["text"] == "Hello! How can I help you today?"
-    assert reading.model == "o3-pro-2025-06-10"
-    assert reading.id == "resp_686ba45ce63481a2a4b1fad55d2bea8102a1cc22f1a1bcf1"
-    assert reading.fields["max_output_tokens"] == 512
+    assert parsed.model == "o3-pro-2025-06-10"
+    assert parsed.id == "resp_686ba45ce63481a2a4b1fad55d2bea8102a1cc22f1a1bcf1"
+    assert parsed.fields["max_output_tokens"] == 512
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -80,9 +80,9 @@ def test_unknown_echoes_are_kept() -> None:
 def test_events_in_place_of_json_are_read_as_events() -> None:
     item = {"type": "message", "id": "msg_1", "content": "Hi"}
     done = b"data: " + json.dumps({"type": "response.output_item.done", "item": item}).encode() + b"\n\n"
-    reading = read_response(done)
-    assert (reading.status, reading.brings_output, reading.spending.usage) == (Status.COMPLETED, True, None)
-    with pytest.raises(CutOff, match="ended before its last event"):
+    parsed = read_response(done)
+    assert (parsed.status, parsed.brings_output, parsed.usage.tokens) == (Status.COMPLETED, True, None)
+    with pytest.raises(TruncatedStream, match="ended before its last event"):
         read_response(done, is_broken=True)
 
 
@@ -121,9 +121,9 @@ def test_status(fields: dict[str, Any], status: Status) -> None:
     ],
 )
 def test_why_an_answer_was_cut(details: object, reason: str) -> None:
-    reading = read_response(encoded(status="incomplete", incomplete_details=details))
-    assert reading.cut_reason == reason
-    assert reading.fields["output"][0]["status"] == "incomplete"
+    parsed = read_response(encoded(status="incomplete", incomplete_details=details))
+    assert parsed.cut_reason == reason
+    assert parsed.fields["output"][0]["status"] == "incomplete"
 
 
 def test_a_finished_answer_was_not_cut() -> None:
@@ -131,18 +131,18 @@ def test_a_finished_answer_was_not_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "complaint"),
+    ("error", "expected"),
     [
-        ({"code": "server_error", "message": "Oh."}, Complaint("Oh.", "server_error")),
-        ("Oh.", Complaint("Oh.")),
+        ({"code": "server_error", "message": "Oh."}, ProviderError("Oh.", "server_error")),
+        ("Oh.", ProviderError("Oh.")),
         (None, None),
         ({}, None),
         (False, None),
         (True, None),
     ],
 )
-def test_complaints(error: object, complaint: Complaint | None) -> None:
-    assert read_response(encoded(error=error)).complaint == complaint
+def test_errors(error: object, expected: ProviderError | None) -> None:
+    assert read_response(encoded(error=error)).error == expected
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_what_cannot_be_read(body: bytes, says: str) -> None:
     ],
 )
 def test_what_comes_out_can_be_written_anywhere(body: bytes) -> None:
-    reading = read_response(body)
-    assert reading.brings_output
-    json.dumps(reading.fields, ensure_ascii=False, allow_nan=False).encode()
+    parsed = read_response(body)
+    assert parsed.brings_output
+    json.dumps(parsed.fields, ensure_ascii=False, allow_nan=False).encode()
 
 
 def test_whole_characters_stay() -> None:
@@ -197,6 +197,6 @@ def test_whole_characters_stay() -> None:
 
 @pytest.mark.parametrize("names", [{"id": 7, "model": []}, {"id": None}, {"id": "", "model": "\x00"}])
 def test_odd_names_are_none(names: dict[str, Any]) -> None:
-    reading = read_response(encoded(**names))
-    assert reading.id is None
-    assert reading.model is None
+    parsed = read_response(encoded(**names))
+    assert parsed.id is None
+    assert parsed.model is None

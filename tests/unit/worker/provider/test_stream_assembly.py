@@ -16,7 +16,7 @@ from jobs.model_catalog import Model
 from worker.provider.classify import classify
 from worker.provider.sse import Event as Frame
 from worker.provider.sse import EventTooLarge
-from worker.provider.stream_assembly import Assembly
+from worker.provider.stream_assembly import StreamAssembly
 
 Json = dict[str, Any]
 
@@ -98,7 +98,7 @@ class Run:
 
     def __init__(self, events: Iterable[Json | bytes], *, is_broken: bool = False) -> None:
         self.emitted: list[Event] = []
-        assembly = Assembly(limit=1_000_000, record=self.emitted.extend)
+        assembly = StreamAssembly(limit=1_000_000, record=self.emitted.extend)
         for event in events:
             assembly.take(Frame("", event if isinstance(event, bytes) else json.dumps(event).encode()))
         assembly.close(is_broken=is_broken)
@@ -221,7 +221,7 @@ def test_half_a_character_waits_for_its_other_half() -> None:
 
 
 def test_an_answer_beyond_the_limit_is_not_held() -> None:
-    assembly = Assembly(limit=1_000)
+    assembly = StreamAssembly(limit=1_000)
     piece = Frame("", json.dumps({"type": "response.output_text.delta", "delta": "x" * 400}).encode())
     assembly.take(piece)
     assembly.take(piece)

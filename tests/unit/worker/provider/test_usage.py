@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jobs.job import Cost, CostSource, Usage
 from jobs.model_catalog import Model
-from worker.provider.usage import cost_of_call, read_spending, read_usage
+from worker.provider.usage import cost_of_call, read_reported_usage, read_usage
 
 PRICED = Model("some/model", input_price=Decimal("27.508"), output_price=Decimal("110.032"))
 UNPRICED = Model("some/model")
@@ -66,7 +66,7 @@ def test_usage(raw: object, usage: Usage | None) -> None:
 @pytest.mark.parametrize("details", [None, {}, 3, [], {"cached_tokens": None, "reasoning_tokens": "?"}])
 def test_usage_in_openais_shape_has_zeros_for_what_is_not_told(details: object) -> None:
     raw = {"input_tokens": 3, "input_tokens_details": details, "output_tokens": 5, "output_tokens_details": details}
-    found = read_spending(raw, None).usage_json
+    found = read_reported_usage(raw, None).as_json
     assert found is not None
     assert found["total_tokens"] == 8
     assert found["input_tokens_details"]["cached_tokens"] == 0
@@ -77,7 +77,7 @@ def test_usage_in_openais_shape_has_zeros_for_what_is_not_told(details: object) 
 def test_usage_in_openais_shape_keeps_what_else_was_told() -> None:
     details = {"cache_write_tokens": 2, "audio_tokens": 1}
     raw = {"input_tokens": 3, "input_tokens_details": details, "output_tokens": 0, "tier": "flex"}
-    assert read_spending(raw, None).usage_json == {
+    assert read_reported_usage(raw, None).as_json == {
         "input_tokens": 3,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 2, "audio_tokens": 1},
         "output_tokens": 0,
@@ -108,7 +108,7 @@ def test_usage_in_openais_shape_keeps_what_else_was_told() -> None:
     ],
 )
 def test_dollars_in_the_body(meta: object, dollars: Decimal | None) -> None:
-    assert read_spending(None, meta).dollars == dollars
+    assert read_reported_usage(None, meta).dollars == dollars
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,11 @@ def test_dollars_in_the_body(meta: object, dollars: Decimal | None) -> None:
     ],
 )
 def test_dollars_in_the_usage(usage: object, dollars: Decimal | None) -> None:
-    assert read_spending(usage, None).dollars == dollars
+    assert read_reported_usage(usage, None).dollars == dollars
 
 
 def test_the_providers_own_account_wins_over_what_its_usage_says() -> None:
-    assert read_spending({"cost": 9}, {"usage": {"credits_used": 1_000_000}}).dollars == Decimal("0.5")
+    assert read_reported_usage({"cost": 9}, {"usage": {"credits_used": 1_000_000}}).dollars == Decimal("0.5")
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ NAMES = st.sampled_from(
     meta=st.fixed_dictionaries({"usage": st.fixed_dictionaries({"usd_spent": JSON})}),
 )
 def test_nothing_breaks_it_and_no_count_is_negative_or_absurd(usage: object, meta: object) -> None:
-    found = read_spending(usage, meta)
-    if found.usage is not None:
-        counts = (found.usage.input_tokens, found.usage.output_tokens, found.usage.total_tokens)
+    found = read_reported_usage(usage, meta)
+    if found.tokens is not None:
+        counts = (found.tokens.input_tokens, found.tokens.output_tokens, found.tokens.total_tokens)
         assert all(0 <= count <= 2 * 10**12 for count in counts)
     assert found.dollars is None or 0 <= found.dollars <= 10**6
