@@ -20,8 +20,8 @@ from sqlalchemy import select
 from benchmarks.fill import Past, fill, loading
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, Stage, stage
+from jobs.backoff import Backoff
 from jobs.job import Answer, CallReport, Cost, CostSource, Usage
-from jobs.retry import Backoff
 from jobs.store import schema, workers
 from jobs.store.api_keys import BOOTSTRAP_ID
 from jobs.store.attempts import begin_attempts

@@ -12,6 +12,7 @@ from cli import render
 from cli.database import open_database
 from cli.errors import CommandFailed
 from cli.up import valkey
+from jobs.cancel_reason import AbortReason
 from jobs.lifecycle import Status
 from jobs.notifications import Notifier
 from jobs.redis_url import connect
@@ -125,7 +126,7 @@ def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> 
                 jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), AT_ONCE)
             if notifier is not None:
                 for job in jobs if status is Status.IN_PROGRESS else ():
-                    notifier.stop(job.id, job.attempt, "cancelled")
+                    notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
                 notifier.ended(*(job.id for job in jobs))
             cancelled[status] += len(jobs)
             found += len(jobs)

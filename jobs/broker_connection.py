@@ -3,7 +3,6 @@
 Whoever finds the broker away leaves it alone for a second, so that a dead one does not slow every caller down.
 """
 
-import json
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from jobs.encoding import read_json
 from jobs.ids import may_be_id
 
 # the last: kombu lets through what its client raises within a command
@@ -178,7 +178,7 @@ def next_in(connection: Connection, queue: str) -> str | None:
         return None
     key = f"{channel.global_keyprefix}{queue}"  # this command is not among those that kombu puts it before
     try:
-        found = json.loads(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
+        found = read_json(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
     except MALFORMED:
         return ""
     return found if may_be_id(found) else ""

@@ -4,6 +4,7 @@ A number that a double does not hold stays as it was written: a schema may name 
 """
 
 import json
+import math
 import re
 from typing import Any, Final
 
@@ -61,6 +62,31 @@ def from_json(text: str | bytes) -> Any:
     return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
+class TooDeep(ValueError):
+    """JSON that is nested too deeply to be read."""
+
+
+def read_json(text: str | bytes) -> Any:
+    """Read JSON from outside. A number that JSON does not have (NaN, 1e400) becomes None.
+
+    Raises:
+        TooDeep: it is nested too deeply.
+        ValueError: it is not JSON.
+    """
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_none)
+    except RecursionError:
+        raise TooDeep("the JSON is nested too deeply") from None
+
+
+def read_first_json(text: str, start: int) -> Any:
+    """Read the JSON value that begins at `start`, whatever follows it; raises as `read_json` does."""
+    try:
+        return _FOREIGN_DECODER.raw_decode(text, start)[0]
+    except RecursionError:
+        raise TooDeep("the JSON is nested too deeply") from None
+
+
 def to_json(value: Any) -> bytes:
     """The value as JSON; what is no number there becomes null, and a moment its ISO 8601.
 
@@ -103,6 +129,15 @@ def _parts(number: str) -> tuple[bool, str, int] | None:
     return mantissa.startswith("-"), significant, place
 
 
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def _none(_constant: str) -> None:
+    """Return None for a constant that JSON does not have."""
+
+
 def _fragment(value: object) -> orjson.Fragment:
     if isinstance(value, ExactNumber):
         return orjson.Fragment(value.text)
@@ -117,6 +152,7 @@ def _mark(value: object) -> str:
 
 # `json.dumps` and `json.loads` with arguments make one for each call
 _DECODER: Final = json.JSONDecoder(parse_int=read_integer, parse_float=read_decimal)
+_FOREIGN_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_none)
 _ENCODERS: Final = {
     (ascii_only, spaced): json.JSONEncoder(
         separators=(", ", ": ") if spaced else (",", ":"), default=_mark, ensure_ascii=ascii_only

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.asyncio_tasks import cancel_and_wait
 from jobs.broker_names import GetNames, Names
+from jobs.cancel_reason import AbortReason
 from jobs.redis_subscription import ENDED, WROTE, RedisSubscription
 from jobs.telemetry import get_logger
 
@@ -29,6 +30,7 @@ _GONE: Final = float("inf")
 
 _STOP: Final = re.compile(rb"(?P<job_id>[!-~]{1,100}) (?P<attempt>[1-9][0-9]{0,5}) (?P<reason>[a-z_]{1,40})")
 """A word to stop. Anybody who reaches Redis may publish, so an attempt has six digits at most: no job has so many."""
+_REASONS: Final = {reason.value.encode(): reason for reason in AbortReason}
 
 log = get_logger(__name__)
 
@@ -39,7 +41,7 @@ class Stop:
 
     job_id: str
     attempt: int
-    reason: str
+    reason: AbortReason
 
     def to_text(self) -> str:
         """Return the message that says so."""
@@ -49,9 +51,10 @@ class Stop:
     def from_bytes(cls, message: bytes) -> "Stop | None":
         """Read a message; None if it is not one that `to_text` makes."""
         match = _STOP.fullmatch(message)
-        if match is None:
+        reason = match and _REASONS.get(match["reason"])
+        if match is None or reason is None:
             return None
-        return cls(match["job_id"].decode(), int(match["attempt"]), match["reason"].decode())
+        return cls(match["job_id"].decode(), int(match["attempt"]), reason)
 
 
 class Notifier:
@@ -84,7 +87,7 @@ class Notifier:
         if job_ids:
             self._publish(lambda names: [(names.of_job(each), WROTE) for each in job_ids])
 
-    def stop(self, job_id: str, attempt: int, reason: str) -> None:
+    def stop(self, job_id: str, attempt: int, reason: AbortReason) -> None:
         """Whoever holds a call of this job should end it, up to `attempt`: a word that comes late ends no later one."""
         self._publish(lambda names: [(names.stop, Stop(job_id, attempt, reason).to_text().encode())])
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from jobs.backoff import Backoff
 from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 
@@ -76,14 +77,6 @@ SHORTEST_PAUSE: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
-class Backoff:
-    """The shape of the delays between attempts."""
-
-    base: timedelta
-    cap: timedelta
-
-
-@dataclass(frozen=True)
 class Refusal:
     """A refusal that says nothing about the job: when it may try again, and whether it alone is refused."""
 
@@ -119,8 +112,7 @@ class GiveUp:
 
 def delay_before_retry(failures: int, backoff: Backoff, *, jitter: float, floor: timedelta | None) -> timedelta:
     """How long to wait after the `failures`-th failure (1, 2, ...), with `jitter` drawn from [0, 1)."""
-    ceiling = min(backoff.cap.total_seconds(), backoff.base.total_seconds() * 2 ** min(failures - 1, 30))
-    delay = timedelta(seconds=ceiling * jitter)
+    delay = backoff.pause(failures) * jitter
     return max(delay, floor) if floor is not None else delay
 
 

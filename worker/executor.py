@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from jobs.batching import Batcher, BatchFailed
+from jobs.cancel_reason import AbortReason
 from jobs.conversation import Turn, of_use, rebuild
 from jobs.encryption import Cipher, DecryptionError
 from jobs.errors import ChainBroken, ErrorKind, Failure, StaleJob
@@ -47,7 +48,7 @@ from worker.outcome import (
     record_outcomes,
 )
 from worker.pending_outcomes import PendingOutcomes
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.provider.request import build_body
 from worker.provider.transport_errors import no_answer
 from worker.provider_limiter import ProviderLimiter

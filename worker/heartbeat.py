@@ -10,13 +10,13 @@ import redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.cancel_reason import AbortReason
 from jobs.notifications import Stop
 from jobs.redis_subscription import LISTEN_AGAIN_AFTER
 from jobs.store.database import Database
 from jobs.store.responses import ended_among
 from jobs.telemetry import get_logger
 from worker.in_flight import InFlightCalls
-from worker.provider.call_handle import AbortReason
 from worker.registration import HEARTBEAT_EVERY, WorkerRegistration
 
 LOOK_EVERY = 2.0
@@ -146,7 +146,7 @@ class Heartbeat:
         """End what a message names. One that nobody of ours has sent is ignored: anything may come over Redis."""
         stop = Stop.from_bytes(message)
         if stop is not None and stop.reason in _REASONS:
-            self._calls.abort(stop.job_id, stop.attempt, AbortReason(stop.reason))
+            self._calls.abort(stop.job_id, stop.attempt, stop.reason)
 
     def _audit(self) -> None:
         """Give back what our rows claim and we do not hold."""

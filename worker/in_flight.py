@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from time import monotonic, sleep
 
+from jobs.cancel_reason import AbortReason
 from jobs.job import Attempt
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 
 SWEPT_AT_ONCE = 500
 LONGEST_GAP = 2.0

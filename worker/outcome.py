@@ -7,14 +7,16 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from jobs import text_limits
+from jobs.backoff import Backoff
+from jobs.cancel_reason import AbortReason
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Verb
-from jobs.retry import LONGEST_WEATHER_PAUSE, NO_WAIT, RULES, Backoff, GiveUp, Park, Refusal, Reschedule, next_step
+from jobs.retry import LONGEST_WEATHER_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.attempts import (
-    MESSAGE_LIMIT,
     end_attempts,
     failed_alike,
     save_answers,
@@ -23,7 +25,6 @@ from jobs.store.jobs import move
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import AT_ONCE, MaxLogWait, parked_for
 from jobs.store.responses import get_job
-from worker.provider.call_handle import AbortReason
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
 AFTER_A_PROBE = timedelta(seconds=1.5)
@@ -191,7 +192,7 @@ def _record_failure(
         "error_param": failure.provider_param,
     }
     if isinstance(step, Reschedule | Park):
-        facts |= {"error_message": failure.message[:MESSAGE_LIMIT]}
+        facts |= {"error_message": failure.message[: text_limits.ERROR_MESSAGE]}
     if isinstance(step, Park):
         return _move(tx, Verb.PARK, job, now, **facts, parked_until=step.until)
     if isinstance(step, Reschedule):
@@ -216,7 +217,7 @@ def _refusal(
     if failure.is_weather:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     if probe_at is None:
-        pause = min(LONGEST_WEATHER_PAUSE, TAKEN_AFTER * 2 ** min(max(0, alike - MOST_TRIES), 10))
+        pause = Backoff(TAKEN_AFTER, LONGEST_WEATHER_PAUSE).pause(alike - MOST_TRIES + 1)
     else:
         pause = max(TAKEN_AFTER, probe_at - now)
     return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
@@ -235,7 +236,7 @@ def _log_may_tell(ended: EndedCall) -> bool:
 def _give_up(
     tx: Connection, job: Job, report: CallReport, step: GiveUp, now: datetime, facts: Mapping[str, Any]
 ) -> RecordedOutcome | None:
-    final = {"error_code": step.code, "error_message": step.message[:MESSAGE_LIMIT], "usage": report.usage}
+    final = {"error_code": step.code, "error_message": step.message[: text_limits.ERROR_MESSAGE], "usage": report.usage}
     settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
     if settled is not None:
         save_answers(tx, [(settled.job, report)])

@@ -19,6 +19,7 @@ from celery.signals import worker_init, worker_shutting_down
 from celery.worker import state
 
 from jobs.broker_names import Names
+from jobs.cancel_reason import AbortReason
 from jobs.encryption import VARIABLE, Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
@@ -51,7 +52,6 @@ from worker.maintenance.provider_calls_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
 from worker.outcome import Policy
 from worker.pending_outcomes import PendingOutcomes
-from worker.provider.call_handle import AbortReason
 from worker.provider.client import ProviderClient
 from worker.provider_limiter import ProviderLimiter
 from worker.registration import WorkerRegistration

@@ -14,6 +14,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs import backoff
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport
 from jobs.store import provider_limits
@@ -266,9 +267,7 @@ class ProviderLimiter:
         status = None if failure.http_status is None else f"HTTP {failure.http_status}"
         because = failure.unreachable_reason or status
         pause = (
-            max(provider_limits.probe_pause(1), failure.retry_after or timedelta(0))
-            if failure.is_weather
-            else timedelta(0)
+            max(backoff.PROBES.pause(1), failure.retry_after or timedelta(0)) if failure.is_weather else timedelta(0)
         )
         name, now = self._settings.name, self._clock()
         if provider_limits.pause(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):

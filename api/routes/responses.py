@@ -29,6 +29,7 @@ from api.response_cache import Json
 from api.response_view import etag_of, poll_hint, show, show_whole, shown_response
 from api.sdk_retry.join import submit_once
 from api.waiting import until_ended
+from jobs.cancel_reason import AbortReason
 from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
@@ -334,7 +335,7 @@ def _cancel(state: AppState, job: Job) -> Job:
 
 def _notify_cancelled(state: AppState, cancelled: Moved) -> None:
     for job in cancelled.jobs:
-        state.notifier.stop(job.id, job.attempt, "cancelled")
+        state.notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
         state.notifier.ended(job.id, deliveries=cancelled.delivery_ids)
 
 

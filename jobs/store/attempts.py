@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs import text_limits
 from jobs.clock import ON_TIME
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
@@ -34,8 +35,6 @@ from jobs.store.conversations import await_again, missing_link
 from jobs.store.jobs import move
 from jobs.store.output_items import keep_items
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
-
-MESSAGE_LIMIT = 4_000
 
 
 def begin_attempts(
@@ -334,7 +333,7 @@ def _ending(outcome: Outcome, report: CallReport, now: datetime) -> dict[str, An
         "http_status": report.http_status,
         "provider_request_id": report.provider_request_id,
         "error_kind": failure.kind if failure else None,
-        "error_message": failure.message[:MESSAGE_LIMIT] if failure else None,
+        "error_message": failure.message[: text_limits.ERROR_MESSAGE] if failure else None,
         **usage_columns(report.usage),
         **cost_columns(report.cost),
     }

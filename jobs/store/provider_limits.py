@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, bindparam, func, literal, or_, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from jobs import backoff, text_limits
 from jobs.errors import ErrorKind
 from jobs.retry import LONGEST_PAUSE_ASKED_FOR
 from jobs.settings import Settings
@@ -22,8 +23,6 @@ RELAX_EVERY = timedelta(seconds=1)
 QUIET = timedelta(seconds=60)
 RELAX_EVERY_WHEN_QUIET = timedelta(seconds=5)
 PROBE_TIMEOUT = timedelta(seconds=30)
-LONGEST_PROBE_PAUSE = timedelta(seconds=30)
-LONGEST_REASON: Final = 200
 UNBOUNDED = 1_000_000
 
 
@@ -164,11 +163,11 @@ def pause(
     provider_limit = read_provider_limit(tx, name)
     row = schema.provider_limits.c
     pause = min(pause, LONGEST_PAUSE_ASKED_FOR)
-    why = {"pause_kind": kind, "pause_reason": None if because is None else because[:LONGEST_REASON]}
+    why = {"pause_kind": kind, "pause_reason": None if because is None else because[: text_limits.PAUSE_REASON]}
     if provider_limit.paused_at is None:
         return _change(tx, name, row.paused_at.is_(None), paused_at=now, probe_at=now + pause, probes=0, **why)
     if started_at > provider_limit.paused_at:
-        pause = max(pause, probe_pause(provider_limit.probes))
+        pause = max(pause, backoff.PROBES.pause(provider_limit.probes))
         _change(tx, name, row.paused_at == provider_limit.paused_at, probe_at=now + pause, **why)
     return False
 
@@ -189,7 +188,12 @@ def probe_later(tx: Connection, name: str, started_at: datetime, now: datetime) 
     provider_limit = read_provider_limit(tx, name)
     row = schema.provider_limits.c
     if provider_limit.paused_at is not None and provider_limit.paused_at < started_at:
-        _change(tx, name, row.paused_at == provider_limit.paused_at, probe_at=now + probe_pause(provider_limit.probes))
+        _change(
+            tx,
+            name,
+            row.paused_at == provider_limit.paused_at,
+            probe_at=now + backoff.PROBES.pause(provider_limit.probes),
+        )
 
 
 def probe_now(tx: Connection, name: str, now: datetime) -> None:
@@ -210,11 +214,6 @@ def resume(tx: Connection, name: str, started_at: datetime) -> bool:
     opening = update(schema.provider_limits).where(row.name == name, row.paused_at < started_at)
     opened = opening.values(paused_at=None, pause_kind=None, pause_reason=None, probe_at=None)
     return tx.execute(opened).rowcount == 1
-
-
-def probe_pause(probes: int) -> timedelta:
-    """How long a closed lane is left alone after so many probes: 1 s after the first, then twice as long each time."""
-    return min(LONGEST_PROBE_PAUSE, timedelta(seconds=1 << min(max(probes - 1, 0), 10)))
 
 
 def _change(tx: Connection, name: str, condition: Any, **values: Any) -> bool:

@@ -17,13 +17,14 @@ from pydantic import SecretStr
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from jobs.backoff import Backoff
+from jobs.cancel_reason import AbortReason
 from jobs.event_stream import OnEvents
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
 from jobs.model_catalog import Catalogue, Model
 from jobs.notifications import Notifier
 from jobs.redis_url import connect
-from jobs.retry import Backoff
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
@@ -41,7 +42,7 @@ from worker.live_stream import LiveLog
 from worker.maintenance import deadlines, rescuer
 from worker.outcome import Policy
 from worker.pending_outcomes import PendingOutcomes
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.provider.client import ProviderClient
 from worker.provider_limiter import ProviderLimiter
 from worker.registration import WorkerRegistration

@@ -12,11 +12,12 @@ import gevent.monkey
 import psutil
 import pytest
 
+from jobs.cancel_reason import AbortReason
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer
 from tests.provider.peer import ANSWER, BODY, SOON, Server, call, client_for, failure, head, start, whole
 from tests.support.waiting import await_until
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 
 LARGE_BODY = {**BODY, "input": "x" * 32 * 1024 * 1024}
 

@@ -9,11 +9,12 @@ from threading import Thread
 
 import pytest
 
+from jobs.cancel_reason import AbortReason
 from jobs.errors import ErrorKind
 from jobs.job import Answer
 from tests.provider.peer import SOON, Peer, Server, WatchedHandle, client_for, exchange, failure, start, whole
 from tests.support.waiting import await_until
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 
 
 @contextmanager

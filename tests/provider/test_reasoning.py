@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from jobs.backoff import Backoff
 from jobs.job import Answer, CallReport
 from jobs.model_catalog import Catalogue
 from jobs.request_fields import ENCRYPTED_REASONING
-from jobs.retry import Backoff, Reschedule, next_step
+from jobs.retry import Reschedule, next_step
 from tests.provider.peer import Pending, Server, client_for, failure, whole
 from tests.support.records import Records
 from worker.provider.call_handle import CallHandle

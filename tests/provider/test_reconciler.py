@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from jobs.backoff import Backoff
 from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Usage
 from jobs.lifecycle import Status
-from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import MaxLogWait

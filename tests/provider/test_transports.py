@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from jobs.cancel_reason import AbortReason
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, Attempt, CallReport
 from jobs.model_catalog import Model
@@ -18,7 +19,7 @@ from jobs.settings import Transport
 from tests.provider.peer import ANSWER, BODY, KEY, SOON, Peer, Pending, Server, client_for, failure, whole
 from tests.support.waiting import await_until
 from worker.in_flight import InFlightCalls
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.provider.client import ProviderClient
 from worker.provider.http_exchange import ResponsesApi
 from worker.provider.plain import call_plain

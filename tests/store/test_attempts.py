@@ -11,11 +11,12 @@ from jobs.job import Answer, CallReport, Cost, CostSource, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import schema
-from jobs.store.attempts import MESSAGE_LIMIT, attempts_of, close_lost, failed_alike, save_answers
+from jobs.store.attempts import attempts_of, close_lost, failed_alike, save_answers
 from jobs.store.database import Database
 from jobs.store.jobs import erase, retry_job
 from jobs.store.responses import get_response_document
 from jobs.store.workers import mark_silent_dead
+from jobs.text_limits import ERROR_MESSAGE
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, claim_one, end_one, rows_of, snapshot
 
@@ -166,11 +167,11 @@ class TestEnd:
 
     def test_a_long_message_is_cut(self, records: Records) -> None:
         _job, attempt = records.claim(records.submit_job())
-        report = CallReport(Failure(ErrorKind.REJECTED, "ü" * (MESSAGE_LIMIT + 1)))
+        report = CallReport(Failure(ErrorKind.REJECTED, "ü" * (ERROR_MESSAGE + 1)))
         with records.database.begin() as tx:
             end_one(tx, attempt, Outcome.FAILED, records.clock(), report)
             [ended] = attempts_of(tx, attempt.job_id)
-        assert ended.error_message == "ü" * MESSAGE_LIMIT
+        assert ended.error_message == "ü" * ERROR_MESSAGE
 
     def test_calls_come_first_to_last(self, records: Records, clock: Clock) -> None:
         job = records.submit_job()

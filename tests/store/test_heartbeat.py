@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobs.cancel_reason import AbortReason
 from jobs.clock import elapsed
 from jobs.notifications import Notifier
 from jobs.redis_url import connect
@@ -21,7 +22,7 @@ from tests.support.records import an_attempt
 from tests.support.waiting import await_until
 from worker.heartbeat import Heartbeat
 from worker.in_flight import InFlightCalls
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.registration import WorkerRegistration
 
 RUBBISH = {

@@ -20,10 +20,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import select
 
+from jobs.backoff import Backoff
+from jobs.cancel_reason import AbortReason
 from jobs.errors import ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome
 from jobs.lifecycle import Verb
-from jobs.retry import Backoff
 from jobs.store import schema, workers
 from jobs.store.account_refusals import TAKEN_AFTER
 from jobs.store.database import Database
@@ -35,7 +36,6 @@ from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import ANSWER, COST, USAGE, claim_one, make_key, make_spec, move_one, submit_one
 from worker.maintenance import deadlines, rescuer
 from worker.outcome import AFTER_A_PROBE, EndedCall, Policy, record_outcome
-from worker.provider.call_handle import AbortReason
 
 WORKERS = 3
 JOBS = st.integers(0, 3)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.backoff import Backoff
 from jobs.job import Attempt, Job, Outcome
 from jobs.lifecycle import Status
 from jobs.outcome_files import FOLDER, unrecorded_files
-from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel

@@ -6,10 +6,10 @@ from threading import Barrier
 
 import pytest
 
+from jobs.backoff import Backoff
 from jobs.errors import StaleJob
 from jobs.job import Attempt, Job, Outcome
 from jobs.lifecycle import Status, Verb
-from jobs.retry import Backoff
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
 from tests.support.clock import Clock

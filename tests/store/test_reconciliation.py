@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from jobs.backoff import Backoff
+from jobs.cancel_reason import AbortReason
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Outcome, Usage
 from jobs.lifecycle import Status, Verb
-from jobs.retry import Backoff
 from jobs.store import schema
 from jobs.store.attempts import attempts_of, close_lost, note_response
 from jobs.store.fair_scheduler import FairScheduler
@@ -21,7 +22,6 @@ from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, USAGE, Records, claim_one, end_one
 from worker.outcome import EndedCall, Policy, RecordedOutcome, record_outcome
-from worker.provider.call_handle import AbortReason
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from jobs.backoff import Backoff
 from jobs.errors import StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
-from jobs.retry import Backoff
 from jobs.store import schema
 from jobs.store.attempts import Asked, attempts_of, begin_attempts, requests_of
 from jobs.store.database import Database

@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import Connection, Integer, bindparam, select
 
+from jobs.cancel_reason import AbortReason
 from jobs.errors import ERROR_CODES, ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
@@ -20,7 +21,6 @@ from jobs.store.row_mapping import job_from
 from jobs.store.waiting_for import state_of
 from jobs.telemetry import get_logger
 from worker.maintenance.shared_transaction import all_or_each
-from worker.provider.call_handle import AbortReason
 
 BATCH = 200
 AT_ONCE: Final = 2_000

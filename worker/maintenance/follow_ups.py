@@ -7,10 +7,10 @@ or end in the instant in which the follow-up is accepted. Here the rows are look
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from jobs import text_limits
 from jobs.errors import ChainBroken, StaleJob
 from jobs.lifecycle import Verb
 from jobs.notifications import Notifier
-from jobs.store.attempts import MESSAGE_LIMIT
 from jobs.store.conversations import Waiting, check_chain, done_waiting, let_run
 from jobs.store.database import Database, unless_locked
 from jobs.store.jobs import move
@@ -46,7 +46,7 @@ def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datet
             if check_chain(tx, job.blocked_by, job.api_key_id):
                 return False
         except ChainBroken as broken:
-            message = broken.message[:MESSAGE_LIMIT]
+            message = broken.message[: text_limits.ERROR_MESSAGE]
             error = {"error_code": broken.code, "error_message": message, "error_param": broken.param}
             deliveries = None
             with suppress(StaleJob):

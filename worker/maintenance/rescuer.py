@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
+from jobs import backoff
 from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Job
 from jobs.lifecycle import Verb
 from jobs.notifications import Notifier
-from jobs.retry import Backoff, GiveUp, Park, Reschedule, next_step
+from jobs.retry import GiveUp, Park, Reschedule, next_step
 from jobs.store.attempts import close_lost, close_unsent, resumable_response
 from jobs.store.database import Database
 from jobs.store.jobs import move
@@ -31,7 +32,6 @@ from worker.maintenance.shared_transaction import all_or_each
 
 BATCH = 200
 ORPHAN_AGE = timedelta(seconds=5)
-NO_BACKOFF = Backoff(timedelta(0), timedelta(0))
 LOST = Failure(ErrorKind.LOST, "The worker that made the call fell silent.")
 BROKEN_OFF = Failure(ErrorKind.LOST, "The call was broken off within its worker.")
 
@@ -186,7 +186,7 @@ def _take_back(
     for job in sorted(held, key=attrgetter("id")):
         step: Reschedule | Park | GiveUp
         if resumable_response(tx, job) is None:
-            step = next_step(why, job, backoff=NO_BACKOFF, now=now, jitter=0, max_wait=left)
+            step = next_step(why, job, backoff=backoff.NONE, now=now, jitter=0, max_wait=left)
         else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
             step = Reschedule(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": why.kind, "error_http_status": None}

@@ -15,13 +15,15 @@ from typing import Final
 
 import httpx
 
+from jobs.cancel_reason import AbortReason
+from jobs.encoding import read_json
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Answer, CallReport
 from jobs.lifecycle import Status
 from jobs.model_catalog import Model
 from jobs.resource_shortage import once_it_fits
 from jobs.retry_after import retry_after
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.provider.classify import pause_asked_for
 from worker.provider.http_exchange import ExchangeResult, ResponsesApi, ended_here, overdue
 from worker.provider.response import ParsedResponse, TruncatedStream, Unreadable, read_response
@@ -117,7 +119,7 @@ def delete_background(api: ResponsesApi, response_id: str) -> bool | None:
 def _is_object(body: bytes) -> bool:
     """Return whether the provider itself replied; an HTML page in its place does not prove a deletion."""
     try:
-        return isinstance(json.loads(body or b"{}"), dict)
+        return isinstance(read_json(body or b"{}"), dict)
     except ValueError:
         return False
 

@@ -10,21 +10,11 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from enum import StrEnum
 from threading import Lock, RLock
 from time import monotonic
 from typing import Any, Final
 
-
-class AbortReason(StrEnum):
-    """Reason for which this process ended a call."""
-
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    CALL_DEADLINE = "call_deadline"
-    RELEASED = "released"
-    STALLED = "stalled"
-    SUPERSEDED = "superseded"
+from jobs.cancel_reason import AbortReason
 
 
 def _keepalive() -> tuple[tuple[int, int, int], ...]:

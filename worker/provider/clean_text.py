@@ -2,15 +2,10 @@
 
 import codecs
 import html
-import json
-import math
 import re
-from typing import Any, Final
+from typing import Final
 
-MESSAGE_CHARACTERS: Final = 2_000
-NAME_CHARACTERS: Final = 200
-ID_CHARACTERS: Final = 2_000
-"""Gateways pack whole routes into the ids of responses, and a cut one fetches nothing."""
+from jobs import text_limits
 
 _UNFIT: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _TITLE: Final = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
@@ -21,22 +16,12 @@ _TAG: Final = re.compile(r"<[^>]*>")
 codecs.lookup("utf-8-sig")  # its first use opens a file, which may be one too many when an answer is there to be read
 
 
-def parse_json(text: str | bytes) -> Any:
-    """What the text says, less the numbers that JSON does not have.
-
-    Raises:
-        ValueError: it is no JSON.
-        RecursionError: it is nested beyond all measure.
-    """
-    return json.loads(text, parse_float=_finite, parse_constant=lambda _: None)
-
-
 def message_of(text: str) -> str:
     """`text` without control characters and halves of surrogate pairs, cut to a readable length."""
-    return _cut(_UNFIT.sub("", text.replace("\r\n", "\n")).strip(), MESSAGE_CHARACTERS)
+    return _cut(_UNFIT.sub("", text.replace("\r\n", "\n")).strip(), text_limits.PROVIDER_MESSAGE)
 
 
-def name_of(value: object, limit: int = NAME_CHARACTERS) -> str | None:
+def name_of(value: object, limit: int = text_limits.PROVIDER_NAME) -> str | None:
     """A short machine-readable word such as an id or a code; None when `value` holds none."""
     if not isinstance(value, str):
         return None
@@ -58,8 +43,3 @@ def looks_like_html(text: str) -> bool:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None

@@ -5,11 +5,11 @@ inside `message` as text (`400 {"type":"error","error":{...}}`). OpenAI's is `{"
 the upstream's words in `error.metadata.raw`, and proxies send pages.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from jobs.encoding import read_first_json, read_json
 from worker.provider.clean_text import looks_like_html, message_of, name_of, page_title
 
 _DEEPEST: Final = 4
@@ -33,8 +33,8 @@ def read_error_body(body: bytes) -> ProviderError:
     if looks_like_html(text):
         return ProviderError(page_title(text))
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        value = read_json(text)
+    except ValueError:
         return ProviderError(message_of(text))
     return parse_error(value)
 
@@ -79,8 +79,8 @@ def _of_text(text: str, depth: int) -> ProviderError:
     start = text.find("{")
     if 0 <= start <= 200 and depth < _DEEPEST:
         try:
-            nested, _end = json.JSONDecoder().raw_decode(text, start)
-        except (ValueError, RecursionError):
+            nested = read_first_json(text, start)
+        except ValueError:
             nested = None
         if isinstance(nested, Mapping):
             inner = parse_error(nested, depth + 1)

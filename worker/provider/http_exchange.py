@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import SecretStr
 
+from jobs.cancel_reason import AbortReason
 from jobs.clock import host_now
 from jobs.encoding import to_text
 from jobs.errors import ErrorKind, Failure
@@ -19,7 +20,7 @@ from jobs.job import CallReport
 from jobs.model_catalog import Model
 from jobs.resource_shortage import once_it_fits
 from jobs.store.attempt_bodies import MOST_BYTES
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.provider.classify import classify
 from worker.provider.httpx_clients import Fields, HttpxClients, headers_of
 from worker.provider.transport_errors import TRANSPORT_ERRORS, failure_of, no_answer

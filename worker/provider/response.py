@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
+from jobs import text_limits
+from jobs.encoding import TooDeep, read_json
 from jobs.lifecycle import Status
 from jobs.request_fields import WITHHELD_FIELDS
-from worker.provider.clean_text import ID_CHARACTERS, looks_like_html, name_of, parse_json
+from worker.provider.clean_text import looks_like_html, name_of
 from worker.provider.error_body import ProviderError, parse_error
 from worker.provider.output import brings_output, normalise_output
 from worker.provider.sse import begins_as_events
@@ -76,7 +78,7 @@ def read_response(body: bytes, *, is_broken: bool = False) -> ParsedResponse:
     error = _error(given.get("error"))
     status = _status(given, error)
     usage = read_reported_usage(given.get("usage"), given.get("meta"))
-    response_id = name_of(given.get("id"), ID_CHARACTERS)
+    response_id = name_of(given.get("id"), text_limits.PROVIDER_ID)
     output = normalise_output(
         given.get("output"),
         given.get("output_text"),
@@ -110,8 +112,8 @@ def _parse(body: bytes) -> dict[str, Any]:
     if not text.strip():
         raise Unreadable("The provider's answer is empty.")
     try:
-        value = parse_json(text)
-    except RecursionError:
+        value = read_json(text)
+    except TooDeep:
         raise Unreadable("The provider's answer is nested too deeply.") from None
     except ValueError:
         if looks_like_html(text):

@@ -12,8 +12,8 @@ from hashlib import sha256
 from typing import Any, Final
 from uuid import uuid4
 
+from jobs.encoding import read_json
 from jobs.event_stream import OUTPUT_TYPES, Event, OnEvents
-from worker.provider.clean_text import parse_json
 from worker.provider.event_order import EventOrder
 from worker.provider.final_event import merged, names_of, pairs, said
 from worker.provider.item_ids import ItemIds
@@ -100,8 +100,8 @@ class StreamAssembly:
             self._is_said_done = True
             return
         try:
-            value = parse_json(frame.data)
-        except (ValueError, RecursionError):
+            value = read_json(frame.data)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             if frame.name in _STATUS_OF:
@@ -380,8 +380,8 @@ def _is_kept(item: AssembledItem) -> bool:
 
 def _is_json(text: str) -> bool:
     try:
-        parse_json(text)
-    except (ValueError, RecursionError):
+        read_json(text)
+    except ValueError:
         return False
     return True
 

@@ -23,13 +23,14 @@ from gevent.event import AsyncResult, Event
 from gevent.monkey import get_original
 from gevent.threadpool import ThreadPool
 
+from jobs.cancel_reason import AbortReason
 from jobs.clock import host_now
 from jobs.fair_shares import Shares
 from jobs.resource_shortage import causes, shortage_of
 from jobs.retry_after import retry_after
 from jobs.webhooks.protocol import DELIVERY_SECONDS, HEEDED, DeliveryError, DeliveryReport
 from jobs.webhooks.url_policy import Address, Destination, DestinationPolicy, DestinationRefused, parse_destination
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 
 CONNECT_SECONDS: Final = 10.0
 READ_BYTES: Final = 16 * 1024

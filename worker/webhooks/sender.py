@@ -17,6 +17,7 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from jobs.batching import Batcher, BatchFailed
+from jobs.cancel_reason import AbortReason
 from jobs.clock import AGREE_WITHIN
 from jobs.encryption import Cipher, DecryptionError
 from jobs.fair_shares import Shares
@@ -30,7 +31,7 @@ from jobs.telemetry import get_logger
 from jobs.webhooks.protocol import DeliveryError, DeliveryReport, DeliveryStatus, signed_headers
 from worker.capacity import Pause
 from worker.commit_retry import record
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 from worker.registration import WorkerRegistration
 from worker.webhooks.concurrency import Backlog, Widths
 

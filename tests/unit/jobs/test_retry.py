@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.backoff import Backoff
 from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 from jobs.lifecycle import Status
 from jobs.retry import (
     RULES,
     Again,
-    Backoff,
     GiveUp,
     Park,
     Refusal,

@@ -5,9 +5,10 @@ from time import monotonic
 
 import pytest
 
+from jobs.cancel_reason import AbortReason
 from tests.support.records import an_attempt
 from worker.in_flight import InFlightCalls
-from worker.provider.call_handle import AbortReason, CallHandle
+from worker.provider.call_handle import CallHandle
 
 
 @pytest.mark.parametrize(("last", "ended"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2])])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from worker.provider.clean_text import MESSAGE_CHARACTERS, looks_like_html, message_of, name_of, page_title
+from jobs.text_limits import PROVIDER_MESSAGE
+from worker.provider.clean_text import looks_like_html, message_of, name_of, page_title
 
 
 @pytest.mark.parametrize(
@@ -13,7 +14,7 @@ from worker.provider.clean_text import MESSAGE_CHARACTERS, looks_like_html, mess
         ("nul\x00 bell\x07 escape\x1b[31m", "nul bell escape[31m"),
         ("half \ud83d of a pair", "half  of a pair"),
         ("Grüße \N{GRINNING FACE}", "Grüße \N{GRINNING FACE}"),
-        ("x" * 5000, "x" * (MESSAGE_CHARACTERS - 1) + "…"),
+        ("x" * 5000, "x" * (PROVIDER_MESSAGE - 1) + "…"),
     ],
 )
 def test_messages(given: str, kept: str) -> None:
