@@ -137,7 +137,7 @@ def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> 
 @contextmanager
 def _notifier(settings: Settings, database: Database) -> Iterator[Notifier | None]:
     """Tells the other processes at once; None where Redis is not to be had: they find out from the rows in seconds."""
-    url = valkey.last_url(settings.data_dir) if valkey.is_wanted(settings) else settings.redis
+    url = valkey.last_url(settings.data_dir) if valkey.is_embedded(settings) else settings.redis
     client = connect(url or settings.redis)
     notifier = None
     with suppress(RedisError, OSError):

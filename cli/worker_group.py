@@ -1,6 +1,6 @@
-"""Several worker processes under one: they share the load, and the load alone. Each is a Celery worker of its own.
+"""Run several worker processes under one supervisor. Each is a Celery worker of its own; they share only the load.
 
-A process is one core's worth of Python; each holds `BACKBURNER_WORKER_CONCURRENCY` calls.
+A Python process uses about one core. Each holds up to `BACKBURNER_WORKER_CONCURRENCY` calls.
 """
 
 import asyncio
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from cli.up import commands
 from cli.up.console import UpConsole
 from cli.up.startup import on_stop_signals
-from cli.up.stop_progress import recording
+from cli.up.stop_progress import unrecorded_answers
 from cli.up.supervisor import ProcessObserver, Program, Supervisor
 from jobs.settings import Settings, load_settings
 
 
 def run_workers(processes: int, extra: Sequence[str]) -> None:
-    """Keep so many workers running until a signal says stop; `extra` goes to Celery as it stands.
+    """Keep `processes` workers running until a stop signal. `extra` is passed on to Celery.
 
     Raises:
         SettingsError: a variable is wrong.
@@ -33,8 +33,8 @@ def _worker(number: int, extra: Sequence[str], settings: Settings) -> Program:
         commands.worker(("--hostname", f"{name}@%h", *extra)),
         commands.environment(),
         stop_seconds=settings.shutdown_grace_seconds + commands.WORKER_MARGIN_SECONDS,
-        force=signal.SIGQUIT,  # Celery's word for ending without waiting: what runs is handed back
-        unfinished=lambda: recording(settings),
+        force=signal.SIGQUIT,  # Celery's signal to end at once; the worker hands its calls back
+        unfinished=lambda: unrecorded_answers(settings),
     )
 
 
@@ -42,6 +42,6 @@ async def _run(workers: Sequence[Program], console: UpConsole) -> None:
     stop_signal = on_stop_signals(force=signal.SIGQUIT)
     supervisor = Supervisor(ProcessObserver(console.line, console.note))
     for worker in workers:
-        supervisor.keep(worker)
+        supervisor.keep_running(worker)
     await stop_signal.stop.wait()
     await asyncio.gather(*(supervisor.stop([worker.name], stop_signal) for worker in workers))

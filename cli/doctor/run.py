@@ -68,7 +68,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 def _check_redis(settings: Settings) -> tuple[Settings, Finding]:
     """Redis as named, or as a running `up` embeds it; the settings come back with the URL that was found."""
-    if not valkey.is_wanted(settings):
+    if not valkey.is_embedded(settings):
         return settings, check_redis(settings.redis)
     embedded = valkey.last_url(settings.data_dir)
     if embedded is not None and (finding := check_redis(embedded)).level is Level.OK:

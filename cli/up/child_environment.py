@@ -1,7 +1,7 @@
-"""What each process of `up` is told: every setting, but of the secrets only those that it works with.
+"""The environment of each process that `up` starts: every setting, but only the secrets that this process needs.
 
-Whoever gets into one process, or reads its environment, then has no more than that one needs: the API cannot call the
-provider, and the worker cannot speak to the API. `.env` is read here alone, as a process that read it would hold all.
+An attacker in one process, or a reader of its environment, then has no secret of another: the API cannot call the
+provider, and the worker cannot call the API. Only this module reads `.env`; a process that read it would have them all.
 """
 
 import os
@@ -36,36 +36,41 @@ OWNERS: Final[Mapping[str, frozenset[Part]]] = {
     "DATABASE_URL": _BOTH | {Part.MIGRATE},
     "ENCRYPTION_KEYS": _BOTH,
     "PROVIDER_API_KEY": frozenset({Part.WORKER}),
-    "PROVIDER_BASE_URL": frozenset({Part.WORKER}),  # it may hold a password; others are told it without
+    "PROVIDER_BASE_URL": frozenset({Part.WORKER}),  # it may hold a password; the API gets it without
     "PROVIDER_LOGS_URL": frozenset({Part.WORKER}),
     "REDIS_PASSWORD": _BOTH,
     "REDIS_URL": _BOTH,
 }
-"""Whose a setting is that is a secret, or may hold one."""
-_OTHERS: Final = re.compile(r".*(KEY|SECRET|TOKEN|PASS|PASSWD|PASSWORD|PASSPHRASE|CREDENTIAL|DSN)S?", re.IGNORECASE)
-"""Variables that are no business of ours and look like secrets; a shell is full of them."""
-_OF_THE_DATABASE: Final = re.compile(r"PG.*", re.IGNORECASE)
-_OF_THE_BROKER: Final = re.compile(r"AWS_.*", re.IGNORECASE)
-_OF_CALLS: Final = re.compile(r".*_PROXY", re.IGNORECASE)
+"""The processes that get a setting, for each setting that is or may hold a secret. All others go to every process."""
+_FOREIGN_SECRET: Final = re.compile(
+    r".*(KEY|SECRET|TOKEN|PASS|PASSWD|PASSWORD|PASSPHRASE|CREDENTIAL|DSN)S?", re.IGNORECASE
+)
+"""Names of variables that are not ours and look like secrets. A developer's shell has many of them."""
+_DATABASE_VARIABLE: Final = re.compile(r"PG.*", re.IGNORECASE)
+_BROKER_VARIABLE: Final = re.compile(r"AWS_.*", re.IGNORECASE)
+_PROXY_VARIABLE: Final = re.compile(r".*_PROXY", re.IGNORECASE)
 
 
 def environment_of(part: Part, settings: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a process; `settings`, named without their prefix, go before what was inherited."""
-    known = {**_inherited(part), **commands.environment(), WHOLE: "1"}
+    """Return the whole environment of a process.
+
+    `settings` are named without their prefix. They take precedence over inherited variables.
+    """
+    environment = {**_inherited(part), **commands.environment(), WHOLE: "1"}
     for name, value in settings.items():
         if part in OWNERS.get(name, frozenset(Part)):
-            known[PREFIX + name] = value
-            known.pop(PREFIX + name + FILE, None)
-    return known
+            environment[PREFIX + name] = value
+            environment.pop(PREFIX + name + FILE, None)
+    return environment
 
 
 def _inherited(part: Part) -> dict[str, str]:
-    known = without_services({**_of_the_file(), **os.environ})
-    return {name: value for name, value in known.items() if value is not None and _may_have(part, name)}
+    variables = without_services({**_from_env_file(), **os.environ})
+    return {name: value for name, value in variables.items() if value is not None and _is_allowed(part, name)}
 
 
-def _of_the_file() -> dict[str, str]:
-    """Our variables in `.env`, but for those that the environment sets."""
+def _from_env_file() -> dict[str, str]:
+    """Return our variables in `.env` that the environment does not set."""
     ours = {
         name.upper(): value
         for name, value in dotenv_values(Path(ENV_FILE), encoding="utf-8").items()
@@ -75,16 +80,16 @@ def _of_the_file() -> dict[str, str]:
     return {name: value for name, value in ours.items() if name not in is_set}
 
 
-def _may_have(part: Part, name: str) -> bool:
+def _is_allowed(part: Part, name: str) -> bool:
     upper = name.upper()
     if upper in (PROVIDER_KEY_ALIAS, PROVIDER_KEY_ALIAS + FILE):
-        return False  # who needs it is told it under its own name
+        return False  # the worker gets it as BACKBURNER_PROVIDER_API_KEY
     if upper.startswith(PREFIX):
         return part in OWNERS.get(upper.removeprefix(PREFIX).removesuffix(FILE), frozenset(Part))
-    if _OF_CALLS.fullmatch(name):
+    if _PROXY_VARIABLE.fullmatch(name):
         return part is Part.WORKER
-    if _OF_THE_DATABASE.fullmatch(name):
+    if _DATABASE_VARIABLE.fullmatch(name):
         return part in OWNERS["DATABASE_URL"]
-    if _OF_THE_BROKER.fullmatch(name):
+    if _BROKER_VARIABLE.fullmatch(name):
         return part in OWNERS["BROKER_URL"]
-    return _OTHERS.fullmatch(name) is None
+    return _FOREIGN_SECRET.fullmatch(name) is None

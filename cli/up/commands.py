@@ -1,7 +1,6 @@
-"""The command lines of Backburner's parts, each in one place: what `up` starts, and what `api`, `worker`,
-`migrate` and `simulate` become.
+"""The command line of each part: used by `up`, and by the commands `api`, `worker`, `migrate` and `simulate`.
 
-They are the field's usual commands, so what `up` does on one machine is what an operator does on many.
+They are the usual commands of uvicorn and Celery, so `up` runs on one machine what an operator runs on many.
 """
 
 import os
@@ -10,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = (sys.executable, "-P")  # a directory called `api` or `worker` where we are started is not ours
-# Celery warns root of messages that are pickles. Ours are not, and in a container root is nobody special.
-ROOT_MAY = ("-W", "ignore:You're running the worker with superuser privileges:UserWarning")
+PYTHON = (sys.executable, "-P")  # do not import from a directory called `api` or `worker` in the working directory
+# Celery warns root about pickled messages. Ours are not pickled, and in a container root has few rights.
+NO_ROOT_WARNING = ("-W", "ignore:You're running the worker with superuser privileges:UserWarning")
 API_GRACE_SECONDS = 5
-WORKER_MARGIN_SECONDS = 15.0  # beyond its grace: it records what it hands back
+WORKER_MARGIN_SECONDS = 15.0  # after its grace period it still has to record what it hands back
 API_IDLE_SECONDS = 75  # longer than clients keep an idle connection, so that none is closed under a request
 API = (
     *("-m", "uvicorn"),
@@ -26,7 +25,7 @@ API = (
 
 
 def api(host: str, port: int) -> tuple[str, ...]:
-    """The HTTP server. Held requests are let go on shutdown: their jobs are durable."""
+    """Return the command of the HTTP server. A shutdown ends held requests after 5 s; their jobs are durable."""
     return (
         *PYTHON,
         *API,
@@ -39,10 +38,10 @@ def api(host: str, port: int) -> tuple[str, ...]:
 
 
 def worker(extra: Sequence[str] = ()) -> tuple[str, ...]:
-    """A Celery worker on the gevent pool; the settings say how many calls it holds."""
+    """Return the command of a Celery worker. Its pool and concurrency come from the settings."""
     return (
         *PYTHON,
-        *ROOT_MAY,
+        *NO_ROOT_WARNING,
         *("-m", "worker.celery_adapter.command"),
         "--quiet",
         *("--loglevel", "warning"),
@@ -52,21 +51,21 @@ def worker(extra: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def workers(processes: int) -> tuple[str, ...]:
-    """Several of them under one, which ends when they have ended."""
+    """Return the command of a process that runs several workers. It ends when they have ended."""
     return (*PYTHON, "-m", "cli.main", "worker", "--processes", str(processes))
 
 
 def migrate() -> tuple[str, ...]:
-    """Brings the database up to this release."""
+    """Return the command that migrates the database to this release."""
     return (*PYTHON, "-m", "cli.main", "migrate")
 
 
 def simulator(arguments: Sequence[str]) -> tuple[str, ...]:
-    """The stand-in for a provider; it knows its own arguments."""
+    """Return the command of the provider simulator, which parses `arguments` itself."""
     return (*PYTHON, "-m", "simulator", *arguments)
 
 
 def environment() -> Mapping[str, str]:
-    """What every part needs in its environment so that it finds this very installation."""
+    """Return the variables with which every part imports this installation."""
     known = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)}

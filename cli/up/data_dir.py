@@ -1,4 +1,4 @@
-"""The data directory of `up`: made private, held by one supervisor at a time, keeper of the first API key."""
+"""The data directory of `up`: private, locked by one supervisor at a time, and the place of its generated keys."""
 
 import fcntl
 import os
@@ -17,14 +17,14 @@ LOCK_FILE = "up.lock"
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
-    """Make the directory if need be and hold it for the length of the block.
+def locked(path: Path) -> Iterator[bool]:
+    """Create the directory if necessary and lock it during the block.
 
-    The kernel drops the lock with its holder, however that one ends. The value says whether the last holder was
-    killed: what it had started may take a moment longer to go.
+    Yield whether the last supervisor was killed: its children may take a moment longer to end. The kernel releases the
+    lock when the process ends, even after SIGKILL.
 
     Raises:
-        CommandFailed: it cannot be written to, or another supervisor holds it.
+        CommandFailed: the directory cannot be written to, or another supervisor has locked it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -35,9 +35,9 @@ def held(path: Path) -> Iterator[bool]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = lock.read().strip() or "unknown"
+            owner = lock.read().strip() or "unknown"
             raise CommandFailed(
-                f"BACKBURNER_DATA_DIR: another `backburner up` (pid {holder}) already runs on {path};"
+                f"BACKBURNER_DATA_DIR: another `backburner up` (pid {owner}) already runs on {path};"
                 " stop it first, or choose another directory"
             ) from None
         except OSError as error:
@@ -51,7 +51,7 @@ def held(path: Path) -> Iterator[bool]:
 
 
 def ensure_api_key(path: Path) -> str:
-    """The key in the directory's `api_key` file, made on first use and readable by its owner alone.
+    """Return the API key in the directory's `api_key` file. The first call generates it, readable by its owner only.
 
     Raises:
         CommandFailed: the file can be neither read nor written.
@@ -60,7 +60,7 @@ def ensure_api_key(path: Path) -> str:
 
 
 def ensure_encryption_key(path: Path) -> str:
-    """What webhook secrets are encrypted with, in the directory's `encryption_key` file, likewise.
+    """Return the key in the directory's `encryption_key` file, which encrypts webhook secrets. Made in the same way.
 
     Raises:
         CommandFailed: the file can be neither read nor written.
@@ -70,9 +70,9 @@ def ensure_encryption_key(path: Path) -> str:
 
 def _ensure_secret(file: Path, generate: Callable[[], str]) -> str:
     try:
-        if (known := read_secret(file)) is not None:
+        if (existing := read_secret(file)) is not None:
             file.chmod(0o600)
-            return known
+            return existing
         secret = generate()
         descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}-", dir=file.parent)  # made with mode 0600
         with os.fdopen(descriptor, "w", encoding="ascii") as opened:

@@ -1,8 +1,8 @@
-"""Runs in front of every child of `up`, so that the child dies with the supervisor, however that one dies.
+"""A wrapper around every child of `up`, which makes the child die with the supervisor, even after SIGKILL.
 
-Started as a file in an isolated interpreter (`python -I -S leash.py SUPERVISOR_PID PIPE command...`), then replaced
-by the command. A hook between fork and exec would do on paper, but it would run Python in a forked copy of a
-process that has threads.
+It is started as a file in an isolated interpreter (`python -I -S die_with_parent.py SUPERVISOR_PID PIPE command...`)
+and then replaces itself by the command. A hook between fork and exec is no alternative: it would run Python in the
+forked copy of a process that has threads.
 """
 
 import ctypes
@@ -14,21 +14,21 @@ from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
 CANNOT_RUN = 127
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 def main(supervisor: int, pipe: int | None, command: list[str]) -> NoReturn:
-    """Tie this process to `supervisor`, then become `command`.
+    """Tie this process to the process `supervisor`, then become `command`.
 
-    Linux's kernel holds the leash. Elsewhere a small guard holds it: `pipe` is the read end of a pipe whose write
-    end only the supervisor has, so it ends when the supervisor does.
+    On Linux the kernel kills us when our parent dies. Elsewhere a small guard process does: `pipe` is the read end of a
+    pipe whose only write end is the supervisor's, so it reaches its end when the supervisor dies.
     """
     if pipe is None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         os.set_inheritable(pipe, False)
-        _guard(pipe)
-    if os.getppid() != supervisor:  # it died before the leash was on
+        _start_guard(pipe)
+    if os.getppid() != supervisor:  # the supervisor died before we were tied to it
         sys.exit(1)
     try:
         os.execvp(command[0], command)  # noqa: S606  # the supervisor's own table of commands
@@ -37,15 +37,15 @@ def main(supervisor: int, pipe: int | None, command: list[str]) -> NoReturn:
         sys.exit(CANNOT_RUN)
 
 
-def _guard(pipe: int) -> None:
-    """Leave a process behind that kills our process group once `pipe` ends, and goes when we do."""
+def _start_guard(pipe: int) -> None:
+    """Fork a guard that kills our process group when `pipe` ends. The guard exits when we do."""
     group = os.getpid()
     if os.fork():
         return
-    for stream in (0, 1, 2):  # the supervisor reads our output until its last holder is gone
+    for stream in (0, 1, 2):  # else the supervisor would read our output until the guard has exited
         os.close(stream)
     while os.getppid() == group:
-        if select.select([pipe], [], [], LOOK_SECONDS)[0]:
+        if select.select([pipe], [], [], CHECK_SECONDS)[0]:
             os.killpg(group, signal.SIGKILL)
     os._exit(0)
 

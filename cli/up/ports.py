@@ -1,4 +1,4 @@
-"""Ports for what `up` starts: asked for by the operator and free, or chosen by us."""
+"""Ports for what `up` starts: check the one that the operator set, or choose a free one."""
 
 import errno
 import secrets
@@ -7,25 +7,27 @@ from time import monotonic, sleep
 
 from cli.errors import CommandFailed
 
-# Below the range that systems give to outgoing connections: a client that keeps calling a dead server's port up there
-# can be given that very port as its own and so take it away from the restarted server.
+# Below the range from which systems take the ports of outgoing connections. In that range, a client that keeps calling
+# a dead server's port can be given this very port as its own, so that the restarted server cannot have it.
 LOWEST_CHOSEN = 10_000
 HIGHEST_CHOSEN = 32_000
-TRIES = 200
+MAX_ATTEMPTS = 200
 RETRY_SECONDS = 0.05
 
 
-def require_free_port(host: str, port: int, patience_seconds: float = 0) -> None:
-    """Make sure that the API can listen at `host` and `port`; wait for a dying predecessor as long as told.
+def require_free_port(host: str, port: int, max_wait: float = 0) -> None:
+    """Make sure that the API can listen at `host` and `port`.
+
+    A port that is taken is retried for `max_wait` seconds, as a dying predecessor may still hold it.
 
     Raises:
-        CommandFailed: it cannot; the text names the setting to change.
+        CommandFailed: it cannot listen there; the text names the setting to change.
     """
-    give_up_at = monotonic() + patience_seconds
-    while (problem := _why_not(host, port)) is not None:
-        if problem.errno != errno.EADDRINUSE:
-            reason = problem.strerror or str(problem)
-            setting = "PORT" if problem.errno == errno.EACCES else "HOST"
+    give_up_at = monotonic() + max_wait
+    while (error := _try_bind(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            reason = error.strerror or str(error)
+            setting = "PORT" if error.errno == errno.EACCES else "HOST"
             raise CommandFailed(f"BACKBURNER_{setting}: cannot listen on {host}:{port}: {reason}")
         if monotonic() >= give_up_at:
             raise CommandFailed(
@@ -36,23 +38,23 @@ def require_free_port(host: str, port: int, patience_seconds: float = 0) -> None
 
 
 def choose_port(host: str) -> int:
-    """A port that is free on `host` at this moment.
+    """Return a port that is free on `host` at the moment.
 
     Raises:
-        CommandFailed: `host` is no address of this machine, or nothing is free.
+        CommandFailed: `host` is not an address of this machine, or no port is free.
     """
-    for _ in range(TRIES):
+    for _ in range(MAX_ATTEMPTS):
         port = LOWEST_CHOSEN + secrets.randbelow(HIGHEST_CHOSEN - LOWEST_CHOSEN)
-        problem = _why_not(host, port)
-        if problem is None:
+        error = _try_bind(host, port)
+        if error is None:
             return port
-        if problem.errno != errno.EADDRINUSE:
+        if error.errno != errno.EADDRINUSE:
             require_free_port(host, port)
     raise CommandFailed(f"BACKBURNER_HOST: no free port found on {host}")
 
 
-def _why_not(host: str, port: int) -> OSError | None:
-    """What keeps a server from listening at `host` and `port`; None when nothing does."""
+def _try_bind(host: str, port: int) -> OSError | None:
+    """Return the error that prevents a server from listening at `host` and `port`. None if it could listen."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in addresses:

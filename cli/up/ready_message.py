@@ -1,4 +1,4 @@
-"""What a person needs once `up` is ready: where it is, where the key is, and lines to copy."""
+"""The message that `up` prints when it is ready: its address, its key, and lines to copy."""
 
 import os
 import shlex
@@ -14,8 +14,8 @@ PROMPT = "Why is the night sky dark?"
 
 
 @dataclass(frozen=True)
-class Announcement:
-    """The facts of one `up`. `key_file` is None when the operator gave the key in the environment."""
+class ReadyMessage:
+    """The facts of a running `up`. `key_file` is None if the operator set the key in the environment."""
 
     base_url: str
     key_file: Path | None
@@ -24,7 +24,7 @@ class Announcement:
     data_dir: Path
 
     def facts(self) -> Sequence[tuple[str, str]]:
-        """Where everything is, by name."""
+        """Return the address, key, provider and data directory, each with its name."""
         key = "in BACKBURNER_API_KEY" if self.key_file is None else f"in {_short(self.key_file)}"
         return (
             ("base URL", self.base_url),
@@ -34,7 +34,7 @@ class Announcement:
         )
 
     def shell(self) -> Sequence[str]:
-        """How to submit from another terminal, with what its environment lacks."""
+        """Return the lines that submit a prompt from another terminal, and set the variables that it needs."""
         lines = []
         if self.base_url != base_url_of(DEFAULT_HOST, DEFAULT_PORT):
             lines.append(f"export BACKBURNER_BASE_URL={shlex.quote(self.base_url)}")
@@ -43,11 +43,11 @@ class Announcement:
         return [*lines, f'{_own_command()} submit --wait "{PROMPT}"']
 
     def python(self) -> Sequence[str]:
-        """The same through OpenAI's SDK."""
-        kept = None if self.key_file is None else _short(self.key_file)
-        key = 'os.environ["BACKBURNER_API_KEY"]' if kept is None else f'open("{kept}").read()'
+        """Return the lines that submit a prompt with OpenAI's SDK."""
+        file = None if self.key_file is None else _short(self.key_file)
+        key = 'os.environ["BACKBURNER_API_KEY"]' if file is None else f'open("{file}").read()'
         return (
-            "import os; from openai import OpenAI" if kept is None else "from openai import OpenAI",
+            "import os; from openai import OpenAI" if file is None else "from openai import OpenAI",
             f'client = OpenAI(base_url="{self.base_url}", api_key={key})',
             f'job = client.responses.create(model="{self.model}", input="{PROMPT}", background=True)',
             'print(client.responses.retrieve(job.id, extra_query={"wait": 300}).output_text)',
@@ -55,9 +55,9 @@ class Announcement:
 
 
 def _short(path: Path) -> str:
-    """`path` as a person in our directory would write it."""
-    shorter = os.path.relpath(path)
-    return str(path) if shorter.startswith("..") else shorter
+    """Return `path` relative to the working directory if it is below it."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _own_command() -> str:

@@ -1,6 +1,6 @@
-"""The course of an `up`: services first, then the schema, then the servers; back in the opposite order.
+"""Run a plan: start the dependencies, migrate, then start the servers; stop in the opposite order.
 
-What is started is a plan, made by `cli.up.plan`; this module only knows when.
+`cli.up.plan` decides which programs a plan has.
 """
 
 import asyncio
@@ -15,15 +15,15 @@ from cli.errors import CommandFailed
 from cli.up.console import UpConsole
 from cli.up.supervisor import Backoff, ProcessObserver, Program, StopSignal, Supervisor, describe_exit
 
-SERVICE_SECONDS = 30.0
+DEPENDENCY_SECONDS = 30.0
 READY_SECONDS = 60.0
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Service:
-    """A program that others need, and how to see that it is up."""
+class Dependency:
+    """A program that the servers need, and a check of whether it is up."""
 
     program: Program
     is_up: Callable[[], Awaitable[bool]]
@@ -31,17 +31,17 @@ class Service:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that an `up` starts. `servers` are stopped in their order, then the services.
+    """The programs that `up` starts. The servers are stopped in their order here, then the dependencies.
 
-    `announce` is called once all is ready; `calls_in_flight` says how many calls a stop has to wait for, None when
-    it cannot tell.
+    `show_ready` is called once everything is ready. `calls_in_flight` returns the number of calls that a stop has to
+    wait for, or None if that is unknown.
     """
 
-    services: Sequence[Service]
+    dependencies: Sequence[Dependency]
     migrate: Program
     servers: Sequence[Program]
     readiness_url: str
-    announce: Callable[[], None]
+    show_ready: Callable[[], None]
     calls_in_flight: Callable[[], int | None]
     grace_seconds: float
     backoff: Backoff = field(default_factory=Backoff)
@@ -49,78 +49,78 @@ class Plan:
 
 
 async def run(plan: Plan, console: UpConsole) -> None:
-    """Run `plan` until a signal says stop, and leave no process behind.
+    """Run `plan` until a stop signal is received. No process is left behind.
 
     Raises:
-        CommandFailed: something that all else needs did not start.
+        CommandFailed: a dependency did not start, or the migration failed.
     """
     stop_signal = on_stop_signals()
     supervisor = Supervisor(ProcessObserver(console.line, console.note), plan.backoff)
-    course = asyncio.create_task(_start(plan, supervisor, console))
+    startup = asyncio.create_task(_start(plan, supervisor, console))
     stop = asyncio.create_task(stop_signal.stop.wait())
     try:
-        await asyncio.wait({course, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if course.done():
-            course.result()
+        await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if startup.done():
+            startup.result()
             await stop
         console.note(await _stop_message(plan))
     finally:
         stop.cancel()
-        course.cancel()
-        await asyncio.gather(course, return_exceptions=True)
+        startup.cancel()
+        await asyncio.gather(startup, return_exceptions=True)
         names = [program.name for program in plan.servers]
-        names += [service.program.name for service in plan.services]
+        names += [dependency.program.name for dependency in plan.dependencies]
         await supervisor.stop(names, stop_signal)
 
 
 def on_stop_signals(force: signal.Signals | None = None) -> StopSignal:
-    """What this process is told from now on; `hurry` says stop and hurry at once."""
+    """Catch this process's stop signals from now on. The signal `force` requests stop and force at once."""
     stop_signal = StopSignal()
     loop = asyncio.get_running_loop()
     for each in SIGNALS:
-        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # nohup asks to outlive the terminal
-            loop.add_signal_handler(each, stop_signal.grow)
+        if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN:  # nohup ignores it, to outlive a terminal
+            loop.add_signal_handler(each, stop_signal.escalate)
     if force is not None:
-        loop.add_signal_handler(force, stop_signal.become_forced)
+        loop.add_signal_handler(force, stop_signal.force_stop)
     return stop_signal
 
 
 async def _start(plan: Plan, supervisor: Supervisor, console: UpConsole) -> None:
-    for service in plan.services:
-        supervisor.keep(service.program)
+    for dependency in plan.dependencies:
+        supervisor.keep_running(dependency.program)
     status = await supervisor.run_once(plan.migrate)
     if status != 0:
         raise CommandFailed(f"{plan.migrate.name} {describe_exit(status)}; its own lines above say why")
-    for service in plan.services:
-        await _until_up(service)
+    for dependency in plan.dependencies:
+        await _wait_until_up(dependency)
     for program in plan.servers:
-        supervisor.keep(program)
-    await _until_ready(plan, console)
-    plan.announce()
+        supervisor.keep_running(program)
+    await _wait_until_ready(plan, console)
+    plan.show_ready()
 
 
-async def _until_up(service: Service) -> None:
-    give_up_at = monotonic() + SERVICE_SECONDS
-    while not await service.is_up():
+async def _wait_until_up(dependency: Dependency) -> None:
+    give_up_at = monotonic() + DEPENDENCY_SECONDS
+    while not await dependency.is_up():
         if monotonic() >= give_up_at:
-            raise CommandFailed(f"{service.program.name} did not come up within {SERVICE_SECONDS:g} s")
-        await asyncio.sleep(LOOK_SECONDS)
+            raise CommandFailed(f"{dependency.program.name} did not come up within {DEPENDENCY_SECONDS:g} s")
+        await asyncio.sleep(POLL_SECONDS)
 
 
-async def _until_ready(plan: Plan, console: UpConsole) -> None:
-    """Ask until the API says that all is there; what is missing after a while is said once, and asking goes on."""
-    complain_at = monotonic() + plan.ready_seconds
-    told = None
+async def _wait_until_ready(plan: Plan, console: UpConsole) -> None:
+    """Poll until the API is ready. After `ready_seconds`, print what is missing whenever that changes."""
+    note_from = monotonic() + plan.ready_seconds
+    noted = None
     async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
         while (missing := await _missing(client, plan.readiness_url)) is not None:
-            if monotonic() >= complain_at and missing != told:
+            if monotonic() >= note_from and missing != noted:
                 console.note(f"not ready after {plan.ready_seconds:g} s: {missing}; still waiting")
-                told = missing
-            await asyncio.sleep(LOOK_SECONDS)
+                noted = missing
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _missing(client: httpx.AsyncClient, url: str) -> str | None:
-    """What keeps the API from being ready, in its own words; None when nothing does."""
+    """Return what keeps the API from being ready, in its own words. None if it is ready."""
     try:
         answer = await client.get(url)
     except httpx.TransportError as error:

@@ -1,4 +1,4 @@
-"""What a worker that is to stop has yet to record, and why it cannot: for whoever waits for it."""
+"""Report on a stop that takes long: the paid answers that a worker has yet to record, and what prevents it."""
 
 import sqlite3
 from contextlib import closing
@@ -13,21 +13,21 @@ from jobs.settings import Settings
 from jobs.store.database import Database
 
 
-def recording(settings: Settings) -> str | None:
-    """How many paid answers wait in the data folder to be recorded, in words; None when none do."""
+def unrecorded_answers(settings: Settings) -> str | None:
+    """Describe the paid answers in the data directory that are not recorded yet. None if there are none."""
     count = len(unrecorded_files(settings.data_dir))
     if count == 0:
         return None
-    reason = _reason(settings)
+    reason = _why_not_writable(settings)
     answers = f"recording {count} paid answer{'s' if count > 1 else ''}"
     return f"{answers}, {reason}" if reason else answers
 
 
-def _reason(settings: Settings) -> str | None:
-    """Why the database takes no writes just now; None if it takes one."""
+def _why_not_writable(settings: Settings) -> str | None:
+    """Return why the database takes no writes at the moment. None if it takes one."""
     url = make_url(settings.database)
     if url.get_backend_name() != "sqlite":
-        return _reason_of_a_server(settings)
+        return _why_not_reachable(settings)
     try:
         with closing(
             sqlite3.connect(f"{Path(url.database or '').absolute().as_uri()}?mode=rw", uri=True, timeout=0)
@@ -38,7 +38,7 @@ def _reason(settings: Settings) -> str | None:
     return None
 
 
-def _reason_of_a_server(settings: Settings) -> str | None:
+def _why_not_reachable(settings: Settings) -> str | None:
     database = Database(settings.database, pool_size=1)
     try:
         with database.begin() as tx:

@@ -1,8 +1,8 @@
-"""Keeps child processes alive, and ends them in order: the worker may finish its calls before what it needs goes.
+"""Keep child processes alive, and stop them in order: the worker finishes its calls before what it needs is stopped.
 
-A child that dies is named with its exit status and started again, with a growing pause while it keeps dying.
-Children run in sessions of their own, so a terminal's Ctrl-C reaches the supervisor alone, and on a leash
-(`cli.up.die_with_parent`), so none outlives it.
+A child that dies is reported with its exit status and restarted, with a growing pause while it keeps dying. Each child
+runs in a session of its own, so a terminal's Ctrl-C reaches only the supervisor. `cli.up.die_with_parent` makes sure
+that no child outlives the supervisor.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from pathlib import Path
 from time import monotonic
 
 DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
-HURRIED_SECONDS = 12.0
-LONGEST_LINE = 64 * 1024
-LAST_WORDS_SECONDS = 1.0
-LOOK_SECONDS = 1.0
+FORCED_STOP_SECONDS = 12.0
+LONGEST_LINE_BYTES = 64 * 1024
+LAST_OUTPUT_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 REPORT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class Program:
-    """One child: its name, its command line, and its environment, which is added to ours if it `inherits`.
+    """A child process to run. `environment` is added to our own if `inherits`, else it is the whole environment.
 
-    `stop_seconds` is how long it may take to end after SIGTERM; `hurry` is what it is sent when the wait is cut short.
-    `unfinished` says what it must not be ended amid, however long it takes: None once there is nothing of that.
+    The child has `stop_seconds` to end after SIGTERM; if that is cut short it is sent the signal `force`. `unfinished`
+    returns a description of work that must be completed however long it takes, or None if there is no such work.
     """
 
     name: str
@@ -44,7 +44,10 @@ class Program:
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses before a restart, in seconds: doubled while the child keeps dying, reset once it has lived a while."""
+    """Pauses before a restart, in seconds.
+
+    A pause doubles while the child keeps dying, and is reset after a child has lived for `healthy_after`.
+    """
 
     first: float = 0.5
     longest: float = 30.0
@@ -52,70 +55,70 @@ class Backoff:
 
 
 class StopSignal:
-    """What the operator's repeated Ctrl-C says: stop, then hurry, then kill."""
+    """The operator's request to stop. Ctrl-C once means stop, twice means force, three times means kill."""
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.force = asyncio.Event()
         self.kill = asyncio.Event()
 
-    def grow(self) -> None:
-        """One more signal came."""
+    def escalate(self) -> None:
+        """Go from nothing to stop, to force, to kill: one step for each signal received."""
         for event in (self.stop, self.force, self.kill):
             if not event.is_set():
                 event.set()
                 return
 
-    def become_forced(self) -> None:
-        """A signal that says both at once."""
+    def force_stop(self) -> None:
+        """Request stop and force at once."""
         self.stop.set()
         self.force.set()
 
 
 @dataclass(frozen=True)
 class ProcessObserver:
-    """Who hears what children write, line by line, and what becomes of them."""
+    """Callbacks of a supervisor: `line` for each line of a child's output, `note` for its own remarks."""
 
     line: Callable[[str, str], None]
     note: Callable[[str], None]
 
 
 class Supervisor:
-    """The children of this process. One event loop owns it."""
+    """The child processes of this process. All calls must come from one event loop."""
 
     def __init__(self, observer: ProcessObserver, backoff: Backoff | None = None) -> None:
         self._spawner = _Spawner(observer)
         self._backoff = backoff or Backoff()
-        self._kept: dict[str, _Kept] = {}
+        self._supervised: dict[str, _SupervisedProgram] = {}
 
     async def run_once(self, program: Program) -> int:
-        """Run `program` to its end and return its exit status; a caller that gives up takes it along."""
-        child = await self._spawner.of(program)
+        """Run `program` to its end and return its exit status. Cancelling the call kills the child."""
+        child = await self._spawner.spawn(program)
         try:
             return await child.wait()
         finally:
             child.kill()
 
-    def keep(self, program: Program) -> None:
-        """Start `program`, and again whenever it ends."""
-        self._kept[program.name] = _Kept(program, self._spawner, self._backoff)
+    def keep_running(self, program: Program) -> None:
+        """Start `program`, and restart it whenever it ends."""
+        self._supervised[program.name] = _SupervisedProgram(program, self._spawner, self._backoff)
 
     async def stop(self, names: Sequence[str], stop_signal: StopSignal) -> None:
-        """End the named children one after the other; a name that was never started is passed over."""
+        """Stop the named children one after the other. Names that were never started are ignored."""
         for name in names:
-            if (kept := self._kept.pop(name, None)) is not None:
-                await kept.stop(stop_signal)
+            if (supervised := self._supervised.pop(name, None)) is not None:
+                await supervised.stop(stop_signal)
 
 
 class _Spawner:
-    """How children are started."""
+    """Starts children that die with this process."""
 
     def __init__(self, observer: ProcessObserver) -> None:
         self.observer = observer
-        # Nobody else ever has the write end, so a reader learns of our death (see `cli.up.die_with_parent`).
+        # Only this process has the write end, so the read end signals its death (see `cli.up.die_with_parent`).
         self._lifeline = None if sys.platform == "linux" else os.pipe()
 
-    async def of(self, program: Program) -> "_Child":
+    async def spawn(self, program: Program) -> "_Child":
         reader, writer = os.pipe()
         pipe = [self._lifeline[0]] if self._lifeline else []
         die_with_parent = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid()), "".join(map(str, pipe))]
@@ -132,12 +135,12 @@ class _Spawner:
             )
         finally:
             os.close(writer)
-        output = asyncio.create_task(_pass_on(reader, partial(self.observer.line, program.name)))
+        output = asyncio.create_task(_forward(reader, partial(self.observer.line, program.name)))
         return _Child(process, output)
 
 
-class _Kept:
-    """One program that is kept running."""
+class _SupervisedProgram:
+    """A program that is restarted whenever it ends, until it is stopped."""
 
     def __init__(self, program: Program, spawner: _Spawner, backoff: Backoff) -> None:
         self._program = program
@@ -145,51 +148,57 @@ class _Kept:
         self._backoff = backoff
         self._stopping = asyncio.Event()
         self._child: _Child | None = None
-        self._task = asyncio.create_task(self._keep())
+        self._task = asyncio.create_task(self._keep_running())
 
     async def stop(self, stop_signal: StopSignal) -> None:
-        """End the child and wait for it, as long as the program and the operator's patience allow."""
+        """Stop the child and wait until it has ended.
+
+        It is sent SIGTERM, then the program's `force` signal, then SIGKILL. `stop_signal` shortens the waits.
+        """
         self._stopping.set()
-        self._tell(signal.SIGTERM)
-        # A hurry that cut the wait for another child short is no reason to be rough with this one.
-        sooner = stop_signal.kill if stop_signal.force.is_set() else stop_signal.force
-        if not await self._ends_by_itself(sooner):
-            self._tell(self._program.force)
-            if not await self._ends_within(HURRIED_SECONDS, stop_signal.kill):
+        self._send(signal.SIGTERM)
+        # If force has already shortened the wait for an earlier child, this one still gets its full time.
+        cut_short = stop_signal.kill if stop_signal.force.is_set() else stop_signal.force
+        if not await self._ends_by_itself(cut_short):
+            self._send(self._program.force)
+            if not await self._ends_within(FORCED_STOP_SECONDS, stop_signal.kill):
                 self._spawner.observer.note(f"{self._program.name} does not end; killing it")
                 if self._child is not None:
                     self._child.kill()
         await self._task
 
-    async def _ends_by_itself(self, sooner: asyncio.Event) -> bool:
-        """Whether it ends in its time, or later once it has done what it must; the operator is told what that is."""
+    async def _ends_by_itself(self, cut_short: asyncio.Event) -> bool:
+        """Return whether the child ends within `stop_seconds`, or later while it has unfinished work.
+
+        The operator is shown the unfinished work from time to time.
+        """
         until = monotonic() + self._program.stop_seconds
-        told_at = -REPORT_SECONDS
-        while not sooner.is_set():
-            if await self._ends_within(min(LOOK_SECONDS, max(0.0, until - monotonic())), sooner):
+        reported_at = -REPORT_SECONDS
+        while not cut_short.is_set():
+            if await self._ends_within(min(CHECK_SECONDS, max(0.0, until - monotonic())), cut_short):
                 return True
-            look = self._program.unfinished
-            unfinished = None if look is None else await asyncio.to_thread(look)
-            if unfinished and monotonic() - told_at >= REPORT_SECONDS and not sooner.is_set():
-                told_at = monotonic()
+            check = self._program.unfinished
+            unfinished = None if check is None else await asyncio.to_thread(check)
+            if unfinished and monotonic() - reported_at >= REPORT_SECONDS and not cut_short.is_set():
+                reported_at = monotonic()
                 self._spawner.observer.note(f"{unfinished}; Ctrl-C again gives them up")
             if monotonic() >= until:
                 if not unfinished:
                     return False
-                until = monotonic() + LOOK_SECONDS
+                until = monotonic() + CHECK_SECONDS
         return self._task.done()
 
-    async def _keep(self) -> None:
+    async def _keep_running(self) -> None:
         pause = self._backoff.first
         while not self._stopping.is_set():
-            began = monotonic()
-            self._child = await self._spawner.of(self._program)
-            if self._stopping.is_set():  # it was not there yet to be told
-                self._tell(signal.SIGTERM)
+            started_at = monotonic()
+            self._child = await self._spawner.spawn(self._program)
+            if self._stopping.is_set():  # `stop` was called while there was no child to signal
+                self._send(signal.SIGTERM)
             status = await self._child.wait()
             if self._stopping.is_set():
                 return
-            if monotonic() - began >= self._backoff.healthy_after:
+            if monotonic() - started_at >= self._backoff.healthy_after:
                 pause = self._backoff.first
             self._spawner.observer.note(
                 f"{self._program.name} {describe_exit(status)}; starting it again in {pause:g} s"
@@ -199,9 +208,9 @@ class _Kept:
                     await self._stopping.wait()
             pause = min(pause * 2, self._backoff.longest)
 
-    def _tell(self, which: signal.Signals) -> None:
+    def _send(self, number: signal.Signals) -> None:
         if self._child is not None:
-            self._child.tell(which)
+            self._child.send(number)
 
     async def _ends_within(self, seconds: float, unless: asyncio.Event) -> bool:
         interrupted = asyncio.create_task(unless.wait())
@@ -211,48 +220,48 @@ class _Kept:
 
 
 class _Child:
-    """One run of a program."""
+    """A running process."""
 
     def __init__(self, process: asyncio.subprocess.Process, output: asyncio.Task[None]) -> None:
         self._process = process
         self._output = output
 
     async def wait(self) -> int:
-        """The exit status, once the process has ended, its group is gone and its last words were passed on."""
+        """Wait for the process to end, kill its group and forward its last output; return the exit status."""
         status = await self._process.wait()
         self._kill_group()
-        await asyncio.wait({self._output}, timeout=LAST_WORDS_SECONDS)
+        await asyncio.wait({self._output}, timeout=LAST_OUTPUT_SECONDS)
         self._output.cancel()
         return status
 
-    def tell(self, which: signal.Signals) -> None:
-        """Send `which` to the process, if it still runs."""
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if it is still running."""
         with suppress(ProcessLookupError):
-            self._process.send_signal(which)
+            self._process.send_signal(number)
 
     def kill(self) -> None:
-        """End the process and all that it started, if it still runs."""
+        """Kill the process and its children, if it is still running."""
         if self._process.returncode is None:
             self._kill_group()
 
     def _kill_group(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # macOS says "not permitted" of a group of zombies
+        with suppress(ProcessLookupError, PermissionError):  # macOS answers "not permitted" for a group of zombies
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-async def _pass_on(pipe: int, line: Callable[[str], None]) -> None:
-    """Hand over what comes out of `pipe`, line by line, until its last writer is gone."""
+async def _forward(pipe: int, line: Callable[[str], None]) -> None:
+    """Call `line` for each line that is read from `pipe`, until its last writer has closed it."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb", buffering=0)
     )
     rest = b""
     try:
-        while chunk := await reader.read(LONGEST_LINE):
+        while chunk := await reader.read(LONGEST_LINE_BYTES):
             *whole, rest = (rest + chunk).split(b"\n")
             for each in whole:
                 line(_text(each))
-            if len(rest) >= LONGEST_LINE:
+            if len(rest) >= LONGEST_LINE_BYTES:
                 line(_text(rest))
                 rest = b""
     finally:
@@ -266,7 +275,7 @@ def _text(line: bytes) -> str:
 
 
 def describe_exit(status: int) -> str:
-    """How a process ended, in words, from `subprocess`'s return code."""
+    """Describe in words how a process ended, from the return code of `subprocess`."""
     if status >= 0:
         return f"exited with status {status}"
     try:

@@ -1,6 +1,6 @@
-"""The embedded Valkey of `up`: a real server out of a wheel, on loopback, with a password of this run.
+"""The embedded Valkey of `up`: a real server from a wheel, on loopback, with a new password on every start.
 
-Nothing is kept on disk: what it holds (bells, announcements) is made good from the database within seconds.
+It stores nothing on disk: messages and notifications are restored from the database within seconds.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ logfile valkey.log
 
 @dataclass(frozen=True)
 class EmbeddedValkey:
-    """One run's server: how to start it, and how the others reach it. The URL holds the password."""
+    """A Valkey server with its program, port and password."""
 
     program: Program
     port: int
@@ -42,11 +42,11 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """Its Redis URL."""
+        """Its Redis URL, password included."""
         return _url(self.port, self.password)
 
-    async def answers(self) -> bool:
-        """Whether it, and no stranger on its port, is up."""
+    async def is_up(self) -> bool:
+        """Return whether this server answers on its port. It is recognised by its password."""
         try:
             reader, writer = await asyncio.open_connection(HOST, self.port)
             try:
@@ -59,10 +59,10 @@ class EmbeddedValkey:
 
 
 def prepare(data_dir: Path) -> EmbeddedValkey:
-    """Write this run's configuration, password included, where only its owner reads it.
+    """Choose a port and a password and write the configuration, readable by its owner only.
 
     Raises:
-        CommandFailed: there is no server for this platform, or the directory cannot be written to.
+        CommandFailed: there is no server for this platform, or the data directory cannot be written to.
     """
     try:
         binary = get_binary_path()
@@ -91,13 +91,13 @@ def _quoted(path: Path) -> str:
     return f'"{escaped}"'
 
 
-def is_wanted(settings: Settings) -> bool:
-    """Whether `up` embeds a server, because the operator names none."""
+def is_embedded(settings: Settings) -> bool:
+    """Return whether `up` starts a Valkey of its own, because the operator has set no Redis URL."""
     return "redis_url" not in settings.model_fields_set or not settings.redis
 
 
 def last_url(data_dir: Path) -> str | None:
-    """The URL, password included, of the last server embedded for `data_dir`; None if there was none to see."""
+    """Return the URL, password included, of the last Valkey that ran in `data_dir`. None if it cannot be read."""
     try:
         lines = (data_dir / "valkey" / "valkey.conf").read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

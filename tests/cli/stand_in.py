@@ -1,7 +1,7 @@
-"""A child that does as told: `stand_in.py LOG NAME [exit STATUS] [stubborn] [deaf] [serve PORT STATUS]`.
+"""A stand-in for a child of `up`: `stand_in.py LOG NAME [exit STATUS] [stubborn] [deaf] [serve PORT STATUS]`.
 
-It notes in LOG that it started, under which pid, and each signal that it gets. A stubborn one goes on after SIGTERM, a
-deaf one after SIGQUIT too. A server answers everything alike, as a `/readyz` would.
+It writes its start with its pid, and each signal that it receives, to LOG. A stubborn one ignores SIGTERM, a deaf one
+also SIGQUIT. A server answers every request as `/readyz` would.
 """
 
 import os
@@ -18,7 +18,7 @@ def note(text: str) -> None:
         log.write(f"{sys.argv[2]} {text}\n")
 
 
-def hear(number: int, _frame: FrameType | None) -> None:
+def on_signal(number: int, _frame: FrameType | None) -> None:
     name = signal.Signals(number).name
     note(name)
     traits = {"SIGTERM": ("stubborn", "deaf"), "SIGQUIT": ("deaf",)}
@@ -41,7 +41,7 @@ class Readyz(BaseHTTPRequestHandler):
 
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGQUIT):
-        signal.signal(number, hear)
+        signal.signal(number, on_signal)
     note(f"started {os.getpid()}")
     if "exit" in sys.argv:
         sys.exit(int(sys.argv[4]))

@@ -1,4 +1,4 @@
-"""`backburner up`, all of it: the real Valkey, simulator, migrations, API and worker."""
+"""`backburner up` with the real Valkey, simulator, migrations, API and worker."""
 
 import json
 import re
@@ -23,20 +23,20 @@ PARTS = ("valkey", "simulator", "api", "worker")
 
 
 class Up(Running):
-    """A running `backburner up` on `home`, which holds its data directory."""
+    """A running `backburner up` in the directory `home`."""
 
     def __init__(self, home: Path, **settings: str) -> None:
         super().__init__((*COMMAND, "up"), home, environment(port="0", **settings))
         self.home = home
 
     def wait_until_ready(self) -> list[psutil.Process]:
-        """Wait for the announcement; the children that are there by then."""
+        """Wait for the ready message; return the children that run by then."""
         self.base_url = self.match(r"base URL +(http://127\.0\.0\.1:\d+/v1)")[1]
         self.match(r"^print\(client")
         return self.children()
 
     def client(self, *arguments: str) -> str:
-        """What a client command run beside it prints on stdout."""
+        """Run a client command against it; return what it prints on stdout."""
         done = run(*arguments, cwd=self.home, base_url=self.base_url)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -55,7 +55,7 @@ def part(children: list[psutil.Process], word: str) -> psutil.Process:
     return next(child for child in children if any(word in argument for argument in child.cmdline()))
 
 
-def test_a_newcomer_gets_an_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_first_run_answers_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         children = running.wait_until_ready()
         data = tmp_path / ".backburner"
@@ -84,7 +84,7 @@ def test_a_newcomer_gets_an_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Pa
         assert "backburner: stopping" in running.output
 
 
-def test_killed_parts_come_back_and_the_work_goes_on(tmp_path: Path) -> None:
+def test_killed_parts_are_restarted_and_jobs_run_again(tmp_path: Path) -> None:
     with up(tmp_path) as running:
         children = running.wait_until_ready()
         for child in [part(children, word) for word in ("valkey-server", "simulator", "uvicorn", "celery")]:
@@ -105,7 +105,7 @@ def ready(base_url: str) -> bool:
 
 
 @pytest.mark.long
-def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
+def test_up_continues_the_jobs_of_a_killed_up(tmp_path: Path) -> None:
     settings = {"worker_timeout_seconds": "3", "retry_base_seconds": "0"}
     with up(tmp_path, **settings) as killed:
         children = killed.wait_until_ready()
@@ -113,7 +113,7 @@ def test_the_next_up_goes_on_after_a_killed_one(tmp_path: Path) -> None:
         await_until(lambda: killed.status(running) == "in_progress", 10, "the call never began")
         killed.signal(signal.SIGKILL)
         killed.exit_status()
-        await_until(lambda: not left_of(children), 5, "a killed supervisor left children behind")
+        await_until(lambda: not left_of(children), 5, "children outlived a killed supervisor")
 
     with up(tmp_path, **settings) as following:
         following.wait_until_ready()
@@ -147,7 +147,7 @@ SECRETS = {
 
 
 @pytest.mark.long
-def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_gets_only_its_own_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """[18.22]"""
     encryption_key = generate_key()
     (tmp_path / ".env").write_text(
@@ -162,29 +162,29 @@ def test_each_process_is_told_its_own_secrets_alone(tmp_path: Path, monkeypatch:
     }
     with up(tmp_path, **settings) as running:
         children = running.wait_until_ready()
-        held = {name: environ(part(children, word)) for name, word in WORDS.items()}
+        environments = {name: environ(part(children, word)) for name, word in WORDS.items()}
         asked = {"model": "openai/o3-pro", "input": "Hello", "background": True}
         headers = {"authorization": "Bearer canary-api-key-of-ours"}
         assert httpx.post(f"{running.base_url}/responses", json=asked, headers=headers).status_code == 200
     secrets = ("canary-provider-key", "canary-url-password", "canary-api-key-of-ours", encryption_key, "redis://")
-    for name, text in held.items():
+    for name, text in environments.items():
         known = {secret.replace(encryption_key, "canary-encryption") for secret in secrets if secret in text}
         assert (name, known) == (name, SECRETS[name])
         assert "canary-of-others" not in text
-        # Valkey writes its title over what it was told
-        assert name == "valkey" or "WEBHOOK_CONCURRENCY=3" in text, "what is no secret in .env is told to all"
+        # Valkey overwrites its environment with its process title
+        assert name == "valkey" or "WEBHOOK_CONCURRENCY=3" in text, "other settings in .env reach every process"
 
 
 WORDS = {"api": "uvicorn", "worker": "celery", "valkey": "valkey-server"}
 
 
 def environ(process: psutil.Process) -> str:
-    """What `/proc/PID/environ` says."""
+    """Return the content of `/proc/PID/environ`."""
     return Path(f"/proc/{process.pid}/environ").read_text()
 
 
 @pytest.mark.long
-def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
+def test_no_password_in_a_url_is_shown(tmp_path: Path) -> None:
     """[18.14]"""
     url = "http://canary-user:canary-password@127.0.0.1:9/v1?key=canary-parameter"
     settings = {"provider_base_url": url, "provider_api_key": "canary-key"}

@@ -1,4 +1,4 @@
-"""The course of an `up`, with stand-ins for its parts and real signals."""
+"""Start and stop of `up`, with stand-ins for its parts and real signals."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.cli.up_processes import STAND_IN
 from tests.support.waiting import await_until
 
 
-class ResponseSummary(Running):
+class UpProcess(Running):
     def __init__(self, directory: Path, trait: str) -> None:
         self.log = directory / "log"
         super().__init__((sys.executable, "-m", "tests.cli.up_processes", str(self.log), trait), ROOT, environment())
@@ -25,17 +25,17 @@ class ResponseSummary(Running):
         return re.findall(pattern, self.log.read_text() if self.log.exists() else "", re.MULTILINE)
 
     def wait_until_up(self) -> None:
-        """Each part notes its start itself, which may come after the supervisor's own word that all are up."""
+        """Wait for the supervisor's message and for each part's own note, which may come later."""
         self.match("announced")
         for server in ("worker", "api"):
             self.wait_for(f"^{server} started")
 
     def pid(self, name: str) -> int:
-        """Of the latest one by that name."""
+        """Return the pid of the latest process of that name."""
         return int(self.noted(rf"^{name} started (\d+)$")[-1])
 
     def left(self) -> list[str]:
-        """Command lines of stand-ins that still run."""
+        """Return the command lines of stand-ins that are still running."""
         lines = [" ".join(each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])]
         return [line for line in lines if STAND_IN.name in line and str(self.log) in line]
 
@@ -44,14 +44,14 @@ class ResponseSummary(Running):
 
 
 @contextmanager
-def summary(directory: Path, trait: str = "") -> Iterator[ResponseSummary]:
-    with ResponseSummary(directory, trait) as running:
+def up_process(directory: Path, trait: str = "") -> Iterator[UpProcess]:
+    with UpProcess(directory, trait) as running:
         yield running
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: signal.Signals) -> None:
-    with summary(tmp_path) as running:
+def test_a_signal_stops_the_worker_before_its_dependencies(tmp_path: Path, which: signal.Signals) -> None:
+    with up_process(tmp_path) as running:
         running.wait_until_up()
         children = running.children()
         running.signal(which)
@@ -62,8 +62,8 @@ def test_a_signal_stops_the_worker_before_what_it_needs(tmp_path: Path, which: s
         assert "stopping: 2 calls may finish, up to 60 s; Ctrl-C again to hand them back now" in running.output
 
 
-def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
-    with summary(tmp_path) as running:
+def test_dependencies_and_migration_come_before_the_servers(tmp_path: Path) -> None:
+    with up_process(tmp_path) as running:
         running.wait_until_up()
         started = running.noted(r"^(\w+) started")
         assert set(started[:2]) == {"store", "migrate"}
@@ -71,32 +71,32 @@ def test_services_and_schema_come_before_the_servers(tmp_path: Path) -> None:
         running.match(r"^api +\| asked")
 
 
-def test_nothing_is_served_on_a_database_that_could_not_be_migrated(tmp_path: Path) -> None:
-    with summary(tmp_path, "broken") as running:
+def test_no_server_starts_after_a_failed_migration(tmp_path: Path) -> None:
+    with up_process(tmp_path, "broken") as running:
         assert running.exit_status() == 1
         assert running.lines[-1] == "migrate exited with status 3; its own lines above say why"
         assert not running.noted(r"^(worker|api) started")
         assert not running.left()
 
 
-def test_what_is_missing_is_said_and_waited_for(tmp_path: Path) -> None:
-    with summary(tmp_path, "unready") as running:
+def test_a_missing_part_is_reported_and_waited_for(tmp_path: Path) -> None:
+    with up_process(tmp_path, "unready") as running:
         running.match(r"not ready after 0\.5 s: missing: a live worker; still waiting")
         assert "announced" not in running.output
         running.signal(signal.SIGINT)
         assert running.exit_status() == 0
 
 
-def test_a_signal_before_all_is_up_stops_what_there_is(tmp_path: Path) -> None:
-    with summary(tmp_path) as running:
+def test_a_signal_during_startup_stops_what_has_started(tmp_path: Path) -> None:
+    with up_process(tmp_path) as running:
         running.wait_for("store started")
         running.signal(signal.SIGINT)
         assert running.exit_status() == 0
         assert not is_alive(running.pid("store"))
 
 
-def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
-    with summary(tmp_path, "stubborn") as running:
+def test_a_second_signal_forces_the_worker_to_stop(tmp_path: Path) -> None:
+    with up_process(tmp_path, "stubborn") as running:
         running.wait_until_up()
         running.signal(signal.SIGINT)
         running.wait_for("worker SIGTERM")
@@ -106,20 +106,20 @@ def test_a_second_signal_hurries_the_worker(tmp_path: Path) -> None:
 
 
 def test_a_third_signal_kills_a_worker_that_does_not_end(tmp_path: Path) -> None:
-    with summary(tmp_path, "deaf") as running:
+    with up_process(tmp_path, "deaf") as running:
         running.wait_until_up()
         worker = running.pid("worker")
-        for heard in ("SIGTERM", "SIGQUIT"):
+        for received in ("SIGTERM", "SIGQUIT"):
             running.signal(signal.SIGINT)
-            running.wait_for(f"worker {heard}")
+            running.wait_for(f"worker {received}")
         running.signal(signal.SIGINT)
         assert running.exit_status() == 0
         assert "worker does not end; killing it" in running.output
         assert not is_alive(worker)
 
 
-def test_a_worker_is_not_hurried_while_it_records_paid_answers(tmp_path: Path) -> None:
-    with summary(tmp_path, "recording") as running:
+def test_a_worker_is_not_forced_while_it_records_paid_answers(tmp_path: Path) -> None:
+    with up_process(tmp_path, "recording") as running:
         running.wait_until_up()
         running.signal(signal.SIGTERM)
         running.match("recording 2 paid answers; Ctrl-C again gives them up")
@@ -128,8 +128,8 @@ def test_a_worker_is_not_hurried_while_it_records_paid_answers(tmp_path: Path) -
         assert running.noted(r"^(\w+ SIG\w+)")[:2] == ["worker SIGTERM", "worker SIGQUIT"]
 
 
-def test_a_second_signal_gives_up_what_a_worker_records(tmp_path: Path) -> None:
-    with summary(tmp_path, "recording") as running:
+def test_a_second_signal_stops_a_worker_that_records_paid_answers(tmp_path: Path) -> None:
+    with up_process(tmp_path, "recording") as running:
         running.wait_until_up()
         running.signal(signal.SIGINT)
         running.match("recording 2 paid answers; Ctrl-C again gives them up")
@@ -138,8 +138,8 @@ def test_a_second_signal_gives_up_what_a_worker_records(tmp_path: Path) -> None:
         assert running.exit_status() == 0
 
 
-def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
-    with summary(tmp_path, "deaf") as running:
+def test_the_children_of_a_killed_supervisor_die(tmp_path: Path) -> None:
+    with up_process(tmp_path, "deaf") as running:
         running.wait_until_up()
         children = running.children()
         assert len(children) == 3
@@ -147,20 +147,20 @@ def test_a_killed_supervisor_takes_its_children_along(tmp_path: Path) -> None:
         await_until(lambda: not left_of(children), 5, "children outlived their supervisor")
 
 
-def test_a_reader_that_leaves_stops_nothing(tmp_path: Path) -> None:
-    with summary(tmp_path) as running:
+def test_a_reader_that_closes_the_pipe_stops_nothing(tmp_path: Path) -> None:
+    with up_process(tmp_path) as running:
         running.wait_until_up()
         known = running.pid("worker")
         running.stop_reading()
-        os.kill(known, signal.SIGKILL)  # the line that names it is the last one read
+        os.kill(known, signal.SIGKILL)  # the line that reports it is the last one read
         await_until(lambda: running.pid("worker") != known, 10, "the worker was not started again")
         running.signal(signal.SIGTERM)
         assert running.popen.wait(10) == 0
         assert running.noted(r"^(\w+) SIG") == ["worker", "api", "store"]
 
 
-def test_a_child_that_keeps_dying_is_named_and_started_after_growing_pauses(tmp_path: Path) -> None:
-    with summary(tmp_path) as running:
+def test_a_child_that_keeps_dying_is_reported_and_restarted_after_growing_pauses(tmp_path: Path) -> None:
+    with up_process(tmp_path) as running:
         running.wait_until_up()
         pids = [running.pid("worker")]
         while len(pids) <= 4:

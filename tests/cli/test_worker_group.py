@@ -1,4 +1,4 @@
-"""`backburner worker --processes`: several workers on one backlog, and none is left behind."""
+"""`backburner worker --processes`: several workers share one backlog, and all of them stop."""
 
 import signal
 from datetime import timedelta
@@ -16,24 +16,24 @@ pytestmark = pytest.mark.long
 PROCESSES = 2
 
 
-def living(database: Database) -> list[WorkerRow]:
+def live(database: Database) -> list[WorkerRow]:
     with database.read() as tx:
         return live_workers(tx, database_now(tx), timedelta(seconds=10))
 
 
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGQUIT])
-def test_so_many_workers_register_and_all_leave_on_a_signal(
+def test_all_workers_register_and_stop_on_a_signal(
     which: signal.Signals, database_url: str, valkey_url: str, tmp_path: Path
 ) -> None:
     settings = {"database_url": database_url, "redis_url": valkey_url, "data_dir": str(tmp_path)}
     command = (*COMMAND, "worker", "--processes", str(PROCESSES))
     database = Database(database_url, pool_size=1)
     with Running(command, tmp_path, environment(**settings)) as running:
-        await_until(lambda: len(living(database)) == PROCESSES, 40, lambda: running.output)
-        assert len({worker.pid for worker in living(database)}) == PROCESSES
+        await_until(lambda: len(live(database)) == PROCESSES, 40, lambda: running.output)
+        assert len({worker.pid for worker in live(database)}) == PROCESSES
         children = running.children()
         running.signal(which)
         assert running.exit_status() == 0
         assert not left_of(children)
-        assert not living(database), "a worker did not take its leave"
+        assert not live(database), "a worker did not sign off"
     database.close()

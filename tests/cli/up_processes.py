@@ -1,6 +1,6 @@
-"""`up`'s course with stand-ins for its parts: `python -m tests.cli.up_processes DIRECTORY [TRAIT]`.
+"""Run `up` with stand-ins for its parts: `python -m tests.cli.up_processes LOG [TRAIT]`.
 
-TRAIT is stubborn, deaf, unready, broken or recording. The stand-ins write to DIRECTORY/log, see `stand_in.py`.
+TRAIT is stubborn, deaf, unready, broken or recording. The stand-ins write to the file LOG, see `stand_in.py`.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cli.errors import CommandFailed
 from cli.up.console import UpConsole
-from cli.up.startup import Plan, Service, run
+from cli.up.startup import Dependency, Plan, run
 from cli.up.supervisor import Backoff, Program
 from tests.support.server import free_port
 
@@ -18,7 +18,7 @@ STAND_IN = Path(__file__).with_name("stand_in.py")
 
 
 def main(log: Path, trait: str) -> None:
-    """Run until a signal says stop."""
+    """Run until a stop signal."""
     port = free_port()
     records = trait == "recording"
 
@@ -38,7 +38,7 @@ def main(log: Path, trait: str) -> None:
 
     console = UpConsole()
     plan = Plan(
-        services=[Service(program("store"), is_up)],
+        dependencies=[Dependency(program("store"), is_up)],
         migrate=program("migrate", "exit", "3" if trait == "broken" else "0"),
         servers=[
             program(
@@ -49,7 +49,7 @@ def main(log: Path, trait: str) -> None:
             program("api", "serve", str(port), "503" if trait == "unready" else "200"),
         ],
         readiness_url=f"http://127.0.0.1:{port}/readyz",
-        announce=lambda: console.note("announced"),
+        show_ready=lambda: console.note("announced"),
         calls_in_flight=lambda: 2,
         grace_seconds=60,
         backoff=Backoff(first=0.05, longest=0.2),
