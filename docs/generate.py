@@ -1,4 +1,4 @@
-"""Write the files that are drawn from code: the pages listed in `GENERATED`. A test compares them."""
+"""Write the files that are generated from code, listed in `GENERATED`. A test compares them."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -31,7 +31,7 @@ SDK_ERRORS = {
 AGAIN = {
     Again.NEVER: "no",
     Again.COUNTED: "yes",
-    Again.UNCOUNTED: "yes, without using an attempt, once the lane is open",
+    Again.UNCOUNTED: "yes, without using an attempt, once the provider takes calls",
     Again.IF_ALLOWED: "as `on_unknown_outcome` says",
 }
 
@@ -48,44 +48,45 @@ ERRORS_PAGE = """\
 
 Drawn from `api/errors.py`, `jobs/errors.py` and `jobs/retry.py` by `make docs`.
 
-The body is always `{{"error": {{"message", "type", "param", "code"}}}}`, and `x-request-id` is always there. The SDKs' exceptions
-have these as `.type`, `.param`, `.code`, `.status_code` and `.request_id`. The names below are the Python SDK's; the Node SDK's
-are the same, but for `APIError` where there is `APIStatusError`.
+The body is always `{{"error": {{"message", "type", "param", "code"}}}}`, and `x-request-id` is always set. The SDKs' exceptions
+have these as `.type`, `.param`, `.code`, `.status_code` and `.request_id`. The names below are the Python SDK's. The Node SDK's
+are the same, except that `APIStatusError` is `APIError` there.
 
-`x-should-retry: false` keeps an SDK from sending again by itself what may be paid for. Where it is missing an SDK asks again,
-after `Retry-After`, and that costs nothing.
+`x-should-retry: false` keeps an SDK from repeating by itself what may have been paid for. Where it is missing, an SDK asks
+again after `Retry-After`, at no cost.
 
-## What a request did wrong
+## Errors in the request
 
-The code of a wrong field is OpenAI's word for what is wrong with it: `invalid_type`, `invalid_value`,
-`missing_required_parameter`, `unsupported_parameter` and so on.
+The code for a wrong field is OpenAI's: `invalid_type`, `invalid_value`, `missing_required_parameter`, `unsupported_parameter`
+and so on.
 
 | HTTP | type | code | param | `x-should-retry` | SDK exception | when |
 | --- | --- | --- | --- | --- | --- | --- |
 {callers}
 
-## What is wrong with the address, or with this server
+## Errors of the address and of this server
 
 | HTTP | type | code | param | `x-should-retry` | SDK exception | when |
 | --- | --- | --- | --- | --- | --- | --- |
 {faults}
 
-## What a response failed with
+## Failures of a response
 
-The code is `error.code` of the response. A held create, one without `background`, that ends so is answered with this status and
-the failure's message. Once any of its calls may have been billed, a 429 or 5xx becomes a 400: most clients would repeat it, and buy
-again. In a stream the last event's code is `invalid_prompt` wherever the status is a 4xx that no client may repeat;
-`backburner.error.code` beside it is the one of this table. A 503 here has `Retry-After`. `provider_unavailable` is also what a held or streamed create gets that
-has waited for a provider that is away for `BACKBURNER_HELD_PATIENCE_SECONDS`: nothing was bought. A response fails with a kind when that is not tried again, or no attempt is left.
+The code is `error.code` of the response. A held create (one without `background`) that fails is answered with this status and
+the failure's message. Once any of its calls may have been billed, a 429 or 5xx becomes a 400, because most clients would repeat
+the others and pay again. In a stream the code of the last event is `invalid_prompt` wherever the status is a 4xx that no client
+repeats; `backburner.error.code` beside it is the one in this table. A 503 has `Retry-After`. A held or streamed create that has
+waited `BACKBURNER_HELD_PATIENCE_SECONDS` for a provider that is away also gets `provider_unavailable`: nothing was billed. A
+response fails with a kind if that kind is not tried again, or if no attempt is left.
 
 | HTTP | type | code | param | `x-should-retry` | SDK exception | from the kinds |
 | --- | --- | --- | --- | --- | --- | --- |
 {failed}
 
-## What one call can come to
+## Failures of one call
 
 The kind is `backburner.error.kind` of a response and `error.kind` of an attempt. A `context_overflow` is tried once more with
-`truncation: auto` where `BACKBURNER_TRUNCATION_ON_OVERFLOW` says so.
+`truncation: auto` if `BACKBURNER_TRUNCATION_ON_OVERFLOW` is `auto`.
 
 | kind | tried again | billed | then fails with |
 | --- | --- | --- | --- |
@@ -94,7 +95,7 @@ The kind is `backburner.error.kind` of a response and `error.kind` of an attempt
 
 
 def render_lifecycle() -> str:
-    """The transition table as a diagram and a table."""
+    """Return docs/lifecycle.md: the transitions as a diagram and as a table."""
     arrows = [
         f"    {source} --> {each.target}: {verb}"
         for verb, each in TRANSITIONS.items()
@@ -110,10 +111,10 @@ def render_lifecycle() -> str:
         [
             "# The life of a response",
             "",
-            "Drawn from `jobs/lifecycle.py` by `make docs`; that table is the only place that knows the arrows.",
+            "Drawn from `jobs/lifecycle.py` by `make docs`. That table is the only place that defines the transitions.",
             f"A response is open while it is {' or '.join(f'`{status}`' for status in Status if status in OPEN)};",
-            "the other statuses are final, until a caller asks for a retry.",
-            "Waiting for the next attempt is `queued` with `available_at` ahead.",
+            "the other statuses are final, unless a caller asks for a retry.",
+            "A job that waits for its next attempt is `queued`, with `available_at` in the future.",
             "",
             "```mermaid",
             "stateDiagram-v2",
@@ -130,12 +131,12 @@ def render_lifecycle() -> str:
 
 
 def sdk_error(status: int) -> str:
-    """The exception that both SDKs raise for a status."""
+    """Return the name of the exception that both SDKs raise for an HTTP status."""
     return "InternalServerError" if status >= 500 else SDK_ERRORS.get(status, "APIStatusError")
 
 
 def render_errors() -> str:
-    """Every failure: how it leaves the server, what an SDK raises for it, and what was done before."""
+    """Return docs/errors.md: each failure with its HTTP answer, the SDK's exception and the retry rule."""
     callers = [
         _error_row(
             status,
@@ -166,7 +167,7 @@ def render_errors() -> str:
 
 
 def _most(rule: Rule) -> str:
-    """How often in all, or how often it may fail alike."""
+    """Return the limit on tries in all, or on tries that fail with the same kind."""
     if rule.purchases is not None:
         return f", {rule.purchases} such in all"
     return "" if rule.tries is None else f", {rule.tries} in all"
@@ -188,8 +189,10 @@ def _param_of(code: str) -> str:
 def _kinds_of(code: str) -> str:
     kinds = [kind for kind, each in ERROR_CODES.items() if each == code]
     if not kinds:
-        return "none, for no call was made"
-    also = ", and whatever may have been billed under `on_unknown_outcome: fail`" if code == "outcome_unknown" else ""
+        return "none: no call was made"
+    also = (
+        ", and any call that may have been billed under `on_unknown_outcome: fail`" if code == "outcome_unknown" else ""
+    )
     return ", ".join(f"`{kind}`" for kind in kinds) + also
 
 
