@@ -22,11 +22,12 @@ from jobs.batching import AsyncBatcher, NotBegun
 from jobs.encryption import Cipher
 from jobs.model_catalog import Catalogue
 from jobs.notifications import Listener, Notifier
+from jobs.queue_capacity import QueueCapacity
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey, Scope
 from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.responses import ResponseSummary
-from jobs.task_queue import QueueCapacity, TaskQueue
+from jobs.task_queue import TaskQueue
 
 documented = HTTPBearer(auto_error=False, description="An API key of this server: `backburner keys create NAME`.")
 

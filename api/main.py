@@ -26,11 +26,13 @@ from api.sdk_retry.tracker import NoteAnswers, UndeliveredTracker
 from api.sse import Sequences
 from api.submit_batch import SubmitBatcher
 from jobs.batching import AsyncBatcher
+from jobs.celery_app import create_celery
 from jobs.encryption import Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
 from jobs.notifications import Listener, Notifier
 from jobs.process_tuning import collect_rarely
+from jobs.queue_capacity import QueueCapacity
 from jobs.redis_url import connect
 from jobs.settings import Settings, ignored_variables, load_settings
 from jobs.store.api_keys import VARIABLE, ensure_bootstrap_key, find_key
@@ -41,7 +43,7 @@ from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.responses import ResponseSummary, ended_among, summaries
 from jobs.store.stream_events import emitted_counts
 from jobs.store.write_probe import WriteProbe
-from jobs.task_queue import QueueCapacity, TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import configure_logging, get_logger, log_ignored
 from jobs.webhooks.enqueue import Outbox
 
@@ -99,7 +101,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rendered=ResponseCache(),
         lookups=Lookups(),
         database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),
-        broker_probe=Probe("broker probe", lambda: task_queue.why_away(installation.known)),
+        broker_probe=Probe("broker probe", lambda: task_queue.unavailable_reason(installation.known)),
     )
 
     @asynccontextmanager

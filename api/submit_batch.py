@@ -23,12 +23,13 @@ from jobs.batching import AsyncBatcher, NotBegun
 from jobs.clock import STEP
 from jobs.errors import CallerError
 from jobs.job import Job, JobSpec
+from jobs.queue_capacity import QueueCapacity
 from jobs.store.api_keys import ApiKey, Scope, find_keys
 from jobs.store.database import DATABASE_ERRORS, LOCK_ERRORS, CommitUnknown, Database, is_locked, sqlstate_of
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.jobs import submit
 from jobs.store.undelivered_creates import Sender, announce_submit, insert_undelivered_creates
-from jobs.task_queue import QueueCapacity, TaskQueue
+from jobs.task_queue import TaskQueue
 
 ENDED_BY_A_ROW: Final = (*LOCK_ERRORS, "54")
 """SQLSTATEs of a lock, and of a limit that a value exceeds: the server answers, and has written nothing."""
@@ -128,7 +129,7 @@ class SubmitBatcher:
     async def _know_room(self) -> None:
         if self._look is None and self._queue_capacity.is_stale:
             self._looked_at = monotonic()
-            self._look = asyncio.create_task(run_in_threadpool(self._queue_capacity.look))
+            self._look = asyncio.create_task(run_in_threadpool(self._queue_capacity.refresh))
             self._look.add_done_callback(self._looked)
         left = self._looked_at + BROKER_SECONDS - monotonic()
         if self._look is not None and left > 0:
@@ -245,7 +246,7 @@ class SubmitBatcher:
         return jobs
 
     def _enqueue_all(self, job_ids: Sequence[str]) -> list[None]:
-        self._task_queue.enqueue_all(job_ids)
+        self._task_queue.enqueue(job_ids)
         return [None] * len(job_ids)
 
 

@@ -33,7 +33,7 @@ SHARE: Final = Figure("% of its process")
 STEPS: Final[dict[str, dict[str, str]]] = {
     "API": {
         "submit: the rows": r"SubmitBatcher\._write_all ",
-        "submit: is there room for a message?": r"QueueCapacity\.look ",
+        "submit: is there room for a message?": r"QueueCapacity\.refresh ",
         "dispatch: enqueue the messages": r"SubmitBatcher\._enqueue_all ",
         "poll: whose key is it?": r"find_keys ",
         "poll: the row": r"(standings|show_all) ",
@@ -50,7 +50,7 @@ STEPS: Final[dict[str, dict[str, str]]] = {
         "notify": r"Announcer\.ended ",
         "record": r"Executor\._record ",
         "dispatch: whose turn is it?": r"Turns\.pick ",
-        "dispatch: enqueue the messages": r"TaskQueue\.enqueue_all ",
+        "dispatch: enqueue the messages": r"TaskQueue\.enqueue ",
         "dispatch: the rest of its ticks": r"Maintenance\.",
         "heartbeat": r"Heartbeat\.",
         "dispatch: receive the messages (Celery)": r"celery/|kombu/",

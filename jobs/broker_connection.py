@@ -70,7 +70,7 @@ class SteadyConnection(Connection):
         return self
 
 
-class BrokerAway(Exception):
+class BrokerUnavailable(Exception):
     """The broker cannot be used, or could not a moment ago, and why; the cause is the error that told so, if any."""
 
 
@@ -93,11 +93,11 @@ class BrokerConnection:
         """What `act` makes of the connection.
 
         Raises:
-            BrokerAway: it could not be had, or broke.
+            BrokerUnavailable: it could not be had, or broke.
         """
         with self._guard:
             if monotonic() < self._quiet_until:
-                raise BrokerAway(self._reason)
+                raise BrokerUnavailable(self._reason)
             is_whole = False
             try:
                 result = act(self._connected())
@@ -105,7 +105,7 @@ class BrokerConnection:
             except BROKER_ERRORS as error:
                 self._quiet_until = monotonic() + QUIET_AFTER_FAILURE
                 self._reason = refusal_of(error)
-                raise BrokerAway(self._reason) from error
+                raise BrokerUnavailable(self._reason) from error
             finally:
                 if not (is_whole and self._keep):  # also where a greenlet is killed: an answer may be on its way
                     self._let_go()
@@ -167,7 +167,7 @@ def queue_length(connection: Connection, queue: str) -> int:
     return int(declared.message_count)
 
 
-def next_in(connection: Connection, queue: str) -> str | None:
+def next_id(connection: Connection, queue: str) -> str | None:
     """The id in the message that Redis hands out next from this queue, which is its oldest.
 
     Empty if there is none, or it is none of ours: anything may be put there. None from any other broker, which does not

@@ -69,7 +69,7 @@ def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collecti
     return found
 
 
-def forget_celerys(environment: MutableMapping[str, str]) -> None:
+def remove_celery_variables(environment: MutableMapping[str, str]) -> None:
     """Remove what Celery would take for its own settings: what is ours is said by our settings alone."""
     for name in [each for each in environment if each.startswith(_OF_CELERY) or each in _OF_CELERYS_COMMAND]:
         del environment[name]

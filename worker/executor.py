@@ -337,7 +337,7 @@ class Executor:
             if settled.verb in {Verb.ADOPT, Verb.ADOPT_PARTIAL}:
                 self._notifier.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.parked_until is None and job.available_at <= self._clock():
-            self._task_queue.enqueue(job.id)
+            self._task_queue.enqueue([job.id])
 
 
 def _on_events(live: LiveOutput, credentials: Credentials) -> OnEvents:

@@ -26,10 +26,10 @@ if "worker" in sys.argv and not gevent.monkey.is_module_patched("socket"):  # pr
 import kombu.utils.functional
 from celery.signals import setup_logging
 
+from jobs.celery_app import configure_queues, create_celery
 from jobs.settings import ignored_variables, load_settings
 from jobs.store.database import usable_database
 from jobs.store.installation import Installation
-from jobs.task_queue import create_celery, take_names
 from jobs.telemetry import configure_logging, log_ignored
 from worker import flower_auth
 from worker.celery_adapter import remote_control
@@ -51,7 +51,7 @@ ignored = ignored_variables()
 app = create_celery(settings)
 database = usable_database(settings.database)
 names = find_names(Installation(database, settings.namespace))
-take_names(app, names)
+configure_queues(app, names)
 process = WorkerProcess(settings, app, database, names)
 register_tasks(app, process)
 install(app, process)

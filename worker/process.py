@@ -20,6 +20,7 @@ from celery.worker import state
 
 from jobs.broker_names import Names
 from jobs.cancel_reason import AbortReason
+from jobs.celery_app import HEADROOM
 from jobs.encryption import VARIABLE, Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
@@ -31,7 +32,7 @@ from jobs.store.database import DATABASE_ERRORS, Database
 from jobs.store.pending_work import PeriodicTask
 from jobs.store.provider_limits import ProviderLimitSettings, probe_now
 from jobs.store.reconciliation import MaxLogWait
-from jobs.task_queue import HEADROOM, TaskQueue
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from jobs.webhooks.enqueue import Outbox
 from worker.capacity import Capacity

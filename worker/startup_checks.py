@@ -7,7 +7,7 @@ from typing import Any, Final
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.broker_connection import CLUSTER_ERRORS, BrokerAway, BrokerConnection, read_together
+from jobs.broker_connection import CLUSTER_ERRORS, BrokerConnection, BrokerUnavailable, read_together
 from jobs.broker_names import Names
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.installation import Installation
@@ -46,7 +46,7 @@ def refuse_what_takes_nothing(controller: Any, app: Celery, names: Names) -> Non
     line = BrokerConnection(app, keep=False)
     try:
         line.use(lambda connection: read_together(connection, names.calls, names.deliveries))
-    except BrokerAway as away:
+    except BrokerUnavailable as away:
         if isinstance(away.__cause__, CLUSTER_ERRORS):
             raise SystemExit(
                 "Redis Cluster cannot keep the queue: name one server, or Sentinels, in BACKBURNER_REDIS_URL."

@@ -2,8 +2,8 @@
 
 from celery import Celery
 
+from jobs.celery_app import DELIVER, EXECUTE
 from jobs.ids import may_be_id
-from jobs.task_queue import DELIVER, EXECUTE
 from jobs.telemetry import get_logger
 from worker.process import WorkerProcess
 

@@ -243,7 +243,7 @@ def retry(state: StateDep, caller: Writer, response_id: str) -> Response:
     job = _settle_race(state, caller.id, response_id, reviving)
     # before the bell: what was done, and not what became of it meanwhile
     shown = show(state.database, job.id, caller.id, state.settings.provider_name)
-    state.task_queue.enqueue(job.id)
+    state.task_queue.enqueue([job.id])
     return shown.answer(state.database.clock())
 
 

@@ -25,6 +25,7 @@ from jobs.broker_connection import (
     try_write,
 )
 from jobs.broker_names import Names
+from jobs.celery_app import create_celery
 from jobs.encryption import VARIABLE
 from jobs.model_catalog import Catalogue
 from jobs.redis_url import connect
@@ -34,7 +35,6 @@ from jobs.store.database import Database
 from jobs.store.installation import Installation
 from jobs.store.workers import CALLS
 from jobs.store.write_probe import UNREACHABLE, WriteProbe
-from jobs.task_queue import create_celery
 
 MAX_WAIT_SECONDS = 3
 NOBODY = "backburner"

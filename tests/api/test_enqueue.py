@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from jobs.celery_app import EXECUTE
 from jobs.lifecycle import Status
 from jobs.store.database import database_now
 from jobs.store.workers import register
-from jobs.task_queue import EXECUTE
 from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.names import NAMES
 from tests.support.server import free_port

@@ -8,7 +8,7 @@ from celery import Celery
 from redis.exceptions import RedisError
 
 from jobs.broker_connection import BROKER_ERRORS
-from jobs.task_queue import EXECUTE
+from jobs.celery_app import EXECUTE
 from tests.support.names import NAMES
 from tests.support.rubbish import COMMANDS, CONTROL_CHANNEL, RUBBISH
 from tests.support.valkey import ValkeyServer

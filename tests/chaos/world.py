@@ -19,10 +19,11 @@ import httpx
 import psycopg
 
 from cli.up.commands import API
+from jobs.celery_app import configure_queues, create_celery
 from jobs.settings import Transport, load_settings
 from jobs.store.api_keys import BOOTSTRAP_ID, create_key
 from jobs.store.database import Database
-from jobs.task_queue import TaskQueue, create_celery, take_names
+from jobs.task_queue import TaskQueue
 from tests.chaos.locks import ALWAYS_WRITES, Locker
 from tests.chaos.plan import (
     APIS,
@@ -169,7 +170,7 @@ class World:
         database.close()
         self.tenants.append(Tenant(key.id, secret))
         self.celery = create_celery(load_settings(redis_url=self.valkey.url, data_dir=str(self.data_dir)))
-        take_names(self.celery, NAMES)
+        configure_queues(self.celery, NAMES)
         self.message = TaskQueue(self.celery, get_names)
         self._parts.callback(self.message.close)
 
@@ -283,7 +284,7 @@ class World:
 
     def enqueue(self, job_ids: Sequence[str]) -> int:
         """Put bells into the broker's queue that nobody needs; how many went in."""
-        return sum(self.message.enqueue(job_id) for job_id in job_ids)
+        return self.message.enqueue(job_ids)
 
     def supervise(self) -> list[str]:
         """Start again what ended by itself, as an operator's supervisor would, and return the names.

@@ -183,7 +183,9 @@ def test_they_name_the_same_while_the_broker_is_away(
     assert body["missing"] == missing
     assert_they_agree(body, rows, said)
     task_queue = server.state.task_queue
-    await_until(lambda: task_queue.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+    await_until(
+        lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is left alone for more than a moment"
+    )
 
 
 @pytest.mark.one_database
@@ -198,7 +200,9 @@ def test_a_key_that_is_no_queue_is_found_by_both(server: Server, shared_valkey: 
     assert "WRONGTYPE" in body["reasons"]["broker"]
     assert_they_agree(body, rows, said)
     task_queue = server.state.task_queue
-    await_until(lambda: task_queue.why_away(None) is None, 5, "the broker is left alone for more than a moment")
+    await_until(
+        lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is left alone for more than a moment"
+    )
 
 
 @pytest.mark.one_database

@@ -9,8 +9,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
+from jobs.celery_app import create_celery
 from jobs.settings import Settings, load_settings
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.compose.broker import ComposeValkey
 from tests.compose.composefile import DOTENV, load
 from tests.support.names import NAMES, get_names
@@ -120,8 +121,8 @@ def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: Compo
     app = create_celery(settings_of(broker, BACKBURNER))
     task_queue = TaskQueue(app, get_names)
     assert task_queue.depth() == 0
-    assert task_queue.why_away(NAMES) is None
-    assert task_queue.enqueue("resp_1")
+    assert task_queue.unavailable_reason(NAMES) is None
+    assert task_queue.enqueue(["resp_1"])
     assert task_queue.depth() == 1
     task_queue.close()
     with broker.as_user(BACKBURNER, PASSWORDS[BACKBURNER]) as client:

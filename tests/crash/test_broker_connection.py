@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 from kombu.connection import Connection
 
-from jobs.broker_connection import BrokerAway, BrokerConnection
+from jobs.broker_connection import BrokerConnection, BrokerUnavailable
+from jobs.celery_app import EXECUTE, create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import EXECUTE, TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST
 from tests.support.tls_proxy import TlsLine
@@ -61,11 +62,11 @@ def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) 
     with line_to(valkey) as line:
         line.use(itself)
         valkey.stop()
-        with pytest.raises(BrokerAway) as told:
+        with pytest.raises(BrokerUnavailable) as told:
             line.use(itself)
         assert told.value.__cause__ is not None
         valkey.start()
-        with pytest.raises(BrokerAway) as told:
+        with pytest.raises(BrokerUnavailable) as told:
             line.use(itself)
         assert told.value.__cause__ is None
 
@@ -73,11 +74,11 @@ def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) 
 def test_what_was_rung_before_a_broker_lost_everything_is_rung_again(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
     message = TaskQueue(app, get_names)
-    assert message.enqueue_all(["resp_1", "resp_2"]) == 2
+    assert message.enqueue(["resp_1", "resp_2"]) == 2
     assert message.depth() == 2
     valkey.flush()
     assert message.depth() == 0
-    assert message.enqueue("resp_1")
+    assert message.enqueue(["resp_1"])
     assert message.depth() == 1
     with valkey.client() as client:
         assert EXECUTE.encode() in client.lrange(NAMES.calls, 0, -1)[0]
@@ -89,11 +90,11 @@ def test_a_broker_that_takes_no_writes_says_why(
     fault: Callable[[ValkeyServer], AbstractContextManager[None]], code: str, valkey: ValkeyServer
 ) -> None:
     task_queue = TaskQueue(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
-    assert task_queue.why_away(NAMES) is None
+    assert task_queue.unavailable_reason(NAMES) is None
     with fault(valkey):
         for _ in range(2):  # the second asks nobody, as the broker is left alone for a second
-            assert f"it answers {code}" in str(task_queue.why_away(NAMES))
-    await_until(lambda: task_queue.why_away(NAMES) is None, 5, "it does not take writes again")
+            assert f"it answers {code}" in str(task_queue.unavailable_reason(NAMES))
+    await_until(lambda: task_queue.unavailable_reason(NAMES) is None, 5, "it does not take writes again")
     task_queue.close()
 
 
@@ -101,7 +102,7 @@ def test_one_with_no_connection_to_spare_says_so(valkey: ValkeyServer) -> None:
     task_queue = TaskQueue(create_celery(load_settings(redis_url=valkey.url, data_dir="unused")), get_names)
     with valkey.client() as client:
         client.config_set("maxclients", 1)
-        assert "max number of clients reached" in str(task_queue.why_away(NAMES))
+        assert "max number of clients reached" in str(task_queue.unavailable_reason(NAMES))
     task_queue.close()
 
 
@@ -109,5 +110,5 @@ def test_a_certificate_that_nobody_vouches_for_is_named(valkey: ValkeyServer) ->
     with TlsLine(valkey.port) as line:
         url = f"rediss://{HOST}:{line.port}/0"
         task_queue = TaskQueue(create_celery(load_settings(redis_url=url, data_dir="unused")), get_names)
-        assert str(task_queue.why_away(NAMES)).startswith("TLS with it fails: self-signed certificate")
+        assert str(task_queue.unavailable_reason(NAMES)).startswith("TLS with it fails: self-signed certificate")
         task_queue.close()

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+from jobs.celery_app import EXECUTE, configure_queues, create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import EXECUTE, TaskQueue, create_celery, take_names
+from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES, NAMESPACE, get_names
 from tests.support.server import HOST
 from tests.support.stack import ROOT
@@ -46,7 +47,7 @@ except OSError:
 
 def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
-    take_names(app, NAMES)
+    configure_queues(app, NAMES)
     app.send_task(EXECUTE, args=("resp_1",), ignore_result=True)
     with app.connection_for_read() as connection:
         channel = connection.default_channel

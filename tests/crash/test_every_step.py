@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs.backoff import Backoff
 from jobs.cancel_reason import AbortReason
+from jobs.celery_app import create_celery
 from jobs.event_stream import OnEvents
 from jobs.job import CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status
@@ -30,7 +31,7 @@ from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.workers import register
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.records import MODEL, Records, snapshot
@@ -171,8 +172,8 @@ class DyingNotifier(Notifier):
 
 
 class DyingDispatcher(TaskQueue):
-    def enqueue(self, job_id: str) -> bool:
-        super().enqueue(job_id)
+    def enqueue(self, job_ids: Sequence[str]) -> int:
+        super().enqueue(job_ids)
         raise Killed
 
 

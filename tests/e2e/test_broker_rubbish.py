@@ -8,8 +8,8 @@ import pytest
 from celery import Celery
 from celery.worker.control import Panel
 
+from jobs.celery_app import configure_queues, create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import create_celery, take_names
 from tests.support.names import NAMES, NAMESPACE
 from tests.support.rubbish import COMMANDS, CONTROL_CHANNEL, RUBBISH
 from tests.support.stack import Stack
@@ -35,7 +35,7 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
 def celery(valkey: ValkeyServer) -> Iterator[Celery]:
     """An application of Celery's as a stranger has it who knows the broker's address."""
     app = create_celery(load_settings(redis_url=valkey.url))
-    take_names(app, NAMES)
+    configure_queues(app, NAMES)
     yield app
     app.close()
 

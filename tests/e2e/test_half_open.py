@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from jobs.celery_app import configure_queues, create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import create_celery, take_names
 from tests.chaos.proxy import Proxy
 from tests.support.names import NAMES, NAMESPACE
 from tests.support.server import HOST
@@ -42,6 +42,6 @@ def test_jobs_are_taken_again_within_seconds_and_pings_are_answered(
         stack.await_all([stack.submit("[[sim: full delay=0]] Hello")], "completed", 60)
         assert time.monotonic() - began < PICK_UP_SECONDS
         app = create_celery(load_settings(redis_url=valkey.url))
-        take_names(app, NAMES)
+        configure_queues(app, NAMES)
         await_until(lambda: app.control.inspect(timeout=1).ping(), 20, stack.logs)
         app.close()

@@ -10,9 +10,10 @@ from redis.exceptions import RedisError
 
 from cli.doctor.local import check_broker, check_redis
 from cli.doctor.result import Level
+from jobs.celery_app import create_celery
 from jobs.redis_url import connect, connect_async
 from jobs.settings import load_settings
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.names import get_names
 from tests.support.server import HOST
 from tests.support.stack import Stack

@@ -8,10 +8,11 @@ import pytest
 from celery import Celery
 
 from jobs.broker_names import Names
+from jobs.celery_app import configure_queues, create_celery
 from jobs.settings import load_settings
 from jobs.store.database import Database
 from jobs.store.installation import Installation
-from jobs.task_queue import TaskQueue, create_celery, take_names
+from jobs.task_queue import TaskQueue
 from migrations import upgrade
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
@@ -31,7 +32,7 @@ def names_of(database_url: str) -> Names:
 @contextmanager
 def celery_of(valkey: ValkeyServer, names: Names) -> Iterator[Celery]:
     app = create_celery(load_settings(redis_url=valkey.url))
-    take_names(app, names)
+    configure_queues(app, names)
     yield app
     app.close()
 
@@ -47,7 +48,7 @@ def test_neither_takes_the_others_messages_nor_obeys_its_commands(valkey: Valkey
         assert ours.namespace != other.namespace
         with celery_of(valkey, other) as theirs, celery_of(valkey, ours) as mine:
             message = TaskQueue(theirs, lambda: other)
-            assert message.enqueue_all([f"resp_{number}" for number in range(MESSAGES)]) == MESSAGES
+            assert message.enqueue([f"resp_{number}" for number in range(MESSAGES)]) == MESSAGES
             stack.await_all(stack.submit_many(MESSAGES, "[[sim: full delay=0]] Hello"), "completed", 30)
             assert message.depth() == MESSAGES
             assert not theirs.control.inspect(timeout=1).ping()

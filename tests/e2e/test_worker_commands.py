@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from jobs.celery_app import EXECUTE, create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import EXECUTE, create_celery
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 

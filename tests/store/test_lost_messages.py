@@ -6,12 +6,14 @@ from time import monotonic
 
 import pytest
 
+from jobs.celery_app import create_celery
+from jobs.queue_capacity import NOT_SHOWN_FOR, OUT_OF_ORDER, TO_CLAIM, LostMessages
 from jobs.settings import Settings
 from jobs.store.database import database_now
 from jobs.store.fair_scheduler import FairScheduler, enqueued_at_of
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.workers import register
-from jobs.task_queue import NOT_SHOWN_FOR, OUT_OF_ORDER, TO_CLAIM, LostMessages, TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.clock import Clock
 from tests.support.names import NAMES, get_names
 from tests.support.records import Records
@@ -120,12 +122,12 @@ def test_rubbish_in_the_queue_costs_nothing(
     with valkey.client() as client:
         client.rpush(NAMES.calls, rubbish)
     assert look() == 0
-    assert task_queue.next_message() in ("", "a")
+    assert task_queue.next_job_id() in ("", "a")
 
 
 def test_what_has_just_left_the_queue_is_given_half_a_second(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     passed = {"seconds": 0.0}
-    monkeypatch.setattr("jobs.task_queue.monotonic", lambda: passed["seconds"])
+    monkeypatch.setattr("jobs.queue_capacity.monotonic", lambda: passed["seconds"])
     lost, first, second, now = LostMessages(), clock(), clock() + 10 * SECOND, clock() + 60 * SECOND
 
     def lost_before(after: float, following: datetime | None) -> datetime:

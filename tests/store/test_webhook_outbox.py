@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobs.celery_app import create_celery
 from jobs.job import WebhookTarget
 from jobs.lifecycle import Verb
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from jobs.webhooks.enqueue import BEYOND_CALM, CALM, Outbox
 from tests.support.names import get_names
 from tests.support.records import Records, make_key
@@ -38,9 +39,9 @@ def test_a_rush_of_one_keys_ends_does_not_fill_the_queue_before_anothers(
     for _ in range(4):  # however they come: one by one, or many at once
         outbox.jobs_ended(rush)
     outbox.jobs_ended([*rush, *rush])
-    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM
+    assert task_queue.delivery_depth() == CALM + BEYOND_CALM
     outbox.jobs_ended([end(records, other, number) for number in range(3)])
-    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM + 3
+    assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 2.0)
     outbox.jobs_ended(rush)
-    assert task_queue.depth_of_deliveries() == CALM + BEYOND_CALM + 3 + CALM // 2
+    assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3 + CALM // 2

@@ -6,6 +6,7 @@ from datetime import timedelta
 import httpcore
 import pytest
 
+from jobs.celery_app import create_celery
 from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import OnUnknownOutcome, Outcome
 from jobs.lifecycle import Status, Verb
@@ -26,7 +27,7 @@ from jobs.store.workers import (
     register,
     take_lease,
 )
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.clock import Clock
 from tests.support.names import get_names
 from tests.support.racing import race

@@ -15,7 +15,7 @@ class DeafBroker(TaskQueue):
     def depth(self) -> None:
         return None
 
-    def enqueue_all(self, job_ids: Sequence[str]) -> int:
+    def enqueue(self, job_ids: Sequence[str]) -> int:
         self.enqueued += job_ids
         return 0
 

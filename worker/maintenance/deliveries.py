@@ -3,12 +3,13 @@
 from datetime import datetime, timedelta
 
 from jobs.ids import first_id_at
+from jobs.queue_capacity import LostMessages, window_size
 from jobs.store.database import Database, database_now
 from jobs.store.webhooks.outbox import orphaned_deliveries, rescue_deliveries
 from jobs.store.webhooks.pruning import prune_events
 from jobs.store.webhooks.scheduler import delivery_enqueued_at, pick_due_deliveries
 from jobs.store.workers import live_workers
-from jobs.task_queue import LostMessages, TaskQueue, window_size
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance.shared_transaction import all_or_each
 
@@ -38,10 +39,10 @@ def dispatch(
     slots_each: int,
 ) -> int:
     """Ring for as many due deliveries as the live workers have room for; returns how many. `lost` is kept between."""
-    depth = task_queue.depth_of_deliveries()
+    depth = task_queue.delivery_depth()
     if depth is None:
         return 0
-    following = task_queue.next_delivery() if depth else None
+    following = task_queue.next_delivery_id() if depth else None
     with database.read() as tx:
         next_enqueued_at = delivery_enqueued_at(tx, following) if following else None
         alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]

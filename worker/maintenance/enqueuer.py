@@ -2,11 +2,12 @@
 
 from datetime import datetime, timedelta
 
+from jobs.queue_capacity import LostMessages, free_capacity
 from jobs.store.database import Database, database_now, unless_locked
 from jobs.store.fair_scheduler import FairScheduler, enqueued_at_of
 from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit, relax_if_quiet
 from jobs.store.workers import live_slots
-from jobs.task_queue import LostMessages, TaskQueue
+from jobs.task_queue import TaskQueue
 
 
 def run_once(
@@ -26,12 +27,12 @@ def run_once(
     depth = task_queue.depth()
     if depth is None:
         return 0
-    following = task_queue.next_message() if depth else None
+    following = task_queue.next_job_id() if depth else None
     with database.read() as tx:
         next_enqueued_at = enqueued_at_of(tx, following) if following else None
         slots = live_slots(tx, database_now(tx), worker_timeout)
         current = read_provider_limit(tx, provider_limit.name)
-        room = task_queue.room(tx, provider_limit, current, depth=depth, slots=slots, now=now)
+        room = free_capacity(tx, task_queue, provider_limit, current, depth=depth, slots=slots, now=now)
     if current.max_calls is not None:
         with unless_locked(), database.begin(hurried=True) as tx:
             relax_if_quiet(tx, current, now, slots)
@@ -42,4 +43,4 @@ def run_once(
         return 0
     with database.begin() as tx:
         due = scheduler.pick(tx, now, room, enqueued_before)
-    return task_queue.enqueue_all(due)
+    return task_queue.enqueue(due)

@@ -14,12 +14,13 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.notifications import Notifier
+from jobs.queue_capacity import LostMessages
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import MaxLogWait
-from jobs.task_queue import LostMessages, TaskQueue
+from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance import deadlines, deliveries, enqueuer, follow_ups, pruner, rescuer, sqlite_clock
 from worker.maintenance.clock_set_back import SetBack

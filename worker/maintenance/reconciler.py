@@ -108,4 +108,4 @@ class Reconciler:
             if job.status.is_terminal:
                 self._notifier.ended(job.id)
             else:
-                self._task_queue.enqueue(job.id)
+                self._task_queue.enqueue([job.id])

@@ -209,4 +209,4 @@ def _announce(moved: list[tuple[Verb, Job]], task_queue: TaskQueue, notifier: No
     for verb, job in moved:
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
     notifier.ended(*(job.id for _verb, job in moved if job.status.is_terminal))
-    task_queue.enqueue_all([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])
+    task_queue.enqueue([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.celery_app import create_celery
 from jobs.settings import load_settings
-from jobs.task_queue import TaskQueue, create_celery
+from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST, free_port
 from tests.support.tls_proxy import CERTIFICATE, TlsLine
@@ -28,6 +29,6 @@ def test_its_certificate_is_verified(host: str, query: str, is_spoken_to: bool, 
     with TlsLine(free_port()) as line:
         settings = load_settings(broker_url=f"amqps://me:p%40@{host}:{line.port}//{query}", data_dir=str(tmp_path))
         task_queue = TaskQueue(create_celery(settings), get_names)
-        assert task_queue.why_away(NAMES) is not None  # nobody is behind it
+        assert task_queue.unavailable_reason(NAMES) is not None  # nobody is behind it
         task_queue.close()
     assert bool(line.taken) is is_spoken_to

@@ -8,12 +8,12 @@ from sqlalchemy import make_url
 
 from cli.server_address import load_connection
 from cli.up.child_environment import Part, environment_of
+from jobs.celery_app import create_celery
 from jobs.encryption import generate_key
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.settings import WHOLE, Settings, ignored_variables, load_settings
 from jobs.store.database import Database
-from jobs.task_queue import create_celery
 
 SECRET = "hunter2-and-more"
 SERVICES = {

@@ -4,11 +4,11 @@ import pytest
 from kombu.transport import TRANSPORT_ALIASES
 from redis.connection import SSLConnection
 
+from jobs.celery_app import create_celery
 from jobs.errors import SettingsError
 from jobs.redis_url import Sentinels, connect, for_kombu, with_master
 from jobs.setting_checks import BROKER_LIBRARIES, BROKER_SCHEMES
 from jobs.settings import load_settings
-from jobs.task_queue import create_celery
 
 SECRET = "hush-hush"
 TWO = (("h1", 26379), ("h2", 5000))
