@@ -30,7 +30,6 @@ from api.errors import (
 )
 from jobs.ids import new_id
 
-HEAD: Final = b"HTTP/1.1 "
 LARGEST_HEAD: Final = 64 * 1024
 """Bytes of a request's line and headers; as many again may stand between the chunks of its body and after them."""
 USUAL_HEAD: Final = 8 * 1024
@@ -85,7 +84,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
-        self._out = _Transport(cast("asyncio.Transport", transport), self.loop)
+        self._out = _Transport(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self._out))
         self._waits_since = self.loop.time()
         self._process.add(self, self.loop)
@@ -282,30 +281,18 @@ class _TooManyAhead(Exception):
 
 
 class _Transport:
-    """Keeps a head until what follows it is written, but never beyond this turn of the loop.
+    """Counts the bytes written, so that the process can see how fast the client takes them."""
 
-    uvicorn hands the two over apart. Each is then a system call and a segment of its own, and wakes the client (0005).
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self.written = 0
         self._transport = transport
-        self._loop = loop
-        self._head: bytes | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
         self.written += len(data)
-        if self._head is not None:
-            head, self._head = self._head, None
-            self._transport.writelines((head, data) if data else (head,))  # asyncio's never gets rid of an empty piece
-        elif data.startswith(HEAD):
-            self._head = data
-            self._loop.call_soon(self._send_head)
-        else:
-            self._transport.write(data)
+        self._transport.write(data)
 
     def unacknowledged(self) -> int:
         """Bytes that the client's side has not taken from the kernel, which asks for more only in large steps."""
@@ -320,19 +307,9 @@ class _Transport:
 
     def end_with(self, data: bytes) -> None:
         """Write the last of all, and leave the client the time to read it."""
-        self._send_head()
         if data:
             self._transport.write(data)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()
-
-    def close(self) -> None:
-        self._send_head()
-        self._transport.close()
-
-    def _send_head(self) -> None:
-        head, self._head = self._head, None
-        if head is not None and not self._transport.is_closing():
-            self._transport.write(head)

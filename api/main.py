@@ -12,7 +12,7 @@ from api.connection_limits import FILES_BESIDE, STATE, Connections, Limits
 from api.dependencies import AppState
 from api.errors import install_error_handlers
 from api.failed_sign_ins import SignIns
-from api.fast_path import DirectRoutes
+from api.fast_path import fast_routes
 from api.held_limit import Holds
 from api.hostname_lookup import Lookups
 from api.key_revocation import KeyWatch
@@ -152,9 +152,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.mount(openapi_page.FILES, openapi_page.files)
     install_error_handlers(app, sign_ins)
     app.add_middleware(RequestIds)
-    passed_on = app.build_middleware_stack()
-    direct = DirectRoutes(passed_on, responses.direct_router.routes, "/v1", app.exception_handlers, state)
-    within = allow_origins(direct, settings.cors_origins)
+    app.router.routes[:0] = fast_routes(responses.direct_router.routes, "/v1", state)
+    within = allow_origins(app.build_middleware_stack(), settings.cors_origins)
     app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, state.undelivered)))
     return app
 
