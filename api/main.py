@@ -45,7 +45,7 @@ from jobs.store.stream_events import emitted_counts
 from jobs.store.write_probe import WriteProbe
 from jobs.task_queue import TaskQueue
 from jobs.telemetry import configure_logging, get_logger, log_ignored
-from jobs.webhooks.enqueue import Outbox
+from jobs.webhooks.enqueue import DeliveryEnqueuer
 
 DESCRIPTION = """The durable background job queue for slow reasoning models.
 
@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue=Catalogue(settings.models),
         task_queue=task_queue,
         queue_capacity=queue_capacity,
-        notifier=Notifier(redis_client, installation.names, Outbox(database, task_queue).jobs_ended),
+        notifier=Notifier(redis_client, installation.names, DeliveryEnqueuer(database, task_queue).jobs_ended),
         cipher=Cipher(settings.encryption_keys),
         listener=Listener(
             settings.redis,

@@ -34,7 +34,7 @@ from jobs.store.provider_limits import ProviderLimitSettings, probe_now
 from jobs.store.reconciliation import MaxLogWait
 from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
-from jobs.webhooks.enqueue import Outbox
+from jobs.webhooks.enqueue import DeliveryEnqueuer
 from worker.capacity import Capacity
 from worker.celery_adapter.consumer import FreeSlots
 from worker.celery_adapter.pool import LastingPool
@@ -104,7 +104,7 @@ class WorkerProcess:
     @cached_property
     def notifier(self) -> Notifier:
         """Tells the other processes what happened, and rings for the webhooks of it."""
-        return Notifier(self.redis, self._get_names, Outbox(self.database, self.task_queue).jobs_ended)
+        return Notifier(self.redis, self._get_names, DeliveryEnqueuer(self.database, self.task_queue).jobs_ended)
 
     @cached_property
     def provider(self) -> ProviderClient:

@@ -29,7 +29,9 @@ from jobs.store import schema
 from jobs.store.bulk import insert_into_all, update_all
 from jobs.store.column_types import any_of
 from jobs.store.row_mapping import cost_columns, job_from, usage_columns
-from jobs.store.webhooks.outbox import forget_targets, keep_target, write_events
+from jobs.store.webhooks.endpoints import create_response_endpoint
+from jobs.store.webhooks.outbox import write_events
+from jobs.store.webhooks.pruning import delete_response_endpoints
 
 Move = tuple[Job, Mapping[str, Any]]
 """A job as the caller last read it, and the fields of `Job` to change with its status."""
@@ -73,7 +75,7 @@ def submit(tx: Connection, entries: Sequence[tuple[JobSpec, datetime, bool]]) ->
     insert_into_all(tx, {schema.jobs: stored, schema.requests: requests, schema.job_metadata: labels})
     for row, (job_id, spec) in zip(rows, submitted, strict=True):
         if spec.webhook is not None:
-            keep_target(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])
+            create_response_endpoint(tx, job_id, spec.api_key_id, spec.webhook, row["created_at"])
     return [Job(**row, **_UNSET) for row in rows]
 
 
@@ -235,7 +237,7 @@ def erase_ripe(tx: Connection, ripe: ColumnElement[bool], limit: int) -> int:
 
 def _erase_texts(tx: Connection, job_ids: Sequence[str]) -> None:
     """Erase the texts of jobs that no foreign key deletes, and mark the provider's copies for deletion."""
-    forget_targets(tx, job_ids)
+    delete_response_endpoints(tx, job_ids)
     attempt = schema.attempts.c
     has_text_or_copy = or_(attempt.error_message.is_not(None), attempt.copy_unwanted == false())
     erasing = update(schema.attempts).where(any_of(attempt.job_id, job_ids), has_text_or_copy)

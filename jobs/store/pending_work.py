@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, Select, bindparam, li
 
 from jobs.store import schema
 from jobs.store.column_types import UtcDateTime
-from jobs.store.webhooks.outbox import CLAIM_LASTS
+from jobs.store.webhooks.results import CLAIM_TIMEOUT
 
 
 class PeriodicTask(StrEnum):
@@ -47,7 +47,7 @@ def tasks_with_work(
         "of_provider": provider_limit,
         "silent_since": now - worker_timeout,
         "ahead_of": now + worker_timeout,
-        "claimed_before": now - CLAIM_LASTS,
+        "claimed_before": now - CLAIM_TIMEOUT,
         "unfetched_since": now - UNFETCHED_FOR,
         "doubtful_since": now - DOUBTFUL_FOR,
         "copied_since": now - COPIED_FOR,

@@ -1,7 +1,8 @@
-"""Rings for what jobs' ends have put into the outbox, right after its commit.
+"""Enqueues the deliveries that the ends of jobs have written to the outbox, right after the commit.
 
-It only saves time: whoever has no time for it, or dies before it, leaves the deliveries to the dispatcher. So do the
-ends of a key that come faster than bells are answered, as the broker's queue has no turns: others' would wait in it.
+This only saves time: worker/maintenance enqueues every delivery that is not enqueued here, as when the process dies
+first. It is also left the deliveries of a key whose jobs end faster than deliveries are sent: the broker's queue is
+first in, first out, so other keys' deliveries would wait behind them.
 """
 
 from collections import Counter
@@ -18,15 +19,15 @@ from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 
 CALM: Final = 500
-"""Bells that a process rings within a second for whomever; a worker answers about twice as many."""
+"""Messages that a process enqueues within a second for any keys; a worker takes about twice as many."""
 BEYOND_CALM: Final = 50
-"""Those that it rings for each key above them."""
+"""Messages per key that it enqueues in the same second above `CALM`."""
 
 log = get_logger(__name__)
 
 
-class Outbox:
-    """Where a process that ends jobs says so."""
+class DeliveryEnqueuer:
+    """Enqueues the deliveries of the jobs that one process ends."""
 
     def __init__(self, database: Database, task_queue: TaskQueue) -> None:
         self._database = database
@@ -36,17 +37,16 @@ class Outbox:
         self._of_key: Counter[str] = Counter()
 
     def jobs_ended(self, job_ids: Sequence[str], deliveries: Sequence[str] | None = None) -> None:
-        """Ring for the deliveries of jobs whose end is committed, which are looked up unless they are given.
+        """Enqueue the deliveries of jobs whose end is committed. They are looked up unless they are given.
 
         Never raises: the rows hold the truth.
         """
         if not job_ids:
             return
         try:
-            pending = deliveries if deliveries is not None else self._pending(job_ids)
-            pending = self._within_bounds(pending)
+            pending = self._within_bounds(deliveries if deliveries is not None else self._pending(job_ids))
         except SQLAlchemyError as error:
-            log.warning("deliveries not rung for", jobs=len(job_ids), error=type(error).__name__)
+            log.warning("deliveries not enqueued", jobs=len(job_ids), error=type(error).__name__)
             return
         self._task_queue.enqueue_deliveries(pending)
 
@@ -55,7 +55,7 @@ class Outbox:
             return pending_of_jobs(tx, job_ids)
 
     def _within_bounds(self, delivery_ids: Sequence[str]) -> Sequence[str]:
-        """All of these on a calm second, else as many of each key's as it may still have rung for."""
+        """Return all of these in a calm second, else as many of each key's as may still be enqueued."""
         second = int(monotonic())
         if second != self._second:
             self._second, self._enqueued = second, 0
@@ -65,10 +65,10 @@ class Outbox:
             return delivery_ids
         with self._database.read() as tx:
             owners = owners_of(tx, delivery_ids)
-        within = []
+        kept = []
         for each in delivery_ids:
             key = owners.get(each)
             if key is not None and self._of_key[key] < BEYOND_CALM:
                 self._of_key[key] += 1
-                within.append(each)
-        return within
+                kept.append(each)
+        return kept

@@ -20,7 +20,7 @@ from jobs.store import schema
 from jobs.store.api_keys import Scope
 from jobs.store.database import Database
 from jobs.store.webhooks.claims import claim_deliveries
-from jobs.store.webhooks.outbox import record_delivery_attempt
+from jobs.store.webhooks.results import record_delivery_attempt
 from jobs.webhooks.protocol import DeliveryError, DeliveryReport, key_of
 from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until

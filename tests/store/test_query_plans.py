@@ -32,13 +32,9 @@ from jobs.store.responses import Filters
 from jobs.store.undelivered_creates import Sender, note_answered, note_lost, undelivered_creates_of
 from jobs.store.usage_rollup import SUMS, add_up
 from jobs.store.webhooks import endpoints
-from jobs.store.webhooks.claims import claim_deliveries, owners_of, targets_of
-from jobs.store.webhooks.outbox import (
-    pending_of_jobs,
-    record_delivery_attempt,
-    rescue_deliveries,
-    write_events,
-)
+from jobs.store.webhooks.claims import claim_deliveries, find_due, owners_of
+from jobs.store.webhooks.outbox import pending_of_jobs, write_events
+from jobs.store.webhooks.results import record_delivery_attempt, rescue_deliveries
 from jobs.store.webhooks.scheduler import due_of_target, pick_due_deliveries
 from jobs.webhooks.protocol import DeliveryReport, DeliveryStatus
 from tests.support.clock import START
@@ -334,7 +330,7 @@ def write_and_claim(tx: Connection, world: World) -> None:
     job = responses.get_job(tx, world.one(Status.COMPLETED))
     write_events(tx, [job], NOW)
     [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
-    assert targets_of(tx, [delivery_id], NOW)
+    assert find_due(tx, [delivery_id], NOW)
     assert owners_of(tx, [delivery_id])
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]
     assert record_delivery_attempt(tx, sending, DeliveryReport(None, 200), NOW, 0).status

@@ -13,15 +13,11 @@ from jobs.store.api_keys import ApiKey
 from jobs.store.jobs import erase
 from jobs.store.responses import get_job
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.claims import Sending, claim_deliveries
+from jobs.store.webhooks.claims import ClaimedDelivery, claim_deliveries
 from jobs.store.webhooks.endpoints import EncryptedSecret, Endpoint
-from jobs.store.webhooks.outbox import (
-    CLAIM_LASTS,
-    pending_of_jobs,
-    record_delivery_attempt,
-    rescue_deliveries,
-)
+from jobs.store.webhooks.outbox import pending_of_jobs
 from jobs.store.webhooks.pruning import prune_events
+from jobs.store.webhooks.results import CLAIM_TIMEOUT, record_delivery_attempt, rescue_deliveries
 from jobs.store.webhooks.scheduler import MOST_PER_TARGET, pick_due_deliveries
 from jobs.webhooks.protocol import (
     MAX_FAILURES,
@@ -92,12 +88,12 @@ def status_of(records: Records, delivery_id: str) -> str:
         return str(tx.execute(select(row.status).where(row.id == delivery_id)).scalar_one())
 
 
-def claim(records: Records, delivery_id: str, worker_id: str) -> Sending:
+def claim(records: Records, delivery_id: str, worker_id: str) -> ClaimedDelivery:
     with records.database.begin() as tx:
         return claim_deliveries(tx, [delivery_id], worker_id, records.clock())[delivery_id]
 
 
-def report(records: Records, sending: Sending, came_to: DeliveryReport) -> DeliveryStatus | None:
+def report(records: Records, sending: ClaimedDelivery, came_to: DeliveryReport) -> DeliveryStatus | None:
     with records.database.begin() as tx:
         return record_delivery_attempt(tx, sending, came_to, records.clock(), 0).status
 
@@ -202,7 +198,7 @@ class TestRescue:
         assert due(records) == [delivery_id]
         assert log_of(records, hook) == [(DeliveryStatus.PENDING, [(DeliveryError.LOST, None)])]
 
-    def rescued(self, records: Records) -> Sending:
+    def rescued(self, records: Records) -> ClaimedDelivery:
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         sending = claim(records, delivery_id, records.worker_id)
         with records.database.begin() as tx:
@@ -316,8 +312,8 @@ class TestRescue:
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
             claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())
-            assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS) == []
-            assert rescue_deliveries(tx, records.clock() + CLAIM_LASTS + SECOND) == [delivery_id]
+            assert rescue_deliveries(tx, records.clock() + CLAIM_TIMEOUT) == []
+            assert rescue_deliveries(tx, records.clock() + CLAIM_TIMEOUT + SECOND) == [delivery_id]
 
 
 class TestTheScheduler:

@@ -10,7 +10,7 @@ from jobs.lifecycle import Verb
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey
 from jobs.task_queue import TaskQueue
-from jobs.webhooks.enqueue import BEYOND_CALM, CALM, Outbox
+from jobs.webhooks.enqueue import BEYOND_CALM, CALM, DeliveryEnqueuer
 from tests.support.names import get_names
 from tests.support.records import Records, make_key
 from tests.support.valkey import ValkeyServer
@@ -33,15 +33,15 @@ def test_a_rush_of_one_keys_ends_does_not_fill_the_queue_before_anothers(
     records: Records, task_queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 1.0)  # all within a second
-    outbox = Outbox(records.database, task_queue)
+    enqueuer = DeliveryEnqueuer(records.database, task_queue)
     other = make_key(records.database, "other")
     rush = [end(records, records.key, number) for number in range(CALM // 2)]
     for _ in range(4):  # however they come: one by one, or many at once
-        outbox.jobs_ended(rush)
-    outbox.jobs_ended([*rush, *rush])
+        enqueuer.jobs_ended(rush)
+    enqueuer.jobs_ended([*rush, *rush])
     assert task_queue.delivery_depth() == CALM + BEYOND_CALM
-    outbox.jobs_ended([end(records, other, number) for number in range(3)])
+    enqueuer.jobs_ended([end(records, other, number) for number in range(3)])
     assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 2.0)
-    outbox.jobs_ended(rush)
+    enqueuer.jobs_ended(rush)
     assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3 + CALM // 2

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 from jobs.ids import first_id_at
 from jobs.queue_capacity import LostMessages, window_size
 from jobs.store.database import Database, database_now
-from jobs.store.webhooks.outbox import orphaned_deliveries, rescue_deliveries
 from jobs.store.webhooks.pruning import prune_events
+from jobs.store.webhooks.results import orphaned_deliveries, rescue_deliveries
 from jobs.store.webhooks.scheduler import delivery_enqueued_at, pick_due_deliveries
 from jobs.store.workers import live_workers
 from jobs.task_queue import TaskQueue

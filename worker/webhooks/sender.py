@@ -24,8 +24,8 @@ from jobs.fair_shares import Shares
 from jobs.notifications import Notifier
 from jobs.resource_shortage import shortage_of
 from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
-from jobs.store.webhooks.claims import Due, Sending, claim_deliveries, targets_of
-from jobs.store.webhooks.outbox import Recorded, put_back, record_delivery_attempt
+from jobs.store.webhooks.claims import ClaimedDelivery, DueDelivery, claim_deliveries, find_due, release_delivery
+from jobs.store.webhooks.results import RecordedDelivery, record_delivery_attempt
 from jobs.store.webhooks.scheduler import MOST_PER_TARGET, due_of_target
 from jobs.telemetry import get_logger
 from jobs.webhooks.protocol import DeliveryError, DeliveryReport, DeliveryStatus, signed_headers
@@ -141,7 +141,7 @@ class WebhookSender:
             return False
         return is_done
 
-    def _deliver_to(self, due: Due, delivery_id: str) -> bool:
+    def _deliver_to(self, due: DueDelivery, delivery_id: str) -> bool:
         if not self._widths.take(due.target):
             self._backlog.add(due.target, [delivery_id])
             return True
@@ -151,7 +151,7 @@ class WebhookSender:
             if self._widths.give_back(due.target):
                 self._backlog.forget(due.target)
 
-    def _take_turns(self, due: Due, delivery_id: str) -> bool:
+    def _take_turns(self, due: DueDelivery, delivery_id: str) -> bool:
         receiver, has_others = due.target, due.has_others
         following: str | None = delivery_id
         in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
@@ -178,7 +178,7 @@ class WebhookSender:
     def _is_scarce(self, api_key_id: str) -> bool:
         return self._registration.claiming_as is None or self._shares.is_half_used(api_key_id)
 
-    def _deliver(self, sending: Sending, due: Due) -> tuple[DeliveryReport, Recorded]:
+    def _deliver(self, sending: ClaimedDelivery, due: DueDelivery) -> tuple[DeliveryReport, RecordedDelivery]:
         """What the receiver made of it, and what that has changed."""
         report = self._send(sending, due.api_key_id)
         if report.shortage is not None:
@@ -186,11 +186,11 @@ class WebhookSender:
         self._widths.learn(due.target, report.error)
         return report, self._record(sending, report)
 
-    def _find_targets(self, delivery_ids: Sequence[str]) -> Sequence[Due | None]:
-        found = self._look(lambda tx: targets_of(tx, delivery_ids, self._clock())) or {}
+    def _find_targets(self, delivery_ids: Sequence[str]) -> Sequence[DueDelivery | None]:
+        found = self._look(lambda tx: find_due(tx, delivery_ids, self._clock())) or {}
         return [found.get(each) for each in delivery_ids]
 
-    def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[Sending | None]:
+    def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[ClaimedDelivery | None]:
         worker_id = self._registration.claiming_as
         if worker_id is None:
             return [None] * len(delivery_ids)
@@ -216,7 +216,7 @@ class WebhookSender:
             log.warning("deliveries not looked at", error=type(error).__name__)
             return None
 
-    def _send(self, sending: Sending, api_key_id: str) -> DeliveryReport:
+    def _send(self, sending: ClaimedDelivery, api_key_id: str) -> DeliveryReport:
         """Sign and post; whatever breaks on the way is a failed try, which the schedule counts.
 
         Not so what this process itself was short of, with which nothing was sent.
@@ -233,7 +233,7 @@ class WebhookSender:
                 log.exception("delivery broke", delivery_id=sending.id)
             return DeliveryReport(DeliveryError.INTERRUPTED, shortage=shortage)
 
-    def _sign_and_post(self, sending: Sending, api_key_id: str, handle: CallHandle) -> DeliveryReport:
+    def _sign_and_post(self, sending: ClaimedDelivery, api_key_id: str, handle: CallHandle) -> DeliveryReport:
         body = sending.payload.encode()
         secrets = [self._cipher.decrypt(secret) for secret in sending.secrets]
         headers = {
@@ -247,14 +247,16 @@ class WebhookSender:
         finally:
             self._handles.discard(handle)
 
-    def _put_back(self, sending: Sending, shortage: str) -> Recorded:
+    def _put_back(self, sending: ClaimedDelivery, shortage: str) -> RecordedDelivery:
         """Leave it to another worker, or to ourselves once the shortage may be over: it is nobody's failed try."""
-        is_ours = record(self._database, lambda tx: put_back(tx, sending, self._clock()), delivery_id=sending.id)
+        is_ours = record(
+            self._database, lambda tx: release_delivery(tx, sending, self._clock()), delivery_id=sending.id
+        )
         if self._pause.begin():
             log.warning("deliveries put back", reason=shortage, delivery_id=sending.id)
-        return Recorded(DeliveryStatus.PENDING if is_ours else None)
+        return RecordedDelivery(DeliveryStatus.PENDING if is_ours else None)
 
-    def _record(self, sending: Sending, report: DeliveryReport) -> Recorded:
+    def _record(self, sending: ClaimedDelivery, report: DeliveryReport) -> RecordedDelivery:
         """Commit what came of it, however long the database is away: else it would go out again."""
         recorded = record(
             self._database,
@@ -264,7 +266,7 @@ class WebhookSender:
         self._tell(sending, report, recorded)
         return recorded
 
-    def _tell(self, sending: Sending, report: DeliveryReport, recorded: Recorded) -> None:
+    def _tell(self, sending: ClaimedDelivery, report: DeliveryReport, recorded: RecordedDelivery) -> None:
         facts = {"delivery_id": sending.id, "event_id": sending.event_id, "endpoint_id": sending.endpoint_id}
         if recorded.status is None:
             log.info("delivery was another's by then", **facts, number=sending.number, error=report.error)

@@ -1,6 +1,6 @@
-"""How a worker takes deliveries up: whom a bell is for, and the claim.
+"""Claims of deliveries: look up whose they are, claim them, and release a claim that nothing was sent with.
 
-The statements are built once: a delivery has a dozen, and building them took longer than running them.
+The statements are built once: a delivery runs a dozen, and building them took longer than running them.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, exists, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal, select, update
 
 from jobs.clock import ON_TIME
 from jobs.store import schema
@@ -17,8 +17,8 @@ from jobs.webhooks.protocol import DeliveryStatus
 
 
 @dataclass(frozen=True)
-class Due:
-    """Whose pending delivery it is, whom it is for, and whether others are due there as well."""
+class DueDelivery:
+    """A due delivery's API key and target; `has_others` is true if other deliveries to the target are due as well."""
 
     api_key_id: str
     target: str
@@ -26,8 +26,8 @@ class Due:
 
 
 @dataclass(frozen=True)
-class Sending:
-    """A claimed delivery and all that is needed to send it; the secrets are sealed."""
+class ClaimedDelivery:
+    """A claimed delivery with all that is needed to send it. The secrets are encrypted."""
 
     id: str
     number: int
@@ -46,7 +46,7 @@ _OTHER: Final = schema.webhook_deliveries.alias("other")
 _ENDPOINT: Final = schema.webhook_endpoints.c
 _EVENT: Final = schema.webhook_events.c
 _IS_DUE: Final = _DELIVERY.available_at <= bindparam("now")
-_TARGETS: Final = select(
+_DUE: Final = select(
     _DELIVERY.id,
     _DELIVERY.api_key_id,
     _DELIVERY.target,
@@ -80,8 +80,8 @@ _CLAIM: Final = (
         *(_DELIVERY.endpoint_id, _DELIVERY.event_id),
     )
 )
-_OPEN_ATTEMPTS: Final = insert(schema.webhook_delivery_attempts)
-# not joined: a database that counts on ids in order would rather read along them
+_INSERT_ATTEMPTS: Final = insert(schema.webhook_delivery_attempts)
+# no join: expecting ids in order, the planner would scan the whole index
 _PAYLOADS: Final = select(_EVENT.id, _EVENT.payload).where(any_of(_EVENT.id, "ids"))
 _ENDPOINTS: Final = select(
     *(_ENDPOINT.id, _ENDPOINT.url, _ENDPOINT.secret, _ENDPOINT.former_secret, _ENDPOINT.former_until),
@@ -89,41 +89,42 @@ _ENDPOINTS: Final = select(
 ).where(any_of(_ENDPOINT.id, "ids"))
 
 
-def targets_of(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, Due]:
-    """Whom pending deliveries are for, by their ids; one whose bell is stale is missing."""
-    found = tx.execute(_TARGETS, {"ids": delivery_ids, "now": now})
-    return {each.id: Due(each.api_key_id, each.target, each.has_others) for each in found}
+def find_due(tx: Connection, delivery_ids: Sequence[str], now: datetime) -> dict[str, DueDelivery]:
+    """Return the pending deliveries among `delivery_ids`, by id. One whose message is stale is missing."""
+    found = tx.execute(_DUE, {"ids": delivery_ids, "now": now})
+    return {each.id: DueDelivery(each.api_key_id, each.target, each.has_others) for each in found}
 
 
 def owners_of(tx: Connection, delivery_ids: Sequence[str]) -> dict[str, str]:
-    """The ids of the API keys whose deliveries these are, by theirs."""
+    """Return the ids of the API keys that own these deliveries, by delivery id."""
     return {each.id: each.api_key_id for each in tx.execute(_OWNERS, {"ids": delivery_ids})}
 
 
 def claim_deliveries(
     tx: Connection, delivery_ids: Sequence[str], worker_id: str, now: datetime, *, early: timedelta = ON_TIME
-) -> dict[str, Sending]:
-    """Claim those that are due and open the rows of their next tries, by their ids; one whose bell is stale is missing.
+) -> dict[str, ClaimedDelivery]:
+    """Claim the due deliveries among `delivery_ids` and insert their attempts' rows; return them by id.
 
-    So is one that another connection is just changing: waiting for several of them could be a deadlock. One may come
-    `early`: who rang for it may know the time a little less well than we.
+    Missing are those whose message is stale and those that another connection has locked: waiting for several locks
+    could be a deadlock. One may be claimed `early`, as the clock of the process that enqueued it may be a little ahead.
     """
     locked = tx.execute(_LOCK, {"ids": delivery_ids, "now": now + early}).scalars().all()
     if not locked:
         return {}
     claimed = tx.execute(_CLAIM, {"ids": locked, "by_worker": worker_id, "now": now}).all()
-    tx.execute(
-        _OPEN_ATTEMPTS, [{"delivery_id": each.id, "number": each.attempts, "started_at": now} for each in claimed]
-    )
-    told = tx.execute(_PAYLOADS, {"ids": list({each.event_id for each in claimed})})
-    payloads = {each.id: each.payload for each in told}
-    hooks = tx.execute(_ENDPOINTS, {"ids": list({each.endpoint_id for each in claimed})})
-    found = {each.id: each for each in hooks}
-    sendings = {}
+    attempts = [{"delivery_id": each.id, "number": each.attempts, "started_at": now} for each in claimed]
+    tx.execute(_INSERT_ATTEMPTS, attempts)
+    events = tx.execute(_PAYLOADS, {"ids": list({each.event_id for each in claimed})})
+    payloads = {each.id: each.payload for each in events}
+    endpoints = {
+        each.id: each for each in tx.execute(_ENDPOINTS, {"ids": list({each.endpoint_id for each in claimed})})
+    }
+    deliveries = {}
     for each in claimed:
-        hook = found[each.endpoint_id]
-        former = hook.former_secret if hook.former_until is not None and hook.former_until > now else None
-        sendings[each.id] = Sending(
+        endpoint = endpoints[each.endpoint_id]
+        is_former_valid = endpoint.former_until is not None and endpoint.former_until > now
+        secrets = (endpoint.secret, endpoint.former_secret if is_former_valid else None)
+        deliveries[each.id] = ClaimedDelivery(
             id=each.id,
             number=each.attempts,
             failures=each.failures,
@@ -131,8 +132,20 @@ def claim_deliveries(
             endpoint_id=each.endpoint_id,
             event_id=each.event_id,
             payload=payloads[each.event_id],
-            was_failing=hook.failing_since is not None,
-            url=hook.url,
-            secrets=tuple(secret for secret in (hook.secret, former) if secret is not None),
+            was_failing=endpoint.failing_since is not None,
+            url=endpoint.url,
+            secrets=tuple(secret for secret in secrets if secret is not None),
         )
-    return sendings
+    return deliveries
+
+
+def release_delivery(tx: Connection, delivery: ClaimedDelivery, now: datetime) -> bool:
+    """Undo a claim with which nothing was sent; return False if the delivery was rescued or claimed again meanwhile."""
+    row, attempt = schema.webhook_deliveries.c, schema.webhook_delivery_attempts.c
+    own = (row.id == delivery.id, schema.IS_SENDING, row.attempts == delivery.number)
+    pending = {"status": DeliveryStatus.PENDING, "available_at": now, "worker_id": None, "enqueued_at": None}
+    if not tx.execute(update(schema.webhook_deliveries).where(*own).values(pending)).rowcount:
+        return False
+    this = (attempt.delivery_id == delivery.id, attempt.number == delivery.number)
+    tx.execute(delete(schema.webhook_delivery_attempts).where(*this))
+    return True

@@ -1,6 +1,7 @@
-"""Webhook endpoints: registered by a key, retrieved, changed, rotated and erased; and the log of what was sent there.
+"""Webhook endpoints of an API key, and the log of their deliveries.
 
-Everything is scoped by key. What a single request named as its receiver is an endpoint as well, and in none of these.
+Every function for callers is scoped by API key. An endpoint that a single response named has a row as well, which none
+of them returns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,18 +14,19 @@ from sqlalchemy import Connection, RowMapping, Select, case, delete, func, inser
 
 from jobs.errors import DeliveryNotFound, EndpointNotFound, TooManyEndpoints
 from jobs.ids import new_id
+from jobs.job import WebhookTarget
 from jobs.store import schema
 from jobs.store.column_types import any_of
 from jobs.store.metrics import count_waiting
 from jobs.webhooks.protocol import MAX_FAILURES, OLD_SECRET_LIVES, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 MOST_ENDPOINTS = 100
-"""Per key. Each end of a response looks at all of them."""
+"""Per API key. The end of each response reads all of them."""
 
 
 @dataclass(frozen=True)
 class EncryptedSecret:
-    """A signing secret as it lies in the database, and what its owner may see of it later."""
+    """A signing secret as it is stored, and the part of it that its owner may see later."""
 
     encrypted: str = field(repr=False)
     hint: str
@@ -51,7 +53,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class DeliveryAttempt:
-    """One request that was sent, or would have been; nothing of what the receiver wrote but its status."""
+    """One request that was sent, or was to be sent. Of the answer only the HTTP status is kept."""
 
     number: int
     started_at: datetime
@@ -62,7 +64,7 @@ class DeliveryAttempt:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One event on its way to one endpoint, with its tries, first to last."""
+    """One event for one endpoint, with its attempts in order."""
 
     id: str
     endpoint_id: str
@@ -93,7 +95,7 @@ def create_endpoint(
     """Register an endpoint.
 
     Raises:
-        TooManyEndpoints: the key has as many as it may have.
+        TooManyEndpoints: the key already has `MOST_ENDPOINTS`.
     """
     row = schema.webhook_endpoints.c
     mine = select(func.count()).where(row.api_key_id == api_key_id, row.job_id.is_(None))
@@ -115,11 +117,31 @@ def create_endpoint(
     return get_endpoint(tx, str(values["id"]), api_key_id)
 
 
+def create_response_endpoint(
+    tx: Connection, job_id: str, api_key_id: str, target: WebhookTarget, now: datetime
+) -> None:
+    """Insert the endpoint that one response named for its own end."""
+    tx.execute(
+        insert(schema.webhook_endpoints).values(
+            id=new_id("we"),
+            api_key_id=api_key_id,
+            job_id=job_id,
+            name="",
+            url=target.url,
+            target=target.target,
+            event_types=list(target.event_types),
+            secret=target.secret,
+            created_at=now,
+            updated_at=now,
+        )
+    )
+
+
 def get_endpoint(tx: Connection, endpoint_id: str, api_key_id: str) -> Endpoint:
-    """One endpoint of a key's.
+    """Return an endpoint of an API key.
 
     Raises:
-        EndpointNotFound: there is none, or it is another's.
+        EndpointNotFound: it does not exist, or belongs to another key.
     """
     found = tx.execute(_endpoints(api_key_id).where(schema.webhook_endpoints.c.id == endpoint_id)).mappings()
     row = found.one_or_none()
@@ -131,7 +153,7 @@ def get_endpoint(tx: Connection, endpoint_id: str, api_key_id: str) -> Endpoint:
 def list_endpoints(
     tx: Connection, api_key_id: str, *, limit: int, after: str | None = None, ascending: bool = False
 ) -> tuple[list[Endpoint], bool]:
-    """A page of a key's endpoints, newest first, beginning behind the id `after`; and whether more follow."""
+    """Return a page of a key's endpoints, newest first, after the id `after`; and whether more follow."""
     row = schema.webhook_endpoints.c
     query = _endpoints(api_key_id).order_by(row.id if ascending else row.id.desc()).limit(limit + 1)
     if after is not None:
@@ -143,10 +165,10 @@ def list_endpoints(
 def change_endpoint(
     tx: Connection, endpoint: Endpoint, changes: Mapping[str, Any], now: datetime, *, enable: bool = False
 ) -> Endpoint:
-    """Change `name`, `url` with `receiver`, or `event_types`; `enable` also lets a disabled one be told again.
+    """Change `name`, `url` with `target`, or `event_types`; `enable` also enables a disabled endpoint.
 
     Raises:
-        EndpointNotFound: it was erased meanwhile.
+        EndpointNotFound: it was deleted meanwhile.
     """
     values = dict(changes)
     if enable:
@@ -156,18 +178,18 @@ def change_endpoint(
         tx.execute(this.values(updated_at=now, **values))
     if "target" in changes:
         row = schema.webhook_deliveries.c
-        waiting = update(schema.webhook_deliveries).where(row.endpoint_id == endpoint.id, schema.IS_PENDING)
-        tx.execute(waiting.values(target=changes["target"]))
+        pending = update(schema.webhook_deliveries).where(row.endpoint_id == endpoint.id, schema.IS_PENDING)
+        tx.execute(pending.values(target=changes["target"]))
     return get_endpoint(tx, endpoint.id, endpoint.api_key_id)
 
 
 def rotate_secret(
     tx: Connection, endpoint: Endpoint, secret: EncryptedSecret, now: datetime, *, keep_old: bool
 ) -> Endpoint:
-    """Sign with another secret from now on; the old one signs beside it for a day if it is to be kept.
+    """Replace the signing secret. With `keep_old`, the old one signs too for another 24 hours.
 
     Raises:
-        EndpointNotFound: it was erased meanwhile.
+        EndpointNotFound: it was deleted meanwhile.
     """
     row = schema.webhook_endpoints.c
     former = {"former_secret": row.secret, "former_until": now + OLD_SECRET_LIVES}
@@ -178,14 +200,14 @@ def rotate_secret(
 
 
 def delete_endpoint(tx: Connection, endpoint: Endpoint) -> None:
-    """Erase an endpoint with its log; what was on its way there is not sent."""
+    """Delete an endpoint with its log. Its pending deliveries are not sent."""
     tx.execute(delete(schema.webhook_endpoints).where(schema.webhook_endpoints.c.id == endpoint.id))
 
 
 def list_deliveries(
     tx: Connection, endpoint: Endpoint, *, limit: int, after: str | None = None, status: DeliveryStatus | None = None
 ) -> tuple[list[Delivery], bool]:
-    """A page of an endpoint's log, newest first, beginning behind the id `after`; and whether more follow."""
+    """Return a page of an endpoint's deliveries, newest first, after the id `after`; and whether more follow."""
     row = schema.webhook_deliveries.c
     query = _deliveries().where(row.endpoint_id == endpoint.id).order_by(row.id.desc()).limit(limit + 1)
     if after is not None:
@@ -197,10 +219,10 @@ def list_deliveries(
 
 
 def get_delivery(tx: Connection, delivery_id: str, api_key_id: str) -> Delivery:
-    """One delivery of a key's.
+    """Return a delivery of an API key.
 
     Raises:
-        DeliveryNotFound: there is none, or it is another's.
+        DeliveryNotFound: it does not exist, or belongs to another key.
     """
     row = schema.webhook_deliveries.c
     found = tx.execute(_deliveries().where(row.id == delivery_id, row.api_key_id == api_key_id)).mappings().all()
@@ -210,27 +232,27 @@ def get_delivery(tx: Connection, delivery_id: str, api_key_id: str) -> Delivery:
 
 
 def is_enabled(tx: Connection, delivery: Delivery) -> bool:
-    """Whether the endpoint of a delivery is sent anything."""
+    """Return whether the endpoint of a delivery is enabled."""
     row = schema.webhook_endpoints.c
     return tx.execute(select(row.disabled_at).where(row.id == delivery.endpoint_id)).scalar() is None
 
 
 def redeliver(tx: Connection, delivery_id: str, now: datetime) -> bool:
-    """Let a delivery be tried once more, at once; one that waits for its next try keeps its place in the schedule.
+    """Make a delivery due now; return False if it is being sent at this moment.
 
-    False when it is being sent at this moment.
+    One that has ended gets a single attempt. One that is pending keeps its count of failures, and so its schedule.
     """
     row = schema.webhook_deliveries.c
-    last_chance = case((row.ended_at.is_(None), row.failures), else_=MAX_FAILURES - 1)
-    again = update(schema.webhook_deliveries).where(row.id == delivery_id, row.status != DeliveryStatus.SENDING)
+    failures = case((row.ended_at.is_(None), row.failures), else_=MAX_FAILURES - 1)
+    this = update(schema.webhook_deliveries).where(row.id == delivery_id, row.status != DeliveryStatus.SENDING)
     values = {"status": DeliveryStatus.PENDING, "available_at": now, "enqueued_at": now, "ended_at": None}
-    return tx.execute(again.values(failures=last_chance, **values)).rowcount == 1
+    return tx.execute(this.values(failures=failures, **values)).rowcount == 1
 
 
 def recover(tx: Connection, endpoint: Endpoint, since: datetime, now: datetime) -> int:
-    """Let everything that an endpoint has missed since a moment be tried from the start; returns how much that is.
+    """Restart the failed deliveries that an endpoint has had since a moment; return their number.
 
-    Each event once, as it has one delivery per endpoint. The endpoint is told again from now on, if it was disabled.
+    An event has one delivery per endpoint, so each is sent once. A disabled endpoint is enabled.
     """
     if endpoint.disabled_at is not None:
         change_endpoint(tx, endpoint, {}, now, enable=True)
@@ -252,9 +274,9 @@ def recover(tx: Connection, endpoint: Endpoint, since: datetime, now: datetime) 
 
 
 def count_open_deliveries(tx: Connection) -> Mapping[DeliveryStatus, int]:
-    """How many deliveries are on their way, over all keys (for the operator).
+    """Return the number of pending and of sending deliveries over all API keys, for the operator.
 
-    Of many pending ones PostgreSQL's own estimate: see `count_waiting`.
+    If many are pending, PostgreSQL's estimate: see `count_waiting`.
     """
     table = schema.webhook_deliveries
     pending = count_waiting(tx, table, schema.IS_PENDING, "ix_webhook_deliveries_due")
@@ -263,7 +285,7 @@ def count_open_deliveries(tx: Connection) -> Mapping[DeliveryStatus, int]:
 
 
 def count_ended_deliveries(tx: Connection, since: datetime) -> Mapping[DeliveryStatus, int]:
-    """How many deliveries ended since a moment, over all keys (for the operator)."""
+    """Return the number of deliveries over all API keys that have ended since a moment, for the operator."""
     row = schema.webhook_deliveries.c
     query = select(row.status, func.count().label("number")).where(row.ended_at >= since).group_by(row.status)
     found: dict[str, int] = {each.status: each.number for each in tx.execute(query)}
@@ -271,14 +293,14 @@ def count_ended_deliveries(tx: Connection, since: datetime) -> Mapping[DeliveryS
 
 
 def oldest_undelivered_at(tx: Connection) -> datetime | None:
-    """Since when the oldest delivery has been on its way, over all keys (for the operator)."""
+    """Return the creation time of the oldest delivery over all API keys that has not ended, for the operator."""
     row = schema.webhook_deliveries.c
     moment: datetime | None = tx.execute(select(func.min(row.created_at)).where(row.ended_at.is_(None))).scalar()
     return moment
 
 
 def count_disabled(tx: Connection) -> int:
-    """How many endpoints are disabled, over all keys (for the operator)."""
+    """Return the number of disabled endpoints over all API keys, for the operator."""
     row = schema.webhook_endpoints.c
     count: int = tx.execute(select(func.count()).where(row.disabled_at.is_not(None))).scalar_one()
     return count
