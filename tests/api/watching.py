@@ -43,7 +43,7 @@ class Teller:
         with server.database.read() as tx:
             attempt = attempts_of(tx, job_id)[-1]
             self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
-        self._assembly = StreamAssembly(limit=1_000_000, record=self._output.record, emitted=self._output.emitted)
+        self._assembly = StreamAssembly(limit=1_000_000, on_events=self._output.record, emitted=self._output.emitted)
         server.state.notifier.wrote(job_id)
 
     def tell(self, kind: str, **fields: Any) -> None:

@@ -82,12 +82,12 @@ class CallHandle:
 
     @property
     def sent(self) -> bool:
-        """Whether the whole request was written to the network."""
+        """True if the whole request was written to the network."""
         return self._sent
 
     @property
     def never_sent(self) -> bool:
-        """Whether no byte of a billed request was written. Only such a call certainly cost nothing.
+        """True if no byte of a billed request was written. Only such a call certainly cost nothing.
 
         Part of a request is enough for a provider, or for a proxy before it, to act on. A handshake, a proxy's CONNECT
         and a request for an earlier response do not count.

@@ -1,7 +1,7 @@
-"""What one HTTP exchange came to: status, headers and body in, an answer or a kind of failure out.
+"""Classification of one HTTP exchange: status, headers and body in, an answer or a kind of failure out.
 
-The table is DESIGN's section 5. A status decides unless the provider's own code or words say more: quota and rate
-limits share 429, a key and an empty account share 403, and a context overflow is a 400 like any other.
+The status decides unless the provider's own code or words say more. Quota and rate limits share 429, an invalid key and
+an empty account share 403, and a context overflow is a 400 like any other. docs/errors.md lists the results.
 """
 
 import re
@@ -34,7 +34,7 @@ _KIND_OF_STATUS: Final[Mapping[int, ErrorKind]] = MappingProxyType(
         402: ErrorKind.OUT_OF_CREDIT,
         403: ErrorKind.BAD_CREDENTIALS,
         404: ErrorKind.MODEL_UNAVAILABLE,
-        407: ErrorKind.UNREACHABLE,  # a proxy between us and the provider turned the call away
+        407: ErrorKind.UNREACHABLE,  # a proxy between us and the provider refused the call
         408: ErrorKind.INTERRUPTED,
         410: ErrorKind.MODEL_UNAVAILABLE,
         425: ErrorKind.OVERLOADED,
@@ -84,9 +84,9 @@ _MODEL_GONE: Final = re.compile(
     r"|(has been|was) (deprecated|removed|retired|withdrawn|shut ?down|decommissioned))",
     re.IGNORECASE,
 )
-# More in one request than the account may use in a minute: it would be refused for ever, however long it waits.
+# A request that alone exceeds the account's limit per minute. It would be refused however long it waits.
 _TOO_LARGE: Final = re.compile(r"\brequest too large\b", re.IGNORECASE)
-_ASKED_FOR: Final = re.compile(
+_LIMIT_AND_REQUESTED: Final = re.compile(
     r"\blimit:? ([0-9][0-9,]{0,15})\b.{0,60}?\brequested:? ([0-9][0-9,]{0,15})\b", re.IGNORECASE
 )
 _NO_QUOTA: Final = re.compile(
@@ -96,8 +96,8 @@ _NO_QUOTA: Final = re.compile(
 _NO_CREDIT: Final = re.compile(
     r"\b(credits?|balance|quota|spend|spending|limit|payment|plan|subscription)\b", re.IGNORECASE
 )
-# The account's words, whatever the status: no prompt brings them about by itself.
-_OF_THE_ACCOUNT: Final = re.compile(
+# Words about the account, whatever the status: a prompt alone does not cause them.
+_ABOUT_THE_ACCOUNT: Final = re.compile(
     r"(in|not a )valid api[- ]key|(requires?|provide) a valid api[- ]key|incorrect api[- ]key"
     r"|api[- ]key (is|was|has been|does)|out of credits?|insufficient (credits?|balance|funds|quota)"
     r"|exceeded your current quota|credit balance|top up your balance",
@@ -110,7 +110,7 @@ _REFUSED: Final[Mapping[ErrorKind, str]] = MappingProxyType(
         ErrorKind.OUT_OF_CREDIT: "The provider says that this server's account has no credit or quota left{status}.",
     }
 )
-# What the model refused, not what the account may do: one tenant's prompt must not close the lane for all.
+# A refusal of the prompt, not of the account: one tenant's prompt must not pause the provider for all.
 _FLAGGED: Final = re.compile(r"\bflagged\b|moderation|content[ _](policy|filter)|usage polic|bio_policy", re.IGNORECASE)
 
 _KIND_OF_WORDS: Final[tuple[tuple[frozenset[int], re.Pattern[str], ErrorKind], ...]] = (
@@ -125,29 +125,29 @@ _KIND_OF_WORDS: Final[tuple[tuple[frozenset[int], re.Pattern[str], ErrorKind], .
 def classify(
     status: int, headers: Mapping[str, str], body: bytes, model: Model, *, now: datetime, is_broken: bool = False
 ) -> CallReport:
-    """What a finished exchange came to. `headers` ignores case, or has lower-case names.
+    """Return the report of a finished exchange. `headers` must ignore case, or have lower-case names.
 
-    `is_broken` says that the connection broke before the end of the body.
+    `is_broken` is true if the connection broke before the end of the body.
     """
     if 200 <= status < 300:
-        report = _report_of_answer(status, headers, body, model, now, is_broken=is_broken)
+        report = _report_success(status, headers, body, model, now, is_broken=is_broken)
     else:
-        report = _report_of_refusal(status, headers, body, model, now)
+        report = _report_error(status, headers, body, model, now)
     given_id = headers.get("x-inference-id") or headers.get("x-request-id")
     return replace(report, provider_request_id=name_of(given_id) or report.provider_request_id)
 
 
 def pause_asked_for(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """How long the provider asks us to wait: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
+    """Return the pause that the provider requests: `retry-after-ms`, else `Retry-After` in seconds or as a date."""
     pause = retry_after(headers.get("retry-after-ms", ""), now, unit=timedelta(milliseconds=1))
     return retry_after(headers.get("retry-after", ""), now) if pause is None else pause
 
 
-def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
+def _report_error(status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime) -> CallReport:
     error = read_error_body(body)
-    failure = _for_the_account(
+    failure = _reworded(
         Failure(
-            kind=_kind_of_refusal(status, error),
+            kind=_kind_of_error(status, error),
             message=error.message or f"The provider answered HTTP {status} without a message.",
             http_status=status,
             retry_after=_pause(pause_asked_for(headers, now), error),
@@ -166,15 +166,15 @@ def _report_of_refusal(status: int, headers: Mapping[str, str], body: bytes, mod
     )
 
 
-def _for_the_account(failure: Failure, error: ProviderError) -> Failure:
-    """A refusal in words that are fit for tenants: the provider's own may repeat a part of our key."""
+def _reworded(failure: Failure, error: ProviderError) -> Failure:
+    """Return a refusal of our account in words fit for tenants: the provider's own may repeat part of our key."""
     words = _REFUSED.get(failure.kind)
     if words is None:
         return failure
-    if _kind_of_code(error) is None and not _OF_THE_ACCOUNT.search(error.message):
+    if _kind_of_code(error) is None and not _ABOUT_THE_ACCOUNT.search(error.message):
         return replace(failure, message=_MASKED.sub("***", failure.message))
     status = "" if failure.http_status in (None, 200) else f" (HTTP {failure.http_status})"
-    message = f"{words.format(status=status)} Its operator has to mend that; no attempt was used up."
+    message = f"{words.format(status=status)} Its operator has to fix that; no attempt was used up."
     return replace(failure, message=message, is_unmistakable=True)
 
 
@@ -184,28 +184,28 @@ def _redirected(failure: Failure, status: int, headers: Mapping[str, str]) -> Fa
         place = f"{target.scheme}://{target.hostname}{target.path}" if target.hostname else target.path
     except ValueError:
         place = ""
-    where = name_of(place) or "a place that it does not name"
+    where = name_of(place) or "an address that it does not name"
     moved = f"HTTP {status}: it has moved to {where}"
-    message = f"The provider answered {moved}. BACKBURNER_PROVIDER_BASE_URL names the old one."
+    message = f"The provider answered {moved}. BACKBURNER_PROVIDER_BASE_URL holds the old address."
     return replace(failure, message=message, provider_code=None, unreachable_reason=moved if status in MOVED else None)
 
 
 def _pause(asked_for: timedelta | None, error: ProviderError) -> timedelta | None:
-    """What the headers ask for, else what the provider's words do."""
+    """Return the pause that the headers request, else the one that the error's words request."""
     return pause_in_words(error.message) if asked_for is None else asked_for
 
 
-def _kind_of_refusal(status: int, error: ProviderError) -> ErrorKind:
-    if status == 429 and _can_never_pass(error):
+def _kind_of_error(status: int, error: ProviderError) -> ErrorKind:
+    if status == 429 and _exceeds_limit(error):
         return ErrorKind.REJECTED
     return _kind_of_code(error) or _kind_of_words(status, error) or _kind_of_status(status)
 
 
-def _can_never_pass(error: ProviderError) -> bool:
-    """Whether the request alone asks for more than the limit that it met."""
+def _exceeds_limit(error: ProviderError) -> bool:
+    """Return whether the request alone exceeds the rate limit that refused it."""
     if _TOO_LARGE.search(error.message):
         return True
-    found = _ASKED_FOR.search(error.message)
+    found = _LIMIT_AND_REQUESTED.search(error.message)
     return found is not None and _number(found[1]) < _number(found[2])
 
 
@@ -224,7 +224,7 @@ def _kind_of_words(status: int, error: ProviderError) -> ErrorKind | None:
         if status in statuses and pattern.search(words):
             return kind
     if status == 404 and error.param not in (None, "model"):
-        return ErrorKind.REJECTED  # not the model is missing but something that the request refers to
+        return ErrorKind.REJECTED  # the model exists; something else that the request refers to does not
     return None
 
 
@@ -232,7 +232,7 @@ def _kind_of_status(status: int) -> ErrorKind:
     return _KIND_OF_STATUS.get(status, ErrorKind.SERVER_ERROR if status >= 500 else ErrorKind.REJECTED)
 
 
-def _report_of_answer(
+def _report_success(
     status: int, headers: Mapping[str, str], body: bytes, model: Model, now: datetime, *, is_broken: bool
 ) -> CallReport:
     try:
@@ -243,7 +243,7 @@ def _report_of_answer(
         return CallReport(failure, status, body, cost=cost_of_call(None, headers, None, model))
     result = _result(parsed, status, pause_asked_for(headers, now))
     usage = parsed.usage.tokens
-    # The price table says what an answer costs; a failed one is billed nothing unless the provider says otherwise.
+    # The price table gives the cost of an answer. A failed one costs nothing unless the provider says otherwise.
     priced = usage if isinstance(result, Answer) or result.kind is ErrorKind.EMPTY_OUTPUT else None
     return CallReport(
         result,
@@ -265,8 +265,8 @@ def _result(parsed: ParsedResponse, status: int, pause: timedelta | None) -> Ans
             return Failure(ErrorKind.ANSWER_FAILED, "The provider cancelled the response.", status, pause)
         case Status.QUEUED | Status.IN_PROGRESS:
             message = (
-                f"The provider answered at once with status {parsed.status}: it took the call for a background one,"
-                " and on this transport there is no way to fetch the answer."
+                f"The provider answered at once with status {parsed.status}: it runs the call in the background,"
+                " and this transport cannot fetch the answer."
             )
             return Failure(ErrorKind.MALFORMED_ANSWER, message, status, pause)
         case Status.INCOMPLETE:
@@ -279,10 +279,10 @@ def _result(parsed: ParsedResponse, status: int, pause: timedelta | None) -> Ans
 
 def _failed_answer(error: ProviderError, status: int, pause: timedelta | None) -> Failure:
     kind = _kind_of_code(error)
-    if error.code == "rate_limit_exceeded" and _can_never_pass(error):
+    if error.code == "rate_limit_exceeded" and _exceeds_limit(error):
         kind = ErrorKind.REJECTED
     if kind is None and error.status is not None:
-        kind = _kind_of_refusal(error.status, error)
+        kind = _kind_of_error(error.status, error)
     if kind is None and _OVERFLOW.search(error.message):
         kind = ErrorKind.CONTEXT_OVERFLOW
     if kind is None:
@@ -290,4 +290,4 @@ def _failed_answer(error: ProviderError, status: int, pause: timedelta | None) -
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
     message = error.message or "The provider reports the response as failed, and gives no reason."
     pause = _pause(pause, error)
-    return _for_the_account(Failure(kind, message, status, pause, error.code, error.param), error)
+    return _reworded(Failure(kind, message, status, pause, error.code, error.param), error)

@@ -1,8 +1,8 @@
-"""What a provider says went wrong, out of any of the shapes in which gateways say it.
+"""The error in a provider's body, in any of the shapes that gateways use.
 
-This provider's own body is `{"message", "path", "requestId", "statusCode", "timestamp"}`; an upstream error stands
-inside `message` as text (`400 {"type":"error","error":{...}}`). OpenAI's is `{"error": {...}}`, other gateways nest
-the upstream's words in `error.metadata.raw`, and proxies send pages.
+AI/ML API's own body is `{"message", "path", "requestId", "statusCode", "timestamp"}`. An upstream error is text inside
+`message` (`400 {"type":"error","error":{...}}`). OpenAI's is `{"error": {...}}`. Other gateways nest the upstream's
+text in `error.metadata.raw`, and proxies send HTML pages.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _DEEPEST: Final = 4
 
 @dataclass(frozen=True)
 class ProviderError:
-    """An error in the provider's words; `status` is an HTTP status that was given in place of a code."""
+    """An error in the provider's words. `status` is an HTTP status that was given in place of a code."""
 
     message: str = ""
     code: str | None = None
@@ -28,7 +28,7 @@ class ProviderError:
 
 
 def read_error_body(body: bytes) -> ProviderError:
-    """The error that the body of an HTTP error makes."""
+    """Return the error that the body of an HTTP error describes."""
     text = body.decode("utf-8-sig", "replace").strip()
     if looks_like_html(text):
         return ProviderError(page_title(text))
@@ -40,7 +40,7 @@ def read_error_body(body: bytes) -> ProviderError:
 
 
 def parse_error(value: object, depth: int = 0) -> ProviderError:
-    """The error that a parsed error makes; the innermost words win, as they name the cause."""
+    """Return the error that a JSON value describes. The innermost words win, as they name the cause."""
     if isinstance(value, str):
         return _of_text(value, depth)
     if isinstance(value, list) and depth <= _DEEPEST:
@@ -75,7 +75,7 @@ def _own_words(value: Mapping[str, Any], depth: int) -> ProviderError:
 
 
 def _of_text(text: str, depth: int) -> ProviderError:
-    """Plain words, or an upstream's error in JSON behind a few words such as `400 `."""
+    """Return plain words as a message, or parse an upstream's JSON that follows a few words such as `400 `."""
     start = text.find("{")
     if 0 <= start <= 200 and depth < _DEEPEST:
         try:

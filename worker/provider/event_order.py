@@ -1,7 +1,7 @@
 """The events of a stream in the order of their numbers, each once.
 
-A gateway that writes from several threads, or sends a piece again after a hiccup of its own, mixes them up. Numbers
-are believed only as far as they make sense, for some gateways give every event the same one, or none.
+A gateway that writes from several threads, or repeats a piece after an error of its own, mixes them up. Numbers are
+trusted only as far as they are consistent: some gateways give every event the same number, or none.
 """
 
 from collections import deque
@@ -11,25 +11,25 @@ from typing import Any, Final
 Value = Mapping[str, Any]
 
 WINDOW: Final = 8
-"""How many events may overtake a missing one before it is given up, and of how many the last are remembered."""
+"""Number of events that may overtake a missing one before it is given up, and of last events that are remembered."""
 
 
 class EventOrder:
-    """Holds back what came too early; holds nothing while the numbers have no gap."""
+    """Holds back events that are early. While the numbers have no gap, it holds none."""
 
     __slots__ = ("_early", "_next", "_recent")
 
     def __init__(self) -> None:
         self._next: int | None = None
-        self._early: dict[int, Value] | None = {}  # None once the numbers are not believed
+        self._early: dict[int, Value] | None = {}  # None once the numbers are not trusted
         self._recent: deque[int] = deque(maxlen=WINDOW)
 
     def take(self, value: Value, data: bytes) -> list[Value]:
-        """The events whose turn it is now that this one came; `data` is the event as it was sent."""
+        """Take an event; return those that are next in order. `data` is the event as it was received."""
         number = value.get("sequence_number")
         if not isinstance(number, int) or isinstance(number, bool):
             return [value]
-        if number > 0:  # where all are zero, two equal pieces of a text are two
+        if number > 0:  # if all numbers are zero, two equal pieces of a text are no duplicates
             mark = hash(data)
             if mark in self._recent:
                 return []
@@ -44,7 +44,7 @@ class EventOrder:
         return self.flush() if len(self._early) >= WINDOW else []
 
     def flush(self) -> list[Value]:
-        """All that is held back; what is missing will not come."""
+        """Return all events that are held back: those that are missing will not come."""
         early, self._early = self._early or {}, None
         return [early[number] for number in sorted(early)]
 

@@ -1,7 +1,7 @@
-"""The items of a last event brought together with those that the events before it made.
+"""The items of the last event, paired and merged with those that earlier events made.
 
-Both may be right where the other is silent, and they disagree about ids and places. Each item stands in the result
-once, as it was told, in the order in which it was made.
+Either may hold what the other lacks, and they disagree about ids and places. In the result each item stands once, as it
+was emitted, in the order in which it was made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,17 +10,17 @@ from typing import Any, Final
 from worker.provider.output import Item, brings_output
 from worker.provider.stream_item import AssembledItem
 
-_NAMES: Final = ("id", "call_id")
+_IDS: Final = ("id", "call_id")
 _TEXTS: Final = ("arguments", "input", "code")
-_ALIKE, _MORE, _SAME_NAME, _SAME_PLACE = 8, 4, 2, 1
+_SAME_TEXT, _COMPATIBLE_TEXT, _SAME_ID, _SAME_PLACE = 8, 4, 2, 1
 
 
-def pairs(
+def pair_items(
     final: Sequence[Item], assembled: Sequence[AssembledItem], finished: str
 ) -> list[tuple[Item | None, AssembledItem | None]]:
-    """Each item with its counterpart, in order; None where it has none.
+    """Return each item of the last event with its counterpart, in order; None for a missing one.
 
-    `final` is in shape. Items belong together by type, and by text, place or id: whatever else of them differs.
+    `final` must be normalised. Items match by type, and by text, place or id, whatever else differs.
     """
     built = [each.done or each.built(finished) for each in assembled]
     shared = _shared_ids(assembled)
@@ -36,10 +36,10 @@ def pairs(
     for _, place, index in scores:
         if place not in counterparts and index not in counterparts.values():
             counterparts[place] = index
-    return _merged(final, assembled, counterparts)
+    return _in_order(final, assembled, counterparts)
 
 
-def _merged(
+def _in_order(
     final: Sequence[Item], assembled: Sequence[AssembledItem], counterparts: Mapping[int, int]
 ) -> list[tuple[Item | None, AssembledItem | None]]:
     left = [index for index in range(len(assembled)) if index not in counterparts.values()]
@@ -52,39 +52,39 @@ def _merged(
     return [*found, *((None, assembled[index]) for index in left)]
 
 
-def merged(item: Item, made: AssembledItem, finished: str) -> Item:
-    """An item of the last event under the name and with the texts that were told of it."""
+def merge(item: Item, made: AssembledItem, finished: str) -> Item:
+    """Return an item of the last event with the ids and texts that were emitted of it."""
     whole = made.done
     if whole is None:
-        return made.completed({**item, **names_of(made.given)}, finished)
-    result = {**whole, **item, **names_of(whole)}
-    if said(item) != said(whole) and _speaks(whole):
+        return made.completed({**item, **ids_of(made.given)}, finished)
+    result = {**whole, **item, **ids_of(whole)}
+    if text_of(item) != text_of(whole) and _has_output(whole):
         for name in ("content", "summary", *_TEXTS):
             if name in whole:
                 result[name] = whole[name]
     return result
 
 
-def names_of(item: Mapping[str, Any]) -> Item:
-    """The fields by which clients tell an item apart."""
-    return {name: item[name] for name in _NAMES if item.get(name)}
+def ids_of(item: Mapping[str, Any]) -> Item:
+    """Return the fields by which clients identify an item."""
+    return {name: item[name] for name in _IDS if item.get(name)}
 
 
 def _score(item: Item, made: Item, assembled: AssembledItem, place: int, shared: set[str]) -> int:
-    words, made_words = said(item), said(made)
+    text, made_text = text_of(item), text_of(made)
     name = item.get("call_id") or item.get("id")
     score = 0
-    if words == made_words:
-        score = _ALIKE
-    elif not made_words or not words or (assembled.done is None and words.startswith(made_words)):
-        score = _MORE
+    if text == made_text:
+        score = _SAME_TEXT
+    elif not made_text or not text or (assembled.done is None and text.startswith(made_text)):
+        score = _COMPATIBLE_TEXT
     if isinstance(name, str) and name not in shared and name in assembled.ids:
-        score += _SAME_NAME
+        score += _SAME_ID
     return score + (_SAME_PLACE if assembled.place == place else 0)
 
 
 def _shared_ids(assembled: Sequence[AssembledItem]) -> set[str]:
-    """Ids that more than one item was given: they tell nothing."""
+    """Return ids that the provider gave to more than one item, which identify none."""
     seen: set[str] = set()
     shared: set[str] = set()
     for each in assembled:
@@ -93,12 +93,12 @@ def _shared_ids(assembled: Sequence[AssembledItem]) -> set[str]:
     return shared
 
 
-def said(item: Mapping[str, Any]) -> str:
-    """All texts of an item, in one."""
+def text_of(item: Mapping[str, Any]) -> str:
+    """Return all texts of an item, joined."""
     parts = [each for group in ("summary", "content") for each in item.get(group) or () if isinstance(each, Mapping)]
     texts = [each.get("text") or each.get("refusal") for each in parts] + [item.get(name) for name in _TEXTS]
     return "\0".join(each for each in texts if isinstance(each, str) and each)
 
 
-def _speaks(item: Item) -> bool:
-    return bool(said(item)) or brings_output([item])
+def _has_output(item: Item) -> bool:
+    return bool(text_of(item)) or brings_output([item])

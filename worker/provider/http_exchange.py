@@ -52,7 +52,7 @@ class ExchangeResult:
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is 2xx and the body was read to its end."""
+        """True if the status is 2xx and the body was read to its end."""
         return is_success(self.status) and self.fault is None
 
 

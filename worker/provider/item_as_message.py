@@ -1,8 +1,8 @@
-"""Items that AI/ML API's schema has no form for, told as messages: what a tool did remains part of the conversation.
+"""Messages in place of items for which AI/ML API's schema has no form, so that the conversation keeps what a tool did.
 
-An answer may hold more kinds than a request may. Sent as it came, one of them would have the whole conversation
-refused. A request that offers tools beyond the schema goes to a provider that takes more than it documents, and there
-such items go out as they came.
+An answer may hold more types of item than a request may. Sent unchanged, one such item would make the provider refuse
+the whole conversation. A request that offers tools beyond the schema goes to a provider that accepts more than it
+documents, and there such items are sent unchanged.
 """
 
 from collections.abc import Mapping
@@ -32,14 +32,14 @@ _NEVER_WITHOUT: Final[Mapping[str, str]] = {
     "tool_search_call": "arguments",
     "tool_search_output": "tools",
 }
-"""The kinds, each with a field that it never lacks; an item without it is of a form that nobody here knows."""
-_NOT_TOLD: Final = frozenset({"id", "type", "status", "encrypted_content", "fingerprint"})
+"""Types of item, each with a field that it always has. An item without that field has an unknown form."""
+_OMITTED_FIELDS: Final = frozenset({"id", "type", "status", "encrypted_content", "fingerprint"})
 _LONGEST: Final = 20_000
-"""Longer texts within an item are pictures and the like, of which a text would say nothing."""
+"""Longer texts in an item are images and the like, which mean nothing as text."""
 
 
-def retold(item: Any) -> Any:
-    """A message that tells such an item; any other one as it is."""
+def as_message(item: Any) -> Any:
+    """Return a message that describes such an item; any other item unchanged."""
     if not isinstance(item, dict):
         return item
     kind = kind_of(item) or ""
@@ -47,8 +47,8 @@ def retold(item: Any) -> Any:
 
 
 def _message(item: Item, kind: str) -> Item:
-    emitted = {name: _shortened(value) for name, value in item.items() if name not in _NOT_TOLD}
-    text = f"[{kind}] {to_text(emitted, ascii_only=False)}" if emitted else f"[{kind}]"
+    kept = {name: _shortened(value) for name, value in item.items() if name not in _OMITTED_FIELDS}
+    text = f"[{kind}] {to_text(kept, ascii_only=False)}" if kept else f"[{kind}]"
     return {"type": "message", "role": "assistant" if is_of_the_model(item) else "user", "content": text}
 
 

@@ -1,12 +1,12 @@
-"""Input items in the form that is refused in neither dialect: no nulls, no status or id that a provider stumbles over.
+"""Input items in a form that both dialects accept: without nulls, and without a status or id that a provider refuses.
 
-Ids of items are of use in one case alone: where the reasoning that led to an item goes along, they tell that the two
-belong together. An item whose id is known at OpenAI, and whose reasoning is missing, is refused: "was provided without
-its required 'reasoning' item". So an id is sent behind its reasoning and nowhere else. Kinds that must have one are
-given a made one there. What ids OpenAI takes: at most 64 letters, digits, underscores and dashes, beginning with
-the prefix of the kind, and none twice.
+An item's id matters in one case alone: after the reasoning that led to it, where it shows that the two belong together.
+OpenAI refuses an item whose id it knows and whose reasoning is missing: "was provided without its required 'reasoning'
+item". So an id is sent after its reasoning and nowhere else. Types that must have an id are given a made one. OpenAI
+accepts ids of at most 64 letters, digits, underscores and dashes that begin with the prefix of the type, each once per
+request.
 
-Everything here is deterministic: an attempt that is repeated sends the same bytes.
+Everything here is deterministic: a repeated attempt sends the same bytes.
 """
 
 import re
@@ -49,31 +49,33 @@ _MUST_HAVE_ONE: Final = frozenset(
         "mcp_approval_request",
     }
 )
-"""Kinds whose `id` OpenAI's schema asks for."""
+"""Types whose `id` OpenAI's schema requires."""
 _STATUSES: Final = ("in_progress", "completed", "incomplete")
 _OF_THREE_STATUSES: Final = frozenset(
     {"message", "reasoning", "function_call", "function_call_output", "computer_call"}
 )
 _ANSWER_BY_ID: Final = "local_shell_call_output"
-"""Its `id` is the call's own."""
+"""An output whose `id` is that of its call."""
 _AS_IT_IS: Final = frozenset({"item_reference"})
-# A client's own JSON, in which a null may mean something.
-_OWN: Final = frozenset({"parameters", "input_schema", "output_schema", "schema", "arguments", "attributes"})
+# Fields with a client's own JSON, in which a null may have a meaning.
+_CLIENTS_JSON: Final = frozenset({"parameters", "input_schema", "output_schema", "schema", "arguments", "attributes"})
 
 
 def fitted(items: list[Any]) -> list[Any]:
-    """Bring the items of a request into this form. The list and the items in it stay as they are."""
+    """Return the items of a request in this form. The given list and its items are not changed."""
     fitting = _Fitting()
     return [fitting.item(each, place) if isinstance(each, dict) else each for place, each in enumerate(items)]
 
 
 def fitting_call_id(call_id: str) -> str:
-    """The id by which a call and its output find each other: the given one, or a shorter one that stands for it."""
+    """Return the id by which a call and its output refer to each other: the given one, or a hash of it if it is too
+    long.
+    """
     return call_id if 0 < len(call_id) <= LONGEST_ID else f"call_{_digest(call_id)}"
 
 
 def made_id(prefix: str, place: int) -> str:
-    """An id for an item without one: no other item's, and the same at each attempt and in each later turn."""
+    """Return an id for an item without one: unique, and the same at each attempt and in each later turn."""
     return f"{prefix}_{_digest(f'{prefix} {place}')}"
 
 
@@ -84,13 +86,13 @@ class _Fitting:
         self._taken: set[str] = set()
         self._behind_reasoning = False
         self._approvals: dict[str, str] = {}
-        """The ids under which requests for approval are sent, by their own."""
+        """Ids with which approval requests are sent, by their own ids."""
 
     def item(self, given: Item, place: int) -> Item:
         kind = kind_of(given) or ""
         if kind in _AS_IT_IS:
             return given
-        item = _emitted(given) if _is_known(kind) else dict(given)
+        item = _without_nulls(given) if _is_known(kind) else dict(given)
         if kind in _OF_THREE_STATUSES and item.get("status", "completed") not in _STATUSES:
             item["status"] = "incomplete"
         if isinstance(item.get("call_id"), str):
@@ -102,22 +104,22 @@ class _Fitting:
             call_id = item.get("id")
             item["id"] = fitting_call_id(call_id if isinstance(call_id, str) else "")
             return item
-        return self._named(item, kind, given.get("id"), place)
+        return self._with_id(item, kind, given.get("id"), place)
 
-    def _named(self, item: Item, kind: str, own: Any, place: int) -> Item:
+    def _with_id(self, item: Item, kind: str, own: Any, place: int) -> Item:
         fits = isinstance(own, str) and _FIT.fullmatch(own) is not None
-        if not _is_known(kind):  # what its ids are for is not known here
-            return item if fits or not isinstance(own, str) else _nameless(item)
+        if not _is_known(kind):  # the purpose of its ids is unknown
+            return item if fits or not isinstance(own, str) else _without_id(item)
         fits = fits and own not in self._taken and own.startswith(_PREFIXES.get(kind, ""))
         if kind == "reasoning":
             self._behind_reasoning = fits
         elif not is_of_the_model(item):
             self._behind_reasoning = False
-        is_all_it_says = kind == "image_generation_call" and not item.get("result")
-        if fits and (self._behind_reasoning or is_all_it_says):
+        has_only_an_id = kind == "image_generation_call" and not item.get("result")
+        if fits and (self._behind_reasoning or has_only_an_id):
             self._taken.add(own)
             return item
-        item = _nameless(item)
+        item = _without_id(item)
         if kind in _MUST_HAVE_ONE:
             item["id"] = made_id(_PREFIXES[kind], place)
             if kind == "mcp_approval_request" and isinstance(own, str):
@@ -125,7 +127,7 @@ class _Fitting:
         return item
 
 
-def _nameless(item: Item) -> Item:
+def _without_id(item: Item) -> Item:
     return {name: value for name, value in item.items() if name != "id"}
 
 
@@ -137,10 +139,13 @@ def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:48]
 
 
-def _emitted(value: Any) -> Any:
-    """`value` less the fields that are null, which say no more than their absence; SDKs write them when they replay."""
+def _without_nulls(value: Any) -> Any:
+    """Return `value` without null fields, which mean the same as absent ones. SDKs write them when they replay
+    items.
+    """
     if isinstance(value, dict):
-        return {name: each if name in _OWN else _emitted(each) for name, each in value.items() if each is not None}
+        kept = {name: each for name, each in value.items() if each is not None}
+        return {name: each if name in _CLIENTS_JSON else _without_nulls(each) for name, each in kept.items()}
     if isinstance(value, list):
-        return [_emitted(each) for each in value]
+        return [_without_nulls(each) for each in value]
     return value

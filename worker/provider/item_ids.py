@@ -1,7 +1,7 @@
-"""ItemIds of output items that are unlike one another, whatever the provider calls them.
+"""Unique ids of output items, whatever ids the provider gives them.
 
-Gateways leave ids out, or give every item the same one (`msg_0`). A client tells items apart by them, and answers a
-call by its `call_id`, so both are unique in what we show.
+Gateways omit ids, or give every item the same one (`msg_0`). Clients tell items apart by id, and answer a call by its
+`call_id`, so both are unique in our responses.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,25 +22,26 @@ _PREFIXES: Final[Mapping[str, str]] = {
     "mcp_list_tools": "mcpl",
     "mcp_approval_request": "mcpr",
 }
-"""How OpenAI's ids begin."""
+"""Prefixes of OpenAI's ids."""
 _NEED_AN_ID: Final = frozenset({"message", "reasoning"})
 _ANSWERED: Final = ("function_call", "custom_tool_call")
-"""Items whose output a client sends under their `call_id`. The shell's calls are not among them, for their outputs
-stand beside them in the same answer."""
+"""Items whose output a client sends with their `call_id`. Shell calls are not among them: their outputs are in the same
+answer.
+"""
 
 
 class ItemIds:
-    """Gives each item of one response a name that no other has."""
+    """Gives each item of one response ids that no other item has."""
 
     def __init__(self, seed: Callable[[], str], taken: Iterable[str] = ()) -> None:
-        """Make names from `seed`; none is among those `taken`, which are identities as `identity_of` gives them."""
+        """Make ids from `seed`. None is among those `taken`, which are identities as `identity_of` returns them."""
         self._seed = seed
         self._taken = set(taken)
 
-    def give(self, item: Mapping[str, Any], place: int, *, always: bool = False) -> dict[str, Any]:
-        """A copy of `item`, the one at `place`, under its own name if it is the first of that name.
+    def assign(self, item: Mapping[str, Any], place: int, *, always: bool = False) -> dict[str, Any]:
+        """Return a copy of `item`, the one at `place`. It keeps its own ids if no earlier item has them.
 
-        An item that the SDKs let be without an id stays so, unless `always` is set.
+        An item that needs no id in the SDKs gets none, unless `always` is set.
         """
         kind = item.get("type")
         own, call = item.get("id"), item.get("call_id")
@@ -56,11 +57,11 @@ class ItemIds:
             own = named.get("id")
             is_fit = not call and own and not self._is_call(own)
             named["call_id"] = own if is_fit else self._free(f"call:{kind}:", "call", place)
-        self.take(named)
+        self._reserve(named)
         return named
 
-    def take(self, item: Mapping[str, Any]) -> None:
-        """Let nobody else have the name of `item`."""
+    def _reserve(self, item: Mapping[str, Any]) -> None:
+        """Reserve the ids of `item`."""
         self._taken |= identity_of(item)
         if isinstance(item.get("id"), str):
             self._taken.add(f"id:{item['id']}")
@@ -73,4 +74,4 @@ class ItemIds:
             name = f"{prefix}_{self._seed()}{place:02x}"
             if scope + name not in self._taken:
                 return name
-            place += 256  # past the places of most answers, so that names stay the same when one is taken
+            place += 256  # beyond the places of most answers, so that the other ids stay the same

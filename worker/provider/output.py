@@ -1,8 +1,8 @@
-"""The items of an answer, brought into the shape that OpenAI's SDKs read, and whether they say anything.
+"""Normalisation of an answer's items to the shape that OpenAI's SDKs read.
 
-This provider gives `output: null` beside `output_text`, and finished messages that say `in_progress`; gateways give a
-text, or one object, where a list belongs. The SDKs need the text in `output[].content[]`. Items and parts of a type
-that we do not know pass through as they are.
+AI/ML API gives `output: null` beside `output_text`, and finished messages whose status is `in_progress`. Gateways give
+a text, or one object, in place of a list. The SDKs need the text in `output[].content[]`. Items and parts of an unknown
+type pass through unchanged.
 """
 
 import json
@@ -13,9 +13,9 @@ from worker.provider.item_ids import ItemIds
 
 Item = dict[str, Any]
 
-# What a model, or a tool that ran at the provider, did on the way to an answer. Alone these bring a client nothing.
-# Every other item counts as output, unknown ones too: a paid answer must not fail on what we have not heard of.
-_MEANS: Final = frozenset(
+# Steps of a model, or of a tool that ran at the provider, on the way to an answer. Alone they are no output.
+# Every other item counts as output, unknown ones too: a billed answer must not fail because of an unknown item.
+_STEPS: Final = frozenset(
     {
         "reasoning",
         "compaction",
@@ -28,7 +28,7 @@ _MEANS: Final = frozenset(
 )
 _CAN_BE_UNFINISHED: Final = frozenset({"message", "reasoning", "function_call", "custom_tool_call"})
 _NEVER_NULL: Final = frozenset({"content", "encrypted_content", "phase", "status"})
-"""Fields that the SDKs' types and Open Responses let an item leave out, and not hold as null."""
+"""Fields that the SDKs' types and Open Responses allow an item to omit, but not to hold as null."""
 _TEXT_PARTS: Final = frozenset({"output_text", "text"})
 _PARTS: Final = _TEXT_PARTS | {"refusal"}
 _WRITTEN: Final[Mapping[str, tuple[str, str | None]]] = {
@@ -37,39 +37,39 @@ _WRITTEN: Final[Mapping[str, tuple[str, str | None]]] = {
     "mcp_approval_request": ("arguments", None),
     "custom_tool_call": ("input", ""),
 }
-"""Fields that are texts, which some gateways send as the JSON value that the text stands for; what to put where the
-field is missing, if it may not be."""
+"""Text fields of items, with the value to use if the field is missing (None: leave it out). Some gateways send the JSON
+value that such a text encodes."""
 
 
 def normalise_output(
     raw: object, output_text: object, *, finished: str, seed: Callable[[], str], taken: Iterable[str] = ()
 ) -> list[Item]:
-    """The items of a finished answer, no two of one name.
+    """Return the items of a finished answer, each with ids of its own.
 
-    `finished` is what an item is that still says in_progress: completed, or incomplete when the answer was cut.
-    `seed` gives a word that is the same for the same answer; ids are made of it where a message has none, or has one
-    that another item has, or that is among the `taken` identities.
+    `finished` replaces a status of `in_progress`: completed, or incomplete if the answer was cut. `seed` returns a word
+    that is the same for the same answer. Ids are made of it for messages without one, and for items whose id another
+    item has or that is among the `taken` identities.
     """
-    names = ItemIds(seed, taken)
-    return [names.give(item, place) for place, item in enumerate(normalise_items(raw, output_text, finished=finished))]
+    ids = ItemIds(seed, taken)
+    return [ids.assign(item, place) for place, item in enumerate(normalise_items(raw, output_text, finished=finished))]
 
 
 def normalise_items(raw: object, output_text: object, *, finished: str) -> list[Item]:
-    """The same under the provider's own names, which may be missing or alike."""
+    """Return the items with the provider's own ids, which may be missing or equal."""
     given = raw if isinstance(raw, list) else [raw]
     items = [_item(each, finished) for each in given if isinstance(each, Mapping) or (each and isinstance(each, str))]
-    if isinstance(output_text, str) and output_text and not any(_speaks(item) for item in items):
+    if isinstance(output_text, str) and output_text and not any(_has_text(item) for item in items):
         items.append(_message({"content": output_text}, finished))
     return items
 
 
 def brings_output(items: Iterable[Item]) -> bool:
-    """Whether any item holds text, a refusal or a call that the client is to see."""
-    return any(_speaks(item) if item.get("type") == "message" else item.get("type") not in _MEANS for item in items)
+    """Return whether any item holds text, a refusal or a call that the client is to see."""
+    return any(_has_text(item) if item.get("type") == "message" else item.get("type") not in _STEPS for item in items)
 
 
 def as_text(value: object) -> str | None:
-    """A text as it is, any other JSON value as the text that stands for it; None where there is nothing."""
+    """Return a text as it is, any other JSON value encoded as text, and None for null."""
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -129,19 +129,19 @@ def _part(raw: Mapping[str, Any] | str) -> Item:
 
 
 def _texts(raw: object, kind: str) -> list[Any]:
-    """Parts of reasoning; a text stands for the one part that holds it."""
+    """Return parts of reasoning. A text becomes the one part that holds it."""
     given = raw if isinstance(raw, list) else [raw]
     texts = [{"type": kind, "text": each} if isinstance(each, str) else each for each in given if each]
     return [{"type": kind, **each} if isinstance(each, Mapping) else each for each in texts]
 
 
-def _speaks(item: Item) -> bool:
+def _has_text(item: Item) -> bool:
     if item.get("type") != "message":
         return False
-    return any(_says_something(part) for part in item["content"])
+    return any(_is_not_empty(part) for part in item["content"])
 
 
-def _says_something(part: Item) -> bool:
+def _is_not_empty(part: Item) -> bool:
     match part.get("type"):
         case "output_text":
             return bool(part["text"])

@@ -1,11 +1,12 @@
 """A request in the provider's dialect.
 
-`openai` sends what the client sent. `strict` brings it into the form that AI/ML API documents for `POST /v1/responses`
-(`simulator/request.schema.json`), which asks for fields that OpenAI lets clients leave out and knows only some of its
-values. Nothing that carries meaning is dropped: where the schema has no form for an item, a tool or a part, it goes
-out as it came, for a provider may take more than it documents, and names what it refuses before it bills anything.
+`openai` sends the client's request unchanged. `strict` converts it to the form that AI/ML API documents for `POST
+/v1/responses` (`simulator/request.schema.json`). That form requires fields that OpenAI lets clients omit, and allows
+only some of OpenAI's values. Nothing that carries meaning is dropped. An item, tool or part for which the schema has no
+form is sent unchanged: a provider may accept more than it documents, and names what it refuses before it bills
+anything.
 
-Everything here is pure and deterministic: an attempt that is repeated sends the same bytes.
+Everything here is pure and deterministic: a repeated attempt sends the same bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +17,12 @@ from typing import Any, Final
 from jobs.conversation import kind_of
 from jobs.encoding import to_text
 from jobs.settings import Dialect
-from worker.provider.item_as_message import retold
+from worker.provider.item_as_message import as_message
 from worker.provider.item_dialect import fitted, made_id
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
-"""Brings one value into form; None means that the value is left out."""
+"""Converts one value. None means that the value is left out."""
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -30,8 +31,8 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 class Form:
     """The form of one kind of object.
 
-    `defaults` stand for fields that are absent or null. Every other null is left out, as it says nothing that its
-    absence does not. `converts` brings into form what is there. Items that must have an id have an `id_prefix`.
+    `defaults` replace fields that are absent or null. Every other null is left out: it means the same as an absent
+    field. `converts` converts the fields that are present. Items that must have an id have an `id_prefix`.
     """
 
     defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
@@ -39,7 +40,7 @@ class Form:
     id_prefix: str | None = None
 
     def apply(self, given: Mapping[str, Any]) -> Json:
-        """A copy of `given` in this form."""
+        """Return a copy of `given` in this form."""
         formed = dict(self.defaults)
         for name, value in given.items():
             convert = self.converts.get(name)
@@ -50,7 +51,7 @@ class Form:
 
 
 def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
-    """The body of a call as the provider takes it; its top has no nulls, and an `input`."""
+    """Return the body of a call in `dialect`. The top level of `body` must have an `input` and no nulls."""
     input_ = body.get("input")
     if isinstance(input_, list):
         body = {**body, "input": fitted(input_)}
@@ -60,7 +61,7 @@ def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     tools = formed.get("tools")
     is_documented = all(_kind(tool) in _TOOLS for tool in (tools if isinstance(tools, list) else ()))
     if is_documented and isinstance(formed.get("input"), list):
-        formed["input"] = [retold(item) for item in formed["input"]]
+        formed["input"] = [as_message(item) for item in formed["input"]]
     return formed
 
 
@@ -70,12 +71,12 @@ def _kind(value: Any) -> str | None:
 
 
 def _formed(form: Form) -> Convert:
-    """Give an object this form. Any other value stays as it is."""
+    """Return a converter of objects to `form`. It leaves any other value unchanged."""
     return lambda value: form.apply(value) if isinstance(value, dict) else value
 
 
 def _each(convert: Convert) -> Convert:
-    """Convert the elements of a list. Any other value stays as it is."""
+    """Return a converter of the elements of a list. It leaves any other value unchanged."""
 
     def convert_all(value: Any) -> Any:
         if not isinstance(value, list):
@@ -86,7 +87,7 @@ def _each(convert: Convert) -> Convert:
 
 
 def _by_type(forms: Mapping[str, Form]) -> Convert:
-    """Give an object the form of its `type`. Any other value stays as it is."""
+    """Return a converter of objects to the form of their `type`. It leaves any other value unchanged."""
 
     def convert(value: Any) -> Any:
         form = forms.get(_kind(value) or "")
@@ -96,7 +97,9 @@ def _by_type(forms: Mapping[str, Form]) -> Convert:
 
 
 def _one_of(*values: str, otherwise: str | None = None, **renamed: str) -> Convert:
-    """Keep the schema's own values. Replace one in `renamed` by its equal, and any other by `otherwise`."""
+    """Return a converter that keeps the schema's `values`, replaces those in `renamed`, and any other by
+    `otherwise`.
+    """
 
     def convert(value: Any) -> Any:
         return value if value in values else renamed.get(str(value), otherwise)
@@ -123,7 +126,7 @@ _CITATION: Final = Form({"title": "", "start_index": 0, "end_index": 0})
 
 
 def _annotation(value: Any) -> Any:
-    """The schema has one kind of annotation. As input the others change nothing that the model reads."""
+    """Convert an annotation. The schema has one kind; in an input, the others change nothing that the model reads."""
     is_whole = _kind(value) == "url_citation" and isinstance(value.get("url"), str)
     return _CITATION.apply(value) if is_whole else None
 
@@ -152,7 +155,7 @@ _PARTS_OF_ANSWERS: Final = frozenset({"output_text", "refusal"})
 
 
 def _result(value: Any) -> Any:
-    """What a function gave: one text where all its parts are text, else its parts, for images cannot be a text."""
+    """Convert a function's output: to one text if all its parts are text, else to parts, as an image cannot be text."""
     if not isinstance(value, list):
         return _as_text(value)
     parts = _each(_by_type(_INPUT_PARTS))(value)
@@ -209,7 +212,7 @@ def _form_of(item: Mapping[str, Any]) -> Form | None:
 
 
 def _is_answer(message: Mapping[str, Any]) -> bool:
-    """Whether a message is of the form for earlier answers; one with an image among its parts cannot be."""
+    """Return whether a message has the form of earlier answers, which one with an image cannot have."""
     content = message.get("content")
     if message.get("role") != "assistant" or not isinstance(content, list):
         return False
@@ -218,9 +221,9 @@ def _is_answer(message: Mapping[str, Any]) -> bool:
 
 
 def is_accepted(item: Mapping[str, Any], dialect: Dialect) -> bool:
-    """Whether an item of an earlier answer may be sent again: one refused item would end the whole conversation.
+    """Return whether an item of an earlier answer may be sent again: one refused item would end the conversation.
 
-    A provider takes back what OpenAI has documented, and names of its own with a prefix, as Open Responses has them.
+    A provider accepts the types that OpenAI documents, and its own types with a prefix, as in Open Responses.
     """
     kind = item.get("type")
     return dialect is Dialect.OPENAI or (isinstance(kind, str) and (kind in _REPLAYED or ":" in kind))
@@ -257,10 +260,10 @@ _SEARCH: Final = Form(
         "user_location": _formed(Form({"type": "approximate"})),
     }
 )
-"""The web search that the schema has, under whichever name it is asked for."""
+"""The schema's only web search, for every name by which clients request one."""
 _APPROVAL: Final = Form(converts={"always": _formed(_PLAIN), "never": _formed(_PLAIN)})
 _TOOLS: Final[Mapping[str, Form]] = {
-    # OpenAI takes a missing `strict` for true only where the schema allows it, and a loose one must not fail.
+    # OpenAI reads a missing `strict` as true only if the function's schema allows it: a loose schema must not fail.
     "function": Form({"strict": False, "parameters": {"type": "object", "properties": {}}}),
     "mcp": Form(converts={"allowed_tools": _formed(_PLAIN), "require_approval": _formed(_APPROVAL)}),
     "web_search": _SEARCH,
@@ -272,7 +275,9 @@ _CHOICES: Final[Mapping[str, Form]] = {name: form for name, form in _TOOLS.items
 
 
 def _with_allowed_tools(body: Json) -> Json:
-    """The schema has no choice of `allowed_tools`: to offer only those, and choose by their mode, says the same."""
+    """Replace a choice of `allowed_tools`, which the schema lacks, by offering only those tools and choosing by their
+    mode.
+    """
     choice, tools = body.get("tool_choice"), body.get("tools")
     if not isinstance(choice, dict) or _kind(choice) != "allowed_tools":
         return body
@@ -282,13 +287,13 @@ def _with_allowed_tools(body: Json) -> Json:
         return {**body, "tool_choice": mode}
     allowed = set(map(_name_of, _each(_by_type(_CHOICES))(named)))
     kept = [tool for tool in tools if _name_of(tool) in allowed]
-    if not kept:  # nothing is named that is offered: the provider's to refuse
+    if not kept:  # no named tool is offered: the provider refuses it
         return body
     return {**body, "tools": kept, "tool_choice": mode}
 
 
 def _name_of(tool: Any) -> tuple[str | None, str]:
-    """What tells a tool from others of its type, in a request's tools and in a choice among them alike."""
+    """Return the type and name that identify a tool, both in a request's tools and in a choice among them."""
     kind = _kind(tool)
     name = tool.get("server_label" if kind == "mcp" else "name") if isinstance(tool, dict) else None
     return kind, name if isinstance(name, str) else ""
@@ -307,7 +312,7 @@ _INCLUDES: Final = frozenset(
 
 
 def _includes(value: Any) -> Any:
-    """Those that the schema has; an answer lacks at most what another one would have added to it."""
+    """Return those that the schema has. Without the others, an answer lacks at most what they would have added."""
     known = [each for each in value if isinstance(each, str) and each in _INCLUDES] if isinstance(value, list) else []
     return known or None
 

@@ -1,4 +1,4 @@
-"""The provider's response object as we read it: tolerant of what it really sends, normalised to OpenAI's shape."""
+"""The provider's response object: parsed tolerantly, normalised to OpenAI's shape."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from worker.provider.clean_text import looks_like_html, name_of
 from worker.provider.error_body import ProviderError, parse_error
 from worker.provider.output import brings_output, normalise_output
 from worker.provider.sse import begins_as_events
-from worker.provider.stream_assembly import assembled
+from worker.provider.stream_assembly import assemble
 from worker.provider.usage import ReportedUsage, read_reported_usage
 
-# Ours to say (or never sent, so that an echo of it would be the provider's own default), and read from here alone.
+# This server sets these, or withholds them from the provider, so that an echo would be the provider's own default.
 _NOT_ECHOED: Final = WITHHELD_FIELDS | {
     "id",
     "object",
@@ -40,11 +40,11 @@ _HALF: Final = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(ValueError):
-    """The body is no response object; the text says what it is instead, without repeating it."""
+    """The body is not a response object. The message says what it is instead, without quoting it."""
 
 
 class TruncatedStream(Unreadable):
-    """The body is a stream of events that ended before the answer was whole; `begun` is what it said at first."""
+    """The body is a stream of events that ended before the answer was complete. `begun` is its first event's data."""
 
     def __init__(self, begun: Mapping[str, Any]) -> None:
         super().__init__("The provider's stream ended before its last event.")
@@ -53,7 +53,7 @@ class TruncatedStream(Unreadable):
 
 @dataclass(frozen=True)
 class ParsedResponse:
-    """A response object, read. `fields` is its output, its usage and what it echoes of the request."""
+    """A parsed response object. `fields` holds its output, its usage and what it echoes of the request."""
 
     status: Status
     fields: Mapping[str, Any]
@@ -66,13 +66,13 @@ class ParsedResponse:
 
 
 def read_response(body: bytes, *, is_broken: bool = False) -> ParsedResponse:
-    """Read the body of a 200: a response object, or the events that make one, whatever was asked for.
+    """Parse the body of a 200: a response object, or a stream of events, whichever was requested.
 
-    `is_broken` says that the connection broke before the body's end.
+    `is_broken` is true if the connection broke before the end of the body.
 
     Raises:
-        TruncatedStream: it is a stream of events that ended too early.
-        Unreadable: it is not JSON, cut off, or not a response object.
+        TruncatedStream: the body is a stream of events that ended too early.
+        Unreadable: the body is not JSON, is cut off, or is not a response object.
     """
     given = _parse(_put_together(body, is_broken=is_broken) if begins_as_events(body) else body)
     error = _error(given.get("error"))
@@ -99,7 +99,7 @@ def read_response(body: bytes, *, is_broken: bool = False) -> ParsedResponse:
 
 
 def _put_together(events: bytes, *, is_broken: bool) -> bytes:
-    assembly = assembled(events, is_broken=is_broken)
+    assembly = assemble(events, is_broken=is_broken)
     if assembly.is_answered:
         return assembly.body()
     if assembly.begun is None:
@@ -147,7 +147,7 @@ def _is_deeper(value: object, limit: int) -> bool:
 
 
 def _whole_characters(value: Any) -> Any:
-    """`value` with a mark in place of each lone half of a surrogate pair, which no UTF-8 can hold."""
+    """Replace each lone half of a surrogate pair, which UTF-8 cannot encode, by U+FFFD."""
     if isinstance(value, str):
         return _HALF.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -163,7 +163,7 @@ def _error(error: object) -> ProviderError | None:
 
 
 def _status(given: Mapping[str, Any], error: ProviderError | None) -> Status:
-    """The status as given; where it is missing or not one of OpenAI's six, what the rest of the object implies."""
+    """Return the status as given. If it is none of OpenAI's six, derive it from the rest of the object."""
     status = _known_status(given.get("status"))
     if status is not None:
         return status
@@ -178,6 +178,6 @@ def _known_status(value: object) -> Status | None:
 
 
 def _cut_reason(given: Mapping[str, Any]) -> str:
-    """Why the answer was cut. Clients know a short list of reasons; where none is given, the cap is the usual one."""
+    """Return why the answer was cut: one of the few reasons that clients know, by default the usual one."""
     details = given.get("incomplete_details")
     return (name_of(details.get("reason")) if isinstance(details, Mapping) else None) or "max_output_tokens"

@@ -46,7 +46,7 @@ class EventParser:
 
     @property
     def is_amid_event(self) -> bool:
-        """Whether an event has begun and not ended."""
+        """True if an event has begun and not ended."""
         return bool(self._rest or self._data)
 
     def feed(self, chunk: bytes) -> Iterator[Event]:

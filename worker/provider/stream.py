@@ -98,7 +98,7 @@ def call_stream(
     `on_events` is called with canonical events as they are received. It must not raise. `emitted` are the identities
     of items in earlier attempts' events.
     """
-    assembly = StreamAssembly(limit=api.max_answer_bytes, record=on_events, emitted=emitted)
+    assembly = StreamAssembly(limit=api.max_answer_bytes, on_events=on_events, emitted=emitted)
 
     def read(response: httpx.Response, ends_at: float, handle: CallHandle) -> ExchangeResult:
         if is_success(response.status_code):

@@ -1,7 +1,7 @@
-"""What a call used and what it cost, out of whatever the provider sent about it.
+"""Tokens and cost of a call, read from what the provider sent.
 
-Counts and amounts that cannot be (negative, not a number, absurdly large) are taken for absent: a bill must not be
-made up, and no column overflows. Amounts are read as decimals from their own digits, never computed as floats.
+Impossible counts and amounts (negative, not a number, absurdly large) count as absent: no bill is invented, and no
+column overflows. Amounts are parsed as decimals from their own digits, never computed as floats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from jobs.model_catalog import Model, to_microusd
 
 CREDITS_PER_DOLLAR: Final = 2_000_000
 TICKS_PER_DOLLAR: Final = 10_000_000_000
-"""Of the `cost_in_usd_ticks` that xAI sends."""
+"""Unit of the `cost_in_usd_ticks` that xAI sends."""
 _RECEIVED: Final = ("input_tokens_details", "prompt_tokens_details")
 _SENT: Final = ("output_tokens_details", "completion_tokens_details")
 _MOST_TOKENS: Final = 10**12
@@ -23,7 +23,7 @@ _MOST_DOLLARS: Final = Decimal(10**6)
 
 @dataclass(frozen=True)
 class ReportedUsage:
-    """Usage as counted, the same in OpenAI's JSON shape, and the dollars that the provider's body names."""
+    """Token counts, the same in OpenAI's JSON shape, and the dollars that the provider's body names."""
 
     tokens: Usage | None
     as_json: dict[str, Any] | None
@@ -31,16 +31,16 @@ class ReportedUsage:
 
 
 def read_reported_usage(usage: object, meta: object) -> ReportedUsage:
-    """Read `usage` and `meta` of a response object."""
+    """Read the `usage` and `meta` of a response object."""
     counted = read_usage(usage)
     json = None if counted is None else _usage_json(usage, counted)
     return ReportedUsage(counted, json, _dollars(_mapping(usage), _mapping(_mapping(meta).get("usage"))))
 
 
 def read_usage(raw: object) -> Usage | None:
-    """Tokens out of a `usage` object, under today's names or those of chat completions.
+    """Return the tokens of a `usage` object, in the names of the Responses API or of chat completions.
 
-    None when it does not tell input and output apart, as a total alone does: what it leaves open is not made up.
+    Return None if it does not separate input from output, as with a total alone: a split is not invented.
     """
     if not isinstance(raw, Mapping):
         return None
@@ -63,7 +63,7 @@ def read_usage(raw: object) -> Usage | None:
 
 
 def _dollars(usage: Mapping[str, Any], own: Mapping[str, Any]) -> Decimal | None:
-    """The first figure that can be read, of AI/ML API, then of OpenRouter, then of xAI."""
+    """Return the first readable figure: of AI/ML API, then of OpenRouter, then of xAI."""
     figures = (
         _amount(own.get("usd_spent")),
         _of_parts(own.get("credits_used"), CREDITS_PER_DOLLAR),
@@ -74,7 +74,7 @@ def _dollars(usage: Mapping[str, Any], own: Mapping[str, Any]) -> Decimal | None
 
 
 def cost_of_call(dollars: Decimal | None, headers: Mapping[str, str], usage: Usage | None, model: Model) -> Cost | None:
-    """The cost by the provider's body, else its headers, else by the price table; None when nobody knows."""
+    """Return the cost by the provider's body, else its headers, else the price table; None if it is unknown."""
     figures = (
         dollars,
         _amount(headers.get("x-aimlapi-usd-spent")),
@@ -117,7 +117,7 @@ def _count(value: object) -> int | None:
 
 
 def _of_parts(value: object, per_dollar: int) -> Decimal | None:
-    """An amount that is given in parts of a dollar."""
+    """Return an amount that is given in parts of a dollar."""
     number = _decimal(value)
     return None if number is None else _amount(str(number / per_dollar))
 
@@ -128,7 +128,7 @@ def _amount(value: object) -> Decimal | None:
 
 
 def _decimal(value: object) -> Decimal | None:
-    """A number of zero or more; `str` of a float gives back the digits that the provider sent."""
+    """Return a number of zero or more. `str` of a float gives back the digits that the provider sent."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > 40:
         return None
     try:

@@ -47,7 +47,7 @@ def attempt(number: int = 1) -> Attempt:
 def emitted(*on_events: Json | bytes, last: Chunk | None = None) -> Chunk | None:
     """What is passed on of what was heard."""
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
-    assembly = StreamAssembly(limit=1_000_000, record=output.record, emitted=output.emitted)
+    assembly = StreamAssembly(limit=1_000_000, on_events=output.record, emitted=output.emitted)
     for each in on_events:
         assembly.take(Frame("", each if isinstance(each, bytes) else json.dumps(each).encode()))
     return output.unwritten()

@@ -160,8 +160,8 @@ def test_a_refusal_may_have_cost_something() -> None:
         ("https://api.example/v2/responses", "https://api.example/v2/responses"),
         ("https://user:secret@api.example/v2?key=secret#secret", "https://api.example/v2"),
         ("/v2/responses", "/v2/responses"),
-        ("", "a place that it does not name"),
-        ("http://[::1", "a place that it does not name"),
+        ("", "an address that it does not name"),
+        ("http://[::1", "an address that it does not name"),
     ],
 )
 def test_a_redirect_names_its_target_and_no_secret(location: str, named: str) -> None:

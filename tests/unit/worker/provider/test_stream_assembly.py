@@ -98,7 +98,7 @@ class Run:
 
     def __init__(self, events: Iterable[Json | bytes], *, is_broken: bool = False) -> None:
         self.emitted: list[Event] = []
-        assembly = StreamAssembly(limit=1_000_000, record=self.emitted.extend)
+        assembly = StreamAssembly(limit=1_000_000, on_events=self.emitted.extend)
         for event in events:
             assembly.take(Frame("", event if isinstance(event, bytes) else json.dumps(event).encode()))
         assembly.close(is_broken=is_broken)
