@@ -1,11 +1,11 @@
-"""What `doctor` looks at in a database that answers: locks, connections and a pooler."""
+"""Checks of a database that answers: its locks, its connections, and a pooler in front of it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, text
 
-from cli.doctor.result import Finding, bad, doubtful, good
+from cli.doctor.result import CheckResult, failed, passed, warning
 from jobs.database_url import THRESHOLD_IN_URL
 from jobs.store.connection_pool import API_CONNECTIONS, BESIDE_POOL, WORKER_CONNECTIONS
 from jobs.store.connection_setup import IS_POOLED
@@ -25,36 +25,36 @@ _ALLOWED: Final = text(
 )
 
 
-def check_locks(database: Database) -> Iterator[Finding]:
-    """Sessions in whose way others are, or may come: in a transaction with locks for more than five seconds."""
+def check_locks(database: Database) -> Iterator[CheckResult]:
+    """Report sessions that have held locks in one transaction for more than five seconds."""
     if database.is_sqlite:
         return
     with database.read(within=LONG_SECONDS) as tx:
         found = blockers(tx, LONG_SECONDS, awaited=False)
     for each in found:
         hint = f"end its transaction, or the session: SELECT pg_terminate_backend({each.pid})"
-        yield (bad if each.waiting else doubtful)("locks", str(each), hint)
+        yield (failed if each.waiting else warning)("locks", str(each), hint)
     if not found:
-        yield good("locks", f"no transaction has held any for {LONG_SECONDS:g} s")
+        yield passed("locks", f"no transaction has held any for {LONG_SECONDS:g} s")
 
 
-def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[Finding]:
-    """What the processes that run may open, against what server, role and database allow."""
+def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[CheckResult]:
+    """Compare the connections that the live processes may open with those that server, role and database allow."""
     if tx.dialect.name == "sqlite":
         return
     allowed: int = tx.execute(_ALLOWED).scalar_one()
     apis = len(live_processes(tx, database_now(tx)))
     needed = len(workers) * (WORKER_CONNECTIONS + BESIDE_POOL) + apis * (API_CONNECTIONS + BESIDE_POOL)
-    counted = f"{apis} API processes and {len(workers)} workers may open {needed} connections, {allowed} are allowed"
+    message = f"{apis} API processes and {len(workers)} workers may open {needed} connections, {allowed} are allowed"
     if needed > allowed:
-        yield doubtful("connections", counted, f"raise max_connections, or the limit of the role, to {needed} and more")
+        yield warning("connections", message, f"raise max_connections, or the role's limit, to at least {needed}")
     else:
-        yield good("connections", counted)
+        yield passed("connections", message)
 
 
-def check_pooler(tx: Connection, database: Database) -> Iterator[Finding]:
-    """Whether a pooler stands in between that lends a session for a transaction, and what follows."""
+def check_pooler(tx: Connection, database: Database) -> Iterator[CheckResult]:
+    """Report a pooler in transaction mode, and whether statements are prepared on it."""
     if not tx.info.get(IS_POOLED):
         return
     prepared = "nothing is prepared on it" if THRESHOLD_IN_URL not in database.url.query else PREPARED
-    yield good("pooler", f"one lends its sessions by the transaction; {prepared}. Its own limit of clients counts too")
+    yield passed("pooler", f"there is one in transaction mode; {prepared}. Its own client limit applies as well")

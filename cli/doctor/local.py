@@ -1,4 +1,4 @@
-"""What `doctor` looks at on our side: the data directory, the database, the broker, Redis, workers, limits, models."""
+"""Checks of our own side: the data directory, database, broker, Redis, workers, limits and models."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.readiness import THROTTLED, DatabaseState, Subject, look, unseen
 from cli.database import reason_of, shown
 from cli.doctor.database import LONG_SECONDS, check_connections, check_locks, check_pooler
-from cli.doctor.result import Finding, bad, doubtful, good
+from cli.doctor.result import CheckResult, failed, passed, warning
 from cli.server_address import read_secret
 from cli.up.data_dir import ENCRYPTION_KEY_FILE
 from jobs.broker_connection import (
@@ -37,50 +37,53 @@ from jobs.store.workers import CALLS
 from jobs.store.write_probe import UNREACHABLE, WriteProbe
 
 MAX_WAIT_SECONDS = 3
-NOBODY = "backburner"
+DEFAULT_NAME = "backburner"
+"""The channel that is tried, and the namespace while no database says which one is the installation's."""
 SOON = timedelta(days=60)
-WAITING_HINT = "more slots: BACKBURNER_WORKER_CONCURRENCY, or more workers; a fault: the workers' logs"
+WAITING_HINT = (
+    "without free slots: raise BACKBURNER_WORKER_CONCURRENCY or start more workers; else see the workers' logs"
+)
 CLOCKS_OF_POSTGRESQL = (
-    "no job is affected, but certificates, logs and webhook signatures are: keep it right by NTP (timedatectl set-ntp "
-    "true); where every host is off, it is the database server's clock"
+    "jobs are not affected, but certificates, logs and webhook signatures are: set the clock by NTP (timedatectl "
+    "set-ntp true); if every host is off, the database server's clock is wrong"
 )
 CLOCKS_OF_SQLITE = (
-    "keep it right by NTP (timedatectl set-ntp true); Backburner's time follows it, by 36 s an hour while jobs are "
-    "open, and at once when none is"
+    "set it by NTP (timedatectl set-ntp true); Backburner's time follows it, by 36 s an hour while jobs are open, and "
+    "at once when none is"
 )
 START_WORKER = "start one: make up, or backburner worker"
 CHECK_URL = "check BACKBURNER_DATABASE_URL"
 
 
-def check_data_dir(settings: Settings) -> Finding:
-    """Whether the data directory can be used, and whether others can look into it."""
+def check_data_dir(settings: Settings) -> CheckResult:
+    """Check that the data directory can be used and is private."""
     path = settings.data_dir
     if not path.exists():
-        return good("data dir", f"{path} does not exist yet; it is made on first start")
+        return passed("data dir", f"{path} does not exist yet; it is created on first start")
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        return bad("data dir", f"{path} cannot be written to", "set BACKBURNER_DATA_DIR to a directory of yours")
+        return failed("data dir", f"{path} cannot be written to", "set BACKBURNER_DATA_DIR to a directory that you own")
     if path.stat().st_mode & 0o077:
-        return doubtful("data dir", f"{path} is open to others, with prompts and answers in it", f"chmod 700 {path}")
-    return good("data dir", str(path))
+        return warning("data dir", f"other users can read {path}, which holds prompts and answers", f"chmod 700 {path}")
+    return passed("data dir", str(path))
 
 
-def check_database(settings: Settings, broker_away: str | None) -> Iterator[Finding]:
-    """Whether the database is there, at this release, and what `/readyz` names as well: its list is the same.
+def check_database(settings: Settings, broker_away: str | None) -> Iterator[CheckResult]:
+    """Check that the database answers and is at this release, and everything that `/readyz` reads from it.
 
-    `broker_away` is why the broker takes no messages, if it takes none.
+    `broker_away` is the reason why the broker takes no messages, or None if it does.
     """
     if _has_no_file(settings):
-        yield bad("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
+        yield failed("database", f"{shown(settings)} does not exist yet", "run: make up, or backburner migrate")
         return
     database = Database(settings.database, pool_size=1)
-    beside: list[Finding] = []
+    server: list[CheckResult] = []
     detail = ""
     try:
-        beside += check_locks(database)  # before what a locked table would hold up
+        server += check_locks(database)  # first, as a locked table would block the other checks
         state = look(database, WriteProbe(database), settings)
         if state.reason is None and state.is_migrated:
             with database.read(within=LONG_SECONDS) as tx:
-                beside += [*check_connections(tx, state.workers), *check_pooler(tx, database)]
+                server += [*check_connections(tx, state.workers), *check_pooler(tx, database)]
     except SQLAlchemyError as error:
         state = unseen(error)
         detail = f" ({reason_of(error)})" if state.reason == UNREACHABLE else ""
@@ -90,13 +93,13 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Find
     for each in state.faults(broker_away):
         faults.setdefault(each.of, []).append(each.reason)
     if not state.is_migrated:
-        yield bad("database", f"{shown(settings)}: {faults[Subject.MIGRATIONS][0]}", "run: backburner migrate")
+        yield failed("database", f"{shown(settings)}: {faults[Subject.MIGRATIONS][0]}", "run: backburner migrate")
     elif state.reason is None:
-        yield good("database", shown(settings))
+        yield passed("database", shown(settings))
     else:
-        hint = "until then requests are refused, and answers wait to be recorded"
-        yield bad("database", f"{shown(settings)}: {state.reason}{detail}", CHECK_URL if detail else hint)
-    yield from beside
+        hint = "until this is fixed, requests are refused and answers wait to be recorded"
+        yield failed("database", f"{shown(settings)}: {state.reason}{detail}", CHECK_URL if detail else hint)
+    yield from server
     if state.reason is None and state.is_migrated:
         yield _check_workers(state, faults)
         yield from _check_waiting(state, broker_away)
@@ -107,132 +110,134 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Find
 
 
 Faults = Mapping[Subject, Sequence[str]]
-"""The reasons that `/readyz` gives."""
+"""The reasons that `/readyz` gives, by subject."""
 
 
-def _check_workers(state: DatabaseState, faults: Faults) -> Finding:
+def _check_workers(state: DatabaseState, faults: Faults) -> CheckResult:
     if Subject.WORKER in faults:
-        return bad("worker", f"{faults[Subject.WORKER][0]}: what is submitted stays queued", START_WORKER)
-    takers = [each for each in state.workers if each.takes(CALLS)]
-    return good("worker", f"{len(takers)} live, {sum(each.concurrency for each in takers)} calls at once")
+        return failed("worker", f"{faults[Subject.WORKER][0]}: submitted jobs stay queued", START_WORKER)
+    available = [each for each in state.workers if each.takes(CALLS)]
+    return passed("worker", f"{len(available)} live, {sum(each.concurrency for each in available)} calls at once")
 
 
-def _check_waiting(state: DatabaseState, broker_away: str | None) -> Iterator[Finding]:
+def _check_waiting(state: DatabaseState, broker_away: str | None) -> Iterator[CheckResult]:
     waiting = state.waiting(broker_away)
     if waiting is not None and state.overdue is not None:
-        say = bad if state.overdue.is_fault else doubtful
-        yield say("waiting", f"{waiting['id']} is due for {state.waited:.0f} s: {waiting['reason']}", WAITING_HINT)
+        result = failed if state.overdue.is_fault else warning
+        yield result("waiting", f"{waiting['id']} is due for {state.waited:.0f} s: {waiting['reason']}", WAITING_HINT)
 
 
-def _check_limits(state: DatabaseState, faults: Faults) -> Iterator[Finding]:
-    """Whether workers hold as many calls as they are set to, and can record their ends; each says so itself."""
+def _check_limits(state: DatabaseState, faults: Faults) -> Iterator[CheckResult]:
+    """Check that workers hold as many calls as configured and can record outcomes, by their own reports."""
     for each in faults.get(Subject.LIMITS, ()):
-        hint = "raise that limit for the worker's own process (ulimit -n, LimitNOFILE), or lower its concurrency"
-        yield doubtful("limits", each, hint)
+        hint = "raise this limit for the worker's process (ulimit -n, LimitNOFILE), or lower its concurrency"
+        yield warning("limits", each, hint)
     if state.workers and Subject.LIMITS not in faults:
-        yield good("limits", "no worker is short of files, memory or threads")
+        yield passed("limits", "no worker is short of files, memory or threads")
     for each in faults.get(Subject.ANSWERS, ()):
-        hint = "no answer is lost: it tries again until it is recorded, and keeps it as a file meanwhile"
-        yield doubtful("answers", each, hint)
+        hint = "no answer is lost: the worker keeps it in a file and retries until it is recorded"
+        yield warning("answers", each, hint)
 
 
-def _check_clocks(state: DatabaseState, faults: Faults, *, is_sqlite: bool) -> Iterator[Finding]:
-    """Whether the clocks of the hosts agree with Backburner's time, as the processes on them say."""
+def _check_clocks(state: DatabaseState, faults: Faults, *, is_sqlite: bool) -> Iterator[CheckResult]:
+    """Check that the hosts' clocks agree with Backburner's time, by the reports of their processes."""
     for each in faults.get(Subject.CLOCKS, ()):
-        yield doubtful("clocks", each, CLOCKS_OF_SQLITE if is_sqlite else CLOCKS_OF_POSTGRESQL)
+        yield warning("clocks", each, CLOCKS_OF_SQLITE if is_sqlite else CLOCKS_OF_POSTGRESQL)
     if (state.workers or state.apis) and Subject.CLOCKS not in faults:
-        yield good("clocks", "no host's clock is off")
+        yield passed("clocks", "no host's clock is off")
 
 
-def _check_provider_limit(provider_limit: Mapping[str, object], faults: Faults) -> Finding:
+def _check_provider_limit(provider_limit: Mapping[str, object], faults: Faults) -> CheckResult:
     """Check whether the provider takes calls, judging by its last answers to the workers."""
     if provider_limit["state"] is not None:
-        hint = "see `provider` above; a probe goes out every 30 s at the latest, and once one is taken all jobs run"
+        hint = "see `provider` below; a probe is sent at least every 30 s, and all jobs run once one succeeds"
         if provider_limit["reason"] in REFUSALS:
-            hint = "check the provider's key and credit; a probe goes out every 30 s at the latest, then all jobs run"
-        say = bad if Subject.PROVIDER in faults else doubtful
-        return say("provider limit", f"paused: {provider_limit['state']}; jobs wait, no attempt is used", hint)
+            hint = "check the provider's key and credit; a probe is sent at least every 30 s, then all jobs run"
+        result = failed if Subject.PROVIDER in faults else warning
+        return result("provider limit", f"paused: {provider_limit['state']}; jobs wait and use no attempts", hint)
     limit = provider_limit["max_calls"]
     if provider_limit["limit"] == THROTTLED:
-        return doubtful("provider limit", f"throttled to {limit} calls at once: the provider said it was too many", "")
-    return good("provider limit", "active" if limit is None else f"active, {limit} calls at once")
+        return warning("provider limit", f"throttled to {limit} calls at once: the provider refused more", "")
+    return passed("provider limit", "active" if limit is None else f"active, {limit} calls at once")
 
 
-def check_webhooks(settings: Settings) -> Finding:
-    """Whether signing secrets can be kept, and what operators let through beside the public."""
+def check_webhooks(settings: Settings) -> CheckResult:
+    """Check that signing secrets can be encrypted, and report which non-public destinations are allowed."""
     try:
-        kept = read_secret(settings.data_dir / ENCRYPTION_KEY_FILE)
-    except OSError:  # another's, so of no use to us
-        kept = None
-    if not settings.encryption_keys and kept is None:
+        generated = read_secret(settings.data_dir / ENCRYPTION_KEY_FILE)
+    except OSError:  # not readable for us, so it is of no use
+        generated = None
+    if not settings.encryption_keys and generated is None:
         hint = f"set {VARIABLE} to a key from: python -c 'from jobs.encryption import generate_key as k; print(k())'"
-        return doubtful("webhooks", "no encryption key: endpoints cannot be registered", hint)
-    opened = [str(network) for network in settings.webhook_allow_networks]
+        return warning("webhooks", "no encryption key: endpoints cannot be registered", hint)
+    allowed = [str(network) for network in settings.webhook_allow_networks]
     if settings.webhook_allow_http:
-        opened.insert(0, "http")
-    return good("webhooks", f"opened: {', '.join(opened)}" if opened else "https to public addresses")
+        allowed.insert(0, "http")
+    return passed("webhooks", f"also allowed: {', '.join(allowed)}" if allowed else "https to public addresses")
 
 
-def check_redis(url: str) -> Finding:
-    """Whether Redis or Valkey answers at `url`, and this user may tell and hear of events there."""
+def check_redis(url: str) -> CheckResult:
+    """Check that Redis or Valkey answers at `url`, and that this user may publish and subscribe."""
     client = connect(url)
     try:
-        with client.pubsub() as heard:  # type: ignore[no-untyped-call]  # the client's own
-            heard.subscribe(NOBODY)
-            heard.get_message(timeout=MAX_WAIT_SECONDS)
-        client.publish(NOBODY, "")
+        with client.pubsub() as subscription:  # type: ignore[no-untyped-call]  # the client's own
+            subscription.subscribe(DEFAULT_NAME)
+            subscription.get_message(timeout=MAX_WAIT_SECONDS)
+        client.publish(DEFAULT_NAME, "")
     except NoPermissionError as error:
-        hint = "responses run, but cancellations and streams wait for up to 5 s: grant PUBLISH, SUBSCRIBE and channels"
-        return doubtful("redis", f"{_shown(url)}: {refusal_of(error)}", hint)
+        hint = "responses run, but cancellations and streams are up to 5 s late: grant PUBLISH, SUBSCRIBE, channels"
+        return warning("redis", f"{_shown(url)}: {refusal_of(error)}", hint)
     except (RedisError, OSError) as error:
         refusal = refusal_of(error)
-        said = refusal if refusal.startswith(ANSWERS) else error
-        return bad("redis", f"{_shown(url)}: {said}", "check BACKBURNER_REDIS_URL, and that it runs")
+        reason = refusal if refusal.startswith(ANSWERS) else error
+        return failed("redis", f"{_shown(url)}: {reason}", "check BACKBURNER_REDIS_URL, and that the server runs")
     finally:
         client.close()
-    return good("redis", _shown(url))
+    return passed("redis", _shown(url))
 
 
 def _shown(url: str) -> str:
-    """The URL without its password, and without what stands behind a question mark: the Sentinels' password may."""
+    """Return the URL without its password and its query, which may hold the password of the Sentinels."""
     return str(maybe_sanitize_url(url)).partition("?")[0]
 
 
-def check_broker(settings: Settings) -> Finding:
-    """Whether the broker takes a message and hands it out again."""
+def check_broker(settings: Settings) -> CheckResult:
+    """Check that the broker takes a message and delivers it."""
     app = create_celery(settings)
     url = _shown(settings.broker)
     names = _names(settings)
-    trial = f"{names.trial}.{token_hex(4)}"  # nobody else who looks now takes our message
+    trial = f"{names.trial}.{token_hex(4)}"  # a queue of our own, so that no other `doctor` takes our message
     try:
         with app.connection_for_read(connect_timeout=MAX_WAIT_SECONDS) as connection:
             connection.ensure_connection(max_retries=0, timeout=MAX_WAIT_SECONDS)
             try_write(connection, trial)
             if not try_queue(connection, trial, MAX_WAIT_SECONDS):
-                return bad("broker", f"{url} takes messages and hands none out", "check the broker's own log")
+                return failed("broker", f"{url} takes messages and delivers none", "check the broker's own log")
             queue_length(connection, names.calls)
     except CLUSTER_ERRORS:
-        return bad("broker", f"{url} is a Redis Cluster, which cannot keep the queue", "name one server, or Sentinels")
+        return failed(
+            "broker", f"{url} is a Redis Cluster, which cannot keep the queue", "name one server, or Sentinels"
+        )
     except BROKER_ERRORS as error:
         refusal = refusal_of(error)
         if refusal.startswith(ANSWERS):
-            hint = "jobs are accepted meanwhile, and run once it takes writes again; a replica: name the primary"
-            return bad("broker", f"{url}: {refusal}", hint)
-        return bad("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that it runs")
+            hint = "jobs are accepted and run once it takes writes again; if it is a replica, name the primary"
+            return failed("broker", f"{url}: {refusal}", hint)
+        return failed("broker", f"{url}: {error}", "check BACKBURNER_BROKER_URL, and that the server runs")
     finally:
         app.close()
-    return good("broker", f"{url} takes messages and hands them out")
+    return passed("broker", f"{url} takes messages and delivers them")
 
 
 def _names(settings: Settings) -> Names:
-    """The installation's; those of nobody while there is no database to keep them."""
+    """Return the names of the installation, or default ones if its database cannot be read."""
     if settings.namespace is None and _has_no_file(settings):
-        return Names(NOBODY)
+        return Names(DEFAULT_NAME)
     database = Database(settings.database, pool_size=1)
     try:
         return Installation(database, settings.namespace).names()
     except SQLAlchemyError:
-        return Names(NOBODY)
+        return Names(DEFAULT_NAME)
     finally:
         database.close()
 
@@ -241,15 +246,15 @@ def _has_no_file(settings: Settings) -> bool:
     return settings.database_url is None and not (settings.data_dir / "backburner.db").exists()
 
 
-def check_shutdown_dates(settings: Settings, today: date) -> Iterator[Finding]:
-    """Which of the models offered are about to be withdrawn, or are gone."""
+def check_shutdown_dates(settings: Settings, today: date) -> Iterator[CheckResult]:
+    """Warn of configured models that are withdrawn within 60 days or already are."""
     for model in Catalogue(settings.models).models:
         if model.shutdown_date is None or model.shutdown_date - today > SOON:
             continue
         days = (model.shutdown_date - today).days
         when = f"in {days} days" if days > 0 else "today" if days == 0 else f"{-days} days ago"
-        yield doubtful(
+        yield warning(
             "model",
-            f"{model.id} is announced to be withdrawn on {model.shutdown_date}, {when}",
-            "name its successor in BACKBURNER_MODELS; jobs that come too late fail as model_unavailable",
+            f"{model.id} will be withdrawn on {model.shutdown_date}, {when}",
+            "name its successor in BACKBURNER_MODELS; later jobs fail with model_unavailable",
         )

@@ -1,8 +1,7 @@
-"""What `doctor` asks the provider, none of which costs money: is it there, does it offer our models, is the key good,
-and can responses be fetched by id where they are made in the background.
+"""Checks of the provider, free of charge: its address, our models, the key, and fetching by id in background mode.
 
-The routes are AI/ML API's (`GET /v1/models?id=` needs no key, `GET /v2/billing` shows the balance); a provider that
-has no such route is said to be unchecked, never to be wrong.
+The routes are AI/ML API's: `GET /v1/models?id=` needs no key, `GET /v2/billing` shows the balance. If a provider lacks
+a route, the result is "not checked", never an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,98 +9,98 @@ from typing import Any
 
 import httpx
 
-from cli.doctor.result import Finding, bad, doubtful, good
+from cli.doctor.result import CheckResult, failed, passed, warning
 from jobs.errors import SettingsError
 from jobs.settings import Settings, Transport
 from worker.provider.httpx_clients import HttpxClients
 
 MAX_WAIT_SECONDS = 10
 LOW_BALANCE_USD = 1
-NOBODYS_RESPONSE = "resp_00000000000000000000000000000000000000000000000000"
+MADE_UP_ID = "resp_00000000000000000000000000000000000000000000000000"
 
 
-def check_provider(settings: Settings) -> Iterator[Finding]:
-    """The provider's findings: reachability, one per model, and the key. Without a key, nothing is asked."""
+def check_provider(settings: Settings) -> Iterator[CheckResult]:
+    """Check that the provider answers, offers each model and accepts the key. Without a key, no request is sent."""
     if settings.sends_in_clear:
-        problem = f"{settings.provider_shown} is plain http: its key, prompts and answers can be read on the way"
-        yield doubtful("provider", problem, "set BACKBURNER_PROVIDER_BASE_URL to https")
+        problem = f"{settings.provider_shown} is plain http: its key, prompts and answers can be read in transit"
+        yield warning("provider", problem, "set BACKBURNER_PROVIDER_BASE_URL to https")
     if settings.provider_api_key is None:
-        problem = "none: `up` answers from its simulator, and a worker that runs alone has its calls refused"
-        yield doubtful("provider key", problem, "set BACKBURNER_PROVIDER_API_KEY")
+        problem = "none: `up` answers from its simulator, and calls of a worker without `up` are refused"
+        yield warning("provider key", problem, "set BACKBURNER_PROVIDER_API_KEY")
         return
     try:
-        # those of the calls, so that a proxy or an authority that one can use the other can
+        # the clients of the workers, so that `doctor` uses the same proxies and certificates
         with HttpxClients(settings.provider_base_url, settings.provider_api_key).take() as client:
             client.headers["authorization"] = f"Bearer {settings.provider_api_key.get_secret_value()}"
             client.timeout = httpx.Timeout(MAX_WAIT_SECONDS)
-            findings = [_check_model(client, model) for model in settings.models]
-            findings.append(_check_key(client, settings.provider_beside("/v2/billing")))
+            results = [_check_model(client, model) for model in settings.models]
+            results.append(_check_key(client, settings.provider_beside("/v2/billing")))
             if settings.provider_transport is Transport.BACKGROUND:
-                findings.append(_check_background(client))
+                results.append(_check_background(client))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         hint = "check BACKBURNER_PROVIDER_BASE_URL, the network and its proxy"
-        yield bad("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
+        yield failed("provider", f"{settings.provider_shown}: {str(error) or type(error).__name__}", hint)
         return
     except SettingsError as error:
-        yield bad("provider", str(error), "correct the variable; the worker ends at start because of it")
+        yield failed("provider", str(error), "correct the variable; workers do not start with it")
         return
-    yield good("provider", settings.provider_shown)
-    yield from findings
+    yield passed("provider", settings.provider_shown)
+    yield from results
 
 
-def _check_model(client: httpx.Client, model: str) -> Finding:
+def _check_model(client: httpx.Client, model: str) -> CheckResult:
     answer = client.get("models", params={"id": model, "include": "pricing"})
-    if answer.status_code == 404:  # of the model, or of the route
+    if answer.status_code == 404:  # the model is unknown, or there is no such route
         answer = client.get("models")
         if answer.status_code == 404:
-            return doubtful("model", f"{model}: not checked, the provider lists no models", "")
+            return warning("model", f"{model}: not checked, the provider has no list of models", "")
     if not answer.is_success:
-        return doubtful("model", f"{model}: not checked, the provider answers HTTP {answer.status_code}", "")
+        return warning("model", f"{model}: not checked, the provider answered HTTP {answer.status_code}", "")
     entry = _find(_json(answer), model)
     if entry is None:
-        return bad("model", f"{model} is not offered by the provider", "correct BACKBURNER_MODELS")
-    return good("model", f"{model} is offered{_price(entry)}")
+        return failed("model", f"{model} is not offered by the provider", "correct BACKBURNER_MODELS")
+    return passed("model", f"{model} is offered{_price(entry)}")
 
 
-def _check_key(client: httpx.Client, url: str) -> Finding:
+def _check_key(client: httpx.Client, url: str) -> CheckResult:
     name = "provider key"
     answer = client.get(url)
     if answer.status_code in {401, 403}:
         return _refused(name, answer)
     if answer.status_code in {404, 405}:
-        return doubtful(name, "not checked: this provider has no such route", "")
+        return warning(name, "not checked: this provider has no such route", "")
     if not answer.is_success:
-        return doubtful(name, f"not checked: the provider answers HTTP {answer.status_code}", "")
+        return warning(name, f"not checked: the provider answered HTTP {answer.status_code}", "")
     balance = _json(answer).get("current_balance")
     if not isinstance(balance, int | float):
-        return good(name, "accepted")
+        return passed(name, "accepted")
     if balance < LOW_BALANCE_USD:
-        return doubtful(name, f"accepted, balance {balance:,.2f} USD", "top up: calls are refused without credit")
-    return good(name, f"accepted, balance {balance:,.2f} USD")
+        return warning(name, f"accepted, balance {balance:,.2f} USD", "top up: without credit calls are refused")
+    return passed(name, f"accepted, balance {balance:,.2f} USD")
 
 
-def _check_background(client: httpx.Client) -> Finding:
-    """Whether responses can be fetched by id, as far as a made-up id can tell: its refusal must be about that id."""
+def _check_background(client: httpx.Client) -> CheckResult:
+    """Check that responses can be fetched by id: a refusal of a made-up id must name that id."""
     name = "background mode"
-    answer = client.get(f"responses/{NOBODYS_RESPONSE}")
+    answer = client.get(f"responses/{MADE_UP_ID}")
     status = answer.status_code
-    said = _message(answer).replace(answer.request.url.path, "")  # a path may be repeated by whoever has no such route
-    hint = "set BACKBURNER_PROVIDER_TRANSPORT to plain or stream: what is bought there may never be fetched"
-    if status in {400, 404, 410, 422} and NOBODYS_RESPONSE in said:
-        return good(name, "responses can be fetched by id")
+    message = _message(answer).replace(answer.request.url.path, "")  # servers repeat the path of an unknown route
+    hint = "set BACKBURNER_PROVIDER_TRANSPORT to plain or stream: else paid answers may never be fetched"
+    if status in {400, 404, 410, 422} and MADE_UP_ID in message:
+        return passed(name, "responses can be fetched by id")
     if status in {405, 501}:
-        return doubtful(name, f"the provider has no GET /responses/{{id}} (HTTP {status})", hint)
+        return warning(name, f"the provider has no GET /responses/{{id}} (HTTP {status})", hint)
     if status == 404:
-        return doubtful(name, "the provider seems to have no GET /responses/{id}: its 404 names no id", hint)
-    return doubtful(name, f"not checked: a made-up id is answered HTTP {status}", "")
+        return warning(name, "the provider seems to have no GET /responses/{id}: its 404 does not name the id", hint)
+    return warning(name, f"not checked: a made-up id was answered with HTTP {status}", "")
 
 
-def _refused(name: str, answer: httpx.Response) -> Finding:
+def _refused(name: str, answer: httpx.Response) -> CheckResult:
     message = f"refused with HTTP {answer.status_code}: {_message(answer)}"
     if answer.status_code == 403 and "credit" not in message.lower():
-        # a key limited to calls may not be allowed to see the account; that says nothing about its calls
-        return doubtful(name, f"not checked, the balance is {message}", "")
-    return bad(name, message, "check BACKBURNER_PROVIDER_API_KEY: the key itself, its credit and its limits")
+        # a key may be limited to calls and not be allowed to read the balance
+        return warning(name, f"not checked: the balance was {message}", "")
+    return failed(name, message, "check BACKBURNER_PROVIDER_API_KEY, its credit and its limits")
 
 
 def _find(body: Mapping[str, Any], model: str) -> Mapping[str, Any] | None:
@@ -113,7 +112,7 @@ def _find(body: Mapping[str, Any], model: str) -> Mapping[str, Any] | None:
 
 
 def _price(entry: Mapping[str, Any]) -> str:
-    """The provider's own price list for the model, where it gives one per token."""
+    """Return the provider's prices per token of the model, in parentheses. Empty if it gives none."""
     pricing = entry.get("pricing")
     units = pricing.get("units") if isinstance(pricing, dict) else None
     parts = [

@@ -1,11 +1,11 @@
-"""What `doctor` found out about one thing."""
+"""The result of one check of `doctor`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a result."""
 
     OK = "ok"
     WARNING = "warning"
@@ -13,8 +13,8 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report. `hint` says what to do; it is empty where nothing needs doing."""
+class CheckResult:
+    """One line of the report. `hint` says what to do, and is empty if there is nothing to do."""
 
     name: str
     level: Level
@@ -22,16 +22,16 @@ class Finding:
     hint: str = ""
 
 
-def good(name: str, message: str) -> Finding:
-    """All is well."""
-    return Finding(name, Level.OK, message)
+def passed(name: str, message: str) -> CheckResult:
+    """Return a result with nothing to do."""
+    return CheckResult(name, Level.OK, message)
 
 
-def doubtful(name: str, message: str, hint: str) -> Finding:
-    """It works, or could not be told; somebody should look."""
-    return Finding(name, Level.WARNING, message, hint)
+def warning(name: str, message: str, hint: str) -> CheckResult:
+    """Return a result that an operator should look at: it works, or it could not be checked."""
+    return CheckResult(name, Level.WARNING, message, hint)
 
 
-def bad(name: str, message: str, hint: str) -> Finding:
-    """It does not work."""
-    return Finding(name, Level.ERROR, message, hint)
+def failed(name: str, message: str, hint: str) -> CheckResult:
+    """Return the result of something that does not work."""
+    return CheckResult(name, Level.ERROR, message, hint)

@@ -1,4 +1,4 @@
-"""`backburner doctor`: what stands between a prompt and its answer on this machine, with one hint per failure."""
+"""`backburner doctor`: check everything that a prompt needs to be answered here, and give a hint for each failure."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from cli.doctor.local import (
     check_webhooks,
 )
 from cli.doctor.provider import check_provider
-from cli.doctor.result import Finding, Level, bad, doubtful, good
+from cli.doctor.result import CheckResult, Level, failed, passed, warning
 from cli.up import valkey
 from jobs.errors import SettingsError
 from jobs.redis_url import Sentinels, is_sentinel
@@ -31,32 +31,32 @@ SIGNS = {Level.OK: ("✓", "green"), Level.WARNING: ("!", "yellow"), Level.ERROR
 
 
 def doctor(*, as_json: bool) -> None:
-    """Check everything and report; exits with 1 if something does not work."""
+    """Run every check and print the results. Exit with 1 if something does not work."""
     log_to_stderr()
     try:
         settings = load_settings()
     except SettingsError as error:
-        findings = [bad("settings", str(error), "correct the variables named")]
+        results = [failed("settings", str(error), "correct the variables named")]
     else:
-        findings = [_without_secrets(each, _secrets(settings)) for each in examine(settings)]
-    healthy = all(each.level is not Level.ERROR for each in findings)
+        results = [_without_secrets(each, _secrets(settings)) for each in run_checks(settings)]
+    healthy = all(each.level is not Level.ERROR for each in results)
     if as_json:
-        render.print_json({"ok": healthy, "checks": [_as_json(each) for each in findings]})
+        render.print_json({"ok": healthy, "checks": [_as_json(each) for each in results]})
     else:
-        _print(findings)
+        _print(results)
     if not healthy:
         raise typer.Exit(1)
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Every finding, in the order in which things are needed."""
-    yield good("settings", "all valid")
+def run_checks(settings: Settings) -> Iterator[CheckResult]:
+    """Yield the result of every check, dependencies first."""
+    yield passed("settings", "all valid")
     for each in ignored_variables():
-        yield doubtful("settings", each, "remove it, or correct its name; Kubernetes: enableServiceLinks: false")
+        yield warning("settings", each, "remove it, or correct its name; Kubernetes: enableServiceLinks: false")
     yield check_data_dir(settings)
     settings, redis = _check_redis(settings)
     broker = check_broker(settings) if settings.broker_url is not None or redis.level is not Level.ERROR else redis
-    # looked at before the database, as nobody can listen to a broker that is away
+    # the broker is checked before the database's rows: while it is away, no worker can listen to it
     yield from check_database(settings, None if broker.level is Level.OK else broker.message)
     yield redis
     if broker is not redis:
@@ -66,41 +66,41 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from check_provider(settings)
 
 
-def _check_redis(settings: Settings) -> tuple[Settings, Finding]:
-    """Redis as named, or as a running `up` embeds it; the settings come back with the URL that was found."""
+def _check_redis(settings: Settings) -> tuple[Settings, CheckResult]:
+    """Check the configured Redis or the Valkey of a running `up`; return the settings with its URL, and the result."""
     if not valkey.is_embedded(settings):
         return settings, check_redis(settings.redis)
     embedded = valkey.last_url(settings.data_dir)
-    if embedded is not None and (finding := check_redis(embedded)).level is Level.OK:
-        return settings.model_copy(update={"redis_url": SecretStr(embedded)}), finding
+    if embedded is not None and (result := check_redis(embedded)).level is Level.OK:
+        return settings.model_copy(update={"redis_url": SecretStr(embedded)}), result
     hint = "start it: make up; or name a server in BACKBURNER_REDIS_URL"
-    return settings, bad("redis", "no embedded Valkey is running", hint)
+    return settings, failed("redis", "no embedded Valkey is running", hint)
 
 
-def _without_secrets(finding: Finding, secrets: Sequence[str]) -> Finding:
-    """What others say about our requests may repeat them."""
-    message = finding.message
+def _without_secrets(result: CheckResult, secrets: Sequence[str]) -> CheckResult:
+    """Remove secrets from a message, as it may quote an answer that repeats our request."""
+    message = result.message
     for secret in secrets:
         message = message.replace(secret, "***")
-    return replace(finding, message=message)
+    return replace(result, message=message)
 
 
 def _secrets(settings: Settings) -> Sequence[str]:
-    whole = [key.get_secret_value() for key in (settings.provider_api_key, settings.api_key) if key is not None]
-    whole += [key.get_secret_value() for key in settings.encryption_keys]
+    keys = [key.get_secret_value() for key in (settings.provider_api_key, settings.api_key) if key is not None]
+    keys += [key.get_secret_value() for key in settings.encryption_keys]
     urls = (settings.database, settings.redis, settings.broker, settings.provider_base_url, settings.logs_url)
     quoted = [urlsplit(url).password for url in urls]
     quoted += [Sentinels.from_url(url).own.get("password") for url in urls if is_sentinel(url)]
     passwords = [form for each in quoted if each for form in (each, unquote(each))]
-    return [secret for secret in (*whole, *passwords) if secret]
+    return [secret for secret in (*keys, *passwords) if secret]
 
 
-def _print(findings: Sequence[Finding]) -> None:
+def _print(results: Sequence[CheckResult]) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for each in findings:
+    for each in results:
         sign, colour = SIGNS[each.level]
         text = Text(render.printable(each.message))
         if each.hint:
@@ -109,10 +109,10 @@ def _print(findings: Sequence[Finding]) -> None:
     render.show(grid)
 
 
-def _as_json(finding: Finding) -> dict[str, str]:
+def _as_json(result: CheckResult) -> dict[str, str]:
     return {
-        "name": finding.name,
-        "status": finding.level.value,
-        "message": finding.message,
-        "hint": finding.hint,
+        "name": result.name,
+        "status": result.level.value,
+        "message": result.message,
+        "hint": result.hint,
     }

@@ -1,4 +1,4 @@
-"""`doctor` and `/readyz` tell the same of the same server: neither calls well what the other does not."""
+"""`doctor` and `/readyz` report the same about the same server: neither passes what the other does not."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, delete, text
 
 from cli.doctor.result import Level
-from cli.doctor.run import examine
+from cli.doctor.run import run_checks
 from jobs.broker_names import Names
 from jobs.errors import ErrorKind
 from jobs.store import provider_limits, schema, workers
@@ -22,7 +22,7 @@ from tests.support.valkey_faults import replica
 from tests.support.waiting import await_until
 
 ROWS = {"migrations": "database", "pick-up": "waiting", "provider": "provider limit"}
-"""Which of `doctor`'s rows tells of what is missing; the others have its name."""
+"""The row of `doctor` for each name in `missing`, where it has another name."""
 SHARED = {"database", "broker", "worker", "waiting", "provider limit"}
 MAX_WAIT = timedelta(seconds=10)
 
@@ -46,7 +46,7 @@ def shared_server(
 
 @pytest.fixture
 def server(shared_server: Server) -> Iterator[Server]:
-    """A server with one worker, which is well."""
+    """A server with one healthy worker."""
     database = shared_server.database
     with database.begin() as tx:
         release = tx.execute(text("SELECT version_num FROM alembic_version")).scalar_one()
@@ -58,13 +58,13 @@ def server(shared_server: Server) -> Iterator[Server]:
         tx.execute(text("UPDATE alembic_version SET version_num = :release"), {"release": release})
 
 
-def told(server: Server) -> tuple[Any, dict[Level, set[str]], str]:
-    """What `/readyz` answers, the rows of `doctor` by level, and all that it says."""
+def reports_of(server: Server) -> tuple[Any, dict[Level, set[str]], str]:
+    """Return the answer of `/readyz`, the rows of `doctor` by level, and its messages as one text."""
     with server.client() as client:
         body = client.get("/readyz").json()
-    findings = list(examine(server.settings))
-    rows = {level: {each.name for each in findings if each.level is level} for level in Level}
-    return body, rows, "\n".join(each.message for each in findings)
+    results = list(run_checks(server.settings))
+    rows = {level: {each.name for each in results if each.level is level} for level in Level}
+    return body, rows, "\n".join(each.message for each in results)
 
 
 def only_worker(tx: Connection) -> str:
@@ -73,14 +73,14 @@ def only_worker(tx: Connection) -> str:
 
 
 def reports(**facts: Any) -> Callable[[Server], None]:
-    """A worker's heartbeat."""
+    """Return a change that writes a worker's heartbeat with these facts."""
     report = workers.Report(**{"queues": None, "slots": 100, "took_ago": None, **facts})
 
-    def beat(server: Server) -> None:
+    def heartbeat(server: Server) -> None:
         with server.database.begin() as tx:
             assert workers.beat(tx, only_worker(tx), database_now(tx), report=report)
 
-    return beat
+    return heartbeat
 
 
 def silence(server: Server) -> None:
@@ -94,7 +94,7 @@ def drain(server: Server) -> None:
 
 
 def pause_provider(pause: float) -> Callable[[Server], None]:
-    def close(server: Server) -> None:
+    def pause_it(server: Server) -> None:
         provider_limit, kind = server.settings.provider_name, ErrorKind.BAD_CREDENTIALS
         with server.database.begin() as tx:
             now = database_now(tx)
@@ -102,11 +102,11 @@ def pause_provider(pause: float) -> Callable[[Server], None]:
                 tx, provider_limit, kind, now, now, because="HTTP 401", pause=timedelta(seconds=pause)
             )
 
-    return close
+    return pause_it
 
 
 def stand_still(server: Server) -> None:
-    """A worker listens and has taken nothing, though a job is due."""
+    """Let a job be due that a listening worker does not take."""
     reports(queues=(workers.CALLS,))(server)
     with server.database.begin() as tx:
         now = database_now(tx)
@@ -116,7 +116,7 @@ def stand_still(server: Server) -> None:
 
 
 def be_busy(server: Server) -> None:
-    """As before, but others' jobs were taken."""
+    """Let a job be due while the worker takes others."""
     stand_still(server)
     reports(queues=(workers.CALLS,), took_ago=timedelta(seconds=1))(server)
 
@@ -127,18 +127,18 @@ def be_of_another_release(server: Server) -> None:
 
 
 def be_well(_: Server) -> None:
-    """Nothing is wrong."""
+    """Change nothing."""
 
 
-def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None:
+def assert_they_agree(body: Any, rows: dict[Level, set[str]], messages: str) -> None:
     wrong = rows[Level.ERROR] & SHARED
     assert {ROWS.get(each, each) for each in body["missing"]} <= wrong
     assert bool(wrong) is bool(body["missing"])
     for reason in [*body["reasons"].values(), *body["warnings"]]:
-        assert reason.partition(", next try")[0] in said
+        assert reason.partition(", next try")[0] in messages
     assert len(body["warnings"]) == len(rows[Level.WARNING] & {"limits", "answers", "clocks"})
     if body["waiting"] is not None:
-        assert body["waiting"]["reason"] in said
+        assert body["waiting"]["reason"] in messages
 
 
 @pytest.mark.one_database
@@ -159,13 +159,11 @@ def assert_they_agree(body: Any, rows: dict[Level, set[str]], said: str) -> None
         (be_of_another_release, ["migrations"], 0),
     ],
 )
-def test_they_name_the_same(
-    change: Callable[[Server], object], missing: list[str], warnings: int, server: Server
-) -> None:
+def test_they_agree(change: Callable[[Server], object], missing: list[str], warnings: int, server: Server) -> None:
     change(server)
-    body, rows, said = told(server)
+    body, rows, messages = reports_of(server)
     assert (body["missing"], len(body["warnings"])) == (missing, warnings)
-    assert_they_agree(body, rows, said)
+    assert_they_agree(body, rows, messages)
 
 
 @pytest.mark.one_database
@@ -173,43 +171,39 @@ def test_they_name_the_same(
     ("change", "missing"),
     [(silence, ["worker", "broker"]), (reports(queues=()), ["broker"]), (stand_still, ["broker"])],
 )
-def test_they_name_the_same_while_the_broker_is_away(
+def test_they_agree_while_the_broker_is_away(
     change: Callable[[Server], object], missing: list[str], server: Server, shared_valkey: ValkeyServer
 ) -> None:
-    """No worker can listen to it, which says nothing of the workers."""
+    """Without a broker no worker can listen, so none of them is reported for that."""
     change(server)
     with replica(shared_valkey):
-        body, rows, said = told(server)
+        body, rows, messages = reports_of(server)
     assert body["missing"] == missing
-    assert_they_agree(body, rows, said)
+    assert_they_agree(body, rows, messages)
     task_queue = server.state.task_queue
-    await_until(
-        lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is left alone for more than a moment"
-    )
+    await_until(lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is not tried again")
 
 
 @pytest.mark.one_database
-def test_a_key_that_is_no_queue_is_found_by_both(server: Server, shared_valkey: ValkeyServer) -> None:
+def test_both_report_a_key_that_is_no_queue(server: Server, shared_valkey: ValkeyServer) -> None:
     assert server.settings.namespace is not None
     calls = Names(server.settings.namespace).calls
     with shared_valkey.client() as client:
         client.set(calls, "not a list")
-        body, rows, said = told(server)
+        body, rows, messages = reports_of(server)
         client.delete(calls)
     assert body["missing"] == ["broker"]
     assert "WRONGTYPE" in body["reasons"]["broker"]
-    assert_they_agree(body, rows, said)
+    assert_they_agree(body, rows, messages)
     task_queue = server.state.task_queue
-    await_until(
-        lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is left alone for more than a moment"
-    )
+    await_until(lambda: task_queue.unavailable_reason(None) is None, 5, "the broker is not tried again")
 
 
 @pytest.mark.one_database
-def test_a_database_that_cannot_be_reached_is_called_so_by_both(shared_valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_both_report_a_database_that_cannot_be_reached(shared_valkey: ValkeyServer, tmp_path: Path) -> None:
     settings = settings_for("postgresql://nobody@127.0.0.1:1/none", shared_valkey.url, data_dir=tmp_path)
     with serve(settings) as server:
-        body, rows, said = told(server)
+        body, rows, messages = reports_of(server)
     assert body["missing"] == ["database"]
     assert rows[Level.ERROR] & SHARED == {"database"}
-    assert body["reasons"]["database"] in said
+    assert body["reasons"]["database"] in messages
