@@ -117,7 +117,7 @@ class Executor:
         provider_limit: ProviderLimiter,
         calls: InFlightCalls,
         live: LiveLog,
-        unrecorded: PendingOutcomes,
+        pending_outcomes: PendingOutcomes,
         catalogue: Catalogue,
         task_queue: TaskQueue,
         notifier: Notifier,
@@ -133,7 +133,7 @@ class Executor:
         self._calls = calls
         self._capacity = capacity or Capacity(registration, calls)
         self._live = live
-        self._unrecorded = unrecorded
+        self._pending_outcomes = pending_outcomes
         self._clock = clock or database.clock
         self._claims = Claimer(database, registration, provider_limit, self._clock)
         self._requests = Batcher(self._read_requests, REQUESTS_TOGETHER)
@@ -143,7 +143,7 @@ class Executor:
         self._notifier = notifier
         self._jitter = jitter
         self._cipher = cipher or Cipher(())
-        self.orphaned_outcomes = OrphanedOutcomes(database, unrecorded, self._record_left, self._announce)
+        self.orphaned_outcomes = OrphanedOutcomes(database, pending_outcomes, self._record_left, self._announce)
 
     @property
     def is_busy(self) -> bool:
@@ -288,7 +288,7 @@ class Executor:
 
     def _record(self, ended: EndedCall) -> None:
         emitted = self._live.close(ended.attempt)
-        with self._unrecorded.until_recorded(ended, emitted):
+        with self._pending_outcomes.until_recorded(ended, emitted):
             self._commit(ended, emitted)
 
     def _commit(self, ended: EndedCall, emitted: LiveOutput | None) -> None:

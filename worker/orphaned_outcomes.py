@@ -38,12 +38,12 @@ class OrphanedOutcomes:
     def __init__(
         self,
         database: Database,
-        unrecorded: PendingOutcomes,
+        pending_outcomes: PendingOutcomes,
         record_outcome: Callable[[Connection, EndedCall], RecordedOutcome | None],
         announce: Callable[[RecordedOutcome, EndedCall], None],
     ) -> None:
         self._database = database
-        self._unrecorded = unrecorded
+        self._pending_outcomes = pending_outcomes
         self._settle = record_outcome
         self._announce = announce
         self._refused: set[Path] = set()
@@ -57,7 +57,7 @@ class OrphanedOutcomes:
             SQLAlchemyError: the database is away.
         """
         # in a hurry: a session that has locked all of them is not to hold up the start for a second each
-        locked = [left for left in self._unrecorded.left_over() if not self._is_recorded(left, hurried=True)]
+        locked = [left for left in self._pending_outcomes.left_over() if not self._is_recorded(left, hurried=True)]
         if locked:
             log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
             Thread(target=self._record_locked, args=(locked,), daemon=True).start()
@@ -66,7 +66,7 @@ class OrphanedOutcomes:
         """Those of `calls` whose end stands in a file; `record_taken` records it. From any thread."""
         found = {}
         for each in calls:
-            left = self._unrecorded.left_of(*each)
+            left = self._pending_outcomes.left_of(*each)
             if left is not None and left.path not in self._refused:
                 found[each] = left
         with self._guard:

@@ -1,11 +1,10 @@
-"""The parts of one worker process, and their life inside Celery's.
+"""The parts of one worker process, their start and their drain.
 
-Celery's own time limits and soft shutdown do nothing on the gevent pool, so the drain is ours: at the first signal
-no more is claimed and running calls may finish within the grace; what is left then is handed back.
+At the first signal the process claims no more, and running calls may finish within the grace period. What is left
+after that is released to other workers.
 """
 
 import os
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -13,14 +12,10 @@ from functools import cached_property, partial
 from threading import Lock
 from typing import Any
 
-import gevent
-from celery import Celery, bootsteps
-from celery.signals import worker_init, worker_shutting_down
-from celery.worker import state
+from celery import Celery
 
 from jobs.broker_names import Names
 from jobs.cancel_reason import AbortReason
-from jobs.celery_app import HEADROOM
 from jobs.encryption import VARIABLE, Cipher
 from jobs.file_limit import raise_file_limit
 from jobs.model_catalog import Catalogue
@@ -37,8 +32,7 @@ from jobs.telemetry import get_logger
 from jobs.webhooks.enqueue import DeliveryEnqueuer
 from worker.capacity import Capacity
 from worker.celery_adapter.consumer import FreeSlots
-from worker.celery_adapter.pool import LastingPool
-from worker.celery_adapter.shutdown import Leaving
+from worker.celery_adapter.shutdown import Shutdown
 from worker.celery_adapter.subscribed_queues import SubscribedQueues
 from worker.executor import Executor
 from worker.heartbeat import Heartbeat
@@ -56,7 +50,7 @@ from worker.pending_outcomes import PendingOutcomes
 from worker.provider.client import ProviderClient
 from worker.provider_limiter import ProviderLimiter
 from worker.registration import WorkerRegistration
-from worker.startup_checks import patiently, refuse_what_takes_nothing
+from worker.startup import retry_at_startup
 from worker.webhooks.http_post import Poster
 from worker.webhooks.sender import WebhookSender
 
@@ -64,9 +58,6 @@ OTHER_FILES = 200
 RECORDING_SECONDS = 10.0
 REPORT_SECONDS = 10.0
 LOOK_SECONDS = 0.05
-ALONE = {"without_mingle": True, "without_gossip": True}
-"""Options of Celery's: no talk with other workers, of which we make no use. Each start of its consumer, and each new
-connection to the broker, would ask them for their news and wait a second for it, deaf to every bell meanwhile."""
 
 log = get_logger(__name__)
 
@@ -79,20 +70,23 @@ class WorkerProcess:
         self.database = database
         self.names = names
         self.calls = InFlightCalls(on_end=self._slot_came_free)
-        self.hearing = SubscribedQueues(names)
-        self.unrecorded = PendingOutcomes(settings.data_dir)
+        self.subscribed_queues = SubscribedQueues(names)
+        self.pending_outcomes = PendingOutcomes(settings.data_dir)
         self.registration = WorkerRegistration(
-            self.database, settings.worker_concurrency, hearing=self.hearing, unrecorded=self.unrecorded
+            self.database,
+            settings.worker_concurrency,
+            subscribed_queues=self.subscribed_queues,
+            pending_outcomes=self.pending_outcomes,
         )
         self.capacity = Capacity(self.registration, self.calls)
         self.task_queue = TaskQueue(app, self._get_names)
         self.provider_limit = ProviderLimitSettings.from_settings(settings)
         self.catalogue = Catalogue(settings.models)
         self.max_wait = MaxLogWait.from_settings(settings)
-        self.slots = FreeSlots(self.hearing, self._consumer_listens)
+        self.slots = FreeSlots(self.subscribed_queues, self._consumer_subscribed)
         self.cipher = Cipher(settings.encryption_keys)
         self._ends_at_once = False
-        self.leaving = Leaving(self.finish, self.holds_anything)
+        self.shutdown = Shutdown(self.finish, self.holds_anything)
         self._finishing = Lock()
         self._is_finished = False
 
@@ -137,7 +131,7 @@ class WorkerProcess:
             ),
             calls=self.calls,
             live=self.live,
-            unrecorded=self.unrecorded,
+            pending_outcomes=self.pending_outcomes,
             catalogue=self.catalogue,
             task_queue=self.task_queue,
             notifier=self.notifier,
@@ -220,7 +214,7 @@ class WorkerProcess:
     def _get_names(self) -> Names:
         return self.names
 
-    def _consumer_listens(self) -> None:
+    def _consumer_subscribed(self) -> None:
         self.heartbeat.heartbeat_soon()
 
     def _slot_came_free(self) -> None:
@@ -239,10 +233,10 @@ class WorkerProcess:
             self.executor.orphaned_outcomes,
             self.sender,
         )  # all that a thread asks which watches over our leaving
-        self.leaving.watch()
-        patiently(orphaned_outcomes.record)
-        self.unrecorded.start()
-        patiently(self.heartbeat.start)
+        self.shutdown.watch()
+        retry_at_startup(orphaned_outcomes.record)
+        self.pending_outcomes.start()
+        retry_at_startup(self.heartbeat.start)
         self.live.start()
         self._probe_soon()
         self.maintenance.start()
@@ -270,7 +264,7 @@ class WorkerProcess:
     def begin_drain(self, *, at_once: bool) -> None:
         """Claim no more; `at_once` also hands back what is running, and waits no more for what cannot be recorded."""
         self.registration.draining = True
-        self.unrecorded.hurry()
+        self.pending_outcomes.hurry()
         if at_once:
             self._ends_at_once = True
             self.calls.abort_all(AbortReason.RELEASED)
@@ -278,7 +272,7 @@ class WorkerProcess:
 
     def holds_anything(self) -> bool:
         """Whether a job or a delivery is claimed, called, or not recorded yet."""
-        return bool(self.calls) or self.executor.is_busy or bool(self.unrecorded) or bool(self.sender)
+        return bool(self.calls) or self.executor.is_busy or bool(self.pending_outcomes) or bool(self.sender)
 
     def finish(self) -> None:
         """Wait for the running calls up to the grace, hand back the rest, and leave; a second time for the first."""
@@ -306,7 +300,7 @@ class WorkerProcess:
         for periodic_task in self.patrols:
             periodic_task.stop()
         self.live.stop()
-        self.unrecorded.stop()
+        self.pending_outcomes.stop()
         self.heartbeat.stop()
 
     def _empty_within(self, seconds: float, *, is_last: bool = False) -> bool:
@@ -317,76 +311,17 @@ class WorkerProcess:
 
     def _await_records(self) -> None:
         told_at = float("-inf")
-        while self.unrecorded and not self._ends_at_once:
+        while self.pending_outcomes and not self._ends_at_once:
             if time.monotonic() - told_at > REPORT_SECONDS:
                 told_at = time.monotonic()
-                log.warning("paid answers are not recorded yet, waiting", answers=len(self.unrecorded))
+                log.warning("paid answers are not recorded yet, waiting", answers=len(self.pending_outcomes))
             time.sleep(LOOK_SECONDS)
-        if not self.unrecorded:
+        if not self.pending_outcomes:
             return
-        lost = self.unrecorded.keep(0)
-        log.warning("paid answers left as files", answers=len(self.unrecorded), lost=lost)
+        lost = self.pending_outcomes.keep(0)
+        log.warning("paid answers left as files", answers=len(self.pending_outcomes), lost=lost)
         sys.stdout.flush()
         sys.stderr.flush()
         # Whoever still tries to record may be held up for as long as the database is. Our row stays: the next start is
         # to record these before anybody takes their calls for lost.
         os._exit(os.EX_TEMPFAIL)
-
-
-def install(app: Celery, process: WorkerProcess) -> None:
-    """Tie the process's life to the Celery worker's."""
-
-    class CallsStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-        """Started after the pool, stopped before it."""
-
-        requires = ("celery.worker.components:Pool",)
-
-        def __init__(self, parent: Any, **options: Any) -> None:
-            refuse_what_takes_nothing(parent, app, process.names)
-            super().__init__(parent, **options)
-
-        def start(self, parent: Any) -> None:
-            # the pool is a little larger than the slots, so that it never blocks Celery's consumer
-            parent.max_concurrency = max(1, parent.pool.num_processes - HEADROOM)
-            process.take_slots(parent)
-            process.start()
-            # Celery's own handlers wait for the pool inside the signal handler, where gevent lets nobody wait
-            gevent.signal_handler(signal.SIGQUIT, hand_back)
-            gevent.signal_handler(signal.SIGINT, interrupted)
-
-        def stop(self, _parent: Any) -> None:
-            process.finish()
-
-        def terminate(self, _parent: Any) -> None:
-            process.begin_drain(at_once=True)
-            process.finish()
-
-    app.steps["worker"].add(CallsStep)
-    process.slots.install(app)
-
-    def interrupted() -> None:
-        if process.registration.draining:
-            hand_back()
-            return
-        log.info("stopping; Ctrl-C again hands back what runs")
-        process.begin_drain(at_once=False)
-        process.leaving.begin()
-        state.should_stop = state.should_stop or 0
-
-    def hand_back() -> None:
-        process.begin_drain(at_once=True)
-        process.leaving.begin()
-        state.should_stop = state.should_stop or 0
-
-    def shutting_down(how: str = "Warm", **_: Any) -> None:
-        process.begin_drain(at_once=how.lower() != "warm")
-        process.leaving.begin()
-
-    def prepare(sender: Any, **_: Any) -> None:
-        sender.options.update(ALONE)
-        sender.pool_cls = LastingPool
-        if sender.concurrency != app.conf.worker_concurrency:  # the operator's --concurrency: so many calls
-            sender.concurrency += HEADROOM
-
-    worker_shutting_down.connect(shutting_down, weak=False)
-    worker_init.connect(prepare, weak=False)

@@ -31,8 +31,8 @@ class WorkerRegistration:
     worker_id: str | None = None
     draining: bool = False
     short_of: str | None = None
-    hearing: SubscribedQueues | None = None
-    unrecorded: PendingOutcomes | None = None
+    subscribed_queues: SubscribedQueues | None = None
+    pending_outcomes: PendingOutcomes | None = None
     _beaten_at: float = field(default=float("-inf"), init=False)
     _steady_since: float = field(default=float("inf"), init=False)
 
@@ -64,11 +64,10 @@ class WorkerRegistration:
                 log.warning("this host's clock is off", host=socket.gethostname(), seconds=round(ahead.total_seconds()))
 
     def _report(self) -> Report:
-        late = 0 if self.unrecorded is None else self.unrecorded.late()
-        ahead = self.database.clock.host_ahead
-        if self.hearing is None:
-            return Report(None, self.concurrency, None, self.short_of, late, ahead)
-        return Report(self.hearing.queues, self.concurrency, self.hearing.took_ago, self.short_of, late, ahead)
+        late = 0 if self.pending_outcomes is None else self.pending_outcomes.late()
+        consumed = self.subscribed_queues
+        queues, took_ago = (None, None) if consumed is None else (consumed.queues, consumed.took_ago)
+        return Report(queues, self.concurrency, took_ago, self.short_of, late, self.database.clock.host_ahead)
 
     def is_steady(self, timeout: timedelta) -> bool:
         """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.

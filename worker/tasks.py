@@ -15,7 +15,7 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
 
     @app.task(name=EXECUTE, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def execute(job_id: str) -> None:
-        process.hearing.took()
+        process.subscribed_queues.took_message()
         try:
             if _is_ours(job_id):
                 process.executor.run(job_id)
@@ -24,7 +24,7 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
 
     @app.task(name=DELIVER, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def deliver(delivery_id: str) -> None:
-        process.hearing.took()
+        process.subscribed_queues.took_message()
         try:
             if _is_ours(delivery_id):
                 process.sender.answer(delivery_id)

@@ -250,7 +250,7 @@ class World:
             ),
             calls=InFlightCalls(on_end=lambda: None),
             live=LiveLog(database, announcing),
-            unrecorded=PendingOutcomes(self.folder),
+            pending_outcomes=PendingOutcomes(self.folder),
             catalogue=Catalogue([MODEL]),
             task_queue=task_queue,
             notifier=announcing,

@@ -91,7 +91,7 @@ def test_a_database_without_its_migrations_is_named(tmp_path: Path) -> None:
         {"BACKBURNER_DATA_DIR": str(tmp_path), "BACKBURNER_REDIS_URL": NOWHERE}, "worker.celery_adapter.command"
     )
     assert ended.returncode == 1
-    assert ended.stderr.startswith("The database does not tell the installation's namespace (OperationalError): ")
+    assert ended.stderr.startswith("The installation's namespace cannot be read from the database (OperationalError): ")
 
 
 def test_a_worker_counts_by_what_it_listens_to_and_says_when_it_last_took_something(

@@ -1,8 +1,8 @@
 """Restricts Celery's remote control to what `celery inspect ping` and Flower read, and keeps its listener alive.
 
-Whoever reaches the broker can broadcast a command to every worker, and Celery obeys: `shutdown` ends them,
-`pool_shrink` and `cancel_consumer` leave them idle, `revoke` makes them drop jobs. Workers are steered by signals and
-settings alone.
+Anyone with access to the broker can broadcast commands to every worker, and Celery obeys: `shutdown` ends them,
+`pool_shrink` and `cancel_consumer` leave them idle, `revoke` makes them drop jobs. Our workers are controlled by
+signals and settings alone.
 """
 
 import time
@@ -17,7 +17,7 @@ from jobs.telemetry import get_logger
 READ: Final = frozenset(
     {"active", "active_queues", "conf", "ping", "registered", "reserved", "revoked", "scheduled", "stats"}
 )
-"""Commands that only tell: `ping` for health checks, the others for Flower's pages."""
+"""Commands that only read: `ping` for health checks, the others for Flower's pages."""
 WATCH: Final = frozenset({"enable_events", "heartbeat"})
 """Commands by which Flower asks for events, which hold a response's id and times."""
 ALLOWED: Final = READ | WATCH
@@ -28,11 +28,11 @@ log = get_logger(__name__)
 
 
 def restrict() -> None:
-    """Refuse every other command in this process, and listen on after a message that breaks Celery's listener."""
+    """Refuse all other commands in this process, and survive messages that break Celery's listener."""
     for name in control.Panel.data:
         if name not in ALLOWED:
             control.Panel.data[name] = partial(_refuse, name)
-    pidbox.gPidbox = _LastingPidbox
+    pidbox.gPidbox = _ResilientPidbox
 
 
 def _refuse(name: str, _state: object, **_arguments: object) -> dict[str, str]:
@@ -40,15 +40,15 @@ def _refuse(name: str, _state: object, **_arguments: object) -> dict[str, str]:
     return REFUSED
 
 
-class _LastingPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no types
-    """Celery's listener for commands on the gevent pool, which one malformed message would otherwise end for good."""
+class _ResilientPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no types
+    """Celery's listener for commands on the gevent pool, which a malformed message would otherwise end for good."""
 
-    _turn: object = None
+    _run: object = None
 
     def loop(self, c: Any) -> None:
-        """Listen until the consumer stops, or starts this anew."""
-        turn = self._turn = object()
-        while self._turn is turn:
+        """Listen until the consumer stops, or starts the loop anew."""
+        run = self._run = object()
+        while self._run is run:
             try:
                 super().loop(c)
             except MALFORMED as error:
@@ -61,7 +61,7 @@ class _LastingPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no typ
                 return
 
     def _do_reset(self, c: Any, connection: Any) -> None:
-        """Look after the subscription as kombu does with an event loop: behind a NAT that forgot it, it is silent."""
+        """Check the subscription as kombu does on an event loop: a NAT that dropped the connection leaves it silent."""
         super()._do_reset(c, connection)
         listen = partial(type(connection).drain_events, connection)
         check = getattr(getattr(connection.transport, "cycle", None), "maybe_check_subclient_health", None)
@@ -77,6 +77,6 @@ class _LastingPidbox(pidbox.gPidbox):  # type: ignore[misc]  # Celery has no typ
         connection.drain_events = listen_and_check
 
     def on_stop(self) -> None:
-        """End the listening, also where it only pauses."""
-        self._turn = None
+        """End the loop, also while it only pauses."""
+        self._run = None
         super().on_stop()

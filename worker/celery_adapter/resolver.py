@@ -1,17 +1,17 @@
-"""Where a name is: looked up in a thread, as gevent does it; an address as it stands, which needs none."""
+"""gevent's resolver, without a thread for each IP address that needs no lookup."""
 
-import _socket  # below gevent's own, which would ask its resolver, that is us
+import _socket  # below gevent's own, which would call its resolver: this one
 from ipaddress import ip_address
 from typing import Any
 
 from gevent.resolver.thread import Resolver
 
 
-class AddressesAtOnce(Resolver):  # type: ignore[misc]  # gevent has no types
-    """gevent's resolver, but for addresses: there a thread for each call is a tenth of the call's CPU."""
+class AddressResolver(Resolver):  # type: ignore[misc]  # gevent has no types
+    """Resolves names in a thread, as gevent does, but IP addresses at once: a thread is a tenth of a call's CPU."""
 
     def getaddrinfo(self, host: Any, *args: Any, **kwargs: Any) -> Any:
-        """As `socket.getaddrinfo`."""
+        """Do as `socket.getaddrinfo` does."""
         if _is_address(host):
             return _socket.getaddrinfo(host, *args, **kwargs)
         return super().getaddrinfo(host, *args, **kwargs)

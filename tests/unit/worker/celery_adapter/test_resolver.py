@@ -1,15 +1,15 @@
-"""Addresses need no thread, names are looked up in one."""
+"""IP addresses need no thread. Names are resolved in one."""
 
 import socket
 
 import pytest
 from gevent.hub import get_hub
 
-from worker.celery_adapter.resolver import AddressesAtOnce
+from worker.celery_adapter.resolver import AddressResolver
 
 
 class Threads:
-    """In the place of the hub's pool; each look-up in a thread is noted."""
+    """Stands in for the hub's pool, and notes each lookup in a thread."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -25,8 +25,8 @@ def threads() -> Threads:
 
 
 @pytest.fixture
-def resolver(threads: Threads) -> AddressesAtOnce:
-    made = AddressesAtOnce(get_hub())
+def resolver(threads: Threads) -> AddressResolver:
+    made = AddressResolver(get_hub())
     made.pool = threads
     return made
 
@@ -38,8 +38,8 @@ def resolver(threads: Threads) -> AddressesAtOnce:
         ("2001:db8::1", socket.AF_INET6, ("2001:db8::1", 443, 0, 0)),
     ],
 )
-def test_an_address_is_taken_as_it_stands(
-    resolver: AddressesAtOnce, threads: Threads, address: str, family: int, where: tuple[object, ...]
+def test_an_address_is_returned_without_a_thread(
+    resolver: AddressResolver, threads: Threads, address: str, family: int, where: tuple[object, ...]
 ) -> None:
     [(found, kind, _, _, at)] = resolver.getaddrinfo(address, 443, 0, socket.SOCK_STREAM)
     assert (found, kind, at) == (family, socket.SOCK_STREAM, where)
@@ -47,6 +47,6 @@ def test_an_address_is_taken_as_it_stands(
 
 
 @pytest.mark.parametrize("name", ["localhost", "api.example.com", "1.2.3", b"localhost", None])
-def test_anything_else_is_looked_up_in_a_thread(resolver: AddressesAtOnce, threads: Threads, name: object) -> None:
+def test_anything_else_is_resolved_in_a_thread(resolver: AddressResolver, threads: Threads, name: object) -> None:
     resolver.getaddrinfo(name, 443)
     assert threads.asked == [name]

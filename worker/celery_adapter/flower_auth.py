@@ -1,6 +1,6 @@
-"""Closes what Flower leaves open: the page for Prometheus asks for no password, and a password may be left out.
+"""Protects what Flower leaves open: its page for Prometheus asks for no password, and a password may be left out.
 
-`/healthcheck` stays open, which says nothing but that Flower runs, and so do the images and scripts of its pages.
+`/healthcheck` stays open, which shows only that Flower runs, and so do the images and scripts of its pages.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from jobs.errors import SettingsError
 VARIABLE: Final = "FLOWER_BASIC_AUTH"
 
 
-def close(environment: Mapping[str, str]) -> None:
+def require_password(environment: Mapping[str, str]) -> None:
     """Check the password and ask for it on every page.
 
     Raises:
-        SettingsError: the variable is set and holds something else than `user:password`, or several with commas.
+        SettingsError: the variable is set, but is not a comma-separated list of `user:password`.
     """
     given = environment.get(VARIABLE)
     if given is not None:
