@@ -13,7 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from api.dependencies import AppState
 from jobs.errors import ERROR_CODES, ErrorKind, JobNotFound, StaleJob
 from jobs.job import Job
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
 from jobs.store.jobs import move
@@ -71,7 +71,7 @@ class MaxWait:
                 "error_message": message,
             }
             with state.database.begin() as tx:
-                _, deliveries = move(tx, Verb.FAIL_UNAVAILABLE, [(job, error)], now)
+                _, deliveries = move(tx, Verb.FAIL_UNAVAILABLE, [(job, error)], now, by=Actor.API)
         except (StaleJob, JobNotFound):
             return False
         except DATABASE_ERRORS as error:

@@ -14,7 +14,7 @@ from jobs.errors import (
     RequestInvalid,
     WrongState,
 )
-from jobs.lifecycle import OPEN, TRANSITIONS, Status
+from jobs.lifecycle import OPEN, TRANSITIONS, Actor, Status
 from jobs.retry import RULES, Again, Rule
 from jobs.settings import render_example
 
@@ -104,7 +104,7 @@ def render_lifecycle() -> str:
     ]
     rows = [
         f"| `{verb}` | {', '.join(f'`{source}`' for source in Status if source in each.sources)}"
-        f" | `{each.target}` | {each.who} | {each.why} |"
+        f" | `{each.target}` | {', '.join(actor for actor in Actor if actor in each.actors)} | {each.reason} |"
         for verb, each in TRANSITIONS.items()
     ]
     return "\n".join(
@@ -122,7 +122,7 @@ def render_lifecycle() -> str:
             *arrows,
             "```",
             "",
-            "| verb | from | to | who | why |",
+            "| verb | from | to | actor | reason |",
             "| --- | --- | --- | --- | --- |",
             *rows,
             "",

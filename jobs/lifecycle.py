@@ -1,17 +1,18 @@
-"""The life of a job on one screen: its statuses, the verbs that move it, and who may say them.
+"""The life of a job: its statuses, the verbs that change them, and the actors that may use each verb.
 
-This table is the only place that knows the arrows. `jobs.store.jobs.move` applies it to rows, the
-database's CHECK constraints and `docs/lifecycle.md` are derived from it.
+`jobs.store.jobs.move` applies this table to rows. The CHECK constraints of the database and `docs/lifecycle.md` are
+derived from it.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 
 class Status(StrEnum):
-    """OpenAI's own six words, spelled alike in row, JSON, logs, metrics and page."""
+    """OpenAI's six statuses, spelled the same in rows, JSON, logs, metrics and docs."""
 
     QUEUED = "queued"
     IN_PROGRESS = "in_progress"
@@ -22,12 +23,12 @@ class Status(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing but a caller's retry moves a job from here."""
+        """True if only a caller's retry can change this status."""
         return self in TERMINAL
 
 
 class Verb(StrEnum):
-    """What can be done to a job."""
+    """A change of a job's status."""
 
     CLAIM = "claim"
     COMPLETE = "complete"
@@ -49,43 +50,52 @@ class Verb(StrEnum):
     RETRY = "retry"
 
 
-class Transition(NamedTuple):
-    """From which statuses a verb may be said, where it leads, who says it, and why."""
+class Actor(StrEnum):
+    """The part of the program, or the person, that changes a status."""
 
-    sources: frozenset[Status]
+    WORKER = "worker"
+    RESCUER = "rescuer"
+    RECONCILER = "reconciler"
+    DEADLINES = "deadlines"
+    FOLLOW_UPS = "follow_ups"
+    API = "api"
+    CALLER = "caller"
+    OPERATOR = "operator"
+
+
+class Transition(NamedTuple):
+    """The statuses in which a verb applies, the status after it, the actors that may use it, and its reason."""
+
+    sources: AbstractSet[Status]
     target: Status
-    who: str
-    why: str
+    actors: AbstractSet[Actor]
+    reason: str
 
 
 S = Status
 OPEN: Final = frozenset({S.QUEUED, S.IN_PROGRESS})
 TERMINAL: Final = frozenset(Status) - OPEN
-
-
-def _row(sources: set[Status], target: Status, who: str, why: str) -> Transition:
-    return Transition(frozenset(sources), target, who, why)
-
+WORKER, RESCUER, RECONCILER, DEADLINES, FOLLOW_UPS, API, CALLER, OPERATOR = Actor
 
 # fmt: off
 TRANSITIONS: Final[Mapping[Verb, Transition]] = MappingProxyType({
-    Verb.CLAIM:     _row({S.QUEUED},                S.IN_PROGRESS, "worker",    "a free slot takes it; a new attempt begins"),
-    Verb.COMPLETE:  _row({S.IN_PROGRESS},           S.COMPLETED,   "worker",    "the answer came"),
-    Verb.COMPLETE_PARTIAL:       _row({S.IN_PROGRESS},           S.INCOMPLETE,  "worker",    "the answer came, cut by a token cap or a filter"),
-    Verb.RESCHEDULE:     _row({S.IN_PROGRESS},           S.QUEUED,      "worker",    "the attempt failed; another is due at available_at"),
-    Verb.FAIL:      _row({S.IN_PROGRESS},           S.FAILED,      "worker",    "the attempt failed for good"),
-    Verb.RELEASE:   _row({S.IN_PROGRESS},           S.QUEUED,      "worker, rescuer", "handed back at shutdown, for want of files or memory, or by an audit; no failure is counted"),
-    Verb.RESCUE:    _row({S.IN_PROGRESS},           S.QUEUED,      "rescuer",   "its worker fell silent, or broke the call off"),
-    Verb.ABANDON:   _row({S.IN_PROGRESS},           S.FAILED,      "rescuer",   "the same, and no attempt is left"),
-    Verb.PARK:      _row({S.IN_PROGRESS},           S.QUEUED,      "worker, rescuer", "its answer was lost; until parked_until the provider's log may tell more"),
-    Verb.UNPARK:    _row({S.QUEUED},                S.QUEUED,      "worker, reconciler", "its lost call failed and cost nothing, so another may follow"),
-    Verb.FAIL_UNKNOWN: _row({S.QUEUED},                S.FAILED,      "worker, reconciler, deadlines", "its lost call was billed, or nobody will ever tell"),
-    Verb.ADOPT:     _row({S.QUEUED, S.IN_PROGRESS}, S.COMPLETED,   "worker",    "a late, paid answer of an attempt given up"),
-    Verb.ADOPT_PARTIAL: _row({S.QUEUED, S.IN_PROGRESS}, S.INCOMPLETE,  "worker",    "a late, paid answer that was cut"),
-    Verb.EXPIRE:    _row({S.QUEUED, S.IN_PROGRESS}, S.FAILED,      "deadlines", "its deadline passed"),
-    Verb.FAIL_DEPENDENCY:    _row({S.QUEUED},                S.FAILED,      "followers", "the response that it follows brought no answer, or is gone"),
-    Verb.FAIL_UNAVAILABLE: _row({S.QUEUED},                S.FAILED,      "api",       "its client was held for it as long as may be, and the provider is away"),
-    Verb.CANCEL:    _row({S.QUEUED, S.IN_PROGRESS}, S.CANCELLED,   "caller",    "the caller no longer wants it"),
-    Verb.RETRY:    _row({S.FAILED, S.CANCELLED},   S.QUEUED,      "caller",    "the caller wants it run again, under the same id"),
+    Verb.CLAIM:            Transition({S.QUEUED},      S.IN_PROGRESS, {WORKER},     "a worker has a free slot; a new attempt begins"),
+    Verb.COMPLETE:         Transition({S.IN_PROGRESS}, S.COMPLETED,   {WORKER},     "the answer arrived"),
+    Verb.COMPLETE_PARTIAL: Transition({S.IN_PROGRESS}, S.INCOMPLETE,  {WORKER},     "the answer arrived, cut short by a token limit or a content filter"),
+    Verb.RESCHEDULE:       Transition({S.IN_PROGRESS}, S.QUEUED,      {WORKER},     "the attempt failed; the next one is due at available_at"),
+    Verb.FAIL:             Transition({S.IN_PROGRESS}, S.FAILED,      {WORKER},     "the attempt failed and no other follows"),
+    Verb.RELEASE:          Transition({S.IN_PROGRESS}, S.QUEUED,      {WORKER, RESCUER}, "the worker shuts down, lacks files or memory, or never sent the call; no failure is counted"),
+    Verb.RESCUE:           Transition({S.IN_PROGRESS}, S.QUEUED,      {RESCUER},    "the worker stopped sending heartbeats, or lost the call"),
+    Verb.ABANDON:          Transition({S.IN_PROGRESS}, S.FAILED,      {RESCUER},    "as rescue, but no attempt is left"),
+    Verb.PARK:             Transition({S.IN_PROGRESS}, S.QUEUED,      {WORKER, RESCUER}, "the answer was lost; until parked_until the provider's log may show whether the call was billed"),
+    Verb.UNPARK:           Transition({S.QUEUED},      S.QUEUED,      {WORKER, RECONCILER}, "the lost call failed and cost nothing, so another attempt may follow"),
+    Verb.FAIL_UNKNOWN:     Transition({S.QUEUED},      S.FAILED,      {WORKER, RECONCILER, DEADLINES}, "the lost call was billed, or the log cannot show whether it was"),
+    Verb.ADOPT:            Transition(OPEN,            S.COMPLETED,   {WORKER},     "a late, billed answer of an earlier attempt arrived"),
+    Verb.ADOPT_PARTIAL:    Transition(OPEN,            S.INCOMPLETE,  {WORKER},     "the same, cut short"),
+    Verb.EXPIRE:           Transition(OPEN,            S.FAILED,      {DEADLINES},  "the deadline passed"),
+    Verb.FAIL_DEPENDENCY:  Transition({S.QUEUED},      S.FAILED,      {FOLLOW_UPS}, "the previous response has no answer, or was deleted"),
+    Verb.FAIL_UNAVAILABLE: Transition({S.QUEUED},      S.FAILED,      {API},        "the provider is unavailable, and the client has waited as long as a request is held"),
+    Verb.CANCEL:           Transition(OPEN,            S.CANCELLED,   {CALLER, OPERATOR}, "the caller cancels it, or the operator revokes the caller's key"),
+    Verb.RETRY:            Transition({S.FAILED, S.CANCELLED}, S.QUEUED, {CALLER},  "the caller runs it again under the same id"),
 })
 # fmt: on

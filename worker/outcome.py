@@ -12,7 +12,7 @@ from jobs.backoff import Backoff
 from jobs.cancel_reason import AbortReason
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.retry import LONGEST_WEATHER_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
@@ -117,7 +117,7 @@ def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Re
     """
     now = max(ended.ended_at for ended in calls)
     moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
-    moved, deliveries = move(tx, Verb.COMPLETE, moves, now)
+    moved, deliveries = move(tx, Verb.COMPLETE, moves, now, by=Actor.WORKER)
     jobs = {job.id: job for job in moved}
     end_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now, jobs_moved=True)
     save_answers(tx, [(ended.job, ended.report) for ended in calls])
@@ -246,7 +246,7 @@ def _give_up(
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
     """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
     try:
-        [moved], _ = move(tx, verb, [(job, changes)], now)
+        [moved], _ = move(tx, verb, [(job, changes)], now, by=Actor.WORKER)
     except StaleJob:
         verb_when_parked = OF_A_PARKED_JOB.get(verb)
     else:
@@ -255,7 +255,7 @@ def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -
     if verb_when_parked is None or parked is None:
         return None
     try:
-        [moved], _ = move(tx, verb_when_parked, [(parked, changes)], now)
+        [moved], _ = move(tx, verb_when_parked, [(parked, changes)], now, by=Actor.WORKER)
     except StaleJob:
         return None
     return RecordedOutcome(verb_when_parked, moved)

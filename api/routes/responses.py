@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from sqlalchemy import Connection
 
 from api.body_reader import read_body
 from api.dependencies import AppState, Reader, StateDep, SubmitterDep, Writer
@@ -33,7 +34,7 @@ from jobs.cancel_reason import AbortReason
 from jobs.encoding import to_json
 from jobs.errors import CallerError, RequestInvalid, StaleJob, WrongState
 from jobs.job import Job
-from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.lifecycle import TRANSITIONS, Actor, Status, Verb
 from jobs.request_fields import ENCRYPTED_REASONING, asks_for_reasoning
 from jobs.store.attempts import may_have_been_billed
 from jobs.store.database import DATABASE_ERRORS
@@ -218,7 +219,10 @@ def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
 
     def ending(job: Job) -> Job:
         if job.status in TRANSITIONS[Verb.CANCEL].sources:
-            return _cancel(state, job)
+            with state.database.begin() as tx:
+                cancelled = _cancel(tx, state, job)
+            _notify_cancelled(state, cancelled)
+            return cancelled.jobs[0]
         if job.background:
             return job
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
@@ -253,7 +257,7 @@ def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
 
     def erasing(job: Job) -> Job:
         with state.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
-            cancelled = None if job.status.is_terminal else move(tx, Verb.CANCEL, [(job, {})], state.database.clock())
+            cancelled = None if job.status.is_terminal else _cancel(tx, state, job)
             erase(tx, cancelled.jobs[0] if cancelled else job)
         if cancelled:
             _notify_cancelled(state, cancelled)
@@ -326,11 +330,8 @@ def _settle_race(state: AppState, api_key_id: str, response_id: str, act: Callab
     raise WrongState("The response is changing too quickly. Try again.", "response_id")
 
 
-def _cancel(state: AppState, job: Job) -> Job:
-    with state.database.begin() as tx:
-        cancelled = move(tx, Verb.CANCEL, [(job, {})], state.database.clock())
-    _notify_cancelled(state, cancelled)
-    return cancelled.jobs[0]
+def _cancel(tx: Connection, state: AppState, job: Job) -> Moved:
+    return move(tx, Verb.CANCEL, [(job, {})], state.database.clock(), by=Actor.CALLER)
 
 
 def _notify_cancelled(state: AppState, cancelled: Moved) -> None:

@@ -25,7 +25,7 @@ from jobs import text_limits
 from jobs.clock import ON_TIME
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.retry import RULES
 from jobs.store import schema
 from jobs.store.attempt_bodies import keep_body
@@ -67,7 +67,7 @@ def begin_attempts(
         (job, {"attempt": job.attempt + 1, "worker_id": worker_id, "started_at": job.started_at or now})
         for job in ready
     ]
-    claimed, _ = move(tx, Verb.CLAIM, moves, now)
+    claimed, _ = move(tx, Verb.CLAIM, moves, now, by=Actor.WORKER)
     begun = [(job, _attempt_of(job, worker_id, now, resumes[job.id])) for job in claimed]
     insert_all(tx, schema.attempts, [_opening_row(attempt) for _, attempt in begun])
     return begun

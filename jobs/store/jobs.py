@@ -24,7 +24,7 @@ from sqlalchemy import (
 from jobs.errors import StaleJob
 from jobs.ids import new_id
 from jobs.job import Job, JobSpec
-from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.lifecycle import TRANSITIONS, Actor, Status, Verb
 from jobs.store import schema
 from jobs.store.bulk import insert_into_all, update_all
 from jobs.store.column_types import any_of
@@ -105,7 +105,7 @@ def _queued_row(spec: JobSpec, now: datetime, *, enqueued: bool) -> dict[str, An
     }
 
 
-def move(tx: Connection, verb: Verb, moves: Sequence[Move], now: datetime) -> Moved:
+def move(tx: Connection, verb: Verb, moves: Sequence[Move], now: datetime, *, by: Actor) -> Moved:
     """Apply `verb` to the rows of `moves`, provided each is still as its job describes it.
 
     The fields that a status implies are set here. A job that ends gets `completed_at` and loses its worker; a queued
@@ -115,8 +115,11 @@ def move(tx: Connection, verb: Verb, moves: Sequence[Move], now: datetime) -> Mo
     Raises:
         StaleJob: a row has left the verb's source statuses, a later attempt owns it, or it was parked or unparked.
             Roll the transaction back.
+        ValueError: `by` may not use the verb.
     """
     transition = TRANSITIONS[verb]
+    if by not in transition.actors:
+        raise ValueError(f"{by} may not {verb} a job")
     implied: dict[str, Any] = {"status": transition.target, "updated_at": now}
     implied |= {"parked_until": None, "blocked_by": None}
     if transition.target is not Status.IN_PROGRESS:
@@ -165,7 +168,7 @@ def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cancel_open(tx: Connection, api_key_id: str, status: Status, now: datetime, limit: int) -> Moved:
-    """Cancel up to `limit` jobs of a key that have this open `status`.
+    """Cancel, for the operator, up to `limit` jobs of a key that have this open `status`.
 
     The rows are locked first, so none of them can be stale.
     """
@@ -174,7 +177,7 @@ def cancel_open(tx: Connection, api_key_id: str, status: Status, now: datetime, 
     size = bindparam("size", limit, Integer, literal_execute=True)
     query = select(schema.jobs).where(*these).order_by(row.id).limit(size).with_for_update()
     jobs = [job_from(each) for each in tx.execute(query).mappings()]
-    return move(tx, Verb.CANCEL, [(job, {}) for job in jobs], now)
+    return move(tx, Verb.CANCEL, [(job, {}) for job in jobs], now, by=Actor.OPERATOR)
 
 
 def retry_job(tx: Connection, job: Job, now: datetime, deadline_at: datetime) -> Job:
@@ -198,7 +201,7 @@ def retry_job(tx: Connection, job: Job, now: datetime, deadline_at: datetime) ->
             *("error_code", "error_kind", "error_message", "error_param", "error_http_status"),
         )
     )
-    [retried], _ = move(tx, Verb.RETRY, [(job, changes)], now)
+    [retried], _ = move(tx, Verb.RETRY, [(job, changes)], now, by=Actor.CALLER)
     for table in (schema.answers, schema.output_items, schema.stream_events):
         tx.execute(delete(table).where(table.c.job_id == job.id))
     return retried

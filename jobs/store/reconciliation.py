@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Integer, bindparam, func, or_, select, update
 
 from jobs.errors import Billed, JobNotFound
 from jobs.job import Attempt, Cost, Job, Outcome, Usage
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.retry import NO_WAIT, GiveUp, Reschedule, after_a_free_failure, billed_in_vain, gives_its_attempt_back
 from jobs.settings import Settings
 from jobs.store import schema
@@ -84,14 +84,14 @@ def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:
     return job if job.parked_until is not None and job.attempt == number else None
 
 
-def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime) -> Job:
+def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime, *, by: Actor) -> Job:
     """End a parked job.
 
     Raises:
         StaleJob: it is no longer parked as it was.
     """
     ending = {"error_code": step.code, "error_message": step.message, "failures": step.failures}
-    [failed], _ = move(tx, Verb.FAIL_UNKNOWN, [(job, ending)], now)
+    [failed], _ = move(tx, Verb.FAIL_UNKNOWN, [(job, ending)], now, by=by)
     return failed
 
 
@@ -115,7 +115,7 @@ def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: da
     if parked is None:
         return ()
     step = billed_in_vain(parked.error_message, parked.failures + 1)
-    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now)),)
+    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
 
 
 def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tuple[Verb, Job]]:
@@ -133,7 +133,7 @@ def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tup
     step = after_a_free_failure(parked, now)
     if isinstance(step, Reschedule):
         return ((Verb.UNPARK, unpark(tx, parked, step, now)),)
-    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now)),)
+    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
 
 
 def unpark(tx: Connection, job: Job, step: Reschedule, now: datetime) -> Job:
@@ -143,7 +143,7 @@ def unpark(tx: Connection, job: Job, step: Reschedule, now: datetime) -> Job:
         StaleJob: it is no longer parked as it was.
     """
     changes = {"available_at": step.available_at, "failures": step.failures}
-    [unparked], _ = move(tx, Verb.UNPARK, [(job, changes)], now)
+    [unparked], _ = move(tx, Verb.UNPARK, [(job, changes)], now, by=Actor.RECONCILER)
     return unparked
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from jobs.errors import StaleJob
 from jobs.job import Job
-from jobs.lifecycle import TRANSITIONS, Status, Verb
+from jobs.lifecycle import TRANSITIONS, Actor, Status, Verb
 from jobs.store.attempts import attempts_of
 from jobs.store.database import Database
+from jobs.store.jobs import move
 from tests.support.clock import Clock
 from tests.support.racing import race
 from tests.support.records import ANSWER, COST, OUTCOMES, Records, claim_one, end_one, move_one, snapshot
@@ -63,6 +64,14 @@ def test_a_moved_job_of_another_database_transaction_rolls_back_whole(records: R
     with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
         move_one(tx, Verb.COMPLETE, job, records.clock())
         raise ZeroDivisionError
+    assert snapshot(records.database) == before
+
+
+def test_an_actor_can_only_use_its_own_verbs(records: Records) -> None:
+    job = records.submit_job()
+    before = snapshot(records.database)
+    with pytest.raises(ValueError, match="rescuer may not cancel"), records.database.begin() as tx:
+        move(tx, Verb.CANCEL, [(job, {})], records.clock(), by=Actor.RESCUER)
     assert snapshot(records.database) == before
 
 

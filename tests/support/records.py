@@ -21,7 +21,7 @@ from jobs.job import (
     Truncation,
     Usage,
 )
-from jobs.lifecycle import Status, Verb
+from jobs.lifecycle import TRANSITIONS, Status, Verb
 from jobs.store import api_keys, workers
 from jobs.store.attempts import begin_attempts, end_attempts, save_answers
 from jobs.store.database import Database
@@ -114,8 +114,8 @@ def end_one(tx: Connection, attempt: Attempt, outcome: Outcome, now: datetime, r
 
 
 def move_one(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> Job:
-    """Move a single job."""
-    [moved], _ = move(tx, verb, [(job, changes)], now)
+    """Move a single job, as an actor that may."""
+    [moved], _ = move(tx, verb, [(job, changes)], now, by=min(TRANSITIONS[verb].actors))
     return moved
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Integer, bindparam, select
 from jobs.cancel_reason import AbortReason
 from jobs.errors import ERROR_CODES, ErrorKind
 from jobs.job import Job
-from jobs.lifecycle import Status, Verb
+from jobs.lifecycle import Actor, Status, Verb
 from jobs.notifications import Notifier
 from jobs.retry import outcome_unknown
 from jobs.store import schema
@@ -43,14 +43,21 @@ def run_once(database: Database, notifier: Notifier, now: datetime, provider_lim
     return end_parked(database, notifier, now, until=now) + _expire(database, notifier, now, provider_limit)
 
 
-def end_parked(database: Database, notifier: Notifier, now: datetime, until: datetime | None = None) -> int:
+def end_parked(
+    database: Database,
+    notifier: Notifier,
+    now: datetime,
+    until: datetime | None = None,
+    *,
+    by: Actor = Actor.DEADLINES,
+) -> int:
     """Write off the parked jobs whose patience has run out by `until`, or all of them: no log will tell any more."""
 
     def end(tx: Connection, only: str | None) -> list[Job]:
         failed_unknown = []
         for job in sorted(parked_jobs(tx, BATCH, until, locked=True, only=only), key=attrgetter("id")):
             step = outcome_unknown(job.error_message, job.failures + 1)
-            failed_unknown.append(fail_unknown(tx, job, step, now))
+            failed_unknown.append(fail_unknown(tx, job, step, now, by=by))
         return failed_unknown
 
     ended = 0
@@ -103,5 +110,5 @@ def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
         "error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE],
         "error_message": message,
     }
-    [expired], _ = move(tx, Verb.EXPIRE, [(job, error)], now)
+    [expired], _ = move(tx, Verb.EXPIRE, [(job, error)], now, by=Actor.DEADLINES)
     return expired

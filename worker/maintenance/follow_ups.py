@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from jobs import text_limits
 from jobs.errors import ChainBroken, StaleJob
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.notifications import Notifier
 from jobs.store.conversations import Waiting, check_chain, done_waiting, let_run
 from jobs.store.database import Database, unless_locked
@@ -50,7 +50,7 @@ def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datet
             error = {"error_code": broken.code, "error_message": message, "error_param": broken.param}
             deliveries = None
             with suppress(StaleJob):
-                _, deliveries = move(tx, Verb.FAIL_DEPENDENCY, [(job, error)], now)
+                _, deliveries = move(tx, Verb.FAIL_DEPENDENCY, [(job, error)], now, by=Actor.FOLLOW_UPS)
         else:
             return let_run(tx, job, now, _due(waiting, now))
     if deliveries is None:

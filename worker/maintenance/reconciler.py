@@ -10,6 +10,7 @@ from threading import Event
 
 from jobs.errors import StaleJob
 from jobs.job import Attempt
+from jobs.lifecycle import Actor
 from jobs.notifications import Notifier
 from jobs.store.database import Database, unless_locked
 from jobs.store.pending_work import DOUBTFUL_FOR
@@ -66,7 +67,7 @@ class Reconciler:
             is_on = read_provider_limit(tx, self._provider_limit).has_log(now)
             doubtful = doubtful_attempts(tx, now - WINDOW, now - waited, BATCH) if is_on else []
         if not is_on:  # what was parked by those who had not heard of it
-            end_parked(self._database, self._notifier, now)
+            end_parked(self._database, self._notifier, now, by=Actor.RECONCILER)
         if not doubtful:
             return 0
         try:
@@ -76,7 +77,7 @@ class Reconciler:
             log.warning("the provider's log of calls cannot be read", reason=str(reason))
             with self._database.begin() as tx:
                 log_is_off(tx, self._provider_limit, now + OFF)
-            end_parked(self._database, self._notifier, now)
+            end_parked(self._database, self._notifier, now, by=Actor.RECONCILER)
             return 0
 
     def _ask_about(self, doubtful: list[Attempt], now: datetime, stopping: Event) -> int:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from jobs import backoff
 from jobs.errors import ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Job
-from jobs.lifecycle import Verb
+from jobs.lifecycle import Actor, Verb
 from jobs.notifications import Notifier
 from jobs.retry import GiveUp, Park, Reschedule, next_step
 from jobs.store.attempts import close_lost, close_unsent, resumable_response
@@ -173,7 +173,9 @@ def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datet
     handed_back = []
     for job in _jobs(tx, orphans):
         with suppress(StaleJob):
-            [released], _ = move(tx, Verb.RELEASE, [(job, {"available_at": now, "enqueued_at": now})], now)
+            [released], _ = move(
+                tx, Verb.RELEASE, [(job, {"available_at": now, "enqueued_at": now})], now, by=Actor.RESCUER
+            )
             handed_back.append((Verb.RELEASE, released))
     return handed_back
 
@@ -200,7 +202,7 @@ def _take_back(
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}
         with suppress(StaleJob):
-            [after], _ = move(tx, verb, [(job, changes)], now)
+            [after], _ = move(tx, verb, [(job, changes)], now, by=Actor.RESCUER)
             moved.append((verb, after))
     return moved
 
