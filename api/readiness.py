@@ -16,13 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
-from jobs.store.host_clocks import shown_clocks
+from jobs.store.host_clocks import describe_clocks
 from jobs.store.overdue_jobs import Waiting, overdue_job, why_none_takes, why_without_broker
 from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import oldest_due_at
 from jobs.store.undelivered_creates import Process, live_processes
 from jobs.store.waiting_for import state_of
-from jobs.store.workers import WorkerRow, live_workers, shown_shortage, shown_unrecorded
+from jobs.store.workers import WorkerRow, describe_shortage, describe_unrecorded, live_workers
 from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
 from migrations import is_current
 
@@ -83,12 +83,14 @@ class DatabaseState:
         if broker_away is not None:
             found.append(Fault(Subject.BROKER, broker_away))
         found += [
-            Fault(Subject.LIMITS, shown_shortage(each), is_missing=False) for each in self.workers if each.short_of
+            Fault(Subject.LIMITS, describe_shortage(each), is_missing=False) for each in self.workers if each.short_of
         ]
         found += [
-            Fault(Subject.ANSWERS, shown_unrecorded(each), is_missing=False) for each in self.workers if each.unrecorded
+            Fault(Subject.ANSWERS, describe_unrecorded(each), is_missing=False)
+            for each in self.workers
+            if each.unrecorded
         ]
-        clocks = shown_clocks(self.workers, self.apis)
+        clocks = describe_clocks(self.workers, self.apis)
         return found + [Fault(Subject.CLOCKS, each, is_missing=False) for each in clocks]
 
     def _of_rows(self, *, broker_answers: bool) -> list[Fault]:

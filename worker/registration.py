@@ -7,8 +7,7 @@ from datetime import timedelta
 
 from jobs.clock import FAR_OFF, elapsed
 from jobs.store.database import Database, database_now
-from jobs.store.leases import heartbeat_now
-from jobs.store.workers import Report, beat, leave, register
+from jobs.store.workers import Report, heartbeat, heartbeat_now, leave, register
 from jobs.telemetry import get_logger
 from worker.celery_adapter.subscribed_queues import SubscribedQueues
 from worker.pending_outcomes import PendingOutcomes
@@ -52,7 +51,7 @@ class WorkerRegistration:
             with database.begin(within=HEARTBEAT_SECONDS) as tx:
                 now = database.ask_time(tx)
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
-                beat(tx, fresh, now, draining=draining, report=report)
+                heartbeat(tx, fresh, now, draining=draining, report=report)
         if elapsed() - beaten_at > LONGEST_PAUSE:
             self._steady_since = elapsed()
         self._beaten_at = elapsed()

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from jobs.errors import ErrorKind, Failure
 from jobs.store import schema
 from jobs.store.database import database_now
-from jobs.store.workers import CALLS, DELIVERIES, Report, beat, leave, register
+from jobs.store.workers import CALLS, DELIVERIES, Report, heartbeat, leave, register
 from tests.api.world import Hand, Server, a_tenant, serve, settings_for
 from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
@@ -74,10 +74,10 @@ def test_it_is_ready_while_a_worker_lives(alone: Server) -> None:
     worker = start_worker(alone)
     assert readiness(alone) == (200, [])
     with alone.database.begin() as tx:
-        beat(tx, worker, database_now(tx) - timedelta(seconds=11))
+        heartbeat(tx, worker, database_now(tx) - timedelta(seconds=11))
     assert readiness(alone) == (503, ["worker"])
     with alone.database.begin() as tx:
-        beat(tx, worker, database_now(tx))
+        heartbeat(tx, worker, database_now(tx))
     assert readiness(alone) == (200, [])
     with alone.database.begin() as tx:
         leave(tx, worker, database_now(tx))
@@ -88,7 +88,7 @@ def test_a_worker_that_listens_to_no_queue_of_jobs_does_not_count(alone: Server)
     worker = start_worker(alone)
     for queues, missing in (((), ["worker"]), ((DELIVERIES,), ["worker"]), ((CALLS, DELIVERIES), [])):
         with alone.database.begin() as tx:
-            beat(tx, worker, database_now(tx), report=Report(queues, 10, None))
+            heartbeat(tx, worker, database_now(tx), report=Report(queues, 10, None))
         assert readiness(alone)[1] == missing
 
 
@@ -100,14 +100,14 @@ def test_a_job_that_nobody_takes_is_named_with_the_reason(alone: Server) -> None
         with alone.database.begin() as tx:
             long_ago = database_now(tx) - timedelta(minutes=1)
             tx.execute(update(schema.jobs).where(schema.jobs.c.id == job_id).values(available_at=long_ago))
-            beat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=50)))
+            heartbeat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=50)))
         with alone.client() as client:
             body = client.get("/readyz").json()
         assert body["missing"] == ["pick-up"]
         assert (body["waiting"]["id"], body["waiting"]["seconds"] >= 60) == (job_id, True)
         assert re.fullmatch(r"slots are free, but the workers have taken no job for 5\d s", body["waiting"]["reason"])
         with alone.database.begin() as tx:
-            beat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=1)))
+            heartbeat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=1)))
         assert readiness(alone) == (200, [])
 
 

@@ -78,7 +78,7 @@ def reports(**facts: Any) -> Callable[[Server], None]:
 
     def heartbeat(server: Server) -> None:
         with server.database.begin() as tx:
-            assert workers.beat(tx, only_worker(tx), database_now(tx), report=report)
+            assert workers.heartbeat(tx, only_worker(tx), database_now(tx), report=report)
 
     return heartbeat
 
@@ -90,7 +90,7 @@ def silence(server: Server) -> None:
 
 def drain(server: Server) -> None:
     with server.database.begin() as tx:
-        workers.beat(tx, only_worker(tx), database_now(tx), draining=True)
+        workers.heartbeat(tx, only_worker(tx), database_now(tx), draining=True)
 
 
 def pause_provider(pause: float) -> Callable[[Server], None]:

@@ -18,10 +18,11 @@ from jobs.store import schema
 from jobs.store.api_keys import ensure_bootstrap_key
 from jobs.store.database import Database, database_now
 from jobs.store.fair_scheduler import FairScheduler
+from jobs.store.leases import take_lease
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
 from jobs.store.webhooks.endpoints import EncryptedSecret, create_endpoint
-from jobs.store.workers import mark_silent_dead, take_lease
+from jobs.store.workers import mark_silent_dead
 from jobs.webhooks.protocol import EventType
 from tests.chaos.proxy import Proxy
 from tests.support.clock import Clock

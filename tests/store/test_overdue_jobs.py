@@ -10,7 +10,7 @@ from jobs.errors import ErrorKind
 from jobs.store import provider_limits, schema
 from jobs.store.installation import Installation
 from jobs.store.overdue_jobs import OVERDUE, Waiting, overdue_job
-from jobs.store.workers import CALLS, DELIVERIES, Report, beat, leave, live_workers
+from jobs.store.workers import CALLS, DELIVERIES, Report, heartbeat, leave, live_workers
 from tests.support.clock import Clock
 from tests.support.records import Records
 
@@ -24,7 +24,7 @@ def say(
     records: Records, queues: Sequence[str] = BOTH, slots: int = 10, took_ago: timedelta | None = None, **more: bool
 ) -> None:
     with records.database.begin() as tx:
-        assert beat(tx, records.worker_id, records.clock(), report=Report(queues, slots, took_ago), **more)
+        assert heartbeat(tx, records.worker_id, records.clock(), report=Report(queues, slots, took_ago), **more)
 
 
 def waiting(records: Records, provider_limit: provider_limits.ProviderLimitSettings = PROVIDER) -> Waiting | None:
@@ -108,7 +108,7 @@ def test_a_worker_of_an_older_release_counts_and_is_no_fault(records: Records, c
     records.submit_job()
     clock.advance(OVERDUE + SECOND)
     with records.database.begin() as tx:
-        assert beat(tx, records.worker_id, clock())
+        assert heartbeat(tx, records.worker_id, clock())
         (row,) = live_workers(tx, clock(), TIMEOUT)
     assert (row.queues, row.takes(CALLS)) == (None, True)
     said, is_fault = reason(records)

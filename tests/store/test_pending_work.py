@@ -10,11 +10,11 @@ from sqlalchemy import insert, update
 from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.database import database_now
-from jobs.store.leases import heartbeat_now, take_lease_now
+from jobs.store.leases import take_lease_now
 from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import AT_ONCE
-from jobs.store.workers import leave, live_workers
+from jobs.store.workers import heartbeat_now, leave, live_workers
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.plans import captured
 from tests.support.records import Records, move_one

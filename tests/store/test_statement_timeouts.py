@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from jobs.store.database import Database, database_now, is_locked, unless_locked
-from jobs.store.workers import take_lease
+from jobs.store.leases import take_lease
 from tests.support.records import Records
 from tests.support.sessions import another_session, quickly
 from tests.support.waiting import await_until

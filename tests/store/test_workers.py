@@ -15,17 +15,17 @@ from jobs.redis_url import connect
 from jobs.settings import load_settings
 from jobs.store.attempts import attempts_of, close_lost
 from jobs.store.database import Database, database_now
+from jobs.store.leases import take_lease
 from jobs.store.workers import (
-    FORGET_AFTER,
-    beat,
-    forget_ended,
+    PRUNE_AFTER,
+    heartbeat,
     leave,
     live_slots,
     live_workers,
     mark_silent_dead,
     orphaned,
+    prune_workers,
     register,
-    take_lease,
 )
 from jobs.task_queue import TaskQueue
 from tests.support.clock import Clock
@@ -73,7 +73,7 @@ class TestLife:
             assert live(records) == [records.worker_id]
             assert give_up(records) == []
             with records.database.begin() as tx:
-                assert beat(tx, records.worker_id, clock())
+                assert heartbeat(tx, records.worker_id, clock())
         clock.advance(TIMEOUT + timedelta(microseconds=1))
         assert live(records) == []
         assert give_up(records) == [records.worker_id]
@@ -83,14 +83,14 @@ class TestLife:
         assert give_up(records) == [records.worker_id]
         assert give_up(records) == []
         with records.database.begin() as tx:
-            assert not beat(tx, records.worker_id, clock())
-            assert not beat(tx, "wrk_unknown", clock())
+            assert not heartbeat(tx, records.worker_id, clock())
+            assert not heartbeat(tx, "wrk_unknown", clock())
         assert live(records) == []
 
     def test_who_leaves_is_no_longer_listed_or_given_up(self, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
             leave(tx, records.worker_id, clock())
-            assert not beat(tx, records.worker_id, clock())
+            assert not heartbeat(tx, records.worker_id, clock())
         assert live(records) == []
         clock.advance(2 * TIMEOUT)
         assert give_up(records) == []
@@ -102,10 +102,10 @@ class TestLife:
             assert live_slots(tx, clock(), TIMEOUT) == 117
         drained_at = clock.advance(SECOND)
         with records.database.begin() as tx:
-            assert beat(tx, draining, clock(), draining=True)
+            assert heartbeat(tx, draining, clock(), draining=True)
         clock.advance(SECOND)
         with records.database.begin() as tx:
-            assert beat(tx, draining, clock(), draining=True)
+            assert heartbeat(tx, draining, clock(), draining=True)
             assert live_slots(tx, clock(), TIMEOUT) == 110
             row = next(worker for worker in live_workers(tx, clock(), TIMEOUT) if worker.id == draining)
         assert (row.draining_at, row.heartbeat_at) == (drained_at, clock())
@@ -170,12 +170,12 @@ class TestForget:
         with records.database.begin() as tx:
             leave(tx, with_a_job, clock())
             leave(tx, idle, clock())
-        clock.advance(FORGET_AFTER + SECOND)
+        clock.advance(PRUNE_AFTER + SECOND)
         with records.database.begin() as tx:
             leave(tx, recent, clock())
-            assert forget_ended(tx, clock()) == 1
-            assert forget_ended(tx, clock()) == 0
-            assert beat(tx, living, clock())
+            assert prune_workers(tx, clock()) == 1
+            assert prune_workers(tx, clock()) == 0
+            assert heartbeat(tx, living, clock())
         assert len(behind(records)[0]) == 1
 
 
@@ -183,7 +183,7 @@ def test_after_a_clock_was_set_back_who_has_not_beaten_since_is_given_up(records
     dead, living = records.worker(), records.worker()
     clock.advance(-HOUR)
     with records.database.begin() as tx:
-        assert beat(tx, living, clock())
+        assert heartbeat(tx, living, clock())
         assert mark_silent_dead(tx, clock(), TIMEOUT) == []
         assert {*mark_silent_dead(tx, clock(), TIMEOUT, was_set=True)} == {records.worker_id, dead}
 

@@ -11,8 +11,7 @@ from typing import Final
 from sqlalchemy.exc import DBAPIError
 
 from jobs.store.database import Database, is_locked
-from jobs.store.leases import take_lease_now
-from jobs.store.workers import lease_left
+from jobs.store.leases import lease_left, take_lease_now
 from jobs.telemetry import get_logger
 
 ASKING_SECONDS: Final = 2.0

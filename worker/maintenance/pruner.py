@@ -15,7 +15,7 @@ from jobs.store.database import Database
 from jobs.store.jobs import erase_ripe
 from jobs.store.undelivered_creates import prune_undelivered_creates
 from jobs.store.usage_rollup import add_up
-from jobs.store.workers import forget_ended
+from jobs.store.workers import prune_workers
 from jobs.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -34,7 +34,7 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
     kept = _erase(database, row.completed_at < now - retention)
     unstored = _erase(database, and_(row.store == false(), row.completed_at < now - UNSTORED_FOR))
     with database.begin() as tx:
-        forget_ended(tx, now)
+        prune_workers(tx, now)
         prune_undelivered_creates(tx, now)
     if not database.forget_erased():
         log.info("erased text stays in the log until the next time")

@@ -28,7 +28,7 @@ def test_a_worker_that_listens_to_no_queue_is_an_error_and_the_waiting_job_is_na
     with database.begin() as tx:
         now = database_now(tx)
         (worker,) = workers.live_workers(tx, now, timedelta(seconds=10))
-        assert workers.beat(tx, worker.id, now, report=workers.Report((), 100, None))
+        assert workers.heartbeat(tx, worker.id, now, report=workers.Report((), 100, None))
     key = make_key(database, "a key", now - timedelta(minutes=1))
     with database.begin() as tx:
         job = submit_one(tx, make_spec(key.id, deadline_at=now + timedelta(days=1)), now - timedelta(minutes=1))
@@ -47,7 +47,7 @@ def register_with_report(sqlite_url: str, report: workers.Report) -> None:
     with database.begin() as tx:
         now = database_now(tx)
         worker_id = workers.register(tx, "there", 4711, 100, now)
-        assert workers.beat(tx, worker_id, now, report=report)
+        assert workers.heartbeat(tx, worker_id, now, report=report)
     database.close()
 
 
