@@ -15,7 +15,7 @@ from jobs.errors import (
     WrongState,
 )
 from jobs.lifecycle import OPEN, TRANSITIONS, Actor, Status
-from jobs.retry import RULES, Again, Rule
+from jobs.retry import RULES, Repeat, Rule
 from jobs.settings import render_example
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +28,11 @@ SDK_ERRORS = {
     422: "UnprocessableEntityError",
     429: "RateLimitError",
 }
-AGAIN = {
-    Again.NEVER: "no",
-    Again.COUNTED: "yes",
-    Again.UNCOUNTED: "yes, without using an attempt, once the provider takes calls",
-    Again.IF_ALLOWED: "as `on_unknown_outcome` says",
+REPEATED = {
+    Repeat.NEVER: "no",
+    Repeat.COUNTED: "yes",
+    Repeat.UNCOUNTED: "yes, without using an attempt, once the provider takes calls",
+    Repeat.IF_ALLOWED: "as `on_unknown_outcome` says",
 }
 
 PARAMS: dict[type[CallerError], str] = {
@@ -46,7 +46,7 @@ PARAMS: dict[type[CallerError], str] = {
 ERRORS_PAGE = """\
 # Errors
 
-Drawn from `api/errors.py`, `jobs/errors.py` and `jobs/retry.py` by `make docs`.
+Generated from `api/errors.py`, `jobs/errors.py` and `jobs/retry.py` by `make docs`.
 
 The body is always `{{"error": {{"message", "type", "param", "code"}}}}`, and `x-request-id` is always set. The SDKs' exceptions
 have these as `.type`, `.param`, `.code`, `.status_code` and `.request_id`. The names below are the Python SDK's. The Node SDK's
@@ -111,7 +111,7 @@ def render_lifecycle() -> str:
         [
             "# The life of a response",
             "",
-            "Drawn from `jobs/lifecycle.py` by `make docs`. That table is the only place that defines the transitions.",
+            "Generated from `jobs/lifecycle.py` by `make docs`. That table is the only place that defines the transitions.",
             f"A response is open while it is {' or '.join(f'`{status}`' for status in Status if status in OPEN)};",
             "the other statuses are final, unless a caller asks for a retry.",
             "A job that waits for its next attempt is `queued`, with `available_at` in the future.",
@@ -158,7 +158,7 @@ def render_errors() -> str:
     own = "`answer_refused`, where the provider's answer names a code of its own, such as `invalid_prompt`"
     failed.append(_error_row(*FINAL_FAILURE, None, _param_of(""), "false", own))
     kinds = [
-        f"| `{kind}` | {AGAIN[rule.again]}{_most(rule)} | {rule.billed} | `{ERROR_CODES[kind]}` |"
+        f"| `{kind}` | {REPEATED[rule.repeat]}{_most(rule)} | {rule.billed} | `{ERROR_CODES[kind]}` |"
         for kind, rule in RULES.items()
     ]
     return ERRORS_PAGE.format(
@@ -168,9 +168,9 @@ def render_errors() -> str:
 
 def _most(rule: Rule) -> str:
     """Return the limit on tries in all, or on tries that fail with the same kind."""
-    if rule.purchases is not None:
-        return f", {rule.purchases} such in all"
-    return "" if rule.tries is None else f", {rule.tries} in all"
+    if rule.max_same_failures is not None:
+        return f", {rule.max_same_failures} such in all"
+    return "" if rule.max_attempts is None else f", {rule.max_attempts} in all"
 
 
 def _should_retry(error: type[CallerError]) -> str:

@@ -1,28 +1,28 @@
-"""Everything that can go wrong, as one tree; callers catch by branch.
+"""All errors as one tree; callers catch by branch.
 
     BackburnerError
-    ├── CallerError             what a client sent or asked cannot be done; answered 4xx
+    ├── CallerError             the client's request cannot be served; answered 4xx
     │   ├── RequestInvalid      400: a field is missing or wrong
     │   ├── RequestTooLarge     413
     │   ├── EncodingUnsupported 415: the body is compressed in a way that this server does not know
-    │   ├── ChainBroken         400: a response that the request follows is not there, or brought no answer
-    │   ├── ModelUnknown        404: a model that this server does not offer
-    │   ├── NotOffered          404: a part of OpenAI's API that this server does not have
+    │   ├── ChainBroken         400: the previous response is missing, failed or too long
+    │   ├── ModelUnknown        404: this server does not offer the model
+    │   ├── NotOffered          404: this server does not have this part of OpenAI's API
     │   ├── KeyRefused          401: no key, a wrong one, a revoked one
     │   ├── NotAllowed          403: the key lacks the scope
     │   ├── JobNotFound         404: no such response, or not the caller's
     │   ├── EndpointNotFound    404: no such webhook endpoint, or not the caller's
     │   ├── DeliveryNotFound    404: no such webhook delivery, or not the caller's
-    │   ├── TooManyEndpoints    400: the key has as many webhook endpoints as it may have
+    │   ├── TooManyEndpoints    400: the key has the most webhook endpoints allowed
     │   ├── TestNotDelivered    400: a webhook endpoint did not answer its test event
-    │   ├── TooManyHeld         429: the key has as many held requests, waits and streams open as it may have
+    │   ├── TooManyHeld         429: the key has the most held requests, waits and streams allowed
     │   ├── IdempotencyConflict 422: the same Idempotency-Key with another body
-    │   └── WrongState          400: the response is not in a status that allows this
-    ├── DuplicateRequest        a race under one Idempotency-Key was lost: answer with the winner's job
-    ├── StaleJob                a race was lost: book the attempt's cost, leave the job alone
+    │   └── WrongState          400: the response's status does not allow this
+    ├── DuplicateRequest        another request took the Idempotency-Key first: answer with its job
+    ├── StaleJob                the job has moved on: record the attempt's cost, leave the job alone
     └── SettingsError           a setting is wrong; the program does not start
 
-What a provider did wrong is no exception but a `Failure`, a value that `jobs.retry` turns into the next step.
+A provider's error is not an exception but a `Failure`, a value that `jobs.retry` turns into the next step.
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class BackburnerError(Exception):
 
 
 class CallerError(BackburnerError):
-    """The caller's mistake.
+    """A mistake of the caller.
 
     `param` is OpenAI's path to the field (`input[0].content`), `code` its machine-readable name.
     """
@@ -69,7 +69,7 @@ class EncodingUnsupported(CallerError):
 
 
 class ChainBroken(CallerError):
-    """What a follow-up rests on is gone, failed (`previous_response_failed`) or too large (`context_length_exceeded`).
+    """The previous response is gone, failed (`previous_response_failed`) or too long (`context_length_exceeded`).
 
     `response_id` names it.
     """
@@ -82,13 +82,13 @@ class ChainBroken(CallerError):
 
 
 class ModelUnknown(CallerError):
-    """The model is not among those that this server offers."""
+    """The model is not offered by this server."""
 
     code = "model_not_found"
 
 
 class NotOffered(CallerError):
-    """OpenAI's API has this path, this server does not."""
+    """OpenAI's API has this path, but this server does not."""
 
     code = "not_offered"
 
@@ -96,7 +96,7 @@ class NotOffered(CallerError):
 class KeyRefused(CallerError):
     """The API key is missing, unknown or revoked.
 
-    The rest is for the log: which of the three, the key's SHA-256 as the database holds it, and its id if it has one.
+    `reason`, the key's SHA-256 as stored in the database, and the id of a known key are for the log.
     """
 
     code = "invalid_api_key"
@@ -115,7 +115,7 @@ class KeyRefused(CallerError):
 
 
 class NotAllowed(CallerError):
-    """The API key is good, but lacks the scope for this."""
+    """The API key is valid, but lacks the scope for this."""
 
     code = "insufficient_permissions"
 
@@ -133,20 +133,20 @@ class DeliveryNotFound(CallerError):
 
 
 class TooManyEndpoints(CallerError):
-    """The key has as many webhook endpoints as it may have."""
+    """The key has the most webhook endpoints that it may have."""
 
     code = "too_many_webhook_endpoints"
 
 
 class TestNotDelivered(CallerError):
-    """A test event brought no answer from the endpoint."""
+    """The endpoint did not answer a test event."""
 
-    __test__ = False  # pytest would take the name for a test's
+    __test__ = False  # pytest would collect it as a test
     code = "webhook_test_failed"
 
 
 class TooManyHeld(CallerError):
-    """The key has as many held requests, waits and streams open as it may have. Nothing was submitted."""
+    """The key has the most held requests, waits and streams that it may have open. Nothing was submitted."""
 
     code = "rate_limit_exceeded"
 
@@ -158,11 +158,11 @@ class IdempotencyConflict(CallerError):
 
 
 class WrongState(CallerError):
-    """The response's status does not allow what was asked."""
+    """The response's status does not allow this operation."""
 
 
 class DuplicateRequest(BackburnerError):
-    """Another request with the same Idempotency-Key was accepted first; nothing of this one may be kept."""
+    """Another request with the same Idempotency-Key was submitted first; nothing of this one may be kept."""
 
 
 class StaleJob(BackburnerError):
@@ -179,7 +179,7 @@ class SettingsError(BackburnerError):
 
 
 class ErrorKind(StrEnum):
-    """How one attempt went wrong; the whole table of DESIGN section 5."""
+    """Kind of failure of one attempt; `docs/errors.md` has the table."""
 
     UNREACHABLE = "unreachable"
     RATE_LIMITED = "rate_limited"
@@ -202,7 +202,7 @@ class ErrorKind(StrEnum):
 
 
 class Billed(StrEnum):
-    """Whether a call may have cost money."""
+    """Probability that a call cost money."""
 
     NO = "no"
     UNKNOWN = "unknown"
@@ -212,13 +212,13 @@ class Billed(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """What one call came to when it brought no usable answer.
+    """The result of a call that brought no usable answer.
 
-    `message` is safe to show to the tenant whose call it was (the provider's own words, cut to a few kB) and is
-    never logged. `provider_code` is the provider's machine-readable code, where it gave one. `is_unmistakable` says
-    of a refusal for the account's sake that its words can mean nothing else. `was_added` says that what the provider
-    refuses was not the client's: this server had added it, and will leave it out. `shortage` names what this server
-    itself was short of, so that nothing was sent; `unreachable_reason` in a few words how the provider was not reached.
+    `message` is safe to show to the tenant of the call (the provider's own words, cut to a few kB) and is never logged.
+    `provider_code` is the provider's machine-readable code, if it gave one. `is_unmistakable` is true if a refusal
+    clearly concerns the account and not the request. `is_our_addition` is true if the provider refuses a field that
+    this server had added and will leave out. `shortage` names a resource that this server lacked, so that nothing was
+    sent. `unreachable_reason` says in a few words why the provider could not be reached.
     """
 
     kind: ErrorKind
@@ -228,18 +228,18 @@ class Failure:
     provider_code: str | None = None
     provider_param: str | None = None
     is_unmistakable: bool = False
-    was_added: bool = False
+    is_our_addition: bool = False
     shortage: str | None = None
     unreachable_reason: str | None = None
 
     @property
-    def is_weather(self) -> bool:
-        """Whether it cost nothing and says nothing about the job, as every other call would have failed alike."""
+    def is_outage(self) -> bool:
+        """Return whether it cost nothing and says nothing about the job: any other call would have failed too."""
         is_answer = self.http_status is not None and 200 <= self.http_status < 300
-        return self.kind in WEATHER and not is_answer
+        return self.kind in OUTAGE_KINDS and not is_answer
 
 
-WEATHER: Final = frozenset({ErrorKind.UNREACHABLE, ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
+OUTAGE_KINDS: Final = frozenset({ErrorKind.UNREACHABLE, ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
 
 ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
     {
@@ -263,4 +263,4 @@ ERROR_CODES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
         ErrorKind.JOB_DEADLINE: "deadline_exceeded",
     }
 )
-"""The response's `error.code` when a kind is what a job ends with: OpenAI's word where one fits, else ours."""
+"""The response's `error.code` if a job ends with this kind: OpenAI's word where one fits, else ours."""

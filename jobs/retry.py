@@ -1,9 +1,9 @@
-"""What to do after a failed attempt: policy is data, and the one function under it is pure.
+"""The step after a failed attempt: policy is data, and `next_step` has no clock, I/O or randomness of its own.
 
-`RULES` says per kind of failure whether the call may have been billed and whether another may follow. Delays are
-exponential with full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); a
-provider's `Retry-After` is a floor under them. A failure that cost nothing and says nothing about the job uses no
-attempt, however often it comes: the job waits for the provider until its deadline.
+`RULES` says for each kind of failure whether the call may have been billed and whether it is repeated. Delays are
+exponential with full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); a provider's
+`Retry-After` is their minimum. A failure that cost nothing and says nothing about the job uses no attempt, however
+often it comes: the job waits for the provider until its deadline.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Final
 
 from jobs.backoff import Backoff
-from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
+from jobs.errors import ERROR_CODES, OUTAGE_KINDS, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 
 
-class Again(StrEnum):
-    """Whether a failed call is repeated."""
+class Repeat(StrEnum):
+    """The condition on which a failed call is repeated."""
 
     NEVER = "never"
     COUNTED = "counted"
@@ -31,57 +31,57 @@ class Again(StrEnum):
 class Rule:
     """The policy for one kind of failure.
 
-    `tries` caps the attempts in all, `purchases` those that fail in this same way. `delayed` is false where the
-    provider is not to blame, so nothing is spared.
+    `max_attempts` limits the attempts of a job in all, `max_same_failures` those that fail in this same way. `delayed`
+    is false if the provider is not at fault, so that a delay would spare it nothing.
     """
 
-    again: Again
+    repeat: Repeat
     billed: Billed
-    tries: int | None = None
-    purchases: int | None = None
+    max_attempts: int | None = None
+    max_same_failures: int | None = None
     delayed: bool = True
 
 
 # fmt: off
 RULES: Final[Mapping[ErrorKind, Rule]] = MappingProxyType({
-    ErrorKind.UNREACHABLE:       Rule(Again.UNCOUNTED,  Billed.NO),
-    ErrorKind.RATE_LIMITED:      Rule(Again.UNCOUNTED,  Billed.NO),
-    ErrorKind.OVERLOADED:        Rule(Again.UNCOUNTED,  Billed.NO),
-    ErrorKind.BAD_CREDENTIALS:   Rule(Again.UNCOUNTED,  Billed.NO),
-    ErrorKind.OUT_OF_CREDIT:     Rule(Again.UNCOUNTED,  Billed.NO),
-    ErrorKind.REJECTED:          Rule(Again.NEVER,      Billed.NO),
-    ErrorKind.MODEL_UNAVAILABLE: Rule(Again.NEVER,      Billed.NO),
-    ErrorKind.CONTEXT_OVERFLOW:  Rule(Again.NEVER,      Billed.NO),
-    ErrorKind.INTERRUPTED:       Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
-    ErrorKind.SERVER_ERROR:      Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
-    ErrorKind.GATEWAY_TIMEOUT:   Rule(Again.IF_ALLOWED, Billed.UNKNOWN, tries=2),  # a blind repeat times out again
-    ErrorKind.CALL_DEADLINE:     Rule(Again.IF_ALLOWED, Billed.UNKNOWN),
-    ErrorKind.MALFORMED_ANSWER:  Rule(Again.IF_ALLOWED, Billed.LIKELY, purchases=2),
-    ErrorKind.ANSWER_FAILED:     Rule(Again.COUNTED,    Billed.UNKNOWN),
-    ErrorKind.ANSWER_REFUSED:    Rule(Again.NEVER,      Billed.UNKNOWN),
-    ErrorKind.EMPTY_OUTPUT:      Rule(Again.NEVER,      Billed.YES),
-    ErrorKind.LOST:              Rule(Again.IF_ALLOWED, Billed.UNKNOWN, delayed=False),
-    ErrorKind.JOB_DEADLINE:      Rule(Again.NEVER,      Billed.UNKNOWN),
+    ErrorKind.UNREACHABLE:       Rule(Repeat.UNCOUNTED,  Billed.NO),
+    ErrorKind.RATE_LIMITED:      Rule(Repeat.UNCOUNTED,  Billed.NO),
+    ErrorKind.OVERLOADED:        Rule(Repeat.UNCOUNTED,  Billed.NO),
+    ErrorKind.BAD_CREDENTIALS:   Rule(Repeat.UNCOUNTED,  Billed.NO),
+    ErrorKind.OUT_OF_CREDIT:     Rule(Repeat.UNCOUNTED,  Billed.NO),
+    ErrorKind.REJECTED:          Rule(Repeat.NEVER,      Billed.NO),
+    ErrorKind.MODEL_UNAVAILABLE: Rule(Repeat.NEVER,      Billed.NO),
+    ErrorKind.CONTEXT_OVERFLOW:  Rule(Repeat.NEVER,      Billed.NO),
+    ErrorKind.INTERRUPTED:       Rule(Repeat.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.SERVER_ERROR:      Rule(Repeat.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.GATEWAY_TIMEOUT:   Rule(Repeat.IF_ALLOWED, Billed.UNKNOWN, max_attempts=2),  # it would time out again
+    ErrorKind.CALL_DEADLINE:     Rule(Repeat.IF_ALLOWED, Billed.UNKNOWN),
+    ErrorKind.MALFORMED_ANSWER:  Rule(Repeat.IF_ALLOWED, Billed.LIKELY, max_same_failures=2),
+    ErrorKind.ANSWER_FAILED:     Rule(Repeat.COUNTED,    Billed.UNKNOWN),
+    ErrorKind.ANSWER_REFUSED:    Rule(Repeat.NEVER,      Billed.UNKNOWN),
+    ErrorKind.EMPTY_OUTPUT:      Rule(Repeat.NEVER,      Billed.YES),
+    ErrorKind.LOST:              Rule(Repeat.IF_ALLOWED, Billed.UNKNOWN, delayed=False),
+    ErrorKind.JOB_DEADLINE:      Rule(Repeat.NEVER,      Billed.UNKNOWN),
 })
 # fmt: on
 
 
 NO_WAIT: Final = timedelta(0)
-LONGEST_WEATHER_PAUSE: Final = timedelta(seconds=30)
-"""Who was refused in an outage is not to be the last to hear of its end."""
-LONGEST_UNREACHED_PAUSE: Final = timedelta(seconds=5)
-"""One that was not reached has spared nobody by waiting: it may have met the one host of several that is down."""
+LONGEST_OUTAGE_PAUSE: Final = timedelta(seconds=30)
+"""A longer pause would delay the job after the provider has recovered."""
+LONGEST_UNREACHABLE_PAUSE: Final = timedelta(seconds=5)
+"""A longer pause would spare the provider nothing: the job may have met the one host of several that is down."""
 LONGEST_PAUSE_ASKED_FOR: Final = timedelta(minutes=5)
-"""One answer that asks for a day is to hold up neither its job nor the others for so long: it may be wrong."""
+"""An answer that asks for a longer pause may be wrong, and would delay other jobs too."""
 SHORTEST_PAUSE: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A refusal that says nothing about the job: when it may try again, and whether it alone is refused."""
+    """A refusal that says nothing about the job: the pause after it, and whether only this job is refused."""
 
-    again_after: timedelta = timedelta(0)
-    is_own: bool = False
+    pause: timedelta = timedelta(0)
+    is_job_specific: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Reschedule:
 
 @dataclass(frozen=True)
 class Park:
-    """The job waits until `until` for the provider's log to tell what became of its call; no failure is counted yet."""
+    """The job waits until `until` for the provider's log to show the result of its call; no failure is counted yet."""
 
     until: datetime
     failures: int
@@ -111,7 +111,7 @@ class GiveUp:
 
 
 def delay_before_retry(failures: int, backoff: Backoff, *, jitter: float, floor: timedelta | None) -> timedelta:
-    """How long to wait after the `failures`-th failure (1, 2, ...), with `jitter` drawn from [0, 1)."""
+    """Return the delay after the `failures`-th failure (1, 2, ...), with `jitter` drawn from [0, 1)."""
     delay = backoff.pause(failures) * jitter
     return max(delay, floor) if floor is not None else delay
 
@@ -126,109 +126,114 @@ def next_step(
     widen_on_overflow: bool = False,
     max_wait: timedelta = NO_WAIT,
     refusal: Refusal | None = None,
-    alike: int = 1,
+    same_failures: int = 1,
 ) -> Reschedule | Park | GiveUp:
-    """Turn a failed attempt of `job` into what happens to the job.
+    """Return the next step of `job` after a failed attempt.
 
-    A retry that could not begin before the job's deadline is not waited for: the job fails now, and says why. One that
-    uses no attempt is always waited for: its pause is cut, and only the deadline itself ends the job.
-    `max_wait` is for how long the provider's log may be waited for before a call counts as billed. `refusal` is what is
-    known of one that says nothing about the job. `alike` is how many calls of this run, this one included, failed in
-    this way.
+    If a retry that uses an attempt could not begin before the job's deadline, the job fails now and the message says
+    so. The delay of a retry that uses no attempt is shortened instead, and only the deadline ends the job.
+    `max_wait` limits the wait for the provider's log before a call counts as billed. `refusal` describes a refusal that
+    says nothing about the job. `same_failures` counts the calls of this run that failed in this way, with this one.
     """
     rule = RULES[failure.kind]
-    if failure.was_added or failure.is_weather or (rule.again is Again.UNCOUNTED and failure.kind not in WEATHER):
-        longest = LONGEST_UNREACHED_PAUSE if failure.kind is ErrorKind.UNREACHABLE else LONGEST_WEATHER_PAUSE
+    is_refused = rule.repeat is Repeat.UNCOUNTED and failure.kind not in OUTAGE_KINDS
+    if failure.is_our_addition or failure.is_outage or is_refused:
+        longest = LONGEST_UNREACHABLE_PAUSE if failure.kind is ErrorKind.UNREACHABLE else LONGEST_OUTAGE_PAUSE
         shape = Backoff(backoff.base, min(backoff.cap, longest))
         floor = None if failure.retry_after is None else min(failure.retry_after, LONGEST_PAUSE_ASKED_FOR)
-        delay = delay_before_retry(alike, shape, jitter=jitter, floor=floor)
-        return _after_a_refusal(failure, job, now, refusal or Refusal(), delay)
+        delay = delay_before_retry(same_failures, shape, jitter=jitter, floor=floor)
+        return _after_uncounted_failure(failure, job, now, refusal or Refusal(), delay)
     failures = job.failures + 1
     if failure.kind is ErrorKind.CONTEXT_OVERFLOW:
         already_widened = job.truncation_applied is Truncation.AUTO or job.truncation is Truncation.AUTO
         if widen_on_overflow and not already_widened and failures < job.max_attempts:
             return Reschedule(now, failures, Truncation.AUTO)
-    if rule.again is Again.NEVER:
+    if rule.repeat is Repeat.NEVER:
         return GiveUp(_final_code(failure), failure.message, failures)
-    if rule.again is Again.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
+    if rule.repeat is Repeat.IF_ALLOWED and job.on_unknown_outcome is OnUnknownOutcome.FAIL:
         until = min(now + max_wait, job.deadline_at)
         return Park(until, job.failures) if until > now else outcome_unknown(failure.message, failures)
-    allowed = job.max_attempts if rule.tries is None else min(rule.tries, job.max_attempts)
-    if failures >= allowed or (rule.purchases is not None and alike >= rule.purchases):
+    is_last = rule.max_same_failures is not None and same_failures >= rule.max_same_failures
+    if is_last or failures >= _max_attempts(rule, job):
         return GiveUp(_final_code(failure), failure.message, failures)
     delay = timedelta(0)
     if rule.delayed:
         delay = delay_before_retry(failures, backoff, jitter=jitter, floor=failure.retry_after)
-    return _again_after(delay, now, failures, failure, job)
+    return _after_counted_failure(failure, job, now, failures, delay)
 
 
 def outcome_unknown(message: str | None, failures: int) -> GiveUp:
-    """Nobody can tell whether the call, which ended with `message`, was billed."""
+    """Return the end of a job whose call, which ended with `message`, may have been billed."""
     return GiveUp("outcome_unknown", f"The call may have been billed, but its answer was lost: {message}", failures)
 
 
-def billed_in_vain(message: str | None, failures: int) -> GiveUp:
-    """The provider's log shows that the call, which ended with `message` for us, ran."""
+def billed_without_answer(message: str | None, failures: int) -> GiveUp:
+    """Return the end of a job whose call ended with `message` here, though the provider's log shows that it ran."""
     known = "The provider's log shows that the call ran and was billed, but its answer was lost and cannot be fetched"
     return GiveUp("outcome_unknown", f"{known}: {message}", failures)
 
 
-def after_a_free_failure(job: Job, now: datetime) -> Reschedule | GiveUp:
-    """The provider's log shows that the call for which `job` is parked failed, and cost nothing: it may be repeated.
+def after_unbilled_failure(job: Job, now: datetime) -> Reschedule | GiveUp:
+    """Return the next step of a parked `job` once the provider's log shows that its call failed and cost nothing.
 
-    It counts as any failure that costs nothing does, so that `max_attempts` means what it says.
+    It counts like any failure that costs nothing, so that `max_attempts` keeps its meaning.
     """
     kind = job.error_kind or ErrorKind.LOST
-    tries = RULES[kind].tries
     failures = job.failures + 1
-    if failures >= (job.max_attempts if tries is None else min(tries, job.max_attempts)):
+    if failures >= _max_attempts(RULES[kind], job):
         return GiveUp(ERROR_CODES[kind], job.error_message or "", failures)
     return Reschedule(now, failures)
 
 
-def gives_its_attempt_back(kind: ErrorKind | None) -> bool:
-    """Whether a failure that was counted, and now turns out to have cost nothing, should not have been."""
-    return kind is not None and RULES[kind].again is Again.IF_ALLOWED and RULES[kind].tries is None
+def returns_its_attempt(kind: ErrorKind | None) -> bool:
+    """Return whether a failure that was counted is uncounted once the log shows that it cost nothing."""
+    return kind is not None and RULES[kind].repeat is Repeat.IF_ALLOWED and RULES[kind].max_attempts is None
 
 
-def _again_after(delay: timedelta, now: datetime, failures: int, failure: Failure, job: Job) -> Reschedule | GiveUp:
-    if delay < job.deadline_at - now:  # this way round, as a provider may ask for more years than a date can hold
+def _max_attempts(rule: Rule, job: Job) -> int:
+    return job.max_attempts if rule.max_attempts is None else min(rule.max_attempts, job.max_attempts)
+
+
+def _after_counted_failure(
+    failure: Failure, job: Job, now: datetime, failures: int, delay: timedelta
+) -> Reschedule | GiveUp:
+    if delay < job.deadline_at - now:  # not `now + delay`: a provider may ask for more years than a date can hold
         return Reschedule(now + delay, failures)
     message = f"No attempt is possible before the deadline. The last one failed: {failure.message}"
     return GiveUp(ERROR_CODES[ErrorKind.JOB_DEADLINE], message, failures)
 
 
-def _after_a_refusal(
+def _after_uncounted_failure(
     failure: Failure, job: Job, now: datetime, refusal: Refusal, delay: timedelta
 ) -> Reschedule | GiveUp:
-    if failure.was_added:
+    if failure.is_our_addition:
         return Reschedule(now, job.failures)
-    if failure.is_weather:
-        return Reschedule(_within(max(delay, refusal.again_after), now, job), job.failures)
-    if refusal.is_own:
-        return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _refused_alone(failure), job.failures + 1)
-    return Reschedule(_within(refusal.again_after, now, job), job.failures)
+    if failure.is_outage:
+        return Reschedule(_within_deadline(max(delay, refusal.pause), now, job), job.failures)
+    if refusal.is_job_specific:
+        return GiveUp(ERROR_CODES[ErrorKind.REJECTED], _job_specific_message(failure), job.failures + 1)
+    return Reschedule(_within_deadline(refusal.pause, now, job), job.failures)
 
 
-def _within(delay: timedelta, now: datetime, job: Job) -> datetime:
-    """When to try again: after `delay`, or, where that is beyond the deadline, when half of the time left has passed.
+def _within_deadline(delay: timedelta, now: datetime, job: Job) -> datetime:
+    """Return the time after `delay`; if that is beyond the deadline, the middle of the time left.
 
-    With a moment left nothing is tried any more, and the deadline ends the job.
+    If hardly any time is left, it is the deadline itself, which ends the job.
     """
     left = max(job.deadline_at - now, timedelta(0))
-    if delay < left:  # this way round, as a provider may ask for more years than a date can hold
+    if delay < left:  # not `now + delay`: a provider may ask for more years than a date can hold
         return now + delay
     return now + left / 2 if left / 2 >= SHORTEST_PAUSE else now + left
 
 
-def _refused_alone(failure: Failure) -> str:
+def _job_specific_message(failure: Failure) -> str:
     status = "" if failure.http_status is None else f" (HTTP {failure.http_status})"
     alone = f"The provider refused this request again and again{status} while it took others"
     return f"{alone}." if failure.is_unmistakable else f"{alone}: {failure.message}"
 
 
 def _final_code(failure: Failure) -> str:
-    """The provider's own code when its answer named one, else ours for the kind."""
+    """Return the provider's own code if its answer had one, else ours for the kind."""
     if failure.kind is ErrorKind.ANSWER_REFUSED and failure.provider_code:
         return failure.provider_code
     return ERROR_CODES[failure.kind]

@@ -13,7 +13,7 @@ from jobs.cancel_reason import AbortReason
 from jobs.errors import Billed, ErrorKind, Failure, JobNotFound, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Actor, Verb
-from jobs.retry import LONGEST_WEATHER_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
+from jobs.retry import LONGEST_OUTAGE_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.attempts import (
@@ -183,7 +183,7 @@ def _record_failure(
         widen_on_overflow=relax,
         max_wait=max_wait,
         refusal=_refusal(tx, ended.attempt, failure, policy.provider_limit, now, alike),
-        alike=alike,
+        same_failures=alike,
     )
     facts = {
         "failures": step.failures,
@@ -211,20 +211,20 @@ def _refusal(
 
     Where the provider is not paused, as it takes calls for other models, it tries ever more rarely.
     """
-    if not failure.is_weather and failure.kind not in REFUSALS:
+    if not failure.is_outage and failure.kind not in REFUSALS:
         return None
     probe_at = read_provider_limit(tx, provider_limit).probe_at
-    if failure.is_weather:
+    if failure.is_outage:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     if probe_at is None:
-        pause = Backoff(TAKEN_AFTER, LONGEST_WEATHER_PAUSE).pause(alike - MOST_TRIES + 1)
+        pause = Backoff(TAKEN_AFTER, LONGEST_OUTAGE_PAUSE).pause(alike - MOST_TRIES + 1)
     else:
         pause = max(TAKEN_AFTER, probe_at - now)
-    return Refusal(pause + AFTER_A_PROBE, is_own=is_its_own(tx, attempt, now))
+    return Refusal(pause + AFTER_A_PROBE, is_job_specific=is_its_own(tx, attempt, now))
 
 
 def _counts_alike(failure: Failure) -> bool:
-    return failure.is_weather or failure.kind in REFUSALS or RULES[failure.kind].purchases is not None
+    return failure.is_outage or failure.kind in REFUSALS or RULES[failure.kind].max_same_failures is not None
 
 
 def _log_may_tell(ended: EndedCall) -> bool:

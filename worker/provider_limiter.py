@@ -204,7 +204,7 @@ class ProviderLimiter:
         ):
             self._throttled_at = monotonic()
             self._tell(lambda tx: self._throttle(tx, attempt))
-        if failure is not None and failure.is_weather:
+        if failure is not None and failure.is_outage:
             self._weathered(attempt, failure)
             return
         if failure is None or failure.http_status is not None:
@@ -266,9 +266,7 @@ class ProviderLimiter:
         """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
         status = None if failure.http_status is None else f"HTTP {failure.http_status}"
         because = failure.unreachable_reason or status
-        pause = (
-            max(backoff.PROBES.pause(1), failure.retry_after or timedelta(0)) if failure.is_weather else timedelta(0)
-        )
+        pause = max(backoff.PROBES.pause(1), failure.retry_after or timedelta(0)) if failure.is_outage else timedelta(0)
         name, now = self._settings.name, self._clock()
         if provider_limits.pause(tx, name, failure.kind, attempt.started_at, now, because=because, pause=pause):
             log.error(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Integer, bindparam, func, or_, select, update
 from jobs.errors import Billed, JobNotFound
 from jobs.job import Attempt, Cost, Job, Outcome, Usage
 from jobs.lifecycle import Actor, Verb
-from jobs.retry import NO_WAIT, GiveUp, Reschedule, after_a_free_failure, billed_in_vain, gives_its_attempt_back
+from jobs.retry import NO_WAIT, GiveUp, Reschedule, after_unbilled_failure, billed_without_answer, returns_its_attempt
 from jobs.settings import Settings
 from jobs.store import schema
 from jobs.store.jobs import move
@@ -114,7 +114,7 @@ def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: da
     parked = parked_for(tx, attempt.job_id, attempt.number)
     if parked is None:
         return ()
-    step = billed_in_vain(parked.error_message, parked.failures + 1)
+    step = billed_without_answer(parked.error_message, parked.failures + 1)
     return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
 
 
@@ -130,7 +130,7 @@ def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tup
     if parked is None:
         _give_back(tx, attempt)
         return ()
-    step = after_a_free_failure(parked, now)
+    step = after_unbilled_failure(parked, now)
     if isinstance(step, Reschedule):
         return ((Verb.UNPARK, unpark(tx, parked, step, now)),)
     return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
@@ -154,7 +154,7 @@ def _give_back(tx: Connection, attempt: Attempt) -> None:
     """
     resumable = attempt.outcome is Outcome.LOST and attempt.provider_response_id is not None
     counted = attempt.outcome in (Outcome.FAILED, Outcome.LOST) and not resumable
-    if not (counted and gives_its_attempt_back(attempt.error_kind)):
+    if not (counted and returns_its_attempt(attempt.error_kind)):
         return
     row = schema.jobs.c
     this_run = (row.id == attempt.job_id, row.completed_at.is_(None), row.started_at <= attempt.started_at)

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from jobs.errors import WEATHER, ErrorKind
+from jobs.errors import OUTAGE_KINDS, ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.account_refusals import REFUSALS
@@ -97,7 +97,7 @@ def awaits_provider(job: Job, provider_limit: ProviderLimit, now: datetime) -> b
 
 def is_providers(kind: ErrorKind | None) -> bool:
     """Whether a call that ended so met a provider that takes none."""
-    return kind in WEATHER or kind in REFUSALS
+    return kind in OUTAGE_KINDS or kind in REFUSALS
 
 
 def _next_try(job: Job, now: datetime) -> str:

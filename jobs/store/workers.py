@@ -222,9 +222,7 @@ def claims_of(tx: Connection, worker_id: str, claimed_before: datetime) -> set[t
     for rows in tx.execute(select(row.id, row.attempt).where(*claimed)).partitions(ROWS_AT_ONCE):
         claims.update((job_id, attempt) for job_id, attempt in rows)
         if len(rows) == ROWS_AT_ONCE:
-            sleep(
-                PAUSE_SECONDS
-            )  # ten thousand rows at once would block all greenlets for over 40 ms
+            sleep(PAUSE_SECONDS)  # ten thousand rows at once would block all greenlets for over 40 ms
     return claims
 
 

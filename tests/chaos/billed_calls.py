@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from jobs.errors import ErrorKind
-from jobs.retry import RULES, Again
+from jobs.retry import RULES, Repeat
 from jobs.settings import Transport
 from tests.chaos.clients import Seen
 from tests.chaos.record import AT_ONCE, Record, Row, lives, request_id_of, was_given_up
@@ -23,7 +23,7 @@ from tests.chaos.verdict import Violation
 ANSWERED: Final = frozenset(("completed", "incomplete"))
 UNANSWERED: Final = frozenset(("failed", "lost", "released", "cancelled"))
 ENDED_HERE: Final = frozenset(("released", "cancelled"))
-OUT_OF_COUNT: Final = frozenset(kind for kind, rule in RULES.items() if rule.again is Again.UNCOUNTED)
+OUT_OF_COUNT: Final = frozenset(kind for kind, rule in RULES.items() if rule.repeat is Repeat.UNCOUNTED)
 RECORDED_WITHIN: Final = 2.0
 RECORDED_WITHIN_WHEN_HURT: Final = 20.0  # the database was away: recording is tried again, every five seconds at most
 KEPT_WITHIN: Final = 8.0  # what cannot be recorded for five seconds stands in a file, and its worker's end loses it not
@@ -191,7 +191,7 @@ def _is_known(row: Row, following: Row) -> bool:
     if row["billed"] == "no" or following["resumes"] is not None:
         return True
     kind = row["error_kind"]
-    return kind is not None and RULES[ErrorKind(kind)].again is Again.COUNTED
+    return kind is not None and RULES[ErrorKind(kind)].repeat is Repeat.COUNTED
 
 
 def _billed_once(record: Record, job_id: str, life: list[Row]) -> int:

@@ -85,7 +85,7 @@ def test_who_refuses_it_is_asked_again_without(server: Server, answer: bytes, re
 def test_a_refusal_of_something_else_or_of_the_clients_own_is_final(server: Server) -> None:
     client = client_for(server)
     _, report = ask(client, server, refusal("Please include a subject in the prompt."))
-    assert not failure(report).was_added
+    assert not failure(report).is_our_addition
     _, report = ask(client, server, refusal("Not supported.", "include"), include=[ENCRYPTED_REASONING])
-    assert not failure(report).was_added
+    assert not failure(report).is_our_addition
     assert ask(client, server, whole())[0] == [ENCRYPTED_REASONING]

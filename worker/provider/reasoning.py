@@ -46,4 +46,4 @@ class ReasoningAsker:
         if not param.startswith("include") and not _ABOUT_INCLUDE.search(failure.message):
             return report
         self._refusing.add(model.id)
-        return replace(report, result=replace(failure, was_added=True))
+        return replace(report, result=replace(failure, is_our_addition=True))

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.backoff import Backoff
-from jobs.errors import ERROR_CODES, WEATHER, Billed, ErrorKind, Failure
+from jobs.errors import ERROR_CODES, OUTAGE_KINDS, Billed, ErrorKind, Failure
 from jobs.job import Job, OnUnknownOutcome, Truncation
 from jobs.lifecycle import Status
 from jobs.retry import (
     RULES,
-    Again,
     GiveUp,
     Park,
     Refusal,
+    Repeat,
     Reschedule,
-    after_a_free_failure,
+    after_unbilled_failure,
     delay_before_retry,
     next_step,
 )
@@ -29,24 +29,24 @@ SECOND = timedelta(seconds=1)
 BACKOFF = Backoff(base=2 * SECOND, cap=300 * SECOND)
 # fmt: off
 DESIGNED = [
-    (ErrorKind.UNREACHABLE,       Again.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
-    (ErrorKind.RATE_LIMITED,      Again.UNCOUNTED,  Billed.NO,      "rate_limit_exceeded"),
-    (ErrorKind.OVERLOADED,        Again.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
-    (ErrorKind.BAD_CREDENTIALS,   Again.UNCOUNTED,  Billed.NO,      "provider_auth"),
-    (ErrorKind.OUT_OF_CREDIT,     Again.UNCOUNTED,  Billed.NO,      "provider_quota"),
-    (ErrorKind.REJECTED,          Again.NEVER,      Billed.NO,      "provider_rejected"),
-    (ErrorKind.MODEL_UNAVAILABLE, Again.NEVER,      Billed.NO,      "model_unavailable"),
-    (ErrorKind.CONTEXT_OVERFLOW,  Again.NEVER,      Billed.NO,      "context_length_exceeded"),
-    (ErrorKind.INTERRUPTED,       Again.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
-    (ErrorKind.SERVER_ERROR,      Again.IF_ALLOWED, Billed.UNKNOWN, "server_error"),
-    (ErrorKind.GATEWAY_TIMEOUT,   Again.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
-    (ErrorKind.CALL_DEADLINE,     Again.IF_ALLOWED, Billed.UNKNOWN, "deadline_exceeded"),
-    (ErrorKind.MALFORMED_ANSWER,  Again.IF_ALLOWED, Billed.LIKELY,  "malformed_answer"),
-    (ErrorKind.ANSWER_FAILED,     Again.COUNTED,    Billed.UNKNOWN, "server_error"),
-    (ErrorKind.ANSWER_REFUSED,    Again.NEVER,      Billed.UNKNOWN, "provider_rejected"),
-    (ErrorKind.EMPTY_OUTPUT,      Again.NEVER,      Billed.YES,     "empty_output"),
-    (ErrorKind.LOST,              Again.IF_ALLOWED, Billed.UNKNOWN, "outcome_unknown"),
-    (ErrorKind.JOB_DEADLINE,      Again.NEVER,      Billed.UNKNOWN, "deadline_exceeded"),
+    (ErrorKind.UNREACHABLE,       Repeat.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
+    (ErrorKind.RATE_LIMITED,      Repeat.UNCOUNTED,  Billed.NO,      "rate_limit_exceeded"),
+    (ErrorKind.OVERLOADED,        Repeat.UNCOUNTED,  Billed.NO,      "provider_unavailable"),
+    (ErrorKind.BAD_CREDENTIALS,   Repeat.UNCOUNTED,  Billed.NO,      "provider_auth"),
+    (ErrorKind.OUT_OF_CREDIT,     Repeat.UNCOUNTED,  Billed.NO,      "provider_quota"),
+    (ErrorKind.REJECTED,          Repeat.NEVER,      Billed.NO,      "provider_rejected"),
+    (ErrorKind.MODEL_UNAVAILABLE, Repeat.NEVER,      Billed.NO,      "model_unavailable"),
+    (ErrorKind.CONTEXT_OVERFLOW,  Repeat.NEVER,      Billed.NO,      "context_length_exceeded"),
+    (ErrorKind.INTERRUPTED,       Repeat.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
+    (ErrorKind.SERVER_ERROR,      Repeat.IF_ALLOWED, Billed.UNKNOWN, "server_error"),
+    (ErrorKind.GATEWAY_TIMEOUT,   Repeat.IF_ALLOWED, Billed.UNKNOWN, "provider_unavailable"),
+    (ErrorKind.CALL_DEADLINE,     Repeat.IF_ALLOWED, Billed.UNKNOWN, "deadline_exceeded"),
+    (ErrorKind.MALFORMED_ANSWER,  Repeat.IF_ALLOWED, Billed.LIKELY,  "malformed_answer"),
+    (ErrorKind.ANSWER_FAILED,     Repeat.COUNTED,    Billed.UNKNOWN, "server_error"),
+    (ErrorKind.ANSWER_REFUSED,    Repeat.NEVER,      Billed.UNKNOWN, "provider_rejected"),
+    (ErrorKind.EMPTY_OUTPUT,      Repeat.NEVER,      Billed.YES,     "empty_output"),
+    (ErrorKind.LOST,              Repeat.IF_ALLOWED, Billed.UNKNOWN, "outcome_unknown"),
+    (ErrorKind.JOB_DEADLINE,      Repeat.NEVER,      Billed.UNKNOWN, "deadline_exceeded"),
 ]
 # fmt: on
 NO_DELAY = Backoff(timedelta(0), timedelta(0))
@@ -83,10 +83,10 @@ JOB = Job(
     usage=None,
     cost=None,
 )
-REPEATED = [kind for kind in ErrorKind if RULES[kind].again in {Again.COUNTED, Again.IF_ALLOWED}]
+REPEATED = [kind for kind in ErrorKind if RULES[kind].repeat in {Repeat.COUNTED, Repeat.IF_ALLOWED}]
 PAUSED = [ErrorKind.BAD_CREDENTIALS, ErrorKind.OUT_OF_CREDIT]
-FINAL = [kind for kind in ErrorKind if RULES[kind].again is Again.NEVER]
-MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].again is Again.IF_ALLOWED]
+FINAL = [kind for kind in ErrorKind if RULES[kind].repeat is Repeat.NEVER]
+MAYBE_BILLED = [kind for kind in ErrorKind if RULES[kind].repeat is Repeat.IF_ALLOWED]
 
 
 def step(
@@ -97,9 +97,9 @@ def step(
 
 
 @pytest.mark.parametrize(("kind", "again", "billed", "code"), DESIGNED)
-def test_the_table_stands_as_designed(kind: ErrorKind, again: Again, billed: Billed, code: str) -> None:
+def test_the_table_stands_as_designed(kind: ErrorKind, again: Repeat, billed: Billed, code: str) -> None:
     """Each row is a promise to whoever pays; a change of one has to be made twice, on purpose."""
-    assert (RULES[kind].again, RULES[kind].billed, ERROR_CODES[kind]) == (again, billed, code)
+    assert (RULES[kind].repeat, RULES[kind].billed, ERROR_CODES[kind]) == (again, billed, code)
 
 
 def test_every_kind_has_a_rule_and_a_code() -> None:
@@ -114,7 +114,7 @@ class TestRepeated:
 
     @pytest.mark.parametrize("kind", REPEATED)
     def test_the_last_is_not(self, kind: ErrorKind) -> None:
-        allowed = RULES[kind].tries or JOB.max_attempts
+        allowed = RULES[kind].max_attempts or JOB.max_attempts
         assert isinstance(step(kind, replace(JOB, failures=allowed - 2)), Reschedule)
         assert step(kind, replace(JOB, failures=allowed - 1)) == GiveUp(
             ERROR_CODES[kind], "What the provider said.", failures=allowed
@@ -131,11 +131,11 @@ class TestRepeated:
 
     def test_what_cannot_be_read_is_bought_twice_at_most_and_other_failures_do_not_count(self) -> None:
         patient = replace(JOB, max_attempts=20, failures=5)
-        assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, alike=1), Reschedule)
-        assert step(ErrorKind.MALFORMED_ANSWER, patient, alike=2) == GiveUp(
+        assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, same_failures=1), Reschedule)
+        assert step(ErrorKind.MALFORMED_ANSWER, patient, same_failures=2) == GiveUp(
             "malformed_answer", "What the provider said.", 6
         )
-        assert isinstance(step(ErrorKind.SERVER_ERROR, patient, alike=6), Reschedule)
+        assert isinstance(step(ErrorKind.SERVER_ERROR, patient, same_failures=6), Reschedule)
 
     @pytest.mark.parametrize("kind", MAYBE_BILLED)
     def test_at_most_once_is_not_repeated_and_says_why(self, kind: ErrorKind) -> None:
@@ -163,24 +163,24 @@ class TestPaused:
 class TestWeather:
     """What cost nothing and says nothing about the job: it waits for the provider, to its deadline."""
 
-    @pytest.mark.parametrize("kind", sorted(WEATHER))
+    @pytest.mark.parametrize("kind", sorted(OUTAGE_KINDS))
     @pytest.mark.parametrize("failures", [0, 4, 100])
     def test_no_attempt_is_used_up_however_often_it_comes(self, kind: ErrorKind, failures: int) -> None:
         job = replace(JOB, failures=failures, max_attempts=1, on_unknown_outcome=OnUnknownOutcome.FAIL)
         longest = 5 * SECOND if kind is ErrorKind.UNREACHABLE else 30 * SECOND
-        assert step(kind, job, alike=50) == Reschedule(NOW + longest / 2, failures)
+        assert step(kind, job, same_failures=50) == Reschedule(NOW + longest / 2, failures)
 
     @pytest.mark.parametrize(("alike", "seconds"), [(1, 1), (2, 2), (3, 4), (5, 15), (100, 15)])
     def test_the_pauses_double_up_to_half_a_minute(self, alike: int, seconds: float) -> None:
-        assert step(ErrorKind.OVERLOADED, alike=alike) == Reschedule(NOW + seconds * SECOND, failures=0)
+        assert step(ErrorKind.OVERLOADED, same_failures=alike) == Reschedule(NOW + seconds * SECOND, failures=0)
 
     def test_a_paused_provider_is_not_tried_by_the_same_job_twice_in_a_row(self) -> None:
         refusal = Refusal(9 * SECOND)
         assert step(ErrorKind.UNREACHABLE, refusal=refusal) == Reschedule(NOW + 9 * SECOND, failures=0)
 
-    @pytest.mark.parametrize("kind", sorted(WEATHER))
+    @pytest.mark.parametrize("kind", sorted(OUTAGE_KINDS))
     def test_the_same_inside_an_answer_may_have_cost_something_and_counts(self, kind: ErrorKind) -> None:
-        assert isinstance(step(kind, failure={"http_status": 200}, alike=1), Reschedule)
+        assert isinstance(step(kind, failure={"http_status": 200}, same_failures=1), Reschedule)
         assert step(kind, replace(JOB, failures=4), {"http_status": 200}) == GiveUp(
             ERROR_CODES[kind], "What the provider said.", failures=5
         )
@@ -319,15 +319,15 @@ class TestParked:
 
     def test_what_failed_for_free_is_repeated_up_to_the_attempts_asked_for(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.INTERRUPTED, error_message="Cut.", max_attempts=2)
-        assert after_a_free_failure(job, NOW) == Reschedule(NOW, failures=1)
+        assert after_unbilled_failure(job, NOW) == Reschedule(NOW, failures=1)
         again = replace(job, failures=1)
-        assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Cut.", failures=2)
+        assert after_unbilled_failure(again, NOW) == GiveUp("provider_unavailable", "Cut.", failures=2)
 
     def test_what_would_only_come_again_is_repeated_less_often(self) -> None:
         job = replace(self.ONCE, error_kind=ErrorKind.GATEWAY_TIMEOUT, error_message="Too long.")
-        assert after_a_free_failure(job, NOW) == Reschedule(NOW, failures=1)
+        assert after_unbilled_failure(job, NOW) == Reschedule(NOW, failures=1)
         again = replace(job, failures=1)
-        assert after_a_free_failure(again, NOW) == GiveUp("provider_unavailable", "Too long.", failures=2)
+        assert after_unbilled_failure(again, NOW) == GiveUp("provider_unavailable", "Too long.", failures=2)
 
 
 @given(
@@ -360,7 +360,7 @@ def test_whatever_happens_the_end_comes(
     """A next attempt is never in the past or behind the deadline, and a counted failure brings the end nearer."""
     options = {"jitter": jitter, "widen_on_overflow": relax, "backoff": backoff, "max_wait": max_wait}
     decided = step(kind, job, {"retry_after": retry_after}, **options)
-    paused = RULES[kind].again is Again.UNCOUNTED
+    paused = RULES[kind].repeat is Repeat.UNCOUNTED
     job = replace(job, deadline_at=max(job.deadline_at, NOW))
     assert decided.failures == job.failures + (not paused and not isinstance(decided, Park))
     if isinstance(decided, Park):
