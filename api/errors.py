@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from api.body_reader import ACCEPTED
 from api.failed_sign_ins import SignIns
-from api.sdk_retry.tracker import DEBT
+from api.sdk_retry.tracker import TRACKED
 from api.submit_batch import NotSubmitted, UnconfirmedSubmit
 from jobs.batching import NotBegun
 from jobs.errors import (
@@ -295,9 +295,9 @@ def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
         " Get it by its id: if it is there it runs; if it is not found after a minute nothing was accepted."
     )
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id}
-    debt = request.scope.get(DEBT)
-    finds_it = "idempotency-key" in request.headers or (debt is not None and debt.request_id is not None)
-    if not finds_it:  # a client that sent it again would buy again
+    tracked = request.scope.get(TRACKED)
+    finds_it = "idempotency-key" in request.headers or (tracked is not None and tracked.request_id is not None)
+    if not finds_it:  # sent again, it would be billed again
         headers |= FINAL
     return _answer(UNCONFIRMED, message, headers)
 

@@ -22,7 +22,7 @@ from api.readiness import Probe, look
 from api.response_cache import ResponseCache
 from api.response_view import show_all
 from api.routes import health, input_items, models, openapi_page, responses, unsupported, usage, webhook_endpoints
-from api.sdk_retry.tracker import NoteAnswers, UndeliveredTracker
+from api.sdk_retry.tracker import TrackDelivery, UndeliveredTracker
 from api.sse import Sequences
 from api.submit_batch import SubmitBatcher
 from jobs.batching import AsyncBatcher
@@ -154,7 +154,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestIds)
     app.router.routes[:0] = fast_routes(responses.direct_router.routes, "/v1", state)
     within = allow_origins(app.build_middleware_stack(), settings.cors_origins)
-    app.middleware_stack = TrailingSlash(NoSockets(NoteAnswers(within, state.undelivered)))
+    app.middleware_stack = TrailingSlash(NoSockets(TrackDelivery(within, state.undelivered)))
     return app
 
 

@@ -20,7 +20,7 @@ from jobs.store.host_clocks import describe_clocks
 from jobs.store.overdue_jobs import Waiting, overdue_job, why_none_takes, why_without_broker
 from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import oldest_due_at
-from jobs.store.undelivered_creates import Process, live_processes
+from jobs.store.undelivered_creates import ApiProcess, live_processes
 from jobs.store.waiting_for import state_of
 from jobs.store.workers import WorkerRow, describe_shortage, describe_unrecorded, live_workers
 from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
@@ -65,7 +65,7 @@ class DatabaseState:
     is_migrated: bool = True
     reason: str | None = None
     workers: Sequence[WorkerRow] = ()
-    apis: Sequence[Process] = ()
+    apis: Sequence[ApiProcess] = ()
     overdue: Waiting | None = None
     waited: float = 0.0
     provider_refuses: bool = False

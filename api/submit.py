@@ -1,6 +1,6 @@
-"""From a client's bytes to an accepted job: check it, and hand it to the intake."""
+"""Submitting a create: parse and check its body, then write its job with the others that come at the same time."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,7 +13,7 @@ from api.held_limit import Hold
 from api.item_references import names_items, resolve
 from api.provider_references import first_provider_id, refuse_provider_ids
 from api.request.body import CreateResponse, ParsedRequest, parse_request
-from api.submit_batch import Owing, PendingSubmit
+from api.submit_batch import PendingSubmit, never
 from api.webhook_destination import require_encryption, webhook_target
 from jobs.errors import DuplicateRequest, RequestInvalid
 from jobs.job import Job, JobSpec, OnUnknownOutcome, Truncation, WebhookTarget
@@ -23,89 +23,97 @@ from jobs.store.conversations import check_chain
 from jobs.store.database import READ_SECONDS
 from jobs.store.idempotency import Idempotency, find_earlier
 from jobs.store.responses import ResponseDocument, get_response_document
+from jobs.store.undelivered_creates import UndeliveredCreate
 from jobs.tool_credentials import hide
 
 LONGEST_KEY: Final = 255
 LARGE_BYTES: Final = 64 * 1024
-"""A body above this takes so long to check and to write that nobody else is let wait for it."""
-NOT_OFFERED: Final[Mapping[str, str]] = {
+"""Size above which a body is checked in a thread and written alone, so that no other request waits for it."""
+UNSUPPORTED: Final[Mapping[str, str]] = {
     "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
 }
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that is durable, and its response as it stands; `hold` where the answer lasts until the job ends."""
+    """A durable job and its response. `hold` is set if the response is sent when the job ends."""
 
     job: Job
     document: ResponseDocument
     hold: Hold | None = None
 
 
-async def accept(
-    raw: bytes, state: AppState, submitter: Submitter, idempotency_key: str | None = None, owing: Owing | None = None
+async def submit(
+    raw: bytes,
+    state: AppState,
+    submitter: Submitter,
+    idempotency_key: str | None = None,
+    *,
+    undelivered: UndeliveredCreate | None = None,
+    client_has_left: Callable[[], bool] = never,
 ) -> Submitted:
-    """Accept a job. It is durable once this returns, whether or not the bell was heard.
+    """Check a create's body and submit its job. The job is durable once this returns.
 
     A request sent again under its `idempotency_key` is given the job that it made the first time.
 
     Raises:
         IdempotencyConflict: the key was used with another body.
         RequestInvalid: the body is wrong.
-        ModelUnknown: it asks for a model that is not offered.
-        ChainBroken: it follows what is not there.
-        KeyRefused: the key has been revoked.
-        TooManyHeld: the answer would be held open, and the key has as many as it may have.
-        ClientDisconnect: the one who is owed the answer has left.
+        ModelUnknown: the model is not offered.
+        ChainBroken: `previous_response_id` names no response of this API key.
+        KeyRefused: the API key has been revoked.
+        TooManyHeld: the response would be held, and the API key holds as many as it may.
+        ClientDisconnect: `client_has_left` before the commit, and nothing was written.
         NotSubmitted: the database is away or locked; nothing was written.
-        Unconfirmed: it went away over the commit, and nobody knows whether the job was made.
+        UnconfirmedSubmit: the database did not answer the commit; it is unknown whether the job was made.
     """
     if idempotency_key is None:
-        return await _accept(state, await _check(raw, state, submitter, owing=owing))
+        pending = await _check(raw, state, submitter, undelivered=undelivered, client_has_left=client_has_left)
+        return await _write(state, pending)
     caller = await submitter.confirmed()
-    idempotency = Idempotency.of(caller.id, _usable(idempotency_key), raw)
-    earlier = await run_in_threadpool(_earlier, state, idempotency)
+    idempotency = Idempotency.of(caller.id, _checked(idempotency_key), raw)
+    earlier = await run_in_threadpool(_find_earlier, state, idempotency)
     if earlier is not None:
-        return _holding(earlier, state)
-    order = await _check(raw, state, submitter, idempotency=idempotency)
+        return _with_hold(earlier, state)
+    pending = await _check(raw, state, submitter, idempotency=idempotency)
     try:
-        return await _accept(state, order)
+        return await _write(state, pending)
     except DuplicateRequest:
-        winner = await run_in_threadpool(_earlier, state, idempotency)
-        if winner is None:  # it was deleted within this instant
-            return await _accept(state, order)
-        return _holding(winner, state)
+        earlier = await run_in_threadpool(_find_earlier, state, idempotency)
+        if earlier is None:  # deleted between the two transactions
+            return await _write(state, pending)
+        return _with_hold(earlier, state)
 
 
-async def _accept(state: AppState, order: PendingSubmit) -> Submitted:
-    spec = order.spec
+async def _write(state: AppState, pending: PendingSubmit) -> Submitted:
+    spec = pending.spec
     try:
-        job = await state.submit_batcher.accept(order)
+        job = await state.submit_batcher.submit(pending)
     except BaseException:
-        if order.hold is not None:
-            order.hold.release()
+        if pending.hold is not None:
+            pending.hold.release()
         raise
-    return Submitted(job, ResponseDocument(job, spec.settings, spec.metadata, None), order.hold)
+    return Submitted(job, ResponseDocument(job, spec.settings, spec.metadata, None), pending.hold)
 
 
 def is_held(settings: Mapping[str, Any], *, background: bool) -> bool:
-    """Whether the answer to a create with these settings lasts until the response has ended."""
+    """Return whether the connection of a create with these settings stays open until its response has ended."""
     return not background or bool(settings.get("stream"))
 
 
-def _holding(earlier: Submitted, state: AppState) -> Submitted:
-    is_to_hold = is_held(earlier.document.settings, background=earlier.job.background)
-    return replace(earlier, hold=state.holds.take(earlier.job.api_key_id)) if is_to_hold else earlier
+def _with_hold(earlier: Submitted, state: AppState) -> Submitted:
+    holds = is_held(earlier.document.settings, background=earlier.job.background)
+    return replace(earlier, hold=state.holds.take(earlier.job.api_key_id)) if holds else earlier
 
 
-def _usable(key: str) -> str:
+def _checked(key: str) -> str:
     if not 0 < len(key) <= LONGEST_KEY:
         message = f"Invalid 'Idempotency-Key': expected 1 to {LONGEST_KEY} characters, but got {len(key)}."
         raise RequestInvalid(message, "Idempotency-Key", "invalid_value")
     return key
 
 
-def _earlier(state: AppState, idempotency: Idempotency) -> Submitted | None:
+def _find_earlier(state: AppState, idempotency: Idempotency) -> Submitted | None:
     with state.database.read(within=READ_SECONDS) as tx:
         job_id = find_earlier(tx, idempotency)
         if job_id is None:
@@ -120,9 +128,10 @@ async def _check(
     submitter: Submitter,
     *,
     idempotency: Idempotency | None = None,
-    owing: Owing | None = None,
+    undelivered: UndeliveredCreate | None = None,
+    client_has_left: Callable[[], bool] = never,
 ) -> PendingSubmit:
-    """Check a request; a thread is left to what takes long or has to ask."""
+    """Check a request. Steps that take long or read the database run in a thread."""
     settings = state.settings
     is_large = len(raw) > LARGE_BYTES
     if is_large:
@@ -130,7 +139,7 @@ async def _check(
     else:
         request = parse_request(raw, max_attempts_limit=settings.max_attempts_limit)
     fields = request.fields
-    refuse_what_is_not_offered(fields)
+    refuse_unsupported(fields)
     held: Collection[str] = ()
     if names_items(request.body.get("input")):
         caller = await submitter.confirmed()
@@ -145,10 +154,10 @@ async def _check(
     spec = _spec(request, model, submitter.last_known.id, state, now, webhook)
     if spec.previous_response_id is not None:
         await submitter.confirmed()
-        spec = replace(spec, waits=await run_in_threadpool(_has_to_wait, state, spec))
-    # last of all, so that whatever else is wrong is told first; nothing has been bought yet
+        spec = replace(spec, waits=await run_in_threadpool(_must_wait, state, spec))
+    # last, so that a client is told of every other error first; nothing has been billed yet
     hold = state.holds.take(spec.api_key_id) if is_held(spec.settings, background=spec.background) else None
-    return PendingSubmit(submitter, spec, now, is_large, idempotency, owing, hold)
+    return PendingSubmit(submitter, spec, now, is_large, idempotency, undelivered, client_has_left, hold)
 
 
 def _with_items(state: AppState, request: ParsedRequest, api_key_id: str) -> tuple[ParsedRequest, Collection[str]]:
@@ -165,18 +174,18 @@ def _refuse_provider_ids(state: AppState, request: ParsedRequest, held: Collecti
     refuse_provider_ids(request.body, held)
 
 
-def _has_to_wait(state: AppState, spec: JobSpec) -> bool:
+def _must_wait(state: AppState, spec: JobSpec) -> bool:
     with state.database.read(within=READ_SECONDS) as tx:
         return spec.previous_response_id is not None and check_chain(tx, spec.previous_response_id, spec.api_key_id)
 
 
-def refuse_what_is_not_offered(fields: CreateResponse) -> None:
-    """Refuse fields that mean something this server does not do; to ignore them would look like success.
+def refuse_unsupported(fields: CreateResponse) -> None:
+    """Refuse fields that ask for what this server cannot do; a client would take silence for success.
 
     Raises:
-        RequestInvalid: it has one.
+        RequestInvalid: the request has such a field.
     """
-    for field, reason in NOT_OFFERED.items():
+    for field, reason in UNSUPPORTED.items():
         if getattr(fields, field):
             raise RequestInvalid(f"Unsupported parameter: '{field}'. {reason}", field, "unsupported_parameter")
 
@@ -195,7 +204,7 @@ def _spec(
     deadline_at = now + timedelta(seconds=seconds)
     if run_at is not None and run_at >= deadline_at:
         raise RequestInvalid(
-            "Invalid 'run_at': it lies behind the response's deadline; raise 'deadline_seconds'.",
+            "Invalid 'run_at': it is after the response's deadline; raise 'deadline_seconds'.",
             "run_at",
             "invalid_value",
         )
@@ -204,7 +213,7 @@ def _spec(
         require_encryption(state, credentials.first_place, "Credentials of tools")
     body: dict[str, Any] = {**shown, "model": model.id}
     input_ = body.pop("input", None) or ""
-    body.pop("webhook", None)  # its secret must not lie in a row unsealed
+    body.pop("webhook", None)  # its secret must not be stored unencrypted
     return JobSpec(
         api_key_id=api_key_id,
         model=model.id,

@@ -1,7 +1,7 @@
-"""The way of checked requests into the database: concurrent ones share a transaction, each answered after its commit.
+"""Writing submitted jobs to the database: creates that come together share a transaction. Each is answered after it.
 
-One bad request never fails its neighbours: a batch that fails is written one by one, unless it was the database
-itself that failed. Who waits for what another session has locked waits apart from the others.
+A bad request does not fail the others of its batch: a batch that fails is written one by one, unless the database
+itself failed. A create that waits for a lock of another session is written apart from the others.
 """
 
 import asyncio
@@ -28,38 +28,37 @@ from jobs.store.api_keys import ApiKey, Scope, find_keys
 from jobs.store.database import DATABASE_ERRORS, LOCK_ERRORS, CommitUnknown, Database, is_locked, sqlstate_of
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.jobs import submit
-from jobs.store.undelivered_creates import Sender, announce_submit, insert_undelivered_creates
+from jobs.store.undelivered_creates import UndeliveredCreate, announce_submits, insert_undelivered_creates
 from jobs.task_queue import TaskQueue
 
-ENDED_BY_A_ROW: Final = (*LOCK_ERRORS, "54")
-"""SQLSTATEs of a lock, and of a limit that a value exceeds: the server answers, and has written nothing."""
+ROW_SQLSTATES: Final = (*LOCK_ERRORS, "54")
+"""SQLSTATEs of a lock, and of a value above a limit: the database works, and has written nothing."""
 WRITE_SECONDS: Final = 6.0
-"""How long one transaction may take: no client waits for ten seconds for what another's request is stuck in."""
-AT_ONCE_SECONDS: Final = 1.0
+"""Time limit of one transaction, so that no client waits ten seconds because another client's request is stuck."""
+RECONNECT_WITHIN_SECONDS: Final = 1.0
 LOCK_SECONDS: Final = 3.0
-"""How long a request waits for what another session has locked; it may be sent again."""
+"""Seconds for which a create waits for a lock of another session; its client may then send it again."""
 APART_SECONDS: Final = 5.0
+"""Seconds for which an API key's creates are written apart after one of them met a lock."""
 MOST_LOCKED: Final = 8
-"""Keys, of one batch, that meet a lock before the rest is taken to meet it as well."""
+"""Number of API keys in one batch that meet a lock before the rest of the batch is assumed to meet it too."""
 WRITTEN_WITHIN: Final = timedelta(minutes=1)
-"""After its check, of any request that is written at all."""
+"""Longest time between the check of a request and its commit."""
 BROKER_SECONDS: Final = 0.25
-"""How long a request waits for a broker that does not answer; the dispatcher rings for it later."""
+"""Seconds for which a create waits for the broker. Without an answer the enqueuer sends the message later."""
 
 
-@dataclass(frozen=True)
-class Owing:
-    """Who is to be told of a job, noted together with it; `has_left` once nobody is there to hear of it."""
-
-    sender: Sender
-    has_left: Callable[[], bool]
+def never() -> bool:
+    """Return False; stands for a client whose connection is not watched."""
+    return False
 
 
 @dataclass(frozen=True)
 class PendingSubmit:
-    """A checked request and what is written down together with its job; its deadline counts from `at`.
+    """A checked create, and the rows written in its job's transaction. The job's deadline counts from `at`.
 
-    One that `is_large` has a transaction of its own, so that nobody waits for its bytes to be written.
+    A create that `is_large` has a transaction of its own, so that no other waits for its bytes to be written. It is not
+    written if `client_has_left` returns True before the commit.
     """
 
     submitter: Submitter
@@ -67,66 +66,62 @@ class PendingSubmit:
     at: datetime
     is_large: bool
     idempotency: Idempotency | None = None
-    owing: Owing | None = None
+    undelivered: UndeliveredCreate | None = None
+    client_has_left: Callable[[], bool] = never
     hold: Hold | None = None
 
     @property
-    def client_has_left(self) -> bool:
-        """Whether it is not to be written any more."""
-        return self.owing is not None and self.owing.has_left()
-
-    @property
     def is_due(self) -> bool:
-        """Whether its job may run at once."""
+        """Return whether the job may run at once."""
         return not self.spec.waits and (self.spec.run_at is None or self.spec.run_at <= self.at)
 
 
 class NotSubmitted(Exception):
-    """A job was not made, and nothing was written: the request may be sent again."""
+    """No job was made and nothing was written: the request may be sent again."""
 
 
 class UnconfirmedSubmit(Exception):
-    """Whether the job `job_id` was made is not known: no answer came to its commit."""
+    """It is unknown whether the job `job_id` was made: the database did not answer its commit."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"{job_id} may have been accepted")
+        super().__init__(f"{job_id} may have been submitted")
         self.job_id = job_id
 
 
 class SubmitBatcher:
-    """Accepts jobs and rings their bells, for the handlers of one event loop."""
+    """Writes jobs and enqueues their messages, for the handlers of one event loop."""
 
     def __init__(self, database: Database, task_queue: TaskQueue, queue_capacity: QueueCapacity) -> None:
         self._database = database
         self._task_queue = task_queue
         self._queue_capacity = queue_capacity
         self.writes = AsyncBatcher(self._write_all)
-        self._apart = AsyncBatcher(self._write_all)
+        self._writes_apart = AsyncBatcher(self._write_all)
         self._apart_until: dict[str, float] = {}
         self._enqueues = AsyncBatcher(self._enqueue_all)
         self._look: asyncio.Task[None] | None = None
         self._looked_at = 0.0
 
-    async def accept(self, order: PendingSubmit) -> Job:
-        """Make the job; it is durable once this returns, whether or not the bell was heard.
+    async def submit(self, pending: PendingSubmit) -> Job:
+        """Make the job. It is durable once this returns, even if the broker did not take its message.
 
         Raises:
-            KeyRefused: the key has been revoked.
-            NotAllowed: it no longer has the scope.
+            KeyRefused: the API key has been revoked.
+            NotAllowed: the API key has lost the scope.
             DuplicateRequest: another request was first under its idempotency key.
-            ClientDisconnect: its client has left, and nothing was made.
-            NotSubmitted: the database is away or locked, and nothing was made.
-            Unconfirmed: the database went away over the commit.
+            ClientDisconnect: its client has left, and nothing was written.
+            NotSubmitted: the database is away or locked, and nothing was written.
+            UnconfirmedSubmit: the database did not answer the commit.
         """
-        if order.is_due:
-            await self._know_room()
-        job = await self._write(order)
+        if pending.is_due:
+            await self._refresh_capacity()
+        job = await self._write(pending)
         if job.enqueued_at is not None:
-            ringing = asyncio.ensure_future(self._enqueues.do(job.id))
-            await asyncio.wait({ringing}, timeout=BROKER_SECONDS)
+            enqueuing = asyncio.ensure_future(self._enqueues.do(job.id))
+            await asyncio.wait({enqueuing}, timeout=BROKER_SECONDS)
         return job
 
-    async def _know_room(self) -> None:
+    async def _refresh_capacity(self) -> None:
         if self._look is None and self._queue_capacity.is_stale:
             self._looked_at = monotonic()
             self._look = asyncio.create_task(run_in_threadpool(self._queue_capacity.refresh))
@@ -138,15 +133,18 @@ class SubmitBatcher:
     def _looked(self, look: "asyncio.Task[None]") -> None:
         self._look = None
         if not look.cancelled():
-            look.exception()  # a database that is away is told by the write
+            look.exception()  # if the database is away, the write reports it
 
-    async def _write(self, order: PendingSubmit) -> Job:
-        key, until = order.submitter.last_known.id, monotonic() + LOCK_SECONDS
+    async def _write(self, pending: PendingSubmit) -> Job:
+        key, until = pending.submitter.last_known.id, monotonic() + LOCK_SECONDS
         while True:
             try:
-                if order.is_large:
-                    return await self._write_own(order)
-                return await (self._apart if self._waits_apart(key) else self.writes).do(order)
+                if pending.is_large:
+                    (outcome,) = await run_in_threadpool(self._write_all, [pending])
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    return outcome
+                return await (self._writes_apart if self._is_apart(key) else self.writes).do(pending)
             except (*DATABASE_ERRORS, NotBegun) as error:
                 if not is_locked(error):
                     raise NotSubmitted("The database does not answer.") from error
@@ -154,95 +152,91 @@ class SubmitBatcher:
                 if monotonic() > until:
                     raise NotSubmitted("Another session has locked what this needs in the database.") from error
 
-    def _waits_apart(self, key: str) -> bool:
-        """Whether what this key needs was locked just now."""
+    def _is_apart(self, key: str) -> bool:
+        """Return whether a create of this API key met a lock in the last `APART_SECONDS`."""
         until = self._apart_until.get(key)
         if until is not None and until < monotonic():
             del self._apart_until[key]
             return False
         return until is not None
 
-    async def _write_own(self, order: PendingSubmit) -> Job:
-        (outcome,) = await run_in_threadpool(self._write_all, [order])
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def _write_all(self, orders: Sequence[PendingSubmit], *, hurried: bool = False) -> list[Job | Exception]:
+    def _write_all(self, batch: Sequence[PendingSubmit], *, hurried: bool = False) -> list[Job | Exception]:
         try:
-            return self._commit_on_any(orders, hurried=hurried)
-        except ClientDisconnect:  # those who left in the midst of it are now left out from the start
-            return self._write_all(orders, hurried=hurried)
+            return self._commit_with_reconnect(batch, hurried=hurried)
+        except ClientDisconnect:  # clients that left during the transaction are now skipped from its start
+            return self._write_all(batch, hurried=hurried)
         except Exception as error:
-            if _is_the_databases(error):
+            if _fails_batch(error):
                 raise
-            if len(orders) == 1:
+            if len(batch) == 1:
                 return [error]
-            return self._write_each(orders)
+            return self._write_each(batch)
 
-    def _write_each(self, orders: Sequence[PendingSubmit]) -> list[Job | Exception]:
+    def _write_each(self, batch: Sequence[PendingSubmit]) -> list[Job | Exception]:
         outcomes: list[Job | Exception] = []
         locked: dict[str, Exception] = {}
-        for order in orders:
-            key = order.submitter.last_known.id
-            met = next(iter(locked.values())) if len(locked) >= MOST_LOCKED else locked.get(key)
-            if met is not None:
-                outcomes.append(met)
+        for pending in batch:
+            key = pending.submitter.last_known.id
+            lock = next(iter(locked.values())) if len(locked) >= MOST_LOCKED else locked.get(key)
+            if lock is not None:
+                outcomes.append(lock)
                 continue
             try:
-                [outcome] = self._write_all([order], hurried=True)
-            except DATABASE_ERRORS as error:  # what was committed before stays; the rest need not wait in vain, too
-                return outcomes + [error] * (len(orders) - len(outcomes))
+                [outcome] = self._write_all([pending], hurried=True)
+            except DATABASE_ERRORS as error:  # what was committed stays; the rest would only wait in vain
+                return outcomes + [error] * (len(batch) - len(outcomes))
             outcomes.append(outcome)
             if isinstance(outcome, Exception) and is_locked(outcome):
                 locked[key] = outcome
         return outcomes
 
-    def _commit_on_any(self, orders: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
-        """Commit; once more where the connection was broken before, as nothing was written over it."""
-        began_at = monotonic()
+    def _commit_with_reconnect(self, batch: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
+        """Commit, and try once more if the pooled connection was dead, as nothing was written over it."""
+        started_at = monotonic()
         try:
-            return self._commit(orders, hurried=hurried)
+            return self._commit(batch, hurried=hurried)
         except DBAPIError as error:
-            if not error.connection_invalidated or monotonic() - began_at > AT_ONCE_SECONDS:
+            if not error.connection_invalidated or monotonic() - started_at > RECONNECT_WITHIN_SECONDS:
                 raise
-        return self._commit(orders, hurried=hurried)
+        return self._commit(batch, hurried=hurried)
 
-    def _commit(self, orders: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
-        reasons: Sequence[Exception | None] = ()
-        made: Sequence[Job] = ()
+    def _commit(self, batch: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
+        refusals: Sequence[Exception | None] = ()
+        jobs: Sequence[Job] = ()
         unconfirmed: Sequence[UnconfirmedSubmit] = ()
         try:
-            # a request whose client has left is not written: else it and the one that is sent again would both buy
             with self._database.begin(within=WRITE_SECONDS, hurried=hurried) as tx:
-                # before the look: who comes as a retry later than this can see it
-                announce_submit(tx, [order.owing.sender for order in orders if order.owing])
-                keys = find_keys(tx, (order.submitter.sha256 for order in orders))
-                reasons = [_reason_against(order, keys) for order in orders]
-                awaited = [order for order, reason in zip(orders, reasons, strict=True) if reason is None]
-                made = self._submit(tx, awaited)
+                # before the look at who has left, so that a retry that comes later sees this transaction
+                announce_submits(tx, [pending.undelivered for pending in batch if pending.undelivered])
+                keys = find_keys(tx, (pending.submitter.sha256 for pending in batch))
+                refusals = [_refusal(pending, keys) for pending in batch]
+                allowed = [pending for pending, refusal in zip(batch, refusals, strict=True) if refusal is None]
+                jobs = self._insert(tx, allowed)
         except CommitUnknown:
-            unconfirmed = [UnconfirmedSubmit(job.id) for job in made]
-        outcomes: Iterator[Job | Exception] = iter(unconfirmed or made)
-        return [reason or next(outcomes) for reason in reasons]
+            unconfirmed = [UnconfirmedSubmit(job.id) for job in jobs]
+        outcomes: Iterator[Job | Exception] = iter(unconfirmed or jobs)
+        return [refusal or next(outcomes) for refusal in refusals]
 
-    def _submit(self, tx: Connection, orders: Sequence[PendingSubmit]) -> list[Job]:
-        if not orders:
+    def _insert(self, tx: Connection, batch: Sequence[PendingSubmit]) -> list[Job]:
+        if not batch:
             return []
         now = self._database.clock()
-        orders = [_as_of(order, now) for order in orders]
-        places = self._queue_capacity.reserve(sum(order.is_due for order in orders))
+        batch = [_as_of(pending, now) for pending in batch]
+        capacity = self._queue_capacity.reserve(sum(pending.is_due for pending in batch))
         entries = []
-        for order in orders:
-            enqueued = places > 0 and order.is_due
-            places -= enqueued
-            entries.append((order.spec, order.at, enqueued))
+        for pending in batch:
+            is_enqueued = capacity > 0 and pending.is_due
+            capacity -= is_enqueued
+            entries.append((pending.spec, pending.at, is_enqueued))
         jobs = submit(tx, entries)
-        made = list(zip(orders, jobs, strict=True))
-        remember(tx, [(order.idempotency, job) for order, job in made if order.idempotency])
-        if any(order.client_has_left for order in orders):
+        submitted = list(zip(batch, jobs, strict=True))
+        remember(tx, [(pending.idempotency, job) for pending, job in submitted if pending.idempotency])
+        # a retry of it is on its way: with this job committed as well, both would be billed
+        if any(pending.client_has_left() for pending in batch):
             raise ClientDisconnect
-        insert_undelivered_creates(tx, [(order.owing.sender, job) for order, job in made if order.owing])
+        insert_undelivered_creates(
+            tx, [(pending.undelivered, job) for pending, job in submitted if pending.undelivered]
+        )
         return jobs
 
     def _enqueue_all(self, job_ids: Sequence[str]) -> list[None]:
@@ -250,32 +244,32 @@ class SubmitBatcher:
         return [None] * len(job_ids)
 
 
-def _as_of(order: PendingSubmit, now: datetime) -> PendingSubmit:
-    """The order; as of `now` where the time was set since it was checked, so that its deadline is as far off as ever.
+def _as_of(pending: PendingSubmit, now: datetime) -> PendingSubmit:
+    """Return `pending` as of `now` if the clock was set since its check, so that the span to its deadline is the same.
 
-    Only SQLite's time is set for all processes in one moment, and only known to all of them in their next transaction.
+    Only SQLite's time can be set for all processes at once, and each process notices that in its next transaction.
     """
-    since = now - order.at
+    since = now - pending.at
     if -STEP <= since <= WRITTEN_WITHIN:
-        return order
-    return replace(order, at=now, spec=replace(order.spec, deadline_at=order.spec.deadline_at + since))
+        return pending
+    return replace(pending, at=now, spec=replace(pending.spec, deadline_at=pending.spec.deadline_at + since))
 
 
-def _reason_against(order: PendingSubmit, keys: Mapping[str, ApiKey]) -> Exception | None:
-    if order.client_has_left:
+def _refusal(pending: PendingSubmit, keys: Mapping[str, ApiKey]) -> Exception | None:
+    if pending.client_has_left():
         return ClientDisconnect()
     try:
-        allow(order.submitter.still(keys.get(order.submitter.sha256)), Scope.RESPONSES_WRITE)
+        allow(pending.submitter.still(keys.get(pending.submitter.sha256)), Scope.RESPONSES_WRITE)
     except CallerError as error:
         return error
     return None
 
 
-def _is_the_databases(error: Exception) -> bool:
-    """Whether it fails the whole batch: to try each request alone would only make them wait, or buy twice.
+def _fails_batch(error: Exception) -> bool:
+    """Return whether the whole batch fails with it: writing one by one would only make clients wait, or bill twice.
 
-    What a lost connection leaves unknown is among it. A row too large and a deadlock have ended only this transaction.
+    A lost connection is such an error. A value that is too large and a deadlock end only this transaction.
     """
     if isinstance(error, (OperationalError, InterfaceError)):
-        return not sqlstate_of(error).startswith(ENDED_BY_A_ROW)
+        return not sqlstate_of(error).startswith(ROW_SQLSTATES)
     return isinstance(error, PoolTimeoutError)

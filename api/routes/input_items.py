@@ -16,7 +16,7 @@ from api.request.body import parse_count
 from api.request.openapi import count_body
 from api.response_body import ErrorBody, InputItemPage, InputTokens
 from api.routes.responses import ERRORS, check_id
-from api.submit import refuse_what_is_not_offered
+from api.submit import refuse_unsupported
 from api.token_estimate import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
 from jobs.errors import RequestInvalid
@@ -75,7 +75,7 @@ async def count_input_tokens(request: Request, state: StateDep, caller: Reader) 
 
 def _count(state: AppState, caller: ApiKey, raw: bytes) -> Response:
     counted = parse_count(raw)
-    refuse_what_is_not_offered(counted.fields)
+    refuse_unsupported(counted.fields)
     if "model" in counted.body:
         state.catalogue.find(counted.fields.model)
     turns: list[Turn] = []

@@ -28,7 +28,7 @@ from api.response_body import (
 )
 from api.response_cache import Json
 from api.response_view import etag_of, poll_hint, show, show_whole, shown_response
-from api.sdk_retry.join import submit_once
+from api.sdk_retry.join import submit_or_join
 from api.waiting import until_ended
 from jobs.cancel_reason import AbortReason
 from jobs.encoding import to_json
@@ -124,7 +124,7 @@ async def create(
     """
     try:
         raw = await read_body(request, state.settings.max_body_bytes)
-        accepted = await submit_once(request, raw, state, submitter, idempotency_key)
+        accepted = await submit_or_join(request, raw, state, submitter, idempotency_key)
     except CallerError:
         await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
         raise

@@ -1,9 +1,4 @@
-"""A create that an SDK sends again by itself is given the job that it made the first time.
-
-The SDKs send no key; `x-stainless-retry-count` above 0 is the only trace. Equal bodies alone prove nothing, for whoever
-samples sends equal prompts on purpose. So a retry joins only a job whose own request lost its connection before its
-answer was written, each such job once: docs/decisions/0021-sdk-retries.md.
-"""
+"""Submitting a create, or joining the job of an earlier one: steps 1 and 5 to 7 of the SDK-retry protocol."""
 
 import asyncio
 import hashlib
@@ -18,120 +13,119 @@ from starlette.requests import ClientDisconnect
 
 from api.auth import Submitter
 from api.dependencies import AppState
-from api.sdk_retry.tracker import DEBT, Debt
-from api.submit import Submitted, accept, is_held
-from api.submit_batch import NotSubmitted, Owing, UnconfirmedSubmit
+from api.sdk_retry.tracker import TRACKED, TrackedRequest
+from api.submit import Submitted, is_held, submit
+from api.submit_batch import NotSubmitted, UnconfirmedSubmit
 from api.waiting import until_disconnected
 from jobs.batching import NotBegun
 from jobs.errors import CallerError, JobNotFound
 from jobs.ids import new_id
 from jobs.store.database import DATABASE_ERRORS, READ_SECONDS, database_now
 from jobs.store.responses import get_response_document
-from jobs.store.undelivered_creates import Sender, submits_under_way, take, undelivered_creates_of
+from jobs.store.undelivered_creates import UndeliveredCreate, find_earlier_creates, submits_under_way, take_over
 
 RETRY_COUNT: Final = "x-stainless-retry-count"
 NOTICED_WITHIN: Final = timedelta(seconds=1)
-"""How long a living process may take to hear that a connection is gone and to write it down."""
+"""Time within which a live process has noticed and recorded a lost connection."""
 LOOK_EVERY: Final = 0.1
 MAX_WAIT: Final = 8.0
 
 
-async def submit_once(
+async def submit_or_join(
     request: Request, raw: bytes, state: AppState, submitter: Submitter, idempotency_key: str | None
 ) -> Submitted:
-    """Accept a job, or join the one that this request has made before; as `api.submit.accept`.
+    """Submit a job, or join the one that an earlier try of this request made.
 
     Raises:
-        ClientDisconnect: the client left before the job was accepted, and its SDK will send the request again.
+        ClientDisconnect: the client left before the commit; nothing was written, and its SDK will retry.
         NotSubmitted: nothing was written, and the request may be sent again.
-        Unconfirmed: it is not known whether the job was made; one that was is there to be joined.
+        UnconfirmedSubmit: it is unknown whether the job was made; if it was, a retry will find it.
+        Exception: as `api.submit.submit`.
     """
+    tracked: TrackedRequest = request.scope[TRACKED]
+    retry_count = request.headers.get(RETRY_COUNT)
     try:
-        return await _submit_once(request, raw, state, submitter, idempotency_key)
-    except (*DATABASE_ERRORS, NotBegun) as error:  # of a read, as what is written says itself what came of it
-        debt: Debt = request.scope[DEBT]
-        debt.is_unknown = True  # an earlier try that was joined in the midst of it can be joined again
+        if idempotency_key is not None or retry_count is None:
+            return await submit(raw, state, submitter, idempotency_key)
+        create = UndeliveredCreate(
+            submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), state.undelivered.process_id
+        )
+        tracked.request_id = create.request_id
+        if _is_retry(retry_count):
+            await submitter.confirmed()
+            joined = await _join(state, create)
+            if joined is not None:
+                await submitter.confirmed()  # joining may have taken seconds
+                holds = is_held(joined.document.settings, background=joined.job.background)
+                return replace(joined, hold=state.holds.take_again(joined.job.api_key_id)) if holds else joined
+        gone = asyncio.create_task(until_disconnected(request))
+        try:
+            return await submit(raw, state, submitter, undelivered=create, client_has_left=gone.done)
+        except (CallerError, ClientDisconnect, NotSubmitted):
+            tracked.request_id = None
+            raise
+        except UnconfirmedSubmit:
+            tracked.outcome_is_unknown = True
+            raise
+        finally:
+            gone.cancel()
+    except (*DATABASE_ERRORS, NotBegun) as error:  # of a read: a failed write raises NotSubmitted or UnconfirmedSubmit
+        tracked.outcome_is_unknown = True  # a job that was taken over before the failure can be joined again
         raise NotSubmitted("The database does not answer.") from error
 
 
-async def _submit_once(
-    request: Request, raw: bytes, state: AppState, submitter: Submitter, idempotency_key: str | None
-) -> Submitted:
-    count = request.headers.get(RETRY_COUNT)
-    if idempotency_key is not None or count is None:
-        return await accept(raw, state, submitter, idempotency_key)
-    is_again = count.isascii() and count.isdigit() and count.strip("0") != ""  # of any length: int() has a limit
-    sender = Sender(
-        submitter.last_known.id, hashlib.sha256(raw).hexdigest(), new_id("req"), state.undelivered.process_id
-    )
-    debt: Debt = request.scope[DEBT]
-    debt.request_id = sender.request_id
-    if is_again:
-        await submitter.confirmed()
-        joined = await _join(state, sender)
-        if joined is not None:
-            await submitter.confirmed()  # the look may have taken seconds
-            holds = is_held(joined.document.settings, background=joined.job.background)
-            return replace(joined, hold=state.holds.take_again(joined.job.api_key_id)) if holds else joined
-    gone = asyncio.create_task(until_disconnected(request))
-    try:
-        return await accept(raw, state, submitter, owing=Owing(sender, gone.done))
-    except (CallerError, ClientDisconnect, NotSubmitted):
-        debt.request_id = None
-        raise
-    except UnconfirmedSubmit:
-        debt.is_unknown = True
-        raise
-    finally:
-        gone.cancel()
+def _is_retry(count: str) -> bool:
+    return count.isascii() and count.isdigit() and count.strip("0") != ""  # int() refuses very long numbers
 
 
-async def _join(state: AppState, sender: Sender) -> Submitted | None:
-    """The job of a lost create of the same body, if there is one.
+async def _join(state: AppState, retry: UndeliveredCreate) -> Submitted | None:
+    """Take over the job of a lost create with the same body; None if there is none.
 
-    The retry may be here before the loss has been noted, and a process that was killed never notes it. So a create that
-    somebody still seems to wait for is looked at until the process that serves it has been heard again, or counts as
-    silent. And where any process is about to commit an equal one, as a database that is slow may take longer than
-    an SDK waits, that one is waited for.
+    Raises:
+        NotSubmitted: an equal create was still about to be committed after `MAX_WAIT` seconds.
     """
-    before = await run_in_threadpool(_submits_under_way, state, sender)
+    # a slow database may need longer for a commit than an SDK waits for its answer
+    under_way = await run_in_threadpool(_submits_under_way, state, retry)
     until = monotonic() + MAX_WAIT
-    while before and monotonic() < until:
+    while under_way and monotonic() < until:
         await asyncio.sleep(LOOK_EVERY)
-        before &= await run_in_threadpool(_submits_under_way, state, sender)
-    if before:  # as long as it may still be committed, another would buy twice
+        under_way &= await run_in_threadpool(_submits_under_way, state, retry)
+    if under_way:  # it may still be committed, and another job would be billed again
         raise NotSubmitted("An earlier try of this request is still being written.")
     asked_at: datetime | None = None
     until = monotonic() + MAX_WAIT
     while True:
-        found, asked_at, certain = await run_in_threadpool(_look, state, sender, asked_at)
-        if found is not None or certain or monotonic() > until:
+        found, asked_at, is_certain = await run_in_threadpool(_look, state, retry, asked_at)
+        if found is not None or is_certain or monotonic() > until:
             return found
         await asyncio.sleep(LOOK_EVERY)
 
 
-def _submits_under_way(state: AppState, sender: Sender) -> frozenset[str]:
+def _submits_under_way(state: AppState, retry: UndeliveredCreate) -> frozenset[str]:
     database = state.database
     with database.begin() if database.is_sqlite else database.read(within=READ_SECONDS) as tx:
-        return submits_under_way(tx, sender)
+        return submits_under_way(tx, retry)
 
 
-def _look(state: AppState, sender: Sender, asked_at: datetime | None) -> tuple[Submitted | None, datetime, bool]:
+def _look(
+    state: AppState, retry: UndeliveredCreate, asked_at: datetime | None
+) -> tuple[Submitted | None, datetime, bool]:
+    """Return the job taken over, if any, when the first look was, and whether another look would change nothing."""
     with state.database.read(within=READ_SECONDS) as tx:
         now = database_now(tx)
         asked_at = asked_at or now
-        marks = undelivered_creates_of(tx, sender, asked_at, now)
-    for mark in marks:
-        if not (mark.lost or state.undelivered.is_lost(mark.request_id)):
+        earlier = find_earlier_creates(tx, retry, asked_at, now)
+    for create in earlier:
+        if not (create.is_lost or state.undelivered.is_lost(create.request_id)):
             continue
         with state.database.begin() as tx:
-            taken = take(tx, mark, sender, database_now(tx))
-        if taken:
+            is_taken = take_over(tx, create, retry, database_now(tx))
+        if is_taken:
             try:
                 with state.database.read(within=READ_SECONDS) as tx:
-                    document = get_response_document(tx, mark.job_id, sender.api_key_id)
-            except JobNotFound:  # deleted within this instant
+                    document = get_response_document(tx, create.job_id, retry.api_key_id)
+            except JobNotFound:  # deleted between the two transactions
                 continue
             return Submitted(document.job, document), asked_at, True
-    held = [mark for mark in marks if not mark.lost and mark.since <= asked_at]
-    return None, asked_at, all(mark.last_heartbeat_at >= asked_at + NOTICED_WITHIN for mark in held)
+    undecided = [create for create in earlier if not create.is_lost and create.since <= asked_at]
+    return None, asked_at, all(each.last_heartbeat_at >= asked_at + NOTICED_WITHIN for each in undecided)

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from jobs.clock import FAR_OFF
-from jobs.store.undelivered_creates import Process
+from jobs.store.undelivered_creates import ApiProcess
 from jobs.store.workers import WorkerRow
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
-def describe_clocks(workers: Iterable[WorkerRow], apis: Iterable[Process]) -> Sequence[str]:
+def describe_clocks(workers: Iterable[WorkerRow], apis: Iterable[ApiProcess]) -> Sequence[str]:
     """Say of each host whose clock is off by `FAR_OFF` and more by how much, and which of its processes says so."""
     told = [(each.host, f"worker {each.pid}", each.host_ahead) for each in workers]
     told += [(each.host, f"API process {each.pid}", each.host_ahead) for each in apis if each.host is not None]

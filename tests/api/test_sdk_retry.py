@@ -1,4 +1,4 @@
-"""What an SDK sends again by itself buys nothing twice, and what was sent on purpose is not mistaken for it."""
+"""An SDK's own retry joins the job of its lost first try; an equal create sent on purpose makes a job of its own."""
 
 import asyncio
 import hashlib
@@ -27,13 +27,13 @@ AGAIN = {"x-stainless-retry-count": "1"}
 
 @pytest.fixture
 def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
-    """The SDK with a short read timeout, and more patience than it has by itself: this machine may be slow."""
+    """The SDK with a short read timeout, and more retries than its default for slow machines."""
     with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=1.0, max_retries=8) as client:
         yield client
 
 
 def requests_for(server: Server, job_id: str) -> list[str]:
-    """The request that owes its client the answer of this job, if any."""
+    """The request with an undelivered create of this job, if any."""
     row = schema.undelivered_creates.c
     with server.database.read() as tx:
         query = schema.undelivered_creates.select().with_only_columns(row.request_id).where(row.job_id == job_id)
@@ -58,24 +58,22 @@ def post(tenant: Tenant, body: Json, **headers: str) -> httpx.Response:
     return answer
 
 
-def test_a_read_timeout_joins_the_same_job_and_holds_on(
-    server: Server, client: OpenAI, tenant: Tenant, hand: Hand
-) -> None:
+def test_a_retry_after_a_read_timeout_joins_the_job(server: Server, client: OpenAI, tenant: Tenant, hand: Hand) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
-        [first] = await_until(lambda: requests_for(server, job_id), 5, "it was never marked")
+        [first] = await_until(lambda: requests_for(server, job_id), 5, "no undelivered create was written")
         await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
         hand.complete(job_id)
         done = answer.result(30)
     assert (done.id, done.output_text) == (job_id, TEXT)
     assert tenant.ids() == [job_id]
-    await_until(lambda: not requests_for(server, job_id), 5, "an answer that was written still counts as owed")
+    await_until(lambda: not requests_for(server, job_id), 5, "a delivered create is still there")
 
 
 @contextmanager
-def impatient_gateway(server: Server, tenant: Tenant) -> Iterator[str]:
-    """A proxy that gives up on the first request, as its own timeout bids it, and passes on the next."""
+def gateway_with_timeout(server: Server, tenant: Tenant) -> Iterator[str]:
+    """A proxy that answers the first request with 504, as if it had timed out, and passes on the next."""
 
     def pass_on(connection: socket.socket) -> None:
         asked = connection.recv(65_536)
@@ -83,16 +81,16 @@ def impatient_gateway(server: Server, tenant: Tenant) -> Iterator[str]:
             asked += connection.recv(65_536)
         with connection, socket.create_connection(("127.0.0.1", server.port)) as upstream:
             upstream.sendall(asked.replace(b"onnection: keep-alive", b"onnection: close"))
-            if not given_up.is_set():
-                given_up.set()
-                await_until(lambda: server.waiting(tenant.only_id()), 5, "nobody waits")
+            if not has_timed_out.is_set():
+                has_timed_out.set()
+                await_until(lambda: server.waiting(tenant.only_id()), 5, "it is not held")
                 upstream.close()
                 connection.sendall(b"HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
                 return
             while piece := upstream.recv(65_536):
                 connection.sendall(piece)
 
-    given_up = threading.Event()
+    has_timed_out = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as pool:
         working = [pool.submit(lambda: pass_on(listener.accept()[0])) for _ in range(2)]
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
@@ -100,24 +98,24 @@ def impatient_gateway(server: Server, tenant: Tenant) -> Iterator[str]:
             each.result(20)
 
 
-def test_a_gateway_that_answers_504_costs_nothing_twice(server: Server, tenant: Tenant, hand: Hand) -> None:
-    with impatient_gateway(server, tenant) as base_url, ThreadPoolExecutor(1) as pool:
+def test_a_retry_after_a_gateways_504_joins_the_job(server: Server, tenant: Tenant, hand: Hand) -> None:
+    with gateway_with_timeout(server, tenant) as base_url, ThreadPoolExecutor(1) as pool:
         client = OpenAI(base_url=base_url, api_key=tenant.secret, timeout=20)
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
-        [first] = await_until(lambda: requests_for(server, job_id), 5, "it was never marked")
+        [first] = await_until(lambda: requests_for(server, job_id), 5, "no undelivered create was written")
         await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
         hand.complete(job_id)
         assert answer.result(10).id == job_id
     assert tenant.ids() == [job_id]
 
 
-def test_a_failure_that_nobody_read_is_told_to_the_retry(
+def test_a_retry_gets_the_failure_that_was_not_delivered(
     server: Server, client: OpenAI, tenant: Tenant, hand: Hand
 ) -> None:
     with post_raw(server, tenant, BODY):
         job_id = tenant.only_id()
-        await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+        await_until(lambda: server.waiting(job_id), 5, "it is not held")
     hand.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
     answer = tenant.http.post("/v1/responses", content=json.dumps(BODY), headers=AGAIN)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (400, "false")
@@ -125,7 +123,7 @@ def test_a_failure_that_nobody_read_is_told_to_the_retry(
 
 
 @contextmanager
-def nothing_can_be_accepted(database: Database) -> Iterator[None]:
+def submits_are_blocked(database: Database) -> Iterator[None]:
     with database.begin() as tx:
         if not database.is_sqlite:
             tx.execute(text("LOCK TABLE jobs IN EXCLUSIVE MODE"))
@@ -136,9 +134,9 @@ def nothing_can_be_accepted(database: Database) -> Iterator[None]:
 def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
     server: Server, tenant: Tenant, hand: Hand, elsewhere: bool
 ) -> None:
-    """Its client has left, too late to be noticed before the commit; the database takes its time for that."""
+    """Its client has left too late for the check before the commit, and the commit takes long."""
     if server.database.is_sqlite:
-        pytest.skip("on SQLite whoever waits for a commit has not begun")
+        pytest.skip("on SQLite a create that waits for its commit has not started its transaction")
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
         if elsewhere:
             other = stack.enter_context(serve(server.settings))
@@ -146,10 +144,12 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
         else:
             there = tenant
         with server.database.begin() as tx:
-            tx.execute(text("LOCK TABLE undelivered_creates IN EXCLUSIVE MODE"))  # the last thing that a create writes
+            tx.execute(text("LOCK TABLE undelivered_creates IN EXCLUSIVE MODE"))  # a create's last write
             first = post_raw(server, tenant, BODY)
-            waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'undelivered_creates'::regclass")
-            await_until(lambda: tx.execute(waits).scalar(), 5, "it never came to its end")
+            waits = text(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'undelivered_creates'::regclass"
+            )
+            await_until(lambda: tx.execute(waits).scalar(), 5, "it never reached its last write")
             first.close()
             again = pool.submit(post, there, BODY, **AGAIN)
             with pytest.raises(TimeoutError):
@@ -161,12 +161,12 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
 
 
 @pytest.mark.parametrize("background", [True, False])
-def test_a_server_that_accepts_too_late_accepts_once(
+def test_a_create_that_is_submitted_too_late_is_submitted_once(
     server: Server, client: OpenAI, tenant: Tenant, hand: Hand, background: bool
 ) -> None:
     elsewhere = Database(server.settings.database)
     with ThreadPoolExecutor(1) as pool:
-        with nothing_can_be_accepted(elsewhere):
+        with submits_are_blocked(elsewhere):
             answer = pool.submit(client.responses.create, model=MODEL, input="Hello", background=background)
             with pytest.raises(TimeoutError):
                 answer.result(1.2)  # the first one has timed out by now
@@ -177,33 +177,31 @@ def test_a_server_that_accepts_too_late_accepts_once(
     assert tenant.ids() == [job_id]
 
 
-def test_what_a_background_create_bought_is_joined_when_its_answer_was_never_written(
-    server: Server, tenant: Tenant
-) -> None:
-    """The process that accepted it was killed between the commit and the answer."""
+def test_a_background_create_whose_answer_was_never_written_is_joined(server: Server, tenant: Tenant) -> None:
+    """Its process was killed between the commit and the answer."""
     body: Json = {**BODY, "background": True}
     job_id = post(tenant, body, **{"x-stainless-retry-count": "0"}).json()["id"]
-    await_until(lambda: not requests_for(server, job_id), 5, "it still counts as owed")
+    await_until(lambda: not requests_for(server, job_id), 5, "it still counts as undelivered")
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     killed = {"request_id": "req_killed", "process_id": "api_killed"}
     with server.database.begin() as tx:
         when = tx.execute(schema.jobs.select().where(schema.jobs.c.id == job_id)).mappings().one()["created_at"]
         mark = {"job_id": job_id, "api_key_id": tenant.id, "body_sha256": digest, "since": when}
         tx.execute(schema.undelivered_creates.insert().values(**mark, **killed))
-    assert post(tenant, body, **AGAIN).json()["id"] == job_id  # once the silence has lasted
+    assert post(tenant, body, **AGAIN).json()["id"] == job_id  # once its process counts as silent
     assert post(tenant, body, **AGAIN).json()["id"] != job_id
 
 
-def test_whoever_still_waits_keeps_his_job(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_client_that_still_waits_keeps_its_job(server: Server, tenant: Tenant, hand: Hand) -> None:
     with post_raw(server, tenant, BODY):
         job_id = tenant.only_id()
         with post_raw(server, tenant, BODY, count=1):
-            await_until(lambda: len(tenant.ids()) == 2, 10, "the other one waits for ever")
+            await_until(lambda: len(tenant.ids()) == 2, 10, "the retry waits for ever")
             assert len(requests_for(server, job_id)) == 1
 
 
 def test_a_hundred_equal_prompts_of_which_some_are_sent_again_stay_a_hundred(server: Server, tenant: Tenant) -> None:
-    """As after a 429 of a gateway before us: those that are sent again never made a job."""
+    """As after a 429 from a gateway in front: the first try of a retry never made a job."""
 
     async def send_all() -> list[str]:
         headers = {"authorization": f"Bearer {tenant.secret}"}
@@ -224,24 +222,24 @@ def test_a_hundred_equal_prompts_of_which_some_are_sent_again_stay_a_hundred(ser
     assert len(tenant.ids(limit=100)) == 100
 
 
-def test_each_lost_one_is_joined_by_one_retry(server: Server, tenant: Tenant) -> None:
+def test_each_lost_create_is_joined_by_one_retry(server: Server, tenant: Tenant) -> None:
     connections = [post_raw(server, tenant, BODY) for _ in range(3)]
-    await_until(lambda: len(tenant.ids()) == 3, 5, "not all were accepted")
+    await_until(lambda: len(tenant.ids()) == 3, 5, "not all were submitted")
     jobs = tenant.ids()
-    await_until(lambda: all(map(server.waiting, jobs)), 5, "not all wait")
+    await_until(lambda: all(map(server.waiting, jobs)), 5, "not all are held")
     for connection in connections[:2]:
         connection.close()
-    await_until(lambda: sum(map(server.waiting, jobs)) == 1, 5, "they still wait")
+    await_until(lambda: sum(map(server.waiting, jobs)) == 1, 5, "the lost ones are still held")
     retries = [post_raw(server, tenant, BODY, count=1) for _ in range(2)]
     await_until(lambda: all(map(server.waiting, jobs)), 10, "they were not joined")
     assert sorted(tenant.ids()) == sorted(jobs)
     third = post_raw(server, tenant, BODY, count=1)
-    await_until(lambda: len(tenant.ids()) == 4, 10, "the third was given another's")
+    await_until(lambda: len(tenant.ids()) == 4, 10, "the third retry joined another client's job")
     for connection in (*connections, *retries, third):
         connection.close()
 
 
-def test_an_idempotency_key_decides_alone(tenant: Tenant) -> None:
+def test_with_an_idempotency_key_the_retry_count_is_ignored(tenant: Tenant) -> None:
     body: Json = {**BODY, "background": True}
     first = post(tenant, body, **{"idempotency-key": "a", "x-stainless-retry-count": "0"}).json()["id"]
     assert post(tenant, body, **{"idempotency-key": "a", **AGAIN}).json()["id"] == first
@@ -255,7 +253,7 @@ def test_the_retry_of_a_refused_request_is_refused(tenant: Tenant, client: OpenA
     assert answer.status_code == 400
 
 
-def test_a_server_that_stops_leaves_no_owed_answer_behind(server: Server, tenant: Tenant) -> None:
+def test_a_server_that_stops_removes_its_process(server: Server, tenant: Tenant) -> None:
     with serve(server.settings) as stopping:
         process_id = stopping.state.undelivered.process_id
 
@@ -264,5 +262,5 @@ def test_a_server_that_stops_leaves_no_owed_answer_behind(server: Server, tenant
                 ids = tx.execute(schema.api_processes.select()).scalars().all()
             return process_id in ids
 
-        await_until(listed, 5, "it never beat")
+        await_until(listed, 5, "it wrote no heartbeat")
     assert not listed()

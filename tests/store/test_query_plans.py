@@ -29,7 +29,7 @@ from jobs.store.output_items import find_items
 from jobs.store.pending_work import tasks_with_work
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.responses import Filters
-from jobs.store.undelivered_creates import Sender, note_answered, note_lost, undelivered_creates_of
+from jobs.store.undelivered_creates import UndeliveredCreate, delete_delivered, find_earlier_creates, mark_lost
 from jobs.store.usage_rollup import SUMS, add_up
 from jobs.store.webhooks import endpoints
 from jobs.store.webhooks.claims import claim_deliveries, find_due, owners_of
@@ -310,12 +310,12 @@ def add_up_attempts(tx: Connection, world: World) -> None:
 
 
 def answer_and_lose(tx: Connection, world: World) -> None:
-    note_answered(tx, ["req_1", "req_2"])
-    note_lost(tx, ["req_3"], NOW)
+    delete_delivered(tx, ["req_1", "req_2"])
+    mark_lost(tx, ["req_3"], NOW)
 
 
-def retry_of(world: World) -> Sender:
-    return Sender(world.key_id, f"{7:064x}", "req_new", "api_1")
+def retry_of(world: World) -> UndeliveredCreate:
+    return UndeliveredCreate(world.key_id, f"{7:064x}", "req_new", "api_1")
 
 
 def pick(tx: Connection, world: World) -> None:
@@ -393,7 +393,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
     "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
     "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
-    "a request sent again": lambda tx, world: undelivered_creates_of(tx, retry_of(world), NOW, NOW),
+    "a request sent again": lambda tx, world: find_earlier_creates(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
     "write and claim a delivery": write_and_claim,
     "pick due deliveries": lambda tx, _world: pick_due_deliveries(tx, NOW, 200, NOW),

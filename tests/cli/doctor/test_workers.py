@@ -7,7 +7,7 @@ import pytest
 
 from jobs.store import workers
 from jobs.store.database import Database, database_now
-from jobs.store.undelivered_creates import Process, heartbeat_process
+from jobs.store.undelivered_creates import ApiProcess, record_heartbeat
 from tests.cli.doctor.diagnosis import diagnose
 from tests.support.records import make_key, make_spec, submit_one
 
@@ -79,7 +79,7 @@ def test_a_host_with_a_wrong_clock_is_a_warning(
     register_with_report(sqlite_url, workers.Report(None, 100, None, host_ahead=ahead))
     database = Database(sqlite_url)
     with database.begin() as tx:
-        heartbeat_process(tx, Process("api_1", "elsewhere", 815, ahead.total_seconds()), database_now(tx))
+        record_heartbeat(tx, ApiProcess("api_1", "elsewhere", 815, ahead.total_seconds()), database_now(tx))
     database.close()
     status, results = diagnose()
     assert (status, {each["status"] for each in results["clocks"]}) == (0, {"warning"})
