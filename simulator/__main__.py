@@ -1,4 +1,4 @@
-"""`python -m simulator`: every option is a flag."""
+"""The command `python -m simulator`. Every option is a flag."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from simulator.options import Options
 def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(prog="simulator", description="The provider, on loopback.")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0 means any free port")
     for name, field in Options.model_fields.items():
         flag = "--" + name.replace("_", "-")
         text = (field.description or "").replace("%", "%%")
@@ -29,12 +29,12 @@ def _arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 
 def _flag(location: tuple[int | str, ...]) -> str:
-    """The flag that is wrong; empty where it is two that do not fit each other."""
+    """Return the flag that is wrong; empty if two options do not fit together."""
     return f"--{'.'.join(map(str, location))}: " if location else ""
 
 
 def main() -> None:
-    """Parse the flags and run until told to stop."""
+    """Parse the flags and run until a signal to stop."""
     parser, arguments = _arguments()
     given: dict[str, Any] = {name: value for name, value in vars(arguments).items() if value is not None}
     host, port = given.pop("host"), given.pop("port")

@@ -1,12 +1,12 @@
-"""The simulator's own routes, under `/_`: what was seen, and what happens next.
+"""The simulator's own routes, under `/_`: they show the calls, and change the options.
 
-- `GET /_calls` the ledger: `{"summary": {...}, "calls": [...]}`, oldest call first. Filters:
+- `GET /_calls` returns the call log: `{"summary": {...}, "calls": [...]}`, oldest call first. Filters:
   `client_request_id_prefix`, `prompt` (SHA-256 in hex), `outcome`, `billed` (true or false), `after` (a sequence
   number); the summary then covers the filtered calls. `limit` keeps the newest; `limit=0` is the cheap way to read
   the summary. `bodies=true` adds each call's raw `body` and its `headers` while they are kept.
-- `DELETE /_calls` forgets all calls, counted script steps and background responses.
-- `GET /_script` the options in force; `PUT /_script` changes those in its JSON body, at once; `DELETE /_script` goes
-  back to those of the start.
+- `DELETE /_calls` deletes all calls, counted script steps and background responses.
+- `GET /_script` returns the options in force. `PUT /_script` changes those in its JSON body, at once.
+  `DELETE /_script` restores those of the start.
 - `GET /_health` answers 200.
 """
 
@@ -17,26 +17,26 @@ from typing import Any
 from pydantic import ValidationError
 
 from simulator.background import BackgroundResponses
-from simulator.billing_api import Reports
+from simulator.billing_api import BillingApi
 from simulator.call_log import Call, summary_of
 from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.state import State
 
 
-class ControlPlane:
+class AdminApi:
     """Handlers of the `/_` routes."""
 
-    def __init__(self, state: State, background: BackgroundResponses, reports: Reports) -> None:
+    def __init__(self, state: State, background: BackgroundResponses, billing_api: BillingApi) -> None:
         self._state = state
         self._background = background
-        self._reports = reports
+        self._billing_api = billing_api
 
     async def health(self, _request: Request, writer: ResponseWriter) -> None:
-        """GET /_health."""
+        """Answer GET /_health."""
         await writer.send(Reply.json(200, {"status": "ok"}))
 
     async def list_calls(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /_calls."""
+        """Answer GET /_calls."""
         query = {name: values[-1] for name, values in request.query.items()}
         bodies = query.pop("bodies", "false") == "true"
         limit = query.pop("limit", "-1")
@@ -46,36 +46,36 @@ class ControlPlane:
             named = ", ".join(sorted(unknown or {"limit"}))
             await writer.send(Reply.json(400, {"message": f"unknown or bad parameters: {named}"}))
             return
-        ledger = self._state.ledger
+        call_log = self._state.call_log
         if filters:
-            calls = [call for call in ledger.calls() if all(holds(call) for holds in filters)]
+            calls = [call for call in call_log.calls() if all(holds(call) for holds in filters)]
             summary = summary_of(calls)
         else:
-            calls = [] if limit == "0" else list(ledger.calls())
-            summary = ledger.summary()
+            calls = [] if limit == "0" else list(call_log.calls())
+            summary = call_log.summary()
         newest = calls if int(limit) < 0 else calls[max(len(calls) - int(limit), 0) :]
         shown = [self._with_request(call) if bodies else call.as_json() for call in newest]
         await writer.send(Reply.json(200, {"summary": summary, "calls": shown}))
 
     def _with_request(self, call: Call) -> dict[str, Any]:
-        sent = self._state.ledger.sent(call)
+        sent = self._state.call_log.sent(call)
         body = sent.body.decode("utf-8", "replace") if sent is not None else None
         return {**call.as_json(), "body": body, "headers": sent.headers if sent is not None else None}
 
-    async def forget_calls(self, _request: Request, writer: ResponseWriter) -> None:
-        """DELETE /_calls."""
-        self._state.ledger.reset()
+    async def delete_calls(self, _request: Request, writer: ResponseWriter) -> None:
+        """Answer DELETE /_calls."""
+        self._state.call_log.reset()
         self._state.script_runner.reset()
         self._background.reset()
-        self._reports.reset()
+        self._billing_api.reset()
         await writer.send(Reply(204, b""))
 
     async def show_options(self, _request: Request, writer: ResponseWriter) -> None:
-        """GET /_script."""
+        """Answer GET /_script."""
         await writer.send(Reply.json(200, self._state.options.model_dump(mode="json")))
 
     async def change_options(self, request: Request, writer: ResponseWriter) -> None:
-        """PUT /_script."""
+        """Answer PUT /_script."""
         try:
             self._state.options = self._state.options.changed(json.loads(request.body))
         except ValidationError as error:
@@ -87,7 +87,7 @@ class ControlPlane:
             await self.show_options(request, writer)
 
     async def restore_options(self, request: Request, writer: ResponseWriter) -> None:
-        """DELETE /_script."""
+        """Answer DELETE /_script."""
         self._state.options = self._state.initial_options
         await self.show_options(request, writer)
 

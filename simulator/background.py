@@ -1,6 +1,6 @@
-"""Native background mode: an answer that is made without a connection, fetched, cancelled and deleted by id.
+"""Native background mode: an answer that is made without a connection, and fetched, cancelled and deleted by its id.
 
-Off by default, as the provider documents no route to fetch one. The shapes are OpenAI's.
+It is off by default, as the provider documents no route to fetch one. The shapes are OpenAI's.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from simulator.answers import Answer
 from simulator.call_log import Call, Outcome
-from simulator.errors import Refused, refusal
+from simulator.errors import HttpError, error_reply
 from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.keys import require_key
-from simulator.recorded_answers import Recorded
+from simulator.recorded_answers import RecordedAnswer
 from simulator.state import State
 
 _QUEUED_SHARE: Final = 0.1
@@ -27,7 +27,7 @@ class _Stored:
     billed: bool
     submitted_at: float
     delay: float
-    recorded: Recorded | None
+    recorded: RecordedAnswer | None
     status: str = "queued"
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
@@ -54,16 +54,16 @@ class BackgroundResponses:
         self._stored: dict[str, _Stored] = {}
 
     def reset(self) -> None:
-        """Forget all of them."""
+        """Delete all responses."""
         for stored in self._stored.values():
             for timer in stored.timers:
                 timer.cancel()
         self._stored.clear()
 
     def submit(
-        self, call: Call, answer: Answer, delay: float, *, billed: bool, recorded: Recorded | None = None
+        self, call: Call, answer: Answer, delay: float, *, billed: bool, recorded: RecordedAnswer | None = None
     ) -> Reply:
-        """Start making `answer`; after `delay` seconds it is there, or in its place the recorded one."""
+        """Begin a response that has `answer`, or the recorded answer in its place, after `delay` seconds."""
         stored = _Stored(call, answer, billed, time.time(), delay, recorded)
         response_id = answer.body["id"]
         self._stored[response_id] = stored
@@ -76,19 +76,19 @@ class BackgroundResponses:
         return self._reply(stored)
 
     async def retrieve(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /v1/responses/{id}."""
+        """Answer GET /v1/responses/{id}."""
         stored = self._find(request, request.path.rpartition("/")[2])
         stored.call.polls += 1
         await writer.send(self._reply(stored))
 
     async def cancel(self, request: Request, writer: ResponseWriter) -> None:
-        """POST /v1/responses/{id}/cancel; a finished one comes back unchanged."""
+        """Answer POST /v1/responses/{id}/cancel. A finished response is returned unchanged."""
         stored = self._find(request, request.path.split("/")[-2])
         self._end(stored)
         await writer.send(self._reply(stored))
 
     async def delete(self, request: Request, writer: ResponseWriter) -> None:
-        """DELETE /v1/responses/{id}; a running one is cancelled."""
+        """Answer DELETE /v1/responses/{id}. A running response is cancelled."""
         response_id = request.path.rpartition("/")[2]
         stored = self._find(request, response_id)
         self._end(stored)
@@ -105,17 +105,17 @@ class BackgroundResponses:
             timer.cancel()
         options = self._state.options
         if options.bill_disconnects and stored.billed:
-            self._state.ledger.bill(stored.call)
-        self._state.ledger.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
+            self._state.call_log.bill(stored.call)
+        self._state.call_log.finish(stored.call, Outcome.CANCELLED, options.ledger_limit)
 
     def _find(self, request: Request, response_id: str) -> _Stored:
         options = self._state.options
         require_key(request, options)
         if not options.native_background and not self._stored:
-            raise Refused(refusal(404, f"Cannot {request.method} {request.path}", request.path))
+            raise HttpError(error_reply(404, f"Cannot {request.method} {request.path}", request.path))
         stored = self._stored.get(response_id)
         if stored is None:
-            raise Refused(refusal(404, f"Response with id '{response_id}' not found.", request.path))
+            raise HttpError(error_reply(404, f"Response with id '{response_id}' not found.", request.path))
         return stored
 
     def _reply(self, stored: _Stored) -> Reply:
@@ -137,5 +137,5 @@ class BackgroundResponses:
     def _complete(self, stored: _Stored) -> None:
         stored.status = "done"
         if stored.billed:
-            self._state.ledger.bill(stored.call)
-        self._state.ledger.finish(stored.call, Outcome.ANSWERED, self._state.options.ledger_limit)
+            self._state.call_log.bill(stored.call)
+        self._state.call_log.finish(stored.call, Outcome.ANSWERED, self._state.options.ledger_limit)

@@ -1,6 +1,6 @@
-"""GET /v2/logs and GET /v2/billing: what the provider lets a client find out about calls and money afterwards.
+"""GET /v2/logs and GET /v2/billing: the provider's records of calls and money.
 
-The feed is late and may lack rows, both on request: a client must cope with either.
+With the options for it, the log is late and lacks rows: a client must cope with both.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from simulator.call_log import Call
 from simulator.catalogue import aliases
-from simulator.errors import Refused, named_refusal, refusal
+from simulator.errors import HttpError, error_reply, named_reply
 from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.keys import require_key
 from simulator.script_runner import draw
@@ -26,27 +26,27 @@ class _QueryInvalid(ValueError):
     pass
 
 
-class Reports:
-    """The reconciliation routes."""
+class BillingApi:
+    """The routes by which clients reconcile their records."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._asked_at: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def reset(self) -> None:
-        """Forget how often they were asked."""
+        """Reset the rate limit."""
         self._asked_at.clear()
 
     async def billing(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /v2/billing."""
+        """Answer GET /v2/billing."""
         options = self._state.options
         require_key(request, options)
         start = _UNLIMITED_BALANCE if options.balance is None else options.balance
-        left = round(max(start - self._state.ledger.spent_usd, 0.0), 6)
+        left = round(max(start - self._state.call_log.spent_usd, 0.0), 6)
         await writer.send(Reply.json(200, {"current_balance": left, "currency": "USD"}))
 
     async def logs(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /v2/logs: newest first, paged by offset."""
+        """Answer GET /v2/logs: newest first, paged by offset."""
         key = require_key(request, self._state.options)
         self._count(key, request)
         query = request.query
@@ -56,14 +56,14 @@ class Reports:
             offset = _number(query, "offset", 0, range(2**31))
             statuses = _statuses(query)
         except _QueryInvalid as error:
-            raise Refused(refusal(400, f"Query validation error\n{error}", request.path)) from None
+            raise HttpError(error_reply(400, f"Query validation error\n{error}", request.path)) from None
         prefix = query.get("key_prefix", [key])[0]
         if not key.startswith(prefix) or (prefix != key and len(prefix) < _PREFIX_LENGTH):
-            raise Refused(refusal(403, "Forbidden resource", request.path))
+            raise HttpError(error_reply(403, "Forbidden resource", request.path))
         models = query.get("model")
         calls = [
             call
-            for call in self._state.ledger.calls()
+            for call in self._state.call_log.calls()
             if call.api_key == key
             and start <= call.received_at <= end
             and _status(call) in statuses
@@ -84,7 +84,7 @@ class Reports:
         while asked_at and asked_at[0] <= now - _LIMIT_WINDOW_SECONDS:
             asked_at.popleft()
         if len(asked_at) >= self._state.options.logs_per_minute:
-            raise Refused(named_refusal("429", request.path))
+            raise HttpError(named_reply("429", request.path))
         asked_at.append(now)
 
     def _is_listed(self, call: Call) -> bool:
@@ -122,7 +122,7 @@ def _row(call: Call) -> dict[str, Any]:
 
 
 def _window(query: dict[str, list[str]]) -> tuple[float, float]:
-    """The asked span of time, in unix seconds."""
+    """Return the requested window, in Unix time."""
     if "period" in query:
         if "start" in query or "end" in query:
             raise _QueryInvalid("Provide either period or both start and end, never both")

@@ -1,6 +1,6 @@
-"""What the simulator saw: one record per call, the truth that crash tests and benchmarks count by.
+"""The log of received calls: one record per call, by which crash tests and benchmarks count.
 
-Bounded: finished calls beyond a limit are forgotten (the totals are not), and only the newest raw bodies are kept.
+It is bounded. Finished calls beyond a limit are deleted (the totals are not), and only the newest raw bodies are kept.
 """
 
 import secrets
@@ -16,20 +16,20 @@ _BODIES_BYTES: Final = 64 * 1024 * 1024
 
 
 class Outcome(StrEnum):
-    """How a call ended, seen from the provider."""
+    """The end of a call, from the provider's view."""
 
     RUNNING = "running"
-    ANSWERED = "answered"  # 200, sent completely; its content may still say failed
+    ANSWERED = "answered"  # 200, sent completely; the response in it may have failed
     REFUSED = "refused"  # an HTTP error
-    DROPPED = "dropped"  # we spoiled it: reset, cut, silence, nonsense
+    DROPPED = "dropped"  # a fault: reset, truncated, silent, malformed
     CLIENT_DISCONNECTED = "client_disconnected"
     CANCELLED = "cancelled"  # by the background route
-    STOPPED = "stopped"  # the simulator went down first
+    STOPPED = "stopped"  # the simulator stopped first
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One POST /v1/responses. Moments are unix time."""
+    """One POST /v1/responses. Times are in Unix time."""
 
     sequence: int
     client_request_id: str | None
@@ -57,7 +57,7 @@ class Call:
     usd: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """The record as `GET /_calls` shows it."""
+        """Return the record as in `GET /_calls`."""
         return {
             "sequence": self.sequence,
             "client_request_id": self.client_request_id,
@@ -86,7 +86,7 @@ class Call:
 
 
 def moment(seconds: float | None) -> str | None:
-    """Unix time as ISO 8601 with microseconds, UTC."""
+    """Return Unix time as ISO 8601 with microseconds, in UTC."""
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -94,13 +94,13 @@ def moment(seconds: float | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class SentRequest:
-    """What a client sent, byte for byte, for tests that assert on it."""
+    """A client's request, byte for byte, for tests that check it."""
 
     headers: Mapping[str, str]
     body: bytes
 
 
-class Ledger:
+class CallLog:
     """All calls since the last reset."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Ledger:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything. Calls still running go on, unrecorded."""
+        """Delete everything. Calls that are running continue, but are no longer recorded."""
         self._calls: dict[int, Call] = {}
         self._finished: deque[Call] = deque()
         self._requests: OrderedDict[int, SentRequest] = OrderedDict()
@@ -130,34 +130,34 @@ class Ledger:
         return call
 
     def keep_request(self, call: Call, request: SentRequest, limit: int) -> None:
-        """Keep what was sent, and only the newest `limit` of them."""
+        """Keep a client's request, and only the newest `limit` of them."""
         self._requests[call.sequence] = request
         self._request_bytes += len(request.body)
         while self._requests and (len(self._requests) > limit or self._request_bytes > _BODIES_BYTES):
             _, oldest = self._requests.popitem(last=False)
             self._request_bytes -= len(oldest.body)
 
-    def shared(self, keys: tuple[str, ...]) -> tuple[str, ...]:
-        """One tuple for all calls with the same keys."""
+    def intern_keys(self, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """Return one tuple for all calls with the same keys."""
         if len(self._request_keys) > 1000:
             self._request_keys.clear()
         return self._request_keys.setdefault(keys, keys)
 
     def bill(self, call: Call) -> None:
-        """Take money for a call, once."""
+        """Bill a call, once."""
         if not call.billed:
             call.billed = True
-            if self._is_ours(call):
+            if self._is_recorded(call):
                 self._billed += 1
                 self.spent_usd += call.usd
 
     def finish(self, call: Call, outcome: Outcome, limit: int) -> None:
-        """Record how a call ended, once; keep the newest `limit` finished calls."""
+        """Record the end of a call, once. Keep the newest `limit` finished calls."""
         if call.outcome is not Outcome.RUNNING:
             return
         call.outcome = outcome
         call.finished_at = time.time()
-        if not self._is_ours(call):
+        if not self._is_recorded(call):
             return
         self.in_flight -= 1
         self._outcomes[outcome] += 1
@@ -165,19 +165,19 @@ class Ledger:
         while len(self._finished) > limit:
             del self._calls[self._finished.popleft().sequence]
 
-    def _is_ours(self, call: Call) -> bool:
+    def _is_recorded(self, call: Call) -> bool:
         return self._calls.get(call.sequence) is call
 
     def calls(self) -> Iterator[Call]:
-        """The calls still known, oldest first."""
+        """Return the recorded calls, oldest first."""
         return iter(self._calls.values())
 
     def sent(self, call: Call) -> SentRequest | None:
-        """What the client sent, if it is still kept."""
+        """Return the client's request if it is still kept."""
         return self._requests.get(call.sequence)
 
     def summary(self) -> dict[str, Any]:
-        """Totals since the last reset, forgotten calls included."""
+        """Return the totals since the last reset, deleted calls included."""
         return {
             "total": self._total,
             "in_flight": self.in_flight,
@@ -189,7 +189,7 @@ class Ledger:
 
 
 def summary_of(calls: list[Call]) -> dict[str, Any]:
-    """The same totals over some calls only."""
+    """Return the same totals of some calls only."""
     outcomes = Counter(call.outcome for call in calls)
     running = outcomes.pop(Outcome.RUNNING, 0)
     return {

@@ -1,10 +1,10 @@
-"""GET /v1/models: the provider's catalogue, open to anyone, with prices and an ETag."""
+"""GET /v1/models: the provider's catalogue, without a key, with prices and an ETag."""
 
 import hashlib
 import json
 from typing import Any, Final
 
-from simulator.errors import refusal
+from simulator.errors import error_reply
 from simulator.http_server import Reply, Request, ResponseWriter
 from simulator.options import Options
 from simulator.state import State
@@ -14,13 +14,13 @@ _PRICE_PER: Final = 1_000_000
 
 
 def aliases(model: str) -> tuple[str, ...]:
-    """Other names under which the model may be asked for."""
+    """Return the other names of a model."""
     bare = model.rpartition("/")[2]
     return (bare, f"{bare}-2025-06-10") if bare == "o3-pro" else (bare,)
 
 
 def is_offered(model: str, options: Options) -> bool:
-    """Whether calls to this model are answered."""
+    """Return whether calls to this model are answered."""
     return _canonical(model, options.models) is not None and _canonical(model, options.withdrawn_models) is None
 
 
@@ -30,13 +30,13 @@ def _canonical(name: str, models: tuple[str, ...]) -> str | None:
 
 
 class Catalogue:
-    """The models on offer."""
+    """The routes of the models on offer."""
 
     def __init__(self, state: State) -> None:
         self._state = state
 
     async def list_models(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /v1/models, filtered by `id` and expanded by `include`."""
+        """Answer GET /v1/models, filtered by `id` and expanded by `include`."""
         options, query = self._state.options, request.query
         wanted = [name for value in query.get("id", ()) for name in value.split(",")]
         withdrawn = next((name for name in wanted if _canonical(name, options.withdrawn_models)), None)
@@ -50,7 +50,7 @@ class Catalogue:
         await writer.send(_tagged({"object": "list", "data": entries}, request))
 
     async def get_model(self, request: Request, writer: ResponseWriter) -> None:
-        """GET /model/{id}; the id goes into the path with its slash."""
+        """Answer GET /model/{id}. The id stands in the path with its slash."""
         options = self._state.options
         name = request.path.removeprefix("/model/")
         model = _canonical(name, options.models)
@@ -62,7 +62,7 @@ class Catalogue:
 
 
 def _gone(name: str, request: Request) -> Reply:
-    return refusal(404, f"Model {name} not found", request.path)
+    return error_reply(404, f"Model {name} not found", request.path)
 
 
 def _sections(query: dict[str, list[str]]) -> frozenset[str]:

@@ -1,8 +1,8 @@
-"""The provider's HTTP errors, with its own words and body shapes.
+"""The provider's HTTP errors, in its own words and body shapes.
 
-Messages and the body `{"message", "path", "requestId", "statusCode", "timestamp"}` are those of the provider's
-documentation (docs/errors-and-messages in aimlapi/api-docs): an upstream error comes as text inside `message`, and
-`statusCode` was a string in its 429 sample and a number elsewhere.
+The messages and the body `{"message", "path", "requestId", "statusCode", "timestamp"}` are from the provider's
+documentation (docs/errors-and-messages in aimlapi/api-docs). An upstream error is text inside `message`. `statusCode`
+was a string in its 429 sample and a number elsewhere.
 """
 
 import json
@@ -81,16 +81,16 @@ _TEMPLATES: Final[Mapping[str, _Template]] = MappingProxyType(
 )
 
 
-class Refused(Exception):
-    """The call ends with this HTTP error."""
+class HttpError(Exception):
+    """Ends the call with an HTTP error."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
         self.reply = reply
 
 
-def refusal(status: int, message: str, path: str) -> Reply:
-    """An HTTP error in the provider's shape."""
+def error_reply(status: int, message: str, path: str) -> Reply:
+    """Return an HTTP error in the provider's shape."""
     body = {
         "requestId": str(uuid4()),
         "statusCode": str(status) if status == HTTPStatus.TOO_MANY_REQUESTS else status,
@@ -101,29 +101,29 @@ def refusal(status: int, message: str, path: str) -> Reply:
     return Reply.json(status, body)
 
 
-def refusal_of_body(error: BodyInvalid, rules: Rules, path: str) -> Reply:
-    """The 400 for a body that breaks the rules, in the shape of whose rules they are."""
+def invalid_body_reply(error: BodyInvalid, rules: Rules, path: str) -> Reply:
+    """Return the 400 for a body that breaks the rules, in the shape of the provider whose rules they are."""
     if rules != "openai":
-        return refusal(HTTPStatus.BAD_REQUEST, str(error), path)
-    told = {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
-    return Reply.json(HTTPStatus.BAD_REQUEST, {"error": told})
+        return error_reply(HTTPStatus.BAD_REQUEST, str(error), path)
+    body = {"message": str(error), "type": "invalid_request_error", "param": error.param, "code": error.code}
+    return Reply.json(HTTPStatus.BAD_REQUEST, {"error": body})
 
 
-def named_refusal(name: str, path: str) -> Reply:
-    """The HTTP error that a bare step of this name gives."""
-    return scripted_refusal(Step(behaviour=name, source=name), path)
+def named_reply(name: str, path: str) -> Reply:
+    """Return the HTTP error of a step that has this name and no options."""
+    return scripted_reply(Step(behaviour=name, source=name), path)
 
 
-def scripted_refusal(step: Step, path: str) -> Reply:
-    """The HTTP error that a step asks for."""
+def scripted_reply(step: Step, path: str) -> Reply:
+    """Return the HTTP error of a step."""
     template = _TEMPLATES.get(step.behaviour) or _plain_template(int(step.behaviour))
     message = step.message or template.message
     code = step.code or template.code
     match template.shape:
         case _Shape.PROVIDER:
-            reply = refusal(template.status, message, path)
+            reply = error_reply(template.status, message, path)
         case _Shape.UPSTREAM:
-            reply = refusal(template.status, _upstream_text(template.status, message, code), path)
+            reply = error_reply(template.status, _upstream_text(template.status, message, code), path)
         case _Shape.OPENAI:
             error = {"message": message, "type": "insufficient_quota", "param": None, "code": code}
             reply = Reply.json(template.status, {"error": error})

@@ -1,4 +1,4 @@
-"""Puts an answer on the wire: whole, as a stream, or spoiled in one of the ways a network spoils it."""
+"""Sends an answer: complete, as a stream, or with one of the faults that a network causes."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Final
 from simulator.answers import Answer
 from simulator.call_log import Outcome
 from simulator.http_server import HTML, JSON, Reply, ResponseWriter
-from simulator.recorded_answers import Recorded
+from simulator.recorded_answers import RecordedAnswer
 from simulator.script import LATE_FAULTS, Step
 from simulator.stream import Event, EventStream, error_event, frame
 
@@ -20,27 +20,27 @@ _PAGE: Final = b"<!DOCTYPE html>\n<html><head><title>One moment, please</title><
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """One answer on its way. `build` makes it; `bill` is called when it exists, whatever becomes of it then."""
+class AnswerSender:
+    """Sends one answer. `build` makes it. `bill` is called once it exists, whether or not it is received."""
 
     writer: ResponseWriter
     headers: Mapping[str, str]
     step: Step
     delay: float
     stream: bool
-    recorded: Recorded | None
+    recorded: RecordedAnswer | None
     build: Callable[[], Answer]
     bill: Callable[[], None]
 
-    async def run(self) -> Outcome:
-        """Send it, or spoil it."""
+    async def send(self) -> Outcome:
+        """Send the answer, or the fault in its place."""
         if self.recorded is not None:
-            return await self._play(self.recorded)
+            return await self._send_recorded(self.recorded)
         if self.stream and self.step.behaviour not in ("drop-after-headers", "not-json", "no-body"):
-            return await self._stream()
-        return await self._plain()
+            return await self._send_stream()
+        return await self._send_plain()
 
-    async def _play(self, recorded: Recorded) -> Outcome:
+    async def _send_recorded(self, recorded: RecordedAnswer) -> Outcome:
         await asyncio.sleep(self.delay)
         self.build()
         self.bill()
@@ -56,7 +56,7 @@ class Delivery:
             self.writer.close()
         return Outcome.ANSWERED
 
-    async def _plain(self) -> Outcome:
+    async def _send_plain(self) -> Outcome:
         await asyncio.sleep(self.delay)
         answer = self.build()
         body = answer.encoded()
@@ -71,11 +71,11 @@ class Delivery:
                 return Outcome.DROPPED
             case "drop-after-headers" | "truncated" | "stall" | "slow":
                 await self.writer.begin(200, {"content-type": JSON, **headers}, length=len(body))
-                return await self._spoil([body])
+                return await self._send_faulty([body])
         await self.writer.send(Reply(200, body, JSON, headers))
         return Outcome.ANSWERED
 
-    async def _stream(self) -> Outcome:
+    async def _send_stream(self) -> Outcome:
         answer = self.build()
         events = EventStream(answer, self.step.behaviour, self.step.chunk)
         head = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **self.headers}
@@ -87,27 +87,27 @@ class Delivery:
         if behaviour in LATE_FAULTS:
             self.bill()
         if behaviour in ("truncated", "stall", "slow"):
-            return await self._spoil([frame(event) for event in (*middle, *events.ending())])
+            return await self._send_faulty([frame(event) for event in (*middle, *events.ending())])
         if behaviour == "stream-error":
             message = self.step.message or "An error occurred while processing your request."
             del middle[len(middle) // 2 :]
             middle.append(error_event(self.step.code or "server_error", message, after=middle[-1]))
-        await self._pace(middle)
+        await self._send_paced(middle)
         if behaviour not in LATE_FAULTS:
             await self.writer.write(_frames(events.ending()))
         await self.writer.end()
         self.bill()
         return Outcome.DROPPED if behaviour in LATE_FAULTS else Outcome.ANSWERED
 
-    async def _pace(self, events: Iterable[Event]) -> None:
+    async def _send_paced(self, events: Iterable[Event]) -> None:
         pause = _DELTA_SECONDS if self.step.every is None else self.step.every
         for event in events:
             await self.writer.write(frame(event))
             if pause and event["type"].endswith(".delta"):
                 await asyncio.sleep(pause)
 
-    async def _spoil(self, parts: list[bytes]) -> Outcome:
-        """The head is out; do to the body what the step says. Cut inside a part, never between two."""
+    async def _send_faulty(self, parts: list[bytes]) -> Outcome:
+        """Send a body with the step's fault, after the head was sent. A cut falls inside a part, never between two."""
         behaviour = self.step.behaviour
         if behaviour == "drop-after-headers":
             self.writer.reset()
@@ -123,18 +123,18 @@ class Delivery:
         cut = parts[middle]
         await self.writer.write(b"".join(parts[:middle]) + cut[: len(cut) // 2])
         if behaviour == "stall":
-            await silence(self.step)
+            await wait_silently(self.step)
         self.writer.close()
         return Outcome.DROPPED
 
 
-async def give_nothing(writer: ResponseWriter, step: Step) -> Outcome:
-    """The faults that come before any answer."""
+async def send_early_fault(writer: ResponseWriter, step: Step) -> Outcome:
+    """Send a fault that comes before any answer."""
     match step.behaviour:
         case "drop":
             writer.reset()
         case "half-open":
-            await silence(step)
+            await wait_silently(step)
             writer.close()
         case "garbage":
             await writer.send_raw(_GARBAGE)
@@ -144,8 +144,8 @@ async def give_nothing(writer: ResponseWriter, step: Step) -> Outcome:
     return Outcome.DROPPED
 
 
-async def silence(step: Step) -> None:
-    """Say nothing until the client leaves, which cancels us, or until the step's maximum."""
+async def wait_silently(step: Step) -> None:
+    """Send nothing until the client disconnects, which cancels this task, or until the step's maximum."""
     await asyncio.sleep(_LONGEST_SILENCE if step.max is None else step.max)
 
 

@@ -1,10 +1,10 @@
-"""HTTP/1.1 straight on asyncio transports, because faults happen below any web framework.
+"""An HTTP/1.1 server directly on asyncio transports, because faults happen below any web framework.
 
-Resetting a connection before the first byte, promising more bytes than are sent, answering with something that is
-not HTTP: each needs the transport itself. It is also the cheapest way to hold ten thousand calls: one protocol
-object, one parser and one task each.
+To reset a connection before the first byte, to promise more bytes than are sent, or to answer with something that is
+not HTTP needs the transport itself. It is also the cheapest way to hold ten thousand calls: one protocol object, one
+parser and one task each.
 
-A client that leaves is noticed at once: its FIN or RST cancels the task that works for it.
+A client's FIN or RST cancels at once the task that works for it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent
 
 @dataclass(slots=True)
 class Request:
-    """One request, read to its end. `oversized` means that the body was too large and was not kept."""
+    """One complete request. `oversized` is true if the body was too large and was not kept."""
 
     method: str
     target: str
@@ -50,13 +50,13 @@ class Request:
 
     @property
     def query(self) -> dict[str, list[str]]:
-        """Query parameters; each may be repeated."""
+        """Query parameters, each with all its values."""
         return parse_qs(self.target.partition("?")[2], keep_blank_values=True)
 
 
 @dataclass(slots=True)
 class Reply:
-    """A whole answer, for the routes that do nothing special with bytes."""
+    """A complete answer."""
 
     status: int
     body: bytes
@@ -65,7 +65,7 @@ class Reply:
 
     @classmethod
     def json(cls, status: int, value: Any, headers: Mapping[str, str] | None = None) -> "Reply":
-        """An answer whose body is `value` as JSON."""
+        """Return an answer whose body is `value` as JSON."""
         body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
         return cls(status, body, headers=headers or {})
 
@@ -74,11 +74,11 @@ def _reason(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
-        return "Unknown"  # 520 to 529 are in use and registered nowhere
+        return "Unknown"  # 520 to 529 are used but not registered
 
 
 class ResponseWriter:
-    """Our side of one request: whole answers, answers in parts, and the ways to spoil them."""
+    """Writes the answer to one request: complete, in parts, or faulty."""
 
     __slots__ = ("_chunked", "_connection", "_keep_alive", "client_left_at", "started")
 
@@ -90,14 +90,14 @@ class ResponseWriter:
         self.client_left_at: float | None = None
 
     async def send(self, reply: Reply) -> None:
-        """Answer completely."""
+        """Send a complete answer."""
         headers = {"content-type": reply.content_type, **reply.headers}
         await self.begin(reply.status, headers, length=len(reply.body), body=reply.body)
 
     async def begin(
         self, status: int, headers: Mapping[str, str], *, length: int | None = None, body: bytes = b""
     ) -> None:
-        """Send the head, with `length` as Content-Length, or chunked when it is None."""
+        """Send the head, with `length` as Content-Length, or chunked if it is None."""
         self.started = True
         self._chunked = length is None
         lines = [f"HTTP/1.1 {status} {_reason(status)}"]
@@ -113,7 +113,7 @@ class ResponseWriter:
         await self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def end(self) -> None:
-        """Finish a body sent in parts."""
+        """End a body that was sent in parts."""
         if self._chunked:
             await self._connection.write(b"0\r\n\r\n")
 
@@ -123,17 +123,17 @@ class ResponseWriter:
         await self._connection.write(data)
 
     def close(self) -> None:
-        """End the connection in good order (FIN), whether or not the answer is complete."""
+        """Close the connection normally (FIN), whether or not the answer is complete."""
         self._keep_alive = False
         self._connection.close()
 
     def reset(self) -> None:
-        """Break the connection off (RST)."""
+        """Reset the connection (RST)."""
         self._keep_alive = False
         self._connection.reset()
 
     def finish(self) -> None:
-        """Close unless the client may send its next request on this connection."""
+        """Close the connection unless the client may send another request on it."""
         if not self._keep_alive:
             self._connection.close()
 
@@ -142,7 +142,7 @@ Handler = Callable[[Request, ResponseWriter], Awaitable[None]]
 
 
 class Connection(asyncio.Protocol):
-    """One client connection: parses requests and hands them to `handler` one after the other."""
+    """One client connection: parses requests and calls `handler` with one after the other."""
 
     def __init__(self, handler: Handler, open_connections: "set[Connection]", max_body_bytes: int) -> None:
         self._handler = handler
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._max_body_bytes = max_body_bytes
         self._queue: deque[Request] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._exchange: ResponseWriter | None = None
+        self._writer: ResponseWriter | None = None
         self._writable: asyncio.Future[None] | None = None
         self._closing = False
         self._parser = httptools.HttpRequestParser(self)
@@ -163,27 +163,27 @@ class Connection(asyncio.Protocol):
         self._oversized = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
+        """Store the transport."""
         self._transport = cast("asyncio.Transport", transport)
         self._open_connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Stop whatever is being done for this client."""
+        """Stop the work for this client."""
         self._open_connections.discard(self)
-        if self._exchange is not None and not self._closing:
-            self._exchange.client_left_at = time.time()
+        if self._writer is not None and not self._closing:
+            self._writer.client_left_at = time.time()
         self._closing = True
         if self._task is not None:
             self._task.cancel()
 
     def eof_received(self) -> bool | None:
-        """Take the client's FIN for its leaving, also while we still owe it bytes."""
+        """Treat the client's FIN as a disconnect, also while an answer is being sent."""
         if self._task is not None:
             self._transport.abort()
         return None
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser."""
+        """Parse received bytes."""
         if self._closing:
             return
         try:
@@ -193,24 +193,24 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_message_begin(self) -> None:
-        """Parser callback."""
+        """Reset the parser's state."""
         self._start_message()
 
     def on_url(self, url: bytes) -> None:
-        """Parser callback; a long target may come in parts."""
+        """Add a part of the target, which may arrive in parts."""
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Parser callback."""
+        """Add a header field."""
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        """Parser callback."""
+        """Ask for the body if the client waits for that."""
         if self._headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
-        """Parser callback."""
+        """Add a part of the body, unless the body is too large."""
         if len(self._body) + len(body) > self._max_body_bytes:
             self._oversized = True
             self._body.clear()
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
             self._body += body
 
     def on_message_complete(self) -> None:
-        """Parser callback: a request is complete."""
+        """Queue a complete request."""
         if len(self._queue) >= _PIPELINE_LIMIT:
             self.reset()
             return
@@ -238,42 +238,42 @@ class Connection(asyncio.Protocol):
     async def _work(self) -> None:
         while self._queue and not self._closing:
             request = self._queue.popleft()
-            writer = self._exchange = ResponseWriter(self, keep_alive=request.keep_alive)
+            writer = self._writer = ResponseWriter(self, keep_alive=request.keep_alive)
             try:
                 await self._handler(request, writer)
-            except Exception:  # a bug of ours must show as a 500 and a traceback, not as one more scripted fault
-                log.exception("%s %s failed", request.method, request.path)
+            except Exception:  # a bug must show as a 500 and a traceback, not as another scripted fault
+                log.exception("request failed: %s %s", request.method, request.path)
                 if writer.started:
                     writer.reset()
                 else:
                     await writer.send(Reply.json(500, {"message": "the simulator itself failed"}))
-            self._exchange = None
+            self._writer = None
             writer.finish()
         self._task = None
 
     async def write(self, data: bytes) -> None:
-        """Send, waiting while the client is slower than we are."""
+        """Send bytes, and wait while the client reads more slowly."""
         self._transport.write(data)
         if self._writable is not None:
             await self._writable
 
     def pause_writing(self) -> None:
-        """Transport callback: its buffer is full."""
+        """Make `write` wait: the transport's buffer is full."""
         self._writable = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
-        """Transport callback: its buffer has room again."""
+        """Let `write` return: the transport's buffer has room again."""
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
         self._writable = None
 
     def close(self) -> None:
-        """Send what is buffered, then FIN."""
+        """Send the buffered bytes, then FIN."""
         self._closing = True
         self._transport.close()
 
     def reset(self) -> None:
-        """Send RST; what is still buffered is lost."""
+        """Send RST. Buffered bytes are lost."""
         self._closing = True
         raw: socket.socket | None = self._transport.get_extra_info("socket")
         if raw is not None:
@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def abort(self) -> "asyncio.Task[None] | None":
-        """End the connection because the simulator stops; returns what was being done, now cancelled."""
+        """Abort the connection because the simulator stops. Return the cancelled task, if any."""
         self._closing = True
         self._transport.abort()
         if self._task is not None:

@@ -1,12 +1,12 @@
-"""API keys: any is good unless it is on the list of bad ones."""
+"""API keys. Any key is valid unless it is in the list of bad ones."""
 
-from simulator.errors import Refused, named_refusal
+from simulator.errors import HttpError, named_reply
 from simulator.http_server import Request
 from simulator.options import Options
 
 
 def accepted_key(request: Request, options: Options) -> str | None:
-    """The request's bearer key, or None if there is none or the provider would not take it."""
+    """Return the request's bearer key; None if it has none, or one that the provider refuses."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key or key in options.bad_keys:
@@ -15,12 +15,12 @@ def accepted_key(request: Request, options: Options) -> str | None:
 
 
 def require_key(request: Request, options: Options) -> str:
-    """The request's key.
+    """Return the request's key.
 
     Raises:
-        Refused: 401, there is none that counts.
+        HttpError: 401, the request has no valid key.
     """
     key = accepted_key(request, options)
     if key is None:
-        raise Refused(named_refusal("401", request.path))
+        raise HttpError(named_reply("401", request.path))
     return key

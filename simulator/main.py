@@ -1,4 +1,4 @@
-"""Composition root of the simulator: routes, sockets, and the process's life."""
+"""The composition root of the simulator: routes, sockets, and the process's life."""
 
 import asyncio
 import resource
@@ -8,23 +8,23 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import MappingProxyType
 
-from simulator.admin_api import ControlPlane
+from simulator.admin_api import AdminApi
 from simulator.background import BackgroundResponses
-from simulator.billing_api import Reports
+from simulator.billing_api import BillingApi
 from simulator.catalogue import Catalogue
-from simulator.errors import Refused
+from simulator.errors import HttpError
 from simulator.http_server import Connection, Handler, Request, ResponseWriter
 from simulator.options import Options
 from simulator.responses import Responses, not_found
 from simulator.state import State
 
-_BACKLOG = 4096  # ten thousand calls arrive at once
+_BACKLOG = 4096  # ten thousand calls may arrive at once
 
 
 class Simulator:
-    """The provider on loopback.
+    """The simulated provider on loopback.
 
-    Use it inside a running event loop: `start`, then `url`, then `stop`.
+    Use it in a running event loop: `start`, then `url`, then `stop`.
     """
 
     def __init__(self, options: Options | None = None) -> None:
@@ -32,8 +32,8 @@ class Simulator:
         background = BackgroundResponses(self._state)
         responses = Responses(self._state, background)
         catalogue = Catalogue(self._state)
-        reports = Reports(self._state)
-        control = ControlPlane(self._state, background, reports)
+        billing_api = BillingApi(self._state)
+        admin = AdminApi(self._state, background, billing_api)
         self._background = background
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
@@ -47,19 +47,19 @@ class Simulator:
             ("GET",    "/v1/models"):           catalogue.list_models,
             ("GET",    "/models"):              catalogue.list_models,
             ("GET",    "/model/*"):             catalogue.get_model,
-            ("GET",    "/v2/logs"):             reports.logs,
-            ("GET",    "/v2/billing"):          reports.billing,
-            ("GET",    "/_calls"):              control.list_calls,
-            ("DELETE", "/_calls"):              control.forget_calls,
-            ("GET",    "/_script"):             control.show_options,
-            ("PUT",    "/_script"):             control.change_options,
-            ("DELETE", "/_script"):             control.restore_options,
-            ("GET",    "/_health"):             control.health,
+            ("GET",    "/v2/logs"):             billing_api.logs,
+            ("GET",    "/v2/billing"):          billing_api.billing,
+            ("GET",    "/_calls"):              admin.list_calls,
+            ("DELETE", "/_calls"):              admin.delete_calls,
+            ("GET",    "/_script"):             admin.show_options,
+            ("PUT",    "/_script"):             admin.change_options,
+            ("DELETE", "/_script"):             admin.restore_options,
+            ("GET",    "/_health"):             admin.health,
         })
         # fmt: on
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Listen; port 0 takes a free one. `url` then names it."""
+        """Listen on `host` and `port`, and set `url`. Port 0 means any free port."""
         options = self._state.options
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self._handle, self._connections, options.max_body_bytes),
@@ -71,7 +71,7 @@ class Simulator:
         self.url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"
 
     async def stop(self) -> None:
-        """Stop listening and break off every call."""
+        """Stop listening and abort every call."""
         if self._server is not None:
             self._server.close()
         self._background.reset()
@@ -85,8 +85,8 @@ class Simulator:
             handler = self._routes.get((request.method, _pattern(path)), not_found)
         try:
             await handler(request, writer)
-        except Refused as refused:
-            await writer.send(refused.reply)
+        except HttpError as error:
+            await writer.send(error.reply)
 
 
 def _pattern(path: str) -> str:
@@ -96,7 +96,7 @@ def _pattern(path: str) -> str:
 
 
 async def serve(host: str, port: int, options: Options | None = None) -> None:
-    """Run a simulator until SIGTERM or SIGINT; says on standard output where it listens."""
+    """Run a simulator until SIGTERM or SIGINT. Its address is printed to standard output."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,7 +110,7 @@ async def serve(host: str, port: int, options: Options | None = None) -> None:
 
 
 def run(host: str = "127.0.0.1", port: int = 0, options: Options | None = None) -> None:
-    """`serve`, blocking. Takes as many open files as the system allows: a held call is one."""
+    """Run `serve` and block. Raise the limit of open files to the maximum, as each held call needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # macOS refuses an unlimited hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

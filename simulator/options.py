@@ -1,4 +1,4 @@
-"""Everything about the simulator that can be set: at start by flags, at run time by `PUT /_script`."""
+"""Every setting of the simulator: at start by flags, at run time by `PUT /_script`."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Literal, Self
@@ -32,37 +32,37 @@ CHAOS_MIX: Final[Mapping[str, float]] = {
     "stream-error": 1,
     "failed code=server_error": 1,
 }
-"""Faults after which another attempt can succeed, weighted roughly as they are met."""
+"""Faults after which another attempt can succeed, weighted roughly by how often they occur."""
 
 
 class Options(BaseModel):
-    """The settings. Times are seconds, money is US dollars, as on the provider's own wire."""
+    """The settings. Times are in seconds, amounts in US dollars, as in the provider's API."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rules: Rules = Field(
         "lenient",
-        description="request bodies that are taken: lenient (any shape that OpenAI takes), strict (AI/ML API's schema)"
+        description="valid request bodies: lenient (any shape that OpenAI accepts), strict (AI/ML API's schema)"
         " or openai (lenient, with OpenAI's rules on ids, reasoning, calls and outputs)",
     )
-    script: str = Field("full", description="what calls without a directive of their own get")
+    script: str = Field("full", description="script of calls that have no directive")
     answers: str = Field("", description="file of more recorded answers, in the form of simulator/odd_answers.json")
-    delay: float = Field(2.0, ge=0, description="seconds until an answer, unless its step says delay=")
+    delay: float = Field(2.0, ge=0, description="seconds until an answer, unless its step has delay=")
     jitter: float = Field(0.2, ge=0, le=1, description="share of --delay by which it varies, both ways")
     seed: int = Field(0, description="the same seed and call ids give the same chaos and jitter")
-    chaos: float = Field(0.0, ge=0, le=1, description="share of undirected calls that meet a fault")
+    chaos: float = Field(0.0, ge=0, le=1, description="share of calls without a directive that get a fault")
     chaos_by: Literal["call", "prompt"] = Field(
-        "call", description="what chance is drawn from: the client request id, or prompt and attempt number"
+        "call", description="basis of chance: the client request id, or prompt and attempt number"
     )
     chaos_mix: Mapping[str, float] = Field(CHAOS_MIX, description="weights of the faults: step text to number")
     cost: Literal["both", "headers", "body", "chunk", "none"] = Field(
-        "both", description="where answers carry their cost (chunk: a last SSE chunk of its own)"
+        "both", description="parts of answers that carry their cost (chunk: a last SSE chunk of its own)"
     )
     models: tuple[str, ...] = Field(("openai/o3-pro",), description="models that answer")
-    withdrawn_models: tuple[str, ...] = Field((), description="models that once did, and now give 404")
+    withdrawn_models: tuple[str, ...] = Field((), description="models that no longer answer, but give 404")
     bad_keys: tuple[str, ...] = Field(("bad-key",), description="API keys that get 401")
     balance: float | None = Field(None, description="account balance; calls get 403 once it is spent")
-    bill_disconnects: bool = Field(default=False, description="bill calls whose client left before the answer")
+    bill_disconnects: bool = Field(default=False, description="bill calls whose client disconnected before the answer")
     native_background: bool = Field(default=False, description="honour background: true, with its routes")
     poll_after_ms: int = Field(500, ge=0, description="openai-poll-after-ms hint of the background routes")
     background_retention: float = Field(600.0, ge=0, description="seconds that a background answer is kept")
@@ -99,14 +99,14 @@ class Options(BaseModel):
 
     @property
     def recorded_answers(self) -> RecordedAnswers:
-        """The cases that a script may name: the packaged ones and those of `answers`."""
+        """Cases that a script may name: the packaged ones and those of `answers`."""
         return self._recorded_answers
 
     def changed(self, changes: Any) -> "Options":
-        """These options with `changes`, an object of option names and values.
+        """Return these options with `changes`, an object of option names and values.
 
         Raises:
-            TypeError: it is no object.
+            TypeError: `changes` is not an object.
             pydantic.ValidationError: a name or value is wrong.
         """
         if not isinstance(changes, Mapping):

@@ -1,7 +1,7 @@
-"""Answers as providers and gateways really sent them, out of files like `odd_answers.json`, byte for byte.
+"""Answers of real providers and gateways, from files like `odd_answers.json`, byte for byte.
 
 A file is `{"cases": [{"name", "answers": [{"status", "headers", "json" | "text" | "sse"}]}]}`; other keys are for
-tests. `json` is sent as compact JSON, `text` as it stands. In `sse` an object is sent as an event, a text as it stands.
+tests. `json` is sent as compact JSON, `text` unchanged. In `sse` an object is sent as an event, a text unchanged.
 """
 
 import json
@@ -16,15 +16,15 @@ from simulator.script import Script, ScriptError, Step
 from simulator.stream import frame
 
 _BODIES: Final = frozenset(("json", "text", "sse"))
-_OURS: Final = frozenset(("content-length", "transfer-encoding", "connection"))
+_OWN_HEADERS: Final = frozenset(("content-length", "transfer-encoding", "connection"))
 
 
 class AnswersError(ValueError):
-    """A file of answers that cannot be read, with the reason as its text."""
+    """A file of answers that cannot be read. Its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedAnswer:
     """One answer, ready to be sent. `parts` of a stream are its events; any other answer is one part."""
 
     status: int
@@ -32,15 +32,15 @@ class Recorded:
     parts: tuple[bytes, ...]
     is_stream: bool
     response: Mapping[str, Any]
-    """The last response object in it; empty where it holds none."""
+    """The last response object in it; empty if there is none."""
 
     @property
     def body(self) -> bytes:
-        """All of it."""
+        """The whole answer."""
         return b"".join(self.parts)
 
-    def booked(self, step: Step) -> Step:
-        """`step` with the tokens and the bill that this answer stands for in the ledger, where it says none itself."""
+    def with_usage(self, step: Step) -> Step:
+        """Return `step` with the tokens and the billing of this answer, unless it sets its own."""
         usage = self.response.get("usage")
         counts = usage if isinstance(usage, Mapping) else {}
         given, made = counts.get("input_tokens"), counts.get("output_tokens")
@@ -54,13 +54,13 @@ class Recorded:
 
 
 class RecordedAnswers:
-    """Cases by name, each with the answers that it gives in turn; the last one is given again and again."""
+    """Cases by name, each with its answers in order. The last answer repeats."""
 
-    def __init__(self, cases: Mapping[str, Sequence[Recorded]]) -> None:
+    def __init__(self, cases: Mapping[str, Sequence[RecordedAnswer]]) -> None:
         self._cases = cases
 
-    def answer(self, name: str, number: int) -> Recorded:
-        """What the `number`-th call of a job gets, counted from 1.
+    def answer(self, name: str, number: int) -> RecordedAnswer:
+        """Return the answer to a job's `number`-th call, counted from 1.
 
         Raises:
             ScriptError: no case has this name.
@@ -71,10 +71,10 @@ class RecordedAnswers:
         return answers[min(number, len(answers)) - 1]
 
     def check(self, script: Script) -> None:
-        """Look up every case that `script` names.
+        """Check that every case exists that `script` names.
 
         Raises:
-            ScriptError: one is not there.
+            ScriptError: a case does not exist.
         """
         for step in script.steps:
             if step.recorded is not None:
@@ -82,10 +82,10 @@ class RecordedAnswers:
 
 
 def read_answers(path: str) -> RecordedAnswers:
-    """The packaged cases and those of the file at `path`, which win; an empty path names no file.
+    """Read the packaged cases and those of the file at `path`, which take precedence. An empty path means no file.
 
     Raises:
-        AnswersError: the file cannot be read, or does not have the form that this module's docstring shows.
+        AnswersError: the file cannot be read, or does not have the form in this module's docstring.
     """
     if not path:
         return RecordedAnswers(_packaged())
@@ -97,12 +97,12 @@ def read_answers(path: str) -> RecordedAnswers:
 
 
 @cache
-def _packaged() -> Mapping[str, Sequence[Recorded]]:
+def _packaged() -> Mapping[str, Sequence[RecordedAnswer]]:
     name = "odd_answers.json"
     return _cases(resources.files("simulator").joinpath(name).read_bytes(), name)
 
 
-def _cases(text: bytes, source: str) -> dict[str, Sequence[Recorded]]:
+def _cases(text: bytes, source: str) -> dict[str, Sequence[RecordedAnswer]]:
     try:
         return {
             str(case["name"]): [_recorded(each) for each in _some(case["answers"])]
@@ -110,7 +110,7 @@ def _cases(text: bytes, source: str) -> dict[str, Sequence[Recorded]]:
         }
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise AnswersError(f"{source} is no file of recorded answers: {reason}") from None
+        raise AnswersError(f"{source} is not a file of recorded answers: {reason}") from None
 
 
 def _some(answers: Sequence[Any]) -> Sequence[Any]:
@@ -119,23 +119,23 @@ def _some(answers: Sequence[Any]) -> Sequence[Any]:
     return answers
 
 
-def _recorded(given: Mapping[str, Any]) -> Recorded:
+def _recorded(given: Mapping[str, Any]) -> RecordedAnswer:
     kinds = _BODIES & given.keys()
     if len(kinds) != 1:
         raise ValueError("an answer needs one of json, text and sse")
     names = {name.lower(): str(value) for name, value in given.get("headers", {}).items()}
-    headers = {name: value for name, value in names.items() if name not in _OURS}
+    headers = {name: value for name, value in names.items() if name not in _OWN_HEADERS}
     status = int(given.get("status", 200))
     if not 200 <= status <= 599:
-        raise ValueError(f"{status} is no status of an answer")
+        raise ValueError(f"{status} is not the status of an answer")
     if "sse" in given:
         parts = tuple(each.encode() if isinstance(each, str) else frame(each) for each in given["sse"])
         objects = [each.get("response") for each in given["sse"] if isinstance(each, Mapping)]
-        return Recorded(status, headers, parts, is_stream=True, response=_last_object(objects))
+        return RecordedAnswer(status, headers, parts, is_stream=True, response=_last_object(objects))
     if "text" in given:
-        return Recorded(status, headers, (given["text"].encode(),), is_stream=False, response={})
+        return RecordedAnswer(status, headers, (given["text"].encode(),), is_stream=False, response={})
     body = json.dumps(given["json"], ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return Recorded(status, headers, (body,), is_stream=False, response=_last_object([given["json"]]))
+    return RecordedAnswer(status, headers, (body,), is_stream=False, response=_last_object([given["json"]]))
 
 
 def _last_object(values: Sequence[Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Reads from a checked request body what an answer needs: who said what, and which tools it asks for."""
+"""The parts of a checked request body that an answer needs: its texts, and the tools to call."""
 
 import hashlib
 import json
@@ -21,56 +21,56 @@ _SEARCH: Final = re.compile(r"\bsearch the web\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class ProviderRequest:
-    """One valid request. The input itself is not kept: ten thousand held calls should cost little."""
+    """One valid request. The input itself is not kept, so that ten thousand held calls cost little."""
 
     model: str
     prompt: str
-    """The start of the turn's last text that is not a tool's, without directives."""
+    """Start of the turn's last text that is no tool output, without directives."""
     tool_outputs: tuple[str, ...]
-    """The start of each text that the tools gave since the model last spoke."""
+    """Start of each text in tool outputs since the model's last message."""
     prompt_sha256: bytes
-    """Of a string input's UTF-8 bytes; of any other input, of its canonical JSON (sorted keys, no spaces)."""
+    """SHA-256 of a string input's UTF-8 bytes, or of any other input's canonical JSON (sorted keys, no spaces)."""
     script: str | None
     input_tokens: int
     settings: Mapping[str, Any]
-    """Every field but `input`."""
+    """All fields except `input`."""
     tools_to_call: tuple[Tool, ...]
-    """The offered tools that the prompt names or `tool_choice` demands, without those that have answered."""
+    """Offered tools that the prompt names or `tool_choice` requires, without those that have answered."""
     must_call: bool
-    """Whether `tool_choice` leaves no choice but a call."""
+    """True if `tool_choice` requires a call."""
     web_search: str | None
-    """The query of a web search that the prompt asks for, where that tool is offered."""
+    """Query of a web search, if the prompt asks for one and that tool is offered."""
 
     @property
     def stream(self) -> bool:
-        """Whether the client asked for SSE."""
+        """True if the client requested SSE."""
         return self.settings.get("stream") is True
 
     @property
     def background(self) -> bool:
-        """Whether the client asked for background mode."""
+        """True if the client requested background mode."""
         return self.settings.get("background") is True
 
     @property
     def text_format(self) -> Mapping[str, Any]:
-        """The wanted form of the text: `text.format`, plain text where it is not given."""
+        """The `text.format` of the request; plain text by default."""
         text_format: Mapping[str, Any] = (self.settings.get("text") or {}).get("format") or {}
         return text_format if text_format.get("type") is not None else {"type": "text"}
 
     def includes(self, name: str) -> bool:
-        """Whether the client asked for this extra part of the output."""
+        """Return whether the client requested this additional part of the output."""
         return name in (self.settings.get("include") or ())
 
 
 def prompt_hash(prompt: Any) -> bytes:
-    """The hash by which the ledger knows an `input`."""
+    """Return the hash that identifies an `input` in the call log."""
     if not isinstance(prompt, str):
         prompt = json.dumps(prompt, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
 
 
 def read_request(body: Mapping[str, Any]) -> ProviderRequest:
-    """Take from a checked body what an answer needs.
+    """Read a checked body.
 
     Raises:
         ScriptError: it holds a directive that does not parse.
@@ -112,11 +112,11 @@ class _Conversation:
 
     def __init__(self, given: str | Sequence[Mapping[str, Any]]) -> None:
         self.texts: list[str] = []
-        """What the turn adds, tool outputs and all."""
+        """Texts that the turn adds, tool outputs included."""
         self.prompt = ""
-        """Its last text that is not a tool's."""
+        """The turn's last text that is no tool output."""
         self.outputs: list[str] = []
-        """What the tools gave since the model's last message."""
+        """Tool outputs since the model's last message."""
         self._names: dict[str, str] = {}
         self._begin_turn([])
         if isinstance(given, str):
@@ -127,11 +127,11 @@ class _Conversation:
 
     def _begin_turn(self, texts: list[str]) -> None:
         self.asked = texts
-        """The texts of the last user message, which a loop of tool calls goes on answering."""
+        """Texts of the last user message, which a loop of tool calls continues to answer."""
         self.answered: set[str | None] = set()
-        """The names of the tools that gave their output since; None for one whose call is not in the input."""
+        """Names of the tools with an output since then; None for one whose call is not in the input."""
         self.searched = False
-        """Whether the web was searched since."""
+        """True if the web was searched since then."""
 
     def _read(self, item: Mapping[str, Any]) -> None:
         kind, role = item.get("type") or "message", item.get("role")
@@ -178,7 +178,7 @@ class _Conversation:
 
 
 def _texts(content: Any) -> list[str]:
-    """The texts of a content or an output, whatever its parts are called."""
+    """Return the texts of a content or an output, whatever the types of its parts."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else [content]

@@ -1,8 +1,8 @@
-r"""The directive language: what the simulator does with a call can be written into its prompt.
+r"""The directive language, by which a prompt scripts the simulator's answer to its call.
 
     [[sim: 429 x2 retry-after=1, then full delay=0.5]] Hello
 
-gives two 429 answers with `Retry-After: 1`, and from the third call on a full answer after half a second.
+gives two 429 answers with `Retry-After: 1`, and a full answer after half a second to the third and every later call.
 
 Grammar::
 
@@ -11,41 +11,40 @@ Grammar::
     step      = [ "then" ] behaviour [ name ] [ "x" count ] { option "=" value }
     value     = bare word | "a JSON string"
 
-Steps are taken in order, one per call; `x3` stands for three calls; the last step goes on for ever. Calls are counted
-per job: by the part of `X-Client-Request-Id` before its last colon (`resp_1:2` is call two of `resp_1`), or by the
-prompt's hash where that header is absent. A directive is looked for in `instructions`, then in the input of this turn
-(every item after the model's own last one), so that a conversation can script each of its turns; of several in one
-turn the last counts. Without one, `Options.script` and chaos decide. A directive that does not parse is answered 400
-with the reason.
+Steps are used in order, one per call. `x3` means three calls, and the last step repeats. Calls are counted per job: by
+the part of `X-Client-Request-Id` before its last colon (`resp_1:2` is call two of `resp_1`), or by the prompt's hash if
+that header is absent. A directive is searched in `instructions`, then in the input of this turn (every item after the
+model's own last one), so that a conversation can script each of its turns. Of several in one turn the last counts.
+Without one, `Options.script` and chaos decide. A directive that does not parse is answered with a 400 and the reason.
 
 **Answers** (200; in a stream the same as SSE):
 
 ==================== ==========================================================================================
-full                 reasoning item, message, usage, cost; honours `text.format` and `tool_choice`. `text=` says what
+full                 reasoning item, message, usage, cost; follows `text.format` and `tool_choice`. `text=` is its text
 sample-1, sample-2   the two bodies of the provider's documentation, byte for byte (as SSE: derived from them)
-tool-call            a function call: `name=`, `arguments=`, else of the function that full would call, or the first
-json                 a JSON text, following the request's schema where it has one
+tool-call            a function call: `name=`, `arguments=`; else of the function that full would call, or the first
+json                 a JSON text, by the request's schema if it has one
 refusal              a message whose content is a refusal
 many-items           `items=` reasoning and message pairs (20)
-unknown-items        an output item, and in a stream an event, of a type that nobody knows yet
+unknown-items        an output item, and in a stream an event, of an unknown type
 huge                 a text of `kb=` kilobytes (1024)
 incomplete           status incomplete, partial text; `reason=` max_output_tokens (default) or content_filter
 failed               status failed; `code=` server_error (default), `message=`
 empty                status completed and no text
 output-null          the text only in `output_text`, as in sample-1
 no-status            no top-level status, as in sample-2
-in-progress-item     a finished message that says in_progress, as in sample-2
+in-progress-item     a finished message whose status is in_progress, as in sample-2
 unfinished           no output, and status in_progress (or `status=`)
 no-usage             usage is null
 malformed-usage      usage of wrong types
-answer NAME          a case of `odd_answers.json` or of the file of `--answers`, byte for byte and whatever the request
-                     asks for; its answers are given in turn, counted per job, and the last one goes on for ever
+answer NAME          a case of `odd_answers.json` or of the file of `--answers`, byte for byte, whatever the request is;
+                     its answers are used in order, counted per job, and the last one repeats
 ==================== ==========================================================================================
 
-**Refusals** (HTTP errors, at once unless `delay=`; all take `message=`, `retry-after=`, `retry-after-ms=`):
+**HTTP errors** (at once unless `delay=`; all take `message=`, `retry-after=`, `retry-after-ms=`):
 
 ==================== ==========================================================================================
-400 to 599           the provider's error body (HTML for 502 and 520 to 524): its own message where one is known
+400 to 599           the provider's error body (HTML for 502 and 520 to 524), with its own message if one is known
 400-value            400 Unsupported value
 overflow             400 with context_length_exceeded inside a nested upstream text; full if truncation is auto
 429-free-tier        429 of the free tier
@@ -59,7 +58,7 @@ overflow             400 with context_length_exceeded inside a nested upstream t
 ==================== ==========================================================================================
 drop                 connection reset before any byte
 close                connection closed before any byte
-half-open            read, and never answer, until the client leaves or `max=` seconds (3600)
+half-open            no answer until the client disconnects, or for `max=` seconds (3600)
 garbage              bytes that are not HTTP
 ==================== ==========================================================================================
 
@@ -68,31 +67,31 @@ garbage              bytes that are not HTTP
 ==================== ==========================================================================================
 drop-after-headers   200 and headers, then a reset
 truncated            half of the body, or of the stream, then the connection closes
-stall                half of it, then silence until the client leaves or `max=` seconds (3600)
+stall                half of it, then silence until the client disconnects, or for `max=` seconds (3600)
 slow                 one byte each `every=` seconds (0.05)
 not-json             200 with an HTML page
-no-body              200 and nothing else
-stream-end           a stream without its terminal event; a plain request gets full
+no-body              200 with an empty body
+stream-end           a stream without its last event; a plain request gets full
 stream-error         a stream broken by an `error` event (`code=`, `message=`); a plain request gets full
 ==================== ==========================================================================================
 
 **Options of every step**: `delay=` seconds before the answer, in a stream between response.in_progress and the first
-output; `billed=yes|no` overrides what the ledger counts (`drop delay=1 billed=yes`: paid for, and lost).
+output; `billed=yes|no` overrides whether the call is billed (`drop delay=1 billed=yes`: billed, and lost).
 **Of answers**: `text=`, `tokens=` (output tokens), `input-tokens=`, `reasoning-tokens=`, `cost=` an amount in USD, or
-where it is told (both|headers|body|chunk|none), and in a stream `chunk=` characters per delta and `every=` seconds
-between deltas (0.02).
+its place (both|headers|body|chunk|none), and in a stream `chunk=` characters per delta and `every=` seconds between
+deltas (0.02).
 
-**A full answer follows its request**: it calls each offered function or custom tool that the last user message names as
-a whole word ("use get_weather"), one call each, or the first alone with `parallel_tool_calls: false`; where
-`tool_choice` demands a call and none is named, it calls the first that is allowed. A tool is called once per user
-message: when its output has come back, the answer is a text that quotes the output, so that loops end. With `text=` a
-tool is called only where `tool_choice` demands it. "search the web" puts a finished web_search_call before the message
-where such a tool is offered. `include` brings `reasoning.encrypted_content`, `message.output_text.logprobs` and
-`web_search_call.action.sources`; its other values are taken and have nothing to show here.
+**A full answer follows its request.** It calls each offered function or custom tool that the last user message names as
+a whole word ("use get_weather"), one call each, or only the first with `parallel_tool_calls: false`. If `tool_choice`
+requires a call and none is named, it calls the first that is allowed. A tool is called once per user message: after its
+output the answer is a text that quotes the output, so that loops end. With `text=` a tool is called only if
+`tool_choice` requires it. "search the web" adds a finished web_search_call before the message if such a tool is
+offered. `include` adds `reasoning.encrypted_content`, `message.output_text.logprobs` and
+`web_search_call.action.sources`; its other values are accepted and have no effect.
 
-Before any script comes the check of the body (`Options.rules`, see `simulator.rules`); a refused body has no step.
+The body is checked before any script (`Options.rules`, see `simulator.rules`). An invalid body uses no step.
 
-With native background mode, refusals and early faults meet the POST; late faults make no difference.
+In native background mode, HTTP errors and early faults answer the POST. Late faults have no effect.
 """
 
 import json
@@ -104,12 +103,12 @@ from typing import Any, Final
 
 
 class ScriptError(ValueError):
-    """A script that does not parse, with the reason as its text."""
+    """A script that does not parse. Its text is the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one call gets. None means that the behaviour's own default applies."""
+    """The treatment of one call. None means the behaviour's own default."""
 
     behaviour: str
     source: str
@@ -139,18 +138,18 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Steps in order; the last one repeats."""
+    """Steps in order. The last one repeats."""
 
     source: str
     steps: tuple[Step, ...]
 
     @property
     def counts_calls(self) -> bool:
-        """Whether the step depends on how many calls there were."""
+        """True if the step depends on the number of earlier calls."""
         return len(self.steps) > 1
 
     def step_of_call(self, number: int) -> Step:
-        """The step for the `number`-th call, counted from 1."""
+        """Return the step for the `number`-th call, counted from 1."""
         for step in self.steps:
             number -= step.times
             if number <= 0:
@@ -165,7 +164,7 @@ ANSWERS: Final = frozenset(
         *("no-usage", "malformed-usage", "answer"),
     )
 )
-NAMED_REFUSALS: Final = frozenset(
+NAMED_ERRORS: Final = frozenset(
     ("400-value", "overflow", "429-free-tier", "429-quota", "500-upstream", "500-maintenance")
 )
 EARLY_FAULTS: Final = frozenset(("drop", "close", "half-open", "garbage"))
@@ -174,13 +173,13 @@ LATE_FAULTS: Final = frozenset(
 )
 
 
-def is_refusal(behaviour: str) -> bool:
-    """Whether the behaviour is an HTTP error."""
-    return behaviour in NAMED_REFUSALS or re.fullmatch("[45][0-9][0-9]", behaviour) is not None
+def is_http_error(behaviour: str) -> bool:
+    """Return whether the behaviour is an HTTP error."""
+    return behaviour in NAMED_ERRORS or re.fullmatch("[45][0-9][0-9]", behaviour) is not None
 
 
 def _is_known(behaviour: str) -> bool:
-    return behaviour in ANSWERS | EARLY_FAULTS | LATE_FAULTS or is_refusal(behaviour)
+    return behaviour in ANSWERS | EARLY_FAULTS | LATE_FAULTS or is_http_error(behaviour)
 
 
 def _seconds(text: str) -> float:
@@ -245,10 +244,10 @@ _TOKEN: Final = re.compile(
 
 
 def find_directive(text: str) -> str | None:
-    """The script inside the last directive of `text`.
+    """Return the script in the last directive of `text`; None if there is no directive.
 
     Raises:
-        ScriptError: a directive is begun and not ended; taken for plain text, it would hide a test's mistake.
+        ScriptError: a directive begins and does not end. Treated as plain text, it would hide a test's mistake.
     """
     found = _DIRECTIVE.findall(text)
     if not found and "[[sim:" in text:
@@ -257,15 +256,15 @@ def find_directive(text: str) -> str | None:
 
 
 def without_directives(text: str) -> str:
-    """What a model would see of `text`, so to speak."""
+    """Return `text` as a model would read it, without directives."""
     return _DIRECTIVE.sub("", text)
 
 
 def parse_script(source: str) -> Script:
-    """The steps of a script.
+    """Return the steps of a script.
 
     Raises:
-        ScriptError: it does not follow the grammar, or names what does not exist.
+        ScriptError: it does not follow the grammar, or names something that does not exist.
     """
     steps: list[Step] = []
     start = position = 0

@@ -1,7 +1,7 @@
-"""Chooses what a call gets: its own directive, else chaos, else the default script.
+"""The choice of a call's step: its own directive, else chaos, else the default script.
 
-Chance is a hash of the seed and the call's name, so the same seed and the same calls meet the same faults in
-whatever order they arrive.
+Chance is a hash of the seed and the call's name. So the same calls get the same faults with the same seed, in whatever
+order they arrive.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from simulator.options import Options
-from simulator.recorded_answers import Recorded
+from simulator.recorded_answers import RecordedAnswer
 from simulator.request import ProviderRequest
 from simulator.script import Script, Step, parse_script
 
@@ -20,48 +20,50 @@ _parsed: Final = lru_cache(maxsize=1024)(parse_script)
 
 
 def draw(seed: int, purpose: str, name: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments."""
+    """Return a number in [0, 1) that depends only on the arguments."""
     digest = hashlib.blake2b(f"{seed}|{purpose}|{name}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
 
 
 class ScriptRunner:
-    """Knows the scripts and counts the calls of each job."""
+    """Runs scripts and counts the calls of each job."""
 
     def __init__(self) -> None:
         self._calls_of_job: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     def reset(self) -> None:
-        """Every job's next call is its first."""
+        """Forget all counts: every job's next call is its first."""
         self._calls_of_job.clear()
 
-    def choose(self, options: Options, turn: ProviderRequest, client_request_id: str | None) -> Step:
-        """The step for this call, with its delay filled in where it needs one.
+    def choose(self, options: Options, request: ProviderRequest, client_request_id: str | None) -> Step:
+        """Return the step for this call.
 
         Raises:
-            ScriptError: the turn's directive does not parse.
+            ScriptError: the request's directive does not parse.
         """
-        job, attempt = _job(turn, client_request_id)
-        if turn.script is not None:
-            return self._next(_parsed(turn.script), job)
+        job, attempt = _job(request, client_request_id)
+        if request.script is not None:
+            return self._next(_parsed(request.script), job)
         if options.chaos:
-            # An id names one call; a prompt comes with every attempt and without an id must be counted.
+            # An id names one call. A prompt is the same at every attempt, so its calls are counted.
             if options.chaos_by == "prompt" or client_request_id is None:
                 number = attempt or str(self._count("chaos", job))
-                name = f"{turn.prompt_sha256.hex()}:{number}"
+                name = f"{request.prompt_sha256.hex()}:{number}"
             else:
                 name = client_request_id
             if draw(options.seed, "chaos", name) < options.chaos:
                 return _parsed(_weighted(options, name)).steps[0]
         return self._next(_parsed(options.script), job)
 
-    def recorded(self, options: Options, name: str, turn: ProviderRequest, client_request_id: str | None) -> Recorded:
-        """The recorded answer called `name` whose turn it is for this job.
+    def recorded(
+        self, options: Options, name: str, request: ProviderRequest, client_request_id: str | None
+    ) -> RecordedAnswer:
+        """Return the next answer of the recorded case `name` for this job.
 
         Raises:
-            ScriptError: there is none of that name.
+            ScriptError: no case has this name.
         """
-        job, _ = _job(turn, client_request_id)
+        job, _ = _job(request, client_request_id)
         return options.recorded_answers.answer(name, self._count(f"answer {name}", job))
 
     def _next(self, script: Script, job: str) -> Step:
@@ -76,10 +78,10 @@ class ScriptRunner:
         return number
 
 
-def _job(turn: ProviderRequest, client_request_id: str | None) -> tuple[str, str]:
-    """By what the calls of a job are counted, and the number of this one where its id says it."""
+def _job(request: ProviderRequest, client_request_id: str | None) -> tuple[str, str]:
+    """Return the name by which a job's calls are counted, and the number of this call if its id holds one."""
     job, _, attempt = (client_request_id or "").rpartition(":")
-    return job or client_request_id or turn.prompt_sha256.hex(), attempt
+    return job or client_request_id or request.prompt_sha256.hex(), attempt
 
 
 def _weighted(options: Options, name: str) -> str:
@@ -92,7 +94,7 @@ def _weighted(options: Options, name: str) -> str:
 
 
 def answer_delay(options: Options, step: Step, inference_id: str) -> float:
-    """Seconds that an answer takes."""
+    """Return the seconds until the answer."""
     if step.delay is not None:
         return step.delay
     return options.delay * (1 + options.jitter * (2 * draw(options.seed, "jitter", inference_id) - 1))

@@ -1,4 +1,4 @@
-"""An answer as server-sent events, in the order that the official SDKs' stream helpers insist on."""
+"""An answer as server-sent events, in the order that the stream helpers of the official SDKs require."""
 
 import json
 from bisect import bisect_left
@@ -15,17 +15,17 @@ Event = dict[str, Any]
 
 
 def frame(event: Mapping[str, Any]) -> bytes:
-    """One event as it stands on the wire. An untyped one (a chunk that only carries cost) gets no event line."""
+    """Return an event as it is sent. An event without a type (a chunk that only carries cost) gets no event line."""
     data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
     head = f"event: {event['type']}\n" if "type" in event else ""
     return f"{head}data: {data}\n\n".encode("utf-8", "replace")
 
 
 class EventStream:
-    """The three phases of a stream: at once, while the answer is written, at its end. To be taken in this order."""
+    """The three phases of a stream: its opening, its output, and its end. Take them in this order."""
 
     def __init__(self, answer: Answer, behaviour: str, delta_size: int | None) -> None:
-        """Texts come in deltas of `delta_size` characters."""
+        """Split texts into deltas of `delta_size` characters; None chooses a size."""
         self._answer = answer
         self._behaviour = behaviour
         self._delta_size = delta_size
@@ -37,7 +37,7 @@ class EventStream:
         return event
 
     def opening(self) -> list[Event]:
-        """What is sent before the model has thought."""
+        """Return the events that are sent at once, before the answer is made."""
         unfinished = {
             **self._answer.body,
             "status": "in_progress",
@@ -53,7 +53,7 @@ class EventStream:
         ]
 
     def middle(self) -> list[Event]:
-        """The output, item by item and delta by delta."""
+        """Return the output, item by item and delta by delta."""
         events: list[Event] = []
         for index, item in enumerate(self._answer.body["output"] or ()):
             events += _item_events(item, index, self._delta_size)
@@ -62,7 +62,7 @@ class EventStream:
         return [self._numbered(event) for event in events]
 
     def ending(self) -> list[Event]:
-        """The terminal event, which carries the cost."""
+        """Return the last event, which carries the cost."""
         event = self._numbered({"type": _terminal_type(self._answer.body), "response": self._answer.body})
         if "body" in self._answer.cost_places:
             event["meta"] = self._answer.meta
@@ -70,7 +70,7 @@ class EventStream:
 
 
 def error_event(code: str, message: str, *, after: Event) -> Event:
-    """The event that ends a stream without a response."""
+    """Return the event that ends a stream without a response."""
     number = after["sequence_number"] + 1
     return {"type": "error", "code": code, "message": message, "param": None, "sequence_number": number}
 

@@ -1,7 +1,7 @@
-"""Decides which of the offered tools an answer calls.
+"""The choice of the offered tools that an answer calls.
 
-A tool is called when the user names it or `tool_choice` demands a call, and only once per user message: when its output
-has come back, the answer is a text, so that every loop of tool calls ends.
+A tool is called if the user names it or `tool_choice` requires a call, and only once per user message. After its output
+the answer is a text, so that every loop of tool calls ends.
 """
 
 import re
@@ -14,9 +14,9 @@ _CALLABLE: Final = ("function", "custom")
 
 
 def tools_to_call(body: Mapping[str, Any], asked: str, answered: Collection[str | None]) -> tuple[Tool, ...]:
-    """The tools that an answer to `asked` calls, of those that have not `answered`.
+    """Return the tools that an answer to `asked` calls, among those that have not `answered`.
 
-    None in `answered` is a tool whose name is not known; it may have been any.
+    None in `answered` is a tool of unknown name, which may be any.
     """
     choice = body.get("tool_choice")
     if choice == "none" or None in answered:
@@ -27,7 +27,7 @@ def tools_to_call(body: Mapping[str, Any], asked: str, answered: Collection[str 
 
 
 def must_call(body: Mapping[str, Any]) -> bool:
-    """Whether the request leaves the model no choice but a call."""
+    """Return whether the request requires a call."""
     match body.get("tool_choice"):
         case "required" | {"type": "function" | "custom"} | {"type": "allowed_tools", "mode": "required"}:
             return True
@@ -35,7 +35,7 @@ def must_call(body: Mapping[str, Any]) -> bool:
 
 
 def offered_tools(body: Mapping[str, Any]) -> Iterator[Tool]:
-    """The functions and custom tools of a request, those inside namespaces too."""
+    """Yield the functions and custom tools of a request, those in namespaces included."""
     for tool in body.get("tools") or ():
         if tool["type"] == "namespace":
             inner = tool.get("tools")

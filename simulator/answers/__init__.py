@@ -1,7 +1,7 @@
-"""The bodies of answers: the provider's two documented samples byte for byte, and a full one made for the prompt.
+"""The bodies of answers: the provider's two documented samples, byte for byte, and answers made for the prompt.
 
-The oddities here (no status, `output: null`, a finished message that says in_progress) are those that the samples
-show, each as a behaviour of its own.
+The oddities here (no status, `output: null`, a finished message that is in_progress) are those of the samples, each as
+a behaviour of its own.
 """
 
 import json
@@ -36,7 +36,7 @@ _PLACES: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response object and what it cost. `usd` is what the ledger books when the call is billed."""
+    """A response object and its cost. `usd` is the amount that is recorded if the call is billed."""
 
     body: dict[str, Any]
     raw: bytes | None
@@ -47,11 +47,11 @@ class Answer:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The provider's own account of the cost."""
+        """The cost in the provider's own field."""
         return {"usage": {"credits_used": round(self.usd * CREDITS_PER_USD), "usd_spent": round(self.usd, 9)}}
 
     def cost_headers(self) -> dict[str, str]:
-        """The headers that carry the cost of a plain JSON answer."""
+        """Return the headers that carry the cost of a plain JSON answer."""
         if "headers" not in self.cost_places:
             return {}
         return {
@@ -60,21 +60,21 @@ class Answer:
         }
 
     def encoded(self) -> bytes:
-        """The body of a plain JSON answer."""
+        """Return the body of a plain JSON answer."""
         if self.raw is not None:
             return self.raw
         body = {**self.body, "meta": self.meta} if "body" in self.cost_places else self.body
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
-def build_answer(step: Step, turn: ProviderRequest, default_cost: str) -> Answer:
-    """The answer that `step` asks for."""
+def build_answer(step: Step, request: ProviderRequest, default_cost: str) -> Answer:
+    """Return the answer of `step`."""
     if step.behaviour.startswith("sample-"):
         return _sample(step, default_cost)
-    body = _BUILDERS.get(step.behaviour, _full)(step, turn)
+    body = _BUILDERS.get(step.behaviour, _full)(step, request)
     written = "".join(json.dumps(item) for item in body["output"] or ()) if step.tokens is None else ""
     reasoning_tokens = _REASONING_TOKENS if step.reasoning_tokens is None else step.reasoning_tokens
-    input_tokens = turn.input_tokens if step.input_tokens is None else step.input_tokens
+    input_tokens = request.input_tokens if step.input_tokens is None else step.input_tokens
     output_tokens = reasoning_tokens + len(written) // 4 if step.tokens is None else step.tokens
     if "usage" not in body:
         body["usage"] = {
@@ -88,10 +88,10 @@ def build_answer(step: Step, turn: ProviderRequest, default_cost: str) -> Answer
 
 
 def is_billed(step: Step) -> bool:
-    """Whether the provider takes money for a call that comes to this step's end."""
+    """Return whether the provider bills a call that completes this step."""
     if step.billed is not None:
         return step.billed
-    if step.behaviour in ("failed", "unfinished"):  # a failed request is billed nothing
+    if step.behaviour in ("failed", "unfinished"):  # a failed request costs nothing
         return False
     return step.behaviour in ANSWERS | LATE_FAULTS
 
@@ -117,7 +117,7 @@ def _sample(step: Step, default_cost: str) -> Answer:
 
 
 def reported_model(model: str) -> str:
-    """The name under which the provider answers: a dated one, without its source."""
+    """Return the model's name in answers: a dated one, without its vendor."""
     return "o3-pro-2025-06-10" if model in ("openai/o3-pro", "o3-pro") else model.rpartition("/")[2]
 
 
@@ -126,9 +126,9 @@ def _given(settings: Mapping[str, Any], name: str, default: Any) -> Any:
     return default if value is None else value
 
 
-def envelope(turn: ProviderRequest, status: str) -> dict[str, Any]:
-    """A response object without output: identity and the request's settings, echoed."""
-    given = turn.settings
+def envelope(request: ProviderRequest, status: str) -> dict[str, Any]:
+    """Return a response object without output: its identity, and the request's settings."""
+    given = request.settings
     reasoning = given.get("reasoning") or {}
     return {
         "id": items.fresh_id("resp"),
@@ -141,7 +141,7 @@ def envelope(turn: ProviderRequest, status: str) -> dict[str, Any]:
         "instructions": given.get("instructions"),
         "max_output_tokens": given.get("max_output_tokens"),
         "metadata": given.get("metadata") or {},
-        "model": reported_model(turn.model),
+        "model": reported_model(request.model),
         "output": [],
         "parallel_tool_calls": given.get("parallel_tool_calls") is not False,
         "previous_response_id": given.get("previous_response_id"),
@@ -150,7 +150,7 @@ def envelope(turn: ProviderRequest, status: str) -> dict[str, Any]:
         "service_tier": "default",
         "store": given.get("store") is True,
         "temperature": _given(given, "temperature", 1),
-        "text": {**(given.get("text") or {}), "format": turn.text_format},
+        "text": {**(given.get("text") or {}), "format": request.text_format},
         "tool_choice": given.get("tool_choice") or "auto",
         "tools": given.get("tools") or [],
         "top_p": _given(given, "top_p", 1),
@@ -158,16 +158,16 @@ def envelope(turn: ProviderRequest, status: str) -> dict[str, Any]:
     }
 
 
-def _text(step: Step, turn: ProviderRequest) -> str:
+def _text(step: Step, request: ProviderRequest) -> str:
     if step.text is not None:
         return step.text
     said: list[str] = []
-    if turn.prompt or not turn.tool_outputs:
-        said.append(f'You wrote: "{_start(turn.prompt, 160)}".')
-    if turn.tool_outputs:
-        said.append("The tools gave: " + ", ".join(f'"{_start(output, 400)}"' for output in turn.tool_outputs) + ".")
+    if request.prompt or not request.tool_outputs:
+        said.append(f'You wrote: "{_start(request.prompt, 160)}".')
+    if request.tool_outputs:
+        said.append("The tools gave: " + ", ".join(f'"{_start(output, 400)}"' for output in request.tool_outputs) + ".")
     return (
-        f"{' '.join(said)} This is Backburner's built-in simulator, answering in place of {turn.model}: no model "
+        f"{' '.join(said)} This is Backburner's built-in simulator, answering in place of {request.model}: no model "
         "was asked and nothing was charged. Set BACKBURNER_PROVIDER_API_KEY to get real answers."
     )
 
@@ -176,97 +176,105 @@ def _start(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def _structured_text(step: Step, turn: ProviderRequest) -> str:
+def _structured_text(step: Step, request: ProviderRequest) -> str:
     if step.text is not None:
         return step.text
-    schema = turn.text_format.get("schema")
-    value = {"answer": _text(step, turn)} if schema is None else example(schema, _text(step, turn))
+    schema = request.text_format.get("schema")
+    value = {"answer": _text(step, request)} if schema is None else example(schema, _text(step, request))
     return json.dumps(value, ensure_ascii=False)
 
 
-def _with_output(turn: ProviderRequest, output: list[items.Item], status: str = "completed") -> dict[str, Any]:
-    return {**envelope(turn, status), "output": output, "output_text": items.output_text(output)}
+def _with_output(request: ProviderRequest, output: list[items.Item], status: str = "completed") -> dict[str, Any]:
+    return {**envelope(request, status), "output": output, "output_text": items.output_text(output)}
 
 
-def _full(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    if turn.tools_to_call and (step.text is None or turn.must_call):
-        return _with_output(turn, [items.reasoning(turn), *map(items.tool_call, turn.tools_to_call)])
-    text = _text(step, turn) if turn.text_format["type"] == "text" else _structured_text(step, turn)
-    searches = [] if turn.web_search is None else [items.web_search(turn, turn.web_search)]
-    return _with_output(turn, [items.reasoning(turn), *searches, items.message(turn, text)])
+def _full(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    if request.tools_to_call and (step.text is None or request.must_call):
+        return _with_output(request, [items.reasoning(request), *map(items.tool_call, request.tools_to_call)])
+    text = _text(step, request) if request.text_format["type"] == "text" else _structured_text(step, request)
+    searches = [] if request.web_search is None else [items.web_search(request, request.web_search)]
+    return _with_output(request, [items.reasoning(request), *searches, items.message(request, text)])
 
 
-def _tool_call(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn), items.scripted_call(turn, step)])
+def _tool_call(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(request, [items.reasoning(request), items.scripted_call(request, step)])
 
 
-def _json(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn), items.message(turn, _structured_text(step, turn))])
+def _json(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(request, [items.reasoning(request), items.message(request, _structured_text(step, request))])
 
 
-def _refusal(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn), items.refusal(step.text or "I'm sorry, I can't help with that.")])
+def _refusal(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(
+        request, [items.reasoning(request), items.refusal(step.text or "I'm sorry, I can't help with that.")]
+    )
 
 
-def _many_items(step: Step, turn: ProviderRequest) -> dict[str, Any]:
+def _many_items(step: Step, request: ProviderRequest) -> dict[str, Any]:
     output: list[items.Item] = []
     for number in range(1, (20 if step.items is None else step.items) + 1):
-        output += [items.reasoning(turn), items.message(turn, f"{step.text or 'Part'} {number}. ")]
-    return _with_output(turn, output)
+        output += [items.reasoning(request), items.message(request, f"{step.text or 'Part'} {number}. ")]
+    return _with_output(request, output)
 
 
-def _unknown_items(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn), items.unknown(), items.message(turn, _text(step, turn))])
+def _unknown_items(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(
+        request, [items.reasoning(request), items.unknown(), items.message(request, _text(step, request))]
+    )
 
 
-def _huge(step: Step, turn: ProviderRequest) -> dict[str, Any]:
+def _huge(step: Step, request: ProviderRequest) -> dict[str, Any]:
     size = 1024 * (1024 if step.kb is None else step.kb)
     phrase = step.text or "All work and no play makes a long answer. "
-    return _with_output(turn, [items.reasoning(turn), items.message(turn, (phrase * (size // len(phrase) + 1))[:size])])
+    return _with_output(
+        request, [items.reasoning(request), items.message(request, (phrase * (size // len(phrase) + 1))[:size])]
+    )
 
 
-def _incomplete(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    text = step.text if step.text is not None else _text(step, turn)[: len(turn.prompt) // 2 + 40]
-    body = _with_output(turn, [items.reasoning(turn), items.message(turn, text, "incomplete")], "incomplete")
+def _incomplete(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    text = step.text if step.text is not None else _text(step, request)[: len(request.prompt) // 2 + 40]
+    body = _with_output(request, [items.reasoning(request), items.message(request, text, "incomplete")], "incomplete")
     return {**body, "incomplete_details": {"reason": step.reason or "max_output_tokens"}}
 
 
-def _failed(step: Step, turn: ProviderRequest) -> dict[str, Any]:
+def _failed(step: Step, request: ProviderRequest) -> dict[str, Any]:
     text = step.message or "An error occurred while processing your request. You can retry your request."
     return {
-        **envelope(turn, "failed"),
+        **envelope(request, "failed"),
         "error": {"code": step.code or "server_error", "message": text},
         "usage": None,
     }
 
 
-def _empty(_step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn)])
+def _empty(_step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(request, [items.reasoning(request)])
 
 
-def _output_null(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return {**envelope(turn, "completed"), "output": None, "output_text": _text(step, turn)}
+def _output_null(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return {**envelope(request, "completed"), "output": None, "output_text": _text(step, request)}
 
 
-def _no_status(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    body = _full(step, turn)
+def _no_status(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    body = _full(step, request)
     del body["status"]
     return body
 
 
-def _in_progress_item(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return _with_output(turn, [items.reasoning(turn), items.message(turn, _text(step, turn), "in_progress")])
+def _in_progress_item(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return _with_output(
+        request, [items.reasoning(request), items.message(request, _text(step, request), "in_progress")]
+    )
 
 
-def _unfinished(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return {**envelope(turn, step.status or "in_progress"), "usage": None}
+def _unfinished(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return {**envelope(request, step.status or "in_progress"), "usage": None}
 
 
-def _no_usage(step: Step, turn: ProviderRequest) -> dict[str, Any]:
-    return {**_full(step, turn), "usage": None}
+def _no_usage(step: Step, request: ProviderRequest) -> dict[str, Any]:
+    return {**_full(step, request), "usage": None}
 
 
-def _malformed_usage(step: Step, turn: ProviderRequest) -> dict[str, Any]:
+def _malformed_usage(step: Step, request: ProviderRequest) -> dict[str, Any]:
     usage = {
         "input_tokens": "137",
         "input_tokens_details": 3,
@@ -274,7 +282,7 @@ def _malformed_usage(step: Step, turn: ProviderRequest) -> dict[str, Any]:
         "output_tokens_details": [],
         "total_tokens": -1,
     }
-    return {**_full(step, turn), "usage": usage}
+    return {**_full(step, request), "usage": usage}
 
 
 _BUILDERS: Final[Mapping[str, Callable[[Step, ProviderRequest], dict[str, Any]]]] = MappingProxyType(

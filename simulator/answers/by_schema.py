@@ -1,7 +1,7 @@
-"""Makes up a value that a JSON schema accepts, so that structured output and tool calls work against the simulator.
+"""Example values for a JSON schema, so that structured output and tool calls work with the simulator.
 
-Covers what strict structured output allows (objects, arrays, enums, const, anyOf, local $ref, simple bounds). A
-recursive schema is ended by null or an empty list where it leaves that way out.
+It covers the features of strict structured output: objects, arrays, enums, const, anyOf, local $ref, simple bounds. A
+recursive schema is ended by null or an empty list if it allows that.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ _STRINGS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def example(schema: Any, text: str) -> Any:
-    """A value for `schema`; free strings are `text`. What is no schema at all gives null."""
+    """Return a value for `schema`, with `text` in free strings. A value that is no schema gives null."""
     try:
         return _Examples(schema, text).of(schema, 0)
     except RecursionError:
@@ -38,7 +38,7 @@ def example(schema: Any, text: str) -> Any:
 
 
 class _Examples:
-    """`depth` counts the references followed, since nothing else can make a schema endless."""
+    """Makes examples. `depth` counts the references followed, as only they can make a schema endless."""
 
     def __init__(self, root: Any, text: str) -> None:
         self._root = root
@@ -118,7 +118,7 @@ def _whole(schema: Mapping[str, Any], keyword: str, default: int) -> int:
 
 
 def _smallest(schema: Mapping[str, Any]) -> float:
-    """The least number that the bounds allow, or 1."""
+    """Return the least number that the bounds allow, or 1."""
     least, above, most = (_number(schema, keyword) for keyword in ("minimum", "exclusiveMinimum", "maximum"))
     if least is not None:
         return least

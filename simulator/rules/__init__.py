@@ -1,8 +1,8 @@
-"""Which request bodies the simulated provider takes; `Options.rules` names one of these.
+"""The request bodies that the simulated provider accepts. `Options.rules` names one of three sets of rules.
 
-lenient takes what OpenAI's own API takes, so that clients can be tried as they are. strict takes what AI/ML API
-documents and nothing else, so that what a server sends there is proven. openai is lenient about shapes, and refuses
-what OpenAI refuses of the items themselves: ids, nulls, and reasoning that is torn from what it led to.
+`lenient` accepts what OpenAI's own API accepts, so that clients can be tried unchanged. `strict` accepts only what
+AI/ML API documents, which proves that this server sends nothing else there. `openai` is lenient about shapes and
+refuses what OpenAI refuses in the items: invalid ids, nulls, and reasoning without the items that it led to.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,10 @@ from typing import Any, Final, Literal
 from simulator.rules.calls import check_calls
 from simulator.rules.lenient import check_leniently
 from simulator.rules.messages import BodyInvalid
-from simulator.rules.openai import Issued, check_items
+from simulator.rules.openai import IssuedItems, check_items
 from simulator.rules.strict import check_strictly
 
-__all__ = ["BodyInvalid", "Issued", "Rules", "check_body"]
+__all__ = ["BodyInvalid", "IssuedItems", "Rules", "check_body"]
 
 Rules = Literal["lenient", "strict", "openai"]
 
@@ -24,8 +24,8 @@ _CHECKS: Final[Mapping[Rules, Callable[[Mapping[str, Any]], None]]] = MappingPro
 )
 
 
-def check_body(body: Mapping[str, Any], rules: Rules, issued: Issued) -> None:
-    """Check a request body; `issued` are the items of earlier answers.
+def check_body(body: Mapping[str, Any], rules: Rules, issued: IssuedItems) -> None:
+    """Check a request body. `issued` are the items of earlier answers.
 
     Raises:
         BodyInvalid: a provider with these rules would refuse it.

@@ -1,6 +1,6 @@
-"""Tool calls and their outputs belong together: OpenAI refuses one without the other, in these words.
+"""Tool calls and their outputs belong together. OpenAI refuses one without the other, in these words.
 
-What stands in an earlier response or conversation is not known here, so a body that continues one is not checked.
+The items of an earlier response or conversation are not known here, so a body that continues one is not checked.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ _ANSWERED_BY_CLIENTS: Final = frozenset(("function_call", "custom_tool_call", "c
 
 
 def check_calls(body: Mapping[str, Any]) -> None:
-    """Check that each output has its call before it, and each call that a client answers has its output.
+    """Check that each output follows its call, and that each call that a client answers has its output.
 
     Raises:
-        BodyInvalid: one is alone.
+        BodyInvalid: a call or an output is alone.
     """
     items = body.get("input")
     continues = body.get("previous_response_id") is not None or body.get("conversation") is not None

@@ -1,7 +1,7 @@
-"""The lenient rules: what OpenAI takes. Absent and null are one; what is not known here passes, whatever it is.
+"""The lenient rules: the bodies that OpenAI accepts. Null means the same as absent, and unknown fields are accepted.
 
-Refused is what has the wrong JSON type in a well-known place, what is out of its bounds, and an item without the
-fields that it is made of.
+Three things are refused: a wrong JSON type in a known field, a value out of its bounds, and an item without its
+required fields.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ from simulator.rules.messages import BodyInvalid, invalid, missing
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """The JSON types of a value, and what more must hold of it. Types are looked at first, as that is what is cheap."""
+    """The JSON types of a value, and a further condition. Types are checked first, as that is cheap."""
 
     expected: str
     types: frozenset[type]

@@ -1,8 +1,9 @@
-"""OpenAI's own rules on the items of an input, in its own words: ids, nulls, and reasoning with what it led to.
+"""OpenAI's own rules on the items of an input, in its own words: ids, nulls, and reasoning with the items that it led
+to.
 
-The words are those of bug reports about clients that broke these rules. The provider keeps no items here: as with
-`store: false`, reasoning is known by its encrypted content alone. What was issued is remembered all the same, for
-OpenAI knows of each id which reasoning the item followed, and of each encrypted content whether it is its own.
+The words are from bug reports about clients that broke these rules. As with `store: false`, the provider keeps no items
+and knows reasoning only by its encrypted content. Issued items are remembered all the same: OpenAI knows for each id
+which reasoning the item followed, and for each encrypted content whether it is its own.
 """
 
 import re
@@ -47,15 +48,15 @@ _NOT_KEPT: Final = (
 )
 
 
-class Issued:
-    """The items that answers held: which reasoning each followed, and the encrypted content of reasoning."""
+class IssuedItems:
+    """The items of earlier answers: the reasoning that each followed, and the encrypted content of reasoning."""
 
     def __init__(self) -> None:
         self._reasoning_of: OrderedDict[str, str] = OrderedDict()
         self._contents: OrderedDict[str, None] = OrderedDict()
 
     def remember(self, output: Sequence[Mapping[str, Any]]) -> None:
-        """Take note of an answer's items."""
+        """Remember an answer's items."""
         reasoning: str | None = None
         for item in output:
             if item["type"] == "reasoning":
@@ -69,15 +70,15 @@ class Issued:
                 kept.popitem(last=False)
 
     def reasoning_of(self, item_id: object) -> str | None:
-        """The id of the reasoning that an issued item followed."""
+        """Return the id of the reasoning that an issued item followed."""
         return self._reasoning_of.get(item_id) if isinstance(item_id, str) else None
 
-    def has_made(self, content: object) -> bool:
-        """Whether this encrypted content was issued."""
+    def has_content(self, content: object) -> bool:
+        """Return whether this encrypted content was issued."""
         return content in self._contents
 
 
-def check_items(body: Mapping[str, Any], issued: Issued) -> None:
+def check_items(body: Mapping[str, Any], issued: IssuedItems) -> None:
     """Check the items of an input as OpenAI does, beyond their shape.
 
     Raises:
@@ -167,7 +168,7 @@ def _check_duplicates(items: Sequence[Mapping[str, Any]]) -> None:
             seen.add(name)
 
 
-def _check_reasoning(items: Sequence[Mapping[str, Any]], issued: Issued) -> None:
+def _check_reasoning(items: Sequence[Mapping[str, Any]], issued: IssuedItems) -> None:
     present: set[Any] = set()
     for item, following in zip(items, _followers(items), strict=True):
         kind, name = _kind(item), item.get("id")
@@ -185,11 +186,11 @@ def _check_reasoning(items: Sequence[Mapping[str, Any]], issued: Issued) -> None
             )
 
 
-def _check_one(item: Mapping[str, Any], following: Mapping[str, Any] | None, issued: Issued) -> None:
+def _check_one(item: Mapping[str, Any], following: Mapping[str, Any] | None, issued: IssuedItems) -> None:
     name, content = item.get("id"), item.get("encrypted_content")
     if not content:
         raise BodyInvalid(f"Item with id '{name}' not found. {_NOT_KEPT}", "input")
-    if not issued.has_made(content):
+    if not issued.has_content(content):
         raise BodyInvalid(
             f"The encrypted content for item {name} could not be verified. Reason: Encrypted content could not be"
             " decrypted or parsed.",
@@ -203,7 +204,7 @@ def _check_one(item: Mapping[str, Any], following: Mapping[str, Any] | None, iss
 
 
 def _followers(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any] | None]:
-    """For each item the next one that is no reasoning."""
+    """Return for each item the next one that is not reasoning."""
     found: list[Mapping[str, Any] | None] = []
     following: Mapping[str, Any] | None = None
     for item in reversed(items):

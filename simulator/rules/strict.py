@@ -1,6 +1,6 @@
-"""The strict rules: AI/ML API's documented schema, `simulator/request.schema.json`, to the letter.
+"""The strict rules: exactly AI/ML API's documented schema, `simulator/request.schema.json`.
 
-Only the list of models is left out: which ones answer is an option.
+Only the list of models is left out: an option sets which ones answer.
 """
 
 import json
@@ -15,20 +15,20 @@ from jsonschema.exceptions import ValidationError, relevance
 
 from simulator.rules.messages import BodyInvalid, invalid, missing, unrecognized
 
-_TELL_THE_FORM: Final = (["type"], ["role"])
+_DISCRIMINATORS: Final = (["type"], ["role"])
 
 
 @cache
 def request_schema() -> Mapping[str, Any]:
-    """The provider's own schema of a request body, in OpenAPI 3.0's dialect."""
+    """Return the provider's own schema of a request body, in OpenAPI 3.0's dialect."""
     schema: dict[str, Any] = json.loads(resources.files("simulator").joinpath("request.schema.json").read_bytes())
     return schema
 
 
 def as_json_schema(schema: Any) -> Any:
-    """Turn OpenAPI 3.0's `nullable` into what a JSON Schema validator understands.
+    """Convert OpenAPI 3.0's `nullable` to JSON Schema.
 
-    Alone it means null as a branch of a union, and any value as what further properties hold.
+    A schema of `nullable` alone means null in a union, and any value as additional properties.
     """
     if isinstance(schema, list):
         return [as_json_schema(element) for element in schema]
@@ -52,7 +52,7 @@ def check_strictly(body: Mapping[str, Any]) -> None:
     """
     errors = list(_validator().iter_errors(body))
     if errors:
-        raise _refusal(_innermost(max(errors, key=relevance)))
+        raise _as_invalid(_innermost(max(errors, key=relevance)))
 
 
 @cache
@@ -63,7 +63,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _innermost(error: ValidationError) -> ValidationError:
-    """The error inside the form that the value was meant to have: its type or role tells, else the nearest fit."""
+    """Return the error in the branch that the value was meant for: by its type or role, else the closest one."""
     branches = [list(found) for _, found in groupby(error.context or (), lambda inner: inner.schema_path[0])]
     meant = [found for found in branches if not any(map(_is_of_other_form, found))]
     nearest = sorted(
@@ -77,10 +77,10 @@ def _is_of_other_form(error: ValidationError) -> bool:
     path = list(error.path)
     if error.validator == "required":
         return not path and error.message.startswith("'type' ")
-    return path in _TELL_THE_FORM or (not path and error.validator == "type")
+    return path in _DISCRIMINATORS or (not path and error.validator == "type")
 
 
-def _refusal(error: ValidationError) -> BodyInvalid:
+def _as_invalid(error: ValidationError) -> BodyInvalid:
     path = _written(list(error.absolute_path))
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     instance: Any = error.instance
@@ -98,7 +98,7 @@ def _written(path: Sequence[str | int]) -> str:
 
 
 def _expected(schema: Mapping[str, Any]) -> str:
-    """The values that a schema allows, in few words."""
+    """Return a short description of the values that a schema allows."""
     if "enum" in schema:
         return " | ".join(f"'{value}'" for value in schema["enum"])
     branches = schema.get("anyOf") or schema.get("oneOf")

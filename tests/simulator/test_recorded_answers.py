@@ -1,4 +1,4 @@
-"""Recorded answers: sent byte for byte, in turn for each job, out of the packaged file and any other."""
+"""RecordedAnswer answers: sent byte for byte, in turn for each job, out of the packaged file and any other."""
 
 import json
 import subprocess
@@ -71,7 +71,7 @@ def test_an_unknown_name_is_refused_in_words(provider: Provider) -> None:
     ("text", "script", "reason"),
     [
         (None, "full", "cannot read"),
-        ("no json", "full", "is no file of recorded answers"),
+        ("no json", "full", "is not a file of recorded answers"),
         ('{"cases": [{"name": "a"}]}', "full", "'answers' is missing"),
         ('{"cases": [{"name": "a", "answers": []}]}', "full", "a case has no answers"),
         ('{"cases": [{"name": "a", "answers": [{"status": 200}]}]}', "full", "needs one of json, text and sse"),

@@ -63,7 +63,7 @@ def test_an_unfinished_directive_is_no_plain_text(text: str) -> None:
 
 def test_every_behaviour_and_option_is_documented() -> None:
     documented = script.__doc__ or ""
-    behaviours = script.ANSWERS | script.NAMED_REFUSALS | script.EARLY_FAULTS | script.LATE_FAULTS
+    behaviours = script.ANSWERS | script.NAMED_ERRORS | script.EARLY_FAULTS | script.LATE_FAULTS
     assert {name for name in behaviours if not re.search(rf"^(?! ).*\b{name}\b", documented, re.MULTILINE)} == set()
     options = set(script.Step.__slots__) - {"behaviour", "source", "times", "recorded"}
     assert {name for name in options if f"`{name.replace('_', '-')}=" not in documented} == set()

@@ -17,7 +17,7 @@ from jobs.conversation import kind_of, of_use
 from jobs.encoding import from_json, to_text
 from jobs.job import Truncation
 from jobs.settings import Dialect
-from simulator.rules import Issued, Rules, check_body
+from simulator.rules import IssuedItems, Rules, check_body
 from worker.provider.output import normalise_output
 from worker.provider.request import build_body
 from worker.provider.request_dialect import in_dialect
@@ -132,7 +132,7 @@ def assert_taken(item: Json, providers: tuple[tuple[Dialect, Rules], ...] = PROV
     question = {"role": "user", "content": "Hello"}
     body = {"model": MODEL, "input": [question, *calls_before(item), item, *answers_to(item), question]}
     parsed = parse_request(json.dumps(body).encode()).body
-    issued = Issued()
+    issued = IssuedItems()
     issued.remember([{"id": "rs_1", **each} for each in parsed["input"] if each.get("type") == "reasoning"])
     for dialect, rules in providers:
         kept = build_body(parsed, of_use(parsed["input"]), model_id=MODEL, truncation=Truncation.DISABLED)
