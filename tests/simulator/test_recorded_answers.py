@@ -75,7 +75,7 @@ def test_an_unknown_name_is_refused_in_words(provider: Provider) -> None:
         ('{"cases": [{"name": "a"}]}', "full", "'answers' is missing"),
         ('{"cases": [{"name": "a", "answers": []}]}', "full", "a case has no answers"),
         ('{"cases": [{"name": "a", "answers": [{"status": 200}]}]}', "full", "needs one of json, text and sse"),
-        ('{"cases": [{"name": "a", "answers": [{"status": 99, "text": ""}]}]}', "full", "99 is no status"),
+        ('{"cases": [{"name": "a", "answers": [{"status": 99, "text": ""}]}]}', "full", "99 is not the status"),
         ('{"cases": []}', "answer b", "no recorded answer is named 'b'"),
     ],
 )
