@@ -1,1 +1,1 @@
-"""Measurements of Backburner beside the plain way and the limit; `make bench` runs them. None of them is a test."""
+"""Benchmarks of Backburner, beside the plain way and the limit. `make bench` runs them; none of them is a test."""

@@ -1,4 +1,4 @@
-"""Run benchmarks: `python -m benchmarks [--quick] [--rounds N] [NAME ...]`; without names all, one after the other."""
+"""Run benchmarks: `python -m benchmarks [--quick] [--rounds N] [NAME ...]`. Without names, run all of them in order."""
 
 import argparse
 import sys
@@ -14,18 +14,22 @@ BENCHMARKS: Final = (
     *("accept", "poll", "latency", "in_flight", "drain"),
     *("memory", "backlog", "deliveries", "beside", "poison", "fleet", "profile"),
 )
-"""Each is a module of this package with a function `measure(run) -> list of reports`."""
+"""Modules of this package with a function `measure(run) -> list[Report]`."""
 
 
 def main() -> int:
-    """Run those that are named; the exit status says whether each came to its end."""
+    """Run the benchmarks named in the arguments. Return 0 if all of them completed, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--quick", action="store_true", help="a shape within minutes instead of a figure; not kept")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each subject is measured; 1 with --quick")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="show the shape within minutes instead of exact figures; results are not saved",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each subject; 1 with --quick")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(BENCHMARKS):
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"there is no benchmark called {', '.join(sorted(unknown))}; choose from {', '.join(BENCHMARKS)}")
     run = Run(quick=arguments.quick, rounds=1 if arguments.quick else arguments.rounds)
     console = Console(width=140)
     failed = []
@@ -33,7 +37,7 @@ def main() -> int:
         console.rule(name)
         try:
             reports = import_module(f"benchmarks.{name}").measure(run)
-        except Exception:  # noqa: BLE001  # the others are measured all the same
+        except Exception:  # noqa: BLE001  # the other benchmarks still run
             console.print_exception(max_frames=5)
             failed.append(name)
             continue

@@ -1,6 +1,6 @@
-"""How many background responses one API process accepts a second, each durable before it is answered.
+"""The number of background responses that one API process accepts per second, each durable before it is answered.
 
-No worker runs, so that nothing but accepting takes part. FastAPI's and pgbench's own are what its parts reach alone.
+No worker runs, so that only accepting is measured. The limits are FastAPI alone and pgbench alone.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""What an hour's backlog costs: every step of a job beside 1,000,000 queued and 10,000,000 finished ones, and alone.
+"""The cost of an hour's backlog: every step of a job beside 1,000,000 queued and 10,000,000 finished jobs, and alone.
 
-One PostgreSQL, two databases, an API process on each, no workers. Each step is done in scheduler on the one and on the
-other, so that whatever else the machine does hurts both. What a worker does is done through the store, in the
-transactions that it would use. The backlog belongs to 1,000 keys, one of which is ours.
+One PostgreSQL has two databases, with an API process on each and no workers. Each step runs alternately on the one and
+on the other, so that other load on the machine slows both down. The steps of a worker are done through the store, in
+the transactions that it would use. The backlog belongs to 1,000 keys, one of which is ours.
 """
 
 import http.client
@@ -31,8 +31,9 @@ from tests.support.stack import API_KEY, MODEL, Stack
 from worker.outcome import EndedCall, Policy, record_outcome
 
 ROOM = 10
-"""How many bells a tick may ring: as many as slots came free since the last."""
+"""Messages that one dispatch may enqueue: as many as slots have become free since the last one."""
 FEW_EACH = 5
+"""Queued jobs of each key in the database that the dispatch among many keys is compared with."""
 AMONG_KEYS = "dispatch"
 FIGURES = (
     Figure("p50, x empty", digits=2),
@@ -55,7 +56,7 @@ ANSWER = CallReport(
 
 @dataclass
 class Side:
-    """One of the databases, as a worker sees it and behind an API."""
+    """One of the databases, reached directly as by a worker, and through an API."""
 
     database: Database
     api: http.client.HTTPConnection
@@ -67,14 +68,14 @@ class Side:
     took: dict[str, list[float]] = field(default_factory=dict)
 
     def time(self, step: str, act: Callable[[], Any]) -> Any:
-        """Do it and note how long it took."""
-        begun = time.perf_counter()
+        """Run `act`, note its duration under `step`, and return its result."""
+        started_at = time.perf_counter()
         result = act()
-        self.took.setdefault(step, []).append((time.perf_counter() - begun) * 1000)
+        self.took.setdefault(step, []).append((time.perf_counter() - started_at) * 1000)
         return result
 
-    def ask(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """One request on a connection that is kept."""
+    def request(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Send a request over the side's one connection; return the body of the answer."""
         headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
         self.api.request(method, path, body or None, headers)
         answer = self.api.getresponse()
@@ -93,41 +94,43 @@ def measure(run: Run) -> list[Report]:
 
 
 def compare(servers: Stage, full_url: str, run: Run, past: Past) -> Report:
-    """Every step on the full database and on an empty one, in scheduler."""
+    """Measure every step alternately on the full database and on an empty one."""
     title = f"Beside {past.queued:,} queued jobs of {past.keys:,} keys and {past.finished:,} finished ones"
     report = Report("backlog", title, FIGURES)
     few_url = servers.databases.migrated()
-    few_turns = FairScheduler()
+    few_scheduler = FairScheduler()
     fill(few_url, Past(finished=0, queued=FEW_EACH * past.keys, keys=past.keys))
     with (
         _side(servers, servers.databases.migrated(), 1) as empty,
         _side(servers, full_url, 2) as full,
         closing(Database(few_url, pool_size=1)) as few,
     ):
-        # until every key has had its turn once, as in any hour: its pages are in memory, each plan is made
-        _turns(empty, full, few, few_turns, run.scaled(past.keys // ROOM + 10, 5))
+        # until every key has been served once, as within any hour: pages are in memory and statements are planned
+        _alternate(empty, full, few, few_scheduler, run.scaled(past.keys // ROOM + 10, 5))
         for _ in range(run.rounds):
             empty.took.clear()
             full.took.clear()
-            _turns(empty, full, few, few_turns, run.scaled(50, 10))
+            _alternate(empty, full, few, few_scheduler, run.scaled(50, 10))
             for step, took in full.took.items():
                 report.add(step, Role.OURS, _figures(took, empty.took[step]))
     servers.databases.drop(few_url)
-    report.note(f"One client, one step at a time; a tick rings for {ROOM} jobs.")
-    report.note(f"Dispatch among {past.keys:,} keys is compared with {FEW_EACH} queued jobs of each instead of none.")
+    report.note(f"one client, one step at a time; a dispatch picks {ROOM} jobs")
+    report.note(
+        f"dispatch among {past.keys:,} keys is compared with {FEW_EACH} queued jobs of each key instead of none"
+    )
     return report
 
 
 @contextmanager
 def _side(servers: Stage, url: str, number: int) -> Iterator[Side]:
-    """An API process on this database, with a Redis of its own."""
+    """Run an API process on this database, with a Redis of its own."""
     environment = {"BACKBURNER_LOG_LEVEL": "warning"}
     redis_url = servers.valkey.url.rsplit("/", 1)[0] + f"/{number}"
     with Stack(url, redis_url, servers.directory, environment, workers=0) as stack:
         database = Database(url, pool_size=2)
         side = Side(database, http.client.HTTPConnection(stack.url.removeprefix("http://")))
         with database.begin() as tx:
-            long_ago = datetime.now(UTC) - timedelta(days=1)  # nobody rings for it
+            long_ago = datetime.now(UTC) - timedelta(days=1)  # dead, so that nothing is enqueued for it
             side.worker_id = workers.register(tx, "benchmark", 1, 100, long_ago)
         row = schema.jobs.c
         mine = select(row.id).where(row.api_key_id == BOOTSTRAP_ID, row.completed_at.is_not(None))
@@ -140,10 +143,10 @@ def _side(servers: Stage, url: str, number: int) -> Iterator[Side]:
             database.close()
 
 
-def _turns(empty: Side, full: Side, few: Database, few_turns: FairScheduler, rounds: int) -> None:
+def _alternate(empty: Side, full: Side, few: Database, few_scheduler: FairScheduler, rounds: int) -> None:
     chance = random.Random(4711)
 
-    def in_turns(times: int, act: Callable[[Side, int], object]) -> None:
+    def on_both(times: int, act: Callable[[Side, int], object]) -> None:
         for step in range(times):
             for side in (empty, full) if step % 2 else (full, empty):
                 act(side, step)
@@ -151,40 +154,42 @@ def _turns(empty: Side, full: Side, few: Database, few_turns: FairScheduler, rou
     for _ in range(rounds):
         empty.accepted.clear()
         full.accepted.clear()
-        in_turns(ROOM + 2, lambda side, _: _accept(side))
-        in_turns(
-            ROOM, lambda side, step: _ask(side, "poll a queued one", "GET", f"/v1/responses/{side.accepted[step]}")
+        on_both(ROOM + 2, lambda side, _: _accept(side))
+        on_both(
+            ROOM, lambda side, step: _request(side, "poll a queued one", "GET", f"/v1/responses/{side.accepted[step]}")
         )
         for cancelled in (-1, -2):
-            in_turns(1, lambda side, _: _cancel(side, cancelled))  # noqa: B023  # called at once
+            on_both(1, lambda side, _: _cancel(side, cancelled))  # noqa: B023  # called at once
         for side in (full, empty):
-            side.picked = side.time("dispatch, against one key", lambda: _tick(side.database, side.scheduler))  # noqa: B023  # called at once
+            side.picked = side.time("dispatch, against one key", lambda: _dispatch(side.database, side.scheduler))  # noqa: B023  # called at once
         full.took.setdefault(AMONG_KEYS, []).append(full.took["dispatch, against one key"][-1])
-        empty.time(AMONG_KEYS, lambda: _tick(few, few_turns))
-        in_turns(ROOM, lambda side, step: _work(side, side.picked[step]))
-        in_turns(
+        empty.time(AMONG_KEYS, lambda: _dispatch(few, few_scheduler))
+        on_both(ROOM, lambda side, step: _work(side, side.picked[step]))
+        on_both(
             ROOM,
-            lambda side, _: _ask(side, "poll a finished one", "GET", f"/v1/responses/{chance.choice(side.finished)}"),
+            lambda side, _: _request(
+                side, "poll a finished one", "GET", f"/v1/responses/{chance.choice(side.finished)}"
+            ),
         )
-        in_turns(1, lambda side, _: _ask(side, "list the first 20", "GET", "/v1/responses"))
-        in_turns(1, lambda side, _: _ask(side, "usage of 30 days", "GET", "/v1/usage"))
-        in_turns(1, lambda side, _: _ask(side, "metrics", "GET", "/metrics"))
+        on_both(1, lambda side, _: _request(side, "list the first 20", "GET", "/v1/responses"))
+        on_both(1, lambda side, _: _request(side, "usage of 30 days", "GET", "/v1/usage"))
+        on_both(1, lambda side, _: _request(side, "metrics", "GET", "/metrics"))
 
 
-def _ask(side: Side, step: str, method: str, path: str, body: bytes = b"") -> Any:
-    return side.time(step, lambda: side.ask(method, path, body))
+def _request(side: Side, step: str, method: str, path: str, body: bytes = b"") -> Any:
+    return side.time(step, lambda: side.request(method, path, body))
 
 
 def _accept(side: Side) -> None:
     body = json.dumps({"model": MODEL, "input": "Say hello in one word.", "background": True}).encode()
-    side.accepted.append(json.loads(_ask(side, "accept", "POST", "/v1/responses", body))["id"])
+    side.accepted.append(json.loads(_request(side, "accept", "POST", "/v1/responses", body))["id"])
 
 
 def _cancel(side: Side, which: int) -> None:
-    _ask(side, "cancel", "POST", f"/v1/responses/{side.accepted[which]}/cancel")
+    _request(side, "cancel", "POST", f"/v1/responses/{side.accepted[which]}/cancel")
 
 
-def _tick(database: Database, scheduler: FairScheduler) -> list[str]:
+def _dispatch(database: Database, scheduler: FairScheduler) -> list[str]:
     now = datetime.now(UTC)
     with database.begin() as tx:
         picked = scheduler.pick(tx, now, ROOM, now - timedelta(seconds=5))
@@ -193,7 +198,7 @@ def _tick(database: Database, scheduler: FairScheduler) -> list[str]:
 
 
 def _work(side: Side, job_id: str) -> None:
-    """Claim a job, and record the outcome of its call."""
+    """Claim a job and record the outcome of its call."""
 
     def claim() -> Any:
         with side.database.begin() as tx:
@@ -204,7 +209,7 @@ def _work(side: Side, job_id: str) -> None:
             record_outcome(tx, EndedCall(job, attempt, ANSWER, None, datetime.now(UTC)), POLICY, 0)
 
     [(job, attempt)] = side.time("claim", claim)
-    side.time("record_outcome", end)
+    side.time("record outcome", end)
     if job.api_key_id == BOOTSTRAP_ID:
         side.finished.append(job_id)
 

@@ -1,14 +1,13 @@
-"""Whether webhook deliveries and calls in flight are in each other's way: each alone, then both in one worker process.
+"""Interference of webhook deliveries and calls in flight: each alone, then both in one worker process.
 
-Deliveries: 2,000 a minute at an even pace, their responses ended by cancelling what is queued for tomorrow; measured
-from a response's end, as its event's row has it, until the receiver has the event. Calls: 10,000 that only wait. What
-measures them is a steady probe of new ones of a second each: pick-up, from the client's 2xx until the provider has the
-call; notify, from the provider's last byte until a client that waits with `?wait` has the end; and polls of what is
-not over. None of the 10,000 starts or ends while is measured.
+Deliveries: 2,000 a minute at an even pace, for responses that wait until tomorrow and are cancelled. Measured is the
+time from a response's end, as recorded with its event, until the endpoint has the event. Calls: 10,000 that only wait;
+none of them starts or ends during a measurement. They are measured by a steady probe of new calls of a second each:
+pick-up, from the client's 2xx until the provider has the call; notify, from the provider's last byte until a client
+that waits with `?wait` has the answer; and polls of calls in flight.
 
-The three stretches differ in what is compared and in nothing else: the probes run in all of them, beside the calls
-alone as many responses are cancelled, with nobody who wants to hear of it, and beside the deliveries alone 20 calls
-wait, so that there are some to poll.
+The three measurements differ only in what they compare. The probes run in all of them. Beside the calls alone, as many
+responses are cancelled, without webhooks. Beside the deliveries alone, 20 calls wait, so that there are some to poll.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ import aiohttp
 import httpx
 from sqlalchemy import select
 
-from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
+from benchmarks.endpoints import ENVIRONMENT, Endpoints, endpoints
 from benchmarks.latency import moments, shares
 from benchmarks.load import drive, request
 from benchmarks.report import Figure, Report, Role
@@ -37,7 +36,7 @@ from tests.support.waiting import await_until
 CALLS = 10_000
 DELIVERIES_A_MINUTE = 2_000
 PROBES_A_SECOND = 10
-RECEIVERS = 20
+ENDPOINTS = 20
 CLIENTS = 16
 WARM_UP = 200
 FEW = 20
@@ -59,11 +58,11 @@ def measure(run: Run) -> list[Report]:
                 "BACKBURNER_WORKER_CONCURRENCY": str(calls + 200),
                 "BACKBURNER_MAX_ATTEMPTS": "1",
             }
-            with servers.stack(settings) as stack, receivers(RECEIVERS) as hooks:
-                for name, values in _Beside(stack, hooks, calls, seconds).rows():
+            with servers.stack(settings) as stack, endpoints(ENDPOINTS) as targets:
+                for name, values in _Beside(stack, targets, calls, seconds).rows():
                     report.add(name, Role.OURS, values)
                 for worker in stack.worker_processes:
-                    worker.kill()  # its calls are of no use any more
+                    worker.kill()  # its calls are not needed any more
     for name in MEASURED:
         figure = Figure(f"{name} p99 ms")
         alone, both = (
@@ -75,70 +74,70 @@ def measure(run: Run) -> list[Report]:
 
 
 @dataclass
-class _Seen:
-    """What the clients of one window saw: moments in unix time by response, and the latencies of polls."""
+class _Observed:
+    """Observations of the clients in one window: unix times by response, and the latencies of polls in seconds."""
 
     accepted: dict[str, float] = field(default_factory=dict)
-    told: dict[str, float] = field(default_factory=dict)
+    ended: dict[str, float] = field(default_factory=dict)
     polls: list[float] = field(default_factory=list)
 
 
 class _Beside:
-    def __init__(self, stack: Stack, hooks: Receivers, calls: int, seconds: int) -> None:
+    def __init__(self, stack: Stack, targets: Endpoints, calls: int, seconds: int) -> None:
         self._stack = stack
-        self._hooks = hooks
+        self._targets = targets
         self._calls = calls
         self._seconds = seconds
         self._url = f"{stack.base_url}/responses"
         self._polled: list[str] = []
 
     def rows(self) -> Iterator[tuple[str, dict[str, float]]]:
-        """The three rows of the table, measured one after the other."""
+        """Measure and yield the three rows of the table, one after the other."""
         self._warm_up()
         count = DELIVERIES_A_MINUTE * self._seconds // 60
-        heard = self._create((self._queued(**self._hook(number)) for number in range(2 * count)), 2 * count)
-        unheard = self._create((self._queued() for _ in range(count)), count)
-        self._take_off(FEW)
-        alone = self._window(heard[:count])
+        with_webhook = self._create((self._queued(**self._hook(number)) for number in range(2 * count)), 2 * count)
+        without_webhook = self._create((self._queued() for _ in range(count)), count)
+        self._start_calls(FEW)
+        alone = self._window(with_webhook[:count])
         yield DELIVERIES_ALONE, {name: value for name, value in alone.items() if name.startswith("delivery")}
-        self._take_off(self._calls)
-        yield FLIGHT_ALONE, self._window(unheard)
-        yield BOTH, self._window(heard[count:])
+        self._start_calls(self._calls)
+        yield FLIGHT_ALONE, self._window(without_webhook)
+        yield BOTH, self._window(with_webhook[count:])
         assert self._summary()["in_flight"] >= self._calls, "the calls ended before the measurement"
 
     def _warm_up(self) -> None:
         bodies = (self._call("Hello", 0) for _ in range(WARM_UP))
         self._create(bodies, WARM_UP)
         await_until(lambda: self._summary()["outcomes"].get("answered") == WARM_UP, 60, self._stack.logs)
-        hooked = (self._queued(**self._hook(number)) for number in range(RECEIVERS))
-        self._take_off(FEW)
-        self._window(self._create(hooked, RECEIVERS))
+        hooked = (self._queued(**self._hook(number)) for number in range(ENDPOINTS))
+        self._start_calls(FEW)
+        self._window(self._create(hooked, ENDPOINTS))
 
-    def _take_off(self, count: int) -> None:
-        """Let so many calls begin that last until all is over; it is they who are polled."""
+    def _start_calls(self, count: int) -> None:
+        """Start `count` calls that last until the end of the benchmark. These are polled."""
         before = self._summary()["total"]
         hold = 8 * self._seconds + self._calls // 50
         self._polled = self._create((self._call("Hello", hold) for _ in range(count)), count)
         await_until(lambda: self._summary()["total"] == before + count, hold, self._stack.logs)
-        time.sleep(self._seconds / 12)  # until what the start has left behind is tidied up
+        time.sleep(self._seconds / 12)  # until the aftermath of the start is over
 
     def _window(self, to_end: list[str]) -> dict[str, float]:
-        """What one stretch of time came to, in milliseconds."""
+        """Measure one window, in which the responses `to_end` are cancelled; return its figures in milliseconds."""
         before = self._summary()["total"]
-        seen = asyncio.run(self._drive(to_end))
+        observed = asyncio.run(self._drive(to_end))
         figures: dict[str, float] = {}
-        late = self._late(to_end)
-        if late:
-            figures |= shares("delivery", late)
+        delays = self._delivery_delays(to_end)
+        if delays:
+            figures |= shares("delivery", delays)
         calls = self._calls_after(before)
         received, finished = moments(calls, "received_at"), moments(calls, "finished_at")
-        figures |= shares("pick-up", [received[name] - at for name, at in seen.accepted.items()])
-        figures |= shares("notify", [at - finished[name] for name, at in seen.told.items()])
-        figures |= shares("poll", seen.polls)
+        figures |= shares("pick-up", [received[name] - at for name, at in observed.accepted.items()])
+        figures |= shares("notify", [at - finished[name] for name, at in observed.ended.items()])
+        figures |= shares("poll", observed.polls)
         return figures
 
-    async def _drive(self, to_end: list[str]) -> _Seen:
-        seen = _Seen()
+    async def _drive(self, to_end: list[str]) -> _Observed:
+        observed = _Observed()
         polled = cycle(self._polled)
 
         async def cancel(number: int) -> None:
@@ -149,17 +148,17 @@ class _Beside:
             async with http.post(self._url, data=self._call("Hello", 1)) as answer:
                 accepted_at = time.time()
                 name = (await answer.json())["id"]
-            seen.accepted[name] = accepted_at
+            observed.accepted[name] = accepted_at
             async with http.get(f"{self._url}/{name}", params={"wait": 60}) as answer:
-                seen.told[name] = time.time()
+                observed.ended[name] = time.time()
                 assert (await answer.json())["status"] == "completed", name
 
         async def poll(_number: int) -> None:
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             async with http.get(f"{self._url}/{next(polled)}") as answer:
                 assert answer.status == 200, answer.status
                 await answer.read()
-            seen.polls.append(time.perf_counter() - begun)
+            observed.polls.append(time.perf_counter() - started_at)
 
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), headers={**AUTHORIZED, "content-type": "application/json"}
@@ -170,17 +169,17 @@ class _Beside:
                 _paced(probe, count, PROBES_A_SECOND),
                 _paced(poll, 2 * count, 2 * PROBES_A_SECOND),
             )
-        return seen
+        return observed
 
-    def _late(self, ended: list[str]) -> list[float]:
+    def _delivery_delays(self, ended: list[str]) -> list[float]:
         database = Database(self._stack.database_url, pool_size=1)
         row = schema.webhook_events.c
         with database.read() as tx:
             events = {each.job_id: each for each in tx.execute(select(row.id, row.job_id, row.created_at))}
         database.close()
-        arrivals = self._hooks.await_count(len(events))
-        heard = [events[job_id] for job_id in ended if job_id in events]
-        return [arrivals[each.id] - each.created_at.timestamp() for each in heard]
+        arrivals = self._targets.await_count(len(events))
+        found = (events[job_id] for job_id in ended if job_id in events)
+        return [arrivals[each.id] - each.created_at.timestamp() for each in found]
 
     def _create(self, bodies: Iterator[bytes], count: int) -> list[str]:
         creates = (request("POST", self._url, AUTHORIZED, body) for body in bodies)
@@ -197,31 +196,31 @@ class _Beside:
 
     @staticmethod
     def _queued(**fields: Any) -> bytes:
-        """A response that waits until tomorrow."""
+        """Return the body of a response that waits until tomorrow."""
         at = int(time.time()) + 86_400
         body = {"model": MODEL, "input": "x", "background": True, "run_at": at, "deadline_seconds": 2 * 86_400}
         return json.dumps(body | fields).encode()
 
     def _hook(self, number: int) -> dict[str, Any]:
-        return {"webhook": {"url": self._hooks.urls[number % RECEIVERS]}}
+        return {"webhook": {"url": self._targets.urls[number % ENDPOINTS]}}
 
     def _summary(self) -> dict[str, Any]:
-        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
-        summary: dict[str, Any] = ledger["summary"]
+        call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
+        summary: dict[str, Any] = call_log["summary"]
         return summary
 
     def _calls_after(self, sequence: int) -> list[dict[str, Any]]:
-        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"after": sequence}, timeout=30).json()
-        calls: list[dict[str, Any]] = ledger["calls"]
+        call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"after": sequence}, timeout=30).json()
+        calls: list[dict[str, Any]] = call_log["calls"]
         return calls
 
 
 async def _paced(do: Callable[[int], Coroutine[Any, Any, None]], count: int, rate: float) -> None:
-    """Begin `do` so often, at an even pace, however long each takes; and see all of them end."""
+    """Start `do` `count` times, `rate` times a second however long each takes, and wait until all have ended."""
     loop = asyncio.get_running_loop()
-    begun = loop.time()
+    started_at = loop.time()
     running = []
     for number in range(count):
-        await asyncio.sleep(begun + number / rate - loop.time())
+        await asyncio.sleep(started_at + number / rate - loop.time())
         running.append(asyncio.create_task(do(number)))
     await asyncio.gather(*running)

@@ -1,4 +1,4 @@
-"""A backlog put straight into the tables: copies of one response that was accepted in the usual way."""
+"""A backlog written directly into the tables: copies of one response that was submitted in the usual way."""
 
 from datetime import datetime
 
@@ -12,8 +12,9 @@ _DIGITS = 8
 
 
 def copy_job(database: Database, job_id: str, copies: int, *, before: int = 0, due_at: datetime | None = None) -> None:
-    """Add so many jobs that differ from `job_id`, which must be queued, by their ids and, if given, by when they are
-    due. `before` is how many copies there are already. PostgreSQL only.
+    """Add copies of the queued job `job_id`, with other ids and, if `due_at` is given, due at that time.
+
+    `before` is the number of copies that exist already. PostgreSQL only.
     """
     numbers = func.generate_series(before + 1, before + copies).table_valued("number").render_derived()
     prefix = job_id[:-_DIGITS]
@@ -28,13 +29,13 @@ def copy_job(database: Database, job_id: str, copies: int, *, before: int = 0, d
 
 
 def analyze(database: Database) -> None:
-    """Let PostgreSQL look at what has been copied, as it does by itself after a while."""
+    """Analyze the copied jobs at once. PostgreSQL does it by itself only after a while."""
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("ANALYZE jobs")
 
 
 def completed(database: Database, since: datetime, until: datetime | None = None) -> int:
-    """How many jobs that were begun at `since` or later have completed by `until`."""
+    """Count the jobs that were started at `since` or later and have completed by `until`."""
     row = schema.jobs.c
     ended: tuple[ColumnElement[bool], ...] = (row.status == Status.COMPLETED, row.started_at >= since)
     if until is not None:
@@ -44,7 +45,7 @@ def completed(database: Database, since: datetime, until: datetime | None = None
 
 
 def queued(database: Database, now: datetime) -> int:
-    """How many jobs are queued and due."""
+    """Count the jobs that are queued and due."""
     query = select(func.count()).where(schema.IS_QUEUED, schema.jobs.c.available_at <= now)
     with database.read() as tx:
         return tx.execute(query).scalar_one()

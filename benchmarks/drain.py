@@ -1,10 +1,10 @@
-"""How fast a backlog of immediate calls is drained, each of them a real HTTP call to the simulator.
+"""Rate at which a backlog of immediate calls is drained, each of them a real HTTP call to the simulator.
 
-By one worker that is warm, as many as are done within some seconds: out of a backlog that outlasts them, and, of ours,
-out of one that is kept between 100 and 200 meanwhile. Peers that are slow to fill have a smaller large one, and the
-report says so; a peer's worker is stopped (SIGSTOP) while its queue is filled.
+One warm worker drains a large backlog that outlasts the measurement. Ours also drains a small one that is kept between
+100 and 200 jobs. Peers that are slow to fill get a smaller large backlog, which the report notes. A peer's worker is
+stopped (SIGSTOP) while its queue is filled.
 
-Every peer has the 100 slots that ours has; only prefork has a process per slot, and so no more than it needs.
+Every peer has 100 slots like ours, except prefork: it has a process per slot, and so only as many as it needs.
 """
 
 import signal
@@ -23,36 +23,36 @@ from tests.support.waiting import await_until
 PROMPT = "[[sim: full delay=0]] Say hello in one word."
 SMALL = 100
 LONG = 3600.0
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 WARM_SECONDS = 3
 SLOTS = 100
 PROCESSES = 8
-"""Of prefork: each computes on its own, so that more of them only share the cores."""
+"""Processes of prefork. More of them would only share the cores."""
 PEERS = (CELERY_PREFORK, CELERY_GEVENT, PROCRASTINATE, DBOS)
 CPU = Figure("CPU ms/job", digits=2)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is drained: a large backlog of ours and of the peer that is quick to fill, of the others less."""
+    """Sizes of the large backlogs, in jobs: of ours and the peer that is quick to fill, and of the other peers."""
 
     large: int
     large_of_others: int
-    due_in: int  # seconds, enough to write them
+    due_in: int  # seconds, enough to write the backlog
     seconds: int
 
     @property
     def figures(self) -> tuple[Figure, Figure, Figure]:
-        """The rates from the large backlog and from the small one, and the CPU."""
+        """Figures: the rates for the large and the small backlog, and the CPU."""
         large, small = (Figure(f"drained/s, {count:,} queued", digits=0) for count in (self.large, SMALL))
         return large, small, CPU
 
     def backlog(self, kind: Kind) -> int:
-        """The large backlog of a peer."""
+        """Return the size of a peer's large backlog."""
         return self.large if kind is PROCRASTINATE else self.large_of_others
 
     def values(self, large: float, cpu: float, small: float | None = None) -> dict[str, float]:
-        """Rates and CPU by the names of their figures."""
+        """Return the rates and the CPU by the names of their figures."""
         in_order = zip((each.name for each in self.figures), (large, small, cpu), strict=True)
         return {name: value for name, value in in_order if value is not None}
 
@@ -71,7 +71,7 @@ def measure(run: Run) -> list[Report]:
             for kind in PEERS:
                 report.add(kind.name, kind.role, _peer(servers, kind, scale))
     report.note("CPU: of our API and worker, or of a peer's worker; without PostgreSQL, Valkey and the simulator")
-    report.note("what keeps the small backlog filled shares the cores with what drains it")
+    report.note("the process that keeps the small backlog filled shares the cores with the worker")
     others = ", ".join(kind.name for kind in PEERS if scale.backlog(kind) < scale.large)
     report.note(f"only {scale.large_of_others:,} queued, as they are slow to fill: {others}")
     return [report]
@@ -87,17 +87,17 @@ def _ours(stack: Stack, scale: Scale) -> dict[str, float]:
 
 def _small(stack: Stack, database: Database, seconds: float) -> float:
     template, copies = stack.submit(PROMPT, run_at=time.time() + LONG), 0
-    fed_since = now = datetime.now(UTC)
-    begun = fed_since + timedelta(seconds=WARM_SECONDS)
-    while (now - begun).total_seconds() < seconds:
+    filled_since = now = datetime.now(UTC)
+    started_at = filled_since + timedelta(seconds=WARM_SECONDS)
+    while (now - started_at).total_seconds() < seconds:
         if queued(database, now) < SMALL:
             copy_job(database, template, SMALL, before=copies, due_at=now)
             copies += SMALL
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
         now = datetime.now(UTC)
-    before, done = (completed(database, fed_since, until) for until in (begun, now))
-    await_until(lambda: completed(database, fed_since) == copies, 30, stack.logs)
-    return (done - before) / (now - begun).total_seconds()
+    before, done = (completed(database, filled_since, until) for until in (started_at, now))
+    await_until(lambda: completed(database, filled_since) == copies, 30, stack.logs)
+    return (done - before) / (now - started_at).total_seconds()
 
 
 def _large(stack: Stack, database: Database, scale: Scale) -> tuple[float, float]:
@@ -108,12 +108,12 @@ def _large(stack: Stack, database: Database, scale: Scale) -> tuple[float, float
     due_at = datetime.fromtimestamp(due, UTC)
     await_until(lambda: datetime.now(UTC) > due_at + timedelta(seconds=WARM_SECONDS), 60, stack.logs)
     processes = [stack.api, *stack.worker_processes]
-    begun, cpu = datetime.now(UTC), cpu_seconds(processes)
-    before = completed(database, due_at, begun)
+    started_at, cpu = datetime.now(UTC), cpu_seconds(processes)
+    before = completed(database, due_at, started_at)
     time.sleep(scale.seconds)
     ended, cpu = datetime.now(UTC), cpu_seconds(processes) - cpu
     done = completed(database, due_at, ended) - before
-    return done / (ended - begun).total_seconds(), cpu * 1000 / done
+    return done / (ended - started_at).total_seconds(), cpu * 1000 / done
 
 
 def _peer(servers: Stage, kind: Kind, scale: Scale) -> dict[str, float]:
@@ -133,8 +133,8 @@ def _large_of(it: Peer, backlog: int, seconds: int) -> tuple[float, float]:
     _signal(it, signal.SIGCONT)
     it.await_finished(SMALL, 120)
     time.sleep(WARM_SECONDS)
-    begun, before, cpu = datetime.now(UTC), it.finished(), cpu_seconds(it.worker_processes)
+    started_at, before, cpu = datetime.now(UTC), it.finished(), cpu_seconds(it.worker_processes)
     time.sleep(seconds)
     ended, done, cpu = datetime.now(UTC), it.finished() - before, cpu_seconds(it.worker_processes) - cpu
     assert before + done < backlog, "the backlog did not outlast the measurement"
-    return done / (ended - begun).total_seconds(), cpu * 1000 / done
+    return done / (ended - started_at).total_seconds(), cpu * 1000 / done

@@ -1,7 +1,7 @@
-"""A database with a past: millions of finished jobs, and a backlog of as many keys as one likes, within minutes.
+"""Fill a database with millions of finished jobs and a backlog of many keys, within minutes.
 
-Rows are made by the database itself and look like those of our own: ids that grow with time, small prompts and
-answers, one attempt each. The indexes are built afterwards, which is several times faster.
+The database itself generates the rows. They look like real ones: ids that grow with time, small prompts and answers,
+one attempt each. The indexes are built afterwards, which is several times faster.
 """
 
 import os
@@ -19,7 +19,7 @@ from jobs.store.database import Database
 from tests.support.postgres import PostgresServer
 from tests.support.stack import API_KEY, MODEL
 
-# A database that is lost with the machine can be filled again.
+# Durability is off: a database that is lost can be filled again.
 LOADING = {
     "autovacuum": "off",
     "fsync": "off",
@@ -28,10 +28,10 @@ LOADING = {
     "wal_level": "minimal",
 }
 LONG = float("inf")
-SPAN = timedelta(days=29)  # within the retention, so that nothing is pruned while one looks
+SPAN = timedelta(days=29)  # within the retention, so that nothing is pruned during the benchmark
 
-# Every job: its number, the moment it was made, its id and its key. Finished ones come first, and are older.
-MADE = """
+# Each job's number, creation time, id and key. The finished jobs come first and are older.
+GENERATED = """
 SELECT n, moment, 'resp_' || lpad(to_hex(ms), 12, '0') || lpad(to_hex(n), 20, '0') AS id,
     CASE WHEN owner = 0 THEN :first_key ELSE 'key_' || lpad(to_hex(owner), 32, '0') END AS key
 FROM (
@@ -66,7 +66,7 @@ SELECT
     CASE WHEN n % 100 BETWEEN 94 AND 97 THEN 'rejected' END,
     CASE WHEN n % 100 BETWEEN 94 AND 97 THEN 'Unsupported value.' END,
     100, 200, 300, 0, 50, 1250, 'provider', true
-FROM ({MADE}) AS made
+FROM ({GENERATED}) AS generated
 """
 
 QUEUED = f"""
@@ -77,13 +77,13 @@ INSERT INTO jobs (
 SELECT
     id, key, :model, 'queued', 0, 0, 5, 'retry', 'disabled', true, 5, moment, moment, moment,
     moment + interval '30 days', true
-FROM ({MADE}) AS made
+FROM ({GENERATED}) AS generated
 """
 
 REQUESTS = f"""
 INSERT INTO requests (job_id, settings, input)
 SELECT id, '{{"model":"{MODEL}","background":true}}', '"Say hello in one word, for the ' || n || 'th time."'
-FROM ({MADE}) AS made
+FROM ({GENERATED}) AS generated
 """.replace(":true", r"\:true")
 
 ANSWERS = f"""
@@ -91,7 +91,7 @@ INSERT INTO answers (job_id, response, raw)
 SELECT id,
     '{{"output"\\:[{{"type"\\:"message","content"\\:[{{"type"\\:"output_text","text"\\:"Hello ' || n || '"}}]}}]}}',
     convert_to('{{"output_text"\\:"Hello ' || n || '"}}', 'UTF8')
-FROM ({MADE}) AS made WHERE n % 100 < 94
+FROM ({GENERATED}) AS generated WHERE n % 100 < 94
 """
 
 ATTEMPTS = f"""
@@ -107,7 +107,7 @@ SELECT
     'yes', 'disabled', CASE WHEN n % 100 BETWEEN 94 AND 97 THEN 'rejected' END,
     CASE WHEN n % 100 BETWEEN 94 AND 97 THEN 'Unsupported value.' END, 200, 'inf_' || n, 'theirs_' || n,
     100, 200, 300, 0, 50, 1250, 'provider'
-FROM ({MADE}) AS made
+FROM ({GENERATED}) AS generated
 """
 
 FILLED = (schema.jobs, schema.requests, schema.answers, schema.attempts)
@@ -115,7 +115,7 @@ FILLED = (schema.jobs, schema.requests, schema.answers, schema.attempts)
 
 @dataclass(frozen=True)
 class Past:
-    """How many jobs have finished, how many are queued and due, and of how many API keys."""
+    """Numbers of finished jobs, of queued and due jobs, and of the API keys that they belong to."""
 
     finished: int
     queued: int
@@ -123,7 +123,7 @@ class Past:
 
 
 def fill(url: str, past: Past) -> None:
-    """Fill an empty, migrated PostgreSQL and vacuum it."""
+    """Fill an empty, migrated PostgreSQL database and vacuum it."""
     database = Database(url, pool_size=2)
     now = datetime.now(UTC)
     with database.begin(within=LONG) as tx:
@@ -168,7 +168,7 @@ def fill(url: str, past: Past) -> None:
 
 @contextmanager
 def loading(server: PostgresServer) -> Iterator[None]:
-    """Restart the server so that it fills quickly, and at the end as it was, with everything on the disk."""
+    """Run the server with fast, unsafe settings during the block; then restore them and sync everything to disk."""
     settings = server.settings
     server.settings = {**settings, **LOADING}
     server.restart()
@@ -180,7 +180,7 @@ def loading(server: PostgresServer) -> Iterator[None]:
 
 def _load(database: Database, step: Callable[[Connection], object]) -> None:
     with database.begin(within=LONG) as tx:
-        tx.execute(text("SET LOCAL session_replication_role = replica"))  # rows that are made fit each other
+        tx.execute(text("SET LOCAL session_replication_role = replica"))  # generated rows need no check of foreign keys
         tx.execute(text("SET LOCAL synchronous_commit = off"))
         tx.execute(text("SET LOCAL maintenance_work_mem = '1GB'"))
         step(tx)

@@ -1,9 +1,9 @@
-"""What a fleet costs its servers: workers that have nothing to do, silent streams, several APIs, a standing backlog.
+"""Load of a fleet on its servers: idle workers, silent streams, several APIs, a standing backlog.
 
-Idle: statements and synced commits a second and worker, as PostgreSQL counts them, while the API is stopped. Streams:
+Idle: statements and synced commits per second and worker, as PostgreSQL counts them, while the API is stopped. Streams:
 the latency of creates at a steady pace, alone and beside streams of responses that are not due before tomorrow.
-Hearing: bytes that Redis' pub/sub sends to each API process for the same held creates, behind one API and behind
-several. Messages: how many Redis is sent for jobs that wait longer in its queue than any of them would if it were lost.
+Notifications: bytes that Redis' pub/sub sends to each API process for the same held creates, behind one API and behind
+several. Messages: the number sent to Redis for jobs that wait in its queue for longer than a lost message would take.
 """
 
 import asyncio
@@ -33,17 +33,17 @@ COUNTED = {
     "max_connections": "400",
 }
 STATEMENTS = "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query NOT LIKE 'SET LOCAL%'"
-"""Those go with their BEGIN in one message."""
+"""`SET LOCAL` is sent in one message with its BEGIN, so it is not counted."""
 SYNCS = "SELECT coalesce(sum(fsyncs), 0) FROM pg_stat_io WHERE object = 'wal' AND backend_type = 'client backend'"
 
 IDLE, SYNCED = Figure("statements/s and worker", digits=2), Figure("synced commits/s and worker", digits=2)
 P90, TIMES = Figure("create p90 ms"), Figure("x without streams", digits=2)
-HEARD, SHARE = Figure("KB heard per API"), Figure("x one alone", digits=2)
-SENT = Figure("sent again %")
+RECEIVED, SHARE = Figure("KB received per API"), Figure("x one alone", digits=2)
+REPEATED = Figure("repeated messages %")
 
 
 def measure(run: Run) -> list[Report]:
-    report = Report("fleet", "What a fleet costs its servers", (IDLE, SYNCED, P90, TIMES, HEARD, SHARE, SENT))
+    report = Report("fleet", "Load of a fleet on its servers", (IDLE, SYNCED, P90, TIMES, RECEIVED, SHARE, REPEATED))
     with stage(COUNTED) as servers:
         servers.postgres.execute("CREATE EXTENSION pg_stat_statements")
         for _ in range(run.rounds):
@@ -51,13 +51,13 @@ def measure(run: Run) -> list[Report]:
             report.add("the first idle worker", Role.OURS, first)
             report.add("each further idle worker", Role.OURS, each)
             report.add(f"{STREAMS:,} silent streams", Role.OURS, _streams(servers, STREAMS, run.scaled(60, 20)))
-            report.add(f"{APIS} APIs", Role.OURS, _hearing(servers, run.scaled(400, 100)))
+            report.add(f"{APIS} APIs", Role.OURS, _notifications(servers, run.scaled(400, 100)))
             report.add("a standing backlog", Role.OURS, _messages(servers, run.scaled(200, 80)))
     return [report]
 
 
 def _idle(servers: Stage, workers: int, seconds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """What the first worker costs, which does what one of them is to do for all, and what each further one does."""
+    """Measure the first worker, which runs the periodic tasks for all, and each further one."""
     figures = (IDLE.name, SYNCED.name)
     alone, together = (_rates(servers, count, seconds) for count in (1, workers))
     further = [(all_of - one) / (workers - 1) for one, all_of in zip(alone, together, strict=True)]
@@ -65,9 +65,9 @@ def _idle(servers: Stage, workers: int, seconds: int) -> tuple[dict[str, float],
 
 
 def _rates(servers: Stage, workers: int, seconds: int) -> list[float]:
-    """Statements and synced commits a second."""
+    """Return statements and synced commits per second."""
     with servers.stack(workers=workers) as stack, _stopped(stack.api):
-        time.sleep(5)  # until each has found out whose the leases are
+        time.sleep(5)  # until each knows which worker holds the leases
         before = _counted(servers)
         time.sleep(seconds)
         return [(after - earlier) / seconds for after, earlier in zip(_counted(servers), before, strict=True)]
@@ -109,25 +109,25 @@ def _streams(servers: Stage, streams: int, seconds: int) -> dict[str, float]:
 
 
 async def _creates(http: httpx.AsyncClient, stack: Stack, seconds: int) -> float:
-    """The latency, in milliseconds, that 90 of 100 background creates at an even pace do not exceed."""
+    """Return the p90 latency, in milliseconds, of background creates at an even pace."""
     took: list[float] = []
 
     async def create() -> None:
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         await _create(http, stack.base_url, background=True, run_at=int(time.time()) + 80_000)
-        took.append((time.perf_counter() - begun) * 1000)
+        took.append((time.perf_counter() - started_at) * 1000)
 
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     creates = []
     for number in range(CREATES_A_SECOND * seconds):
-        await asyncio.sleep(begun + number / CREATES_A_SECOND - time.perf_counter())
+        await asyncio.sleep(started_at + number / CREATES_A_SECOND - time.perf_counter())
         creates.append(asyncio.create_task(create()))
     await asyncio.gather(*creates)
     return percentile(took, 90)
 
 
-def _hearing(servers: Stage, creates: int) -> dict[str, float]:
-    heard = []
+def _notifications(servers: Stage, creates: int) -> dict[str, float]:
+    received = []
     for apis in (1, APIS):
         with servers.stack({"BACKBURNER_WORKER_CONCURRENCY": "50"}) as stack:
             urls, processes = [stack.base_url], [stack.api]
@@ -147,14 +147,14 @@ def _hearing(servers: Stage, creates: int) -> dict[str, float]:
                 async with _client() as http:
                     await asyncio.gather(*(create() for _ in range(creates)))
 
-            before = _bytes_heard(servers, processes)
+            before = _bytes_received(servers, processes)
             asyncio.run(held(urls))
-            heard.append((_bytes_heard(servers, processes) - before) / apis / 1000)
-    return {HEARD.name: heard[1], SHARE.name: heard[1] / heard[0]}
+            received.append((_bytes_received(servers, processes) - before) / apis / 1000)
+    return {RECEIVED.name: received[1], SHARE.name: received[1] / received[0]}
 
 
-def _bytes_heard(servers: Stage, processes: list[Process]) -> int:
-    """What Redis has sent over the subscriptions of these processes."""
+def _bytes_received(servers: Stage, processes: list[Process]) -> int:
+    """Return the bytes that Redis has sent over the subscriptions of these processes."""
     ports = {
         str(each.laddr.port) for process in processes for each in psutil.Process(process.popen.pid).net_connections()
     }
@@ -170,7 +170,7 @@ def _messages(servers: Stage, jobs: int) -> dict[str, float]:
         ids = stack.submit_many(jobs, f"[[sim: full delay={call_seconds}]] Hello")
         stack.await_all(ids, "completed", 60 + jobs / slots * call_seconds * 2)
         sent = _sent(servers) - before
-    return {SENT.name: (sent - jobs) / jobs * 100}
+    return {REPEATED.name: (sent - jobs) / jobs * 100}
 
 
 def _sent(servers: Stage) -> int:

@@ -1,8 +1,8 @@
-"""Ten thousand calls of a minute each in one worker process, while heartbeat, cancel, streams and SQL work on.
+"""Ten thousand calls of a minute each in one worker process, while heartbeats, cancels, streams and SQL keep working.
 
-Memory is what our processes (API and worker, not PostgreSQL, Valkey or the simulator) hold for themselves (USS) at its
-peak: in all, and above what the same processes hold when they are warm and idle. A peer is its worker alone. Prefork
-has a process for each call, so it is measured with as many as fit.
+Memory is the peak of the unshared memory (USS) of our API and worker, without PostgreSQL, Valkey and the simulator: in
+all, and above that of the same processes when they are warm and idle. Of a peer only its worker counts. Prefork has a
+process for each call, so it is measured with as many as fit.
 """
 
 import json
@@ -40,7 +40,7 @@ FIGURES = (
     Figure("starts/s", digits=0),
     Figure("CPU ms/job"),
     Figure("cancel ms", digits=0),
-    Figure("oldest beat s"),
+    Figure("oldest heartbeat s"),
 )
 
 
@@ -53,7 +53,7 @@ def measure(run: Run) -> list[Report]:
                 settings = {
                     "BACKBURNER_WORKER_CONCURRENCY": str(calls),
                     "BACKBURNER_PROVIDER_TRANSPORT": transport,
-                    "BACKBURNER_MAX_ATTEMPTS": "1",  # so that a failure shows
+                    "BACKBURNER_MAX_ATTEMPTS": "1",  # so that a failure is visible
                 }
                 with servers.stack(settings) as stack:
                     report.add(f"Backburner, {transport}", Role.OURS, _Flight(stack, calls, seconds).figures())
@@ -91,7 +91,7 @@ def _peer(servers: Stage, kind: Kind, calls: int, seconds: int) -> dict[str, flo
 
 
 def _peak_until(it: Peer, worker: list[Process], finished: int, seconds: float) -> int:
-    """The most bytes held until so many have finished, or `seconds` have passed."""
+    """Return the peak memory, in bytes, until `finished` jobs have finished or `seconds` have passed."""
     peak, give_up_at = resident_bytes(worker), time.monotonic() + seconds
     while it.finished() < finished and time.monotonic() < give_up_at:
         peak = max(peak, resident_bytes(worker))
@@ -102,13 +102,13 @@ def _peak_until(it: Peer, worker: list[Process], finished: int, seconds: float) 
 def _bare(calls: int, seconds: int) -> dict[str, float]:
     with simulator() as provider_url:
         found = bare_aiohttp(provider_url, calls, _prompt(seconds))
-        ledger = httpx.get(f"{provider_url}/_calls", timeout=60).json()
+        log = httpx.get(f"{provider_url}/_calls", timeout=60).json()
     return {
         "KB/call in all": found["peak_bytes"] / 1024 / calls,
         "KB/call above idle": (found["peak_bytes"] - found["idle_bytes"]) / 1024 / calls,
-        "most in flight": ledger["summary"]["peak_in_flight"],
-        "not completed": 0,  # one that fails ends it
-        "starts/s": _rate(sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in ledger["calls"])),
+        "most in flight": log["summary"]["peak_in_flight"],
+        "not completed": 0,  # a failed call raises
+        "starts/s": _rate(sorted(datetime.fromisoformat(call["received_at"]).timestamp() for call in log["calls"])),
         "CPU ms/job": found["cpu_seconds"] * 1000 / calls,
     }
 
@@ -118,7 +118,7 @@ def _prompt(seconds: int) -> str:
 
 
 def _rate(starts: Sequence[float]) -> float:
-    """How many a second, of the middle nine tenths of these moments (ordered)."""
+    """Return the rate per second of the middle nine tenths of these times, which are sorted."""
     return 0.9 * len(starts) / (percentile(starts, 95) - percentile(starts, 5))
 
 
@@ -134,7 +134,7 @@ class _Flight:
         self._oldest_heartbeat = 0.0
 
     def figures(self) -> dict[str, float]:
-        """What one flight came to."""
+        """Run the calls; return the figures."""
         warm = self._submit(_prompt(0), WARM_UP)
         self._await(lambda: self._poll_all(warm) == WARM_UP, 60)
         httpx.delete(f"{self._stack.provider_url}/_calls").raise_for_status()
@@ -160,7 +160,7 @@ class _Flight:
             "starts/s": _rate(starts),
             "CPU ms/job": cpu * 1000 / self._calls,
             "cancel ms": cancel_seconds * 1000,
-            "oldest beat s": self._oldest_heartbeat,
+            "oldest heartbeat s": self._oldest_heartbeat,
         }
 
     def _submit(self, prompt: str, count: int) -> list[str]:
@@ -170,7 +170,7 @@ class _Flight:
         return [json.loads(each)["id"] for each in load]
 
     def _poll_all(self, job_ids: list[str]) -> int:
-        """How many are completed, each asked for once."""
+        """Poll each response once; return how many are completed."""
         polls = (request("GET", f"{self._url}/{job_id}", AUTHORIZED) for job_id in job_ids)
         return sum(json.loads(body)["status"] == "completed" for body in self._drive(chain(polls, repeat(None))))
 
@@ -180,44 +180,44 @@ class _Flight:
         return load.bodies
 
     def _await(self, condition: Callable[[], bool], seconds: float) -> None:
-        def look() -> bool:
-            self._look()
+        def check() -> bool:
+            self._sample()
             return condition()
 
         give_up_at = time.monotonic() + seconds
-        while not look():
+        while not check():
             assert time.monotonic() < give_up_at, self._stack.logs()
             time.sleep(1)
 
-    def _look(self) -> None:
-        """Note the memory, and how long ago the worker was heard."""
+    def _sample(self) -> None:
+        """Note the memory, and the age of the worker's heartbeat."""
         self._peak = max(self._peak, resident_bytes(self._ours))
         with self._database.read() as tx:
             now = database_now(tx)
-            beats = tx.execute(select(schema.workers.c.heartbeat_at)).scalars().all()
-        assert len(beats) == 1, "the worker was given up"
-        self._oldest_heartbeat = max(self._oldest_heartbeat, (now - beats[0]).total_seconds())
+            heartbeats = tx.execute(select(schema.workers.c.heartbeat_at)).scalars().all()
+        assert len(heartbeats) == 1, "the worker was marked dead"
+        self._oldest_heartbeat = max(self._oldest_heartbeat, (now - heartbeats[0]).total_seconds())
 
     def _summary(self) -> dict[str, int]:
-        ledger = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
-        summary: dict[str, int] = ledger["summary"]
+        call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
+        summary: dict[str, int] = call_log["summary"]
         return summary
 
     def _cancel(self, job_id: str) -> float:
-        """Seconds from the request to cancel until the provider sees its connection closed."""
-        asked_at = time.time()
+        """Cancel a response; return the seconds until the provider sees its connection closed."""
+        requested_at = time.time()
         with self._stack.http() as http:
             http.post(f"/responses/{job_id}/cancel").raise_for_status()
 
-        def paused_at() -> str | None:
+        def closed_at() -> str | None:
             [call] = self._stack.calls(job_id)
             closed: str | None = call["client_closed_at"]
             return closed
 
-        return datetime.fromisoformat(await_until(paused_at, 30, self._stack.logs)).timestamp() - asked_at
+        return datetime.fromisoformat(await_until(closed_at, 30, self._stack.logs)).timestamp() - requested_at
 
     def _watch(self, prompt: str) -> list[str]:
-        """The events of a streamed response, by type, as its client sees them."""
+        """Stream a response; return the types of its events in order."""
         body = {"model": MODEL, "input": prompt, "stream": True}
         with self._stack.http() as http, http.stream("POST", "/responses", json=body, timeout=300) as response:
             lines = [line for line in response.raise_for_status().iter_lines() if line.startswith("event: ")]

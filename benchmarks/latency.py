@@ -1,8 +1,8 @@
-"""The milliseconds added on an idle machine: create, pick-up, notify.
+"""Milliseconds added on an idle machine: create, pick-up, notify.
 
-Create: a background create, sent until answered. Pick-up: from the client's 2xx (for a queue without an API, the return
-of its own enqueue) until the provider has the call. Notify: from the provider's last byte until a waiting client has
-the end. One job at a time; the simulator's ledger and the clients read the same clock.
+Create: from sending a background create until its answer. Pick-up: from the client's 2xx (for a queue without an API,
+the return of its own enqueue) until the provider has the call. Notify: from the provider's last byte until a waiting
+client has the answer. One job runs at a time. The simulator and the clients read the same clock.
 """
 
 import time
@@ -21,11 +21,11 @@ from tests.support.waiting import await_until
 
 PROMPT = "[[sim: full delay=0]] Hello"
 SLOW_PROMPT = "[[sim: full delay=0.2]] Hello"
-PAUSE_SECONDS = 0.05  # long enough for all processes to fall idle again
+PAUSE_SECONDS = 0.05  # long enough for all processes to become idle again
 SHARES = (50, 99)
 
 Moments = dict[str, float]
-"""A job's name as the provider sees it, to unix time."""
+"""Job names as the provider sees them, to unix times."""
 
 
 def measure(run: Run) -> list[Report]:
@@ -52,7 +52,7 @@ def _figures(*names: str) -> list[Figure]:
 
 
 def shares(name: str, seconds: Iterable[float]) -> dict[str, float]:
-    """The percentiles of `seconds` as figures of that name, in milliseconds."""
+    """Return the percentiles of `seconds` in milliseconds, by the names of their figures."""
     values = [each * 1000 for each in seconds]
     return {f"{name} p{share} ms": percentile(values, share) for share in SHARES}
 
@@ -64,14 +64,14 @@ def _picked_up(
     created = []
     with client() as http:
         for number in range(jobs + 5):
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             body = {"model": MODEL, "input": PROMPT, "background": True}
             with http.stream("POST", "/responses", json=body) as answer:
                 accepted_at = time.time()
                 answer.raise_for_status().read()
             name = str(answer.json()["id"])
-            if number >= 5:  # the first ones warm everything up
-                created.append(time.perf_counter() - begun)
+            if number >= 5:  # the first ones are the warm-up
+                created.append(time.perf_counter() - started_at)
                 accepted[name] = accepted_at
             time.sleep(PAUSE_SECONDS)
     return {**_until_called(accepted, calls), **shares("create", created)}
@@ -95,12 +95,12 @@ def _until_called(accepted: Moments, calls: Callable[[], list[dict[str, Any]]]) 
         found = moments(calls(), "received_at")
         return found if accepted.keys() <= found.keys() else None
 
-    called = await_until(all_called, 30, "the provider never saw some calls")
+    called = await_until(all_called, 30, "the provider did not receive all calls")
     return shares("pick-up", (called[name] - moment for name, moment in accepted.items()))
 
 
 def moments(calls: list[dict[str, Any]], field: str) -> Moments:
-    """When each job's call was received or finished."""
+    """Return when each job's call was received or finished, by the `field` of the call log."""
     return {
         str(call["client_request_id"]).partition(":")[0]: datetime.fromisoformat(call[field]).timestamp()
         for call in calls
@@ -138,5 +138,5 @@ def _streamed(http: httpx.Client) -> tuple[str, float]:
                 name = line.replace('": "', '":"').partition('"id":"')[2].partition('"')[0]
             if line == "event: response.completed":
                 ended_at = time.time()
-    assert ended_at, "the stream never told of its end"
+    assert ended_at, "the stream ended without response.completed"
     return name, ended_at

@@ -1,4 +1,4 @@
-"""The plain API and the limits, started for one benchmark: what stands beside ours where no queue is needed."""
+"""The plain API and the limits that ours is compared with where no queue is needed, started for one benchmark."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from benchmarks.stage import Stage
 from tests.support.stack import ROOT, Process
 
 AS_OURS = {"UVICORN_HTTP": "api.http_protocol:Protocol"}
-"""For limits: answers that leave in one piece, as ours do."""
+"""For limits: send an answer in one piece, as ours does."""
 ROW = "INSERT INTO commits (body) VALUES (repeat('x', 500));\n"
 
 
 @contextmanager
 def asgi(program: str, environment: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
-    """One process of `benchmarks.peers.<program>:app` on uvicorn; its URL."""
+    """Run `benchmarks.peers.<program>:app` on uvicorn, in one process; yield its URL."""
     target = f"benchmarks.peers.{program}:app"
     command = [sys.executable, "-m", "uvicorn", target, "--port", "0", "--no-access-log"]
     process = Process(program, command, {"PYTHONPATH": str(ROOT), **environment})
@@ -35,7 +35,7 @@ def asgi(program: str, environment: Mapping[str, str] = MappingProxyType({})) ->
 
 @contextmanager
 def naive_api(servers: Stage) -> Iterator[str]:
-    """FastAPI, async ORM and `apply_async` on an empty database and Valkey; its URL."""
+    """Run FastAPI with the async ORM and `apply_async` on an empty database and Valkey; yield its URL."""
     servers.valkey.flush()
     url = servers.databases.empty()
     with asgi("naive_api", {"DATABASE_URL": url, "BROKER_URL": servers.valkey.url}) as base_url:
@@ -45,7 +45,7 @@ def naive_api(servers: Stage) -> Iterator[str]:
 
 @contextmanager
 def memory_api(body: bytes) -> Iterator[str]:
-    """FastAPI answering `body` to `GET /v1/responses/{any}`; its URL."""
+    """Run a FastAPI that answers `body` to `GET /v1/responses/{any}`; yield its URL."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
@@ -54,7 +54,7 @@ def memory_api(body: bytes) -> Iterator[str]:
 
 
 def bare_aiohttp(provider_url: str, calls: int, prompt: str) -> dict[str, float]:
-    """So many calls at once to their end: `idle_bytes`, `peak_bytes` (USS) and `cpu_seconds` of one process."""
+    """Make `calls` calls at once; return `idle_bytes`, `peak_bytes` (USS) and `cpu_seconds` of their process."""
     command = [sys.executable, "-m", "benchmarks.peers.bare_aiohttp", str(calls), prompt]
     environment = {**os.environ, "PROVIDER_URL": provider_url}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -63,7 +63,7 @@ def bare_aiohttp(provider_url: str, calls: int, prompt: str) -> dict[str, float]
 
 
 def pgbench(servers: Stage, *, clients: int, seconds: int) -> tuple[float, list[float]]:
-    """Single-row commits: how many a second, and the latency of each in milliseconds."""
+    """Commit single rows; return the commits per second, and the latency of each in milliseconds."""
     url = servers.databases.empty()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE commits (id bigserial PRIMARY KEY, body text NOT NULL)")

@@ -1,6 +1,6 @@
-"""Many HTTP/1.1 clients on one connection each, as cheap as Python can be, so that the server is what is measured.
+"""Many HTTP/1.1 clients with one connection each, as cheap as Python can be, so that only the server is measured.
 
-Each client sends its next request as soon as it has its last answer (a closed loop).
+Each client sends its next request as soon as it has the last answer (a closed loop).
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from benchmarks.report import percentile
 
 @dataclass
 class Load:
-    """What came back. Latencies in milliseconds, in the order of the answers; `rate` in answers a second."""
+    """The answers received. Latencies are in milliseconds, in the order of the answers."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -27,21 +27,22 @@ class Load:
 
     @property
     def rate(self) -> float:
+        """Answers per second."""
         return len(self.latencies) / self.seconds
 
     def figures(self, rate: str) -> dict[str, float]:
-        """The rate under that name, and the usual percentiles."""
+        """Return the rate under the name `rate`, and the p50 and p99 latencies."""
         shares = {f"p{share} ms": percentile(self.latencies, share) for share in (50, 99)}
         return {rate: self.rate, **shares}
 
     @property
     def refused(self) -> int:
-        """How many answers were not 2xx or 304."""
+        """Number of answers other than 2xx and 304."""
         return sum(count for status, count in self.statuses.items() if not (200 <= status < 300 or status == 304))
 
 
 def request(method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> bytes:
-    """One request as it goes over the line."""
+    """Return the bytes of a request."""
     parts = urlsplit(url)
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     lines = [f"{method} {target} HTTP/1.1", f"host: {parts.netloc}"]
@@ -54,7 +55,7 @@ def request(method: str, url: str, headers: Mapping[str, str], body: bytes = b""
 def drive(
     url: str, next_request: Callable[[], bytes | None], *, clients: int, seconds: float = 0.0, keep: bool = False
 ) -> Load:
-    """Send what `next_request` gives until it gives None or `seconds` are over; `keep` keeps the answers' bodies."""
+    """Send the requests of `next_request` until it returns None or `seconds` have passed. `keep` keeps the bodies."""
     return uvloop.run(_drive(url, next_request, clients, seconds, keep=keep))
 
 
@@ -72,11 +73,11 @@ async def _drive(
         return _Client(load, next_request, deadline, keep=keep)
 
     connected = [(await loop.create_connection(new_client, parts.hostname, parts.port))[1] for _ in range(clients)]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     for client in connected:
         client.send()
     await asyncio.gather(*(client.done for client in connected))
-    load.seconds = time.perf_counter() - begun
+    load.seconds = time.perf_counter() - started_at
     return load
 
 
@@ -90,7 +91,7 @@ class _Client(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
 
     def send(self) -> None:
         """Send the next request, if there is one."""

@@ -1,7 +1,7 @@
-"""What large prompts and answers hold in memory while they are in flight, and whether anything grows.
+"""Memory for large prompts and answers in flight, and its growth over many jobs.
 
-Memory is what our processes (API and worker) hold for themselves (USS); `all` adds PostgreSQL, Valkey and the
-simulator, what they share counted once (PSS).
+Memory is the unshared memory (USS) of our API and worker. `all` adds PostgreSQL, Valkey and the simulator, with shared
+memory counted once (PSS).
 """
 
 import json
@@ -23,11 +23,11 @@ from tests.support.waiting import await_until
 
 MB = 1024 * 1024
 CALLS = 1_000
-CALL_SECONDS = 150  # until all are there
+CALL_SECONDS = 150  # until all calls are in flight
 PROMPT_BYTES = 2 * MB
 ANSWER_KB = 400
 WARM_WAVES, WAVES, WAVE = 3, 4, 2_000
-"""After the first ones the API's room for answers is full."""
+"""The API's response cache is full after the warm-up waves."""
 AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 LARGE = (
     *(Figure("peak GB", 2), Figure("idle GB", 2), Figure("peak GB, API", 2), Figure("peak GB, worker", 2)),
@@ -38,7 +38,7 @@ GROWTH = (Figure("KB per 1,000 jobs"), Figure("MB at first"), Figure("MB at last
 
 def measure(run: Run) -> list[Report]:
     calls = run.scaled(CALLS, 50)
-    title = f"{calls:,} calls in flight, {PROMPT_BYTES // MB} MB asked and {ANSWER_KB} KB answered"
+    title = f"{calls:,} calls in flight, {PROMPT_BYTES // MB} MB prompts and {ANSWER_KB} KB answers"
     large = Report("memory", title, LARGE)
     wave = run.scaled(WAVE, 100)
     growth = Report("growth", f"Growth over {WAVES * wave:,} immediate calls", GROWTH)
@@ -55,7 +55,7 @@ def measure(run: Run) -> list[Report]:
 def _large(servers: Stage, stack: Stack, calls: int, seconds: int) -> dict[str, float]:
     _wave(stack, "[[sim: full delay=0]] Hello", 50)
     httpx.delete(f"{stack.provider_url}/_calls").raise_for_status()
-    idle = _held(stack)
+    idle = _resident(stack)
     prompt = "lorem ipsum " * (PROMPT_BYTES // 12) + f"[[sim: huge kb={ANSWER_KB} delay={seconds}]]"
     with _Peak(servers, stack) as peak:
         completed = _wave(stack, prompt, calls, seconds=4 * seconds + 120)
@@ -66,21 +66,21 @@ def _large(servers: Stage, stack: Stack, calls: int, seconds: int) -> dict[str, 
 
 
 def _growth(stack: Stack, count: int) -> dict[str, float]:
-    held = []
+    samples = []
     for _ in range(WARM_WAVES + WAVES):
         assert _wave(stack, "[[sim: full delay=0]] Hello", count) == count
-        held.append(_held(stack))
-    first, last = held[WARM_WAVES - 1], held[-1]
+        samples.append(_resident(stack))
+    first, last = samples[WARM_WAVES - 1], samples[-1]
     values = ((last - first) / 1024 / (WAVES * count / 1_000), first / MB, last / MB)
     return dict(zip((each.name for each in GROWTH), values, strict=True))
 
 
-def _held(stack: Stack) -> int:
+def _resident(stack: Stack) -> int:
     return resident_bytes([stack.api, *stack.worker_processes])
 
 
 class _Peak:
-    """The most that was held at any moment within a block, in bytes."""
+    """Peak memory during a block, in bytes, sampled twice a second."""
 
     def __init__(self, servers: Stage, stack: Stack) -> None:
         self.ours = self.api = self.worker = self.all = 0
@@ -92,19 +92,19 @@ class _Peak:
             stack.api,
             *stack.worker_processes,
         ]
-        self._over = Event()
-        self._thread = Thread(target=self._look, daemon=True)
+        self._stopped = Event()
+        self._thread = Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._over.set()
+        self._stopped.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._over.wait(0.5):
+    def _sample(self) -> None:
+        while not self._stopped.wait(0.5):
             api, worker = resident_bytes([self._stack.api]), resident_bytes(self._stack.worker_processes)
             self.api, self.worker = max(self.api, api), max(self.worker, worker)
             self.ours = max(self.ours, api + worker)
@@ -112,7 +112,7 @@ class _Peak:
 
 
 def _wave(stack: Stack, prompt: str, count: int, seconds: float = 120) -> int:
-    """Submit so many, wait until none is open any more, and poll each; how many have completed."""
+    """Submit `count` jobs, wait until all have ended, and poll each; return how many have completed."""
     url = f"{stack.base_url}/responses"
     body = json.dumps({"model": MODEL, "input": prompt, "background": True}).encode()
     create = request("POST", url, AUTHORIZED, body)

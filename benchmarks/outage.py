@@ -1,7 +1,7 @@
-"""A provider that goes away over 200 responses and comes back: what fails, what is bought, and how soon all is done.
+"""A provider outage over 200 responses: what fails, what is billed, and how soon all is done after its return.
 
 `python -m benchmarks.outage [--minutes M] [--rounds N] [--transport T] [KIND ...]` prints the median of the rounds for
-each kind, and the worst of what must not be. All rounds go on at the same time, each with servers' parts of its own.
+each kind, and the worst round of failures and bills. All rounds run at the same time, each on servers of its own.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from tests.support.outages import Outage, OutageStack
 from tests.support.valkey import ValkeyServer
 
 JOBS: Final = 200
-PATIENCE: Final = 300.0
+MAX_WAIT_SECONDS: Final = 300.0
 STAGGER: Final = 10.0
-"""Seconds between the beginnings of two rounds, so that the work of their ends does not fall together."""
+"""Seconds between the starts of two rounds, so that their ends do not coincide."""
 KINDS: Final[Mapping[str, type[Outage]]] = {
     "refused": outages.Refused,
     "503": outages.Unavailable,
@@ -34,22 +34,22 @@ KINDS: Final[Mapping[str, type[Outage]]] = {
     "tls": outages.Expired,
     "half": outages.HalfRefused,
 }
-FAILED, LEFT, BILLED = "failed", "never ended", "bought"
+FAILED, LEFT, BILLED = "failed", "never ended", "billed"
 BEFORE, PROBES, CALLS, TOOK = "calls before the pause", "probes", "calls in all", "seconds until all were done"
 WORST: Final[Mapping[str, Callable[[Sequence[float]], float]]] = {FAILED: max, LEFT: max, BILLED: max}
 
 
 def main() -> None:
-    """Print a row for each kind."""
+    """Print a table with a row for each kind of outage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outage", description=__doc__)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
-    parser.add_argument("--minutes", type=float, default=2, help="how long the provider is away")
+    parser.add_argument("--minutes", type=float, default=2, help="length of the outage")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--transport", choices=["plain", "stream", "background"], default="plain")
     chosen = parser.parse_args()
     kinds = chosen.kinds or list(KINDS)
     if unknown := set(kinds) - set(KINDS):
-        parser.error(f"no kind is called {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+        parser.error(f"there is no kind called {', '.join(sorted(unknown))}; choose from {', '.join(KINDS)}")
     rounds = [kind for _ in range(chosen.rounds) for kind in kinds]
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
     with stage() as servers, ThreadPoolExecutor(len(rounds)) as pool:
@@ -72,7 +72,7 @@ def _round(servers: Stage, kind: str, seconds: float, transport: str, after: flo
     time.sleep(after)
     environment = {
         "BACKBURNER_PROVIDER_TRANSPORT": transport,
-        "BACKBURNER_RETRY_BASE_SECONDS": "2",  # as by default, where the stack of the tests has less
+        "BACKBURNER_RETRY_BASE_SECONDS": "2",  # the default; the tests' stack sets less
     }
     url = servers.databases.migrated()
     with ValkeyServer() as valkey, tempfile.TemporaryDirectory(dir=servers.directory) as folder:
@@ -86,7 +86,7 @@ def _round(servers: Stage, kind: str, seconds: float, transport: str, after: flo
 
 
 def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, float]:
-    """Take the provider away for so long; where work `goes_on` meanwhile, count from the submission."""
+    """Submit during an outage and wait for all; count from its end after `seconds`, or at once if it `goes_on`."""
     stack.outage.begin()
     began_at = time.monotonic()
     stack.submit_many(JOBS, "Hello")
@@ -97,7 +97,7 @@ def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, 
     if not goes_on:
         stack.outage.end()
         began_at = time.monotonic()
-    while (left := _open(stack)) and time.monotonic() - began_at < PATIENCE:
+    while (left := _open(stack)) and time.monotonic() - began_at < MAX_WAIT_SECONDS:
         time.sleep(0.2)
     took = round(time.monotonic() - began_at, 1)
     return {
@@ -112,18 +112,18 @@ def _measure(stack: OutageStack, seconds: float, *, goes_on: bool) -> dict[str, 
 
 
 def _open(stack: OutageStack) -> int:
-    """How many have not ended, counted by pages, as a look at each one would be load of its own."""
+    """Count the responses that have not ended. Pages are listed, as polling each response would be load."""
     return _page(stack, "queued") + _page(stack, "in_progress")
 
 
 def _page(stack: OutageStack, status: str) -> int:
-    """How many are in this status, counted no further than a page."""
+    """Count the responses in this status, up to one page of 100."""
     with stack.http() as http:
         return len(http.get("/responses", params={"status": status, "limit": "100"}).json()["data"])
 
 
 def _calls(stack: OutageStack) -> tuple[int, int, int]:
-    """Those that went out before the provider was paused, those after it, and all."""
+    """Count the calls sent before the provider was paused, those after it, and all."""
     database = Database(stack.database_url)
     row = schema.attempts.c
     count = select(func.count()).select_from(schema.attempts)

@@ -1,6 +1,6 @@
-"""Puts what was measured into `docs/performance.md`: a table and a chart between each benchmark's markers.
+"""Write the saved results into `docs/performance.md`: a table and a chart between each benchmark's markers.
 
-`<!-- NAME -->` and `<!-- /NAME -->` are the markers; a run of `make bench` does it, and `python -m benchmarks.page`.
+The markers are `<!-- NAME -->` and `<!-- /NAME -->`. `make bench` runs this, as does `python -m benchmarks.page`.
 """
 
 import json
@@ -15,20 +15,20 @@ _SECTION: Final = re.compile(r"(<!-- (?P<name>\w+) -->\n).*?(<!-- /(?P=name) -->
 
 
 def write(page: Path = PAGE, folder: Path = FOLDER) -> None:
-    """Draw every section whose findings are kept; the others stay as they are."""
+    """Rewrite every section that has saved results; leave the others unchanged."""
 
-    def drawn(section: re.Match[str]) -> str:
-        kept = folder / f"{section['name']}.json"
-        if not kept.exists():
+    def rewritten(section: re.Match[str]) -> str:
+        saved = folder / f"{section['name']}.json"
+        if not saved.exists():
             return section[0]
-        return f"{section[1]}{render(json.loads(kept.read_text('utf-8')))}{section[3]}"
+        return f"{section[1]}{render(json.loads(saved.read_text('utf-8')))}{section[3]}"
 
-    page.write_text(_SECTION.sub(drawn, page.read_text("utf-8")), "utf-8")
+    page.write_text(_SECTION.sub(rewritten, page.read_text("utf-8")), "utf-8")
 
 
-def render(findings: dict[str, Any]) -> str:
-    """The chart, the table of medians, and on what machine and when."""
-    subjects = findings["subjects"]
+def render(results: dict[str, Any]) -> str:
+    """Return the Markdown of a section: chart, table of medians, machine and date."""
+    subjects = results["subjects"]
     figures = list(dict.fromkeys(name for each in subjects for name in each["medians"]))
     rows = [
         f"| {each['name']} | {each['role']} | {' | '.join(_shown(each['medians'].get(name)) for name in figures)} |"
@@ -37,14 +37,14 @@ def render(findings: dict[str, Any]) -> str:
     rounds = max(len(each["rounds"]) for each in subjects)
     how_often = "one round" if rounds == 1 else f"medians of {rounds} rounds"
     lines = [
-        f"![{findings['title']}](performance/{findings['name']}.svg)",
+        f"![{results['title']}](performance/{results['name']}.svg)",
         "",
         f"| | | {' | '.join(figures)} |",
         f"| --- | --- |{' ---: |' * len(figures)}",
         *rows,
         "",
-        f"{findings['title']}: {how_often}. {findings['machine']}; {findings['at']}.",
-        *(f"{note[:1].upper()}{note[1:]}." for note in findings["notes"]),
+        f"{results['title']}: {how_often}. {results['machine']}; {results['at']}.",
+        *(f"{note[:1].upper()}{note[1:]}." for note in results["notes"]),
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The durable queues beside ours, each started on the stage's servers and driven alike.
+"""The durable queues that ours is compared with, each started on the stage's servers and driven in the same way.
 
     with peer(servers, CELERY_GEVENT, concurrency=100) as it:
         it.enqueue(2_000, "[[sim: full delay=0]] Hello")   # returns when all of them are accepted
@@ -6,7 +6,7 @@
         it.await_finished(2_000, 120)
         print(it.rate(begun))                              # or it.finished() and it.worker_processes, as it runs
 
-The programs themselves are in `benchmarks/peers`; every one calls the simulator once per job, over HTTP.
+Their programs are in `benchmarks/peers`. Each calls the simulator once per job, over HTTP.
 """
 
 import json
@@ -31,7 +31,7 @@ CELERY: Final = ("celery", "--app", "benchmarks.peers.celery_app", "worker", "--
 
 @dataclass(frozen=True)
 class Kind:
-    """A peer: what it is called, its program under `benchmarks.peers`, and how its worker starts (`-m` of Python)."""
+    """A peer: its name, its program under `benchmarks.peers`, and the arguments after `python -m` for its worker."""
 
     name: str
     role: Role
@@ -59,7 +59,7 @@ PEERS: Final = (CELERY_PREFORK, CELERY_GEVENT, PROCRASTINATE, DBOS)
 
 @dataclass
 class Peer:
-    """One of them on a database of its own. `concurrency` is of each worker process that is started."""
+    """A peer on a database of its own. `concurrency` applies to each worker process."""
 
     kind: Kind
     database_url: str
@@ -73,17 +73,17 @@ class Peer:
         self._command("setup")
 
     def enqueue(self, count: int, prompt: str) -> None:
-        """Add so many jobs, by its own API in a process of its own."""
+        """Enqueue `count` jobs through the peer's own API, in a process of its own."""
         self._command("enqueue", str(count), prompt)
 
     def enqueue_each(self, count: int, prompt: str, every: float) -> dict[str, float]:
-        """Add one job every so many seconds: its name (`calls` has it) to the moment (unix time) it was accepted."""
+        """Enqueue a job every `every` seconds; return the unix times of acceptance by job name, as in `calls`."""
         lines = self._command("enqueue", str(count), prompt, "--every", str(every)).lines
         accepted = [json.loads(line) for line in lines if line.startswith("{")]
         return {each["name"]: each["accepted_at"] for each in accepted}
 
     def start_worker(self) -> Process:
-        """One more worker process, ready to take jobs."""
+        """Start one more worker process and wait until it is ready."""
         arguments = [each.format(concurrency=self.concurrency) for each in self.kind.worker]
         worker = Process(self.kind.name, [sys.executable, "-m", *arguments], self.environment())
         self.worker_processes.append(worker)
@@ -91,7 +91,7 @@ class Peer:
         return worker
 
     def environment(self) -> dict[str, str]:
-        """What tells its programs where things are."""
+        """Return the environment with the addresses that its programs need."""
         return {
             "DATABASE_URL": self.database_url,
             "BROKER_URL": self.broker_url,
@@ -100,7 +100,7 @@ class Peer:
         }
 
     def finished(self, since: datetime | None = None, until: datetime | None = None) -> int:
-        """How many jobs have their result, by the database's clock between two moments (aware)."""
+        """Count the jobs with a result, by the database's clock between two aware times."""
         query = (
             "SELECT count(*) FROM results WHERE (%(since)s::timestamptz IS NULL OR finished_at > %(since)s)"
             " AND (%(until)s::timestamptz IS NULL OR finished_at <= %(until)s)"
@@ -110,27 +110,27 @@ class Peer:
         return int(count)
 
     def await_finished(self, count: int, seconds: float) -> None:
-        """Wait until so many jobs have their result."""
+        """Wait until `count` jobs have a result."""
         await_until(lambda: self.finished() >= count, seconds, self.logs)
 
     def summary(self) -> dict[str, int]:
-        """What the provider saw in all (`in_flight`, `peak_in_flight`, `total`, ...)."""
+        """Return the provider's totals (`in_flight`, `peak_in_flight`, `total`, ...)."""
         found: dict[str, int] = httpx.get(f"{self.provider_url}/_calls", params={"limit": 0}, timeout=30).json()[
             "summary"
         ]
         return found
 
     def calls(self) -> list[dict[str, Any]]:
-        """The provider's ledger; `client_request_id` is a job's name with `:1` after it."""
+        """Return the provider's call log. A `client_request_id` is a job's name followed by `:1`."""
         found: list[dict[str, Any]] = httpx.get(f"{self.provider_url}/_calls", timeout=30).json()["calls"]
         return found
 
     def logs(self) -> str:
-        """What its workers said last."""
+        """Return the last lines of its workers."""
         return "\n".join(f"--- {each.name}\n" + "\n".join(each.lines[-40:]) for each in self.worker_processes)
 
     def stop_workers(self) -> None:
-        """End them at once: what they have not done nobody waits for, and what was measured is over."""
+        """Kill the workers, as the measurement is over."""
         for each in self.worker_processes:
             with suppress(psutil.NoSuchProcess):
                 for member in family([each]):
@@ -152,7 +152,7 @@ class Peer:
 
 @contextmanager
 def peer(servers: Stage, kind: Kind, *, concurrency: int = 100) -> Iterator[Peer]:
-    """A peer on a fresh database and an empty Valkey, with a simulator of its own and no worker yet."""
+    """Yield a peer on a fresh database and an empty Valkey, with a simulator of its own and no worker yet."""
     servers.valkey.flush()
     url = servers.databases.empty()
     simulator = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0"], {})

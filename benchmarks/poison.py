@@ -1,6 +1,6 @@
-"""One job that the provider refuses in the account's words, submitted before all others: what it costs the others.
+"""Delay for other jobs when one job, submitted first, is refused with an error that looks like the account's.
 
-Each on a fresh server, where no call has told yet that the account is well: ten slots, 50 calls of five keys.
+Each refusal runs on a fresh server, where no call has proved the account yet: ten slots, 50 calls of five keys.
 """
 
 import time
@@ -33,7 +33,7 @@ def _one(stack: Stack, refusal: str | None, seconds: int) -> dict[str, float]:
     tenants = make_tenants(stack, KEYS)
     if refusal is not None:
         poison = tenants[0].submit(f"[[sim: {refusal}]] Hello", priority=9)
-        await_until(lambda: stack.calls(poison), 10, "the job was never called")
+        await_until(lambda: stack.calls(poison), 10, "the job was not called")
     prompt = f"[[sim: full delay={seconds}]] Hello"
     others = [_submit(tenants[number % KEYS], prompt) for number in range(NEIGHBOURS)]
     took = [_until_ended(*each) for each in others]
@@ -50,12 +50,12 @@ def _one(stack: Stack, refusal: str | None, seconds: int) -> dict[str, float]:
 
 
 def _submit(tenant: Tenant, prompt: str) -> tuple[Tenant, str, float]:
-    begun = time.time()
-    return tenant, tenant.submit(prompt), begun
+    started_at = time.time()
+    return tenant, tenant.submit(prompt), started_at
 
 
-def _until_ended(tenant: Tenant, job: str, begun: float) -> float:
-    """From the submission to the end of its call, in seconds."""
+def _until_ended(tenant: Tenant, job: str, started_at: float) -> float:
+    """Return the seconds from the submission to the end of its call."""
     await_until(lambda: tenant.status(job) == "completed", 120, "a neighbour never completed")
     [attempt] = tenant.get(f"{job}/attempts")["data"]
-    return float(attempt["ended_at"]) - begun
+    return float(attempt["ended_at"]) - started_at

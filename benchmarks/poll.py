@@ -1,4 +1,4 @@
-"""How many polls of a finished response one API process answers a second: whole, and when nothing has changed (304)."""
+"""Polls of a finished response that one API process answers per second: in full, and unchanged (304)."""
 
 import httpx
 

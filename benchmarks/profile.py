@@ -1,12 +1,11 @@
-"""Where the CPU time of one job goes, step by step, in microseconds, from a sampling profiler (py-spy).
+"""CPU time of one job, step by step, in microseconds, from a sampling profiler (py-spy).
 
-Immediate calls are submitted by a few clients as fast as they are answered, run by one worker, and polled once each at
-the end. Each sample of a thread that computes goes to the step whose function is on its stack; a step's time is its
-share of what its process has used, by the job. Waiting costs nothing here: `latency` measures that.
+A few clients submit immediate calls as fast as they are answered. One worker runs them, and each is polled once at the
+end. A sample of a running thread counts for the step whose function is on its stack. A step's time is its share of the
+CPU time of its process, per job. Waiting is not counted: `latency` measures it.
 """
 
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import sysconfig
 from collections import Counter
 from itertools import chain, repeat
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Final
 
 from benchmarks.load import drive, request
@@ -29,47 +29,49 @@ AUTHORIZED: Final = {"authorization": f"Bearer {API_KEY}"}
 CPU: Final = Figure("CPU µs/job", digits=0)
 SHARE: Final = Figure("% of its process")
 
-# Each process's steps, the inner ones first: a sample goes to the first that is on its stack.
-STEPS: Final[dict[str, dict[str, str]]] = {
+# The steps of each process with their functions, classes, or directories of libraries. Inner steps come first, as a
+# sample counts for the first step that is on its stack.
+STEPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "API": {
-        "submit: the rows": r"SubmitBatcher\._write_all ",
-        "submit: is there room for a message?": r"QueueCapacity\.refresh ",
-        "dispatch: enqueue the messages": r"SubmitBatcher\._enqueue_all ",
-        "poll: whose key is it?": r"find_keys ",
-        "poll: the row": r"(standings|show_all) ",
-        "submit: check the request": r"_check \(api/acceptance",
-        "notify: hear of ends": r"Waiters\.",
-        "submit and poll: HTTP and JSON": r"run_asgi |data_received ",
-        "the event loop and its sockets": r"asyncio/runners",
-        "threads: hand over": r"Thread\._bootstrap ",
+        "submit: write the rows": ("api.submit_batch:SubmitBatcher._write_all",),
+        "submit: check the queue's capacity": ("jobs.queue_capacity:QueueCapacity.refresh",),
+        "dispatch: enqueue the messages": ("api.submit_batch:SubmitBatcher._enqueue_all",),
+        "poll: look up the key": ("jobs.store.api_keys:find_keys",),
+        "poll: read the row": ("jobs.store.responses:summaries", "api.response_view:show_all"),
+        "submit: check the request": ("api.submit:_check",),
+        "notify: receive ends": ("jobs.notifications:Listener",),
+        "submit and poll: HTTP and JSON": ("run_asgi ", "data_received "),
+        "the event loop and its sockets": ("asyncio/runners",),
+        "threads: hand work over": ("Thread._bootstrap ",),
     },
     "worker": {
-        "claim": r"Claims\._claim_all ",
-        "call: read the request": r"Executor\._read_requests ",
-        "call: HTTP, and read the answer": r"ProviderClient\.call ",
-        "notify": r"Announcer\.ended ",
-        "record": r"Executor\._record ",
-        "dispatch: whose turn is it?": r"Turns\.pick ",
-        "dispatch: enqueue the messages": r"TaskQueue\.enqueue ",
-        "dispatch: the rest of its ticks": r"Maintenance\.",
-        "heartbeat": r"Heartbeat\.",
-        "dispatch: receive the messages (Celery)": r"celery/|kombu/",
+        "claim": ("worker.claim:Claimer._claim_all",),
+        "call: read the request": ("worker.executor:Executor._read_requests",),
+        "call: HTTP, and read the answer": ("worker.provider.client:ProviderClient.call",),
+        "notify": ("jobs.notifications:Notifier.ended",),
+        "record": ("worker.executor:Executor._record",),
+        "dispatch: pick the next jobs": ("jobs.store.fair_scheduler:FairScheduler.pick",),
+        "dispatch: enqueue the messages": ("jobs.task_queue:TaskQueue.enqueue",),
+        "dispatch: the rest": ("worker.maintenance.loop:Maintenance",),
+        "heartbeat": ("worker.heartbeat:Heartbeat",),
+        "dispatch: receive the messages (Celery)": ("celery/", "kombu/"),
     },
 }
 
 
 def measure(run: Run) -> list[Report]:
-    report = Report("profile", "Where one job's CPU time goes", (CPU, SHARE))
+    report = Report("profile", "CPU time of one job", (CPU, SHARE))
+    frames = {part: {step: [_frames(each) for each in code] for step, code in STEPS[part].items()} for part in STEPS}
     with stage() as servers:
         for _ in range(run.rounds):
             with servers.stack({"BACKBURNER_MAX_ATTEMPTS": "1"}) as stack:
-                _profile(stack, report, run.scaled(20, 4))
+                _profile(stack, report, frames, run.scaled(20, 4))
     report.note(f"{CLIENTS} clients that submit as fast as they are answered; PostgreSQL and the simulator not counted")
     return [report]
 
 
-def _profile(stack: Stack, report: Report, seconds: int) -> None:
-    _submit(stack, 2)  # warms everything up
+def _profile(stack: Stack, report: Report, frames: dict[str, dict[str, list[str]]], seconds: int) -> None:
+    _submit(stack, 2)  # the warm-up
     parts = {"API": stack.api, "worker": stack.worker_processes[0]}
     paths = {name: stack.data_dir / f"{name}.samples" for name in parts}
     before = {name: cpu_seconds([process]) for name, process in parts.items()}
@@ -77,10 +79,10 @@ def _profile(stack: Stack, report: Report, seconds: int) -> None:
     jobs = _submit(stack, seconds)
     used = {name: cpu_seconds([process]) - before[name] for name, process in parts.items()}
     for profiler in profilers:
-        profiler.send_signal(signal.SIGINT)  # the sign to write down what it has
+        profiler.send_signal(signal.SIGINT)  # py-spy then writes its samples
         profiler.wait(60)
     for name, path in paths.items():
-        counted = _by_step(path, STEPS[name])
+        counted = _by_step(path, frames[name])
         for step in (*STEPS[name], "the rest"):
             share = counted[step] / counted.total()
             values = {CPU.name: share * used[name] * 1e6 / jobs, SHARE.name: share * 100}
@@ -88,7 +90,7 @@ def _profile(stack: Stack, report: Report, seconds: int) -> None:
 
 
 def _submit(stack: Stack, seconds: int) -> int:
-    """Submit for so long, wait for the last end, and poll each; how many there were."""
+    """Submit for `seconds`, wait for the last end, and poll each response; return their number."""
     url = f"{stack.base_url}/responses"
     body = json.dumps({"model": MODEL, "input": PROMPT, "background": True}).encode()
     create = request("POST", url, AUTHORIZED, body)
@@ -108,10 +110,22 @@ def _sample(process: Process, path: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
 
 
-def _by_step(path: Path, steps: dict[str, str]) -> Counter[str]:
+def _frames(code: str) -> str:
+    """Return the start of the frames of `code` in a stack of py-spy: `name (path` of a function, `Class.` of a class.
+
+    Raises:
+        ImportError, AttributeError: there is no such function or class, as after a rename.
+    """
+    module, colon, name = code.partition(":")
+    if not colon:
+        return code
+    return f"{name}." if isinstance(resolve_name(code), type) else f"{name} ({module.replace('.', '/')}."
+
+
+def _by_step(path: Path, steps: dict[str, list[str]]) -> Counter[str]:
     counted: Counter[str] = Counter()
     for line in path.read_text("utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
-        step = next((name for name, function in steps.items() if re.search(function, stack)), "the rest")
+        step = next((name for name, frames in steps.items() if any(each in stack for each in frames)), "the rest")
         counted[step] += int(count)
     return counted

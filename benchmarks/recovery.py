@@ -1,7 +1,7 @@
-"""How long until the calls of a killed worker run again: `python -m benchmarks.recovery`.
+"""Seconds until the calls of a killed worker run again: `python -m benchmarks.recovery`.
 
-Starts everything itself: PostgreSQL, Valkey, the simulator, an API and two workers with the default timeout of 10 s.
-One worker holds all the calls when it is killed; the other, started after the claims, must take them over.
+It starts PostgreSQL, Valkey, the simulator, an API and two workers with the default timeout of 10 s. One worker holds
+all the calls when it is killed. The other, started after the claims, takes them over.
 """
 
 import argparse

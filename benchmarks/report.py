@@ -1,7 +1,7 @@
-"""What one benchmark measured: printed as a table of medians, kept as JSON and as a chart.
+"""The results of one benchmark: printed as a table of medians, and saved as JSON and as a chart.
 
-A benchmark adds a sample for each subject and round; what is shown is the median over the rounds, with the ratio of
-each subject to ours beside it.
+A benchmark adds a sample for each subject and round. The table shows the median of the rounds, and the ratio of each
+subject to ours.
 """
 
 import json
@@ -22,7 +22,7 @@ FOLDER: Final = Path(__file__).parents[1] / "docs" / "performance"
 
 
 class Role(StrEnum):
-    """Why a subject stands in the table."""
+    """The role of a subject in the comparison."""
 
     OURS = "ours"
     PLAIN = "plain way"
@@ -35,7 +35,7 @@ COLOURS: Final = {Role.OURS: "#2f6f4f", Role.PLAIN: "#b0584a", Role.PEER: "#7a86
 
 @dataclass(frozen=True)
 class Figure:
-    """One column of the table. `name` says the unit (`accepted/s`, `p99 ms`)."""
+    """A column of the table. `name` includes the unit (`accepted/s`, `p99 ms`)."""
 
     name: str
     digits: int = 1
@@ -43,24 +43,24 @@ class Figure:
 
 @dataclass
 class Subject:
-    """Who was measured, and what came out, round by round: figure's name to value."""
+    """A measured program, and its values by the name of the figure, for each round."""
 
     name: str
     role: Role
     rounds: list[dict[str, float]] = field(default_factory=list)
 
     def values(self, figure: Figure) -> list[float]:
-        """What the rounds said of one figure; empty where it does not apply."""
+        """Return the values of a figure, round by round. Empty if it does not apply to this subject."""
         return [each[figure.name] for each in self.rounds if figure.name in each]
 
     def median(self, figure: Figure) -> float | None:
-        """The middle one of them."""
+        """Return the median of a figure, or None if it does not apply."""
         values = self.values(figure)
         return statistics.median(values) if values else None
 
 
 class Report:
-    """The findings of one benchmark; its first figure is drawn, and is what the ratios are about."""
+    """The results of one benchmark. The chart and the ratios show its first figure."""
 
     def __init__(self, name: str, title: str, figures: Sequence[Figure]) -> None:
         self.name = name
@@ -70,10 +70,10 @@ class Report:
         self.notes: list[str] = []
 
     def add(self, subject: str, role: Role, values: dict[str, float]) -> None:
-        """One round of one subject.
+        """Add one round of one subject.
 
         Raises:
-            ValueError: a value is of no figure of this report.
+            ValueError: a value belongs to no figure of this report.
         """
         unknown = values.keys() - {figure.name for figure in self.figures}
         if unknown:
@@ -85,7 +85,7 @@ class Report:
         found.rounds.append(values)
 
     def note(self, line: str) -> None:
-        """Say under the table what the figures do not (how many failed, what was set)."""
+        """Add a remark below the table, such as the number of failures or a setting."""
         self.notes.append(line)
 
     def show(self, console: Console) -> None:
@@ -114,22 +114,22 @@ class Report:
 
     @property
     def rounds(self) -> str:
-        """How often each was measured, in words."""
+        """The number of rounds, in words."""
         most = max((len(each.rounds) for each in self.subjects), default=0)
         return "one round" if most == 1 else f"medians of {most} rounds"
 
     def _ratio(self, subject: Subject) -> float | None:
         ours = next((each for each in self.subjects if each.role is Role.OURS), None)
-        mine = ours.median(self.figures[0]) if ours else None
-        other = subject.median(self.figures[0])
-        return None if not mine or other is None else other / mine
+        our_value = ours.median(self.figures[0]) if ours else None
+        value = subject.median(self.figures[0])
+        return None if not our_value or value is None else value / our_value
 
     def _facts(self, subject: Subject) -> dict[str, Any]:
         medians = {figure.name: subject.median(figure) for figure in self.figures}
         return {**asdict(subject), "medians": {name: value for name, value in medians.items() if value is not None}}
 
     def _draw(self, path: Path) -> None:
-        import matplotlib as mpl  # noqa: PLC0415  # heavy, and a run without a chart needs none of it
+        import matplotlib as mpl  # noqa: PLC0415  # slow to import, and only needed for charts
 
         mpl.use("svg")
         mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "backburner"}
@@ -154,7 +154,7 @@ class Report:
 
 
 def machine() -> str:
-    """What this was measured on, in one line."""
+    """Describe this machine in one line."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -166,6 +166,6 @@ def _shown(value: float | None, digits: int) -> str:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that so many percent of `values` do not exceed."""
+    """Return the value that `percent` percent of `values` do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered)) - 1))]

@@ -1,11 +1,11 @@
-"""Whether anything grows under an hour of steady load: `python -m benchmarks.soak --minutes 60 --rate 20`.
+"""Growth under an hour of steady load: `python -m benchmarks.soak --minutes 60 --rate 20`.
 
-Starts everything itself. Clients do all there is to do (`visits.py`), so many responses a second, and every minute a
-line tells what each process holds and how many rows there are where none should pile up. Ended responses are erased
-before the warm-up is over (a sixth of the time), so that the tables have to come to rest as well. At the end the
-medians of the sixth after the warm-up stand beside those of the last one.
+It starts everything itself. Clients use every feature (`visits.py`), `--rate` responses a second. Every minute a line
+shows the memory of each process and the numbers of rows that must not pile up. Ended responses are erased before the
+warm-up is over (a sixth of the time), so that the tables have to level off as well. At the end the medians of the sixth
+after the warm-up are compared with those of the last sixth.
 
-It measures no speed and uses little of the machine. A visit that does not end as it must is told and counted.
+It measures no speed and uses little of the machine. A visit that fails is printed and counted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.console import Console
 from sqlalchemy import func, select, text
 
 from benchmarks import page
-from benchmarks.hooks import ENVIRONMENT, Receivers, receivers
+from benchmarks.endpoints import ENVIRONMENT, Endpoints, endpoints
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Stage, resident_bytes, stage
 from benchmarks.visits import SHARES, Visit, Visitor
@@ -33,10 +33,10 @@ from tests.support.stack import API_KEY, Process, Stack
 from tests.support.waiting import await_until
 
 MB: Final = 1024 * 1024
-RECEIVERS: Final = 4
+ENDPOINTS: Final = 4
 HOUR: Final = 60
 PARTS: Final = 6
-"""The first of so many parts warms up; the second is compared with the last."""
+"""Parts of the run. The first is the warm-up; the second is compared with the last."""
 TABLES: Final = (
     *(schema.jobs, schema.answers, schema.stream_events, schema.job_metadata, schema.idempotency_keys),
     *(schema.undelivered_creates, schema.api_processes, schema.workers, schema.provider_limits, schema.leases),
@@ -47,7 +47,7 @@ COUNTS = (Figure("at last", 0), Figure("at first", 0))
 
 
 def main() -> None:
-    """Run for as long as is said and print the tables; those of an hour are kept."""
+    """Run and print the tables. Those of at least an hour are saved."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=HOUR)
     parser.add_argument("--rate", type=float, default=20, help="responses a second")
@@ -64,24 +64,27 @@ def main() -> None:
 
 
 def measure(servers: Stage, minutes: float, rate: float) -> list[Report]:
-    """What the processes hold, and how many files, threads, keys and rows there are."""
+    """Measure the memory of the processes, and the numbers of files, threads, keys and rows."""
     environment = {
         **ENVIRONMENT,
         "BACKBURNER_ENCRYPTION_KEYS": generate_key(),
         "BACKBURNER_RETENTION_DAYS": str(minutes / PARTS / 2 / 1440),
     }
-    with servers.stack(environment) as stack, receivers(RECEIVERS) as hooks:
-        stack.tell(ledger_limit=1000, bodies_limit=0)  # what the provider itself keeps is not ours to measure
+    with servers.stack(environment) as stack, endpoints(ENDPOINTS) as targets:
+        stack.tell(ledger_limit=1000, bodies_limit=0)  # limit the simulator's own memory, which is not measured
         watch = _Watch(servers, stack)
-        load = asyncio.run(_visit(stack, hooks, minutes * 60, rate, watch))
-        await_until(lambda: watch.open_jobs() == 0, 60, "some responses never ended")
+        load = asyncio.run(_visit(stack, targets, minutes * 60, rate, watch))
+        await_until(lambda: watch.open_jobs() == 0, 60, "some responses did not end")
         watch.close()
     failed = ", ".join(f"{name} {count}" for name, count in load.failures.items()) or "none"
     title = f"{minutes:.0f} minutes of {rate:.0f} visits a second"
-    memory, counts = Report("soak", title, MEMORY), Report("soak_counts", f"{title}: what must not pile up", COUNTS)
-    memory.note(f"{load.ended:,} visits made {watch.jobs[-1]:,.0f} responses; not as they must be: {failed}")
-    memory.note("PostgreSQL holds the ledger of attempts, which is kept for ever")
-    for name, at_first, at_last, slope in watch.findings():
+    memory, counts = (
+        Report("soak", title, MEMORY),
+        Report("soak_counts", f"{title}: what must not grow", COUNTS),
+    )
+    memory.note(f"{load.ended:,} visits made {watch.jobs[-1]:,.0f} responses; failed visits: {failed}")
+    memory.note("PostgreSQL keeps the attempts forever")
+    for name, at_first, at_last, slope in watch.results():
         if name.endswith(" MB"):
             values = dict(zip((each.name for each in MEMORY), (at_last, at_first, slope * MB / 1024), strict=True))
             memory.add(name.removesuffix(" MB"), Role.OURS, values)
@@ -91,36 +94,36 @@ def measure(servers: Stage, minutes: float, rate: float) -> list[Report]:
 
 
 class _Load:
-    """How many visits there were, and which of them failed."""
+    """Counts of ended visits, and of failures by the name of the visit."""
 
     def __init__(self) -> None:
         self.ended = 0
         self.failures: Counter[str] = Counter()
 
     async def make(self, visit: Visit, visitor: Visitor) -> None:
-        """One visit to its end."""
+        """Make a visit; print and count its failure."""
         try:
             await visit(visitor)
-        except Exception as error:  # noqa: BLE001  # the others go on; it is told at once
+        except Exception as error:  # noqa: BLE001  # the other visits go on
             self.failures[visit.__name__] += 1
             print(f"{time.strftime('%H:%M:%S')} {visit.__name__}: {error!r}"[:1000], flush=True)
         self.ended += 1
 
 
 class _Watch:
-    """What there was at each look."""
+    """Samples of memory and counts, taken every minute."""
 
     def __init__(self, servers: Stage, stack: Stack) -> None:
         self.jobs: list[float] = []
-        """How many responses there had been."""
+        """Responses created until each sample."""
         self._series: defaultdict[str, list[float]] = defaultdict(list)
         self._ours: dict[str, Process] = {"API": stack.api, "worker": stack.worker_processes[0]}
         self._processes: dict[str, Process | int] = {**self._ours, "Valkey": servers.valkey.pid}
         self._valkey = servers.valkey.client()
         self._database = Database(stack.database_url, pool_size=1)
 
-    def look(self, jobs: int) -> None:
-        """Take note, and print a line."""
+    def sample(self, jobs: int) -> None:
+        """Take a sample and print it as a line."""
         now: dict[str, float] = {f"{name} MB": resident_bytes([it]) / MB for name, it in self._processes.items()}
         for name, process in self._ours.items():
             it = psutil.Process(process.popen.pid)
@@ -134,19 +137,19 @@ class _Watch:
         self.jobs.append(jobs)
         for name, value in now.items():
             self._series[name].append(value)
-        told = " ".join(
+        line = " ".join(
             f"{name.replace(' ', '_')}={value:.{1 if name.endswith('MB') else 0}f}" for name, value in now.items()
         )
-        print(f"{time.strftime('%H:%M:%S')} jobs={jobs} {told}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} jobs={jobs} {line}", flush=True)
 
     def open_jobs(self) -> int:
-        """How many are queued or run."""
+        """Count the jobs that have not ended."""
         with self._database.read() as tx:
             is_open = schema.jobs.c.completed_at.is_(None)
             return tx.execute(select(func.count()).select_from(schema.jobs).where(is_open)).scalar_one()
 
-    def findings(self) -> list[tuple[str, float, float, float]]:
-        """Of each thing its medians after the warm-up and at the last, and how it grew with 1,000 jobs."""
+    def results(self) -> list[tuple[str, float, float, float]]:
+        """Return each series' name, medians after the warm-up and at the end, and growth per 1,000 jobs."""
         part = len(self.jobs) // PARTS
         thousands = [each / 1000 for each in self.jobs[part:]]
         return [
@@ -160,34 +163,34 @@ class _Watch:
         ]
 
     def close(self) -> None:
-        """Let go of the servers."""
+        """Close the connections."""
         self._valkey.close()
         self._database.close()
 
 
-async def _visit(stack: Stack, hooks: Receivers, seconds: float, rate: float, watch: _Watch) -> _Load:
-    """Begin visits at an even pace, however long each takes, and see all of them end."""
+async def _visit(stack: Stack, targets: Endpoints, seconds: float, rate: float, watch: _Watch) -> _Load:
+    """Start visits at an even pace, however long each takes, and wait until all have ended."""
     load = _Load()
     loop = asyncio.get_running_loop()
     deck = [visit for visit, share in SHARES.items() for _ in range(share)]
-    chance = Random(6)
+    random = Random(6)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0), headers={"authorization": f"Bearer {API_KEY}"}
     ) as http:
-        visitor = Visitor(http, stack.base_url, hooks.urls, chance)
+        visitor = Visitor(http, stack.base_url, targets.urls, random)
         running: set[asyncio.Task[None]] = set()
-        begun, looks, pause = loop.time(), 0, min(60.0, seconds / PARTS / 3)
+        started_at, samples, pause = loop.time(), 0, min(60.0, seconds / PARTS / 3)
         for number in range(int(seconds * rate)):
-            await asyncio.sleep(begun + number / rate - loop.time())
+            await asyncio.sleep(started_at + number / rate - loop.time())
             if number % len(deck) == 0:
-                chance.shuffle(deck)
+                random.shuffle(deck)
             running.add(task := asyncio.create_task(load.make(deck[number % len(deck)], visitor)))
             task.add_done_callback(running.discard)
-            if number / rate >= (looks + 1) * pause:
-                looks += 1
-                await asyncio.to_thread(watch.look, visitor.number)
+            if number / rate >= (samples + 1) * pause:
+                samples += 1
+                await asyncio.to_thread(watch.sample, visitor.number)
         await asyncio.gather(*running)
-        await asyncio.to_thread(watch.look, visitor.number)
+        await asyncio.to_thread(watch.sample, visitor.number)
     return load
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark stands on: a real PostgreSQL that syncs as in production, a Valkey, and our own processes."""
+"""The servers of a benchmark: a real PostgreSQL that syncs as in production, a Valkey, and our own processes."""
 
 import sys
 import tempfile
@@ -15,7 +15,7 @@ from tests.support.postgres import Databases, PostgresServer
 from tests.support.stack import Process, Stack
 from tests.support.valkey import ValkeyServer
 
-# What an operator of a small machine would set; everything else as PostgreSQL comes.
+# Settings of an operator of a small machine. All others are PostgreSQL's defaults.
 POSTGRES_SETTINGS = {
     "autovacuum": "on",
     "fsync": "on",
@@ -29,19 +29,19 @@ POSTGRES_SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """How much to measure, in how many rounds. `quick` runs end within minutes and show the shape, not the figure."""
+    """The size of a run. `quick` runs end within minutes and show the shape instead of exact figures."""
 
     quick: bool = False
     rounds: int = 3
 
     def scaled(self, full: int, quick: int) -> int:
-        """A count that is smaller in a quick run."""
+        """Return `quick` in a quick run, else `full`."""
         return quick if self.quick else full
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The servers that one benchmark has to itself."""
+    """The servers of one benchmark."""
 
     postgres: PostgresServer
     valkey: ValkeyServer
@@ -52,7 +52,7 @@ class Stage:
     def stack(
         self, environment: dict[str, str] | None = None, *, workers: int = 1, sqlite: bool = False
     ) -> Iterator[Stack]:
-        """Our own processes on a fresh, migrated database and an empty Valkey, with the default settings."""
+        """Run our processes on a fresh, migrated database and an empty Valkey, with the default settings."""
         self.valkey.flush()
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             url = f"sqlite:///{directory}/backburner.db" if sqlite else self.databases.migrated()
@@ -65,7 +65,7 @@ class Stage:
 
 @contextmanager
 def stage(settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stage]:
-    """Servers of one's own, gone at the end; `settings` are PostgreSQL's, beside those of an operator."""
+    """Run new servers during the block. `settings` are added to `POSTGRES_SETTINGS`."""
     with ExitStack() as exits:
         directory = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="backburner-bench-")))
         postgres = exits.enter_context(PostgresServer({**POSTGRES_SETTINGS, **settings}))
@@ -77,7 +77,7 @@ def stage(settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[Stage]
 
 @contextmanager
 def simulator() -> Iterator[str]:
-    """A provider without anything that calls it; its URL."""
+    """Run a simulator by itself; yield its URL."""
     process = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0"], {})
     try:
         yield process.match(r"listening on (http://\S+)")[1]
@@ -86,7 +86,7 @@ def simulator() -> Iterator[str]:
 
 
 def cpu_seconds(processes: Sequence[Process | int]) -> float:
-    """What these processes and all their children have computed so far."""
+    """Return the CPU time of these processes and all their children so far."""
     seconds = 0.0
     for each in family(processes):
         times = each.cpu_times()
@@ -95,12 +95,12 @@ def cpu_seconds(processes: Sequence[Process | int]) -> float:
 
 
 def resident_bytes(processes: Sequence[Process | int]) -> int:
-    """What these processes and all their children hold in memory that is not shared (USS)."""
+    """Return the unshared memory (USS) of these processes and all their children."""
     return sum(each.uss for each in _memory_of(processes))
 
 
 def proportional_bytes(processes: Sequence[Process | int]) -> int:
-    """What these processes and all their children hold, with what several of them share counted once (PSS)."""
+    """Return the memory of these processes and all their children, with shared memory counted once (PSS)."""
     return sum(each.pss for each in _memory_of(processes))
 
 
@@ -111,6 +111,6 @@ def _memory_of(processes: Sequence[Process | int]) -> Iterator[Any]:
 
 
 def family(processes: Sequence[Process | int]) -> list[psutil.Process]:
-    """These processes and all their children."""
+    """Return these processes and all their children."""
     roots = [psutil.Process(each if isinstance(each, int) else each.popen.pid) for each in processes]
     return [member for root in roots for member in (root, *root.children(recursive=True))]

@@ -1,6 +1,6 @@
-"""What clients do all day, as coroutines: each visit is one response, used in one of the ways there are.
+"""Typical uses of the API, as coroutines: each visit creates a response and uses it in one way.
 
-A visit that does not end as it must raises. Chance is seeded: the same number makes the same visit.
+A visit that does not end as expected raises. Randomness is seeded, so that runs are repeatable.
 """
 
 import asyncio
@@ -22,44 +22,44 @@ Json = dict[str, Any]
 
 @dataclass
 class Visitor:
-    """Who visits: a connection pool to the API, and where webhooks go."""
+    """A client: its connection pool to the API, and the URLs of its webhooks."""
 
     http: aiohttp.ClientSession
     base_url: str
-    receivers: list[str]
-    chance: Random
+    endpoints: list[str]
+    random: Random
     number: int = 0
     finished: list[str] = field(default_factory=list)
 
     def prompt(self, script: str = "full", seconds: float | None = None) -> str:
-        """One of a kind, answered within two seconds unless told."""
+        """Return a unique prompt. Its answer takes `seconds`, or a random time of up to two seconds."""
         self.number += 1
-        delay = self.chance.uniform(0.02, 2) if seconds is None else seconds
+        delay = self.random.uniform(0.02, 2) if seconds is None else seconds
         return f"[[sim: {script} delay={delay:.2f}]] Letter {self.number}"
 
-    async def ask(self, method: str, path: str, body: Json | None = None, **headers: str) -> Json:
-        """The answer's JSON, which has to be a 200."""
+    async def request(self, method: str, path: str, body: Json | None = None, **headers: str) -> Json:
+        """Send a request; return the JSON of its answer, which must be a 200."""
         async with self.http.request(method, f"{self.base_url}{path}", json=body, headers=headers) as answer:
             found: Json = await answer.json()
             assert answer.status == 200, (method, path, answer.status, found.get("error"))
             return found
 
     async def create(self, prompt: str, **fields: Any) -> Json:
-        """A new response as its create answers."""
-        return await self.ask("POST", "/responses", {"model": MODEL, "input": prompt, **fields})
+        """Create a response; return the answer to the create."""
+        return await self.request("POST", "/responses", {"model": MODEL, "input": prompt, **fields})
 
     async def submit(self, prompt: str, **fields: Any) -> str:
-        """A background response's id."""
+        """Create a background response; return its id."""
         return str((await self.create(prompt, background=True, **fields))["id"])
 
-    async def end(self, job_id: str, status: str = "completed") -> Json:
-        """It is held until it has ended, and has to end like this."""
-        found = await self.ask("GET", f"/responses/{job_id}?wait={WAIT_SECONDS}")
+    async def await_end(self, job_id: str, status: str = "completed") -> Json:
+        """Wait until the response has ended, in this status; return it."""
+        found = await self.request("GET", f"/responses/{job_id}?wait={WAIT_SECONDS}")
         assert found["status"] == status, (job_id, found["status"], found["error"])
         return found
 
     async def events(self, method: str, path: str, body: Json | None = None) -> AsyncIterator[Json]:
-        """A stream's events up to its end, with the numbers they must have."""
+        """Yield a stream's events up to its end, and check their sequence numbers."""
         async with self.http.request(method, f"{self.base_url}{path}", json=body) as answer:
             assert answer.status == 200, (method, path, answer.status)
             expected = None
@@ -73,7 +73,7 @@ class Visitor:
 
 
 async def poll(it: Visitor) -> None:
-    """Labelled, and asked for every half second with the ETag it had."""
+    """Submit with metadata, and poll every half second with the last ETag."""
     job_id = await it.submit(it.prompt(), metadata={"lot": str(it.number % 50), "of": "soak"})
     etag, status = "", "queued"
     for _ in range(2 * WAIT_SECONDS):
@@ -89,25 +89,25 @@ async def poll(it: Visitor) -> None:
 
 
 async def hold(it: Visitor) -> None:
-    """A create that answers when it is over."""
+    """Create, and get the answer when the response has ended."""
     found = await it.create(it.prompt())
     assert found["status"] == "completed", found["status"]
 
 
 async def wait(it: Visitor) -> None:
-    """Submitted, then held by its id."""
-    await it.end(await it.submit(it.prompt()))
+    """Submit, then wait by id."""
+    await it.await_end(await it.submit(it.prompt()))
 
 
 async def stream(it: Visitor) -> None:
-    """Watched from its create on."""
+    """Stream from the create on."""
     body = {"model": MODEL, "input": it.prompt(), "stream": True}
     types = [event["type"] async for event in it.events("POST", "/responses", body)]
     assert types[-1] == "response.completed", types
 
 
 async def watch_again(it: Visitor) -> None:
-    """A background stream that is left after its second event, and taken up again."""
+    """Leave a background stream after its second event, and resume it."""
     body = {"model": MODEL, "input": it.prompt(), "stream": True, "background": True}
     watched = it.events("POST", "/responses", body)
     created = await anext(watched)
@@ -119,97 +119,98 @@ async def watch_again(it: Visitor) -> None:
 
 
 async def follow_up(it: Visitor) -> None:
-    """One that follows what still runs, and one that follows that."""
+    """Follow up a response that is still running, and follow up the follow-up."""
     first = await it.submit(it.prompt())
     second = await it.submit(it.prompt(), previous_response_id=first)
-    await it.end(second)
+    await it.await_end(second)
     last = await it.create(it.prompt(), previous_response_id=second)
     assert last["status"] == "completed", last["status"]
 
 
 async def cancel(it: Visitor) -> None:
-    """Cancelled a moment later, while it is queued or runs."""
+    """Cancel a moment later, while it is queued or running."""
     job_id = await it.submit(it.prompt(seconds=60))
-    await asyncio.sleep(it.chance.choice((0, 1)))
-    await it.ask("POST", f"/responses/{job_id}/cancel")
-    await it.end(job_id, "cancelled")
+    await asyncio.sleep(it.random.choice((0, 1)))
+    await it.request("POST", f"/responses/{job_id}/cancel")
+    await it.await_end(job_id, "cancelled")
 
 
 async def retry(it: Visitor) -> None:
-    """The provider fails once, in one of its ways, and then answers."""
+    """Let the provider fail once, in a random way, and then answer."""
     faults = ("503", "500", "502", "drop", "truncated", "not-json")
-    fault = it.chance.choice(faults) if it.chance.random() < 0.97 else "429 retry-after=0.5"  # narrows the lane
-    await it.end(await it.submit(it.prompt(f"{fault} x1, then full")))
+    throttled = it.random.random() >= 0.97  # rare, as it throttles the provider limit for all
+    fault = "429 retry-after=0.5" if throttled else it.random.choice(faults)
+    await it.await_end(await it.submit(it.prompt(f"{fault} x1, then full")))
 
 
 async def fail(it: Visitor) -> None:
-    """The provider refuses for good; a person lets it run again, in vain."""
+    """Let the provider refuse, and retry in vain."""
     job_id = await it.submit(it.prompt("400", seconds=0))
-    await it.end(job_id, "failed")
-    await it.ask("POST", f"/responses/{job_id}/retry")
-    await it.end(job_id, "failed")
+    await it.await_end(job_id, "failed")
+    await it.request("POST", f"/responses/{job_id}/retry")
+    await it.await_end(job_id, "failed")
 
 
 async def large(it: Visitor) -> None:
-    """Half a megabyte asked, 400 KB answered."""
-    await it.end(await it.submit(LARGE_PROMPT + it.prompt("huge kb=400")))
+    """Send half a megabyte and get 400 KB."""
+    await it.await_end(await it.submit(LARGE_PROMPT + it.prompt("huge kb=400")))
 
 
 async def hook(it: Visitor) -> None:
-    """Told of by a webhook."""
-    await it.end(await it.submit(it.prompt(), webhook={"url": it.chance.choice(it.receivers)}))
+    """Get a webhook for one response."""
+    await it.await_end(await it.submit(it.prompt(), webhook={"url": it.random.choice(it.endpoints)}))
 
 
 async def endpoint(it: Visitor) -> None:
-    """An endpoint for everything, for as long as one response takes."""
+    """Register an endpoint for the time of one response."""
     body = {
         "name": f"endpoint {it.number}",
-        "url": it.chance.choice(it.receivers),
+        "url": it.random.choice(it.endpoints),
         "event_types": ["response.completed"],
     }
-    made = await it.ask("POST", "/webhook_endpoints", body)
+    made = await it.request("POST", "/webhook_endpoints", body)
     await wait(it)
-    await it.ask("GET", f"/webhook_endpoints/{made['id']}/deliveries")
-    await it.ask("DELETE", f"/webhook_endpoints/{made['id']}")
+    await it.request("GET", f"/webhook_endpoints/{made['id']}/deliveries")
+    await it.request("DELETE", f"/webhook_endpoints/{made['id']}")
 
 
 async def send_again(it: Visitor) -> None:
-    """The client's connection breaks, and its SDK sends the create once more."""
+    """Break the connection of a create and repeat it, as an SDK does."""
     body = {"model": MODEL, "input": it.prompt(seconds=2)}
-    with_short_patience = aiohttp.ClientTimeout(total=0.3)
+    short_timeout = aiohttp.ClientTimeout(total=0.3)
     try:
-        async with it.http.post(f"{it.base_url}/responses", json=body, timeout=with_short_patience):
+        async with it.http.post(f"{it.base_url}/responses", json=body, timeout=short_timeout):
             raise AssertionError("it was answered too early")
     except TimeoutError:
-        found = await it.ask("POST", "/responses", body, **{"x-stainless-retry-count": "1"})
+        found = await it.request("POST", "/responses", body, **{"x-stainless-retry-count": "1"})
         assert found["status"] == "completed", found["status"]
-        attempts = await it.ask("GET", f"/responses/{found['id']}/attempts")
+        attempts = await it.request("GET", f"/responses/{found['id']}/attempts")
         assert len(attempts["data"]) == 1, attempts
 
 
 async def same_key(it: Visitor) -> None:
-    """Sent twice with one Idempotency-Key."""
+    """Send a create twice with one Idempotency-Key."""
     body = {"model": MODEL, "input": it.prompt(), "background": True}
     key = {"idempotency-key": f"key-{it.number}"}
-    first, second = await it.ask("POST", "/responses", body, **key), await it.ask("POST", "/responses", body, **key)
+    first, second = [await it.request("POST", "/responses", body, **key) for _ in range(2)]
     assert first["id"] == second["id"], (first["id"], second["id"])
-    await it.end(first["id"])
+    await it.await_end(first["id"])
 
 
 async def erase(it: Visitor) -> None:
-    """Deleted while it runs; and one that is not to be stored."""
+    """Delete a running response; create one that is not stored."""
     job_id = await it.submit(it.prompt(seconds=60))
-    await it.ask("DELETE", f"/responses/{job_id}")
+    await it.request("DELETE", f"/responses/{job_id}")
     await it.create(it.prompt(), store=False)
 
 
 async def look_around(it: Visitor) -> None:
-    """Lists, usage, and what else there is to see."""
+    """Read lists, usage and everything else that can be read."""
     paths = ["/responses?limit=20", "/responses?status=completed&metadata[of]=soak", "/usage", "/models"]
     if it.finished:
         paths += [f"/responses/{it.finished[-1]}/{part}" for part in ("attempts", "input_items")]
     for path in paths:
-        await it.ask("GET", path)
+        await it.request("GET", path)
     for path in ("/metrics", "/readyz"):
         async with it.http.get(it.base_url.removesuffix("/v1") + path) as answer:
             assert answer.status == 200, path
@@ -235,4 +236,4 @@ SHARES: Final[Mapping[Visit, int]] = {
     erase: 2,
     look_around: 1,
 }
-"""Out of how many visits each is one."""
+"""Number of visits of each kind, out of the sum of all numbers."""

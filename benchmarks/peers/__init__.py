@@ -1,1 +1,1 @@
-"""The plain way and the peers, each as small as its own documentation shows it, tuned where it says how."""
+"""The plain way and the peers, each as small as its documentation shows it, and tuned as it recommends."""

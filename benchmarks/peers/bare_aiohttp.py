@@ -1,6 +1,6 @@
 """The limit for calls in flight, aiohttp's client alone: `python -m benchmarks.peers.bare_aiohttp COUNT PROMPT`.
 
-Prints `{"peak_bytes", "idle_bytes", "cpu_seconds"}`: memory that is not shared, before the calls and at its most.
+Prints `{"peak_bytes", "idle_bytes", "cpu_seconds"}`: unshared memory before the calls and at its peak.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from benchmarks.peers import work
 
 
 async def main(count: int, prompt: str) -> None:
-    """Hold so many calls at once, to their end."""
+    """Make `count` calls at once, and wait for their ends."""
     process = psutil.Process()
     idle = peak = process.memory_full_info().uss
     headers: dict[str, str] = work.HTTP["headers"]

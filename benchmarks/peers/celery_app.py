@@ -1,4 +1,4 @@
-"""Plain Celery on Redis with a table of results; its pool is the command line's."""
+"""Plain Celery on Redis with a table of results. The command line chooses its pool."""
 
 import resource
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ engine = create_engine(work.DATABASE_URL or "sqlite://")
 http = httpx.Client(**work.HTTP)
 
 
-@app.task(name="call")  # as the program that enqueues and the worker both know it
+@app.task(name="call")  # the same name in the program that enqueues and in the worker
 def call(name: str, prompt: str) -> None:
-    """One job."""
+    """Run one job."""
     row = work.result((name, prompt), http.post(work.RESPONSES, **work.request((name, prompt))))
     with engine.begin() as tx:
         tx.execute(insert(work.RESULTS).values(row))
@@ -31,7 +31,7 @@ def call(name: str, prompt: str) -> None:
 
 @contextmanager
 def queue() -> Iterator[work.Put]:
-    """One connection to the broker for all."""
+    """Yield a function that enqueues over one connection to the broker."""
 
     def put(jobs: Sequence[work.Job]) -> None:
         for job in jobs:
@@ -43,7 +43,7 @@ def queue() -> Iterator[work.Put]:
 
 @worker_ready.connect
 def ready(**_: object) -> None:
-    """Say so; from now on there may be a socket for every call."""
+    """Raise the limit of open files, for a socket per call, and print that the worker is ready."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     print("worker ready", flush=True)

@@ -1,4 +1,4 @@
-"""DBOS: durable workflows in PostgreSQL, whose queue is polled. The call is a step; DBOS keeps its result."""
+"""DBOS: durable workflows in PostgreSQL, with a polled queue. The call is a step whose result DBOS stores."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from benchmarks.peers import work
 
 NAME = "peer"
 POLLING_SECONDS = float(os.environ.get("POLLING_SECONDS", "0.05"))
-# What it has done, as the other peers' table shows it.
+# The finished jobs, in the form of the other peers' table.
 VIEW = """CREATE VIEW results AS
 SELECT workflow_uuid AS name, to_timestamp(completed_at / 1000.0) AS finished_at
 FROM dbos.workflow_status WHERE status = 'SUCCESS'"""
@@ -24,19 +24,19 @@ http = httpx.Client(**work.HTTP)
 
 @DBOS.step()
 def call(name: str, prompt: str) -> dict[str, Any]:
-    """The part that has an effect outside."""
+    """Call the provider."""
     return work.result((name, prompt), http.post(work.RESPONSES, **work.request((name, prompt))))
 
 
 @DBOS.workflow(name="run")
 def run(name: str, prompt: str) -> dict[str, Any]:
-    """One job."""
+    """Run one job."""
     row: dict[str, Any] = call(name, prompt)
     return row
 
 
 def launch() -> None:
-    """Start DBOS, with as many threads as jobs at once and connections enough for them."""
+    """Start DBOS, with a thread for each concurrent job and enough connections."""
     config: DBOSConfig = {
         "name": NAME,
         "system_database_url": work.DATABASE_URL,
@@ -50,7 +50,7 @@ def launch() -> None:
 
 
 def setup() -> None:
-    """Let DBOS make its tables."""
+    """Let DBOS create its tables, and create the view of results."""
     launch()
     DBOS.destroy()
     engine = create_engine(work.DATABASE_URL)
@@ -61,7 +61,7 @@ def setup() -> None:
 
 @contextmanager
 def queue() -> Iterator[work.Put]:
-    """Jobs are enqueued in one transaction."""
+    """Yield a function that enqueues jobs in one transaction."""
     client = DBOSClient(system_database_url=work.DATABASE_URL, application_name=NAME)
     engine = create_engine(work.DATABASE_URL)
 

@@ -1,4 +1,4 @@
-"""The limit of FastAPI: a route that takes no arguments and answers nothing."""
+"""The limit of FastAPI: a route without arguments and with an empty answer."""
 
 from fastapi import FastAPI
 

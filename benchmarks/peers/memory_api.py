@@ -10,6 +10,6 @@ app = FastAPI()
 
 
 @app.get("/v1/responses/{response_id}")
-async def retrieve(response_id: str) -> Response:  # noqa: ARG001  # it is parsed, as ours is
-    """The same for all."""
+async def retrieve(response_id: str) -> Response:  # noqa: ARG001  # parsed like ours
+    """Return the same body for every id."""
     return Response(BODY, media_type="application/json")

@@ -19,11 +19,11 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
 class Base(DeclarativeBase):
-    """The ORM's."""
+    """The base of the ORM's classes."""
 
 
 class Row(Base):
-    """A response that was asked for."""
+    """A submitted response."""
 
     __tablename__ = "responses"
 
@@ -35,7 +35,7 @@ class Row(Base):
 
 
 class Create(BaseModel):
-    """What a client sends."""
+    """The body of a create."""
 
     model: str
     input: str
@@ -43,7 +43,7 @@ class Create(BaseModel):
 
 
 class Response(BaseModel):
-    """What it gets."""
+    """The body of an answer."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -55,7 +55,7 @@ class Response(BaseModel):
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    """Make the table."""
+    """Create the table."""
     async with engine.begin() as tx:
         await tx.run_sync(Base.metadata.create_all)
     yield
@@ -67,7 +67,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/v1/responses")
 async def create(body: Create) -> Response:
-    """Keep it, then tell a worker."""
+    """Store the response, then enqueue its task."""
     row = Row(id=str(uuid4()), model=body.model, input=body.input, status="queued", created_at=datetime.now(UTC))
     async with sessions() as session:
         session.add(row)
@@ -78,7 +78,7 @@ async def create(body: Create) -> Response:
 
 @app.get("/v1/responses/{response_id}")
 async def retrieve(response_id: str) -> Response:
-    """The row again."""
+    """Return the row."""
     async with sessions() as session:
         row = await session.get(Row, response_id)
     if row is None:

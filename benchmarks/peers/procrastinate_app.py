@@ -16,9 +16,9 @@ engine = create_async_engine(
 )
 
 
-@app.task(name="call", queue="calls")  # as the program that enqueues and the worker both know it
+@app.task(name="call", queue="calls")  # the same name in the program that enqueues and in the worker
 async def call(name: str, prompt: str) -> None:
-    """One job."""
+    """Run one job."""
     answer = await client().post(work.RESPONSES, **work.request((name, prompt)))
     async with engine.begin() as tx:
         await tx.execute(insert(work.RESULTS).values(work.result((name, prompt), answer)))
@@ -28,14 +28,14 @@ _clients: list[httpx.AsyncClient] = []
 
 
 def client() -> httpx.AsyncClient:
-    """The one of this process, made within its loop."""
+    """Return the client of this process. It must be created within its event loop."""
     if not _clients:
         _clients.append(httpx.AsyncClient(**work.HTTP))
     return _clients[0]
 
 
 def setup() -> None:
-    """Make its own tables and ours."""
+    """Create its tables and ours."""
     with app.open():
         app.schema_manager.apply_schema()
     work.create_tables()
@@ -43,7 +43,7 @@ def setup() -> None:
 
 @contextmanager
 def queue() -> Iterator[work.Put]:
-    """Jobs are deferred in batches."""
+    """Yield a function that defers jobs in batches."""
 
     def put(jobs: Sequence[work.Job]) -> None:
         call.batch_defer(*({"name": name, "prompt": prompt} for name, prompt in jobs))

@@ -1,7 +1,7 @@
-"""What the task of every peer does, and the commands that a benchmark gives to a peer.
+"""The task of every peer, and the commands that a benchmark gives to a peer.
 
-Each job is one real call of the provider; its text and usage go into a row. A peer is a program of its own, told by
-its environment where things are: `python -m benchmarks.peers.NAME setup`, then `... enqueue COUNT PROMPT`.
+Each job is one real call of the provider. Its text and usage go into a row. A peer is a program of its own, with the
+addresses in its environment: `python -m benchmarks.peers.NAME setup`, then `... enqueue COUNT PROMPT`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DATABASE_URL: Final = os.environ.get("DATABASE_URL", "")
 BROKER_URL: Final = os.environ.get("BROKER_URL", "")
 CONCURRENCY: Final = int(os.environ.get("CONCURRENCY", "100"))
 CONNECTIONS: Final = min(CONCURRENCY, 20)
-"""To PostgreSQL: more than two cores can use, and few enough for it."""
+"""Connections to PostgreSQL: more than two cores can use, and few enough for the server."""
 
 RESPONSES: Final = os.environ.get("PROVIDER_URL", "") + "/v1/responses"
 HTTP: Final[dict[str, Any]] = {
@@ -29,7 +29,7 @@ HTTP: Final[dict[str, Any]] = {
     "timeout": 600,
     "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
 }
-"""Of the one client of a process, which all its calls share, as httpx recommends."""
+"""Arguments of the one client that all calls of a process share, as httpx recommends."""
 
 METADATA: Final = MetaData()
 RESULTS: Final = Table(
@@ -45,17 +45,17 @@ Job = tuple[str, str]
 """A name and a prompt."""
 
 Put = Callable[[Sequence[Job]], None]
-"""Enqueues jobs by the fastest call that the peer documents; they are durable, as far as it is, on return."""
+"""Enqueues jobs by the fastest call that the peer documents. On return they are as durable as the peer makes them."""
 
 
 def request(job: Job) -> dict[str, Any]:
-    """The arguments of `httpx.post` for a job's one call."""
+    """Return the arguments of `httpx.post` for a job's call."""
     name, prompt = job
     return {"json": {"model": MODEL, "input": prompt}, "headers": {"x-client-request-id": f"{name}:1"}}
 
 
 def result(job: Job, answer: httpx.Response) -> dict[str, Any]:
-    """The row of an answer."""
+    """Return the row for an answer."""
     body = answer.raise_for_status().json()
     parts = [part for item in body["output"] for part in item.get("content") or ()]
     text = "".join(part.get("text", "") for part in parts)
@@ -63,14 +63,14 @@ def result(job: Job, answer: httpx.Response) -> dict[str, Any]:
 
 
 def create_tables() -> None:
-    """Make the table of results."""
+    """Create the table of results."""
     engine = create_engine(DATABASE_URL)
     METADATA.create_all(engine)
     engine.dispose()
 
 
 def main(setup: Callable[[], None], queue: Callable[[], AbstractContextManager[Put]]) -> None:
-    """Do what the command line says. `--every` puts one job at a time and prints when each was accepted."""
+    """Run the command in the arguments. `--every` enqueues one job at a time and prints when each was accepted."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("setup")
