@@ -3,6 +3,8 @@
 from http import HTTPStatus
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from api.errors import AGAIN_AFTER, CALLER_ERRORS, FAILED_RESPONSES, FAULTS, FINAL_FAILURE
 from jobs.errors import (
     ERROR_CODES,
@@ -16,7 +18,7 @@ from jobs.errors import (
 )
 from jobs.lifecycle import OPEN, TRANSITIONS, Actor, Status
 from jobs.retry import RULES, Repeat, Rule
-from jobs.settings import render_example
+from jobs.settings import Settings, variable_of
 
 ROOT = Path(__file__).parents[1]
 SDK_ERRORS = {
@@ -194,6 +196,26 @@ def _kinds_of(code: str) -> str:
         ", and any call that may have been billed under `on_unknown_outcome: fail`" if code == "outcome_unknown" else ""
     )
     return ", ".join(f"`{kind}`" for kind in kinds) + also
+
+
+def render_example() -> str:
+    """Return `.env.example`: every variable with its default, commented out."""
+    lines = ["# Every setting of Backburner with its default. Copy to .env and change what you need.", ""]
+    for name, field in Settings.model_fields.items():
+        lines += [f"# {field.description}", f"#{variable_of(name)}={_default_text(field.default)}", ""]
+    return "\n".join(lines)
+
+
+def _default_text(default: object) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, list):
+        return ",".join(str(part) for part in default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(default)
 
 
 GENERATED = {

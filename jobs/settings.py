@@ -1,6 +1,6 @@
-"""Every knob, with its unit, default and reason; built once in a composition root and handed down.
+"""The settings of every process, with units and defaults. A composition root builds them once and passes them on.
 
-`.env.example` is generated from this class and compared in a test.
+`.env.example` is generated from this class.
 """
 
 import json
@@ -51,13 +51,13 @@ from jobs.webhooks.url_policy import DestinationPolicy
 ENV_FILE = ".env"
 PROVIDER_KEY_ALIAS = "AIMLAPI_API_KEY"
 WHOLE = f"{PREFIX}ENVIRONMENT_IS_WHOLE"
-"""Set by `up` for what it starts: the environment says all, and `.env` is not to be read."""
+"""Set by `up` for its child processes: the environment is complete, so `.env` is not read."""
 BASE_URL = f"{PREFIX}BASE_URL"
-"""Read by the client commands alone."""
+"""Read only by the client commands."""
 
 
 class Transport(StrEnum):
-    """How an answer is awaited."""
+    """The way to wait for an answer."""
 
     PLAIN = "plain"
     STREAM = "stream"
@@ -65,7 +65,7 @@ class Transport(StrEnum):
 
 
 class Dialect(StrEnum):
-    """The form that requests to a provider have."""
+    """The form of the requests to a provider."""
 
     STRICT = "strict"
     OPENAI = "openai"
@@ -86,40 +86,40 @@ class Settings(EnvironmentSettings):
         populate_by_name=True,
     )
 
-    provider_base_url: str = Field("https://api.aimlapi.com/v1", description="where POST {base}/responses goes")
+    provider_base_url: str = Field("https://api.aimlapi.com/v1", description="base URL of POST {base}/responses")
     provider_api_key: Annotated[SecretStr | None, AfterValidator(header_key)] = Field(
         None,
         validation_alias=AliasChoices(f"{PREFIX}PROVIDER_API_KEY", PROVIDER_KEY_ALIAS),
         description="bearer key for the provider; AIMLAPI_API_KEY is read as well",
     )
     provider_transport: Transport = Field(
-        Transport.PLAIN, description="how an answer is awaited: plain, stream or background"
+        Transport.PLAIN, description="way to wait for an answer: plain, stream or background"
     )
     provider_dialect: Dialect | None = Field(
         None,
         description="form of the requests: strict (AI/ML API's documented schema) or openai (as clients send them);"
-        " empty means openai at OpenAI's own hosts and strict elsewhere",
+        " empty means openai for OpenAI's own hosts and strict for any other",
     )
     provider_max_calls: int | None = Field(
         None, ge=1, description="calls in flight over all workers; empty means as many as the workers have slots"
     )
     provider_ids: Literal["allow", "refuse"] | None = Field(
         None,
-        description="requests that name what the provider keeps (files, vector stores, containers, prompts, images):"
-        " allow or refuse; empty means allow until there is a second API key, as all share the provider's",
+        description="requests that name objects stored by the provider (files, vector stores, containers, prompts,"
+        " images): allow or refuse; empty means allow until there is a second API key, as all share the provider's",
     )
     models: Annotated[list[str], NoDecode, CommaSeparated] = Field(
-        ["openai/o3-pro"], min_length=1, description="comma-separated models accepted"
+        ["openai/o3-pro"], min_length=1, description="comma-separated models that clients may ask for"
     )
     database_url: Annotated[SecretStr | None, AfterValidator(checked_database_url)] = Field(
         None, description="SQLAlchemy URL; empty means SQLite in the data dir"
     )
     redis_url: Annotated[SecretStr, AfterValidator(checked_redis_url)] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="events and limits, and the broker unless BROKER_URL is set; `up` embeds its own when unset",
+        description="events and limits, and the broker unless BROKER_URL is set; `up` starts its own server if unset",
     )
     redis_password: Annotated[SecretStr | None, AfterValidator(without_newline)] = Field(
-        None, description="password for REDIS_URL where that has none; any character may stand in it"
+        None, description="password for REDIS_URL if the URL has none; any character is allowed"
     )
     broker_url: Annotated[SecretStr | None, AfterValidator(checked_broker_url)] = Field(
         None, description="any broker that Celery supports; empty means REDIS_URL"
@@ -130,29 +130,29 @@ class Settings(EnvironmentSettings):
     namespace: str | None = Field(
         None,
         pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
-        description="names queues, channels and control on a shared broker; empty means an id kept in the database",
+        description="prefix of queues, channels and exchanges on a shared broker; empty means an id from the database",
     )
-    host: str = Field("127.0.0.1", min_length=1, description="where the API listens")
-    port: int = Field(8000, ge=0, le=65535, description="where the API listens")
+    host: str = Field("127.0.0.1", min_length=1, description="address on which the API listens")
+    port: int = Field(8000, ge=0, le=65535, description="port on which the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
     api_key: Annotated[SecretStr | None, AfterValidator(header_key), AfterValidator(long_enough)] = Field(
         None,
         description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
     )
     worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
-    max_attempts: int = Field(5, ge=1, le=1000, description="attempts in all per job, unless a request says")
-    max_attempts_limit: int = Field(20, ge=1, le=1000, description="how far a request may raise its max_attempts")
-    retry_base_seconds: float = Field(2, ge=0, le=86400, description="exponential backoff with full jitter starts here")
-    retry_max_seconds: float = Field(300, ge=0, le=86400, description="and ends here")
-    call_deadline_seconds: float = Field(1800, gt=0, le=604800, description="whole length of one attempt")
+    max_attempts: int = Field(5, ge=1, le=1000, description="attempts per job, unless the request sets its own number")
+    max_attempts_limit: int = Field(20, ge=1, le=1000, description="most that a request may set as max_attempts")
+    retry_base_seconds: float = Field(2, ge=0, le=86400, description="first delay of the backoff, before full jitter")
+    retry_max_seconds: float = Field(300, ge=0, le=86400, description="longest delay of that backoff")
+    call_deadline_seconds: float = Field(1800, gt=0, le=604800, description="longest time of one attempt")
     stall_seconds: float = Field(
         300,
         gt=0,
         le=604800,
-        description="transport stream: how long a text may stand still; a model that has yet to speak may be silent",
+        description="transport stream: longest pause within a text; before its first text a model may be silent",
     )
     job_deadline_seconds: float = Field(
-        86400, gt=0, le=31536000, description="from acceptance to a terminal status, retries included"
+        86400, gt=0, le=31536000, description="longest time from submission to a final status, retries included"
     )
     on_unknown_outcome: OnUnknownOutcome = Field(
         OnUnknownOutcome.RETRY,
@@ -162,35 +162,33 @@ class Settings(EnvironmentSettings):
         90,
         ge=0,
         le=86400,
-        description="after a lost answer, when to ask the provider's own log whether the call ran and what it cost",
+        description="time after a lost answer at which the provider's log is asked whether the call ran and its cost",
     )
     reconcile_patience_seconds: float = Field(
         0,
         ge=0,
         le=86400,
-        description="how long a job that may be paid for once waits for that log before it fails; 0: not at all",
+        description="longest time that a job with on_unknown_outcome=fail waits for that log; 0 means not at all",
     )
     provider_logs_url: str | None = Field(
         None,
-        description="that log (AI/ML API's GET /v2/logs); empty means beside PROVIDER_BASE_URL, off where it gives 404",
+        description="URL of that log (AI/ML API's GET /v2/logs); empty means beside PROVIDER_BASE_URL, unused on a 404",
     )
-    truncation: Truncation = Field(
-        Truncation.DISABLED, description="sent when the request names none: auto or disabled"
-    )
+    truncation: Truncation = Field(Truncation.DISABLED, description="sent if the request has none: auto or disabled")
     truncation_on_overflow: Literal["fail", "auto"] = Field(
-        "fail", description='"auto" tries a context overflow once more with truncation "auto"'
+        "fail", description='"auto" repeats a call whose context overflowed once, with truncation "auto"'
     )
     worker_timeout_seconds: float = Field(
         10,
         ge=1,
         le=3600,
-        description="silence after which a worker is taken for dead and its jobs are rescued",
+        description="time without a heartbeat after which a worker counts as dead and its jobs are rescued",
     )
     shutdown_grace_seconds: float = Field(
         20,
         ge=0,
         le=86400,
-        description="how long a stopping worker lets its calls finish before it hands them back",
+        description="time that a stopping worker gives its calls to finish before it releases their jobs",
     )
     encryption_keys: Annotated[list[SecretStr], NoDecode, CommaSeparated, AfterValidator(fernet_keys)] = Field(
         [],
@@ -198,46 +196,49 @@ class Settings(EnvironmentSettings):
         " all decrypt; `up` generates one",
     )
     webhook_concurrency: int = Field(
-        200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, beside its calls"
+        200, ge=1, le=10_000, description="webhook deliveries in flight per worker process, in addition to its calls"
     )
-    webhook_allow_http: bool = Field(default=False, description="let webhook receivers be plain http")
+    webhook_allow_http: bool = Field(default=False, description="allow webhook endpoints with plain http")
     webhook_allow_networks: Annotated[
         list[IPv4Network | IPv6Network], NoDecode, BeforeValidator(networks), CommaSeparated
-    ] = Field([], description="comma-separated CIDRs let through the SSRF guard, such as 127.0.0.0/8")
-    retention_days: float = Field(30, gt=0, le=36500, description="terminal responses are erased after it")
+    ] = Field([], description="comma-separated CIDRs exempt from the SSRF guard, such as 127.0.0.0/8")
+    retention_days: float = Field(30, gt=0, le=36500, description="time after which finished responses are erased")
     attempts_days: float = Field(
         400,
         ge=90,
         le=36500,
-        description="attempts whose response is erased are added up after it by day, model, key and outcome",
+        description="time after which attempts of erased responses are summed up by day, model, key and outcome",
     )
     max_body_bytes: int = Field(10_485_760, ge=1024, description="larger requests, decompressed, get 413")
     max_connections: int = Field(
         10_000,
         ge=1,
         le=1_000_000,
-        description="connections of one API process, fewer where it may open fewer files; the next gets 503",
+        description="connections of one API process, fewer if it may open fewer files; the next one gets 503",
     )
     max_held_per_key: int = Field(
         1000,
         ge=1,
         le=1_000_000,
-        description="held creates, waits and streams that one API process keeps open for one key; the next gets 429",
+        description="held creates, waits and streams of one key that an API process keeps open; the next one gets 429",
     )
     held_patience_seconds: float = Field(
         600,
         gt=0,
         le=31536000,
-        description="how long a held or streamed create waits for a provider that is away; then 503, nothing bought",
+        description="longest time that a held or streamed create waits for an unavailable provider; then 503, unbilled",
     )
     head_timeout_seconds: float = Field(
-        30, gt=0, le=86400, description="how long a client may take to send a request's head; then 408"
+        30, gt=0, le=86400, description="time for a client to send a request's head; then 408"
     )
     body_timeout_seconds: float = Field(
-        30, gt=0, le=86400, description="how long a client may pause while it sends a request's body; then 408"
+        30, gt=0, le=86400, description="longest pause while a client sends a request's body; then 408"
     )
     write_timeout_seconds: float = Field(
-        60, gt=0, le=86400, description="how long a client may take nothing of what waits for it; a quiet stream may"
+        60,
+        gt=0,
+        le=86400,
+        description="longest time that a client may read nothing of waiting data; a quiet stream is fine",
     )
     cors_origins: Annotated[list[str], NoDecode, AfterValidator(origins), CommaSeparated] = Field(
         [],
@@ -293,7 +294,7 @@ class Settings(EnvironmentSettings):
 
     @property
     def broker_transport(self) -> dict[str, Any]:
-        """What the operator adds to the options of the broker's transport. It may hold a password: never log it."""
+        """The operator's options for the broker's transport. They may hold a password: never log them."""
         if self.broker_options is None:
             return {}
         options: dict[str, Any] = json.loads(self.broker_options.get_secret_value())
@@ -309,7 +310,7 @@ class Settings(EnvironmentSettings):
 
     @property
     def sends_in_clear(self) -> bool:
-        """Whether the provider's key, prompts and answers leave this machine unencrypted."""
+        """Return whether the provider's key, prompts and answers leave this machine unencrypted."""
         parts = urlsplit(self.provider_base_url)
         return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
 
@@ -320,37 +321,37 @@ class Settings(EnvironmentSettings):
 
     @property
     def provider_shown(self) -> str:
-        """Where the provider is, for a person to read."""
+        """The provider's URL without secrets, for people to read."""
         return shown_url(self.provider_base_url)
 
     @property
     def logs_url(self) -> str:
-        """Where the provider's log of calls is, if it has one."""
+        """The URL of the provider's log of calls, which need not exist."""
         return self.provider_logs_url or self.provider_beside("/v2/logs")
 
     def provider_beside(self, path: str) -> str:
-        """The URL of a route beside the provider's `/v1`, with the base URL's query."""
+        """Return the URL of a route beside the provider's `/v1`, with the base URL's query."""
         parts = urlsplit(self.provider_base_url)
         return parts._replace(path=parts.path.rstrip("/").removesuffix("/v1") + path).geturl()
 
     @property
     def destination_policy(self) -> DestinationPolicy:
-        """Where webhooks may go."""
+        """The destinations to which webhooks may be sent."""
         return DestinationPolicy(self.webhook_allow_http, tuple(self.webhook_allow_networks))
 
     @property
     def call_deadline(self) -> timedelta:
-        """Whole length of one attempt."""
+        """Longest time of one attempt."""
         return timedelta(seconds=self.call_deadline_seconds)
 
     @property
     def stall(self) -> timedelta:
-        """How long a streamed text may stand still."""
+        """Longest pause within a streamed text."""
         return timedelta(seconds=self.stall_seconds)
 
     @property
     def worker_timeout(self) -> timedelta:
-        """Silence after which a worker is taken for dead."""
+        """Time without a heartbeat after which a worker counts as dead."""
         return timedelta(seconds=self.worker_timeout_seconds)
 
 
@@ -376,12 +377,12 @@ def load_settings(**overrides: object) -> Settings:
 
 
 def _line(place: tuple[int | str, ...], reason: str) -> str:
-    """What is wrong, of one variable; what is wrong of several together names them itself."""
+    """Return the line for an error. An error of several variables together names them in `reason`."""
     return f"  {variable_of(str(place[0]))}: {reason}" if place else f"  {reason}"
 
 
 def variable_of(field: str) -> str:
-    """The environment variable that sets `field`."""
+    """Return the environment variable that sets `field`."""
     return field if field.startswith(PREFIX) or field == PROVIDER_KEY_ALIAS else PREFIX + field.upper()
 
 
@@ -390,10 +391,10 @@ def _reason(message: str) -> str:
 
 
 def ignored_variables() -> list[str]:
-    """What of the environment and of `.env` is ignored though it looks as if it were meant for us, a sentence each.
+    """Return a sentence for each variable of the environment and of `.env` that looks like ours but is ignored.
 
-    To be asked before Celery's application is made, which forgets what is Celery's. Nothing in what `up` starts, as
-    `up` itself has said it.
+    Call it before `create_celery`, which removes Celery's variables. Empty in child processes of `up`, which has
+    reported them itself.
     """
     if os.environ.get(WHOLE):
         return []
@@ -401,23 +402,3 @@ def ignored_variables() -> list[str]:
     known = {*map(variable_of, Settings.model_fields), *secrets, *(each + FILE for each in secrets), WHOLE, BASE_URL}
     read = dotenv_values(ENV_FILE, encoding="utf-8").items()
     return notices({**{name: value for name, value in read if name.upper().startswith(PREFIX)}, **os.environ}, known)
-
-
-def render_example() -> str:
-    """The text of `.env.example`: every variable with its default, commented out."""
-    lines = ["# Every setting of Backburner with its default. Copy to .env and change what you need.", ""]
-    for name, field in Settings.model_fields.items():
-        lines += [f"# {field.description}", f"#{variable_of(name)}={_default_text(field.default)}", ""]
-    return "\n".join(lines)
-
-
-def _default_text(default: object) -> str:
-    if default is None:
-        return ""
-    if isinstance(default, SecretStr):
-        return default.get_secret_value()
-    if isinstance(default, list):
-        return ",".join(str(part) for part in default)
-    if isinstance(default, bool):
-        return str(default).lower()
-    return str(default)

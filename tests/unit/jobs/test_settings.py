@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from docs.generate import render_example
 from jobs.encryption import generate_key
 from jobs.environment import PREFIX
 from jobs.errors import SettingsError
 from jobs.job import OnUnknownOutcome, Truncation
-from jobs.settings import Settings, Transport, load_settings, render_example, variable_of
+from jobs.settings import Settings, Transport, load_settings, variable_of
 
 SECRET = "hunter2-and-more"
 
