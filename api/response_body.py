@@ -16,7 +16,8 @@ from jobs.job import Attempt, CostSource, Job, Outcome, Usage
 from jobs.lifecycle import Status
 from jobs.model_catalog import Model
 from jobs.request_fields import asks_for_reasoning, without_reasoning
-from jobs.store.responses import ResponseDocument, UsageRow
+from jobs.store.responses import ResponseDocument
+from jobs.store.usage import UsageRow
 from jobs.store.waiting_for import Awaited
 
 

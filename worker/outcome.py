@@ -17,13 +17,13 @@ from jobs.retry import LONGEST_OUTAGE_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refus
 from jobs.settings import Settings
 from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
 from jobs.store.attempts import (
+    count_failures,
     end_attempts,
-    failed_alike,
     save_answers,
 )
 from jobs.store.jobs import move
 from jobs.store.provider_limits import read_provider_limit
-from jobs.store.reconciliation import AT_ONCE, MaxLogWait, parked_for
+from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait, parked_for
 from jobs.store.responses import get_job
 
 SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
@@ -51,7 +51,7 @@ class Policy:
     backoff: Backoff
     call_deadline: timedelta
     widen_on_overflow: bool
-    max_wait: MaxLogWait = AT_ONCE
+    max_wait: MaxLogWait = NO_LOG_WAIT
     provider_limit: str = "provider"
 
     @classmethod
@@ -172,8 +172,8 @@ def _record_failure(
     now, job, report = ended.ended_at, ended.job, ended.report
     end_attempts(tx, [(ended.attempt, Outcome.FAILED, report)], now)
     relax = policy.widen_on_overflow
-    max_wait = policy.max_wait.now(tx, now) if _log_may_tell(ended) else NO_WAIT
-    alike = failed_alike(tx, job, failure.kind) if _counts_alike(failure) else 1
+    max_wait = policy.max_wait.at(tx, now) if _log_may_tell(ended) else NO_WAIT
+    alike = count_failures(tx, job, failure.kind) if _counts_alike(failure) else 1
     step = next_step(
         failure,
         job,

@@ -10,7 +10,7 @@ from api.dependencies import StateDep, UsageReader
 from api.response_body import UsagePage, render_page, render_usage
 from api.routes.responses import ERRORS
 from jobs.errors import RequestInvalid
-from jobs.store.responses import usage_by_day
+from jobs.store.usage import usage_by_day
 
 DEFAULT_SPAN = timedelta(days=30)
 

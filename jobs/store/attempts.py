@@ -1,4 +1,4 @@
-"""The ledger of calls: a row is committed before a call is sent, and closed with what it came to."""
+"""The ledger of calls: a row is committed before its call is sent, and closed with the call's outcome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,11 +24,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from jobs import text_limits
 from jobs.clock import ON_TIME
 from jobs.errors import Billed, ErrorKind, Failure, StaleJob
-from jobs.job import Answer, Attempt, CallReport, Cost, Job, Outcome
+from jobs.job import Answer, Attempt, CallReport, Job, Outcome
 from jobs.lifecycle import Actor, Verb
 from jobs.retry import RULES
 from jobs.store import schema
 from jobs.store.attempt_bodies import keep_body
+from jobs.store.billing import add_to_job, billed_by, booked_by_another, lock_job, reconciled_microusd
 from jobs.store.bulk import insert_all, update_all
 from jobs.store.column_types import any_of
 from jobs.store.conversations import await_again, missing_link
@@ -60,7 +61,7 @@ def begin_attempts(
     found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
     due = [job for job in found if job.available_at - early <= now < job.deadline_at]
     resumes = {job.id: resumable_response(tx, job) if job.attempt else None for job in due}
-    ready = [job for job in due if _can_go_on(tx, job, resumes[job.id])][:most]
+    ready = [job for job in due if _conversation_is_whole(tx, job, resumes[job.id])][:most]
     if not ready:
         return []
     moves = [
@@ -82,8 +83,11 @@ def _claimable() -> Select[Any]:
 _CLAIMABLE: Final = _claimable()
 
 
-def _can_go_on(tx: Connection, job: Job, resumes: str | None) -> bool:
-    """Whether what a job follows is still there; one that resumes has sent it already."""
+def _conversation_is_whole(tx: Connection, job: Job, resumes: str | None) -> bool:
+    """Return whether the whole conversation that a job continues still exists.
+
+    A job that resumes a call does not need it again. A job whose conversation is broken is blocked.
+    """
     before = job.previous_response_id
     if before is None or resumes is not None or missing_link(tx, before, job.api_key_id) is None:
         return True
@@ -130,7 +134,10 @@ def _opening_row(attempt: Attempt) -> dict[str, Any]:
 
 
 class Asked(NamedTuple):
-    """What a call is to send: the client's body without its input, the input, and sealed what they show as `***`."""
+    """The request of a call: the client's body without its input, the input, and the encrypted credentials.
+
+    The first two show credentials as `***`.
+    """
 
     settings: dict[str, Any]
     input: Any
@@ -138,7 +145,7 @@ class Asked(NamedTuple):
 
 
 def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | None]:
-    """What each call is to send, in the order of `attempts`; None once its job is not its own."""
+    """Return the request of each call, in the order of `attempts`; None for a call that no longer holds its job."""
     found = tx.execute(_REQUESTS, {"ids": [attempt.job_id for attempt in attempts]})
     requests = {(job_id, number): Asked(*asked) for job_id, number, *asked in found}
     return [requests.get((attempt.job_id, attempt.number)) for attempt in attempts]
@@ -155,9 +162,9 @@ _REQUESTS: Final = _requests()
 
 
 def resumable_response(tx: Connection, job: Job) -> str | None:
-    """The provider's id of what the job's last attempt bought and nobody has fetched: it may be made by now.
+    """Return the provider's id of the response that the job's last call started and nobody has fetched yet.
 
-    Only calls in the provider's own background mode leave one, as `note_response` is said for no others.
+    Only calls in the provider's background mode have one, as only these call `note_response`.
     """
     row = schema.attempts.c
     unfetched = or_(row.ended_at.is_(None), row.outcome.in_((Outcome.LOST, Outcome.RELEASED)))
@@ -167,9 +174,9 @@ def resumable_response(tx: Connection, job: Job) -> str | None:
 
 
 def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tuple[str, Attempt]]:
-    """What calls left the provider making for a job that has ended or is gone: at most `limit` ids, oldest first.
+    """Return at most `limit` responses, oldest first, that may still run at the provider for an ended or erased job.
 
-    Nobody goes on with them: the last of their job, lost or handed back since a moment, and never fetched.
+    They belong to the last call of their job, which was lost or released after `since`, and were never fetched.
     """
     query = select(schema.attempts).where(*_left_running(since), ~_job_is_open())
     return _responses(tx, query.order_by(schema.attempts.c.ended_at).limit(limit))
@@ -178,10 +185,10 @@ def unwanted_responses(tx: Connection, since: datetime, limit: int) -> list[tupl
 def unwanted_copies(
     tx: Connection, since: datetime, unfetched_since: datetime, limit: int
 ) -> list[tuple[str, Attempt]]:
-    """What the provider keeps of calls that ended since a moment, and should not: at most `limit` ids, oldest first.
+    """Return at most `limit` responses, oldest first, that the provider stores and should not.
 
-    Nothing of a job that is open, as its next call may yet fetch it; nor what `unwanted_responses` finds, for it has to
-    be cancelled before.
+    Their calls ended after `since`. Left out are responses of open jobs, as the next call may fetch them, and those
+    that `unwanted_responses` returns, as they have to be cancelled first.
     """
     row = schema.attempts.c
     unwanted = (row.copy_unwanted == true(), row.ended_at > since)
@@ -189,8 +196,8 @@ def unwanted_copies(
     return _responses(tx, query.order_by(row.ended_at).limit(limit))
 
 
-def copy_is_gone(tx: Connection, attempt: Attempt) -> None:
-    """Note that the provider no longer keeps what this call bought, or that it cannot be made to delete it."""
+def mark_copy_deleted(tx: Connection, attempt: Attempt) -> None:
+    """Record that the provider has deleted its copy of this call's response, or cannot delete it."""
     row = schema.attempts.c
     this = update(schema.attempts).where(row.job_id == attempt.job_id, row.number == attempt.number)
     tx.execute(this.values(copy_unwanted=None))
@@ -212,10 +219,10 @@ def _responses(tx: Connection, query: Select[Any]) -> list[tuple[str, Attempt]]:
 
 
 def note_response(tx: Connection, attempt: Attempt, provider_response_id: str) -> None:
-    """Keep the id by which whoever takes the job next can fetch what this call has bought.
+    """Store the id by which the job's next call can fetch the response that this call started.
 
-    The provider keeps it, too. Where the client wants nothing stored, or has erased the job meanwhile, that copy is
-    unwanted from the start.
+    The provider stores that response, too. Its copy is unwanted from the start if the client wants nothing stored, or
+    if the job was erased meanwhile.
     """
     row, job = schema.attempts.c, schema.jobs.c
     is_stored = exists().where(job.id == row.job_id, or_(job.store.is_(None), job.store == true()))
@@ -254,30 +261,32 @@ def end_attempts(
 
 
 def _end(tx: Connection, attempt: Attempt, outcome: Outcome, report: CallReport, now: datetime) -> bool:
-    job_exists = _lock_job(tx, attempt.job_id)
-    fetched_twice = _booked_by_another(tx, attempt, report)
-    if fetched_twice:
+    job_exists = lock_job(tx, attempt.job_id)
+    has_bill = report.usage is not None or report.cost is not None
+    is_booked = has_bill and booked_by_another(tx, attempt, report.provider_response_id)
+    if is_booked:
         report = replace(report, usage=None, cost=None)
     values = _ending(outcome, report, now)
-    if fetched_twice:
+    if is_booked:
         values["billed"] = Billed.NO
     if not job_exists:
         values["error_message"] = None
-    reconciled = _reconciled(tx, attempt)
+    reconciled = reconciled_microusd(tx, attempt)
     if reconciled is not None and report.cost is None:
-        del values["billed"]  # the provider's log knows better than a report without a price
-    if not _close(tx, attempt.job_id, attempt.number, values, handed_back=outcome is Outcome.CANCELLED):
+        del values["billed"]  # the provider's log is more reliable than a report without a price
+    if not _close(tx, attempt.job_id, attempt.number, values, released_too=outcome is Outcome.CANCELLED):
         return False
     if job_exists:
         keep_body(tx, attempt, report)
     if report.cost is not None:
-        _add_to_job(tx, attempt.job_id, replace(report.cost, microusd=report.cost.microusd - (reconciled or 0)), now)
+        unbooked = replace(report.cost, microusd=report.cost.microusd - (reconciled or 0))
+        add_to_job(tx, attempt.job_id, unbooked, now)
     return True
 
 
 def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure: Failure) -> None:
-    """Close the call of a worker that fell silent; it may have been billed."""
-    _lock_job(tx, job_id)
+    """Close a call whose worker stopped sending heartbeats or lost it. It may have been billed."""
+    lock_job(tx, job_id)
     values = {
         "ended_at": now,
         "outcome": Outcome.LOST,
@@ -289,20 +298,20 @@ def close_lost(tx: Connection, job_id: str, number: int, now: datetime, failure:
 
 
 def close_unsent(tx: Connection, job_id: str, number: int, now: datetime) -> None:
-    """Close a call that its own worker knows it never sent; it cost nothing."""
-    _lock_job(tx, job_id)
+    """Close a call that its own worker never sent, so it cost nothing."""
+    lock_job(tx, job_id)
     _close(tx, job_id, number, {"ended_at": now, "outcome": Outcome.RELEASED, "billed": Billed.NO})
 
 
 def attempts_of(tx: Connection, job_id: str, after: int = 0, limit: int | None = None) -> list[Attempt]:
-    """The calls made for a job, first to last: all behind the number `after`, or as many as `limit` says."""
+    """Return at most `limit` calls of a job in order, beginning with the one that follows number `after`."""
     row = schema.attempts.c
     query = select(schema.attempts).where(row.job_id == job_id, row.number > after).order_by(row.number).limit(limit)
     return [attempt_from(each) for each in tx.execute(query).mappings()]
 
 
-def failed_alike(tx: Connection, job: Job, kind: ErrorKind) -> int:
-    """How many calls of the job's present run have failed in this way."""
+def count_failures(tx: Connection, job: Job, kind: ErrorKind) -> int:
+    """Count the calls that failed with this kind since the job was submitted or last retried by its caller."""
     row = schema.attempts.c
     since = job.started_at or job.created_at
     alike = (row.job_id == job.id, row.started_at >= since, row.error_kind == kind)
@@ -310,7 +319,7 @@ def failed_alike(tx: Connection, job: Job, kind: ErrorKind) -> int:
 
 
 def may_have_been_billed(tx: Connection, job_id: str) -> bool:
-    """Whether any call made for a job may have cost something."""
+    """Return whether any call of a job may have cost something."""
     row = schema.attempts.c
     query = select(row.number).where(row.job_id == job_id, row.billed != Billed.NO).limit(1)
     return tx.execute(query).first() is not None
@@ -324,12 +333,12 @@ _REPORTED: Final = (
 
 
 def _ending(outcome: Outcome, report: CallReport, now: datetime) -> dict[str, Any]:
-    """The columns that a report fills."""
+    """Return the columns that a report sets."""
     failure = report.result if isinstance(report.result, Failure) else None
     values: dict[str, Any] = {
         "ended_at": now,
         "outcome": outcome,
-        "billed": _billed(report),
+        "billed": billed_by(report),
         "http_status": report.http_status,
         "provider_request_id": report.provider_request_id,
         "error_kind": failure.kind if failure else None,
@@ -363,71 +372,26 @@ def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> N
         if response is not None:
             read.append((job, response))
         if response is not None or report.raw is not None:
-            kept = None if response is None else dict(response)
-            rows.append({"job_id": job.id, "response": kept, "raw": report.raw})
+            normalised = None if response is None else dict(response)
+            rows.append({"job_id": job.id, "response": normalised, "raw": report.raw})
     if rows:
-        tx.execute(_KEEPING[tx.dialect.name], rows)
+        tx.execute(_UPSERT[tx.dialect.name], rows)
         keep_items(tx, read)
 
 
-def _keeping(dialect: Any) -> Any:
-    keeping = dialect.insert(schema.answers)
-    given = {name: keeping.excluded[name] for name in ("response", "raw")}
-    return keeping.on_conflict_do_update(index_elements=[schema.answers.c.job_id], set_=given)
+def _upsert(dialect: Any) -> Any:
+    inserting = dialect.insert(schema.answers)
+    given = {name: inserting.excluded[name] for name in ("response", "raw")}
+    return inserting.on_conflict_do_update(index_elements=[schema.answers.c.job_id], set_=given)
 
 
-_KEEPING: Final = {"postgresql": _keeping(postgresql), "sqlite": _keeping(sqlite)}
+_UPSERT: Final = {"postgresql": _upsert(postgresql), "sqlite": _upsert(sqlite)}
 
 
-def _lock_job(tx: Connection, job_id: str) -> bool:
-    """Lock the job's row, which everyone does before touching its calls, so that no two wait for each other."""
-    row = schema.jobs.c
-    return tx.execute(select(row.id).where(row.id == job_id).with_for_update(key_share=True)).one_or_none() is not None
-
-
-def _reconciled(tx: Connection, attempt: Attempt) -> int | None:
-    """What the provider's log has already put on the job's account for a call that now reports late, if it did."""
-    row = schema.attempts.c
-    known = (row.job_id == attempt.job_id, row.number == attempt.number, row.reconciled_at.is_not(None))
-    return tx.execute(select(func.coalesce(row.cost_microusd, 0)).where(*known)).scalar_one_or_none()
-
-
-def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any], *, handed_back: bool = False) -> bool:
+def _close(tx: Connection, job_id: str, number: int, values: Mapping[str, Any], *, released_too: bool = False) -> bool:
     row = schema.attempts.c
     unreported = or_(row.ended_at.is_(None), row.outcome == Outcome.LOST)
-    if handed_back:
+    if released_too:
         unreported = or_(unreported, row.outcome == Outcome.RELEASED)
     closing = update(schema.attempts).where(row.job_id == job_id, row.number == number, unreported)
     return tx.execute(closing.values(values)).rowcount == 1
-
-
-def _add_to_job(tx: Connection, job_id: str, cost: Cost, now: datetime) -> None:
-    row = schema.jobs.c
-    total = func.coalesce(row.cost_microusd, 0) + cost.microusd
-    booking = update(schema.jobs).where(row.id == job_id)
-    tx.execute(booking.values(cost_microusd=total, cost_source=cost.source, updated_at=now))
-
-
-def _booked_by_another(tx: Connection, attempt: Attempt, report: CallReport) -> bool:
-    """Whether another call of the job has booked the same response, one of the two having resumed it."""
-    response_id = report.provider_response_id
-    if response_id is None or (report.usage is None and report.cost is None):
-        return False
-    row = schema.attempts.c
-    query = select(row.number).where(
-        row.job_id == attempt.job_id,
-        row.number != attempt.number,
-        row.provider_response_id == response_id,
-        or_(row.total_tokens.is_not(None), row.cost_microusd.is_not(None)),
-    )
-    if attempt.resumes != response_id:  # a gateway may give every answer the same id
-        query = query.where(row.resumes == response_id)
-    return tx.execute(query.limit(1)).first() is not None
-
-
-def _billed(report: CallReport) -> Billed:
-    if report.cost is not None:
-        return Billed.YES if report.cost.microusd > 0 else Billed.NO
-    if isinstance(report.result, Failure):
-        return RULES[report.result.kind].billed
-    return Billed.YES

@@ -3,24 +3,20 @@
 All are scoped by API key; each is answered from an index however many rows there are.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Date,
     Integer,
     Select,
     and_,
     bindparam,
-    cast,
     func,
-    literal_column,
     select,
     tuple_,
     union_all,
@@ -28,7 +24,7 @@ from sqlalchemy import (
 
 from jobs.errors import JobNotFound
 from jobs.ids import first_id_at
-from jobs.job import Job, Usage
+from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store import schema
 from jobs.store.column_types import AsciiId, UtcDateTime, any_of
@@ -37,7 +33,6 @@ from jobs.store.fair_scheduler import queued_groups
 from jobs.store.metrics import count_waiting
 from jobs.store.provider_limits import calls_out
 from jobs.store.row_mapping import job_from
-from jobs.store.usage_rollup import SUMS, TOKENS, days_begun
 
 POSITION_LIMIT = 1_000
 IDS_PER_QUERY = 500
@@ -62,23 +57,6 @@ class Filters:
     created_after: datetime | None = None
     created_before: datetime | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class UsageRow:
-    """What one key used of one model on one day (UTC); money in microusd.
-
-    `cost_microusd` adds up what is known: nobody knows what `calls_of_unknown_cost` of the calls cost, if anything.
-    """
-
-    day: date
-    model: str
-    api_key_id: str
-    api_key_name: str
-    calls: int
-    usage: Usage
-    cost_microusd: int
-    calls_of_unknown_cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,49 +206,6 @@ def _ahead_of(priority: int) -> Select[Any]:
     branches += [of_this_key.where(row.priority == higher) for higher in range(priority + 1, 10)]
     ahead = union_all(*(select(branch.subquery()) for branch in branches)).limit(POSITION_LIMIT - 1)
     return select(func.count()).select_from(ahead.subquery())
-
-
-def usage_by_day(tx: Connection, api_key_id: str, start: datetime, end: datetime) -> list[UsageRow]:
-    """Tokens, calls and cost of a key's calls that started within the span, latest day first.
-
-    Calls of long ago are added up by day, and are within it if their day began within it.
-    """
-    row, past = schema.attempts.c, schema.usage_rollup.c
-    if tx.dialect.name == "sqlite":
-        day: ColumnElement[Any] = func.date(row.started_at)
-    else:
-        day = cast(func.timezone("UTC", row.started_at), Date)
-    these = (row.api_key_id == api_key_id, row.started_at >= start, row.started_at < end)
-    none = literal_column("0", Integer)
-    recent = [func.count(), none, *(func.sum(func.coalesce(row[name], 0)) for name in SUMS[2:])]
-    unpriced = [none, func.count(), *(none for _ in SUMS[2:])]
-    of_past = (past.api_key_id == api_key_id, past.day.between(*days_begun(start, end)))
-    # in one statement, as an attempt is either here or there
-    query = union_all(
-        select(day, row.model, *recent).where(*these).group_by(day, row.model),
-        select(day, row.model, *unpriced).where(schema.IS_UNPRICED, *these).group_by(day, row.model),
-        select(past.day, past.model, *(past[name] for name in SUMS)).where(*of_past),
-    )
-    found: dict[tuple[date, str], Counter[str]] = {}
-    for on, model, *sums in tx.execute(query):
-        group = found.setdefault((on if isinstance(on, date) else date.fromisoformat(on), model), Counter())
-        group.update(dict(zip(SUMS, map(int, sums), strict=True)))
-    if not found:
-        return []
-    name: str = tx.execute(select(schema.api_keys.c.name).where(schema.api_keys.c.id == api_key_id)).scalar_one()
-    return [
-        UsageRow(
-            day=on,
-            model=model,
-            api_key_id=api_key_id,
-            api_key_name=name,
-            calls=totals["calls"],
-            usage=Usage(*(totals[each] for each in TOKENS)),
-            cost_microusd=totals["cost_microusd"],
-            calls_of_unknown_cost=totals["calls_of_unknown_cost"],
-        )
-        for (on, model), totals in sorted(found.items(), key=lambda each: (-each[0][0].toordinal(), each[0][1]))
-    ]
 
 
 def count_open(tx: Connection) -> dict[Status, int]:

@@ -11,7 +11,7 @@ from jobs.job import Answer, CallReport, Cost, CostSource, Outcome, Truncation
 from jobs.lifecycle import Status, Verb
 from jobs.retry import RULES
 from jobs.store import schema
-from jobs.store.attempts import attempts_of, close_lost, failed_alike, save_answers
+from jobs.store.attempts import attempts_of, close_lost, count_failures, save_answers
 from jobs.store.database import Database
 from jobs.store.jobs import erase, retry_job
 from jobs.store.responses import get_response_document
@@ -219,14 +219,14 @@ class TestAnswer:
             job = records.end(*records.claim(job), Verb.RESCHEDULE, report, available_at=clock())
             clock.advance(timedelta(seconds=1))
         with records.database.begin() as tx:
-            assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 2
+            assert count_failures(tx, job, ErrorKind.MALFORMED_ANSWER) == 2
         job = records.end(*records.claim(job), Verb.FAIL, unreadable)
         with records.database.begin() as tx:
             job = retry_job(tx, job, clock(), clock() + timedelta(hours=1))
         clock.advance(timedelta(seconds=1))
         job = records.end(*records.claim(job), Verb.RESCHEDULE, unreadable, available_at=clock())
         with records.database.begin() as tx:
-            assert failed_alike(tx, job, ErrorKind.MALFORMED_ANSWER) == 1
+            assert count_failures(tx, job, ErrorKind.MALFORMED_ANSWER) == 1
 
     def test_a_failure_without_a_body_leaves_nothing(self, records: Records) -> None:
         failed = records.job_in(Status.FAILED)

@@ -20,7 +20,7 @@ from jobs.store.database import Database, database_now
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.leases import take_lease
 from jobs.store.provider_limits import ProviderLimitSettings
-from jobs.store.reconciliation import AT_ONCE
+from jobs.store.reconciliation import NO_LOG_WAIT
 from jobs.store.webhooks.endpoints import EncryptedSecret, create_endpoint
 from jobs.store.workers import mark_silent_dead
 from jobs.webhooks.protocol import EventType
@@ -172,7 +172,7 @@ def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=timedelta(days=1),
         retention=timedelta(days=1),
-        max_wait=AT_ONCE,
+        max_wait=NO_LOG_WAIT,
     )
     with another_session(records.database, "SELECT 1 FROM leases FOR UPDATE"), quickly():
         loop.run_once()

@@ -9,7 +9,7 @@ import worker.maintenance.loop
 from jobs.lifecycle import Status
 from jobs.store import schema
 from jobs.store.provider_limits import ProviderLimitSettings
-from jobs.store.reconciliation import AT_ONCE
+from jobs.store.reconciliation import NO_LOG_WAIT
 from jobs.store.workers import register
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.records import Records
@@ -31,7 +31,7 @@ def maintenance(records: Records, registration: WorkerRegistration | None = None
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=DAY,
         retention=DAY,
-        max_wait=AT_ONCE,
+        max_wait=NO_LOG_WAIT,
     )
 
 

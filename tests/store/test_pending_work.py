@@ -13,7 +13,7 @@ from jobs.store.database import database_now
 from jobs.store.leases import take_lease_now
 from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
-from jobs.store.reconciliation import AT_ONCE
+from jobs.store.reconciliation import NO_LOG_WAIT
 from jobs.store.workers import heartbeat_now, leave, live_workers
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.plans import captured
@@ -146,7 +146,7 @@ def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeyp
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=3650 * DAY,
         retention=DAY,
-        max_wait=AT_ONCE,
+        max_wait=NO_LOG_WAIT,
     )
     maintenance.run_once()  # what is due once a minute or more rarely
     with captured(records.database) as statements:

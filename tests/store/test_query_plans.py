@@ -30,6 +30,7 @@ from jobs.store.pending_work import tasks_with_work
 from jobs.store.reconciliation import doubtful_attempts
 from jobs.store.responses import Filters
 from jobs.store.undelivered_creates import UndeliveredCreate, delete_delivered, find_earlier_creates, mark_lost
+from jobs.store.usage import usage_by_day
 from jobs.store.usage_rollup import SUMS, add_up
 from jobs.store.webhooks import endpoints
 from jobs.store.webhooks.claims import claim_deliveries, find_due, owners_of
@@ -408,7 +409,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "find a key": lambda tx, _world: api_keys.find_key(tx, "a secret"),
     "add up attempts": add_up_attempts,
     "what there is to do": lambda tx, _world: tasks_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
-    "usage of a day": lambda tx, world: responses.usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
+    "usage of a day": lambda tx, world: usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
 
 

@@ -100,16 +100,16 @@ class TestParked:
     def test_nobody_waits_for_a_log_that_is_known_to_be_off(self, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
             log_is_off(tx, PROVIDER, clock() + HOUR)
-            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock()) == timedelta(0)
-            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock() + HOUR) == WAIT
-            assert MaxLogWait("another", WAIT).now(tx, clock()) == WAIT
+            assert MaxLogWait(PROVIDER, WAIT).at(tx, clock()) == timedelta(0)
+            assert MaxLogWait(PROVIDER, WAIT).at(tx, clock() + HOUR) == WAIT
+            assert MaxLogWait("another", WAIT).at(tx, clock()) == WAIT
         job, attempt = records.claim(once(records))
         failed = report(records, job, attempt, CUT)
         assert failed is not None
         assert failed.verb is Verb.FAIL
         with records.database.begin() as tx:
             probe_now(tx, PROVIDER, clock())
-            assert MaxLogWait(PROVIDER, WAIT).now(tx, clock()) == WAIT
+            assert MaxLogWait(PROVIDER, WAIT).at(tx, clock()) == WAIT
 
     def test_the_log_shows_that_it_failed_so_it_runs_again(self, records: Records, clock: Clock) -> None:
         job, attempt = park(records)

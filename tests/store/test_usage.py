@@ -9,7 +9,7 @@ from jobs.lifecycle import Status, Verb
 from jobs.store.attempts import close_lost
 from jobs.store.database import Database
 from jobs.store.jobs import erase
-from jobs.store.responses import UsageRow, usage_by_day
+from jobs.store.usage import UsageRow, usage_by_day
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, MODEL, USAGE, Records, end_one, make_key
 

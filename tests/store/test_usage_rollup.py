@@ -11,7 +11,7 @@ from jobs.lifecycle import Verb
 from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.jobs import erase
-from jobs.store.responses import UsageRow, usage_by_day
+from jobs.store.usage import UsageRow, usage_by_day
 from jobs.store.usage_rollup import add_up
 from tests.support.clock import Clock
 from tests.support.racing import race

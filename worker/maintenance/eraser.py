@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from threading import Event
 
-from jobs.store.attempts import copy_is_gone, unwanted_copies
+from jobs.store.attempts import mark_copy_deleted, unwanted_copies
 from jobs.store.database import Database, unless_locked
 from jobs.store.pending_work import COPIED_FOR
 from jobs.telemetry import get_logger
@@ -52,7 +52,7 @@ class Eraser:
                 silent = True
                 continue
             with unless_locked(), self._database.begin(hurried=True) as tx:  # else it is asked for again
-                copy_is_gone(tx, attempt)
+                mark_copy_deleted(tx, attempt)
             say = log.info if is_gone else log.error
             say("deleted at the provider" if is_gone else "the provider does not delete", job_id=attempt.job_id)
             deleted += is_gone

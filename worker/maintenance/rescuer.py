@@ -23,7 +23,7 @@ from jobs.retry import GiveUp, Park, Reschedule, next_step
 from jobs.store.attempts import close_lost, close_unsent, resumable_response
 from jobs.store.database import Database
 from jobs.store.jobs import move
-from jobs.store.reconciliation import AT_ONCE, MaxLogWait
+from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait
 from jobs.store.responses import get_job
 from jobs.store.workers import claims_of, mark_silent_dead, orphaned, orphaned_jobs
 from jobs.task_queue import TaskQueue
@@ -68,7 +68,7 @@ def run_once(
     now: datetime,
     worker_timeout: timedelta,
     *,
-    max_wait: MaxLogWait = AT_ONCE,
+    max_wait: MaxLogWait = NO_LOG_WAIT,
     judges: Callable[[], bool] = lambda: True,
     ends: Ends | None = None,
 ) -> int:
@@ -113,7 +113,7 @@ def rescue_orphans(
     worker_id: str,
     calls: Holder,
     *,
-    max_wait: MaxLogWait = AT_ONCE,
+    max_wait: MaxLogWait = NO_LOG_WAIT,
     ends: Ends | None = None,
 ) -> int:
     """Take back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
@@ -184,7 +184,7 @@ def _take_back(
     tx: Connection, held: list[Job], now: datetime, max_wait: MaxLogWait, why: Failure
 ) -> list[tuple[Verb, Job]]:
     moved = []
-    left = max_wait.now(tx, now) if held else timedelta(0)
+    left = max_wait.at(tx, now) if held else timedelta(0)
     for job in sorted(held, key=attrgetter("id")):
         step: Reschedule | Park | GiveUp
         if resumable_response(tx, job) is None:
