@@ -33,7 +33,7 @@ HEADROOM: Final = 8
 def create_celery(settings: Settings) -> Celery:
     """Return the Celery application. A process that consumes messages also calls `configure_queues`."""
     remove_celery_variables(os.environ)  # Celery would prefer them to the settings below
-    # Decision 0023: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
+    # Decision 0003: a message in hand when the broker dies is not put back; kombu can end the worker by trying.
     RedisChannel.do_restore = False
     url, tls = _broker_url(settings.broker)
     app = Celery("backburner", broker=url, set_as_current=False)
