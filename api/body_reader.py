@@ -24,7 +24,7 @@ GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 RAW_WINDOW: Final = -zlib.MAX_WBITS
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_request_body(request: Request, limit: int) -> bytes:
     """The request's body, decompressed.
 
     Raises:

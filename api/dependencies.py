@@ -1,4 +1,4 @@
-"""What handlers ask for by type: the parts of this process, and who is calling."""
+"""Dependencies of the routes: the state of this process, and the API key of the request."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,7 +14,7 @@ from api.key_revocation import KeyWatch
 from api.paging import Lists
 from api.readiness import DatabaseState, Probe
 from api.response_cache import ResponseCache
-from api.response_view import Shown
+from api.response_view import RenderedBody
 from api.sdk_retry.tracker import UndeliveredTracker
 from api.sse import Sequences
 from api.submit_batch import NotSubmitted, SubmitBatcher
@@ -34,7 +34,7 @@ documented = HTTPBearer(auto_error=False, description="An API key of this server
 
 @dataclass(frozen=True)
 class AppState:
-    """Everything that an API process is made of."""
+    """The parts of an API process, put together by `api.main`."""
 
     settings: Settings
     database: Database
@@ -52,27 +52,27 @@ class AppState:
     key_watch: KeyWatch
     lists: Lists
     summaries: AsyncBatcher[tuple[str, str], ResponseSummary | None]
-    shown: AsyncBatcher[tuple[str, str], Shown]
-    rendered: ResponseCache
+    bodies: AsyncBatcher[tuple[str, str], RenderedBody]
+    response_cache: ResponseCache
     lookups: Lookups
     database_probe: Probe[DatabaseState]
     broker_probe: Probe[str | None]
 
 
 async def get_state(request: Request) -> AppState:
-    """The parts that the composition root put together."""
-    state: AppState = request.app.state.state
+    """Return the state of this process."""
+    state: AppState = request.app.state.backburner
     return state
 
 
 def secret_in(authorization: str | None) -> str | None:
-    """The key that this header holds, whatever it is."""
+    """Return the secret in an `Authorization` header, unchecked."""
     scheme, secret = get_authorization_scheme_param(authorization)
     return secret if scheme.lower() == "bearer" else None
 
 
 async def get_secret(request: Request, _scheme: Annotated[object, Depends(documented)]) -> str | None:
-    """The key that was sent."""
+    """Return the secret that the request was sent with, unchecked."""
     return secret_in(request.headers.get("authorization"))
 
 
@@ -81,40 +81,42 @@ Secret = Annotated[str | None, Depends(get_secret)]
 
 
 async def get_caller(state: StateDep, secret: Secret) -> ApiKey:
-    """The key that the request is made with.
+    """Return the API key of the request.
 
     Raises:
-        KeyRefused: there is none, or it is unknown or revoked.
+        KeyRefused: the key is missing, unknown or revoked.
     """
     return await state.callers.find(secret)
 
 
 class Requires:
-    """A dependency that lets through callers whose key has `scope`."""
+    """Dependency that requires an API key with `scope`."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
     async def __call__(self, state: StateDep, secret: Secret) -> ApiKey:
-        """The caller.
+        """Return the API key.
 
         Raises:
-            KeyRefused: there is no key, or it is unknown or revoked.
-            NotAllowed: it lacks the scope.
+            KeyRefused: the key is missing, unknown or revoked.
+            NotAllowed: the key lacks the scope.
         """
         return allow(await state.callers.find(secret), self._scope)
 
 
 class RequiresOfSubmitter:
-    """The same for who wants a job made: whether the key still is valid, the transaction that makes it asks."""
+    """The same for a create, whose key is checked again by the transaction that submits the job."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
     async def __call__(self, state: StateDep, secret: Secret) -> Submitter:
-        """The caller, as far as is known; raises as `Requires`.
+        """Return the API key as last read.
 
         Raises:
+            KeyRefused: the key is missing, unknown or revoked.
+            NotAllowed: the key lacks the scope.
             NotSubmitted: the database does not answer.
         """
         try:

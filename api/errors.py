@@ -140,7 +140,7 @@ FAULTS: Final = (
 FILE_REPLACED: Final = "The database's file was {} while this server runs. Nothing is written to it any more."
 
 
-class LetGo(Exception):
+class ServerStopping(Exception):
     """The server stops and answers a held request before its response has ended."""
 
     def __init__(self, job_id: str) -> None:
@@ -198,7 +198,7 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
     app.add_exception_handler(CallerError, refused)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(LetGo, _let_go)
+    app.add_exception_handler(ServerStopping, _server_stopping)
     app.add_exception_handler(TooManyReads, _too_many_reads)
     app.add_exception_handler(NotSubmitted, _not_submitted)
     app.add_exception_handler(UnconfirmedSubmit, _unconfirmed)
@@ -306,9 +306,9 @@ async def _too_many_reads(_request: Request, error: Exception) -> JSONResponse:
     return _answer(TOO_MANY_READS, str(error), {"retry-after": "1"})
 
 
-async def _let_go(request: Request, error: Exception) -> JSONResponse:
+async def _server_stopping(request: Request, error: Exception) -> JSONResponse:
     # async, for a stopping server waits for no thread
-    if not isinstance(error, LetGo):
+    if not isinstance(error, ServerStopping):
         raise error
     message = f"The server is restarting. The response goes on: get it by its id, '{error.job_id}'."
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id} | (FINAL if request.method == "POST" else {})

@@ -1,7 +1,7 @@
-"""The two answers that last: a stream of events, and a held JSON body that is kept alive until it is there.
+"""The two answers that take as long as the job: a stream of events, and a held JSON body.
 
-A stream keeps nothing per client but the number that it has reached. Nothing is read before the client has taken what
-came before, so one that reads slowly costs no memory; whoever has caught up sleeps until there is more to show.
+A stream keeps only the number of the next event per client. It reads no more events before the client has taken the
+ones before, so a slow client costs no memory. Once it has sent all events, it sleeps until there are more.
 """
 
 import asyncio
@@ -33,25 +33,25 @@ from jobs.telemetry import get_logger
 KEEPALIVE_SECONDS: Final = 15.0
 KEEPALIVE: Final = b": keepalive\n\n"
 DONE: Final = b"data: [DONE]\n\n"
-"""The end of a stream, as Open Responses has it. Every SDK takes it for one, and some clients wait for it."""
+"""End of a stream in Open Responses. Every SDK accepts it, and some clients wait for it."""
 BLOCK_BYTES: Final = 64 * 1024
 LOOK_AGAIN_SECONDS: Final = 1.0
 GONE: Final = "response_not_found"
-"""The code for a response that is deleted while somebody waits for it, when it is too late for a 404."""
+"""Error code for a response that is deleted when it is too late for a 404."""
 REFUSED: Final = "invalid_api_key"
-"""The code where the key is revoked while somebody waits, when it is too late for a 401."""
+"""Error code for a key that is revoked when it is too late for a 401."""
 HEADERS: Final = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-store, no-transform",
-    "x-accel-buffering": "no",  # nginx would collect events before it passes them on
+    "x-accel-buffering": "no",  # nginx would buffer the events
 }
 
 
 log = get_logger(__name__)
 
 
-class Lasting(Response, ABC):
-    """An answer whose end is not known when it begins."""
+class LongResponse(Response, ABC):
+    """An answer whose end is not known when it starts."""
 
     def __init__(self, request: Request, headers: dict[str, str], hold: Hold) -> None:
         super().__init__(headers=headers)
@@ -60,7 +60,7 @@ class Lasting(Response, ABC):
         self._hold = hold
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send block by block; the next is asked for when the client has taken the one before."""
+        """Send block by block. The next one is produced when the client has taken the one before."""
         with self._hold:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async with aclosing(self.blocks()) as blocks:
@@ -70,11 +70,11 @@ class Lasting(Response, ABC):
 
     @abstractmethod
     def blocks(self) -> AsyncGenerator[bytes, None]:
-        """The body."""
+        """Yield the body."""
 
 
-class EventStream(Lasting):
-    """A response's events, from the first or any later one to the last."""
+class EventStream(LongResponse):
+    """The events of a response, from `number` to the last."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class EventStream(Lasting):
         *,
         max_wait: MaxWait | None = None,
     ) -> None:
-        """Begin with the event of this `number`. Where the provider is away for longer than `patience`, it ends."""
+        """Start with event `number`. `max_wait` ends the job if the provider is unavailable for too long."""
         super().__init__(request, {**HEADERS, RESPONSE_ID: job_id}, hold)
         self._state = state
         self._job_id = job_id
@@ -97,7 +97,7 @@ class EventStream(Lasting):
         self._has_waited = False
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
-        """Frames, and comments that keep the line alive meanwhile."""
+        """Yield events as frames, and comments that keep the connection alive in between."""
         now = asyncio.get_running_loop().time
         gone = asyncio.create_task(until_disconnected(self._request))
         try:
@@ -107,14 +107,14 @@ class EventStream(Lasting):
             ):
                 gone.add_done_callback(lambda _: subscription.wake())
                 revoked.add_done_callback(lambda _: subscription.wake())
-                told_at = now()
+                sent_at = now()
                 while not gone.done():
                     page = await self._page()
                     for block, events in _joined(page):
                         self._refuse_if(revoked)
                         self._number += events
                         yield block
-                        told_at = now()
+                        sent_at = now()
                         if gone.done():
                             return
                     if page.is_last:
@@ -125,18 +125,18 @@ class EventStream(Lasting):
                         continue
                     subscription.reached = self._number
                     look_at = now() + await self._until_next_look(page)
-                    while not await subscription.wait(min(look_at, told_at + KEEPALIVE_SECONDS) - now()):
+                    while not await subscription.wait(min(look_at, sent_at + KEEPALIVE_SECONDS) - now()):
                         if now() >= look_at:
                             break
                         yield KEEPALIVE
-                        told_at = now()
+                        sent_at = now()
         except JobNotFound as error:
             yield self._error(error.message, GONE, self._number) + DONE
         except KeyRefused as error:
             yield self._error(error.message, REFUSED, self._number, "authentication_error") + DONE
-        except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
+        except asyncio.CancelledError:  # uvicorn cancels held requests when it stops
             message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
-            # under the number before, so that the event that comes next keeps its own
+            # repeats the last number, so that the next event keeps its own
             yield self._error(message, "service_unavailable", max(self._number - 1, 0))
         finally:
             gone.cancel()
@@ -146,7 +146,7 @@ class EventStream(Lasting):
             raise was_revoked(self._caller)
 
     async def _until_next_look(self, page: Page) -> float:
-        """Seconds until the rows are to be looked at again; none where the job was just ended."""
+        """Return the seconds until the next look at the database; 0 if `max_wait` has just ended the job."""
         if self._max_wait is None:
             return page.look_again
         if await self._max_wait.has_run_out():
@@ -159,19 +159,19 @@ class EventStream(Lasting):
             if self._has_waited and page.frames:
                 await self._state.callers.recheck(self._caller)
         except DATABASE_ERRORS as error:
-            log.warning("stream could not be read", error=type(error).__name__)
+            log.warning("stream not read", error=type(error).__name__)
             return Page((), is_last=False, look_again=LOOK_AGAIN_SECONDS)
         return page
 
     def _error(self, message: str, code: str, number: int, kind: str = "server_error") -> bytes:
-        # Open Responses wants the nested form, the SDKs' types the flat one. With the nested one every SDK raises its
-        # APIError; with the flat one alone Python takes the end of the stream for that of the answer (decision 0020).
-        told = {"code": code, "message": message, "param": None}
-        return frame({"type": "error", **told, "error": {"type": kind, **told}}, number)
+        # Open Responses has the nested form, the SDKs' types the flat one. The nested one makes every SDK raise its
+        # APIError; with the flat one alone, Python's takes the end of the stream for the response's (decision 0020).
+        details = {"code": code, "message": message, "param": None}
+        return frame({"type": "error", **details, "error": {"type": kind, **details}}, number)
 
 
 def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
-    """Frames in blocks of a size worth sending, and how many are in each."""
+    """Yield frames joined into blocks of about `BLOCK_BYTES`, each with its number of frames."""
     block: list[bytes] = []
     size = 0
     for each in page.frames:
@@ -184,60 +184,60 @@ def _joined(page: Page) -> Iterator[tuple[bytes, int]]:
         yield b"".join(block) + (DONE if page.is_last else b""), len(block)
 
 
-class HeldAnswer(Lasting):
-    """The body of a response that was not there in time for its headers to wait for it.
+class HeldAnswer(LongResponse):
+    """The rest of a held create whose response had not ended before its headers had to be sent.
 
-    White space before JSON is JSON; it keeps proxies and clients from giving up. Once status 200 is out, a failure
-    can only be told as the failed response that it is.
+    JSON may start with white space, which keeps proxies and clients from timing out. As status 200 has been sent, a
+    failure can only be shown in the response object itself.
     """
 
     def __init__(
         self,
         request: Request,
         state: AppState,
-        accepted: ResponseDocument,
+        submitted: ResponseDocument,
         caller: ApiKey,
         hold: Hold,
         max_wait: MaxWait | None,
     ) -> None:
-        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: accepted.job.id}, hold)
+        super().__init__(request, {"content-type": "application/json", RESPONSE_ID: submitted.job.id}, hold)
         self._state = state
         self._caller = caller
-        self._accepted = accepted
+        self._submitted = submitted
         self._max_wait = max_wait
 
     async def blocks(self) -> AsyncGenerator[bytes, None]:
-        """White space, then the response."""
+        """Yield white space, then the response."""
         answer = self._begin()
         try:
             while not answer.done():
                 yield b" "
                 await asyncio.wait({answer}, timeout=KEEPALIVE_SECONDS)
                 if answer.done() and isinstance(answer.exception(), DATABASE_ERRORS):
-                    log.warning("held answer could not be read", error=type(answer.exception()).__name__)
+                    log.warning("held response not read", error=type(answer.exception()).__name__)
                     await asyncio.sleep(LOOK_AGAIN_SECONDS)
                     answer = self._begin()
             yield await answer
-        except JobNotFound as error:  # a response all the same: SDKs break on one without `status` and `output`
-            yield self._as_accepted(status=Status.FAILED, error_code=GONE, error_message=error.message)
+        except JobNotFound as error:  # a whole response: SDKs break if `status` or `output` is missing
+            yield self._as_submitted(status=Status.FAILED, error_code=GONE, error_message=error.message)
         except KeyRefused as error:
-            yield self._as_accepted(status=Status.FAILED, error_code=REFUSED, error_message=error.message)
-        except asyncio.CancelledError:  # the server stops: as it was accepted, it is the client's to poll
-            yield self._as_accepted()
+            yield self._as_submitted(status=Status.FAILED, error_code=REFUSED, error_message=error.message)
+        except asyncio.CancelledError:  # the server stops: as submitted, so that the client can poll it
+            yield self._as_submitted()
         finally:
             answer.cancel()
 
     def _begin(self) -> asyncio.Task[bytes]:
         task = asyncio.create_task(self._answer())
-        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # it may end when nobody asks
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may await it
         return task
 
-    def _as_accepted(self, **changes: Any) -> bytes:
-        job = replace(self._accepted.job, **changes)
-        return to_json(render_response(replace(self._accepted, job=job), None))
+    def _as_submitted(self, **changes: Any) -> bytes:
+        job = replace(self._submitted.job, **changes)
+        return to_json(render_response(replace(self._submitted, job=job), None))
 
     async def _answer(self) -> bytes:
-        job_id = self._accepted.job.id
-        shown = await until_ended(self._request, self._state, job_id, self._caller, None, self._max_wait)
+        job_id = self._submitted.job.id
+        rendered = await until_ended(self._request, self._state, job_id, self._caller, None, self._max_wait)
         await self._state.callers.recheck(self._caller)
-        return shown.body
+        return rendered.body

@@ -20,7 +20,7 @@ from api.middleware import NoSockets, RequestIds, TrailingSlash, allow_origins
 from api.paging import Lists
 from api.readiness import Probe, look
 from api.response_cache import ResponseCache
-from api.response_view import show_all
+from api.response_view import read_bodies
 from api.routes import health, input_items, models, openapi_page, responses, unsupported, usage, webhook_endpoints
 from api.sdk_retry.tracker import TrackDelivery, UndeliveredTracker
 from api.sse import Sequences
@@ -51,21 +51,21 @@ DESCRIPTION = """The durable background job queue for slow reasoning models.
 
 The official OpenAI SDKs are its client: set `base_url` to this server's `/v1` and use one of its API keys.
 """
-SHOWN_AT_ONCE = 32
-"""Answers may be large, and all of them are in memory until the last is read."""
+BODIES_AT_ONCE = 32
+"""Most bodies rendered together: they may be large, and are all in memory until the last is rendered."""
 
 log = get_logger(__name__)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Put an API process together; it starts also while nothing that it needs can be reached."""
-    settings = settings or _own_settings()
+    """Put an API process together. It starts even if database, Redis and broker cannot be reached."""
+    settings = settings or _load_settings()
     database = usable_database(settings.database, pool_size=API_CONNECTIONS)
     installation = Installation(database, settings.namespace)
     task_queue = TaskQueue(create_celery(settings), installation.names)
     redis_client = connect(settings.redis)
 
-    def stand(pairs: Sequence[tuple[str, str]]) -> Sequence[ResponseSummary | None]:
+    def read_summaries(pairs: Sequence[tuple[str, str]]) -> Sequence[ResponseSummary | None]:
         with database.read(within=READ_SECONDS) as tx:
             return summaries(tx, pairs)
 
@@ -96,9 +96,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         callers=Callers(database),
         key_watch=key_watch,
         lists=Lists(),
-        summaries=AsyncBatcher(stand),
-        shown=AsyncBatcher(lambda pairs: show_all(database, pairs, settings.provider_name), most=SHOWN_AT_ONCE),
-        rendered=ResponseCache(),
+        summaries=AsyncBatcher(read_summaries),
+        bodies=AsyncBatcher(lambda pairs: read_bodies(database, pairs, settings.provider_name), most=BODIES_AT_ONCE),
+        response_cache=ResponseCache(),
         lookups=Lookups(),
         database_probe=Probe("database probe", partial(look, database, WriteProbe(database), settings)),
         broker_probe=Probe("broker probe", lambda: task_queue.unavailable_reason(installation.known)),
@@ -107,7 +107,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Connections]]:
         if settings.api_key is not None:
-            _take_bootstrap_key(database, settings.api_key.get_secret_value())
+            _ensure_bootstrap_key(database, settings.api_key.get_secret_value())
         limits = Limits.from_settings(settings, raise_file_limit(settings.max_connections + FILES_BESIDE))
         if limits.connections < settings.max_connections:
             log.info("fewer connections than the setting, for the file limit", connections=limits.connections)
@@ -133,12 +133,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from another host
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # /metrics and the log are ours
     )
-    app.state.state = state
+    app.state.backburner = state
     routers = (responses, input_items, models, usage)
     for router in (
         responses.direct_router,
@@ -158,14 +158,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
-def _own_settings() -> Settings:
+def _load_settings() -> Settings:
     settings = load_settings()
     configure_logging(settings)
     log_ignored(ignored_variables())
     return settings
 
 
-def _take_bootstrap_key(database: Database, secret: str) -> None:
+def _ensure_bootstrap_key(database: Database, secret: str) -> None:
     with database.begin() as tx:
         is_new = find_key(tx, secret) is None
         bootstrap = ensure_bootstrap_key(tx, secret, database_now(tx))

@@ -1,7 +1,7 @@
-"""For how long a held or streamed create waits for a provider that is away.
+"""Limit on the time that a held or streamed create waits for an unavailable provider.
 
-Its job would wait to its deadline, which may be a day, and its client gives up much earlier. So the job is ended, by a
-move that only a queued job allows: once the client was told that nothing was bought, nothing is.
+Its job would wait until its deadline, which may be a day away; its client gives up much earlier. So the job is failed,
+by a move that only a queued job allows: when the client reads that nothing was billed, no call can follow.
 """
 
 import asyncio
@@ -23,36 +23,36 @@ from jobs.store.waiting_for import awaits_provider, waiting_for
 from jobs.telemetry import get_logger
 
 LOOK_EVERY: Final = 5.0
-"""Seconds between two looks at a job whose time is up, but which runs, or waits for something else."""
+"""Seconds between two looks at a job that is past the limit but runs, or waits for something else."""
 
 log = get_logger(__name__)
 
 
 class MaxWait:
-    """That of one create, counted from its acceptance."""
+    """The limit of one create, counted from when its job was submitted."""
 
     def __init__(self, state: AppState, job: Job) -> None:
         self._state = state
         self._job_id = job.id
-        self._lasts = timedelta(seconds=state.settings.held_patience_seconds)
+        self._limit = timedelta(seconds=state.settings.held_patience_seconds)
         waited = state.database.clock() - job.created_at
-        self._look_at = asyncio.get_running_loop().time() + (self._lasts - waited).total_seconds()
+        self._look_at = asyncio.get_running_loop().time() + (self._limit - waited).total_seconds()
 
     @property
     def left(self) -> float:
-        """Seconds until `has_run_out` is to be asked again."""
+        """Seconds until the next check of `has_run_out`."""
         return max(0.0, self._look_at - asyncio.get_running_loop().time())
 
     async def has_run_out(self) -> bool:
-        """Whether the job has just been ended, as it waited for the provider for too long."""
+        """Return True if the job has just been failed, as it waited too long for the provider."""
         if self.left > 0:
             return False
-        has_ended = await run_in_threadpool(self._turn_away)
+        has_ended = await run_in_threadpool(self._fail_if_waiting)
         self._look_at = asyncio.get_running_loop().time() + LOOK_EVERY
         return has_ended
 
-    def _turn_away(self) -> bool:
-        """A job that may have been bought goes on: its answer may still come, and another create would buy again."""
+    def _fail_if_waiting(self) -> bool:
+        """Fail the job, unless it may have been billed: its answer may still come, and a new create costs again."""
         state, now = self._state, self._state.database.clock()
         try:
             with state.database.read() as tx:
@@ -61,8 +61,8 @@ class MaxWait:
                 if not awaits_provider(job, provider_limit, now) or may_have_been_billed(tx, job.id):
                     return False
             message = (
-                f"The provider takes no calls, and a request is held for {self._lasts.total_seconds():g} s at most:"
-                f" {waiting_for(job, provider_limit, now)}. Nothing was bought. Send it again later, or with"
+                f"The provider takes no calls, and a request is held for {self._limit.total_seconds():g} s at most:"
+                f" {waiting_for(job, provider_limit, now)}. Nothing was billed. Send it again later, or with"
                 " 'background', which waits for the provider."
             )
             error = {
@@ -75,7 +75,7 @@ class MaxWait:
         except (StaleJob, JobNotFound):
             return False
         except DATABASE_ERRORS as error:
-            log.warning("held create could not be turned away", job_id=self._job_id, error=type(error).__name__)
+            log.warning("held create not failed", job_id=self._job_id, error=type(error).__name__)
             return False
         log.info(Verb.FAIL_UNAVAILABLE, job_id=job.id, attempt=job.attempt)
         state.notifier.ended(job.id, deliveries=deliveries)

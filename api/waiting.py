@@ -1,4 +1,4 @@
-"""Holding a connection until a response ends, without a thread and without asking the database in between."""
+"""Holding a connection until a response ends, without a thread and without polling the database."""
 
 import asyncio
 from typing import Any
@@ -7,9 +7,9 @@ from fastapi import Request
 
 from api.auth import was_revoked
 from api.dependencies import AppState
-from api.errors import LetGo
+from api.errors import ServerStopping
 from api.max_wait import MaxWait
-from api.response_view import Shown
+from api.response_view import RenderedBody
 from jobs.store.api_keys import ApiKey
 
 
@@ -20,15 +20,15 @@ async def until_ended(
     caller: ApiKey,
     seconds: float | None,
     max_wait: MaxWait | None = None,
-) -> Shown:
-    """The caller's response once it has ended, or as it stands after `seconds`, or when its client has left.
+) -> RenderedBody:
+    """Return the caller's response once it has ended, after `seconds`, or when the client disconnects.
 
-    Where the provider is away for longer than `patience` lasts, this ends it.
+    `max_wait` ends the job if the provider is unavailable for too long.
 
     Raises:
-        JobNotFound: there is none, or it was deleted meanwhile.
+        JobNotFound: it does not exist, belongs to another key, or was deleted meanwhile.
         KeyRefused: the caller's key was revoked meanwhile.
-        LetGo: the server stops.
+        ServerStopping: the server stops.
     """
     loop = asyncio.get_running_loop()
     until = None if seconds is None else loop.time() + seconds
@@ -37,12 +37,12 @@ async def until_ended(
     try:
         with state.listener.expect(job_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
             while True:
-                shown = await state.shown.do((job_id, caller.id))
+                rendered = await state.bodies.do((job_id, caller.id))
                 left = None if until is None else until - loop.time()
-                if shown.job.status.is_terminal or gone.done() or (left is not None and left <= 0):
+                if rendered.job.status.is_terminal or gone.done() or (left is not None and left <= 0):
                     if has_waited:
                         await state.callers.recheck(caller)
-                    return shown
+                    return rendered
                 if max_wait is not None:
                     if await max_wait.has_run_out():
                         continue
@@ -55,13 +55,13 @@ async def until_ended(
                 if revoked.done():
                     raise was_revoked(caller)
                 has_waited = True
-    except asyncio.CancelledError:  # uvicorn's way to end what is still held when it stops
-        raise LetGo(job_id) from None
+    except asyncio.CancelledError:  # uvicorn cancels held requests when it stops
+        raise ServerStopping(job_id) from None
     finally:
         gone.cancel()
 
 
 async def until_disconnected(request: Request) -> None:
-    """Return once the client has left."""
+    """Return once the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

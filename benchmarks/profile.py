@@ -37,7 +37,7 @@ STEPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
         "submit: check the queue's capacity": ("jobs.queue_capacity:QueueCapacity.refresh",),
         "dispatch: enqueue the messages": ("api.submit_batch:SubmitBatcher._enqueue_all",),
         "poll: look up the key": ("jobs.store.api_keys:find_keys",),
-        "poll: read the row": ("jobs.store.responses:summaries", "api.response_view:show_all"),
+        "poll: read the row": ("jobs.store.responses:summaries", "api.response_view:read_bodies"),
         "submit: check the request": ("api.submit:_check",),
         "notify: receive ends": ("jobs.notifications:Listener",),
         "submit and poll: HTTP and JSON": ("run_asgi ", "data_received "),

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from api.body_reader import read_body
+from api.body_reader import read_request_body
 from api.dependencies import AppState, Reader, StateDep
 from api.input_items import list_items, page_of
 from api.item_references import names_items, resolve
@@ -69,7 +69,7 @@ async def list_input_items(
 )
 async def count_input_tokens(request: Request, state: StateDep, caller: Reader) -> Response:
     """At most so many tokens would the model read, but for what is named as `uncounted`. Nothing is bought."""
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
     return await run_in_threadpool(_count, state, caller, raw)
 
 

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from sqlalchemy import Connection
 
-from api.body_reader import read_body
+from api.body_reader import read_request_body
 from api.dependencies import AppState, Reader, StateDep, SubmitterDep, Writer
 from api.errors import RESPONSE_ID, failed_response
 from api.held_response import EventStream, HeldAnswer
@@ -26,8 +26,7 @@ from api.response_body import (
     ResponsePage,
     render_response,
 )
-from api.response_cache import Json
-from api.response_view import etag_of, poll_hint, show, show_whole, shown_response
+from api.response_view import JsonBytes, body_response, etag_of, poll_hint, read_body, read_body_with_reasoning
 from api.sdk_retry.join import submit_or_join
 from api.waiting import until_ended
 from jobs.cancel_reason import AbortReason
@@ -43,16 +42,17 @@ from jobs.store.responses import Filters, ResponseSummary, get_job, get_response
 
 RACES = 20
 HEADERS_HELD_SECONDS = 20.0
-"""How long a held answer may still become an HTTP error. Proxies give up after a minute without headers, some after
-30 s; most calls that fail at all have failed by then."""
-LARGEST_NUMBER = 2**31 - 2  # of a stream's events: what a database's column holds
+"""Seconds for which a held response has sent no headers and may still become an HTTP error. Proxies time out after a
+minute without headers, some after 30 s. Most calls that fail have failed by then."""
+LARGEST_NUMBER = 2**31 - 2
+"""Largest number of an event or attempt that a database column holds."""
 METADATA_FILTER = re.compile(r"metadata\[(.*)\]", re.DOTALL)
 METADATA_PARAMETER = {
     "name": "metadata",
     "in": "query",
     "style": "deepObject",
     "explode": True,
-    "description": "`metadata[key]=value`: only responses with this label; once for each label",
+    "description": "`metadata[key]=value`: only responses with this label. Repeat it for each label.",
     "schema": {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 16},
 }
 
@@ -63,23 +63,23 @@ def _errors(reasons: Mapping[int | str, str]) -> dict[int | str, dict[str, Any]]
 
 ERRORS = _errors(
     {
-        400: "The request is wrong; `param` names the field.",
-        401: "No API key, or a wrong one.",
+        400: "The request is invalid; `param` names the field.",
+        401: "The API key is missing or wrong.",
         403: "The API key lacks the scope.",
-        404: "Not found, or not yours.",
-        "4XX": "Any other mistake of the caller.",  # also keeps FastAPI from adding its own 422, which never leaves
-        500: "A fault of this server.",
-        503: "The database is away, or the server is restarting; or the provider is away, and a held request has waited"
-        " for it as long as it may. Nothing was billed.",
+        404: "Not found, or it belongs to another API key.",
+        "4XX": "Any other invalid request.",  # also keeps FastAPI from adding its own 422, which is never sent
+        500: "An error of this server.",
+        503: "The database does not answer, the server is restarting, or a held request has waited for an unavailable"
+        " provider as long as it may. Nothing was billed.",
     }
 )
 HELD_ERRORS = _errors(
     {
-        413: "The body is too large, decompressed.",
-        415: "The body's Content-Encoding is not known.",
+        413: "The decompressed body is too large.",
+        415: "The body's Content-Encoding is not supported.",
         422: "The Idempotency-Key was used with another body.",
-        429: "Too many answers of this key are held open, or a held response failed: the provider's rate limit."
-        " Nothing was billed.",
+        429: "This API key holds too many requests open, or a held response failed because of the provider's rate"
+        " limit. Nothing was billed.",
         502: "A held response failed at the provider. Nothing was billed.",
         504: "A held response was not finished by its deadline. Nothing was billed.",
     }
@@ -90,13 +90,13 @@ WHOLE_OR_EVENTS: dict[str, Any] = {
         "text/event-stream": {
             "schema": {
                 "type": "object",
-                "description": "`data` is JSON with at least `type`, which `event` repeats, and `sequence_number`.",
+                "description": "`data` is a JSON object with at least `type` (as in `event`) and `sequence_number`.",
                 "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
                 "required": ["event", "data"],
             }
         }
     },
-    "description": "The response; with `stream` its events.",
+    "description": "The response, or its events with `stream`.",
 }
 
 router = APIRouter(prefix="/responses", tags=["responses"], responses=ERRORS)
@@ -114,34 +114,35 @@ async def create(
     state: StateDep,
     submitter: SubmitterDep,
     idempotency_key: Annotated[
-        str | None, Header(description="sent again with the same body: the same response")
+        str | None, Header(description="Sent again with the same body, it gives the same response.")
     ] = None,
 ) -> Response:
-    """Accept a job; it is durable once this answers. Without `background` the answer comes when the job ends.
+    """Create a response. It is durable once this answers; without `background` it answers when the response has ended.
 
-    With `stream` the answer is its events. A held answer that takes long begins with status 200 and white space, and
-    tells a failure in the response's own `status` and `error`; the response's id is in the header `openai-response-id`.
+    With `stream`, the answer is the response's events. A held answer that takes long starts with status 200 and white
+    space; a failure is then in the response's own `status` and `error`. The header `openai-response-id` has its id.
     """
     try:
-        raw = await read_body(request, state.settings.max_body_bytes)
-        accepted = await submit_or_join(request, raw, state, submitter, idempotency_key)
+        raw = await read_request_body(request, state.settings.max_body_bytes)
+        submitted = await submit_or_join(request, raw, state, submitter, idempotency_key)
     except CallerError:
-        await submitter.confirmed()  # a key that is revoked goes before all else that is wrong
+        await submitter.confirmed()  # a revoked key is reported before any other error
         raise
-    job, hold, caller = accepted.job, accepted.hold, submitter.last_known
+    job, hold, caller = submitted.job, submitted.hold, submitter.last_known
     if hold is None:
         headers = {RESPONSE_ID: job.id, **poll_hint(job, state.database.clock())}
-        return Json(to_json(render_response(accepted.document, None)), headers)
+        return JsonBytes(to_json(render_response(submitted.document, None)), headers)
     max_wait = None if job.background else MaxWait(state, job)
-    if accepted.document.settings.get("stream"):
+    if submitted.document.settings.get("stream"):
         return EventStream(request, state, job.id, caller, hold, max_wait=max_wait)
     with hold:
-        shown = await until_ended(request, state, job.id, caller, HEADERS_HELD_SECONDS, max_wait)
-        if not shown.job.status.is_terminal:
-            return HeldAnswer(request, state, accepted.document, caller, hold.passed_on(), max_wait)
-    if shown.job.status is not Status.FAILED:
-        return shown.answer(state.database.clock())
-    return failed_response(shown.job, may_have_been_billed=await run_in_threadpool(_may_have_been_billed, state, job))
+        rendered = await until_ended(request, state, job.id, caller, HEADERS_HELD_SECONDS, max_wait)
+        if not rendered.job.status.is_terminal:
+            return HeldAnswer(request, state, submitted.document, caller, hold.passed_on(), max_wait)
+    if rendered.job.status is not Status.FAILED:
+        return rendered.to_response(state.database.clock())
+    billed = await run_in_threadpool(_may_have_been_billed, state, job)
+    return failed_response(rendered.job, may_have_been_billed=billed)
 
 
 @router.get(
@@ -153,22 +154,22 @@ async def list_responses(
     caller: Reader,
     *,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    after: Annotated[str | None, Query(max_length=64, description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(max_length=64, description="the last id of the previous page")] = None,
     order: Literal["asc", "desc"] = "desc",
     status: Status | None = None,
     model: Annotated[str | None, Query(max_length=256)] = None,
     created_after: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
     created_before: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
 ) -> Response:
-    """Your responses, newest first; also filtered by `metadata[key]=value`, once for each key.
+    """List your responses, newest first. `metadata[key]=value` filters by a label; repeat it for each label.
 
-    A page ends at 16 MB, with `has_more`. Settings of a request above 16 KB (`instructions`, `tools` and the like) are
-    left out and named in `backburner.left_out`: retrieve the response for them.
+    A page ends at 16 MB, with `has_more` set. Request settings above 16 KB (such as `instructions` or `tools`) are left
+    out and named in `backburner.left_out`; retrieve the response to get them.
     """
     for name, text in (("after", after), ("model", model)):
         if text is not None and "\0" in text:
-            raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
-    filters = Filters(status, model, _moment(created_after), _moment(created_before), _labels(request))
+            raise RequestInvalid(f"Invalid '{name}': it contains a NUL character.", name, "invalid_value")
+    filters = Filters(status, model, _utc(created_after), _utc(created_before), _labels(request))
     source = ResponsesListed(state, caller, filters, limit=limit, after=after, ascending=order == "asc")
     return ListedPage(state.lists, caller.id, source)
 
@@ -176,7 +177,7 @@ async def list_responses(
 @direct_router.get(
     "/{response_id}",
     summary="Retrieve",
-    responses={200: WHOLE_OR_EVENTS, 304: {"description": "It has not changed since that ETag."}},
+    responses={200: WHOLE_OR_EVENTS, 304: {"description": "The response has not changed since that ETag."}},
 )
 async def retrieve(
     request: Request,
@@ -184,40 +185,46 @@ async def retrieve(
     caller: Reader,
     response_id: str,
     *,
-    wait: Annotated[float, Query(ge=0, le=300, description="hold until it has ended, so many seconds")] = 0,
-    stream: Annotated[bool, Query(description="watch it: server-sent events to its end, whenever that is")] = False,
+    wait: Annotated[float, Query(ge=0, le=300, description="seconds to wait for the response to end")] = 0,
+    stream: Annotated[bool, Query(description="server-sent events until the response ends")] = False,
     starting_after: Annotated[
-        int | None, Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this one")
+        int | None,
+        Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this number"),
     ] = None,
     include: Annotated[
-        list[str] | None, Query(alias="include[]", description=f"`{ENCRYPTED_REASONING}` is shown, where it is there")
+        list[str] | None,
+        Query(alias="include[]", description=f"`{ENCRYPTED_REASONING}` shows encrypted reasoning"),
     ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """One response as it stands; `wait` holds the answer until it has ended, `stream` shows its events."""
+    """Get a response. `wait` holds the answer until the response has ended; `stream` sends its events."""
     check_id(response_id)
     if stream:
         await _summary(state, response_id, caller.id)
         number = 0 if starting_after is None else starting_after + 1
         return EventStream(request, state, response_id, caller, state.holds.take(caller.id), number)
+    shows_reasoning = asks_for_reasoning({"include": include})
     if wait > 0:
         with state.holds.take(caller.id):
-            shown = await until_ended(request, state, response_id, caller, wait)
-        if not asks_for_reasoning({"include": include}):
-            return _unchanged(shown.job, if_none_match, state.database.clock()) or shown.answer(state.database.clock())
-    if asks_for_reasoning({"include": include}):
-        return (
-            await run_in_threadpool(show_whole, state.database, response_id, caller.id, state.settings.provider_name)
-        ).answer(state.database.clock())
+            rendered = await until_ended(request, state, response_id, caller, wait)
+        if not shows_reasoning:
+            now = state.database.clock()
+            return _not_modified(rendered.job, if_none_match, now) or rendered.to_response(now)
+    if shows_reasoning:
+        rendered = await run_in_threadpool(
+            read_body_with_reasoning, state.database, response_id, caller.id, state.settings.provider_name
+        )
+        return rendered.to_response(state.database.clock())
     summary = await _summary(state, response_id, caller.id)
-    return _unchanged(summary, if_none_match, state.database.clock()) or await _body(state, summary, caller.id)
+    not_modified = _not_modified(summary, if_none_match, state.database.clock())
+    return not_modified or await _body(state, summary, caller.id)
 
 
 @router.post("/{response_id}/cancel", summary="Cancel", responses={200: {"model": ResponseBody}})
 def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
-    """End a queued or running response at once; its call to the provider is cut. Again is harmless."""
+    """Cancel a queued or running response at once, and close its call to the provider. Repeating it is harmless."""
 
-    def ending(job: Job) -> Job:
+    def cancel_if_open(job: Job) -> Job:
         if job.status in TRANSITIONS[Verb.CANCEL].sources:
             with state.database.begin() as tx:
                 cancelled = _cancel(tx, state, job)
@@ -227,15 +234,16 @@ def cancel(state: StateDep, caller: Writer, response_id: str) -> Response:
             return job
         raise WrongState(f"Cannot cancel a response that is {job.status}.", "response_id")
 
-    job = _settle_race(state, caller.id, response_id, ending)
-    return show(state.database, job.id, caller.id, state.settings.provider_name).answer(state.database.clock())
+    job = _act_on_job(state, caller.id, response_id, cancel_if_open)
+    rendered = read_body(state.database, job.id, caller.id, state.settings.provider_name)
+    return rendered.to_response(state.database.clock())
 
 
 @router.post("/{response_id}/retry", summary="Retry", responses={200: {"model": ResponseBody}})
 def retry(state: StateDep, caller: Writer, response_id: str) -> Response:
-    """Run a failed or cancelled response again under the same id, with all its attempts before it."""
+    """Run a failed or cancelled response again under the same id. Its earlier attempts are kept."""
 
-    def reviving(job: Job) -> Job:
+    def retry_if_ended(job: Job) -> Job:
         if job.status not in TRANSITIONS[Verb.RETRY].sources:
             raise WrongState(f"Cannot retry a response that is {job.status}.", "response_id")
         now = state.database.clock()
@@ -244,27 +252,27 @@ def retry(state: StateDep, caller: Writer, response_id: str) -> Response:
             seconds = document.settings.get("deadline_seconds") or state.settings.job_deadline_seconds
             return retry_job(tx, job, now, now + timedelta(seconds=seconds))
 
-    job = _settle_race(state, caller.id, response_id, reviving)
-    # before the bell: what was done, and not what became of it meanwhile
-    shown = show(state.database, job.id, caller.id, state.settings.provider_name)
+    job = _act_on_job(state, caller.id, response_id, retry_if_ended)
+    # read before the message is sent: the answer shows the retry, not what became of it meanwhile
+    rendered = read_body(state.database, job.id, caller.id, state.settings.provider_name)
     state.task_queue.enqueue([job.id])
-    return shown.answer(state.database.clock())
+    return rendered.to_response(state.database.clock())
 
 
 @router.delete("/{response_id}", summary="Delete", responses={200: {"model": Deleted}})
 def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
-    """Erase prompt and answer; what was used stays in the usage. A running response is cancelled first."""
+    """Erase a response's prompt and answer. Its usage is kept. A running response is cancelled first."""
 
-    def erasing(job: Job) -> Job:
-        with state.database.begin() as tx:  # one for both: nobody is to meet it cancelled and not yet gone
+    def cancel_and_erase(job: Job) -> Job:
+        with state.database.begin() as tx:  # one for both, so that no reader sees it cancelled and not erased
             cancelled = None if job.status.is_terminal else _cancel(tx, state, job)
             erase(tx, cancelled.jobs[0] if cancelled else job)
         if cancelled:
             _notify_cancelled(state, cancelled)
         return job
 
-    job = _settle_race(state, caller.id, response_id, erasing)
-    state.database.forget_erased()  # if it cannot be done just now, a worker's pruner does it within a minute
+    job = _act_on_job(state, caller.id, response_id, cancel_and_erase)
+    state.database.forget_erased()  # if it fails, a worker's pruner does it within a minute
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
 
 
@@ -275,20 +283,22 @@ async def attempts(
     response_id: str,
     *,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-    after: Annotated[str | None, Query(max_length=64, description="the last id of the page before")] = None,
+    after: Annotated[str | None, Query(max_length=64, description="the last id of the previous page")] = None,
     include: Annotated[
-        Literal["body"] | None, Query(description="`body`: what failed calls brought in place of an answer")
+        Literal["body"] | None, Query(description="`body`: what the provider sent in failed calls")
     ] = None,
 ) -> Response:
-    """Every call made to the provider for a response, first to last. A page ends at 16 MB, with `has_more`."""
+    """List all calls to the provider for a response, oldest first. A page ends at 16 MB, with `has_more` set."""
     check_id(response_id)
-    behind = 0
+    after_number = 0
     if after is not None:
         number = after.removeprefix(f"{response_id}:")
         if number == after or not number.isdecimal() or int(number) > LARGEST_NUMBER:
-            raise RequestInvalid("Invalid 'after': it is no attempt of this response.", "after", "invalid_value")
-        behind = int(number)
-    listed = AttemptsListed(state, caller, response_id, limit=limit, after=behind, with_bodies=include is not None)
+            raise RequestInvalid("Invalid 'after': it is not an attempt of this response.", "after", "invalid_value")
+        after_number = int(number)
+    listed = AttemptsListed(
+        state, caller, response_id, limit=limit, after=after_number, with_bodies=include is not None
+    )
     return ListedPage(state.lists, caller.id, listed)
 
 
@@ -296,11 +306,11 @@ def _may_have_been_billed(state: AppState, job: Job) -> bool:
     try:
         with state.database.read() as tx:
             return may_have_been_billed(tx, job.id)
-    except DATABASE_ERRORS:  # nobody knows, and a 503 would be repeated
+    except DATABASE_ERRORS:  # unknown, and an SDK would repeat a 503
         return True
 
 
-def _unchanged(summary: Job | ResponseSummary, if_none_match: str | None, now: datetime) -> Response | None:
+def _not_modified(summary: Job | ResponseSummary, if_none_match: str | None, now: datetime) -> Response | None:
     etag = etag_of(summary)
     if if_none_match is None or not _matches(if_none_match, etag):
         return None
@@ -308,17 +318,17 @@ def _unchanged(summary: Job | ResponseSummary, if_none_match: str | None, now: d
 
 
 async def _body(state: AppState, summary: ResponseSummary, api_key_id: str) -> Response:
-    body = state.rendered.get(summary.id, etag_of(summary))
+    body = state.response_cache.get(summary.id, etag_of(summary))
     if body is not None:
-        return shown_response(summary, body, state.database.clock())
-    shown = await state.shown.do((summary.id, api_key_id))
-    if shown.job.status.is_terminal:
-        state.rendered.keep(summary.id, etag_of(shown.job), shown.body)
-    return shown.answer(state.database.clock())
+        return body_response(summary, body, state.database.clock())
+    rendered = await state.bodies.do((summary.id, api_key_id))
+    if rendered.job.status.is_terminal:
+        state.response_cache.keep(summary.id, etag_of(rendered.job), rendered.body)
+    return rendered.to_response(state.database.clock())
 
 
-def _settle_race(state: AppState, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
-    """Do `act` to the caller's job, looking again whenever another process was quicker."""
+def _act_on_job(state: AppState, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
+    """Apply `act` to the caller's job; read the job again whenever another process changed it first."""
     check_id(response_id)
     for _ in range(RACES):
         with state.database.read() as tx:
@@ -341,13 +351,13 @@ def _notify_cancelled(state: AppState, cancelled: Moved) -> None:
 
 
 def check_id(response_id: str) -> None:
-    """Refuse an id that no database can look for.
+    """Refuse an id that a database cannot look up.
 
     Raises:
-        RequestInvalid: it holds a NUL.
+        RequestInvalid: it contains a NUL character.
     """
     if "\0" in response_id:
-        raise RequestInvalid("Invalid 'response_id': it holds a NUL character.", "response_id", "invalid_value")
+        raise RequestInvalid("Invalid 'response_id': it contains a NUL character.", "response_id", "invalid_value")
 
 
 async def _summary(state: AppState, response_id: str, api_key_id: str) -> ResponseSummary:
@@ -363,7 +373,7 @@ def _matches(if_none_match: str, etag: str) -> bool:
     }
 
 
-def _moment(seconds: float | None) -> datetime | None:
+def _utc(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
@@ -373,7 +383,7 @@ def _labels(request: Request) -> Mapping[str, str]:
         found = METADATA_FILTER.fullmatch(name)
         if found:
             if "\0" in name + value:
-                raise RequestInvalid(f"Invalid '{name}': it holds a NUL character.", name, "invalid_value")
+                raise RequestInvalid(f"Invalid '{name}': it contains a NUL character.", name, "invalid_value")
             labels[found[1]] = value
     if len(labels) > 16:
         raise RequestInvalid("Invalid 'metadata': a response has at most 16 labels.", "metadata", "invalid_value")

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from api.auth import was_revoked
-from api.body_reader import read_body
+from api.body_reader import read_request_body
 from api.dependencies import AppState, StateDep, WebhookOwner
 from api.response_body import render_page
 from api.routes.responses import ERRORS
@@ -60,7 +60,7 @@ After = Annotated[str | None, Query(max_length=64, description="the last id of t
 )
 async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Response:
     """Register an endpoint. Its signing secret is shown in this answer, and never again."""
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, CreateEndpoint, raw)
     require_encryption(state, None)
     destination = await checked_destination(asked.url, state, caller.id, "url")
@@ -111,7 +111,7 @@ def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) ->
 async def update(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Change an endpoint; what is on its way goes to the new URL."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
     asked_for: dict[str, Any] = {}
     if asked.name is not None:
@@ -153,7 +153,7 @@ def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> R
 async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Sign with a fresh secret, shown in this answer alone; on request the old one signs beside it for 24 hours."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
 
     def rotate() -> Response:
         keep_old = bool(parse(RotateSecret, raw).keep_old_secret_active_for_24_hours)
@@ -177,7 +177,7 @@ async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner,
 async def send_test(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send an event about a response that does not exist, once, and tell what the endpoint answered."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
     event_type = EventType(parse(TestEndpoint, raw).event_type)
 
     def send() -> str:
@@ -229,7 +229,7 @@ def list_deliveries(
 async def recover(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send again every event since a moment that the endpoint has missed, each once; a disabled one is enabled."""
     _check_id(webhook_endpoint_id)
-    raw = await read_body(request, state.settings.max_body_bytes)
+    raw = await read_request_body(request, state.settings.max_body_bytes)
     since = datetime.fromtimestamp(parse(Recover, raw).since, UTC)
 
     def begin_anew() -> int:

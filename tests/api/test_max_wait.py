@@ -69,7 +69,7 @@ def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tena
         refused = answer.result(5)
     message = assert_error(refused, 503, type_="server_error", code="provider_unavailable")
     assert "provider is overloaded (HTTP 503)" in message
-    assert "Nothing was bought" in message
+    assert "Nothing was billed" in message
     assert refused.headers["retry-after"] == "30"
     body = tenant.get(job_id)
     assert (body["status"], body["error"]["code"]) == ("failed", "provider_unavailable")

@@ -60,7 +60,7 @@ class Server:
 
     @property
     def state(self) -> AppState:
-        state: AppState = self.app.state.state
+        state: AppState = self.app.state.backburner
         return state
 
     @property
