@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from jobs.conversation import Item, as_items, kind_of, replayed
 from jobs.errors import JobNotFound, RequestInvalid
 from jobs.store.conversations import chain_ids, output_of
-from jobs.store.output_items import Held, find_items
+from jobs.store.output_items import ItemHolder, find_items
 from jobs.store.responses import get_request, get_response_document
 
 _LISTED: Final = re.compile(r"[a-z]+_([0-9a-f]{32})(o?)([0-9a-f]{4,})_*")
@@ -74,12 +74,12 @@ def _names_one(item: Any) -> bool:
     return kind == "item_reference" or (content is not None and not item.get(content))
 
 
-def _filled(item: Item, holder: Held | None) -> Item:
+def _filled(item: Item, holder: ItemHolder | None) -> Item:
     whole = None if holder is None else next(each for each in holder.output if each.get("id") == item["id"])
     return item if whole is None or whole.get("type") != item["type"] else dict(whole)
 
 
-def _with_its_reasoning(item_id: str, holder: Held, placed: set[str]) -> Iterator[Item]:
+def _with_its_reasoning(item_id: str, holder: ItemHolder, placed: set[str]) -> Iterator[Item]:
     """The item behind the reasoning that led to it, each where it was not put in before."""
     reasoning: list[Mapping[str, Any]] = []
     follows_others = False

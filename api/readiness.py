@@ -138,7 +138,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         provider_limit = read_provider_limit(tx, limit_settings.name)
         # with nothing waiting, a lane whose probe is due tries the next response at once; who was refused waits longer
         refuses = provider_limit.paused_at is not None and (
-            provider_limit.is_shut(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None
+            provider_limit.refuses_all(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None
         )
     return DatabaseState(
         reason=writes.reason(),

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from jobs.store.database import READ_SECONDS, Database, database_now
-from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, calls_out, read_provider_limit
+from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, read_provider_limit, running_calls
 from jobs.store.workers import live_slots
 from jobs.task_queue import TaskQueue
 
@@ -45,11 +45,11 @@ def free_capacity(
     `depth` messages wait already.
     """
     if current.paused_at is not None:
-        return 0 if current.is_shut(now) or depth else 1
+        return 0 if current.refuses_all(now) or depth else 1
     limit = provider_limit.limit(current)
     if limit is None and task_queue.holds_messages:
         return max(0, window_size(slots) - depth)
-    out = calls_out(tx)
+    out = running_calls(tx)
     window = window_size(slots) if task_queue.holds_messages else slots - out
     return max(0, min(window, slots if limit is None else limit - out) - depth)
 

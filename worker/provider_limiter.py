@@ -135,7 +135,7 @@ class ProviderLimiter:
         """
         if self._streak.holds_back:
             return True
-        return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.is_shut(self._clock())
+        return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.refuses_all(self._clock())
 
     def admits(self, tx: Connection, wanted: int) -> tuple[ProviderLimit, int]:
         """The lane, and how many of so many wanted calls may go out now.
@@ -145,13 +145,13 @@ class ProviderLimiter:
         provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
         self._last, self._read_at = provider_limit, monotonic()
         if (
-            provider_limit.is_shut(self._clock()) or self._streak.holds_back
+            provider_limit.refuses_all(self._clock()) or self._streak.holds_back
         ):  # refused meanwhile, while others were claimed
             return provider_limit, 0
         room = 1 if provider_limit.paused_at is not None or self._streak.seems_away else wanted
         limit = self._settings.limit(provider_limit)
         if limit is not None:
-            room = min(room, limit - provider_limits.calls_out(tx, limit))
+            room = min(room, limit - provider_limits.running_calls(tx, limit))
         return provider_limit, room
 
     def is_probe(self, tx: Connection, provider_limit: ProviderLimit, job_id: str) -> bool:
@@ -244,7 +244,7 @@ class ProviderLimiter:
         if began_at is None or not (self._streak.is_of_many or failure.kind is ErrorKind.UNREACHABLE):
             return False
         after = max(REFUSED_FOR, 2 * (now - attempt.started_at))
-        is_full = failure.kind is ErrorKind.RATE_LIMITED and provider_limits.has_call_out_since(tx, now - after)
+        is_full = failure.kind is ErrorKind.RATE_LIMITED and provider_limits.has_call_running_since(tx, now - after)
         if is_full or anybody_was_taken(tx, attempt, began_at, now, after=after):
             self._streak = _Streak()
             return False

@@ -21,7 +21,7 @@ from api.token_estimate import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
 from jobs.errors import RequestInvalid
 from jobs.store.api_keys import ApiKey
-from jobs.store.conversations import check_chain, read_turns, read_what_is_left
+from jobs.store.conversations import check_chain, read_remaining_turns, read_turns
 from jobs.store.responses import get_job, get_request
 
 COUNT_HEADER: Final = "x-backburner-token-count"
@@ -109,5 +109,5 @@ def _items_of(state: AppState, caller: ApiKey, response_id: str, include: list[s
         _settings, input_ = get_request(tx, job.id)
         turns: list[Turn] = []
         if job.previous_response_id is not None:
-            turns, _missing = read_what_is_left(tx, job.previous_response_id, caller.id)
+            turns, _missing = read_remaining_turns(tx, job.previous_response_id, caller.id)
     return list_items(turns, Turn(job.id, input_), include)

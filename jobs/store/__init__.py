@@ -1,1 +1,1 @@
-"""The record: every table, the only writers of a job's status, and every read."""
+"""Every table and every SQL statement. Only `jobs` here writes a job's status."""

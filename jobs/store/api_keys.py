@@ -1,4 +1,4 @@
-"""API keys: kept as SHA-256, shown once. A key is 256 random bits, so a plain hash cannot be searched."""
+"""API keys, shown once and stored as SHA-256. A key has 256 random bits, so guessing cannot find it from its hash."""
 
 import hashlib
 import secrets
@@ -22,7 +22,7 @@ VARIABLE: Final = "BACKBURNER_API_KEY"
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """A permission of a key."""
 
     RESPONSES_READ = "responses:read"
     RESPONSES_WRITE = "responses:write"
@@ -40,21 +40,21 @@ class ApiKey:
     created_at: datetime
     revoked_at: datetime | None
     sha256: str = field(repr=False)
-    """What is stored of the secret."""
+    """The stored hash of the secret, in hex."""
 
 
 def digest(secret: str) -> str:
-    """What is stored of a key."""
+    """Return the SHA-256 of a secret in hex, which is all that is stored of it."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def generate_secret() -> str:
-    """A fresh key, as its holder keeps it."""
+    """Return a new random secret."""
     return f"bb_{secrets.token_urlsafe(32)}"
 
 
 def create_key(tx: Connection, name: str, scopes: Sequence[Scope] | None, now: datetime) -> tuple[ApiKey, str]:
-    """Make a key with `scopes` (all when None); the second value is the secret, this once."""
+    """Create a key with `scopes`, or with all of them if None. Returns the key and its secret, which is not stored."""
     secret = generate_secret()
     granted = frozenset(scopes if scopes is not None else Scope)
     key = ApiKey(new_id("key"), name, granted, now, None, digest(secret))
@@ -63,10 +63,10 @@ def create_key(tx: Connection, name: str, scopes: Sequence[Scope] | None, now: d
 
 
 def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> ApiKey:
-    """The operator's key as the settings want it; another secret replaces the one before under the same id.
+    """Return the operator's key with the secret from the settings, which replaces another one under the same id.
 
-    A new secret works though the old one was revoked. The same one stays revoked, also after others came between:
-    what leaked once is not valid again.
+    A new secret is valid even if the previous one was revoked. A revoked secret stays revoked, also after others were
+    set in between, because it may have leaked.
 
     Raises:
         SettingsError: another key has this secret, valid or revoked.
@@ -74,14 +74,14 @@ def ensure_bootstrap_key(tx: Connection, secret: str, now: datetime) -> ApiKey:
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     row = schema.api_keys.c
     wanted = ApiKey(BOOTSTRAP_ID, BOOTSTRAP_NAME, frozenset(Scope), now, None, digest(secret))
-    as_it_was = select(schema.api_keys).where(row.id == BOOTSTRAP_ID, row.sha256 == wanted.sha256)
-    unchanged = tx.execute(as_it_was).mappings().one_or_none()
-    if unchanged is not None:  # as at almost every start, which must not wait for whoever has locked the row
+    same_secret = select(schema.api_keys).where(row.id == BOOTSTRAP_ID, row.sha256 == wanted.sha256)
+    unchanged = tx.execute(same_secret).mappings().one_or_none()
+    if unchanged is not None:  # the usual case, which must not wait for a session that has locked the row
         return _key_from(unchanged)
     tx.execute(dialect.insert(schema.api_keys).values(_row_of(wanted)).on_conflict_do_nothing())
     this = select(schema.api_keys).where(row.id == BOOTSTRAP_ID).with_for_update()
     found = tx.execute(this).mappings().one_or_none()
-    if found is not None and found["sha256"] == wanted.sha256:  # another process was quicker
+    if found is not None and found["sha256"] == wanted.sha256:  # another process was faster
         return _key_from(found)
     others = select(schema.api_keys).where(row.sha256 == wanted.sha256)
     other = tx.execute(others).mappings().one_or_none()
@@ -102,46 +102,49 @@ def _taken(other: RowMapping | None) -> str:
 
 
 def list_keys(tx: Connection) -> list[ApiKey]:
-    """Every key, oldest first, revoked ones included."""
+    """Return every key, oldest first, including revoked ones."""
     query = select(schema.api_keys).order_by(schema.api_keys.c.created_at, schema.api_keys.c.id)
     return [_key_from(row) for row in tx.execute(query).mappings()]
 
 
 def is_only_key(tx: Connection) -> bool:
-    """Whether there is one key at most. Revoked ones count: what they have left at the provider is still there."""
+    """Return whether there is at most one key.
+
+    Revoked keys count, because the provider may still store their responses.
+    """
     return len(tx.execute(select(schema.api_keys.c.id).limit(2)).all()) < 2
 
 
 def get_key(tx: Connection, key_id: str) -> ApiKey | None:
-    """The key with this id, valid or revoked; None when there is none."""
+    """Return the key with this id, valid or revoked. None if there is none."""
     found = tx.execute(select(schema.api_keys).where(schema.api_keys.c.id == key_id)).mappings().one_or_none()
     return None if found is None else _key_from(found)
 
 
 def revoke_key(tx: Connection, key_id: str, now: datetime) -> ApiKey | None:
-    """End a key at once; None when there is no such key. Its jobs go on."""
+    """Revoke a key at once and return it; its jobs continue. None if there is no such key."""
     row = schema.api_keys.c
     tx.execute(update(schema.api_keys).where(row.id == key_id, row.revoked_at.is_(None)).values(revoked_at=now))
     return get_key(tx, key_id)
 
 
 def find_key(tx: Connection, secret: str) -> ApiKey | None:
-    """The key that `secret` is; None when unknown or revoked."""
+    """Return the key with this secret. None if it is unknown or revoked."""
     return find_keys(tx, [digest(secret)]).get(digest(secret))
 
 
 def find_keys(tx: Connection, digests: Iterable[str]) -> dict[str, ApiKey]:
-    """The keys whose secrets have these digests, by them; those that are unknown or revoked are left out."""
+    """Return the valid keys by the digests of their secrets."""
     return {each["sha256"]: _key_from(each) for each in tx.execute(_VALID, {"digests": {*digests}}).mappings()}
 
 
 def find_revoked(tx: Connection, digests: Iterable[str]) -> dict[str, ApiKey]:
-    """The same of those that are revoked."""
+    """Return the revoked keys by the digests of their secrets."""
     return {each["sha256"]: _key_from(each) for each in tx.execute(_REVOKED, {"digests": {*digests}}).mappings()}
 
 
 def changed_keys(tx: Connection, since: datetime) -> list[ApiKey]:
-    """The keys that were created or revoked after a moment."""
+    """Return the keys that were created or revoked after `since`."""
     row = schema.api_keys.c
     query = select(schema.api_keys).where(or_(row.created_at > since, row.revoked_at > since)).order_by(row.id)
     return [_key_from(each) for each in tx.execute(query).mappings()]

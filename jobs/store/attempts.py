@@ -32,7 +32,7 @@ from jobs.store.attempt_bodies import keep_body
 from jobs.store.billing import add_to_job, billed_by, booked_by_another, lock_job, reconciled_microusd
 from jobs.store.bulk import insert_all, update_all
 from jobs.store.column_types import any_of
-from jobs.store.conversations import await_again, missing_link
+from jobs.store.conversations import block_again, missing_link
 from jobs.store.jobs import move
 from jobs.store.output_items import keep_items
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
@@ -91,7 +91,7 @@ def _conversation_is_whole(tx: Connection, job: Job, resumes: str | None) -> boo
     before = job.previous_response_id
     if before is None or resumes is not None or missing_link(tx, before, job.api_key_id) is None:
         return True
-    await_again(tx, job)
+    block_again(tx, job)
     return False
 
 

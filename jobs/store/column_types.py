@@ -1,4 +1,4 @@
-"""Column types, and a condition, that mean the same on SQLite and PostgreSQL."""
+"""Column types and a condition that behave the same on SQLite and PostgreSQL."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -25,13 +25,13 @@ from jobs.encoding import from_json, to_text
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime; on SQLite fixed-width text, which sorts by time."""
+    """An aware UTC datetime. SQLite stores it as text of a fixed width, which sorts by time."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive datetimes at the border."""
+        """Refuse a naive datetime."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -40,38 +40,38 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give back what was put in, in UTC."""
+        """Return an aware datetime in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class JsonText(TypeDecorator[Any]):
-    """JSON kept as the text that we wrote.
+    """JSON stored as text.
 
-    Not `jsonb`: that reorders keys and refuses `\\u0000`, and what a client sent has to go on as it came.
+    `jsonb` would reorder keys and refuse `\\u0000`, but a client's request has to be passed on unchanged.
     """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
-        """Serialise."""
+        """Serialise the value."""
         return None if value is None else to_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """Parse."""
+        """Parse the value."""
         return None if value is None else from_json(value)
 
 
 class AsciiId(TypeDecorator[str]):
-    """An id or other ASCII text, compared byte by byte in every locale, so that its order is the order of time."""
+    """An id or other ASCII text, compared byte by byte in every locale. Ids therefore sort by time."""
 
     impl = String
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """PostgreSQL compares by the database's locale unless told otherwise; SQLite by bytes already."""
+        """Return text that PostgreSQL compares by bytes, not by the database's locale. SQLite always does."""
         return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
 
 
@@ -82,20 +82,20 @@ class Texts(TypeDecorator[Collection[str]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """The type that the driver is told."""
+        """Return the type of the driver's parameter."""
         return dialect.type_descriptor(ARRAY(String) if dialect.name == "postgresql" else Text())
 
     def process_bind_param(self, value: Collection[str] | None, dialect: Dialect) -> Any:
-        """As the driver takes it."""
+        """Return the texts in the driver's form."""
         if value is None:
             return None
         return list(value) if dialect.name == "postgresql" else to_text(list(value))
 
 
 def any_of(column: ColumnElement[str], texts: str | Collection[str]) -> ColumnElement[bool]:
-    """Whether `column` is one of `texts`, or of those that the parameter of this name holds; thousands, if need be.
+    """Return the condition that `column` is one of `texts`, or of those in the parameter with this name.
 
-    They are one parameter, so that the statement's text, and with it its plan, is the same for any number of them.
+    The texts are one parameter, so the statement and its plan stay the same for any number of them, even thousands.
     """
     given = bindparam(texts, type_=Texts) if isinstance(texts, str) else bindparam(None, texts, Texts)
     return _AnyOf(column, given)
@@ -107,7 +107,7 @@ class _AnyOf(FunctionElement[bool]):
     name = "any_of"
 
     def self_group(self, against: Any = None) -> Self:
-        """As it is: on SQLite, whose booleans are numbers, no index serves what is compared with 1."""
+        """Return the condition itself. SQLite would compare it with 1, for which it uses no index."""
         return self
 
 

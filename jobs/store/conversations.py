@@ -1,8 +1,7 @@
-"""Chains of responses: each names the one that it follows, and together they are a conversation.
+"""Read conversations: chains of responses, each of which names the previous one.
 
-A chain may be as deep as it likes: it is walked by one recursive query, in the database. It is looked at when a
-follow-up is accepted, when it is claimed, and by `worker.maintenance.follow_ups`, which alone decides about one that
-waits; so a response that is erased in between is noticed, and nothing rests on what a process remembers.
+One recursive query walks a chain of any depth. A chain is checked when a follow-up is submitted and when it is claimed;
+`worker.maintenance.follow_ups` checks it for a blocked follow-up. So a response that is erased in between is noticed.
 """
 
 from collections.abc import Sequence
@@ -21,25 +20,28 @@ from jobs.store.row_mapping import job_from
 
 ANSWERED = frozenset({Status.COMPLETED, Status.INCOMPLETE})
 MOST_BYTES = 32 * 1024 * 1024
-"""How large the earlier turns of a conversation may be together, as they are kept: a worker holds them all in memory at
-a call, beside a hundred others. It is far above what any model reads as text."""
+"""Largest total size of the earlier turns of a conversation, as stored.
+
+A worker holds them in memory during a call, beside those of a hundred other calls. No model reads as much text.
+"""
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A follow-up whose wait is over: what it waited for has ended, or is gone. `run_at` is in unix seconds."""
+class ReadyFollowUp:
+    """A blocked follow-up whose previous response has ended or was erased. `run_at` is in unix seconds."""
 
     job: Job
     run_at: float | None
 
 
 def check_chain(tx: Connection, response_id: str, api_key_id: str) -> bool:
-    """Whether a follow-up to this response has to wait for it.
+    """Return whether a follow-up to this response has to wait for it.
+
+    Turns never change once they have ended, so a follow-up that has passed is not checked for its size again.
 
     Raises:
-        ChainBroken: it, or one before it, is gone, another key's, or has ended without an answer; or all of them
-            together are larger than `MOST_BYTES`. Turns never change once they have ended, so who has been let
-            through here is not asked again.
+        ChainBroken: the response or one before it does not exist, belongs to another key or has ended without an
+            answer, or all of them together are larger than `MOST_BYTES`.
     """
     row = schema.jobs.c
     query = select(row.status, row.error_message).where(row.id == response_id, row.api_key_id == api_key_id)
@@ -48,14 +50,14 @@ def check_chain(tx: Connection, response_id: str, api_key_id: str) -> bool:
         raise ChainBroken(f"Previous response with id '{response_id}' not found.", response_id)
     status = Status(found.status)
     if status.is_terminal and status not in ANSWERED:
-        raise _unanswered(response_id, status, found.error_message)
+        raise _has_no_answer(response_id, status, found.error_message)
     missing = missing_link(tx, response_id, api_key_id)
     if missing is not None:
         raise _missing(response_id, missing)
-    size = _kept_bytes(tx, response_id, api_key_id)
+    size = _stored_bytes(tx, response_id, api_key_id)
     if size > MOST_BYTES:
         raise ChainBroken(
-            f"The conversation up to response '{response_id}' is too large to be sent again ({size} bytes of"
+            f"The conversation up to response '{response_id}' is too large to be sent ({size} bytes of"
             f" {MOST_BYTES}). Begin a new one with what still matters.",
             response_id,
             "context_length_exceeded",
@@ -64,7 +66,7 @@ def check_chain(tx: Connection, response_id: str, api_key_id: str) -> bool:
 
 
 def missing_link(tx: Connection, response_id: str, api_key_id: str) -> str | None:
-    """The first response of a chain that is named and not there; None when all are."""
+    """Return the latest response of a chain that does not exist. None if the chain is whole."""
     chain = _chain(response_id, api_key_id)
     deepest = select(chain.c.previous_response_id).order_by(chain.c.depth.desc()).limit(1)
     found = tx.execute(deepest).one_or_none()
@@ -72,8 +74,8 @@ def missing_link(tx: Connection, response_id: str, api_key_id: str) -> str | Non
     return missing
 
 
-def _kept_bytes(tx: Connection, response_id: str, api_key_id: str) -> int:
-    """How large the inputs and answers of a chain are together. All are ASCII, and none is read on PostgreSQL."""
+def _stored_bytes(tx: Connection, response_id: str, api_key_id: str) -> int:
+    """Return the total size of a chain's inputs and answers. All are ASCII, and PostgreSQL need not read them."""
     chain = _chain(response_id, api_key_id)
     request, answer = schema.requests, schema.answers
     length = func.length if tx.dialect.name == "sqlite" else func.octet_length
@@ -88,19 +90,19 @@ def _kept_bytes(tx: Connection, response_id: str, api_key_id: str) -> int:
 
 
 def read_turns(tx: Connection, response_id: str, api_key_id: str) -> list[Turn]:
-    """Every turn of a chain, oldest first.
+    """Return every turn of a chain, oldest first.
 
     Raises:
-        ChainBroken: one of them is gone.
+        ChainBroken: one of them was erased.
     """
-    turns, missing = read_what_is_left(tx, response_id, api_key_id)
+    turns, missing = read_remaining_turns(tx, response_id, api_key_id)
     if missing is not None:
         raise _missing(response_id, missing)
     return turns
 
 
-def read_what_is_left(tx: Connection, response_id: str, api_key_id: str) -> tuple[list[Turn], str | None]:
-    """The turns of a chain back to the first that is gone, oldest first, and which that is."""
+def read_remaining_turns(tx: Connection, response_id: str, api_key_id: str) -> tuple[list[Turn], str | None]:
+    """Return the turns of a chain that follow the latest erased one, oldest first, and the id of that one, if any."""
     chain = _chain(response_id, api_key_id)
     request, answer = schema.requests, schema.answers
     query = (
@@ -115,40 +117,40 @@ def read_what_is_left(tx: Connection, response_id: str, api_key_id: str) -> tupl
 
 
 def chain_ids(tx: Connection, response_id: str, api_key_id: str) -> set[str]:
-    """The ids of a chain's responses, as far as they are there."""
+    """Return the ids of a chain's responses, back to the first one or to one that was erased."""
     return set(tx.execute(select(_chain(response_id, api_key_id).c.id)).scalars())
 
 
-def await_again(tx: Connection, job: Job) -> None:
-    """Let a queued follow-up wait: what it rests upon has to be looked at before it may run."""
+def block_again(tx: Connection, job: Job) -> None:
+    """Block a queued follow-up again, so that its conversation is checked before it runs."""
     row = schema.jobs.c
     this = update(schema.jobs).where(row.id == job.id, row.attempt == job.attempt, row.status == Status.QUEUED)
     tx.execute(this.values(blocked_by=job.previous_response_id, available_at=job.deadline_at, enqueued_at=None))
 
 
-def done_waiting(tx: Connection, limit: int) -> list[Waiting]:
-    """Follow-ups whose wait is over."""
-    found = tx.execute(_DONE_WAITING, {"most": limit}).mappings()
-    return [Waiting(job_from(each), each["settings"].get("run_at")) for each in found]
+def ready_follow_ups(tx: Connection, limit: int) -> list[ReadyFollowUp]:
+    """Return at most `limit` blocked follow-ups whose previous response has ended or was erased."""
+    found = tx.execute(_READY, {"most": limit}).mappings()
+    return [ReadyFollowUp(job_from(each), each["settings"].get("run_at")) for each in found]
 
 
-def _done_waiting() -> Select[Any]:
+def _ready() -> Select[Any]:
     row, before = schema.jobs.c, schema.jobs.alias("before")
-    open_one = select(literal(1)).where(before.c.id == row.blocked_by, before.c.completed_at.is_(None)).exists()
+    is_open = select(literal(1)).where(before.c.id == row.blocked_by, before.c.completed_at.is_(None)).exists()
     return (
         select(schema.jobs, schema.requests.c.settings)
         .join(schema.requests, schema.requests.c.job_id == row.id)
-        .where(row.blocked_by.is_not(None), ~open_one)
+        .where(row.blocked_by.is_not(None), ~is_open)
         .order_by(row.blocked_by)
         .limit(bindparam("most", type_=Integer))
     )
 
 
-_DONE_WAITING: Final = _done_waiting()
+_READY: Final = _ready()
 
 
-def let_run(tx: Connection, job: Job, now: datetime, available_at: datetime) -> bool:
-    """End a follow-up's wait, if it still waits as `job` describes it; it is due at `available_at`."""
+def unblock(tx: Connection, job: Job, now: datetime, available_at: datetime) -> bool:
+    """Make a follow-up due at `available_at` and return True, if it is still blocked as `job` describes it."""
     row = schema.jobs.c
     same = (row.id == job.id, row.attempt == job.attempt, row.status == Status.QUEUED, row.blocked_by == job.blocked_by)
     values = {"blocked_by": None, "available_at": available_at, "enqueued_at": None, "updated_at": now}
@@ -156,16 +158,16 @@ def let_run(tx: Connection, job: Job, now: datetime, available_at: datetime) -> 
 
 
 def note_sent(tx: Connection, attempt: Attempt, responses: int, items: int, now: datetime) -> None:
-    """Keep how much of its conversation a call is given."""
+    """Store the numbers of responses and items of the conversation that a call sends."""
     row = schema.jobs.c
     this = update(schema.jobs).where(row.id == attempt.job_id, row.attempt == attempt.number)
     tx.execute(this.values(sent_responses=responses, sent_items=items, updated_at=now))
 
 
 def still_needed() -> Select[Any]:
-    """The ids of all responses that an open follow-up rests upon, as a query.
+    """Select the ids of all responses in the conversations of open follow-ups.
 
-    Walked upwards from the follow-ups that are open, by one index probe each; each response counts once.
+    The query starts from the open follow-ups and probes an index once for each earlier response.
     """
     row = schema.jobs.c
     start = select(row.previous_response_id.label("id")).where(
@@ -188,13 +190,13 @@ def _chain(response_id: str, api_key_id: str) -> CTE:
 
 
 def output_of(response: Any) -> Sequence[dict[str, Any]]:
-    """The output items of an answer as it is kept, if there is one."""
+    """Return the output items of a stored answer. Empty if there is none."""
     output = (response or {}).get("output")
     return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
-def _unanswered(response_id: str, status: Status, reason: str | None) -> ChainBroken:
-    message = f"Previous response with id '{response_id}' is {status} and has no answer to go on from."
+def _has_no_answer(response_id: str, status: Status, reason: str | None) -> ChainBroken:
+    message = f"Previous response with id '{response_id}' is {status} and has no answer to continue from."
     if reason:
         message += f" It failed: {reason}"
     return ChainBroken(message, response_id, "previous_response_failed")
@@ -204,7 +206,7 @@ def _missing(response_id: str, missing: str) -> ChainBroken:
     if missing == response_id:
         return ChainBroken(f"Previous response with id '{missing}' not found.", missing)
     return ChainBroken(
-        f"Previous response with id '{response_id}' cannot be gone on from: '{missing}', which came before it in the"
+        f"Previous response with id '{response_id}' cannot be continued: '{missing}', which came before it in the"
         " conversation, has been erased.",
         missing,
     )

@@ -1,6 +1,6 @@
-"""`Idempotency-Key`: a request sent again is answered with the job that it made the first time.
+"""`Idempotency-Key`: a repeated request is answered with the job that the first one submitted.
 
-A key is remembered for as long as its response is kept, and belongs to one API key.
+An idempotency key belongs to one API key and is stored for as long as its response.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from jobs.store import schema
 
 @dataclass(frozen=True)
 class Idempotency:
-    """The client's key, whose it is, and the SHA-256 of the body that it was sent with."""
+    """A client's idempotency key, its API key, and the SHA-256 of the request's body in hex."""
 
     api_key_id: str
     key: str
@@ -25,15 +25,15 @@ class Idempotency:
 
     @classmethod
     def of(cls, api_key_id: str, key: str, body: bytes) -> "Idempotency":
-        """The key of a request with `body`."""
+        """Return the idempotency key of a request with `body`."""
         return cls(api_key_id, key, hashlib.sha256(body).hexdigest())
 
 
 def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
-    """The id of the job that an earlier request under this key made.
+    """Return the id of the job that an earlier request with this key submitted. None if there is none.
 
     Raises:
-        IdempotencyConflict: that request had another body.
+        IdempotencyConflict: the earlier request had another body.
     """
     row = schema.idempotency_keys.c
     query = select(row.job_id, row.body_sha256).where(
@@ -44,7 +44,7 @@ def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
         return None
     if found.body_sha256 != idempotency.body_sha256:
         raise IdempotencyConflict(
-            "This Idempotency-Key was used for a request with another body. Use a fresh key for a fresh request.",
+            "This Idempotency-Key was used for a request with another body. Use a new key for a new request.",
             "Idempotency-Key",
         )
     job_id: str = found.job_id
@@ -52,13 +52,13 @@ def find_earlier(tx: Connection, idempotency: Idempotency) -> str | None:
 
 
 def remember(tx: Connection, bindings: Sequence[tuple[Idempotency, Job]]) -> None:
-    """Bind keys to the jobs that this transaction makes.
+    """Bind idempotency keys to the jobs that this transaction submits.
 
     Raises:
-        DuplicateRequest: for one of them another was first; roll this transaction back.
+        DuplicateRequest: another request has bound one of them. Roll the transaction back.
     """
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
-    # in one order everywhere, so that two transactions never wait for each other
+    # one lock order everywhere prevents deadlocks
     for idempotency, job in sorted(bindings, key=lambda each: (each[0].api_key_id, each[0].key)):
         binding = dialect.insert(schema.idempotency_keys).values(
             api_key_id=idempotency.api_key_id,
@@ -66,7 +66,7 @@ def remember(tx: Connection, bindings: Sequence[tuple[Idempotency, Job]]) -> Non
             body_sha256=idempotency.body_sha256,
             job_id=job.id,
         )
-        # asked for what it wrote: the row count of an INSERT is not to be had on PostgreSQL
+        # RETURNING, because there is no row count of an INSERT on PostgreSQL
         written = tx.execute(binding.on_conflict_do_nothing().returning(schema.idempotency_keys.c.job_id)).first()
         if written is None:
             raise DuplicateRequest(idempotency.key)

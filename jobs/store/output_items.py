@@ -1,6 +1,6 @@
-"""Output items by their ids: which response of a key holds which, for a request that refers to one.
+"""Find output items by their ids, for requests that refer to one.
 
-The ids are the provider's. They need not be unique: of several responses with the same id the last one counts.
+The provider makes the ids, which need not be unique. If several responses of a key hold an id, the latest one counts.
 """
 
 import re
@@ -18,22 +18,22 @@ from jobs.store.column_types import any_of
 from jobs.store.conversations import MOST_BYTES, output_of
 
 _USABLE: Final = re.compile(r"[!-~]{1,255}")
-"""Ids that both databases can keep in an index; whatever else a provider sends must not cost an answer."""
+"""Ids that both databases can index. An item with another id is stored but cannot be found by it."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """The response that holds an item, and everything that it answered, in order."""
+class ItemHolder:
+    """The response that holds an item, and its whole output in order."""
 
     response_id: str
     output: Sequence[Mapping[str, Any]]
 
 
 def keep_items(tx: Connection, answers: Sequence[tuple[Job, Mapping[str, Any]]]) -> None:
-    """Remember the items of answers; those of an earlier answer of the same job give way."""
-    again = [job.id for job, _ in answers if job.attempt > 1]
-    if again:
-        tx.execute(delete(schema.output_items).where(any_of(schema.output_items.c.job_id, again)))
+    """Store the item ids of answers, in place of those of an earlier answer of the same job."""
+    retried = [job.id for job, _ in answers if job.attempt > 1]
+    if retried:
+        tx.execute(delete(schema.output_items).where(any_of(schema.output_items.c.job_id, retried)))
     rows = [
         {"job_id": job.id, "item_id": item_id, "api_key_id": job.api_key_id}
         for job, response in answers
@@ -45,12 +45,12 @@ def keep_items(tx: Connection, answers: Sequence[tuple[Job, Mapping[str, Any]]])
 
 
 def is_usable(item_id: object) -> bool:
-    """Whether an item can be found by this id."""
+    """Return whether an item can be found by this id."""
     return isinstance(item_id, str) and _USABLE.fullmatch(item_id) is not None
 
 
-def find_items(tx: Connection, api_key_id: str, item_ids: Collection[str]) -> dict[str, Held]:
-    """Who holds each of these items, of the responses of one key; an item that none holds is left out.
+def find_items(tx: Connection, api_key_id: str, item_ids: Collection[str]) -> dict[str, ItemHolder]:
+    """Return the response of the key that holds each item. Items that no response holds are left out.
 
     Raises:
         RequestInvalid: the answers that hold them are together larger than `MOST_BYTES`.
@@ -67,14 +67,14 @@ def find_items(tx: Connection, api_key_id: str, item_ids: Collection[str]) -> di
     length = func.length if tx.dialect.name == "sqlite" else func.octet_length
     size = tx.execute(select(func.coalesce(func.sum(length(answer.response)), 0)).where(these)).scalar_one()
     if size > MOST_BYTES:
-        message = f"The answers that hold what is referred to are too large together ({size} bytes of {MOST_BYTES})."
+        message = f"The answers that hold the referenced items are too large together ({size} bytes of {MOST_BYTES})."
         raise RequestInvalid(message, "input", "context_length_exceeded")
     outputs = {
         job_id: output_of(response)
         for job_id, response in tx.execute(select(answer.job_id, answer.response).where(these))
     }
     return {
-        item_id: Held(job_id, outputs[job_id])
+        item_id: ItemHolder(job_id, outputs[job_id])
         for item_id, job_id in holders.items()
         if any(item.get("id") == item_id for item in outputs.get(job_id, ()))
     }

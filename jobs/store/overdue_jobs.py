@@ -9,7 +9,7 @@ from sqlalchemy import Connection, and_, select
 
 from jobs.store import schema
 from jobs.store.fair_scheduler import queued_groups
-from jobs.store.provider_limits import ProviderLimitSettings, calls_out, read_provider_limit
+from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit, running_calls
 from jobs.store.waiting_for import state_of
 from jobs.store.workers import CALLS, WorkerRow, live_workers
 
@@ -53,7 +53,7 @@ def _reason(tx: Connection, settings: ProviderLimitSettings, alive: list[WorkerR
     slots = sum(each.concurrency for each in alive if each.takes(CALLS))
     limit = settings.limit(provider_limit)
     most = slots if limit is None else min(slots, limit)
-    if calls_out(tx, most) >= most:
+    if running_calls(tx, most) >= most:
         whose = "of the workers are taken" if limit is None or slots <= limit else "that the provider allows are taken"
         return f"all {most} slots {whose}", False
     took = [each.took_at for each in alive if each.takes(CALLS) and each.took_at is not None]

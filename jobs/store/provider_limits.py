@@ -1,8 +1,8 @@
-"""The lane to a provider: how many calls may be out at once over all processes, and whether any may go out at all.
+"""The limit of concurrent calls to a provider over all processes: active, throttled or paused.
 
-One small row, so that it survives a flushed broker and every process sees the same. A claim reads it by its key and
-locks nothing; the calls out are counted only while there is a limit, and never beyond it. So two claims at the same
-moment may overshoot a limit by one; a limit found by being refused is no sharper than that.
+The limit is one row of the database, so it survives a flushed broker and all processes see the same. A claim reads it
+by its key and locks nothing. Running calls are counted only while there is a limit, and never beyond it. Two claims at
+the same time may exceed the limit by one, which does no harm, as it is itself an estimate from refused calls.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ UNBOUNDED = 1_000_000
 
 @dataclass(frozen=True)
 class ProviderLimit:
-    """One row of `lanes`; a lane without a row is open and as wide as there are slots.
+    """One row of `provider_limits`. A provider without a row is active and takes as many calls as there are slots.
 
-    `throttled_by` is the job whose refusal narrowed it last; `pause_kind` and `pause_reason` say why it is closed,
-    `probe_at` when the next job may try it, `probes` how many have since it was closed; `log_off_until` when to try
-    again to read the provider's own log of calls.
+    `max_calls` is set while the provider is throttled, `throttled_by` is the job whose refused call throttled it last.
+    `pause_kind` and `pause_reason` give the reason for a pause. `probe_at` is the time of the next probe, `probes`
+    their number since the pause began. The provider's log of calls is not read before `log_off_until`.
     """
 
     name: str
@@ -48,34 +48,34 @@ class ProviderLimit:
     log_off_until: datetime | None = None
 
     def has_log(self, now: datetime) -> bool:
-        """Whether the provider's own log of calls can be read, for all we know."""
+        """Return whether the provider's log of calls may be readable."""
         return self.log_off_until is None or self.log_off_until <= now
 
-    def is_shut(self, now: datetime) -> bool:
-        """Whether not even a probe may go out."""
+    def refuses_all(self, now: datetime) -> bool:
+        """Return whether the provider is paused and no probe is due yet."""
         return self.paused_at is not None and self.probe_at is not None and self.probe_at > now
 
 
 @dataclass(frozen=True)
 class ProviderLimitSettings:
-    """Which lane, and how many calls the operator lets out at once (None: as many as there are slots)."""
+    """The provider's name and the operator's limit of concurrent calls; None for as many as there are slots."""
 
     name: str
     most: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ProviderLimitSettings":
-        """The operator's."""
+        """Return what the operator has set."""
         return cls(settings.provider_name, settings.provider_max_calls)
 
     def limit(self, provider_limit: ProviderLimit) -> int | None:
-        """How many calls may be out at once, if that is limited at all."""
+        """Return the lower of the operator's limit and the present one. None if there is no limit."""
         limits = [each for each in (self.most, provider_limit.max_calls) if each is not None]
         return min(limits, default=None)
 
 
 def read_provider_limit(tx: Connection, name: str) -> ProviderLimit:
-    """The lane as it is now."""
+    """Return the present limit of the provider with this name."""
     found = tx.execute(_PROVIDER_LIMIT, {"of_name": name}).mappings().one_or_none()
     if found is None:
         return ProviderLimit(name)
@@ -86,48 +86,50 @@ def read_provider_limit(tx: Connection, name: str) -> ProviderLimit:
 _PROVIDER_LIMIT: Final = select(schema.provider_limits).where(schema.provider_limits.c.name == bindparam("of_name"))
 
 
-def calls_out(tx: Connection, at_most: int = UNBOUNDED) -> int:
-    """How many calls are out, counted no further than `at_most`."""
+def running_calls(tx: Connection, at_most: int = UNBOUNDED) -> int:
+    """Count the running calls, up to `at_most`."""
     held = select(literal(1)).select_from(schema.jobs).where(schema.IS_HELD).limit(at_most).subquery("held")
     return int(tx.execute(select(func.count()).select_from(held)).scalar_one())
 
 
-def has_call_out_since(tx: Connection, before: datetime) -> bool:
-    """Whether a call is out that went out before this moment."""
+def has_call_running_since(tx: Connection, before: datetime) -> bool:
+    """Return whether a call is running that began before this time."""
     held = select(literal(1)).select_from(schema.jobs).where(schema.IS_HELD, schema.jobs.c.updated_at <= before)
     return tx.execute(held.limit(1)).first() is not None
 
 
 def throttle(tx: Connection, name: str, job_id: str, now: datetime) -> int | None:
-    """The provider says of a job's call that it is too much: let half of what is out be out. The new limit, if any.
+    """Limit the calls to half of those running, because the provider refused a job's call as one too many.
 
-    No job narrows the lane twice in a row: what is refused again and again may be that one's own fault.
+    No job throttles the provider twice in a row, because repeated refusals may be due to the job itself. Returns the
+    new limit. None if it is not changed.
     """
     provider_limit = read_provider_limit(tx, name)
     if provider_limit.throttled_by == job_id:
         return None
     if provider_limit.throttled_at is not None and now - provider_limit.throttled_at < THROTTLE_EVERY:
         return None
-    out = calls_out(tx)
-    if out < 2:  # fewer than one at a time cannot be; the job's own backoff is what spares the provider
+    running = running_calls(tx)
+    if running < 2:  # the limit cannot be below one; the job's own backoff spares the provider
         return None
     row = schema.provider_limits.c
-    limit = out // 2
+    limit = running // 2
     due = or_(row.throttled_at.is_(None), row.throttled_at <= now - THROTTLE_EVERY)
     throttled = {"max_calls": limit, "throttled_at": now, "throttled_by": job_id, "relaxed_at": now}
     return limit if _change(tx, name, due, **throttled) else None
 
 
 def relax(tx: Connection, name: str, now: datetime, slots: int, *, after: timedelta = RELAX_EVERY) -> bool:
-    """The provider takes what it gets: let a tenth more be out, at most once per `after`.
+    """Raise the limit by a tenth, at most once per `after`, because the provider accepts calls. True if raised.
 
-    A limit that is not half used is left as it is: nothing says that more would be taken.
+    A limit of which less than half is used stays, as nothing shows that the provider would accept more. The limit is
+    removed once it reaches `slots`.
     """
     provider_limit = read_provider_limit(tx, name)
     limit, relaxed_at = provider_limit.max_calls, provider_limit.relaxed_at
     if limit is None or relaxed_at is None or now - relaxed_at < after:
         return False
-    if calls_out(tx, limit) * 2 < limit:
+    if running_calls(tx, limit) * 2 < limit:
         return False
     wider = limit + max(1, limit // 10)
     same = schema.provider_limits.c.relaxed_at == relaxed_at
@@ -135,7 +137,10 @@ def relax(tx: Connection, name: str, now: datetime, slots: int, *, after: timede
 
 
 def relax_if_quiet(tx: Connection, provider_limit: ProviderLimit, now: datetime, slots: int) -> bool:
-    """Widen a lane that was not refused for long: where calls take minutes, success alone is too slow a sign."""
+    """Raise a limit if no call was refused for `QUIET`. True if raised.
+
+    Where calls take minutes, waiting for their success would take too long.
+    """
     if (
         provider_limit.max_calls is None
         or provider_limit.throttled_at is None
@@ -155,10 +160,10 @@ def pause(
     because: str | None = None,
     pause: timedelta = timedelta(0),
 ) -> bool:
-    """The provider takes no call: let nothing out but a probe from time to time. True if it was open.
+    """Pause a provider that accepts no calls, so that only probes are sent. True if it was not paused before.
 
-    `started_at` is when the refused call went out; one that went out through a closed lane was the probe. The first
-    probe goes out after `pause`, each later one not before it.
+    `started_at` is the start of the refused call, which was a probe if it began during the pause. `pause` is the
+    shortest time before the next probe.
     """
     provider_limit = read_provider_limit(tx, name)
     row = schema.provider_limits.c
@@ -173,7 +178,7 @@ def pause(
 
 
 def take_probe(tx: Connection, provider_limit: ProviderLimit, now: datetime) -> bool:
-    """Be the one that tries a closed lane; whoever dies over it is followed by another after `PROBE_TIMEOUT`."""
+    """Take the probe that is due; False if another was faster. The next one is due after `PROBE_TIMEOUT`."""
     row = schema.provider_limits.c
     probing = update(schema.provider_limits).where(
         row.name == provider_limit.name,
@@ -184,44 +189,36 @@ def take_probe(tx: Connection, provider_limit: ProviderLimit, now: datetime) -> 
 
 
 def probe_later(tx: Connection, name: str, started_at: datetime, now: datetime) -> None:
-    """A probe brought neither yes nor no."""
+    """Schedule the next probe after one that was neither accepted nor refused."""
     provider_limit = read_provider_limit(tx, name)
     row = schema.provider_limits.c
     if provider_limit.paused_at is not None and provider_limit.paused_at < started_at:
-        _change(
-            tx,
-            name,
-            row.paused_at == provider_limit.paused_at,
-            probe_at=now + backoff.PROBES.pause(provider_limit.probes),
-        )
+        probe_at = now + backoff.PROBES.pause(provider_limit.probes)
+        _change(tx, name, row.paused_at == provider_limit.paused_at, probe_at=probe_at)
 
 
 def probe_now(tx: Connection, name: str, now: datetime) -> None:
-    """Let a closed lane or log be tried at once: a worker has started, maybe with another key."""
+    """Make a probe, and a look at the log of calls, due at once. A worker that starts may have another provider key."""
     row = schema.provider_limits.c
     tx.execute(update(schema.provider_limits).where(row.name == name, row.paused_at.is_not(None)).values(probe_at=now))
     tx.execute(update(schema.provider_limits).where(row.name == name).values(log_off_until=None))
 
 
 def log_is_off(tx: Connection, name: str, until: datetime) -> None:
-    """The provider's own log of calls cannot be read, and need not be asked for until then."""
+    """Record that the provider's log of calls cannot be read and need not be tried before `until`."""
     _change(tx, name, true(), log_off_until=until)
 
 
 def resume(tx: Connection, name: str, started_at: datetime) -> bool:
-    """A call that went out through the closed lane was taken: open it for all."""
+    """End the pause if a call that began during it was accepted. True if it ended."""
     row = schema.provider_limits.c
-    opening = update(schema.provider_limits).where(row.name == name, row.paused_at < started_at)
-    opened = opening.values(paused_at=None, pause_kind=None, pause_reason=None, probe_at=None)
-    return tx.execute(opened).rowcount == 1
+    resuming = update(schema.provider_limits).where(row.name == name, row.paused_at < started_at)
+    resuming = resuming.values(paused_at=None, pause_kind=None, pause_reason=None, probe_at=None)
+    return tx.execute(resuming).rowcount == 1
 
 
 def _change(tx: Connection, name: str, condition: Any, **values: Any) -> bool:
     dialect = sqlite if tx.dialect.name == "sqlite" else postgresql
     tx.execute(dialect.insert(schema.provider_limits).values(name=name, probes=0).on_conflict_do_nothing())
-    return (
-        tx.execute(
-            update(schema.provider_limits).where(schema.provider_limits.c.name == name, condition).values(values)
-        ).rowcount
-        == 1
-    )
+    changing = update(schema.provider_limits).where(schema.provider_limits.c.name == name, condition)
+    return tx.execute(changing.values(values)).rowcount == 1

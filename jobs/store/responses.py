@@ -1,6 +1,6 @@
-"""Every read of jobs: one, a page, where it stands in the queue, and what was used.
+"""Read jobs: one, a page of them, the position in the queue, and the counts for metrics.
 
-All are scoped by API key; each is answered from an index however many rows there are.
+What a client can read is scoped by its API key. Each read uses an index, whatever the number of rows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ from jobs.store.column_types import AsciiId, UtcDateTime, any_of
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import queued_groups
 from jobs.store.metrics import count_waiting
-from jobs.store.provider_limits import calls_out
+from jobs.store.provider_limits import running_calls
 from jobs.store.row_mapping import job_from
 
 POSITION_LIMIT = 1_000
@@ -40,7 +40,7 @@ IDS_PER_QUERY = 500
 
 @dataclass(frozen=True)
 class ResponseDocument:
-    """All that a response is made of: the job, its request without the input, and its normalised answer."""
+    """The full content of a response: the job, its request without the input, and its normalised answer."""
 
     job: Job
     settings: Mapping[str, Any]
@@ -50,7 +50,7 @@ class ResponseDocument:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which of a key's jobs to list; `metadata` holds labels that all have to match."""
+    """Conditions on the listed jobs of a key, all of which have to hold; `metadata` holds labels to match."""
 
     status: Status | None = None
     model: str | None = None
@@ -61,7 +61,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class ResponseSummary:
-    """Where a job stands: what a poll goes by before it loads prompt and answer."""
+    """The state of a job that a poll compares before it loads the prompt and the answer."""
 
     id: str
     status: Status
@@ -73,7 +73,7 @@ class ResponseSummary:
 
 
 def summaries(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[ResponseSummary | None]:
-    """Where the job of each pair of its id and its key's id stands; None where there is none, or it is another's."""
+    """Return the summary of each (job id, key id) pair, in order; None if the key has no such job."""
     found = {}
     for api_key_id, *values in tx.execute(_SUMMARIES, {"ids": sorted({job_id for job_id, _ in pairs})}):
         job_id, status, *rest = values
@@ -82,10 +82,10 @@ def summaries(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[Response
 
 
 def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
-    """One job, if it belongs to the key (None: whoever it belongs to).
+    """Return one job of the key; of any key if `api_key_id` is None.
 
     Raises:
-        JobNotFound: there is none, or it is another's.
+        JobNotFound: the key has no such job.
     """
     query = _JOB if api_key_id is None else _JOB_OF_KEY
     found = tx.execute(query, {"of_id": job_id, "of_key": api_key_id}).mappings().one_or_none()
@@ -95,10 +95,10 @@ def get_job(tx: Connection, job_id: str, api_key_id: str | None = None) -> Job:
 
 
 def get_response_document(tx: Connection, job_id: str, api_key_id: str) -> ResponseDocument:
-    """One response with all its parts.
+    """Return one response with its full content.
 
     Raises:
-        JobNotFound: there is none, or it is another's.
+        JobNotFound: the key has no such job.
     """
     [document] = get_documents(tx, [(job_id, api_key_id)])
     if document is None:
@@ -107,25 +107,25 @@ def get_response_document(tx: Connection, job_id: str, api_key_id: str) -> Respo
 
 
 def get_documents(tx: Connection, pairs: Sequence[tuple[str, str]]) -> list[ResponseDocument | None]:
-    """The response of each pair of its id and its key's id; None where there is none, or it is another's."""
+    """Return the response of each (job id, key id) pair, in order; None if the key has no such job."""
     ids, keys = {job_id for job_id, _ in pairs}, {key_id for _, key_id in pairs}
-    rows = tx.execute(_THESE_DOCUMENTS, {"ids": sorted(ids), "keys": sorted(keys)}).mappings()
+    rows = tx.execute(_DOCUMENTS, {"ids": sorted(ids), "keys": sorted(keys)}).mappings()
     found = {(document.job.id, document.job.api_key_id): document for document in map(_response_document_from, rows)}
     return [found.get(pair) for pair in pairs]
 
 
 def no_job(job_id: str) -> JobNotFound:
-    """There is no such job, or it is another's."""
+    """Return the error for a job that the key does not have."""
     return JobNotFound(f"Response with id '{job_id}' not found.", "response_id")
 
 
 def list_sizes(
     tx: Connection, api_key_id: str, filters: Filters, *, limit: int, after: str | None = None, ascending: bool = False
 ) -> tuple[list[tuple[str, int]], bool]:
-    """A page of a key's responses, newest first, beginning behind the id `after`; and whether more follow.
+    """Return a page of a key's responses, newest first, that begins after the id `after`, and whether more follow.
 
-    Ids alone, each with the bytes that its request and its answer are kept in: together they may be too large to be
-    read at once. All are ASCII, and PostgreSQL knows their lengths without reading them.
+    The page holds ids, each with the stored bytes of its request and answer, because the contents of a page may be too
+    large to be read at once. Both are ASCII, and PostgreSQL knows their lengths without reading them.
     """
     page = _page(api_key_id, filters, limit=limit + 1, after=after, ascending=ascending).subquery("page")
     request, answer = schema.requests.c, schema.answers.c
@@ -141,9 +141,9 @@ def list_sizes(
 
 
 def _page(api_key_id: str, filters: Filters, *, limit: int, after: str | None, ascending: bool) -> Select[Any]:
-    """The ids alone, so that a page is read off an index before any row is looked at.
+    """Select only ids, so that a page is read from an index before any row is read.
 
-    The limit is written into the query: a prepared plan that does not know it would expect a tenth of the table.
+    The limit is a literal, because a prepared plan that does not know it would expect a tenth of the table.
     """
     row = schema.jobs.c
     query = select(row.id).where(row.api_key_id == api_key_id)
@@ -157,7 +157,7 @@ def _page(api_key_id: str, filters: Filters, *, limit: int, after: str | None, a
         query = query.where(row.status == filters.status)
     if filters.model is not None:
         query = query.where(row.model == filters.model)
-    for each in ids:  # bounds are not carried from one index to the other
+    for each in ids:  # the databases do not carry bounds over a join
         if filters.created_after is not None:
             query = query.where(each >= first_id_at("resp", filters.created_after))
         if filters.created_before is not None:
@@ -170,7 +170,7 @@ def _page(api_key_id: str, filters: Filters, *, limit: int, after: str | None, a
 
 
 def get_request(tx: Connection, job_id: str) -> tuple[dict[str, Any], Any]:
-    """What was asked: the client's body without its input, and the input.
+    """Return the client's body without its input, and the input.
 
     Raises:
         JobNotFound: the job has been erased.
@@ -183,9 +183,10 @@ def get_request(tx: Connection, job_id: str) -> tuple[dict[str, Any], Any]:
 
 
 def queue_position(tx: Connection, job: Job) -> int | None:
-    """How many due jobs of the same key go before this one, plus one; counted up to `POSITION_LIMIT`.
+    """Return the job's position among the due jobs of its key, from 1 to `POSITION_LIMIT`; None if it is not due.
 
-    Among one key's own jobs only: keys take turns, and what others have queued is not a tenant's to know.
+    Jobs of other keys are not counted. The scheduler serves keys round-robin, and a tenant must not learn about the
+    queue of another.
     """
     if job.status is not Status.QUEUED or job.blocked_by is not None or job.parked_until is not None:
         return None
@@ -209,36 +210,36 @@ def _ahead_of(priority: int) -> Select[Any]:
 
 
 def count_open(tx: Connection) -> dict[Status, int]:
-    """How many jobs are queued and in progress, over all keys (for the operator, never for a tenant).
+    """Return the numbers of queued and running jobs over all keys, which only the operator may see.
 
-    Of many queued ones PostgreSQL's own estimate: see `count_waiting`.
+    A large number of queued jobs is PostgreSQL's estimate, as `count_waiting` explains.
     """
     queued = count_waiting(tx, schema.jobs, schema.IS_QUEUED, "ix_jobs_due")
     parked = count_waiting(tx, schema.jobs, schema.jobs.c.parked_until.is_not(None), "ix_jobs_parked")
-    return {Status.QUEUED: queued + parked, Status.IN_PROGRESS: calls_out(tx)}
+    return {Status.QUEUED: queued + parked, Status.IN_PROGRESS: running_calls(tx)}
 
 
 def oldest_due_at(tx: Connection) -> datetime | None:
-    """Since when the longest waiting queued job has been due, over all keys (for the operator)."""
-    moment: datetime | None = tx.execute(select(func.min(queued_groups().c.available_at))).scalar_one()
-    return moment
+    """Return the time since which the longest waiting job of any key has been due, for the operator."""
+    due_at: datetime | None = tx.execute(select(func.min(queued_groups().c.available_at))).scalar_one()
+    return due_at
 
 
 def ended_among(database: Database, job_ids: Iterable[str]) -> set[str]:
-    """Which of these jobs have ended, or are gone."""
+    """Return the ids of those jobs that have ended or no longer exist."""
     ids = list({*job_ids})
     ended: set[str] = set()
     with database.read() as tx:
         for start in range(0, len(ids), IDS_PER_QUERY):
             chunk = ids[start : start + IDS_PER_QUERY]
-            if tx.execute(_HOW_MANY_OPEN, {"ids": chunk}).scalar_one() < len(chunk):
+            if tx.execute(_COUNT_OPEN, {"ids": chunk}).scalar_one() < len(chunk):
                 ended |= {*chunk}.difference(tx.execute(_OPEN, {"ids": chunk}).scalars())
     return ended
 
 
 _IS_OPEN: Final = (any_of(schema.jobs.c.id, "ids"), schema.jobs.c.completed_at.is_(None))
 _OPEN: Final = select(schema.jobs.c.id).where(*_IS_OPEN)
-_HOW_MANY_OPEN: Final = select(func.count()).select_from(schema.jobs).where(*_IS_OPEN)
+_COUNT_OPEN: Final = select(func.count()).select_from(schema.jobs).where(*_IS_OPEN)
 
 
 def _documents() -> Select[Any]:
@@ -260,11 +261,11 @@ def _summaries() -> Select[Any]:
     return select(row.api_key_id, *columns).where(any_of(row.id, "ids"))
 
 
-# built once, which takes longer than to run them
+# built once, because building them takes longer than running them
 _JOB: Final = select(schema.jobs).where(schema.jobs.c.id == bindparam("of_id"))
 _JOB_OF_KEY: Final = _JOB.where(schema.jobs.c.api_key_id == bindparam("of_key"))
 _SUMMARIES: Final = _summaries()
-_THESE_DOCUMENTS: Final = _documents().where(
+_DOCUMENTS: Final = _documents().where(
     any_of(schema.jobs.c.id, "ids"),
     any_of(schema.jobs.c.api_key_id, "keys"),
 )

@@ -1,4 +1,4 @@
-"""Rows to records: the one place where a database row becomes a frozen record."""
+"""Convert rows of `jobs` and `attempts` to frozen records, and usage and cost to columns."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -14,7 +14,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def job_from(row: RowMapping) -> Job:
-    """One row of `jobs`."""
+    """Return the job of a row of `jobs`."""
     return Job(
         id=row["id"],
         api_key_id=row["api_key_id"],
@@ -55,7 +55,7 @@ def job_from(row: RowMapping) -> Job:
 
 
 def attempt_from(row: RowMapping) -> Attempt:
-    """One row of `attempts`."""
+    """Return the attempt of a row of `attempts`."""
     return Attempt(
         job_id=row["job_id"],
         number=row["number"],
@@ -79,7 +79,7 @@ def attempt_from(row: RowMapping) -> Attempt:
 
 
 def usage_columns(usage: Usage | None) -> Mapping[str, Any]:
-    """The columns that hold `usage`."""
+    """Return the columns that hold `usage`, by name."""
     if usage is None:
         return {}
     return {
@@ -92,7 +92,7 @@ def usage_columns(usage: Usage | None) -> Mapping[str, Any]:
 
 
 def cost_columns(cost: Cost | None) -> Mapping[str, Any]:
-    """The columns that hold `cost`."""
+    """Return the columns that hold `cost`, by name."""
     return {} if cost is None else {"cost_microusd": cost.microusd, "cost_source": cost.source}
 
 

@@ -1,7 +1,7 @@
-"""The event logs of streamed responses: what live output brought, in the order and under the numbers it was told.
+"""The event logs of streamed responses: the events of live output, with their order and numbers.
 
-Events are committed before anyone is told of them. So nothing that happens to Redis, a worker or the API can make a
-client see a number twice or miss one, and a number is never taken back.
+Events are committed before they are published. So no failure of Redis, a worker or the API can make a client see a
+number twice or miss one.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ from jobs.store.responses import IDS_PER_QUERY, no_job
 
 @dataclass(frozen=True)
 class Chunk:
-    """Events of one attempt from `number` on, and what was told of the output after them."""
+    """Events of one attempt, the first with `number`, and the progress of the output after them."""
 
     job_id: str
     attempt: int
@@ -30,13 +30,13 @@ class Chunk:
 
     @property
     def next_number(self) -> int:
-        """The number of the event that follows."""
+        """The number of the event that follows the chunk."""
         return self.number + len(self.events)
 
 
 @dataclass(frozen=True)
 class Log:
-    """Chunks of a log, and how its job stood at that moment: when it last changed, and whether it had ended."""
+    """Chunks of a log, with the job's last change and whether it had ended, read at the same time."""
 
     chunks: Sequence[Chunk]
     changed_at: datetime
@@ -44,22 +44,24 @@ class Log:
 
 
 def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> set[str]:
-    """Put new events behind what is there; returns the jobs whose events are kept now.
+    """Append new events to the logs and return the ids of the jobs whose events are stored now.
 
-    Kept are those of an attempt that holds its job: a log never grows once its job has ended or belongs to another
-    attempt. Where somebody moves the job at this very moment, `wait` for what comes of it, else leave it for later.
+    Only events of an attempt that holds its job are stored. If another session has locked a job, `wait` for it;
+    otherwise skip the job.
     """
     row, event = schema.jobs.c, schema.stream_events.c
     ids = [chunk.job_id for chunk in chunks]
     held = select(row.id, row.attempt).where(any_of(row.id, ids), schema.IS_HELD)
     locked = held.order_by(row.id).with_for_update(key_share=True, skip_locked=not wait)
-    attempts: dict[str, int] = dict(tx.execute(locked).all())
+    holders: dict[str, int] = dict(tx.execute(locked).all())
     ends = select(event.job_id, func.max(event.next_number)).where(any_of(event.job_id, ids)).group_by(event.job_id)
     stored: dict[str, int] = dict(tx.execute(ends).all())
-    kept = [chunk for chunk in chunks if attempts.get(chunk.job_id) == chunk.attempt]
+    kept = [chunk for chunk in chunks if holders.get(chunk.job_id) == chunk.attempt]
     rows = []
     for chunk in kept:
-        known = max(0, stored.get(chunk.job_id, chunk.number) - chunk.number)  # a commit whose confirmation was lost
+        known = max(
+            0, stored.get(chunk.job_id, chunk.number) - chunk.number
+        )  # stored before, if the confirmation of a commit was lost
         if known < len(chunk.events):
             rows.append(
                 {
@@ -77,10 +79,10 @@ def append(tx: Connection, chunks: Sequence[Chunk], *, wait: bool = False) -> se
 
 
 def read_log(tx: Connection, job_id: str, api_key_id: str, number: int, limit: int) -> Log:
-    """The first chunks that hold events from `number` on, at most `limit`; the first may begin before it.
+    """Return at most `limit` chunks that hold events from `number` on. The first chunk may begin before it.
 
     Raises:
-        JobNotFound: there is no such job, or it is another's.
+        JobNotFound: the key has no such job.
     """
     asked = {"of_job": job_id, "of_key": api_key_id, "from_number": number, "most": limit}
     found = tx.execute(_LOG, asked).mappings().all()
@@ -91,7 +93,7 @@ def read_log(tx: Connection, job_id: str, api_key_id: str, number: int, limit: i
 
 
 def _log() -> Select[Any]:
-    """The job and its log as they were at one moment, as running it again takes its log away."""
+    """Select the job and its log in one statement, because a caller's retry deletes the log."""
     job, row = schema.jobs.c, schema.stream_events.c
     asked = and_(row.job_id == job.id, row.next_number > bindparam("from_number"))
     columns = (job.updated_at, job.completed_at, *row)
@@ -104,9 +106,9 @@ _LOG: Final = _log()
 
 
 def emitted_counts(database: Database, job_ids: Iterable[str]) -> dict[str, float]:
-    """How many events of each of these responses have been told; endless of one that has ended.
+    """Return the number of emitted events of each response; infinity for one that has ended.
 
-    One that is gone is left out.
+    Erased responses are left out.
     """
     ids = list({*job_ids})
     emitted: dict[str, float] = {}
@@ -131,7 +133,7 @@ _EMITTED: Final = _emitted()
 
 
 def last_chunk(tx: Connection, job_id: str) -> Chunk | None:
-    """The end of the log, if there is one."""
+    """Return the last chunk of a job's log. None if the log is empty."""
     found = tx.execute(_LAST, {"of_job": job_id}).mappings().one_or_none()
     return None if found is None else _chunk(found)
 

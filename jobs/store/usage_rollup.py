@@ -1,6 +1,6 @@
-"""Attempts of long ago, added up by day, model, key and outcome, so that the ledger does not grow for ever.
+"""Sum up old attempts by day, model, key and outcome, so that the table of attempts does not grow forever.
 
-An attempt is added and deleted in one transaction, so it always counts once: here, or with the rows that are left.
+An attempt is added to its sum and deleted in one transaction, so it always counts once.
 """
 
 from collections import Counter
@@ -18,33 +18,33 @@ from jobs.store.column_types import AsciiId, UtcDateTime
 
 TOKENS: Final = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 _ONE: Final = literal_column("1", Integer)
-"""A limit that keeps an index probe for each row from becoming a join over all of them."""
+"""A limit with which PostgreSQL probes an index for each row, instead of joining the whole tables."""
 SUMS: Final = ("calls", "calls_of_unknown_cost", *TOKENS, "cost_microusd")
 
 
 def add_up(tx: Connection, before: datetime, limit: int) -> int:
-    """Add up and delete attempts that began on an earlier day (UTC) than `before`; returns how many, at most `limit`.
+    """Sum up and delete at most `limit` attempts of one key that began on an earlier day (UTC) than `before`.
 
-    They are of one API key; fewer than `limit` does not mean that there are no more, but none does. What is open, or
-    whose job is still kept, stays as it is, and so does what another session has locked.
+    Open attempts stay, and so do those whose job still exists or that another session has locked. Returns the number
+    of deleted attempts. Only zero means that nothing is left to sum up.
     """
     midnight = datetime.combine(before.astimezone(UTC).date(), time(), UTC)
     key = tx.execute(_KEY, {"midnight": midnight}).scalar_one_or_none()
     if key is None:
         return 0
-    taken = tx.execute(_TAKING, {"of_key": key, "midnight": midnight, "most": limit}).all()
+    taken = tx.execute(_DELETE, {"of_key": key, "midnight": midnight, "most": limit}).all()
     if taken:
-        tx.execute(_ADDING[tx.dialect.name], _added_up(key, taken))
+        tx.execute(_ADD[tx.dialect.name], _sums(key, taken))
     return len(taken)
 
 
 def days_begun(start: datetime, end: datetime) -> tuple[date, date]:
-    """The first and the last day (UTC) that begins within a span; the last is before the first if none does."""
-    moment = timedelta(microseconds=1)
-    return (start.astimezone(UTC) + timedelta(days=1) - moment).date(), (end.astimezone(UTC) - moment).date()
+    """Return the first and the last day (UTC) that begins within a span. If none does, the last precedes the first."""
+    instant = timedelta(microseconds=1)
+    return (start.astimezone(UTC) + timedelta(days=1) - instant).date(), (end.astimezone(UTC) - instant).date()
 
 
-def _added_up(key: str, attempts: Iterable[Any]) -> list[dict[str, Any]]:
+def _sums(key: str, attempts: Iterable[Any]) -> list[dict[str, Any]]:
     sums: dict[tuple[date, str, str], Counter[str]] = {}
     for each in attempts:
         group = sums.setdefault((each.started_at.astimezone(UTC).date(), each.model, each.outcome), Counter())
@@ -54,7 +54,7 @@ def _added_up(key: str, attempts: Iterable[Any]) -> list[dict[str, Any]]:
             group[name] += getattr(each, name) or 0
     return [
         {"api_key_id": key, "day": day, "model": model, "outcome": outcome, **{name: group[name] for name in SUMS}}
-        for (day, model, outcome), group in sorted(sums.items())  # in one order, so that no two wait for each other
+        for (day, model, outcome), group in sorted(sums.items())  # one lock order prevents deadlocks
     ]
 
 
@@ -65,13 +65,13 @@ def _past() -> tuple[Any, ...]:
 
 
 def _key() -> Select[Any]:
-    """The first that has any, found by one probe of an index for each key."""
+    """Select the first key with such attempts, by one index probe for each key."""
     key, row = schema.api_keys.c, schema.attempts.c
     past = select(row.job_id).where(row.api_key_id == key.id, *_past()).limit(_ONE)
     return select(key.id).where(past.scalar_subquery().is_not(None)).order_by(key.id).limit(1)
 
 
-def _taking() -> ReturningDelete[Any]:
+def _delete() -> ReturningDelete[Any]:
     row = schema.attempts.c
     of_key = row.api_key_id == bindparam("of_key", type_=AsciiId)
     past = select(row.job_id, row.number).where(of_key, *_past()).order_by(row.started_at)
@@ -80,12 +80,12 @@ def _taking() -> ReturningDelete[Any]:
     return delete(schema.attempts).where(tuple_(row.job_id, row.number).in_(past)).returning(*facts)
 
 
-def _adding(dialect: Any) -> Any:
-    adding, row = dialect.insert(schema.usage_rollup), schema.usage_rollup.c
-    sums = {name: row[name] + adding.excluded[name] for name in SUMS}
-    return adding.on_conflict_do_update(index_elements=[*schema.usage_rollup.primary_key], set_=sums)
+def _add(dialect: Any) -> Any:
+    inserting, row = dialect.insert(schema.usage_rollup), schema.usage_rollup.c
+    sums = {name: row[name] + inserting.excluded[name] for name in SUMS}
+    return inserting.on_conflict_do_update(index_elements=[*schema.usage_rollup.primary_key], set_=sums)
 
 
 _KEY: Final = _key()
-_TAKING: Final = _taking()
-_ADDING: Final = {"postgresql": _adding(postgresql), "sqlite": _adding(sqlite)}
+_DELETE: Final = _delete()
+_ADD: Final = {"postgresql": _add(postgresql), "sqlite": _add(sqlite)}

@@ -63,7 +63,7 @@ def test_a_provider_that_takes_calls_again_is_open_with_the_next_call(records: R
     set_back(records)
     with records.database.begin() as tx:
         provider_limit = provider_limits.read_provider_limit(tx, PROVIDER)
-        assert not provider_limit.is_shut(records.clock())
+        assert not provider_limit.refuses_all(records.clock())
         assert provider_limits.take_probe(tx, provider_limit, records.clock())
         assert provider_limits.resume(tx, PROVIDER, records.clock() + SECOND)
 

@@ -18,7 +18,7 @@ def refused_probe(database: Database, clock: Clock) -> timedelta:
         assert provider_limit.probe_at is not None
         clock.advance(max(timedelta(), provider_limit.probe_at - clock()))
         assert provider_limits.take_probe(tx, provider_limit, clock())
-        assert provider_limits.read_provider_limit(tx, NAME).is_shut(clock())  # one probe at a time
+        assert provider_limits.read_provider_limit(tx, NAME).refuses_all(clock())  # one probe at a time
         clock.advance(timedelta(milliseconds=1))
         assert not provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
         probe_at = provider_limits.read_provider_limit(tx, NAME).probe_at
@@ -31,7 +31,7 @@ def test_the_first_probe_goes_out_at_once_and_each_refused_one_doubles_the_pause
 ) -> None:
     with database.begin() as tx:
         assert provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-        assert not provider_limits.read_provider_limit(tx, NAME).is_shut(clock())
+        assert not provider_limits.read_provider_limit(tx, NAME).refuses_all(clock())
     pauses = [refused_probe(database, clock).total_seconds() for _ in range(8)]
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -45,7 +45,7 @@ def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: D
         clock.advance(timedelta(seconds=30))
         assert provider_limits.resume(tx, NAME, clock())
         provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
-        assert not provider_limits.read_provider_limit(tx, NAME).is_shut(clock())
+        assert not provider_limits.read_provider_limit(tx, NAME).refuses_all(clock())
 
 
 def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) -> None:

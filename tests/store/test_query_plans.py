@@ -21,7 +21,7 @@ from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import api_keys, responses, schema, workers
 from jobs.store.attempts import attempts_of, close_lost, unwanted_copies, unwanted_responses
-from jobs.store.conversations import check_chain, done_waiting, read_turns
+from jobs.store.conversations import check_chain, read_turns, ready_follow_ups
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase
@@ -393,7 +393,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
     "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
-    "follow-ups that waited": lambda tx, _world: done_waiting(tx, 200),
+    "follow-ups that waited": lambda tx, _world: ready_follow_ups(tx, 200),
     "a request sent again": lambda tx, world: find_earlier_creates(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
     "write and claim a delivery": write_and_claim,

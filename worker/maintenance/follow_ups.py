@@ -11,7 +11,7 @@ from jobs import text_limits
 from jobs.errors import ChainBroken, StaleJob
 from jobs.lifecycle import Actor, Verb
 from jobs.notifications import Notifier
-from jobs.store.conversations import Waiting, check_chain, done_waiting, let_run
+from jobs.store.conversations import ReadyFollowUp, check_chain, ready_follow_ups, unblock
 from jobs.store.database import Database, unless_locked
 from jobs.store.jobs import move
 from jobs.telemetry import get_logger
@@ -26,19 +26,19 @@ def run_once(database: Database, notifier: Notifier, now: datetime) -> int:
     decided = 0
     while True:
         with database.read() as tx:
-            batch = done_waiting(tx, BATCH)
+            batch = ready_follow_ups(tx, BATCH)
         moved = 0
-        for waiting in batch:
+        for follow_up in batch:
             with unless_locked():
-                moved += _decide(database, notifier, waiting, now)
+                moved += _decide(database, notifier, follow_up, now)
         decided += moved
         # one that fails may be what others wait for; with nothing moved, what is left is not ours to move
         if not moved:
             return decided
 
 
-def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datetime) -> bool:
-    job = waiting.job
+def _decide(database: Database, notifier: Notifier, follow_up: ReadyFollowUp, now: datetime) -> bool:
+    job = follow_up.job
     if job.blocked_by is None:
         return False
     with database.begin(hurried=True) as tx:
@@ -52,7 +52,7 @@ def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datet
             with suppress(StaleJob):
                 _, deliveries = move(tx, Verb.FAIL_DEPENDENCY, [(job, error)], now, by=Actor.FOLLOW_UPS)
         else:
-            return let_run(tx, job, now, _due(waiting, now))
+            return unblock(tx, job, now, _due(follow_up, now))
     if deliveries is None:
         return False
     log.info(Verb.FAIL_DEPENDENCY, job_id=job.id, attempt=job.attempt)
@@ -60,5 +60,5 @@ def _decide(database: Database, notifier: Notifier, waiting: Waiting, now: datet
     return True
 
 
-def _due(waiting: Waiting, now: datetime) -> datetime:
-    return now if waiting.run_at is None else max(now, datetime.fromtimestamp(waiting.run_at, UTC))
+def _due(follow_up: ReadyFollowUp, now: datetime) -> datetime:
+    return now if follow_up.run_at is None else max(now, datetime.fromtimestamp(follow_up.run_at, UTC))
