@@ -35,7 +35,7 @@ async def until_ended(
     gone = asyncio.create_task(until_disconnected(request))
     has_waited = False
     try:
-        with state.listener.expect(job_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
+        with state.listener.subscribe(job_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
             while True:
                 rendered = await state.bodies.do((job_id, caller.id))
                 left = None if until is None else until - loop.time()

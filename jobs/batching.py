@@ -1,7 +1,7 @@
-"""Doing together, in one transaction, what comes at the same time.
+"""Batches: calls that come at the same time share one transaction.
 
-Whoever comes while nothing is under way begins at once, and alone. Who comes meanwhile waits for that to end, and then
-all who wait go together: no timer, no wait on an idle machine, and the larger the rush the fewer the transactions.
+A call that finds no batch under way starts at once, alone. Calls that come meanwhile wait for that batch to end and
+then form the next one. So there is no timer and no delay on an idle machine, and a rush needs fewer transactions.
 `Batcher` is for threads and greenlets, `AsyncBatcher` for an event loop.
 """
 
@@ -17,46 +17,46 @@ from typing import Final, Generic, TypeVar
 
 OVERTAKEN_AFTER: Final = 1.5
 GIVEN_UP_AFTER: Final = 6.0
-WATCHED_EVERY: Final = 0.25
+CHECK_EVERY: Final = 0.25
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class BatchFailed(Exception):
-    """What several did together failed, for one of them or for all: each may try on its own."""
+    """A batch of several items failed. Each item may be tried on its own."""
 
 
 @dataclass(eq=False)
 class _Leader:
-    """One who does batches, and since when it has been at the present one."""
+    """One runner of batches, and the time at which its current batch began."""
 
     began_at: float
 
     @property
     def is_stuck(self) -> bool:
-        """Whether others go on without it."""
+        """Return whether the others stop waiting for it."""
         return monotonic() - self.began_at > OVERTAKEN_AFTER
 
 
-class _Place(Generic[T, R]):
-    """One who waits: for the result, or for the turn to lead the next batch."""
+class _Waiter(Generic[T, R]):
+    """A caller that waits for its result, or to become the leader of the next batch."""
 
-    __slots__ = ("error", "item", "leads", "result", "woken")
+    __slots__ = ("error", "item", "leader", "result", "woken")
 
     def __init__(self, item: T) -> None:
         self.item = item
         self.woken = Event()
-        self.leads: _Leader | None = None
+        self.leader: _Leader | None = None
         self.result: R
         self.error: Exception | None = None
 
 
 class Batcher(Generic[T, R]):
-    """One kind of work, done by whoever comes first, for those behind as well. From any thread or greenlet.
+    """One kind of work, done by the first caller for the others too. Safe to use from any thread or greenlet.
 
-    A batch that is stuck holds up itself alone: whoever has waited behind it for `OVERTAKEN_AFTER` seconds leads the
-    next one beside it, unless so many as `most_stuck` are.
+    A stuck batch delays only itself: after `OVERTAKEN_AFTER` seconds another waiter leads the next batch beside it,
+    unless `most_stuck` batches are stuck.
     """
 
     def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], most: int = 50, *, most_stuck: int = 3) -> None:
@@ -65,193 +65,192 @@ class Batcher(Generic[T, R]):
         self._most = most
         self._most_leaders = 1 + most_stuck
         self._guard = Lock()
-        self._waiting: deque[_Place[T, R]] = deque()
+        self._waiting: deque[_Waiter[T, R]] = deque()
         self._leaders: list[_Leader] = []
 
     def do(self, item: T) -> R:
-        """The result for `item`.
+        """Return the result for `item`.
 
         Raises:
-            BatchFailed: it was done together with others, and failed.
-            Exception: what `work` raised for this one alone.
+            BatchFailed: its batch had several items and failed.
+            Exception: its batch had this item alone, and `work` raised this.
         """
-        place: _Place[T, R] = _Place(item)
+        waiter: _Waiter[T, R] = _Waiter(item)
         with self._guard:
-            if self._has_room():
-                self._appoint(place)
+            if self._may_lead():
+                self._make_leader(waiter)
             else:
-                self._waiting.append(place)
+                self._waiting.append(waiter)
         try:
-            if place.leads is not None:
-                sleep(0)  # whoever else is there by now, and only has not had his turn, goes along
+            if waiter.leader is not None:
+                sleep(0)  # lets callers that are ready to run join the batch
             else:
-                self._await_turn(place)
+                self._wait(waiter)
         except BaseException:  # our greenlet is killed
-            self._leave(place)
+            self._leave(waiter)
             raise
-        if place.leads is not None:
-            self._lead(place, place.leads)
-        if place.error is not None:
-            raise place.error
-        return place.result
+        if waiter.leader is not None:
+            self._lead(waiter, waiter.leader)
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.result
 
-    def _has_room(self) -> bool:
-        """Whether one more may lead. For whoever has the guard, as all that follows."""
+    def _may_lead(self) -> bool:
+        """Return whether one more may lead. The caller holds the guard."""
         return len(self._leaders) < self._most_leaders and all(each.is_stuck for each in self._leaders)
 
-    def _appoint(self, place: _Place[T, R]) -> None:
-        place.leads = _Leader(monotonic())
-        self._leaders.append(place.leads)
+    def _make_leader(self, waiter: _Waiter[T, R]) -> None:
+        waiter.leader = _Leader(monotonic())
+        self._leaders.append(waiter.leader)
 
-    def _hand_over(self) -> None:
-        if self._waiting and self._has_room():
+    def _promote_next(self) -> None:
+        if self._waiting and self._may_lead():
             following = self._waiting.popleft()
-            self._appoint(following)
+            self._make_leader(following)
             following.woken.set()
 
-    def _await_turn(self, place: _Place[T, R]) -> None:
-        while not place.woken.wait(OVERTAKEN_AFTER):
+    def _wait(self, waiter: _Waiter[T, R]) -> None:
+        while not waiter.woken.wait(OVERTAKEN_AFTER):
             with self._guard:
-                if place in self._waiting and self._has_room():
-                    self._waiting.remove(place)
-                    self._appoint(place)
+                if waiter in self._waiting and self._may_lead():
+                    self._waiting.remove(waiter)
+                    self._make_leader(waiter)
                     return
 
-    def _lead(self, place: _Place[T, R], leader: _Leader) -> None:
-        """Do the next batch, our own item first in it, and let the next one lead."""
+    def _lead(self, waiter: _Waiter[T, R], leader: _Leader) -> None:
+        """Run the next batch, with our own item first, then promote the next leader."""
         with self._guard:
             others = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most - 1))]
             leader.began_at = monotonic()
-        batch = [place, *others]
+        batch = [waiter, *others]
         try:
             for each, result in zip(batch, self._work([each.item for each in batch]), strict=True):
                 each.result = result
-        except Exception as error:  # noqa: BLE001  # each of them raises it
+        except Exception as error:  # noqa: BLE001  # each waiter raises it
             self._fail(batch, error)
-        except BaseException:  # only our own life ends
-            self._fail(batch, BatchFailed("the one who did it was killed"))
+        except BaseException:  # this thread or greenlet is ended
+            self._fail(batch, BatchFailed("the leader was killed"))
             raise
         finally:
             for each in others:
                 each.woken.set()
             with self._guard:
                 self._leaders.remove(leader)
-                self._hand_over()
+                self._promote_next()
 
-    def _leave(self, place: _Place[T, R]) -> None:
-        """Wait no longer; who was to lead lets the next one."""
+    def _leave(self, waiter: _Waiter[T, R]) -> None:
+        """Stop waiting. A leader promotes the next one."""
         with self._guard:
-            if place in self._waiting:
-                self._waiting.remove(place)
-            elif place.leads is not None:
-                self._leaders.remove(place.leads)
-                self._hand_over()
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif waiter.leader is not None:
+                self._leaders.remove(waiter.leader)
+                self._promote_next()
 
     @staticmethod
-    def _fail(batch: Sequence[_Place[T, R]], error: Exception) -> None:
-        for place in batch:
-            place.error = error
+    def _fail(batch: Sequence[_Waiter[T, R]], error: Exception) -> None:
+        for waiter in batch:
+            waiter.error = error
             if len(batch) > 1:
-                place.error = BatchFailed(type(error).__name__)
-                place.error.__cause__ = error
+                waiter.error = BatchFailed(type(error).__name__)
+                waiter.error.__cause__ = error
 
 
 class NotBegun(Exception):
-    """Nobody has begun with an item in time, for those before it are stuck; nothing was done for it."""
+    """No batch took the item in time, because earlier batches are stuck. Nothing was done for it."""
 
 
 class AsyncBatcher(Generic[T, R]):
-    """One kind of work, done in a thread of its own. Belongs to one event loop.
+    """One kind of work, done in threads of its own. Belongs to one event loop.
 
-    A batch that is stuck holds up itself alone: those who wait behind it for `OVERTAKEN_AFTER` seconds are done by
-    another thread, of which there are `most_stuck` and one. Who has not been begun with after `GIVEN_UP_AFTER` seconds
-    is told so.
+    A stuck batch delays only itself: after `OVERTAKEN_AFTER` seconds another thread takes the next batch, up to
+    `most_stuck` + 1 threads. An item that no batch has taken after `GIVEN_UP_AFTER` seconds fails with `NotBegun`.
     """
 
     def __init__(
         self, work: Callable[[Sequence[T]], Sequence[R | Exception]], most: int = 256, *, most_stuck: int = 3
     ) -> None:
-        """`work` may block. It gives a result for each of up to `most` items, in order, or what that one fails with."""
+        """`work` may block. For each of up to `most` items it returns, in order, a result or the exception to raise."""
         self._work = work
         self._most = most
         self._waiting: deque[tuple[T, Future[R], float]] = deque()
         self._leaders: list[_Leader] = []
         self._most_leaders = 1 + most_stuck
-        self._threads = ThreadPoolExecutor(self._most_leaders)  # never behind the handlers that fill the shared pool
-        self._is_watched = False
+        self._threads = ThreadPoolExecutor(self._most_leaders)  # the shared pool may be full of handlers
+        self._is_check_due = False
         self.is_busy = False
 
     async def do(self, item: T) -> R:
-        """The result for `item`, once its batch is done.
+        """Return the result for `item` once its batch is done.
 
         Raises:
-            NotBegun: nothing was done for it.
-            Exception: what `work` gave for this item, or raised for them all.
+            NotBegun: no batch took it in time.
+            Exception: `work` returned it for this item, or raised it for the batch.
         """
         loop = get_running_loop()
         future: Future[R] = loop.create_future()
         self._waiting.append((item, future, monotonic()))
         if not self.is_busy:
             self.is_busy = True
-            loop.call_soon(self._begin, loop)
+            loop.call_soon(self._start, loop)
         return await future
 
-    def _begin(self, loop: AbstractEventLoop) -> None:
+    def _start(self, loop: AbstractEventLoop) -> None:
         if self._waiting:
             leader = _Leader(monotonic())
             self._leaders.append(leader)
             self._threads.submit(self._lead, loop, leader)
-            self._watch_from(loop)
+            self._check_later(loop)
         self.is_busy = bool(self._leaders)
 
-    def _end(self, loop: AbstractEventLoop, leader: _Leader) -> None:
+    def _finish(self, loop: AbstractEventLoop, leader: _Leader) -> None:
         self._leaders.remove(leader)
         if all(each.is_stuck for each in self._leaders):
-            self._begin(loop)  # who came since
+            self._start(loop)  # with the items that came since
         self.is_busy = bool(self._leaders)
 
-    def _watch_from(self, loop: AbstractEventLoop) -> None:
-        if not self._is_watched:
-            self._is_watched = True
-            loop.call_later(WATCHED_EVERY, self._watch, loop)
+    def _check_later(self, loop: AbstractEventLoop) -> None:
+        if not self._is_check_due:
+            self._is_check_due = True
+            loop.call_later(CHECK_EVERY, self._check, loop)
 
-    def _watch(self, loop: AbstractEventLoop) -> None:
-        self._is_watched = False
+    def _check(self, loop: AbstractEventLoop) -> None:
+        self._is_check_due = False
         if not self._leaders:
             return
         while self._waiting and monotonic() - self._waiting[0][2] > GIVEN_UP_AFTER:
-            with suppress(IndexError):  # a leader was quicker
+            with suppress(IndexError):  # a leader has just taken it
                 _, future, _ = self._waiting.popleft()
                 if not future.done():
                     future.set_exception(NotBegun(f"not begun within {GIVEN_UP_AFTER:g} s"))
         if len(self._leaders) < self._most_leaders and all(each.is_stuck for each in self._leaders):
-            self._begin(loop)
-        self._watch_from(loop)
+            self._start(loop)
+        self._check_later(loop)
 
     def _lead(self, loop: AbstractEventLoop, leader: _Leader) -> None:
-        """Do batch after batch without asking the loop, which may be long about what came of the one before (0005)."""
+        """Run batches until no item waits, without the loop: it may be busy with earlier results (decision 0005)."""
         while batch := self._next():
             leader.began_at = monotonic()
             results: Sequence[R | BaseException]
             try:
                 results = self._work([item for item, _ in batch])
-            except BaseException as error:  # noqa: BLE001  # each of them raises it
+            except BaseException as error:  # noqa: BLE001  # each waiter raises it
                 results = [error] * len(batch)
-            loop.call_soon_threadsafe(self._tell, [future for _, future in batch], results)
-        loop.call_soon_threadsafe(self._end, loop, leader)
+            loop.call_soon_threadsafe(self._resolve, [future for _, future in batch], results)
+        loop.call_soon_threadsafe(self._finish, loop, leader)
 
     def _next(self) -> list[tuple[T, Future[R]]]:
         batch: list[tuple[T, Future[R]]] = []
-        with suppress(IndexError):  # that was all, or another leader has taken the rest
+        with suppress(IndexError):  # no item is left, or another leader took the rest
             while len(batch) < self._most:
                 item, future, _ = self._waiting.popleft()
                 batch.append((item, future))
         return batch
 
     @staticmethod
-    def _tell(futures: Sequence[Future[R]], results: Sequence[R | BaseException]) -> None:
+    def _resolve(futures: Sequence[Future[R]], results: Sequence[R | BaseException]) -> None:
         for future, result in zip(futures, results, strict=True):
-            if future.done():  # nobody waits any more
+            if future.done():  # its caller was cancelled
                 continue
             if isinstance(result, BaseException):
                 future.set_exception(result)

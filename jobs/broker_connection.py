@@ -1,6 +1,6 @@
-"""The line to the broker over which bells are rung: kept, as to connect anew costs ten times as much as to ring.
+"""The connection to the broker. It is kept, because a new one costs ten times as much as a message.
 
-Whoever finds the broker away leaves it alone for a second, so that a dead one does not slow every caller down.
+After a failure the broker is not asked for a second, so that a dead one does not delay every caller.
 """
 
 import ssl
@@ -34,12 +34,12 @@ from redis.exceptions import (
 from jobs.encoding import read_json
 from jobs.ids import may_be_id
 
-# the last: kombu lets through what its client raises within a command
+# RedisError: kombu passes on errors that its client raises within a command
 BROKER_ERRORS: Final = (OSError, KombuError, OperationalError, ChannelError, AMQPError, RedisError)
-# what Celery and kombu raise upon a message that no Celery has sent
+# raised by Celery and kombu for a message that Celery did not send
 MALFORMED: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 CLUSTER_ERRORS: Final = (AskError, ClusterCrossSlotError, ClusterError)
-"""What a Redis Cluster says to who asks it as one server; `MovedError` is an `AskError`."""
+"""Replies of a Redis Cluster to a client of a single server; `MovedError` is an `AskError`."""
 _CODES: Final = {
     ReadOnlyError: "READONLY",
     OutOfMemoryError: "OOM",
@@ -47,11 +47,11 @@ _CODES: Final = {
     NoPermissionError: "NOPERM",
     AuthenticationError: "NOAUTH",
 }
-"""The codes that redis-py cuts off what a server replied."""
+"""The codes that redis-py removes from a server's reply."""
 FULL: Final = "max number of clients reached"
-"""What Redis says to one connection too many; redis-py takes it for any other error of a connection."""
+"""Redis' reply to one connection too many, which redis-py raises as a plain connection error."""
 ANSWERS: Final = "it answers"
-"""What the reason begins with where the broker is there and refuses."""
+"""Start of the reason if the broker answers but refuses."""
 CONNECT_SECONDS: Final = 2
 QUIET_AFTER_FAILURE: Final = 1.0
 
@@ -59,28 +59,28 @@ T = TypeVar("T")
 
 
 class SteadyConnection(Connection):
-    """Looks every second for a broker that is away.
+    """Tries every second to connect to a broker that is unavailable.
 
-    Kombu's own pauses grow to 30 s: so long would every worker take no job once the broker is back.
+    Kombu's own pauses grow to 30 s, for which a worker would take no job after the broker has returned.
     """
 
     def ensure_connection(self, *args: Any, **options: Any) -> Connection:
-        """Connect, and come back once that has worked; the arguments are kombu's."""
+        """Connect, and return once connected; the arguments are kombu's."""
         super().ensure_connection(*args, **{**options, "interval_start": 1, "interval_step": 0})  # type: ignore[no-untyped-call]  # kombu has no types
         return self
 
 
 class BrokerUnavailable(Exception):
-    """The broker cannot be used, or could not a moment ago, and why; the cause is the error that told so, if any."""
+    """The broker cannot be used, or could not a moment ago. The message is the reason, `__cause__` a fresh error."""
 
 
 class BrokerConnection:
     """One connection, used by one caller at a time. Safe to share between threads and greenlets."""
 
     def __init__(self, app: Celery, *, keep: bool) -> None:
-        """Not to `keep` it is for brokers to whom a message is sent without an answer.
+        """`keep` must be False for a broker that does not acknowledge a message.
 
-        On a line that broke while it was idle, such a message would be lost without a word.
+        On a connection that broke while idle, such a message would be lost unnoticed.
         """
         self._app = app
         self._keep = keep
@@ -90,10 +90,10 @@ class BrokerConnection:
         self._reason = ""
 
     def use(self, act: Callable[[Connection], T]) -> T:
-        """What `act` makes of the connection.
+        """Return the result of `act` on the connection.
 
         Raises:
-            BrokerUnavailable: it could not be had, or broke.
+            BrokerUnavailable: it could not be made, or broke.
         """
         with self._guard:
             if monotonic() < self._quiet_until:
@@ -107,14 +107,14 @@ class BrokerConnection:
                 self._reason = refusal_of(error)
                 raise BrokerUnavailable(self._reason) from error
             finally:
-                if not (is_whole and self._keep):  # also where a greenlet is killed: an answer may be on its way
-                    self._let_go()
+                if not (is_whole and self._keep):  # also if a greenlet is killed: an answer may be on its way
+                    self._release()
             return result
 
     def close(self) -> None:
-        """Let go of the connection; the next use makes another."""
+        """Close the connection; the next use makes another."""
         with self._guard:
-            self._let_go()
+            self._release()
 
     def _connected(self) -> Connection:
         if self._connection is None:
@@ -122,7 +122,7 @@ class BrokerConnection:
             self._connection.ensure_connection(max_retries=0, timeout=CONNECT_SECONDS)
         return self._connection
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(*BROKER_ERRORS):
@@ -130,7 +130,7 @@ class BrokerConnection:
 
 
 def refusal_of(error: BaseException) -> str:
-    """Why the broker cannot be used, for whoever operates it: the server's own words, if it gave any."""
+    """Return the reason why the broker cannot be used, in the server's own words if it gave any."""
     seen: BaseException | None = error
     while seen is not None:
         code = next((code for kind, code in _CODES.items() if isinstance(seen, kind)), None)
@@ -145,38 +145,37 @@ def refusal_of(error: BaseException) -> str:
 
 
 def try_write(connection: Connection, queue: str) -> None:
-    """Write to Redis what is gone at once; to any other broker nothing.
+    """Write a key to Redis and delete it; do nothing with any other broker.
 
-    A server that answers may take no writes: one that has become a replica, or whose disk or memory is full.
+    A server that answers may still refuse writes: it may be a replica now, or its disk or memory may be full.
 
     Raises:
-        RedisError: it takes none, or does not answer.
+        RedisError: it refuses the write, or does not answer.
     """
     channel = connection.default_channel
     if isinstance(channel, RedisChannel):
-        channel.client.lpush(queue, "x")  # in no pipeline, which would put words of its own before the server's
+        channel.client.lpush(queue, "x")  # not in a pipeline, which would prefix the server's message
         channel.client.delete(queue)
 
 
 def queue_length(connection: Connection, queue: str) -> int:
-    """How many messages wait in this queue."""
+    """Return the number of messages in this queue."""
     try:
         declared = connection.default_channel.queue_declare(queue, passive=True)
-    except ChannelError:  # nobody has declared it yet
+    except ChannelError:  # it is not declared yet
         return 0
     return int(declared.message_count)
 
 
 def next_id(connection: Connection, queue: str) -> str | None:
-    """The id in the message that Redis hands out next from this queue, which is its oldest.
+    """Return the id in the oldest message of this queue, which Redis hands out next.
 
-    Empty if there is none, or it is none of ours: anything may be put there. None from any other broker, which does not
-    show it.
+    Empty if there is no message, or if we did not send it. None from any other broker, which does not show it.
     """
     channel = connection.default_channel
     if not isinstance(channel, RedisChannel):
         return None
-    key = f"{channel.global_keyprefix}{queue}"  # this command is not among those that kombu puts it before
+    key = f"{channel.global_keyprefix}{queue}"  # kombu does not add the prefix to this command
     try:
         found = read_json(channel.client.lindex(key, -1) or b"{}")["headers"]["id"]
     except MALFORMED:
@@ -185,10 +184,10 @@ def next_id(connection: Connection, queue: str) -> str | None:
 
 
 def read_together(connection: Connection, *queues: str) -> None:
-    """Ask Redis for several queues at once, as a worker does to take the next message; any other broker for nothing.
+    """Ask Redis for several queues in one command, as a worker does; do nothing with any other broker.
 
     Raises:
-        RedisError: it does not serve them together, as a cluster, or does not answer.
+        RedisError: it cannot serve them together, as a cluster, or does not answer.
     """
     channel = connection.default_channel
     if isinstance(channel, RedisChannel):
@@ -196,9 +195,9 @@ def read_together(connection: Connection, *queues: str) -> None:
 
 
 def try_queue(connection: Connection, name: str, seconds: float) -> bool:
-    """Put a message into a queue of this name and take it out as a worker does; False if it does not come back.
+    """Send a message to a queue of this name and receive it as a worker does; return whether it came back.
 
-    The queue is gone afterwards.
+    The queue is deleted afterwards.
     """
     token = uuid4().hex
     returned: list[object] = []

@@ -1,15 +1,15 @@
-"""The names of one installation's queues, exchanges and channels on a broker that it may share with others."""
+"""Names of one installation's queues, exchanges and channels on a broker that it may share with others."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-TELLING: Final = 16
+ID_CHARACTERS: Final = 16
 
 
 @dataclass(frozen=True)
 class Names:
-    """All of them begin with the installation's namespace, so that two installations never share one."""
+    """The names of one installation. All begin with its namespace, so that two installations never share one."""
 
     namespace: str
 
@@ -25,12 +25,12 @@ class Names:
 
     @property
     def trial(self) -> str:
-        """The queue by which `backburner doctor` tries whether the broker takes messages and hands them out."""
+        """The queue with which `backburner doctor` tests whether the broker delivers messages."""
         return f"{self.namespace}.trial"
 
     @property
     def probe(self) -> str:
-        """The key by which `/readyz` tries whether the broker takes writes; gone at once."""
+        """The key with which `/readyz` tests whether the broker takes writes; deleted at once."""
         return f"{self.namespace}.probe"
 
     @property
@@ -44,32 +44,32 @@ class Names:
         return f"{self.namespace}.events"
 
     def of_job(self, job_id: str) -> str:
-        """The channel on which it is published that this response, or test delivery, has ended or has more to show.
+        """Return the channel for notifications of this response or test delivery.
 
-        The end of the id is random, and tells it from any other that somebody waits for at the same time.
+        Its name holds the end of the id, which is random and so differs from that of other ids in use.
         """
-        return f"{self.namespace}:{job_id[-TELLING:]}"
+        return f"{self.namespace}:{job_id[-ID_CHARACTERS:]}"
 
     @property
     def ended(self) -> str:
-        """The channel on which the release before this one publishes the ids of ended responses."""
+        """The channel on which the previous release publishes the ids of ended responses."""
         return f"{self.namespace}:ended"
 
     @property
     def wrote(self) -> str:
-        """The channel on which it publishes the ids of streamed responses that have more to show."""
+        """The channel on which the previous release publishes the ids of responses with new events."""
         return f"{self.namespace}:wrote"
 
     @property
     def stop(self) -> str:
-        """The channel on which calls to be stopped are published."""
+        """The channel of stop messages."""
         return f"{self.namespace}:stop"
 
     @property
     def revoked(self) -> str:
-        """The channel on which the ids of revoked API keys are published."""
+        """The channel of revoked API keys' ids."""
         return f"{self.namespace}:revoked"
 
 
 GetNames = Callable[[], Names]
-"""Return the names. Raises `SQLAlchemyError` while the database that keeps the namespace does not answer."""
+"""Return the names. Raises `SQLAlchemyError` if the database that holds the namespace does not answer."""

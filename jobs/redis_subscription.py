@@ -1,8 +1,8 @@
-"""The channels of the responses that somebody in this process waits for, subscribed only while they do.
+"""The Redis channels of the responses for which this process waits, subscribed only meanwhile.
 
-Redis so sends each process what is of use to it, however many others there are. A channel is subscribed a moment after
-somebody began to wait, and again after each reconnection; whoever listens is told when it is, and has to look at what
-happened before.
+So Redis sends each process only messages that it needs, however many processes there are. A channel is subscribed a
+moment after the wait begins, and again after each reconnection. `on_subscribed` is called then: earlier events have to
+be read from the rows.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ LISTEN_AGAIN_AFTER: Final = 0.5
 ENDED: Final = b"ended"
 WROTE: Final = b"wrote"
 BATCH_SECONDS: Final = 0.01
-"""Between two commands to Redis; who comes meanwhile shares the next one."""
+"""Pause between two commands to Redis. Changes within it share the next command."""
 CHANNELS_AT_ONCE: Final = 500
 LISTEN_SECONDS: Final = 1.0
 
@@ -30,7 +30,7 @@ log = get_logger(__name__)
 
 
 class RedisSubscription:
-    """One connection to Redis, and what is heard over it."""
+    """One connection to Redis for all subscribed responses."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class RedisSubscription:
         on_subscribed: Callable[[str], None],
         on_revoked: Callable[[], None],
     ) -> None:
-        """`on_message` is given a response's id and `ENDED` or `WROTE`; `on_subscribed` from when on that is so."""
+        """`on_message` gets a response's id and `ENDED` or `WROTE`, `on_subscribed` the id once its channel is open."""
         self._url = url
         self._names = names
         self._on_message = on_message
@@ -51,13 +51,13 @@ class RedisSubscription:
         self._is_changed = asyncio.Event()
         self._job_of: dict[str, str] = {}  # by channel
 
-    def want(self, job_id: str) -> None:
-        """Somebody waits for it."""
+    def add(self, job_id: str) -> None:
+        """Subscribe to the channel of a job."""
         self._wanted.add(job_id)
         self._note(job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Nobody waits for it any more."""
+    def remove(self, job_id: str) -> None:
+        """Unsubscribe from the channel of a job."""
         self._wanted.discard(job_id)
         self._note(job_id)
 
@@ -66,20 +66,20 @@ class RedisSubscription:
         self._is_changed.set()
 
     async def run(self) -> None:
-        """Listen until cancelled; a Redis that is away is tried again and again."""
+        """Listen until cancelled, and reconnect whenever Redis fails."""
         while True:
             try:
                 await self._listen(await asyncio.to_thread(self._names))
             except (RedisError, OSError, SQLAlchemyError) as error:
-                log.warning("event subscription lost", error=type(error).__name__)
-            except Exception:  # whatever broke, somebody has to listen: else every wait takes until the next look
-                log.exception("event subscription broke")
+                log.warning("Redis subscription lost", error=type(error).__name__)
+            except Exception:  # else every wait would last until the next read of the rows
+                log.exception("Redis subscription failed")
             await asyncio.sleep(LISTEN_AGAIN_AFTER)
 
     async def _listen(self, names: Names) -> None:
         client = connect_async(self._url)
         async with client, client.pubsub() as subscription:
-            # `ended` and `wrote` are where workers of the release before this one publish
+            # workers of the previous release publish on `ended` and `wrote`
             await subscription.subscribe(names.ended, names.wrote, names.revoked)
             self._job_of = {}
             self._changed |= self._wanted
@@ -89,13 +89,13 @@ class RedisSubscription:
                 while not keeping.done():
                     message = await subscription.get_message(timeout=LISTEN_SECONDS)
                     if message is not None:
-                        self._hear(names, message)
+                        self._receive(names, message)
                 keeping.result()
             finally:
                 await cancel_and_wait(keeping)
 
     async def _keep(self, subscription: Any, names: Names) -> None:
-        """Subscribe what is wanted, and nothing else."""
+        """Keep the subscribed channels equal to the wanted ones."""
         while True:
             await self._is_changed.wait()
             self._is_changed.clear()
@@ -107,13 +107,13 @@ class RedisSubscription:
             self._job_of |= added
             for channel in dropped:
                 del self._job_of[channel]
-            for some in _in_parts(added):
+            for some in _in_chunks(added):
                 await subscription.subscribe(*some)
-            for some in _in_parts(dropped):
+            for some in _in_chunks(dropped):
                 await subscription.unsubscribe(*some)
             await asyncio.sleep(BATCH_SECONDS)
 
-    def _hear(self, names: Names, message: dict[str, Any]) -> None:
+    def _receive(self, names: Names, message: dict[str, Any]) -> None:
         channel: str = message["channel"].decode()
         job_id = self._job_of.get(channel)
         if message["type"] == "subscribe":
@@ -126,11 +126,11 @@ class RedisSubscription:
         elif channel == names.revoked:
             self._on_revoked()
         elif channel in (names.ended, names.wrote):
-            job_id = message["data"].decode(errors="replace")  # rubbish names nobody who waits
+            job_id = message["data"].decode(errors="replace")  # an invalid id has no waiter
             self._on_message(job_id, ENDED if channel == names.ended else WROTE)
 
 
-def _in_parts(channels: Iterable[str]) -> Iterator[list[str]]:
+def _in_chunks(channels: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(channels)
     while part := list(islice(rest, CHANNELS_AT_ONCE)):
         yield part

@@ -272,7 +272,7 @@ async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Del
             return store.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
-    with state.listener.expect(delivery_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
+    with state.listener.subscribe(delivery_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:
         revoked.add_done_callback(lambda _: subscription.wake())
         await run_in_threadpool(state.task_queue.enqueue_deliveries, [delivery_id])
         while True:

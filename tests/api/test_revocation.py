@@ -13,7 +13,7 @@ from openai import OpenAI
 
 import api.routes.responses
 from jobs.lifecycle import Status
-from jobs.notifications import LOOK_EVERY
+from jobs.notifications import READ_EVERY
 from jobs.store.api_keys import revoke_key
 from tests.api.watching import Teller, watchers, watching
 from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error, serve
@@ -123,8 +123,8 @@ def test_no_answer_is_shown_that_comes_right_after_the_revocation(
             revoke_key(tx, tenant.id, datetime.now(UTC))
         teller.text(TEXT)
         hand.complete(waited)
-        assert_error(waiter.result(LOOK_EVERY), 401, type_="authentication_error", code="invalid_api_key")
-        told = events.result(LOOK_EVERY)
+        assert_error(waiter.result(READ_EVERY), 401, type_="authentication_error", code="invalid_api_key")
+        told = events.result(READ_EVERY)
     assert told[-1]["code"] == "invalid_api_key"
     assert TEXT not in json.dumps(told)
 

@@ -21,7 +21,7 @@ STREAMS = 5
 @pytest.fixture
 def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """One that looks all the time, and tells its streams' clients as often that it is there."""
-    monkeypatch.setattr(jobs.notifications, "LOOK_EVERY", 0.1)
+    monkeypatch.setattr(jobs.notifications, "READ_EVERY", 0.1)
     monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.05)
     with serve(settings_for(database_url, shared_valkey.url)) as server:
         yield server

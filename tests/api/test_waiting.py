@@ -144,7 +144,7 @@ def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
 @pytest.fixture
 def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is looked at because time has passed."""
-    monkeypatch.setattr(notifications, "LOOK_EVERY", 3600.0)
+    monkeypatch.setattr(notifications, "READ_EVERY", 3600.0)
 
 
 @pytest.mark.usefixtures("without_looks")

@@ -277,7 +277,7 @@ class WebhookSender:
         if recorded.disabled is not None:
             log.error("webhook endpoint disabled", endpoint_id=sending.endpoint_id, reason=recorded.disabled)
         if sending.is_test:
-            self._notifier.tested(sending.id)
+            self._notifier.test_ended(sending.id)
 
 
 @cache
