@@ -1,1 +1,1 @@
-"""The `backburner` command: everything on one machine with `up`, and the API's verbs for people at a terminal."""
+"""The `backburner` command: run everything on one machine with `up`, and use the API from a terminal."""

@@ -1,4 +1,4 @@
-"""The API as the client commands use it: one method per verb, and failures in one line."""
+"""A client of the API for the commands: a method per verb, and failures as one line."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,20 +14,20 @@ from cli.server_address import Connection
 from jobs.redacted_url import shown_url
 
 TIMEOUT_SECONDS = 30.0
-CREATE_TRIES = 3
+CREATE_ATTEMPTS = 3
 ERRNO = re.compile(r"^\[Errno -?\d+\] ")
-LOOPBACKS = ("127.0.0.1", "localhost", "::1")
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 Json = dict[str, Any]
 """A JSON object as the server sent it."""
 
 
 class Unreachable(CommandFailed):
-    """The server did not answer, or answered that it cannot right now; asking again may help."""
+    """The server did not answer, or is temporarily unable to. Trying again may help."""
 
 
 class Client:
-    """One caller of one server."""
+    """A connection to a server with an API key."""
 
     def __init__(self, connection: Connection) -> None:
         self.url = connection.url
@@ -35,7 +35,7 @@ class Client:
         self._http = httpx.Client(
             headers={"authorization": f"Bearer {connection.key()}"},
             timeout=TIMEOUT_SECONDS,
-            trust_env=urlsplit(self.url).hostname not in LOOPBACKS,  # no proxy reaches our own machine
+            trust_env=urlsplit(self.url).hostname not in LOOPBACK_HOSTS,  # a proxy cannot reach this machine's loopback
         )
 
     def __enter__(self) -> Self:
@@ -45,27 +45,27 @@ class Client:
         self._http.close()
 
     def create(self, body: Json) -> Json:
-        """Submit a response. A try whose answer was lost is repeated under its idempotency key, so it buys once."""
+        """Submit a response. If its answer is lost, repeat it with the same idempotency key: it is billed once."""
         headers = {"idempotency-key": str(uuid4())}
-        for tries_left in reversed(range(CREATE_TRIES)):
+        for attempts_left in reversed(range(CREATE_ATTEMPTS)):
             try:
                 return self._call("POST", "/responses", headers=headers, json=body)
             except Unreachable as error:
-                if tries_left == 0 or isinstance(error.__cause__, httpx.ConnectError):
+                if attempts_left == 0 or isinstance(error.__cause__, httpx.ConnectError):
                     raise
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def retrieve(self, response_id: str, wait: float = 0) -> Json:
-        """A response; the server holds the answer up to `wait` seconds for the response to end."""
+        """Return a response. The server holds its answer for up to `wait` seconds until the response has ended."""
         query = {"wait": f"{wait:g}"} if wait else {}
         return self._call("GET", f"/responses/{path_part(response_id)}", params=query, timeout=TIMEOUT_SECONDS + wait)
 
     def list(self, query: Mapping[str, str]) -> Json:
-        """A page of responses, newest first."""
+        """Return a page of responses, newest first."""
         return self._call("GET", "/responses", params=query)
 
     def cancel(self, response_id: str) -> Json:
-        """Cancel a response that is queued or running."""
+        """Cancel a queued or running response."""
         return self._call("POST", f"/responses/{path_part(response_id)}/cancel")
 
     def retry(self, response_id: str) -> Json:
@@ -73,36 +73,36 @@ class Client:
         return self._call("POST", f"/responses/{path_part(response_id)}/retry")
 
     def attempts(self, response_id: str, *, with_bodies: bool) -> Json:
-        """The calls made for a response, `with_bodies` each with what it brought in place of an answer.
+        """Return the attempts of a response, of all pages in one list.
 
-        All in one list, of however many pages.
+        `with_bodies` includes what a failed call received instead of an answer.
         """
         query = {"include": "body"} if with_bodies else {}
         path = f"/responses/{path_part(response_id)}/attempts"
-        found = page = self._call("GET", path, params=query)
+        result = page = self._call("GET", path, params=query)
         while page.get("has_more"):
             page = self._call("GET", path, params={**query, "after": str(page["last_id"])})
-            found = {**page, "data": found["data"] + page["data"], "first_id": found["first_id"]}
-        return found
+            result = {**page, "data": result["data"] + page["data"], "first_id": result["first_id"]}
+        return result
 
     def usage(self, start: int, end: int) -> Json:
-        """Usage between two moments in unix seconds."""
+        """Return the usage between two times in unix seconds."""
         return self._call("GET", "/usage", params={"start": str(start), "end": str(end)})
 
     def models(self) -> Sequence[str]:
-        """The ids of the models offered, in the operator's order."""
+        """Return the ids of the server's models, in its order."""
         return [str(model["id"]) for model in self._call("GET", "/models")["data"]]
 
     def get(self, path: str, query: Mapping[str, str]) -> Json:
-        """What is at `path`."""
+        """Send a GET request."""
         return self._call("GET", path, params=query)
 
     def post(self, path: str, body: Json, *, slow: bool = False) -> Json:
-        """Do what is at `path`; `slow` where the server itself has to wait for somebody."""
+        """Send a POST request. `slow` doubles the timeout, for requests in which the server itself waits."""
         return self._call("POST", path, json=body, timeout=2 * TIMEOUT_SECONDS if slow else TIMEOUT_SECONDS)
 
     def delete(self, path: str) -> Json:
-        """Erase what is at `path`."""
+        """Send a DELETE request."""
         return self._call("DELETE", path)
 
     def _call(self, method: str, path: str, **options: Any) -> Json:
@@ -139,7 +139,7 @@ def _read(answer: httpx.Response, url: str) -> Json:
 
 
 def path_part(given: str) -> str:
-    """One part of a path, whatever was given."""
+    """Return `given` quoted as one segment of a path."""
     return quote(given, safe="")
 
 

@@ -1,4 +1,4 @@
-"""The database behind the operator's commands, with errors that a person can read."""
+"""The database for the operator's commands, with readable errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from jobs.telemetry import log_to_stderr
 
 @contextmanager
 def open_database(settings: Settings) -> Iterator[Database]:
-    """The database of `settings`, known to have the tables of this release.
+    """Yield the database of `settings`, after checking that it has the tables of this release.
 
     Raises:
-        CommandFailed: it cannot be reached, or its tables are not this release's.
+        CommandFailed: it cannot be reached, or its tables are not those of this release.
     """
     log_to_stderr()
     database = Database(settings.database, pool_size=1)
@@ -34,10 +34,10 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def readable_errors(settings: Settings) -> Iterator[None]:
-    """Turn a database's failure into one line.
+    """Turn database errors of the block into one line.
 
     Raises:
-        CommandFailed: the block met such a failure.
+        CommandFailed: the block raised a database error.
     """
     try:
         yield
@@ -46,11 +46,11 @@ def readable_errors(settings: Settings) -> Iterator[None]:
 
 
 def shown(settings: Settings) -> str:
-    """The database's URL without its password."""
+    """Return the database's URL without its password."""
     return make_url(settings.database).render_as_string(hide_password=True)
 
 
 def reason_of(error: SQLAlchemyError) -> str:
-    """The first line of what the driver says; SQLAlchemy's own text would repeat statements and parameters."""
+    """Return the first line of the driver's error. SQLAlchemy's own text would repeat statements and parameters."""
     text = str(error.orig if isinstance(error, DBAPIError) else error).strip()
     return text.splitlines()[0] if text else type(error).__name__

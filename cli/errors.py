@@ -1,7 +1,7 @@
-"""What a command reports when it cannot do what it was asked: one line on stderr, never a traceback."""
+"""The failure of a command, reported as one line on stderr without a traceback."""
 
 from jobs.errors import BackburnerError
 
 
 class CommandFailed(BackburnerError):
-    """An expected failure. Its text is shown to a person as it stands, so it names what to change."""
+    """An expected failure. Its text is shown to the user, so it names what to change."""

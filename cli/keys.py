@@ -1,4 +1,4 @@
-"""`backburner keys`: the operator's tool for API keys. It works on the database itself, so it needs no key."""
+"""`backburner keys`: manage API keys. It works on the database directly, so it needs no key."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,18 +23,19 @@ from jobs.store.installation import Installation
 from jobs.store.jobs import cancel_open
 
 OPEN: Final = (Status.QUEUED, Status.IN_PROGRESS)
-"""The queued ones first, or they would take the slots of those that are cut, and calls would be paid for."""
-AT_ONCE: Final = 500
+"""Queued jobs are cancelled first. Else they would take the slots of cancelled calls and be billed."""
+BATCH: Final = 500
+"""Jobs that are cancelled in one transaction."""
 MAX_WAIT_SECONDS: Final = 10.0
 COMMITTING_SECONDS: Final = 1.0
-"""How long a create may take to commit that found its key valid just before; on SQLite it cannot come in between."""
+"""Seconds in which a create that found its key valid commits. On SQLite no create can commit in between."""
 
 
 def create(name: str, scopes: Sequence[str], *, as_json: bool) -> None:
-    """Make a key with `scopes`, all when empty, and show it this once.
+    """Create a key with `scopes` (all of them if empty) and print it. It cannot be shown again.
 
     Raises:
-        CommandFailed: a scope is unknown, or the database is not to be had.
+        CommandFailed: a scope is unknown, or the database cannot be used.
     """
     wanted = [_scope(each) for each in scopes]
     with open_database(load_settings()) as database, database.begin() as tx:
@@ -50,7 +51,7 @@ def show_all(*, as_json: bool) -> None:
     """List every key, revoked ones included, without its secret.
 
     Raises:
-        CommandFailed: the database is not to be had.
+        CommandFailed: the database cannot be used.
     """
     with open_database(load_settings()) as database, database.read() as tx:
         keys = list_keys(tx)
@@ -71,10 +72,10 @@ def show_all(*, as_json: bool) -> None:
 
 
 def revoke(key_id: str, *, cancel_jobs: bool, as_json: bool) -> None:
-    """End a key at once; its jobs go on, or are cancelled as well.
+    """Revoke a key at once. Its jobs continue unless `cancel_jobs` is set.
 
     Raises:
-        CommandFailed: there is no such key, or the database is not to be had.
+        CommandFailed: there is no such key, or the database cannot be used.
     """
     settings = load_settings()
     with open_database(settings) as database, _notifier(settings, database) as notifier:
@@ -92,14 +93,14 @@ def revoke(key_id: str, *, cancel_jobs: bool, as_json: bool) -> None:
         return
     render.print_text(f"{key.id} ({key.name}) is revoked")
     if cancel_jobs:
-        render.print_text(_told(cancelled))
+        render.print_text(_summary(cancelled))
 
 
 def cancel_jobs(key_id: str, *, as_json: bool) -> None:
-    """Cancel what a key has queued and running, whether or not it is revoked.
+    """Cancel the queued and running jobs of a key, revoked or not.
 
     Raises:
-        CommandFailed: there is no such key, or the database is not to be had.
+        CommandFailed: there is no such key, or the database cannot be used.
     """
     settings = load_settings()
     with open_database(settings) as database, _notifier(settings, database) as notifier:
@@ -109,34 +110,35 @@ def cancel_jobs(key_id: str, *, as_json: bool) -> None:
     if as_json:
         render.print_json({"id": key.id, "name": key.name, "cancelled": _counts(cancelled)})
     else:
-        render.print_text(_told(cancelled))
+        render.print_text(_summary(cancelled))
 
 
 def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> Counter[Status]:
-    """Cancel every open job of the key; the statuses that they had.
+    """Cancel every open job of the key; return how many there were by their former status.
 
-    Again until none is found, as a job may change its status in between; not for ever, as a valid key may submit on.
+    Repeated until none is found, as a job may change its status meanwhile. The time is limited, as a key that is still
+    valid may submit more.
     """
-    until = monotonic() + MAX_WAIT_SECONDS
+    give_up_at = monotonic() + MAX_WAIT_SECONDS
     cancelled: Counter[Status] = Counter()
     while True:
         found = 0
         for status in OPEN:
             with database.begin() as tx:
-                jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), AT_ONCE)
+                jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), BATCH)
             if notifier is not None:
                 for job in jobs if status is Status.IN_PROGRESS else ():
                     notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
                 notifier.ended(*(job.id for job in jobs))
             cancelled[status] += len(jobs)
             found += len(jobs)
-        if not found or (found < AT_ONCE and monotonic() > until):
+        if not found or (found < BATCH and monotonic() > give_up_at):
             return cancelled
 
 
 @contextmanager
 def _notifier(settings: Settings, database: Database) -> Iterator[Notifier | None]:
-    """Tells the other processes at once; None where Redis is not to be had: they find out from the rows in seconds."""
+    """Yield a notifier of the other processes. Yield None without Redis: they read the rows within seconds."""
     url = valkey.last_url(settings.data_dir) if valkey.is_embedded(settings) else settings.redis
     client = connect(url or settings.redis)
     notifier = None
@@ -155,7 +157,7 @@ def _existing(key_id: str, key: ApiKey | None) -> ApiKey:
     return key
 
 
-def _told(cancelled: Counter[Status]) -> str:
+def _summary(cancelled: Counter[Status]) -> str:
     queued, running = cancelled[Status.QUEUED], cancelled[Status.IN_PROGRESS]
     return f"{queued + running} cancelled: {queued} queued, {running} in progress"
 

@@ -1,7 +1,7 @@
-"""The `backburner` command: which command is what. Each lives in a module of its own subject.
+"""The `backburner` command line. Each command is implemented in a module of its own.
 
-The operator's commands are imported when they are called: they need the database and the broker's libraries, which
-would double the time that a `backburner get` takes to start.
+The operator's commands are imported only when they are called. They need the libraries of the database and the broker,
+which would double the start time of a `backburner get`.
 """
 
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class OneLineFailures(TyperGroup):
-    """Shows an expected failure in one line and exits with 1; anything else is a bug and keeps its traceback."""
+    """Prints an expected failure as one line and exits with 1. Anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -32,10 +32,10 @@ app = typer.Typer(
     help="Background jobs for slow reasoning models.",
     no_args_is_help=True,
     rich_markup_mode=None,
-    pretty_exceptions_enable=False,  # its tracebacks would show local variables, secrets among them
+    pretty_exceptions_enable=False,  # its tracebacks would show local variables, which include secrets
 )
 keys = typer.Typer(
-    help="Create, list and revoke API keys and cancel their jobs, in the database itself.", no_args_is_help=True
+    help="Create, list and revoke API keys and cancel their jobs, directly in the database.", no_args_is_help=True
 )
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="A key's id.", show_default=False)]
@@ -44,7 +44,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 
 @app.command()
 def up(
-    processes: Annotated[int, typer.Option(min=1, help="How many worker processes share the load.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Number of worker processes that share the load.")] = 1,
 ) -> None:
     """Run everything on this machine, in the foreground: Valkey, migrations, API, worker."""
     from cli.up.plan import up as run  # noqa: PLC0415  # a command loads its own part only
@@ -54,8 +54,10 @@ def up(
 
 @app.command()
 def api(
-    host: Annotated[str | None, typer.Option(help="Where to listen [default: BACKBURNER_HOST].")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="[default: BACKBURNER_PORT]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: BACKBURNER_HOST].")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port to listen on [default: BACKBURNER_PORT].")
+    ] = None,
 ) -> None:
     """Run the HTTP server."""
     from cli.server_commands import become_api  # noqa: PLC0415  # a command loads its own part only
@@ -66,9 +68,11 @@ def api(
 @app.command(context_settings=PASSED_ON)
 def worker(
     context: typer.Context,
-    processes: Annotated[int, typer.Option(min=1, help="How many share the load, about one per core.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Number of processes that share the load, about one per core.")
+    ] = 1,
 ) -> None:
-    """Run a worker; further arguments go to `celery worker`."""
+    """Run a worker; other arguments are passed on to `celery worker`."""
     from cli.server_commands import become_worker  # noqa: PLC0415  # a command loads its own part only
     from cli.worker_group import run_workers  # noqa: PLC0415  # a command loads its own part only
 
@@ -79,7 +83,7 @@ def worker(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database up to this release."""
+    """Migrate the database to this release."""
     from cli.server_commands import migrate as run  # noqa: PLC0415  # a command loads its own part only
 
     run()
@@ -95,7 +99,7 @@ def simulate(context: typer.Context) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check settings, database, broker, workers and provider, without paying for a call; exit 1 if any fails."""
+    """Check settings, database, broker, workers and provider, without a billed call; exit 1 if any check fails."""
     from cli.doctor.run import doctor as run  # noqa: PLC0415  # a command loads its own part only
 
     run(as_json=as_json)
@@ -103,13 +107,11 @@ def doctor(as_json: AsJson = False) -> None:
 
 @keys.command("create")
 def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose key this is; shown in lists and usage.", show_default=False)],
-    scope: Annotated[
-        list[str] | None, typer.Option(help="What it may do; may be repeated [default: everything].")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key; shown in lists and usage.", show_default=False)],
+    scope: Annotated[list[str] | None, typer.Option(help="A permission; may be repeated [default: all].")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and show it, this once."""
+    """Create a key and print it. It cannot be shown again."""
     from cli.keys import create  # noqa: PLC0415  # a command loads its own part only
 
     create(name, scope or (), as_json=as_json)
@@ -131,7 +133,7 @@ def keys_revoke(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """End a key at once, with the streams and waits that it has open; its jobs go on unless they are cancelled."""
+    """Revoke a key at once and end its open streams and waits; its jobs continue unless they are cancelled."""
     from cli.keys import revoke  # noqa: PLC0415  # a command loads its own part only
 
     revoke(key_id, cancel_jobs=cancel_jobs, as_json=as_json)
@@ -139,7 +141,7 @@ def keys_revoke(
 
 @keys.command("cancel-jobs")
 def keys_cancel_jobs(key_id: KeyId, as_json: AsJson = False) -> None:
-    """Cancel every queued and running response of a key; running calls are cut."""
+    """Cancel every queued and running response of a key; running calls are aborted."""
     from cli.keys import cancel_jobs  # noqa: PLC0415  # a command loads its own part only
 
     cancel_jobs(key_id, as_json=as_json)

@@ -1,6 +1,6 @@
-"""What the client commands print: tables and short reports for people, JSON for programs.
+"""Output of the client commands: tables and short reports for people, JSON for programs.
 
-Answers come from outside, so on a terminal they are stripped of control characters.
+Answers are foreign text, so control characters are removed on a terminal.
 """
 
 import json
@@ -28,12 +28,12 @@ STATUS_STYLES = {
 
 
 def out() -> Console:
-    """Standard output; wide where no terminal folds it."""
+    """Return a console for standard output, wide unless it is a terminal."""
     return _console(stderr=False)
 
 
 def err() -> Console:
-    """Standard error: progress, hints and failures, so that stdout holds the result alone."""
+    """Return a console for standard error: progress, hints and failures, so that stdout has only the result."""
     return _console(stderr=True)
 
 
@@ -43,28 +43,28 @@ def _console(*, stderr: bool) -> Console:
 
 
 def print_json(body: object) -> None:
-    """The server's JSON, and nothing else: indented for a person, one line for a program."""
+    """Print JSON: indented on a terminal, else in one line."""
     indent = 2 if sys.stdout.isatty() else None
     sys.stdout.write(json.dumps(body, ensure_ascii=False, indent=indent) + "\n")
 
 
 def print_text(text: str) -> None:
-    """An answer's text."""
+    """Print a text as it is, but without control characters on a terminal."""
     sys.stdout.write((printable(text) if sys.stdout.isatty() else text) + "\n")
 
 
 def hint(text: str) -> None:
-    """A line beside the result."""
+    """Print a line on stderr."""
     err().print(Text(printable(text), "dim"), soft_wrap=True)
 
 
 def failure(text: str) -> None:
-    """Why a command failed."""
+    """Print why a command failed."""
     err().print(Text("Error: ", "bold red") + Text(printable(text)), soft_wrap=True)
 
 
 def print_response(view: ResponseView, now: datetime) -> None:
-    """A response's facts, then its text."""
+    """Print the facts of a response, then its text."""
     grid = Table.grid(padding=(0, 2))
     rows = [("id", Text(view.id)), ("status", status_text(view.status)), ("model", Text(view.model))]
     rows.append(("age", Text(age(view.created_at, view.completed_at or now))))
@@ -88,21 +88,21 @@ def print_response(view: ResponseView, now: datetime) -> None:
 
 
 def print_list(views: Sequence[ResponseView], now: datetime) -> None:
-    """Responses as a table, newest first."""
+    """Print responses as a table, in the given order."""
     table = _table()
     table.add_column("id", no_wrap=True, min_width=max((len(view.id) for view in views), default=0))
     for name in ("status", "model"):
         table.add_column(name, no_wrap=True)
     for name in ("age", "attempt", "tokens", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
-    waits = any(view.waiting_for for view in views)
-    if waits:
+    has_waiting = any(view.waiting_for for view in views)
+    if has_waiting:
         table.add_column("waiting for", overflow="fold")
     for view in views:
         tokens = f"{view.total_tokens:,}" if view.total_tokens else ""
         cost = "" if view.cost_usd is None else dollars(view.cost_usd)
         created = age(view.created_at, now)
-        waiting_for = [printable(view.waiting_for or "")] if waits else []
+        waiting_for = [printable(view.waiting_for or "")] if has_waiting else []
         table.add_row(
             view.id, status_text(view.status), view.model, created, attempt_of(view), tokens, cost, *waiting_for
         )
@@ -110,7 +110,7 @@ def print_list(views: Sequence[ResponseView], now: datetime) -> None:
 
 
 def print_usage(rows: Sequence[UsageView]) -> None:
-    """Usage as a table with its sum."""
+    """Print usage as a table with totals."""
     table = _table(footer=True)
     total = f"{sum(row.calls for row in rows):,}"
     table.add_column("day", "total", no_wrap=True)
@@ -131,7 +131,7 @@ def print_usage(rows: Sequence[UsageView]) -> None:
 
 
 def print_attempts(attempts: Sequence[AttemptView], now: datetime) -> None:
-    """The calls made for a response as a table, first to last."""
+    """Print the attempts of a response as a table, first to last."""
     table = _table()
     for name in ("attempt", "outcome", "HTTP", "took", "billed", "tokens", "cost"):
         table.add_column(name, justify="left" if name in ("outcome", "billed") else "right", no_wrap=True)
@@ -151,7 +151,7 @@ def print_attempts(attempts: Sequence[AttemptView], now: datetime) -> None:
 
 
 def show(table: Table) -> None:
-    """A table on stdout, without the blanks that would fill its last column up in a file."""
+    """Print a table on stdout. In a file, lines have no trailing blanks."""
     console = out()
     if console.is_terminal:
         console.print(table)
@@ -162,7 +162,7 @@ def show(table: Table) -> None:
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Sequence[str | Text]]) -> None:
-    """A plain table."""
+    """Print rows as a plain table."""
     table = _table()
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -172,23 +172,26 @@ def print_table(columns: Iterable[str], rows: Iterable[Sequence[str | Text]]) ->
 
 
 def printable(text: str) -> str:
-    """`text` without what could move a terminal's cursor or forge its lines."""
+    """Remove the characters that could move a terminal's cursor or forge lines."""
     return CONTROL.sub("", text)
 
 
 def status_text(status: str) -> Text:
-    """A status in its colour."""
+    """Return a status in its colour."""
     return Text(status, STATUS_STYLES.get(status, ""))
 
 
 def attempt_of(view: ResponseView) -> str:
-    """Which attempt it is at, of how many; beyond that number some have used none, and it is left out."""
+    """Return the number of the attempt and the maximum.
+
+    The maximum is left out if it is exceeded, as some calls do not count as attempts.
+    """
     has_bound = view.max_attempts is not None and view.attempt <= view.max_attempts
     return f"{view.attempt}/{view.max_attempts}" if has_bound else str(view.attempt)
 
 
 def age(since: datetime, until: datetime) -> str:
-    """A span in the largest unit that tells something: 42 s, 7 m 05 s, 3 h 10 m, 2 d 04 h."""
+    """Return a span in its two largest units: 42 s, 7 m 05 s, 3 h 10 m, 2 d 04 h."""
     seconds = max(0, int((until - since).total_seconds()))
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86400
     if days:
@@ -199,17 +202,17 @@ def age(since: datetime, until: datetime) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Money, with as many digits as a cheap call needs."""
+    """Return an amount of money, with four decimals below a dollar."""
     return f"${amount:,.2f}" if amount >= 1 or amount == 0 else f"${amount:.4f}"
 
 
 def unknown_cost(calls: int) -> str:
-    """How many calls are in no sum of costs; empty when it is none."""
+    """Describe the calls that no sum of costs includes. Empty if there are none."""
     return f"{calls:,} {'call' if calls == 1 else 'calls'} of unknown cost" if calls else ""
 
 
 def now() -> datetime:
-    """The clock that ages are read from."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 

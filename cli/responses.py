@@ -1,6 +1,6 @@
-"""The API's verbs for people at a terminal: submit, get, wait, list, cancel, retry, attempts, usage.
+"""Commands for responses: submit, get, wait, list, cancel, retry, attempts, usage.
 
-Results go to stdout, everything else to stderr; `--json` prints what the server sent and nothing else.
+Results go to stdout, everything else to stderr. `--json` prints only the server's JSON.
 """
 
 import sys
@@ -25,13 +25,13 @@ STDIN = "-"
 
 app = typer.Typer()
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the server's JSON.")]
 ResponseId = Annotated[str, typer.Argument(metavar="ID", help="A response's id.", show_default=False)]
 ResponseIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Responses' ids.", show_default=False)]
 
 
 class Unknown(StrEnum):
-    """What to do after a call that may have been billed and whose answer was lost."""
+    """The action after a call that may have been billed and whose answer was lost."""
 
     RETRY = "retry"
     FAIL = "fail"
@@ -45,24 +45,26 @@ def submit(
         Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.", show_default=False)
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model to ask [default: the server's first].")
+        str | None, typer.Option("--model", "-m", help="Model to use [default: the server's first].")
     ] = None,
     instructions: Annotated[str | None, typer.Option(help="System message.")] = None,
-    max_output_tokens: Annotated[int | None, typer.Option(min=16, help="Upper bound of what the answer costs.")] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Maximum tokens of the answer, reasoning included.")
+    ] = None,
     effort: Annotated[str | None, typer.Option(help="How hard to reason: low, medium, high.")] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, help="0 to 9; higher goes first.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="Calls to make at most.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(min=1, help="Maximum number of calls.")] = None,
     deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Give up this long after acceptance, retries included.")
+        float | None, typer.Option(metavar="SECONDS", help="Fail this long after submission, retries included.")
     ] = None,
     on_unknown_outcome: Annotated[
-        Unknown | None, typer.Option(help="After a call that may have been billed and whose answer was lost.")
+        Unknown | None, typer.Option(help="Action after a call that may have been billed and whose answer was lost.")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--background", help="Wait for the answer, or return at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a prompt. It is durable once this returns: prints its id, or the answer with --wait."""
+    """Submit a prompt and print its id, or with --wait its answer. It is durable once this returns."""
     body: Json = {"input": _prompt(prompt, file), "background": True}
     optional: dict[str, Any] = {
         "instructions": instructions,
@@ -76,13 +78,13 @@ def submit(
     }
     body |= {name: value for name, value in optional.items() if value is not None and value != {}}
     with Client(load_connection()) as client:
-        accepted = client.create({"model": model or _first_model(client), **body})
-        view = ResponseView.of(accepted)
+        created = client.create({"model": model or _first_model(client), **body})
+        view = ResponseView.of(created)
         if wait:
-            with _leaving_running(view.id):
+            with _hint_on_interrupt(view.id):
                 _conclude(wait_for(client, view.id), as_json=as_json)
         elif as_json:
-            render.print_json(accepted)
+            render.print_json(created)
         else:
             render.print_text(view.id)
             render.hint(f"{view.status}; wait for it with: backburner wait {view.id}")
@@ -90,7 +92,7 @@ def submit(
 
 @app.command()
 def get(response_id: ResponseId, as_json: AsJson = False) -> None:
-    """Show a response as it is now."""
+    """Show a response in its present state."""
     with Client(load_connection()) as client:
         body = client.retrieve(response_id)
     if as_json:
@@ -102,31 +104,31 @@ def get(response_id: ResponseId, as_json: AsJson = False) -> None:
 @app.command()
 def wait(
     response_ids: ResponseIds,
-    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Wait no longer than this.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", min=0, help="Maximum time to wait.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Wait for responses and print their answers; exit 1 if one failed or was cancelled."""
-    good = True
+    succeeded = True
     with Client(load_connection()) as client:
         for response_id in response_ids:
-            with _leaving_running(response_id):
+            with _hint_on_interrupt(response_id):
                 body = wait_for(client, response_id, timeout)
             if len(response_ids) > 1 and not as_json:
                 render.hint(f"{response_id}:")
-            good = _report(body, as_json=as_json) and good
-    if not good:
+            succeeded = _report(body, as_json=as_json) and succeeded
+    if not succeeded:
         raise typer.Exit(1)
 
 
 @app.command("list")
 def list_responses(
-    status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only responses in this status.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only responses of this model.")] = None,
     metadata: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only those with this label; may be repeated.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only responses with this label; may be repeated.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on behind this one.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of rows.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Continue after this response.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List your responses, newest first."""
@@ -148,7 +150,7 @@ def list_responses(
 
 @app.command()
 def cancel(response_ids: ResponseIds, as_json: AsJson = False) -> None:
-    """Cancel responses, queued or running."""
+    """Cancel queued or running responses."""
     failed = False
     with Client(load_connection()) as client:
         for response_id in response_ids:
@@ -176,7 +178,7 @@ def retry(response_id: ResponseId, as_json: AsJson = False) -> None:
 def attempts(
     response_id: ResponseId,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Print what failed calls brought in place of an answer, up to 256 KB each.")
+        bool, typer.Option("--raw", help="Print what failed calls received instead of an answer, up to 256 KB each.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -190,24 +192,24 @@ def attempts(
     if not raw:
         render.print_attempts(views, render.now())
         return
-    brought = [view for view in views if view.body is not None]
-    if not brought:
-        render.hint("No failed call brought anything that was kept.")
-    for view in brought:
+    with_body = [view for view in views if view.body is not None]
+    if not with_body:
+        render.hint("No body of a failed call was kept.")
+    for view in with_body:
         render.hint(f"attempt {view.number}, HTTP {view.http_status}:")
         render.print_text(view.body or "")
 
 
 @app.command()
 def usage(
-    days: Annotated[int, typer.Option(min=1, max=3660, help="How many days back, today included.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=3660, help="Number of days, today included.")] = 30,
     as_json: AsJson = False,
 ) -> None:
     """Show tokens, calls and cost by day, model and key."""
-    moment = render.now()
-    first = moment.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days - 1)
+    now = render.now()
+    first = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days - 1)
     with Client(load_connection()) as client:
-        body = client.usage(int(first.timestamp()), int(moment.timestamp()) + 1)
+        body = client.usage(int(first.timestamp()), int(now.timestamp()) + 1)
     if as_json:
         render.print_json(body)
         return
@@ -254,12 +256,12 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 def _first_model(client: Client) -> str:
     offered = client.models()
     if not offered:
-        raise CommandFailed("The server offers no model; name one with --model")
+        raise CommandFailed("The server offers no model; set one with --model")
     return offered[0]
 
 
 @contextmanager
-def _leaving_running(response_id: str) -> Iterator[None]:
+def _hint_on_interrupt(response_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
@@ -273,7 +275,7 @@ def _conclude(body: Json, *, as_json: bool) -> None:
 
 
 def _report(body: Json, *, as_json: bool) -> bool:
-    """Print how a response ended; whether it brought an answer."""
+    """Print how a response ended; return whether it has an answer."""
     view = ResponseView.of(body)
     if as_json:
         render.print_json(body)

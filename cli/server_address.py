@@ -1,6 +1,6 @@
-"""Where the client commands find the server and their key: the environment, `.env`, and what `up` left behind.
+"""The server's address and key for the client commands: from the environment, `.env`, and the files of `up`.
 
-Only what a client needs is read and checked: a wrong setting of the server's must not stop a client.
+Only the client's settings are read and checked. A wrong setting of the server must not stop a client.
 """
 
 from pathlib import Path
@@ -42,50 +42,50 @@ class Connection(EnvironmentSettings):
 
     @property
     def url(self) -> str:
-        """Where the API is: as told, or else where an `up` with these settings listens."""
+        """The API's base URL: as set, or else that of an `up` with these settings."""
         return self.base_url or base_url_of(self.host, self.port)
 
     def key(self) -> str:
-        """The caller's API key: as told, or else the one that `up` made in the data directory.
+        """Return the API key: as set, or else the one that `up` generated in the data directory.
 
         Raises:
-            CommandFailed: there is none.
+            CommandFailed: there is no key.
         """
         if self.api_key is not None and (given := self.api_key.get_secret_value().strip()):
             return given
         file = self.data_dir / KEY_FILE
         try:
-            if (kept := read_secret(file)) is not None:
-                return kept
+            if (generated := read_secret(file)) is not None:
+                return generated
         except OSError as error:
             raise CommandFailed(f"No API key: BACKBURNER_API_KEY is not set and {file}: {error.strerror}") from None
-        raise CommandFailed(f"No API key: set BACKBURNER_API_KEY, or run where `up` left {file}")
+        raise CommandFailed(f"No API key: set BACKBURNER_API_KEY, or run in the directory where `up` created {file}")
 
 
 def load_connection() -> Connection:
     """Read the environment.
 
     Raises:
-        CommandFailed: a variable is wrong; it is named.
+        CommandFailed: a variable is wrong. The text names it.
     """
     try:
         return Connection()
     except ValidationError as error:
-        wrong = "; ".join(f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
-        raise CommandFailed(wrong.replace("Value error, ", "").replace("Input should be", "expected")) from None
+        problems = "; ".join(f"{PREFIX}{str(each['loc'][0]).upper()}: {each['msg']}" for each in error.errors())
+        raise CommandFailed(problems.replace("Value error, ", "").replace("Input should be", "expected")) from None
 
 
 def base_url_of(host: str, port: int) -> str:
-    """The API's base URL for a client on this machine, when the server listens at `host` and `port`."""
+    """Return the base URL, for a client on this machine, of an API that listens at `host` and `port`."""
     reachable = WILDCARDS.get(host, host)
     return f"http://{f'[{reachable}]' if ':' in reachable else reachable}:{port}/v1"
 
 
 def read_secret(file: Path) -> str | None:
-    """The key that `up` left in a file of its data directory; None when there is none yet.
+    """Return the secret in a file of `up`'s data directory. None if there is none yet.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     try:
         return file.read_text("utf-8").strip() or None

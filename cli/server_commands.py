@@ -1,4 +1,4 @@
-"""The parts one by one, as production runs them: each of these commands checks the settings, then becomes its part."""
+"""Run one part, as in production: each command checks the settings, then replaces itself by its part."""
 
 import os
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jobs.settings import load_settings
 
 
 def become_api(host: str | None, port: int | None) -> NoReturn:
-    """The HTTP server, at `host` and `port` or where the settings say.
+    """Become the HTTP server, at `host` and `port` or those of the settings.
 
     Raises:
         SettingsError: a variable is wrong.
@@ -21,7 +21,7 @@ def become_api(host: str | None, port: int | None) -> NoReturn:
 
 
 def become_worker(extra: Sequence[str]) -> NoReturn:
-    """A Celery worker; `extra` goes to Celery as it stands.
+    """Become a Celery worker. `extra` is passed on to Celery.
 
     Raises:
         SettingsError: a variable is wrong.
@@ -31,12 +31,12 @@ def become_worker(extra: Sequence[str]) -> NoReturn:
 
 
 def become_simulator(arguments: Sequence[str]) -> NoReturn:
-    """The stand-in for a provider; it knows its own arguments."""
+    """Become the provider simulator, which parses `arguments` itself."""
     _become(commands.simulator(arguments))
 
 
 def migrate() -> None:
-    """Bring the database up to this release.
+    """Migrate the database to this release.
 
     Raises:
         SettingsError: a variable is wrong.

@@ -1,4 +1,4 @@
-"""The server's answers as the terminal needs them: read once at the border, tolerant of what is not there."""
+"""The server's answers in the form that the commands print. Missing fields are tolerated."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled"})
 
 @dataclass(frozen=True)
 class ResponseView:
-    """One response. `cost_usd` is in dollars, None while unknown."""
+    """A response. `cost_usd` is None while unknown."""
 
     id: str
     status: str
@@ -31,12 +31,12 @@ class ResponseView:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more happens to it."""
+        """True if the response has ended."""
         return self.status in TERMINAL
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> "ResponseView":
-        """Read a response object."""
+        """Parse a response object."""
         ours = object_of(body.get("backburner"))
         usage = object_of(body.get("usage"))
         error = object_of(body.get("error"))
@@ -47,8 +47,8 @@ class ResponseView:
             id=str(body.get("id", "")),
             status=str(body.get("status", "")),
             model=str(body.get("model", "")),
-            created_at=moment_of(body.get("created_at")) or datetime.now(UTC),
-            completed_at=moment_of(body.get("completed_at")),
+            created_at=time_of(body.get("created_at")) or datetime.now(UTC),
+            completed_at=time_of(body.get("completed_at")),
             text=_text_of(body.get("output")),
             error=f"{error.get('message')} ({error.get('code')})" if error else None,
             incomplete_reason=object_of(body.get("incomplete_details")).get("reason"),
@@ -66,7 +66,7 @@ class ResponseView:
 
 @dataclass(frozen=True)
 class UsageView:
-    """What one key used of one model on one day."""
+    """The usage of one model by one key on one day."""
 
     day: str
     model: str
@@ -80,7 +80,7 @@ class UsageView:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "UsageView":
-        """Read a row of `GET /usage`."""
+        """Parse a row of `GET /usage`."""
         return cls(
             day=str(row.get("day", "")),
             model=str(row.get("model", "")),
@@ -96,7 +96,7 @@ class UsageView:
 
 @dataclass(frozen=True)
 class AttemptView:
-    """One call to the provider. `body` is what came in place of an answer, if that was asked for and kept."""
+    """A call to the provider. `body` is what it received instead of an answer, if requested and kept."""
 
     number: int
     started_at: datetime
@@ -111,12 +111,12 @@ class AttemptView:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "AttemptView":
-        """Read a row of `GET /responses/{id}/attempts`."""
+        """Parse a row of `GET /responses/{id}/attempts`."""
         error, cost = object_of(row.get("error")), row.get("cost_usd")
         return cls(
             number=int(row.get("number") or 0),
-            started_at=moment_of(row.get("started_at")) or datetime.fromtimestamp(0, UTC),
-            ended_at=moment_of(row.get("ended_at")),
+            started_at=time_of(row.get("started_at")) or datetime.fromtimestamp(0, UTC),
+            ended_at=time_of(row.get("ended_at")),
             outcome=str(row.get("outcome") or "running"),
             http_status=row.get("http_status"),
             billed=str(row.get("billed") or ""),
@@ -128,22 +128,22 @@ class AttemptView:
 
 
 def object_of(value: object) -> dict[str, Any]:
-    """An object, empty where there is none."""
+    """Return `value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def objects_of(value: object) -> list[dict[str, Any]]:
-    """The objects of a list, empty where there is none."""
+    """Return the objects in `value` if it is a list, else an empty list."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def moment_of(value: object) -> datetime | None:
-    """A moment given in unix seconds."""
+def time_of(value: object) -> datetime | None:
+    """Return the time for unix seconds, or None if `value` is no time."""
     return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and value else None
 
 
 def _text_of(output: object) -> str:
-    """The answer's text; a refusal counts as one."""
+    """Return the text of an answer. A refusal is also a text."""
     messages = [item for item in objects_of(output) if item.get("type") == "message"]
     parts = [part for message in messages for part in objects_of(message.get("content"))]
     return "".join(str(part.get("text") or part.get("refusal") or "") for part in parts)

@@ -1,7 +1,7 @@
-"""Waiting for a response in front of a person: a live line on a terminal, a line per change elsewhere.
+"""Wait for a response and show its progress: a live line on a terminal, else a line for each change.
 
-The server holds each question for a moment, so an end is seen at once and the line still moves. A server that goes
-away, as in a restart, is waited for: the job is durable.
+The server holds each poll for a moment, so an end is shown at once and the line still moves. If the server goes away,
+as in a restart, it is polled again: the job is durable.
 """
 
 import re
@@ -19,33 +19,33 @@ from cli.api_client import Client, Json, Unreachable
 from cli.errors import CommandFailed
 from cli.views import ResponseView
 
-HELD_SECONDS = 2.0
+HOLD_SECONDS = 2.0
 AWAY_SECONDS = 60.0
-ASK_AGAIN_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 FRAMES_PER_SECOND = 8
 NEXT_TRY = re.compile(r"next try (in \d+ s|now)")
 
 
 def wait_for(client: Client, response_id: str, timeout: float | None = None) -> Json:
-    """The response once it has ended.
+    """Wait until the response has ended, and return it.
 
     Raises:
-        CommandFailed: `timeout` seconds passed first, or the server refuses or stays away.
+        CommandFailed: it did not end within `timeout` seconds, or the server refuses or stays unreachable.
     """
     give_up_at = float("inf") if timeout is None else monotonic() + timeout
-    last_heard = monotonic()
+    last_answer = monotonic()
     with _shown(render.err()) as show:
         hold = 0.0
         while True:
             try:
                 body = client.retrieve(response_id, wait=hold)
             except Unreachable as error:
-                if monotonic() - last_heard >= AWAY_SECONDS or hold == 0:
+                if monotonic() - last_answer >= AWAY_SECONDS or hold == 0:
                     raise
                 show(None, f"{error}; trying again")
-                sleep(ASK_AGAIN_SECONDS)
+                sleep(RETRY_SECONDS)
             else:
-                last_heard = monotonic()
+                last_answer = monotonic()
                 view = ResponseView.of(body)
                 if view.is_terminal:
                     return body
@@ -53,16 +53,16 @@ def wait_for(client: Client, response_id: str, timeout: float | None = None) -> 
             left = give_up_at - monotonic()
             if left <= 0:
                 raise CommandFailed(f"{response_id} has not ended after {timeout:g} s; {come_back(response_id)}")
-            hold = min(HELD_SECONDS, left)
+            hold = min(HOLD_SECONDS, left)
 
 
 def come_back(response_id: str) -> str:
-    """How to go on waiting later."""
+    """Return the hint for waiting again later."""
     return f"it goes on; come back with: backburner wait {response_id}"
 
 
 def describe(view: ResponseView) -> str:
-    """Where a response is on its way, in one line."""
+    """Describe the progress of a response in one line."""
     parts = [view.status.replace("_", " ")]
     if view.attempt:
         parts.append(f"attempt {render.attempt_of(view)}")
@@ -87,24 +87,24 @@ def _shown(console: Console) -> Iterator[Callable[[ResponseView | None, str], No
 
 
 class _Line:
-    """The state of the line, and its two looks."""
+    """The progress line, for a terminal and for a log."""
 
     def __init__(self) -> None:
         self._spinner = Spinner("dots", style="cyan")
-        self._text = "asking"
+        self._text = "connecting"
         self._id = ""
-        self._began = monotonic()
+        self._started_at = monotonic()
 
     def change(self, view: ResponseView | None, text: str) -> None:
-        """Take in the news."""
+        """Update the line."""
         if view is not None and not self._id:
             self._id = view.id
-            self._began -= max(0.0, (render.now() - view.created_at).total_seconds())
+            self._started_at -= max(0.0, (render.now() - view.created_at).total_seconds())
         self._text = text
 
     def moving(self) -> Spinner:
-        """For a terminal: redrawn all the time."""
-        elapsed = int(monotonic() - self._began)
+        """Return the line with a spinner and a clock. A terminal redraws it continuously."""
+        elapsed = int(monotonic() - self._started_at)
         clock = f"{elapsed // 3600}:{elapsed // 60 % 60:02}:{elapsed % 60:02}"
         text = Text.assemble((clock, "bold"), "  ", render.printable(self._text), "  ", (self._id, "dim"))
         text.truncate(render.err().width - 2, overflow="ellipsis")
@@ -112,7 +112,7 @@ class _Line:
         return self._spinner
 
     def print_change(self, view: ResponseView | None, text: str) -> None:
-        """For a log: one line for each change, of which seconds that pass are none."""
+        """Update the line and print it for a log. A countdown to the next try is no change."""
         if NEXT_TRY.sub("", text) != NEXT_TRY.sub("", self._text):
             self.change(view, text)
             render.hint(f"{self._id} {self._text}".strip())

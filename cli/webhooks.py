@@ -1,6 +1,6 @@
-"""`backburner webhooks`: endpoints, what was sent to them, and sending it again.
+"""`backburner webhooks`: endpoints, their deliveries, and redelivery.
 
-Results go to stdout, everything else to stderr; `--json` prints what the server sent and nothing else.
+Results go to stdout, everything else to stderr. `--json` prints only the server's JSON.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,28 +12,28 @@ from cli import render
 from cli.api_client import Client, Json, path_part
 from cli.errors import CommandFailed
 from cli.server_address import load_connection
-from cli.views import moment_of, object_of, objects_of
+from cli.views import object_of, objects_of, time_of
 
 ALL_EVENTS = ("response.completed", "response.failed", "response.cancelled", "response.incomplete")
 SPANS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 
-app = typer.Typer(help="Register webhook endpoints, see what was sent to them, send it again.", no_args_is_help=True)
+app = typer.Typer(help="Manage webhook endpoints, show their deliveries, and redeliver.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the server's JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print only the server's JSON.")]
 EndpointId = Annotated[str, typer.Argument(metavar="ID", help="An endpoint's id.", show_default=False)]
 
 
 @app.command()
 def create(
-    url: Annotated[str, typer.Argument(help="Where to send events; https unless the server allows http.")],
+    url: Annotated[str, typer.Argument(help="URL to send events to; https unless the server allows http.")],
     *,
-    name: Annotated[str | None, typer.Option(help="What to call it [default: the URL's host].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the endpoint [default: the URL's host].")] = None,
     event: Annotated[
-        list[str] | None, typer.Option(help="What it hears of; may be repeated [default: all four].")
+        list[str] | None, typer.Option(help="An event to send; may be repeated [default: all four].")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register an endpoint and show its signing secret, this once."""
+    """Register an endpoint and print its signing secret. It cannot be shown again."""
     host = url.partition("://")[2].partition("/")[0] or url
     body: Json = {"name": name or host, "url": url, "event_types": event or list(ALL_EVENTS)}
     with Client(load_connection()) as client:
@@ -43,7 +43,7 @@ def create(
 
 @app.command("list")
 def list_endpoints(as_json: AsJson = False) -> None:
-    """List your endpoints and how they fare."""
+    """List your endpoints with their states."""
     with Client(load_connection()) as client:
         page = client.get("/webhook_endpoints", {"limit": "100"})
     if as_json:
@@ -53,7 +53,7 @@ def list_endpoints(as_json: AsJson = False) -> None:
     for each in objects_of(page.get("data")):
         ours = object_of(each.get("backburner"))
         events = ", ".join(str(name).removeprefix("response.") for name in each.get("event_types", ()))
-        rows.append((str(each.get("id")), str(each.get("name")), str(each.get("url")), events, _health(ours)))
+        rows.append((str(each.get("id")), str(each.get("name")), str(each.get("url")), events, _state(ours)))
     if rows:
         render.print_table(("id", "name", "url", "response.*", "status"), rows)
     else:
@@ -63,10 +63,10 @@ def list_endpoints(as_json: AsJson = False) -> None:
 @app.command("test")
 def send_test(
     endpoint_id: EndpointId,
-    event: Annotated[str, typer.Option(help="Which event to send.")] = ALL_EVENTS[0],
+    event: Annotated[str, typer.Option(help="Event to send.")] = ALL_EVENTS[0],
     as_json: AsJson = False,
 ) -> None:
-    """Send a test event; exit 1 unless the endpoint takes it."""
+    """Send a test event; exit 1 unless the endpoint answers with 2xx."""
     with Client(load_connection()) as client:
         result = client.post(f"{_path(endpoint_id)}/test", {"event_type": event}, slow=True)
     status = int(result.get("status_code") or 0)
@@ -81,10 +81,10 @@ def send_test(
 @app.command()
 def rotate(
     endpoint_id: EndpointId,
-    keep_old: Annotated[bool, typer.Option(help="Sign with the old secret as well for 24 hours.")] = True,
+    keep_old: Annotated[bool, typer.Option(help="Also sign with the old secret for 24 hours.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Make a fresh signing secret and show it, this once."""
+    """Replace the signing secret and print the new one. It cannot be shown again."""
     body = {"keep_old_secret_active_for_24_hours": keep_old}
     with Client(load_connection()) as client:
         made = client.post(f"{_path(endpoint_id)}/rotate_secret", body)
@@ -93,11 +93,11 @@ def rotate(
 
 @app.command()
 def delete(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
-    """Erase an endpoint with its log."""
+    """Delete an endpoint with its deliveries."""
     with Client(load_connection()) as client:
-        gone = client.delete(_path(endpoint_id))
+        deleted = client.delete(_path(endpoint_id))
     if as_json:
-        render.print_json(gone)
+        render.print_json(deleted)
     else:
         render.print_text(f"{endpoint_id} is deleted")
 
@@ -106,12 +106,14 @@ def delete(endpoint_id: EndpointId, as_json: AsJson = False) -> None:
 def deliveries(
     endpoint_id: EndpointId,
     *,
-    status: Annotated[str | None, typer.Option(help="Only those: pending, sending, delivered, failed.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many.")] = 20,
-    after: Annotated[str | None, typer.Option(metavar="ID", help="Go on behind this one.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="Only deliveries in this status: pending, sending, delivered, failed.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of rows.")] = 20,
+    after: Annotated[str | None, typer.Option(metavar="ID", help="Continue after this delivery.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was sent to an endpoint, or waits to be, newest first."""
+    """List the deliveries to an endpoint, also pending ones, newest first."""
     query = {"limit": str(limit), "status": status, "after": after}
     with Client(load_connection()) as client:
         page = client.get(
@@ -120,14 +122,14 @@ def deliveries(
     if as_json:
         render.print_json(page)
         return
-    shown = objects_of(page.get("data"))
-    if not shown:
+    rows = objects_of(page.get("data"))
+    if not rows:
         render.hint("No deliveries.")
         return
     columns = ("id", "event", "response", "status", "attempts", "last", "age", "next")
-    render.print_table(columns, [_delivery_row(each, render.now()) for each in shown])
+    render.print_table(columns, [_delivery_row(each, render.now()) for each in rows])
     if page.get("has_more"):
-        render.hint(f"There are more: --after {shown[-1].get('id')}")
+        render.hint(f"There are more: --after {rows[-1].get('id')}")
 
 
 @app.command()
@@ -135,7 +137,7 @@ def redeliver(
     delivery_id: Annotated[str, typer.Argument(metavar="ID", help="A delivery's id.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Try a delivery once more, now."""
+    """Redeliver an event now."""
     with Client(load_connection()) as client:
         _print_status(client.post(f"/webhook_deliveries/{path_part(delivery_id)}/redeliver", {}), as_json=as_json)
 
@@ -146,14 +148,14 @@ def recover(
     since: Annotated[str, typer.Option(help="Unix seconds, an ISO date, or a span such as 30m, 12h, 3d.")],
     as_json: AsJson = False,
 ) -> None:
-    """Send again all that an endpoint has missed since a moment, each once; a disabled one is enabled."""
-    begun_at = _moment(since, render.now())
+    """Redeliver every event that an endpoint has missed since a time; a disabled endpoint is enabled."""
+    since_at = _time(since, render.now())
     with Client(load_connection()) as client:
-        result = client.post(f"{_path(endpoint_id)}/recover", {"since": begun_at.timestamp()})
+        result = client.post(f"{_path(endpoint_id)}/recover", {"since": since_at.timestamp()})
     if as_json:
         render.print_json(result)
     else:
-        render.print_text(f"{result.get('deliveries')} deliveries begin anew")
+        render.print_text(f"{result.get('deliveries')} deliveries start again")
 
 
 def _path(endpoint_id: str) -> str:
@@ -175,16 +177,16 @@ def _print_status(delivery: Json, *, as_json: bool) -> None:
         render.print_text(f"{delivery.get('id')} {delivery.get('status')}")
 
 
-def _health(ours: dict[str, Any]) -> str:
+def _state(ours: dict[str, Any]) -> str:
     status = str(ours.get("status", ""))
-    if (ends_at := moment_of(ours.get("disables_at"))) is not None:
+    if (ends_at := time_of(ours.get("disables_at"))) is not None:
         return f"{status}, disabled on {ends_at:%Y-%m-%d %H:%M} UTC unless it works again"
     return f"{status}: {ours.get('disabled_for')}" if ours.get("disabled_for") else status
 
 
 def _delivery_row(delivery: dict[str, Any], now: datetime) -> tuple[str, ...]:
-    created_at = moment_of(delivery.get("created_at")) or now
-    next_at = moment_of(delivery.get("next_attempt_at"))
+    created_at = time_of(delivery.get("created_at")) or now
+    next_at = time_of(delivery.get("next_attempt_at"))
     return (
         str(delivery.get("id")),
         str(delivery.get("event_type")).removeprefix("response."),
@@ -197,13 +199,13 @@ def _delivery_row(delivery: dict[str, Any], now: datetime) -> tuple[str, ...]:
     )
 
 
-def _moment(text: str, now: datetime) -> datetime:
+def _time(text: str, now: datetime) -> datetime:
     try:
         if text[-1:] in SPANS:
             return now - float(text[:-1]) * SPANS[text[-1]]
         if text.replace(".", "", 1).isdigit():
             return datetime.fromtimestamp(float(text), UTC)
-        moment = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise CommandFailed(f"--since {text}: expected unix seconds, an ISO date, or a span such as 12h") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A terminal's environment for the client commands."""
+"""An environment and a server for the client commands."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory without settings."""
+    """Change to an empty working directory, without settings in the environment."""
     for name in list(os.environ):
         if name.startswith(OURS):
             monkeypatch.delenv(name)
@@ -26,20 +26,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def fake() -> Fake:
-    """What the server does."""
+    """The behaviour of the server."""
     return Fake()
 
 
 @pytest.fixture
 def server(fake: Fake) -> Iterator[FakeServer]:
-    """The server that `backburner` talks to."""
+    """The server that `backburner` calls."""
     with FakeServer(fake) as running:
         yield running
 
 
 @pytest.fixture
 def backburner(home: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Runs a client command as its user."""
+    """Return a function that runs a client command with the server's address and key."""
     monkeypatch.setenv("BACKBURNER_BASE_URL", server.url)
     monkeypatch.setenv("BACKBURNER_API_KEY", KEY)
 

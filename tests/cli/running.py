@@ -1,4 +1,4 @@
-"""The command as people run it: a process in a directory of its own, with an environment that only the test set."""
+"""Run the command as a process in its own directory, with only the settings of the test."""
 
 import os
 import re
@@ -21,14 +21,14 @@ OURS = ("BACKBURNER_", "AIMLAPI_")
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """The tests' environment with `settings` as the only Backburner variables, named without their prefix."""
+    """Return the tests' environment with `settings` as the only Backburner variables, named without their prefix."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     ours = {f"BACKBURNER_{name.upper()}": value for name, value in settings.items()}
     return {**inherited, **ours, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
 
 
 def run(*arguments: str, cwd: Path, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command and wait for its end."""
     command = [*COMMAND, *arguments]
     return subprocess.run(
         command,
@@ -43,7 +43,7 @@ def run(*arguments: str, cwd: Path, stdin: str = "", **settings: str) -> subproc
 
 
 class Running:
-    """A command that goes on, with its output kept."""
+    """A running command and its output."""
 
     def __init__(self, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> None:
         self.lines: list[str] = []
@@ -57,7 +57,7 @@ class Running:
             text=True,
             start_new_session=True,
         )
-        self._leaving = threading.Event()
+        self._is_closing = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -76,19 +76,19 @@ class Running:
         with self.popen.stdout as stream:
             for line in stream:
                 self.lines.append(line.rstrip("\n"))
-                if self._leaving.is_set():
+                if self._is_closing.is_set():
                     return
 
     def stop_reading(self) -> None:
-        """Leave after the next line, as `head` does."""
-        self._leaving.set()
+        """Close the pipe after the next line, as `head` does."""
+        self._is_closing.set()
 
     @property
     def output(self) -> str:
         return "\n".join(self.lines)
 
     def match(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        """What `pattern` finds in the output, as soon as it is printed."""
+        """Wait until the output matches `pattern`; return the match."""
 
         def found() -> re.Match[str] | None:
             match = re.search(pattern, self.output, re.MULTILINE)
@@ -109,8 +109,8 @@ class Running:
         return psutil.Process(self.popen.pid).children(recursive=True)
 
 
-def left_of(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run."""
+def still_running(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Return the processes that are still running."""
     return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 

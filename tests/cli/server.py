@@ -1,5 +1,5 @@
-"""A small server that behaves like the API as far as the client commands can see: jobs move on each time they are
-looked at, keys are checked, and it can be made to fail.
+"""A fake API for the client commands. A job goes to its next stage on each poll, keys are checked, and requests can be
+made to fail.
 """
 
 import json
@@ -30,15 +30,15 @@ USAGE_ROW = {
 
 
 def attempt_row(number: int, outcome: str, **fields: Any) -> dict[str, Any]:
-    """A call that took 61 seconds."""
+    """Return the row of a call that took 61 seconds."""
     times = {"started_at": 1_790_000_000.0, "ended_at": 1_790_000_061.0}
     row = {"id": f"resp_1:{number}", "number": number, "outcome": outcome, "billed": "likely", "body": None, **times}
     return {**row, "http_status": 200, "error": None, "usage": None, "cost_usd": None, **fields}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request as it came in."""
+class ReceivedRequest:
+    """A request that the server received."""
 
     method: str
     path: str
@@ -49,68 +49,68 @@ class Asked:
 
 @dataclass
 class Fake:
-    """The jobs, and how the next requests fare. `stages` is what a job goes through, one per look."""
+    """The jobs, and the behaviour of the next requests. `stages` are a job's statuses, one per poll."""
 
     stages: tuple[str, ...] = ("queued", "in_progress", "completed")
     created_at: float = field(default_factory=time.time)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     usage: list[dict[str, Any]] = field(default_factory=lambda: [USAGE_ROW])
     attempts: list[list[dict[str, Any]]] = field(default_factory=list)
     free_calls: int = 0
     calls: int | None = None
-    """So many were made, and no more are; else one for each look."""
+    """Number of calls that were made. If None, each poll makes one."""
     waiting_for: list[str] = field(default_factory=list)
     broken_creates: int = 0
-    broken_looks: int = 0
-    looked: threading.Event = field(default_factory=threading.Event)
+    broken_polls: int = 0
+    polled: threading.Event = field(default_factory=threading.Event)
 
-    def answer(self, asked: Asked) -> tuple[int, dict[str, Any]] | None:
-        """Status and body; None breaks the connection."""
-        self.asked.append(asked)
-        if asked.headers.get("authorization") != f"Bearer {KEY}":
+    def answer(self, request: ReceivedRequest) -> tuple[int, dict[str, Any]] | None:
+        """Return status and body, or None to break the connection."""
+        self.requests.append(request)
+        if request.headers.get("authorization") != f"Bearer {KEY}":
             return 401, _error("Incorrect API key provided.", "authentication_error", "invalid_api_key")
-        name, _, verb = asked.path.removeprefix("/v1/").removeprefix("responses").strip("/").partition("/")
-        if asked.path == "/v1/models":
+        name, _, verb = request.path.removeprefix("/v1/").removeprefix("responses").strip("/").partition("/")
+        if request.path == "/v1/models":
             return 200, {"object": "list", "data": [{"id": "openai/o3-pro"}, {"id": "other"}]}
-        if asked.path == "/v1/usage":
+        if request.path == "/v1/usage":
             return 200, {"object": "list", "data": self.usage}
         if not name:
-            return self._create(asked) if asked.method == "POST" else self._list(asked)
+            return self._create(request) if request.method == "POST" else self._list(request)
         if name not in self.jobs:
             return 404, _error(f"Response with id '{name}' not found.", "invalid_request_error", None)
-        return self._look(name, verb)
+        return self._poll(name, verb)
 
-    def _create(self, asked: Asked) -> tuple[int, dict[str, Any]] | None:
-        key = asked.headers["idempotency-key"]
-        job = self.jobs.setdefault(f"resp_{key}", {"body": asked.body, "looks": 0})
+    def _create(self, request: ReceivedRequest) -> tuple[int, dict[str, Any]] | None:
+        key = request.headers["idempotency-key"]
+        job = self.jobs.setdefault(f"resp_{key}", {"body": request.body, "polls": 0})
         if self.broken_creates:
             self.broken_creates -= 1
             return None
         return 200, self._shown(f"resp_{key}", job)
 
-    def _list(self, asked: Asked) -> tuple[int, dict[str, Any]]:
-        shown = [self._shown(name, job) for name, job in self.jobs.items()][: int(asked.query["limit"])]
+    def _list(self, request: ReceivedRequest) -> tuple[int, dict[str, Any]]:
+        shown = [self._shown(name, job) for name, job in self.jobs.items()][: int(request.query["limit"])]
         return 200, {"object": "list", "data": shown, "has_more": len(shown) < len(self.jobs)}
 
-    def _look(self, name: str, verb: str) -> tuple[int, dict[str, Any]] | None:
+    def _poll(self, name: str, verb: str) -> tuple[int, dict[str, Any]] | None:
         job = self.jobs[name]
         if verb == "attempts":
-            return 200, self._attempts(self.asked[-1].query)
+            return 200, self._attempts(self.requests[-1].query)
         if verb == "cancel":
             job["end"] = "cancelled"
         elif verb == "retry":
-            job |= {"end": None, "looks": 0}
+            job |= {"end": None, "polls": 0}
         else:
-            if self.broken_looks and job["looks"]:
-                self.broken_looks -= 1
+            if self.broken_polls and job["polls"]:
+                self.broken_polls -= 1
                 return None
-            job["looks"] += 1
-        self.looked.set()
+            job["polls"] += 1
+        self.polled.set()
         return 200, self._shown(name, job)
 
     def _attempts(self, query: dict[str, str]) -> dict[str, Any]:
-        """A page of them; a call's body only where it was asked for."""
+        """Return a page of attempts, with bodies only if requested."""
         place = next((n for n, page in enumerate(self.attempts, 1) if page[-1]["id"] == query.get("after")), 0)
         page = [dict(each) for each in self.attempts[place]]
         for each in page:
@@ -126,20 +126,20 @@ class Fake:
         }
 
     def _waiting_for(self, status: str) -> str | None:
-        """The next of `waiting_for`; the last one goes on for ever."""
+        """Return the next of `waiting_for`; repeat the last one."""
         if status != "queued" or not self.waiting_for:
             return None
         return self.waiting_for.pop(0) if len(self.waiting_for) > 1 else self.waiting_for[0]
 
     def _shown(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
-        status = job.get("end") or self.stages[min(job["looks"], len(self.stages) - 1)]
+        status = job.get("end") or self.stages[min(job["polls"], len(self.stages) - 1)]
         text = f"You said {job['body'].get('input')}"
         message = {"type": "message", "content": [{"type": "output_text", "text": text}]}
         ended = status in {"completed", "incomplete"}
         failed = {"code": "provider_rejected", "message": "Unsupported value."}
-        made = job["looks"] + self.free_calls if self.calls is None else self.calls
+        attempt = job["polls"] + self.free_calls if self.calls is None else self.calls
         position = 3 if status == "queued" else None
-        ours = {"attempt": made, "max_attempts": 5, "queue_position": position}
+        ours = {"attempt": attempt, "max_attempts": 5, "queue_position": position}
         return {
             "id": name,
             "object": "response",
@@ -161,7 +161,7 @@ class Fake:
 
 
 class FakeServer:
-    """`fake` on a loopback port."""
+    """Serve a `Fake` on a loopback port."""
 
     def __init__(self, fake: Fake) -> None:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(fake.answer))
@@ -179,7 +179,7 @@ class FakeServer:
 
 
 def _handler(
-    answer: Callable[[Asked], tuple[int, dict[str, Any]] | None],
+    answer: Callable[[ReceivedRequest], tuple[int, dict[str, Any]] | None],
 ) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -189,11 +189,11 @@ def _handler(
             raw = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = json.loads(raw) if raw else {}
-            answered = answer(Asked(self.command, url.path, dict(parse_qsl(url.query)), headers, body))
-            if answered is None:
+            result = answer(ReceivedRequest(self.command, url.path, dict(parse_qsl(url.query)), headers, body))
+            if result is None:
                 self.close_connection = True
                 return
-            status, answer_body = answered
+            status, answer_body = result
             encoded = json.dumps(answer_body).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")
@@ -209,7 +209,7 @@ def _handler(
             self._serve()
 
         def log_message(self, *_: object) -> None:
-            """Keep the test's output to itself."""
+            """Print nothing."""
 
     return Handler
 

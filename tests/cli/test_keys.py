@@ -1,4 +1,4 @@
-"""`backburner keys`, on the database itself."""
+"""`backburner keys`, directly on the database."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Keys = Callable[..., Result]
 
 @pytest.fixture
 def keys(home: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Keys:
-    """Runs `backburner keys`, on each database that we support."""
+    """Return a function that runs `backburner keys`, on each supported database."""
     monkeypatch.setenv("BACKBURNER_DATABASE_URL", database_url)
     return lambda *arguments: CliRunner().invoke(app, ["keys", *arguments])
 
@@ -57,7 +57,7 @@ def test_a_keys_jobs_are_cancelled_and_counted(keys: Keys, records: Records) -> 
     assert records.reload(others).status is Status.CANCELLED
 
 
-def test_a_person_gets_the_key_alone_on_stdout(keys: Keys, database: Database) -> None:
+def test_stdout_has_only_the_key(keys: Keys, database: Database) -> None:
     done = keys("create", "bob")
     with database.read() as tx:
         assert find_key(tx, done.stdout.strip()) is not None
@@ -81,13 +81,13 @@ def test_a_key_may_be_limited(keys: Keys, database: Database) -> None:
         (("cancel-jobs", "key_unknown"), "There is no key key_unknown"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(keys: Keys, arguments: tuple[str, ...], words: str) -> None:
+def test_a_failure_is_one_line(keys: Keys, arguments: tuple[str, ...], words: str) -> None:
     done = keys(*arguments)
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert words in done.stderr
 
 
-def test_a_database_without_tables_is_said_to_need_them(
+def test_a_database_without_tables_is_reported(
     home: Path, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBURNER_DATABASE_URL", empty_database_url)

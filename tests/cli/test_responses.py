@@ -1,4 +1,4 @@
-"""The API's verbs at a terminal, against a server on a socket."""
+"""The commands for responses, against a fake server on a socket."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def submitted(backburner: Command, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-def test_submit_prints_the_id_alone_and_how_to_come_back(backburner: Command, fake: Fake) -> None:
+def test_submit_prints_the_id_on_stdout_and_the_wait_command_on_stderr(backburner: Command, fake: Fake) -> None:
     done = backburner("submit", "Why?")
     assert done.exit_code == 0
     (name,) = fake.jobs
@@ -34,7 +34,7 @@ def test_every_option_of_submit_reaches_the_server(backburner: Command, fake: Fa
     options = "--model other --instructions Brief. --max-output-tokens 100 --effort high --metadata a=1"
     more = "--metadata b=x=y --priority 9 --max-attempts 2 --deadline 90 --on-unknown-outcome fail"
     submitted(backburner, "Why?", *options.split(), *more.split())
-    assert fake.asked[-1].body == {
+    assert fake.requests[-1].body == {
         "model": "other",
         "input": "Why?",
         "background": True,
@@ -55,7 +55,7 @@ def test_a_prompt_comes_from_stdin_or_a_file(
 ) -> None:
     (home / "prompt.txt").write_text("From afar: ä\n", "utf-8")
     assert backburner("submit", *arguments, stdin="From afar: ä\n").exit_code == 0
-    assert fake.asked[-1].body["input"] == "From afar: ä\n"
+    assert fake.requests[-1].body["input"] == "From afar: ä\n"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_prompt_comes_from_stdin_or_a_file(
         (("Why?", "--on-unknown-outcome", "shrug"), 2, "--on-unknown-outcome"),
     ],
 )
-def test_a_wrong_submit_says_what_is_wrong(
+def test_a_wrong_submit_is_refused_with_its_reason(
     backburner: Command, fake: Fake, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     done = backburner("submit", *arguments)
@@ -80,7 +80,7 @@ def test_a_wrong_submit_says_what_is_wrong(
 def test_a_submit_whose_answer_was_lost_is_repeated_under_the_same_key(backburner: Command, fake: Fake) -> None:
     fake.broken_creates = 2
     submitted(backburner, "Why?")
-    creates = [each for each in fake.asked if each.method == "POST"]
+    creates = [each for each in fake.requests if each.method == "POST"]
     assert len(creates) == 3
     assert len({each.headers["idempotency-key"] for each in creates}) == 1
     assert len(fake.jobs) == 1
@@ -91,37 +91,35 @@ def test_wait_shows_each_change_on_stderr_and_the_answer_on_stdout(backburner: C
     assert (done.exit_code, done.stdout) == (0, "You said Why?\n")
     (name,) = fake.jobs
     assert done.stderr.splitlines() == [f"{name} in progress, attempt 1/5"]
-    looks = [each for each in fake.asked if each.path.endswith(name)]
-    assert "wait" not in looks[0].query
-    assert 0 < float(looks[1].query["wait"]) <= 5
+    polls = [each for each in fake.requests if each.path.endswith(name)]
+    assert "wait" not in polls[0].query
+    assert 0 < float(polls[1].query["wait"]) <= 5
 
 
-def test_wait_shows_the_place_in_the_queue(backburner: Command, fake: Fake) -> None:
+def test_wait_shows_the_position_in_the_queue(backburner: Command, fake: Fake) -> None:
     fake.stages = ("queued", "queued", "queued", "completed")
     assert "queued, attempt 1/5, position 3" in backburner("submit", "--wait", "Why?").stderr
 
 
-def test_more_calls_than_attempts_are_shown_without_their_bound(backburner: Command, fake: Fake) -> None:
-    fake.free_calls = 6  # of a provider that was away
+def test_more_calls_than_attempts_are_shown_without_the_maximum(backburner: Command, fake: Fake) -> None:
+    fake.free_calls = 6  # calls to a provider that was away do not count
     fake.stages = ("queued", "queued", "queued", "completed")
     assert "queued, attempt 7, position 3" in backburner("submit", "--wait", "Why?").stderr
 
 
-def test_wait_says_what_is_waited_for_and_repeats_no_line_for_a_second_that_passed(
-    backburner: Command, fake: Fake
-) -> None:
+def test_wait_shows_what_a_job_waits_for_without_a_line_per_second(backburner: Command, fake: Fake) -> None:
     away = "provider unreachable (connection refused) since 12:03 UTC, next try"
     fake.waiting_for = [f"{away} in 8 s", f"{away} in 6 s", f"{away} now", "no free slot"]
     fake.calls = 0
     fake.stages = ("queued",) * 5 + ("completed",)
-    told = backburner("submit", "--wait", "Why?").stderr
-    assert told.count("since 12:03 UTC") == 1, told
-    assert "waiting for: no free slot" in told
+    output = backburner("submit", "--wait", "Why?").stderr
+    assert output.count("since 12:03 UTC") == 1, output
+    assert "waiting for: no free slot" in output
 
 
-def test_wait_outlives_a_server_that_goes_away_for_a_moment(backburner: Command, fake: Fake) -> None:
+def test_wait_continues_after_a_short_outage_of_the_server(backburner: Command, fake: Fake) -> None:
     name = submitted(backburner, "Why?")
-    fake.broken_looks = 1
+    fake.broken_polls = 1
     done = backburner("wait", name)
     assert (done.exit_code, done.stdout) == (0, "You said Why?\n")
     assert "trying again" in done.stderr
@@ -135,7 +133,7 @@ def test_wait_outlives_a_server_that_goes_away_for_a_moment(backburner: Command,
         ("incomplete", 0, "You said Why?\n", "is incomplete: max_output_tokens"),
     ],
 )
-def test_wait_tells_how_a_response_ended(
+def test_wait_reports_how_a_response_ended(
     backburner: Command, fake: Fake, end: str, status: int, stdout: str, words: str
 ) -> None:
     fake.stages = ("queued", end)
@@ -158,16 +156,16 @@ def test_wait_ends_after_its_timeout_and_leaves_the_job(backburner: Command, fak
     assert done.exit_code == 1
     assert f"{name} has not ended after 0.05 s" in done.stderr
     assert f"backburner wait {name}" in done.stderr
-    assert "cancel" not in {each.path.rpartition("/")[2] for each in fake.asked}
+    assert "cancel" not in {each.path.rpartition("/")[2] for each in fake.requests}
 
 
-def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(
+def test_ctrl_c_while_waiting_leaves_the_job_running_and_prints_the_wait_command(
     home: Path, server: FakeServer, fake: Fake
 ) -> None:
     fake.stages = ("queued",)
     settings = environment(base_url=server.url, api_key=KEY)
     with Running((*COMMAND, "submit", "--wait", "Why?"), home, settings) as running:
-        assert fake.looked.wait(20)
+        assert fake.polled.wait(20)
         (name,) = fake.jobs
         running.match(name)
         running.signal(signal.SIGINT)
@@ -177,7 +175,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_and_says_how_to_come_back(
     assert "end" not in fake.jobs[name]
 
 
-def test_a_terminal_sees_a_moving_line_and_then_the_answer_alone(home: Path, server: FakeServer, fake: Fake) -> None:
+def test_a_terminal_shows_a_moving_line_and_stdout_only_the_answer(home: Path, server: FakeServer, fake: Fake) -> None:
     fake.stages = ("queued", "in_progress", "in_progress", "completed")
     controller, terminal = pty.openpty()
     settings = {**environment(base_url=server.url, api_key=KEY), "TERM": "xterm", "COLUMNS": "100"}
@@ -197,7 +195,7 @@ def read_all(terminal: int) -> bytes:
     try:
         while chunk := os.read(terminal, 65536):
             read += chunk
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # Linux reports a closed terminal by this error
         pass
     finally:
         os.close(terminal)
@@ -206,7 +204,7 @@ def read_all(terminal: int) -> bytes:
 
 def test_get_shows_a_response(backburner: Command, fake: Fake) -> None:
     name = submitted(backburner, "Why?")
-    fake.jobs[name]["looks"] = 2
+    fake.jobs[name]["polls"] = 2
     shown = backburner("get", name).stdout
     for words in (name, "completed", "openai/o3-pro", "1 m 01 s", "1,000 in, 234 out", "$0.0123", "You said Why?"):
         assert words in shown
@@ -215,23 +213,23 @@ def test_get_shows_a_response(backburner: Command, fake: Fake) -> None:
 def test_list_is_a_table_with_filters(backburner: Command, fake: Fake) -> None:
     names = [submitted(backburner, text) for text in ("One", "Two")]
     done = backburner("list", "--limit", "1", "--status", "queued", "--metadata", "a=1", "--after", "resp_0")
-    assert fake.asked[-1].query == {"limit": "1", "status": "queued", "metadata[a]": "1", "after": "resp_0"}
+    assert fake.requests[-1].query == {"limit": "1", "status": "queued", "metadata[a]": "1", "after": "resp_0"}
     assert done.stdout.split()[:2] == ["id", "status"]
     assert names[0] in done.stdout
     assert f"There are more: --after {names[0]}" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["get", "list"])
-def test_get_and_list_say_what_is_waited_for(backburner: Command, fake: Fake, verb: str) -> None:
+def test_get_and_list_show_what_a_job_waits_for(backburner: Command, fake: Fake, verb: str) -> None:
     fake.stages = ("queued",)
     fake.waiting_for = [f"provider unreachable (connection refused) since 12:03 UTC{chr(27)}, next try in 8 s"]
     name = submitted(backburner, "Why?")
-    told = backburner(verb, *([name] if verb == "get" else [])).stdout
-    assert "waiting for" in told
-    assert "provider unreachable (connection refused) since 12:03 UTC, next try in 8 s" in told
+    output = backburner(verb, *([name] if verb == "get" else [])).stdout
+    assert "waiting for" in output
+    assert "provider unreachable (connection refused) since 12:03 UTC, next try in 8 s" in output
 
 
-def test_cancel_and_retry_say_what_came_of_it(backburner: Command, fake: Fake) -> None:
+def test_cancel_and_retry_print_the_new_status(backburner: Command, fake: Fake) -> None:
     first, second = submitted(backburner, "One"), submitted(backburner, "Two")
     done = backburner("cancel", first, "resp_unknown", second)
     assert done.exit_code == 1
@@ -240,16 +238,16 @@ def test_cancel_and_retry_say_what_came_of_it(backburner: Command, fake: Fake) -
     assert backburner("retry", first).stdout == f"{first} queued\n"
 
 
-def test_usage_is_a_table_with_a_sum(backburner: Command, fake: Fake) -> None:
+def test_usage_is_a_table_with_totals(backburner: Command, fake: Fake) -> None:
     done = backburner("usage", "--days", "7")
     lines = done.stdout.splitlines()
     assert lines[1].split() == ["2026-11-22", "openai/o3-pro", "alice", "2", "1,200", "3,400", "4,600", "$1.25"]
     assert lines[-1].split() == ["total", "2", "1,200", "3,400", "4,600", "$1.25"]
-    asked = fake.asked[-1].query
+    asked = fake.requests[-1].query
     assert 6 * 86400 < int(asked["end"]) - int(asked["start"]) <= 7 * 86400 + 1
 
 
-def test_calls_of_unknown_cost_stand_beside_the_sums(backburner: Command, fake: Fake) -> None:
+def test_calls_of_unknown_cost_are_shown_beside_the_totals(backburner: Command, fake: Fake) -> None:
     fake.usage = [
         {**USAGE_ROW, "calls_of_unknown_cost": 1},
         {**USAGE_ROW, "cost_usd": None, "calls_of_unknown_cost": 2},
@@ -272,7 +270,7 @@ def test_attempts_are_a_table_of_all_pages(backburner: Command, fake: Fake) -> N
     assert [(each["number"], "body" in each) for each in shown["data"]] == [(1, False), (2, False)]
 
 
-def test_raw_attempts_are_what_failed_calls_brought(backburner: Command, fake: Fake) -> None:
+def test_raw_attempts_print_the_bodies_of_failed_calls(backburner: Command, fake: Fake) -> None:
     name = submitted(backburner, "Why?")
     fake.attempts = [[attempt_row(1, "failed", body="<html>1</html>")], [attempt_row(2, "completed")]]
     done = backburner("attempts", name, "--raw")
@@ -280,14 +278,14 @@ def test_raw_attempts_are_what_failed_calls_brought(backburner: Command, fake: F
     assert json.loads(backburner("attempts", name, "--raw", "--json").stdout)["data"][0]["body"] == "<html>1</html>"
     fake.attempts = [[attempt_row(1, "completed")]]
     done = backburner("attempts", name, "--raw")
-    assert (done.stdout, done.stderr) == ("", "No failed call brought anything that was kept.\n")
+    assert (done.stdout, done.stderr) == ("", "No body of a failed call was kept.\n")
 
 
-def test_json_is_what_the_server_sent_and_nothing_else(backburner: Command, fake: Fake) -> None:
+def test_json_prints_only_what_the_server_sent(backburner: Command, fake: Fake) -> None:
     done = backburner("submit", "Why?", "--json")
     name = json.loads(done.stdout)["id"]
     assert done.stderr == ""
-    fake.jobs[name]["looks"] = 2
+    fake.jobs[name]["polls"] = 2
     for arguments in (("get", name), ("wait", name), ("retry", name), ("cancel", name)):
         assert json.loads(backburner(*arguments, "--json").stdout)["id"] == name
     assert json.loads(backburner("list", "--json").stdout)["data"][0]["id"] == name
@@ -295,7 +293,7 @@ def test_json_is_what_the_server_sent_and_nothing_else(backburner: Command, fake
     assert json.loads(backburner("submit", "--wait", "--json", "Why?").stdout)["status"] == "completed"
 
 
-def test_a_servers_refusal_is_one_line_with_its_type_and_request(backburner: Command) -> None:
+def test_a_refusal_is_one_line_with_its_type_and_request_id(backburner: Command) -> None:
     done = backburner("get", "resp_unknown")
     expected = "Error: Response with id 'resp_unknown' not found. (invalid_request_error, request req_77)\n"
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", expected)
@@ -307,7 +305,7 @@ def test_a_wrong_key_is_refused_at_once(backburner: Command, monkeypatch: pytest
     assert (done.exit_code, "Incorrect API key provided." in done.stderr) == (1, True)
 
 
-def test_the_key_that_up_left_is_used(backburner: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_that_up_generated_is_used(backburner: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BACKBURNER_API_KEY")
     assert "No API key: set BACKBURNER_API_KEY" in backburner("list").stderr
     (home / ".backburner").mkdir()
@@ -317,7 +315,7 @@ def test_the_key_that_up_left_is_used(backburner: Command, home: Path, monkeypat
     assert backburner("list").exit_code == 1
 
 
-def test_a_server_that_is_not_there_is_named_with_how_to_start_it(
+def test_an_unreachable_server_is_reported_with_how_to_start_it(
     backburner: Command, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBURNER_BASE_URL", "http://127.0.0.1:1/v1")
@@ -326,7 +324,7 @@ def test_a_server_that_is_not_there_is_named_with_how_to_start_it(
     assert (done.exit_code, done.stderr) == (1, f"Error: {expected}\n")
 
 
-def test_something_else_on_the_url_is_not_taken_for_backburner(
+def test_another_server_at_the_url_is_reported(
     backburner: Command, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BACKBURNER_BASE_URL", server.url.replace("/v1", "/unknown"))
@@ -342,7 +340,7 @@ def test_something_else_on_the_url_is_not_taken_for_backburner(
         ("BACKBURNER_PORT", "high", "BACKBURNER_PORT: expected a valid integer"),
     ],
 )
-def test_a_wrong_variable_of_the_client_is_named(
+def test_a_wrong_variable_of_the_client_is_reported(
     backburner: Command, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
 ) -> None:
     monkeypatch.setenv(variable, value)

@@ -16,7 +16,7 @@ from jobs.encryption import generate_key
 from jobs.lifecycle import Status
 from jobs.store.database import Database
 from jobs.store.responses import get_job
-from tests.cli.running import COMMAND, Running, environment, left_of, run
+from tests.cli.running import COMMAND, Running, environment, run, still_running
 from tests.support.waiting import await_until
 
 PARTS = ("valkey", "simulator", "api", "worker")
@@ -80,7 +80,7 @@ def test_a_first_run_answers_and_ctrl_c_stops_everything(tmp_path: Path) -> None
 
         running.signal(signal.SIGINT)
         assert running.exit_status() == 0
-        assert not left_of(children)
+        assert not still_running(children)
         assert "backburner: stopping" in running.output
 
 
@@ -113,7 +113,7 @@ def test_up_continues_the_jobs_of_a_killed_up(tmp_path: Path) -> None:
         await_until(lambda: killed.status(running) == "in_progress", 10, "the call never began")
         killed.signal(signal.SIGKILL)
         killed.exit_status()
-        await_until(lambda: not left_of(children), 5, "children outlived a killed supervisor")
+        await_until(lambda: not still_running(children), 5, "children outlived a killed supervisor")
 
     with up(tmp_path, **settings) as following:
         following.wait_until_ready()
@@ -132,7 +132,7 @@ def test_a_second_ctrl_c_hands_calls_back_at_once(tmp_path: Path) -> None:
         assert running.status(job) == "in_progress"
         running.signal(signal.SIGINT)
         assert running.exit_status(20) == 0
-        assert not left_of(children)
+        assert not still_running(children)
     database = Database(f"sqlite:///{tmp_path / '.backburner/backburner.db'}")
     with database.read() as tx:
         assert get_job(tx, job).status is Status.QUEUED

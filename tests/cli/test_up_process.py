@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cli.running import ROOT, Running, environment, is_alive, left_of
+from tests.cli.running import ROOT, Running, environment, is_alive, still_running
 from tests.cli.up_processes import STAND_IN
 from tests.support.waiting import await_until
 
@@ -57,7 +57,7 @@ def test_a_signal_stops_the_worker_before_its_dependencies(tmp_path: Path, which
         running.signal(which)
 
         assert running.exit_status() == 0
-        assert not left_of(children)
+        assert not still_running(children)
         assert running.noted(r"^(\w+) SIG") == ["worker", "api", "store"]
         assert "stopping: 2 calls may finish, up to 60 s; Ctrl-C again to hand them back now" in running.output
 
@@ -144,7 +144,7 @@ def test_the_children_of_a_killed_supervisor_die(tmp_path: Path) -> None:
         children = running.children()
         assert len(children) == 3
         running.signal(signal.SIGKILL)
-        await_until(lambda: not left_of(children), 5, "children outlived their supervisor")
+        await_until(lambda: not still_running(children), 5, "children outlived their supervisor")
 
 
 def test_a_reader_that_closes_the_pipe_stops_nothing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.store.database import Database, database_now
 from jobs.store.workers import WorkerRow, live_workers
-from tests.cli.running import COMMAND, Running, environment, left_of
+from tests.cli.running import COMMAND, Running, environment, still_running
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.long
@@ -34,6 +34,6 @@ def test_all_workers_register_and_stop_on_a_signal(
         children = running.children()
         running.signal(which)
         assert running.exit_status() == 0
-        assert not left_of(children)
+        assert not still_running(children)
         assert not live(database), "a worker did not sign off"
     database.close()
