@@ -1,5 +1,5 @@
-# One image for every part of Backburner; the command decides which it becomes, as docker-compose.yml shows. What is
-# healthy depends on the part, so health checks stand there too. It holds no setting and no secret.
+# One image for every part of Backburner. The command selects the part, as in docker-compose.yml. Health checks depend on
+# the part, so they are also there. The image contains no settings and no secrets.
 ARG PYTHON_IMAGE=python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 
 FROM ${PYTHON_IMAGE} AS build

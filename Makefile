@@ -1,26 +1,26 @@
-# Everything a newcomer or a CI needs; `make` alone lists it. Nothing has to be installed but python3, make and git.
+# The commands of this repository; `make` alone lists them. Only python3, make and git have to be installed.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN_STAMP := .venv/.run
 PACKAGES_STAMP := .venv/.packages
 TEST_STAMP := .venv/.test
 BENCH_STAMP := .venv/.bench
-# the SDKs that tests/sdk runs beside the one of the test extra: each a directory and a lock of its own
+# the SDKs that tests/sdk runs besides the one of the test extra, each with its own directory and lock
 PYTHON_SDKS := 1.109 2.54 3.51
 NODE_SDK := tests/sdk/node
 UV_INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm
-# the clients of tests/clients: of Python each a directory and a lock of its own, of Node all in one but Codex, which is huge
+# the clients of tests/clients: each Python one has its own directory and lock; the Node ones share one, except Codex, which is huge
 PYTHON_CLIENTS := $(patsubst requirements/clients-%.in,%,$(wildcard requirements/clients-*.in))
 NODE_CLIENTS := tests/clients/node
 CODEX := tests/clients/codex
 CLIENT_STAMPS := $(PYTHON_CLIENTS:%=.venv/clients/%/.installed) $(NODE_CLIENTS)/node_modules/.installed
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
-# real clients in all of their scenarios: minutes more, and a command of its own
+# real clients in all of their scenarios: they take minutes, so they have a command of their own
 CLIENTS := tests/clients/test_clients.py
-# the cores of the smallest machine: each test runs processes of its own, and more of them miss their deadlines
+# the cores of the smallest machine: each test starts processes, and with more tests at once these miss their deadlines
 TEST_PROCESSES ?= 2
-# Containers often forbid bytecode files. Some hundred processes are started here, each of which would compile all anew.
+# Containers often disable bytecode files. The tests start hundreds of processes, each of which would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -35,10 +35,10 @@ up: $(RUN_STAMP) ## Run everything on this machine, in the foreground
 test: $(TEST_STAMP) check ## Run every check and test, on real Valkey, SQLite and PostgreSQL
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not long" $(CLIENTS:%=--ignore=%)
 
-test-all: $(TEST_STAMP) check ## The same with the long proofs of transports, crashes and races
+test-all: $(TEST_STAMP) check ## The same, with the long tests of transports, crashes and races
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(CLIENTS:%=--ignore=%)
 
-test-clients: $(TEST_STAMP) $(CODEX)/node_modules/.installed ## Play real clients in all of their scenarios; MATRIX=write notes the result in docs/compatibility.md
+test-clients: $(TEST_STAMP) $(CODEX)/node_modules/.installed ## Run real clients in all of their scenarios; MATRIX=write writes the results to docs/compatibility.md
 	MATRIX=$(MATRIX) $(BIN)/python -m pytest $(CLIENTS)
 
 check: $(TEST_STAMP) ## Lint, types, import contracts
@@ -47,24 +47,24 @@ check: $(TEST_STAMP) ## Lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(TEST_STAMP) ## Format and mend what can be mended
+format: $(TEST_STAMP) ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(RUN_STAMP) ## Write the files that are generated from code
+docs: $(RUN_STAMP) ## Generate the files that are made from code
 	$(BIN)/python -m docs.generate
 
-bench: $(BENCH_STAMP) ## Measure beside the plain ways and the peers; NAMES="accept drain" ROUNDS=1, see docs/performance.md
+bench: $(BENCH_STAMP) ## Measure and compare with the plain way and the peers; NAMES="accept drain" ROUNDS=1, see docs/performance.md
 	$(BIN)/python -m benchmarks $(if $(ROUNDS),--rounds $(ROUNDS)) $(NAMES)
 
-bench-quick: $(BENCH_STAMP) ## The same within five minutes, for the shape of it
+bench-quick: $(BENCH_STAMP) ## The same in five minutes, with rough figures
 	$(BIN)/python -m benchmarks --quick $(NAMES)
 
-chaos: $(TEST_STAMP) ## Hurt everything at once and count; SEED=7 JOBS=2000 TRANSPORT=stream, see docs/chaos.md
+chaos: $(TEST_STAMP) ## Break everything at once and check every job; SEED=7 JOBS=2000 TRANSPORT=stream, see docs/chaos.md
 	$(BIN)/python -m tests.chaos --jobs $(or $(JOBS),2000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(TRANSPORT),--transport $(TRANSPORT))
 
-lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresses
+lock: | $(TEST_STAMP) ## Update the locked dependencies, with hashes and without index URLs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --upgrade pyproject.toml requirements/build.in -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
@@ -77,7 +77,7 @@ lock: | $(TEST_STAMP) ## Lock the dependencies anew, with hashes and no addresse
 		--no-emit-index-url --no-annotate --upgrade requirements/clients-$$client.in -o requirements/clients-$$client.txt || exit; done
 	for directory in $(NODE_SDK) $(NODE_CLIENTS) $(CODEX); do $(NPM) --prefix $$directory update --package-lock-only || exit; done
 
-clean: ## Remove the virtual environment and caches; jobs under .backburner stay
+clean: ## Remove the virtual environment and caches; jobs in .backburner are kept
 	rm -rf .venv $(patsubst %,%/node_modules,$(NODE_SDK) $(NODE_CLIENTS) $(CODEX)) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info build
 
 .venv/bin/python:
@@ -89,7 +89,7 @@ $(RUN_STAMP): requirements/run.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# of all packages for tests uv comes first, as it installs the others several times as fast
+# uv is installed first, as it installs the other packages several times faster
 $(PACKAGES_STAMP): requirements/test.txt $(RUN_STAMP)
 	sed -n '/^uv==/,/^ *#/p' requirements/test.txt > .venv/uv.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt

@@ -1,4 +1,4 @@
-"""The broker as docker-compose.yml starts it: its command with its users and passwords, on a real Valkey."""
+"""The broker as docker-compose.yml starts it: with its command, users and passwords, on a real Valkey."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.valkey import ValkeyServer
 
 
 class ComposeValkey(ValkeyServer):
-    """Runs the command of the service `redis`; its address is a free port and its `/data` a directory."""
+    """Runs the command of the service `redis`, on a free port and with a directory as its `/data`."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Compose reads it: interpolated, its commands split, its environment resolved."""
+"""Parse docker-compose.yml as Compose does: interpolate it, split its commands, resolve its environments."""
 
 import re
 import shlex
@@ -14,15 +14,15 @@ PATH = ROOT / "docker-compose.yml"
 SERVERS = frozenset({"postgres", "redis"})
 
 DOTENV = {
-    "POSTGRES_PASSWORD": "p@ss/w%rd #:?&'$x",  # every character that a URL or a shell would trip over
-    "REDIS_PASSWORD": "r>~ed/i%s #:?&'$x\" @",  # likewise, and those that a list of users would
+    "POSTGRES_PASSWORD": "p@ss/w%rd #:?&'$x",  # every character that is special in a URL or a shell
+    "REDIS_PASSWORD": "r>~ed/i%s #:?&'$x\" @",  # and those that are special in a list of users
     "FLOWER_REDIS_PASSWORD": "f>~l/o%w #:?&'$x\" @",
     "BACKBURNER_API_KEY": "bb_key-of-the-compose-tests",
     "BACKBURNER_PROVIDER_API_KEY": "sk-provider-of-the-compose-tests",
     "BACKBURNER_ENCRYPTION_KEYS": "a2V5LW9mLXRoZS1jb21wb3NlLXRlc3RzLTMyLWJ5dGU=",
     "FLOWER_BASIC_AUTH": "operator:flower-password-of-the-compose-tests",
 }
-"""The `.env` that must be all there is to do."""
+"""The `.env` with which the file must work without further changes."""
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|\{(?P<name>\w+)(?::(?P<how>[-?])(?P<rest>[^{}]*))?\}|(?P<bare>[A-Za-z_]\w*)|(?P<wrong>))"
@@ -31,12 +31,12 @@ _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
 class MissingVariable(Exception):
-    """A variable that the file demands is not set; the text is the file's own message."""
+    """A required variable is not set. The text is the message in the file."""
 
 
 @dataclass(frozen=True)
 class Port:
-    """One published port."""
+    """A published port."""
 
     address: str
     published: int
@@ -45,7 +45,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Service:
-    """What our tests look at of a service; `raw` is all of it."""
+    """The parts of a service that the tests check. `raw` is the whole service."""
 
     name: str
     command: Sequence[str]
@@ -59,7 +59,7 @@ class Service:
 
 @dataclass(frozen=True)
 class ComposeFile:
-    """The whole file; `raw` is what its schema describes."""
+    """The whole file. `raw` is its interpolated YAML."""
 
     services: Mapping[str, Service]
     raw: Mapping[str, Any]
@@ -70,23 +70,23 @@ class ComposeFile:
         return {name: service for name, service in self.services.items() if name not in SERVERS}
 
     def start_order(self) -> Sequence[Service]:
-        """Our services, each after those that it waits for."""
+        """Return our services, each after its dependencies."""
         order: list[Service] = []
-        left = dict(self.ours)
-        while left:
-            ready = [each for each in left.values() if not left.keys() & each.depends_on.keys()]
-            assert ready, f"{', '.join(left)} wait for each other"
+        remaining = dict(self.ours)
+        while remaining:
+            ready = [each for each in remaining.values() if not remaining.keys() & each.depends_on.keys()]
+            assert ready, f"{', '.join(remaining)} wait for each other"
             order += ready
             for each in ready:
-                del left[each.name]
+                del remaining[each.name]
         return order
 
 
 def load(dotenv: Mapping[str, str]) -> ComposeFile:
-    """The file as Compose sees it with `dotenv` as its `.env`.
+    """Parse the file with `dotenv` as its `.env`.
 
     Raises:
-        MissingVariable: the file demands a variable that `dotenv` lacks.
+        MissingVariable: the file requires a variable that `dotenv` lacks.
     """
     raw = _interpolated(yaml.safe_load(PATH.read_text("utf-8")), dotenv)
     services = {name: _service(name, each, dotenv) for name, each in raw["services"].items()}
@@ -94,7 +94,7 @@ def load(dotenv: Mapping[str, str]) -> ComposeFile:
 
 
 def seconds(duration: str) -> float:
-    """The length of a duration as Compose writes it, such as `1m30s`."""
+    """Return the seconds of a duration in Compose's notation, such as `1m30s`."""
     assert re.fullmatch(r"(\d+[hms])+", duration), duration
     return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)([hms])", duration))
 
@@ -140,7 +140,7 @@ def _split(command: str | Sequence[str]) -> Sequence[str]:
 
 
 def _environment(raw: Mapping[str, Any], dotenv: Mapping[str, str]) -> Mapping[str, str]:
-    """A variable without a value is handed on from `.env`; where that lacks it, the container does too."""
+    """Resolve an environment. A variable without a value is taken from `.env`, or left out if that lacks it."""
     given = {name: dotenv.get(name) if value is None else str(value) for name, value in raw.items()}
     return {name: value for name, value in given.items() if value is not None}
 

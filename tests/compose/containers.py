@@ -1,7 +1,7 @@
-"""Our services as local processes: Compose's commands, environments, waiting and health checks, without an engine.
+"""Our services as local processes: with Compose's commands, environments, dependencies and health checks.
 
-They run from what the image would hold and nothing else, in an environment as empty as a container's. What an engine
-would add is the network, so addresses in commands and variables become ones on loopback.
+They run from the files of the image only, in an environment as empty as a container's. There is no container engine and
+so no network of its own: addresses in commands and variables are replaced by loopback ones.
 """
 
 import os
@@ -24,17 +24,17 @@ START_SECONDS = 60
 HEALTHCHECK_SECONDS = 20
 
 
-def let_into_image() -> list[str]:
-    """What .dockerignore lets the builder see, at the top level."""
+def build_context() -> list[str]:
+    """Return the top-level names that .dockerignore lets into the build."""
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     return [line[1:] for line in lines if line.startswith("!")]
 
 
 def build_image(directory: Path) -> Path:
-    """Install as the Dockerfile does, from the files that it sees; what comes out is where the package is."""
+    """Install as the Dockerfile does, from the files of its build context; return the installation's directory."""
     source, installed = directory / "source", directory / "installed"
     source.mkdir()
-    for name in let_into_image():
+    for name in build_context():
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
@@ -47,7 +47,7 @@ def build_image(directory: Path) -> Path:
 
 
 class Container:
-    """One service as a process."""
+    """A service as a process."""
 
     def __init__(self, service: Service, image: Path, directory: Path, addresses: Mapping[str, str]) -> None:
         self.service = service
@@ -96,7 +96,7 @@ class Container:
         self._die_with_parent = DieWithParent(self._popen.pid, SIGKILL)
 
     def run(self, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command beside it, as `docker compose exec` does; `environment` is added to the container's."""
+        """Run a command as `docker compose exec` does. `environment` is added to the container's."""
         return subprocess.run(
             command,
             cwd=self.directory,
@@ -110,7 +110,7 @@ class Container:
         )
 
     def is_healthy(self) -> bool:
-        """Whether its own health check says so."""
+        """Return whether its health check passes."""
         assert self.is_running, f"{self.service.name} ended:\n{self.output}"
         try:
             return self.run(*self._healthcheck).returncode == 0
@@ -122,12 +122,12 @@ class Container:
         self._popen.send_signal(number)
 
     def stop(self, number: Signals = SIGTERM, seconds: float = 30) -> int:
-        """Signal it as an engine would and wait; its exit status."""
+        """Send a signal, wait for the end and return the exit status."""
         self.signal(number)
         return self.wait(seconds)
 
     def wait(self, seconds: float) -> int:
-        """Its exit status, once it has ended by itself."""
+        """Wait until it ends by itself; return its exit status."""
         assert self._popen is not None
         try:
             return self._popen.wait(seconds)
@@ -135,7 +135,7 @@ class Container:
             self.remove()
 
     def remove(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill it if it is still running."""
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
@@ -144,15 +144,15 @@ class Container:
             self._die_with_parent = None
 
     def _local(self, text: str) -> str:
-        for there, here in self._addresses.items():
-            text = text.replace(there, here)
+        for address, local in self._addresses.items():
+            text = text.replace(address, local)
         for target, port in self.ports.items():
             text = re.sub(rf"\b{target}\b", str(port), text)
         return text
 
 
 class Stack:
-    """All our services, started as `docker compose up` starts them. `addresses` says where the others' are here."""
+    """All our services, started as by `docker compose up`. `addresses` maps addresses to local ones."""
 
     def __init__(self, compose: ComposeFile, image: Path, directory: Path, addresses: Mapping[str, str]) -> None:
         self._order = [each.name for each in compose.start_order()]
@@ -178,16 +178,16 @@ class Stack:
         self._end()
 
     def start(self) -> None:
-        """Start each that does not run, once what it waits for is done or healthy, and wait until all are."""
-        lasting = [each for each in self.containers.values() if each.service.healthcheck]
-        if all(each.is_running for each in lasting):
+        """Start the services that are not running, after their dependencies, and wait until all are healthy."""
+        long_running = [each for each in self.containers.values() if each.service.healthcheck]
+        if all(each.is_running for each in long_running):
             return
         for container in [self.containers[name] for name in self._order if not self.containers[name].is_running]:
             for dependency, condition in container.service.depends_on.items():
                 if dependency in self.containers:
                     self._await(self.containers[dependency], condition)
             container.start()
-        for container in reversed(lasting):
+        for container in reversed(long_running):
             self._await(container, "service_healthy")
 
     def logs(self) -> str:

@@ -1,4 +1,4 @@
-"""The broker's users: a stranger gets nowhere, Flower only watches, and Backburner reaches nothing but its own."""
+"""The broker's users: strangers are refused, Flower can only watch, Backburner reaches only its own keys."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ from tests.support.server import HOST
 FLOWER, BACKBURNER = "flower", "backburner"
 PASSWORDS = {BACKBURNER: DOTENV["REDIS_PASSWORD"], FLOWER: DOTENV["FLOWER_REDIS_PASSWORD"]}
 REFUSED = "(?i)no permissions"
-OF_THE_SERVER: list[tuple[Any, ...]] = [
+SERVER_COMMANDS: list[tuple[Any, ...]] = [
     ("FLUSHALL",),
     ("FLUSHDB",),
     ("CONFIG", "GET", "*"),
@@ -44,7 +44,7 @@ OF_THE_SERVER: list[tuple[Any, ...]] = [
     ("PUBLISH", "somebody-elses", "x"),
     ("PSUBSCRIBE", "*"),
 ]
-OF_BACKBURNER: list[tuple[Any, ...]] = [
+BACKBURNER_COMMANDS: list[tuple[Any, ...]] = [
     ("LPUSH", NAMES.calls, "x"),
     ("RPOP", NAMES.calls),
     ("BRPOP", NAMES.calls, "1"),
@@ -67,7 +67,7 @@ def broker() -> Iterator[ComposeValkey]:
 
 
 def settings_of(broker: ComposeValkey, user: str) -> Settings:
-    """The settings of a service that has this user's password."""
+    """Return the settings of a service with this user's password."""
     return load_settings(redis_url=f"redis://{user}@{HOST}:{broker.port}/0", redis_password=PASSWORDS[user])
 
 
@@ -88,36 +88,34 @@ def run(client: "redis.Redis", command: tuple[Any, ...]) -> Any:
         (BACKBURNER, PASSWORDS[BACKBURNER][:-1]),
     ],
 )
-def test_a_stranger_may_not_even_ping(broker: ComposeValkey, user: str | None, password: str | None) -> None:
-    retry = Retry(NoBackoff(), 0)  # by itself it asks for seconds, again and again
+def test_a_stranger_cannot_even_ping(broker: ComposeValkey, user: str | None, password: str | None) -> None:
+    retry = Retry(NoBackoff(), 0)  # by default it retries for seconds
     client = redis.Redis(host=HOST, port=broker.port, username=user, password=password, retry=retry)
     with client, pytest.raises(AuthenticationError):
         client.ping()
 
 
 @pytest.mark.parametrize("user", PASSWORDS)
-@pytest.mark.parametrize("command", OF_THE_SERVER, ids=" ".join)
-def test_nobody_reaches_the_server_itself_or_keys_of_others(
+@pytest.mark.parametrize("command", SERVER_COMMANDS, ids=" ".join)
+def test_no_user_can_administer_the_server_or_reach_foreign_keys(
     broker: ComposeValkey, user: str, command: tuple[Any, ...]
 ) -> None:
     with broker.as_user(user, PASSWORDS[user]) as client, pytest.raises(ResponseError, match=REFUSED):
         run(client, command)
 
 
-@pytest.mark.parametrize("command", OF_BACKBURNER, ids=" ".join)
-def test_flower_cannot_push_a_job_stop_a_call_or_listen_to_backburner(
-    broker: ComposeValkey, command: tuple[Any, ...]
-) -> None:
+@pytest.mark.parametrize("command", BACKBURNER_COMMANDS, ids=" ".join)
+def test_flower_cannot_enqueue_a_job_stop_a_call_or_subscribe(broker: ComposeValkey, command: tuple[Any, ...]) -> None:
     with broker.as_user(FLOWER, PASSWORDS[FLOWER]) as client, pytest.raises(ResponseError, match=REFUSED):
         run(client, command)
 
 
-def test_flower_reads_how_long_the_queues_are(broker: ComposeValkey) -> None:
+def test_flower_reads_the_lengths_of_the_queues(broker: ComposeValkey) -> None:
     with broker.as_user(FLOWER, PASSWORDS[FLOWER]) as client:
         assert [client.llen(name) for name in (NAMES.calls, NAMES.deliveries, f"{NAMES.calls}\x06\x163")] == [0, 0, 0]
 
 
-def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: ComposeValkey) -> None:
+def test_a_message_is_enqueued_with_a_password_of_any_characters(broker: ComposeValkey) -> None:
     app = create_celery(settings_of(broker, BACKBURNER))
     task_queue = TaskQueue(app, get_names)
     assert task_queue.depth() == 0
@@ -129,7 +127,7 @@ def test_the_bell_is_rung_with_a_password_that_holds_any_character(broker: Compo
         client.delete(NAMES.calls)
 
 
-def test_no_password_shows_to_who_lists_processes_or_reads_what_is_written_down(broker: ComposeValkey) -> None:
+def test_no_password_is_in_a_command_line_or_the_users_file(broker: ComposeValkey) -> None:
     users = (broker.directory / "users.acl").read_text("utf-8")
     assert (broker.directory / "users.acl").stat().st_mode & 0o077 == 0
     script = " ".join(broker._service.command)

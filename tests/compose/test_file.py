@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps the Compose Specification and its own promises, without an engine to run it."""
+"""docker-compose.yml follows the Compose Specification and its own rules. No engine runs it here."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from tests.compose.composefile import DOTENV, PATH, ROOT, SERVERS, ComposeFile, 
 from worker.process import RECORDING_SECONDS
 
 SETTINGS = {variable_of(name) for name in Settings.model_fields}
-OF_OTHERS = {"BROKER_URL", "CELERY_CONFIG_MODULE", "HTTPS_PROXY", "NO_PROXY"}
+FOREIGN_VARIABLES = {"BROKER_URL", "CELERY_CONFIG_MODULE", "HTTPS_PROXY", "NO_PROXY"}
 SECRET_FILES = {name + FILE for name in Settings.secret_variables()}
 SECRETS = {f"{PREFIX}PROVIDER_API_KEY", f"{PREFIX}API_KEY", f"{PREFIX}REDIS_PASSWORD"}
 IMAGES = {"POSTGRES_IMAGE": "postgres", "VALKEY_IMAGE": "redis"}
-OF_POSTGRES = {"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"}
+POSTGRES_CAPABILITIES = {"CHOWN", "DAC_READ_SEARCH", "FOWNER", "SETGID", "SETUID"}
 DIGEST = f"@sha256:{'0' * 64}"
-GIVEN_BY_COMMAND_OR_IMAGE = {f"{PREFIX}HOST", f"{PREFIX}PORT", f"{PREFIX}DATA_DIR"}
+SET_BY_COMMAND_OR_IMAGE = {f"{PREFIX}HOST", f"{PREFIX}PORT", f"{PREFIX}DATA_DIR"}
 
 
 @pytest.fixture(scope="module")
@@ -31,39 +31,39 @@ def compose() -> ComposeFile:
 
 
 def holders(compose: ComposeFile, variable: str) -> set[str]:
-    """The services that hold the secret of that name; none may show it to `ps`."""
+    """Return the services that have this secret, after checking that no command line contains it."""
     secret = DOTENV[variable]
     assert not any(secret in part for each in compose.services.values() for part in (*each.command, *each.healthcheck))
     return {name for name, each in compose.services.items() if secret in each.environment.values()}
 
 
-def test_it_keeps_the_compose_schema(compose: ComposeFile) -> None:
+def test_it_matches_the_compose_schema(compose: ComposeFile) -> None:
     schema = json.loads((ROOT / "tests/data/compose-spec.json").read_text("utf-8"))
     errors = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema).iter_errors(compose.raw)]
     assert errors == []
 
 
 @pytest.mark.parametrize("variable", DOTENV)
-def test_what_must_be_set_is_asked_for_by_name(variable: str) -> None:
+def test_a_missing_variable_is_reported_by_name(variable: str) -> None:
     for missing in ({}, {variable: ""}):
         without = {name: value for name, value in DOTENV.items() if name != variable} | missing
         with pytest.raises(MissingVariable, match=rf"set {variable} in \.env"):
             load(without)
 
 
-def test_every_variable_is_a_setting_and_every_setting_gets_through(compose: ComposeFile) -> None:
+def test_every_variable_is_a_setting_and_every_setting_is_passed_on(compose: ComposeFile) -> None:
     named = {name for each in compose.services.values() for name in each.raw.get("environment", {})}
-    assert {name for name in named if name.startswith(PREFIX)} == SETTINGS - GIVEN_BY_COMMAND_OR_IMAGE
+    assert {name for name in named if name.startswith(PREFIX)} == SETTINGS - SET_BY_COMMAND_OR_IMAGE
     assert named - SETTINGS == {
         *("POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD"),  # the image's own
         "PGPASSWORD",  # libpq's
-        *("REDIS_PASSWORD", "FLOWER_REDIS_PASSWORD"),  # what the broker's users are made of
+        *("REDIS_PASSWORD", "FLOWER_REDIS_PASSWORD"),  # the passwords of the broker's users
         "FLOWER_BASIC_AUTH",  # Flower's
     }
 
 
-@pytest.mark.parametrize("variable", sorted(SETTINGS - GIVEN_BY_COMMAND_OR_IMAGE - SECRETS))
-def test_api_and_worker_agree_on_every_setting_of_the_operator(variable: str) -> None:
+@pytest.mark.parametrize("variable", sorted(SETTINGS - SET_BY_COMMAND_OR_IMAGE - SECRETS))
+def test_api_and_worker_get_the_same_settings(variable: str) -> None:
     compose = load(DOTENV | {variable: "from-dotenv"})
     fixed = {f"{PREFIX}DATABASE_URL", f"{PREFIX}REDIS_URL", f"{PREFIX}NAMESPACE"}
     seen = {compose.services[name].environment.get(variable) for name in ("api", "worker")}
@@ -71,7 +71,7 @@ def test_api_and_worker_agree_on_every_setting_of_the_operator(variable: str) ->
     assert ("from-dotenv" in seen) == (variable not in fixed)
 
 
-def test_a_secret_reaches_only_the_service_that_needs_it(compose: ComposeFile) -> None:
+def test_a_secret_reaches_only_the_services_that_need_it(compose: ComposeFile) -> None:
     assert holders(compose, "BACKBURNER_API_KEY") == {"api"}
     assert holders(compose, "BACKBURNER_PROVIDER_API_KEY") == {"worker"}
     assert holders(compose, "BACKBURNER_ENCRYPTION_KEYS") == {"api", "worker"}
@@ -88,15 +88,15 @@ def test_the_file_itself_holds_no_secret() -> None:
                 assert value.startswith("@"), f"{name} has {variable} of its own"
 
 
-def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
+def test_services_wait_for_their_dependencies(compose: ComposeFile) -> None:
     for each in compose.services.values():
         for dependency, condition in each.depends_on.items():
             needed = compose.services[dependency]
             if condition == "service_healthy":
-                assert needed.healthcheck, f"{each.name} waits for a health that {dependency} never tells"
+                assert needed.healthcheck, f"{each.name} waits for the health of {dependency}, which has no check"
             else:
                 assert condition == "service_completed_successfully"
-                assert needed.raw["restart"] == "no", f"{dependency} would never be done"
+                assert needed.raw["restart"] == "no", f"{dependency} would never complete"
     for name in ("api", "worker"):
         assert compose.services[name].depends_on == {
             "migrate": "service_completed_successfully",
@@ -105,7 +105,7 @@ def test_services_wait_for_what_they_need(compose: ComposeFile) -> None:
     assert compose.services["migrate"].depends_on == {"postgres": "service_healthy"}
 
 
-def test_what_runs_for_long_is_checked_restarted_and_logs_within_bounds(compose: ComposeFile) -> None:
+def test_long_running_services_have_health_checks_restarts_and_bounded_logs(compose: ComposeFile) -> None:
     for name, each in compose.services.items():
         assert each.raw["logging"]["options"].keys() == {"max-size", "max-file"}
         if name != "migrate":
@@ -113,7 +113,7 @@ def test_what_runs_for_long_is_checked_restarted_and_logs_within_bounds(compose:
             assert each.raw["restart"] == "unless-stopped"
 
 
-def test_ports_are_published_on_loopback_alone(compose: ComposeFile) -> None:
+def test_ports_are_published_on_loopback_only(compose: ComposeFile) -> None:
     assert {name for name, each in compose.services.items() if each.ports} == {"api", "flower"}
     for each in compose.services.values():
         for port in each.ports:
@@ -128,7 +128,7 @@ def test_flower_has_no_way_to_the_database(compose: ComposeFile) -> None:
     assert not any("postgres" in value for value in flower.environment.values())
 
 
-def test_flower_meets_nobody_but_the_broker(compose: ComposeFile) -> None:
+def test_flower_reaches_only_the_broker(compose: ComposeFile) -> None:
     flower = compose.services["flower"]
     others = {name for name, each in compose.services.items() if each.networks & flower.networks}
     assert others == {"flower", "redis"}
@@ -146,9 +146,9 @@ def test_database_and_broker_have_no_way_out(compose: ComposeFile) -> None:
 
 def test_the_database_keeps_its_files_in_a_volume(compose: ComposeFile) -> None:
     volumes = dict(each.split(":")[::-1] for each in compose.services["postgres"].raw["volumes"])
-    # since version 18 the image keeps them in a directory of the version's name below this one
+    # since version 18 the image keeps them in a subdirectory named after the version
     assert volumes == {"/var/lib/postgresql": "postgres", "/var/run/postgresql": "postgres-socket"}
-    assert compose.raw["volumes"]["postgres"] is None  # one of Docker's own, which stays
+    assert compose.raw["volumes"]["postgres"] is None  # a named volume, which Docker keeps
     assert compose.raw["volumes"]["postgres-socket"]["driver_opts"]["type"] == "tmpfs"
     assert int(compose.services["postgres"].raw["image"].removeprefix("postgres:").partition("@")[0]) >= 18
 
@@ -159,16 +159,16 @@ def test_one_service_builds_the_image_of_all(compose: ComposeFile) -> None:
     assert {each.raw["pull_policy"] for each in compose.ours.values()} == {"never"}
 
 
-def test_no_container_gets_a_privilege_that_it_can_do_without(compose: ComposeFile) -> None:
+def test_containers_have_no_unnecessary_privileges(compose: ComposeFile) -> None:
     for name, each in compose.services.items():
         assert each.raw["cap_drop"] == ["ALL"]
-        assert set(each.raw.get("cap_add", [])) == (OF_POSTGRES if name == "postgres" else set())
+        assert set(each.raw.get("cap_add", [])) == (POSTGRES_CAPABILITIES if name == "postgres" else set())
         assert each.raw["read_only"] is True
         assert each.raw["security_opt"] == ["no-new-privileges:true"]
         assert "privileged" not in each.raw
 
 
-def test_every_service_is_bounded_in_memory_and_processes(compose: ComposeFile) -> None:
+def test_every_service_has_limits_of_memory_and_processes(compose: ComposeFile) -> None:
     bounds = {name: (each.raw["mem_limit"], each.raw["pids_limit"]) for name, each in compose.services.items()}
     assert all(re.fullmatch(r"[1-9][0-9]*g", memory) and int(pids) > 0 for memory, pids in bounds.values())
     chosen = {f"{name.upper()}_MEMORY": f"{place}00m" for place, name in enumerate(bounds, 1)}
@@ -177,7 +177,7 @@ def test_every_service_is_bounded_in_memory_and_processes(compose: ComposeFile) 
         assert (each.raw["mem_limit"], each.raw["pids_limit"]) == (f"{place}00m", f"{place}000")
 
 
-def test_the_database_has_room_for_all_its_connections_in_its_bound(compose: ComposeFile) -> None:
+def test_the_process_limit_of_the_database_allows_all_its_connections(compose: ComposeFile) -> None:
     postgres = compose.services["postgres"]
     (connections,) = re.findall(r"max_connections=(\d+)", " ".join(postgres.command))
     assert int(postgres.raw["pids_limit"]) > 2 * int(connections)
@@ -191,7 +191,7 @@ def test_an_image_is_pinned_and_its_variable_pins_another(variable: str, service
     assert load(DOTENV | {variable: pinned}).services[service].raw["image"] == pinned
 
 
-def test_the_image_that_ours_is_built_on_is_pinned_and_its_variable_pins_another(compose: ComposeFile) -> None:
+def test_the_base_image_is_pinned_and_its_variable_pins_another(compose: ComposeFile) -> None:
     given = compose.services["migrate"].raw["build"]["args"]
     assert f"ARG PYTHON_IMAGE={given['PYTHON_IMAGE']}\n" in (ROOT / "Dockerfile").read_text("utf-8")
     tag, _, digest = given["PYTHON_IMAGE"].partition("@sha256:")
@@ -204,7 +204,7 @@ def test_the_image_that_ours_is_built_on_is_pinned_and_its_variable_pins_another
 @pytest.mark.parametrize(
     "dotenv", [{}, {"BACKBURNER_SHUTDOWN_GRACE_SECONDS": "7200", "WORKER_STOP_GRACE_PERIOD": "2h1m"}]
 )
-def test_a_stopping_worker_is_killed_only_after_its_own_grace(dotenv: dict[str, str]) -> None:
+def test_a_stopping_worker_is_killed_only_after_its_grace_period(dotenv: dict[str, str]) -> None:
     worker = load(DOTENV | dotenv).services["worker"]
     grace = float(worker.environment["BACKBURNER_SHUTDOWN_GRACE_SECONDS"])
     assert seconds(worker.raw["stop_grace_period"]) >= grace + 2 * RECORDING_SECONDS
@@ -215,23 +215,23 @@ def test_every_call_may_end_when_a_worker_is_stopped(compose: ComposeFile) -> No
     assert grace >= Settings.model_fields["call_deadline_seconds"].default
 
 
-def test_the_file_says_what_its_dotenv_must_hold() -> None:
+def test_the_file_documents_its_dotenv() -> None:
     head = PATH.read_text("utf-8").split("\nname:")[0]
     assert all(f"#   {variable}=" in head for variable in DOTENV)
 
 
-def test_the_tests_that_the_runbook_names_are_there() -> None:
+def test_the_tests_named_in_the_runbook_exist() -> None:
     named = re.findall(r"`(tests/[^`]+)`", (ROOT / "docs/operations.md").read_text("utf-8"))
     assert named
     assert [each for each in named if not (ROOT / each).is_file()] == []
 
 
-def test_the_runbook_names_only_what_there_is(compose: ComposeFile) -> None:
+def test_the_runbook_names_only_existing_variables_commands_and_services(compose: ComposeFile) -> None:
     runbook = (ROOT / "docs/operations.md").read_text("utf-8")
     code = " ".join(re.findall(r"```.*?```|`[^`]+`", runbook, re.DOTALL))
     variables = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", code))
     assert {name for name in variables if name.startswith(PREFIX)} <= SETTINGS | SECRET_FILES
-    others = {name for name in variables if not name.startswith(PREFIX)} - OF_OTHERS
+    others = {name for name in variables if not name.startswith(PREFIX)} - FOREIGN_VARIABLES
     assert all(f"${{{name}:" in PATH.read_text("utf-8") for name in others)
     command = get_command(cli_app)
     assert isinstance(command, TyperGroup)

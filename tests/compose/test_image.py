@@ -1,6 +1,6 @@
-"""The image holds the whole of Backburner and nothing else, by its recipe: no engine runs here to build it.
+"""The Dockerfile puts all of Backburner into the image and nothing else. No engine builds it here.
 
-That what it holds also works is shown by the trip, whose services run from an installation made the same way.
+`test_trip.py` shows that it works: its services run from an installation made in the same way.
 """
 
 import json
@@ -15,14 +15,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tests.compose.composefile import DOTENV, ROOT, load
-from tests.compose.containers import let_into_image
+from tests.compose.containers import build_context
 
 LOCK = "requirements/run.txt"
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Sequence[tuple[str, str]]:
-    """The Dockerfile's instructions."""
+    """Return the Dockerfile's instructions."""
     text = (ROOT / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
@@ -37,7 +37,7 @@ def of(recipe: Sequence[tuple[str, str]], word: str) -> list[str]:
     return [rest for each, rest in recipe if each == word]
 
 
-def test_it_is_built_from_the_hashed_lock_and_nothing_newer(recipe: Sequence[tuple[str, str]]) -> None:
+def test_it_is_built_from_the_hashed_lock(recipe: Sequence[tuple[str, str]]) -> None:
     installs = [shlex.split(rest) for rest in of(recipe, "RUN") if "pip install" in rest]
     locked, own = installs
     assert "--require-hashes" in locked
@@ -45,17 +45,17 @@ def test_it_is_built_from_the_hashed_lock_and_nothing_newer(recipe: Sequence[tup
     assert {"--no-deps", "--no-build-isolation"} <= set(own)
 
 
-def test_the_lock_holds_a_hash_for_all_that_is_needed() -> None:
+def test_the_lock_has_a_hash_for_every_dependency() -> None:
     entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^ *#.*\n?", "", (ROOT / LOCK).read_text("utf-8")).strip())
     assert all("--hash=sha256:" in entry for entry in entries)
     locked = {re.split(r"[=\[ ;]", entry)[0].lower().replace("_", "-") for entry in entries}
     declared = project()["dependencies"]
     assert isinstance(declared, list)
     needed = {Requirement(each).name.lower().replace("_", "-") for each in declared}
-    assert needed | {"setuptools"} <= locked  # the last one builds us, without fetching anything
+    assert needed | {"setuptools"} <= locked  # setuptools builds our package, without a download
 
 
-def test_it_runs_a_python_that_we_support(recipe: Sequence[tuple[str, str]]) -> None:
+def test_it_runs_a_supported_python(recipe: Sequence[tuple[str, str]]) -> None:
     (given,) = of(recipe, "ARG")
     version = re.fullmatch(r"PYTHON_IMAGE=python:([0-9.]+)-slim@sha256:[0-9a-f]{64}", given)
     assert version is not None
@@ -63,7 +63,7 @@ def test_it_runs_a_python_that_we_support(recipe: Sequence[tuple[str, str]]) -> 
     assert {rest.split()[0] for rest in of(recipe, "FROM")} == {"${PYTHON_IMAGE}"}
 
 
-def test_it_runs_as_nobody_special(recipe: Sequence[tuple[str, str]]) -> None:
+def test_it_runs_as_an_ordinary_user(recipe: Sequence[tuple[str, str]]) -> None:
     user, group = of(recipe, "USER")[-1].split(":")
     assert int(user) > 0
     assert int(group) > 0
@@ -74,19 +74,19 @@ def test_it_runs_as_nobody_special(recipe: Sequence[tuple[str, str]]) -> None:
     )
 
 
-def test_it_holds_no_setting_but_where_its_data_goes(recipe: Sequence[tuple[str, str]]) -> None:
+def test_its_only_setting_is_the_data_directory(recipe: Sequence[tuple[str, str]]) -> None:
     names = {name for rest in of(recipe, "ENV") for name in re.findall(r"(\w+)=", rest)}
     assert {name for name in names if name.startswith("BACKBURNER_")} == {"BACKBURNER_DATA_DIR"}
     assert not names & DOTENV.keys()
 
 
-def test_its_user_can_write_where_its_data_goes(recipe: Sequence[tuple[str, str]]) -> None:
+def test_its_user_can_write_the_data_directory(recipe: Sequence[tuple[str, str]]) -> None:
     directory = dict(pair.split("=", 1) for rest in of(recipe, "ENV") for pair in shlex.split(rest))[
         "BACKBURNER_DATA_DIR"
     ]
     user, group = of(recipe, "USER")[-1].split(":")
     for name, each in load(DOTENV).ours.items():
-        if name == "worker":  # what it could not record is to outlive it; a new volume is as the image's directory
+        if name == "worker":  # unrecorded answers outlive the container
             assert each.raw["volumes"] == [f"worker:{directory}"]
             assert each.raw["tmpfs"] == ["/tmp"]
         else:
@@ -95,14 +95,14 @@ def test_its_user_can_write_where_its_data_goes(recipe: Sequence[tuple[str, str]
     assert f"--owner backburner --group backburner --mode 0700 {directory}" in install
 
 
-def test_the_builder_sees_our_packages_and_no_secret() -> None:
+def test_the_build_context_has_our_packages_and_no_secret() -> None:
     first = next(line for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if not line.startswith("#"))
     assert first == "*"
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]
     ours = {pattern.removesuffix("*") for pattern in packages["include"]}
-    assert set(let_into_image()) == ours | {"requirements", "LICENSE", "README.md", "pyproject.toml"}
-    assert all((ROOT / name).exists() for name in let_into_image())
+    assert set(build_context()) == ours | {"requirements", "LICENSE", "README.md", "pyproject.toml"}
+    assert all((ROOT / name).exists() for name in build_context())
 
 
-def test_what_it_does_unless_told_is_what_compose_tells_the_api(recipe: Sequence[tuple[str, str]]) -> None:
+def test_its_default_command_is_that_of_the_api_in_compose(recipe: Sequence[tuple[str, str]]) -> None:
     assert json.loads(of(recipe, "CMD")[-1]) == list(load(DOTENV).services["api"].command)

@@ -1,6 +1,6 @@
-"""What docker-compose.yml starts does the main job: the official SDK's trip through each service's own command.
+"""The services of docker-compose.yml answer the official SDK, each started by its own command.
 
-PostgreSQL and Valkey are real, the provider is the simulator, and the only thing set is the `.env` of `DOTENV`.
+PostgreSQL and Valkey are real, the provider is the simulator, and only the `.env` of `DOTENV` is set.
 """
 
 import html
@@ -33,7 +33,7 @@ from tests.support.server import HOST
 from tests.support.stack import Process
 from tests.support.waiting import await_until
 
-pytestmark = pytest.mark.xdist_group("compose")  # one stack for all of them
+pytestmark = pytest.mark.xdist_group("compose")  # the tests share one stack
 
 RUNBOOK = ROOT / "docs/operations.md"
 MODEL = "openai/o3-pro"
@@ -46,14 +46,14 @@ OPEN_IN_FLOWER = {
     "LogoutHandler",
     "NotFoundErrorHandler",
     "StaticFileHandler",
-}  # they tell nothing
-NO_CHANGE = {"TasksDataTable", "NotFoundErrorHandler"}  # they take POST and change nothing
-TERMINATED = {0, -signal.SIGTERM}  # uvicorn tidies up and then ends by the signal that it got
+}  # these pages show no data
+NO_CHANGE = {"TasksDataTable", "NotFoundErrorHandler"}  # these accept POST and change nothing
+TERMINATED = {0, -signal.SIGTERM}  # uvicorn shuts down and then ends by the signal that it received
 
 
 @dataclass(frozen=True)
 class World:
-    """The running stack, and the provider that it pays."""
+    """The running stack and its provider."""
 
     stack: Stack
     provider_url: str
@@ -65,7 +65,7 @@ class World:
         return self.stack["api"]
 
     def openai(self) -> OpenAI:
-        """The official SDK with nothing but `base_url` and `api_key` set."""
+        """Return the official SDK with only `base_url` and `api_key` set."""
         return OpenAI(base_url=f"{self.api.url}/v1", api_key=DOTENV["BACKBURNER_API_KEY"])
 
     def flower(self) -> httpx.Client:
@@ -73,14 +73,14 @@ class World:
         return httpx.Client(base_url=self.stack["flower"].url, auth=(user, password), timeout=30)
 
     def worker_name(self) -> str:
-        """The worker as Flower knows it, once it has heard its events."""
+        """Wait until Flower has received the worker's events; return its name there."""
 
-        def heard() -> list[str]:
+        def online() -> list[str]:
             with self.flower() as http:
                 workers: list[dict[str, Any]] = http.get("/workers", params={"json": "1"}).json()["data"]
                 return [each["hostname"] for each in workers if each["status"]]
 
-        return await_until(heard, 30, self.stack.logs)[0]
+        return await_until(online, 30, self.stack.logs)[0]
 
     def create(self, script: str = SCRIPT) -> Response:
         return self.openai().responses.create(model=MODEL, input=f"[[sim: {script}]] {QUESTION}", background=True)
@@ -101,7 +101,7 @@ class World:
 
 
 def set_up_as_image_does(server: PostgresServer) -> None:
-    """The role, password and database that the official image makes, and its demand for the password."""
+    """Create the role, password and database of the official image, and require the password."""
     with psycopg.connect(server.url, autocommit=True) as connection:
         password = sql.Literal(DOTENV["POSTGRES_PASSWORD"])
         connection.execute(sql.SQL("CREATE ROLE backburner SUPERUSER LOGIN PASSWORD {}").format(password))
@@ -130,21 +130,21 @@ def world_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
 
 @pytest.fixture
 def world(world_of_module: World) -> World:
-    """All of it running, whatever the test before has stopped."""
+    """Start whatever a previous test has stopped."""
     world_of_module.stack.start()
     return world_of_module
 
 
 @pytest.fixture(scope="module")
 def answered(world_of_module: World) -> Response:
-    """A response that went all the way, while Flower listened."""
+    """Return a completed response whose events Flower has received."""
     world_of_module.stack.start()
     world_of_module.worker_name()
     return world_of_module.poll(world_of_module.create().id)
 
 
 def flower_pages(world: World, response_id: str) -> dict[str, httpx.Response]:
-    """All that Flower shows, of our task and its worker as well."""
+    """Return every page of Flower, with those of our task and its worker."""
     worker = world.worker_name()
     table = "draw=1&start=0&length=100&order[0][column]=0&columns[0][data]=uuid"
     paths = [
@@ -165,7 +165,7 @@ def flower_pages(world: World, response_id: str) -> dict[str, httpx.Response]:
 
 
 def changing_routes() -> Iterator[tuple[str, str]]:
-    """Every method and path pattern of Flower's that is not a read, whatever version of it is installed."""
+    """Yield the method and path pattern of every route of the installed Flower that could change something."""
     for route in import_module("flower.urls").handlers:
         spec = route if isinstance(route, URLSpec) else URLSpec(*route)
         for method in ("post", "put", "patch", "delete"):
@@ -189,7 +189,7 @@ def test_the_sdk_submits_polls_and_reads_usage(world: World) -> None:
     assert call["billed"]
 
 
-def test_all_that_was_started_is_ready(world: World) -> None:
+def test_the_stack_is_ready(world: World) -> None:
     answer = httpx.get(f"{world.api.url}/readyz")
     provider_limit = {"limit": "active", "reason": None, "state": None, "max_calls": None}
     assert answer.status_code == 200
@@ -203,13 +203,13 @@ def test_all_that_was_started_is_ready(world: World) -> None:
     }
 
 
-def test_metrics_are_those_that_the_runbook_explains(world: World) -> None:
+def test_the_metrics_are_those_in_the_runbook(world: World) -> None:
     served = set(re.findall(r"^# TYPE (\w+)", httpx.get(f"{world.api.url}/metrics").text, re.MULTILINE))
     assert served == set(re.findall(r"`(backburner_\w+)", RUNBOOK.read_text("utf-8")))
 
 
-def test_an_operator_runs_backburner_inside(world: World) -> None:
-    here = {"BACKBURNER_BASE_URL": f"{world.api.url}/v1"}  # in a container the API has the default port
+def test_an_operator_runs_backburner_in_the_containers(world: World) -> None:
+    here = {"BACKBURNER_BASE_URL": f"{world.api.url}/v1"}  # in a container the API would have the default port
     submitted = world.api.run("backburner", "submit", "--wait", f"[[sim: {SCRIPT}]] {QUESTION}", **here)
     assert submitted.returncode == 0, submitted.stdout
     assert ANSWER in submitted.stdout
@@ -223,7 +223,7 @@ def test_an_operator_runs_backburner_inside(world: World) -> None:
     assert examined.returncode == 0, examined.stdout
 
 
-def test_flower_knows_a_task_by_its_response(world: World, answered: Response) -> None:
+def test_flower_names_a_task_after_its_response(world: World, answered: Response) -> None:
     with world.flower() as http:
 
         def succeeded() -> dict[str, Any] | None:
@@ -236,7 +236,7 @@ def test_flower_knows_a_task_by_its_response(world: World, answered: Response) -
     assert answered.id in task["args"]
 
 
-def test_flower_asks_who_is_there_on_every_page(world: World) -> None:
+def test_every_page_of_flower_requires_the_password(world: World) -> None:
     user, password = DOTENV["FLOWER_BASIC_AUTH"].split(":")
     paths = [pattern.replace("(.+)", "x").replace("(.*)", "x") for pattern in pages_of_flower()]
     assert {"/", "/metrics", "/api/tasks", "/api/workers", "/tasks/datatable"} <= set(paths)
@@ -247,7 +247,7 @@ def test_flower_asks_who_is_there_on_every_page(world: World) -> None:
 
 
 def pages_of_flower() -> Iterator[str]:
-    """Path patterns of all that it shows, whatever version of it is installed."""
+    """Yield the path patterns of all pages of the installed Flower."""
     for route in import_module("flower.urls").handlers:
         spec = route if isinstance(route, URLSpec) else URLSpec(*route)
         readable = spec.handler_class.get is not RequestHandler.get
@@ -268,7 +268,7 @@ def test_flower_does_not_start_without_a_user_and_a_password(world: World, given
     assert "FLOWER_BASIC_AUTH: expected user:password, without commas" in refused.stdout
 
 
-def test_flower_refuses_whatever_would_change_something(world: World, answered: Response) -> None:
+def test_flower_refuses_every_change(world: World, answered: Response) -> None:
     worker = world.worker_name()
     routes = list(changing_routes())
     assert len(routes) >= 14
@@ -280,7 +280,7 @@ def test_flower_refuses_whatever_would_change_something(world: World, answered: 
     assert world.stack["worker"].is_healthy()
 
 
-def test_nobody_reads_a_prompt_an_answer_or_a_secret_in_flower_or_a_log(world: World, answered: Response) -> None:
+def test_no_prompt_answer_or_secret_is_in_flower_or_a_log(world: World, answered: Response) -> None:
     private = {QUESTION, ANSWER, *(value for name, value in DOTENV.items() if name != "FLOWER_BASIC_AUTH")}
     private |= {html.escape(each) for each in private} | {quote(each, safe="") for each in private}
     private.add(DOTENV["FLOWER_BASIC_AUTH"].split(":")[1])
@@ -292,21 +292,21 @@ def test_nobody_reads_a_prompt_an_answer_or_a_secret_in_flower_or_a_log(world: W
         assert not [secret for secret in private if secret in text], where
 
 
-def test_the_broker_refuses_nobody_what_he_needs(world: World, answered: Response) -> None:
+def test_the_broker_grants_every_service_what_it_needs(world: World, answered: Response) -> None:
     flower_pages(world, answered.id)
     for name, container in world.stack.containers.items():
         assert "permissions" not in container.output, name
 
 
 @pytest.mark.long
-def test_a_remote_command_ends_no_worker(world: World) -> None:
+def test_a_remote_command_cannot_stop_a_worker(world: World) -> None:
     refused = world.stack["worker"].run("celery", "-A", "worker.main", "control", "--timeout", "10", "shutdown")
     assert "not allowed: Backburner's workers take no commands by remote control" in refused.stdout
     assert world.stack["worker"].is_healthy()
 
 
 @pytest.mark.long
-def test_what_a_hurried_stop_hands_back_is_in_the_backup(world: World, answered: Response) -> None:
+def test_a_job_handed_back_by_a_forced_stop_is_in_the_backup(world: World, answered: Response) -> None:
     commands = re.findall(r"exec -T postgres (pg_\w+) (.+) [<>] backburner\.dump", RUNBOOK.read_text("utf-8"))
     assert [program for program, _ in commands] == ["pg_dump", "pg_restore"]
     backup, restore = ((program, shlex.split(arguments)) for program, arguments in commands)
@@ -314,9 +314,9 @@ def test_what_a_hurried_stop_hands_back_is_in_the_backup(world: World, answered:
     slow = world.create(f"full delay=60, then {SCRIPT}")
     await_until(lambda: world.calls(slow.id), 10, world.stack.logs)
 
-    said = len(worker.output)
+    start = len(worker.output)
     worker.signal(signal.SIGTERM)
-    await_until(lambda: '"draining"' in worker.output[said:], 10, world.stack.logs)
+    await_until(lambda: '"draining"' in worker.output[start:], 10, world.stack.logs)
     assert worker.stop(signal.SIGQUIT) == 0
     assert client.responses.retrieve(slow.id).status == "queued"
 
@@ -346,7 +346,7 @@ def test_a_stop_lets_a_call_end(world: World) -> None:
 
 
 def run_in_postgres(world: World, program: str, arguments: Sequence[str], given: bytes = b"") -> bytes:
-    """Run one of PostgreSQL's programs as inside of its container, where it is the local server."""
+    """Run one of PostgreSQL's programs as in its container, where the server is local."""
     local = {"PGHOST": HOST, "PGPORT": str(world.postgres.port), "PGPASSWORD": DOTENV["POSTGRES_PASSWORD"]}
     path = world.postgres._programs / program
     done = subprocess.run([path, *arguments], env=local, input=given, capture_output=True, check=False)
