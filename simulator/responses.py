@@ -164,7 +164,7 @@ def _parse_json(request: Request) -> Mapping[str, Any]:
 
 
 def _describe(call: Call, body: Mapping[str, Any], state: State) -> None:
-    """Note in the ledger what the request says of itself, valid or not."""
+    """Record what the request says about itself, valid or not."""
     call.request_keys = state.call_log.intern_keys(tuple(body))
     model, truncation = body.get("model"), body.get("truncation")
     stream, background, store = body.get("stream"), body.get("background"), body.get("store")

@@ -1,4 +1,4 @@
-"""A provider that the tests speak for byte by byte, and no proxy on the way to it unless they name one."""
+"""A provider whose every byte the test sends. Calls use a proxy only if the test names one."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The provider's end of a connection, in the hands of the test, and calls that run beside it.
+"""The provider's end of a connection, controlled by the test, and calls that run beside it.
 
 Works with threads and, in a process that gevent has patched, with greenlets.
 """
@@ -27,7 +27,7 @@ CERTIFICATE = Path(__file__).with_name("loopback.pem")
 BODY = {"model": "some/model", "input": "Hello", "stream": False}
 KEY = "sk-test-key"
 SOON = 2.0
-"""Within this many seconds an aborted call has ended and its peer has seen it; the promise is one, if not so busy."""
+"""Seconds within which an aborted call has ended and its peer has seen it. The promise is 1 s on an idle machine."""
 
 ANSWER = json.dumps(
     {
@@ -42,13 +42,13 @@ ANSWER = json.dumps(
 
 
 def head(status: str = "200 OK", **headers: object) -> bytes:
-    """The start of an answer; header names take underscores for hyphens."""
+    """Return the start of an answer. Header names have underscores in place of hyphens."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{lines}\r\n".encode()
 
 
 def whole(body: bytes = ANSWER, status: str = "200 OK", **headers: object) -> bytes:
-    """An answer with its length."""
+    """Return an answer with its length."""
     return head(status, content_length=len(body), **headers) + body
 
 
@@ -58,52 +58,52 @@ class Peer:
     def __init__(self, sock: socket.socket) -> None:
         sock.settimeout(5)
         self.sock = sock
-        self.came = b""
+        self.received = b""
 
     def shake_hands(self) -> Self:
         self.sock = _server_context().wrap_socket(self.sock, server_side=True)
         return self
 
     def read_until(self, enough: Callable[[bytes], bool]) -> bytes:
-        while not enough(self.came):
+        while not enough(self.received):
             data = self.sock.recv(65536)
             assert data, "the client hung up"
-            self.came += data
-        return self.came
+            self.received += data
+        return self.received
 
     def read_request(self) -> tuple[bytes, dict[str, str], bytes]:
-        """The first line, the headers and the body of a whole request."""
+        """Return the first line, the headers and the body of a whole request."""
         top, _, rest = self.read_until(lambda data: b"\r\n\r\n" in data).partition(b"\r\n\r\n")
         first, *lines = top.split(b"\r\n")
         headers = {name.lower(): value for name, _, value in (line.decode().partition(": ") for line in lines)}
         length = int(headers.get("content-length", 0))
         self.read_until(lambda data: len(data) >= len(top) + 4 + length)
-        return first, headers, self.came[len(top) + 4 :] if length else rest
+        return first, headers, self.received[len(top) + 4 :] if length else rest
 
     def send(self, data: bytes) -> Self:
         self.sock.sendall(data)
         return self
 
     def all_has_arrived(self) -> bool:
-        """Whether the client's kernel has acknowledged everything."""
+        """Return whether the client's kernel has acknowledged everything."""
         unsent = fcntl.ioctl(self.sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
         return unsent == b"\0\0\0\0"
 
     def reset(self) -> None:
-        """Break the connection instead of closing it."""
+        """Reset the connection instead of closing it."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         self.sock.close()
 
     def sees_the_end(self, within: float = SOON) -> bool:
-        """Whether the client hangs up in time; what it still sends is added to `came`."""
+        """Return whether the client disconnects in time. Further data is added to `received`."""
         self.sock.settimeout(within)
         try:
             while data := self.sock.recv(65536):
-                self.came += data
+                self.received += data
         except TimeoutError:
             return False
         except OSError:
-            pass  # reset, or a TLS connection that ends without a goodbye
+            pass  # a reset, or a TLS connection that ends without close_notify
         return True
 
 
@@ -119,12 +119,12 @@ class Server:
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def accept(self) -> Peer:
-        """The next connection, ready to be read from."""
+        """Return the next connection, ready to read from."""
         peer = self.accept_bare()
         return peer.shake_hands() if self._tls else peer
 
     def accept_bare(self) -> Peer:
-        """The next connection, without a TLS handshake."""
+        """Return the next connection, without a TLS handshake."""
         sock, _ = self._listener.accept()
         self._accepted.append(Peer(sock))
         return self._accepted[-1]
@@ -187,7 +187,7 @@ def start(
 
 
 def _never(response_id: str) -> None:
-    raise AssertionError(f"{response_id} was accepted on a transport that knows no such thing")
+    raise AssertionError(f"{response_id} was reported on a transport without resumption")
 
 
 def _server_context() -> ssl.SSLContext:
@@ -199,7 +199,7 @@ def _server_context() -> ssl.SSLContext:
 def exchange(
     server: Server, answer: bytes, then: Callable[[Peer], None] = lambda _: None, **options: Any
 ) -> CallReport:
-    """One call that gets `answer`."""
+    """Make one call that gets `answer`."""
     pending = start(client_for(server, **options), CallHandle())
     peer = server.accept()
     peer.read_request()
@@ -214,7 +214,7 @@ def failure(report: CallReport) -> Failure:
 
 
 class WatchedHandle(CallHandle):
-    """Reads the options of its socket."""
+    """Records the options of its socket."""
 
     __slots__ = ("options",)
 

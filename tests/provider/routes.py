@@ -1,4 +1,4 @@
-"""The provider's routes beside the call itself, over real HTTP in this process; a test says what they answer."""
+"""The provider's other routes, over real HTTP in this process. A test sets their answers."""
 
 import json
 import threading
@@ -12,7 +12,9 @@ Answer = tuple[int, Any]
 
 
 class Routes:
-    """`answer` is given method, path and query, and returns a status and a body: JSON, or bytes as they are."""
+    """The served routes. `answer` gets method, path and query, and returns a status and a body: JSON, or bytes
+    unchanged.
+    """
 
     def __init__(self) -> None:
         self.answer: Callable[[str, str, dict[str, str]], Answer] = lambda *_: (404, {})
@@ -46,7 +48,7 @@ def routes() -> Iterator[Routes]:
             self.do_GET()
 
         def log_message(self, *_: object) -> None:
-            """Keep the test's output to itself."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         served.url = f"http://127.0.0.1:{server.server_port}"

@@ -1,4 +1,4 @@
-"""A call can be ended at any moment of its life, at once, whoever waits. `test_gevent.py` runs all of this again."""
+"""A call can be aborted at any moment, and ends at once. `test_gevent.py` repeats these tests with greenlets."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
         yield listening
 
 
-def test_before_the_call_nothing_is_connected(server: Server) -> None:
+def test_before_the_call_no_connection_is_made(server: Server) -> None:
     handle = CallHandle()
     assert handle.abort(AbortReason.CANCELLED)
     report = call(client_for(server), handle)
@@ -42,14 +42,14 @@ def test_while_connecting_nothing_is_sent() -> None:
     with Server(backlog=0) as server, socket.create_connection(("127.0.0.1", server.port)):
         handle = CallHandle()
         pending = start(client_for(server), handle)
-        await_until(lambda: _connecting_to(server.port), 5, "it did not come to pass")
+        await_until(lambda: _connecting_to(server.port), 5, "it did not happen in time")
         assert handle.abort(AbortReason.CANCELLED)
-        server.accept_bare()  # room for one more: the kernel's next knock is answered
+        server.accept_bare()  # room for one more: the kernel's next SYN is answered
         report = pending.report()
         assert failure(report).kind is ErrorKind.UNREACHABLE
         late = server.accept_bare()
         assert late.sees_the_end()
-        assert late.came == b""
+        assert late.received == b""
 
 
 def _connecting_to(port: int) -> bool:
@@ -62,7 +62,7 @@ def test_in_the_tls_handshake() -> None:
         handle = CallHandle()
         pending = start(client_for(server), handle)
         peer = server.accept_bare()
-        peer.read_until(lambda data: len(data) > 100)  # the client's hello; it now waits for ours
+        peer.read_until(lambda data: len(data) > 100)  # the client's hello: it now waits for the server's
         assert handle.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         assert failure(pending.report(SOON)).kind is ErrorKind.UNREACHABLE
@@ -73,13 +73,13 @@ def test_while_the_request_is_sent(server: Server) -> None:
     handle = CallHandle()
     pending = start(client_for(server), handle, LARGE_BODY)
     peer = server.accept()
-    peer.read_until(lambda data: len(data) > 100_000)  # no further: the client is stuck in its send
+    peer.read_until(lambda data: len(data) > 100_000)  # and no further, so that the client blocks in its send
     assert handle.abort(AbortReason.CANCELLED)
     report = pending.report(SOON)
     assert failure(report).kind is ErrorKind.INTERRUPTED
     assert not handle.never_sent
     assert peer.sees_the_end(within=5)
-    assert len(peer.came) < 32 * 1024 * 1024
+    assert len(peer.received) < 32 * 1024 * 1024
 
 
 def test_while_waiting_for_the_answer(server: Server) -> None:
@@ -96,7 +96,7 @@ def test_while_waiting_for_the_answer(server: Server) -> None:
     assert handle.aborted is AbortReason.CANCELLED
 
 
-def test_amid_the_headers(server: Server) -> None:
+def test_in_the_headers(server: Server) -> None:
     handle = CallHandle()
     pending = start(client_for(server), handle)
     peer = server.accept()
@@ -108,13 +108,13 @@ def test_amid_the_headers(server: Server) -> None:
 
 
 @pytest.mark.parametrize("framing", [{"content_length": len(ANSWER)}, {"connection": "close"}])
-def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
+def test_in_the_body(server: Server, framing: dict[str, Any]) -> None:
     handle = CallHandle()
     pending = start(client_for(server), handle)
     peer = server.accept()
     peer.read_request()
     peer.send(head(x_inference_id="inf_1", **framing) + ANSWER[:40])
-    await_until(peer.all_has_arrived, 5, "it did not come to pass")
+    await_until(peer.all_has_arrived, 5, "it did not happen in time")
     assert handle.abort(AbortReason.RELEASED)
     assert peer.sees_the_end()
     report = pending.report(SOON)
@@ -124,7 +124,7 @@ def test_amid_the_body(server: Server, framing: dict[str, Any]) -> None:
     assert report.raw == ANSWER[:40]
 
 
-def test_of_the_deadline_says_so(server: Server) -> None:
+def test_at_the_deadline_the_failure_is_call_deadline(server: Server) -> None:
     handle = CallHandle()
     pending = start(client_for(server), handle)
     server.accept().read_request()
@@ -132,15 +132,15 @@ def test_of_the_deadline_says_so(server: Server) -> None:
     assert failure(pending.report(SOON)).kind is ErrorKind.CALL_DEADLINE
 
 
-def test_an_answer_that_had_come_in_whole_is_kept() -> None:
-    """It was paid for. Its terminator has not come, so the client still waits."""
+def test_an_answer_received_whole_is_kept() -> None:
+    """It was billed. Its terminator is missing, so the client still waits."""
     with Server() as server:
         handle = CallHandle()
         pending = start(client_for(server), handle)
         peer = server.accept()
         peer.read_request()
         peer.send(head(transfer_encoding="chunked") + b"%x\r\n%b\r\n" % (len(ANSWER), ANSWER))
-        await_until(peer.all_has_arrived, 5, "it did not come to pass")
+        await_until(peer.all_has_arrived, 5, "it did not happen in time")
         assert handle.abort(AbortReason.CANCELLED)
         report = pending.report(SOON)
         assert isinstance(report.result, Answer)
@@ -170,7 +170,7 @@ def test_only_the_first_reason_counts(server: Server) -> None:
     assert not handle.abort(AbortReason.RELEASED)
 
 
-def test_of_one_call_leaves_the_others(server: Server) -> None:
+def test_other_calls_continue(server: Server) -> None:
     client = client_for(server)
     handles = [CallHandle() for _ in range(5)]
     pending = []
@@ -185,7 +185,7 @@ def test_of_one_call_leaves_the_others(server: Server) -> None:
         assert isinstance(waiting.report().result, Failure if number == 2 else Answer)
 
 
-def test_of_a_call_that_ended_leaves_the_next_one_on_its_file_number(server: Server) -> None:
+def test_of_an_ended_call_leaves_the_next_one_with_its_file_number(server: Server) -> None:
     client = client_for(server)
     first, second = CallHandle(), CallHandle()
     pending = start(client, first)
@@ -202,7 +202,7 @@ def test_of_a_call_that_ended_leaves_the_next_one_on_its_file_number(server: Ser
 
 
 def _from_another_thread(handle: CallHandle) -> None:
-    """From a real one, where threads are greenlets."""
+    """Abort from a native thread, even if threads are greenlets."""
     if gevent.monkey.is_module_patched("threading"):
         assert gevent.get_hub().threadpool.apply(handle.abort, (AbortReason.CANCELLED,))
     else:
@@ -213,13 +213,13 @@ def _from_a_signal_handler(handle: CallHandle) -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: handle.abort(AbortReason.CANCELLED))
     try:
         os.kill(os.getpid(), signal.SIGUSR1)
-        await_until(lambda: handle.aborted is not None, 5, "it did not come to pass")
+        await_until(lambda: handle.aborted is not None, 5, "it did not happen in time")
     finally:
         signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("abort", [_from_another_thread, _from_a_signal_handler])
-def test_from_anywhere(server: Server, abort: Callable[[CallHandle], None]) -> None:
+def test_from_another_thread_or_a_signal_handler(server: Server, abort: Callable[[CallHandle], None]) -> None:
     handle = CallHandle()
     pending = start(client_for(server), handle)
     peer = server.accept()

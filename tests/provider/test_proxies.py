@@ -19,7 +19,7 @@ from worker.provider.call_handle import CallHandle
 
 @contextmanager
 def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
-    """A proxy that opens one tunnel."""
+    """Run a proxy that opens one tunnel."""
     with Server(tls=tls) as proxy:
 
         def serve() -> None:
@@ -39,7 +39,7 @@ def proxy_for(target: Server, *, tls: bool = False) -> Iterator[Server]:
 
 
 def tunnel(one: socket.socket, other: socket.socket) -> None:
-    """Pass on what comes on either side until one ends; in one thread, as a TLS connection is not for two at once."""
+    """Forward both directions until one ends, in one thread, as two must not use a TLS connection at once."""
     sinks = {one: other, other: one}
     with suppress(OSError):
         while True:
@@ -80,14 +80,14 @@ def test_tunnel_aborted(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pending = start(client_for(server), handle)
         peer = server.accept()
         peer.read_request()
-        await_until(lambda: handle.sent, 5, "it did not come to pass")
+        await_until(lambda: handle.sent, 5, "it did not happen in time")
         assert handle.abort(AbortReason.CANCELLED)
         assert peer.sees_the_end()
         assert failure(pending.report(SOON)).kind is ErrorKind.INTERRUPTED
 
 
 @pytest.mark.parametrize("does", [lambda peer: peer.send(whole(b"", "502 Bad Gateway")), Peer.reset])
-def test_a_tunnel_that_is_not_made_runs_nothing(does: Callable[[Peer], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_tunnel_nothing_is_sent(does: Callable[[Peer], None], monkeypatch: pytest.MonkeyPatch) -> None:
     with Server(tls=True) as server, Server() as proxy:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
         handle = CallHandle()

@@ -1,4 +1,4 @@
-"""Encrypted reasoning is asked for where the model has it, and a provider that refuses just that breaks no call."""
+"""Encrypted reasoning is requested from models that support it. A provider that refuses only that breaks no call."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ CATALOGUE = Catalogue([O3, PLAIN])
 def ask(
     client: ProviderClient, server: Server, answer: bytes, model: str = O3, **fields: Any
 ) -> tuple[Any, CallReport]:
-    """What the provider was asked to include, and what came of it."""
+    """Return the `include` that the provider received, and the call's report."""
     pending = Pending(
         lambda: client.call(
             {"model": model, "input": "Hello", **fields},
@@ -54,7 +54,7 @@ def refusal(message: str, param: str | None = None) -> bytes:
         (PLAIN, {}, None),
     ],
 )
-def test_it_is_asked_for_where_the_model_has_it(server: Server, model: str, fields: Any, include: Any) -> None:
+def test_it_is_requested_if_the_model_supports_it(server: Server, model: str, fields: Any, include: Any) -> None:
     asked, report = ask(client_for(server), server, whole(), model, **fields)
     assert asked == include
     assert isinstance(report.result, Answer)
@@ -69,7 +69,7 @@ def test_it_is_asked_for_where_the_model_has_it(server: Server, model: str, fiel
         refusal("Invalid value: 'reasoning.encrypted_content'.", "include[0]"),
     ],
 )
-def test_who_refuses_it_is_asked_again_without(server: Server, answer: bytes, records: Records) -> None:
+def test_a_provider_that_refuses_it_is_called_again_without_it(server: Server, answer: bytes, records: Records) -> None:
     client = client_for(server)
     asked, report = ask(client, server, answer)
     assert asked == [ENCRYPTED_REASONING]
@@ -82,7 +82,7 @@ def test_who_refuses_it_is_asked_again_without(server: Server, answer: bytes, re
     assert isinstance(report.result, Answer)
 
 
-def test_a_refusal_of_something_else_or_of_the_clients_own_is_final(server: Server) -> None:
+def test_a_refusal_of_something_else_or_of_the_clients_include_is_final(server: Server) -> None:
     client = client_for(server)
     _, report = ask(client, server, refusal("Please include a subject in the prompt."))
     assert not failure(report).is_our_addition

@@ -1,4 +1,4 @@
-"""Against the simulator, which speaks the provider's real HTTP: every way that a call can go, end to end."""
+"""Calls to the simulator, which has the provider's real HTTP: every way in which a call may end."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -55,7 +55,7 @@ def test_answers_with_text(simulator: Provider, behaviour: str) -> None:
     ]
     assert all(texts)
     assert texts
-    assert (report.usage is None) == (behaviour == "malformed-usage")  # whose output nobody has counted
+    assert (report.usage is None) == (behaviour == "malformed-usage")  # its output is not counted
     assert report.cost is not None
     assert report.cost.source is CostSource.PROVIDER
     assert report.provider_request_id
@@ -70,13 +70,13 @@ def test_other_answers(simulator: Provider, behaviour: str, kinds: str) -> None:
     assert report.result.response["output"][-1]["type"] == kinds
 
 
-def test_an_answer_cut_by_its_cap(simulator: Provider) -> None:
+def test_an_incomplete_answer(simulator: Provider) -> None:
     report = ask(simulator, "incomplete reason=content_filter")
     assert isinstance(report.result, Answer)
     assert report.result.cut_reason == "content_filter"
 
 
-def test_cost_by_the_price_table_where_the_provider_names_none(simulator: Provider) -> None:
+def test_cost_by_the_price_table_if_the_provider_sends_none(simulator: Provider) -> None:
     report = ask(simulator, "full cost=none")
     assert report.usage is not None
     assert report.cost == MODEL.cost_of(report.usage)
@@ -127,7 +127,7 @@ def test_silence_ends_with_the_deadline(simulator: Provider, behaviour: str) -> 
     assert report.result.kind is K.CALL_DEADLINE
 
 
-def test_the_provider_can_tell_our_attempts_apart(simulator: Provider) -> None:
+def test_the_provider_can_distinguish_our_attempts(simulator: Provider) -> None:
     first = ask(simulator, "503 retry-after=2, then full", "resp_1:1")
     second = ask(simulator, "503 retry-after=2, then full", "resp_1:2")
     assert isinstance(first.result, Failure)

@@ -1,4 +1,4 @@
-"""One simulator per test process; each test finds it as if just started."""
+"""One simulator per test process, reset before each test."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The simulator as its clients see it: a process of its own, reached over real sockets."""
+"""The simulator as a client sees it: a process of its own, called over real sockets."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ class Provider:
         return self.http.post("/v1/responses", json=self.body(prompt, **fields), headers=headers)
 
     def events(self, prompt: Any = "Hello", **fields: Any) -> list[Json]:
-        """The SSE events of one streamed call, each with its `event:` line checked against its type."""
+        """Return the SSE events of one streamed call, each with its `event:` line checked against its type."""
         text = self.ask(prompt, stream=True, **fields).text
         assert text.endswith("\n\n")
         return [read_frame(block) for block in text.removesuffix("\n\n").split("\n\n")]
@@ -52,33 +52,33 @@ class Provider:
         self.http.delete("/_script")
         self.http.delete("/_calls")
 
-    def ledger(self, **filters: Any) -> Json:
+    def call_log(self, **filters: Any) -> Json:
         answer = self.http.get("/_calls", params=filters)
         assert answer.status_code == 200, answer.text
-        ledger: Json = answer.json()
-        return ledger
+        call_log: Json = answer.json()
+        return call_log
 
     def calls(self, **filters: Any) -> list[Json]:
-        calls: list[Json] = self.ledger(**filters)["calls"]
+        calls: list[Json] = self.call_log(**filters)["calls"]
         return calls
 
     def only_call(self) -> Json:
         (call,) = self.calls()
         return call
 
-    def await_ledger(self, holds: Callable[[Json], bool], **filters: Any) -> Json:
-        """The ledger as soon as `holds` is true of it."""
+    def await_calls(self, holds: Callable[[Json], bool], **filters: Any) -> Json:
+        """Return the call log as soon as `holds` is true of it."""
 
         def look() -> Json | None:
-            ledger = self.ledger(**filters)
-            return ledger if holds(ledger) else None
+            call_log = self.call_log(**filters)
+            return call_log if holds(call_log) else None
 
-        return await_until(look, 5, lambda: str(self.ledger(**filters)["summary"]))
+        return await_until(look, 5, lambda: str(self.call_log(**filters)["summary"]))
 
     def await_call(self, outcome: str) -> Json:
-        """The only call, once it has ended so."""
-        ledger = self.await_ledger(lambda ledger: any(call["outcome"] == outcome for call in ledger["calls"]))
-        (call,) = ledger["calls"]
+        """Return the only call, once it has this outcome."""
+        call_log = self.await_calls(lambda call_log: any(call["outcome"] == outcome for call in call_log["calls"]))
+        (call,) = call_log["calls"]
         found: Json = call
         return found
 
@@ -100,7 +100,7 @@ class RawCall:
         self.socket.close()
 
     def read_until(self, marker: bytes) -> bytes:
-        """What arrives up to and with `marker`."""
+        """Return what arrives up to and including `marker`."""
         got = b""
         while marker not in got:
             piece = self.socket.recv(65536)
@@ -109,7 +109,7 @@ class RawCall:
         return got
 
     def read_to_end(self) -> tuple[bytes, bool]:
-        """Everything until the connection ends, and whether it ended by a reset."""
+        """Return everything until the connection ends, and whether a reset ended it."""
         got = b""
         try:
             while piece := self.socket.recv(65536):
@@ -137,7 +137,7 @@ def read_frame(block: str) -> Json:
 
 @contextmanager
 def running(*flags: str) -> Iterator[Provider]:
-    """A simulator process, stopped at the end."""
+    """Run a simulator process, and stop it at the end."""
     command = [sys.executable, "-m", "simulator", "--port", "0", "--delay", "0", *flags]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,4 +1,4 @@
-"""Options at run time, and chaos that can be replayed."""
+"""Options at run time, and chaos that can be repeated."""
 
 from typing import Any
 
@@ -89,7 +89,7 @@ def test_chaos_without_an_id_differs_from_call_to_call(provider: Provider) -> No
     assert len(set(scripts)) > 1
 
 
-def test_a_directive_is_stronger_than_chaos(provider: Provider) -> None:
+def test_a_directive_takes_precedence_over_chaos(provider: Provider) -> None:
     provider.configure(chaos=1, chaos_mix={"500": 1})
     assert provider.ask().status_code == 500
     assert provider.ask("[[sim: full]]").status_code == 200

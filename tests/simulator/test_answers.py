@@ -1,4 +1,4 @@
-"""What a 200 holds: the documented samples to the byte, a full answer, and each known oddity."""
+"""The content of a 200: the documented samples byte for byte, a full answer, and each known oddity."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def message_of(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_the_documented_samples_come_byte_for_byte(provider: Provider, number: int) -> None:
+def test_the_documented_samples_are_sent_byte_for_byte(provider: Provider, number: int) -> None:
     sample = ROOT / "tests" / "data" / f"sample-answer-{number}.json"
     assert provider.ask(f"[[sim: sample-{number}]]").content == sample.read_bytes()
 
@@ -64,7 +64,7 @@ def test_a_full_answer_is_complete_and_quotes_the_prompt(provider: Provider) -> 
     assert response.headers["x-client-request-id"] == "job_1:1"
 
 
-def test_cost_follows_the_price_and_is_told_in_body_and_headers(provider: Provider) -> None:
+def test_cost_follows_the_price_and_is_in_body_and_headers(provider: Provider) -> None:
     response = provider.ask("[[sim: full input-tokens=1000 tokens=2000]]")
     usd = (1000 * 27.508 + 2000 * 110.032) / 1_000_000
     assert response.json()["meta"]["usage"] == {"credits_used": round(usd * 2_000_000), "usd_spent": round(usd, 9)}
@@ -90,7 +90,7 @@ def test_cost_can_be_set(provider: Provider) -> None:
     assert provider.only_call()["cost_usd"] == 1.25
 
 
-def test_an_invalid_client_request_id_is_dropped_in_silence(provider: Provider) -> None:
+def test_an_invalid_client_request_id_is_ignored(provider: Provider) -> None:
     for call_id in ("has space", "a/b", "x" * 129):
         assert "x-client-request-id" not in provider.ask(call_id=call_id).headers
     assert [call["client_request_id"] for call in provider.calls()] == [None] * 3
@@ -194,7 +194,7 @@ ODDITIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("step", ODDITIES)
-def test_each_answer_is_as_its_name_says(provider: Provider, step: str) -> None:
+def test_each_answer_matches_its_name(provider: Provider, step: str) -> None:
     response = provider.ask(f"[[sim: {step}]] Hi")
     assert response.status_code == 200
     assert ODDITIES[step](response.json())
@@ -231,7 +231,7 @@ def test_one_connection_serves_pipelined_requests_in_order(provider: Provider) -
     assert 0 < got.index(b'"output_text":"one"') < got.index(b'"output_text":"two"')
 
 
-def test_what_is_not_http_is_refused(provider: Provider) -> None:
+def test_bytes_that_are_not_http_are_refused(provider: Provider) -> None:
     with provider.raw() as call:
         call.read_until(b"}")
         call.socket.sendall(b"\x00\x01\x02\r\n\r\n")

@@ -1,4 +1,4 @@
-"""Native background mode: off by default, and when on, fetched and cancelled by id."""
+"""Native background mode: off by default; when on, responses are fetched and cancelled by id."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ def test_a_background_response_can_be_cancelled(provider: Provider) -> None:
     for _ in range(2):
         assert provider.http.post(f"/v1/responses/{response_id}/cancel").json()["status"] == "cancelled"
     assert (provider.only_call()["outcome"], provider.only_call()["billed"]) == ("cancelled", False)
-    assert provider.ledger()["summary"]["in_flight"] == 0
+    assert provider.call_log()["summary"]["in_flight"] == 0
 
 
 def test_a_background_response_can_be_deleted(provider: Provider) -> None:
@@ -70,7 +70,7 @@ def test_deleting_a_running_one_ends_it(provider: Provider) -> None:
     assert (provider.only_call()["outcome"], provider.only_call()["billed"]) == ("cancelled", False)
 
 
-def test_submitting_may_fail_and_the_answer_may_too(provider: Provider) -> None:
+def test_creating_may_fail_and_the_answer_may_too(provider: Provider) -> None:
     provider.configure(native_background=True)
     assert provider.ask("[[sim: 503]]", background=True).status_code == 503
     assert provider.ask("Hello", background=True, stream=True).status_code == 400

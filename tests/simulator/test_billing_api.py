@@ -1,4 +1,4 @@
-"""The provider's other routes: models, request logs, balance."""
+"""The provider's other routes: models, request log, balance."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -127,7 +127,7 @@ def test_a_bad_log_query_is_refused(provider: Provider, query: dict[str, str]) -
     assert provider.http.get("/v2/logs", params=query).status_code == 400
 
 
-def test_the_log_is_for_ones_own_key(provider: Provider) -> None:
+def test_the_log_shows_only_the_calls_of_its_key(provider: Provider) -> None:
     assert provider.http.get("/v2/logs", params={**DAY, "key_prefix": "someone-"}).status_code == 403
     for path in ("/v2/logs", "/v2/billing"):
         assert provider.http.get(path, headers={"authorization": "Bearer bad-key"}).status_code == 401
@@ -140,7 +140,7 @@ def test_the_log_can_be_late_and_lack_rows(provider: Provider) -> None:
     with provider.raw("[[sim: full delay=60]]"):
         for number in range(40):
             provider.ask(call_id=f"job:{number}")
-        assert rows() == 40  # the running one has no row yet
+        assert rows() == 40  # the running call has no row yet
     provider.configure(logs_missing=0.5)
     assert 5 <= rows() <= 35
     provider.configure(logs_missing=0, logs_lag=60)

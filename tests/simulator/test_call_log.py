@@ -1,4 +1,4 @@
-"""The ledger: what crash tests and benchmarks count by."""
+"""The call log, by which crash tests and benchmarks count."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def test_a_call_is_recorded_with_all_that_identifies_it(provider: Provider) -> N
 def test_the_summary_counts_outcomes_and_money(provider: Provider) -> None:
     for step in ("full cost=0.5", "full cost=0.25", "failed", "500", "not-json cost=1"):
         provider.ask(f"[[sim: {step}]]")
-    assert provider.ledger(limit=0) == {
+    assert provider.call_log(limit=0) == {
         "summary": {
             "total": 5,
             "in_flight": 0,
@@ -43,12 +43,12 @@ def test_the_summary_counts_outcomes_and_money(provider: Provider) -> None:
     }
 
 
-def test_calls_can_be_filtered_and_are_then_summed_up_apart(provider: Provider) -> None:
+def test_filtered_calls_have_their_own_summary(provider: Provider) -> None:
     for number in range(3):
         provider.ask("A", call_id=f"job_a:{number}")
     provider.ask("B", call_id="job_b:1")
     provider.ask("[[sim: 500]]", call_id="job_b:2")
-    of_a = provider.ledger(client_request_id_prefix="job_a:")
+    of_a = provider.call_log(client_request_id_prefix="job_a:")
     assert of_a["summary"]["billed"] == of_a["summary"]["total"] == len(of_a["calls"]) == 3
     digest = hashlib.sha256(b"B").hexdigest()
     assert [call["client_request_id"] for call in provider.calls(prompt=digest)] == ["job_b:1"]
@@ -91,7 +91,7 @@ def test_a_conversation_scripts_each_turn(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_is_noticed_at_once(provider: Provider, *, stream: bool) -> None:
+def test_a_disconnect_is_noticed_at_once(provider: Provider, *, stream: bool) -> None:
     with provider.raw("[[sim: full delay=60]]", stream=stream) as call:
         provider.await_call("running")
         paused_at = datetime.now(UTC)
@@ -100,10 +100,10 @@ def test_a_client_that_leaves_is_noticed_at_once(provider: Provider, *, stream: 
     noticed_at = datetime.fromisoformat(ended["client_closed_at"])
     assert abs((noticed_at - paused_at).total_seconds()) < 0.25
     assert (ended["billed"], ended["http_status"]) == (False, 200 if stream else None)
-    assert provider.ledger()["summary"]["in_flight"] == 0
+    assert provider.call_log()["summary"]["in_flight"] == 0
 
 
-def test_a_client_that_leaves_can_be_billed(provider: Provider) -> None:
+def test_a_disconnected_call_can_be_billed(provider: Provider) -> None:
     provider.configure(bill_disconnects=True)
     with provider.raw("[[sim: full delay=60 cost=0.5]]"):
         provider.await_call("running")
@@ -115,13 +115,13 @@ def test_a_client_that_leaves_can_be_billed(provider: Provider) -> None:
     assert provider.await_call("client_disconnected")["billed"] is False
 
 
-def test_a_client_may_leave_in_the_middle_of_a_stream(provider: Provider) -> None:
+def test_a_client_may_disconnect_in_the_middle_of_a_stream(provider: Provider) -> None:
     with provider.raw("[[sim: huge kb=64 chunk=8]]", stream=True) as call:
         call.read_until(b"response.output_text.delta")
     assert provider.await_call("client_disconnected")["billed"] is False
 
 
-def test_a_client_may_read_slower_than_we_write(provider: Provider) -> None:
+def test_a_client_may_read_slowly(provider: Provider) -> None:
     with provider.raw("[[sim: huge kb=20000]]") as call:
         head = call.read_until(b"\r\n\r\n")
         assert (provider.only_call()["outcome"], provider.only_call()["billed"]) == ("running", True)
@@ -146,26 +146,26 @@ def test_sent_bodies_can_be_read_back(provider: Provider) -> None:
     assert "body" not in provider.calls()[-1]
 
 
-def test_the_ledger_is_bounded_and_its_totals_are_not(provider: Provider) -> None:
+def test_the_log_is_bounded_and_its_totals_are_not(provider: Provider) -> None:
     provider.configure(ledger_limit=3)
     with provider.raw("[[sim: full delay=60]]"):
         provider.await_call("running")
         for _ in range(5):
             provider.ask()
-        ledger = provider.ledger()
-        assert [call["sequence"] for call in ledger["calls"]] == [1, 4, 5, 6]
-        assert (ledger["summary"]["total"], ledger["summary"]["billed"]) == (6, 5)
+        call_log = provider.call_log()
+        assert [call["sequence"] for call in call_log["calls"]] == [1, 4, 5, 6]
+        assert (call_log["summary"]["total"], call_log["summary"]["billed"]) == (6, 5)
 
 
-def test_a_reset_forgets_running_calls(provider: Provider) -> None:
+def test_a_reset_deletes_running_calls(provider: Provider) -> None:
     with provider.raw("[[sim: full delay=60]]"):
         provider.await_call("running")
         provider.http.delete("/_calls")
         provider.ask()
-        assert provider.ledger()["summary"]["total"] == 1
-    ledger = provider.ledger()
-    assert ledger["summary"]["outcomes"] == {"answered": 1}
-    assert ledger["summary"]["in_flight"] == 0
+        assert provider.call_log()["summary"]["total"] == 1
+    call_log = provider.call_log()
+    assert call_log["summary"]["outcomes"] == {"answered": 1}
+    assert call_log["summary"]["in_flight"] == 0
 
 
 def test_a_body_over_the_limit_gets_413() -> None:

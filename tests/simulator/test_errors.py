@@ -1,4 +1,4 @@
-"""HTTP errors: the provider's words, its body shapes, and when it refuses by itself."""
+"""HTTP errors: the provider's words and body shapes, and the cases that it refuses by itself."""
 
 import json
 from datetime import datetime
@@ -48,21 +48,21 @@ def test_an_error_has_the_documented_shape(provider: Provider, behaviour: str) -
 
 
 @pytest.mark.parametrize("status", [502, 520, 521, 522, 523, 524])
-def test_gateways_answer_with_a_page(provider: Provider, status: int) -> None:
+def test_gateways_answer_with_an_html_page(provider: Provider, status: int) -> None:
     response = provider.ask(f"[[sim: {status}]]")
     assert response.status_code == status
     assert response.headers["content-type"].startswith("text/html")
     assert response.text.startswith("<!DOCTYPE html>")
 
 
-def test_refusals_take_a_message_and_retry_after(provider: Provider) -> None:
+def test_errors_take_a_message_and_retry_after(provider: Provider) -> None:
     response = provider.ask('[[sim: 429 retry-after=7 retry-after-ms=7000 message="Slow down"]]')
     assert response.json()["message"] == "Slow down"
     assert (response.headers["retry-after"], response.headers["retry-after-ms"]) == ("7", "7000")
     assert "retry-after" not in provider.ask("[[sim: 429]]").headers
 
 
-def test_quota_comes_in_openais_shape(provider: Provider) -> None:
+def test_a_quota_error_has_openais_shape(provider: Provider) -> None:
     error = provider.ask("[[sim: 429-quota]]").json()["error"]
     assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
     error = provider.ask("[[sim: 429-quota code=credit_balance_exhausted]]").json()["error"]
@@ -90,7 +90,7 @@ def test_a_call_needs_a_good_key(provider: Provider, header: str | None) -> None
     assert provider.only_call()["outcome"] == "refused"
 
 
-def test_keys_can_go_bad_and_come_back(provider: Provider) -> None:
+def test_keys_can_become_invalid_and_valid_again(provider: Provider) -> None:
     provider.configure(bad_keys=["test-key"])
     assert provider.ask().status_code == 401
     provider.configure(bad_keys=[])
@@ -116,13 +116,13 @@ def test_unknown_and_withdrawn_models_are_gone(provider: Provider) -> None:
     assert provider.ask(model="openai/o9").json()["model"] == "o9"
 
 
-def test_a_script_that_does_not_parse_is_told(provider: Provider) -> None:
+def test_a_script_that_does_not_parse_gets_400(provider: Provider) -> None:
     response = provider.ask("[[sim: fulll]]")
     assert response.status_code == 400
     assert response.json()["message"] == "simulator script: unknown behaviour 'fulll'"
 
 
-def test_a_spent_balance_ends_it(provider: Provider) -> None:
+def test_a_spent_balance_gets_403(provider: Provider) -> None:
     provider.configure(balance=1.0)
     assert provider.ask("[[sim: full cost=0.6]]").status_code == 200
     assert provider.http.get("/v2/billing").json() == {"current_balance": 0.4, "currency": "USD"}
@@ -133,7 +133,7 @@ def test_a_spent_balance_ends_it(provider: Provider) -> None:
 def test_concurrency_above_the_limit_gets_429(provider: Provider) -> None:
     provider.configure(max_concurrency=1)
     with provider.raw("[[sim: full delay=60]]"):
-        provider.await_ledger(lambda ledger: ledger["summary"]["in_flight"] == 1)
+        provider.await_calls(lambda call_log: call_log["summary"]["in_flight"] == 1)
         assert provider.ask().status_code == 429
-    provider.await_ledger(lambda ledger: ledger["summary"]["in_flight"] == 0)
+    provider.await_calls(lambda call_log: call_log["summary"]["in_flight"] == 0)
     assert provider.ask().status_code == 200

@@ -1,4 +1,4 @@
-"""Faults below HTTP, looked at byte by byte, and what the ledger says of each."""
+"""Faults below HTTP, checked byte by byte, and the call log's record of each."""
 
 import time
 
@@ -9,7 +9,7 @@ from tests.simulator.provider import Provider
 
 
 def split(got: bytes) -> tuple[bytes, bytes, int]:
-    """Head, body, and the length that the head promises."""
+    """Return head, body, and the length that the head promises."""
     head, _, body = got.partition(b"\r\n\r\n")
     _, _, length = head.partition(b"content-length: ")
     return head, body, int(length.split(b"\r\n")[0])
@@ -26,7 +26,7 @@ def test_drop_resets_before_any_byte(provider: Provider, *, stream: bool) -> Non
 @pytest.mark.parametrize(
     ("step", "billed", "cost"), [("truncated billed=no", False, 0), ("drop billed=yes cost=0.5", True, 0.5)]
 )
-def test_the_bill_of_a_fault_can_be_chosen(provider: Provider, step: str, cost: float, *, billed: bool) -> None:
+def test_the_billing_of_a_fault_can_be_set(provider: Provider, step: str, cost: float, *, billed: bool) -> None:
     with provider.raw(f"[[sim: {step}]]") as call:
         call.read_to_end()
     ended = provider.await_call("dropped")
@@ -76,7 +76,7 @@ def test_half_open_answers_nothing_until_its_maximum(provider: Provider) -> None
     assert provider.await_call("dropped")["billed"] is False
 
 
-def test_half_open_notices_that_the_client_leaves(provider: Provider) -> None:
+def test_half_open_notices_a_disconnect(provider: Provider) -> None:
     with provider.raw("[[sim: half-open]]"):
         provider.await_call("running")
     ended = provider.await_call("client_disconnected")
@@ -90,7 +90,7 @@ def test_stall_sends_half_and_waits(provider: Provider) -> None:
     assert len(body) == length // 2
     with provider.raw("[[sim: stall]]") as call:
         call.read_until(b'"id":"resp_')
-    ended = provider.await_ledger(lambda ledger: ledger["summary"]["in_flight"] == 0)["calls"][-1]
+    ended = provider.await_calls(lambda call_log: call_log["summary"]["in_flight"] == 0)["calls"][-1]
     assert (ended["outcome"], ended["billed"]) == ("client_disconnected", True)
 
 

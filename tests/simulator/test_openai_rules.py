@@ -1,4 +1,4 @@
-"""`--rules openai`: OpenAI's rules on ids, reasoning, calls and outputs, in its words and its error's shape."""
+"""`--rules openai`: OpenAI's rules on ids, reasoning, calls and outputs, with its words and its error shape."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -22,7 +22,7 @@ def openai_like(provider: Provider) -> Iterator[Provider]:
 
 
 def answer(provider: Provider, **fields: Any) -> list[Json]:
-    """The reasoning and the call of an answer."""
+    """Return the reasoning and the call of an answer."""
     asked = provider.ask("Please look.", tools=[TOOL], tool_choice="required", **fields)
     output: list[Json] = asked.json()["output"]
     assert [item["type"] for item in output] == ["reasoning", "function_call"]
@@ -30,9 +30,9 @@ def answer(provider: Provider, **fields: Any) -> list[Json]:
 
 
 def refused(provider: Provider, *items: Json) -> tuple[str, str | None, str | None]:
-    told = provider.ask([*items])
-    assert told.status_code == 400, told.text
-    error = told.json()["error"]
+    reply = provider.ask([*items])
+    assert reply.status_code == 400, reply.text
+    error = reply.json()["error"]
     assert error["type"] == "invalid_request_error"
     return error["message"], error["param"], error["code"]
 
@@ -41,14 +41,14 @@ def output_of(call: Json) -> Json:
     return {"type": "function_call_output", "call_id": call["call_id"], "output": "here"}
 
 
-def test_a_loop_as_openai_has_it_is_taken(openai_like: Provider) -> None:
+def test_a_valid_tool_loop_is_accepted(openai_like: Provider) -> None:
     reasoning, call = answer(openai_like, **ENCRYPTED)
     assert openai_like.ask([USER, reasoning, call, output_of(call)]).status_code == 200
     del call["id"]
     assert openai_like.ask([USER, call, output_of(call)]).status_code == 200
 
 
-def test_reasoning_and_what_it_led_to_belong_together(openai_like: Provider) -> None:
+def test_reasoning_and_its_items_belong_together(openai_like: Provider) -> None:
     reasoning, call = answer(openai_like, **ENCRYPTED)
     rs, fc = reasoning["id"], call["id"]
     lacks = f"Item '{fc}' of type 'function_call' was provided without its required 'reasoning' item: '{rs}'."
@@ -105,7 +105,7 @@ WORDS: Final[dict[str, tuple[list[Json], str]]] = {
 
 
 @pytest.mark.parametrize("message", WORDS)
-def test_what_openai_refuses_is_refused_in_its_words(openai_like: Provider, message: str) -> None:
+def test_openais_refusals_have_its_words(openai_like: Provider, message: str) -> None:
     items, code = WORDS[message]
-    told, _, named = refused(openai_like, *items)
-    assert (told, named or "") == (message, code)
+    reply, _, named = refused(openai_like, *items)
+    assert (reply, named or "") == (message, code)

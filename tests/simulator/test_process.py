@@ -1,4 +1,4 @@
-"""The process: its flags, its end, and how many calls it holds."""
+"""The process: its flags, its end, and the number of calls that it holds."""
 
 import asyncio
 import resource
@@ -63,14 +63,14 @@ async def hold_calls(provider: Provider) -> None:
     for number, (_, writer) in enumerate(connections):
         writer.write(http_request(body, f"job_{number}:1"))
     await asyncio.to_thread(
-        provider.await_ledger, lambda ledger: bool(ledger["summary"]["in_flight"] == HELD_CALLS), limit=0
+        provider.await_calls, lambda call_log: bool(call_log["summary"]["in_flight"] == HELD_CALLS), limit=0
     )
     assert (process.memory_info().rss - before) / HELD_CALLS < 20 * 1024
     began = time.monotonic()
     for _, writer in connections:
         writer.transport.abort()
-    ledger = await asyncio.to_thread(
-        provider.await_ledger, lambda ledger: bool(ledger["summary"]["in_flight"] == 0), limit=0
+    call_log = await asyncio.to_thread(
+        provider.await_calls, lambda call_log: bool(call_log["summary"]["in_flight"] == 0), limit=0
     )
     assert time.monotonic() - began < 2
-    assert ledger["summary"]["outcomes"] == {"answered": 1, "client_disconnected": HELD_CALLS}
+    assert call_log["summary"]["outcomes"] == {"answered": 1, "client_disconnected": HELD_CALLS}

@@ -1,4 +1,4 @@
-"""RecordedAnswer answers: sent byte for byte, in turn for each job, out of the packaged file and any other."""
+"""Recorded answers: sent byte for byte, in order for each job, from the packaged file and from others."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from tests.support.odd_answers import CASES, Case, compact, wire
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_case_is_sent_byte_for_byte_whatever_the_request_asks_for(provider: Provider, case: Case) -> None:
+def test_every_case_is_sent_byte_for_byte_whatever_the_request(provider: Provider, case: Case) -> None:
     for streamed in (False, True):
         for number in (1, 2, 3):
             given = case.answers[min(number, len(case.answers)) - 1]
@@ -22,13 +22,13 @@ def test_every_case_is_sent_byte_for_byte_whatever_the_request_asks_for(provider
             assert given["headers"].items() <= dict(got.headers).items()
 
 
-def test_answers_are_counted_per_job_and_by_the_prompt_where_a_call_has_no_id(provider: Provider) -> None:
+def test_answers_are_counted_per_job_or_by_the_prompt_without_an_id(provider: Provider) -> None:
     prompt = "[[sim: answer 429-with-its-delay-in-words]] Hi"
     calls = [(prompt, "a:1"), (prompt, "b:1"), (prompt, "a:2"), (prompt, None), (prompt + "!", None), (prompt, None)]
     assert [provider.ask(*call).status_code for call in calls] == [429, 429, 200, 429, 429, 200]
 
 
-def test_a_file_of_ones_own_adds_cases_and_replaces_those_of_its_names(tmp_path: Path) -> None:
+def test_an_own_file_adds_and_replaces_cases(tmp_path: Path) -> None:
     later = {"status": 503, "headers": {"Retry-After": "7", "content-type": "text/plain"}, "text": "later"}
     stream = {"sse": [": a comment\n\n", {"type": "response.future", "delta": "é"}, "data: [DONE]\n\n"]}
     cases = [{"name": "mine", "answers": [later, stream]}, {"name": "no-usage", "answers": [{"json": {"mine": 1.5}}]}]
@@ -42,7 +42,7 @@ def test_a_file_of_ones_own_adds_cases_and_replaces_those_of_its_names(tmp_path:
         assert provider.ask("[[sim: answer cost-in-usage]]").json()["usage"]["cost"] == 0.0123
 
 
-def test_the_ledger_books_what_an_answer_says_of_itself(provider: Provider) -> None:
+def test_the_call_log_records_an_answers_own_usage(provider: Provider) -> None:
     for name in ("cost-in-usage", "no-usage", "429-request-too-large", "200-failed-with-its-delay-in-words"):
         provider.ask(f"[[sim: answer {name}]]")
     booked = [(call["input_tokens"], call["output_tokens"], call["billed"]) for call in provider.calls()]
@@ -50,17 +50,17 @@ def test_the_ledger_books_what_an_answer_says_of_itself(provider: Provider) -> N
     assert [call["outcome"] for call in provider.calls()] == ["answered", "answered", "refused", "answered"]
 
 
-def test_native_background_mode_hands_a_recorded_answer_out_when_it_is_fetched(provider: Provider) -> None:
+def test_native_background_mode_returns_a_recorded_answer_when_it_is_fetched(provider: Provider) -> None:
     provider.configure(native_background=True)
     case = next(case for case in CASES if case.name == "stream-where-json-was-asked-for-called-json")
     submitted = provider.ask(f"[[sim: answer {case.name}]]", background=True).json()
     assert submitted["status"] == "queued"
-    provider.await_ledger(lambda ledger: ledger["summary"]["in_flight"] == 0)
+    provider.await_calls(lambda call_log: call_log["summary"]["in_flight"] == 0)
     fetched = provider.http.get(f"/v1/responses/{submitted['id']}")
     assert (fetched.content, fetched.headers["content-type"]) == (wire(case.answers[0]), "application/json")
 
 
-def test_an_unknown_name_is_refused_in_words(provider: Provider) -> None:
+def test_an_unknown_name_gets_a_clear_error(provider: Provider) -> None:
     refused = provider.ask("[[sim: answer nonsense]]")
     assert refused.status_code == 400
     assert "no recorded answer is named 'nonsense'" in refused.json()["message"]
@@ -79,7 +79,7 @@ def test_an_unknown_name_is_refused_in_words(provider: Provider) -> None:
         ('{"cases": []}', "answer b", "no recorded answer is named 'b'"),
     ],
 )
-def test_a_file_that_cannot_be_played_is_refused_in_words(
+def test_an_unusable_file_gets_a_clear_error(
     provider: Provider, tmp_path: Path, text: str | None, script: str, reason: str
 ) -> None:
     file = tmp_path / "answers.json"
@@ -90,7 +90,7 @@ def test_a_file_that_cannot_be_played_is_refused_in_words(
     assert reason in refused.json()["errors"][0]["msg"]
 
 
-def test_the_command_line_takes_such_a_file_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+def test_the_command_line_accepts_a_file_and_reports_its_errors(tmp_path: Path) -> None:
     backburner = [sys.executable, "-c", "from cli.main import app; app()", "simulate"]
     command = [*backburner, "--answers", str(tmp_path / "none.json")]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=30)

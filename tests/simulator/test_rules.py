@@ -1,4 +1,4 @@
-"""Which bodies are taken: by rules as loose as OpenAI's, and by AI/ML API's documented schema to the letter."""
+"""Valid request bodies: by rules as lenient as OpenAI's, and by exactly AI/ML API's documented schema."""
 
 from typing import Any, Final
 
@@ -229,12 +229,12 @@ def post(provider: Provider, rules: str, changes: Json) -> tuple[int, str]:
 
 @pytest.mark.parametrize("rules", ["lenient", "strict"])
 @pytest.mark.parametrize("name", TAKEN_BY_BOTH)
-def test_both_take(provider: Provider, name: str, rules: str) -> None:
+def test_both_accept(provider: Provider, name: str, rules: str) -> None:
     assert post(provider, rules, TAKEN_BY_BOTH[name]) == (200, "")
 
 
 @pytest.mark.parametrize("name", TAKEN_BY_LENIENT_ONLY)
-def test_only_lenient_rules_take(provider: Provider, name: str) -> None:
+def test_only_lenient_rules_accept(provider: Provider, name: str) -> None:
     changes, detail = TAKEN_BY_LENIENT_ONLY[name]
     assert post(provider, "lenient", changes) == (200, "")
     status, message = post(provider, "strict", changes)
@@ -243,7 +243,7 @@ def test_only_lenient_rules_take(provider: Provider, name: str) -> None:
 
 @pytest.mark.parametrize("rules", ["lenient", "strict"])
 @pytest.mark.parametrize("name", REFUSED_BY_BOTH)
-def test_neither_takes(provider: Provider, name: str, rules: str) -> None:
+def test_neither_accepts(provider: Provider, name: str, rules: str) -> None:
     changes, detail = REFUSED_BY_BOTH[name]
     status, message = post(provider, rules, changes)
     assert (status, message[: 22 + len(detail)]) == (400, f"Body validation error\n{detail}")
@@ -262,12 +262,12 @@ def test_calls_of_other_kinds_and_their_outputs_belong_together_too(provider: Pr
     assert post(provider, "lenient", changes) == (400, message)
 
 
-def test_lenient_rules_want_something_to_answer(provider: Provider) -> None:
+def test_lenient_rules_require_an_input(provider: Provider) -> None:
     for missing in (..., None):
         status, message = post(provider, "lenient", {"input": missing})
         assert (status, message[:15]) == (400, 'One of "input" ')
 
 
-def test_the_rules_are_lenient_unless_told_otherwise(provider: Provider) -> None:
+def test_the_rules_are_lenient_by_default(provider: Provider) -> None:
     assert provider.http.get("/_script").json()["rules"] == "lenient"
     assert provider.http.put("/_script", json={"rules": "none"}).status_code == 400

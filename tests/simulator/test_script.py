@@ -1,4 +1,4 @@
-"""The directive language: what it takes, what it refuses, and that its documentation is complete."""
+"""The directive language: valid and invalid scripts, and the completeness of its documentation."""
 
 import re
 
@@ -8,7 +8,7 @@ from simulator import script
 from simulator.script import ScriptError, find_directive, parse_script, without_directives
 
 
-def test_steps_follow_each_other_and_the_last_goes_on() -> None:
+def test_steps_are_used_in_order_and_the_last_repeats() -> None:
     parsed = parse_script("429 x2 retry-after=1, then full delay=0.5, 500")
     assert [parsed.step_of_call(number).behaviour for number in range(1, 7)] == ["429", "429", "full"] + ["500"] * 3
     assert parsed.steps[0].retry_after == "1"
@@ -50,13 +50,13 @@ def test_the_last_directive_counts_and_none_is_part_of_the_prompt() -> None:
         ('full text="open', "cannot read"),
     ],
 )
-def test_a_mistake_is_named(source: str, reason: str) -> None:
+def test_an_error_names_its_reason(source: str, reason: str) -> None:
     with pytest.raises(ScriptError, match=re.escape(reason)):
         parse_script(source)
 
 
 @pytest.mark.parametrize("text", ["[[sim: full", '[[sim: full text="]] Hello'])
-def test_an_unfinished_directive_is_no_plain_text(text: str) -> None:
+def test_an_unfinished_directive_is_an_error(text: str) -> None:
     with pytest.raises(ScriptError, match="no end"):
         find_directive(text)
 

@@ -1,4 +1,4 @@
-"""Server-sent events: the order that SDKs insist on, where the cost is, and every way to end badly."""
+"""Server-sent events: the order that SDKs require, the place of the cost, and every faulty end."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ def test_the_cost_is_in_the_last_chunk_and_in_no_header(provider: Provider) -> N
         ("many-items items=2", "response.completed"),
     ],
 )
-def test_the_terminal_event_carries_the_whole_response(provider: Provider, step: str, final: str) -> None:
+def test_the_last_event_carries_the_whole_response(provider: Provider, step: str, final: str) -> None:
     events = provider.events(f"[[sim: {step} every=0]]")
     plain = provider.ask(f"[[sim: {step}]]").json()
     assert events[-1]["type"] == final
@@ -106,7 +106,7 @@ def test_truncated_cuts_inside_an_event(provider: Provider) -> None:
     assert provider.calls()[-1]["billed"] is True
 
 
-def test_stream_end_lacks_the_terminal_event(provider: Provider) -> None:
+def test_stream_end_lacks_the_last_event(provider: Provider) -> None:
     events = provider.events("[[sim: stream-end every=0]]")
     assert events[-1]["type"] == "response.output_item.done"
     ended = provider.only_call()

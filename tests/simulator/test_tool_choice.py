@@ -1,4 +1,4 @@
-"""Which tools an answer calls, what it makes of their outputs, and the extra parts that `include` brings."""
+"""The tools that an answer calls, its use of their outputs, and the additional parts of `include`."""
 
 import base64
 import json
@@ -71,7 +71,7 @@ def output_of(call: Json, output: Any) -> Json:
         ("use get_weather_now or my-get_weather", {}, []),
     ],
 )
-def test_a_tool_is_called_where_it_is_asked_for(
+def test_a_tool_is_called_if_it_is_named_or_required(
     provider: Provider, prompt: str, fields: Json, names: list[str]
 ) -> None:
     answer = provider.ask(prompt, tools=ALL, **fields).json()
@@ -93,7 +93,7 @@ def test_calls_have_the_form_of_their_tool(provider: Provider) -> None:
     ["21 degrees", [{"type": "input_text", "text": "21 degrees"}, {"type": "input_image", "image_url": "data:,"}]],
 )
 @pytest.mark.parametrize("choice", ["auto", "required"])
-def test_a_loop_of_tool_calls_ends_with_what_the_tools_gave(provider: Provider, output: Any, choice: str) -> None:
+def test_a_loop_of_tool_calls_ends_with_the_tools_outputs(provider: Provider, output: Any, choice: str) -> None:
     fields: Json = {"tools": [WEATHER, NOTE], "tool_choice": choice}
     conversation = [user("use get_weather and make a note")]
     first = provider.ask(conversation, **fields, parallel_tool_calls=False).json()
@@ -113,7 +113,7 @@ def test_a_loop_of_tool_calls_ends_with_what_the_tools_gave(provider: Provider, 
     assert 'You wrote: "Thank you"' in fourth["output_text"]
 
 
-def test_what_the_provider_sent_may_go_back_to_it_whole(provider: Provider) -> None:
+def test_an_answers_items_may_be_sent_back(provider: Provider) -> None:
     provider.configure(rules="strict")
     tools = [WEATHER, {"type": "web_search_preview"}]
     include = ["reasoning.encrypted_content"]
@@ -126,7 +126,7 @@ def test_what_the_provider_sent_may_go_back_to_it_whole(provider: Provider) -> N
     assert '"sunny"' in last["output_text"]
 
 
-def test_an_output_alone_ends_the_loop_of_a_response_that_is_not_shown(provider: Provider) -> None:
+def test_an_output_alone_ends_the_loop_of_an_earlier_response(provider: Provider) -> None:
     output = {"type": "function_call_output", "call_id": "call_1", "output": "sunny"}
     answer = provider.ask([output], previous_response_id="resp_1", tools=[WEATHER], tool_choice="required").json()
     assert called(answer) == []
@@ -141,7 +141,7 @@ def test_a_directive_still_decides(provider: Provider) -> None:
 
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_preview", "web_search_2025_08_26"])
-def test_the_web_is_searched_where_the_prompt_asks_for_it(provider: Provider, kind: str) -> None:
+def test_the_web_is_searched_if_the_prompt_asks_for_it(provider: Provider, kind: str) -> None:
     tools = [{"type": kind}]
     answer = provider.ask(
         "Please search the web for news", tools=tools, include=["web_search_call.action.sources"]
@@ -211,7 +211,7 @@ def test_null_and_empty_are_the_default(provider: Provider, fields: Json, *, str
     assert "You wrote" in answer["output_text"]
 
 
-def test_what_is_given_is_echoed(provider: Provider) -> None:
+def test_settings_are_echoed(provider: Provider) -> None:
     fields: Json = {"text": {"verbosity": "low"}, "temperature": 0, "top_p": 0.5}
     answer = provider.ask(**fields).json()
     assert answer["text"] == {"verbosity": "low", "format": {"type": "text"}}

@@ -1,4 +1,4 @@
-"""The whole table: what happened, and which kind of failure or answer that is."""
+"""The whole table of exchanges and the kinds of failure or answer that they are."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def failure(found: CallReport) -> Failure:
 
 
 def ours(status: int, message: str) -> tuple[int, dict[str, Any]]:
-    """An error in this provider's own shape."""
+    """Return an error in AI/ML API's own shape."""
     body = {"message": message, "path": "/v1/responses", "requestId": "r1", "statusCode": status, "timestamp": "now"}
     return status, body
 
@@ -48,7 +48,7 @@ def openai(
 
 
 def upstream(status: int, message: str, code: str) -> tuple[int, dict[str, Any]]:
-    """An upstream's error as this provider passes it on: as text."""
+    """Return an upstream's error as AI/ML API forwards it: as text."""
     error = {"type": "error", "error": {"type": "invalid_request_error", "code": code, "message": message}}
     return ours(status, f"{status} {json.dumps(error)}")
 
@@ -310,7 +310,7 @@ def failed(code: str | None, message: str | None = "No.") -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("status", [200, 201])
-def test_answers_that_are_none(body: object, kind: ErrorKind, status: int) -> None:
+def test_unusable_answers(body: object, kind: ErrorKind, status: int) -> None:
     found = report(status, body, retry_after="3")
     assert failure(found).kind is kind
     assert failure(found).http_status == status
@@ -324,7 +324,7 @@ def test_a_failed_answer_keeps_its_reason() -> None:
     assert (found.provider_code, found.message) == ("invalid_prompt", "Your prompt was refused.")
 
 
-def test_a_request_that_is_too_large_says_by_how_much_and_is_refused_inside_a_200_alike() -> None:
+def test_a_request_above_the_limit_is_rejected_inside_a_200_too() -> None:
     refused = failure(report(*openai(429, TOO_LARGE, code="rate_limit_exceeded")))
     assert refused.message == TOO_LARGE
     assert failure(report(200, failed("rate_limit_exceeded", TOO_LARGE))).kind is K.REJECTED
@@ -332,7 +332,7 @@ def test_a_request_that_is_too_large_says_by_how_much_and_is_refused_inside_a_20
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_delay_in_words_counts_like_retry_after_unless_that_is_there_too(status: int) -> None:
+def test_a_delay_in_words_counts_unless_there_is_a_retry_after(status: int) -> None:
     refused = openai(status, "Rate limit reached. Please try again in 1m26.4s.", code="rate_limit_exceeded")
     assert failure(report(*refused)).retry_after == timedelta(seconds=86.4)
     assert failure(report(*refused, retry_after="3")).retry_after == timedelta(seconds=3)
@@ -343,11 +343,11 @@ def test_a_delay_in_words_inside_a_200_counts_as_well() -> None:
     assert (found.kind, found.retry_after) == (K.ANSWER_FAILED, timedelta(milliseconds=644))
 
 
-def test_an_unfinished_answer_says_what_the_gateway_did() -> None:
+def test_an_unfinished_answer_names_the_background_mode() -> None:
     assert "background" in failure(report(200, answer(status="queued"))).message
 
 
-def test_an_empty_answer_is_paid_for() -> None:
+def test_an_empty_answer_has_a_cost() -> None:
     found = report(200, answer(status="completed", output=[]))
     assert found.usage == Usage(3, 5, 8)
     assert found.cost == Cost(53, CostSource.PRICE_TABLE)
@@ -359,7 +359,7 @@ def test_a_failed_answer_costs_what_the_provider_says_and_nothing_else() -> None
     assert report(200, billed).cost == Cost(2000, CostSource.PROVIDER)
 
 
-def test_the_cost_of_an_answer_that_was_cut_off_is_known_from_its_headers() -> None:
+def test_the_headers_give_the_cost_of_a_truncated_answer() -> None:
     assert report(200, b'{"outp', x_aimlapi_usd_spent="0.25").cost == Cost(250_000, CostSource.PROVIDER)
 
 
@@ -376,9 +376,7 @@ def test_the_cost_of_an_answer_that_was_cut_off_is_known_from_its_headers() -> N
         (openai(403, "not permitted to use the tool"), False, "not permitted to use the tool"),
     ],
 )
-def test_tenants_are_told_of_the_account_in_our_words(
-    answer: tuple[int, object], is_unmistakable: bool, message: str
-) -> None:
+def test_errors_of_the_account_have_our_words(answer: tuple[int, object], is_unmistakable: bool, message: str) -> None:
     emitted = failure(report(*answer))
     assert emitted.is_unmistakable is is_unmistakable
     assert message in emitted.message

@@ -1,4 +1,4 @@
-"""Foreign text, made fit to be kept."""
+"""Foreign text made safe to store and show."""
 
 import pytest
 
@@ -43,5 +43,5 @@ def test_pages(page: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["{}", "", "a < b", "<xml>not a page</xml>"])
-def test_what_is_no_page(text: str) -> None:
+def test_texts_that_are_no_page(text: str) -> None:
     assert not looks_like_html(text)

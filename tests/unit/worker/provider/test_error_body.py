@@ -1,4 +1,4 @@
-"""What went wrong, in the provider's words."""
+"""Errors in the provider's words, from every shape of body."""
 
 import json
 from typing import Any
@@ -65,7 +65,7 @@ def test_anything_else(body: bytes, message: str) -> None:
     assert read_error_body(body) == ProviderError(message)
 
 
-def test_words_inside_words_end_somewhere() -> None:
+def test_nested_errors_have_a_depth_limit() -> None:
     nested: dict[str, Any] = {"message": "the cause"}
     for _ in range(50):
         nested = {"error": nested, "message": "outer"}

@@ -17,13 +17,13 @@ def event(number: int) -> tuple[dict[str, Any], bytes]:
     return value, json.dumps(value).encode()
 
 
-def test_an_event_that_is_sent_twice_is_told_once() -> None:
+def test_a_duplicate_event_is_returned_once() -> None:
     assert emitted(1, 2, 2, 3, 2) == [1, 2, 3]
 
 
-def test_one_that_was_overtaken_is_told_in_its_place() -> None:
+def test_an_overtaken_event_is_returned_in_its_place() -> None:
     assert emitted(1, 3, 4, 2, 5) == [1, 2, 3, 4, 5]
 
 
-def test_where_every_number_is_zero_equal_pieces_of_a_text_are_two() -> None:
+def test_if_every_number_is_zero_equal_pieces_are_no_duplicates() -> None:
     assert emitted(0, 0, 0) == [0, 0, 0]

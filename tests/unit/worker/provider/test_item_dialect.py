@@ -1,4 +1,4 @@
-"""Items as no provider refuses them, in either dialect."""
+"""Input items in a form that no provider refuses, in either dialect."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def without(item: Json, name: str = "id") -> Json:
         ([{"type": "image_generation_call", "id": "ig_1"}], [{"type": "image_generation_call", "id": "ig_1"}]),
     ],
 )
-def test_an_id_goes_only_behind_the_reasoning_that_it_belongs_to(given: list[Json], goes: list[Json]) -> None:
+def test_an_id_is_sent_only_after_its_reasoning(given: list[Json], goes: list[Json]) -> None:
     assert sent(*given) == goes
 
 
@@ -64,14 +64,14 @@ def test_kinds_that_must_have_an_id_get_one() -> None:
     assert found[3]["id"] == "ws_1"
 
 
-def test_an_approval_is_of_the_request_under_the_name_that_it_goes_by() -> None:
+def test_an_approval_names_the_id_with_which_its_request_is_sent() -> None:
     request, approval = sent(ASK, YES)
     assert request["id"] == approval["approval_request_id"] != "mcpr_1"
     assert sent(RS, ASK, YES)[1:] == [ASK, YES]
     assert sent(YES) == [YES]
 
 
-def test_a_long_call_id_is_shortened_alike_wherever_it_stands() -> None:
+def test_a_long_call_id_is_shortened_the_same_everywhere() -> None:
     call, output, other = sent({**FC, "call_id": LONG}, {**OUT, "call_id": LONG}, {**FC, "call_id": LONG + "y"})
     assert call["call_id"] == output["call_id"] != other["call_id"]
     assert 0 < len(call["call_id"]) <= 64
@@ -80,14 +80,14 @@ def test_a_long_call_id_is_shortened_alike_wherever_it_stands() -> None:
     assert sent({"type": "local_shell_call_output", "id": LONG, "output": "x"})[0]["id"] == call["call_id"]
 
 
-def test_a_status_that_is_not_known_for_its_kind_is_that_of_what_was_cut() -> None:
+def test_an_unknown_status_becomes_incomplete() -> None:
     statuses = [item["status"] for item in sent({**MSG, "status": "failed"}, {**FC, "status": "completed"})]
     assert statuses == ["incomplete", "completed"]
     assert sent({"type": "mcp_call", "id": "mcp_1", "status": "failed"})[0]["status"] == "failed"
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
-def test_nulls_are_left_out_but_for_those_in_a_clients_own_json(dialect: Dialect) -> None:
+def test_nulls_are_removed_except_in_a_clients_own_json(dialect: Dialect) -> None:
     schema = {"properties": {"a": {"default": None, "enum": [None]}}}
     tools = [{"name": "f", "description": None, "input_schema": schema}]
     given = [

@@ -111,14 +111,14 @@ def test_fields_have_the_shape_that_the_sdks_read(raw: dict[str, Any], normalise
     assert item.get("content", []) is not None
 
 
-def test_no_two_items_have_one_name() -> None:
+def test_no_two_items_have_the_same_id() -> None:
     call = {"type": "function_call", "id": "msg_0", "call_id": "0", "name": "f", "arguments": "{}"}
     items = read([message(TEXT, id="msg_0"), message(TEXT, id="msg_0"), {**REASONING, "id": "msg_0"}, call, call])
     assert [each["id"] for each in items] == ["msg_0", "msg_5eed01", "rs_5eed02", "fc_5eed03", "fc_5eed04"]
     assert [each["call_id"] for each in items[3:]] == ["0", "call_5eed04"]
 
 
-def test_a_call_without_a_name_to_answer_it_by_gets_one() -> None:
+def test_a_call_without_a_call_id_gets_one() -> None:
     [one, two] = read([{"type": "function_call", "id": "fc_1"}, {"type": "custom_tool_call"}])
     assert (one["call_id"], two["call_id"]) == ("fc_1", "call_5eed01")
     assert "id" not in two

@@ -1,4 +1,4 @@
-"""Which proxy leads to the provider, as the environment says."""
+"""The proxy for the provider, by the environment."""
 
 import httpx
 import pytest
@@ -12,7 +12,7 @@ TLS = httpx.create_ssl_context()
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No variable of the machine's."""
+    """Remove the machine's proxy variables."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -61,7 +61,7 @@ def test_exceptions(no_proxy: str, url: str, expected: bool, monkeypatch: pytest
     assert is_direct(url) is expected
 
 
-def test_the_scheme_decides_and_then_what_is_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schemes_variable_takes_precedence_over_all_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", PROXY)
     assert is_direct("http://h")
     monkeypatch.setenv("all_proxy", "socks5://other")
@@ -85,7 +85,7 @@ def test_the_scheme_decides_and_then_what_is_for_all(monkeypatch: pytest.MonkeyP
         *(("no_proxy", each) for each in ("[::1", "[::1]x", "[::1]:x")),
     ],
 )
-def test_what_cannot_be_used_is_one_clear_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_value_is_one_clear_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="NO_PROXY cannot be used; proxies are http:// or https://"):
         proxy_for(httpx.URL("https://[::1]"), TLS)

@@ -1,4 +1,4 @@
-"""What goes out of a client's request."""
+"""The body of a request to the provider, made from a client's request."""
 
 import json
 from pathlib import Path
@@ -19,19 +19,19 @@ def test_the_providers_own_sample() -> None:
     assert body == {**sample, "truncation": "disabled", "stream": False}
 
 
-def test_what_we_act_upon_stays_here() -> None:
+def test_fields_of_this_server_are_not_sent() -> None:
     settings = dict.fromkeys(WITHHELD_FIELDS | OWN_FIELDS, "set")
     body = build_body(settings, "Hello", model_id="some/model", truncation=Truncation.DISABLED)
     assert body == {"model": "some/model", "input": "Hello", "truncation": "disabled", "stream": False}
 
 
 @pytest.mark.parametrize(("store", "sent"), [(False, {"store": False}), (True, {}), (None, {})])
-def test_that_nothing_is_to_be_stored_is_sent_on(store: bool | None, sent: dict[str, bool]) -> None:
+def test_store_false_is_sent(store: bool | None, sent: dict[str, bool]) -> None:
     body = build_body({"store": store}, "Hello", model_id="some/model", truncation=Truncation.DISABLED)
     assert {name: value for name, value in body.items() if name == "store"} == sent
 
 
-def test_everything_else_goes_as_it_came() -> None:
+def test_everything_else_is_sent_unchanged() -> None:
     kept = {
         "instructions": "Be brief.",
         "max_output_tokens": 16,
@@ -46,7 +46,7 @@ def test_everything_else_goes_as_it_came() -> None:
     assert body["input"] == [{"role": "user"}]
 
 
-def test_nulls_are_left_out_and_the_truncation_in_force_wins() -> None:
+def test_nulls_are_removed_and_the_jobs_truncation_is_sent() -> None:
     settings = {"temperature": None, "truncation": "disabled"}
     body = build_body(settings, "Hello", model_id="some/model", truncation=Truncation.AUTO)
     assert "temperature" not in body

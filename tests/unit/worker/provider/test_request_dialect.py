@@ -1,4 +1,4 @@
-"""What goes out to a strict provider fits its documented schema, and says what the client said."""
+"""A request to a strict provider fits its documented schema and keeps the client's meaning."""
 
 import json
 from typing import Any, Final
@@ -25,7 +25,7 @@ NO_PARAMETERS: Final[Json] = {"type": "object", "properties": {}}
 
 
 def strict(**fields: Any) -> Json:
-    """The body as a strict provider gets it, and takes it."""
+    """Return the body that a strict provider gets, after checking it against the schema."""
     sent = in_dialect({**HELLO, **fields}, Dialect.STRICT)
     for name, value in sent.items():
         if name in VALIDATORS:
@@ -38,7 +38,7 @@ def item(given: Json) -> Any:
     return sent
 
 
-def test_to_openai_goes_what_the_client_sent() -> None:
+def test_openai_gets_the_clients_request() -> None:
     body = {
         **HELLO,
         "input": [{"role": "assistant", "content": [{"type": "output_text", "text": "b"}]}],
@@ -82,7 +82,7 @@ TOOLS: Final[dict[str, tuple[Json, Json]]] = {
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_a_tool_goes_out_in_the_documented_form(name: str) -> None:
+def test_a_tool_is_sent_in_the_documented_form(name: str) -> None:
     given, sent = TOOLS[name]
     assert strict(tools=[given])["tools"] == [sent]
 
@@ -100,7 +100,7 @@ TEXTS: Final[tuple[tuple[Any, Json], ...]] = (
 
 
 @pytest.mark.parametrize(("given", "sent"), TEXTS)
-def test_the_form_of_the_answer_is_always_named(given: Any, sent: Json) -> None:
+def test_the_format_of_the_answer_is_always_sent(given: Any, sent: Json) -> None:
     assert strict(text=given)["text"] == sent
 
 
@@ -186,7 +186,7 @@ WITH_AN_ID_OF_OURS: Final = {"message": "msg_", "reasoning": "rs_", "web_search_
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_an_item_goes_out_in_the_documented_form(name: str) -> None:
+def test_an_item_is_sent_in_the_documented_form(name: str) -> None:
     given, sent = ITEMS[name]
     found = item(given)
     made = found.pop("id") if "id" in found and "id" not in sent else None
@@ -195,14 +195,14 @@ def test_an_item_goes_out_in_the_documented_form(name: str) -> None:
         assert made.startswith(WITH_AN_ID_OF_OURS[found["type"]])
 
 
-def test_images_in_a_result_go_as_they_are() -> None:
+def test_images_in_an_output_are_sent_unchanged() -> None:
     parts = [{"type": "input_text", "text": "a"}, {"type": "input_image", "image_url": "https://a"}]
     result = {"type": "function_call_output", "call_id": "call_1", "output": parts}
     assert in_dialect({**HELLO, "input": [result]}, Dialect.STRICT)["input"] == [result]
 
 
 @pytest.mark.parametrize("kind", ["agent_message", "additional_tools", "compaction", "acme:search_result"])
-def test_what_the_schema_has_no_form_for_goes_as_it_came(kind: str) -> None:
+def test_an_item_without_a_form_in_the_schema_is_sent_unchanged(kind: str) -> None:
     body = {
         **HELLO,
         "input": [{"type": kind, "id": None, "content": [None]}, {"role": "user", "content": [{"type": kind}]}],
@@ -212,14 +212,14 @@ def test_what_the_schema_has_no_form_for_goes_as_it_came(kind: str) -> None:
     assert in_dialect(body, Dialect.STRICT) == body
 
 
-def test_made_up_ids_are_unlike_one_another_and_the_same_at_each_attempt() -> None:
+def test_made_ids_are_unique_and_the_same_at_each_attempt() -> None:
     answer = {"role": "assistant", "content": [{"type": "output_text", "text": "b"}]}
     first, second = strict(input=[answer, answer])["input"]
     assert first["id"] != second["id"]
     assert strict(input=[answer, answer])["input"] == [first, second]
 
 
-def test_only_documented_includes_go_out() -> None:
+def test_only_documented_includes_are_sent() -> None:
     assert strict(include=["web_search_call.results", "reasoning.encrypted_content"])["include"] == [
         "reasoning.encrypted_content"
     ]
@@ -245,7 +245,7 @@ def test_allowed_tools_are_the_only_ones_offered() -> None:
     assert in_dialect({**HELLO, "tools": tools, "tool_choice": unknown}, Dialect.STRICT)["tool_choice"] == unknown
 
 
-def test_nulls_within_options_say_nothing() -> None:
+def test_nulls_in_options_are_removed() -> None:
     variables = {"a": "b", "c": {"type": "input_file", "file_data": None, "filename": "a.pdf"}, "d": None}
     sent = strict(
         reasoning={"effort": "high", "summary": None},
@@ -285,14 +285,12 @@ def test_an_answer_with_an_image_is_sent_as_a_message_with_one() -> None:
         ("future_thought", Dialect.OPENAI, True),
     ],
 )
-def test_an_item_of_an_answer_is_sent_again_where_it_does_not_end_the_conversation(
-    kind: str, dialect: Dialect, taken: bool
-) -> None:
+def test_an_answers_item_is_sent_again_unless_it_would_be_refused(kind: str, dialect: Dialect, taken: bool) -> None:
     assert is_accepted({"type": kind, "id": "x_1"}, dialect) is taken
 
 
 @pytest.mark.parametrize("field", [name for name in VALIDATORS if name in ("input", "tools", "text", "tool_choice")])
-def test_what_is_in_the_documented_form_stays_so(field: str) -> None:
+def test_the_documented_form_is_unchanged(field: str) -> None:
     for value in instances(SCHEMA["properties"][field]):
         once = strict(**{field: value})
         assert strict(**once) == once
@@ -313,7 +311,7 @@ objects = st.lists(st.builds(lambda kind, rest: {**rest, "type": kind}, kinds, s
 
 @settings(deadline=None)
 @given(objects | values, objects | values, values)
-def test_no_body_breaks_it_and_none_is_changed(input_: Any, tools: Any, text: Any) -> None:
+def test_no_body_raises_and_none_is_modified(input_: Any, tools: Any, text: Any) -> None:
     body = {**HELLO, "input": input_, "tools": tools, "text": text, "tool_choice": text, "include": tools}
     before = json.dumps(body)
     json.dumps(in_dialect(body, Dialect.STRICT))

@@ -1,4 +1,4 @@
-"""The provider's response objects, as they really come."""
+"""The provider's response objects, as they are really sent."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def encoded(**fields: Any) -> bytes:
 
 
 def test_the_first_documented_sample() -> None:
-    """`output` is null, so are the usage details; the text stands in `output_text` alone."""
+    """`output` and the usage details are null. The text is only in `output_text`."""
     parsed = read_response(sample(1))
     assert parsed.status is Status.COMPLETED
     (item,) = parsed.fields["output"]
@@ -49,7 +49,7 @@ def test_the_first_documented_sample() -> None:
 
 
 def test_the_second_documented_sample() -> None:
-    """There is no status, and the finished message says in_progress."""
+    """There is no status, and the finished message has the status in_progress."""
     parsed = read_response(sample(2))
     assert parsed.status is Status.COMPLETED
     reasoning, message = parsed.fields["output"]
@@ -62,7 +62,7 @@ def test_the_second_documented_sample() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_what_is_ours_to_say_is_not_taken_from_the_provider(number: int) -> None:
+def test_fields_of_this_server_are_not_read_from_the_provider(number: int) -> None:
     fields = read_response(sample(number)).fields
     ours = {"id", "object", "created_at", "status", "model", "metadata", "background", "previous_response_id"}
     also_ours = {"output_text", "error", "incomplete_details", "store", "meta", "completed_at", "backburner"}
@@ -70,7 +70,7 @@ def test_what_is_ours_to_say_is_not_taken_from_the_provider(number: int) -> None
     assert None not in fields.values()
 
 
-def test_unknown_echoes_are_kept() -> None:
+def test_unknown_fields_are_kept() -> None:
     fields = read_response(encoded(moderation={"flagged": False}, tools=[{"type": "future"}], prompt=None)).fields
     assert fields["moderation"] == {"flagged": False}
     assert fields["tools"] == [{"type": "future"}]
@@ -86,7 +86,7 @@ def test_events_in_place_of_json_are_read_as_events() -> None:
         read_response(done, is_broken=True)
 
 
-def test_made_up_ids_are_the_same_every_time() -> None:
+def test_made_ids_are_the_same_every_time() -> None:
     body = encoded(id="resp_1")
     assert read_response(body).fields == read_response(body).fields
     other = read_response(encoded(id="resp_2"))
@@ -120,13 +120,13 @@ def test_status(fields: dict[str, Any], status: Status) -> None:
         ("why", "max_output_tokens"),
     ],
 )
-def test_why_an_answer_was_cut(details: object, reason: str) -> None:
+def test_the_reason_of_an_incomplete_answer(details: object, reason: str) -> None:
     parsed = read_response(encoded(status="incomplete", incomplete_details=details))
     assert parsed.cut_reason == reason
     assert parsed.fields["output"][0]["status"] == "incomplete"
 
 
-def test_a_finished_answer_was_not_cut() -> None:
+def test_a_completed_answer_has_no_such_reason() -> None:
     assert read_response(encoded(status="completed", incomplete_details={"reason": "odd"})).cut_reason is None
 
 
@@ -165,7 +165,7 @@ def test_errors(error: object, expected: ProviderError | None) -> None:
         (b'{"output": ' + b"9" * 5000 + b"}", "not JSON"),
     ],
 )
-def test_what_cannot_be_read(body: bytes, says: str) -> None:
+def test_unreadable_bodies(body: bytes, says: str) -> None:
     with pytest.raises(Unreadable) as caught:
         read_response(body)
     assert says in str(caught.value)
@@ -183,20 +183,20 @@ def test_what_cannot_be_read(body: bytes, says: str) -> None:
         encoded().replace(b'"Hi"', b'"Hi", "top_p": 1e999'),
     ],
 )
-def test_what_comes_out_can_be_written_anywhere(body: bytes) -> None:
+def test_the_result_can_always_be_encoded(body: bytes) -> None:
     parsed = read_response(body)
     assert parsed.brings_output
     json.dumps(parsed.fields, ensure_ascii=False, allow_nan=False).encode()
 
 
-def test_whole_characters_stay() -> None:
+def test_whole_characters_are_kept() -> None:
     body = encoded().replace(b'"Hi"', b'"half \\ud83d, \\ud83d\\ude00 whole"')
     text = read_response(body).fields["output"][0]["content"][0]["text"]
     assert text == "half \ufffd, \N{GRINNING FACE} whole"
 
 
 @pytest.mark.parametrize("names", [{"id": 7, "model": []}, {"id": None}, {"id": "", "model": "\x00"}])
-def test_odd_names_are_none(names: dict[str, Any]) -> None:
+def test_invalid_names_are_none(names: dict[str, Any]) -> None:
     parsed = read_response(encoded(**names))
     assert parsed.id is None
     assert parsed.model is None

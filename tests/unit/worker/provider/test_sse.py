@@ -1,4 +1,4 @@
-"""Server-sent events, however their bytes are cut."""
+"""Server-sent events, however their bytes are split."""
 
 from itertools import pairwise
 
@@ -34,7 +34,7 @@ def test_every_form_of_the_standard() -> None:
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_the_cuts_make_no_difference(cuts: list[int]) -> None:
+def test_any_split_gives_the_same_events(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
     chunks = [STREAM[start:end] for start, end in pairwise(places)]
     assert parse(chunks)[0] == EVENTS
@@ -49,7 +49,7 @@ def test_an_event_beyond_the_limit_is_not_collected() -> None:
         parse([b"data: " + b"x" * 50] * 3, limit=100)
 
 
-def test_comments_may_go_on_for_ever() -> None:
+def test_comments_are_unlimited() -> None:
     events, parser = parse([b": still here\n\n"] * 100 + [b"data: done\n\n"], limit=100)
     assert events == [Event("", b"done")]
     assert not parser.is_amid_event

@@ -1,4 +1,4 @@
-"""Whatever becomes of a stream's events on their way: what arrived whole is kept, and told, once."""
+"""Streams with missing, duplicate or moved events: everything that arrived whole is kept, and emitted once."""
 
 import json
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ def pieces(text: str) -> list[str]:
 
 
 def item_events(item: Json, place: int) -> list[Json]:
-    """The events by which OpenAI tells of an item."""
+    """Return the events that OpenAI sends for an item."""
     scope = {"item_id": item["id"], "output_index": place}
     emptied = {
         **item,
@@ -82,7 +82,7 @@ def item_events(item: Json, place: int) -> list[Json]:
 
 
 def stream_of(items: Iterable[Json]) -> list[Json]:
-    """A valid stream."""
+    """Return the events of a valid stream."""
     items = list(items)
     response = {"id": "resp_1", "object": "response", "model": "m", "status": "in_progress", "output": []}
     events: list[Json] = [{"type": "response.created", "response": response}]
@@ -94,7 +94,7 @@ def stream_of(items: Iterable[Json]) -> list[Json]:
 
 
 class Run:
-    """A stream put together: what its watchers were told, and what the call came to."""
+    """An assembled stream: the events that were emitted, and the call's report."""
 
     def __init__(self, events: Iterable[Json | bytes], *, is_broken: bool = False) -> None:
         self.emitted: list[Event] = []
@@ -110,7 +110,7 @@ class Run:
             self.output = self.report.result.response["output"]
 
     def sequence(self) -> list[Event]:
-        """All that a client is told in the end."""
+        """Return all events that a client receives in the end."""
         added = [event["item"] for event in self.emitted if event["type"] == "response.output_item.added"]
         done = {event["item"]["id"] for event in self.emitted if event["type"] == "response.output_item.done"}
         kept = [[sorted(identity_of(item)), None if item["id"] in done else item] for item in added]
@@ -129,7 +129,7 @@ def arguments(items: Iterable[Json]) -> list[str]:
     return [item["arguments"] for item in items if item["type"] == "function_call"]
 
 
-def test_a_valid_stream_comes_out_as_it_is() -> None:
+def test_a_valid_stream_is_emitted_unchanged() -> None:
     items = [thought("Hm."), message("Blue sky."), call('{"a":1}')]
     run = Run(stream_of(items))
     assert run.output == items
@@ -182,17 +182,17 @@ def test_after_a_whole_item_only_a_clean_end_ends_the_answer() -> None:
     events = stream_of([message("Blue.")])[:-1]
     assert Run(events).is_answered
     assert not Run(events, is_broken=True).is_answered
-    assert not Run(stream_of([thought("Hm.")])[:-1]).is_answered  # the answer itself was yet to come
+    assert not Run(stream_of([thought("Hm.")])[:-1]).is_answered  # the answer itself is missing
 
 
-def test_a_done_line_ends_a_text_that_is_whole_though_its_item_was_never_ended() -> None:
+def test_a_done_line_completes_a_whole_text_without_the_end_of_its_item() -> None:
     events = stream_of([message("Blue.")])[:-3]
     assert events[-1]["type"] == "response.output_text.done"
     assert not Run(events).is_answered
     assert texts(Run([*events, b"[DONE]"]).output) == ["Blue."]
 
 
-def test_a_call_that_never_came_whole_is_no_call() -> None:
+def test_an_incomplete_call_is_dropped() -> None:
     *begun, _done, _item_done, last = stream_of([message("Blue."), call('{"city":"Paris"}')])
     empty = {**last, "response": {**last["response"], "output": []}}
     assert arguments(Run([*begun, empty]).output) == ['{"city":"Paris"}']
@@ -201,7 +201,7 @@ def test_a_call_that_never_came_whole_is_no_call() -> None:
     assert cut.deltas("function_call_arguments") == ""
 
 
-def test_what_the_last_event_says_beyond_the_deltas_is_told_too() -> None:
+def test_the_last_event_adds_to_the_deltas() -> None:
     events = stream_of([message("Blue sky.")])
     cut = [each for each in events if each["type"] in ("response.created", "response.output_item.added")]
     run = Run([*cut, events[3], events[-1]])
@@ -220,7 +220,7 @@ def test_half_a_character_waits_for_its_other_half() -> None:
     assert texts(run.output) == ["a\U0001f600b"]
 
 
-def test_an_answer_beyond_the_limit_is_not_held() -> None:
+def test_an_answer_above_the_limit_is_refused() -> None:
     assembly = StreamAssembly(limit=1_000)
     piece = Frame("", json.dumps({"type": "response.output_text.delta", "delta": "x" * 400}).encode())
     assembly.take(piece)
@@ -253,7 +253,7 @@ answers = st.lists(drawn, min_size=1, max_size=4).map(
 
 @st.composite
 def damaged(draw: st.DrawFn, items: list[Json]) -> tuple[list[Json], bool, bool]:
-    """A stream after a journey; whether it was cut, and whether deltas are missing or moved for good."""
+    """Draw a damaged stream; whether it was truncated; and whether deltas are missing or moved for good."""
     events = stream_of(items)
     loses_deltas = False
     for kind in draw(st.lists(st.sampled_from(["drop", "double", "swap", "ids", "places", "numbers"]), max_size=3)):
@@ -282,7 +282,7 @@ def damaged(draw: st.DrawFn, items: list[Json]) -> tuple[list[Json], bool, bool]
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), answers)
-def test_no_text_and_no_call_that_arrived_whole_is_lost_or_told_twice(data: st.DataObject, items: list[Json]) -> None:
+def test_no_whole_text_or_call_is_lost_or_emitted_twice(data: st.DataObject, items: list[Json]) -> None:
     events, is_cut, loses_deltas = data.draw(damaged(items))
     run = Run(events, is_broken=data.draw(st.booleans()))
     has_last = any(each["type"] == "response.completed" for each in events)
@@ -293,7 +293,7 @@ def test_no_text_and_no_call_that_arrived_whole_is_lost_or_told_twice(data: st.D
     if not run.is_answered:
         assert is_cut
         assert isinstance(run.report.result, Failure)
-        assert run.report.result.kind is ErrorKind.MALFORMED_ANSWER  # of nothing; the transport says what ended it
+        assert run.report.result.kind is ErrorKind.MALFORMED_ANSWER  # the body is empty; the transport reports why
         return
     if all(item["type"] == "reasoning" for item in items) and has_last:
         assert isinstance(run.report.result, Failure)

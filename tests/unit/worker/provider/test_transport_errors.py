@@ -1,4 +1,4 @@
-"""Broken connections, in our words."""
+"""Transport errors, described in our words."""
 
 import errno
 import os
@@ -33,7 +33,7 @@ SECRET = "https://user:secret@host/v1"
         OSError(errno.EMFILE, SECRET),
     ],
 )
-def test_only_the_line_says_that_nothing_was_sent(error: Exception) -> None:
+def test_only_the_handle_decides_whether_anything_was_sent(error: Exception) -> None:
     for handle, kind in ((CallHandle(), ErrorKind.UNREACHABLE), (_begun(), ErrorKind.INTERRUPTED)):
         found = failure_of(error, handle)
         assert found.kind is kind
@@ -66,5 +66,5 @@ def test_reasons_come_from_the_cause(cause: Exception, says: str) -> None:
     assert "secret" not in found.message
 
 
-def test_the_systems_words_are_its_own() -> None:
+def test_system_errors_have_the_systems_words() -> None:
     assert os.strerror(errno.EMFILE).lower() in failure_of(OSError(errno.EMFILE, SECRET), CallHandle()).message

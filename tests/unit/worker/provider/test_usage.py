@@ -1,4 +1,4 @@
-"""Tokens and money out of whatever the provider sent."""
+"""Tokens and cost, read from whatever the provider sent."""
 
 from decimal import Decimal
 
@@ -64,7 +64,7 @@ def test_usage(raw: object, usage: Usage | None) -> None:
 
 
 @pytest.mark.parametrize("details", [None, {}, 3, [], {"cached_tokens": None, "reasoning_tokens": "?"}])
-def test_usage_in_openais_shape_has_zeros_for_what_is_not_told(details: object) -> None:
+def test_usage_in_openais_shape_has_zeros_for_missing_details(details: object) -> None:
     raw = {"input_tokens": 3, "input_tokens_details": details, "output_tokens": 5, "output_tokens_details": details}
     found = read_reported_usage(raw, None).as_json
     assert found is not None
@@ -74,7 +74,7 @@ def test_usage_in_openais_shape_has_zeros_for_what_is_not_told(details: object) 
     assert found["output_tokens_details"]["reasoning_tokens"] == 0
 
 
-def test_usage_in_openais_shape_keeps_what_else_was_told() -> None:
+def test_usage_in_openais_shape_keeps_other_fields() -> None:
     details = {"cache_write_tokens": 2, "audio_tokens": 1}
     raw = {"input_tokens": 3, "input_tokens_details": details, "output_tokens": 0, "tier": "flex"}
     assert read_reported_usage(raw, None).as_json == {
@@ -127,7 +127,7 @@ def test_dollars_in_the_usage(usage: object, dollars: Decimal | None) -> None:
     assert read_reported_usage(usage, None).dollars == dollars
 
 
-def test_the_providers_own_account_wins_over_what_its_usage_says() -> None:
+def test_the_meta_field_takes_precedence_over_usage() -> None:
     assert read_reported_usage({"cost": 9}, {"usage": {"credits_used": 1_000_000}}).dollars == Decimal("0.5")
 
 
@@ -168,7 +168,7 @@ NAMES = st.sampled_from(
     usage=st.dictionaries(NAMES, JSON) | JSON,
     meta=st.fixed_dictionaries({"usage": st.fixed_dictionaries({"usd_spent": JSON})}),
 )
-def test_nothing_breaks_it_and_no_count_is_negative_or_absurd(usage: object, meta: object) -> None:
+def test_nothing_raises_and_no_count_is_negative_or_absurd(usage: object, meta: object) -> None:
     found = read_reported_usage(usage, meta)
     if found.tokens is not None:
         counts = (found.tokens.input_tokens, found.tokens.output_tokens, found.tokens.total_tokens)
