@@ -1,11 +1,11 @@
-"""The order of due jobs: round-robin between API keys, then by the key's own priorities, then by age.
+"""The order of due jobs: round-robin across API keys, then by the key's own priorities, then oldest first.
 
-Each key's n-th due job competes with the other keys' n-th, and among equals the key goes first that was served longest
-ago. A priority orders the jobs of its own key alone: if it went further, whoever asks for 9 would starve all others.
+In round n every key gets its n-th due job; within a round, the key served longest ago comes first. A priority orders
+only the jobs of its own key: if it went further, a key that always asks for 9 would starve all others.
 
-Keys with work are found by skipping through the index from key to key, so a tenant with a million queued jobs costs as
-much as one with a single job; and a dispatcher remembers whom it has found, so that a look costs the places that it
-fills, however many wait for them.
+Keys with work are found by skipping through the index from key to key, so a key with a million queued jobs costs as
+much as one with a single job. A scheduler remembers the keys it has found, so a pick costs as much as the number of
+jobs it returns, however many keys have work.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,16 +43,16 @@ from jobs.store.column_types import AsciiId, UtcDateTime, any_of
 from jobs.store.key_queue import KeyQueue
 
 PRIORITIES = range(9, -1, -1)
-EVERYBODY = 1 << 30
-FEWEST_LEARNT = 10
+ALL_KEYS = 1 << 30
+MIN_LEARNT = 10
 NEWEST = 100
 NEW_FOR = timedelta(minutes=1)
-"""What an id tells of its age is by the clock of the machine that made it."""
+"""Age up to which a job counts as new, by its id, which carries the time of the machine that made it."""
 FORGOTTEN_AFTER = timedelta(seconds=5)
-"""By then a lease that was lost is another's, who serves keys as well."""
-FEWEST_KEYS = 10
+"""By then another worker may have the lease, and its scheduler has served keys as well."""
+MIN_KEYS_READ = 10
 GROUPS_PER_QUERY = 100
-"""On SQLite, which wants a branch of its own for each key and priority."""
+"""On SQLite, where each key and priority needs a branch of the query."""
 _BEFORE_ALL: Final = ""
 _NO_GROUP: Final = literal_column("0", Integer)
 
@@ -65,50 +65,50 @@ class _Due:
 
 
 class FairScheduler:
-    """Whose turn it is, as one dispatcher knows it from look to look. Not for several threads at once.
+    """Allocates messages to due jobs, with a memory of the keys that have work. Not thread-safe.
 
-    At each look it hears of the keys of the `NEWEST` jobs, so that who has just come is known, and goes on with a round
-    through all that wait, by as many of each priority as there are places: who has come back to the queue in another
-    way is known before everybody else has had a turn. Where the known ones do not fill the places it asks for all at
-    once. What a rollback or another dispatcher made untrue is put right as the round comes by.
+    Each pick reads the keys of the `NEWEST` jobs, so that new arrivals are known at once, and the next part of a scan
+    through all keys with queued jobs: as many per priority as jobs are asked for. So a key that has got work in another
+    way, as by a retry, is known before all others have been served. If the known keys yield too few jobs, all keys are
+    read at once. The scan also corrects what a rollback or another scheduler has made untrue.
     """
 
     def __init__(self) -> None:
         self._queue = KeyQueue()
-        self._priorities: dict[str, set[int]] = {}  # of each key in the line, those that it may have due jobs of
+        self._priorities: dict[str, set[int]] = {}  # per queued key, those of which it may have due jobs
         self._after: dict[int, str] = {}
-        self._looked_at: datetime | None = None
-        self._locked: dict[str, datetime] = {}  # jobs that another session held locked, and when they were met
+        self._picked_at: datetime | None = None
+        self._locked: dict[str, datetime] = {}  # jobs that another session had locked, and when that was seen
 
     def pick(self, tx: Connection, now: datetime, limit: int, enqueued_before: datetime) -> list[str]:
         """Return up to `limit` ids of due jobs not enqueued since `enqueued_before`, in the order to enqueue them.
 
-        Marks them as enqueued at `now` and their keys as served. Jobs that another session has locked are skipped in
-        favour of others: a job that is being claimed needs no message.
+        Marks them as enqueued at `now` and their keys as served. Jobs that another session has locked are skipped, as
+        one that is being claimed needs no message.
         """
         if limit <= 0:
             return []
-        self._locked = {each: met for each, met in self._locked.items() if timedelta(0) <= now - met < FORGOTTEN_AFTER}
-        if self._looked_at is None or not timedelta(0) <= now - self._looked_at < FORGOTTEN_AFTER:
+        self._locked = {each: at for each, at in self._locked.items() if timedelta(0) <= now - at < FORGOTTEN_AFTER}
+        if self._picked_at is None or not timedelta(0) <= now - self._picked_at < FORGOTTEN_AFTER:
             self._queue, self._priorities = KeyQueue(), {}
-            self._start_over()
-            most = EVERYBODY
+            self._restart_scan()
+            most = ALL_KEYS
         else:
-            most = max(FEWEST_LEARNT, limit)
+            most = max(MIN_LEARNT, limit)
         knows_all = self._learn(tx, now, most)
-        self._looked_at = now
+        self._picked_at = now
         picked = self._allocate(tx, limit, now=now, enqueued_before=enqueued_before)
         if len(picked) < limit and not knows_all:
-            self._start_over()
-            self._learn(tx, now, EVERYBODY)
+            self._restart_scan()
+            self._learn(tx, now, ALL_KEYS)
             picked = self._allocate(tx, limit, now=now, enqueued_before=enqueued_before)
         return self._serve(tx, picked, now) if picked else []
 
-    def _start_over(self) -> None:
+    def _restart_scan(self) -> None:
         self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL)
 
     def _learn(self, tx: Connection, now: datetime, most: int) -> bool:
-        """Hear of those that have something due, `most` of each priority; whether these were all that wait."""
+        """Queue the due keys among the next `most` of each priority; return whether all keys with jobs were read."""
         last: dict[int, tuple[int, str]] = {}
         after = {_after(priority): key for priority, key in self._after.items()}
         since = first_id_at("resp", now - NEW_FOR)
@@ -117,10 +117,10 @@ class FairScheduler:
                 self._queue.put(each.key, each.dispatched_at)
                 self._priorities.setdefault(each.key, set()).add(each.priority)
             last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
-        from_the_start = all(key == _BEFORE_ALL for key in self._after.values())
-        cut = {priority: key for priority, (number, key) in last.items() if number == most}
-        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL) | cut
-        return from_the_start and not cut
+        is_from_start = all(key == _BEFORE_ALL for key in self._after.values())
+        unfinished = {priority: key for priority, (number, key) in last.items() if number == most}
+        self._after = dict.fromkeys(PRIORITIES, _BEFORE_ALL) | unfinished
+        return is_from_start and not unfinished
 
     def _allocate(self, tx: Connection, limit: int, *, now: datetime, enqueued_before: datetime) -> list[_Due]:
         due = self._due(tx, limit + len(self._locked), now=now, enqueued_before=enqueued_before)
@@ -129,20 +129,21 @@ class FairScheduler:
         return due[:limit]
 
     def _due(self, tx: Connection, limit: int, *, now: datetime, enqueued_before: datetime) -> list[_Due]:
-        """The first due jobs of each key, so many of each that `limit` of them are dealt fairly.
+        """Return the first due jobs of each key, enough of each to allocate `limit` fairly.
 
-        Not every key has its share of them: some have been rung. Who has more is asked for more, who has none leaves
-        the line. Where there are more keys than places, those that come first in the line have them.
+        Some keys have fewer than their share, as their jobs are already enqueued. Then the keys that have more are
+        asked for more, and those without any leave the queue. If there are more keys than jobs to allocate, the first
+        keys of the queue get them.
         """
         found: dict[str, list[_Due]] = {}
         share = max(1, min(limit, 2 * limit // max(1, len(self._queue))))
         idle: list[str] = []
-        start, size = 0, max(limit, FEWEST_KEYS)
+        start, size = 0, max(limit, MIN_KEYS_READ)
         while start < len(self._queue) and (share > 1 or len(found) < limit):
             keys = self._queue.keys(start, start + size)
             found |= self._first_of_each(tx, keys, share, now=now, enqueued_before=enqueued_before)
             idle += [key for key in keys if key not in found]
-            start, size = start + size, 2 * size  # whoever came first has nothing due
+            start, size = start + size, 2 * size  # more each time: those read so far had too little due
         for key in idle:
             self._queue.drop(key)
             del self._priorities[key]
@@ -170,7 +171,7 @@ class FairScheduler:
         return found
 
     def _serve(self, tx: Connection, picked: Sequence[_Due], now: datetime) -> list[str]:
-        """Who was served last comes last next time: the places that are left over by whole turns go round as well."""
+        """Mark the jobs as enqueued and their keys as served, in order, so that a partial round rotates too."""
         served = {each.api_key_id: now + timedelta(microseconds=position) for position, each in enumerate(picked)}
         enqueued = _mark_enqueued(tx, [each.job_id for each in picked], served, now)
         for key, moment in served.items():
@@ -180,7 +181,7 @@ class FairScheduler:
 
 
 def enqueued_at_of(tx: Connection, job_id: str) -> datetime | None:
-    """When the bell of a queued job was rung; None if it was not, or the job is queued no more."""
+    """Return the time at which a queued job was enqueued; None if it was not, or is no longer queued."""
     found: datetime | None = tx.execute(_ENQUEUED_AT, {"of_id": job_id}).scalar_one_or_none()
     return found
 
@@ -189,10 +190,10 @@ _ENQUEUED_AT: Final = select(schema.jobs.c.enqueued_at).where(schema.jobs.c.id =
 
 
 def queued_groups() -> CTE:
-    """Each (`priority`, `key`) that has queued jobs, with when its first is due, by one index probe each.
+    """Select each (`priority`, `key`) with queued jobs and the time its first job is due, by one index probe each.
 
-    Of each priority the first `most` after the key `after_<priority>`, which are parameters, numbered from 1. What is
-    numbered 0 is no group.
+    Of each priority it has the first `most` keys after `after_<priority>`, both parameters, numbered from 1. A row
+    numbered 0 is where the scan starts, not a group.
     """
     row, following = schema.jobs.c, schema.jobs.alias("following")
     starts = (
@@ -221,12 +222,12 @@ def queued_groups() -> CTE:
             following.c.available_at,
         )
         .join_from(group, following, following.c.id == first_of_next)
-        .where(group.c.number < bindparam("most", EVERYBODY, Integer))
+        .where(group.c.number < bindparam("most", ALL_KEYS, Integer))
     )
 
 
 def _waiting() -> Select[Any]:
-    """The groups, and as number 0 those of the newest jobs; with each, when its key was last served."""
+    """Select the groups, those of the newest jobs as number 0, each with the time its key was last served."""
     row, key = schema.jobs.c, schema.api_keys.c
     newest = (
         select(row.priority, row.api_key_id, row.available_at, schema.IS_QUEUED.label("is_queued"))
@@ -269,7 +270,7 @@ def _due_jobs() -> Select[Any]:
 
 
 def _due_of_each() -> Select[Any]:
-    """In one statement whose text, and so its plan, is always the same."""
+    """Select the due jobs of any number of groups. The text, and so the plan, is always the same. For PostgreSQL."""
     asked = func.unnest(bindparam("keys", type_=ARRAY(String)), bindparam("priorities", type_=ARRAY(Integer)))
     group = asked.table_valued(column("key", String), column("priority", Integer)).render_derived("asked")
     row = schema.jobs.c
@@ -288,7 +289,7 @@ _DUE_OF_EACH: Final = _due_of_each()
 def _for_each(
     tx: Connection, groups: Sequence[tuple[str, int]]
 ) -> Iterator[tuple[Select[Any] | CompoundSelect[Any], dict[str, Any]]]:
-    """What to ask for the due jobs of these keys and priorities, and the parameters that name them."""
+    """Yield queries for the due jobs of these keys and priorities, each with its parameters."""
     if tx.dialect.name == "postgresql":
         yield _DUE_OF_EACH, {"keys": [key for key, _ in groups], "priorities": [priority for _, priority in groups]}
         return
@@ -309,8 +310,8 @@ def _for_each(
 
 
 def _mark_enqueued(tx: Connection, job_ids: Sequence[str], served: Mapping[str, datetime], now: datetime) -> set[str]:
-    """Those that are marked; another session has locked or taken the others."""
-    keys = sorted(served)  # in one order, so that no two wait for each other
+    """Return the jobs that were marked; the others are locked by another session, or claimed."""
+    keys = sorted(served)  # in one order, so that no two sessions deadlock
     enqueued = {*tx.execute(_ENQUEUE, {"ids": job_ids, "now": now}).scalars()}
     if tx.dialect.name == "postgresql":
         tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
@@ -325,9 +326,9 @@ def _enqueue() -> ReturningUpdate[Any]:
     job = schema.jobs.c
     free = select(job.id).where(any_of(job.id, "ids"), job.status == Status.QUEUED)
     free = free.with_for_update(skip_locked=True, key_share=True)
-    # the list is named twice, for PostgreSQL would read every job for the join alone, however few are rung
-    ringing = update(schema.jobs).where(any_of(job.id, "ids"), job.id.in_(free))
-    return ringing.values(enqueued_at=bindparam("now")).returning(job.id)
+    # the ids are a condition twice: by the subquery alone PostgreSQL would read every job, however few are listed
+    marking = update(schema.jobs).where(any_of(job.id, "ids"), job.id.in_(free))
+    return marking.values(enqueued_at=bindparam("now")).returning(job.id)
 
 
 def _serve() -> Update:
@@ -336,7 +337,7 @@ def _serve() -> Update:
     served = listed.render_derived("served").c
     key = schema.api_keys.c.id
     free = select(key).where(any_of(key, "keys")).with_for_update(skip_locked=True, key_share=True)
-    # the list is named twice, for PostgreSQL would read every key for the join alone, however few are served
+    # the keys are a condition twice, for the same reason as in `_enqueue`
     these = update(schema.api_keys).where(key == served.key, any_of(key, "keys"), key.in_(free))
     return these.values(dispatched_at=served.moment)
 

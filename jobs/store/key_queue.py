@@ -1,4 +1,4 @@
-"""Who waits in one line: API keys in the order in which they are to be served."""
+"""API keys in the order in which they are to be served."""
 
 from bisect import bisect_left, insort
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class KeyQueue:
-    """Keys, those first that were served longest ago; whoever was served at the same moment stands by its id."""
+    """A queue of keys, longest unserved first. Keys served at the same moment are sorted by id."""
 
     def __init__(self) -> None:
         self._served_at: dict[str, datetime] = {}
@@ -20,15 +20,15 @@ class KeyQueue:
         return key in self._served_at
 
     def keys(self, start: int, end: int) -> list[str]:
-        """Those from place `start` to before place `end`, counted from 0."""
+        """Return the keys at the positions from `start` to before `end`, counted from 0."""
         return [key for _served_at, key in self._order[start:end]]
 
     def served_at(self, key: str) -> tuple[datetime, str]:
-        """What a key of this line is sorted by."""
+        """Return the sort value of a key that is in the queue."""
         return self._served_at[key], key
 
     def put(self, key: str, served_at: datetime | None) -> None:
-        """Let a key stand where it belongs, which was last served then, or never."""
+        """Insert or move a key that was last served at `served_at`; None means never."""
         moment = served_at or NEVER
         if self._served_at.get(key) == moment:
             return
@@ -37,7 +37,7 @@ class KeyQueue:
         insort(self._order, (moment, key))
 
     def drop(self, key: str) -> None:
-        """Let a key leave, if it is there."""
+        """Remove a key if it is in the queue."""
         moment = self._served_at.pop(key, None)
         if moment is not None:
             del self._order[bisect_left(self._order, (moment, key))]
