@@ -160,11 +160,11 @@ class SubmitBatcher:
             return False
         return until is not None
 
-    def _write_all(self, batch: Sequence[PendingSubmit], *, hurried: bool = False) -> list[Job | Exception]:
+    def _write_all(self, batch: Sequence[PendingSubmit], *, brief_lock_wait: bool = False) -> list[Job | Exception]:
         try:
-            return self._commit_with_reconnect(batch, hurried=hurried)
+            return self._commit_with_reconnect(batch, brief_lock_wait=brief_lock_wait)
         except ClientDisconnect:  # clients that left during the transaction are now skipped from its start
-            return self._write_all(batch, hurried=hurried)
+            return self._write_all(batch, brief_lock_wait=brief_lock_wait)
         except Exception as error:
             if _fails_batch(error):
                 raise
@@ -182,7 +182,7 @@ class SubmitBatcher:
                 outcomes.append(lock)
                 continue
             try:
-                [outcome] = self._write_all([pending], hurried=True)
+                [outcome] = self._write_all([pending], brief_lock_wait=True)
             except DATABASE_ERRORS as error:  # what was committed stays; the rest would only wait in vain
                 return outcomes + [error] * (len(batch) - len(outcomes))
             outcomes.append(outcome)
@@ -190,22 +190,22 @@ class SubmitBatcher:
                 locked[key] = outcome
         return outcomes
 
-    def _commit_with_reconnect(self, batch: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
+    def _commit_with_reconnect(self, batch: Sequence[PendingSubmit], *, brief_lock_wait: bool) -> list[Job | Exception]:
         """Commit, and try once more if the pooled connection was dead, as nothing was written over it."""
         started_at = monotonic()
         try:
-            return self._commit(batch, hurried=hurried)
+            return self._commit(batch, brief_lock_wait=brief_lock_wait)
         except DBAPIError as error:
             if not error.connection_invalidated or monotonic() - started_at > RECONNECT_WITHIN_SECONDS:
                 raise
-        return self._commit(batch, hurried=hurried)
+        return self._commit(batch, brief_lock_wait=brief_lock_wait)
 
-    def _commit(self, batch: Sequence[PendingSubmit], *, hurried: bool) -> list[Job | Exception]:
+    def _commit(self, batch: Sequence[PendingSubmit], *, brief_lock_wait: bool) -> list[Job | Exception]:
         refusals: Sequence[Exception | None] = ()
         jobs: Sequence[Job] = ()
         unconfirmed: Sequence[UnconfirmedSubmit] = ()
         try:
-            with self._database.begin(within=WRITE_SECONDS, hurried=hurried) as tx:
+            with self._database.begin(within=WRITE_SECONDS, brief_lock_wait=brief_lock_wait) as tx:
                 # before the look at who has left, so that a retry that comes later sees this transaction
                 announce_submits(tx, [pending.undelivered for pending in batch if pending.undelivered])
                 keys = find_keys(tx, (pending.submitter.sha256 for pending in batch))

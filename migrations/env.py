@@ -1,4 +1,4 @@
-"""Alembic's entry: one transaction for the whole upgrade, and one migrating process at a time."""
+"""Alembic's environment: one transaction for the whole upgrade, and one migrating process at a time."""
 
 from alembic import context
 from sqlalchemy import text
@@ -14,7 +14,7 @@ database = Database(context.config.attributes["url"])
 try:
     with database.begin(within=float("inf")) as connection:
         if not database.is_sqlite:
-            connection.execute(text("SET LOCAL lock_timeout = 0"))  # another that migrates is waited for to its end
+            connection.execute(text("SET LOCAL lock_timeout = 0"))  # wait for a running migration without a limit
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}'"))

@@ -57,7 +57,9 @@ class OrphanedOutcomes:
             SQLAlchemyError: the database is away.
         """
         # in a hurry: a session that has locked all of them is not to hold up the start for a second each
-        locked = [left for left in self._pending_outcomes.left_over() if not self._is_recorded(left, hurried=True)]
+        locked = [
+            left for left in self._pending_outcomes.left_over() if not self._is_recorded(left, brief_lock_wait=True)
+        ]
         if locked:
             log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
             Thread(target=self._record_locked, args=(locked,), daemon=True).start()
@@ -82,7 +84,7 @@ class OrphanedOutcomes:
         with self._guard:
             taken, self._taken = self._taken, {}
         for left in taken.values():
-            self._is_recorded(left, hurried=True)
+            self._is_recorded(left, brief_lock_wait=True)
 
     def _record_locked(self, locked: Sequence[LeftOver]) -> None:
         while locked:
@@ -90,11 +92,11 @@ class OrphanedOutcomes:
             with suppress(*AWAY):
                 locked = [left for left in locked if left.path.exists() and not self._is_recorded(left)]
 
-    def _is_recorded(self, left: LeftOver, *, hurried: bool = False) -> bool:
+    def _is_recorded(self, left: LeftOver, *, brief_lock_wait: bool = False) -> bool:
         """Record it, or put aside what never can be; False while another session has locked its job."""
         job_id, number = left.ended.job.id, left.ended.attempt.number
         try:
-            settled = self._write(left, hurried=hurried)
+            settled = self._write(left, brief_lock_wait=brief_lock_wait)
         except AWAY as error:
             if not is_locked(error):
                 raise
@@ -110,8 +112,8 @@ class OrphanedOutcomes:
             self._announce(settled, left.ended)
         return True
 
-    def _write(self, left: LeftOver, *, hurried: bool) -> RecordedOutcome | None:
-        with self._database.begin(hurried=hurried) as tx:
+    def _write(self, left: LeftOver, *, brief_lock_wait: bool) -> RecordedOutcome | None:
+        with self._database.begin(brief_lock_wait=brief_lock_wait) as tx:
             if not attempts_of(tx, left.ended.job.id, left.ended.attempt.number - 1, limit=1):
                 raise LookupError("the database does not know this call")
             if left.rest is not None and isinstance(left.ended.report.result, Answer):

@@ -246,7 +246,7 @@ class WorkerProcess:
     def _probe_soon(self) -> None:
         """Let a paused provider be tried at once, as this worker may have another key for it."""
         try:
-            with self.database.begin(hurried=True) as tx:
+            with self.database.begin(brief_lock_wait=True) as tx:
                 probe_now(tx, self.provider_limit.name, self.database.clock())
         except DATABASE_ERRORS as error:  # locked, or away once more: the next probe comes in its time
             log.warning("provider not tried at once", error=type(error).__name__)

@@ -1,8 +1,8 @@
-"""The connections of one process to PostgreSQL, shared by those who need one, and with other processes.
+"""The pool of one process's connections to PostgreSQL, considerate of other processes.
 
-A server, a role or a pooler may refuse one more connection while those that are open come free within milliseconds. So
-whoever is refused waits for one of our own, and an open connection that nobody has needed for a while is closed, for
-another process may need it.
+A server, a role or a pooler may refuse one more connection while the open ones come free within milliseconds. So after
+a refusal the pool waits for one of its own. A connection that has been idle for a while is closed, as another process
+may need it.
 """
 
 from collections import deque
@@ -17,33 +17,33 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 API_CONNECTIONS: Final = 40
 WORKER_CONNECTIONS: Final = 20
 BESIDE_POOL: Final = 2
-"""Of each process: an API's notes of what it answered, and whoever looks for locks or asks to cancel a statement."""
+"""Connections of a process outside its pool: an API's `not_durable`, and one to find locks or cancel a statement."""
 IDLE_SECONDS: Final = 1.0
-"""A connection that was idle for longer is asked whether it still stands; a busy one is not, as asking doubles the cost
-of a short read. What breaks between two uses within it breaks a transaction as it would have in its midst."""
+"""Idle time after which a connection is pinged before use. A busier one is not, as a ping doubles the cost of a short
+read. If it breaks within this time, the transaction fails as it would if it broke midway."""
 SPARE_SECONDS: Final = 5.0
 PRESSED_SECONDS: Final = 30.0
-"""For so long after a refusal nothing is kept that nobody of ours waits for, but one connection."""
+"""Time after a refusal in which only one idle connection is kept, unless someone in this process waits."""
 ANSWERED_SECONDS: Final = 1.0
-"""A refusal that took longer did not come from a server that is well: nobody waits for the connections of one."""
+"""A refusal that took longer comes from a server in trouble: its error is raised instead of waiting."""
 REFUSED_SECONDS: Final = 1.0
-"""For how long nobody else tries after a refusal, if there are connections of ours to wait for."""
+"""Time after a refusal in which no new connection is tried, if there are open ones to wait for."""
 AGAIN_SECONDS: Final = 0.1
 FULL: Final = ("too many connections", "too many clients", "connection slots", "no more connections")
-"""What PostgreSQL and poolers say who have no connection to spare; no SQLSTATE comes with a refused connection."""
+"""Parts of the messages of PostgreSQL and poolers without a free connection. A refusal has no SQLSTATE."""
 _USED_AT: Final = "backburner_used_at"
 
 
 def is_full(refusal: Exception) -> bool:
-    """Whether a connection was refused for there being too many."""
+    """Return whether a connection was refused because there are too many."""
     return any(each in str(refusal) for each in FULL)
 
 
 class SharingPool(Pool):
-    """At most `pool_size` connections, those used last first."""
+    """At most `pool_size` connections, last used first."""
 
     ping: Callable[[Any], None]
-    """Asks a connection whether it still stands, and raises one of `errors` if it does not. Set by its owner."""
+    """Checks a connection, and raises one of `errors` if it is broken. Set by the pool's owner."""
     errors: tuple[type[Exception], ...] = ()
 
     def __init__(self, creator: Any, pool_size: int = 5, timeout: float = 10.0, **options: Any) -> None:
@@ -58,11 +58,11 @@ class SharingPool(Pool):
         self._waiting = 0
 
     def status(self) -> str:
-        """For a person."""
+        """Return the pool's state in words."""
         return f"{self._open} of {self._most} connections open, {len(self._idle)} idle"
 
     def recreate(self) -> "SharingPool":
-        """A fresh one like it, as SQLAlchemy wants after `dispose`."""
+        """Return a fresh pool like this one. SQLAlchemy calls it after `dispose`."""
         fresh = SharingPool(
             self._creator,
             pool_size=self._most,
@@ -79,7 +79,7 @@ class SharingPool(Pool):
         return fresh
 
     def dispose(self) -> None:
-        """Close what is idle; what is in use is closed as it comes back."""
+        """Close the idle connections. Those in use are closed when they are returned."""
         with self._changed:
             idle, self._is_disposed = list(self._idle), True
             self._idle.clear()
@@ -88,10 +88,10 @@ class SharingPool(Pool):
             record.close()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        """A connection that stands.
+        """Return a working connection.
 
         Raises:
-            PoolTimeoutError: none of ours came free in time.
+            PoolTimeoutError: no connection of the pool came free in time.
             Exception: the driver's; none could be opened, and there was none to wait for.
         """
         until = monotonic() + self._timeout
@@ -99,7 +99,7 @@ class SharingPool(Pool):
         while True:
             record = self._take(until, refusal)
             if record is not None:
-                if self._stands(record):
+                if self._works(record):
                     return record
                 continue
             began_at = monotonic()
@@ -111,11 +111,11 @@ class SharingPool(Pool):
                 if monotonic() - began_at > ANSWERED_SECONDS and not is_full(error):
                     raise
             except BaseException:
-                self._gone(1)
+                self._forget(1)
                 raise
 
     def _take(self, until: float, refusal: Exception | None) -> ConnectionPoolEntry | None:
-        """One that is idle, or None and the right to open one more."""
+        """Return an idle connection, or None, which is leave to open one more."""
         with self._changed:
             while True:
                 if self._idle:
@@ -124,7 +124,7 @@ class SharingPool(Pool):
                     raise refusal
                 now = monotonic()
                 left, pause = until - now, self._refused_until - now
-                if not self._open:  # nothing of ours to wait for
+                if not self._open:  # there is none to wait for
                     pause -= REFUSED_SECONDS - AGAIN_SECONDS
                 if self._open < self._most and pause <= 0:
                     self._open += 1
@@ -143,13 +143,13 @@ class SharingPool(Pool):
             self._refused_until = monotonic() + REFUSED_SECONDS
             self._changed.notify()
 
-    def _gone(self, count: int) -> None:
+    def _forget(self, count: int) -> None:
         with self._changed:
             self._open -= count
             self._changed.notify(count)
 
-    def _stands(self, record: ConnectionPoolEntry) -> bool:
-        """Whether it can be used. Where one is broken, so are those that were idle for longer, most likely."""
+    def _works(self, record: ConnectionPoolEntry) -> bool:
+        """Return whether a connection works. If not, those idle for longer are closed too, as likely broken."""
         if monotonic() - record.info.get(_USED_AT, 0.0) < IDLE_SECONDS:
             return True
         try:
@@ -160,11 +160,11 @@ class SharingPool(Pool):
                 self._idle.clear()
             for each in broken:
                 each.close()
-            self._gone(len(broken))
+            self._forget(len(broken))
             return False
         except BaseException:
             record.close()
-            self._gone(1)
+            self._forget(1)
             raise
         return True
 

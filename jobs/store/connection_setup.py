@@ -1,9 +1,9 @@
-"""Makes a new connection to PostgreSQL fit for use, whatever pooler stands in between and whatever a role is given.
+"""Prepares a new connection to PostgreSQL for use, behind any pooler and with any settings of the role.
 
-A pooler in transaction mode lends a server's session for one transaction, so nothing of ours may rest on a session: no
-statement is prepared there. It gives itself away, as it tells its clients another process id than that of the session.
-A session of our own prepares statements, which spares 15 to 39 % of a transaction's time, and is freed of the limits
-that a role or a database sets, as ours are set for each use (`TimeLimits`).
+A pooler in transaction mode lends a server session for one transaction, so nothing may depend on the session: no
+statements are prepared there. Such a pooler is recognised because it reports another process id than the session's.
+A session of our own prepares statements, which saves 15 to 39 % of a transaction's time. The limits that a role or a
+database sets are removed from it, as ours are set for each use (`StatementTimeouts`).
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ LIMITS: Final = (
 )
 OF_TRANSACTIONS: Final = ("statement_timeout", "transaction_timeout")
 BEGIN_ALSO: Final = "backburner_begin_also"
-"""In a connection's `info`, what each of its write transactions must set besides."""
+"""Key of a connection's `info`: statements to add to the BEGIN of its write transactions."""
 IS_POOLED: Final = "backburner_is_pooled"
-"""In a connection's `info`, whether a pooler lends its session for a transaction."""
+"""Key of a connection's `info`: true if a pooler lends its session for one transaction."""
 UTF8: Final = "UTF8"
 _ASK: Final = "SELECT pg_backend_pid(), current_setting('server_encoding'), " + ", ".join(
     f"coalesce(current_setting('{each}', true), '0')" for each in LIMITS
@@ -33,7 +33,7 @@ _ASK: Final = "SELECT pg_backend_pid(), current_setting('server_encoding'), " + 
 
 
 class WrongEncoding(psycopg.OperationalError):
-    """The database cannot hold every text, so that an answer that was paid for may not be recorded."""
+    """The database's encoding cannot hold every text, so a billed answer could fail to be recorded."""
 
     def __init__(self, encoding: str, name: str) -> None:
         make = f"CREATE DATABASE \"{name}_utf8\" ENCODING 'UTF8' LOCALE 'C' TEMPLATE template0"
@@ -42,16 +42,16 @@ class WrongEncoding(psycopg.OperationalError):
 
 @dataclass(frozen=True)
 class NewConnections:
-    """What a new connection to `url` is given."""
+    """Prepares new connections to `url`."""
 
     url: URL
 
-    def make_ready(self, driver: "psycopg.Connection[Any]", info: dict[Any, Any]) -> None:
-        """Look at what a connection came with; one round trip, and one more where something must be set.
+    def prepare(self, driver: "psycopg.Connection[Any]", info: dict[Any, Any]) -> None:
+        """Read a connection's settings and change those that do not fit, in one or two round trips.
 
         Raises:
-            WrongEncoding: the database is not in UTF8.
-            psycopg.Error: it broke meanwhile.
+            WrongEncoding: the database's encoding is not UTF8.
+            psycopg.Error: the connection broke.
         """
         ((pid, encoding, *limits),) = driver.execute(_ASK.encode())
         if encoding != UTF8:
@@ -60,15 +60,15 @@ class NewConnections:
         if is_pooled and THRESHOLD_IN_URL not in self.url.query:
             driver.prepare_threshold = None
         asked_for = str(self.url.query.get("options", ""))
-        strange = [
+        foreign = [
             name
             for name, value in zip(LIMITS, limits, strict=True)
-            if value != "0" and name not in asked_for  # what the URL asks for is kept
+            if value != "0" and name not in asked_for  # limits that the URL sets are kept
         ]
-        settings = {} if is_pooled else dict.fromkeys(strange, "0")
+        settings = {} if is_pooled else dict.fromkeys(foreign, "0")
         if not (driver.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
-            settings["DateStyle"] = "ISO"  # psycopg reads no other; poolers keep this setting for each client
+            settings["DateStyle"] = "ISO"  # psycopg reads no other; poolers keep this setting per client
         if settings:
             driver.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()).encode())
-        if is_pooled:  # the other limits, each write transaction sets anyway
-            info[BEGIN_ALSO] = "".join(f"; SET LOCAL {name} = 0" for name in strange if name in OF_TRANSACTIONS)
+        if is_pooled:  # each write transaction sets the other limits anyway
+            info[BEGIN_ALSO] = "".join(f"; SET LOCAL {name} = 0" for name in foreign if name in OF_TRANSACTIONS)

@@ -1,4 +1,4 @@
-"""Which hosts' clocks are off, as the processes on them say with each heartbeat. No job is affected."""
+"""Lists the hosts whose clocks are off, as their processes report with each heartbeat. No job is affected."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -11,10 +11,11 @@ _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def describe_clocks(workers: Iterable[WorkerRow], apis: Iterable[ApiProcess]) -> Sequence[str]:
-    """Say of each host whose clock is off by `FAR_OFF` and more by how much, and which of its processes says so."""
-    told = [(each.host, f"worker {each.pid}", each.host_ahead) for each in workers]
-    told += [(each.host, f"API process {each.pid}", each.host_ahead) for each in apis if each.host is not None]
-    off = [(host, process, ahead) for host, process, ahead in told if ahead and abs(ahead) >= FAR_OFF.total_seconds()]
+    """Return a line for each host whose clock is off by `FAR_OFF` or more, with the process that reports it."""
+    reported = [(each.host, f"worker {each.pid}", each.host_ahead) for each in workers]
+    reported += [(each.host, f"API process {each.pid}", each.host_ahead) for each in apis if each.host is not None]
+    limit = FAR_OFF.total_seconds()
+    off = [(host, process, ahead) for host, process, ahead in reported if ahead and abs(ahead) >= limit]
     first = {host: (process, ahead) for host, process, ahead in reversed(off)}
     return [
         f"the clock of host {host} is {_span(ahead)} {'ahead of' if ahead > 0 else 'behind'} Backburner's time, "
@@ -24,7 +25,7 @@ def describe_clocks(workers: Iterable[WorkerRow], apis: Iterable[ApiProcess]) ->
 
 
 def _span(seconds: float) -> str:
-    """The largest unit of it and the next one, such as `1 h 30 min`."""
+    """Return a span in its largest unit and the next one, such as `1 h 30 min`."""
     left, counts = round(abs(seconds)), []
     for unit, length in _UNITS:
         count, left = divmod(left, length)

@@ -1,4 +1,4 @@
-"""The installation's own id, made once by the migration: its namespace on a broker that it may share."""
+"""The installation's id, created by the migration: its namespace on a broker that it may share with others."""
 
 from typing import Final
 
@@ -9,12 +9,12 @@ from jobs.store import schema
 from jobs.store.database import Database
 
 READ_SECONDS: Final = 2.0
-"""Whoever asks whether the broker answers is not to wait for a database that does not."""
+"""A check of the broker must not wait for a database that does not answer."""
 _NAMESPACE: Final = select(schema.installation.c.namespace)
 
 
 class Installation:
-    """The names in force: of the namespace that the operator chose, else of the one that the database keeps."""
+    """The names on the broker, in the namespace that the operator chose or else the one in the database."""
 
     def __init__(self, database: Database, chosen: str | None) -> None:
         self._database = database
@@ -22,11 +22,11 @@ class Installation:
 
     @property
     def known(self) -> Names | None:
-        """The names, if the database need not be asked for them."""
+        """The names if they are known without reading the database."""
         return self._names
 
     def names(self) -> Names:
-        """Return them; the database is read once at most.
+        """Return the names. The database is read at most once.
 
         Raises:
             SQLAlchemyError: the database does not answer, or has not been migrated.

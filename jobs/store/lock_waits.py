@@ -1,7 +1,7 @@
-"""Which sessions of PostgreSQL hold up others: for the log while it happens, and for `doctor`.
+"""Finds the PostgreSQL sessions that block others: for the log while it happens, and for `doctor`.
 
-Our own transactions wait for a lock for a second at most and try again, so a wait is not the same as its waiter: what
-counts is how long the session has been in its transaction that others wait for.
+Our own transactions wait for a lock for a second at most and try again, so the length of a single wait says little.
+The age of the blocking session's transaction is reported instead.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from jobs.telemetry import get_logger
 
-LOOK_EVERY: Final = 1.0
+CHECK_EVERY: Final = 1.0
 WARN_EVERY: Final = 10.0
 
 log = get_logger(__name__)
@@ -25,9 +25,9 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that others wait for. `seconds` is the age of its transaction, `waiting` how many wait for it now.
+    """A session that blocks others. `seconds` is the age of its transaction, `waiting` the number it blocks now.
 
-    `state` is PostgreSQL's own word, such as "idle in transaction". Its statement is not here, as it may hold a prompt.
+    `state` is PostgreSQL's own word, such as "idle in transaction". The statement is left out: it may hold a prompt.
     """
 
     pid: int
@@ -40,12 +40,12 @@ class Blocker:
     tables: str
 
     def __str__(self) -> str:
-        """For a person."""
-        who = f"session {self.pid} ({self.application or 'unnamed'}, user {self.user}, from {self.client})"
-        return f"{who}: {self.state} for {self.seconds:.0f} s, {self.waiting} waiting, tables: {self.tables or 'none'}"
+        """Describe the session for an operator."""
+        name = f"session {self.pid} ({self.application or 'unnamed'}, user {self.user}, from {self.client})"
+        return f"{name}: {self.state} for {self.seconds:.0f} s, {self.waiting} waiting, tables: {self.tables or 'none'}"
 
     def facts(self) -> dict[str, object]:
-        """For the log."""
+        """Return the fields for the log."""
         return {
             "pid": self.pid,
             "user": self.user,
@@ -58,8 +58,8 @@ class Blocker:
         }
 
 
-# Holders of locks on tables of this database, and of what others wait for; a lock that only reads is in nobody's way
-# but of one who changes the table itself, who then waits.
+# Sessions that hold locks on our tables, and those that others wait for. A lock for reading is left out, as it blocks
+# only changes of the table itself: whoever makes one then waits, and is counted.
 _BLOCKERS: Final = text("""
 WITH waits AS (
     SELECT unnest(pg_blocking_pids(pid)) AS pid, count(*) AS waiting FROM pg_stat_activity
@@ -84,43 +84,44 @@ ORDER BY session.xact_start
 
 
 def blockers(tx: Connection, longer_than: float, *, awaited: bool) -> list[Blocker]:
-    """Sessions that hold locks on our tables for longer than so many seconds, oldest first; or only those `awaited`.
+    """Return the sessions that hold locks on our tables for over `longer_than` seconds, oldest transaction first.
 
-    Who may not see other users' sessions (a role without `pg_monitor`) is told their process ids alone.
+    With `awaited`, return only those that others wait for. A role without `pg_monitor` sees no more than the process
+    ids of other users' sessions.
     """
     found = [Blocker(**each) for each in tx.execute(_BLOCKERS, {"seconds": longer_than}).mappings()]
     return [each for each in found if each.waiting or not awaited]
 
 
 class LockWatch:
-    """Warns of the sessions that hold up this process, once in a while, on a connection of its own."""
+    """Logs a warning about the sessions that block this process, on a connection of its own."""
 
     def __init__(self, url: URL, connect_args: Mapping[str, Any]) -> None:
         self._url = url
         self._connect_args = {**connect_args}
         self._guard = Lock()
-        self._looked_at = float("-inf")
+        self._checked_at = float("-inf")
         self._warned_at: dict[int, float] = {}
         self._is_stopped = False
 
-    def look_soon(self) -> None:
-        """Look who holds up others, unless somebody looked just now."""
+    def check_soon(self) -> None:
+        """Check in a thread which sessions block others, unless that was done just now."""
         with self._guard:
-            if self._is_stopped or monotonic() - self._looked_at < LOOK_EVERY:
+            if self._is_stopped or monotonic() - self._checked_at < CHECK_EVERY:
                 return
-            self._looked_at = monotonic()
-        Thread(target=self._look, name="lock watch", daemon=True).start()
+            self._checked_at = monotonic()
+        Thread(target=self._check, name="lock watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Check no more."""
         self._is_stopped = True
 
-    def _look(self) -> None:
-        # not out of the pool, all of which may be waiting
+    def _check(self) -> None:
+        # not from the pool: all of its connections may be waiting
         engine = create_engine(self._url, poolclass=NullPool, connect_args=self._connect_args, hide_parameters=True)
-        with suppress(SQLAlchemyError), engine.connect() as connection:  # whoever waits is told of it all the same
+        with suppress(SQLAlchemyError), engine.connect() as connection:  # the waiting transactions fail by themselves
             for each in blockers(connection, 0.0, awaited=True):
                 if monotonic() - self._warned_at.get(each.pid, float("-inf")) >= WARN_EVERY:
                     self._warned_at[each.pid] = monotonic()
-                    log.warning("a session holds up others", **each.facts())
+                    log.warning("session blocks others", **each.facts())
         engine.dispose()

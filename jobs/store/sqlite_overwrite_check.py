@@ -1,8 +1,8 @@
-"""Whether anything but SQLite has written to its file, as a backup does that is copied over a running database.
+"""Detects that anything but SQLite has written to its file, such as a backup copied over a running database.
 
-With write-ahead logging SQLite itself writes to the file in checkpoints alone, and notes in its index (`-shm`) that one
-is about to begin, and its end: https://sqlite.org/walformat.html. So a header that has changed with no checkpoint since
-the last look is somebody else's. A touched file is not, as nothing but its time has changed.
+With write-ahead logging SQLite writes to the file only in checkpoints, and records in its index (`-shm`) the beginning
+and the end of each: https://sqlite.org/walformat.html. So if the header has changed without a checkpoint since the last
+check, something else has written it. A touched file does not count, as only its time has changed.
 """
 
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-Place = tuple[int, int]
-"""A file's device and number."""
+FileId = tuple[int, int]
+"""A file's device and inode."""
 
 HEADER_BYTES: Final = 100
 INDEX_BYTES: Final = 136
@@ -25,7 +25,7 @@ _NUMBER: Final = struct.Struct("=I")
 
 @dataclass(frozen=True)
 class _Checkpoints:
-    """How far the log has got into the file. Another `generation` began the log anew once all of it had."""
+    """The part of the log that is in the file. Another `generation` is a log begun anew after all of it was."""
 
     generation: bytes
     backfilled: int
@@ -45,25 +45,25 @@ class _Seen:
     header: bytes
 
 
-class Contents:
-    """What the file at a path has in it, as of the last look."""
+class OverwriteCheck:
+    """Compares the file at a path with its state at the last check."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._looking = Lock()
+        self._guard = Lock()
         self._seen: _Seen | None = None
-        self._place: Place | None = None
+        self._file_id: FileId | None = None
 
-    def were_overwritten(self, found: os.stat_result) -> bool:
-        """Whether somebody else has written to the file, as `found` just now, since the last look."""
-        with self._looking:  # whose looks came between would take an older header for a change
-            return self._look((found.st_dev, found.st_ino), (found.st_mtime_ns, found.st_size))
+    def is_overwritten(self, found: os.stat_result) -> bool:
+        """Return whether anything else has written to the file since the last check; `found` is its state now."""
+        with self._guard:  # a check that overlaps another would take an older header for a change
+            return self._check((found.st_dev, found.st_ino), (found.st_mtime_ns, found.st_size))
 
-    def _look(self, place: Place, written_at: tuple[int, int]) -> bool:
-        if place != self._place:
-            self._place, self._seen = place, None
-        handles = _handles_of(place, self._path)
-        if handles is None:  # there is no index before somebody has read
+    def _check(self, file_id: FileId, written_at: tuple[int, int]) -> bool:
+        if file_id != self._file_id:
+            self._file_id, self._seen = file_id, None
+        handles = _handles_of(file_id, self._path)
+        if handles is None:  # there is no index before the first read
             return False
         file, index = handles
         before = _Checkpoints.read(index)
@@ -76,49 +76,49 @@ class Contents:
         now = _Checkpoints.read(index)
         return now == seen.checkpoints and now.attempted == now.backfilled
 
-    def let_go(self) -> None:
-        """Close what this look has opened, once no connection of this process is open any more."""
-        if self._place is not None:
-            _close(self._place)
-        self._place = self._seen = None
+    def close(self) -> None:
+        """Close the files that this check has opened, if the process has no connection open."""
+        if self._file_id is not None:
+            _close(self._file_id)
+        self._file_id = self._seen = None
 
 
-# Whoever closes a file loses the locks that its whole process holds on it, SQLite's among them. So what is opened here
-# is shared, and closed only when the process has no connection to the file.
+# Closing a file drops all locks that the process holds on it, SQLite's among them. So the files opened here are shared,
+# and closed only when the process has no connection to the database.
 _guard: Final = Lock()
-_handles: Final[dict[Place, tuple[int, int]]] = {}
-_connections: Final[Counter[Place]] = Counter()
+_handles: Final[dict[FileId, tuple[int, int]]] = {}
+_connections: Final[Counter[FileId]] = Counter()
 
 
-def count_connection(place: Place, by: int) -> None:
-    """One more, or one fewer, is open to the file at `place`."""
+def count_connection(file_id: FileId, by: int) -> None:
+    """Change the number of open connections to a file by `by`."""
     with _guard:
-        _connections[place] += by
-        if not _connections[place]:
-            del _connections[place]
+        _connections[file_id] += by
+        if not _connections[file_id]:
+            del _connections[file_id]
 
 
-def _handles_of(place: Place, path: Path) -> tuple[int, int] | None:
+def _handles_of(file_id: FileId, path: Path) -> tuple[int, int] | None:
     with _guard:
-        if place not in _handles and (opened := _open(place, path)) is not None:
-            _handles[place] = opened
-        return _handles.get(place)
+        if file_id not in _handles and (opened := _open(file_id, path)) is not None:
+            _handles[file_id] = opened
+        return _handles.get(file_id)
 
 
-def _open(place: Place, path: Path) -> tuple[int, int] | None:
-    """The file and its index, if both are there; what is opened and is of no use stays open."""
+def _open(file_id: FileId, path: Path) -> tuple[int, int] | None:
+    """Open the file and its index, if both exist. A file opened in vain stays open, for the reason above."""
     with suppress(OSError):
         index_path = path.with_name(f"{path.name}-shm")
         if index_path.exists():
             file, index = (os.open(each, os.O_RDONLY | os.O_CLOEXEC) for each in (path, index_path))
             found = os.fstat(file)
-            if (found.st_dev, found.st_ino) == place:
+            if (found.st_dev, found.st_ino) == file_id:
                 return file, index
     return None
 
 
-def _close(place: Place) -> None:
+def _close(file_id: FileId) -> None:
     with _guard:
-        if not _connections[place]:
-            for each in _handles.pop(place, ()):
+        if not _connections[file_id]:
+            for each in _handles.pop(file_id, ()):
                 os.close(each)

@@ -1,7 +1,7 @@
-"""SQLite's one writer at a time, and how its connections are set up.
+"""SQLite's one writer at a time, and the set-up of its connections.
 
-Writers of this process queue on a lock of ours, which yields under gevent and wakes in order; for writers of other
-processes the first of them asks again and again, as SQLite's own busy handler would stop the whole process.
+Writers of this process queue on a lock, which yields under gevent and wakes them in order. The first of them polls for
+the writers of other processes, as SQLite's own busy handler would block the whole process.
 """
 
 import sqlite3
@@ -22,7 +22,7 @@ BUSY_ELSEWHERE: Final = "another process has held its write lock for {:.0f} s"
 BUSY_HERE: Final = "this process has itself been writing for {:g} s"
 LONGEST_PAUSE: Final = 0.05
 LOG_BYTES: Final = 64 * 1024 * 1024
-"""To which the log is cut once all of it is in the file; a reader that stayed long may have let it grow."""
+"""Size to which the log is truncated once all of it is in the file. A long read may have let it grow."""
 _PRAGMAS: Final = (
     *("foreign_keys=ON", "temp_store=MEMORY", "secure_delete=ON"),
     f"journal_size_limit={LOG_BYTES}",
@@ -30,7 +30,7 @@ _PRAGMAS: Final = (
 
 
 class SqliteWriter:
-    """Whose turn it is among the writers of this process. Safe to share between threads and greenlets."""
+    """The write lock of this process. Safe to share between threads and greenlets."""
 
     def __init__(self) -> None:
         self._lock = RLock()
@@ -38,10 +38,10 @@ class SqliteWriter:
 
     @contextmanager
     def take(self, within: float = BUSY_SECONDS) -> Iterator[None]:
-        """Have a turn. Everybody gets one, however many they are, unless somebody is in a hurry.
+        """Hold the lock. With `within` at `BUSY_SECONDS` or more, wait for it without a limit.
 
         Raises:
-            PoolTimeoutError: none came `within` so many seconds, which are fewer than `BUSY_SECONDS`.
+            PoolTimeoutError: the lock did not come free within `within` seconds.
         """
         if not self._lock.acquire(timeout=-1 if within >= BUSY_SECONDS else within):
             raise PoolTimeoutError((BUSY_HERE if self._is_writing else BUSY_ELSEWHERE).format(within))
@@ -52,17 +52,17 @@ class SqliteWriter:
             self._lock.release()
 
     def write(self, connection: Connection, within: float) -> None:
-        """Begin a transaction that holds SQLite's write lock. For whoever has the turn.
+        """Begin a transaction that holds SQLite's write lock. The caller must hold the lock of this process.
 
         Raises:
-            OperationalError: another process has held it for all that time.
+            OperationalError: another process held SQLite's lock throughout.
         """
         _take_write_lock(connection, min(within, BUSY_SECONDS))
         self._is_writing = True
 
 
 def _take_write_lock(connection: Connection, within: float) -> None:
-    driver: Any = connection.connection.dbapi_connection  # SQLAlchemy would begin a transaction for it
+    driver: Any = connection.connection.dbapi_connection  # through SQLAlchemy this would begin a transaction of its own
     until = monotonic() + within
     pause = 0.001
     with busy_timeout(connection, 0):
@@ -79,12 +79,12 @@ def _take_write_lock(connection: Connection, within: float) -> None:
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # without what is said in more detail
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the low byte; the others are details
 
 
 @contextmanager
 def busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
-    """Let SQLite itself wait so long for others, which stops the whole process under gevent."""
+    """Let SQLite itself wait for other writers, which blocks the whole process under gevent."""
     driver: Any = connection.connection.dbapi_connection
     driver.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")
     try:
@@ -94,7 +94,7 @@ def busy_timeout(connection: Connection, seconds: float) -> Iterator[None]:
 
 
 def set_up(engine: Engine, file: SqliteFile | None, *, durable: bool) -> None:
-    """Have each connection of the engine set up, and counted by `file`, where there is one."""
+    """Set up each new connection of the engine, and count it in `file` if the database has one."""
     synchronous = "FULL" if durable else "NORMAL"
     if file is not None:
         _watch(engine, file)
@@ -102,7 +102,7 @@ def set_up(engine: Engine, file: SqliteFile | None, *, durable: bool) -> None:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # sqlite3's own implicit BEGIN would come too late
-        _keep_a_log(connection)
+        _use_wal(connection)
         for pragma in (f"synchronous={synchronous}", *_PRAGMAS):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -113,8 +113,8 @@ def _watch(engine: Engine, file: SqliteFile) -> None:
     event.listen(engine, "close", lambda *_: file.closed())
 
 
-def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Set write-ahead logging. For a new file, which is switched to it, SQLite itself does not wait for a lock."""
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Set write-ahead logging. SQLite itself does not wait for the lock when it switches a new file to it."""
     until = monotonic() + BUSY_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Whether the database takes writes at this moment, and if not, why: for readiness and `doctor`."""
+"""Checks whether the database takes writes, and if not, why: for readiness and `doctor`."""
 
 import secrets
 import sqlite3
@@ -18,14 +18,14 @@ from jobs.store.sqlite_writer import BUSY_ELSEWHERE
 
 LIMIT_SECONDS: Final = 2.0
 TRY_SECONDS: Final = 1.8
-"""After which a try is ended, so that within the limit it is known what it failed with."""
+"""Limit of one write, so that its error is known within `LIMIT_SECONDS`."""
 FRESH_SECONDS: Final = 0.5
 SIZE: Final = 8_000
-"""Bytes that are written: enough to need a fresh page every few times, so that a full disk shows."""
+"""Bytes to write: enough to need a new page every few times, so that a full disk shows."""
 _LOCK: Final = text(f"LOCK TABLE {', '.join(schema.metadata.tables)} IN ROW EXCLUSIVE MODE")
-"""What every write takes, and any number of writers may hold together; of all tables, as one of them may be enough."""
+"""The lock that every write takes and any number of writers share, on every table: one of them may be locked."""
 BY_STATEMENT: Final = "statement pooling"
-"""What PgBouncer says in that mode to whoever begins a transaction; its SQLSTATE is that of all that it refuses."""
+"""Part of PgBouncer's message in that mode when a transaction begins. The SQLSTATE is that of all its refusals."""
 _POSTGRES: Final = {
     "25006": "it takes no writes: it is a standby, or set to be read-only",
     "53100": "its disk is full",
@@ -53,12 +53,12 @@ TABLE_LOCKED: Final = "another session has locked a table"
 
 
 def why_not_written(database: Database) -> str | None:
-    """Why a small write fails, in one clause; None when it is committed within two seconds."""
+    """Return the reason why a small write fails, in one clause; None if it commits within two seconds."""
     try:
         with database.begin(within=TRY_SECONDS) as tx:
             if not database.is_sqlite:
                 tx.execute(_LOCK)
-            name = new_id("probe")  # one of its own, so that nobody waits for another's
+            name = new_id("probe")  # a row of its own, so that no two probes wait for each other
             row = {"name": name, "holder": secrets.token_hex(SIZE // 2), "expires_at": database_now(tx)}
             tx.execute(insert(schema.leases).values(row))
             tx.execute(delete(schema.leases).where(schema.leases.c.name == name))
@@ -68,7 +68,7 @@ def why_not_written(database: Database) -> str | None:
 
 
 def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
-    """What is wrong with a database that fails like this, in one clause."""
+    """Return the reason for an error of the database, in one clause."""
     if isinstance(error, PoolTimeoutError):
         return str(error)
     if not isinstance(error, DBAPIError):
@@ -78,14 +78,14 @@ def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
     if is_locked(error):
         return TABLE_LOCKED
     if isinstance(error.orig, sqlite3.Error):
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # without what is said in more detail
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others are details
         return _SQLITE.get(code, f"it fails: {error.orig}")
     state = BY_STATEMENT if BY_STATEMENT in str(error.orig) else sqlstate_of(error)
     return _POSTGRES.get(state, f"it answers with SQLSTATE {state}" if state else UNREACHABLE)
 
 
 class WriteProbe:
-    """Remembers for a moment what came of a small write, as anybody may ask and each try is a commit."""
+    """Keeps the result of a small write for a moment, as each is a commit and readiness may be asked at any rate."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -93,7 +93,7 @@ class WriteProbe:
         self._reason: str | None = None
 
     def reason(self) -> str | None:
-        """Why writes fail; None when they do not. For one thread."""
+        """Return the reason why writes fail; None if they do not. Not thread-safe."""
         if monotonic() - self._tried_at > FRESH_SECONDS:
             self._reason = why_not_written(self._database)
             self._tried_at = monotonic()

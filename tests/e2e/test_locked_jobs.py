@@ -35,7 +35,7 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_billed_again(
         assert time.monotonic() - locked_at < CALL_SECONDS + 5
         later = stack.submit_many(5, "Hello again")
         await_until(lambda: count("completed") == 24, CALL_SECONDS + 10, stack.logs)
-        stack.worker_processes[0].match("a session holds up others")
+        stack.worker_processes[0].match("session blocks others")
         session.rollback()
         stack.await_all([*ids, *later], "completed", 15)
         assert len(stack.calls()) == 25

@@ -1,4 +1,4 @@
-"""An end of a call is recorded however long the database needs, and soon where only a line to it has gone silent."""
+"""An outcome is recorded however long the database takes, and soon if only a connection has gone silent."""
 
 import time
 
@@ -18,19 +18,19 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_retry, "TOGETHER_SECONDS", FIRST_SECONDS)
 
 
-def test_a_silent_line_is_left_after_the_first_try(postgres_url: str) -> None:
-    way, through = Proxy.before(postgres_url)
-    with way:
+def test_a_silent_connection_is_dropped_after_the_first_try(postgres_url: str) -> None:
+    proxy, through = Proxy.before(postgres_url)
+    with proxy:
         database = Database(through)
         assert commit_retry.record(database, _one) == 1
-        assert way.silence() == 1
+        assert proxy.silence() == 1
         begun = time.monotonic()
         assert commit_retry.record(database, _one) == 1
         assert time.monotonic() - begun < FIRST_SECONDS + 4
         database.close()
 
 
-def test_what_takes_long_is_given_more_time(postgres_url: str) -> None:
+def test_a_slow_transaction_is_given_more_time(postgres_url: str) -> None:
     database = Database(postgres_url)
 
     def slowly(tx: Connection) -> int:
@@ -45,7 +45,7 @@ def _one(tx: Connection) -> int:
     return int(tx.execute(text("SELECT 1")).scalar_one())
 
 
-def test_what_can_never_be_stored_is_not_tried_for_ever(postgres_url: str) -> None:
+def test_an_outcome_that_cannot_be_stored_is_not_tried_forever(postgres_url: str) -> None:
     database = Database(postgres_url)
     with pytest.raises(DataError):
         commit_retry.record(database, lambda tx: tx.execute(text("SELECT 'one'::int")))

@@ -1,4 +1,4 @@
-"""A pool of connections where the server allows only a few."""
+"""The connection pool when the server allows only a few connections."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.waiting import await_until
 
 @contextmanager
 def at_most(postgres_url: str, most: int, *processes: int) -> Iterator[list[Database]]:
-    """Databases of so many connections each, for a role that may have `most` in all."""
+    """Yield databases with pools of these sizes, for a role that may have `most` connections in all."""
     url = make_url(postgres_url)
     role = f"few_{url.database}"
     with psycopg.connect(postgres_url, autocommit=True) as operator:
@@ -30,7 +30,7 @@ def at_most(postgres_url: str, most: int, *processes: int) -> Iterator[list[Data
         await_until(lambda: _dropped(operator, role), 10, "the role is still used")
 
 
-def test_who_is_refused_a_connection_waits_for_one_of_the_own_pool(postgres_url: str) -> None:
+def test_after_a_refusal_the_pool_waits_for_one_of_its_own_connections(postgres_url: str) -> None:
     with at_most(postgres_url, 3, 30) as [database], ThreadPoolExecutor(30) as pool, quickly():
         done = list(pool.map(lambda _: _sleep(database, 0.01), range(200)))
     assert done == [1] * 200
@@ -42,21 +42,21 @@ def test_a_closed_pool_opens_again(postgres_database: Database) -> None:
         assert _sleep(postgres_database, 0) == 1
 
 
-def test_processes_share_the_connections_there_are(postgres_url: str) -> None:
+def test_processes_share_the_allowed_connections(postgres_url: str) -> None:
     with at_most(postgres_url, 3, 10, 10, 10) as databases, ThreadPoolExecutor(12) as pool:
         done = list(pool.map(lambda number: _sleep(databases[number % 3], 0.005), range(150)))
     assert done == [1] * 150
 
 
-def test_a_process_that_has_none_waits_until_another_process_lets_go(postgres_url: str) -> None:
+def test_a_process_without_a_connection_waits_until_another_releases_one(postgres_url: str) -> None:
     with at_most(postgres_url, 1, 1, 1) as [first, second]:
-        has_one, let_go = threading.Event(), threading.Event()
+        has_one, release = threading.Event(), threading.Event()
 
         def hold() -> None:
             with first.read() as tx:
                 tx.execute(text("SELECT 1"))
                 has_one.set()
-                let_go.wait(10)
+                release.wait(10)
             first.engine.dispose()
 
         with ThreadPoolExecutor(2) as pool:
@@ -65,7 +65,7 @@ def test_a_process_that_has_none_waits_until_another_process_lets_go(postgres_ur
             waiting = pool.submit(_sleep, second, 0.0)
             with pytest.raises(TimeoutError):
                 waiting.result(0.5)
-            let_go.set()
+            release.set()
             assert waiting.result(10) == 1
             held.result(10)
 

@@ -1,4 +1,4 @@
-"""A burst opens connections that are closed again once nobody needs them, though the process goes on."""
+"""Connections that a burst has opened are closed again when they are idle."""
 
 from threading import Barrier, Thread
 
@@ -11,7 +11,7 @@ from tests.support.waiting import await_until
 BURST = 12
 
 
-def test_what_a_burst_has_opened_is_closed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_of_a_burst_are_closed(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_pool, "SPARE_SECONDS", 0.5)
     database = Database(postgres_url)
     together = Barrier(BURST)
@@ -27,12 +27,12 @@ def test_what_a_burst_has_opened_is_closed(postgres_url: str, monkeypatch: pytes
     for each in threads:
         each.join()
     assert count(database) >= BURST
-    await_until(lambda: count(database) == 1, 5, "connections that nobody needs stay open")
+    await_until(lambda: count(database) == 1, 5, "idle connections stay open")
     database.close()
 
 
 def count(database: Database) -> int:
-    """How many connections this database has."""
+    """Return the number of connections to this database."""
     with database.read() as tx:
         return int(
             tx.exec_driver_sql(

@@ -1,4 +1,4 @@
-"""What the two databases must mean alike: moments, JSON, and who may write when."""
+"""Behaviour that both databases share: moments, JSON, and the isolation of transactions."""
 
 import sqlite3
 import threading
@@ -39,14 +39,14 @@ class TestUtcDateTimes:
             datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC),
         ],
     )
-    def test_come_back_in_utc_to_the_microsecond(self, moment: datetime, database: Database) -> None:
+    def test_are_read_in_utc_to_the_microsecond(self, moment: datetime, database: Database) -> None:
         write_key(database, "key", moment)
         with database.read() as tx:
             found = tx.execute(select(schema.api_keys.c.created_at)).scalar_one()
         assert found == moment
         assert found.utcoffset() == timedelta(0)
 
-    def test_sort_by_time_whatever_their_fractions(self, database: Database) -> None:
+    def test_sort_by_time_with_any_fraction(self, database: Database) -> None:
         moments = [
             START.replace(microsecond=0) + timedelta(microseconds=each) for each in (0, 1, 10, 999_999, 1_000_000)
         ]
@@ -78,7 +78,7 @@ class TestUtcDateTimes:
         "x" * 1_000_000,
     ],
 )
-def test_json_goes_on_as_it_came(value: Any, records: Records) -> None:
+def test_json_is_stored_unchanged(value: Any, records: Records) -> None:
     job = records.submit_job(input=value)
     with records.database.read() as tx:
         found = tx.execute(select(schema.requests.c.input).where(schema.requests.c.job_id == job.id)).scalar_one()
@@ -89,7 +89,7 @@ def test_json_goes_on_as_it_came(value: Any, records: Records) -> None:
 
 
 class TestTransactions:
-    def test_an_error_undoes_all_of_it(self, records: Records) -> None:
+    def test_an_error_rolls_the_whole_transaction_back(self, records: Records) -> None:
         job = records.submit_job()
         before = snapshot(records.database)
         with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
@@ -98,13 +98,13 @@ class TestTransactions:
             raise ZeroDivisionError
         assert snapshot(records.database) == before
 
-    def test_nobody_sees_what_is_not_committed(self, database: Database) -> None:
+    def test_uncommitted_rows_are_invisible(self, database: Database) -> None:
         with database.begin() as tx:
             tx.execute(insert(schema.api_keys).values(id="k", name="k", sha256="k", scopes=[], created_at=START))
             assert names(database) == []
         assert names(database) == ["k"]
 
-    def test_threads_share_it(self, database: Database) -> None:
+    def test_threads_share_a_database(self, database: Database) -> None:
         def work(number: int) -> None:
             for each in range(10):
                 write_key(database, f"{number}.{each}")
@@ -117,8 +117,8 @@ class TestTransactions:
             thread.join()
         assert len(names(database)) == 80
 
-    def test_processes_share_it(self, database: Database, database_url: str) -> None:
-        """Two engines, as in two processes: one waits for the other's commit and then goes on."""
+    def test_processes_share_a_database(self, database: Database, database_url: str) -> None:
+        """Two engines stand for two processes. One waits for the other's commit and then goes on."""
         other = Database(database_url)
         inside, seen = threading.Event(), list[str]()
 
@@ -139,11 +139,11 @@ class TestTransactions:
 
 
 class TestSqlite:
-    def test_a_write_transaction_locks_from_its_first_moment(self, sqlite_url: str) -> None:
-        """One that reads first and asks for the lock later would fail halfway."""
+    def test_a_write_transaction_takes_the_lock_at_its_begin(self, sqlite_url: str) -> None:
+        """A transaction that reads first and asks for the lock later would fail halfway."""
         database = Database(sqlite_url)
         with closing(sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), timeout=0)) as other:
-            for _ in range(2):  # the second time on a connection that was used for reading
+            for _ in range(2):  # the second time on a connection that has been used for reading
                 with database.begin(), pytest.raises(sqlite3.OperationalError, match="locked"):
                     other.execute("BEGIN IMMEDIATE")
                 assert names(database) == []
@@ -168,7 +168,7 @@ class TestSqlite:
             assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
         database.close()
 
-    def test_the_directory_is_made_for_its_owner_only(self, tmp_path: Path) -> None:
+    def test_the_directory_is_private_to_its_owner(self, tmp_path: Path) -> None:
         directory = tmp_path / "a" / "b"
         Database(f"sqlite:///{directory / 'backburner.db'}").close()
         assert directory.stat().st_mode & 0o777 == 0o700

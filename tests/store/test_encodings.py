@@ -1,4 +1,4 @@
-"""A database that cannot hold every text is refused by all that would use it, with the command to make one that can."""
+"""A database whose encoding cannot hold every text is refused, with the command to create one that can."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ COMMANDS = {
 
 @pytest.fixture(params=["SQL_ASCII", "LATIN1"])
 def other(request: pytest.FixtureRequest, postgres_databases: Databases) -> Iterator[tuple[str, str]]:
-    """An encoding, and the URL of a database in it."""
+    """Return an encoding and the URL of a database in it."""
     url = postgres_databases.empty()
     name = make_url(url).database
     other = make_url(url).set(database=f"{name}_other").render_as_string(hide_password=False)
@@ -37,7 +37,7 @@ def other(request: pytest.FixtureRequest, postgres_databases: Databases) -> Iter
         postgres_databases.drop(each)
 
 
-def test_is_refused_by_readiness(other: tuple[str, str]) -> None:
+def test_readiness_refuses_it(other: tuple[str, str]) -> None:
     encoding, url = other
     database = Database(url)
     assert f"its encoding is {encoding}" in str(why_not_written(database))
@@ -46,7 +46,7 @@ def test_is_refused_by_readiness(other: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("other", ["LATIN1"], indirect=True)
-def test_is_refused_in_one_line(command: str, other: tuple[str, str], tmp_path: os.PathLike[str]) -> None:
+def test_every_command_refuses_it_in_one_line(command: str, other: tuple[str, str], tmp_path: os.PathLike[str]) -> None:
     encoding, url = other
     variables = {
         "BACKBURNER_DATABASE_URL": url,
@@ -61,14 +61,14 @@ def test_is_refused_in_one_line(command: str, other: tuple[str, str], tmp_path: 
         timeout=60,
         check=False,
     )
-    said = done.stdout + done.stderr
-    assert done.returncode != 0, said
-    assert "Traceback" not in said
-    assert f"its encoding is {encoding}, and it must be UTF8" in " ".join(said.split())
-    assert f"CREATE DATABASE \"{make_url(url).database}_utf8\" ENCODING 'UTF8'" in " ".join(said.split())
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output
+    assert "Traceback" not in output
+    assert f"its encoding is {encoding}, and it must be UTF8" in " ".join(output.split())
+    assert f"CREATE DATABASE \"{make_url(url).database}_utf8\" ENCODING 'UTF8'" in " ".join(output.split())
 
 
-def test_the_command_makes_one_that_is_taken(other: tuple[str, str], postgres_databases: Databases) -> None:
+def test_the_command_creates_one_that_is_accepted(other: tuple[str, str], postgres_databases: Databases) -> None:
     _, url = other
     database = Database(url)
     reason = database.wrong_encoding()

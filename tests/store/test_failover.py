@@ -1,4 +1,4 @@
-"""No connection to a server that takes no writes any more is kept, and each new one looks for its successor."""
+"""Failover: connections to a server that takes no writes are dropped, and new ones find its successor."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ database = Database(sys.argv[1])
 for _ in sys.stdin:
     print(port_of(database) if _is_written(database) else "refused", flush=True)
 """
-"""Writes once for each line that it is sent."""
+"""Writes once per line of its standard input."""
 
 
 def _may_unshare() -> bool:
@@ -57,15 +57,15 @@ def test_connections_go_to_the_successor() -> None:
             assert ports == {str(standby.port)}
             database.close()
             for form in FORMS:
-                database = Database(_settled(form, primary, standby, url))
+                database = Database(_url_in_force(form, primary, standby, url))
                 assert port_of(database) == standby.port
                 database.close()
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not _may_unshare(), reason="only root gives a process its own /etc/hosts, where it may mount")
-def test_a_name_that_leads_elsewhere_is_looked_up_again(tmp_path: Path) -> None:
-    """A failover of a managed server moves its name, and both old and new answer for a while."""
+def test_a_name_that_has_moved_is_resolved_again(tmp_path: Path) -> None:
+    """A failover of a managed server moves its name. Both the old and the new server answer for a while."""
     hosts = tmp_path / "hosts"
     with Primary() as primary:
         url = Databases(primary.url).empty()
@@ -78,7 +78,7 @@ def test_a_name_that_leads_elsewhere_is_looked_up_again(tmp_path: Path) -> None:
             new.open()
             hosts.write_text(f"127.0.0.2 {NAME}\n")
             at_name = make_url(url).set(host=NAME, port=old.port).render_as_string(hide_password=False)
-            with _client_whose_hosts_are(hosts, at_name) as ask:
+            with _client_with_hosts(hosts, at_name) as ask:
                 assert ask() == str(primary.port)
                 await_until(standby.follows, 10, "the standby does not follow")
                 primary.demote()
@@ -98,16 +98,16 @@ def database(postgres_url: str) -> Iterator[Database]:
 @pytest.mark.parametrize(
     "code", ["25006", "57P01", "57P02", "57P03", "08000", "08001", "08003", "08004", "08006", "08P01"]
 )
-def test_what_a_server_says_that_goes_discards_all_connections(code: str, database: Database) -> None:
+def test_an_error_of_a_server_that_goes_away_discards_all_connections(code: str, database: Database) -> None:
     before = _pids(database)
-    with pytest.raises(DBAPIError) as told, database.begin() as tx:
+    with pytest.raises(DBAPIError) as caught, database.begin() as tx:
         _fail(tx, code)
-    assert sqlstate_of(told.value) == code
+    assert sqlstate_of(caught.value) == code
     assert not _pids(database) & before
 
 
 @pytest.mark.parametrize("code", ["22012", "40001", "42501", "53100"])
-def test_any_other_error_discards_none(code: str, database: Database) -> None:
+def test_any_other_error_discards_no_connection(code: str, database: Database) -> None:
     before = _pids(database)
     with pytest.raises(DBAPIError), database.begin() as tx:
         _fail(tx, code)
@@ -115,7 +115,7 @@ def test_any_other_error_discards_none(code: str, database: Database) -> None:
 
 
 @pytest.mark.parametrize("code", ["57P01", "08006"])
-def test_a_commit_that_ends_so_may_have_been_made(code: str, database: Database) -> None:
+def test_a_commit_that_ends_with_such_an_error_is_unknown(code: str, database: Database) -> None:
     before = _pids(database)
     with database.begin() as tx:
         tx.exec_driver_sql("CREATE TABLE late (id int)")
@@ -132,8 +132,8 @@ def test_a_commit_that_ends_so_may_have_been_made(code: str, database: Database)
     assert not _pids(database) & before
 
 
-def test_a_session_that_is_ended_takes_the_others_with_it(database: Database) -> None:
-    """As by `pg_terminate_backend`, and by a server that shuts down."""
+def test_a_terminated_session_discards_all_connections(database: Database) -> None:
+    """As `pg_terminate_backend` and a server that shuts down do."""
     before = _pids(database)
     with pytest.raises(DBAPIError), database.begin() as tx:
         tx.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
@@ -141,14 +141,14 @@ def test_a_session_that_is_ended_takes_the_others_with_it(database: Database) ->
 
 
 def port_of(database: Database) -> int:
-    """The port of the server that a connection leads to."""
+    """Return the port of the server that a connection leads to."""
     with database.read() as tx:
         return int(tx.exec_driver_sql("SHOW port").scalar_one())
 
 
 @contextmanager
-def _client_whose_hosts_are(hosts: Path, url: str) -> Iterator[Callable[[], str]]:
-    """A process that resolves names by this file; the function has it write, and returns what it says."""
+def _client_with_hosts(hosts: Path, url: str) -> Iterator[Callable[[], str]]:
+    """Start a process that resolves names by this file; yield a function that has it write and returns its output."""
     program = f'mount --bind {hosts} /etc/hosts && exec "$@"'
     command = ["unshare", "--mount", "sh", "-c", program, "sh", sys.executable, "-c", CLIENT, url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
@@ -163,15 +163,15 @@ def _client_whose_hosts_are(hosts: Path, url: str) -> Iterator[Callable[[], str]
         client.stdin.close()
 
 
-def _settled(form: str, primary: Primary, standby: Standby, url: str) -> str:
-    """The URL in force where an operator writes it in this form."""
+def _url_in_force(form: str, primary: Primary, standby: Standby, url: str) -> str:
+    """Return the database URL in force when an operator writes it in this form."""
     one, other = (f"{make_url(each.url).host}:{each.port}" for each in (primary, standby))
     given = form.format(user=make_url(url).username, name=make_url(url).database, one=one, other=other)
     return load_settings(database_url=f"postgresql://{given}").database
 
 
 def _pids(database: Database) -> set[int]:
-    """Of the sessions behind two connections."""
+    """Return the process ids of the sessions of two connections."""
     with database.read() as one, database.read() as other:
         return {each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, other)}
 

@@ -1,4 +1,4 @@
-"""Settings that a role or a database brings along have no effect on what is stored or read, and end no transaction."""
+"""Settings of a role or a database do not change stored data or end transactions."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -45,7 +45,7 @@ def opened(url: str, settings: dict[str, str], *, pooled: bool) -> Iterator[Data
 
 @pytest.mark.parametrize("pooled", [pytest.param(False, id="direct"), POOLED])
 @pytest.mark.parametrize("settings", SETTINGS, ids="-".join)
-def test_a_job_is_stored_and_read_as_ever(settings: dict[str, str], pooled: bool, postgres_url: str) -> None:
+def test_a_job_is_stored_and_read_unchanged(settings: dict[str, str], pooled: bool, postgres_url: str) -> None:
     with opened(postgres_url, settings, pooled=pooled) as database:
         clock = Clock()
         records = Records(database, clock)
@@ -63,7 +63,7 @@ def test_a_job_is_stored_and_read_as_ever(settings: dict[str, str], pooled: bool
 
 
 @pytest.mark.parametrize("pooled", [pytest.param(False, id="direct"), POOLED])
-def test_a_limit_of_whole_transactions_ends_no_write(pooled: bool, postgres_url: str) -> None:
+def test_a_transaction_timeout_ends_no_write(pooled: bool, postgres_url: str) -> None:
     with psycopg.connect(postgres_url) as connection:
         if connection.info.server_version < 170_000:
             pytest.skip("PostgreSQL has transaction_timeout since version 17")

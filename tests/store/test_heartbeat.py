@@ -1,4 +1,4 @@
-"""A worker's pulse on both databases: whatever else it does, it is heard."""
+"""A worker's heartbeat, which goes on whatever else the worker does."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,25 +64,25 @@ def beating(
 
 
 @pytest.mark.one_database
-def test_a_long_look_at_its_calls_does_not_make_a_worker_silent(database: Database, valkey_url: str) -> None:
-    looking, looked = Event(), Event()
+def test_a_long_rescue_of_orphans_does_not_stop_the_heartbeat(database: Database, valkey_url: str) -> None:
+    rescuing, rescued = Event(), Event()
 
-    def look(*_: object) -> int:
-        looking.set()
-        looked.wait(30)
+    def rescue_orphans(*_: object) -> int:
+        rescuing.set()
+        rescued.wait(30)
         return 0
 
-    with beating(database, valkey_url, look):
+    with beating(database, valkey_url, rescue_orphans):
         try:
-            assert looking.wait(20)
+            assert rescuing.wait(20)
             before = heartbeat_at(database)
-            await_until(lambda: heartbeat_at(database) > before, 10, "not heard while it looked")
-            assert not looked.is_set()
+            await_until(lambda: heartbeat_at(database) > before, 10, "no heartbeat while it rescued")
+            assert not rescued.is_set()
         finally:
-            looked.set()
+            rescued.set()
 
 
-def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after_it(
+def test_rubbish_on_the_stop_channel_ends_no_call_and_a_cancellation_is_still_received(
     database: Database, valkey_url: str
 ) -> None:
     calls = InFlightCalls(on_end=lambda: None)
@@ -95,13 +95,15 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_true_word_is_heard_after
         for name, rubbish in RUBBISH.items():
             assert client.publish(NAMES.stop, rubbish) == 1, f"it no longer listens before: {name}"
         Notifier(client, get_names).stop("resp_2", 1, AbortReason.CANCELLED)
-        await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not hear the true word")
+        await_until(lambda: ended.aborted is AbortReason.CANCELLED, 1, "it did not receive the cancellation")
     assert spared.aborted is None
 
 
 @pytest.mark.one_database
 @pytest.mark.parametrize("hours", [1, -1])
-def test_who_sees_the_databases_clock_set_judges_no_other_for_a_timeout(hours: int, database: Database) -> None:
+def test_after_a_step_of_the_databases_clock_a_worker_marks_none_dead_for_a_timeout(
+    hours: int, database: Database
+) -> None:
     registration = WorkerRegistration(database, 1)
     registration.beat()
     assert registration.is_steady(timedelta(0))
@@ -111,7 +113,7 @@ def test_who_sees_the_databases_clock_set_judges_no_other_for_a_timeout(hours: i
 
 
 @pytest.mark.one_database
-def test_who_could_not_say_that_it_lives_judges_no_other_for_a_timeout(database: Database, tmp_path: Path) -> None:
+def test_after_a_failed_heartbeat_a_worker_marks_none_dead_for_a_timeout(database: Database, tmp_path: Path) -> None:
     registration = WorkerRegistration(database, 1)
     registration.beat()
     assert registration.is_steady(timedelta(0))

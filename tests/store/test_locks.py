@@ -1,4 +1,4 @@
-"""Whoever holds a lock holds up itself alone."""
+"""A lock that another session holds delays only the jobs whose rows it locks."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +44,7 @@ TIMEOUT = 10 * SECOND
 
 @pytest.fixture
 def database(postgres_database: Database) -> Database:
-    """Row locks and time limits are PostgreSQL's alone, so `records` are there."""
+    """Only PostgreSQL has row locks and these limits, so `records` uses it."""
     return postgres_database
 
 
@@ -70,7 +70,7 @@ def statuses(records: Records) -> dict[str, Status]:
     ],
 )
 @pytest.mark.parametrize("locked", ["jobs", "webhook_endpoints"])
-def test_a_locked_row_holds_up_no_other_job(
+def test_a_locked_row_delays_no_other_job(
     records: Records,
     clock: Clock,
     begun: Status,
@@ -79,7 +79,7 @@ def test_a_locked_row_holds_up_no_other_job(
     moved: Status,
     locked: str,
 ) -> None:
-    """The job's own row, or that of an endpoint which is to be told of its end."""
+    """The lock is on the job's row, or on that of an endpoint subscribed to its end."""
     other = make_key(records.database, "another key", clock())
     with records.database.begin() as tx:
         create_endpoint(
@@ -113,10 +113,8 @@ def test_a_locked_row_holds_up_no_other_job(
     assert statuses(records)[stuck.id] is moved
 
 
-def test_a_call_that_was_sent_is_not_taken_for_unsent_once_a_lock_on_its_job_is_gone(
-    records: Records, clock: Clock
-) -> None:
-    """It was broken off within its worker: what is known of it must outlast a look that the lock has stopped."""
+def test_a_sent_call_still_counts_as_sent_after_a_lock_on_its_job_is_released(records: Records, clock: Clock) -> None:
+    """The call was broken off in its worker. That it was sent must be remembered if the lock stops the first rescue."""
     worker_id = records.worker()
     calls = InFlightCalls(on_end=lambda: None)
     broken = [records.claim(records.submit_job(on_unknown_outcome=OnUnknownOutcome.FAIL), worker_id) for _ in range(2)]
@@ -127,26 +125,26 @@ def test_a_call_that_was_sent_is_not_taken_for_unsent_once_a_lock_on_its_job_is_
         calls.break_off(calls.begin(attempt, handle, SECOND))
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
 
-    def look() -> int:
+    def rescue_orphans() -> int:
         return rescuer.rescue_orphans(records.database, DeafBroker(), DeafChannel(), now, worker_id, calls)
 
     (stuck, _), (free, _) = broken
     with another_session(records.database, "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", stuck.id):
         with quickly():
-            assert look() == 1
+            assert rescue_orphans() == 1
         found = statuses(records)
     assert (found[stuck.id], found[free.id]) == (Status.IN_PROGRESS, Status.FAILED)
-    assert look() == 1
+    assert rescue_orphans() == 1
     assert statuses(records)[stuck.id] is Status.FAILED
 
 
-def test_a_bell_is_rung_for_others_while_a_job_and_a_key_are_locked(records: Records, clock: Clock) -> None:
+def test_other_jobs_are_enqueued_while_a_job_and_a_key_are_locked(records: Records, clock: Clock) -> None:
     jobs = [records.submit_job() for _ in range(3)]
-    turns = FairScheduler()
+    scheduler = FairScheduler()
 
     def pick() -> list[str]:
         with records.database.begin() as tx:
-            return turns.pick(tx, clock(), 1, clock() - SECOND)
+            return scheduler.pick(tx, clock(), 1, clock() - SECOND)
 
     with (
         another_session(records.database, "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", jobs[0].id),
@@ -160,7 +158,7 @@ def test_a_bell_is_rung_for_others_while_a_job_and_a_key_are_locked(records: Rec
     assert pick() == [jobs[0].id]
 
 
-def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
+def test_a_locked_lease_does_not_stop_maintenance(records: Records) -> None:
     with records.database.begin() as tx:
         take_lease(tx, "maintenance", "a worker that is gone", database_now(tx) - SECOND, SECOND)
     overdue = records.submit_job()  # for the clock of today
@@ -179,7 +177,7 @@ def test_a_locked_lease_stops_no_maintenance(records: Records) -> None:
     assert statuses(records)[overdue.id] is Status.FAILED
 
 
-def test_a_worker_whose_row_is_locked_is_not_taken_for_dead(records: Records, clock: Clock) -> None:
+def test_a_worker_whose_row_is_locked_is_not_marked_dead(records: Records, clock: Clock) -> None:
     silent = records.worker()
     clock.advance(2 * TIMEOUT)
     with (
@@ -191,7 +189,7 @@ def test_a_worker_whose_row_is_locked_is_not_taken_for_dead(records: Records, cl
 
 
 def test_an_api_starts_while_its_own_key_is_locked(database: Database) -> None:
-    """None started for as long as a person's transaction held the bootstrap key's row."""
+    """No API started while a person's transaction held the lock on the bootstrap key's row."""
     now = datetime.now(UTC)
     with database.begin() as tx:
         made = ensure_bootstrap_key(tx, "bb_one", now)
@@ -203,22 +201,22 @@ def test_an_api_starts_while_its_own_key_is_locked(database: Database) -> None:
         assert ensure_bootstrap_key(tx, "bb_one", now) == made
 
 
-def test_who_holds_up_others_is_named(records: Records) -> None:
+def test_the_session_that_blocks_others_is_named(records: Records) -> None:
     with capture_logs() as logged, another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE") as session:
 
         def is_named() -> bool:
             with pytest.raises(OperationalError):
                 records.submit_job()
-            return any(each["event"] == "a session holds up others" for each in logged)
+            return any(each["event"] == "session blocks others" for each in logged)
 
-        await_until(is_named, 10, "nobody is named")
-        named = next(each for each in logged if each["event"] == "a session holds up others")
+        await_until(is_named, 10, "no session is named")
+        named = next(each for each in logged if each["event"] == "session blocks others")
         assert (named["pid"], named["application"]) == (session.info.backend_pid, "somebody")
         assert (named["state"], named["tables"]) == ("idle in transaction", "api_keys")
 
 
-class TestWhatIsDoneTogether:
-    """A worker's claims share a transaction, as do its ends."""
+class TestBatches:
+    """A worker's claims share a transaction, as do its outcomes."""
 
     @contextmanager
     def _claims(self, records: Records, url: str) -> Iterator[Claimer]:
@@ -232,22 +230,24 @@ class TestWhatIsDoneTogether:
         )
         opened.close()
 
-    def test_a_silent_line_holds_up_no_other_claim(self, database: Database, postgres_url: str, clock: Clock) -> None:
+    def test_a_silent_connection_delays_no_other_claim(
+        self, database: Database, postgres_url: str, clock: Clock
+    ) -> None:
         records = Records(database, clock)
         first, stuck, *others = [records.submit_job().id for _ in range(6)]
-        way, through = Proxy.before(postgres_url)
-        with way, ThreadPoolExecutor(8) as pool, self._claims(records, through) as claims:
+        proxy, through = Proxy.before(postgres_url)
+        with proxy, ThreadPoolExecutor(8) as pool, self._claims(records, through) as claims:
             assert claims.claim(first) is not None
-            assert way.silence() == 1
-            sent = len(way.passages[0].head)
+            assert proxy.silence() == 1
+            sent = len(proxy.passages[0].head)
             late = pool.submit(claims.claim, stuck)
-            await_until(lambda: len(way.passages[0].head) > sent, 5, "no claim is under way")
+            await_until(lambda: len(proxy.passages[0].head) > sent, 5, "no claim is under proxy")
             with quickly():
                 assert all(pool.map(claims.claim, others))
-            way.cut(1, Random(0))
+            proxy.cut(1, Random(0))
             assert late.result(30) is None
 
-    def test_a_locked_row_holds_up_no_other_claim(self, records: Records) -> None:
+    def test_a_locked_row_delays_no_other_claim(self, records: Records) -> None:
         stuck, *others = [records.submit_job().id for _ in range(5)]
         url = records.database.url.render_as_string(hide_password=False)
         with self._claims(records, url) as claims, ThreadPoolExecutor(8) as pool:

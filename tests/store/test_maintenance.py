@@ -1,4 +1,4 @@
-"""The maintenance loop with more to do than one go may take: it goes in steps, one right after the other."""
+"""The maintenance loop works off a backlog in steps, one right after the other."""
 
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 
 
 def maintenance(records: Records, registration: WorkerRegistration | None = None) -> Maintenance:
-    """Of a worker of today, for whom the clock of the records stands far back."""
+    """Return the loop of a worker at the real time, which is long after the clock of the records."""
     return Maintenance(
         records.database,
         registration or WorkerRegistration(records.database, 1, records.worker_id),
@@ -41,10 +41,10 @@ def count(records: Records, *statuses: Status) -> int:
         return tx.execute(query).scalar_one()
 
 
-def test_who_has_taken_a_new_identity_has_no_lease_until_the_former_ones_has_run_out(
+def test_a_worker_that_registered_again_has_no_lease_until_its_former_one_expires(
     records: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.maintenance.loop, "TICK", 0.0)  # every duty is due at once again
+    monkeypatch.setattr(worker.maintenance.loop, "TICK", 0.0)  # every task is due again at once
     monkeypatch.setattr(worker.maintenance.loop, "LEASE", timedelta(seconds=0.5))
     registration = WorkerRegistration(records.database, 1, records.worker_id)
     loop = maintenance(records, registration)
@@ -62,7 +62,7 @@ def test_who_has_taken_a_new_identity_has_no_lease_until_the_former_ones_has_run
     await_until(done, 5, "the lease was never taken")
 
 
-def test_retention_goes_in_steps(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_deletes_in_steps(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pruner, "BATCH", 3)
     for _ in range(7):
         records.job_in(Status.FAILED)
@@ -79,7 +79,7 @@ def test_retention_goes_in_steps(records: Records, monkeypatch: pytest.MonkeyPat
     assert requests == 0
 
 
-def test_so_do_deadlines(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_are_enforced_in_steps(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadlines, "BATCH", 3)
     monkeypatch.setattr(deadlines, "AT_ONCE", 3)
     for _ in range(7):

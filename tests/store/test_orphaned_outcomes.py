@@ -1,4 +1,4 @@
-"""Ends of calls that a worker has left in files of a shared folder: they are recorded, and their calls not rescued."""
+"""Outcomes that a worker has left in files of a shared folder are recorded, and their calls are not rescued."""
 
 import os
 import resource
@@ -28,23 +28,23 @@ from worker.pending_outcomes import PendingOutcomes
 SECOND = timedelta(seconds=1)
 TIMEOUT = 10 * SECOND
 ROOM_BYTES = 1_000_000
-"""For what the test itself prints."""
+"""Room for the output of the test itself."""
 POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=SECOND, widen_on_overflow=False)
 
 
 class Killed(BaseException):
-    """No handler may take it for a failure of the database."""
+    """A BaseException, so that no handler takes it for a failure of the database."""
 
 
 def leave(folder: Path, job: Job, attempt: Attempt, clock: Clock) -> None:
-    """A worker is killed before it could record an answer."""
+    """Leave a file as a worker does that is killed before it records an answer."""
     with suppress(Killed), PendingOutcomes(folder).until_recorded(EndedCall(job, attempt, ANSWER, None, clock()), None):
         raise Killed
     assert len(unrecorded_files(folder)) == 1
 
 
 def orphaned_outcomes(records: Records, folder: Path) -> OrphanedOutcomes:
-    """Those of another worker on this folder."""
+    """Return the orphaned outcomes as another worker on this folder sees them."""
     return OrphanedOutcomes(
         records.database,
         PendingOutcomes(folder),
@@ -65,7 +65,7 @@ def audit(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
 
 
 @pytest.mark.parametrize("take_back", [rescue, audit])
-def test_who_takes_calls_back_records_what_stands_in_files(
+def test_outcomes_in_files_are_recorded_before_their_calls_are_rescued(
     records: Records, clock: Clock, tmp_path: Path, take_back: Callable[[Records, OrphanedOutcomes, str], int]
 ) -> None:
     worker_id = records.worker()
@@ -80,7 +80,7 @@ def test_who_takes_calls_back_records_what_stands_in_files(
     assert unrecorded_files(tmp_path) == []
 
 
-def test_a_file_that_says_nothing_saves_no_call_from_rescue(records: Records, clock: Clock, tmp_path: Path) -> None:
+def test_a_call_with_an_unreadable_file_is_rescued(records: Records, clock: Clock, tmp_path: Path) -> None:
     worker_id = records.worker()
     job, attempt = records.claim(records.submit_job(), worker_id)
     leave(tmp_path, job, attempt, clock)
@@ -89,8 +89,10 @@ def test_a_file_that_says_nothing_saves_no_call_from_rescue(records: Records, cl
     assert records.reload(job).status is Status.QUEUED
 
 
-def test_one_that_can_never_be_recorded_is_rescued_in_the_end(records: Records, clock: Clock, tmp_path: Path) -> None:
-    """Whatever is wrong with it, and even where the folder lets nobody rename it."""
+def test_a_call_whose_file_can_never_be_recorded_is_rescued_in_the_end(
+    records: Records, clock: Clock, tmp_path: Path
+) -> None:
+    """Even if the file cannot be renamed."""
     worker_id = records.worker()
     job, attempt = records.claim(records.submit_job(), worker_id)
     leave(tmp_path, job, attempt, clock)
@@ -106,7 +108,7 @@ def test_one_that_can_never_be_recorded_is_rescued_in_the_end(records: Records, 
 
 
 @pytest.mark.one_database
-def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records, tmp_path: Path) -> None:
+def test_a_half_written_file_is_deleted_once_no_worker_can_be_writing_it(records: Records, tmp_path: Path) -> None:
     folder = tmp_path / FOLDER
     folder.mkdir()
     old, new = folder / "resp_1-1.draft", folder / "resp_2-1.draft"
@@ -118,7 +120,9 @@ def test_a_half_written_file_goes_once_nobody_can_be_writing_it(records: Records
 
 
 @pytest.mark.one_database
-def test_what_a_full_disk_takes_only_a_part_of_leaves_no_file(records: Records, clock: Clock, tmp_path: Path) -> None:
+def test_an_outcome_that_does_not_fit_on_the_disk_leaves_no_file(
+    records: Records, clock: Clock, tmp_path: Path
+) -> None:
     job, attempt = records.claim(records.submit_job(), records.worker())
     large = replace(ANSWER, raw=b" " * 2 * ROOM_BYTES)
     ends = PendingOutcomes(tmp_path)

@@ -1,4 +1,4 @@
-"""Statements are prepared where a session is ours, and not where a pooler lends it for a transaction."""
+"""Poolers: statements are prepared on a session of our own, and not on one lent for a transaction."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ NEEDS_POOLER = pytest.mark.skipif(not pgbouncer.is_installed(), reason=pgbouncer
 
 
 def prepared(url: str) -> int:
-    """How many statements a connection has prepared after using one of them five times."""
+    """Return the number of statements that a connection has prepared after running one five times."""
     database = Database(url, pool_size=1)
     try:
         for _ in range(5):
@@ -37,19 +37,19 @@ def with_threshold(url: str, threshold: str) -> str:
     return make_url(url).update_query_dict({"prepare_threshold": threshold}).render_as_string(hide_password=False)
 
 
-def test_statements_are_prepared_where_the_session_is_ours(postgres_url: str) -> None:
+def test_statements_are_prepared_on_a_session_of_our_own(postgres_url: str) -> None:
     assert prepared(postgres_url) == 1
 
 
 @NEEDS_POOLER
-def test_none_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(postgres_url: str) -> None:
+def test_no_statement_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(postgres_url: str) -> None:
     with PgBouncerServer(postgres_url) as pooler:
         assert prepared(pooler.url) == 0
         assert prepared(with_threshold(pooler.url, "2")) == 1
 
 
 @NEEDS_POOLER
-def test_a_pooler_that_lends_by_the_statement_is_named_as_the_fault(postgres_url: str) -> None:
+def test_statement_pooling_is_named_as_the_fault(postgres_url: str) -> None:
     with PgBouncerServer(postgres_url, mode="statement") as pooler:
         database = Database(pooler.url)
         assert "pool_mode = transaction" in str(why_not_written(database))
@@ -62,12 +62,10 @@ def test_a_pooler_that_refuses_is_named_as_the_fault() -> None:
 
 
 @NEEDS_POOLER
-def test_a_pooler_that_answers_without_its_server_is_not_waited_for(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pooler_without_its_server_fails_in_time(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.store.database.CONNECT_SECONDS", 1)
     with PgBouncerServer(postgres_url) as pooler:
-        os.kill(pooler.pid, signal.SIGUSR1)  # it pauses
+        os.kill(pooler.pid, signal.SIGUSR1)  # pause
         database = Database(pooler.url)
         began_at = monotonic()
         assert database.wrong_encoding() is None

@@ -1,4 +1,4 @@
-"""Several jobs claimed, or ended, in one transaction come to the same rows as one by one, all of them or none."""
+"""Jobs claimed or ended in one transaction get the same rows as one by one, all of them or none."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -34,7 +34,7 @@ def ended(job: Job, attempt: Attempt, clock: Clock, report: CallReport = ANSWER)
 
 
 def outcome_of(database: Database, job: Job) -> tuple[Any, ...]:
-    """All rows of a job but what names it."""
+    """Return all rows of a job without its id."""
     with database.read() as tx:
         row = job_from(tx.execute(select(schema.jobs).where(schema.jobs.c.id == job.id)).mappings().one())
         attempts = [replace(each, job_id="") for each in attempts_of(tx, job.id)]
@@ -42,7 +42,7 @@ def outcome_of(database: Database, job: Job) -> tuple[Any, ...]:
     return replace(row, id=""), attempts, answers
 
 
-def test_due_jobs_are_begun_and_stale_bells_left_out(records: Records, clock: Clock) -> None:
+def test_due_jobs_are_begun_and_stale_messages_ignored(records: Records, clock: Clock) -> None:
     due = [records.submit_job() for _ in range(3)]
     later = records.submit_job(run_at=clock() + SECOND)
     others = [records.job_in(status) for status in Status if status is not Status.QUEUED]
@@ -57,21 +57,21 @@ def test_due_jobs_are_begun_and_stale_bells_left_out(records: Records, clock: Cl
     assert outcome_of(records.database, others[0]) == before
 
 
-def test_no_more_are_begun_than_there_is_room_for(records: Records) -> None:
+def test_no_more_jobs_are_begun_than_asked_for(records: Records) -> None:
     jobs = [records.submit_job() for _ in range(4)]
     assert len(begin_all(records, jobs, most=3)) == 3
     assert sorted(records.reload(job).status for job in jobs) == [*[Status.IN_PROGRESS] * 3, Status.QUEUED]
 
 
 @pytest.mark.parametrize("report", [ANSWER, BARE])
-def test_settled_together_they_come_to_the_same_as_alone(records: Records, clock: Clock, report: CallReport) -> None:
+def test_outcomes_recorded_together_are_the_same_as_alone(records: Records, clock: Clock, report: CallReport) -> None:
     begun = begin_all(records, [records.submit_job() for _ in range(4)])
     clock.advance(SECOND)
     calls = [ended(*each, clock, report) for each in begun]
     assert all(map(can_batch, calls))
     with records.database.begin() as tx:
-        settled, _ = record_outcomes(tx, calls[:3])
-    assert [each.job.id for each in settled] == [call.job.id for call in calls[:3]]
+        recorded, _ = record_outcomes(tx, calls[:3])
+    assert [each.job.id for each in recorded] == [call.job.id for call in calls[:3]]
     with records.database.begin() as tx:
         record_outcome(tx, calls[3], POLICY, 0.5)
     alone = outcome_of(records.database, calls[3].job)
@@ -80,7 +80,7 @@ def test_settled_together_they_come_to_the_same_as_alone(records: Records, clock
         assert outcome_of(records.database, call.job) == alone
 
 
-def test_answers_with_and_without_usage_are_settled_together(records: Records, clock: Clock) -> None:
+def test_answers_with_and_without_usage_are_recorded_together(records: Records, clock: Clock) -> None:
     begun = begin_all(records, [records.submit_job() for _ in range(2)])
     with records.database.begin() as tx:
         record_outcomes(tx, [ended(*begun[0], clock), ended(*begun[1], clock, BARE)])
@@ -88,7 +88,7 @@ def test_answers_with_and_without_usage_are_settled_together(records: Records, c
     assert [records.reload(job).usage for job, _ in begun] == [ANSWER.usage, None]
 
 
-def test_when_one_of_them_is_no_longer_ours_none_is_settled(records: Records, clock: Clock) -> None:
+def test_if_one_job_is_no_longer_ours_no_outcome_is_recorded(records: Records, clock: Clock) -> None:
     begun = begin_all(records, [records.submit_job() for _ in range(3)])
     records.move(Verb.CANCEL, begun[1][0])
     before = snapshot(records.database)
@@ -98,7 +98,7 @@ def test_when_one_of_them_is_no_longer_ours_none_is_settled(records: Records, cl
 
 
 @pytest.mark.parametrize("verb", [Verb.CANCEL, Verb.RESCHEDULE])
-def test_a_call_is_given_its_request_only_while_the_job_is_its_own(verb: Verb, records: Records, clock: Clock) -> None:
+def test_a_call_gets_its_request_only_while_it_holds_the_job(verb: Verb, records: Records, clock: Clock) -> None:
     begun = [records.claim(records.submit_job(input=f"Question {number}")) for number in range(3)]
     attempts = [attempt for _, attempt in begun]
     asked = [Asked({"model": job.model}, f"Question {number}", None) for number, (job, _) in enumerate(begun)]
@@ -111,7 +111,7 @@ def test_a_call_is_given_its_request_only_while_the_job_is_its_own(verb: Verb, r
         assert requests_of(tx, [attempts[1]]) == [None]
 
 
-def test_only_whole_answers_of_first_calls_are_settled_together(records: Records, clock: Clock) -> None:
+def test_only_complete_answers_of_first_attempts_are_recorded_together(records: Records, clock: Clock) -> None:
     first = records.claim(records.submit_job())
     again = records.claim(records.move(Verb.RESCHEDULE, first[0], available_at=clock()))
     assert can_batch(ended(*first, clock))

@@ -1,4 +1,4 @@
-"""A connection that says nothing is not waited for."""
+"""Connections and servers that stop answering."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,38 +18,38 @@ from worker.maintenance.lease import Lease
 TIMEOUT = timedelta(seconds=10)
 
 
-def test_a_connection_that_a_nat_has_forgotten_is_replaced(postgres_url: str) -> None:
-    way, through = Proxy.before(postgres_url)
-    with way:
+def test_a_connection_dropped_by_a_nat_is_replaced(postgres_url: str) -> None:
+    proxy, through = Proxy.before(postgres_url)
+    with proxy:
         database = Database(through)
         with database.read() as tx:
             tx.execute(text("SELECT 1"))
         time_of_last_use = time.monotonic()
-        assert way.silence() == 1
+        assert proxy.silence() == 1
         await_until(lambda: time.monotonic() - time_of_last_use > 1.1, 5, "time stands still")
         with quickly(), database.begin() as tx:
             assert tx.execute(text("SELECT 1")).scalar_one() == 1
         database.close()
 
 
-def test_a_lease_is_soon_asked_for_again(postgres_url: str) -> None:
-    """All workers ask for it all the time, so what silences their connections meets each of them at that."""
-    way, through = Proxy.before(postgres_url)
-    with way, ThreadPoolExecutor(1) as threads:
+def test_a_lease_is_renewed_soon_after_its_connection_went_silent(postgres_url: str) -> None:
+    """All workers ask for it all the time, so when their connections go silent, each is likely to be asking."""
+    proxy, through = Proxy.before(postgres_url)
+    with proxy, ThreadPoolExecutor(1) as threads:
         database = Database(through)
         lease = Lease(database, "maintenance", TIMEOUT)
         assert lease.is_held_by("wrk_1")
-        way.stall()
+        proxy.stall()
         asked = threads.submit(lease.is_held_by, "wrk_1")
-        way.silence()
-        way.flow()
+        proxy.silence()
+        proxy.flow()
         with quickly(), pytest.raises(SQLAlchemyError):
             asked.result()
         assert lease.is_held_by("wrk_1")
         database.close()
 
 
-def test_a_frozen_server_is_not_waited_for(postgres_server: PostgresServer) -> None:
+def test_a_frozen_server_fails_the_transaction_in_time(postgres_server: PostgresServer) -> None:
     database = Database(postgres_server.url)
     with database.read() as tx:
         tx.execute(text("SELECT 1"))
@@ -62,15 +62,15 @@ def test_a_frozen_server_is_not_waited_for(postgres_server: PostgresServer) -> N
     database.close()
 
 
-def test_a_commit_without_an_answer_is_not_known(postgres_url: str) -> None:
-    way, through = Proxy.before(postgres_url)
-    with way:
+def test_a_commit_without_an_answer_is_unknown(postgres_url: str) -> None:
+    proxy, through = Proxy.before(postgres_url)
+    with proxy:
         database = Database(through)
 
         def write() -> None:
             with database.begin(within=0.5) as tx:
                 tx.execute(text("CREATE TABLE new (id int)"))
-                way.silence()
+                proxy.silence()
 
         with quickly(), pytest.raises(CommitUnknown):
             write()

@@ -1,4 +1,4 @@
-"""The time on SQLite: every process of a boot counts it on alike, whatever its host's clock is set to meanwhile."""
+"""The time on SQLite: all processes of a boot count it on alike, however the host's clock is set."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -62,7 +62,7 @@ def is_now(moment: datetime, ahead: timedelta = timedelta(0)) -> bool:
 
 
 @pytest.mark.parametrize("hours", [1, -1, 48])
-def test_a_step_of_the_hosts_clock_moves_no_process_also_not_one_that_begins_later(hours: int, host: Host) -> None:
+def test_a_step_of_the_hosts_clock_changes_the_time_of_no_process_old_or_new(hours: int, host: Host) -> None:
     first = host.process()
     assert is_now(written(first))
     host.ahead = timedelta(hours=hours)
@@ -73,7 +73,7 @@ def test_a_step_of_the_hosts_clock_moves_no_process_also_not_one_that_begins_lat
     assert is_now(written(host.process()))
 
 
-def test_it_is_told_the_hosts_time_where_strangers_are(host: Host) -> None:
+def test_times_sent_outside_are_the_hosts(host: Host) -> None:
     database = host.process()
     written(database)
     host.ahead = HOUR
@@ -84,7 +84,7 @@ def reboot(monkeypatch: pytest.MonkeyPatch, boot: str | None = "the next") -> No
     monkeypatch.setattr(jobs.store.sqlite_clock, "boot_id", lambda: boot)
 
 
-def test_after_a_reboot_it_is_the_hosts_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_reboot_the_hosts_time_is_taken_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     written(host.process())
     reboot(monkeypatch)
     host.ahead = 3 * HOUR
@@ -95,18 +95,20 @@ def test_after_a_reboot_it_is_the_hosts_once(host: Host, monkeypatch: pytest.Mon
     assert is_now(written(host.process()), 3 * HOUR)
 
 
-def test_after_a_reboot_it_is_never_before_what_a_heartbeat_noted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without a battery, whose clock begins anew: dead workers would live, and nothing would be due."""
-    noted = datetime.now(UTC) + HOUR
+def test_after_a_reboot_the_time_is_never_before_the_last_heartbeat(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine without a clock battery: else dead workers would count as live, and nothing would be due."""
+    last = datetime.now(UTC) + HOUR
     with host.process().begin() as tx:
-        row = {"id": "api_1", "heartbeat_at": noted}
+        row = {"id": "api_1", "heartbeat_at": last}
         tx.execute(insert(schema.api_processes).values(row))
     reboot(monkeypatch)
     host.ahead = timedelta(days=-10_000)
     assert is_now(written(host.process()), HOUR)
 
 
-def test_a_write_that_is_rolled_back_keeps_nothing_and_the_process_its_time(host: Host) -> None:
+def test_a_rolled_back_write_stores_no_time_and_leaves_the_process_its_own(host: Host) -> None:
     first = host.process()
     with pytest.raises(ZeroDivisionError), first.begin():
         raise ZeroDivisionError
@@ -115,7 +117,7 @@ def test_a_write_that_is_rolled_back_keeps_nothing_and_the_process_its_time(host
     assert is_now(written(host.process()))
 
 
-def test_where_a_boot_has_no_name_it_is_the_hosts(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_boot_id_the_time_is_the_hosts(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     reboot(monkeypatch, None)
     database = host.process()
     written(database)
@@ -123,14 +125,14 @@ def test_where_a_boot_has_no_name_it_is_the_hosts(host: Host, monkeypatch: pytes
     assert is_now(written(database), HOUR)
 
 
-def test_before_the_tables_are_there_it_is_the_hosts(tmp_path: Path) -> None:
+def test_before_the_migration_the_time_is_the_hosts(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
     assert is_now(written(database))
     database.close()
 
 
 class Passing:
-    """Time that passes as the test says."""
+    """A monotonic clock that the test advances."""
 
     def __init__(self) -> None:
         self.passed = 0.0
@@ -140,22 +142,22 @@ class Passing:
 
 
 @pytest.fixture
-def looks(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], timedelta]:
-    """Lets a worker look after the time for so many seconds; returns by how much it was moved."""
+def keep_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], timedelta]:
+    """Return a function that runs the timekeeper for some seconds and returns the span by which it moved the time."""
     passing = Passing()
     monkeypatch.setattr(worker.maintenance.sqlite_clock, "elapsed", passing)
     database = host.process()
     written(database)
     keeper = Timekeeper(database)
 
-    def look(seconds: float) -> timedelta:
+    def run_for(seconds: float) -> timedelta:
         moved = keeper.run_once()
         for _ in range(round(seconds / EVERY)):
             passing.passed += EVERY
             moved += keeper.run_once()
         return moved
 
-    return look
+    return run_for
 
 
 def open_job(host: Host, run_in: timedelta | None = None) -> str:
@@ -168,8 +170,8 @@ def open_job(host: Host, run_in: timedelta | None = None) -> str:
 
 
 @pytest.mark.parametrize("hours", [1, -1])
-def test_with_an_open_job_it_follows_by_a_hundredth_at_most(
-    hours: int, host: Host, looks: Callable[[float], timedelta]
+def test_with_an_open_job_the_time_follows_by_a_hundredth_at_most(
+    hours: int, host: Host, keep_time: Callable[[float], timedelta]
 ) -> None:
     other = host.process()
     written(other)
@@ -177,51 +179,51 @@ def test_with_an_open_job_it_follows_by_a_hundredth_at_most(
     host.ahead = timedelta(hours=hours)
     moved = timedelta(0)
     for _ in range(10):
-        moved += looks(60)
+        moved += keep_time(60)
         assert is_now(written(other), moved)
     assert abs(moved - hours * RATE * timedelta(seconds=600)) < SECOND / 2
-    assert other.clock.stepped_at == float("-inf")  # nobody takes that for a step
+    assert other.clock.stepped_at == float("-inf")  # that is no step
     assert abs(other.clock() - host.clock()) > HOUR - 10 * SECOND
 
 
-def test_it_stops_where_it_agrees(host: Host, looks: Callable[[float], timedelta]) -> None:
+def test_it_stops_when_both_clocks_agree(host: Host, keep_time: Callable[[float], timedelta]) -> None:
     open_job(host)
     host.ahead = SECOND / 2
-    looks(120)
-    assert looks(60) == timedelta(0)
+    keep_time(120)
+    assert keep_time(60) == timedelta(0)
     assert abs(host.opened[0].clock.host_ahead) <= TOLERANCE
 
 
 @pytest.mark.parametrize("hours", [8, -1])
-def test_with_no_open_job_it_is_set_at_once_and_everyone_knows_in_his_next_transaction(
-    hours: int, host: Host, looks: Callable[[float], timedelta]
+def test_without_an_open_job_the_time_is_set_at_once_for_all_next_transactions(
+    hours: int, host: Host, keep_time: Callable[[float], timedelta]
 ) -> None:
     other = host.process()
     written(other)
     host.ahead = timedelta(hours=hours)
-    assert abs(looks(SETTLED_SECONDS / 2)) < SECOND  # it may be set back in a moment
-    looks(SETTLED_SECONDS)
+    assert abs(keep_time(SETTLED_SECONDS / 2)) < SECOND  # the clock may be set back in a moment
+    keep_time(SETTLED_SECONDS)
     assert is_now(written(other), host.ahead)
-    assert other.clock.stepped_at > elapsed() - 60  # so nobody's silence is judged for a while
+    assert other.clock.stepped_at > elapsed() - 60  # so no worker is marked dead for a while
 
 
-def test_a_job_that_waits_for_its_run_at_is_in_no_ones_way(host: Host, looks: Callable[[float], timedelta]) -> None:
+def test_a_job_that_waits_for_its_run_at_does_not_count_as_open(
+    host: Host, keep_time: Callable[[float], timedelta]
+) -> None:
     open_job(host, run_in=10 * HOUR)
     host.ahead = HOUR
-    assert abs(looks(2 * SETTLED_SECONDS) - HOUR) < SECOND
+    assert abs(keep_time(2 * SETTLED_SECONDS) - HOUR) < SECOND
 
 
-def test_one_that_a_step_would_make_due_is(host: Host, looks: Callable[[float], timedelta]) -> None:
+def test_a_job_that_a_step_would_make_due_counts_as_open(host: Host, keep_time: Callable[[float], timedelta]) -> None:
     job_id = open_job(host, run_in=HOUR / 2)
     host.ahead = HOUR
-    assert looks(2 * SETTLED_SECONDS) < SECOND
+    assert keep_time(2 * SETTLED_SECONDS) < SECOND
     with host.process().begin() as tx:
         assert tx.execute(select(schema.jobs.c.id)).scalar_one() == job_id
 
 
-def test_a_clock_that_is_set_again_and_again_is_followed_slowly(
-    host: Host, looks: Callable[[float], timedelta]
-) -> None:
+def test_a_clock_that_is_set_repeatedly_is_followed_slowly(host: Host, keep_time: Callable[[float], timedelta]) -> None:
     for number in range(8):
         host.ahead = (number % 2) * HOUR
-        assert abs(looks(10)) < SECOND
+        assert abs(keep_time(10)) < SECOND

@@ -1,4 +1,4 @@
-"""SQLite's file is replaced or deleted under a running server, by a restore or a clean-up."""
+"""SQLite's file is replaced, deleted or overwritten under a running server, by a restore or a clean-up."""
 
 import shutil
 import sqlite3
@@ -33,7 +33,7 @@ def delete(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """As a restore does, whose file is another."""
+    """Move another file into its place, as a restore does."""
     restored = path.with_name("restored.db")
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("VACUUM INTO ?", (str(restored),))
@@ -59,7 +59,7 @@ def refusal_of(database: Database) -> str | None:
 
 
 @pytest.mark.parametrize("does", [delete, replace, delete_the_log])
-def test_nothing_is_written_any_more(sqlite_url: str, does: Callable[[Path], None]) -> None:
+def test_nothing_is_written_once_the_file_is_gone(sqlite_url: str, does: Callable[[Path], None]) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
     write(database, "before")
@@ -94,7 +94,7 @@ def test_a_restored_file_is_not_damaged_by_the_log_of_the_old_one(sqlite_url: st
     again.close()
 
 
-def test_no_other_file_is_opened_beside_the_old_one(sqlite_url: str) -> None:
+def test_another_file_is_not_opened_beside_the_old_one(sqlite_url: str) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
     with database.read() as tx:
@@ -106,7 +106,7 @@ def test_no_other_file_is_opened_beside_the_old_one(sqlite_url: str) -> None:
     database.close()
 
 
-def test_a_file_that_is_put_back_is_written_to_again(sqlite_url: str) -> None:
+def test_a_file_that_is_put_back_is_written_again(sqlite_url: str) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
     write(database, "before")
@@ -120,18 +120,18 @@ def test_a_file_that_is_put_back_is_written_to_again(sqlite_url: str) -> None:
 
 
 def overwrite(path: Path, backup: Path) -> None:
-    """As `cp` does: the file stays the same, only what is in it does not."""
+    """Write other contents into the same file, as `cp` does."""
     before = path.stat().st_ino
     shutil.copyfile(backup, path)
     assert path.stat().st_ino == before
 
 
-def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
+def test_an_overwritten_file_is_detected(sqlite_url: str) -> None:
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     database = Database(sqlite_url)
     with database.read() as tx:
         tx.execute(select(schema.api_keys)).all()
-    assert refusal_of(database) is None  # looked at before the log had begun
+    assert refusal_of(database) is None  # a check before the log exists
     write(database, "restored")
     backup = path.with_name("backup.db")
     with closing(sqlite3.connect(path)) as connection:
@@ -142,7 +142,7 @@ def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
     for _ in range(2):
         with pytest.raises(FileReplaced, match="was overwritten while the server runs"):
             write(database, "too late")
-    assert path.read_bytes() == backup.read_bytes()  # nothing was put into it
+    assert path.read_bytes() == backup.read_bytes()  # nothing was written to it
     database.close()
     for each in ("-wal", "-shm"):
         path.with_name(path.name + each).unlink(missing_ok=True)
@@ -154,24 +154,24 @@ def test_a_file_that_is_overwritten_is_noticed(sqlite_url: str) -> None:
     again.close()
 
 
-def test_no_checkpoint_is_taken_for_an_overwritten_file(sqlite_url: str) -> None:
-    """Whoever writes and reads meanwhile, in however many processes, and though the file is touched."""
+def test_a_checkpoint_is_not_taken_for_an_overwrite(sqlite_url: str) -> None:
+    """Another process writes and reads meanwhile, and the file is touched."""
     path = Path(sqlite_url.removeprefix("sqlite:///"))
     other = [sys.executable, "-c", OTHER_PROCESS, str(path)]
     database = Database(sqlite_url)
-    looked = 0
+    checks = 0
     with subprocess.Popen(other, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
             path.touch()
             database.check_file()
-            if (looked := looked + 1) % 20 == 0:
-                write(database, f"ours {looked}")
+            if (checks := checks + 1) % 20 == 0:
+                write(database, f"ours {checks}")
     assert process.returncode == 0
-    assert looked > 100
+    assert checks > 100
     database.close()
 
 
-def test_the_log_is_cut_to_a_bounded_size(sqlite_url: str) -> None:
+def test_the_log_has_a_size_limit(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.begin() as tx:
         assert tx.execute(text("PRAGMA journal_size_limit")).scalar_one() == 64 * 1024 * 1024

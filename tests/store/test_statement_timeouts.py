@@ -1,4 +1,4 @@
-"""How long a statement, a lock, an idle transaction and a dead connection are waited for."""
+"""Limits on statements, locks, idle transactions and dead connections."""
 
 import os
 import socket
@@ -26,12 +26,12 @@ SLOW_COMMIT = (
 
 @pytest.fixture
 def database(postgres_database: Database) -> Database:
-    """Row locks and time limits are PostgreSQL's alone, so `records` are there."""
+    """Only PostgreSQL has row locks and these limits, so `records` uses it."""
     return postgres_database
 
 
-def test_limits_last_for_one_transaction_and_need_no_state_of_the_session(database: Database) -> None:
-    """A pooler in transaction mode gives the next transaction another session."""
+def test_limits_apply_to_one_transaction_without_session_state(database: Database) -> None:
+    """Behind a pooler in transaction mode the next transaction runs in another session."""
     names = ("lock_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
 
     def settings(of: Database, *, inside: bool) -> list[str]:
@@ -47,39 +47,39 @@ def test_limits_last_for_one_transaction_and_need_no_state_of_the_session(databa
     other.close()
 
 
-def test_limits_hold_where_no_state_of_a_session_survives(records: Records) -> None:
-    """As behind a pooler in transaction mode; of a session it keeps prepared statements alone."""
+def test_limits_hold_when_session_state_is_lost(records: Records) -> None:
+    """As behind a pooler in transaction mode, which keeps only the prepared statements of a session."""
 
     def forget(driver: Any, *_: object) -> None:
         driver.execute("RESET ALL; DISCARD TEMP; DISCARD SEQUENCES; UNLISTEN *")
 
-    def stand_still() -> None:
+    def be_idle() -> None:
         with records.database.begin() as tx:
-            tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # for 5 s
-            await_until(lambda: has_heard(tx), 10, "the session is still there")
+            tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '100ms'"))  # instead of 5 s
+            await_until(lambda: has_received(tx), 10, "the session is still there")
 
     event.listen(records.database.engine, "checkout", forget)
     with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
-        for _ in range(3):  # so often that statements are prepared
+        for _ in range(3):  # often enough for statements to be prepared
             with pytest.raises(OperationalError) as caught:
                 records.submit_job()
             assert is_locked(caught.value)
     with pytest.raises(DBAPIError):
-        stand_still()
+        be_idle()
     records.submit_job()
 
 
-def test_a_lock_is_waited_for_a_second(records: Records) -> None:
+def test_a_lock_wait_ends_after_a_second(records: Records) -> None:
     with another_session(records.database, "SELECT 1 FROM api_keys FOR UPDATE"), quickly():
         with pytest.raises(OperationalError) as caught:
             records.submit_job()
         assert is_locked(caught.value)
-        with unless_locked(), records.database.begin(hurried=True) as tx:
+        with unless_locked(), records.database.begin(brief_lock_wait=True) as tx:
             tx.execute(text("SELECT 1 FROM api_keys FOR UPDATE"))
 
 
-def test_who_stops_in_a_transaction_loses_its_locks(database: Database, postgres_url: str) -> None:
-    """As a host does that loses power: its backend would live on for two hours."""
+def test_an_idle_transaction_loses_its_locks(database: Database, postgres_url: str) -> None:
+    """As when a host loses power: its backend would live on for two hours."""
     other = Database(postgres_url)
 
     def stop() -> None:
@@ -92,21 +92,21 @@ def test_who_stops_in_a_transaction_loses_its_locks(database: Database, postgres
     other.close()
 
 
-def test_a_dead_line_is_noticed_within_ten_seconds(database: Database) -> None:
+def test_a_dead_connection_is_noticed_within_ten_seconds(database: Database) -> None:
     found = dict(each.split("=") for each in _parameters(database))
     idle, interval, count = (int(found[f"keepalives_{each}"]) for each in ("idle", "interval", "count"))
     assert idle + interval * count <= 10
     assert int(found["tcp_user_timeout"]) <= 10_000
 
 
-def test_the_kernel_says_so_of_the_real_line(database: Database) -> None:
-    """It ends a line whose packets are lost: what was sent is acknowledged within so long, or a probe is."""
+def test_the_socket_has_these_limits(database: Database) -> None:
+    """The kernel closes the socket if neither data nor a probe is acknowledged in that time."""
     with database.read() as tx:
         driver: Any = tx.connection.dbapi_connection
-        with socket.socket(fileno=os.dup(driver.fileno())) as line:
+        with socket.socket(fileno=os.dup(driver.fileno())) as copy:
 
             def option(level: int, name: str) -> int:
-                return line.getsockopt(level, getattr(socket, name))
+                return copy.getsockopt(level, getattr(socket, name))
 
             assert option(socket.SOL_SOCKET, "SO_KEEPALIVE") == 1
             idle, interval, count = (option(socket.IPPROTO_TCP, f"TCP_KEEP{each}") for each in ("IDLE", "INTVL", "CNT"))
@@ -114,14 +114,14 @@ def test_the_kernel_says_so_of_the_real_line(database: Database) -> None:
             assert 0 < option(socket.IPPROTO_TCP, "TCP_USER_TIMEOUT") <= 10_000
 
 
-def test_a_statement_that_takes_too_long_is_ended(database: Database) -> None:
+def test_a_statement_that_takes_too_long_is_cancelled(database: Database) -> None:
     with quickly(), pytest.raises(OperationalError), database.read(within=0.5) as tx:
         tx.execute(text("SELECT pg_sleep(60)"))
     with database.read() as tx:
         assert tx.execute(text("SELECT 1")).scalar_one() == 1
 
 
-def test_a_commit_that_takes_too_long_is_ended(database: Database) -> None:
+def test_a_commit_that_takes_too_long_is_cancelled(database: Database) -> None:
     with database.begin() as tx:
         for statement in SLOW_COMMIT:
             tx.execute(text(statement))
@@ -130,22 +130,22 @@ def test_a_commit_that_takes_too_long_is_ended(database: Database) -> None:
         with database.begin(within=0.5) as tx:
             tx.execute(text("INSERT INTO late VALUES (1)"))
 
-    with quickly(), pytest.raises(OperationalError):  # canceled, so it is known that nothing was written
+    with quickly(), pytest.raises(OperationalError):  # cancelled, so nothing was written for certain
         write()
     with database.read() as tx:
         assert tx.execute(text("SELECT count(*) FROM late")).scalar_one() == 0
 
 
-def has_heard(tx: Connection) -> bool:
-    """Whether the server has said something by itself, as it does when it ends a session."""
+def has_received(tx: Connection) -> bool:
+    """Return whether the server has sent anything by itself, as it does when it ends a session."""
     driver: Any = tx.connection.dbapi_connection
     return bool(select_ready([driver.fileno()], [], [], 0)[0])
 
 
 def is_free(database: Database) -> bool:
-    """Whether the leases can be written."""
+    """Return whether the table of leases is unlocked."""
     written = list[bool]()
-    with unless_locked(), database.begin(hurried=True) as tx:
+    with unless_locked(), database.begin(brief_lock_wait=True) as tx:
         written.append(take_lease(tx, "a lease", "me", database_now(tx), SECOND))
     return bool(written)
 

@@ -1,4 +1,4 @@
-"""The outbox on every database: written with the end of a job, claimed once, taken back, and erased in time."""
+"""The webhook outbox: written with the end of a job, claimed once, rescued, and pruned."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,11 +36,11 @@ from worker.outcome import EndedCall, record_outcomes
 SECOND = timedelta(seconds=1)
 ENDS = sorted(verb for verb, each in TRANSITIONS.items() if each.target.is_terminal)
 AttemptEnd = tuple[DeliveryError | None, int | None]
-"""What a try came to, and the receiver's status."""
+"""An attempt's error and HTTP status."""
 TARGET = WebhookTarget("https://example.com/", "target", ("response.completed",), None)
 
 
-def endpoint(records: Records, target: str = "a receiver", key: ApiKey | None = None) -> Endpoint:
+def endpoint(records: Records, target: str = "a target", key: ApiKey | None = None) -> Endpoint:
     with records.database.begin() as tx:
         return store.create_endpoint(
             tx,
@@ -65,7 +65,7 @@ def delivery_ids(records: Records, job: Job) -> list[str]:
         return pending_of_jobs(tx, [job.id])
 
 
-def test_whoever_settles_calls_is_told_what_to_ring_for(records: Records) -> None:
+def test_recording_outcomes_returns_the_deliveries_to_enqueue(records: Records) -> None:
     endpoint(records)
     disabled = endpoint(records)
     endpoint(records, key=make_key(records.database, "other"))
@@ -76,9 +76,9 @@ def test_whoever_settles_calls_is_told_what_to_ring_for(records: Records) -> Non
     submitted = (records.submit_job(), records.submit_job(webhook=TARGET), records.submit_job(background=False))
     calls = [EndedCall(*records.claim(job), ANSWER, None, records.clock()) for job in submitted]
     with records.database.begin() as tx:
-        settled, deliveries = record_outcomes(tx, calls)
-    assert len(settled) == 3
-    assert len(deliveries) == 3  # the key's endpoint hears of two of them, and one names a receiver of its own
+        recorded, deliveries = record_outcomes(tx, calls)
+    assert len(recorded) == 3
+    assert len(deliveries) == 3  # the key's endpoint gets two of them, and one job names an endpoint of its own
     assert sorted(deliveries) == sorted(each for job in submitted for each in delivery_ids(records, job))
 
 
@@ -93,27 +93,27 @@ def claim(records: Records, delivery_id: str, worker_id: str) -> ClaimedDelivery
         return claim_deliveries(tx, [delivery_id], worker_id, records.clock())[delivery_id]
 
 
-def report(records: Records, sending: ClaimedDelivery, came_to: DeliveryReport) -> DeliveryStatus | None:
+def report(records: Records, claimed: ClaimedDelivery, result: DeliveryReport) -> DeliveryStatus | None:
     with records.database.begin() as tx:
-        return record_delivery_attempt(tx, sending, came_to, records.clock(), 0).status
+        return record_delivery_attempt(tx, claimed, result, records.clock(), 0).status
 
 
-def log_of(records: Records, hook: Endpoint) -> list[tuple[DeliveryStatus, list[AttemptEnd]]]:
+def log_of(records: Records, endpoint: Endpoint) -> list[tuple[DeliveryStatus, list[AttemptEnd]]]:
     with records.database.read() as tx:
-        found = store.list_deliveries(tx, hook, limit=100)[0]
+        found = store.list_deliveries(tx, endpoint, limit=100)[0]
     return [(each.status, [(made.error_kind, made.http_status) for made in each.attempts]) for each in found]
 
 
 def due(
-    records: Records, limit: int = 100, enqueued_before: datetime | None = None, places: int | None = None
+    records: Records, limit: int = 100, enqueued_before: datetime | None = None, slots: int | None = None
 ) -> list[str]:
     with records.database.begin() as tx:
-        return pick_due_deliveries(tx, records.clock(), limit, enqueued_before or records.clock() + SECOND, places)
+        return pick_due_deliveries(tx, records.clock(), limit, enqueued_before or records.clock() + SECOND, slots)
 
 
 @pytest.mark.parametrize("verb", ENDS)
-def test_no_end_of_a_background_job_can_forget_its_event(records: Records, verb: Verb) -> None:
-    """Whatever ends it goes through `move`, so this is all the ways there are, and there will be."""
+def test_every_end_of_a_background_job_is_an_event(records: Records, verb: Verb) -> None:
+    """Every end goes through `move`, so these are all the ways a job can end."""
     endpoint(records)
     job = records.job_in(min(TRANSITIONS[verb].sources))
     ended = records.move(verb, job)
@@ -122,7 +122,7 @@ def test_no_end_of_a_background_job_can_forget_its_event(records: Records, verb:
 
 
 @pytest.mark.parametrize("status", sorted(Status))
-def test_only_background_jobs_that_end_are_told_of(records: Records, status: Status) -> None:
+def test_only_background_jobs_that_end_are_events(records: Records, status: Status) -> None:
     endpoint(records)
     records.job_in(status, background=False)
     assert events(records) == []
@@ -130,7 +130,7 @@ def test_only_background_jobs_that_end_are_told_of(records: Records, status: Sta
     assert len(events(records)) == (status in TERMINAL)
 
 
-def test_an_end_that_is_rolled_back_was_no_event(records: Records) -> None:
+def test_an_end_that_is_rolled_back_is_no_event(records: Records) -> None:
     endpoint(records)
     job = records.submit_job()
     with records.database.begin() as tx:
@@ -146,18 +146,18 @@ def test_each_end_of_a_job_that_is_retried_is_an_event_of_its_own(records: Recor
     assert events(records) == [(job.id, "response.cancelled")] * 2
 
 
-def test_only_the_keys_own_endpoints_hear_of_it_and_the_one_that_the_request_named(records: Records) -> None:
+def test_an_event_goes_to_the_keys_endpoints_and_the_one_that_the_request_named(records: Records) -> None:
     other = make_key(records.database, "other")
     mine, theirs = endpoint(records), endpoint(records, key=other)
     records.job_in(Status.COMPLETED, webhook=TARGET)
-    records.job_in(Status.FAILED, webhook=TARGET)  # which that one does not want to hear of
+    records.job_in(Status.FAILED, webhook=TARGET)  # to which that one is not subscribed
     row = schema.webhook_deliveries.c
     with records.database.read() as tx:
-        told = [each.endpoint_id for each in tx.execute(select(row.endpoint_id))]
+        endpoint_ids = [each.endpoint_id for each in tx.execute(select(row.endpoint_id))]
         assert store.list_endpoints(tx, records.key.id, limit=10) == ([mine], False)
-    assert len(told) == 3
-    assert told.count(mine.id) == 2
-    assert theirs.id not in told
+    assert len(endpoint_ids) == 3
+    assert endpoint_ids.count(mine.id) == 2
+    assert theirs.id not in endpoint_ids
 
 
 def test_a_delivery_is_claimed_once(records: Records) -> None:
@@ -171,7 +171,7 @@ def test_a_delivery_is_claimed_once(records: Records) -> None:
     assert sorted(race(*[claim] * 4)) == [False, False, False, True]
 
 
-def test_of_several_each_is_claimed_once_however_many_want_them_in_whatever_order(records: Records) -> None:
+def test_of_several_deliveries_each_is_claimed_once_in_any_order(records: Records) -> None:
     endpoint(records)
     ids = [delivery_ids(records, records.job_in(Status.COMPLETED))[0] for _ in range(20)]
 
@@ -186,7 +186,7 @@ def test_of_several_each_is_claimed_once_however_many_want_them_in_whatever_orde
 
 
 class TestRescue:
-    def test_what_a_worker_that_is_gone_was_sending_is_due_at_once(self, records: Records) -> None:
+    def test_a_delivery_of_a_dead_worker_is_due_at_once(self, records: Records) -> None:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
@@ -200,24 +200,24 @@ class TestRescue:
 
     def rescued(self, records: Records) -> ClaimedDelivery:
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
-        sending = claim(records, delivery_id, records.worker_id)
+        claimed = claim(records, delivery_id, records.worker_id)
         with records.database.begin() as tx:
             workers.leave(tx, records.worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == [delivery_id]
-        return sending
+        return claimed
 
-    def test_a_lost_try_that_reports_before_the_next_spares_it(self, records: Records) -> None:
+    def test_a_late_success_before_the_next_attempt_ends_the_delivery(self, records: Records) -> None:
         hook = endpoint(records)
-        sending = self.rescued(records)
-        assert report(records, sending, DeliveryReport(None, 200)) is DeliveryStatus.DELIVERED
+        claimed = self.rescued(records)
+        assert report(records, claimed, DeliveryReport(None, 200)) is DeliveryStatus.DELIVERED
         assert due(records) == []
         assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, 200)])]
 
     @pytest.mark.parametrize(("error", "status"), [(None, 200), (DeliveryError.HTTP_ERROR, 500)])
-    def test_a_lost_try_stays_lost_whatever_it_reports_later(
+    def test_a_lost_attempt_stays_lost_whatever_it_reports_later(
         self, records: Records, error: DeliveryError | None, status: int
     ) -> None:
-        """It is why the event was sent twice; beside it stands what the receiver answered."""
+        """It is why the event was sent twice. Its late HTTP status is recorded beside the error."""
         hook = endpoint(records)
         late = self.rescued(records)
         again = claim(records, late.id, records.worker())
@@ -227,7 +227,7 @@ class TestRescue:
         assert report(records, late, DeliveryReport(error, status)) is None
         assert log_of(records, hook) == [(DeliveryStatus.DELIVERED, [(DeliveryError.LOST, status), (None, 204)])]
 
-    def test_a_try_that_reports_while_it_is_given_up_is_not_forgotten(self, records: Records) -> None:
+    def test_a_success_reported_during_its_rescue_is_recorded(self, records: Records) -> None:
         hook = endpoint(records)
         ids = [delivery_ids(records, records.job_in(Status.COMPLETED))[0] for _ in range(40)]
         sent = [claim(records, each, records.worker_id) for each in sorted(ids)]
@@ -239,8 +239,8 @@ class TestRescue:
                 rescue_deliveries(tx, records.clock())
 
         def report_all() -> None:
-            for sending in reversed(sent):
-                report(records, sending, DeliveryReport(None, 200))
+            for claimed in reversed(sent):
+                report(records, claimed, DeliveryReport(None, 200))
 
         race(rescue, report_all)
         assert {(status, attempts[0][1]) for status, attempts in log_of(records, hook)} == {
@@ -248,40 +248,40 @@ class TestRescue:
         }
 
     def lose(self, records: Records, delivery_id: str, *, released: bool) -> None:
-        """One try whose worker dies, or whose worker hands it back."""
-        sending = claim(records, delivery_id, worker_id := records.worker())
+        """Lose one attempt: its worker dies, or hands it back."""
+        claimed = claim(records, delivery_id, worker_id := records.worker())
         if released:
-            assert report(records, sending, DeliveryReport(DeliveryError.LOST)) is not None
+            assert report(records, claimed, DeliveryReport(DeliveryError.LOST)) is not None
             return
         with records.database.begin() as tx:
             workers.leave(tx, worker_id, records.clock())
             assert rescue_deliveries(tx, records.clock()) == [delivery_id]
 
     @pytest.mark.parametrize("released", [False, True], ids=["died", "handed back"])
-    def test_one_that_is_lost_at_every_try_fails_as_scheduled_and_its_endpoint_is_disabled(
+    def test_a_delivery_lost_at_every_attempt_fails_as_scheduled_and_its_endpoint_is_disabled(
         self, records: Records, *, released: bool
     ) -> None:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         [later] = delivery_ids(records, records.job_in(Status.COMPLETED))
         started_at = records.clock()
-        tried_at: list[timedelta] = []
+        attempted_at: list[timedelta] = []
         while status_of(records, delivery_id) == DeliveryStatus.PENDING:
-            assert len(tried_at) < 100
+            assert len(attempted_at) < 100
             if due(records):
-                tried_at.append(records.clock() - started_at)
+                attempted_at.append(records.clock() - started_at)
                 self.lose(records, delivery_id, released=released)
             else:
                 records.clock.advance(timedelta(minutes=30))
-            with records.database.begin() as tx:  # which is not what this test is about
+            with records.database.begin() as tx:  # keep the other delivery out of the way
                 tx.execute(
                     update(schema.webhook_deliveries)
                     .where(schema.webhook_deliveries.c.id == later)
                     .values(available_at=records.clock() + SECOND)
                 )
-        assert len(tried_at) == MOST_LOST_IN_A_ROW + MAX_FAILURES
-        assert tried_at[MOST_LOST_IN_A_ROW] == timedelta(0)
-        assert tried_at[-1] > timedelta(days=3)
+        assert len(attempted_at) == MOST_LOST_IN_A_ROW + MAX_FAILURES
+        assert attempted_at[MOST_LOST_IN_A_ROW] == timedelta(0)
+        assert attempted_at[-1] > timedelta(days=3)
         with records.database.read() as tx:
             assert store.get_endpoint(tx, hook.id, hook.api_key_id).failing_since == started_at
         records.clock.advance(timedelta(days=5))
@@ -292,7 +292,7 @@ class TestRescue:
         with records.database.read() as tx:
             assert store.get_endpoint(tx, hook.id, hook.api_key_id).disabled_for is DisabledFor.FAILING
 
-    def test_a_try_that_reports_ends_the_row_of_lost_ones(self, records: Records) -> None:
+    def test_an_attempt_that_reports_resets_the_count_of_lost_ones(self, records: Records) -> None:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         for _ in range(3):
@@ -307,7 +307,7 @@ class TestRescue:
             row = schema.webhook_deliveries.c
             assert tx.execute(select(row.failures, row.attempts)).one() == (3, 9)
 
-    def test_so_is_a_claim_that_was_never_confirmed(self, records: Records) -> None:
+    def test_a_claim_past_its_timeout_is_rescued(self, records: Records) -> None:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.COMPLETED))
         with records.database.begin() as tx:
@@ -316,11 +316,11 @@ class TestRescue:
             assert rescue_deliveries(tx, records.clock() + CLAIM_TIMEOUT + SECOND) == [delivery_id]
 
 
-class TestTheScheduler:
-    def test_receivers_take_turns(self, records: Records) -> None:
+class TestScheduler:
+    def test_targets_are_picked_in_rounds(self, records: Records) -> None:
         keys = {name: make_key(records.database, name) for name in "abc"}
         for name, key in keys.items():
-            endpoint(records, f"receiver {name}", key)
+            endpoint(records, f"target {name}", key)
         for name in "aaaaabbc":
             records.move(Verb.CANCEL, records.submit_job(keys[name]))
             records.clock.advance(SECOND)
@@ -330,7 +330,7 @@ class TestTheScheduler:
             targets = {each.id: each.target for each in tx.execute(select(row.id, row.target))}
         assert "".join(targets[each][-1] for each in picked) == "abcab"
 
-    def test_one_receiver_is_offered_one_more_than_are_out_up_to_a_bound(self, records: Records) -> None:
+    def test_a_target_gets_one_more_than_are_being_sent_up_to_a_bound(self, records: Records) -> None:
         endpoint(records)
         ids = [delivery_ids(records, records.job_in(Status.CANCELLED))[0] for _ in range(MOST_PER_TARGET + 4)]
         assert due(records) == ids[:2]
@@ -339,35 +339,35 @@ class TestTheScheduler:
                 assert claim_deliveries(tx, [each], records.worker_id, records.clock())
             assert due(records) == (ids[number : number + 1] if number < MOST_PER_TARGET else [])
 
-    def test_a_key_is_offered_its_share_of_the_places_and_the_next_key_goes_first(self, records: Records) -> None:
-        """However many receivers it names: the bells for them would stand before everybody else's, and in vain."""
+    def test_a_key_gets_its_share_of_the_slots_and_the_next_key_goes_first(self, records: Records) -> None:
+        """However many targets it has: their messages would stand before those of other keys."""
         other = make_key(records.database, "other")
         for number in range(70):
-            endpoint(records, f"receiver {number:02}")
-        endpoint(records, "their receiver", other)
+            endpoint(records, f"target {number:02}")
+        endpoint(records, "their target", other)
         many = delivery_ids(records, records.job_in(Status.CANCELLED))
         records.clock.advance(SECOND)
         [theirs] = delivery_ids(records, records.move(Verb.CANCEL, records.submit_job(other)))
-        offered = due(records, places=20)
-        assert (offered[1], len(offered)) == (theirs, 16)
+        picked = due(records, slots=20)
+        assert (picked[1], len(picked)) == (theirs, 16)
         with records.database.begin() as tx:
-            assert len(claim_deliveries(tx, offered[:1] + offered[2:], records.worker_id, records.clock())) == 15
-        assert due(records, places=20) == [theirs]
-        more = due(records, places=40)
+            assert len(claim_deliveries(tx, picked[:1] + picked[2:], records.worker_id, records.clock())) == 15
+        assert due(records, slots=20) == [theirs]
+        more = due(records, slots=40)
         assert (more[0], len(more)) == (theirs, 16)
-        assert set(more[1:]) <= set(many) - set(offered)
+        assert set(more[1:]) <= set(many) - set(picked)
         assert len(due(records)) == 56
 
-    def test_a_bell_that_was_rung_is_not_rung_again_at_once(self, records: Records) -> None:
+    def test_an_enqueued_delivery_is_not_enqueued_again_at_once(self, records: Records) -> None:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
         now = records.clock()
-        assert due(records, enqueued_before=now) == []  # rung by whoever ended the job
+        assert due(records, enqueued_before=now) == []  # enqueued when the job ended
         records.clock.advance(SECOND)
         assert due(records, enqueued_before=records.clock()) == [delivery_id]
         assert due(records, enqueued_before=records.clock()) == []
 
-    def test_what_waits_for_its_next_try_is_not_due(self, records: Records) -> None:
+    def test_a_delivery_that_waits_for_its_next_attempt_is_not_due(self, records: Records) -> None:
         endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
         row = schema.webhook_deliveries.c
@@ -377,27 +377,27 @@ class TestTheScheduler:
         assert due(records) == []
 
 
-class TestErasure:
+class TestPruning:
     def prune(self, records: Records, before: datetime) -> int:
         with records.database.begin() as tx:
             return prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), 100)
 
-    def test_events_go_after_their_time_unless_they_are_still_on_their_way(self, records: Records) -> None:
-        now = datetime.now(UTC)  # as ids are made by the real clock
+    def test_old_events_are_deleted_unless_a_delivery_is_open(self, records: Records) -> None:
+        now = datetime.now(UTC)  # ids carry the real time
         records = Records(records.database, Clock(now))
         hook = endpoint(records)
-        told, waiting = records.job_in(Status.CANCELLED), records.job_in(Status.CANCELLED)
-        [delivery_id] = delivery_ids(records, told)
+        delivered, waiting = records.job_in(Status.CANCELLED), records.job_in(Status.CANCELLED)
+        [delivery_id] = delivery_ids(records, delivered)
         with records.database.begin() as tx:
-            sending = claim_deliveries(tx, [delivery_id], records.worker_id, now)[delivery_id]
-            record_delivery_attempt(tx, sending, DeliveryReport(None, 200), now, 0)
+            claimed = claim_deliveries(tx, [delivery_id], records.worker_id, now)[delivery_id]
+            record_delivery_attempt(tx, claimed, DeliveryReport(None, 200), now, 0)
         assert self.prune(records, now - SECOND) == 0
         assert self.prune(records, now + 2 * SECOND) == 1
         assert events(records) == [(waiting.id, "response.cancelled")]
         with records.database.read() as tx:
             assert [each.response_id for each in store.list_deliveries(tx, hook, limit=10)[0]] == [waiting.id]
 
-    def test_what_a_request_named_goes_with_its_response_once_it_was_told(self, records: Records) -> None:
+    def test_an_endpoint_named_by_a_request_is_deleted_once_delivered_to(self, records: Records) -> None:
         records = Records(records.database, Clock(datetime.now(UTC)))
         job = records.job_in(Status.COMPLETED, webhook=TARGET, deadline_at=records.clock() + timedelta(days=1))
         [delivery_id] = delivery_ids(records, job)
@@ -405,19 +405,19 @@ class TestErasure:
             erase(tx, get_job(tx, job.id))
             assert tx.execute(select(schema.webhook_endpoints.c.id)).first() is not None
         with records.database.begin() as tx:
-            sending = claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())[delivery_id]
-            record_delivery_attempt(tx, sending, DeliveryReport(None, 200), records.clock(), 0)
+            claimed = claim_deliveries(tx, [delivery_id], records.worker_id, records.clock())[delivery_id]
+            record_delivery_attempt(tx, claimed, DeliveryReport(None, 200), records.clock(), 0)
         assert self.prune(records, records.clock() + 2 * SECOND) == 1
         with records.database.read() as tx:
             assert tx.execute(select(schema.webhook_endpoints.c.id)).first() is None
 
-    def test_and_at_once_if_there_is_nothing_to_tell(self, records: Records) -> None:
+    def test_an_endpoint_named_by_a_request_is_deleted_at_once_if_no_delivery_is_open(self, records: Records) -> None:
         job = records.job_in(Status.FAILED, webhook=TARGET)
         with records.database.begin() as tx:
             erase(tx, job)
             assert tx.execute(select(schema.webhook_endpoints.c.id)).first() is None
 
-    def test_an_endpoint_goes_with_its_log(self, records: Records) -> None:
+    def test_an_endpoint_is_deleted_with_its_log(self, records: Records) -> None:
         hook = endpoint(records)
         [delivery_id] = delivery_ids(records, records.job_in(Status.CANCELLED))
         with records.database.begin() as tx:

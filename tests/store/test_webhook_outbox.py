@@ -1,4 +1,4 @@
-"""Ends are rung for at once, but not so many of one key's that the bells of others would wait behind them."""
+"""Deliveries are enqueued at once, but not so many of one key that those of others would wait behind them."""
 
 from collections.abc import Iterator
 
@@ -29,14 +29,14 @@ def end(records: Records, key: ApiKey, number: int) -> str:
     return records.move(Verb.CANCEL, records.submit_job(key, webhook=target)).id
 
 
-def test_a_rush_of_one_keys_ends_does_not_fill_the_queue_before_anothers(
+def test_a_rush_of_one_key_does_not_fill_the_queue_before_another_key(
     records: Records, task_queue: TaskQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 1.0)  # all within a second
     enqueuer = DeliveryEnqueuer(records.database, task_queue)
     other = make_key(records.database, "other")
     rush = [end(records, records.key, number) for number in range(CALM // 2)]
-    for _ in range(4):  # however they come: one by one, or many at once
+    for _ in range(4):  # a few at a time, then many at once
         enqueuer.jobs_ended(rush)
     enqueuer.jobs_ended([*rush, *rush])
     assert task_queue.delivery_depth() == CALM + BEYOND_CALM

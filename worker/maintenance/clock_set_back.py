@@ -30,7 +30,7 @@ class SetBack:
         """
         if self._is_done and elapsed() - self._database.clock.stepped_at > AFTER_SECONDS:
             return 0
-        with unless_locked(), self._database.begin(hurried=True) as tx:
+        with unless_locked(), self._database.begin(brief_lock_wait=True) as tx:
             correct_provider_limits(tx, now)
         with self._database.begin() as tx:
             mended = mend(tx, now, AT_ONCE)

@@ -34,7 +34,7 @@ def run_once(
         current = read_provider_limit(tx, provider_limit.name)
         room = free_capacity(tx, task_queue, provider_limit, current, depth=depth, slots=slots, now=now)
     if current.max_calls is not None:
-        with unless_locked(), database.begin(hurried=True) as tx:
+        with unless_locked(), database.begin(brief_lock_wait=True) as tx:
             relax_if_quiet(tx, current, now, slots)
     enqueued_before = lost.enqueued_before(
         depth, now, is_shown=following is not None, next_enqueued_at=next_enqueued_at

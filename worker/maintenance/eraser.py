@@ -51,7 +51,7 @@ class Eraser:
             if is_gone is None:
                 silent = True
                 continue
-            with unless_locked(), self._database.begin(hurried=True) as tx:  # else it is asked for again
+            with unless_locked(), self._database.begin(brief_lock_wait=True) as tx:  # else it is asked for again
                 mark_copy_deleted(tx, attempt)
             say = log.info if is_gone else log.error
             say("deleted at the provider" if is_gone else "the provider does not delete", job_id=attempt.job_id)

@@ -41,7 +41,7 @@ def _decide(database: Database, notifier: Notifier, follow_up: ReadyFollowUp, no
     job = follow_up.job
     if job.blocked_by is None:
         return False
-    with database.begin(hurried=True) as tx:
+    with database.begin(brief_lock_wait=True) as tx:
         try:
             if check_chain(tx, job.blocked_by, job.api_key_id):
                 return False

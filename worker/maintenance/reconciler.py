@@ -97,7 +97,7 @@ class Reconciler:
     def _book(self, attempt: Attempt, entry: Entry, now: datetime) -> None:
         said = None
         # it was just cancelled, its late answer came, or another session has it locked; the next round books the rest
-        with suppress(StaleJob), unless_locked(), self._database.begin(hurried=True) as tx:
+        with suppress(StaleJob), unless_locked(), self._database.begin(brief_lock_wait=True) as tx:
             ran = (entry.cost, entry.usage) if entry.ran else None
             said = book_failed(tx, attempt, now) if ran is None else book_ran(tx, attempt, *ran, now)
         if said is None:

@@ -38,7 +38,7 @@ def all_or_each(
     done = []
     for each in ids:
         try:
-            with database.begin(hurried=True) as tx:
+            with database.begin(brief_lock_wait=True) as tx:
                 done.append(do(tx, each))
         except DBAPIError as error:
             if not is_locked(error):
