@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from secrets import token_hex
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -60,6 +61,20 @@ def _one_of(column: str, values: Iterable[str], name: str) -> sa.CheckConstraint
     return sa.CheckConstraint(f"{column} IN ({listed})", name=op.f(name))
 
 
+def _index(
+    name: str,
+    table: str,
+    columns: list[str],
+    *,
+    where: str | None = None,
+    sqlite_where: str | None = None,
+    **options: Any,
+) -> None:
+    if where is not None:
+        options |= {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite_where or where)}
+    op.create_index(op.f(name), table, columns, **options)
+
+
 def upgrade() -> None:
     op.create_table(
         "api_keys",
@@ -68,8 +83,8 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("scopes", JsonText(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
-        sa.Column("revoked_at", UtcDateTime(), nullable=True),
-        sa.Column("dispatched_at", UtcDateTime(), nullable=True),
+        sa.Column("revoked_at", UtcDateTime()),
+        sa.Column("dispatched_at", UtcDateTime()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("sha256", name=op.f("uq_api_keys_sha256")),
         postgresql_with={"fillfactor": "50"},
@@ -78,16 +93,16 @@ def upgrade() -> None:
         "api_processes",
         sa.Column("id", AsciiId(), nullable=False),
         sa.Column("heartbeat_at", UtcDateTime(), nullable=False),
-        sa.Column("host", sa.String(), nullable=True),
-        sa.Column("pid", sa.Integer(), nullable=True),
-        sa.Column("host_ahead", sa.Float(), nullable=True),
+        sa.Column("host", sa.String()),
+        sa.Column("pid", sa.Integer()),
+        sa.Column("host_ahead", sa.Float()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_processes")),
     )
     installation = op.create_table(
         "installation",
         sa.Column("namespace", sa.String(), nullable=False),
-        sa.Column("boot", sa.String(), nullable=True),
-        sa.Column("began_at", UtcDateTime(), nullable=True),
+        sa.Column("boot", sa.String()),
+        sa.Column("began_at", UtcDateTime()),
         sa.PrimaryKeyConstraint("namespace", name=op.f("pk_installation")),
     )
     op.create_table(
@@ -100,16 +115,16 @@ def upgrade() -> None:
     op.create_table(
         "provider_limits",
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("max_calls", sa.Integer(), nullable=True),
-        sa.Column("throttled_at", UtcDateTime(), nullable=True),
-        sa.Column("throttled_by", AsciiId(), nullable=True),
-        sa.Column("relaxed_at", UtcDateTime(), nullable=True),
-        sa.Column("paused_at", UtcDateTime(), nullable=True),
-        sa.Column("pause_kind", sa.String(), nullable=True),
-        sa.Column("pause_reason", sa.String(), nullable=True),
-        sa.Column("probe_at", UtcDateTime(), nullable=True),
+        sa.Column("max_calls", sa.Integer()),
+        sa.Column("throttled_at", UtcDateTime()),
+        sa.Column("throttled_by", AsciiId()),
+        sa.Column("relaxed_at", UtcDateTime()),
+        sa.Column("paused_at", UtcDateTime()),
+        sa.Column("pause_kind", sa.String()),
+        sa.Column("pause_reason", sa.String()),
+        sa.Column("probe_at", UtcDateTime()),
         sa.Column("probes", sa.Integer(), nullable=False),
-        sa.Column("log_off_until", UtcDateTime(), nullable=True),
+        sa.Column("log_off_until", UtcDateTime()),
         _one_of("pause_kind", ERROR_KINDS, "ck_provider_limits_pause_kind"),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_provider_limits")),
     )
@@ -128,7 +143,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_events")),
     )
-    op.create_index("ix_webhook_events_job", "webhook_events", ["job_id"], unique=False)
+    _index("ix_webhook_events_job", "webhook_events", ["job_id"])
     op.create_table(
         "workers",
         sa.Column("id", AsciiId(), nullable=False),
@@ -137,13 +152,13 @@ def upgrade() -> None:
         sa.Column("concurrency", sa.Integer(), nullable=False),
         sa.Column("started_at", UtcDateTime(), nullable=False),
         sa.Column("heartbeat_at", UtcDateTime(), nullable=False),
-        sa.Column("draining_at", UtcDateTime(), nullable=True),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
-        sa.Column("short_of", sa.String(), nullable=True),
-        sa.Column("unrecorded", sa.Integer(), nullable=True),
-        sa.Column("queues", sa.String(), nullable=True),
-        sa.Column("took_at", UtcDateTime(), nullable=True),
-        sa.Column("host_ahead", sa.Float(), nullable=True),
+        sa.Column("draining_at", UtcDateTime()),
+        sa.Column("ended_at", UtcDateTime()),
+        sa.Column("short_of", sa.String()),
+        sa.Column("unrecorded", sa.Integer()),
+        sa.Column("queues", sa.String()),
+        sa.Column("took_at", UtcDateTime()),
+        sa.Column("host_ahead", sa.Float()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_workers")),
     )
     op.create_table(
@@ -154,25 +169,25 @@ def upgrade() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("worker_id", AsciiId(), nullable=False),
         sa.Column("started_at", UtcDateTime(), nullable=False),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
-        sa.Column("outcome", sa.String(), nullable=True),
+        sa.Column("ended_at", UtcDateTime()),
+        sa.Column("outcome", sa.String()),
         sa.Column("billed", sa.String(), nullable=False),
         sa.Column("truncation", sa.String(), nullable=False),
-        sa.Column("resumes", sa.String(), nullable=True),
-        sa.Column("error_kind", sa.String(), nullable=True),
-        sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("http_status", sa.Integer(), nullable=True),
-        sa.Column("provider_request_id", sa.String(), nullable=True),
-        sa.Column("provider_response_id", sa.String(), nullable=True),
-        sa.Column("input_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("output_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("total_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cached_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
-        sa.Column("cost_source", sa.String(), nullable=True),
-        sa.Column("reconciled_at", UtcDateTime(), nullable=True),
-        sa.Column("copy_unwanted", sa.Boolean(), nullable=True),
+        sa.Column("resumes", sa.String()),
+        sa.Column("error_kind", sa.String()),
+        sa.Column("error_message", sa.Text()),
+        sa.Column("http_status", sa.Integer()),
+        sa.Column("provider_request_id", sa.String()),
+        sa.Column("provider_response_id", sa.String()),
+        sa.Column("input_tokens", sa.BigInteger()),
+        sa.Column("output_tokens", sa.BigInteger()),
+        sa.Column("total_tokens", sa.BigInteger()),
+        sa.Column("cached_tokens", sa.BigInteger()),
+        sa.Column("reasoning_tokens", sa.BigInteger()),
+        sa.Column("cost_microusd", sa.BigInteger()),
+        sa.Column("cost_source", sa.String()),
+        sa.Column("reconciled_at", UtcDateTime()),
+        sa.Column("copy_unwanted", sa.Boolean()),
         _one_of("billed", ("no", "unknown", "likely", "yes"), "ck_attempts_billed"),
         _one_of("cost_source", ("provider", "price_table"), "ck_attempts_cost_source"),
         _one_of("error_kind", ERROR_KINDS, "ck_attempts_error_kind"),
@@ -189,51 +204,31 @@ def upgrade() -> None:
             "autovacuum_analyze_scale_factor": "0.01",
         },
     )
-    op.create_index(
+    _index(
         "ix_attempts_copy_unwanted",
         "attempts",
         ["ended_at"],
-        unique=False,
-        postgresql_where=sa.text("copy_unwanted = true"),
-        sqlite_where=sa.text("copy_unwanted = 1"),
+        where="copy_unwanted = true",
+        sqlite_where="copy_unwanted = 1",
     )
-    op.create_index(
+    _index(
         "ix_attempts_doubtful",
         "attempts",
         ["ended_at"],
-        unique=False,
-        postgresql_where=sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
-        sqlite_where=sa.text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL"),
+        where="billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL",
     )
-    op.create_index(
-        "ix_attempts_open",
-        "attempts",
-        ["worker_id"],
-        unique=False,
-        postgresql_where=sa.text("ended_at IS NULL"),
-        sqlite_where=sa.text("ended_at IS NULL"),
-    )
-    op.create_index(
-        "ix_attempts_unfetched",
-        "attempts",
-        ["ended_at"],
-        unique=False,
-        postgresql_where=sa.text(UNFETCHED),
-        sqlite_where=sa.text(UNFETCHED),
-    )
-    op.create_index(
+    _index("ix_attempts_open", "attempts", ["worker_id"], where="ended_at IS NULL")
+    _index("ix_attempts_unfetched", "attempts", ["ended_at"], where=UNFETCHED)
+    _index(
         "ix_attempts_unpriced",
         "attempts",
         ["api_key_id", "started_at", "model"],
-        unique=False,
-        postgresql_where=sa.text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL"),
-        sqlite_where=sa.text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL"),
+        where="ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL",
     )
-    op.create_index(
+    _index(
         "ix_attempts_usage",
         "attempts",
         ["api_key_id", "started_at"],
-        unique=False,
         postgresql_include=[
             "model",
             "input_tokens",
@@ -255,38 +250,38 @@ def upgrade() -> None:
         sa.Column("max_attempts", sa.Integer(), nullable=False),
         sa.Column("on_unknown_outcome", sa.String(), nullable=False),
         sa.Column("truncation", sa.String(), nullable=False),
-        sa.Column("truncation_applied", sa.String(), nullable=True),
+        sa.Column("truncation_applied", sa.String()),
         sa.Column("background", sa.Boolean(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.Column("available_at", UtcDateTime(), nullable=False),
         sa.Column("deadline_at", UtcDateTime(), nullable=False),
-        sa.Column("enqueued_at", UtcDateTime(), nullable=True),
-        sa.Column("started_at", UtcDateTime(), nullable=True),
-        sa.Column("completed_at", UtcDateTime(), nullable=True),
-        sa.Column("worker_id", AsciiId(), nullable=True),
-        sa.Column("provider_response_id", sa.String(), nullable=True),
-        sa.Column("provider_model", sa.String(), nullable=True),
-        sa.Column("incomplete_reason", sa.String(), nullable=True),
-        sa.Column("error_code", sa.String(), nullable=True),
-        sa.Column("error_kind", sa.String(), nullable=True),
-        sa.Column("error_message", sa.Text(), nullable=True),
-        sa.Column("error_param", sa.String(), nullable=True),
-        sa.Column("error_http_status", sa.Integer(), nullable=True),
-        sa.Column("input_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("output_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("total_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cached_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("reasoning_tokens", sa.BigInteger(), nullable=True),
-        sa.Column("cost_microusd", sa.BigInteger(), nullable=True),
-        sa.Column("cost_source", sa.String(), nullable=True),
-        sa.Column("parked_until", UtcDateTime(), nullable=True),
-        sa.Column("previous_response_id", AsciiId(), nullable=True),
-        sa.Column("blocked_by", AsciiId(), nullable=True),
-        sa.Column("sent_responses", sa.Integer(), nullable=True),
-        sa.Column("sent_items", sa.Integer(), nullable=True),
-        sa.Column("store", sa.Boolean(), nullable=True),
+        sa.Column("enqueued_at", UtcDateTime()),
+        sa.Column("started_at", UtcDateTime()),
+        sa.Column("completed_at", UtcDateTime()),
+        sa.Column("worker_id", AsciiId()),
+        sa.Column("provider_response_id", sa.String()),
+        sa.Column("provider_model", sa.String()),
+        sa.Column("incomplete_reason", sa.String()),
+        sa.Column("error_code", sa.String()),
+        sa.Column("error_kind", sa.String()),
+        sa.Column("error_message", sa.Text()),
+        sa.Column("error_param", sa.String()),
+        sa.Column("error_http_status", sa.Integer()),
+        sa.Column("input_tokens", sa.BigInteger()),
+        sa.Column("output_tokens", sa.BigInteger()),
+        sa.Column("total_tokens", sa.BigInteger()),
+        sa.Column("cached_tokens", sa.BigInteger()),
+        sa.Column("reasoning_tokens", sa.BigInteger()),
+        sa.Column("cost_microusd", sa.BigInteger()),
+        sa.Column("cost_source", sa.String()),
+        sa.Column("parked_until", UtcDateTime()),
+        sa.Column("previous_response_id", AsciiId()),
+        sa.Column("blocked_by", AsciiId()),
+        sa.Column("sent_responses", sa.Integer()),
+        sa.Column("sent_items", sa.Integer()),
+        sa.Column("store", sa.Boolean()),
         sa.CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name=op.f("ck_jobs_held_by_a_worker")),
         sa.CheckConstraint(
             "(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name=op.f("ck_jobs_ended_once")
@@ -310,73 +305,33 @@ def upgrade() -> None:
             "autovacuum_analyze_scale_factor": "0.01",
         },
     )
-    op.create_index(
-        "ix_jobs_deadline",
-        "jobs",
-        ["deadline_at"],
-        unique=False,
-        postgresql_where=sa.text("completed_at IS NULL"),
-        sqlite_where=sa.text("completed_at IS NULL"),
-    )
-    op.create_index(
+    _index("ix_jobs_deadline", "jobs", ["deadline_at"], where="completed_at IS NULL")
+    _index(
         "ix_jobs_due",
         "jobs",
         ["priority", "api_key_id", "available_at", "id"],
-        unique=False,
-        postgresql_where=sa.text("status = 'queued' AND parked_until IS NULL"),
-        sqlite_where=sa.text("status = 'queued' AND parked_until IS NULL"),
+        where="status = 'queued' AND parked_until IS NULL",
     )
-    op.create_index(
-        "ix_jobs_ended",
-        "jobs",
-        ["completed_at"],
-        unique=False,
-        postgresql_where=sa.text("completed_at IS NOT NULL"),
-        sqlite_where=sa.text("completed_at IS NOT NULL"),
-    )
-    op.create_index(
+    _index("ix_jobs_ended", "jobs", ["completed_at"], where="completed_at IS NOT NULL")
+    _index(
         "ix_jobs_following",
         "jobs",
         ["previous_response_id"],
-        unique=False,
-        postgresql_where=sa.text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
-        sqlite_where=sa.text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+        where="previous_response_id IS NOT NULL AND completed_at IS NULL",
     )
-    op.create_index(
-        "ix_jobs_held",
-        "jobs",
-        ["worker_id"],
-        unique=False,
-        postgresql_where=sa.text("status = 'in_progress'"),
-        sqlite_where=sa.text("status = 'in_progress'"),
-    )
-    op.create_index("ix_jobs_list", "jobs", ["api_key_id", "id"], unique=False)
-    op.create_index("ix_jobs_list_by_model", "jobs", ["api_key_id", "model", "id"], unique=False)
-    op.create_index("ix_jobs_list_by_status", "jobs", ["api_key_id", "status", "id"], unique=False)
-    op.create_index(
-        "ix_jobs_parked",
-        "jobs",
-        ["parked_until"],
-        unique=False,
-        postgresql_where=sa.text("parked_until IS NOT NULL"),
-        sqlite_where=sa.text("parked_until IS NOT NULL"),
-    )
-    op.create_index(
+    _index("ix_jobs_held", "jobs", ["worker_id"], where="status = 'in_progress'")
+    _index("ix_jobs_list", "jobs", ["api_key_id", "id"])
+    _index("ix_jobs_list_by_model", "jobs", ["api_key_id", "model", "id"])
+    _index("ix_jobs_list_by_status", "jobs", ["api_key_id", "status", "id"])
+    _index("ix_jobs_parked", "jobs", ["parked_until"], where="parked_until IS NOT NULL")
+    _index(
         "ix_jobs_unstored",
         "jobs",
         ["completed_at"],
-        unique=False,
-        postgresql_where=sa.text("store = false AND completed_at IS NOT NULL"),
-        sqlite_where=sa.text("store = 0 AND completed_at IS NOT NULL"),
+        where="store = false AND completed_at IS NOT NULL",
+        sqlite_where="store = 0 AND completed_at IS NOT NULL",
     )
-    op.create_index(
-        "ix_jobs_waiting",
-        "jobs",
-        ["blocked_by"],
-        unique=False,
-        postgresql_where=sa.text("blocked_by IS NOT NULL"),
-        sqlite_where=sa.text("blocked_by IS NOT NULL"),
-    )
+    _index("ix_jobs_waiting", "jobs", ["blocked_by"], where="blocked_by IS NOT NULL")
     op.create_table(
         "usage_rollup",
         sa.Column("api_key_id", AsciiId(), nullable=False),
@@ -401,21 +356,21 @@ def upgrade() -> None:
         "webhook_endpoints",
         sa.Column("id", AsciiId(), nullable=False),
         sa.Column("api_key_id", AsciiId(), nullable=False),
-        sa.Column("job_id", AsciiId(), nullable=True),
+        sa.Column("job_id", AsciiId()),
         sa.Column("name", sa.String(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("target", AsciiId(), nullable=False),
         sa.Column("event_types", JsonText(), nullable=False),
-        sa.Column("secret", sa.Text(), nullable=True),
-        sa.Column("secret_hint", sa.String(), nullable=True),
-        sa.Column("former_secret", sa.Text(), nullable=True),
-        sa.Column("former_until", UtcDateTime(), nullable=True),
+        sa.Column("secret", sa.Text()),
+        sa.Column("secret_hint", sa.String()),
+        sa.Column("former_secret", sa.Text()),
+        sa.Column("former_until", UtcDateTime()),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
-        sa.Column("failing_since", UtcDateTime(), nullable=True),
-        sa.Column("warned_at", UtcDateTime(), nullable=True),
-        sa.Column("disabled_at", UtcDateTime(), nullable=True),
-        sa.Column("disabled_for", sa.String(), nullable=True),
+        sa.Column("failing_since", UtcDateTime()),
+        sa.Column("warned_at", UtcDateTime()),
+        sa.Column("disabled_at", UtcDateTime()),
+        sa.Column("disabled_for", sa.String()),
         _one_of("disabled_for", ("failing", "gone"), "ck_webhook_endpoints_disabled_for"),
         sa.CheckConstraint(
             "(disabled_at IS NULL) = (disabled_for IS NULL)", name=op.f("ck_webhook_endpoints_disabled_for_a_reason")
@@ -426,35 +381,14 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_webhook_endpoints_api_key_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
     )
-    op.create_index(
-        "ix_webhook_endpoints_disabled",
-        "webhook_endpoints",
-        ["disabled_at"],
-        unique=False,
-        postgresql_where=sa.text("disabled_at IS NOT NULL"),
-        sqlite_where=sa.text("disabled_at IS NOT NULL"),
-    )
-    op.create_index(
-        "ix_webhook_endpoints_job",
-        "webhook_endpoints",
-        ["job_id"],
-        unique=True,
-        postgresql_where=sa.text("job_id IS NOT NULL"),
-        sqlite_where=sa.text("job_id IS NOT NULL"),
-    )
-    op.create_index(
-        "ix_webhook_endpoints_list",
-        "webhook_endpoints",
-        ["api_key_id", "id"],
-        unique=False,
-        postgresql_where=sa.text("job_id IS NULL"),
-        sqlite_where=sa.text("job_id IS NULL"),
-    )
+    _index("ix_webhook_endpoints_disabled", "webhook_endpoints", ["disabled_at"], where="disabled_at IS NOT NULL")
+    _index("ix_webhook_endpoints_job", "webhook_endpoints", ["job_id"], unique=True, where="job_id IS NOT NULL")
+    _index("ix_webhook_endpoints_list", "webhook_endpoints", ["api_key_id", "id"], where="job_id IS NULL")
     op.create_table(
         "answers",
         sa.Column("job_id", AsciiId(), nullable=False),
-        sa.Column("response", JsonText(), nullable=True),
-        sa.Column("raw", sa.LargeBinary(), nullable=True),
+        sa.Column("response", JsonText()),
+        sa.Column("raw", sa.LargeBinary()),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_answers_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_answers")),
     )
@@ -476,7 +410,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("api_key_id", "key", name=op.f("pk_idempotency_keys")),
     )
-    op.create_index(op.f("ix_idempotency_keys_job_id"), "idempotency_keys", ["job_id"], unique=False)
+    _index("ix_idempotency_keys_job_id", "idempotency_keys", ["job_id"])
     op.create_table(
         "job_metadata",
         sa.Column("job_id", AsciiId(), nullable=False),
@@ -486,7 +420,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_metadata_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "key", name=op.f("pk_job_metadata")),
     )
-    op.create_index("ix_job_metadata_list", "job_metadata", ["api_key_id", "key", "value", "job_id"], unique=False)
+    _index("ix_job_metadata_list", "job_metadata", ["api_key_id", "key", "value", "job_id"])
     op.create_table(
         "output_items",
         sa.Column("job_id", AsciiId(), nullable=False),
@@ -496,13 +430,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "item_id", name=op.f("pk_output_items")),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_output_items_find", "output_items", ["api_key_id", "item_id", "job_id"], unique=False)
+    _index("ix_output_items_find", "output_items", ["api_key_id", "item_id", "job_id"])
     op.create_table(
         "requests",
         sa.Column("job_id", AsciiId(), nullable=False),
         sa.Column("settings", JsonText(), nullable=False),
         sa.Column("input", JsonText(), nullable=False),
-        sa.Column("credentials", sa.Text(), nullable=True),
+        sa.Column("credentials", sa.Text()),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_requests_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_requests")),
     )
@@ -525,14 +459,14 @@ def upgrade() -> None:
         sa.Column("request_id", AsciiId(), nullable=False),
         sa.Column("process_id", AsciiId(), nullable=False),
         sa.Column("since", UtcDateTime(), nullable=False),
-        sa.Column("lost_at", UtcDateTime(), nullable=True),
+        sa.Column("lost_at", UtcDateTime()),
         sa.ForeignKeyConstraint(
             ["job_id"], ["jobs.id"], name=op.f("fk_undelivered_creates_job_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_undelivered_creates")),
     )
-    op.create_index("ix_undelivered_creates_body", "undelivered_creates", ["api_key_id", "body_sha256"], unique=False)
-    op.create_index("ix_undelivered_creates_request", "undelivered_creates", ["request_id"], unique=False)
+    _index("ix_undelivered_creates_body", "undelivered_creates", ["api_key_id", "body_sha256"])
+    _index("ix_undelivered_creates_request", "undelivered_creates", ["request_id"])
     op.create_table(
         "webhook_deliveries",
         sa.Column("id", AsciiId(), nullable=False),
@@ -546,12 +480,12 @@ def upgrade() -> None:
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("available_at", UtcDateTime(), nullable=False),
-        sa.Column("enqueued_at", UtcDateTime(), nullable=True),
-        sa.Column("claimed_at", UtcDateTime(), nullable=True),
-        sa.Column("worker_id", AsciiId(), nullable=True),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
-        sa.Column("http_status", sa.Integer(), nullable=True),
-        sa.Column("error_kind", sa.String(), nullable=True),
+        sa.Column("enqueued_at", UtcDateTime()),
+        sa.Column("claimed_at", UtcDateTime()),
+        sa.Column("worker_id", AsciiId()),
+        sa.Column("ended_at", UtcDateTime()),
+        sa.Column("http_status", sa.Integer()),
+        sa.Column("error_kind", sa.String()),
         sa.CheckConstraint(
             "(status = 'sending') = (worker_id IS NOT NULL)", name=op.f("ck_webhook_deliveries_held_by_a_worker")
         ),
@@ -571,48 +505,22 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_deliveries")),
     )
-    op.create_index(
-        "ix_webhook_deliveries_due",
-        "webhook_deliveries",
-        ["target", "available_at", "id"],
-        unique=False,
-        postgresql_where=sa.text("status = 'pending'"),
-        sqlite_where=sa.text("status = 'pending'"),
+    _index(
+        "ix_webhook_deliveries_due", "webhook_deliveries", ["target", "available_at", "id"], where="status = 'pending'"
     )
-    op.create_index(
-        "ix_webhook_deliveries_ended",
-        "webhook_deliveries",
-        ["ended_at"],
-        unique=False,
-        postgresql_where=sa.text("ended_at IS NOT NULL"),
-        sqlite_where=sa.text("ended_at IS NOT NULL"),
-    )
-    op.create_index("ix_webhook_deliveries_event", "webhook_deliveries", ["event_id", "endpoint_id"], unique=True)
-    op.create_index("ix_webhook_deliveries_log", "webhook_deliveries", ["endpoint_id", "id"], unique=False)
-    op.create_index(
-        "ix_webhook_deliveries_open",
-        "webhook_deliveries",
-        ["created_at"],
-        unique=False,
-        postgresql_where=sa.text("ended_at IS NULL"),
-        sqlite_where=sa.text("ended_at IS NULL"),
-    )
-    op.create_index(
-        "ix_webhook_deliveries_sending",
-        "webhook_deliveries",
-        ["target"],
-        unique=False,
-        postgresql_where=sa.text("status = 'sending'"),
-        sqlite_where=sa.text("status = 'sending'"),
-    )
+    _index("ix_webhook_deliveries_ended", "webhook_deliveries", ["ended_at"], where="ended_at IS NOT NULL")
+    _index("ix_webhook_deliveries_event", "webhook_deliveries", ["event_id", "endpoint_id"], unique=True)
+    _index("ix_webhook_deliveries_log", "webhook_deliveries", ["endpoint_id", "id"])
+    _index("ix_webhook_deliveries_open", "webhook_deliveries", ["created_at"], where="ended_at IS NULL")
+    _index("ix_webhook_deliveries_sending", "webhook_deliveries", ["target"], where="status = 'sending'")
     op.create_table(
         "webhook_delivery_attempts",
         sa.Column("delivery_id", AsciiId(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("started_at", UtcDateTime(), nullable=False),
-        sa.Column("ended_at", UtcDateTime(), nullable=True),
-        sa.Column("http_status", sa.Integer(), nullable=True),
-        sa.Column("error_kind", sa.String(), nullable=True),
+        sa.Column("ended_at", UtcDateTime()),
+        sa.Column("http_status", sa.Integer()),
+        sa.Column("error_kind", sa.String()),
         _one_of("error_kind", DELIVERY_ERRORS, "ck_webhook_delivery_attempts_error_kind"),
         sa.ForeignKeyConstraint(
             ["delivery_id"],
