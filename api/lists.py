@@ -12,7 +12,7 @@ from jobs.store.api_keys import ApiKey
 from jobs.store.attempt_bodies import bodies_of
 from jobs.store.attempts import attempts_of
 from jobs.store.responses import Filters, get_documents, get_job, list_sizes
-from jobs.store.waiting_for import Awaiting
+from jobs.store.waiting_for import WaitStateReader
 
 ATTEMPTS_AT_ONCE = 200
 BODIES_AT_ONCE = 20
@@ -50,7 +50,7 @@ class ResponsesListed(Source):
     def _render(self, group: Sequence[str]) -> list[Row]:
         rows = []
         with self._state.database.read() as tx:
-            awaiting = Awaiting(tx, self._state.settings.provider_name, self._state.database.clock())
+            awaiting = WaitStateReader(tx, self._state.settings.provider_name, self._state.database.clock())
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
                     shown, left_out = lean(document)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.settings import Settings
 from jobs.store.database import Database, database_now
 from jobs.store.host_clocks import describe_clocks
-from jobs.store.overdue_jobs import Waiting, overdue_job, why_none_takes, why_without_broker
+from jobs.store.overdue_jobs import OverdueJob, no_broker_reason, no_taker_reason, overdue_job
 from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import oldest_due_at
 from jobs.store.undelivered_creates import ApiProcess, live_processes
@@ -66,7 +66,7 @@ class DatabaseState:
     reason: str | None = None
     workers: Sequence[WorkerRow] = ()
     apis: Sequence[ApiProcess] = ()
-    overdue: Waiting | None = None
+    overdue: OverdueJob | None = None
     waited: float = 0.0
     provider_refuses: bool = False
     provider_limit: dict[str, object] | None = None
@@ -95,7 +95,7 @@ class DatabaseState:
 
     def _of_rows(self, *, broker_answers: bool) -> list[Fault]:
         found = []
-        unheard = why_none_takes(self.workers, broker_answers=broker_answers)
+        unheard = no_taker_reason(self.workers, broker_answers=broker_answers)
         if unheard is not None:
             found.append(Fault(Subject.WORKER, unheard))
         if self.provider_refuses and self.provider_limit is not None:
@@ -112,7 +112,7 @@ class DatabaseState:
         if self.reason is not None:
             reason = f"the database takes no writes: {self.reason}"
         elif broker_away is not None:
-            reason = why_without_broker(self.workers)
+            reason = no_broker_reason(self.workers)
         return {"id": self.overdue.job_id, "seconds": self.waited, "reason": reason}
 
 

@@ -18,18 +18,18 @@ from jobs.model_catalog import Model
 from jobs.request_fields import asks_for_reasoning, without_reasoning
 from jobs.store.responses import ResponseDocument
 from jobs.store.usage import UsageRow
-from jobs.store.waiting_for import Awaited
+from jobs.store.waiting_for import WaitState
 
 
 def render_response(
-    document: ResponseDocument, awaited: Awaited | None, *, shows_reasoning: bool = False
+    document: ResponseDocument, awaited: WaitState | None, *, shows_reasoning: bool = False
 ) -> dict[str, Any]:
     """A response as the SDKs read it, with every key that the Open Responses specification asks for.
 
     Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
     """
     job = document.job
-    awaited = awaited or Awaited()
+    awaited = awaited or WaitState()
     answer = document.answer or {}
     usage, output = answer.get("usage"), answer.get("output") or []
     asked_truncation = {"truncation": job.truncation_applied or job.truncation}
@@ -66,7 +66,7 @@ def render_response(
     }
 
 
-def render_listed(document: ResponseDocument, awaited: Awaited | None, left_out: Sequence[str]) -> dict[str, Any]:
+def render_listed(document: ResponseDocument, awaited: WaitState | None, left_out: Sequence[str]) -> dict[str, Any]:
     """A response in a list; what is `left_out` for its size has its default there, and is named."""
     shown = render_response(document, awaited)
     if left_out:

@@ -19,7 +19,7 @@ from jobs.job import Job
 from jobs.lifecycle import Status
 from jobs.store.database import READ_SECONDS, Database
 from jobs.store.responses import ResponseSummary, get_documents, get_response_document, no_job
-from jobs.store.waiting_for import Awaiting
+from jobs.store.waiting_for import WaitStateReader
 
 LONGEST_HINT: Final = 10.0
 FIRST_HINT: Final = {"retry-after": "1", "openai-poll-after-ms": "1000"}
@@ -60,7 +60,7 @@ def read_bodies(
     `JobNotFound` stands for one that does not exist or belongs to another key.
     """
     with database.read(within=READ_SECONDS) as tx:
-        awaiting = Awaiting(tx, provider_name, database.clock())
+        awaiting = WaitStateReader(tx, provider_name, database.clock())
         documents = [(each, awaiting.of(each.job) if each else None) for each in get_documents(tx, pairs)]
     return [
         no_job(job_id) if document is None else RenderedBody(document.job, to_json(render_response(document, awaited)))
@@ -88,7 +88,7 @@ def read_body_with_reasoning(database: Database, job_id: str, api_key_id: str, p
     """
     with database.read(within=READ_SECONDS) as tx:
         document = get_response_document(tx, job_id, api_key_id)
-        awaited = Awaiting(tx, provider_name, database.clock()).of(document.job)
+        awaited = WaitStateReader(tx, provider_name, database.clock()).of(document.job)
     return RenderedBody(document.job, to_json(render_response(document, awaited, shows_reasoning=True)))
 
 

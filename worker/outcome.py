@@ -15,7 +15,7 @@ from jobs.job import Answer, Attempt, CallReport, Job, OnUnknownOutcome, Outcome
 from jobs.lifecycle import Actor, Verb
 from jobs.retry import LONGEST_OUTAGE_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
-from jobs.store.account_refusals import MOST_TRIES, REFUSALS, TAKEN_AFTER, is_its_own
+from jobs.store.account_refusals import ACCEPTED_AFTER, MOST_REFUSED, REFUSALS, is_job_refusal
 from jobs.store.attempts import (
     count_failures,
     end_attempts,
@@ -217,10 +217,10 @@ def _refusal(
     if failure.is_outage:
         return None if probe_at is None else Refusal(probe_at - now + AFTER_A_PROBE)
     if probe_at is None:
-        pause = Backoff(TAKEN_AFTER, LONGEST_OUTAGE_PAUSE).pause(alike - MOST_TRIES + 1)
+        pause = Backoff(ACCEPTED_AFTER, LONGEST_OUTAGE_PAUSE).pause(alike - MOST_REFUSED + 1)
     else:
-        pause = max(TAKEN_AFTER, probe_at - now)
-    return Refusal(pause + AFTER_A_PROBE, is_job_specific=is_its_own(tx, attempt, now))
+        pause = max(ACCEPTED_AFTER, probe_at - now)
+    return Refusal(pause + AFTER_A_PROBE, is_job_specific=is_job_refusal(tx, attempt, now))
 
 
 def _counts_alike(failure: Failure) -> bool:

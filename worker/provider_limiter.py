@@ -18,7 +18,7 @@ from jobs import backoff
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport
 from jobs.store import provider_limits
-from jobs.store.account_refusals import REFUSALS, TAKEN_AFTER, anybody_was_taken, is_the_accounts
+from jobs.store.account_refusals import ACCEPTED_AFTER, REFUSALS, any_accepted, is_account_refusal
 from jobs.store.database import Database, database_now
 from jobs.store.provider_limits import ProviderLimit, ProviderLimitSettings
 from jobs.store.workers import live_slots
@@ -80,7 +80,7 @@ class _Streak:
     @property
     def holds_back(self) -> bool:
         """Whether the next calls wait for a moment, or for the one that tries whether the provider is back."""
-        is_tried = self._trial is not None and monotonic() - self._trial[1] < TAKEN_AFTER.total_seconds()
+        is_tried = self._trial is not None and monotonic() - self._trial[1] < ACCEPTED_AFTER.total_seconds()
         return self.calls >= REFUSALS_IN_A_ROW and (self.is_new or is_tried)
 
     def try_with(self, job_id: str) -> None:
@@ -95,7 +95,7 @@ class _Streak:
     @property
     def taken_after(self) -> timedelta:
         """How long a call is out that the provider has taken, as a refusal would have come by then."""
-        return min(TAKEN_AFTER, max(REFUSED_FOR, 2 * self._longest))
+        return min(ACCEPTED_AFTER, max(REFUSED_FOR, 2 * self._longest))
 
     def add(self, attempt: Attempt, kind: ErrorKind, now: datetime) -> None:
         """One more."""
@@ -179,7 +179,7 @@ class ProviderLimiter:
             if not handle.never_sent:  # a connection that still is being made says nothing; its answer will
                 taken()
 
-        after = TAKEN_AFTER if self._last.paused_at is not None else self._streak.taken_after
+        after = ACCEPTED_AFTER if self._last.paused_at is not None else self._streak.taken_after
         timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
         handle.on_success = taken
@@ -245,7 +245,7 @@ class ProviderLimiter:
             return False
         after = max(REFUSED_FOR, 2 * (now - attempt.started_at))
         is_full = failure.kind is ErrorKind.RATE_LIMITED and provider_limits.has_call_running_since(tx, now - after)
-        if is_full or anybody_was_taken(tx, attempt, began_at, now, after=after):
+        if is_full or any_accepted(tx, attempt, began_at, now, after=after):
             self._streak = _Streak()
             return False
         return True
@@ -255,7 +255,7 @@ class ProviderLimiter:
         if provider_limit.pause_kind is ErrorKind.UNREACHABLE:  # it is there, and answers
             self._reopen(tx, attempt)
         is_closed = provider_limit.pause_kind in REFUSALS
-        if is_closed or is_the_accounts(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
+        if is_closed or is_account_refusal(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
             self._close(tx, attempt, failure)
         elif (
             provider_limit.pause_kind in THROTTLING

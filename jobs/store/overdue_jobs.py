@@ -1,4 +1,4 @@
-"""Says why a due job waits: whether all slots are taken, or nobody takes it though somebody should."""
+"""Find the job that has been due longest, and why it waits: all slots are taken, or no worker takes it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from jobs.store.waiting_for import state_of
 from jobs.store.workers import CALLS, WorkerRow, live_workers
 
 OVERDUE: Final = timedelta(seconds=30)
-"""How long a due job waits before the reason is given; also how long no job is taken before that counts as a fault."""
+"""Time after which a due job is reported, and after which free slots that take no job are a fault."""
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """The longest waiting of the due jobs. A fault is for somebody to mend; a busy server is none."""
+class OverdueJob:
+    """The job that has been due longest. `is_fault` is False on a server that is merely busy."""
 
     job_id: str
     due_at: datetime
@@ -34,19 +34,19 @@ def overdue_job(
     worker_timeout: timedelta,
     *,
     broker_answers: bool = True,
-) -> Waiting | None:
-    """The job that has been due for longest, if for longer than `OVERDUE`, and why it waits."""
+) -> OverdueJob | None:
+    """Return the job that has been due longest, with the reason. None if no job has been due for `OVERDUE`."""
     found = tx.execute(_FIRST).one_or_none()
     if found is None or found.available_at > now - OVERDUE:
         return None
     alive = live_workers(tx, now, worker_timeout)
-    fault = why_none_takes(alive) if broker_answers else why_without_broker(alive)
+    fault = no_taker_reason(alive) if broker_answers else no_broker_reason(alive)
     reason, is_fault = _reason(tx, provider_limit, alive, now) if fault is None else (fault, True)
-    return Waiting(found.id, found.available_at, reason, is_fault)
+    return OverdueJob(found.id, found.available_at, reason, is_fault)
 
 
 def _reason(tx: Connection, settings: ProviderLimitSettings, alive: list[WorkerRow], now: datetime) -> tuple[str, bool]:
-    """Why a job waits though a worker listens."""
+    """Return why a job waits although a worker listens, and whether that is a fault."""
     provider_limit = read_provider_limit(tx, settings.name)
     if provider_limit.paused_at is not None:
         return state_of(provider_limit, now) or "the provider is paused", True
@@ -54,8 +54,8 @@ def _reason(tx: Connection, settings: ProviderLimitSettings, alive: list[WorkerR
     limit = settings.limit(provider_limit)
     most = slots if limit is None else min(slots, limit)
     if running_calls(tx, most) >= most:
-        whose = "of the workers are taken" if limit is None or slots <= limit else "that the provider allows are taken"
-        return f"all {most} slots {whose}", False
+        which = "of the workers are taken" if limit is None or slots <= limit else "that the provider allows are taken"
+        return f"all {most} slots {which}", False
     took = [each.took_at for each in alive if each.takes(CALLS) and each.took_at is not None]
     if took and now - max(took) < OVERDUE:
         return "slots come free and are taken by others", False
@@ -65,10 +65,10 @@ def _reason(tx: Connection, settings: ProviderLimitSettings, alive: list[WorkerR
     return f"slots are free, but the workers have taken no job {since}", True
 
 
-def why_none_takes(alive: Sequence[WorkerRow], *, broker_answers: bool = True) -> str | None:
-    """Why none of the live workers would take a job that is due; None if one would.
+def no_taker_reason(alive: Sequence[WorkerRow], *, broker_answers: bool = True) -> str | None:
+    """Return why none of the live workers would take a due job. None if one would.
 
-    While the broker does not answer, nobody can listen to it, and that says nothing of the workers.
+    While the broker does not answer, no worker can listen to it, so that is no reason.
     """
     if not alive:
         return "no live worker"
@@ -80,9 +80,9 @@ def why_none_takes(alive: Sequence[WorkerRow], *, broker_answers: bool = True) -
     return f"no live worker listens to the queue of jobs: {where}"
 
 
-def why_without_broker(alive: Sequence[WorkerRow]) -> str:
-    """Why a job that is due waits while the broker does not answer."""
-    return why_none_takes(alive, broker_answers=False) or "the broker does not answer"
+def no_broker_reason(alive: Sequence[WorkerRow]) -> str:
+    """Return why a due job waits while the broker does not answer."""
+    return no_taker_reason(alive, broker_answers=False) or "the broker does not answer"
 
 
 _GROUP: Final = queued_groups().c
@@ -108,4 +108,4 @@ _FIRST: Final = (
     )
     .limit(1)
 )
-"""One statement, as the job that is found may be gone by the next, while others have waited nearly as long."""
+"""One statement, because a job found by a first one may be claimed before the second reads it."""

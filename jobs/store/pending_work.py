@@ -1,6 +1,6 @@
-"""Which duties there may be work for: one statement a second for all of them, where each would look for itself.
+"""Find the periodic tasks that may have work, by one statement a second for all of them.
 
-Each part is one probe of an index. It may say that there is work where there is none, never the other way round.
+Each part of it is one probe of an index. It may report work where there is none, but never misses any.
 """
 
 from collections.abc import Mapping
@@ -17,31 +17,31 @@ from jobs.store.webhooks.results import CLAIM_TIMEOUT
 
 
 class PeriodicTask(StrEnum):
-    """What one worker process does for all."""
+    """A task that one worker process does for all."""
 
     RESCUER = "rescuer"
     DEADLINES = "deadlines"
-    FOLLOWERS = "followers"
-    DISPATCHER = "task_queue"
+    FOLLOW_UPS = "follow_ups"
+    ENQUEUER = "enqueuer"
     DELIVERY_RESCUER = "delivery rescuer"
-    DELIVERY_DISPATCHER = "delivery dispatcher"
+    DELIVERY_ENQUEUER = "delivery enqueuer"
     RECONCILIATION = "reconciliation"
     CANCELLATION = "cancellation"
     ERASURE = "erasure"
 
 
 UNFETCHED_FOR: Final = timedelta(days=1)
-"""How long ago a call may have ended whose response is cancelled at the provider."""
+"""Age up to which an ended call's unfetched response is cancelled at the provider."""
 DOUBTFUL_FOR: Final = timedelta(hours=6)
-"""The same of one that the provider's log is asked about."""
+"""Age up to which an ended call of unknown cost is looked up in the provider's log."""
 COPIED_FOR: Final = timedelta(days=60)
-"""The same of one whose copy is deleted at the provider. OpenAI itself keeps a stored response for 30 days."""
+"""Age up to which an ended call's copy is deleted at the provider. OpenAI stores a response for 30 days."""
 
 
 def tasks_with_work(
     tx: Connection, now: datetime, worker_timeout: timedelta, provider_limit: str
 ) -> AbstractSet[PeriodicTask]:
-    """The duties that may have something to do at `now`."""
+    """Return the tasks that may have work at `now`."""
     asked = {
         "now": now,
         "of_provider": provider_limit,
@@ -57,28 +57,31 @@ def tasks_with_work(
 
 
 def _any(query: Select[Any]) -> ColumnElement[bool]:
-    """Whether there is one: by a limit, as `EXISTS` forgets in which order the first is found by an index."""
+    """Return the condition that the query finds a row.
+
+    It uses LIMIT, because PostgreSQL ignores the ORDER BY within EXISTS, and with it the index.
+    """
     return query.limit(literal_column("1", Integer)).scalar_subquery().is_not(None)
 
 
-def _moment(name: str) -> ColumnElement[datetime]:
+def _time(name: str) -> ColumnElement[datetime]:
     return bindparam(name, type_=UtcDateTime)
 
 
 def _parts() -> Mapping[PeriodicTask, ColumnElement[bool]]:
     job, call, delivery = schema.jobs.c, schema.attempts.c, schema.webhook_deliveries.c
     worker, provider_limit = schema.workers.c, schema.provider_limits.c
-    before = schema.jobs.alias("before").c
+    previous = schema.jobs.alias("before").c
     ended = select(worker.id).where(worker.ended_at.is_not(None))
     living = select(worker.id).where(worker.id == delivery.worker_id, worker.ended_at.is_(None)).exists()
-    silent = or_(worker.heartbeat_at < _moment("silent_since"), worker.heartbeat_at > _moment("ahead_of"))
+    silent = or_(worker.heartbeat_at < _time("silent_since"), worker.heartbeat_at > _time("ahead_of"))
     parked = select(job.id).where(job.parked_until.is_not(None)).order_by(job.parked_until)
-    overdue = select(job.id).where(job.completed_at.is_(None), job.deadline_at <= _moment("now"))
-    still_open = select(before.id).where(before.id == job.blocked_by, before.completed_at.is_(None)).exists()
-    sent_in_vain = or_(~living, delivery.claimed_at < _moment("claimed_before"))
-    doubtful = select(call.ended_at).where(schema.IS_DOUBTFUL, call.ended_at > _moment("doubtful_since"))
-    unfetched = select(call.ended_at).where(schema.IS_UNFETCHED, call.ended_at > _moment("unfetched_since"))
-    copied = select(call.ended_at).where(call.copy_unwanted == true(), call.ended_at > _moment("copied_since"))
+    overdue = select(job.id).where(job.completed_at.is_(None), job.deadline_at <= _time("now"))
+    is_blocked = select(previous.id).where(previous.id == job.blocked_by, previous.completed_at.is_(None)).exists()
+    lost_delivery = or_(~living, delivery.claimed_at < _time("claimed_before"))
+    doubtful = select(call.ended_at).where(schema.IS_DOUBTFUL, call.ended_at > _time("doubtful_since"))
+    unfetched = select(call.ended_at).where(schema.IS_UNFETCHED, call.ended_at > _time("unfetched_since"))
+    copied = select(call.ended_at).where(call.copy_unwanted == true(), call.ended_at > _time("copied_since"))
     return {
         PeriodicTask.RESCUER: or_(
             _any(select(worker.id).where(worker.ended_at.is_(None), silent)),
@@ -86,12 +89,12 @@ def _parts() -> Mapping[PeriodicTask, ColumnElement[bool]]:
             _any(select(call.worker_id).where(call.ended_at.is_(None), call.worker_id.in_(ended))),
         ),
         PeriodicTask.DEADLINES: or_(
-            _any(overdue.order_by(job.deadline_at)), _any(parked.where(job.parked_until <= _moment("now")))
+            _any(overdue.order_by(job.deadline_at)), _any(parked.where(job.parked_until <= _time("now")))
         ),
-        PeriodicTask.FOLLOWERS: _any(
-            select(job.id).where(job.blocked_by.is_not(None), ~still_open).order_by(job.blocked_by)
+        PeriodicTask.FOLLOW_UPS: _any(
+            select(job.id).where(job.blocked_by.is_not(None), ~is_blocked).order_by(job.blocked_by)
         ),
-        PeriodicTask.DISPATCHER: or_(
+        PeriodicTask.ENQUEUER: or_(
             _any(select(job.priority).where(schema.IS_QUEUED).order_by(job.priority)),
             _any(
                 select(provider_limit.name).where(
@@ -99,8 +102,8 @@ def _parts() -> Mapping[PeriodicTask, ColumnElement[bool]]:
                 )
             ),
         ),
-        PeriodicTask.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, sent_in_vain)),
-        PeriodicTask.DELIVERY_DISPATCHER: _any(
+        PeriodicTask.DELIVERY_RESCUER: _any(select(delivery.id).where(schema.IS_SENDING, lost_delivery)),
+        PeriodicTask.DELIVERY_ENQUEUER: _any(
             select(delivery.target).where(schema.IS_PENDING).order_by(delivery.target)
         ),
         PeriodicTask.RECONCILIATION: or_(_any(doubtful.order_by(call.ended_at)), _any(parked)),

@@ -1,7 +1,7 @@
-"""Every table. Enums are mirrored by CHECKs, and each index says which question it answers.
+"""Every table. CHECK constraints mirror the enums, and a comment at each index names the question that it answers.
 
-A job's row stays small, because it is rewritten at every transition; its prompt and answer, written once, live
-beside it. Attempts are also the usage ledger: they carry key and model themselves and outlive the job.
+A job's row is small, because every transition rewrites it. Its prompt and its answer are written once, in tables of
+their own. Attempts are also the usage ledger, so they hold key and model and are kept when their job is erased.
 """
 
 from collections.abc import Iterable
@@ -43,8 +43,8 @@ metadata = MetaData(
 )
 
 
-# Read by PostgreSQL alone. A fiftieth of ten million rows is still some minutes of full load: by its own rule, a fifth,
-# what has been claimed would lie for hours in the way of what looks for the first that is due.
+# For PostgreSQL. With its default of a fifth of the rows, the dead entries of claimed jobs would slow down the search
+# for due ones for hours. A fiftieth of ten million rows is still some minutes of full load.
 _LARGE_AND_CHANGING = {
     "autovacuum_vacuum_scale_factor": "0.02",
     "autovacuum_vacuum_insert_scale_factor": "0.02",
@@ -66,8 +66,8 @@ api_keys = Table(
     Column("scopes", JsonText, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
-    Column("dispatched_at", UtcDateTime),  # when the dispatcher last served this key: whose turn is it
-    postgresql_with={"fillfactor": "50"},  # rewritten at every turn: room for it beside the row
+    Column("dispatched_at", UtcDateTime),  # when the fair scheduler last served this key
+    postgresql_with={"fillfactor": "50"},  # leaves room to update a row in place in every round
 )
 
 jobs = Table(
@@ -108,12 +108,14 @@ jobs = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
-    Column("parked_until", UtcDateTime),  # waits till then for the provider's log to tell what became of its last call
-    Column("previous_response_id", AsciiId),  # no foreign key: what it names may be erased before it
-    Column("blocked_by", AsciiId),  # what has to end first: not due until then
+    Column(
+        "parked_until", UtcDateTime
+    ),  # until then it waits for the provider's log to show the outcome of its last call
+    Column("previous_response_id", AsciiId),  # no foreign key, as that response may be erased first
+    Column("blocked_by", AsciiId),  # a response that has to end before this job is due
     Column("sent_responses", Integer),
     Column("sent_items", Integer),
-    Column("store", Boolean),  # false: erased soon after its end
+    Column("store", Boolean),  # false: the job is erased soon after its end
     _one_of("status", Status),
     _one_of("on_unknown_outcome", OnUnknownOutcome),
     _one_of("truncation", Truncation),
@@ -124,19 +126,22 @@ jobs = Table(
     CheckConstraint("(status = 'in_progress') = (worker_id IS NOT NULL)", name="held_by_a_worker"),
     CheckConstraint("(status IN ('queued', 'in_progress')) = (completed_at IS NULL)", name="ended_once"),
     CheckConstraint("parked_until IS NULL OR status = 'queued'", name="parked_in_the_queue"),
-    postgresql_with={"fillfactor": "85", **_LARGE_AND_CHANGING},  # room to note a bell without touching an index
+    postgresql_with={
+        "fillfactor": "85",
+        **_LARGE_AND_CHANGING,
+    },  # leaves room to set enqueued_at without an index write
 )
 
-# Written into a query's text rather than bound to it: only so can a prepared plan use the partial indexes below.
-# A parked job is in nobody's way: it is neither dispatched nor counted as waiting for its turn.
+# Literals, because a prepared plan cannot use the partial indexes below for a bound parameter.
+# A parked job is not scheduled, and has no queue position.
 IS_QUEUED = and_(jobs.c.status == literal(Status.QUEUED, literal_execute=True), jobs.c.parked_until.is_(None))
 IS_HELD = jobs.c.status == literal(Status.IN_PROGRESS, literal_execute=True)
 
-# list: newest first, by key alone or narrowed by status or model
+# list: responses of a key, newest first, of any or one status or model
 Index("ix_jobs_list", jobs.c.api_key_id, jobs.c.id)
 Index("ix_jobs_list_by_status", jobs.c.api_key_id, jobs.c.status, jobs.c.id)
 Index("ix_jobs_list_by_model", jobs.c.api_key_id, jobs.c.model, jobs.c.id)
-# dispatch and queue position: per priority and key, whose turn it is
+# scheduling and queue position: due jobs by priority and key
 Index(
     "ix_jobs_due",
     jobs.c.priority,
@@ -146,49 +151,49 @@ Index(
     postgresql_where=text("status = 'queued' AND parked_until IS NULL"),
     sqlite_where=text("status = 'queued' AND parked_until IS NULL"),
 )
-# reconciliation: who waits for the provider's log, and for how long
+# reconciliation: parked jobs by the end of their wait
 Index(
     "ix_jobs_parked",
     jobs.c.parked_until,
     postgresql_where=text("parked_until IS NOT NULL"),
     sqlite_where=text("parked_until IS NOT NULL"),
 )
-# rescue: what a worker holds
+# rescue: jobs that a worker holds
 Index(
     "ix_jobs_held",
     jobs.c.worker_id,
     postgresql_where=text("status = 'in_progress'"),
     sqlite_where=text("status = 'in_progress'"),
 )
-# deadlines: which open job's time is up
+# deadlines: open jobs by deadline
 Index(
     "ix_jobs_deadline",
     jobs.c.deadline_at,
     postgresql_where=text("completed_at IS NULL"),
     sqlite_where=text("completed_at IS NULL"),
 )
-# retention: which ended job may be erased
+# retention: ended jobs by their end
 Index(
     "ix_jobs_ended",
     jobs.c.completed_at,
     postgresql_where=text("completed_at IS NOT NULL"),
     sqlite_where=text("completed_at IS NOT NULL"),
 )
-# store: false: which ended job may be erased early
+# store: false: ended jobs that may be erased early
 Index(
     "ix_jobs_unstored",
     jobs.c.completed_at,
     postgresql_where=text("store = false AND completed_at IS NOT NULL"),
     sqlite_where=text("store = 0 AND completed_at IS NOT NULL"),
 )
-# follow-ups: which wait, and for what
+# follow-ups: blocked jobs by the response that they wait for
 Index(
     "ix_jobs_waiting",
     jobs.c.blocked_by,
     postgresql_where=text("blocked_by IS NOT NULL"),
     sqlite_where=text("blocked_by IS NOT NULL"),
 )
-# erasing: what an open follow-up still needs
+# erasure: responses that an open follow-up still needs
 Index(
     "ix_jobs_following",
     jobs.c.previous_response_id,
@@ -202,15 +207,15 @@ requests = Table(
     Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("settings", JsonText, nullable=False),  # the client's body without its input
     Column("input", JsonText, nullable=False),
-    Column("credentials", Text),  # sealed; what the other two show as ***
+    Column("credentials", Text),  # encrypted; the other two columns show them as ***
 )
 
 answers = Table(
     "answers",
     metadata,
     Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("response", JsonText),  # normalised; null when the body could not be read as an answer
-    Column("raw", LargeBinary),  # what the provider sent, byte for byte
+    Column("response", JsonText),  # normalised; null if the body could not be read as an answer
+    Column("raw", LargeBinary),  # the body as the provider sent it
 )
 
 output_items = Table(
@@ -221,7 +226,7 @@ output_items = Table(
     Column("api_key_id", AsciiId, nullable=False),
     sqlite_with_rowid=False,
 )
-# item_reference: which response of a key holds the item
+# item_reference: the response of a key that holds an item
 Index("ix_output_items_find", output_items.c.api_key_id, output_items.c.item_id, output_items.c.job_id)
 
 stream_events = Table(
@@ -229,10 +234,10 @@ stream_events = Table(
     metadata,
     Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),  # of the first event
-    Column("next_number", Integer, nullable=False),  # behind the last one
+    Column("next_number", Integer, nullable=False),  # the number after the last event
     Column("attempt", Integer, nullable=False),
     Column("events", JsonText, nullable=False),
-    Column("progress", JsonText, nullable=False),  # what was told of the output after these
+    Column("progress", JsonText, nullable=False),  # the output that has been emitted up to here
 )
 
 idempotency_keys = Table(
@@ -250,14 +255,14 @@ undelivered_creates = Table(
     Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("api_key_id", AsciiId, nullable=False),
     Column("body_sha256", String, nullable=False),
-    Column("request_id", AsciiId, nullable=False),  # the request that owes its client the answer
+    Column("request_id", AsciiId, nullable=False),  # the HTTP request to be answered
     Column("process_id", AsciiId, nullable=False),  # the API process that holds its connection
     Column("since", UtcDateTime, nullable=False),
     Column("lost_at", UtcDateTime),  # when the connection was lost
 )
-# a request sent again: which job of an equal body lost its client
+# a repeated request: jobs with an equal body whose client was lost
 Index("ix_undelivered_creates_body", undelivered_creates.c.api_key_id, undelivered_creates.c.body_sha256)
-# whose answer was written, or lost
+# creates whose answer was delivered or lost
 Index("ix_undelivered_creates_request", undelivered_creates.c.request_id)
 
 api_processes = Table(
@@ -267,7 +272,7 @@ api_processes = Table(
     Column("heartbeat_at", UtcDateTime, nullable=False),
     Column("host", String),
     Column("pid", Integer),
-    Column("host_ahead", Float),  # by how many seconds that host's clock is ahead
+    Column("host_ahead", Float),  # seconds by which that host's clock is ahead
 )
 
 job_metadata = Table(
@@ -300,7 +305,7 @@ attempts = Table(
     Column("outcome", String),
     Column("billed", String, nullable=False),
     Column("truncation", String, nullable=False),
-    Column("resumes", String),  # what an earlier attempt bought, and this one only fetches
+    Column("resumes", String),  # the provider's response that an earlier attempt started and this one fetches
     Column("error_kind", String),
     Column("error_message", Text),
     Column("http_status", Integer),
@@ -313,8 +318,8 @@ attempts = Table(
     Column("reasoning_tokens", BigInteger),
     Column("cost_microusd", BigInteger),
     Column("cost_source", String),
-    Column("reconciled_at", UtcDateTime),  # when the provider's own log told what became of it
-    # a response that the provider keeps for its background mode: true once it is to be deleted there, null when it is
+    Column("reconciled_at", UtcDateTime),  # when the provider's log showed its outcome
+    # of a response that the provider stores for its background mode: true once it is to be deleted, null once it is
     Column("copy_unwanted", Boolean),
     _one_of("outcome", Outcome),
     _one_of("billed", Billed),
@@ -324,7 +329,7 @@ attempts = Table(
     CheckConstraint("(outcome IS NULL) = (ended_at IS NULL)", name="ended_with_an_outcome"),
     postgresql_with=_LARGE_AND_CHANGING,
 )
-# attempts of long ago, added up: `GET /usage` counts both
+# sums of old attempts; `GET /usage` adds them to those of `attempts`
 usage_rollup = Table(
     "usage_rollup",
     metadata,
@@ -345,20 +350,20 @@ usage_rollup = Table(
 attempt_bodies = Table(
     "attempt_bodies",
     metadata,
-    # of the job, not of the call: calls outlive their job, and what they brought is erased with it
+    # refers to the job, because attempts are kept when their job is erased, but bodies are not
     Column("job_id", AsciiId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("body", LargeBinary, nullable=False),  # or its beginning
+    Column("body", LargeBinary, nullable=False),  # its beginning, if it is large
 )
 
-# In words of their own, so that both databases see that a partial index fits the query.
+# Texts, so that both databases recognise the condition of a partial index in a query.
 IS_DOUBTFUL = text("billed IN ('unknown', 'likely') AND cost_microusd IS NULL AND reconciled_at IS NULL")
 IS_UNFETCHED = text(
     "outcome IN ('lost', 'released') AND provider_response_id IS NOT NULL"
     " AND cost_microusd IS NULL AND reconciled_at IS NULL"
 )
 IS_UNPRICED = text("ended_at IS NOT NULL AND billed <> 'no' AND cost_microusd IS NULL")
-# usage by day, model and key; PostgreSQL adds it up without a look at the rows
+# usage by day, model and key; PostgreSQL needs only the index for it
 Index(
     "ix_attempts_usage",
     attempts.c.api_key_id,
@@ -373,7 +378,7 @@ Index(
         "cost_microusd",
     ],
 )
-# rescue: what a worker left open
+# rescue: open attempts of a worker
 Index(
     "ix_attempts_open",
     attempts.c.worker_id,
@@ -381,14 +386,14 @@ Index(
     sqlite_where=text("ended_at IS NULL"),
 )
 
-# reconciliation: which calls may have cost money that nobody has told us of
+# reconciliation: calls of unknown cost
 Index(
     "ix_attempts_doubtful",
     attempts.c.ended_at,
     postgresql_where=IS_DOUBTFUL,
     sqlite_where=IS_DOUBTFUL,
 )
-# usage: how many calls there are whose cost nobody knows
+# usage: the number of calls of unknown cost
 Index(
     "ix_attempts_unpriced",
     attempts.c.api_key_id,
@@ -397,14 +402,14 @@ Index(
     postgresql_where=IS_UNPRICED,
     sqlite_where=IS_UNPRICED,
 )
-# cancellation: which calls left the provider making what nobody may want any more
+# cancellation: calls whose response may still run at the provider
 Index(
     "ix_attempts_unfetched",
     attempts.c.ended_at,
     postgresql_where=IS_UNFETCHED,
     sqlite_where=IS_UNFETCHED,
 )
-# erasure: which responses the provider still keeps, and should not
+# erasure: responses that the provider stores and should not
 Index(
     "ix_attempts_copy_unwanted",
     attempts.c.ended_at,
@@ -421,37 +426,37 @@ workers = Table(
     Column("concurrency", Integer, nullable=False),
     Column("started_at", UtcDateTime, nullable=False),
     Column("heartbeat_at", UtcDateTime, nullable=False),
-    Column("draining_at", UtcDateTime),  # claims no more
-    Column("ended_at", UtcDateTime),  # left, or was given up
-    Column("short_of", String),  # why it holds fewer calls than it is set to, in words
-    Column("unrecorded", Integer),  # calls whose end it could not write down for some seconds
-    Column("queues", String),  # which it listens to, with commas; null: of a release that does not say so
+    Column("draining_at", UtcDateTime),  # since when it claims no more jobs
+    Column("ended_at", UtcDateTime),  # when it left or was marked dead
+    Column("short_of", String),  # why it holds fewer calls than its concurrency, in words
+    Column("unrecorded", Integer),  # calls whose outcome it could not record for some seconds
+    Column("queues", String),  # it listens to these, separated by commas; null: a release that does not report them
     Column("took_at", UtcDateTime),  # when it last took a message from one of them
-    Column("host_ahead", Float),  # by how many seconds its host's clock is ahead
+    Column("host_ahead", Float),  # seconds by which its host's clock is ahead
 )
 
 installation = Table(
     "installation",
     metadata,
-    Column("namespace", String, primary_key=True),  # in one row, made by the migration
-    Column("boot", String),  # of the host, on SQLite
-    Column("began_at", UtcDateTime),  # the moment at which that boot's clock of elapsed time was zero
+    Column("namespace", String, primary_key=True),  # in one row, which the migration inserts
+    Column("boot", String),  # the host's boot id, on SQLite
+    Column("began_at", UtcDateTime),  # when that boot's clock of elapsed time was zero
 )
 
 provider_limits = Table(
     "provider_limits",
     metadata,
     Column("name", String, primary_key=True),  # the provider's host
-    Column("max_calls", Integer),  # calls at once while narrowed; null: as many as there are slots
+    Column("max_calls", Integer),  # concurrent calls while throttled; null: as many as there are slots
     Column("throttled_at", UtcDateTime),
     Column("throttled_by", AsciiId),  # the job whose call was refused then
     Column("relaxed_at", UtcDateTime),
     Column("paused_at", UtcDateTime),
     Column("pause_kind", String),
-    Column("pause_reason", String),  # in a few words, where there is more to say
-    Column("probe_at", UtcDateTime),  # when one job may try a closed lane
+    Column("pause_reason", String),  # in a few words, if the kind does not say it all
+    Column("probe_at", UtcDateTime),  # when one job may probe the paused provider
     Column("probes", Integer, nullable=False),
-    Column("log_off_until", UtcDateTime),  # the provider's own log of calls cannot be read; when to try again
+    Column("log_off_until", UtcDateTime),  # when to try again to read the provider's log of calls
     _one_of("pause_kind", ErrorKind),
 )
 
@@ -468,14 +473,14 @@ webhook_endpoints = Table(
     metadata,
     Column("id", AsciiId, primary_key=True),
     Column("api_key_id", AsciiId, ForeignKey("api_keys.id"), nullable=False),
-    Column("job_id", AsciiId),  # set when one request named it: it hears of that job alone and is never listed
+    Column("job_id", AsciiId),  # set if a request named it: it gets the events of that job only, and is not listed
     Column("name", String, nullable=False),
     Column("url", Text, nullable=False),
-    Column("target", AsciiId, nullable=False),  # whose deliveries at once are bounded: key and origin
+    Column("target", AsciiId, nullable=False),  # key and origin, which share a limit of concurrent deliveries
     Column("event_types", JsonText, nullable=False),
-    Column("secret", Text),  # sealed; null: deliveries go unsigned
+    Column("secret", Text),  # encrypted; null: deliveries are not signed
     Column("secret_hint", String),
-    Column("former_secret", Text),  # sealed; signs beside the other until former_until
+    Column("former_secret", Text),  # encrypted; signs beside the new one until former_until
     Column("former_until", UtcDateTime),
     Column("created_at", UtcDateTime, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
@@ -487,7 +492,7 @@ webhook_endpoints = Table(
     CheckConstraint("(disabled_at IS NULL) = (disabled_for IS NULL)", name="disabled_for_a_reason"),
     CheckConstraint("(former_secret IS NULL) = (former_until IS NULL)", name="former_secret_ends"),
 )
-# list, and who hears of a key's events
+# list, and endpoints that get a key's events
 Index(
     "ix_webhook_endpoints_list",
     webhook_endpoints.c.api_key_id,
@@ -495,7 +500,7 @@ Index(
     postgresql_where=text("job_id IS NULL"),
     sqlite_where=text("job_id IS NULL"),
 )
-# who else hears of one job; retention
+# the endpoint of one job; retention
 Index(
     "ix_webhook_endpoints_job",
     webhook_endpoints.c.job_id,
@@ -503,7 +508,7 @@ Index(
     postgresql_where=text("job_id IS NOT NULL"),
     sqlite_where=text("job_id IS NOT NULL"),
 )
-# metrics: which are disabled
+# metrics: disabled endpoints
 Index(
     "ix_webhook_endpoints_disabled",
     webhook_endpoints.c.disabled_at,
@@ -516,13 +521,13 @@ webhook_events = Table(
     metadata,
     Column("id", AsciiId, primary_key=True),
     Column("api_key_id", AsciiId, nullable=False),
-    Column("job_id", AsciiId, nullable=False),  # the job may be erased before its event is
+    Column("job_id", AsciiId, nullable=False),  # the job may be erased before its event
     Column("type", String, nullable=False),
-    Column("payload", Text, nullable=False),  # what is signed and sent, at every try the same
+    Column("payload", Text, nullable=False),  # the signed body, the same in every delivery attempt
     Column("created_at", UtcDateTime, nullable=False),
     _one_of("type", EventType),
 )
-# what a job's end has made
+# events of a job's end
 Index("ix_webhook_events_job", webhook_events.c.job_id)
 
 webhook_deliveries = Table(
@@ -533,9 +538,9 @@ webhook_deliveries = Table(
     Column("endpoint_id", AsciiId, ForeignKey("webhook_endpoints.id", ondelete="CASCADE"), nullable=False),
     Column("api_key_id", AsciiId, nullable=False),
     Column("target", AsciiId, nullable=False),
-    Column("is_test", Boolean, nullable=False),  # tried once, and says nothing of the endpoint's health
+    Column("is_test", Boolean, nullable=False),  # attempted once, and ignored for the endpoint's health
     Column("status", String, nullable=False),
-    Column("attempts", Integer, nullable=False, default=0),  # the fence against stale workers, as a job's attempt
+    Column("attempts", Integer, nullable=False, default=0),  # fences off stale workers, as the job's attempt does
     Column("failures", Integer, nullable=False, default=0),
     Column("created_at", UtcDateTime, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
@@ -553,11 +558,11 @@ webhook_deliveries = Table(
 IS_PENDING = webhook_deliveries.c.status == literal(DeliveryStatus.PENDING, literal_execute=True)
 IS_SENDING = webhook_deliveries.c.status == literal(DeliveryStatus.SENDING, literal_execute=True)
 
-# an event goes to an endpoint once; what goes with an erased event
+# an event goes to an endpoint once; deliveries of an erased event
 Index("ix_webhook_deliveries_event", webhook_deliveries.c.event_id, webhook_deliveries.c.endpoint_id, unique=True)
 # an endpoint's log, newest first
 Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.id)
-# dispatch: per receiver, what is due
+# scheduling: due deliveries by target
 Index(
     "ix_webhook_deliveries_due",
     webhook_deliveries.c.target,
@@ -566,21 +571,21 @@ Index(
     postgresql_where=text("status = 'pending'"),
     sqlite_where=text("status = 'pending'"),
 )
-# rescue, and how many are out to one receiver
+# rescue; running deliveries to one target
 Index(
     "ix_webhook_deliveries_sending",
     webhook_deliveries.c.target,
     postgresql_where=text("status = 'sending'"),
     sqlite_where=text("status = 'sending'"),
 )
-# metrics: the oldest that is still to be delivered
+# metrics: the oldest open delivery
 Index(
     "ix_webhook_deliveries_open",
     webhook_deliveries.c.created_at,
     postgresql_where=text("ended_at IS NULL"),
     sqlite_where=text("ended_at IS NULL"),
 )
-# metrics: how those of the last minutes ended
+# metrics: deliveries that ended in the last minutes
 Index(
     "ix_webhook_deliveries_ended",
     webhook_deliveries.c.ended_at,
@@ -596,6 +601,6 @@ webhook_delivery_attempts = Table(
     Column("started_at", UtcDateTime, nullable=False),
     Column("ended_at", UtcDateTime),
     Column("http_status", Integer),
-    Column("error_kind", String),  # null with ended_at set: the receiver took it
+    Column("error_kind", String),  # null with ended_at set: it was delivered
     _one_of("error_kind", DeliveryError),
 )

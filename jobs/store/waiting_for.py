@@ -1,6 +1,6 @@
-"""Says in words what a queued job waits for, so that an operator knows what to do.
+"""State in words why a queued job waits, so that an operator knows what to do.
 
-Nothing here is another tenant's: the provider's state is the same for all.
+The text shows nothing of other tenants, as the provider's state is the same for all.
 """
 
 from collections.abc import Mapping
@@ -30,15 +30,15 @@ _STATES: Final[Mapping[ErrorKind, str]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Awaited:
-    """Where a job stands: its place among its key's own, if it is queued and due, and what it waits for."""
+class WaitState:
+    """A job's position among the due jobs of its key, if it is due, and the reason why it waits, if it is queued."""
 
     queue_position: int | None = None
     waiting_for: str | None = None
 
 
-class Awaiting:
-    """What the jobs wait for that are looked at together; the provider's state is read once, if it is needed."""
+class WaitStateReader:
+    """Read the wait states of several jobs in one transaction. The provider's state is read once, if needed."""
 
     def __init__(self, tx: Connection, provider_limit: str, now: datetime) -> None:
         self._tx = tx
@@ -46,23 +46,23 @@ class Awaiting:
         self._now = now
         self._provider_limit: ProviderLimit | None = None
 
-    def of(self, job: Job) -> Awaited:
-        """Of one of them."""
+    def of(self, job: Job) -> WaitState:
+        """Return the wait state of one job."""
         if job.status is not Status.QUEUED:
-            return Awaited()
+            return WaitState()
         self._provider_limit = self._provider_limit or read_provider_limit(self._tx, self._name)
-        return Awaited(queue_position(self._tx, job), waiting_for(job, self._provider_limit, self._now))
+        return WaitState(queue_position(self._tx, job), waiting_for(job, self._provider_limit, self._now))
 
 
 def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str | None:
-    """What a job waits for; None if it is not queued."""
+    """Return the reason why a job waits. None if it is not queued."""
     match job:
         case Job(status=status) if status is not Status.QUEUED:
             words = None
         case Job(parked_until=datetime() as until):
-            words = f"the provider's log, which may tell what became of the last call, until {_moment(until, now)}"
-        case Job(blocked_by=str() as before):
-            words = f"the end of {before}, which it follows"
+            words = f"the provider's log, which may tell what became of the last call, until {_time(until, now)}"
+        case Job(blocked_by=str() as previous):
+            words = f"the end of {previous}, which it follows"
         case Job(attempt=0) if job.available_at > now:
             words = f"run_at {job.available_at:%Y-%m-%dT%H:%M:%SZ}"
         case _ if provider_limit.paused_at is not None:
@@ -77,26 +77,26 @@ def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str |
 
 
 def state_of(provider_limit: ProviderLimit, now: datetime) -> str | None:
-    """Why a provider is paused, since when, and when it is tried again; None if it is not."""
+    """Return why and since when a provider is paused and when it is tried again. None if it is not paused."""
     if provider_limit.paused_at is None or provider_limit.pause_kind is None:
         return None
     state = _STATES.get(provider_limit.pause_kind, f"provider is paused ({provider_limit.pause_kind})")
     because = "" if provider_limit.pause_reason is None else f" ({provider_limit.pause_reason})"
     probe_in = timedelta(0) if provider_limit.probe_at is None else provider_limit.probe_at - now
-    return f"{state}{because} since {_moment(provider_limit.paused_at, now)}, {_in(probe_in)}"
+    return f"{state}{because} since {_time(provider_limit.paused_at, now)}, {_in(probe_in)}"
 
 
 def awaits_provider(job: Job, provider_limit: ProviderLimit, now: datetime) -> bool:
-    """Whether a job waits for a provider that takes no call, or that took none of this job when it was last asked."""
+    """Return whether a queued job waits because the provider is paused, or did not accept the job's last call."""
     if job.status is not Status.QUEUED or job.parked_until is not None or job.blocked_by is not None:
         return False
     if job.attempt == 0 and job.available_at > now:
         return False
-    return provider_limit.paused_at is not None or is_providers(job.error_kind)
+    return provider_limit.paused_at is not None or is_refusal_or_outage(job.error_kind)
 
 
-def is_providers(kind: ErrorKind | None) -> bool:
-    """Whether a call that ended so met a provider that takes none."""
+def is_refusal_or_outage(kind: ErrorKind | None) -> bool:
+    """Return whether this kind means that the provider accepts no calls."""
     return kind in OUTAGE_KINDS or kind in REFUSALS
 
 
@@ -116,5 +116,5 @@ def _in(span: timedelta) -> str:
     return f"next try in {seconds} s" if seconds > 0 else "next try now"
 
 
-def _moment(at: datetime, now: datetime) -> str:
+def _time(at: datetime, now: datetime) -> str:
     return f"{at:%H:%M} UTC" if now - at < timedelta(hours=12) else f"{at:%Y-%m-%d %H:%M} UTC"

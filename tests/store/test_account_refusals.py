@@ -7,7 +7,13 @@ import pytest
 from jobs.errors import ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Job
 from jobs.lifecycle import Verb
-from jobs.store.account_refusals import MOST_TRIES, OF_LATE, TAKEN_AFTER, is_its_own, is_the_accounts
+from jobs.store.account_refusals import (
+    ACCEPTED_AFTER,
+    MOST_REFUSED,
+    RECENT_OTHER_MODEL,
+    is_account_refusal,
+    is_job_refusal,
+)
 from jobs.store.responses import get_job
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records, make_key, move_one
@@ -50,11 +56,11 @@ class World:
 
     def accounts(self, attempt: Attempt, *, is_unmistakable: bool = False) -> bool:
         with self.records.database.read() as tx:
-            return is_the_accounts(tx, attempt, self.clock(), is_unmistakable=is_unmistakable)
+            return is_account_refusal(tx, attempt, self.clock(), is_unmistakable=is_unmistakable)
 
     def own(self, attempt: Attempt) -> bool:
         with self.records.database.read() as tx:
-            return is_its_own(tx, attempt, self.clock())
+            return is_job_refusal(tx, attempt, self.clock())
 
 
 @pytest.fixture
@@ -101,7 +107,7 @@ def test_a_call_that_runs_for_a_while_was_taken(world: World) -> None:
     world.refuse(world.begin())
     world.begin()
     assert world.accounts(world.begin())
-    world.clock.advance(TAKEN_AFTER)
+    world.clock.advance(ACCEPTED_AFTER)
     assert not world.accounts(world.begin())
 
 
@@ -124,7 +130,7 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(world: World) ->
 
 def test_a_call_for_another_model_long_ago_says_nothing(world: World) -> None:
     world.answer(world.begin(model="some/other"))
-    world.clock.advance(OF_LATE)
+    world.clock.advance(RECENT_OTHER_MODEL)
     world.refuse(world.begin())
     assert world.accounts(world.begin())
 
@@ -132,18 +138,18 @@ def test_a_call_for_another_model_long_ago_says_nothing(world: World) -> None:
 @pytest.mark.parametrize("of_other", [False, True], ids=["a neighbour of the same key", "of another key"])
 def test_a_job_that_alone_is_refused_fails_at_its_last_try(world: World, *, of_other: bool) -> None:
     attempt = world.begin()
-    for number in range(1, MOST_TRIES + 1):
+    for number in range(1, MOST_REFUSED + 1):
         world.refuse(attempt)
-        assert world.own(attempt) is (number == MOST_TRIES)
+        assert world.own(attempt) is (number == MOST_REFUSED)
         world.answer(world.begin(of_other=of_other))
-        if number < MOST_TRIES:
+        if number < MOST_REFUSED:
             attempt = world.again(attempt)
 
 
 def test_a_job_that_is_refused_with_all_others_never_fails_of_it(world: World) -> None:
     world.answer(world.begin(of_other=True))
     attempt = world.begin()
-    for _ in range(MOST_TRIES + 2):
+    for _ in range(MOST_REFUSED + 2):
         world.refuse(attempt)
         world.refuse(world.begin(of_other=True))
         assert not world.own(attempt)
@@ -152,7 +158,7 @@ def test_a_job_that_is_refused_with_all_others_never_fails_of_it(world: World) -
 
 def test_a_job_without_neighbours_never_fails_of_it(world: World) -> None:
     attempt = world.begin()
-    for _ in range(MOST_TRIES + 2):
+    for _ in range(MOST_REFUSED + 2):
         world.refuse(attempt)
         assert not world.own(attempt)
         attempt = world.again(attempt)
@@ -161,22 +167,22 @@ def test_a_job_without_neighbours_never_fails_of_it(world: World) -> None:
 def test_refusals_from_before_a_neighbour_was_taken_are_no_tries_of_its_own(world: World) -> None:
     attempt = world.begin()
     world.refuse(attempt)
-    for _ in range(MOST_TRIES + 1):  # while the account was refused
+    for _ in range(MOST_REFUSED + 1):  # while the account was refused
         world.refuse(world.begin(of_other=True))
         attempt = world.again(attempt)
         world.refuse(attempt)
-    for number in range(1, MOST_TRIES):
+    for number in range(1, MOST_REFUSED):
         world.answer(world.begin(of_other=True))
         attempt = world.again(attempt)
         world.refuse(attempt)
-        assert world.own(attempt) is (number == MOST_TRIES - 1)
+        assert world.own(attempt) is (number == MOST_REFUSED - 1)
 
 
 def test_tries_without_a_neighbour_between_them_count_as_one(world: World) -> None:
     attempt = world.begin()
     world.refuse(attempt)
     world.answer(world.begin(of_other=True))
-    for _ in range(MOST_TRIES):
+    for _ in range(MOST_REFUSED):
         attempt = world.again(attempt)
         world.refuse(attempt)
         assert not world.own(attempt)
@@ -184,11 +190,11 @@ def test_tries_without_a_neighbour_between_them_count_as_one(world: World) -> No
 
 def test_another_poison_of_the_same_key_saves_nobody_whose_neighbours_are_taken(world: World) -> None:
     attempt = world.begin()
-    for number in range(MOST_TRIES):
+    for number in range(MOST_REFUSED):
         world.refuse(attempt)
         world.answer(world.begin(of_other=True))
         world.refuse(world.begin())
-        if number < MOST_TRIES - 1:
+        if number < MOST_REFUSED - 1:
             attempt = world.again(attempt)
     assert world.own(attempt)
 
@@ -197,7 +203,7 @@ def test_a_job_that_has_failed_of_its_refusals_is_no_evidence_against_the_next(w
     poison = world.begin()
     world.refuse(poison)
     world.answer(world.begin(of_other=True))
-    for _ in range(MOST_TRIES - 1):
+    for _ in range(MOST_REFUSED - 1):
         poison = world.again(poison)
         world.refuse(poison)
     assert world.accounts(world.begin())

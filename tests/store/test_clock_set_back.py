@@ -8,7 +8,7 @@ from jobs.errors import ErrorKind
 from jobs.job import Job
 from jobs.lifecycle import Status, Verb
 from jobs.store import provider_limits, schema
-from jobs.store.clock_set_back import correct_provider_limits, mend
+from jobs.store.clock_set_back import correct_provider_limits, correct_rows
 from jobs.store.row_mapping import job_from
 from tests.support.records import FAILURE, Records
 from worker.maintenance.clock_set_back import AT_ONCE, SetBack
@@ -19,7 +19,7 @@ PROVIDER = "https://provider.example"
 
 
 def set_back(records: Records) -> int:
-    """Set the clock back and mend what there is."""
+    """Set the clock back and correct the rows."""
     now = records.clock.advance(-HOUR)
     return SetBack(records.database).run_once(now)
 
@@ -76,7 +76,7 @@ def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> Non
         )
         before = provider_limits.read_provider_limit(tx, PROVIDER)
         correct_provider_limits(tx, records.clock())
-        assert mend(tx, records.clock(), AT_ONCE) == 0
+        assert correct_rows(tx, records.clock(), AT_ONCE) == 0
         assert provider_limits.read_provider_limit(tx, PROVIDER) == before
     assert [records.reload(job) for job in jobs] == jobs
 

@@ -26,7 +26,7 @@ from jobs.errors import ErrorKind, Failure, StaleJob
 from jobs.job import Answer, Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome
 from jobs.lifecycle import Verb
 from jobs.store import schema, workers
-from jobs.store.account_refusals import TAKEN_AFTER
+from jobs.store.account_refusals import ACCEPTED_AFTER
 from jobs.store.database import Database
 from jobs.store.jobs import erase, retry_job
 from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtful_attempts
@@ -107,7 +107,7 @@ class ModelJob:
         if again in {"uncounted", "weather"}:
             of_this_run = [call for call in self.calls if self.started_at and call.started_at >= self.started_at]
             overloaded = sum(call.kind is ErrorKind.OVERLOADED for call in of_this_run)
-            pause = TAKEN_AFTER + AFTER_A_PROBE if again == "uncounted" else delay(overloaded)
+            pause = ACCEPTED_AFTER + AFTER_A_PROBE if again == "uncounted" else delay(overloaded)
             left = max(self.deadline_at - now, timedelta(0))
             self.status, self.parked_until = "queued", None
             self.available_at = now + (pause if pause < left else left / 2 if left >= 2 * SECOND else left)
@@ -448,7 +448,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 def test_the_store_does_what_the_model_does(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     # which refusals are a job's own is decided by its neighbours, of which the model knows nothing: test_refusals.py
-    monkeypatch.setattr("worker.outcome.is_its_own", lambda *_: False)
+    monkeypatch.setattr("worker.outcome.is_job_refusal", lambda *_: False)
     machine = type("Machine", (StoreMachine,), {"database": database})
     bounds = settings(
         max_examples=50,

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from jobs.errors import ErrorKind
 from jobs.store import provider_limits, schema
 from jobs.store.installation import Installation
-from jobs.store.overdue_jobs import OVERDUE, Waiting, overdue_job
+from jobs.store.overdue_jobs import OVERDUE, OverdueJob, overdue_job
 from jobs.store.workers import CALLS, DELIVERIES, Report, heartbeat, leave, live_workers
 from tests.support.clock import Clock
 from tests.support.records import Records
@@ -27,7 +27,7 @@ def say(
         assert heartbeat(tx, records.worker_id, records.clock(), report=Report(queues, slots, took_ago), **more)
 
 
-def waiting(records: Records, provider_limit: provider_limits.ProviderLimitSettings = PROVIDER) -> Waiting | None:
+def waiting(records: Records, provider_limit: provider_limits.ProviderLimitSettings = PROVIDER) -> OverdueJob | None:
     with records.database.read() as tx:
         return overdue_job(tx, provider_limit, records.clock(), TIMEOUT)
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from jobs.clock import elapsed
-from jobs.store.clock_set_back import correct_provider_limits, mend
+from jobs.store.clock_set_back import correct_provider_limits, correct_rows
 from jobs.store.database import Database, unless_locked
 from jobs.telemetry import get_logger
 
@@ -33,7 +33,7 @@ class SetBack:
         with unless_locked(), self._database.begin(brief_lock_wait=True) as tx:
             correct_provider_limits(tx, now)
         with self._database.begin() as tx:
-            mended = mend(tx, now, AT_ONCE)
+            mended = correct_rows(tx, now, AT_ONCE)
         self._is_done = mended < AT_ONCE
         if mended:
             log.warning("made due, as the clock was set back", count=mended)

@@ -103,9 +103,9 @@ class Maintenance:
                 most=deadlines.AT_ONCE,
             ),
             Step("set back", TICK, set_back.run_once),
-            Step(PeriodicTask.FOLLOWERS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
+            Step(PeriodicTask.FOLLOW_UPS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
             Step(
-                PeriodicTask.DISPATCHER,
+                PeriodicTask.ENQUEUER,
                 0,
                 lambda now: enqueuer.run_once(
                     database, message, scheduler, lost, provider_limit, now, worker_timeout=worker_timeout
@@ -113,7 +113,7 @@ class Maintenance:
             ),
             Step(PeriodicTask.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, message, now)),
             Step(
-                PeriodicTask.DELIVERY_DISPATCHER,
+                PeriodicTask.DELIVERY_ENQUEUER,
                 0,
                 lambda now: deliveries.dispatch(
                     database, message, lost_deliveries, now, worker_timeout, delivery_slots
