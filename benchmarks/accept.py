@@ -6,10 +6,10 @@ No worker runs, so that only accepting is measured. The limits are FastAPI alone
 import json
 
 from benchmarks.limits import AS_OURS, asgi, naive_api, pgbench
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, saturate
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
-from tests.support.stack import API_KEY, MODEL
+from tests.support.stack import MODEL
 
 CLIENTS = 64
 BODY = json.dumps({"model": MODEL, "input": "Say hello in one word.", "background": True}).encode()
@@ -38,8 +38,5 @@ def measure(run: Run) -> list[Report]:
 
 def _creates(base_url: str, seconds: float) -> dict[str, float]:
     url = f"{base_url}/responses"
-    create = request("POST", url, {"authorization": f"Bearer {API_KEY}"}, BODY)
-    drive(url, lambda: create, clients=CLIENTS, seconds=1)
-    load = drive(url, lambda: create, clients=CLIENTS, seconds=seconds)
-    assert not load.refused, load.statuses
-    return load.figures(ACCEPTED.name)
+    create = request("POST", url, AUTHORIZED, BODY)
+    return saturate(url, create, clients=CLIENTS, seconds=seconds).figures(ACCEPTED.name)

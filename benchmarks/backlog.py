@@ -18,6 +18,7 @@ from typing import Any
 from sqlalchemy import select
 
 from benchmarks.fill import Past, fill, loading
+from benchmarks.load import AUTHORIZED
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, Stage, stage
 from jobs.backoff import Backoff
@@ -27,7 +28,7 @@ from jobs.store.api_keys import BOOTSTRAP_ID
 from jobs.store.attempts import begin_attempts
 from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
-from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.stack import MODEL, Stack
 from worker.outcome import EndedCall, Policy, record_outcome
 
 ROOM = 10
@@ -76,7 +77,7 @@ class Side:
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
         """Send a request over the side's one connection; return the body of the answer."""
-        headers = {"authorization": f"Bearer {API_KEY}", "content-type": "application/json"}
+        headers = {**AUTHORIZED, "content-type": "application/json"}
         self.api.request(method, path, body or None, headers)
         answer = self.api.getresponse()
         content = answer.read()

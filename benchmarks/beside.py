@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from itertools import chain, cycle, repeat
+from itertools import cycle
 from typing import Any
 
 import aiohttp
@@ -24,13 +24,13 @@ from sqlalchemy import select
 
 from benchmarks.endpoints import ENVIRONMENT, Endpoints, endpoints
 from benchmarks.latency import moments, shares
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, send_all
 from benchmarks.report import Figure, Report, Role
-from benchmarks.stage import Run, stage
+from benchmarks.stage import Run, call_summary, stage
 from jobs.encryption import generate_key
 from jobs.store import schema
 from jobs.store.database import Database
-from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.stack import MODEL, Stack
 from tests.support.waiting import await_until
 
 CALLS = 10_000
@@ -40,7 +40,6 @@ ENDPOINTS = 20
 CLIENTS = 16
 WARM_UP = 200
 FEW = 20
-AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 MEASURED = ("delivery", "pick-up", "notify", "poll")
 FIGURES = [Figure(f"{name} p{share} ms") for name in MEASURED for share in (99, 50)]
 DELIVERIES_ALONE, FLIGHT_ALONE, BOTH = "deliveries alone", "calls alone", "both"
@@ -181,13 +180,11 @@ class _Beside:
         found = (events[job_id] for job_id in ended if job_id in events)
         return [arrivals[each.id] - each.created_at.timestamp() for each in found]
 
-    def _create(self, bodies: Iterator[bytes], count: int) -> list[str]:
-        creates = (request("POST", self._url, AUTHORIZED, body) for body in bodies)
-        requests = chain(creates, repeat(None))
-        load = drive(self._url, lambda: next(requests), clients=CLIENTS, keep=True)
-        assert not load.refused, load.statuses
-        assert len(load.bodies) == count, len(load.bodies)
-        return [json.loads(each)["id"] for each in load.bodies]
+    def _create(self, requests: Iterator[bytes], count: int) -> list[str]:
+        creates = (request("POST", self._url, AUTHORIZED, body) for body in requests)
+        bodies = send_all(self._url, creates, clients=CLIENTS).bodies
+        assert len(bodies) == count, len(bodies)
+        return [json.loads(each)["id"] for each in bodies]
 
     @staticmethod
     def _call(prompt: str, seconds: int) -> bytes:
@@ -205,9 +202,7 @@ class _Beside:
         return {"webhook": {"url": self._targets.urls[number % ENDPOINTS]}}
 
     def _summary(self) -> dict[str, Any]:
-        call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
-        summary: dict[str, Any] = call_log["summary"]
-        return summary
+        return call_summary(self._stack.provider_url)
 
     def _calls_after(self, sequence: int) -> list[dict[str, Any]]:
         call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"after": sequence}, timeout=30).json()

@@ -13,13 +13,13 @@ import httpx
 from sqlalchemy import select
 
 from benchmarks.endpoints import ENVIRONMENT, Endpoints, endpoints
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, send_all
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, stage
 from jobs.encryption import generate_key
 from jobs.store import schema
 from jobs.store.database import Database
-from tests.support.stack import API_KEY, MODEL, Stack
+from tests.support.stack import MODEL, Stack
 
 ENDPOINTS = 20
 CLIENTS = 8
@@ -65,15 +65,11 @@ def measure(run: Run) -> list[Report]:
 def _end(stack: Stack, targets: Endpoints, count: int) -> float:
     """Create and cancel `count` responses with webhooks; return how many ended per second."""
     url = f"{stack.base_url}/responses"
-    headers = {"authorization": f"Bearer {API_KEY}"}
     bodies = (_body(targets.urls[number % ENDPOINTS]) for number in range(count))
-    creates = (request("POST", url, headers, body) for body in bodies)
-    made = drive(url, lambda: next(creates, None), clients=CLIENTS, keep=True)
-    assert not made.refused, made.statuses
-    cancels = (request("POST", f"{url}/{json.loads(body)['id']}/cancel", headers) for body in made.bodies)
-    ending = drive(url, lambda: next(cancels, None), clients=CLIENTS)
-    assert not ending.refused, ending.statuses
-    return ending.rate
+    creates = (request("POST", url, AUTHORIZED, body) for body in bodies)
+    created = send_all(url, creates, clients=CLIENTS).bodies
+    cancels = (request("POST", f"{url}/{json.loads(body)['id']}/cancel", AUTHORIZED) for body in created)
+    return send_all(url, cancels, clients=CLIENTS).rate
 
 
 def _body(url: str) -> bytes:

@@ -18,15 +18,15 @@ import httpx
 import psutil
 import psycopg
 
+from benchmarks.load import AUTHORIZED
 from benchmarks.report import Figure, Report, Role, percentile
 from benchmarks.stage import Run, Stage, stage
-from tests.support.stack import API_KEY, MODEL, Process, Stack
+from tests.support.stack import MODEL, Process, Stack
 
 WORKERS = 8
 APIS = 4
 STREAMS = 1_000
 CREATES_A_SECOND = 20
-AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 COUNTED = {
     "shared_preload_libraries": "pg_stat_statements",
     "pg_stat_statements.track_utility": "on",

@@ -7,22 +7,23 @@ process for each call, so it is measured with as many as fit.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from itertools import chain, repeat
+from itertools import repeat
+from typing import Any
 
 import httpx
 from sqlalchemy import select
 
 from benchmarks.limits import bare_aiohttp
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, send_all
 from benchmarks.peer import CELERY_GEVENT, CELERY_PREFORK, Kind, Peer, peer
 from benchmarks.report import Figure, Report, Role, percentile
-from benchmarks.stage import Run, Stage, cpu_seconds, resident_bytes, simulator, stage
+from benchmarks.stage import Run, Stage, call_summary, cpu_seconds, resident_bytes, simulator, stage
 from jobs.store import schema
 from jobs.store.database import Database, database_now
-from tests.support.stack import API_KEY, MODEL, Process, Stack
+from tests.support.stack import MODEL, Process, Stack
 from tests.support.waiting import await_until
 
 CALLS = 10_000
@@ -31,7 +32,6 @@ CLIENTS = 16
 WARM_UP = 200
 PREFORK_CALLS = 20
 TRANSPORTS = ("plain", "stream")
-AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 FIGURES = (
     Figure("KB/call in all"),
     Figure("KB/call above idle"),
@@ -166,18 +166,14 @@ class _Flight:
     def _submit(self, prompt: str, count: int) -> list[str]:
         body = json.dumps({"model": MODEL, "input": prompt, "background": True}).encode()
         create = request("POST", self._url, AUTHORIZED, body)
-        load = self._drive(chain(repeat(create, count), repeat(None)))
-        return [json.loads(each)["id"] for each in load]
+        answers = send_all(self._url, repeat(create, count), clients=CLIENTS).bodies
+        return [json.loads(each)["id"] for each in answers]
 
     def _poll_all(self, job_ids: list[str]) -> int:
         """Poll each response once; return how many are completed."""
         polls = (request("GET", f"{self._url}/{job_id}", AUTHORIZED) for job_id in job_ids)
-        return sum(json.loads(body)["status"] == "completed" for body in self._drive(chain(polls, repeat(None))))
-
-    def _drive(self, requests: Iterator[bytes | None]) -> list[bytes]:
-        load = drive(self._url, lambda: next(requests), clients=CLIENTS, keep=True)
-        assert not load.refused, load.statuses
-        return load.bodies
+        answers = send_all(self._url, polls, clients=CLIENTS).bodies
+        return sum(json.loads(each)["status"] == "completed" for each in answers)
 
     def _await(self, condition: Callable[[], bool], seconds: float) -> None:
         def check() -> bool:
@@ -198,10 +194,8 @@ class _Flight:
         assert len(heartbeats) == 1, "the worker was marked dead"
         self._oldest_heartbeat = max(self._oldest_heartbeat, (now - heartbeats[0]).total_seconds())
 
-    def _summary(self) -> dict[str, int]:
-        call_log = httpx.get(f"{self._stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()
-        summary: dict[str, int] = call_log["summary"]
-        return summary
+    def _summary(self) -> dict[str, Any]:
+        return call_summary(self._stack.provider_url)
 
     def _cancel(self, job_id: str) -> float:
         """Cancel a response; return the seconds until the provider sees its connection closed."""

@@ -5,15 +5,18 @@ Each client sends its next request as soon as it has the last answer (a closed l
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import httptools
 import uvloop
 
 from benchmarks.report import percentile
+from tests.support.stack import API_KEY
+
+AUTHORIZED: Final = {"authorization": f"Bearer {API_KEY}"}
 
 
 @dataclass
@@ -57,6 +60,22 @@ def drive(
 ) -> Load:
     """Send the requests of `next_request` until it returns None or `seconds` have passed. `keep` keeps the bodies."""
     return uvloop.run(_drive(url, next_request, clients, seconds, keep=keep))
+
+
+def send_all(url: str, requests: Iterable[bytes], *, clients: int) -> Load:
+    """Send every request once and keep the bodies of the answers; none may be refused."""
+    remaining = iter(requests)
+    load = drive(url, lambda: next(remaining, None), clients=clients, keep=True)
+    assert not load.refused, load.statuses
+    return load
+
+
+def saturate(url: str, data: bytes, *, clients: int, seconds: float) -> Load:
+    """Repeat one request for `seconds`, after a second of warm-up; no answer may be refused."""
+    drive(url, lambda: data, clients=clients, seconds=1)
+    load = drive(url, lambda: data, clients=clients, seconds=seconds)
+    assert not load.refused, load.statuses
+    return load
 
 
 async def _drive(

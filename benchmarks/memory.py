@@ -6,19 +6,18 @@ memory counted once (PSS).
 
 import json
 import time
-from collections.abc import Iterator
-from itertools import chain, repeat
+from itertools import repeat
 from threading import Event, Thread
 from typing import Self
 
 import httpx
 
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, send_all
 from benchmarks.report import Figure, Report, Role
-from benchmarks.stage import Run, Stage, proportional_bytes, resident_bytes, stage
+from benchmarks.stage import Run, Stage, call_summary, proportional_bytes, resident_bytes, stage
 from jobs.store.database import Database
 from jobs.store.responses import count_open
-from tests.support.stack import API_KEY, MODEL, Process, Stack
+from tests.support.stack import MODEL, Process, Stack
 from tests.support.waiting import await_until
 
 MB = 1024 * 1024
@@ -28,7 +27,6 @@ PROMPT_BYTES = 2 * MB
 ANSWER_KB = 400
 WARM_WAVES, WAVES, WAVE = 3, 4, 2_000
 """The API's response cache is full after the warm-up waves."""
-AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 LARGE = (
     *(Figure("peak GB", 2), Figure("idle GB", 2), Figure("peak GB, API", 2), Figure("peak GB, worker", 2)),
     *(Figure("peak GB, all", 2), Figure("most in flight", 0), Figure("not completed", 0)),
@@ -59,9 +57,8 @@ def _large(servers: Stage, stack: Stack, calls: int, seconds: int) -> dict[str, 
     prompt = "lorem ipsum " * (PROMPT_BYTES // 12) + f"[[sim: huge kb={ANSWER_KB} delay={seconds}]]"
     with _Peak(servers, stack) as peak:
         completed = _wave(stack, prompt, calls, seconds=4 * seconds + 120)
-    summary = httpx.get(f"{stack.provider_url}/_calls", params={"limit": 0}, timeout=30).json()["summary"]
     peaks = [each / MB / 1024 for each in (peak.ours, idle, peak.api, peak.worker, peak.all)]
-    values = (*peaks, summary["peak_in_flight"], calls - completed)
+    values = (*peaks, call_summary(stack.provider_url)["peak_in_flight"], calls - completed)
     return dict(zip((each.name for each in LARGE), values, strict=True))
 
 
@@ -116,7 +113,7 @@ def _wave(stack: Stack, prompt: str, count: int, seconds: float = 120) -> int:
     url = f"{stack.base_url}/responses"
     body = json.dumps({"model": MODEL, "input": prompt, "background": True}).encode()
     create = request("POST", url, AUTHORIZED, body)
-    job_ids = [json.loads(each)["id"] for each in _driven(url, chain(repeat(create, count), repeat(None)), clients=4)]
+    job_ids = [json.loads(each)["id"] for each in send_all(url, repeat(create, count), clients=4).bodies]
     database = Database(stack.database_url, pool_size=1)
 
     def is_over() -> bool:
@@ -127,14 +124,4 @@ def _wave(stack: Stack, prompt: str, count: int, seconds: float = 120) -> int:
     await_until(is_over, seconds, stack.logs)
     database.close()
     polls = (request("GET", f"{url}/{job_id}", AUTHORIZED) for job_id in job_ids)
-    return sum(_is_completed(each) for each in _driven(url, chain(polls, repeat(None)), clients=4))
-
-
-def _is_completed(body: bytes) -> bool:
-    return bool(json.loads(body)["status"] == "completed")
-
-
-def _driven(url: str, requests: Iterator[bytes | None], clients: int) -> list[bytes]:
-    load = drive(url, lambda: next(requests), clients=clients, keep=True)
-    assert not load.refused, load.statuses
-    return load.bodies
+    return sum(json.loads(each)["status"] == "completed" for each in send_all(url, polls, clients=4).bodies)

@@ -22,7 +22,7 @@ import psutil
 import psycopg
 
 from benchmarks.report import Role
-from benchmarks.stage import Stage, family
+from benchmarks.stage import Stage, call_summary, family
 from tests.support.stack import Process
 from tests.support.waiting import await_until
 
@@ -113,12 +113,9 @@ class Peer:
         """Wait until `count` jobs have a result."""
         await_until(lambda: self.finished() >= count, seconds, self.logs)
 
-    def summary(self) -> dict[str, int]:
+    def summary(self) -> dict[str, Any]:
         """Return the provider's totals (`in_flight`, `peak_in_flight`, `total`, ...)."""
-        found: dict[str, int] = httpx.get(f"{self.provider_url}/_calls", params={"limit": 0}, timeout=30).json()[
-            "summary"
-        ]
-        return found
+        return call_summary(self.provider_url)
 
     def calls(self) -> list[dict[str, Any]]:
         """Return the provider's call log. A `client_request_id` is a job's name followed by `:1`."""

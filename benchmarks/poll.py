@@ -3,15 +3,14 @@
 import httpx
 
 from benchmarks.limits import memory_api
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, request, saturate
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Run, stage
-from tests.support.stack import API_KEY, Stack
+from tests.support.stack import Stack
 
 CLIENTS = 64
 POLLED = Figure("polled/s", digits=0)
 FIGURES = (POLLED, Figure("p50 ms"), Figure("p99 ms"))
-AUTHORIZED = {"authorization": f"Bearer {API_KEY}"}
 
 
 def measure(run: Run) -> list[Report]:
@@ -42,7 +41,4 @@ def _finished(stack: Stack) -> tuple[str, httpx.Response]:
 
 def _polls(url: str, headers: dict[str, str], seconds: float) -> dict[str, float]:
     poll = request("GET", url, headers)
-    drive(url, lambda: poll, clients=CLIENTS, seconds=1)
-    load = drive(url, lambda: poll, clients=CLIENTS, seconds=seconds)
-    assert not load.refused, load.statuses
-    return load.figures(POLLED.name)
+    return saturate(url, poll, clients=CLIENTS, seconds=seconds).figures(POLLED.name)

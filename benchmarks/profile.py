@@ -11,21 +11,19 @@ import subprocess
 import sys
 import sysconfig
 from collections import Counter
-from itertools import chain, repeat
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final
 
-from benchmarks.load import drive, request
+from benchmarks.load import AUTHORIZED, drive, request, send_all
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Run, cpu_seconds, stage
-from tests.support.stack import API_KEY, MODEL, Process, Stack
+from tests.support.stack import MODEL, Process, Stack
 from tests.support.waiting import await_until
 
 PROMPT: Final = "[[sim: full delay=0]] Say hello in one word."
 CLIENTS: Final = 4
 SAMPLES_A_SECOND: Final = 200
-AUTHORIZED: Final = {"authorization": f"Bearer {API_KEY}"}
 CPU: Final = Figure("CPU µs/job", digits=0)
 SHARE: Final = Figure("% of its process")
 
@@ -98,8 +96,7 @@ def _submit(stack: Stack, seconds: int) -> int:
     assert not made.refused, made.statuses
     job_ids = [json.loads(each)["id"] for each in made.bodies]
     await_until(lambda: stack.get(job_ids[-1])["status"] == "completed", 120, stack.logs)
-    polls = chain((request("GET", f"{url}/{job_id}", AUTHORIZED) for job_id in job_ids), repeat(None))
-    assert not drive(url, lambda: next(polls), clients=CLIENTS).refused
+    send_all(url, (request("GET", f"{url}/{job_id}", AUTHORIZED) for job_id in job_ids), clients=CLIENTS)
     return len(job_ids)
 
 

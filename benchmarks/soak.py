@@ -23,13 +23,14 @@ from sqlalchemy import func, select, text
 
 from benchmarks import page
 from benchmarks.endpoints import ENVIRONMENT, Endpoints, endpoints
+from benchmarks.load import AUTHORIZED
 from benchmarks.report import Figure, Report, Role
 from benchmarks.stage import Stage, resident_bytes, stage
 from benchmarks.visits import SHARES, Visit, Visitor
 from jobs.encryption import generate_key
 from jobs.store import schema
 from jobs.store.database import Database
-from tests.support.stack import API_KEY, Process, Stack
+from tests.support.stack import Process, Stack
 from tests.support.waiting import await_until
 
 MB: Final = 1024 * 1024
@@ -174,9 +175,7 @@ async def _visit(stack: Stack, targets: Endpoints, seconds: float, rate: float, 
     loop = asyncio.get_running_loop()
     deck = [visit for visit, share in SHARES.items() for _ in range(share)]
     random = Random(6)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), headers={"authorization": f"Bearer {API_KEY}"}
-    ) as http:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=AUTHORIZED) as http:
         visitor = Visitor(http, stack.base_url, targets.urls, random)
         running: set[asyncio.Task[None]] = set()
         started_at, samples, pause = loop.time(), 0, min(60.0, seconds / PARTS / 3)

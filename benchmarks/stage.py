@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
 import psutil
 
 from tests.support.postgres import Databases, PostgresServer
@@ -83,6 +84,12 @@ def simulator() -> Iterator[str]:
         yield process.match(r"listening on (http://\S+)")[1]
     finally:
         process.stop()
+
+
+def call_summary(provider_url: str) -> dict[str, Any]:
+    """Return the totals of a simulator's call log (`in_flight`, `peak_in_flight`, `total`, ...)."""
+    summary: dict[str, Any] = httpx.get(f"{provider_url}/_calls", params={"limit": 0}, timeout=30).json()["summary"]
+    return summary
 
 
 def cpu_seconds(processes: Sequence[Process | int]) -> float:

@@ -6,8 +6,9 @@ Answers are foreign text, so control characters are removed on a terminal.
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -46,6 +47,14 @@ def print_json(body: object) -> None:
     """Print JSON: indented on a terminal, else in one line."""
     indent = 2 if sys.stdout.isatty() else None
     sys.stdout.write(json.dumps(body, ensure_ascii=False, indent=indent) + "\n")
+
+
+def print_status(body: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print the id and the status of a response or a delivery, or all of it as JSON."""
+    if as_json:
+        print_json(body)
+    else:
+        print_text(f"{body.get('id')} {body.get('status')}")
 
 
 def print_text(text: str) -> None:

@@ -162,7 +162,7 @@ def cancel(response_ids: ResponseIds, as_json: AsJson = False) -> None:
                 render.failure(f"{response_id}: {error}")
                 failed = True
             else:
-                _print_status(body, as_json=as_json)
+                render.print_status(body, as_json=as_json)
     if failed:
         raise typer.Exit(1)
 
@@ -171,7 +171,7 @@ def cancel(response_ids: ResponseIds, as_json: AsJson = False) -> None:
 def retry(response_id: ResponseId, as_json: AsJson = False) -> None:
     """Run a failed or cancelled response again, under the same id."""
     with Client(load_connection()) as client:
-        _print_status(client.retry(response_id), as_json=as_json)
+        render.print_status(client.retry(response_id), as_json=as_json)
 
 
 @app.command()
@@ -287,11 +287,3 @@ def _report(body: Json, *, as_json: bool) -> bool:
     if view.status == "incomplete":
         render.hint(f"{view.id} is incomplete: {view.incomplete_reason or 'the provider stopped early'}")
     return True
-
-
-def _print_status(body: Json, *, as_json: bool) -> None:
-    if as_json:
-        render.print_json(body)
-    else:
-        view = ResponseView.of(body)
-        render.print_text(f"{view.id} {view.status}")

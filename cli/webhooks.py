@@ -139,7 +139,7 @@ def redeliver(
 ) -> None:
     """Redeliver an event now."""
     with Client(load_connection()) as client:
-        _print_status(client.post(f"/webhook_deliveries/{path_part(delivery_id)}/redeliver", {}), as_json=as_json)
+        render.print_status(client.post(f"/webhook_deliveries/{path_part(delivery_id)}/redeliver", {}), as_json=as_json)
 
 
 @app.command()
@@ -168,13 +168,6 @@ def _print_with_secret(made: Json, *, as_json: bool) -> None:
         return
     render.print_text(str(made.get("signing_secret")))
     render.hint(f"{made.get('id')} ({made.get('url')}): this is the only time that the secret is shown.")
-
-
-def _print_status(delivery: Json, *, as_json: bool) -> None:
-    if as_json:
-        render.print_json(delivery)
-    else:
-        render.print_text(f"{delivery.get('id')} {delivery.get('status')}")
 
 
 def _state(ours: dict[str, Any]) -> str:

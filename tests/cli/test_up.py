@@ -148,7 +148,6 @@ SECRETS = {
 
 @pytest.mark.long
 def test_each_process_gets_only_its_own_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """[18.22]"""
     encryption_key = generate_key()
     (tmp_path / ".env").write_text(
         "BACKBURNER_PROVIDER_API_KEY=canary-provider-key\nbackburner_webhook_concurrency=3\n"
@@ -185,7 +184,6 @@ def environ(process: psutil.Process) -> str:
 
 @pytest.mark.long
 def test_no_password_in_a_url_is_shown(tmp_path: Path) -> None:
-    """[18.14]"""
     url = "http://canary-user:canary-password@127.0.0.1:9/v1?key=canary-parameter"
     settings = {"provider_base_url": url, "provider_api_key": "canary-key"}
     with up(tmp_path, **settings) as running:
