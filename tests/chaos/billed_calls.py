@@ -1,6 +1,6 @@
-"""Promise 4, call by call: each paid call is either booked with its answer, or a witness says why it could not be.
+"""Promise 4, call by call: each billed call is booked with its answer, or there is evidence why it could not be.
 
-The ledger knows what the provider answered in full and took money for. The proxy on the way knows whether that answer
+The simulator's call log knows which calls were answered in full and billed. The proxy knows whether the answer
 reached a process that still listened, and the run knows when it killed that process. What reached a worker that lived
 has to be booked; what was never paid, or was spoilt, cut off or orphaned, has to be recorded as failed, lost, released
 or cancelled. So the calls paid beyond one per job are exactly those.
@@ -31,7 +31,7 @@ CROSSED_WITHIN: Final = 1.5
 
 
 class Fate(StrEnum):
-    """What became of a call that the provider took money for."""
+    """Fate of a call that the provider billed."""
 
     RECORDED = "recorded with their answer"
     SPOILT = "spoilt by the provider"
@@ -65,10 +65,10 @@ def check_billed_calls(record: Record, seen: Seen) -> None:
 
 
 def _fate(record: Record, job_id: str, call: Mapping[str, Any]) -> Fate:
-    """What became of one paid call.
+    """Return the fate of one billed call.
 
     Raises:
-        Violation: its answer reached a worker that lived, and is not booked.
+        Violation: its answer reached a living worker and is not booked.
     """
     rows = record.attempts[job_id]
     buyer = next(row for row in rows if request_id_of(row) == call["client_request_id"])
@@ -110,7 +110,7 @@ def _fate_on_the_way(record: Record, job_id: str, row: Row) -> Fate:
 
 
 def _fate_by_id(record: Record, job_id: str, call: Mapping[str, Any], keepers: list[Row]) -> Fate:
-    """A response made at the provider, which nobody has fetched: was its id kept, and who gave it up?"""
+    """Return the fate of a response that was made at the provider and never fetched."""
     buyer, last = keepers[0], keepers[-1]
     if buyer["provider_response_id"] is None:
         return _fate_on_the_way(record, job_id, buyer)
@@ -129,7 +129,7 @@ def _death(record: Record, row: Row) -> float | None:
 
 
 def _awake(record: Record, row: Row, begun: float, ended: float) -> float:
-    """For how many seconds of a span the worker of a call was not frozen."""
+    """Return for how many seconds of a span the worker of a call was not frozen."""
     worker = record.workers.get(row["worker_id"])
     spans = [(each.begun, each.ended) for each in record.freezes if worker is not None and each.pid == worker["pid"]]
     return ended - begun - sum(_overlap((begun, ended), each) for each in spans)
@@ -140,13 +140,13 @@ def _overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
 
 
 def _time_to_keep(record: Record, begun: float, ended: float) -> float:
-    """For how long a worker may hold an answer in its memory alone."""
+    """Return for how many seconds a worker may hold an answer in memory only."""
     hurt = [*record.database_hurt, *((each.begun, each.ended) for each in record.locks)]
     return KEPT_WITHIN if _was_hurt(hurt, begun, ended) else RECORDED_WITHIN
 
 
 def _max_wait(record: Record, job_id: str, begun: float, ended: float) -> float:
-    """How long the recording of an answer may take, for as long as others can still end its job."""
+    """Return the seconds within which an answer must be recorded, while its job can still be ended by others."""
     locked = sum(_overlap((begun, ended), (each.begun, each.ended)) for each in record.locks if job_id in each.rows)
     hurt = _was_hurt(record.database_hurt, begun, ended)
     return locked + (RECORDED_WITHIN_WHEN_HURT if hurt else RECORDED_WITHIN)
@@ -157,14 +157,14 @@ def _was_hurt(hurt: Iterable[tuple[float, float]], begun: float, ended: float) -
 
 
 def _not_called_again(record: Record, job_id: str, life: list[Row]) -> None:
-    """Nothing follows an answer, unless the worker that brought it had been given up for dead by then."""
+    """Check that no call follows an answer, unless its worker had been marked dead by then."""
     for earlier, later in pairwise(life):
         if _holds_answer(earlier) and not was_given_up(record, earlier, later["started_at"]):
             raise Violation(4, f"{job_id} was called again after attempt {earlier['number']} had answered", job_id)
 
 
 def _asked_for(record: Record, job_id: str, life: list[Row]) -> None:
-    """No more failures than the client allows, and no call after one that it does not want repeated."""
+    """Check that a job has no more failures than its client allows, and no call that the client ruled out."""
     job = record.jobs.get(job_id)
     if job is None:
         return
@@ -187,7 +187,7 @@ def _counts(row: Row) -> bool:
 
 
 def _is_known(row: Row, following: Row) -> bool:
-    """Whether a call surely was not paid for, or is only gone on with."""
+    """Return whether a call certainly was not billed, or only resumes another."""
     if row["billed"] == "no" or following["resumes"] is not None:
         return True
     kind = row["error_kind"]
@@ -195,7 +195,7 @@ def _is_known(row: Row, following: Row) -> bool:
 
 
 def _billed_once(record: Record, job_id: str, life: list[Row]) -> int:
-    """How many calls beyond the first were paid; each but one must be recorded without an answer, or be late."""
+    """Return how many calls beyond the first were billed; all but one must be recorded as unanswered, or be late."""
     names = {request_id_of(row) for row in life}
     paid = [call for call in record.calls.get(job_id, ()) if call["billed"] and call["client_request_id"] in names]
     answers = [row for row in life if _holds_answer(row)]
@@ -217,7 +217,7 @@ def _billed_once(record: Record, job_id: str, life: list[Row]) -> int:
 
 
 def _answer_was_kept(record: Record, job_id: str) -> None:
-    """An answer that came while the job was open is the job's, unless its worker was given up before it wrote it."""
+    """Check that an answer which came while the job was open is kept, unless its worker was marked dead first."""
     job = record.jobs.get(job_id)
     if job is None or job["status"] in ANSWERED:
         return

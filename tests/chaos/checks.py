@@ -1,4 +1,4 @@
-"""The promises, each checked against rows, ledger, logs and what the clients saw; every check counts."""
+"""The promises, each checked against rows, the simulator's call log, logs and what the clients saw."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ REFILLED_WITHIN: Final = 2.0
 
 
 def check_all(record: Record, seen: Seen) -> None:
-    """Check everything that can be; what was checked is counted in `record.checked`.
+    """Check every promise and count the checks in `record.checked`.
 
     Raises:
-        Violation: at the first promise that does not hold.
+        Violation: a promise is broken; the first one found is raised.
     """
     _existence(record, seen)
     _what_clients_saw(record, seen)
@@ -133,7 +133,7 @@ def _cost_adds_up(record: Record, job_id: str, job: Row) -> None:
 
 
 def _booked(record: Record, job_id: str) -> None:
-    """What an attempt says it cost is what the provider took for that very call, or for the one it resumed."""
+    """Check that an attempt's cost is what the provider charged for its call, or for the call that it resumed."""
     calls = record.calls.get(job_id, [])
     by_request = {call["client_request_id"]: call for call in calls}
     by_response = {call["response_id"]: call for call in calls if call["response_id"] is not None}
@@ -206,7 +206,7 @@ def _broker(record: Record, seen: Seen) -> None:
 
 
 def _one_call_at_a_time(record: Record, job_id: str, life: list[Row]) -> None:
-    """An attempt begins once the one before has ended, or its worker was given up: no bell makes two of one."""
+    """Check that an attempt begins after the one before has ended, or its worker was marked dead."""
     for earlier, later in pairwise(life):
         if later["started_at"] < earlier["ended_at"] and not was_given_up(record, earlier, later["started_at"]):
             raise Violation(7, f"{job_id} was called twice at a time: {earlier['number']}, {later['number']}", job_id)
@@ -224,7 +224,7 @@ def _tenancy(record: Record, seen: Seen) -> None:
         record.checked[8] += len(own)
         rows = sum(row["api_key_id"] == sight.key_id for each in record.attempts.values() for row in each)
         if sight.calls != rows:
-            raise Violation(6, f"the usage of {sight.key_id} tells of {sight.calls} calls, the ledger holds {rows}")
+            raise Violation(6, f"the usage of {sight.key_id} counts {sight.calls} calls, the rows {rows}")
         record.checked[6] += 1
 
 

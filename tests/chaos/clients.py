@@ -1,4 +1,4 @@
-"""What tenants do meanwhile: submit, poll, cancel, delete, run again; and what they saw, for the checks."""
+"""Clients of a run: they submit, poll, cancel, delete and retry, and keep what they saw for the checks."""
 
 import random
 import threading
@@ -20,7 +20,7 @@ REVIVABLE: Final = frozenset(("failed", "cancelled"))
 SUBMITTERS: Final = 4
 TRIES: Final = 120
 STALE: Final = 4.0
-"""Seconds: an answer of `/readyz` may be of a look that had begun before it was asked for, and moments are rounded."""
+"""Seconds of tolerance: a readiness answer may come from a look begun before the request, and times are rounded."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class ReadinessReport:
 
 @dataclass
 class Wait:
-    """From when to when a job was seen in the queue although it had been due for over 30 s."""
+    """The time in which a job was seen queued although it had been due for over 30 s."""
 
     first: float
     last: float
 
     @property
     def long_at(self) -> float:
-        """From when on every answer has to tell of it."""
+        """Moment from which every answer must report the wait."""
         return self.first + STALE
 
 
 @dataclass
 class Seen:
-    """What the clients and the broker's watcher saw. Moments are unix time."""
+    """Everything that the clients and the broker's watcher saw. Moments are unix time."""
 
     acknowledged: dict[str, PlannedJob] = field(default_factory=dict)
     acknowledged_at: dict[str, float] = field(default_factory=dict)
@@ -74,20 +74,20 @@ class Seen:
     open_at_the_end: list[str] = field(default_factory=list)
 
     def reports_during(self, wait: Wait) -> list[ReadinessReport]:
-        """The answers that had to tell of this wait: asked for once it was long, before it was last seen."""
+        """Answers that must report this wait: requested once it was long, and before it was last seen."""
         return [each for each in list(self.reported) if wait.long_at <= each.asked_at and each.answered_at <= wait.last]
 
 
 @dataclass
 class Answers:
-    """What came of asking until an answer was clear: how many of which status or error, and whether the last was."""
+    """Answers to a request repeated until one was clear: counts by status or error, and if the last was clear."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     is_clear: bool = False
 
 
 class Clients:
-    """The clients of one run; every verb may be used from any thread."""
+    """The clients of one run. Its methods are safe to call from any thread."""
 
     def __init__(self, world: World, plan: Plan, over: threading.Event) -> None:
         self._world = world
@@ -100,7 +100,7 @@ class Clients:
         self.seen = Seen()
 
     def open_jobs(self) -> list[str]:
-        """What was acknowledged and has not been seen to end."""
+        """Jobs that were acknowledged and not yet seen to end."""
         with self._lock:
             gone = (self.seen.ends, self.seen.deleted_at)
             return [job_id for job_id in self.seen.acknowledged if not any(job_id in each for each in gone)]
@@ -115,7 +115,7 @@ class Clients:
                 self.submit(http, job, rng, threads)
 
     def submit(self, http: httpx.Client, job: PlannedJob, rng: random.Random, threads: ThreadPoolExecutor) -> str:
-        """Submit until somebody acknowledges; what was answered in no clear way may exist or not."""
+        """Submit until a server acknowledges. A create without a clear answer may exist or not."""
         headers = self._headers(job.tenant)
         if job.idempotency_key is not None:
             headers["Idempotency-Key"] = job.idempotency_key
@@ -136,7 +136,7 @@ class Clients:
         raise AssertionError(f"nobody takes job {job.number}: {self.seen.refused}")
 
     def poll(self, number: int) -> None:
-        """Look at random jobs, the newest above all, now and then with another tenant's key."""
+        """Poll random jobs, mostly new ones, now and then with another tenant's key."""
         rng = random.Random(number)
         with httpx.Client(timeout=8) as http:
             while not self._over.wait(0.03):
@@ -149,14 +149,14 @@ class Clients:
                         self._look_as_another(http, job_id, job, rng)
 
     def look(self, http: httpx.Client, job_id: str, job: PlannedJob, rng: random.Random) -> None:
-        """Poll one job and remember what it said."""
+        """Poll one job and keep its answer."""
         asked_at = time.time()
         answer = self._try(lambda: http.get(self._url(rng, job_id), headers=self._headers(job.tenant)))
         if isinstance(answer, httpx.Response):
             self._note(job_id, answer, asked_at)
 
     def retry_the_failed(self, calm: threading.Event) -> None:
-        """Run again, once, what the plan says should it fail or be cancelled."""
+        """Retry once each job of which the plan says so, when it has failed or was cancelled."""
         rng = random.Random(f"{self._plan.seed}|reviver")
         with httpx.Client(timeout=8) as http:
             while not calm.wait(0.1):
@@ -233,7 +233,7 @@ class Clients:
                 self.seen.ends[job_id], self._noted_at[job_id] = end, time.time()
 
     def _begin_change(self, job_id: str) -> None:
-        """From now on its end may become another; what polls say meanwhile says nothing."""
+        """Forget the job's end: after a retry it may end differently."""
         with self._lock:
             self._changing.add(job_id)
             self.seen.ends.pop(job_id, None)
@@ -268,7 +268,7 @@ class Clients:
         return {"Authorization": f"Bearer {self._world.tenants[tenant].secret}"}
 
     def drain(self, seconds: float) -> None:
-        """Wait until all has ended, at most so long."""
+        """Wait until every job has ended, for `seconds` at most."""
         begun = time.monotonic()
         rng = random.Random(0)
         with httpx.Client(timeout=8) as http:

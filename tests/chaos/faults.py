@@ -1,4 +1,4 @@
-"""How each fault of the plan is inflicted, and undone after its time."""
+"""Faults of a plan: each is inflicted, and undone after its time."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ from tests.support.postgres import StopMode
 from tests.support.waiting import await_until
 
 STEPS: Final = (20, 3_600, 7_200, 86_400)
-"""By how many seconds a host's clock is set: some timeouts, a job's whole life, and more."""
+"""Seconds by which a host's clock is set: some timeouts, a job's whole life, and more."""
 LONG_FREEZE: Final = 10.0
 LEAVE_SECONDS: Final = 90.0
 """For a worker that was told to stop: its grace, and what its records wait for while other faults go on."""
@@ -42,7 +42,7 @@ class Faults:
         self._clocks_busy = threading.Lock()
 
     def inflict(self, fault: PlannedFault, wait: threading.Event) -> bool:
-        """Do the fault and undo it after its time; `wait` cuts that short. False when its target is hurt already."""
+        """Inflict the fault and undo it after its time, or when `wait` returns; False if its target is already hurt."""
         world = self._world
         verb, what = fault.name.split()
         if verb == "set":
@@ -105,7 +105,7 @@ class Faults:
         return True
 
     def _freeze_in_a_transaction(self, slot: Slot, seconds: float, wait: threading.Event) -> bool:
-        """Freeze it while it holds locks, if it can be had so before long."""
+        """Freeze a worker while it holds locks, if that can be arranged soon."""
         until = time.monotonic() + CAUGHT_WITHIN
         with suppress(psycopg.OperationalError), self._world.operator() as operator:
             while time.monotonic() < until and not wait.wait(0.02):
@@ -118,7 +118,7 @@ class Faults:
         return False
 
     def _stop_under_a_lock(self, slot: Slot, fault: PlannedFault, wait: threading.Event) -> bool:
-        """Tell a worker to stop while its jobs' rows are held: what it cannot record it has to keep until it can."""
+        """Stop a worker while its jobs' rows are locked: it must keep each outcome until it can record it."""
         rng = random.Random(fault.seconds)
         reported = rng.choice((signal.SIGINT, signal.SIGTERM))
         is_reported = False
@@ -136,10 +136,10 @@ class Faults:
         return is_reported
 
     def _await_end(self, slot: Slot) -> None:
-        """Let it end by itself, which is no death: what it held has to be recorded.
+        """Let the worker end by itself: everything that it held must be recorded.
 
         Raises:
-            AssertionError: it did not, or not in order.
+            AssertionError: it did not end, or not cleanly.
         """
         process = slot.process
         await_until(lambda: process.popen.poll() is not None, LEAVE_SECONDS, lambda: _never_left(slot))
@@ -170,7 +170,7 @@ class Faults:
             return True
 
     def _turn_us_away(self, why: str, seconds: float, wait: threading.Event) -> bool:
-        """Let the provider refuse our key, or our account for want of credit."""
+        """Let the provider refuse our key, or our account for lack of credit."""
         if not self._provider_busy.acquire(blocking=False):
             return False
         try:
@@ -192,7 +192,7 @@ class Faults:
         return done
 
     def _set_clocks(self, whose: str, fault: PlannedFault, wait: threading.Event) -> bool:
-        """Set the clock of one process's host, or of all: there, to somewhere else after a while, and right again."""
+        """Set the clock of one process's host, or of all, twice, and then set it right."""
         world = self._world
         slots = {"worker": world.workers, "api": world.apis}.get(whose)
         hurt = [*world.workers, *world.apis] if slots is None else [slots[fault.target % len(slots)]]
@@ -213,7 +213,7 @@ class Faults:
         return True
 
     def _take_no_writes(self, verb: str, what: str, seconds: float, wait: threading.Event) -> bool:
-        """Let a server answer without writing anything, as hosted ones do."""
+        """Let a server answer but take no writes, as hosted ones do."""
         if not self._servers_busy.acquire(blocking=False):
             return False
         world = self._world

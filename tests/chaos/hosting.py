@@ -1,4 +1,4 @@
-"""What hosting does to the parts: they are there and answer, and take no writes or no calls for a while."""
+"""Faults of hosting: a server answers, but takes no writes or no calls for a while."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,12 +18,12 @@ BROKER: Final[Mapping[str, Callable[[ValkeyServer], AbstractContextManager[None]
     "fill": valkey_faults.full_memory,
     "relock": valkey_faults.another_password,
 }
-"""By the verb of the plan's fault."""
+"""Faults by their verb in the plan."""
 
 
 @contextmanager
 def demoted(postgres: PostgresServer) -> Iterator[None]:
-    """Every transaction that begins is told that it can only read, as after a failover that left sessions open."""
+    """Make every new transaction read-only, as after a failover that left sessions open."""
     _let_write(postgres, "ALTER SYSTEM SET default_transaction_read_only = 'on'")
     try:
         yield
@@ -39,7 +39,7 @@ def _let_write(postgres: PostgresServer, statement: str) -> None:
 
 @contextmanager
 def lost(world: World) -> Iterator[None]:
-    """Nobody reaches the provider: old connections are reset, new ones refused."""
+    """Make the provider unreachable: reset old connections and refuse new ones."""
     link = world.links["provider"]
     link.refuse()
     try:
@@ -50,7 +50,7 @@ def lost(world: World) -> Iterator[None]:
 
 @contextmanager
 def overloaded(world: World) -> Iterator[None]:
-    """The provider takes no call but those whose prompt says what it does."""
+    """Let the provider refuse every call whose prompt does not direct the simulator."""
     world.change_provider(chaos=1.0, chaos_mix={"503": 1})
     try:
         yield

@@ -1,6 +1,6 @@
-"""Somebody else's session that holds rows which jobs need: a person's open transaction, a report, a host without power.
+"""Sessions that lock rows which jobs need, as a forgotten transaction, a report or a dead host would.
 
-It goes straight to PostgreSQL, not through a proxy, and so is not hurt by what the proxies do.
+They connect to PostgreSQL directly, so that faults of the proxies do not touch them.
 """
 
 import random
@@ -24,9 +24,9 @@ HELD: Final[Mapping[str, LiteralString]] = {
     "provider_limits": "SELECT name FROM provider_limits FOR UPDATE",
     "installation": "SELECT namespace FROM installation FOR UPDATE",
 }
-"""What is locked, by its name; `calls` are the jobs that one worker runs."""
+"""Locking queries by name; `calls` are the jobs that one worker runs."""
 ALWAYS_WRITES: Final = "-c default_transaction_read_only=off"
-"""Options of a session that a demoted database lets write, so that a fault can be undone."""
+"""Session options that allow writes on a demoted database, so that a fault can be undone."""
 MOST_JOBS: Final = 12
 BUSY_FOR: Final = 0.25
 _NOTHING: Final = {"pid": 0, "key": "", "most": 0}
@@ -34,7 +34,7 @@ _NOTHING: Final = {"pid": 0, "key": "", "most": 0}
 
 @dataclass(frozen=True)
 class Lock:
-    """Rows that a session held, by their ids or names, from `begun` to `ended` in unix time."""
+    """Rows that a session locked, by id or name, from `begun` to `ended` in unix time."""
 
     what: str
     rows: frozenset[str]
@@ -43,7 +43,7 @@ class Lock:
 
 
 class Locker:
-    """Opens such sessions; `locks` are those that have ended."""
+    """Opens locking sessions; `locks` lists those that have ended."""
 
     def __init__(self, database_url: str) -> None:
         self._url = database_url.replace("+psycopg", "")
@@ -51,7 +51,7 @@ class Locker:
 
     @contextmanager
     def holding(self, what: str, rng: random.Random, **parameters: Any) -> Iterator["Held"]:
-        """The session holds its rows until the block ends: by a rollback, a commit, or the end of its connection.
+        """Hold the rows until the block ends, by a rollback, a commit or a closed connection.
 
         Raises:
             psycopg.OperationalError: the database is away.
@@ -79,7 +79,7 @@ class Held:
     rows: frozenset[str]
 
     def stay(self, seconds: float, wait: threading.Event, *, is_busy: bool) -> None:
-        """Hold on, idle in the transaction or busy in it; `wait` cuts that short."""
+        """Keep the transaction open, idle or busy, until `wait` returns."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0 and not wait.is_set():
             if is_busy:

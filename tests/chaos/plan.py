@@ -1,4 +1,4 @@
-"""What a seed stands for: the jobs to submit and the faults to inject, drawn before anything runs."""
+"""The plan of a seed: jobs to submit and faults to inject, drawn before anything runs."""
 
 import random
 from collections.abc import Mapping
@@ -94,9 +94,9 @@ FAULTS: Final[Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """One submit: whose, its body, whether under an Idempotency-Key, and what its client does to it later.
+    """One create: its tenant, body and Idempotency-Key, and later actions of its client.
 
-    `cancel_after` and `delete_after` are seconds after it was acknowledged; `revive` runs it once more should it
+    `cancel_after` and `delete_after` are seconds after the acknowledgement; `retry` runs it once more should it
     fail or be cancelled.
     """
 
@@ -111,7 +111,7 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """One fault: how long after the one before, what, to which of several, and for how long."""
+    """One fault: its delay after the one before, its verb and target, and its length in seconds."""
 
     pause: float
     name: str
@@ -122,7 +122,7 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that chance decides; the broker stays away for `outage_seconds` once, amid the submits."""
+    """Everything decided by chance. The broker is away once, for `outage_seconds`, while jobs are submitted."""
 
     seed: int
     jobs: list[PlannedJob]
@@ -131,9 +131,9 @@ class Plan:
 
 
 def draw_plan(seed: int, jobs: int, density: float = 1.0) -> Plan:
-    """The plan of a seed; the same arguments give the same plan. There are more faults than any run has time for.
+    """Return the plan of a seed: the same for the same arguments, with more faults than any run has time for.
 
-    `density` says how close the faults follow each other.
+    `density` scales how close the faults follow each other.
     """
     rng = random.Random(f"{seed}|{jobs}")
     planned = [_job(rng, seed, number) for number in range(jobs)]

@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections can be cut, held still, or refused while somebody talks through them."""
+"""A TCP proxy whose connections can be cut, frozen or refused while they are in use."""
 
 import asyncio
 import random
@@ -16,15 +16,15 @@ T = TypeVar("T")
 
 CHUNK = 65_536
 NOTICED_AFTER_SECONDS = 10.0
-"""When the far side of a silent line learns that its peer has left, as by TCP keepalive: no FIN comes through."""
+"""Seconds until the far side of a silent connection learns that its peer has left, as by TCP keepalive."""
 HEAD_BYTES = 8_192
 
 
 @dataclass
 class Passage:
-    """One connection: how it opened and ended, seen from the middle. Moments are unix time.
+    """One connection: its start and end as the proxy saw them. Moments are unix time.
 
-    What was passed to the near side before that side left had reached it, unless the connection was cut by us.
+    Bytes passed on before the near side left have reached it, unless the proxy cut the connection.
     """
 
     head: bytes = b""
@@ -36,24 +36,24 @@ class Passage:
 
     @property
     def was_broken(self) -> bool:
-        """Whether we have cut it, or kept back what the far side had sent."""
+        """True if the proxy cut the connection, or kept back bytes of the far side."""
         return self.cut_at is not None or self.lost_at is not None
 
     @property
     def is_left(self) -> bool:
-        """Whether only a far side is there any more, to be told late."""
+        """True if the near side has left and the far side does not know yet."""
         return self.silent_at is not None and self.left_at is not None
 
     @property
     def was_delivered(self) -> bool:
-        """Whether everything that the far side had sent reached a near side that still listened."""
+        """True if everything sent by the far side reached a near side that still read."""
         if self.passed_at is None or self.was_broken:
             return False
         return self.left_at is None or self.passed_at <= self.left_at
 
 
 class Proxy(LoopThread):
-    """One link: everything that connects to `port` is passed to `target_port`."""
+    """One link: connections to `port` are passed on to `target_port`."""
 
     def __init__(self, name: str, target_port: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Proxy(LoopThread):
 
     @classmethod
     def before(cls, database_url: str) -> tuple[Self, str]:
-        """A way to this database, which is still to be opened, and the address that leads through it."""
+        """Return a link to this database, still to be opened, and the URL that leads through it."""
         url = make_url(database_url)
         assert url.port
         way = cls("database", url.port)
@@ -78,14 +78,14 @@ class Proxy(LoopThread):
         return self.on_loop(self._now(lambda: self._cut(share, rng)))
 
     def stall(self) -> None:
-        """Pass nothing on, in either direction, without closing anything; `flow` ends that."""
+        """Pass nothing on, in either direction, and close nothing, until `flow` is called."""
         self.on_loop(self._now(self._flowing.clear))
 
     def silence(self) -> int:
-        """Never pass anything on again over the connections of now, as after a NAT's flush; returns how many.
+        """Silence the present connections for good, as a NAT's flush does; return how many.
 
-        They stay open, and what is sent is still acknowledged by the kernel. A side that gives one up is missed by the
-        other only later. New ones are passed on.
+        They stay open, and the kernel still acknowledges what is sent. If one side gives up, the
+        other learns of it late. New connections are passed on.
         """
         return self.on_loop(self._now(self._silence))
 
@@ -96,17 +96,17 @@ class Proxy(LoopThread):
         return len(flowing)
 
     def refuse(self) -> None:
-        """Reset every connection, old and new; `flow` ends that."""
+        """Reset every connection, old and new, until `flow` is called."""
         self._refusing = True
         self.cut(1, random.Random(0))
 
     def flow(self) -> None:
-        """Be an honest proxy again."""
+        """Pass everything on again."""
         self._refusing = False
         self.on_loop(self._now(self._flowing.set))
 
     def near_ports(self, far_ports: Collection[int]) -> set[int]:
-        """By which ports the near sides have come whose connections reach the far side from these."""
+        """Return the near side's port of each connection that reaches the far side from one of `ports`."""
         return self.on_loop(self._now(lambda: self._near_ports(far_ports)))
 
     def _near_ports(self, far_ports: Collection[int]) -> set[int]:

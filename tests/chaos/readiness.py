@@ -1,4 +1,4 @@
-"""Asks every living API for its readiness each second, and the rows which jobs have been due for long meanwhile."""
+"""Asks every API for its readiness each second, and the database for jobs that have been due for long."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ ANSWER_SECONDS = 10.0
 
 
 def ask(url: str, seen: Seen, over: threading.Event) -> None:
-    """Ask one API again and again; one that is frozen, killed or just started does not answer, which tells nothing."""
+    """Ask one API every second. A frozen, killed or starting one does not answer, which proves nothing."""
     with httpx.Client(timeout=ANSWER_SECONDS) as http:
         while not over.wait(EVERY_SECONDS):
             asked_at = time.time()
@@ -31,9 +31,9 @@ def ask(url: str, seen: Seen, over: threading.Event) -> None:
 
 
 def look(world: World, seen: Seen, over: threading.Event) -> None:
-    """Note which jobs are queued and were due `OVERDUE` ago, over a connection that is never hurt.
+    """Note the queued jobs that were due `OVERDUE` ago, over a connection without faults.
 
-    A job that comes back to the queue is due at another moment, so id and moment name one wait.
+    A job that returns to the queue is due at another time, so id and due time identify one wait.
     """
     row = schema.jobs.c
     database = Database(world.database_url, pool_size=1)

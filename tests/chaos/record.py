@@ -1,4 +1,4 @@
-"""All that is left of a run, gathered once everything is still: rows, ledger, logs, connections, and what keys see."""
+"""The record of a run, read once everything has stopped: rows, call log, logs, connections, and each key's view."""
 
 import json
 import re
@@ -31,7 +31,7 @@ AT_ONCE: Final = timedelta(seconds=1)  # a rescuer's clock is read before it wai
 
 @dataclass
 class Sight:
-    """What one tenant is shown of its own: the ids listed, and how many calls its usage tells of."""
+    """One tenant's view: the ids listed, and the number of calls in its usage."""
 
     key_id: str
     listed: set[str]
@@ -40,7 +40,7 @@ class Sight:
 
 @dataclass
 class Record:
-    """All there is to know after a run; `checked` and `figures` are what the checks add."""
+    """Everything known after a run; the checks add `checked` and `figures`."""
 
     transport: Transport
     jobs: dict[str, Row]
@@ -64,7 +64,7 @@ class Record:
 
 
 def collect(world: World, refill: Refill | None, transport: Transport) -> Record:
-    """Stop the workers, so that nothing moves any more, and read everything."""
+    """Stop the workers, so that nothing changes any more, and read everything."""
     world.stop_workers()
     database = Database(world.database_url)
     attempts: dict[str, list[Row]] = defaultdict(list)
@@ -104,29 +104,29 @@ def _windows(world: World, what: str) -> list[tuple[float, float]]:
 
 
 def _silences(world: World, what: str) -> list[tuple[float, float]]:
-    """From when to when a process had a connection that was silent for ever."""
+    """Return the spans in which a process had a connection that never answered."""
     now = time.time()
     passages = world.links[what].passages
     return [(each.silent_at, each.left_at or now) for each in passages if each.silent_at is not None]
 
 
 def job_of(request_id: str) -> str:
-    """The job whose call it was."""
+    """Return the job of a call."""
     return request_id.rpartition(":")[0]
 
 
 def request_id_of(row: Row) -> str:
-    """What an attempt's call is called by the provider."""
+    """Return the request id that an attempt's call had at the provider."""
     return f"{row['job_id']}:{row['number']}"
 
 
 def moment(text: str) -> datetime:
-    """A moment of the simulator's ledger."""
+    """Return a moment of the simulator's call log."""
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def database_was_away(record: Record, begun: datetime, ended: datetime) -> timedelta:
-    """For how long of a span nobody reached the database, as it was down or all its connections stood still."""
+    """Return for how many seconds of a span the database could not be reached."""
     seconds, after = 0.0, begun.timestamp()
     for since, until in sorted(record.database_away):
         if (end := min(until, ended.timestamp())) > max(since, after):
@@ -136,7 +136,7 @@ def database_was_away(record: Record, begun: datetime, ended: datetime) -> timed
 
 
 def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
-    """A job's attempts, those before and those after its client ran it again apart."""
+    """Return a job's attempts, split at its client's retry."""
     rows = record.attempts.get(job_id, [])
     asked_at = seen.retried_at.get(job_id)
     if asked_at is None:
@@ -146,19 +146,19 @@ def lives(record: Record, seen: Seen, job_id: str) -> list[list[Row]]:
 
 
 def was_given_up(record: Record, row: Row, before: datetime) -> bool:
-    """Whether the worker of a call had been given up for dead by then."""
+    """Return whether the worker of a call had been marked dead by then."""
     worker = record.workers.get(row["worker_id"])
     return worker is not None and worker["ended_at"] is not None and worker["ended_at"] <= before
 
 
 def follows_a_silent_worker(record: Record, row: Row) -> bool:
-    """Whether, when this call began, the worker of an earlier one of its job had been given up for dead."""
+    """Return whether the worker of an earlier call of the job had been marked dead when this call began."""
     earlier = (each for each in record.attempts[row["job_id"]] if each["number"] < row["number"])
     return any(was_given_up(record, each, row["started_at"]) for each in earlier)
 
 
 def logged(record: Record) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every log line about a job, and the job's id."""
+    """Yield every log line about a job, with the job's id."""
     for line in record.lines:
         if '"job_id"' in line:
             try:
@@ -169,7 +169,7 @@ def logged(record: Record) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def history(record: Record, seen: Seen, job_id: str) -> str:
-    """All that is known of one job, for whoever has to find out why."""
+    """Return everything known about one job, to find the cause of a violation."""
     rows = record.attempts.get(job_id, [])
     parts = [f"plan: {seen.acknowledged.get(job_id)}", f"seen to end: {seen.ends.get(job_id)}"]
     reported = {"revived": seen.retried_at, "deleted": seen.deleted_at, "acknowledged": seen.acknowledged_at}

@@ -1,4 +1,4 @@
-"""A flushed broker, looked at closely: while no call may go out, jobs wait, and then all bells are lost at once."""
+"""A flushed broker: jobs wait while the provider is paused, and then all messages are lost at once."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -26,14 +26,14 @@ SETTLE_SECONDS: Final = 40
 
 @dataclass(frozen=True)
 class Refill:
-    """How many jobs waited when the bells were lost, and how long at most free slots then saw none of them begin."""
+    """Jobs that waited when the messages were lost, and the longest time in which free slots began none of them."""
 
     jobs: int
     seconds: float
 
 
 def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecutor) -> Refill:
-    """Close the lane, let jobs wait, flush, open the lane, and see how soon they run on slots that are all free."""
+    """Pause the provider, let jobs wait, flush the broker, resume, and measure how soon they run on free slots."""
     world.change_provider(chaos=0)
     provider_limit = load_settings(provider_base_url=world.provider_base_url, data_dir="unused").provider_name
     database = Database(world.database_url)
@@ -61,7 +61,7 @@ def refill_after_flush(world: World, clients: Clients, threads: ThreadPoolExecut
 
 
 def _let_them_be_overdue(database: Database, seen: Seen, waiting: list[str]) -> None:
-    """Until some answers of `/readyz` had to tell of jobs that are due for long, as these rows say from now on."""
+    """Wait until some answers of `/readyz` had to report jobs that are overdue according to their rows."""
     row = schema.jobs.c
     due_at = datetime.now(UTC) - 2 * OVERDUE
     with database.begin() as tx:
@@ -86,7 +86,7 @@ def _submit(clients: Clients, threads: ThreadPoolExecutor) -> list[str]:
 
 
 def _await_rest(database: Database) -> None:
-    """Until all calls are closed: those of killed workers are, once they have been given up."""
+    """Wait until all calls are closed, those of killed workers included."""
 
     def at_rest() -> bool:
         with database.read() as tx:

@@ -1,4 +1,4 @@
-"""The run itself: the clients work while the faults of the plan are inflicted, and then all has to end."""
+"""The run: clients work while the plan's faults are inflicted, and then every job must end."""
 
 import random
 import threading
@@ -23,7 +23,7 @@ class Run:
     """One run of a plan in a world."""
 
     def __init__(self, world: World, plan: Plan, pace: float, say: Callable[[str], None]) -> None:
-        """`pace` is how many jobs are submitted per second in all."""
+        """`pace` is the number of jobs submitted per second in all."""
         self._world = world
         self._faults = Faults(world)
         self._plan = plan
@@ -35,9 +35,9 @@ class Run:
         self.seen: Seen = self._clients.seen
 
     def go(self, drain_seconds: float) -> Refill:
-        """Run it to the end: until every acknowledged job has ended, or `drain_seconds` after the last fault.
+        """Run until every acknowledged job has ended, or for `drain_seconds` after the last fault.
 
-        Then, in a world that is whole, the broker is flushed once more and watched.
+        Then, with nothing hurt, flush the broker once more and watch it.
         """
         begun = time.monotonic()
         with ThreadPoolExecutor(SUBMITTERS + POLLERS + 100) as threads:
@@ -94,20 +94,20 @@ class Run:
             self.seen.timeline.append((begun, time.time(), fault.name))
 
     def _outage(self) -> None:
-        """The broker is away for long while jobs are submitted."""
+        """Take the broker away for long while jobs are submitted."""
         if not self._calm.wait(OUTAGE_AFTER * len(self._plan.jobs) / self._pace):
             self._faults.broker_outage(self._plan.outage_seconds, self._calm)
             self.seen.faults[f"broker away for {self._plan.outage_seconds:g} s"] += 1
 
     def _enqueue_needlessly(self, fault: PlannedFault) -> bool:
-        """Bells for jobs that have ended, that run, that wait already, and for one that never was, each twice."""
+        """Enqueue, twice each, jobs that have ended, that run, that wait already, and one that never existed."""
         chosen = self._choose(random.Random(fault.seconds))
         enqueued = self._world.enqueue([*chosen, "resp_never_was"] * 2)
         self.seen.needless_messages += [(job_id, time.time()) for job_id in chosen]
         return enqueued > 0
 
     def _command(self, fault: PlannedFault) -> bool:
-        """Commands to all workers, and bells with time limits, about such jobs."""
+        """Send all workers commands, and messages with time limits, about such jobs."""
         rng = random.Random(fault.seconds)
         chosen = self._choose(rng)
         is_received = strangers.limit(self._world.celery, chosen)
@@ -118,7 +118,7 @@ class Run:
         return is_received or refusals > 0
 
     def _choose(self, rng: random.Random) -> list[str]:
-        """Some that have ended, and some that have not."""
+        """Return some jobs that have ended, and some that have not."""
         pools = (list(self.seen.ends), self._clients.open_jobs())
         return [job_id for pool in pools for job_id in rng.sample(pool, min(NEEDLESS_MESSAGES, len(pool)))]
 

@@ -1,7 +1,7 @@
-"""Promise 10: a job that is due and waits for over 30 s is told of by every `/readyz`, with a reason.
+"""Promise 10: every `/readyz` reports, with a reason, a job that has been due for over 30 s.
 
-An answer counts for a wait when it was asked for after the wait had become long, and came while the row was still seen
-waiting. A living API has answered all along, whatever hangs behind it; so a long silence of both is a breach as well.
+An answer counts for a wait if it was requested after the wait had become long, and came while the row was still
+queued. A living API answers whatever hangs behind it, so a long silence of both APIs is a breach as well.
 """
 
 from itertools import pairwise
@@ -12,7 +12,7 @@ from tests.chaos.record import Record
 from tests.chaos.verdict import Violation
 
 UNTOLD_FOR: Final = 20.0
-"""Longer than both APIs are frozen, stopped or started at once."""
+"""Longer than both APIs are ever frozen, stopped or starting at the same time."""
 
 
 def check_standstill(record: Record, seen: Seen) -> None:
@@ -37,6 +37,6 @@ def check_standstill(record: Record, seen: Seen) -> None:
 
 
 def _gives_a_reason(body: dict[str, Any], waited: float) -> bool:
-    """Whether something is missing, or the job named waits for at least as long and the answer says why."""
+    """Return whether an answer names something missing, or a job that waits at least as long, with a reason."""
     waiting = body["waiting"]
     return bool(body["missing"]) or (waiting is not None and bool(waiting["reason"]) and waiting["seconds"] >= waited)

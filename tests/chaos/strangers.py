@@ -1,4 +1,4 @@
-"""What a stranger does who reaches the broker: commands of Celery's, messages with time limits, rubbish."""
+"""Actions of a stranger who can reach the broker: Celery commands, messages with time limits, rubbish."""
 
 import random
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ TIME_LIMIT: Final = 1
 
 
 def command(app: Celery, rng: random.Random, job_ids: Sequence[str]) -> tuple[int, list[str]]:
-    """Give some of Celery's commands to all workers, also about these jobs.
+    """Send some Celery commands to all workers, also about these jobs.
 
-    Returns how many refusals came, and in words each answer that was none.
+    Return the number of refusals, and each answer that was no refusal.
     """
     own: dict[str, dict[str, Any]] = {
         "revoke": {"task_id": [*job_ids], "terminate": True, "signal": "SIGKILL"},
@@ -42,7 +42,7 @@ def command(app: Celery, rng: random.Random, job_ids: Sequence[str]) -> tuple[in
 
 
 def limit(app: Celery, job_ids: Sequence[str]) -> bool:
-    """Messages for these jobs whose time limits would end them within a second."""
+    """Send messages for these jobs with time limits that would end them within a second."""
     limits = {"time_limit": TIME_LIMIT, "soft_time_limit": TIME_LIMIT}
     try:
         for job_id in job_ids:
@@ -53,7 +53,7 @@ def limit(app: Celery, job_ids: Sequence[str]) -> bool:
 
 
 def litter(valkey: ValkeyServer, rng: random.Random) -> bool:
-    """Leave rubbish in the queues, and among the commands."""
+    """Put rubbish into the queues and among the commands."""
     try:
         with valkey.client() as client:
             for kind in rng.sample(sorted(RUBBISH), AT_ONCE):
@@ -65,7 +65,7 @@ def litter(valkey: ValkeyServer, rng: random.Random) -> bool:
 
 
 def mistype(valkey: ValkeyServer) -> bool:
-    """Put a key of another type in the place of the queue of jobs."""
+    """Replace the job queue by a key of another type."""
     try:
         with valkey.client() as client, client.pipeline() as together:
             together.delete(NAMES.calls).set(NAMES.calls, "not a list").execute()
@@ -75,7 +75,7 @@ def mistype(valkey: ValkeyServer) -> bool:
 
 
 def put_right(valkey: ValkeyServer) -> None:
-    """Take that key away again."""
+    """Remove that key."""
     try:
         with valkey.client() as client:
             if client.type(NAMES.calls) == b"string":

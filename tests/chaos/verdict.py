@@ -1,4 +1,4 @@
-"""What a check says when a promise does not hold, and the promises by their numbers (DESIGN section 3)."""
+"""The promises by their numbers (docs/architecture.md), and the error that says which one is broken."""
 
 from typing import Final
 
@@ -17,7 +17,7 @@ TITLES: Final = {
 
 
 class Violation(Exception):
-    """A promise was broken, by one job or by the whole."""
+    """A promise is broken, by one job or by the whole run."""
 
     def __init__(self, promise: int, message: str, job_id: str | None = None) -> None:
         super().__init__(f"promise {promise} ({TITLES[promise]}) is broken: {message}")

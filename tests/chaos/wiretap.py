@@ -1,4 +1,4 @@
-"""Reads along every command that the broker gets, over a connection of its own that is never hurt."""
+"""Reads every command that the broker gets, over a connection of its own without faults."""
 
 import base64
 import re
@@ -16,7 +16,7 @@ ENCODED_BODY: Final = re.compile(rb'"body\\*": *\\*"([A-Za-z0-9+/=]+)')
 
 
 def listen(world: World, seen: Seen, over: threading.Event) -> None:
-    """Look for prompts, answers and secrets until the run is over; what the broker's restarts hide is not seen."""
+    """Look for prompts, answers and secrets until the run is over. Commands during the broker's restarts are missed."""
     marks = [mark.encode() for mark in (PROMPT_MARK, ANSWER_MARK, *world.secrets())]
     while not over.is_set():
         with suppress(OSError), socket.create_connection((HOST, world.valkey.port), timeout=1) as line:

@@ -1,4 +1,4 @@
-"""The whole program as processes, with a proxy on every link, so that each part can be hurt by itself."""
+"""The whole program as processes with a proxy on every link, so that each part can be hurt alone."""
 
 import json
 import secrets
@@ -49,12 +49,12 @@ from tests.support.waiting import await_until
 PROVIDER_DELAY = 0.4
 BAD_KEY = "bad-key"
 SESSIONS = 12
-"""Of a pooler: fewer than the processes want at once."""
+"""Connections of the pooler: fewer than the processes want at once."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """When a part was hurt, in unix time."""
+    """Span in which a part was hurt, in unix time."""
 
     what: str
     begun: float
@@ -63,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Freeze:
-    """When a process stood still, in unix time."""
+    """Span in which a process was frozen, in unix time."""
 
     pid: int
     begun: float
@@ -72,14 +72,14 @@ class Freeze:
 
 @dataclass(frozen=True)
 class Tenant:
-    """One API key with work of its own."""
+    """A tenant: one API key and its jobs."""
 
     key_id: str
     secret: str
 
 
 class Slot:
-    """A place for one process that is started again under the same name and port whenever it died."""
+    """A place for one process, which is restarted under the same name and port when it dies."""
 
     def __init__(
         self, name: str, arguments: list[str], environment: dict[str, str], clock: HostClock | None = None
@@ -99,7 +99,7 @@ class Slot:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the process has begun to work."""
+        """Return whether the process has begun to work."""
         output = self.process.output
         return "worker registered" in output or "Application startup complete" in output
 
@@ -111,7 +111,7 @@ class World:
     """Two APIs, three workers, the simulator, PostgreSQL, Valkey, and the proxies between them."""
 
     def __init__(self, data_dir: Path, seed: int, transport: Transport, *, is_pooled: bool = False) -> None:
-        """`is_pooled` puts a PgBouncer in transaction mode before the database, but not for those who watch."""
+        """`is_pooled` puts a PgBouncer in transaction mode before the database for the API and the workers."""
         self.data_dir = data_dir
         self._is_pooled = is_pooled
         self._seed = seed
@@ -224,7 +224,7 @@ class World:
         return f"http://{HOST}:{self.links['provider'].port}/v1"
 
     def _stop_processes(self) -> None:
-        """Workers and APIs first, the simulator last, frozen ones woken."""
+        """Stop workers and APIs first and the simulator last; wake frozen ones."""
         for slot in reversed(self.slots):
             if slot.process.popen.poll() is None:
                 slot.process.signal(signal.SIGCONT)
@@ -233,7 +233,7 @@ class World:
             slot.process.stop()
 
     def calls(self) -> list[dict[str, Any]]:
-        """The provider's ledger."""
+        """The calls in the simulator's log."""
         calls: list[dict[str, Any]] = httpx.get(f"{self.provider_url}/_calls", timeout=60).json()["calls"]
         return calls
 
@@ -242,7 +242,7 @@ class World:
         return self.links["provider"].passages
 
     def secrets(self) -> tuple[str, ...]:
-        """What nobody may see."""
+        """Secrets that may appear nowhere."""
         return (self.provider_key, *(tenant.secret for tenant in self.tenants))
 
     def lines(self) -> list[str]:
@@ -254,7 +254,7 @@ class World:
 
     @contextmanager
     def window(self, what: str) -> Iterator[None]:
-        """The part is hurt meanwhile."""
+        """Note that the part is hurt until the block ends."""
         begun = time.time()
         try:
             yield
@@ -263,7 +263,7 @@ class World:
 
     @contextmanager
     def frozen(self, slot: Slot) -> Iterator[None]:
-        """The process stands still meanwhile."""
+        """Freeze the process until the block ends."""
         begun = time.time()
         slot.process.signal(signal.SIGSTOP)
         try:
@@ -273,21 +273,21 @@ class World:
             self.freezes.append(Freeze(slot.process.popen.pid, begun, time.time()))
 
     def operator(self) -> psycopg.Connection[Any]:
-        """A session at the database, over a connection that is never hurt."""
+        """Open a database session over a connection without faults."""
         return psycopg.connect(
             self.database_url.replace("+psycopg", ""), connect_timeout=3, autocommit=True, options=ALWAYS_WRITES
         )
 
     def change_provider(self, **options: Any) -> None:
-        """Set options of the simulator, over a connection that is never hurt."""
+        """Set options of the simulator over a connection without faults."""
         httpx.put(f"{self.provider_url}/_script", json=options, timeout=30).raise_for_status()
 
     def enqueue(self, job_ids: Sequence[str]) -> int:
-        """Put bells into the broker's queue that nobody needs; how many went in."""
+        """Put needless messages into the broker's queue; return how many went in."""
         return self.message.enqueue(job_ids)
 
     def supervise(self) -> list[str]:
-        """Start again what ended by itself, as an operator's supervisor would, and return the names.
+        """Restart processes that ended by themselves, as a supervisor would, and return their names.
 
         A process may refuse to start while the database is away; one that had begun to work must not end.
         """
@@ -306,12 +306,12 @@ class World:
         return ended
 
     def heal(self) -> None:
-        """Every link flows."""
+        """Let every link pass everything on."""
         for link in self.links.values():
             link.flow()
 
     def stop_workers(self) -> None:
-        """End the workers as an operator would, so that all they know is written."""
+        """Stop the workers as an operator would, so that everything they hold is recorded."""
         for slot in self.workers:
             slot.process.signal(signal.SIGTERM)
         for slot in self.workers:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.programs import CLIENTS, Client, Run
-from tests.clients.worlds import Ledger, all_worlds, through_us
+from tests.clients.worlds import CallLog, all_worlds, through_us
 
 # each program plays six scenarios at a time, on a machine of two cores
 AT_ONCE = 3
@@ -17,10 +17,10 @@ LOOPS = ("langchain", "openai-agents", "ai-sdk")
 
 @dataclass(frozen=True)
 class Played:
-    """What the clients said, and what the providers counted."""
+    """Output of the clients, and calls counted by the providers."""
 
     runs: dict[str, Run]
-    ledgers: dict[str, Ledger]
+    call_logs: dict[str, CallLog]
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def played(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         settings = {name: world.settings for name, world in worlds.items()}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda run: run.play(settings), runs.values()))
-        return Played(runs, {name: world.ledger() for name, world in worlds.items()})
+        return Played(runs, {name: world.call_log() for name, world in worlds.items()})
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +44,12 @@ def smoked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         settings = {world.name: world.settings}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda run: run.play(settings, [str(run.client.smoke)]), runs.values()))
-        return Played(runs, {world.name: world.ledger()})
+        return Played(runs, {world.name: world.call_log()})
 
 
 @pytest.fixture(scope="session")
 def looped(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """A loop of three turns of those clients that have the scenario, through this server to one with OpenAI's rules."""
+    """Tool loops of three turns, of each client that has them, through this server to a provider with OpenAI's rules."""
     runs = {client.name: Run(client) for client in CLIENTS if client.name in LOOPS}
     database = tmp_path_factory.mktemp("loops") / "backburner.db"
     shutil.copyfile(sqlite_template, database)
@@ -57,7 +57,7 @@ def looped(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         settings = {world.name: world.settings}
         with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda run: run.play(settings, ["three_turns"]), runs.values()))
-        return Played(runs, {world.name: world.ledger()})
+        return Played(runs, {world.name: world.call_log()})
 
 
 @pytest.fixture(params=CLIENTS, ids=lambda client: client.name)

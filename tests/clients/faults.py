@@ -1,4 +1,4 @@
-"""Scenarios that fail, and whose fault that is. One that passes after all fails its test, and is to be taken out."""
+"""Scenarios that are known to fail, with the cause. One that passes fails its test and must be removed from here."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -12,7 +12,7 @@ CLIENT_FAULTS: Final[Reasons] = {
         "structured_streamed": "it looks for streamed tool calls where its own Responses model no longer puts them",
     },
 }
-"""These fail with a lenient provider alone as well."""
+"""Scenarios that fail with a lenient provider alone as well."""
 
 LACKED_BY_STRICT: Final[Reasons] = {
     "codex": {
@@ -20,7 +20,7 @@ LACKED_BY_STRICT: Final[Reasons] = {
         "have and a strict provider refuses before it bills anything; `features.multi_agent = false` switches them off",
     },
 }
-"""These ask for what the strict provider's schema has no form for."""
+"""Scenarios that need a form which the strict provider's schema lacks."""
 
 
 def expected(client: str, world: str) -> set[str]:

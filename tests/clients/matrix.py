@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from tests.clients.faults import CLIENT_FAULTS, LACKED_BY_STRICT
 from tests.clients.programs import Run
-from tests.clients.worlds import DIRECT, THROUGH, Ledger
+from tests.clients.worlds import DIRECT, THROUGH, CallLog
 from tests.support.stack import ROOT
 
 PAGE = ROOT / "docs/compatibility.md"
@@ -12,16 +12,16 @@ BEGIN, END = "<!-- clients: begin -->\n", "<!-- clients: end -->\n"
 COLUMNS = ("client", "versions", "provider alone", *(name.replace("-", ", ") for name in THROUGH), "billed_calls")
 
 
-def billed_calls(run: Run, ledger: Ledger) -> dict[str, int]:
-    """What each paid, empty answer cost: the calls that the provider billed, by scenario."""
+def billed_calls(run: Run, call_log: CallLog) -> dict[str, int]:
+    """Return the number of billed calls of each scenario with an empty answer."""
     empty = [name for name in run.scenarios if name.startswith("empty_")]
-    return {name: ledger.billed_calls[run.client.name, name] for name in empty}
+    return {name: call_log.billed_calls[run.client.name, name] for name in empty}
 
 
-def table(runs: Mapping[str, Run], ledgers: Mapping[str, Ledger]) -> str:
-    """A line for each client, one for their sum, and a sentence for every failure."""
+def table(runs: Mapping[str, Run], call_logs: Mapping[str, CallLog]) -> str:
+    """Return a line for each client, one for their sum, and a sentence for every failure."""
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
-    lines += [_line(_cells(run, ledgers)) for run in runs.values()]
+    lines += [_line(_cells(run, call_logs)) for run in runs.values()]
     lines.append(_line(["**all**", "", *(_passed(*runs.values(), world=world) for world in (DIRECT, *THROUGH)), ""]))
     tables = (CLIENT_FAULTS, LACKED_BY_STRICT)
     faults = [(name, each) for faults in tables for name, scenarios in faults.items() for each in scenarios.items()]
@@ -29,12 +29,13 @@ def table(runs: Mapping[str, Run], ledgers: Mapping[str, Ledger]) -> str:
     return "\n".join([*lines, "", *notes, ""])
 
 
-def _cells(run: Run, ledgers: Mapping[str, Ledger]) -> list[str]:
+def _cells(run: Run, call_logs: Mapping[str, CallLog]) -> list[str]:
     versions = ", ".join(f"`{package}` {version}" for package, version in run.versions.items())
     counts = [_passed(run, world=world) for world in (DIRECT, *THROUGH)]
-    alone = "/".join(str(count) for count in billed_calls(run, ledgers[DIRECT]).values())
+    alone = "/".join(str(count) for count in billed_calls(run, call_logs[DIRECT]).values())
     most = [
-        max(billed_calls(run, ledgers[world])[name] for world in THROUGH) for name in billed_calls(run, ledgers[DIRECT])
+        max(billed_calls(run, call_logs[world])[name] for world in THROUGH)
+        for name in billed_calls(run, call_logs[DIRECT])
     ]
     here = "/".join(str(count) for count in most)
     return [run.client.title, versions, *counts, f"{here} (alone {alone})"]

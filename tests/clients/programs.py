@@ -41,7 +41,7 @@ class Client:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Paths, and nobody's telemetry: nothing here may call home."""
+        """Environment of a client: paths, and all telemetry switched off."""
         return {
             "PYTHONPATH": os.pathsep.join([str(PYTHON_CLIENTS / self.name), str(ROOT)]),
             "AGNO_TELEMETRY": "false",
@@ -77,7 +77,7 @@ CLIENTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """How one scenario ended in one world."""
+    """End of one scenario in one world."""
 
     passed: bool
     error: str | None
@@ -86,7 +86,7 @@ class Result:
 
 @dataclass
 class Run:
-    """What one client printed, world by world."""
+    """Output of one client, world by world."""
 
     client: Client
     versions: dict[str, str] = field(default_factory=dict)

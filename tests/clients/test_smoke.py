@@ -18,15 +18,15 @@ def test_the_client_works(client: Client, smoked: Played) -> None:
 
 
 def test_the_provider_refuses_nothing_for_its_form(smoked: Played) -> None:
-    assert smoked.ledgers["strict-plain"].refused == []
+    assert smoked.call_logs["strict-plain"].refused == []
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LOOPS)
 def test_a_loop_of_three_turns_breaks_none_of_openais_rules(name: str, looped: Played) -> None:
-    """By items, by `previous_response_id` and by `item_reference`, as the clients do it themselves."""
+    """Clients send items, `previous_response_id` or `item_reference`, each in its own way."""
     run = looped.runs[name]
     results = run.results["openai-stream"]
     assert list(results) == ["three_turns"], run.errors
     assert {each: result.error for each, result in results.items() if not result.passed} == {}
-    assert looped.ledgers["openai-stream"].refused == []
+    assert looped.call_logs["openai-stream"].refused == []

@@ -1,4 +1,4 @@
-"""The worlds that every client meets: a provider alone, and this server before a provider, in each of its kinds."""
+"""The worlds of the clients: a provider alone, and this server in front of each kind of provider."""
 
 import json
 import re
@@ -25,7 +25,7 @@ _TAG = re.compile(r"<([a-z-]+)/(\w+)>")
 
 @dataclass(frozen=True)
 class World:
-    """One server that clients are pointed at, and the provider whose ledger counts what they caused."""
+    """One server for the clients, and the provider whose call log counts the calls that they caused."""
 
     name: str
     base_url: str
@@ -42,14 +42,14 @@ class World:
             "stateless": self.stateless,
         }
 
-    def ledger(self) -> "Ledger":
+    def call_log(self) -> "CallLog":
         """Everything that the provider saw until now."""
         answer = httpx.get(f"{self.provider_url}/_calls", params={"bodies": "true"}, timeout=60)
-        return Ledger(answer.raise_for_status().json()["calls"])
+        return CallLog(answer.raise_for_status().json()["calls"])
 
 
-class Ledger:
-    """The provider's calls, each with the client and the scenario that its body is marked with."""
+class CallLog:
+    """Return the provider's calls, each with the client and the scenario named in its body."""
 
     def __init__(self, calls: list[dict[str, Any]]) -> None:
         self.refused: list[tuple[str, str, dict[str, Any]]] = []
@@ -64,7 +64,7 @@ class Ledger:
 
 @contextmanager
 def provider_alone() -> Iterator[World]:
-    """A lenient provider without this server: what passes here has to pass through us."""
+    """A lenient provider without this server: every scenario that passes here must pass through this server."""
     simulator = Process("simulator", [sys.executable, "-m", "simulator", "--port", "0", "--delay", "0.05", *KEPT], {})
     try:
         url = simulator.match(r"listening on (http://\S+)")[1]
@@ -86,7 +86,7 @@ def through_us(name: str, database: Path) -> Iterator[World]:
 
 @contextmanager
 def all_worlds(template: Path, directory: Path) -> Iterator[dict[str, World]]:
-    """All of them side by side, each with its own database and its own provider."""
+    """Start all worlds side by side, each with its own database and provider."""
     with ExitStack() as entered:
         worlds = [entered.enter_context(provider_alone())]
         for name in THROUGH:

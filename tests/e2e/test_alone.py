@@ -1,4 +1,4 @@
-"""A worker counts as live from its first heartbeat on, so from then on it must hear bells and not wait for others."""
+"""A worker counts as live from its first heartbeat, so from then on it must take messages and not wait for others."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
 TALK = b"*.pidbox"
-"""Celery's workers send each other their questions here."""
+"""The channel on which Celery's workers question each other."""
 
 
 def test_a_worker_asks_no_other_before_it_takes_messages(sqlite_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
-    """It used to wait a second for their answers, after every start and every loss of its broker."""
+    """A worker used to wait a second for their answers, after every start and every loss of its broker."""
     with valkey.client() as client, client.pubsub() as talk:
         talk.psubscribe(TALK)
         assert talk.get_message(timeout=5) is not None  # that it listens

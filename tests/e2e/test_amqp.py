@@ -1,4 +1,4 @@
-"""The same on RabbitMQ: a broker that hands bells out as they come, whether or not a slot is free."""
+"""The same on RabbitMQ, which delivers messages as they come, whether or not a slot is free."""
 
 import time
 from collections.abc import Iterator
@@ -44,9 +44,9 @@ def test_the_sdks_trip(stack: Stack) -> None:
 def test_more_jobs_than_slots_each_called_once_and_the_workers_stay_responsive(stack: Stack) -> None:
     jobs = stack.submit_many(300, "[[sim: full delay=0.5]] Hello")
     stack.await_all(jobs, "completed", 90)
-    ledger = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
-    assert ledger["total"] == len(jobs)
-    assert ledger["peak_in_flight"] <= 2 * SLOTS
+    call_log = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
+    assert call_log["total"] == len(jobs)
+    assert call_log["peak_in_flight"] <= 2 * SLOTS
 
 
 def test_a_full_worker_still_hears_its_signal(stack: Stack) -> None:

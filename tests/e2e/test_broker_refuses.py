@@ -1,4 +1,4 @@
-"""A Redis that answers and takes no writes is a broker that is away: nothing ends, nothing is bought twice."""
+"""A Redis that answers but takes no writes counts as away: no job fails, and no call is billed twice."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A worker whose broker is written to by strangers: it obeys none of them, survives all, and goes on with its jobs."""
+"""Strangers write to the broker: a worker obeys none of them, survives, and goes on with its jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.one_database
 
 SLOTS = 2
 FULL = 40
-"""Messages of a kind, several times as many as the worker has places for."""
+"""Messages of one kind, several times as many as the worker has slots."""
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def stack(valkey: ValkeyServer, tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.fixture
 def celery(valkey: ValkeyServer) -> Iterator[Celery]:
-    """An application of Celery's as a stranger has it who knows the broker's address."""
+    """A Celery application of a stranger who knows the broker's address."""
     app = create_celery(load_settings(redis_url=valkey.url))
     configure_queues(app, NAMES)
     yield app

@@ -1,4 +1,4 @@
-"""Hosts whose clocks are wrong, or are set while jobs run: nothing is bought again, ended early or left to lie."""
+"""Hosts with wrong clocks, or clocks set while jobs run: nothing is billed again, ended early or forgotten."""
 
 import signal
 import time
@@ -22,7 +22,7 @@ pytestmark = [needs_compiler, pytest.mark.long]
 
 WORKER_TIMEOUT = 3
 START_SECONDS = 90
-"""Of a process, on a machine that is full."""
+"""Seconds for the start of a process on a busy machine."""
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
@@ -31,7 +31,7 @@ DAY = timedelta(days=1)
 def processes(
     url: str, redis_url: str, folder: Path, api: HostClock | None, worker: HostClock | None
 ) -> Iterator[Stack]:
-    """One API and one worker, each on a host with the clock that is given."""
+    """One API and one worker, each on a host with the given clock."""
     settings = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
     environments = [settings | (clock.environment if clock else {}) for clock in (api, worker)]
     with Stack(url, redis_url, folder, environments[0], workers=0) as stack:
@@ -130,7 +130,7 @@ def database_clock() -> Iterator[HostClock]:
 
 @pytest.fixture
 def set_postgres_url(database_clock: HostClock) -> Iterator[str]:
-    """A database on a server whose host's clock is `database_clock`."""
+    """A database on a host whose clock is `database_clock`."""
     server = PostgresServer()
     server.environment = database_clock.environment
     with server:
@@ -141,7 +141,7 @@ def set_postgres_url(database_clock: HostClock) -> Iterator[str]:
 def test_postgresqls_own_clock_that_is_set_buys_nothing_twice_and_leaves_nothing_to_lie(
     ahead: timedelta, set_postgres_url: str, database_clock: HostClock, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    """Whose deadline lies behind the step is not ended early; one that lies within it is."""
+    """A job whose deadline lies after the step does not end early; one whose deadline lies within it does."""
     with processes(set_postgres_url, valkey.url, tmp_path, None, None) as stack:
         stack.start_worker().match("worker registered", START_SECONDS)
         running = stack.submit_many(6, f"[[sim: full delay={3 * WORKER_TIMEOUT}]] Hello")

@@ -1,4 +1,4 @@
-"""Conversations end to end: the SDK's own calls, a real worker, and what the provider was really sent."""
+"""Conversations end to end: the SDK's own calls, a real worker, and the bodies that the provider got."""
 
 import itertools
 import json
@@ -234,7 +234,7 @@ def test_a_conversation_that_is_too_long_is_sent_again_whole_to_be_cut(stack: St
 
 @pytest.mark.one_database
 def test_a_create_whose_server_is_killed_is_billed_once(stack: Stack) -> None:
-    """The SDK sends it again by itself, to another process: that one joins the job and holds on."""
+    """The SDK retries by itself, at another process, which joins the job and holds the answer."""
     with Proxy("api", int(stack.url.rpartition(":")[2])) as proxy:
         killed = stack.api
         stack.start_api()

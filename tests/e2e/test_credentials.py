@@ -1,4 +1,4 @@
-"""What opens a tenant's own tools reaches the provider and nobody else, though the provider repeats all it is sent."""
+"""Credentials of a tenant's tools reach only the provider, even if it repeats everything that it is sent."""
 
 import json
 from collections.abc import Iterator

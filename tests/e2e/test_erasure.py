@@ -1,4 +1,4 @@
-"""What was deleted is in no file any more, while everything goes on running."""
+"""Deleted texts are in no file any more, while everything goes on running."""
 
 import random
 from collections.abc import Iterator

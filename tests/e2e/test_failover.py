@@ -1,4 +1,4 @@
-"""A PostgreSQL is demoted in the midst of calls: each answer is recorded at its successor, none is bought again."""
+"""A PostgreSQL is demoted during calls: each answer is recorded at its successor, and no call is billed again."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The database's file is moved away or overwritten under a running server: paid answers are kept, nothing accepted."""
+"""The database's file is moved or overwritten under a running server: paid answers are kept, creates are refused."""
 
 import shutil
 import sqlite3

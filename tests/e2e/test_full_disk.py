@@ -1,4 +1,4 @@
-"""A disk that is full under SQLite is named, creates get 503, and nothing is lost: all goes on once there is room."""
+"""A full disk under SQLite is named, creates get 503, nothing is lost, and work resumes once there is room."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ROOM = "12m"
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder with little room."""
+    """A folder with little space."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={ROOM}", "tmpfs", str(folder)]

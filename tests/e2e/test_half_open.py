@@ -1,4 +1,4 @@
-"""A connection to Redis that a NAT has forgotten: neither side is told, and nothing comes over it any more."""
+"""A connection to Redis that a NAT has forgotten: neither side knows, and nothing arrives any more."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from tests.support.waiting import await_until
 pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 PICK_UP_SECONDS = 10
-"""5 s, and as much again for a machine that runs other tests meanwhile; it took 26 s."""
+"""5 s, and as much again for a busy machine; it used to take 26 s."""
 
 
 @pytest.fixture

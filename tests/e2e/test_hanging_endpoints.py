@@ -1,4 +1,4 @@
-"""Many receivers of one key hang, in the real thing: another key's webhooks arrive as if there were none."""
+"""Many endpoints of one key hang: another key's webhooks arrive as usual."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def stack(database_url: str, valkey_url: str, tmp_path: Path) -> Iterator[Stack]
 
 
 def end_one(http: httpx.Client, receiver: str) -> None:
-    """A response that would run tomorrow, cancelled."""
+    """Cancel a response that would run tomorrow."""
     body = {"model": MODEL, "input": "x", "background": True, "webhook": {"url": receiver}}
     body |= {"run_at": int(time.time()) + 86_400, "deadline_seconds": 2 * 86_400}
     made = http.post("/responses", json=body).raise_for_status().json()["id"]
@@ -45,7 +45,7 @@ def end_one(http: httpx.Client, receiver: str) -> None:
 
 
 def test_many_hanging_receivers_of_one_key_do_not_delay_anothers_webhooks(stack: Stack) -> None:
-    """They hold three quarters of the slots, no more; with all of them held this took 20 s for each 40 hosts."""
+    """Hanging endpoints hold three quarters of the slots at most; with all slots this took 20 s for each 40 hosts."""
     database = Database(stack.database_url, pool_size=2)
     with database.begin() as tx:
         _, secret = create_key(tx, "other", None, datetime.now(UTC))

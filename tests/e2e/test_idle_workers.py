@@ -1,4 +1,4 @@
-"""A worker that lives and takes no work is refused at start, or named; one that only listens does not count."""
+"""A worker that would take no work is refused at start, or named; one that takes no messages does not count as live."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
 
 
 def refusal(database_url: str, broker_url: str, data_dir: Path, *options: str) -> str:
-    """What a worker says that does not start; its only line."""
+    """Return the only line printed by a worker that does not start."""
     settings = {"DATABASE_URL": database_url, "REDIS_URL": broker_url, "DATA_DIR": str(data_dir)}
     environment = {f"BACKBURNER_{name}": value for name, value in {**settings, "NAMESPACE": NAMESPACE}.items()}
     ended = run(environment, "worker.celery_adapter.command", *options)
@@ -117,7 +117,7 @@ def test_a_worker_counts_by_what_it_listens_to_and_says_when_it_last_took_someth
 
 
 def test_a_key_of_the_queues_name_and_another_type_ends_no_worker(stack: Stack, valkey: ValkeyServer) -> None:
-    """Each worker ended at once, and again at every start."""
+    """Each worker used to end at once, and again at every start."""
     worker = stack.start_worker()
     await_until(lambda: readiness(stack)["missing"] == [], 30, stack.logs)
     with valkey.client() as client:

@@ -1,6 +1,6 @@
-"""Requests as frameworks really write them: taken by the API, and sent to a strict provider in its documented form.
+"""Requests as frameworks really write them: the API takes them, and a strict provider gets its documented form.
 
-Each body goes through the door, a real worker and real HTTP; the simulator holds it against the provider's schema.
+Each body goes through the API, a real worker and real HTTP; the simulator checks it by the provider's schema.
 """
 
 import gzip
@@ -154,7 +154,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def answered(stack: Stack, rules: str, body: Json) -> tuple[Json, Json]:
-    """The response, and the body that the provider got for it."""
+    """Return the response, and the body that the provider got for it."""
     stack.tell(rules=rules)
     with stack.http() as http:
         answer = http.post("/responses", json={"model": MODEL, "input": "Hello", **body})

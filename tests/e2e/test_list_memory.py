@@ -1,4 +1,4 @@
-"""Lists of huge requests leave the API as small as it was."""
+"""Listing huge requests does not make the API grow."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[S
 
 @contextmanager
 def peak_of(process: psutil.Process) -> Iterator[list[int]]:
-    """The largest resident size that was seen, in bytes."""
+    """Largest resident size seen, in bytes."""
     peak = [process.memory_info().rss]
     done = threading.Event()
 

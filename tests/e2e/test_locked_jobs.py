@@ -1,4 +1,4 @@
-"""A person's transaction that holds one job holds up the answers of no other, and one that holds the lane no start."""
+"""A transaction that locks one job delays no other answer; one that locks the provider limit delays no start."""
 
 import time
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_answers_are_recorded_while_one_job_is_locked_and_none_is_billed_again(
 
 @pytest.mark.long
 def test_a_worker_starts_while_the_provider_limit_is_locked(postgres_url: str, valkey_url: str, tmp_path: Path) -> None:
-    """Each start ended after a second, however often a supervisor tried again."""
+    """Each start used to end after a second, however often a supervisor tried again."""
     with Stack(postgres_url, valkey_url, tmp_path, workers=0) as stack, psycopg.connect(postgres_url) as session:
         provider_limit = httpx.URL(stack.provider_url).netloc.decode()
         session.execute("INSERT INTO provider_limits (name, probes) VALUES (%s, 0)", (provider_limit,))

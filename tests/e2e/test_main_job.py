@@ -1,6 +1,6 @@
 """The main job, end to end: the official SDK against the API, a real worker and the provider's real HTTP.
 
-The simulator's ledger counts what was paid.
+The simulator's call log counts the billed calls.
 """
 
 import json

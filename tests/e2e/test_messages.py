@@ -1,4 +1,4 @@
-"""What a bell asks of the broker."""
+"""Commands that a message costs the broker."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
 
 KEPT_FOR_REDELIVERY = ("zadd", "hset", "zrem", "hdel")
-"""The commands by which kombu remembers on Redis who has a message, until it is acknowledged."""
+"""Commands by which kombu notes on Redis who holds a message until it is acknowledged."""
 
 
 def calls(valkey: ValkeyServer) -> int:
-    """How many of these commands there were."""
+    """Return the number of these commands."""
     with valkey.client() as client:
         found = client.info("commandstats")
     return sum(found[f"cmdstat_{name}"]["calls"] for name in KEPT_FOR_REDELIVERY if f"cmdstat_{name}" in found)

@@ -1,6 +1,6 @@
-"""Every case of `simulator/odd_answers.json`: held, streamed and in the background, over the transport it is for.
+"""Every case of `simulator/odd_answers.json`: held, streamed and in the background, over its transport.
 
-All are submitted at once, so that the whole takes as long as its longest pause.
+All are submitted at once, so that the test takes as long as its longest pause.
 """
 
 import json
@@ -30,7 +30,7 @@ ENDED = {"completed", "incomplete", "failed", "cancelled"}
 
 @dataclass(frozen=True)
 class Seen:
-    """What the client got, and the calls that the provider saw. `told` is the response of the client's own request."""
+    """Result of a case at the client, and its calls at the provider. `reported` answers the client's own request."""
 
     response: Json
     reported: Json
@@ -50,11 +50,11 @@ class Round:
         return self._asked[case.name, way].result(60)
 
     def finish(self) -> None:
-        """Wait for all of them: a server that is stopped amid a held request takes its time."""
+        """Wait for all of them: a server that stops during a held request takes its time."""
         wait(self._asked.values(), 60)
 
     def attempts(self, case: Case, way: str) -> list[Json]:
-        """Its calls, with what they brought in place of an answer, as their owner reads it."""
+        """Return the response's calls as their owner reads them, with any body that was no answer."""
         attempts: list[Json] = self._stack.get(f"{self.seen(case, way).response['id']}/attempts?include=body")["data"]
         return attempts
 

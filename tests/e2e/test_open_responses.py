@@ -208,7 +208,7 @@ def test_what_leaves_goes_back_in(http: httpx.Client) -> None:
 
 
 def statuses(stack: Stack, http: httpx.Client) -> dict[str, str]:
-    """A response in each status."""
+    """Create a response in each status."""
     scripts = {
         "completed": "full",
         "failed": "400",
@@ -354,7 +354,7 @@ def test_a_stream_is_written_frame_by_frame(stack: Stack) -> None:
 
 
 def chunks(body: bytes) -> Iterator[bytes]:
-    """What was written at once, each time."""
+    """Return each write of the server as one piece."""
     while body:
         size, _, rest = body.partition(b"\r\n")
         length = int(size, 16)

@@ -1,6 +1,6 @@
-"""A provider's outage is not the jobs' fault: whatever it lasts, they wait, use no attempt, and run when it is over.
+"""A provider's outage is not the jobs' fault: they wait as long as it lasts, use no attempt, and run afterwards.
 
-The simulator's ledger counts the purchases, the rows of attempts the calls.
+The simulator's call log counts the billed calls, the rows of attempts all calls.
 """
 
 import re
@@ -41,7 +41,7 @@ SLOTS = 5
 JOBS = 60
 PROBES = 3
 SLACK = 0.25
-"""Seconds by which a moment that one process notes may differ from another's."""
+"""Seconds by which the clocks of two processes may differ."""
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def paused_at(stack: Stack) -> datetime:
 
 
 def every(stack: Stack) -> list[dict[str, Any]]:
-    """All responses, of which there are fewer than a page holds."""
+    """Return all responses; there are fewer than a page holds."""
     with stack.http() as http:
         found: list[dict[str, Any]] = http.get("/responses", params={"limit": "100"}).json()["data"]
     return found

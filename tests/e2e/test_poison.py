@@ -1,4 +1,4 @@
-"""One job that the provider refuses in the account's words, among many that it takes: nobody else waits for it."""
+"""The provider refuses one job in the words of an account error and takes all others: no other job waits."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def stack(tmp_path: Path, valkey: ValkeyServer) -> Iterator[Stack]:
 
 
 def test_one_refused_job_stops_nobody_else(stack: Stack) -> None:
-    """Every refusal that there is, one after the other, and nobody was paused for any of them."""
+    """Every kind of refusal, one after the other; none of them pauses the provider."""
     tenants = make_tenants(stack, KEYS)
     before = tenants[1].submit("[[sim: full delay=0.1]] Hello")
     await_until(lambda: tenants[1].status(before) == "completed", 20, stack.logs)
@@ -70,7 +70,7 @@ def test_an_account_that_is_refused_to_all_waits_and_comes_back_by_itself(stack:
 
 
 def test_it_is_judged_across_a_restart_by_what_other_workers_saw(stack: Stack) -> None:
-    """The lane and the calls are in the database, so that each call may be another process's."""
+    """Provider limit and calls are in the database, so each call may be another process's."""
     poison = stack.submit('[[sim: 403 message="not permitted"]] Hello', priority=9)
     await_until(lambda: len(stack.attempts(poison)) >= 1, 20, stack.logs)
     stack.worker_processes[0].stop()
@@ -91,7 +91,7 @@ def test_it_is_judged_across_a_restart_by_what_other_workers_saw(stack: Stack) -
 
 
 def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, valkey: ValkeyServer) -> None:
-    """Its own responses wait, as none of them is taken, so that the account may be to blame."""
+    """The key's responses wait: none of them is taken, so the account may be to blame."""
     other = "other/model"
     environment = {"BACKBURNER_MODELS": f"{MODEL},{other}", "BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
     with Stack(f"sqlite:///{tmp_path}/backburner.db", valkey.url, tmp_path, environment, workers=2) as stack:
@@ -106,7 +106,7 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, 
 
 
 def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
-    """Whoever refuses that one may stand before a provider that is still too busy for all others."""
+    """The gateway that refuses one job may stand in front of a provider that is still too busy for all others."""
     stack.tell(script="503")
     jobs = stack.submit_many(NEIGHBOURS, "Hello", max_attempts=1)
     await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 20, stack.logs)

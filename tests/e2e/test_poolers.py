@@ -1,4 +1,4 @@
-"""Behind a pooler in transaction mode nothing rests on a session: jobs are accepted, called once and recorded."""
+"""Behind a pooler in transaction mode nothing depends on a session: jobs are accepted, called once and recorded."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

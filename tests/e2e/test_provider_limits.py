@@ -1,6 +1,6 @@
-"""The lane to the provider, over two worker processes: what is refused waits, and nobody pays for it with attempts.
+"""The provider limit over two worker processes: refused jobs wait and use no attempt.
 
-The simulator's ledger counts what was tried.
+The simulator's call log counts the calls.
 """
 
 import re
@@ -102,6 +102,6 @@ def test_no_more_than_the_operator_allows_are_out(database_url: str, valkey: Val
     with Stack(database_url, valkey.url, tmp_path, environment, workers=2) as stack:
         jobs = stack.submit_many(40, "[[sim: full delay=0.3]] Hello")
         stack.await_all(jobs, "completed", 40)
-        ledger = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
-        assert ledger["total"] == len(jobs)
-        assert ledger["peak_in_flight"] <= 7
+        call_log = httpx.get(f"{stack.provider_url}/_calls", params={"limit": "0"}).json()["summary"]
+        assert call_log["total"] == len(jobs)
+        assert call_log["peak_in_flight"] <= 7

@@ -1,6 +1,6 @@
-"""What a lost answer cost is found out from the provider's own log, late and with rows missing as it is.
+"""The cost of a lost answer is read from the provider's own log, which is late and lacks rows.
 
-One stack for all, so that each test is as long as what it waits for. The log's own faults are in
+All tests share one stack, so each takes only as long as it waits. The log's own faults are in
 `tests/provider/test_reconciler.py`.
 """
 
@@ -39,7 +39,7 @@ def await_billed(stack: Stack, job_id: str, billed: str) -> None:
 
 
 def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> None:
-    """One job wants a retry, the other pays once at most: it ends once the log shows that its call was billed."""
+    """One job wants a retry, the other one call at most: it ends once the log shows that its call was billed."""
     stack.tell(bill_disconnects=True, logs_lag=2)
     again = stack.submit("[[sim: full delay=60, then full]] Hello")
     once = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")

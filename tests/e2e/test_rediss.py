@@ -1,4 +1,4 @@
-"""A Redis behind TLS: its certificate is verified by whoever speaks to it, unless the operator asks for less."""
+"""A Redis behind TLS: every client verifies its certificate, unless the operator asks for less."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""`backburner keys revoke` beside a running server: what the key has open ends, and its calls are cut where asked."""
+"""`backburner keys revoke` beside a running server: the key's connections end, and its calls too if asked."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[S
 
 
 def keys(stack: Stack, *arguments: str) -> dict[str, Any]:
-    """What `backburner keys` prints."""
+    """Return the output of `backburner keys`."""
     command = [sys.executable, "-m", "cli.main", "keys", *arguments, "--json"]
     environment = {**os.environ, **stack.settings()}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30, check=True)

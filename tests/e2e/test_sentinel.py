@@ -1,4 +1,4 @@
-"""Redis behind a Sentinel: jobs run over a failover, and what is published reaches who waits."""
+"""Redis behind a Sentinel: jobs run over a failover, and notifications reach waiting clients."""
 
 from pathlib import Path
 

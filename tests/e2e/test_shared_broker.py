@@ -1,4 +1,4 @@
-"""Two installations on one Redis, neither of which was told of the other: each takes its own messages alone."""
+"""Two installations on one Redis, not configured for each other: each takes only its own messages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ def celery_of(valkey: ValkeyServer, names: Names) -> Iterator[Celery]:
 
 
 def test_neither_takes_the_others_messages_nor_obeys_its_commands(valkey: ValkeyServer, tmp_path: Path) -> None:
-    """They took turns at one queue: a job waited for seconds, as its message went to a worker that did not know it."""
+    """They used to share one queue: a job waited for seconds, because its message went to the other installation."""
     (tmp_path / "other").mkdir()
     other_url = f"sqlite:///{tmp_path}/other/backburner.db"
     upgrade(other_url)

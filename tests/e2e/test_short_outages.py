@@ -47,7 +47,7 @@ def calls_made(stack: GatedStack, jobs: list[str]) -> int:
 
 
 def test_an_outage_costs_no_response_anything(stack: GatedStack) -> None:
-    """Neither connections that are refused nor 503, and who was held for it is told that nothing was bought."""
+    """Neither refused connections nor 503 cost an attempt, and a held client learns that nothing was billed."""
     billed = 0
     for kind, begin, end in WAYS:
         begin(stack)

@@ -1,4 +1,4 @@
-"""A process that runs out of files: nothing fails for good because of that, and it says what it is short of."""
+"""A process runs out of files: no job fails because of that, and the shortage is named."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.one_database, pytest.mark.long]
 
 JOBS = 24
 FEW = 8
-"""Files, which every worker has open for good: the few that it polls at once are no more than it may open."""
+"""Files that every worker keeps open; fewer than the limit."""
 ROOM = 12
 """Files that the worker may open beyond those that it has open when its limit falls."""
 
@@ -51,7 +51,7 @@ def test_a_worker_out_of_files_hands_back_what_it_cannot_send(stack: Stack) -> N
 
 
 def test_answers_that_come_while_no_file_can_be_opened_are_kept(stack: Stack) -> None:
-    """The first answers of this worker, as reading one had loaded something then."""
+    """The first answers of this worker, because reading the first one used to load a module."""
     worker = psutil.Process(stack.worker_processes[0].popen.pid)
     job_ids = stack.submit_many(3, "[[sim: full delay=1]] Hello")
     stack.await_all(job_ids, "in_progress", 20)

@@ -1,4 +1,4 @@
-"""A worker that is told to stop stops: at once if it holds nothing, whatever the broker does."""
+"""A worker stops when it is told to: at once if it holds nothing, whatever the broker does."""
 
 import signal
 import sqlite3
@@ -17,7 +17,7 @@ from tests.support.waiting import await_until
 pytestmark = pytest.mark.one_database
 
 LEAVE_SECONDS = 8
-"""5 s, and some more for a machine that runs other tests meanwhile; it was for ever."""
+"""5 s, and some more for a busy machine; it used to be for ever."""
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_with_the_database_locked_and_nothing_in_flight_it_leaves_as_well(stack:
 
 @pytest.mark.long
 def test_a_start_waits_for_a_locked_database_and_may_be_ended_meanwhile(stack: Stack) -> None:
-    """It ended with a traceback after four seconds."""
+    """It used to end with a traceback after four seconds."""
     with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         stopped, kept = (

@@ -1,4 +1,4 @@
-"""Streams of a streaming provider: live, resumed at any number, and one sequence whatever dies meanwhile."""
+"""Streams of a streaming provider: live, resumable at any number, and one sequence whatever dies."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ def stack(
 
 
 class Watcher:
-    """Somebody who watches a response and takes up its stream again whenever that breaks off."""
+    """A client that watches a response and resumes its stream whenever it breaks off."""
 
     def __init__(self, stack: Stack, job_id: str, starting_after: int | None = None) -> None:
         self._stack = stack
@@ -103,7 +103,7 @@ class Watcher:
 
 
 def begin(stack: Stack, prompt: str, **fields: Any) -> str:
-    """A background response that streams; its id."""
+    """Create a background response that streams; return its id."""
     with stack.openai().responses.create(
         model=MODEL, input=prompt, background=True, stream=True, extra_body=fields
     ) as events:
@@ -113,7 +113,7 @@ def begin(stack: Stack, prompt: str, **fields: Any) -> str:
 
 
 def accepted_by_the_helper(events: list[Json]) -> None:
-    """What the SDK's own stream helper makes of a sequence; it refuses whatever does not fit together."""
+    """Return the result of the SDK's own stream helper, which refuses an inconsistent sequence."""
 
     def serve(request: httpx.Request) -> httpx.Response:
         body = "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events)

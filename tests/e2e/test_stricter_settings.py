@@ -1,4 +1,4 @@
-"""The main job where the operator has chosen other settings; a database and a worker of its own see to it."""
+"""The main job under other settings of the operator, with a database and a worker of its own."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""Tool loops of three turns before a provider with OpenAI's rules: nothing that goes back is refused."""
+"""Tool loops of three turns with a provider that has OpenAI's rules: it refuses nothing that is sent back."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.support.valkey import ValkeyServer
 Json = dict[str, Any]
 
 THINKS, FORGETS = "openai/o3-pro", "acme/thinker"
-"""The reasoning of the first comes encrypted where it is asked for; of the second nobody knows that it has any."""
+"""The first model returns encrypted reasoning if asked; the second is not known to reason."""
 TOOL: Any = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": False}
 LONG = "call_" + "x" * 100
 ASKED = '[[sim: tool-call name=look arguments="{}"]] Look around.'
@@ -133,14 +133,14 @@ def test_a_stream_tells_encrypted_reasoning_to_those_alone_who_asked(stack: Stac
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_loop_in_the_strict_form(strict_stack: Stack, way: str) -> None:
-    """Which asks for ids where OpenAI does not."""
+    """The strict form asks for ids where OpenAI does not."""
     responses = three_turns(strict_stack, way, THINKS)
     followed = ask(strict_stack, THINKS, "And?", previous_response_id=responses[-1].id)
     assert followed.status == "completed"
 
 
 def test_an_incomplete_turn_can_be_followed(stack: Stack) -> None:
-    """Its reasoning led to nothing: OpenAI refuses it without what followed."""
+    """Reasoning that led to nothing: OpenAI refuses it without the item that followed."""
     cut = ask(stack, THINKS, '[[sim: incomplete text=""]] Think.')
     done = ask(stack, THINKS, "[[sim: full text=Done.]] Go on.", previous_response_id=cut.id)
     assert done.output_text == "Done."

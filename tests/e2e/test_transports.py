@@ -1,4 +1,4 @@
-"""The transports that do not wait in silence: the same table of ends as the plain one, and what each adds.
+"""The stream and background transports: the same table of ends as the plain one, and what each adds.
 
 The plain transport goes through all of this in `test_main_job.py`.
 """
@@ -25,7 +25,7 @@ STALL = 1
 
 
 def started(stack: Stack) -> Stack:
-    """`stack`, whose provider has a background mode."""
+    """Return `stack` if its provider has a background mode."""
     options = {"native_background": True, "poll_after_ms": 100}
     httpx.put(f"{stack.provider_url}/_script", json=options).raise_for_status()
     return stack
@@ -88,7 +88,7 @@ def text_of(body: dict[str, Any]) -> str:
 
 
 def await_accepted(stack: Stack, job_id: str) -> str:
-    """The provider's id of the response, once it is on the attempt's row."""
+    """Return the provider's id of the response, once it is in the attempt's row."""
 
     def noted() -> str | None:
         made = stack.attempts(job_id)
@@ -309,7 +309,7 @@ def test_a_job_that_ends_while_nobody_holds_it_is_cancelled_at_the_provider(mort
 
 
 def test_two_who_fetch_the_same_response_book_it_once(mortal: Stack) -> None:
-    """A frozen worker is given up, another goes on with its response, and the first wakes up again."""
+    """A frozen worker is marked dead, another resumes its response, and the first wakes up again."""
     job_id = mortal.submit("[[sim: full delay=8 text=Once]] Hello")
     await_accepted(mortal, job_id)
     frozen = mortal.worker_processes[0]

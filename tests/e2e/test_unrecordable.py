@@ -1,4 +1,4 @@
-"""An answer that the database refuses for what it is: the call counts, and may have been paid for."""
+"""An answer that the database refuses for its content: the call counts as possibly billed."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Webhooks through the real thing: the official SDK registers and unwraps, workers under gevent deliver."""
+"""Webhooks end to end: the official SDK registers and unwraps, workers under gevent deliver."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Every way to start a worker comes to one that works, on gevent, and ends when it is told to."""
+"""Every way to start a worker gives one that works, on gevent, and stops when it is told to."""
 
 import signal
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_it_works(stack: Stack, command: tuple[str, ...], becomes: str) -> None:
 def test_settings_of_another_celery_application_change_nothing(
     stack: Stack, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Celery obeys these before what it is told in code, and some of them without its prefix."""
+    """Celery obeys these variables before its settings in code, some of them without its prefix."""
     for name in ("BROKER_URL", "CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"):
         monkeypatch.setenv(name, "redis://127.0.0.1:1/0")
     for name in ("RESULT_BACKEND", "CELERY_RESULT_BACKEND"):
@@ -76,7 +76,7 @@ def test_its_time_limits_end_no_call_and_buy_none_again(stack: Stack) -> None:
 
 
 def test_a_task_cannot_be_terminated(stack: Stack, valkey: ValkeyServer) -> None:
-    """Neither by a command, nor by a time limit in a message, as anybody sends them who reaches the broker."""
+    """Neither by a command nor by a time limit in a message, which anybody who reaches the broker can send."""
     job_id = stack.submit("[[sim: full delay=2.5]] Hello")
     app = create_celery(load_settings(redis_url=valkey.url))
     try:

@@ -1,4 +1,4 @@
-"""One response's trip as a user of the official SDK sees it: submit, poll, read."""
+"""One response as a user of the official SDK sees it: submit, poll, read."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def create(stack: Stack, prompt: str, **options: Any) -> Response:
 
 
 def poll(stack: Stack, response: Response, seconds: float = 30) -> Response:
-    """The documented polling loop of OpenAI's guide."""
+    """The polling loop of OpenAI's guide."""
     client = stack.openai()
 
     def ended() -> Response | None:
@@ -32,7 +32,7 @@ def facts(response: Response) -> dict[str, Any]:
 
 
 def error_code(response: Response) -> str:
-    """As text: some codes are ours, and the SDK's type lists only OpenAI's."""
+    """The error code as text: the SDK's type lists only OpenAI's codes."""
     assert response.error is not None
     return str(response.error.code)
 

@@ -1,4 +1,4 @@
-"""Every SDK at once against one server: what each of them saw, for the tests to look at.
+"""All SDKs at once against one server; the tests look at what each of them saw.
 
 The Python SDKs lie under `.venv/sdk`, each from its own lock, and run without the site-packages of this environment;
 only the newest is the one that all other tests use. Node comes out of a wheel, its SDK out of `package-lock.json`.
@@ -41,7 +41,7 @@ class Sdk:
     """One run of the scenarios. `directory` holds an SDK of its own; without one it is this environment's.
 
     `transport` is how the worker awaits answers. A stream is made of a whole answer under `plain`, and passed on as the
-    provider tells it under `stream`: users must not be able to tell which. `lacks` names what this version has not yet.
+    provider sends it under `stream`: users must see no difference. `lacks` names features missing in this version.
     """
 
     name: str
@@ -79,7 +79,7 @@ SDKS = [
 
 @dataclass
 class Run:
-    """What one SDK printed."""
+    """Output of one SDK."""
 
     sdk: Sdk
     version: str = "(it did not start)"
@@ -90,7 +90,7 @@ class Run:
     verified: list[bool] = field(default_factory=list)
 
     def answer(self, delivered: Delivered) -> Answer:
-        """As a receiver answers that verifies by the reference implementation of Standard Webhooks."""
+        """Answer as an endpoint does that verifies by the reference implementation of Standard Webhooks."""
         try:
             standardwebhooks.Webhook(self.webhook_secret).verify(delivered.body, dict(delivered.headers))
         except standardwebhooks.WebhookVerificationError:
@@ -100,7 +100,7 @@ class Run:
         return Answer(204, body=b"")
 
     def play(self, settings: Mapping[str, Any], stage: threading.Barrier) -> None:
-        """Run it to its end, each stage when all others have ended the one before; what it printed by then is kept."""
+        """Run the program to its end; each stage begins when all programs have ended the one before."""
         with tempfile.TemporaryFile("w+") as errors, self._start(errors) as process:
             assert process.stdin is not None
             assert process.stdout is not None
@@ -135,7 +135,7 @@ class Run:
         stdin.flush()
 
     def _receive(self, reported: dict[str, Any]) -> bool:
-        """Whether a stage is over."""
+        """Return whether a stage is over."""
         if "version" in reported:
             self.version, self.scenarios = reported["version"], reported["scenarios"]
         elif "scenario" in reported:
@@ -163,7 +163,7 @@ def served(transport: str, database: Path) -> Iterator[tuple[Stack, LossyProxy]]
 
 @pytest.fixture(scope="module")
 def runs(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Every SDK's run, by its name. All of them run at the same time, as users do."""
+    """The run of each SDK by its name. All run at the same time."""
     runs = {sdk.name: Run(sdk) for sdk in SDKS}
     with_a_secret = {f"/{name}/webhook_of_every_end": run.answer for name, run in runs.items()}
     threads = []
@@ -184,7 +184,7 @@ def runs(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 def a_user(run: Run, stack: Stack, lossy: LossyProxy, receiver: Destination) -> Mapping[str, Any]:
-    """What the programs are told; each run has keys of its own, and with them an empty world."""
+    """Return the programs' settings. Each run has keys of its own, and so an empty world."""
     sdk = run.sdk
     database = Database(stack.database_url)
     with database.begin() as tx:
@@ -212,7 +212,7 @@ def sdk(request: pytest.FixtureRequest) -> Sdk:
 
 @pytest.fixture
 def facts(request: pytest.FixtureRequest, sdk: Sdk, runs: dict[str, Run]) -> dict[str, Any]:
-    """What `sdk` saw in the scenario that the test is named for."""
+    """Return what `sdk` saw in the scenario named by the test."""
     run = runs[sdk.name]
     name = request.function.__name__.removeprefix("test_")
     seen = run.seen.get(name)

@@ -1,6 +1,6 @@
-"""A proxy on the way to the API that loses what an SDK then sends again.
+"""A proxy before the API that loses requests or answers, so that an SDK retries.
 
-The client's base URL is `{url}/{mischief}/v1`. What the mischief does to the first try of a POST is its name:
+The client's base URL is `{url}/{mischief}/v1`. The mischief is done to the first try of a POST:
 
 - `hang-up`: the request goes through, and at once both connections break.
 - `cut`: the same a little later, when the API has taken the request in.
@@ -49,7 +49,7 @@ async def receive(reader: asyncio.StreamReader) -> ReceivedRequest:
 
 
 class LossyProxy(LoopThread):
-    """Speaks enough HTTP to know a first try; one request for each connection."""
+    """Understands enough HTTP to know a first try; one request for each connection."""
 
     def __init__(self, target_port: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class LossyProxy(LoopThread):
             near.close()
 
     def _hang_up(self, request: bytes) -> None:
-        """Let the request and the end of its connection arrive together: no answer can be quicker than the loss."""
+        """Send the request together with the end of its connection, so that no answer is quicker than the loss."""
         with socket.create_connection((HOST, self._target_port)) as far:
             far.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # until it is closed
             far.sendall(request)

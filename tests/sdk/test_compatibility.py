@@ -1,4 +1,4 @@
-"""`docs/compatibility.md` speaks of every method and parameter of the installed SDK, and of tests that there are."""
+"""`docs/compatibility.md` names every method and parameter of the installed SDK, and only tests that exist."""
 
 import inspect
 import re

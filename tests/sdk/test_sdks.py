@@ -1,4 +1,4 @@
-"""What users of the official SDKs see, one test for each thing they do, the same for every SDK.
+"""Scenarios of the official SDKs' users, one test each, the same for every SDK.
 
 The programs are `tests/sdk/python` and `tests/sdk/node/scenarios.mjs`; the test of a scenario has its name. Numbers
 like [0.4] are those of the traps in `openai/contract.md` that the scenario would fall into.

@@ -1,7 +1,7 @@
 """Play one client's scenarios in every world, several at a time: one line of JSON each.
 
 The first line of the input holds the worlds and, if not all of them, the names of the scenarios. How a paid, empty
-answer ends is the client's own affair, so those scenarios (`empty_...`) always pass; the ledger tells what they cost.
+answer ends is the client's own affair, so those scenarios (`empty_...`) always pass; the call log shows their cost.
 """
 
 import faulthandler

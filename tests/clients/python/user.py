@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class User:
-    """`client` and `scenario` mark the prompts, so that the provider's ledger tells whose a call was."""
+    """`client` and `scenario` mark the prompts, so that the provider's call log tells whose a call was."""
 
     client: str
     base_url: str

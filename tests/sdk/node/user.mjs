@@ -111,7 +111,7 @@ export function withoutRepetitions(list) {
   return list.filter((each, index) => each !== list[index - 1]);
 }
 
-// What a stream outcomeOf; `types` without repetitions.
+// Summary of a stream; `types` without repetitions.
 export function outcomeOf(events) {
   const last = events.at(-1);
   return {
