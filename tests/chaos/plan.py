@@ -37,8 +37,8 @@ DIRECTED: Final[Mapping[str, float]] = {
     "429-quota, then full": 0.05,
 }
 
-# The simulator's whole table. Refusals for being too much are rarer in it than by default: each halves the lane for
-# all, and with calls of half a second it would meet them faster than it widens: nothing would be in flight to be hurt.
+# All kinds of the simulator. Rate limits are rarer than by default: each halves the provider limit, and with calls of
+# half a second it would shrink faster than it grows, so that nothing would be in flight.
 SHARE_OF_FAULTS: Final = 0.3
 TOO_MUCH: Final = ("429", "503", "529")
 PROVIDER_FAULTS: Final[Mapping[str, float]] = {

@@ -49,7 +49,7 @@ def smoked(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="session")
 def looped(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """Tool loops of three turns, of each client that has them, through this server to a provider with OpenAI's rules."""
+    """Tool loops of three turns, of each client that has them, with a provider that has OpenAI's rules."""
     runs = {client.name: Run(client) for client in CLIENTS if client.name in LOOPS}
     database = tmp_path_factory.mktemp("loops") / "backburner.db"
     shutil.copyfile(sqlite_template, database)

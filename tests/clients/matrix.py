@@ -33,7 +33,6 @@ def _cells(run: Run, call_logs: Mapping[str, CallLog]) -> list[str]:
     versions = ", ".join(f"`{package}` {version}" for package, version in run.versions.items())
     counts = [_passed(run, world=world) for world in (DIRECT, *THROUGH)]
     alone = "/".join(str(count) for count in billed_calls(run, call_logs[DIRECT]).values())
-    most = [
         max(billed_calls(run, call_logs[world])[name] for world in THROUGH)
         for name in billed_calls(run, call_logs[DIRECT])
     ]
