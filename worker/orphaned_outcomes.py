@@ -44,10 +44,10 @@ class OrphanedOutcomes:
     ) -> None:
         self._database = database
         self._pending_outcomes = pending_outcomes
-        self._settle = record_outcome
+        self._record = record_outcome
         self._announce = announce
         self._refused: set[Path] = set()
-        self._taken: dict[tuple[str, int], LeftOver] = {}
+        self._claimed: dict[tuple[str, int], LeftOver] = {}
         self._guard = Lock()
 
     def record(self) -> None:
@@ -64,7 +64,7 @@ class OrphanedOutcomes:
             log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
             Thread(target=self._record_locked, args=(locked,), daemon=True).start()
 
-    def take_over(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+    def claim(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
         """Those of `calls` whose end stands in a file; `record_taken` records it. From any thread."""
         found = {}
         for each in calls:
@@ -72,18 +72,18 @@ class OrphanedOutcomes:
             if left is not None and left.path not in self._refused:
                 found[each] = left
         with self._guard:
-            self._taken |= found
+            self._claimed |= found
         return found.keys()
 
-    def record_taken(self) -> None:
+    def record_claimed(self) -> None:
         """Record the ends of those; what another session has locked is taken over again another time.
 
         Raises:
             SQLAlchemyError: the database is away.
         """
         with self._guard:
-            taken, self._taken = self._taken, {}
-        for left in taken.values():
+            claimed, self._claimed = self._claimed, {}
+        for left in claimed.values():
             self._is_recorded(left, brief_lock_wait=True)
 
     def _record_locked(self, locked: Sequence[LeftOver]) -> None:
@@ -118,4 +118,4 @@ class OrphanedOutcomes:
                 raise LookupError("the database does not know this call")
             if left.rest is not None and isinstance(left.ended.report.result, Answer):
                 append(tx, [left.rest], wait=True)
-            return self._settle(tx, left.ended)
+            return self._record(tx, left.ended)

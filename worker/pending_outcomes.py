@@ -100,7 +100,7 @@ class PendingOutcomes:
         """Write no more."""
         self._stopping.set()
 
-    def hurry(self) -> None:
+    def expect_kill(self) -> None:
         """The process is about to end, and may be killed at any time."""
         self._kept_after = KEPT_AFTER_SECONDS_AT_THE_END
 

@@ -7,8 +7,9 @@ after that is released to other workers.
 import os
 import sys
 import time
+from collections.abc import Mapping
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -41,8 +42,7 @@ from worker.live_stream import LiveLog
 from worker.maintenance import rescuer
 from worker.maintenance.canceller import Canceller
 from worker.maintenance.eraser import Eraser
-from worker.maintenance.loop import Maintenance
-from worker.maintenance.patrol import Patrol
+from worker.maintenance.loop import Maintenance, NetworkTask
 from worker.maintenance.provider_calls_log import ProviderLog
 from worker.maintenance.reconciler import Reconciler
 from worker.outcome import Policy
@@ -63,7 +63,7 @@ log = get_logger(__name__)
 
 
 class WorkerProcess:
-    """Everything that one worker process is made of; nothing is opened before `start`."""
+    """The parts of one worker process. Nothing is opened before `start`."""
 
     def __init__(self, settings: Settings, app: Celery, database: Database, names: Names) -> None:
         self.settings = settings
@@ -97,12 +97,12 @@ class WorkerProcess:
 
     @cached_property
     def notifier(self) -> Notifier:
-        """Tells the other processes what happened, and rings for the webhooks of it."""
+        """Notifies other processes of what happened, and enqueues the webhook deliveries for it."""
         return Notifier(self.redis, self._get_names, DeliveryEnqueuer(self.database, self.task_queue).jobs_ended)
 
     @cached_property
     def provider(self) -> ProviderClient:
-        """Whom to call."""
+        """The client that calls the provider."""
         return ProviderClient(
             self.settings.provider_base_url,
             self.settings.provider_api_key,
@@ -114,7 +114,7 @@ class WorkerProcess:
 
     @cached_property
     def live(self) -> LiveLog:
-        """Keeps what streaming calls tell."""
+        """Commits the events of streaming calls."""
         return LiveLog(self.database, self.notifier)
 
     @cached_property
@@ -140,7 +140,7 @@ class WorkerProcess:
 
     @cached_property
     def sender(self) -> WebhookSender:
-        """Delivers webhooks."""
+        """Sends webhook deliveries."""
         return WebhookSender(
             self.database,
             Poster.create(self.settings.destination_policy, self.database.wall_clock),
@@ -155,17 +155,23 @@ class WorkerProcess:
     def heartbeat(self) -> Heartbeat:
         """Keeps the worker's row fresh."""
 
-        def take_back(worker_id: str) -> int:
-            now = self.database.clock()
-            parts = (self.database, self.task_queue, self.notifier)
-            ends = self.executor.orphaned_outcomes
-            return rescuer.rescue_orphans(*parts, now, worker_id, self.calls, max_wait=self.max_wait, ends=ends)
+        def rescue_orphans(worker_id: str) -> int:
+            return rescuer.rescue_orphans(
+                self.database,
+                self.task_queue,
+                self.notifier,
+                self.database.clock(),
+                worker_id,
+                self.calls,
+                max_wait=self.max_wait,
+                outcome_files=self.executor.orphaned_outcomes,
+            )
 
-        return Heartbeat(self.database, self.registration, self.calls, self.redis, self.names.stop, take_back)
+        return Heartbeat(self.database, self.registration, self.calls, self.redis, self.names.stop, rescue_orphans)
 
     @cached_property
     def maintenance(self) -> Maintenance:
-        """Keeps every job moving."""
+        """Runs the periodic tasks that keep every job moving."""
         return Maintenance(
             self.database,
             self.registration,
@@ -177,12 +183,12 @@ class WorkerProcess:
             max_wait=self.max_wait,
             attempts_kept=timedelta(days=self.settings.attempts_days),
             delivery_slots=self.settings.webhook_concurrency,
-            ends=self.executor.orphaned_outcomes,
+            outcome_files=self.executor.orphaned_outcomes,
+            network_tasks=self._network_tasks(),
         )
 
-    @cached_property
-    def patrols(self) -> list[Patrol]:
-        """The duties that ask the provider: what lost answers cost, to stop what nobody wants, and to keep nothing."""
+    def _network_tasks(self) -> Mapping[PeriodicTask, NetworkTask]:
+        """Return the periodic tasks that ask the provider: costs of lost answers, cancellations and deletions."""
         reconciler = Reconciler(
             self.database,
             self.task_queue,
@@ -191,25 +197,11 @@ class WorkerProcess:
             provider_limit=self.provider_limit.name,
             after=timedelta(seconds=self.settings.reconcile_after_seconds),
         )
-        canceller = Canceller(self.database, self.provider.cancel, self.catalogue)
-        eraser = Eraser(self.database, self.provider.delete)
-        tasks: dict[PeriodicTask, Reconciler | Canceller | Eraser]
-        tasks = {
+        return {
             PeriodicTask.RECONCILIATION: reconciler,
-            PeriodicTask.CANCELLATION: canceller,
-            PeriodicTask.ERASURE: eraser,
+            PeriodicTask.CANCELLATION: Canceller(self.database, self.provider.cancel, self.catalogue),
+            PeriodicTask.ERASURE: Eraser(self.database, self.provider.delete),
         }
-        return [
-            Patrol(
-                task,
-                self.database,
-                self.registration,
-                each.run_once,
-                every=each.every,
-                has_work=partial(self.maintenance.has_work_for, task),
-            )
-            for task, each in tasks.items()
-        ]
 
     def _get_names(self) -> Names:
         return self.names
@@ -229,10 +221,8 @@ class WorkerProcess:
             log.warning(
                 "provider is plain http: its key, prompts and answers can be read", host=self.settings.provider_name
             )
-        orphaned_outcomes, _ = (
-            self.executor.orphaned_outcomes,
-            self.sender,
-        )  # all that a thread asks which watches over our leaving
+        orphaned_outcomes = self.executor.orphaned_outcomes
+        _ = self.sender  # created now, as another thread reads it: `holds_anything`
         self.shutdown.watch()
         retry_at_startup(orphaned_outcomes.record)
         self.pending_outcomes.start()
@@ -240,19 +230,17 @@ class WorkerProcess:
         self.live.start()
         self._probe_soon()
         self.maintenance.start()
-        for periodic_task in self.patrols:
-            periodic_task.start()
 
     def _probe_soon(self) -> None:
-        """Let a paused provider be tried at once, as this worker may have another key for it."""
+        """Let a paused provider be probed at once, as this worker may have another key for it."""
         try:
             with self.database.begin(brief_lock_wait=True) as tx:
                 probe_now(tx, self.provider_limit.name, self.database.clock())
-        except DATABASE_ERRORS as error:  # locked, or away once more: the next probe comes in its time
-            log.warning("provider not tried at once", error=type(error).__name__)
+        except DATABASE_ERRORS as error:  # locked, or away again: the next probe follows at its usual time
+            log.warning("provider not probed at once", error=type(error).__name__)
 
     def take_slots(self, controller: Any) -> None:
-        """Have as many slots as Celery's controller of this process has, if so many calls can be held."""
+        """Take as many slots as Celery's controller of this process has, if that many calls can be held."""
 
         def apply(slots: int) -> None:
             controller.max_concurrency = slots
@@ -262,43 +250,47 @@ class WorkerProcess:
         self.capacity.begin(wanted, raise_file_limit(needed), apply)
 
     def begin_drain(self, *, at_once: bool) -> None:
-        """Claim no more; `at_once` also hands back what is running, and waits no more for what cannot be recorded."""
+        """Claim no more.
+
+        `at_once` also releases what is running, and stops waiting for outcomes that cannot be recorded.
+        """
         self.registration.draining = True
-        self.pending_outcomes.hurry()
+        self.pending_outcomes.expect_kill()
         if at_once:
             self._ends_at_once = True
             self.calls.abort_all(AbortReason.RELEASED)
             self.sender.abort_all()
 
     def holds_anything(self) -> bool:
-        """Whether a job or a delivery is claimed, called, or not recorded yet."""
+        """Return whether a job or a delivery is claimed, called, or not recorded yet."""
         return bool(self.calls) or self.executor.is_busy or bool(self.pending_outcomes) or bool(self.sender)
 
     def finish(self) -> None:
-        """Wait for the running calls up to the grace, hand back the rest, and leave; a second time for the first."""
+        """Wait for running calls for the grace period, release the rest and stop.
+
+        A second call waits for the first.
+        """
         with self._finishing:
             if not self._is_finished:
                 self._is_finished = True
-                self._hand_over(self.settings.shutdown_grace_seconds)
+                self._drain(self.settings.shutdown_grace_seconds)
 
-    def _hand_over(self, grace: float) -> None:
-        """Leave with nothing in hand after `grace` seconds, or none once the process is told to end at once.
+    def _drain(self, grace: float) -> None:
+        """Hold nothing after `grace` seconds, or at once if the process has to end at once.
 
-        What may have been paid for is waited for until it is recorded, however long that takes. Told to end at once,
-        the process ends here and leaves it as files.
+        Outcomes of calls that may be billed are waited for until they are recorded, however long that takes. If the
+        process has to end at once, it ends here and leaves them as files.
         """
         self.begin_drain(at_once=False)
         if self.calls:
             log.info("draining", calls=len(self.calls), grace=grace)
         if not self._empty_within(grace):
-            log.warning("handing back", calls=len(self.calls), deliveries=len(self.sender))
+            log.warning("releasing calls", calls=len(self.calls), deliveries=len(self.sender))
             self.calls.abort_all(AbortReason.RELEASED)
             self.sender.abort_all()
             self._empty_within(RECORDING_SECONDS, is_last=True)
-            self._await_records()
+            self._await_recorded()
         self.maintenance.stop()
-        for periodic_task in self.patrols:
-            periodic_task.stop()
         self.live.stop()
         self.pending_outcomes.stop()
         self.heartbeat.stop()
@@ -309,11 +301,11 @@ class WorkerProcess:
             time.sleep(LOOK_SECONDS)
         return not (self.calls or self.sender)
 
-    def _await_records(self) -> None:
-        told_at = float("-inf")
+    def _await_recorded(self) -> None:
+        logged_at = float("-inf")
         while self.pending_outcomes and not self._ends_at_once:
-            if time.monotonic() - told_at > REPORT_SECONDS:
-                told_at = time.monotonic()
+            if time.monotonic() - logged_at > REPORT_SECONDS:
+                logged_at = time.monotonic()
                 log.warning("paid answers are not recorded yet, waiting", answers=len(self.pending_outcomes))
             time.sleep(LOOK_SECONDS)
         if not self.pending_outcomes:
@@ -322,6 +314,6 @@ class WorkerProcess:
         log.warning("paid answers left as files", answers=len(self.pending_outcomes), lost=lost)
         sys.stdout.flush()
         sys.stderr.flush()
-        # Whoever still tries to record may be held up for as long as the database is. Our row stays: the next start is
-        # to record these before anybody takes their calls for lost.
+        # Greenlets that still try to record may be blocked for as long as the database is. The row of this worker
+        # stays, so that the next start records these outcomes before their calls count as lost.
         os._exit(os.EX_TEMPFAIL)

@@ -161,4 +161,4 @@ def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey:
         postgres.start()
         stack.await_all(jobs, "completed", 60)
         assert len(stack.calls()) == len(jobs)
-        assert "worker given up" not in stack.logs()
+        assert "worker marked dead" not in stack.logs()

@@ -19,7 +19,7 @@ from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.records import ANSWER, MODEL, Records, end_one
 from worker.maintenance.canceller import WINDOW, Canceller
-from worker.maintenance.patrol import NoAnswer
+from worker.maintenance.task import NoAnswer
 from worker.provider.client import ProviderClient
 
 THEIRS = "resp_theirs"

@@ -17,7 +17,7 @@ from tests.support.clock import Clock
 from tests.support.records import ANSWER, Records
 from worker.maintenance.canceller import WINDOW as CANCELLED_WITHIN
 from worker.maintenance.eraser import WINDOW, Eraser
-from worker.maintenance.patrol import NoAnswer
+from worker.maintenance.task import NoAnswer
 from worker.provider.client import ProviderClient
 
 THEIRS = "resp_theirs"

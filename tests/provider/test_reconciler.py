@@ -1,8 +1,8 @@
 """The provider's log as it may be: late, incomplete, paged, limited, broken, or not there at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Event
 from typing import Any
 
@@ -14,20 +14,24 @@ from jobs.errors import Billed, ErrorKind, Failure
 from jobs.job import Attempt, CallReport, Cost, CostSource, Job, OnUnknownOutcome, Usage
 from jobs.lifecycle import Status
 from jobs.store.attempts import attempts_of
-from jobs.store.provider_limits import read_provider_limit
-from jobs.store.reconciliation import MaxLogWait
+from jobs.store.pending_work import PeriodicTask
+from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit
+from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
 from tests.support.idle_worker import DeafBroker, DeafChannel
 from tests.support.names import NAMES
 from tests.support.records import Records
+from tests.support.waiting import await_until
 from worker.maintenance import deadlines
-from worker.maintenance.patrol import NoAnswer, Patrol
+from worker.maintenance.loop import Maintenance
 from worker.maintenance.provider_calls_log import MOST_PAGES, PAGE, ProviderLog, read_entry
 from worker.maintenance.reconciler import OFF, Reconciler
+from worker.maintenance.task import NoAnswer, Task
 from worker.outcome import EndedCall, Policy, record_outcome
 from worker.registration import WorkerRegistration
 
+DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 AFTER = timedelta(seconds=90)
 WAIT = timedelta(minutes=5)
@@ -305,37 +309,100 @@ class TestWhatItCannotSay:
         assert entry.ran
 
 
-class TestPatrol:
-    def test_one_of_two_does_it_and_the_other_follows(self, records: Records) -> None:
+def doubtful(records: Records) -> None:
+    """Leave a call whose outcome is unknown, so that there is work for the reconciler."""
+    job, attempt = records.claim(records.submit_job())
+    with records.database.begin() as tx:
+        record_outcome(tx, EndedCall(job, attempt, CUT, None, records.database.clock()), POLICY, 0)
+
+
+class TestNetworkTask:
+    """A periodic task that waits for the network, in the maintenance loop."""
+
+    def loop(self, records: Records, run: Callable[[], int], worker_id: str | None = "wrk_1") -> Maintenance:
+        class Reconciling:
+            every = timedelta(0)
+
+            def run_once(self, _now: datetime, stopping: Event) -> int:
+                assert not stopping.is_set()
+                return run()
+
+        return Maintenance(
+            records.database,
+            WorkerRegistration(records.database, 10, worker_id),
+            DeafBroker(),
+            DeafChannel(),
+            provider_limit=ProviderLimitSettings("provider_limit"),
+            worker_timeout=DAY,
+            retention=DAY,
+            max_wait=NO_LOG_WAIT,
+            network_tasks={PeriodicTask.RECONCILIATION: Reconciling()},
+        )
+
+    def test_one_of_two_workers_runs_it(self, records: Records) -> None:
+        doubtful(records)
         done: list[str] = []
 
-        def periodic_task(name: str) -> Patrol:
-            registration = WorkerRegistration(records.database, 10, name)
-
-            def run(*_: object) -> int:
+        def noting(name: str) -> Maintenance:
+            def run() -> int:
                 done.append(name)
                 return 1
 
-            return Patrol("a duty", records.database, registration, run, every=SECOND)
+            return self.loop(records, run, name)
 
-        first, second = periodic_task("wrk_1"), periodic_task("wrk_2")
-        assert first.run_once(records.clock())
-        assert second.run_once(records.clock())
-        assert first.run_once(records.clock())
-        assert done == ["wrk_1", "wrk_1"]
+        first, second = noting("wrk_1"), noting("wrk_2")
 
-    def test_what_breaks_is_told_and_outlived(self, records: Records) -> None:
-        for failure in (NoAnswer("HTTP 500"), ZeroDivisionError()):
+        def ran_twice() -> bool:
+            first.run_once()
+            second.run_once()
+            return len(done) > 1
 
-            def broken(*_: object, failure: Exception = failure) -> int:
-                raise failure
+        await_until(ran_twice, 5, "it never ran again")
+        assert set(done) == {"wrk_1"}
 
-            periodic_task = Patrol(
-                "a duty", records.database, WorkerRegistration(records.database, 10, "wrk_1"), broken, every=SECOND
-            )
-            assert not periodic_task.run_once(records.clock())
+    @pytest.mark.parametrize("failure", [NoAnswer("HTTP 500"), ZeroDivisionError()])
+    def test_a_failure_is_survived(self, records: Records, failure: Exception) -> None:
+        doubtful(records)
+        runs: list[int] = []
 
-    def test_a_worker_without_a_name_does_nothing(self, records: Records) -> None:
-        registration = WorkerRegistration(records.database, 10)
-        periodic_task = Patrol("a duty", records.database, registration, lambda *_: pytest.fail("it ran"), every=SECOND)
-        assert periodic_task.run_once(records.clock())
+        def fail() -> int:
+            runs.append(1)
+            raise failure
+
+        loop = self.loop(records, fail)
+
+        def ran_twice() -> bool:
+            loop.run_once()
+            return len(runs) > 1
+
+        await_until(ran_twice, 5, "it never ran again")
+
+    def test_it_delays_no_other_task(self, records: Records) -> None:
+        doubtful(records)
+        answered, started = Event(), Event()
+
+        def wait() -> int:
+            started.set()
+            return int(answered.wait(10))
+
+        loop = self.loop(records, wait)
+        loop.run_once()
+        assert started.wait(5)
+        loop.run_once()  # returns, and does not start it a second time
+        answered.set()
+
+    def test_without_work_or_without_a_worker_id_it_does_not_run(self, records: Records) -> None:
+        def refuse() -> int:
+            pytest.fail("it ran")
+
+        self.loop(records, refuse).run_once()
+        doubtful(records)
+        self.loop(records, refuse, worker_id=None).run_once()
+
+    def test_it_runs_ever_more_rarely_while_it_fails(self) -> None:
+        task, now = Task("a task", 3, lambda _now: 0), 100.0
+        pauses = []
+        for has_failed in (True, True, False, True):
+            task.end(now, has_failed=has_failed)
+            pauses.append(task.due_at - now)
+        assert pauses == [6, 12, 3, 6]

@@ -11,7 +11,7 @@ from jobs.store import provider_limits, schema
 from jobs.store.clock_set_back import correct_provider_limits, correct_rows
 from jobs.store.row_mapping import job_from
 from tests.support.records import FAILURE, Records
-from worker.maintenance.clock_set_back import AT_ONCE, SetBack
+from worker.maintenance.clock_set_back import AT_ONCE, ClockSetBack
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)
@@ -21,7 +21,7 @@ PROVIDER = "https://provider.example"
 def set_back(records: Records) -> int:
     """Set the clock back and correct the rows."""
     now = records.clock.advance(-HOUR)
-    return SetBack(records.database).run_once(now)
+    return ClockSetBack(records.database).run_once(now)
 
 
 def rescheduled(records: Records) -> Job:
@@ -82,7 +82,7 @@ def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> Non
 
 
 def test_who_has_looked_looks_again_only_after_a_step(records: Records) -> None:
-    task = SetBack(records.database)
+    task = ClockSetBack(records.database)
     assert task.run_once(records.clock()) == 0
     records.submit_job()
     assert task.run_once(records.clock.advance(-HOUR)) == 0

@@ -55,13 +55,15 @@ def orphaned_outcomes(records: Records, folder: Path) -> OrphanedOutcomes:
 
 def rescue(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     records.clock.advance(2 * TIMEOUT)
-    return rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT, ends=ends)
+    return rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT, outcome_files=ends)
 
 
 def audit(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     now = records.clock.advance(rescuer.ORPHAN_AGE + SECOND)
     calls = InFlightCalls(on_end=lambda: None)
-    return rescuer.rescue_orphans(records.database, DeafBroker(), DeafChannel(), now, worker_id, calls, ends=ends)
+    return rescuer.rescue_orphans(
+        records.database, DeafBroker(), DeafChannel(), now, worker_id, calls, outcome_files=ends
+    )
 
 
 @pytest.mark.parametrize("take_back", [rescue, audit])

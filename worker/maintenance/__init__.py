@@ -1,1 +1,1 @@
-"""What keeps every job moving: each step is a guarded change of rows, and any worker may run it."""
+"""Periodic tasks that keep every job moving. Each is a guarded change of rows, so any worker may run it."""

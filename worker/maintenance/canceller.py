@@ -1,7 +1,7 @@
-"""Ends at the provider what was bought in its background mode and is wanted by nobody any more.
+"""Cancels at the provider the background responses of jobs that have ended.
 
-A job that is cancelled, or whose deadline passes, while a worker holds its call is stopped by that worker. One that
-waits to be resumed has none, and who cancelled it must not call the provider; so it is found here, by its rows alone.
+If a job is cancelled, or passes its deadline, while a worker holds its call, that worker stops the call. A job that
+waits to be resumed has no worker, and the API must not call the provider. Such jobs are found here by their rows.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jobs.store.attempts import end_attempts, unwanted_responses
 from jobs.store.database import Database
 from jobs.store.pending_work import UNFETCHED_FOR
 from jobs.telemetry import get_logger
-from worker.maintenance.patrol import NoAnswer
+from worker.maintenance.task import NoAnswer
 
 EVERY = timedelta(seconds=3)
 WINDOW = UNFETCHED_FOR
@@ -25,35 +25,35 @@ log = get_logger(__name__)
 
 
 class Canceller:
-    """The duty of whoever holds the lease; cancelling twice does no harm."""
+    """Periodic task that waits for the network. Cancelling twice does no harm."""
 
     def __init__(
         self, database: Database, cancel: Callable[[str, Model], CallReport | None], catalogue: Catalogue
     ) -> None:
-        """`cancel` takes a response's id and its model, and reports what became of it, if the provider says."""
+        """Create it. `cancel` takes a response's id and model. It returns None if the provider gives no report."""
         self._database = database
         self._cancel = cancel
         self._catalogue = catalogue
         self.every = EVERY
 
     def run_once(self, now: datetime, stopping: Event = NEVER) -> int:
-        """Cancel what is left; returns how many the provider had a word on.
+        """Cancel unwanted responses. Return for how many the provider gave a report.
 
         Raises:
-            NoAnswer: it did not say what became of one.
+            NoAnswer: it gave none for at least one.
             SQLAlchemyError: the database was away.
         """
         with self._database.read() as tx:
             unwanted = unwanted_responses(tx, now - WINDOW, BATCH)
         cancelled = 0
-        silent = False
+        is_missing = False
         for response_id, attempt in unwanted:
             if stopping.is_set():
                 break
             ended = self._end(response_id, attempt, now)
             cancelled += ended
-            silent = silent or not ended
-        if silent:
+            is_missing = is_missing or not ended
+        if is_missing:
             raise NoAnswer("not cancelled")
         return cancelled
 

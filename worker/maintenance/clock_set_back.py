@@ -1,4 +1,4 @@
-"""Lets nothing wait for a time that was once, after the database's clock was set back."""
+"""Corrects times in the future after the database's clock was set back, so that nothing waits for them."""
 
 from datetime import datetime
 from typing import Final
@@ -10,20 +10,20 @@ from jobs.telemetry import get_logger
 
 AT_ONCE: Final = 2_000
 AFTER_SECONDS: Final = 15.0
-"""How long after a step other processes may still have written by the time before it."""
+"""Seconds after a step in which other processes may still write the time from before it."""
 
 log = get_logger(__name__)
 
 
-class SetBack:
-    """The duty of whoever holds the lease. Looks once, as a step may have come before, and after each step it sees."""
+class ClockSetBack:
+    """Periodic task. It looks once at start, as a step may have come before, and after each step that it sees."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._is_done = False
 
     def run_once(self, now: datetime) -> int:
-        """Mend what lies in the future; returns how many jobs and deliveries.
+        """Make due what lies in the future by mistake. Return how many jobs and deliveries.
 
         Raises:
             SQLAlchemyError: the database was away.

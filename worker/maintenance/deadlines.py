@@ -1,4 +1,4 @@
-"""Ends every job whose deadline has passed, or its patience with the provider's log: none is open for ever."""
+"""Ends every job whose deadline has passed, or that has waited too long for the provider's log."""
 
 from datetime import datetime
 from operator import attrgetter
@@ -24,7 +24,7 @@ from worker.maintenance.shared_transaction import all_or_each
 
 BATCH = 200
 AT_ONCE: Final = 2_000
-"""How many are ended in one go: where a million are overdue, the other duties have their turn in between."""
+"""Jobs ended in one run. If a million are overdue, other tasks run in between."""
 
 _OVERDUE: Final = (
     select(schema.jobs)
@@ -39,7 +39,7 @@ log = get_logger(__name__)
 
 
 def run_once(database: Database, notifier: Notifier, now: datetime, provider_limit: str = "") -> int:
-    """End what is overdue; returns how many jobs. A closed `lane` is named as what they waited for."""
+    """End overdue jobs. Return how many. If `provider_limit` is paused, their messages say so."""
     return end_parked(database, notifier, now, until=now) + _expire(database, notifier, now, provider_limit)
 
 
@@ -51,7 +51,7 @@ def end_parked(
     *,
     by: Actor = Actor.DEADLINES,
 ) -> int:
-    """Write off the parked jobs whose patience has run out by `until`, or all of them: no log will tell any more."""
+    """Fail the parked jobs whose longest wait ends by `until`, or all of them if there is no log to wait for."""
 
     def end(tx: Connection, only: str | None) -> list[Job]:
         failed_unknown = []
@@ -72,16 +72,16 @@ def end_parked(
 
 
 def _expire(database: Database, notifier: Notifier, now: datetime, provider_limit: str) -> int:
-    asked = {"now": now, "most": BATCH}
+    parameters = {"now": now, "most": BATCH}
 
     def end(tx: Connection, only: str | None) -> list[tuple[Status, Job]]:
-        query, of_one = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
-        batch = [job_from(each) for each in tx.execute(query, asked | of_one).mappings()]
+        query, extra = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
+        batch = [job_from(each) for each in tx.execute(query, parameters | extra).mappings()]
         state = state_of(read_provider_limit(tx, provider_limit), now) if batch else None
         return [(job.status, _end(tx, job, now, state)) for job in sorted(batch, key=attrgetter("id"))]
 
     def find(tx: Connection) -> list[str]:
-        return list(tx.execute(_OVERDUE.with_only_columns(schema.jobs.c.id), asked).scalars())
+        return list(tx.execute(_OVERDUE.with_only_columns(schema.jobs.c.id), parameters).scalars())
 
     expired = 0
     while True:

@@ -1,4 +1,4 @@
-"""Keeps webhook deliveries moving: takes back those of workers that are gone, and rings for those that are due."""
+"""Keeps webhook deliveries moving: rescues those of dead workers, enqueues those that are due and erases old events."""
 
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ log = get_logger(__name__)
 
 
 def rescue(database: Database, task_queue: TaskQueue, now: datetime) -> int:
-    """Take back what workers that are gone were sending; returns how many."""
+    """Release the deliveries that dead workers were sending. Return how many."""
     done = all_or_each(
         database, lambda tx, only: rescue_deliveries(tx, now, only), lambda tx: orphaned_deliveries(tx, now)
     )
@@ -30,7 +30,7 @@ def rescue(database: Database, task_queue: TaskQueue, now: datetime) -> int:
     return len(rescued)
 
 
-def dispatch(
+def enqueue(
     database: Database,
     task_queue: TaskQueue,
     lost: LostMessages,
@@ -38,7 +38,10 @@ def dispatch(
     worker_timeout: timedelta,
     slots_each: int,
 ) -> int:
-    """Ring for as many due deliveries as the live workers have room for; returns how many. `lost` is kept between."""
+    """Enqueue as many due deliveries as the live workers have room for. Return how many.
+
+    The caller keeps `lost` between runs.
+    """
     depth = task_queue.delivery_depth()
     if depth is None:
         return 0
@@ -46,20 +49,20 @@ def dispatch(
     with database.read() as tx:
         next_enqueued_at = delivery_enqueued_at(tx, following) if following else None
         alive = [each for each in live_workers(tx, database_now(tx), worker_timeout) if each.draining_at is None]
-    places = len(alive) * slots_each
+    slots = len(alive) * slots_each
     enqueued_before = lost.enqueued_before(
         depth, now, is_shown=following is not None, next_enqueued_at=next_enqueued_at
     )
-    room = window_size(places) - depth
+    room = window_size(slots) - depth
     if room <= 0:
         return 0
     with database.begin() as tx:
-        due = pick_due_deliveries(tx, now, room, enqueued_before, places)
+        due = pick_due_deliveries(tx, now, room, enqueued_before, slots)
     return task_queue.enqueue_deliveries(due)
 
 
 def prune(database: Database, now: datetime, retention: timedelta) -> int:
-    """Erase events whose retention has run out, with their deliveries, up to `PRUNED_AT_ONCE`; returns how many."""
+    """Erase up to `PRUNED_AT_ONCE` events whose retention has run out, and their deliveries. Return how many."""
     before = now - retention
     with database.begin() as tx:
         return prune_events(tx, before, first_id_at("evt", before), first_id_at("resp", before), PRUNED_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Tops up the broker's queue from the backlog in SQL, and rings again for every bell that was lost."""
+"""Fills the broker's queue from the backlog in SQL, and sends every message that was lost once more."""
 
 from datetime import datetime, timedelta
 
@@ -20,9 +20,9 @@ def run_once(
     *,
     worker_timeout: timedelta,
 ) -> int:
-    """Ring for as many due jobs as window and lane have room for; returns how many.
+    """Enqueue as many due jobs as the queue and the provider limit have room for. Return how many.
 
-    `scheduler` and `lost` are kept between calls.
+    The caller keeps `scheduler` and `lost` between runs.
     """
     depth = task_queue.depth()
     if depth is None:

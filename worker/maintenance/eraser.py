@@ -1,8 +1,8 @@
-"""Deletes at the provider what it keeps for its background mode, once nobody here is to find it any more.
+"""Deletes the provider's copies of background responses that must not be stored any more.
 
-That transport has to let the provider store what it makes. A client that asked for `store: false`, or that has deleted
-the response here, wants it stored nowhere; so does an operator whose retention has run out. Each such copy is found by
-its attempt's row, which remembers it until the provider has answered: neither a crash nor an outage forgets one.
+In its background mode the provider has to store the responses. A client that asked for `store: false` or deleted the
+response here wants no copy kept, and neither does an operator whose retention has run out. The row of the attempt
+remembers the copy until the provider has answered, so neither a crash nor an outage loses one.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from jobs.store.database import Database, unless_locked
 from jobs.store.pending_work import COPIED_FOR
 from jobs.telemetry import get_logger
 from worker.maintenance.canceller import WINDOW as CANCELLED_WITHIN
-from worker.maintenance.patrol import NoAnswer
+from worker.maintenance.task import NoAnswer
 
 EVERY = timedelta(seconds=3)
 WINDOW = COPIED_FOR
@@ -25,37 +25,42 @@ log = get_logger(__name__)
 
 
 class Eraser:
-    """The duty of whoever holds the lease; deleting twice does no harm."""
+    """Periodic task that waits for the network. Deleting twice does no harm."""
 
     def __init__(self, database: Database, delete: Callable[[str], bool | None]) -> None:
-        """`delete` takes a response's id: whether it is gone, False where it cannot be deleted, None where unknown."""
+        """Create it.
+
+        `delete` takes a response's id. It returns True if the copy is gone, False if it cannot be deleted and None if
+        that is unknown.
+        """
         self._database = database
         self._delete = delete
         self.every = EVERY
 
     def run_once(self, now: datetime, stopping: Event = NEVER) -> int:
-        """Delete what is unwanted; returns how many copies are gone.
+        """Delete unwanted copies. Return how many are gone.
 
         Raises:
-            NoAnswer: the provider did not say what became of one.
+            NoAnswer: for at least one the provider did not say whether it is gone.
             SQLAlchemyError: the database was away.
         """
         with self._database.read() as tx:
             unwanted = unwanted_copies(tx, now - WINDOW, now - CANCELLED_WITHIN, BATCH)
         deleted = 0
-        silent = False
+        is_unknown = False
         for response_id, attempt in unwanted:
             if stopping.is_set():
                 break
             is_gone = self._delete(response_id)
             if is_gone is None:
-                silent = True
+                is_unknown = True
                 continue
-            with unless_locked(), self._database.begin(brief_lock_wait=True) as tx:  # else it is asked for again
+            # a locked row is skipped, and its copy deleted once more
+            with unless_locked(), self._database.begin(brief_lock_wait=True) as tx:
                 mark_copy_deleted(tx, attempt)
-            say = log.info if is_gone else log.error
-            say("deleted at the provider" if is_gone else "the provider does not delete", job_id=attempt.job_id)
+            write = log.info if is_gone else log.error
+            write("deleted at the provider" if is_gone else "the provider does not delete", job_id=attempt.job_id)
             deleted += is_gone
-        if silent:
+        if is_unknown:
             raise NoAnswer("not deleted")
         return deleted

@@ -1,7 +1,7 @@
-"""Decides about follow-ups that wait: what they follow has ended, so they run, or fail and say why.
+"""Runs or fails the follow-ups that waited for another response, once that has ended.
 
-A step of its own instead of a part of each ending: the response that is waited for may end in a dozen ways, be erased,
-or end in the instant in which the follow-up is accepted. Here the rows are looked at, whatever happened.
+This is a task of its own and not a part of each ending. The earlier response may end in a dozen ways, be erased, or end
+while the follow-up is being submitted. The rows show all of that.
 """
 
 from contextlib import suppress
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 
 def run_once(database: Database, notifier: Notifier, now: datetime) -> int:
-    """Let run, or fail, every follow-up whose wait is over; returns how many."""
+    """Enqueue or fail every follow-up whose wait is over. Return how many."""
     decided = 0
     while True:
         with database.read() as tx:
@@ -32,7 +32,7 @@ def run_once(database: Database, notifier: Notifier, now: datetime) -> int:
             with unless_locked():
                 moved += _decide(database, notifier, follow_up, now)
         decided += moved
-        # one that fails may be what others wait for; with nothing moved, what is left is not ours to move
+        # others may wait for one that has failed; if nothing was moved, the rest is locked by other sessions
         if not moved:
             return decided
 

@@ -1,6 +1,6 @@
-"""Which of all workers does a duty: whoever holds its lease, which runs out when that worker dies.
+"""The lease that lets one worker at a time run the periodic tasks. It runs out if that worker dies.
 
-A lease only spares work. What it is for is guarded by itself, and must not stand still with it.
+A lease only avoids double work: each task guards its own changes. So the tasks must go on if the lease is locked.
 """
 
 from datetime import timedelta
@@ -15,10 +15,10 @@ from jobs.store.leases import lease_left, take_lease_now
 from jobs.telemetry import get_logger
 
 ASKING_SECONDS: Final = 2.0
-"""Within which a lease is taken, or asked for again. Where the connections of all workers go silent at once, each of
-them may be asking for it, and nobody would do anything for as long as any transaction may take."""
+"""Limit for reading or taking a lease. If the connections of all workers go silent at once, each of them may be waiting
+for the lease, and no task would run for as long as a transaction may take."""
 APART_SECONDS: Final = 0.25
-"""Within so many seconds after a lease has run out the others ask for it, not all at once: the first takes it."""
+"""Span after a lease has run out in which the others ask for it, each at a random moment: the first one takes it."""
 
 log = get_logger(__name__)
 
@@ -26,8 +26,9 @@ log = get_logger(__name__)
 class Lease:
     """A lease as one worker process knows it. Not for several threads at once.
 
-    It is written only if it is ours or has run out. Whoever finds it another's asks again once it has run out: not by
-    any clock but its own, so that no step of one makes it wait longer than a lease lasts.
+    The row is written only if the lease is ours or has run out. If another worker has it, this one asks again once it
+    has run out. That is counted by the process's own clock, so that a clock that is set delays it no longer than a
+    lease lasts.
     """
 
     def __init__(self, database: Database, name: str, length: timedelta) -> None:
@@ -39,11 +40,11 @@ class Lease:
 
     @property
     def seconds_of_others(self) -> float:
-        """How long it need not be asked for, as it is another's."""
+        """Seconds for which another worker has the lease, so that asking is of no use."""
         return max(0.0, self._asked_from - monotonic())
 
     def is_held_by(self, holder: str) -> bool:
-        """Whether it is held by us, `holder`, or is locked so that nobody can have it.
+        """Return whether `holder`, this worker, has the lease, or another session's lock keeps all workers from it.
 
         Raises:
             SQLAlchemyError: the database is away.
@@ -61,16 +62,16 @@ class Lease:
         return taken
 
     def _left(self, holder: str) -> float:
-        """For how many seconds it is still another's, as is noted."""
+        """Return for how many seconds another worker still has it, as its row says."""
         with self._database.read(within=ASKING_SECONDS) as tx:
-            noted = lease_left(tx, self._name, holder)
-        if noted > 2 * self._length:  # it was taken before the clock was set back, and may be taken over
+            left = lease_left(tx, self._name, holder)
+        if left > 2 * self._length:  # from before the clock was set back: it may be taken over
             return 0.0
-        left = min(noted, self._length).total_seconds()
-        if left <= 0:
+        seconds = min(left, self._length).total_seconds()
+        if seconds <= 0:
             return 0.0
-        self._asked_from = monotonic() + left + APART_SECONDS * SystemRandom().random()
-        return left
+        self._asked_from = monotonic() + seconds + APART_SECONDS * SystemRandom().random()
+        return seconds
 
     def _take(self, holder: str) -> bool:
         return take_lease_now(self._database, self._name, holder, self._length, within=ASKING_SECONDS)

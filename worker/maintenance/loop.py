@@ -1,15 +1,15 @@
-"""The one small loop that every worker process runs; a lease keeps them from doing it all at once.
+"""The loop of periodic tasks that every worker process has. A lease lets one worker at a time run them.
 
-No process is special: when the holder dies, the lease runs out and another worker goes on.
+No worker is special: if the holder dies, the lease runs out and another worker takes over.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from threading import Event, Thread
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -23,18 +23,19 @@ from jobs.store.reconciliation import MaxLogWait
 from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 from worker.maintenance import deadlines, deliveries, enqueuer, follow_ups, pruner, rescuer, sqlite_clock
-from worker.maintenance.clock_set_back import SetBack
+from worker.maintenance.clock_set_back import ClockSetBack
 from worker.maintenance.lease import Lease
 from worker.maintenance.sqlite_clock import Timekeeper
+from worker.maintenance.task import NoAnswer, Task
 from worker.registration import WorkerRegistration
 
 TICK = 1.0
 LEAST_PAUSE = 0.1
 BATCH_SECONDS = 0.02
-"""After a wake: who waits for the end that caused it is told first, and other ends are soon to come."""
+"""Pause after a wake-up: clients who wait for the end that caused it come first, and more ends are likely to follow."""
 LEASE = timedelta(seconds=4)
 RENEW_EVERY = 1.0
-FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and what waited for it need not wait on
+FOLLOW_EVERY = 0.25  # below a tick: a call that ends wakes the loop, and its follow-ups should run soon
 PRUNE_EVERY = 60.0
 ADD_UP_EVERY = 600.0
 
@@ -43,25 +44,23 @@ _PERIODIC_TASKS: Final[AbstractSet[PeriodicTask]] = frozenset(PeriodicTask)
 log = get_logger(__name__)
 
 
-@dataclass
-class Step:
-    """One duty and how often it is due, in seconds; one that has done `most` has more to do, and is due at once."""
+class NetworkTask(Protocol):
+    """A periodic task that waits for the provider. It stops early once `stopping` is set, and may raise `NoAnswer`."""
 
-    name: str
-    every: float
-    run: Callable[[datetime], int]
-    most: float = float("inf")
-    due_at: float = 0.0
+    every: timedelta
+
+    def run_once(self, now: datetime, stopping: Event) -> int:
+        """Run it and return how much was done."""
 
 
 class Maintenance:
-    """Runs each duty when it is due, while this worker holds the lease."""
+    """Runs each task when it is due, while this worker holds the lease."""
 
     def __init__(
         self,
         database: Database,
         registration: WorkerRegistration,
-        message: TaskQueue,
+        task_queue: TaskQueue,
         notifier: Notifier,
         *,
         provider_limit: ProviderLimitSettings,
@@ -70,120 +69,140 @@ class Maintenance:
         max_wait: MaxLogWait,
         attempts_kept: timedelta = timedelta(days=400),
         delivery_slots: int = 0,
-        ends: rescuer.Ends | None = None,
+        outcome_files: rescuer.OutcomeFiles | None = None,
+        network_tasks: Mapping[PeriodicTask, NetworkTask] | None = None,
     ) -> None:
-        """`ends` are those of calls that no process has recorded yet, and that are not to be taken for lost."""
-
-        def rescue(now: datetime) -> int:
-            def judges() -> bool:
-                return registration.is_steady(worker_timeout)
-
-            return rescuer.run_once(
-                database, message, notifier, now, worker_timeout, max_wait=max_wait, judges=judges, ends=ends
-            )
-
-        scheduler, lost, lost_deliveries, set_back = FairScheduler(), LostMessages(), LostMessages(), SetBack(database)
+        """Create the loop. `outcome_files` hold outcomes of calls that must not count as lost."""
         self._registration = registration
         self._clock = database.clock
         self._database = database
         self._worker_timeout = worker_timeout
         self._provider_limit = provider_limit.name
-        self._with_work: AbstractSet[PeriodicTask] = frozenset()
         self._lease = Lease(database, "maintenance", LEASE)
-        self._leased: tuple[str, float] | None = None  # to whom, and since when at the latest
+        self._leased: tuple[str, float] | None = None  # to which worker, and since when at the latest
         self._wake = Event()
-        self._stopping = False
+        self._stopping = Event()
         self._thread = Thread(target=self._loop, daemon=True)
-        self._steps = [
-            Step(PeriodicTask.RESCUER, TICK, rescue),
-            Step(
+        scheduler, lost, lost_deliveries = FairScheduler(), LostMessages(), LostMessages()
+        kept = max(attempts_kept, retention)
+
+        def rescue(now: datetime) -> int:
+            def is_steady() -> bool:
+                return registration.is_steady(worker_timeout)
+
+            return rescuer.run_once(
+                database,
+                task_queue,
+                notifier,
+                now,
+                worker_timeout,
+                max_wait=max_wait,
+                is_steady=is_steady,
+                outcome_files=outcome_files,
+            )
+
+        def enqueue(now: datetime) -> int:
+            return enqueuer.run_once(
+                database, task_queue, scheduler, lost, provider_limit, now, worker_timeout=worker_timeout
+            )
+
+        def enqueue_deliveries(now: datetime) -> int:
+            return deliveries.enqueue(database, task_queue, lost_deliveries, now, worker_timeout, delivery_slots)
+
+        self._tasks = [
+            Task(PeriodicTask.RESCUER, TICK, rescue),
+            Task(
                 PeriodicTask.DEADLINES,
                 TICK,
-                lambda now: deadlines.run_once(database, notifier, now, provider_limit.name),
+                partial(deadlines.run_once, database, notifier, provider_limit=provider_limit.name),
                 most=deadlines.AT_ONCE,
             ),
-            Step("set back", TICK, set_back.run_once),
-            Step(PeriodicTask.FOLLOW_UPS, FOLLOW_EVERY, lambda now: follow_ups.run_once(database, notifier, now)),
-            Step(
-                PeriodicTask.ENQUEUER,
-                0,
-                lambda now: enqueuer.run_once(
-                    database, message, scheduler, lost, provider_limit, now, worker_timeout=worker_timeout
-                ),
-            ),
-            Step(PeriodicTask.DELIVERY_RESCUER, TICK, lambda now: deliveries.rescue(database, message, now)),
-            Step(
-                PeriodicTask.DELIVERY_ENQUEUER,
-                0,
-                lambda now: deliveries.dispatch(
-                    database, message, lost_deliveries, now, worker_timeout, delivery_slots
-                ),
-            ),
-            Step("pruner", PRUNE_EVERY, lambda now: pruner.run_once(database, now, retention), most=pruner.BATCH),
-            Step(
-                "attempts",
-                ADD_UP_EVERY,
-                lambda now: pruner.add_up_attempts(database, now, max(attempts_kept, retention)),
-                most=1,  # those of the next key may follow
-            ),
-            Step(
+            Task("clock set back", TICK, ClockSetBack(database).run_once),
+            Task(PeriodicTask.FOLLOW_UPS, FOLLOW_EVERY, partial(follow_ups.run_once, database, notifier)),
+            Task(PeriodicTask.ENQUEUER, 0, enqueue),
+            Task(PeriodicTask.DELIVERY_RESCUER, TICK, partial(deliveries.rescue, database, task_queue)),
+            Task(PeriodicTask.DELIVERY_ENQUEUER, 0, enqueue_deliveries),
+            Task("pruner", PRUNE_EVERY, partial(pruner.run_once, database, retention=retention), most=pruner.BATCH),
+            # each run adds up the attempts of one key
+            Task("attempts", ADD_UP_EVERY, partial(pruner.add_up_attempts, database, kept=kept), most=1),
+            Task(
                 "event pruner",
                 PRUNE_EVERY,
-                lambda now: deliveries.prune(database, now, retention),
+                partial(deliveries.prune, database, retention=retention),
                 most=deliveries.PRUNED_AT_ONCE,
             ),
         ]
         if database.is_sqlite:
             keeper = Timekeeper(database)
-            self._steps.append(Step("timekeeper", sqlite_clock.EVERY, lambda _: bool(keeper.run_once())))
+            self._tasks.append(Task("timekeeper", sqlite_clock.EVERY, lambda _: bool(keeper.run_once())))
+        for name, each in (network_tasks or {}).items():
+            every = each.every.total_seconds()
+            due_at = monotonic() + every
+            run_once = partial(each.run_once, stopping=self._stopping)
+            self._tasks.append(Task(name, every, run_once, waits_for_network=True, due_at=due_at))
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the duty at hand."""
-        self._stopping = True
+        """End after the task at hand, or after the request at hand of a task that waits for the network."""
+        self._stopping.set()
         self._wake.set()
 
     def wake(self) -> None:
-        """A slot came free: look for due jobs now."""
+        """Look for due jobs now, as a slot has come free."""
         self._wake.set()
 
     def _loop(self) -> None:
         pause = Event()
-        while not self._stopping:
+        while not self._stopping.is_set():
             self.run_once()
             pause.wait(LEAST_PAUSE)
             if self._wake.wait(max(0.0, min(TICK, self._lease.seconds_of_others or TICK) - LEAST_PAUSE)):
                 pause.wait(BATCH_SECONDS)
             self._wake.clear()
 
-    def has_work_for(self, task: PeriodicTask) -> bool:
-        """Whether this process was the one to do this duty, and there was work for it, when it last looked."""
-        return task in self._with_work
-
     def run_once(self) -> None:
-        """Do what is due and has work, if the lease is ours; a duty that fails is done again next time."""
-        self._with_work = with_work = self._look() if self._has_lease() else frozenset()
+        """Run the tasks that are due and have work, if the lease is ours. One that fails is run again next time."""
+        found = with_work = self._look() if self._has_lease() else frozenset()
         if self._leased is None:
             return
-        for step in self._steps:
-            if monotonic() < step.due_at or (step.name in _PERIODIC_TASKS and step.name not in with_work):
+        for task in self._tasks:
+            has_work = task.name not in _PERIODIC_TASKS or task.name in (found if task.waits_for_network else with_work)
+            if task.is_running or monotonic() < task.due_at or not has_work:
                 continue
-            step.due_at = monotonic() + step.every
-            try:
-                done = step.run(self._clock())
-                if done:
-                    with_work = _PERIODIC_TASKS  # there may be now: what waited for a job that was ended, for one
-                if done >= step.most:
-                    step.due_at = 0.0
-                    self._wake.set()
-            except Exception as error:  # one duty that fails must not end the others
-                log.warning("maintenance failed", task=step.name, error=type(error).__name__, exc_info=True)
+            if task.waits_for_network:
+                task.is_running = True
+                Thread(target=self._run_apart, args=(task,), daemon=True).start()
+                continue
+            task.due_at = monotonic() + task.every
+            done = self._run(task) or 0
+            if done:
+                with_work = _PERIODIC_TASKS  # there may be work now, such as the follow-ups of a job that was ended
+            if done >= task.most:
+                task.due_at = 0.0
+                self._wake.set()
+
+    def _run_apart(self, task: Task) -> None:
+        done = None
+        try:
+            done = self._run(task)
+        finally:
+            task.end(monotonic(), has_failed=done is None)
+
+    def _run(self, task: Task) -> int | None:
+        """Return how much was done, or None if it failed."""
+        try:
+            return task.run(self._clock())
+        except NoAnswer as error:
+            log.warning("maintenance failed", task=task.name, error=str(error))
+        except Exception as error:  # one task that fails must not end the others
+            log.warning("maintenance failed", task=task.name, error=type(error).__name__, exc_info=True)
+        return None
 
     def _look(self) -> AbstractSet[PeriodicTask]:
-        """For which duties there may be work; for all of them where that is not known."""
+        """Return the tasks for which there may be work: all of them if that cannot be read."""
         try:
             with self._database.read() as tx:
                 return tasks_with_work(tx, self._clock(), self._worker_timeout, self._provider_limit)
@@ -192,7 +211,7 @@ class Maintenance:
             return _PERIODIC_TASKS
 
     def _has_lease(self) -> bool:
-        """Whether the lease is ours for some seconds more."""
+        """Return whether the lease is ours for some seconds more."""
         holder, asked_at = self._registration.worker_id, monotonic()
         if self._leased is not None and self._leased[0] == holder and asked_at - self._leased[1] < RENEW_EVERY:
             return True

@@ -1,7 +1,7 @@
-"""The provider's own log of calls, as far as it can be believed: AI/ML API's `GET /v2/logs`.
+"""The provider's own log of calls, read with care: AI/ML API's `GET /v2/logs`.
 
-It shows one row per call with our `X-Client-Request-Id`, by which it cannot be filtered; it is late, may lack rows, and
-may be asked 200 times a minute. https://docs.aimlapi.com/capabilities/request-tracing-and-cost
+It shows one row per call with our `X-Client-Request-Id`, but cannot be filtered by it. It is late, may lack rows, and
+allows 200 requests a minute. https://docs.aimlapi.com/capabilities/request-tracing-and-cost
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from jobs.job import Cost, CostSource, Usage
 from jobs.model_catalog import to_microusd
-from worker.maintenance.patrol import NoAnswer
+from worker.maintenance.task import NoAnswer
 
 MAX_WAIT_SECONDS = 10.0
 PAGE = 100
@@ -33,7 +33,7 @@ class LogOff(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """What the log says of one call; what cost money ran, whatever else it says."""
+    """One call in the log. A call that cost money `ran`, whatever its status is."""
 
     ran: bool
     cost: Cost
@@ -41,17 +41,17 @@ class Entry:
 
 
 class ProviderLog:
-    """Where the log is, and the key to it."""
+    """The log at a URL, read with the provider's API key."""
 
     def __init__(self, url: str, api_key: SecretStr | None) -> None:
         self._url = url
         self._headers = {} if api_key is None else {"authorization": f"Bearer {api_key.get_secret_value().strip()}"}
 
     def entries(self, since: datetime, until: datetime) -> Iterator[tuple[str, Entry]]:
-        """What it says of our calls between two moments, by their `X-Client-Request-Id`, newest first.
+        """Yield the calls between two moments, newest first, each with its `X-Client-Request-Id`.
 
         Raises:
-            LogOff: there is no such log for us.
+            LogOff: there is no such log, or our key may not read it.
             NoAnswer: it did not answer this time.
         """
         span = {"start": _iso(since - CLOCK_SKEW), "end": _iso(until + CLOCK_SKEW)}
@@ -87,7 +87,7 @@ class ProviderLog:
 
 
 def read_entry(row: Mapping[str, Any]) -> Entry | None:
-    """One row of the log; None where it says neither that the call succeeded nor that it failed, or not its price."""
+    """Return a row of the log. None if it lacks a final status, or the cost of a call that succeeded."""
     if row.get("status") not in ("succeeded", "failed"):
         return None
     succeeded = row["status"] == "succeeded"

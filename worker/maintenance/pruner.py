@@ -1,7 +1,7 @@
-"""Erases responses whose retention has run out; what they used stays in the ledger of attempts.
+"""Erases responses whose retention has run out. Their usage stays in the attempts.
 
-One that was not to be stored has minutes: its client has to fetch it, and a follow-up may be on its way. What an open
-follow-up rests upon is spared until that has ended.
+A response with `store: false` is kept for some minutes: its client has to fetch it, and may be sending a follow-up.
+Responses that an open follow-up continues are kept until that has ended.
 """
 
 from datetime import datetime, timedelta
@@ -21,14 +21,14 @@ from jobs.telemetry import get_logger
 log = get_logger(__name__)
 
 BATCH: Final = 500
-"""So many go in one transaction, and in one go: other duties have their turn before the next."""
+"""Responses erased by one transaction and in one run, so that other tasks run in between."""
 UNSTORED_FOR = timedelta(minutes=10)
 
 
 def run_once(database: Database, now: datetime, retention: timedelta) -> int:
-    """Erase what ended longer ago than `retention`, or than its client's `store: false` allows.
+    """Erase responses that ended longer ago than `retention`, or than `store: false` allows.
 
-    Returns how many of the kind that had more: below `BATCH` it was all there was.
+    Return the greater of the two counts. Below `BATCH` nothing is left.
     """
     row = schema.jobs.c
     kept = _erase(database, row.completed_at < now - retention)
@@ -42,7 +42,7 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
 
 
 def add_up_attempts(database: Database, now: datetime, kept: timedelta) -> int:
-    """Add up what is left of responses erased long ago, and whose attempts began longer ago than `kept`; how many."""
+    """Add up attempts of erased responses that began longer ago than `kept`. Return how many."""
     with database.begin() as tx:
         return add_up(tx, now - kept, BATCH)
 

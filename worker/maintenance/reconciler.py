@@ -1,7 +1,7 @@
 """After a lost answer, asks the provider's own log whether the call ran and what it cost.
 
-The answer itself cannot be fetched. A job that wants one purchase at most is parked meanwhile: it runs again once the
-log shows that its call failed, and ends once it shows that it did not. Where there is no log, nobody waits for it.
+The answer itself cannot be fetched. A job that must not be billed twice is parked until then. It runs again if the log
+shows that its call failed, and ends if the log shows that it ran. Without a log, no job waits.
 """
 
 from contextlib import suppress
@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 
 class Reconciler:
-    """The duty of whoever holds the lease; two who do it at once only ask twice."""
+    """Periodic task that waits for the network. If two workers run it at once, the log is only asked twice."""
 
     def __init__(
         self,
@@ -43,7 +43,10 @@ class Reconciler:
         provider_limit: str,
         after: timedelta,
     ) -> None:
-        """Calls are asked about once they have been over for `after`; `lane` remembers a log that is not there."""
+        """Create it.
+
+        Calls are looked up once they have been over for `after`. The row of `provider_limit` remembers a missing log.
+        """
         self._database = database
         self._task_queue = task_queue
         self._notifier = notifier
@@ -54,24 +57,24 @@ class Reconciler:
         self.every = min(EVERY, max(timedelta(seconds=1), after))
 
     def run_once(self, now: datetime, stopping: Event = NEVER) -> int:
-        """Ask about what is in doubt; returns of how many calls the log knew.
+        """Look up the calls that are in doubt. Return how many of them the log has.
 
-        Until it has answered once it is asked at once for parked jobs: where there is none, they learn that early.
+        Until the log has answered once, parked jobs are looked up without delay: without a log they need not wait.
 
         Raises:
-            NoAnswer: it did not answer.
-            SQLAlchemyError: the database did not.
+            NoAnswer: the log did not answer.
+            SQLAlchemyError: the database was away.
         """
         with self._database.read() as tx:
             waited = timedelta(0) if not self._has_answered and parked_jobs(tx, 1) else self._after
             is_on = read_provider_limit(tx, self._provider_limit).has_log(now)
             doubtful = doubtful_attempts(tx, now - WINDOW, now - waited, BATCH) if is_on else []
-        if not is_on:  # what was parked by those who had not heard of it
+        if not is_on:  # jobs parked by workers that did not know that yet
             end_parked(self._database, self._notifier, now, by=Actor.RECONCILER)
         if not doubtful:
             return 0
         try:
-            return self._ask_about(doubtful, now, stopping)
+            return self._look_up(doubtful, now, stopping)
         except LogOff as reason:
             self._has_answered = False
             log.warning("the provider's log of calls cannot be read", reason=str(reason))
@@ -80,7 +83,7 @@ class Reconciler:
             end_parked(self._database, self._notifier, now, by=Actor.RECONCILER)
             return 0
 
-    def _ask_about(self, doubtful: list[Attempt], now: datetime, stopping: Event) -> int:
+    def _look_up(self, doubtful: list[Attempt], now: datetime, stopping: Event) -> int:
         wanted = {f"{each.job_id}:{each.number}": each for each in doubtful}
         known = 0
         for request_id, entry in self._log.entries(min(each.started_at for each in doubtful), now):
@@ -95,16 +98,16 @@ class Reconciler:
         return known
 
     def _book(self, attempt: Attempt, entry: Entry, now: datetime) -> None:
-        said = None
-        # it was just cancelled, its late answer came, or another session has it locked; the next round books the rest
+        moved = None
+        # it was just cancelled, its late answer came, or another session has it locked: the next run books the rest
         with suppress(StaleJob), unless_locked(), self._database.begin(brief_lock_wait=True) as tx:
             ran = (entry.cost, entry.usage) if entry.ran else None
-            said = book_failed(tx, attempt, now) if ran is None else book_ran(tx, attempt, *ran, now)
-        if said is None:
+            moved = book_failed(tx, attempt, now) if ran is None else book_ran(tx, attempt, *ran, now)
+        if moved is None:
             return
         found = {"ran": entry.ran, "cost_microusd": entry.cost.microusd}
         log.info("reconciled", job_id=attempt.job_id, attempt=attempt.number, **found)
-        for verb, job in said:
+        for verb, job in moved:
             log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
             if job.status.is_terminal:
                 self._notifier.ended(job.id)

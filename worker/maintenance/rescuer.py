@@ -1,7 +1,7 @@
-"""Takes back what silent workers held: the call is closed as lost, the job runs again or fails, as it asked for.
+"""Rescues the jobs of silent workers: the call is closed as lost, and the job runs again or fails, as it asked for.
 
-A call whose answer can be fetched by the provider's id is neither: whoever takes the job next goes on with it. Nor is
-one whose end stands in a file of this worker's data folder: that is recorded instead.
+If the answer can be fetched by the provider's id, the next attempt resumes the call. If the outcome is in a file in
+this worker's data folder, it is recorded instead.
 """
 
 from collections.abc import Callable
@@ -38,27 +38,27 @@ BROKEN_OFF = Failure(ErrorKind.LOST, "The call was broken off within its worker.
 log = get_logger(__name__)
 
 
-class Ends(Protocol):
-    """Where ends of calls stand that no process has recorded yet."""
+class OutcomeFiles(Protocol):
+    """Files with outcomes of calls that no process has recorded yet."""
 
-    def take_over(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
-        """Those of `calls`, each by job id and attempt, that `record_taken` is to record: nobody is to rescue them."""
+    def claim(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+        """Return those of `calls`, each a job id and an attempt, that have a file. `record_claimed` records them."""
 
-    def record_taken(self) -> None:
-        """Record the ends of those, as far as no lock is in the way."""
+    def record_claimed(self) -> None:
+        """Record the claimed outcomes, except those of jobs that another session has locked."""
 
 
-class Holder(Protocol):
-    """What knows the calls of a worker, each by job id and attempt."""
+class HeldCalls(Protocol):
+    """The calls of a worker, each by job id and attempt."""
 
     def attempts(self) -> AbstractSet[tuple[str, int]]:
-        """Those that it holds."""
+        """Return the calls that it holds."""
 
     def never_sent(self, job_id: str, attempt: int) -> bool:
-        """Whether no byte was written for one that it does not hold."""
+        """Return whether no byte was sent for a call that it does not hold."""
 
     def forget(self, job_id: str, attempt: int) -> None:
-        """One that it does not hold is accounted for."""
+        """Forget a call that it does not hold and that is recorded now."""
 
 
 def run_once(
@@ -69,37 +69,38 @@ def run_once(
     worker_timeout: timedelta,
     *,
     max_wait: MaxLogWait = NO_LOG_WAIT,
-    judges: Callable[[], bool] = lambda: True,
-    ends: Ends | None = None,
+    is_steady: Callable[[], bool] = lambda: True,
+    outcome_files: OutcomeFiles | None = None,
 ) -> int:
-    """Rescue all that silent workers left behind; returns how many jobs were moved.
+    """Mark silent workers dead and rescue their jobs. Return how many jobs were moved.
 
-    Only who `judges` calls a worker silent: one that was itself not heard of late can't tell whose silence it was.
+    Workers are marked only while `is_steady`. If this worker's own heartbeats failed lately, the others may have been
+    silent for the same reason.
     """
-    if judges():
+    if is_steady():
         with database.begin() as tx:
             asked_at = database.ask_time(tx)
-            # once more: what the answer has shown counts, and a gap after this makes nobody's silence longer
+            # once more: the reply may have shown a step of the clock, and a gap after this makes no silence longer
             was_set = database.clock.was_set
-            for worker_id in mark_silent_dead(tx, asked_at, worker_timeout, was_set=was_set) if judges() else ():
-                log.warning("worker given up", worker_id=worker_id)
+            for worker_id in mark_silent_dead(tx, asked_at, worker_timeout, was_set=was_set) if is_steady() else ():
+                log.warning("worker marked dead", worker_id=worker_id)
 
-    def take_back(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
+    def rescue(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
         held, opened = orphaned(tx, BATCH, only)
         found = {(job.id, job.attempt) for job in held} | {(each.job_id, each.number) for each in opened}
-        known = _known(ends, found)
+        known = _claim(outcome_files, found)
         held = [job for job in held if (job.id, job.attempt) not in known]
         opened = [each for each in opened if (each.job_id, each.number) not in known]
         for attempt in opened:
             close_lost(tx, attempt.job_id, attempt.number, now, LOST)
-        return max(len(held), len(opened)), _take_back(tx, held, now, max_wait, LOST)
+        return max(len(held), len(opened)), _rescue(tx, held, now, max_wait, LOST)
 
     rescued = 0
     while True:
-        done = all_or_each(database, take_back, lambda tx: orphaned_jobs(tx, BATCH))
-        _record(ends)
+        done = all_or_each(database, rescue, lambda tx: orphaned_jobs(tx, BATCH))
+        _record(outcome_files)
         moved = [each for _, of_one in done for each in of_one]
-        _announce(moved, task_queue, notifier)
+        _publish(moved, task_queue, notifier)
         rescued += len(moved)
         if max((found for found, _ in done), default=0) < BATCH:
             return rescued
@@ -111,17 +112,17 @@ def rescue_orphans(
     notifier: Notifier,
     now: datetime,
     worker_id: str,
-    calls: Holder,
+    calls: HeldCalls,
     *,
     max_wait: MaxLogWait = NO_LOG_WAIT,
-    ends: Ends | None = None,
+    outcome_files: OutcomeFiles | None = None,
 ) -> int:
-    """Take back what a living worker's row claims to hold and the worker does not; returns how many jobs were moved.
+    """Rescue jobs that a living worker has claimed by its rows but does not hold. Return how many were moved.
 
-    A claim whose commit succeeded but whose confirmation was lost leaves such a job: its call was never sent, and
-    won't be, as a claim that is confirmed after all looks at the row once more. So does a call that was broken off
-    within the worker; where a byte of it was sent it counts as lost. `calls` are asked before the rows for what ends
-    meanwhile, and after them for what has just begun.
+    Such a job is left if a claim is committed but its confirmation is lost. Its call was never sent and will not be,
+    as a claim that is confirmed after all reads the row once more. A call that was broken off within the worker leaves
+    one too, which counts as lost if a byte of it was sent. `calls` are read before the rows, for those that end in
+    between, and after them, for those that have just begun.
     """
     before = calls.attempts()
     with database.read() as tx:
@@ -129,39 +130,39 @@ def rescue_orphans(
     if not orphans:
         return 0
 
-    def take_back(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Job]]]:
+    def rescue(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Job]]]:
         these = {each for each in orphans if only in (None, each[0])}
-        these -= _known(ends, these)
+        these -= _claim(outcome_files, these)
         unsent = {each for each in these if calls.never_sent(*each)}
         for job_id, attempt in unsent:
             close_unsent(tx, job_id, attempt, now)
-        moved = _hand_back(tx, unsent, now)
+        moved = _release(tx, unsent, now)
         for job_id, attempt in these - unsent:
             close_lost(tx, job_id, attempt, now, BROKEN_OFF)
-        return these, moved + _take_back(tx, _jobs(tx, these - unsent), now, max_wait, BROKEN_OFF)
+        return these, moved + _rescue(tx, _jobs(tx, these - unsent), now, max_wait, BROKEN_OFF)
 
-    done = all_or_each(database, take_back, lambda _tx: sorted({job_id for job_id, _ in orphans}))
-    _record(ends)
-    for these, _ in done:  # what a lock has left for later is still known as sent or not
+    done = all_or_each(database, rescue, lambda _tx: sorted({job_id for job_id, _ in orphans}))
+    _record(outcome_files)
+    for these, _ in done:  # those that a lock has delayed must keep their record of whether they were sent
         for each in these:
             calls.forget(*each)
     moved = [each for _, of_some in done for each in of_some]
-    _announce(moved, task_queue, notifier)
+    _publish(moved, task_queue, notifier)
     return len(moved)
 
 
-def _known(ends: Ends | None, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
-    """Those of `calls` whose end is known, and only not recorded yet."""
-    return frozenset() if ends is None else ends.take_over(calls)
+def _claim(files: OutcomeFiles | None, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
+    """Return those of `calls` whose outcome is in a file and will be recorded."""
+    return frozenset() if files is None else files.claim(calls)
 
 
-def _record(ends: Ends | None) -> None:
-    if ends is not None:
-        ends.record_taken()
+def _record(files: OutcomeFiles | None) -> None:
+    if files is not None:
+        files.record_claimed()
 
 
 def _jobs(tx: Connection, claims: AbstractSet[tuple[str, int]]) -> list[Job]:
-    """The jobs as they were claimed: one that has moved on since is not moved by whoever looks at these."""
+    """Return the jobs as they were claimed, so that one that has moved on since is not moved again."""
     jobs = []
     for job_id, attempt in sorted(claims):
         with suppress(JobNotFound):
@@ -169,18 +170,17 @@ def _jobs(tx: Connection, claims: AbstractSet[tuple[str, int]]) -> list[Job]:
     return jobs
 
 
-def _hand_back(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
-    handed_back = []
+def _release(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
+    released_jobs = []
     for job in _jobs(tx, orphans):
         with suppress(StaleJob):
-            [released], _ = move(
-                tx, Verb.RELEASE, [(job, {"available_at": now, "enqueued_at": now})], now, by=Actor.RESCUER
-            )
-            handed_back.append((Verb.RELEASE, released))
-    return handed_back
+            changes = {"available_at": now, "enqueued_at": now}
+            [released], _ = move(tx, Verb.RELEASE, [(job, changes)], now, by=Actor.RESCUER)
+            released_jobs.append((Verb.RELEASE, released))
+    return released_jobs
 
 
-def _take_back(
+def _rescue(
     tx: Connection, held: list[Job], now: datetime, max_wait: MaxLogWait, why: Failure
 ) -> list[tuple[Verb, Job]]:
     moved = []
@@ -189,7 +189,7 @@ def _take_back(
         step: Reschedule | Park | GiveUp
         if resumable_response(tx, job) is None:
             step = next_step(why, job, backoff=backoff.NONE, now=now, jitter=0, max_wait=left)
-        else:  # the next attempt goes on where the lost one was; nothing failed, and nothing is bought
+        else:  # the next attempt resumes the call: nothing failed, and nothing is billed twice
             step = Reschedule(now, job.failures)
         changes: dict[str, Any] = {"failures": step.failures, "error_kind": why.kind, "error_http_status": None}
         if isinstance(step, Reschedule):
@@ -207,7 +207,7 @@ def _take_back(
     return moved
 
 
-def _announce(moved: list[tuple[Verb, Job]], task_queue: TaskQueue, notifier: Notifier) -> None:
+def _publish(moved: list[tuple[Verb, Job]], task_queue: TaskQueue, notifier: Notifier) -> None:
     for verb, job in moved:
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
     notifier.ended(*(job.id for _verb, job in moved if job.status.is_terminal))

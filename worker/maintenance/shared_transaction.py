@@ -1,7 +1,7 @@
-"""Duties over many rows: all of them in one transaction, and each by itself where that fails for a lock.
+"""Changes of many rows: in one transaction, or row by row if a lock makes that fail.
 
-Rows that another session has locked are passed over by the statements themselves. What is left are the rows beside
-them, such as the endpoint that is to be told of a job's end: whoever holds one of those is to hold up that job alone.
+The statements themselves skip rows that another session has locked. Rows beside them, such as the webhook endpoint of a
+job, may be locked too. Such a lock must delay only the job that it belongs to.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ def all_or_each(
     do: Callable[[Connection, str | None], T],
     find: Callable[[Connection], Sequence[str]],
 ) -> list[T]:
-    """What `do` returned in each transaction that was committed.
+    """Return what `do` returned in each transaction that was committed.
 
-    It is called once for all, with None, and if that fails for a lock, for each of the ids that `find` returns.
+    `do` is called once for all rows, with None. If a lock makes that fail, it is called for each id from `find`.
     """
     try:
         with database.begin() as tx:

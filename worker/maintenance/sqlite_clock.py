@@ -1,8 +1,8 @@
-"""Lets the time on SQLite follow the host's clock after that was set, so slowly that no deadline comes early by much.
+"""Makes the time on SQLite follow the host's clock after that was set, so slowly that no deadline comes much too early.
 
-A step may be an error that somebody puts right, or time that really went by while a virtual machine was halted: nobody
-can tell. With open jobs the time runs faster or slower by a hundredth, so that what has an hour left loses 36 s of it.
-With none open that could lose anything it is set at once, if the host's clock has not been set again meanwhile.
+A step may be an error that somebody will correct, or time that passed while a virtual machine was halted. The two look
+the same. While jobs are open, the time runs faster or slower by a hundredth: a job with an hour left loses 36 s of it.
+If no open job could lose time, it is set at once, unless the host's clock was set again in the meantime.
 """
 
 from datetime import timedelta
@@ -17,11 +17,11 @@ from jobs.store.database import Database
 from jobs.telemetry import get_logger
 
 EVERY: Final = 5.0
-"""In seconds; by a hundredth of it, less than `AGREE_WITHIN`, processes may differ until they have looked."""
+"""Seconds. Until they have looked, processes may differ by a hundredth of it, less than `AGREE_WITHIN`."""
 RATE: Final = 0.01
 TOLERANCE: Final = timedelta(seconds=0.05)
 SETTLED_SECONDS: Final = 30.0
-"""For so long the host's clock has to go on undisturbed before the time is set by it at once."""
+"""Seconds for which the host's clock must run undisturbed before the time is set by it at once."""
 SOON: Final = timedelta(minutes=1)
 
 _JOB: Final = schema.jobs.c
@@ -31,24 +31,24 @@ _BEFORE_ITS_TIME: Final = and_(
     _JOB.available_at > bindparam("later", type_=UtcDateTime),
     _JOB.blocked_by.is_(None),
 )
-"""A job that waits for its `run_at`, which its client means by a clock on the wall."""
+"""Jobs that wait for their `run_at`, which is a time of day."""
 _OPEN: Final = select(exists().where(_JOB.completed_at.is_(None), not_(_BEFORE_ITS_TIME)))
 
 log = get_logger(__name__)
 
 
 class Timekeeper:
-    """The duty of whoever holds the lease. Not for several threads at once."""
+    """Periodic task. Not for several threads at once."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._clock = database.clock
         self._ahead = timedelta(0)
         self._settled_since = self._moved_at = elapsed()
-        self._is_told = False
+        self._is_logged = False
 
     def run_once(self) -> timedelta:
-        """Let the time follow the host's clock a little; returns by how much it was moved.
+        """Move the time a little towards the host's clock. Return by how much.
 
         Raises:
             SQLAlchemyError: the database was away.
@@ -61,7 +61,7 @@ class Timekeeper:
         self._moved_at = now
         if not self._clock.is_set or abs(ahead) < TOLERANCE:
             return timedelta(0)
-        self._tell(ahead)
+        self._log(ahead)
         with self._database.begin() as tx:
             ahead = self._clock.host_ahead  # another may have set the time just now
             later = max(self._clock(), self._clock() + ahead) + SOON
@@ -73,11 +73,11 @@ class Timekeeper:
             log.warning("time set by this host's clock", seconds=round(by.total_seconds()))
         return by if moved else timedelta(0)
 
-    def _tell(self, ahead: timedelta) -> None:
+    def _log(self, ahead: timedelta) -> None:
         is_off = abs(ahead) > FAR_OFF
-        if is_off and not self._is_told:
+        if is_off and not self._is_logged:
             log.warning("time follows this host's clock", seconds=round(ahead.total_seconds()), rate=RATE)
-        self._is_told = is_off
+        self._is_logged = is_off
 
 
 def _at_most(span: timedelta, most: timedelta) -> timedelta:
