@@ -33,9 +33,8 @@ def _cells(run: Run, call_logs: Mapping[str, CallLog]) -> list[str]:
     versions = ", ".join(f"`{package}` {version}" for package, version in run.versions.items())
     counts = [_passed(run, world=world) for world in (DIRECT, *THROUGH)]
     alone = "/".join(str(count) for count in billed_calls(run, call_logs[DIRECT]).values())
-        max(billed_calls(run, call_logs[world])[name] for world in THROUGH)
-        for name in billed_calls(run, call_logs[DIRECT])
-    ]
+    through = [billed_calls(run, call_logs[world]) for world in THROUGH]
+    most = [max(each[name] for each in through) for name in billed_calls(run, call_logs[DIRECT])]
     here = "/".join(str(count) for count in most)
     return [run.client.title, versions, *counts, f"{here} (alone {alone})"]
 
