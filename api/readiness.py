@@ -23,7 +23,7 @@ from jobs.store.responses import oldest_due_at
 from jobs.store.undelivered_creates import ApiProcess, live_processes
 from jobs.store.waiting_for import state_of
 from jobs.store.workers import WorkerRow, describe_shortage, describe_unrecorded, live_workers
-from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, reason_against
+from jobs.store.write_probe import LIMIT_SECONDS, TRY_SECONDS, WriteProbe, failure_reason
 from migrations import is_current
 
 THROTTLED: Final = "throttled"
@@ -118,7 +118,7 @@ class DatabaseState:
 
 def unseen(error: SQLAlchemyError | TimeoutError) -> DatabaseState:
     """What a look shows that failed."""
-    return DatabaseState(reason=reason_against(error))
+    return DatabaseState(reason=failure_reason(error))
 
 
 def look(database: Database, writes: WriteProbe, settings: Settings) -> DatabaseState:

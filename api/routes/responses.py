@@ -272,7 +272,7 @@ def delete(state: StateDep, caller: Writer, response_id: str) -> Response:
         return job
 
     job = _act_on_job(state, caller.id, response_id, cancel_and_erase)
-    state.database.forget_erased()  # if it fails, a worker's pruner does it within a minute
+    state.database.purge_deleted()  # if it fails, a worker's pruner does it within a minute
     return JSONResponse({"id": job.id, "object": "response", "deleted": True})
 
 

@@ -49,7 +49,9 @@ class UndeliveredTracker:
 
     def __init__(self, database: Database) -> None:
         self.process_id = new_id("api")
-        self._database = database.not_durable()  # a delivery forgotten in a crash of the host only allows one more join
+        self._database = (
+            database.open_not_durable()
+        )  # a delivery forgotten in a crash of the host only allows one more join
         self._within = WITHIN_SECONDS if database.is_sqlite else WRITE_SECONDS  # writers of SQLite wait for one another
         self._delivered: deque[str] = deque()
         self._lost: deque[str] = deque()

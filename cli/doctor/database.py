@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from cli.doctor.result import CheckResult, failed, passed, warning
 from jobs.database_url import THRESHOLD_IN_URL
-from jobs.store.connection_pool import API_CONNECTIONS, BESIDE_POOL, WORKER_CONNECTIONS
+from jobs.store.connection_pool import API_CONNECTIONS, OUTSIDE_POOL, WORKER_CONNECTIONS
 from jobs.store.connection_setup import IS_POOLED
 from jobs.store.database import Database, database_now
 from jobs.store.lock_waits import blockers
@@ -44,7 +44,7 @@ def check_connections(tx: Connection, workers: Sequence[WorkerRow]) -> Iterator[
         return
     allowed: int = tx.execute(_ALLOWED).scalar_one()
     apis = len(live_processes(tx, database_now(tx)))
-    needed = len(workers) * (WORKER_CONNECTIONS + BESIDE_POOL) + apis * (API_CONNECTIONS + BESIDE_POOL)
+    needed = len(workers) * (WORKER_CONNECTIONS + OUTSIDE_POOL) + apis * (API_CONNECTIONS + OUTSIDE_POOL)
     message = f"{apis} API processes and {len(workers)} workers may open {needed} connections, {allowed} are allowed"
     if needed > allowed:
         yield warning("connections", message, f"raise max_connections, or the role's limit, to at least {needed}")

@@ -42,8 +42,8 @@ def correct_provider_limits(tx: Connection, now: datetime) -> None:
         tx.execute(update(schema.provider_limits).where(column > after).values({column: now}))
     longest = now + LONGEST_PAUSE_ASKED_FOR + PROBE_TIMEOUT
     tx.execute(update(schema.provider_limits).where(provider_limit.probe_at > longest).values(probe_at=now))
-    served_at = schema.api_keys.c.dispatched_at
-    tx.execute(update(schema.api_keys).where(served_at > after).values(dispatched_at=now))
+    served_at = schema.api_keys.c.served_at
+    tx.execute(update(schema.api_keys).where(served_at > after).values(served_at=now))
 
 
 def _set(tx: Connection, table: Any, these: Any, values: dict[str, Any]) -> int:

@@ -16,8 +16,8 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 API_CONNECTIONS: Final = 40
 WORKER_CONNECTIONS: Final = 20
-BESIDE_POOL: Final = 2
-"""Connections of a process outside its pool: an API's `not_durable`, and one to find locks or cancel a statement."""
+OUTSIDE_POOL: Final = 2
+"""Connections of a process outside its pool: an API's `open_not_durable`, and one that finds locks or cancels."""
 IDLE_SECONDS: Final = 1.0
 """Idle time after which a connection is pinged before use. A busier one is not, as a ping doubles the cost of a short
 read. If it breaks within this time, the transaction fails as it would if it broke midway."""

@@ -257,7 +257,7 @@ class Database:
                     self._truncate_log()
             raise self._file.replaced()
 
-    def not_durable(self) -> "Database":
+    def open_not_durable(self) -> "Database":
         """Return one more connection to the same database, whose commits do not wait for the disk."""
         url = self.url.render_as_string(hide_password=False)
         other = Database(url, pool_size=1, durable=False, clock=self.clock)
@@ -265,7 +265,7 @@ class Database:
         other._file = self._file
         return other
 
-    def forget_erased(self) -> bool:
+    def purge_deleted(self) -> bool:
         """Remove deleted data from SQLite's files; return False if a reader of an older state prevents it for now.
 
         SQLite overwrites what it deletes, but its log still holds the pages as they were. On PostgreSQL the server's

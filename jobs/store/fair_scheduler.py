@@ -114,7 +114,7 @@ class FairScheduler:
         since = first_id_at("resp", now - NEW_FOR)
         for each in tx.execute(_WAITING, {**after, "most": most, "made_since": since}):
             if each.available_at <= now:
-                self._queue.put(each.key, each.dispatched_at)
+                self._queue.put(each.key, each.served_at)
                 self._priorities.setdefault(each.key, set()).add(each.priority)
             last[each.priority] = max(last.get(each.priority, (0, _BEFORE_ALL)), (each.number, each.key))
         is_from_start = all(key == _BEFORE_ALL for key in self._after.values())
@@ -244,8 +244,8 @@ def _waiting() -> Select[Any]:
         .where(newest.is_queued)
         .group_by(newest.priority, newest.api_key_id),
     ).subquery("waiting")
-    served_at = select(key.dispatched_at).where(key.id == waiting.c.key).scalar_subquery()
-    return select(waiting, served_at.label("dispatched_at"))
+    served_at = select(key.served_at).where(key.id == waiting.c.key).scalar_subquery()
+    return select(waiting, served_at.label("served_at"))
 
 
 def _after(priority: int) -> str:
@@ -317,7 +317,7 @@ def _mark_enqueued(tx: Connection, job_ids: Sequence[str], served: Mapping[str, 
         tx.execute(_SERVE, {"keys": keys, "moments": [served[each] for each in keys]})
         return enqueued
     key = schema.api_keys.c
-    one = update(schema.api_keys).where(key.id == bindparam("key")).values(dispatched_at=bindparam("moment"))
+    one = update(schema.api_keys).where(key.id == bindparam("key")).values(served_at=bindparam("moment"))
     tx.execute(one, [{"key": each, "moment": served[each]} for each in keys])
     return enqueued
 
@@ -339,7 +339,7 @@ def _serve() -> Update:
     free = select(key).where(any_of(key, "keys")).with_for_update(skip_locked=True, key_share=True)
     # the keys are a condition twice, for the same reason as in `_enqueue`
     these = update(schema.api_keys).where(key == served.key, any_of(key, "keys"), key.in_(free))
-    return these.values(dispatched_at=served.moment)
+    return these.values(served_at=served.moment)
 
 
 _ENQUEUE: Final = _enqueue()

@@ -66,7 +66,7 @@ api_keys = Table(
     Column("scopes", JsonText, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime),
-    Column("dispatched_at", UtcDateTime),  # when the fair scheduler last served this key
+    Column("served_at", UtcDateTime),  # when the fair scheduler last served this key
     postgresql_with={"fillfactor": "50"},  # leaves room to update a row in place in every round
 )
 

@@ -52,7 +52,7 @@ UNCONFIRMED: Final = (
 TABLE_LOCKED: Final = "another session has locked a table"
 
 
-def why_not_written(database: Database) -> str | None:
+def write_failure(database: Database) -> str | None:
     """Return the reason why a small write fails, in one clause; None if it commits within two seconds."""
     try:
         with database.begin(within=TRY_SECONDS) as tx:
@@ -63,11 +63,11 @@ def why_not_written(database: Database) -> str | None:
             tx.execute(insert(schema.leases).values(row))
             tx.execute(delete(schema.leases).where(schema.leases.c.name == name))
     except SQLAlchemyError as error:
-        return reason_against(error)
+        return failure_reason(error)
     return None
 
 
-def reason_against(error: SQLAlchemyError | TimeoutError) -> str:
+def failure_reason(error: SQLAlchemyError | TimeoutError) -> str:
     """Return the reason for an error of the database, in one clause."""
     if isinstance(error, PoolTimeoutError):
         return str(error)
@@ -95,6 +95,6 @@ class WriteProbe:
     def reason(self) -> str | None:
         """Return the reason why writes fail; None if they do not. Not thread-safe."""
         if monotonic() - self._tried_at > FRESH_SECONDS:
-            self._reason = why_not_written(self._database)
+            self._reason = write_failure(self._database)
             self._tried_at = monotonic()
         return self._reason

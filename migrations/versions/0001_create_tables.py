@@ -84,7 +84,7 @@ def upgrade() -> None:
         sa.Column("scopes", JsonText(), nullable=False),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("revoked_at", UtcDateTime()),
-        sa.Column("dispatched_at", UtcDateTime()),
+        sa.Column("served_at", UtcDateTime()),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("sha256", name=op.f("uq_api_keys_sha256")),
         postgresql_with={"fillfactor": "50"},

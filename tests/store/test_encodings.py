@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from cli.up.commands import API
 from jobs.store.database import Database
-from jobs.store.write_probe import why_not_written
+from jobs.store.write_probe import write_failure
 from tests.support.postgres import Databases
 
 COMMANDS = {
@@ -40,7 +40,7 @@ def other(request: pytest.FixtureRequest, postgres_databases: Databases) -> Iter
 def test_readiness_refuses_it(other: tuple[str, str]) -> None:
     encoding, url = other
     database = Database(url)
-    assert f"its encoding is {encoding}" in str(why_not_written(database))
+    assert f"its encoding is {encoding}" in str(write_failure(database))
     database.close()
 
 

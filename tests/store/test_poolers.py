@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 from cli.doctor.local import check_database
 from jobs.settings import load_settings
 from jobs.store.database import Database
-from jobs.store.write_probe import reason_against, why_not_written
+from jobs.store.write_probe import failure_reason, write_failure
 from tests.support import pgbouncer
 from tests.support.pgbouncer import PgBouncerServer
 
@@ -52,13 +52,13 @@ def test_no_statement_is_prepared_behind_a_pooler_unless_the_url_asks_for_it(pos
 def test_statement_pooling_is_named_as_the_fault(postgres_url: str) -> None:
     with PgBouncerServer(postgres_url, mode="statement") as pooler:
         database = Database(pooler.url)
-        assert "pool_mode = transaction" in str(why_not_written(database))
+        assert "pool_mode = transaction" in str(write_failure(database))
         database.close()
 
 
 def test_a_pooler_that_refuses_is_named_as_the_fault() -> None:
     refused = psycopg.errors.ProtocolViolation("server login has been failing, try again later (server_login_retry)")
-    assert "a pooler refuses" in str(reason_against(OperationalError("BEGIN", None, refused)))
+    assert "a pooler refuses" in str(failure_reason(OperationalError("BEGIN", None, refused)))
 
 
 @NEEDS_POOLER

@@ -66,7 +66,7 @@ def test_nothing_is_written_once_the_file_is_gone(sqlite_url: str, does: Callabl
     assert refusal_of(database) is None
     does(path)
     assert f"{path} was replaced or deleted while the server runs" in str(refusal_of(database))
-    for each in (database, database.not_durable()):
+    for each in (database, database.open_not_durable()):
         with pytest.raises(FileReplaced):
             write(each, "after")
     with database.read() as tx:

@@ -40,7 +40,7 @@ def test_limits_apply_to_one_transaction_without_session_state(database: Databas
 
     usual = settings(database, inside=False)
     assert settings(database, inside=True) == ["1s", "5s", usual[2]]
-    other = database.not_durable()
+    other = database.open_not_durable()
     assert settings(other, inside=True) == ["1s", "5s", "off"]
     assert settings(other, inside=False) == usual
     assert "options" not in {each.split("=")[0] for each in _parameters(database)}

@@ -1,4 +1,4 @@
-"""URLs that would reach what is not public, each with what a nameserver says of its host."""
+"""URLs that would reach a private address, and the answers of a nameserver for their hosts."""
 
 from ipaddress import ip_address
 
@@ -7,7 +7,7 @@ from jobs.webhooks.url_policy import Address
 BAIT = "127.0.0.1"
 PUBLIC = "93.184.215.14"
 
-# Fit for https on a usual port, so that it is the address alone that gives them away.
+# Used with https on a usual port, so that only the address is a reason to refuse them.
 BY_ADDRESS = [
     "127.0.0.1",
     "127.255.255.254",
@@ -52,7 +52,7 @@ BY_ADDRESS = [
     "100::1",
 ]
 
-# What a parser of another mind reads as 127.0.0.1, or as another host than the one that is checked.
+# Read by other parsers as 127.0.0.1, or as another host than the one that is checked.
 BY_SPELLING = [
     "https://2130706433/",
     "https://0x7f000001/",
@@ -86,7 +86,7 @@ BY_SPELLING = [
     "HTTPS+unix://127.0.0.1/",
 ]
 
-# What names lead to.
+# Names and their addresses.
 BY_NAME: dict[str, list[str]] = {
     "localhost": [BAIT],
     "localhost.": [BAIT, "::1"],

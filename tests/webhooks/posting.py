@@ -1,4 +1,4 @@
-"""A poster for tests: names lead where the test says, and connections where it watches."""
+"""A poster for tests, with the test's own resolver and network."""
 
 import ssl
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ LOOPBACK = DestinationPolicy(allow_http=True, networks=(ip_network("127.0.0.0/8"
 
 @dataclass
 class Detour(httpcore.NetworkBackend):
-    """Every connection, to whatever address, ends at one port of this machine."""
+    """Connects every address to one port of this machine."""
 
     port: int
     asked: list[tuple[str, int]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""One key's receivers, however many they are and however they hang, delay no other key's deliveries."""
+"""The hanging targets of one key, however many, delay no other key's deliveries."""
 
 import threading
 import time
@@ -34,9 +34,9 @@ def hanging() -> Iterator[Hanging]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Destination]:
-    with Destination() as receiver:
-        yield receiver
+def destination() -> Iterator[Destination]:
+    with Destination() as destination:
+        yield destination
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def world(records: Records) -> Iterator[World]:
     yield world
 
     def are_all_over() -> bool:
-        world.sender.abort_all()  # again and again: a delivery may begin just after
+        world.sender.abort_all()  # repeatedly: a delivery may begin just after
         return not world.sender
 
     await_until(are_all_over, 20, "the deliveries never ended")
@@ -66,55 +66,53 @@ def end_one_of(world: World, key: ApiKey) -> None:
     world.records.move(Verb.CANCEL, world.records.submit_job(key))
 
 
-def answer_all_due(world: World) -> None:
+def deliver_all_due(world: World) -> None:
     for delivery_id in world.due():
         world.sender.answer(delivery_id)
 
 
-def test_many_hanging_hosts_of_one_key_leave_places_to_the_others(
-    world: World, hanging: Hanging, receiver: Destination
+def test_many_hanging_hosts_of_one_key_leave_slots_to_the_others(
+    world: World, hanging: Hanging, destination: Destination
 ) -> None:
     greedy, other = world.records.key, make_key(world.database, "other")
     hook(world, greedy, *hanging.urls(HOSTS))
-    hook(world, other, receiver.url)
+    hook(world, other, destination.url)
     end_one_of(world, greedy)
-    answer_all_due(world)
-    await_until(lambda: len(hanging.held) >= SLOTS * 3 // 4, 20, "the hanging ones were not connected to")
+    deliver_all_due(world)
+    await_until(lambda: len(hanging.held) >= SLOTS * 3 // 4, 20, "the hanging targets got no connections")
     started_at = time.monotonic()
     for _ in range(10):
         end_one_of(world, other)
-    answer_all_due(world)
-    receiver.await_count(10, 20)
+    deliver_all_due(world)
+    destination.await_count(10, 20)
     assert time.monotonic() - started_at < 10
-    assert len(hanging.held) == SLOTS * 3 // 4  # all that one key may hold, and it may when it is alone
+    assert len(hanging.held) == SLOTS * 3 // 4  # the most that one key may hold, while it is alone
 
 
-def test_a_key_that_was_turned_away_goes_on_as_soon_as_one_of_its_places_is_free(
-    world: World, hanging: Hanging
-) -> None:
+def test_a_key_that_was_turned_away_goes_on_as_soon_as_one_of_its_slots_is_free(world: World, hanging: Hanging) -> None:
     hook(world, world.records.key, *hanging.urls(HOSTS))
     end_one_of(world, world.records.key)
     asked_for_more = threading.Event()
     world.sender._on_end = asked_for_more.set
-    answer_all_due(world)
+    deliver_all_due(world)
     most = SLOTS * 3 // 4
-    await_until(lambda: len(hanging.held) == most and len(world.sender) == most, 20, "they were not turned away")
+    await_until(lambda: len(hanging.held) == most and len(world.sender) == most, 20, "none was turned away")
     asked_for_more.clear()
     hanging.held[0].sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
     assert asked_for_more.wait(20)
-    answer_all_due(world)
-    await_until(lambda: len(hanging.held) == most + 1, 20, "none came after")
+    deliver_all_due(world)
+    await_until(lambda: len(hanging.held) == most + 1, 20, "no further delivery began")
 
 
 class TestNames:
     @pytest.fixture
     def hung(self) -> Iterator[threading.Event]:
-        let_go = threading.Event()
-        yield let_go
-        let_go.set()
+        release = threading.Event()
+        yield release
+        release.set()
 
     def test_many_hanging_names_of_one_key_leave_look_ups_to_the_others(self, hung: threading.Event) -> None:
-        """A look-up goes on for as long as the resolver likes, and its thread stays with its key."""
+        """A look-up cannot be aborted, and its thread counts for its key until the resolver returns."""
         asked: list[str] = []
 
         def look_up(host: str, port: int, *_: Any) -> list[tuple[Any, ...]]:
@@ -129,7 +127,7 @@ class TestNames:
             with suppress(TimeoutError):
                 resolver.for_key("greedy")(f"hangs{number}.example.com", 443, 0.5)
 
-        for _ in range(2):  # who has ceased to wait has not got its thread back
+        for _ in range(2):  # a caller that has timed out has not got its thread back
             gevent.joinall([gevent.spawn(fail, number) for number in range(HOSTS)], timeout=20)
             started_at = time.monotonic()
             found = resolver.for_key("other")("good.example.com", 443, 5.0)
@@ -142,8 +140,8 @@ class TestNames:
         assert all(each.value == found for each in again)
 
 
-def test_each_key_has_its_turn_whatever_it_waits_for(world: World, hanging: Hanging) -> None:
-    """What is rung for is fair as well: else the bells of one key would stand before all others'."""
+def test_keys_are_enqueued_in_rounds_however_many_targets_they_have(world: World, hanging: Hanging) -> None:
+    """Messages are enqueued fairly too: else those of one key would stand before all others."""
     keys = [world.records.key, *(make_key(world.database, name) for name in "bc")]
     owners: dict[str, str] = {}
     for number, key in enumerate(keys):

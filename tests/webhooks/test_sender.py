@@ -1,4 +1,4 @@
-"""Deliveries from the outbox to a real receiver, at the moments of a clock that the test moves."""
+"""Deliveries from the outbox to a real HTTP server, at the times of a clock that the test advances."""
 
 import json
 from collections.abc import Iterator
@@ -40,9 +40,9 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def receiver() -> Iterator[Destination]:
-    with Destination() as receiver:
-        yield receiver
+def destination() -> Iterator[Destination]:
+    with Destination() as destination:
+        yield destination
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def world(records: Records) -> World:
 
 
 class OnSqlite:
-    """What has nothing to do with the database runs on one."""
+    """Base of tests that need only one database."""
 
     @pytest.fixture
     def database(self, sqlite_url: str) -> Iterator[Database]:
@@ -60,71 +60,77 @@ class OnSqlite:
         opened.close()
 
 
-class TestWhatArrives(OnSqlite):
+class TestSignatures(OnSqlite):
     @pytest.fixture
     def now_world(self, database: Database) -> World:
-        """At the real time: a receiver refuses what is older than five minutes."""
+        """Return a world at the real time, as a receiving library refuses events older than five minutes."""
         return World(Records(database, Clock(datetime.now(UTC))))
 
     @pytest.mark.parametrize("status", sorted(TERMINAL))
-    def test_both_libraries_accept_every_event(self, now_world: World, receiver: Destination, status: Status) -> None:
-        now_world.endpoint(receiver.url)
+    def test_both_libraries_accept_every_event(
+        self, now_world: World, destination: Destination, status: Status
+    ) -> None:
+        now_world.endpoint(destination.url)
         job = now_world.end_a_job(status)
         assert now_world.deliver_due() == 1
-        [came] = receiver.delivered
-        event = OpenAI(api_key="none").webhooks.unwrap(came.body, dict(came.headers), secret=SECRET)
+        [delivered] = destination.delivered
+        event = OpenAI(api_key="none").webhooks.unwrap(delivered.body, dict(delivered.headers), secret=SECRET)
         assert (event.type, event.object) == (f"response.{status}", "event")
-        assert event.id == came.id
+        assert event.id == delivered.id
         assert event.data.id == job.id  # type: ignore[union-attr]  # the union has events of other kinds
         assert type(event).__name__ == f"Response{status.capitalize()}WebhookEvent"
-        assert standardwebhooks.Webhook(SECRET).verify(came.body, dict(came.headers)) == json.loads(came.body)
-        assert came.headers["content-type"] == "application/json"
-        assert came.headers["user-agent"].startswith("Backburner/")
+        assert standardwebhooks.Webhook(SECRET).verify(delivered.body, dict(delivered.headers)) == json.loads(
+            delivered.body
+        )
+        assert delivered.headers["content-type"] == "application/json"
+        assert delivered.headers["user-agent"].startswith("Backburner/")
 
     def test_a_tampered_byte_another_secret_and_an_old_timestamp_are_refused(
-        self, now_world: World, receiver: Destination
+        self, now_world: World, destination: Destination
     ) -> None:
-        now_world.endpoint(receiver.url)
+        now_world.endpoint(destination.url)
         now_world.end_a_job()
         now_world.deliver_due()
-        [came] = receiver.delivered
+        [delivered] = destination.delivered
         unwrap = OpenAI(api_key="none").webhooks.unwrap
-        headers = dict(came.headers)
-        tampered = came.body[:-3] + bytes([came.body[-3] ^ 1]) + came.body[-2:]
+        headers = dict(delivered.headers)
+        tampered = delivered.body[:-3] + bytes([delivered.body[-3] ^ 1]) + delivered.body[-2:]
         later = headers | {"webhook-timestamp": str(int(headers["webhook-timestamp"]) + 1)}
         for body, fields, secret in (
             (tampered, headers, SECRET),
-            (came.body, headers, OTHER_SECRET),
-            (came.body, later, SECRET),
+            (delivered.body, headers, OTHER_SECRET),
+            (delivered.body, later, SECRET),
         ):
             with pytest.raises(InvalidWebhookSignatureError):
                 unwrap(body, fields, secret=secret)
             with pytest.raises(standardwebhooks.WebhookVerificationError):
                 standardwebhooks.Webhook(secret).verify(body, fields)
 
-    def test_one_that_is_replayed_later_is_refused(self, database: Database, receiver: Destination) -> None:
+    def test_an_event_that_is_replayed_later_is_refused(self, database: Database, destination: Destination) -> None:
         world = World(Records(database, Clock(datetime.now(UTC) - timedelta(minutes=6))))
-        world.endpoint(receiver.url)
+        world.endpoint(destination.url)
         world.end_a_job()
         world.deliver_due()
-        [came] = receiver.delivered
+        [delivered] = destination.delivered
         with pytest.raises(InvalidWebhookSignatureError, match="too old"):
-            OpenAI(api_key="none").webhooks.unwrap(came.body, dict(came.headers), secret=SECRET)
+            OpenAI(api_key="none").webhooks.unwrap(delivered.body, dict(delivered.headers), secret=SECRET)
 
-    def test_two_signatures_while_the_old_secret_lives(self, now_world: World, receiver: Destination) -> None:
-        endpoint = now_world.endpoint(receiver.url)
+    def test_there_are_two_signatures_while_the_old_secret_is_valid(
+        self, now_world: World, destination: Destination
+    ) -> None:
+        endpoint = now_world.endpoint(destination.url)
         fresh = store.EncryptedSecret(now_world.cipher.encrypt(OTHER_SECRET), "hint")
         with now_world.database.begin() as tx:
             store.rotate_secret(tx, endpoint, fresh, now_world.clock(), keep_old=True)
         now_world.end_a_job()
         now_world.deliver_due()
-        [came] = receiver.delivered
+        [delivered] = destination.delivered
         for secret in (SECRET, OTHER_SECRET):
-            OpenAI(api_key="none").webhooks.unwrap(came.body, dict(came.headers), secret=secret)
+            OpenAI(api_key="none").webhooks.unwrap(delivered.body, dict(delivered.headers), secret=secret)
         now_world.clock.advance(DAY + timedelta(seconds=1))
         now_world.end_a_job()
         now_world.deliver_due()
-        assert len(receiver.delivered[-1].headers["webhook-signature"].split()) == 1
+        assert len(destination.delivered[-1].headers["webhook-signature"].split()) == 1
 
 
 def fails(times: int, answer: Answer = BROKEN) -> "Failing":
@@ -132,7 +138,7 @@ def fails(times: int, answer: Answer = BROKEN) -> "Failing":
 
 
 class Failing:
-    """The first so many deliveries of each event meet with `answer`."""
+    """Gives `answer` to the first `times` deliveries of each event, and then OK."""
 
     def __init__(self, times: int, answer: Answer) -> None:
         self.times, self.answer, self.seen = times, answer, dict[str, int]()
@@ -142,13 +148,13 @@ class Failing:
         return self.answer if self.seen[delivered.id] <= self.times else OK
 
 
-class TestTheSchedule(OnSqlite):
+class TestSchedule(OnSqlite):
     @pytest.mark.parametrize("failures", [0, 1, 4, 9])
-    def test_n_failures_then_success_are_n_plus_one_tries_at_their_times(
-        self, world: World, receiver: Destination, failures: int
+    def test_n_failures_and_a_success_are_n_plus_one_attempts_on_schedule(
+        self, world: World, destination: Destination, failures: int
     ) -> None:
-        receiver.answer = fails(failures)
-        endpoint = world.endpoint(receiver.url)
+        destination.answer = fails(failures)
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         started_at = world.clock()
         world.run_for(5 * DAY)
@@ -160,26 +166,26 @@ class TestTheSchedule(OnSqlite):
         assert [each.number for each in delivery.attempts] == list(range(1, failures + 2))
         assert [each.error_kind for each in delivery.attempts] == [*[DeliveryError.HTTP_ERROR] * failures, None]
         assert delivery.status is DeliveryStatus.DELIVERED
-        assert len(receiver.delivered) == failures + 1
-        assert len(set(receiver.ids())) == 1
-        timestamps = [int(each.headers["webhook-timestamp"]) for each in receiver.delivered]
+        assert len(destination.delivered) == failures + 1
+        assert len(set(destination.ids())) == 1
+        timestamps = [int(each.headers["webhook-timestamp"]) for each in destination.delivered]
         assert timestamps == [int(moment.timestamp()) for moment in due]
-        assert len({each.headers["webhook-signature"] for each in receiver.delivered}) == failures + 1
-        assert len({each.body for each in receiver.delivered}) == 1
+        assert len({each.headers["webhook-signature"] for each in destination.delivered}) == failures + 1
+        assert len({each.body for each in destination.delivered}) == 1
 
-    def test_after_ten_failures_it_has_failed(self, world: World, receiver: Destination) -> None:
-        receiver.answer = lambda _: BROKEN
-        endpoint = world.endpoint(receiver.url)
+    def test_a_delivery_fails_after_ten_failures(self, world: World, destination: Destination) -> None:
+        destination.answer = lambda _: BROKEN
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         world.run_for(6 * DAY)
         [delivery] = world.log(endpoint)
-        assert (delivery.status, len(delivery.attempts), len(receiver.delivered)) == (DeliveryStatus.FAILED, 10, 10)
-        assert world.reload(endpoint).disabled_at is None  # ten tries of one event take less than five days
+        assert (delivery.status, len(delivery.attempts), len(destination.delivered)) == (DeliveryStatus.FAILED, 10, 10)
+        assert world.reload(endpoint).disabled_at is None  # ten attempts at one event take less than five days
 
-    def test_jitter_makes_it_later_and_never_earlier(self, world: World, receiver: Destination) -> None:
+    def test_jitter_only_adds_delay(self, world: World, destination: Destination) -> None:
         world.jitter = 0.5
-        receiver.answer = fails(1)
-        endpoint = world.endpoint(receiver.url)
+        destination.answer = fails(1)
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         world.run_for(DAY)
         [delivery] = world.log(endpoint)
@@ -187,11 +193,11 @@ class TestTheSchedule(OnSqlite):
         assert second - first == SCHEDULE[0] * 1.05
 
     @pytest.mark.parametrize(("status", "heeded"), [(429, True), (503, True), (500, False)])
-    def test_retry_after_is_heeded_where_it_means_a_pause(
-        self, world: World, receiver: Destination, status: int, heeded: bool
+    def test_retry_after_is_heeded_with_429_and_503(
+        self, world: World, destination: Destination, status: int, heeded: bool
     ) -> None:
-        receiver.answer = fails(1, Answer(status, {"retry-after": "90"}))
-        endpoint = world.endpoint(receiver.url)
+        destination.answer = fails(1, Answer(status, {"retry-after": "90"}))
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         world.run_for(DAY)
         first, second = (each.started_at for each in world.log(endpoint)[0].attempts)
@@ -200,11 +206,11 @@ class TestTheSchedule(OnSqlite):
     @pytest.mark.parametrize(
         "nonsense", ["1e999999", "Sun, 22 Nov 99999999999 12:00:00 GMT", "-1", "NaN", "\xff\xb2", "9" * 5000]
     )
-    def test_a_retry_after_of_nonsense_is_no_hint_and_each_try_is_a_counted_failure(
-        self, world: World, receiver: Destination, nonsense: str
+    def test_a_malformed_retry_after_is_ignored_and_each_attempt_counts(
+        self, world: World, destination: Destination, nonsense: str
     ) -> None:
-        receiver.answer = lambda _: Answer(429, {"retry-after": nonsense})
-        endpoint = world.endpoint(receiver.url)
+        destination.answer = lambda _: Answer(429, {"retry-after": nonsense})
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         started_at = world.clock()
         world.run_for(6 * DAY)
@@ -214,9 +220,9 @@ class TestTheSchedule(OnSqlite):
         assert delivery.attempts[1].started_at - started_at == SCHEDULE[0]
         assert world.reload(endpoint).failing_since == started_at
 
-    def test_whatever_breaks_in_a_delivery_is_a_counted_failure(self, world: World) -> None:
+    def test_an_unexpected_error_counts_as_a_failure(self, world: World) -> None:
         def broken(_host: str, _port: int, _seconds: float) -> list[Address]:
-            raise RuntimeError("nobody thought of this")
+            raise RuntimeError("an unexpected error")
 
         breaking = World(world.records, poster(resolve=broken), world.cipher)
         endpoint = breaking.endpoint("http://breaks.example.com/")
@@ -226,8 +232,8 @@ class TestTheSchedule(OnSqlite):
         assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, MAX_FAILURES)
         assert {each.error_kind for each in delivery.attempts} == {DeliveryError.INTERRUPTED}
 
-    def test_what_this_process_is_short_of_is_no_try(self, world: World, receiver: Destination) -> None:
-        endpoint = world.endpoint(receiver.url)
+    def test_a_shortage_of_this_process_is_no_attempt(self, world: World, destination: Destination) -> None:
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         with capture_logs() as logged, no_more_files():
             for _ in range(MAX_FAILURES + 1):
@@ -241,70 +247,74 @@ class TestTheSchedule(OnSqlite):
         [delivery] = world.log(endpoint)
         assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.DELIVERED, 1)
 
-    def test_one_that_hangs_is_tried_again(self, world: World, receiver: Destination) -> None:
-        receiver.answer = fails(1, Answer(hang=30))
-        endpoint = world.endpoint(receiver.url)
+    def test_a_delivery_that_times_out_is_attempted_again(self, world: World, destination: Destination) -> None:
+        destination.answer = fails(1, Answer(hang=30))
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         world.run_for(DAY)
         [delivery] = world.log(endpoint)
         assert [each.error_kind for each in delivery.attempts] == [DeliveryError.TIMED_OUT, None]
 
-    def test_a_secret_that_cannot_be_read_waits_for_its_key(self, world: World, receiver: Destination) -> None:
-        endpoint = world.endpoint(receiver.url)
+    def test_a_delivery_whose_secret_cannot_be_decrypted_waits_for_its_key(
+        self, world: World, destination: Destination
+    ) -> None:
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         keyless = World(world.records, world.post, Cipher([]))
         keyless.deliver_due()
-        assert receiver.delivered == []
+        assert destination.delivered == []
         assert world.log(endpoint)[0].error_kind is DeliveryError.SECRET_UNREADABLE
         world.run_for(timedelta(minutes=1))
         assert world.log(endpoint)[0].status is DeliveryStatus.DELIVERED
 
 
 class TestHealth:
-    def test_one_dead_for_five_days_is_warned_of_then_disabled(self, world: World, receiver: Destination) -> None:
-        receiver.answer = lambda _: BROKEN
-        endpoint = world.endpoint(receiver.url)
+    def test_an_endpoint_failing_for_five_days_is_warned_of_then_disabled(
+        self, world: World, destination: Destination
+    ) -> None:
+        destination.answer = lambda _: BROKEN
+        endpoint = world.endpoint(destination.url)
         for _ in range(7):
             world.end_a_job()
             world.run_for(DAY)
-        ended = world.reload(endpoint)
-        assert ended.disabled_for is DisabledFor.FAILING
-        assert ended.failing_since is not None
-        assert ended.disabled_at is not None
-        assert timedelta(days=5) <= ended.disabled_at - ended.failing_since < timedelta(days=6)
+        disabled = world.reload(endpoint)
+        assert disabled.disabled_for is DisabledFor.FAILING
+        assert disabled.failing_since is not None
+        assert disabled.disabled_at is not None
+        assert timedelta(days=5) <= disabled.disabled_at - disabled.failing_since < timedelta(days=6)
         row = schema.webhook_endpoints.c
         with world.database.read() as tx:
             warned_at = tx.execute(select(row.warned_at)).scalar_one()
-        assert ended.failing_since + 2 * DAY <= warned_at < ended.disabled_at
+        assert disabled.failing_since + 2 * DAY <= warned_at < disabled.disabled_at
         statuses = {each.status for each in world.log(endpoint)}
         assert statuses == {DeliveryStatus.FAILED}
         assert world.due() == []
 
-    def test_recover_replays_what_it_missed_once_each(self, world: World, receiver: Destination) -> None:
-        receiver.answer = lambda _: BROKEN
-        endpoint = world.endpoint(receiver.url)
+    def test_recover_sends_each_missed_event_once(self, world: World, destination: Destination) -> None:
+        destination.answer = lambda _: BROKEN
+        endpoint = world.endpoint(destination.url)
         begun_at = world.clock()
         for _ in range(7):
             world.end_a_job()
             world.run_for(DAY)
         world.end_a_job(Status.FAILED)
-        before, missed = len(receiver.delivered), world.log(endpoint)
+        before, missed = len(destination.delivered), world.log(endpoint)
         assert len(missed) == 8
         assert len({each.event_id for each in missed}) == 8
-        receiver.answer = lambda _: OK
+        destination.answer = lambda _: OK
         with world.database.begin() as tx:
             assert store.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 7
         world.run_for(DAY)
-        replayed = receiver.ids()[before:]
+        replayed = destination.ids()[before:]
         assert sorted(replayed) == sorted(each.event_id for each in missed[:7])
         with world.database.begin() as tx:
             assert store.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 0
         healthy = world.reload(endpoint)
         assert (healthy.disabled_at, healthy.failing_since) == (None, None)
 
-    def test_gone_disables_at_once(self, world: World, receiver: Destination) -> None:
-        receiver.answer = lambda _: Answer(410)
-        endpoint = world.endpoint(receiver.url)
+    def test_gone_disables_at_once(self, world: World, destination: Destination) -> None:
+        destination.answer = lambda _: Answer(410)
+        endpoint = world.endpoint(destination.url)
         for _ in range(3):
             world.end_a_job()
         [first, *_others] = world.due()
@@ -312,55 +322,55 @@ class TestHealth:
         assert world.reload(endpoint).disabled_for is DisabledFor.GONE
         assert [each.error_kind for each in world.log(endpoint)].count(DeliveryError.ENDPOINT_DISABLED) == 2
         assert world.due() == []
-        assert len(receiver.delivered) == 1
+        assert len(destination.delivered) == 1
 
-    def test_one_success_and_the_count_begins_anew(self, world: World, receiver: Destination) -> None:
-        receiver.answer = fails(3)
-        endpoint = world.endpoint(receiver.url)
+    def test_one_success_resets_the_time_of_failing(self, world: World, destination: Destination) -> None:
+        destination.answer = fails(3)
+        endpoint = world.endpoint(destination.url)
         for _ in range(8):
             world.end_a_job()
             world.run_for(DAY)
         assert world.reload(endpoint).disabled_at is None
         assert world.reload(endpoint).failing_since is None
 
-    def test_redeliver_is_one_more_try(self, world: World, receiver: Destination) -> None:
-        endpoint = world.endpoint(receiver.url)
+    def test_redeliver_is_one_more_attempt(self, world: World, destination: Destination) -> None:
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         world.deliver_due()
         [delivery] = world.log(endpoint)
-        receiver.answer = lambda _: BROKEN
+        destination.answer = lambda _: BROKEN
         for attempts in (2, 3):
             with world.database.begin() as tx:
                 assert store.redeliver(tx, delivery.id, world.clock())
             world.run_for(5 * DAY)
             [delivery] = world.log(endpoint)
             assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, attempts)
-        assert receiver.ids() == [delivery.event_id] * 3
+        assert destination.ids() == [delivery.event_id] * 3
 
 
-def test_a_receiver_that_hangs_is_given_one_place_and_one_that_works_ever_more() -> None:
+def test_a_hanging_target_gets_one_slot_and_a_working_one_gets_more_and_more() -> None:
     widths = Widths()
 
-    def places(receiver: str) -> int:
-        taken = [receiver for _ in range(MOST_PER_TARGET + 1) if widths.take(receiver)]
+    def slots(destination: str) -> int:
+        taken = [destination for _ in range(MOST_PER_TARGET + 1) if widths.take(destination)]
         for each in taken:
             widths.give_back(each)
         return len(taken)
 
-    assert places("new") == 2
+    assert slots("new") == 2
     for expected in (3, 4, 5):
         widths.learn("good", None)
-        assert places("good") == expected
+        assert slots("good") == expected
     for _ in range(MOST_PER_TARGET):
         widths.learn("good", None)
-    assert places("good") == MOST_PER_TARGET
+    assert slots("good") == MOST_PER_TARGET
     widths.learn("good", DeliveryError.HTTP_ERROR)
-    assert places("good") == MOST_PER_TARGET
+    assert slots("good") == MOST_PER_TARGET
     widths.learn("good", DeliveryError.TIMED_OUT)
-    assert places("good") == 1
+    assert slots("good") == 1
 
 
-def test_what_finds_no_place_waits_in_its_order_up_to_a_bound_while_somebody_delivers_there() -> None:
+def test_deliveries_without_a_slot_wait_in_order_up_to_a_bound() -> None:
     backlog = Backlog()
     backlog.add("busy", ["first", "second"])
     backlog.add("busy", ["second", "third"])
@@ -374,41 +384,41 @@ def test_what_finds_no_place_waits_in_its_order_up_to_a_bound_while_somebody_del
     assert backlog.take("busy") is None
 
 
-class TestWhatMayBreak:
-    def test_only_what_may_have_been_left_is_looked_for(self, world: World, receiver: Destination) -> None:
-        world.endpoint(receiver.url)
+class TestRuns:
+    def test_a_run_reports_whether_due_deliveries_may_be_left(self, world: World, destination: Destination) -> None:
+        world.endpoint(destination.url)
         world.end_a_job()
         world.end_a_job()
         first, second = world.due()
         assert world.sender.run(first)
-        assert world.sender.run(second)  # sent along with the first
+        assert world.sender.run(second)  # was sent along with the first
         world.end_a_job()
-        receiver.answer = lambda _: BROKEN
+        destination.answer = lambda _: BROKEN
         assert not world.sender.run(*world.due())
 
-    def test_a_receiver_that_works_gets_what_else_is_due_without_a_bell(
-        self, world: World, receiver: Destination
+    def test_a_working_target_gets_its_other_due_deliveries_without_messages(
+        self, world: World, destination: Destination
     ) -> None:
-        world.endpoint(receiver.url)
+        world.endpoint(destination.url)
         for _ in range(5):
             world.end_a_job()
         first = world.due()[0]
         world.sender.run(first)
-        assert len(set(receiver.ids())) == len(receiver.delivered) == 5
+        assert len(set(destination.ids())) == len(destination.delivered) == 5
 
-    def test_a_stale_bell_changes_nothing(self, world: World, receiver: Destination) -> None:
-        endpoint = world.endpoint(receiver.url)
+    def test_a_stale_message_changes_nothing(self, world: World, destination: Destination) -> None:
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         [delivery] = world.log(endpoint)
         for _ in range(3):
             world.sender.run(delivery.id)
         world.sender.run("whd_0")
-        assert len(receiver.delivered) == 1
+        assert len(destination.delivered) == 1
 
     def test_a_delivery_that_was_rescued_meanwhile_is_not_recorded_twice(
-        self, world: World, receiver: Destination
+        self, world: World, destination: Destination
     ) -> None:
-        endpoint = world.endpoint(receiver.url)
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
         row = schema.webhook_deliveries.c
 
@@ -418,30 +428,30 @@ class TestWhatMayBreak:
                 tx.execute(update(schema.webhook_deliveries).where(row.attempts == 1).values(values))
             return OK
 
-        receiver.answer = rescued_meanwhile
-        world.deliver_due()  # and then what has come back, as that is due as well
+        destination.answer = rescued_meanwhile
+        world.deliver_due()  # and then the rescued one, which is due as well
         [delivery] = world.log(endpoint)
         assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.DELIVERED, 2)
-        assert receiver.ids() == [delivery.event_id] * 2
+        assert destination.ids() == [delivery.event_id] * 2
 
-    def test_an_endpoint_erased_while_it_is_sent_to_leaves_nothing(self, world: World, receiver: Destination) -> None:
-        endpoint = world.endpoint(receiver.url)
+    def test_an_endpoint_deleted_during_a_delivery_leaves_nothing(self, world: World, destination: Destination) -> None:
+        endpoint = world.endpoint(destination.url)
         world.end_a_job()
 
-        def erased_meanwhile(_: Delivered) -> Answer:
+        def deleted_meanwhile(_: Delivered) -> Answer:
             with world.database.begin() as tx:
                 store.delete_endpoint(tx, endpoint)
             return OK
 
-        receiver.answer = erased_meanwhile
+        destination.answer = deleted_meanwhile
         assert world.deliver_due() == 1
         with world.database.read() as tx:
             assert tx.execute(select(schema.webhook_deliveries)).all() == []
 
-    def test_only_what_it_wants_to_hear_of(self, world: World, receiver: Destination) -> None:
-        world.endpoint(receiver.url, [EventType.FAILED])
+    def test_an_endpoint_gets_only_the_events_it_is_subscribed_to(self, world: World, destination: Destination) -> None:
+        world.endpoint(destination.url, [EventType.FAILED])
         for status in sorted(TERMINAL):
             world.end_a_job(status)
             world.end_a_job(status, background=False)
         world.deliver_due()
-        assert [json.loads(each.body)["type"] for each in receiver.delivered] == ["response.failed"]
+        assert [json.loads(each.body)["type"] for each in destination.delivered] == ["response.failed"]

@@ -1,4 +1,4 @@
-"""What the outbox's tests stand in: endpoints, jobs that end, and a sender run by hand at the clock's moment."""
+"""The world of the webhook tests: endpoints, jobs that end, and a sender run by hand at the clock's time."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ class World:
         return len(due)
 
     def run_until(self, moment: datetime) -> None:
-        """Let time pass, from one due delivery to the next."""
+        """Advance the clock from one due delivery to the next, and deliver each."""
         row = schema.webhook_deliveries.c
         while True:
             with self.database.read() as tx:

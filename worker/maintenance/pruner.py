@@ -36,7 +36,7 @@ def run_once(database: Database, now: datetime, retention: timedelta) -> int:
     with database.begin() as tx:
         prune_workers(tx, now)
         prune_undelivered_creates(tx, now)
-    if not database.forget_erased():
+    if not database.purge_deleted():
         log.info("erased text stays in the log until the next time")
     return max(kept, unstored)
 
