@@ -4,7 +4,6 @@ It is off by default, as the provider documents no route to fetch one. The shape
 """
 
 import asyncio
-import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,8 +24,6 @@ class _Stored:
     call: Call
     answer: Answer
     billed: bool
-    submitted_at: float
-    delay: float
     recorded: RecordedAnswer | None
     status: str = "queued"
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -64,7 +61,7 @@ class BackgroundResponses:
         self, call: Call, answer: Answer, delay: float, *, billed: bool, recorded: RecordedAnswer | None = None
     ) -> Reply:
         """Begin a response that has `answer`, or the recorded answer in its place, after `delay` seconds."""
-        stored = _Stored(call, answer, billed, time.time(), delay, recorded)
+        stored = _Stored(call, answer, billed, recorded)
         response_id = answer.body["id"]
         self._stored[response_id] = stored
         loop = asyncio.get_running_loop()
@@ -119,9 +116,7 @@ class BackgroundResponses:
         return stored
 
     def _reply(self, stored: _Stored) -> Reply:
-        headers = {"x-inference-id": stored.call.inference_id}
-        if stored.call.client_request_id is not None:
-            headers["x-client-request-id"] = stored.call.client_request_id
+        headers = stored.call.tracing_headers()
         if stored.status in _STATES:
             headers["openai-poll-after-ms"] = str(self._state.options.poll_after_ms)
         elif stored.status == "done":

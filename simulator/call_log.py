@@ -56,6 +56,13 @@ class Call:
     output_tokens: int = 0
     usd: float = 0.0
 
+    def tracing_headers(self) -> dict[str, str]:
+        """Return the header fields that identify the call."""
+        headers = {"x-inference-id": self.inference_id}
+        if self.client_request_id is not None:
+            headers["x-client-request-id"] = self.client_request_id
+        return headers
+
     def as_json(self) -> dict[str, Any]:
         """Return the record as in `GET /_calls`."""
         return {

@@ -43,7 +43,7 @@ class Responses:
         except HttpError as error:
             call.http_status = error.reply.status
             reply = error.reply
-            reply.headers = {**_tracing_headers(call), **reply.headers}
+            reply.headers = {**call.tracing_headers(), **reply.headers}
             await writer.send(reply)
             outcome = Outcome.REFUSED
         except asyncio.CancelledError:
@@ -76,7 +76,7 @@ class Responses:
             return Outcome.RUNNING
         sender = AnswerSender(
             writer=writer,
-            headers=_tracing_headers(call),
+            headers=call.tracing_headers(),
             step=step,
             delay=delay,
             stream=parsed.stream,
@@ -179,13 +179,6 @@ def _client_request_id(headers: Mapping[str, str]) -> str | None:
     """Return the client's id; None for one that the provider's rules do not allow, which it ignores silently."""
     given = headers.get("x-client-request-id", "")
     return given if _CLIENT_REQUEST_ID.fullmatch(given) else None
-
-
-def _tracing_headers(call: Call) -> dict[str, str]:
-    headers = {"x-inference-id": call.inference_id}
-    if call.client_request_id is not None:
-        headers["x-client-request-id"] = call.client_request_id
-    return headers
 
 
 def _sent(request: Request) -> SentRequest:

@@ -19,7 +19,7 @@ from tests.api.world import (
 )
 from tests.support.waiting import await_until
 from worker.live_stream import LiveOutput
-from worker.provider.sse import Event as Frame
+from worker.provider.sse import ServerSentEvent
 from worker.provider.stream_assembly import StreamAssembly
 
 OPENING = ["response.created", "response.queued", "response.in_progress"]
@@ -47,7 +47,7 @@ class Teller:
         server.state.notifier.wrote(job_id)
 
     def tell(self, kind: str, **fields: Any) -> None:
-        self._assembly.take(Frame("", json.dumps({"type": kind, "output_index": 0, **fields}).encode()))
+        self._assembly.take(ServerSentEvent("", json.dumps({"type": kind, "output_index": 0, **fields}).encode()))
         chunk = self._output.unwritten()
         assert chunk is not None, f"{kind} was not passed on"
         with self._server.database.begin() as tx:

@@ -25,13 +25,13 @@ from jobs.resource_shortage import once_it_fits
 from jobs.retry_after import retry_after
 from worker.provider.call_handle import CallHandle
 from worker.provider.classify import pause_asked_for
-from worker.provider.http_exchange import ExchangeResult, ResponsesApi, ended_here, overdue
+from worker.provider.http_exchange import ExchangeResult, ResponsesApi, abort_failure, deadline_exceeded
 from worker.provider.response import ParsedResponse, TruncatedStream, Unreadable, read_response
 
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 10.0
-LONGEST_HINT: Final = 60.0
-LEAST_HINT: Final = 0.05
+LONGEST_REQUESTED: Final = 60.0
+LEAST_REQUESTED: Final = 0.05
 FETCH_SECONDS: Final = 30.0
 CANCEL_SECONDS: Final = 5.0
 SUBMIT_GRACE: Final = 5.0
@@ -40,7 +40,7 @@ MISSES: Final = 3
 _REFUSED_FOR_GOOD: Final = frozenset({400, 404, 405, 409, 410, 422, 501})
 _GONE: Final = frozenset({404, 410})
 _NEVER_DELETED: Final = frozenset({400, 405, 422, 501})
-_UNDER_WAY: Final = frozenset({Status.QUEUED, Status.IN_PROGRESS})
+_RUNNING: Final = frozenset({Status.QUEUED, Status.IN_PROGRESS})
 _LEFT_RUNNING: Final = frozenset({AbortReason.RELEASED, AbortReason.SUPERSEDED})
 
 
@@ -58,13 +58,13 @@ def call_background(
 
     A provider may also answer at once. Then `accepted` is called only if the client wants the response `unstored`.
     """
-    ended = ended_here(handle)
+    ended = abort_failure(handle)
     if ended is not None:
         return CallReport(ended)
     with handle.delayed_abort(SUBMIT_GRACE):
         result = api.exchange(request, ends_at, handle, api.read_whole)
-    parsed = _parsed(result)
-    if parsed is None or parsed.status not in _UNDER_WAY:
+    parsed = _parse(result)
+    if parsed is None or parsed.status not in _RUNNING:
         if unstored and parsed is not None and parsed.id is not None:
             accepted(parsed.id)  # the provider may have stored it all the same: it is to be deleted
         return api.report(result, handle, model)
@@ -72,7 +72,7 @@ def call_background(
         message = "The provider accepted the request but gave no id by which to fetch the answer."
         return CallReport(Failure(ErrorKind.MALFORMED_ANSWER, message))
     accepted(parsed.id)
-    return _Poller(api, parsed.id, model, ends_at, handle).run(_hint(result, api.clock()) or FIRST_PAUSE)
+    return _Poller(api, parsed.id, model, ends_at, handle).run(_requested_pause(result, api.clock()) or FIRST_PAUSE)
 
 
 def resume_background(
@@ -90,15 +90,15 @@ def cancel_background(api: ResponsesApi, response_id: str, model: Model) -> Call
     handle = CallHandle()
     request = api.cancel(response_id, seconds=CANCEL_SECONDS, handle=handle)
     result = api.exchange(request, monotonic() + CANCEL_SECONDS, handle, api.read_whole)
-    parsed = _parsed(result)
+    parsed = _parse(result)
     if isinstance(result, ExchangeResult) and result.status in _REFUSED_FOR_GOOD:
-        gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not let it be cancelled.")
+        gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not allow to cancel it.")
         return CallReport(gone, provider_response_id=response_id)
-    if parsed is None or parsed.status in _UNDER_WAY:
+    if parsed is None or parsed.status in _RUNNING:
         return None
     report = replace(api.report(result, handle, model), provider_response_id=response_id)
-    stopped = Failure(ErrorKind.INTERRUPTED, "The response was cancelled at the provider.")
-    return report if isinstance(report.result, Answer) else replace(report, result=stopped)
+    cancelled = Failure(ErrorKind.INTERRUPTED, "The response was cancelled at the provider.")
+    return report if isinstance(report.result, Answer) else replace(report, result=cancelled)
 
 
 def delete_background(api: ResponsesApi, response_id: str) -> bool | None:
@@ -141,18 +141,18 @@ class _Poller:
         while True:
             self._handle.pause(min(pause, self._ends_at - monotonic()))
             if self._handle.aborted is not None or monotonic() >= self._ends_at:
-                return self._leave()
+                return self._stop()
             result = self._fetch()
-            parsed = _parsed(result)
-            if parsed is not None and parsed.status not in _UNDER_WAY:
+            parsed = _parse(result)
+            if parsed is not None and parsed.status not in _RUNNING:
                 return self._report(result)
-            misses = misses + 1 if isinstance(result, ExchangeResult) and result.status in (404, 410) else 0
+            misses = misses + 1 if isinstance(result, ExchangeResult) and result.status in _GONE else 0
             if misses == MISSES:
                 gone = Failure(ErrorKind.LOST, "The provider no longer knows the response that it had accepted.")
                 return CallReport(gone, http_status=404, provider_response_id=self._id)
-            hint = _hint(result, self._api.clock())
-            pause = own_pause if hint is None else hint
-            if hint is None:
+            requested = _requested_pause(result, self._api.clock())
+            pause = own_pause if requested is None else requested
+            if requested is None:
                 own_pause = min(own_pause * 1.5, LONGEST_PAUSE)
 
     def _fetch(self) -> ExchangeResult | Failure:
@@ -163,9 +163,9 @@ class _Poller:
     def _report(self, result: ExchangeResult | Failure) -> CallReport:
         return replace(self._api.report(result, self._handle, self._model), provider_response_id=self._id)
 
-    def _leave(self) -> CallReport:
+    def _stop(self) -> CallReport:
         """Cancel it at the provider, unless another worker continues to poll it. An answer made meanwhile counts."""
-        failure = CallReport(ended_here(self._handle) or overdue(), provider_response_id=self._id)
+        failure = CallReport(abort_failure(self._handle) or deadline_exceeded(), provider_response_id=self._id)
         if self._handle.aborted in _LEFT_RUNNING:
             return failure
         report = cancel_background(self._api, self._id, self._model)
@@ -174,7 +174,7 @@ class _Poller:
         return report if isinstance(report.result, Answer) else replace(report, result=failure.result)
 
 
-def _parsed(result: ExchangeResult | Failure) -> ParsedResponse | None:
+def _parse(result: ExchangeResult | Failure) -> ParsedResponse | None:
     """Return the response object that was received, if any; of a truncated stream, the one that it began with."""
     if isinstance(result, Failure) or not result.is_success:
         return None
@@ -187,13 +187,13 @@ def _parsed(result: ExchangeResult | Failure) -> ParsedResponse | None:
         return None
 
 
-def _hint(result: ExchangeResult | Failure, now: datetime) -> float | None:
+def _requested_pause(result: ExchangeResult | Failure, now: datetime) -> float | None:
     """Return the number of seconds after which the provider asks to be polled again."""
     if isinstance(result, Failure):
         return None
-    asked = retry_after(result.headers.get("openai-poll-after-ms", ""), now, unit=timedelta(milliseconds=1))
-    if asked is None:
-        asked = pause_asked_for(result.headers, now)
-    if asked is None:
+    pause = retry_after(result.headers.get("openai-poll-after-ms", ""), now, unit=timedelta(milliseconds=1))
+    if pause is None:
+        pause = pause_asked_for(result.headers, now)
+    if pause is None:
         return None
-    return min(max(asked.total_seconds(), LEAST_HINT), LONGEST_HINT)
+    return min(max(pause.total_seconds(), LEAST_REQUESTED), LONGEST_REQUESTED)

@@ -24,12 +24,12 @@ from worker.provider.background import (
 from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, ResponsesApi
 from worker.provider.plain import call_plain
-from worker.provider.reasoning import ReasoningAsker, added_to
+from worker.provider.reasoning import EncryptedReasoning, with_encrypted_reasoning
 from worker.provider.request_dialect import in_dialect, is_accepted
 from worker.provider.stream import EVENT_STREAM, call_stream
 
 STALL: Final = timedelta(seconds=300)
-ASKED: Final[Mapping[Transport, tuple[Mapping[str, bool], str]]] = MappingProxyType(
+TRANSPORT_FIELDS: Final[Mapping[Transport, tuple[Mapping[str, bool], str]]] = MappingProxyType(
     {
         Transport.PLAIN: ({"stream": False}, JSON),
         Transport.STREAM: ({"stream": True}, f"{EVENT_STREAM}, {JSON}"),
@@ -65,7 +65,7 @@ class ProviderClient:
         self._transport = transport
         self._dialect = dialect
         self._stall = stall.total_seconds()
-        self._reasoning = ReasoningAsker()
+        self._reasoning = EncryptedReasoning()
 
     def call(
         self,
@@ -90,11 +90,11 @@ class ProviderClient:
         """
         seconds = deadline.total_seconds()
         ends_at = monotonic() + seconds
-        asked, accept = ASKED[self._transport]
+        fields, accept = TRANSPORT_FIELDS[self._transport]
         unstored = body.get("store") is False
-        adds = self._reasoning.adds_to(body, model)
+        adds = self._reasoning.is_added_to(body, model)
         request = self._api.call(
-            {**self._in_dialect(added_to(body) if adds else body), **asked},
+            {**self._in_dialect(with_encrypted_reasoning(body) if adds else body), **fields},
             request_id=request_id,
             seconds=seconds,
             handle=handle,
@@ -122,7 +122,7 @@ class ProviderClient:
                     )
         finally:
             handle.end()
-        return self._reasoning.judged(report, model) if adds else report
+        return self._reasoning.check_report(report, model) if adds else report
 
     def _in_dialect(self, body: dict[str, Any]) -> dict[str, Any]:
         input_ = body.get("input")

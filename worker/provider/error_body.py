@@ -42,27 +42,27 @@ def read_error_body(body: bytes) -> ProviderError:
 def parse_error(value: object, depth: int = 0) -> ProviderError:
     """Return the error that a JSON value describes. The innermost words win, as they name the cause."""
     if isinstance(value, str):
-        return _of_text(value, depth)
+        return _parse_text(value, depth)
     if isinstance(value, list) and depth <= _DEEPEST:
-        said = (parse_error(each, depth + 1).message for each in value)
-        return ProviderError(message_of("; ".join(each for each in said if each)))
+        messages = (parse_error(each, depth + 1).message for each in value)
+        return ProviderError(message_of("; ".join(each for each in messages if each)))
     if not isinstance(value, Mapping) or depth > _DEEPEST:
         return ProviderError()
-    found = _own_words(value, depth)
+    found = _own_fields(value, depth)
     error = value.get("error")
     if isinstance(error, Mapping):
-        found = _over(found, parse_error(error, depth + 1))
+        found = _merged(found, parse_error(error, depth + 1))
     elif isinstance(error, str) and not found.message:
-        found = _over(found, _of_text(error, depth))
+        found = _merged(found, _parse_text(error, depth))
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):
-        found = _over(found, _of_text(metadata["raw"], depth))
+        found = _merged(found, _parse_text(metadata["raw"], depth))
     return found
 
 
-def _own_words(value: Mapping[str, Any], depth: int) -> ProviderError:
-    spoken = next((value[name] for name in ("message", "detail", "msg", "title") if value.get(name)), None)
-    inner = parse_error(spoken, depth + 1)
+def _own_fields(value: Mapping[str, Any], depth: int) -> ProviderError:
+    text = next((value[name] for name in ("message", "detail", "msg", "title") if value.get(name)), None)
+    inner = parse_error(text, depth + 1)
     code = value.get("code")
     return ProviderError(
         message=inner.message,
@@ -74,7 +74,7 @@ def _own_words(value: Mapping[str, Any], depth: int) -> ProviderError:
     )
 
 
-def _of_text(text: str, depth: int) -> ProviderError:
+def _parse_text(text: str, depth: int) -> ProviderError:
     """Return plain words as a message, or parse an upstream's JSON that follows a few words such as `400 `."""
     start = text.find("{")
     if 0 <= start <= 200 and depth < _DEEPEST:
@@ -89,7 +89,7 @@ def _of_text(text: str, depth: int) -> ProviderError:
     return ProviderError(message_of(text))
 
 
-def _over(outer: ProviderError, inner: ProviderError) -> ProviderError:
+def _merged(outer: ProviderError, inner: ProviderError) -> ProviderError:
     return replace(
         inner,
         message=inner.message or outer.message,

@@ -141,7 +141,7 @@ class ResponsesApi:
             request.extensions["timeout"]["read"] = max(ends_at - monotonic(), 0.001)
             return read(response, ends_at, handle)
         except httpx.ReadTimeout:  # its timeout is the deadline
-            return overdue()
+            return deadline_exceeded()
         except TRANSPORT_ERRORS as error:
             return failure_of(error, handle)
         finally:
@@ -166,10 +166,10 @@ class ResponsesApi:
                 if size > limit:
                     fault = too_large(limit)
                     break
-                if is_late(ends_at, handle):
-                    fault = overdue()
+                if disconnect_if_late(ends_at, handle):
+                    fault = deadline_exceeded()
         except httpx.ReadTimeout:
-            fault = overdue()
+            fault = deadline_exceeded()
         except TRANSPORT_ERRORS:
             is_broken = True  # a status says enough without its text, and a truncated answer shows that it is
         body = b"".join(chunks) if size <= limit else b"".join(chunks)[:KEPT_BYTES]
@@ -177,7 +177,7 @@ class ResponsesApi:
 
     def report(self, result: ExchangeResult | Failure, handle: CallHandle, model: Model) -> CallReport:
         """Return what an exchange came to. A body counts if it can be read, else the reason why reading stopped."""
-        ended = ended_here(handle)
+        ended = abort_failure(handle)
         if isinstance(result, Failure):
             return CallReport(ended or result)
         is_broken = result.is_broken or result.fault is not None
@@ -204,7 +204,7 @@ def is_success(status: int) -> bool:
     return 200 <= status < 300
 
 
-def is_late(ends_at: float, handle: CallHandle) -> bool:
+def disconnect_if_late(ends_at: float, handle: CallHandle) -> bool:
     """Return whether the deadline has passed. If so, disconnect: bytes that have arrived came in time, and count."""
     if monotonic() <= ends_at:
         return False
@@ -212,18 +212,18 @@ def is_late(ends_at: float, handle: CallHandle) -> bool:
     return True
 
 
-def ended_here(handle: CallHandle) -> Failure | None:
+def abort_failure(handle: CallHandle) -> Failure | None:
     """Return the failure of a call that this process ended; None if it has not."""
     if handle.aborted is None:
         return None
     if handle.aborted is AbortReason.STALLED:
         return Failure(ErrorKind.INTERRUPTED, "The provider stopped sending in the middle of its answer.")
     if handle.aborted is AbortReason.CALL_DEADLINE:
-        return overdue()
+        return deadline_exceeded()
     return no_answer(handle, f"This server ended the call ({handle.aborted}).")
 
 
-def overdue() -> Failure:
+def deadline_exceeded() -> Failure:
     """Return the failure of a call that exceeded its deadline."""
     return Failure(ErrorKind.CALL_DEADLINE, "The provider did not answer within the call's deadline.")
 

@@ -14,7 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from jobs.errors import SettingsError
-from worker.provider.proxies import proxy_for, unusable
+from worker.provider.proxies import proxy_for, unusable_proxy
 
 CALLS_EACH: Final = 5
 """Calls in flight per client, which takes 3 KB. Each adds 1 µs to every other's start and end: decision 0008."""
@@ -47,7 +47,7 @@ class HttpxClients:
         try:
             self._first = self._make()
         except (httpx.InvalidURL, ValueError):
-            raise unusable() from None
+            raise unusable_proxy() from None
         self._free = [self._first] * CALLS_EACH
         self._fields: Fields = [
             ("Accept-Encoding", "identity"),  # answers are small, and a truncated body stays readable

@@ -61,13 +61,13 @@ _AS_IT_IS: Final = frozenset({"item_reference"})
 _CLIENTS_JSON: Final = frozenset({"parameters", "input_schema", "output_schema", "schema", "arguments", "attributes"})
 
 
-def fitted(items: list[Any]) -> list[Any]:
+def fit_items(items: list[Any]) -> list[Any]:
     """Return the items of a request in this form. The given list and its items are not changed."""
-    fitting = _Fitting()
-    return [fitting.item(each, place) if isinstance(each, dict) else each for place, each in enumerate(items)]
+    fitter = _ItemFitter()
+    return [fitter.item(each, place) if isinstance(each, dict) else each for place, each in enumerate(items)]
 
 
-def fitting_call_id(call_id: str) -> str:
+def fit_call_id(call_id: str) -> str:
     """Return the id by which a call and its output refer to each other: the given one, or a hash of it if it is too
     long.
     """
@@ -79,7 +79,7 @@ def made_id(prefix: str, place: int) -> str:
     return f"{prefix}_{_digest(f'{prefix} {place}')}"
 
 
-class _Fitting:
+class _ItemFitter:
     """One pass over a conversation, from its first item to its last."""
 
     def __init__(self) -> None:
@@ -96,13 +96,13 @@ class _Fitting:
         if kind in _OF_THREE_STATUSES and item.get("status", "completed") not in _STATUSES:
             item["status"] = "incomplete"
         if isinstance(item.get("call_id"), str):
-            item["call_id"] = fitting_call_id(item["call_id"])
+            item["call_id"] = fit_call_id(item["call_id"])
         own = item.get("approval_request_id")
         if isinstance(own, str):
             item["approval_request_id"] = self._approvals.get(own, own)
         if kind == _ANSWER_BY_ID:
             call_id = item.get("id")
-            item["id"] = fitting_call_id(call_id if isinstance(call_id, str) else "")
+            item["id"] = fit_call_id(call_id if isinstance(call_id, str) else "")
             return item
         return self._with_id(item, kind, given.get("id"), place)
 

@@ -30,8 +30,8 @@ def proxy_for(url: httpx.URL, tls: ssl.SSLContext) -> httpx.Proxy | None:
     return httpx.Proxy(proxy, ssl_context=tls if proxy.scheme == "https" else None)
 
 
-def unusable() -> SettingsError:
-    """Return the error for unusable proxy settings. It repeats no value: a variable may hold a password."""
+def unusable_proxy() -> SettingsError:
+    """Return the error for unusable_proxy proxy settings. It repeats no value: a variable may hold a password."""
     return SettingsError(
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY or NO_PROXY cannot be used; proxies are http:// or https://"
     )
@@ -43,9 +43,9 @@ def _usable(address: str) -> httpx.URL:
         proxy = httpx.URL(address if "://" in address else f"http://{address}")
         proxy.host.encode("idna")  # as the resolver does
     except (httpx.InvalidURL, UnicodeError):
-        raise unusable() from None
+        raise unusable_proxy() from None
     if not proxy.host or proxy.scheme not in ("http", "https"):
-        raise unusable()
+        raise unusable_proxy()
     return proxy
 
 
@@ -79,7 +79,7 @@ def _split_port(text: str) -> tuple[str, str]:
         host, closed, rest = text[1:].partition("]")
         network, _, port = rest.partition(":")
         if not closed or not (port.isdecimal() or not port) or (network and not network.startswith("/")):
-            raise unusable()
+            raise unusable_proxy()
         return host + network, port
     host, colon, port = text.rpartition(":")
     return (host, port) if colon and ":" not in host and port.isdecimal() else (text, "")

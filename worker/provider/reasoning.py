@@ -21,23 +21,23 @@ _ABOUT_INCLUDE: Final = re.compile(
 )
 
 
-def added_to(body: Mapping[str, Any]) -> dict[str, Any]:
+def with_encrypted_reasoning(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body with encrypted reasoning added to its `include`."""
     include = body.get("include")
     return {**body, "include": [*(include if isinstance(include, list) else ()), ENCRYPTED_REASONING]}
 
 
-class ReasoningAsker:
+class EncryptedReasoning:
     """Remembers which models of one provider refuse the request, for the life of the process."""
 
     def __init__(self) -> None:
         self._refusing: set[str] = set()
 
-    def adds_to(self, body: Mapping[str, Any], model: Model) -> bool:
+    def is_added_to(self, body: Mapping[str, Any], model: Model) -> bool:
         """Return whether this server should ask for encrypted reasoning because the client does not."""
         return model.encrypts_reasoning and model.id not in self._refusing and not asks_for_reasoning(body)
 
-    def judged(self, report: CallReport, model: Model) -> CallReport:
+    def check_report(self, report: CallReport, model: Model) -> CallReport:
         """Return the report of a call that asked. A refusal of `include` is marked, and the model not asked again."""
         failure = report.result
         if not isinstance(failure, Failure) or failure.kind is not ErrorKind.REJECTED or report.cost is not None:

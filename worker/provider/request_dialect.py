@@ -18,7 +18,7 @@ from jobs.conversation import kind_of
 from jobs.encoding import to_text
 from jobs.settings import Dialect
 from worker.provider.item_as_message import as_message
-from worker.provider.item_dialect import fitted, made_id
+from worker.provider.item_dialect import fit_items, made_id
 
 Json = dict[str, Any]
 Convert = Callable[[Any], Any]
@@ -54,7 +54,7 @@ def in_dialect(body: Mapping[str, Any], dialect: Dialect) -> Json:
     """Return the body of a call in `dialect`. The top level of `body` must have an `input` and no nulls."""
     input_ = body.get("input")
     if isinstance(input_, list):
-        body = {**body, "input": fitted(input_)}
+        body = {**body, "input": fit_items(input_)}
     if dialect is Dialect.OPENAI:
         return {name: value for name, value in body.items() if name != "input" or value not in ("", [])}
     formed = _with_allowed_tools(_BODY.apply(body))

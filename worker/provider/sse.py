@@ -12,7 +12,7 @@ _BEGINNINGS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def begins_as_events(body: bytes) -> bool | None:
-    """Return whether a body is a stream of events, judged by its first bytes; None if there are too few."""
+    """Return whether a body is a stream of events, check_report by its first bytes; None if there are too few."""
     start = body.removeprefix(_BYTE_ORDER_MARK).lstrip()[: len("retry:")]
     if start.startswith(_BEGINNINGS):
         return True
@@ -24,7 +24,7 @@ class EventTooLarge(ValueError):
 
 
 @dataclass(frozen=True)
-class Event:
+class ServerSentEvent:
     """One event. `name` is empty if the stream gives none."""
 
     name: str
@@ -49,7 +49,7 @@ class EventParser:
         """True if an event has begun and not ended."""
         return bool(self._rest or self._data)
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
+    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         """Yield the events that end within `chunk`.
 
         Raises:
@@ -71,7 +71,7 @@ class EventParser:
                 if event is not None:
                     yield event
 
-    def end(self) -> Event | None:
+    def end(self) -> ServerSentEvent | None:
         """Return the last event as far as it was received when the stream ended; None if there is none."""
         if self._rest:
             self._take_line(self._line())
@@ -85,7 +85,7 @@ class EventParser:
             line = line.removeprefix(_BYTE_ORDER_MARK)
         return line
 
-    def _take_line(self, line: bytes) -> Event | None:
+    def _take_line(self, line: bytes) -> ServerSentEvent | None:
         if not line:
             return self._dispatch()
         field, _, value = line.partition(b":")
@@ -98,8 +98,8 @@ class EventParser:
             self._size = 0  # comments keep a connection alive for hours, and are no part of an event
         return None
 
-    def _dispatch(self) -> Event | None:
+    def _dispatch(self) -> ServerSentEvent | None:
         name, self._name = self._name, ""
         data, self._data = self._data, []
         self._size = 0
-        return Event(name, b"\n".join(data)) if data else None
+        return ServerSentEvent(name, b"\n".join(data)) if data else None

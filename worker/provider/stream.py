@@ -17,10 +17,10 @@ from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import (
     ExchangeResult,
     ResponsesApi,
-    ended_here,
-    is_late,
+    abort_failure,
+    deadline_exceeded,
+    disconnect_if_late,
     is_success,
-    overdue,
     too_large,
 )
 from worker.provider.sse import EventParser, EventTooLarge, begins_as_events
@@ -105,7 +105,7 @@ def call_stream(
             return _read_events(response, ends_at, handle, stall, api.max_answer_bytes, assembly)
         return api.read_whole(response, ends_at, handle)
 
-    result = ended_here(handle) or api.exchange(request, ends_at, handle, read)
+    result = abort_failure(handle) or api.exchange(request, ends_at, handle, read)
     return api.report(result, handle, model)
 
 
@@ -122,14 +122,14 @@ def _read_events(
     is_broken = True
     try:
         for _ in map(stream.take, response.iter_bytes()):  # unlike a loop, `map` holds no chunk while it waits
-            if is_late(ends_at, handle):
-                fault = overdue()
+            if disconnect_if_late(ends_at, handle):
+                fault = deadline_exceeded()
             handle.set_idle_timeout(stream.max_wait(stall))
         is_broken = fault is not None
     except EventTooLarge:
         fault = too_large(limit)
     except httpx.ReadTimeout:
-        fault = overdue()
+        fault = deadline_exceeded()
     except TRANSPORT_ERRORS:
         pass  # events received before the connection broke count
     handle.set_idle_timeout(None)

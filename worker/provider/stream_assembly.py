@@ -20,8 +20,7 @@ from worker.provider.item_builder import ItemBuilder
 from worker.provider.item_ids import ItemIds
 from worker.provider.item_register import CALLS
 from worker.provider.output import Item, brings_output, normalise_items
-from worker.provider.sse import Event as Frame
-from worker.provider.sse import EventParser
+from worker.provider.sse import EventParser, ServerSentEvent
 from worker.provider.stream_item import AssembledItem
 
 _STATUS_OF: Final[Mapping[str, str | None]] = {
@@ -57,7 +56,7 @@ class StreamAssembly:
         self._meta: Any = None
         self._kind = ""
         self._response: Item | None = None
-        self._is_said_done = False
+        self._has_done_line = False
 
     @property
     def has_ended(self) -> bool:
@@ -74,40 +73,40 @@ class StreamAssembly:
         """Facts of the response in its first event; None if no event shows that a response began."""
         return self._begun if self._begun or self._items else None
 
-    def take(self, frame: Frame) -> None:
+    def take(self, event: ServerSentEvent) -> None:
         """Take one event. An event that cannot be read is ignored.
 
         Raises:
             EventTooLarge: the answer exceeds the limit.
         """
-        if frame.data.strip() == b"[DONE]":
-            self._is_said_done = True
+        if event.data.strip() == b"[DONE]":
+            self._has_done_line = True
             return
         try:
-            value = read_json(frame.data)
+            value = read_json(event.data)
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            if frame.name in _STATUS_OF:
-                self._end(frame.name, None, frame.data)
+            if event.name in _STATUS_OF:
+                self._end(event.name, None, event.data)
             return
         if isinstance(value.get("meta"), dict):
             self._meta = value["meta"]
         kind = value.get("type")
-        kind = kind if isinstance(kind, str) and kind else frame.name
-        if not self._take_last(kind, value, frame.data) and kind:
+        kind = kind if isinstance(kind, str) and kind else event.name
+        if not self._take_last(kind, value, event.data) and kind:
             self.is_amid_text = kind.endswith(".delta")
             if kind.startswith("response.output_item."):
-                self._builder.grow(len(frame.data))
+                self._builder.grow(len(event.data))
             value["type"] = kind
-            self._apply_all(self._order.take(value, frame.data))
+            self._apply_all(self._order.take(value, event.data))
 
     def close(self, *, is_broken: bool) -> None:
         """End the stream and emit the rest of the answer. `is_broken` is true if the connection broke."""
         self._apply_all(self._order.flush())
         if self._response is not None:
             self._response = self._finished(self._response)
-        elif self.raw is not None or self._is_said_done or not is_broken:
+        elif self.raw is not None or self._has_done_line or not is_broken:
             self._end_unannounced(is_broken=is_broken)
 
     def body(self) -> bytes:
@@ -142,7 +141,7 @@ class StreamAssembly:
         if status in ("failed", "cancelled"):
             self._response = self._finished({"status": status})
             return
-        are_whole = all(each.done is not None or (self._is_said_done and each.is_whole) for each in self._items)
+        are_whole = all(each.done is not None or (self._has_done_line and each.is_whole) for each in self._items)
         if (self.raw is None or is_broken) and not are_whole:
             return
         if brings_output(each.done or each.built(status) for each in self._items if _is_kept(each)):
@@ -192,8 +191,8 @@ class StreamAssembly:
 def assemble(body: bytes, *, is_broken: bool) -> StreamAssembly:
     """Return the assembly of a whole body of events."""
     assembly, parser = StreamAssembly(limit=len(body)), EventParser(len(body) + 1)
-    for frame in parser.feed(body):
-        assembly.take(frame)
+    for event in parser.feed(body):
+        assembly.take(event)
     last = parser.end()
     if last is not None:
         assembly.take(last)

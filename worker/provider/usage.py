@@ -15,8 +15,8 @@ from jobs.model_catalog import Model, to_microusd
 CREDITS_PER_DOLLAR: Final = 2_000_000
 TICKS_PER_DOLLAR: Final = 10_000_000_000
 """Unit of the `cost_in_usd_ticks` that xAI sends."""
-_RECEIVED: Final = ("input_tokens_details", "prompt_tokens_details")
-_SENT: Final = ("output_tokens_details", "completion_tokens_details")
+_INPUT_DETAILS: Final = ("input_tokens_details", "prompt_tokens_details")
+_OUTPUT_DETAILS: Final = ("output_tokens_details", "completion_tokens_details")
 _MOST_TOKENS: Final = 10**12
 _MOST_DOLLARS: Final = Decimal(10**6)
 
@@ -44,21 +44,21 @@ def read_usage(raw: object) -> Usage | None:
     """
     if not isinstance(raw, Mapping):
         return None
-    received = _first_count(raw, "input_tokens", "prompt_tokens")
-    sent = _first_count(raw, "output_tokens", "completion_tokens")
+    input_tokens = _first_count(raw, "input_tokens", "prompt_tokens")
+    output_tokens = _first_count(raw, "output_tokens", "completion_tokens")
     total = _count(raw.get("total_tokens"))
-    if received is None and sent is not None and total is not None and total >= sent:
-        received = total - sent
-    if sent is None and received is not None and total is not None and total >= received:
-        sent = total - received
-    if received is None or sent is None or (received == sent == 0 and total):
+    if input_tokens is None and output_tokens is not None and total is not None and total >= output_tokens:
+        input_tokens = total - output_tokens
+    if output_tokens is None and input_tokens is not None and total is not None and total >= input_tokens:
+        output_tokens = total - input_tokens
+    if input_tokens is None or output_tokens is None or (input_tokens == output_tokens == 0 and total):
         return None
     return Usage(
-        input_tokens=received,
-        output_tokens=sent,
-        total_tokens=received + sent if total is None else total,
-        cached_tokens=_detail(raw, _RECEIVED, "cached_tokens"),
-        reasoning_tokens=_detail(raw, _SENT, "reasoning_tokens"),
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        total_tokens=input_tokens + output_tokens if total is None else total,
+        cached_tokens=_detail(raw, _INPUT_DETAILS, "cached_tokens"),
+        reasoning_tokens=_detail(raw, _OUTPUT_DETAILS, "reasoning_tokens"),
     )
 
 
@@ -91,10 +91,14 @@ def _usage_json(raw: object, usage: Usage) -> dict[str, Any]:
     given = dict(raw) if isinstance(raw, Mapping) else {}
     counts = asdict(usage)
     cached, reasoning = counts.pop("cached_tokens"), counts.pop("reasoning_tokens")
-    written = _detail(given, _RECEIVED, "cache_write_tokens")
-    received = {**_mapping(given.get("input_tokens_details")), "cached_tokens": cached, "cache_write_tokens": written}
-    sent = {**_mapping(given.get("output_tokens_details")), "reasoning_tokens": reasoning}
-    return {**given, **counts, "input_tokens_details": received, "output_tokens_details": sent}
+    written = _detail(given, _INPUT_DETAILS, "cache_write_tokens")
+    input_details = {
+        **_mapping(given.get("input_tokens_details")),
+        "cached_tokens": cached,
+        "cache_write_tokens": written,
+    }
+    output_details = {**_mapping(given.get("output_tokens_details")), "reasoning_tokens": reasoning}
+    return {**given, **counts, "input_tokens_details": input_details, "output_tokens_details": output_details}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

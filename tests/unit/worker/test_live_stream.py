@@ -15,7 +15,7 @@ from jobs.job import Attempt, Truncation
 from jobs.store.stream_events import Chunk
 from worker import live_stream
 from worker.live_stream import LiveOutput
-from worker.provider.sse import Event as Frame
+from worker.provider.sse import ServerSentEvent
 from worker.provider.stream_assembly import StreamAssembly
 
 Json = dict[str, Any]
@@ -49,7 +49,7 @@ def emitted(*on_events: Json | bytes, last: Chunk | None = None) -> Chunk | None
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
     assembly = StreamAssembly(limit=1_000_000, on_events=output.record, emitted=output.emitted)
     for each in on_events:
-        assembly.take(Frame("", each if isinstance(each, bytes) else json.dumps(each).encode()))
+        assembly.take(ServerSentEvent("", each if isinstance(each, bytes) else json.dumps(each).encode()))
     return output.unwritten()
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.provider.sse import Event, EventParser, EventTooLarge
+from worker.provider.sse import EventParser, EventTooLarge, ServerSentEvent
 
 STREAM = (
     b"\xef\xbb\xbf: a comment\n\n"
@@ -17,10 +17,15 @@ STREAM = (
     b"data\n\n"
     b"data: unfinished"
 )
-EVENTS = [Event("one", b'{"a": 1}'), Event("", b"two\nlines"), Event("", b" spaced"), Event("", b"")]
+EVENTS = [
+    ServerSentEvent("one", b'{"a": 1}'),
+    ServerSentEvent("", b"two\nlines"),
+    ServerSentEvent("", b" spaced"),
+    ServerSentEvent("", b""),
+]
 
 
-def parse(chunks: list[bytes], limit: int = 1000) -> tuple[list[Event], EventParser]:
+def parse(chunks: list[bytes], limit: int = 1000) -> tuple[list[ServerSentEvent], EventParser]:
     parser = EventParser(limit)
     return [event for chunk in chunks for event in parser.feed(chunk)], parser
 
@@ -29,7 +34,7 @@ def test_every_form_of_the_standard() -> None:
     events, parser = parse([STREAM])
     assert events == EVENTS
     assert parser.is_amid_event
-    assert parser.end() == Event("", b"unfinished")
+    assert parser.end() == ServerSentEvent("", b"unfinished")
     assert parser.end() is None
 
 
@@ -51,5 +56,5 @@ def test_an_event_beyond_the_limit_is_not_collected() -> None:
 
 def test_comments_are_unlimited() -> None:
     events, parser = parse([b": still here\n\n"] * 100 + [b"data: done\n\n"], limit=100)
-    assert events == [Event("", b"done")]
+    assert events == [ServerSentEvent("", b"done")]
     assert not parser.is_amid_event

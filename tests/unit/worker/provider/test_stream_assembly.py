@@ -14,8 +14,7 @@ from jobs.event_stream import Event, Progress, identity_of, remaining_events
 from jobs.job import Answer, CallReport
 from jobs.model_catalog import Model
 from worker.provider.classify import classify
-from worker.provider.sse import Event as Frame
-from worker.provider.sse import EventTooLarge
+from worker.provider.sse import EventTooLarge, ServerSentEvent
 from worker.provider.stream_assembly import StreamAssembly
 
 Json = dict[str, Any]
@@ -100,7 +99,7 @@ class Run:
         self.emitted: list[Event] = []
         assembly = StreamAssembly(limit=1_000_000, on_events=self.emitted.extend)
         for event in events:
-            assembly.take(Frame("", event if isinstance(event, bytes) else json.dumps(event).encode()))
+            assembly.take(ServerSentEvent("", event if isinstance(event, bytes) else json.dumps(event).encode()))
         assembly.close(is_broken=is_broken)
         self.is_answered = assembly.is_answered
         body = assembly.body()
@@ -222,7 +221,7 @@ def test_half_a_character_waits_for_its_other_half() -> None:
 
 def test_an_answer_above_the_limit_is_refused() -> None:
     assembly = StreamAssembly(limit=1_000)
-    piece = Frame("", json.dumps({"type": "response.output_text.delta", "delta": "x" * 400}).encode())
+    piece = ServerSentEvent("", json.dumps({"type": "response.output_text.delta", "delta": "x" * 400}).encode())
     assembly.take(piece)
     assembly.take(piece)
     with pytest.raises(EventTooLarge):
