@@ -1,7 +1,7 @@
-"""How TLS is spoken with a broker behind `amqps://`.
+"""TLS options of a broker behind `amqps://`.
 
-py-amqp verifies a certificate, but by default not that it is the host's, so that any other host's would do. The options
-in the URL are those of `rediss://`; kombu would hand them on under names that py-amqp does not know.
+By default py-amqp verifies a certificate but not its host name, so that of any other host would pass. The options in
+the URL are those of `rediss://`; kombu would pass them on under names that py-amqp does not know.
 """
 
 import ssl
@@ -17,26 +17,26 @@ _REQUIREMENTS: Final = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTI
 
 
 def is_amqps(url: str) -> bool:
-    """Whether the URL is of one such broker."""
+    """Return whether the URL is of such a broker."""
     return url.startswith(SCHEME) and ";" not in url
 
 
 def check_amqps_url(url: str) -> None:
-    """Look whether TLS can be spoken as the URL says.
+    """Check the TLS options of the URL.
 
     Raises:
-        ValueError: it cannot, and why.
+        ValueError: TLS cannot be used as they say; the message says why.
     """
     query = dict(parse_qsl(urlsplit(url).query))
     unknown = [each for each in query if each.startswith("ssl") and each not in (*_NAMES, *_CHECKS)]
     if unknown:
-        raise ValueError(f"{unknown[0]} is no option there; expected {', '.join((*_NAMES, *_CHECKS))}")
+        raise ValueError(f"{unknown[0]} is not an option there; expected {', '.join((*_NAMES, *_CHECKS))}")
     check_files(query)
     tls_of_amqps(url)
 
 
 def tls_of_amqps(url: str) -> dict[str, Any]:
-    """What py-amqp takes."""
+    """Return the TLS options in py-amqp's form."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     required = _REQUIREMENTS[requirement(query.get("ssl_cert_reqs", "required"))]
@@ -47,7 +47,7 @@ def tls_of_amqps(url: str) -> dict[str, Any]:
 
 
 def without_tls_options(url: str) -> str:
-    """The URL as kombu takes it beside them."""
+    """Return the URL without its TLS options, as kombu takes it."""
     parts = urlsplit(url)
     kept = [each for each in parse_qsl(parts.query) if each[0] not in (*_NAMES, *_CHECKS)]
     return parts._replace(query=urlencode(kept)).geturl()

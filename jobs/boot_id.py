@@ -1,4 +1,4 @@
-"""Which boot of its host a process runs in: `jobs.clock.elapsed` counts from its start, for all processes alike."""
+"""The id of the host's boot. `jobs.clock.elapsed` counts from its start, the same for all processes."""
 
 import subprocess
 import sys
@@ -12,10 +12,10 @@ _MACOS: Final = ("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid")
 
 @cache
 def boot_id() -> str | None:
-    """Return an id that no other boot of any host has; None where the system names none."""
+    """Return an id that no other boot of any host has; None if the system has none."""
     try:
         if sys.platform == "darwin":
-            named = subprocess.run(_MACOS, capture_output=True, text=True, check=True).stdout  # noqa: S603  # our own words
+            named = subprocess.run(_MACOS, capture_output=True, text=True, check=True).stdout  # noqa: S603  # constant
         else:
             named = _LINUX.read_text("ascii")
     except (OSError, ValueError, subprocess.SubprocessError):

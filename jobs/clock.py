@@ -1,7 +1,7 @@
-"""The time that everything is decided by: the database's, as one process knows it, whatever its host's clock says.
+"""The database's time as one process knows it, which decides everything. The host's clock may differ.
 
-The database is asked for it with each heartbeat, and a clock that nobody can set counts on from there. So a host that
-is hours off, or is set while jobs run, neither ends a job before its deadline nor keeps one from its turn.
+The database is asked for its time with each heartbeat, and a clock that cannot be set counts on from there. So a host
+whose clock is hours off, or is set while jobs run, neither ends a job before its deadline nor delays one.
 """
 
 import time
@@ -11,31 +11,31 @@ from threading import Lock
 from typing import Final
 
 STEP: Final = timedelta(seconds=1)
-"""By so much more than a clock drifts, and than an answer takes, two askings differ only after somebody set it."""
+"""Difference between two readings that means that the clock was set: more than drift and a slow answer can make."""
 AGREE_WITHIN: Final = timedelta(seconds=0.25)
-"""Two processes know the database's time this well: one may not be told that it came too early by the other."""
+"""Accuracy with which two processes agree. One must not refuse the other as too early within it."""
 FAR_OFF: Final = timedelta(seconds=5)
-"""By so much a host's clock may be off without a word to the operator."""
+"""Error of a host's clock from which on the operator is warned."""
 ON_TIME: Final = timedelta(0)
 _BOOTTIME: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # macOS counts sleep in the latter
 
 
 def elapsed() -> float:
-    """Seconds on a clock that is never set; unlike `time.monotonic` on Linux it counts the time that a host slept."""
+    """Return the seconds of a clock that is never set. Unlike `time.monotonic` on Linux it counts a host's sleep."""
     return time.clock_gettime(_BOOTTIME)
 
 
 def host_now() -> datetime:
-    """The host's own clock."""
+    """Return the time of the host's own clock."""
     return datetime.now(UTC)
 
 
 class Clock:
-    """Call it for the moment; until the database has been asked it is the host's. Safe to share between threads."""
+    """A callable for the current time: the host's until the database was asked. Safe to share between threads."""
 
     def __init__(self, host: Callable[[], datetime] = host_now) -> None:
         self.host = host
-        self._began: datetime | None = None  # the moment at which `elapsed` was zero
+        self._began: datetime | None = None  # the time at which `elapsed` was zero
         self._stepped_at = float("-inf")
         self._guard = Lock()
 
@@ -46,33 +46,34 @@ class Clock:
 
     @property
     def is_set(self) -> bool:
-        """Whether the database has been asked."""
+        """Return whether the database has been asked."""
         return self._began is not None
 
     @property
     def began_at(self) -> datetime | None:
-        """The moment at which `elapsed` was zero; None until the database has been asked."""
+        """The time at which `elapsed` was zero; None until the database has been asked."""
         return self._began
 
     @property
     def stepped_at(self) -> float:
-        """When, by `elapsed`, the database's own clock was last found to have been set; minus infinity if never."""
+        """Value of `elapsed` when the database's own clock was last found to be set; minus infinity if never."""
         return self._stepped_at
 
     @property
     def was_set(self) -> bool:
-        """Whether the database's own clock was ever found to have been set."""
+        """Return whether the database's own clock was ever found to be set."""
         return self._stepped_at > float("-inf")
 
     @property
     def host_ahead(self) -> timedelta:
-        """By how much the host's clock is ahead of this one; negative where it is behind."""
+        """Time by which the host's clock is ahead of this one; negative if it is behind."""
         return self.host() - self()
 
     def learn(self, moment: datetime, asked_at: float) -> None:
-        """Take in that the database's time was `moment` at some time since `asked_at`, by `elapsed`, until now.
+        """Learn that the database's time was `moment` at some point between `asked_at`, by `elapsed`, and now.
 
-        What agrees with that stays, so that a slow answer makes nothing worse; else as little as possible is changed.
+        A clock that agrees with this stays as it is, so that a slow answer does not make it worse. Else it changes as
+        little as possible.
         """
         answered_at = elapsed()
         earliest, latest = moment - timedelta(seconds=answered_at), moment - timedelta(seconds=asked_at)
@@ -83,7 +84,7 @@ class Clock:
             self._begin_at(min(max(self._began, earliest), latest))
 
     def follow(self, began_at: datetime) -> None:
-        """Take in that the database's time was exactly `began_at` when `elapsed` was zero."""
+        """Learn that the database's time was exactly `began_at` when `elapsed` was zero."""
         with self._guard:
             self._begin_at(began_at)
 

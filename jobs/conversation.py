@@ -1,7 +1,6 @@
-"""A conversation as input items: what earlier turns were asked and answered, then what this one asks.
+"""A conversation as input items: the inputs and answers of the earlier turns, then the input of this one.
 
-The provider stores nothing, so each turn of a chain is sent with everything before it. Nothing here knows where the
-turns come from.
+The provider stores nothing, so each turn is sent with everything before it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ _ANSWERED_BY_CLIENTS: Final = frozenset({"function_call", "custom_tool_call"})
 
 @dataclass(frozen=True)
 class Turn:
-    """One response of a chain: what it was asked, what it answered, and sealed what the former shows as `***`."""
+    """One response of a conversation: input, output, and the encrypted credentials that the input shows as `***`."""
 
     response_id: str
     input: Any
@@ -29,7 +28,7 @@ class Turn:
 def rebuild(
     turns: Iterable[Turn], input_: Any, is_taken: Callable[[Mapping[str, Any]], bool] = lambda _item: True
 ) -> list[Item]:
-    """Every item of the `turns`, oldest first, then those of `input_`; of the answers those that `is_taken`."""
+    """Return the items of the `turns`, oldest first, then those of `input_`; outputs only where `is_taken`."""
     items: list[Item] = []
     for turn in turns:
         items += as_items(turn.input)
@@ -38,10 +37,10 @@ def rebuild(
 
 
 def of_use(items: Sequence[Item]) -> list[Item]:
-    """The items less those that a provider which keeps nothing refuses, and with them the whole conversation.
+    """Return the items without those for which a provider that stores nothing would refuse the whole conversation.
 
-    Those are reasoning that is not encrypted into its item, for by the id alone nobody can look it up; a call that was
-    cut in the making, which nobody can answer; and reasoning that led to nothing, where a turn ended amid it.
+    These are reasoning without its encrypted content, as its id alone cannot be looked up; a tool call that was cut
+    off, as it cannot be answered; and reasoning without an item after it, as its turn ended too early.
     """
     answered = {item.get("call_id") for item in items if (kind_of(item) or "").endswith("_output")}
     kept = [item for item in items if not _is_lost_reasoning(item) and not _was_cut(item, answered)]
@@ -59,7 +58,7 @@ def of_use(items: Sequence[Item]) -> list[Item]:
 
 
 def is_of_the_model(item: Mapping[str, Any]) -> bool:
-    """Whether an item was made by the model, or by a tool that ran at the provider, and not by the client."""
+    """Return whether the model, or a tool at the provider, made an item, and not the client."""
     kind = kind_of(item) or ""
     if kind == "message":
         return item.get("role") == "assistant"
@@ -67,14 +66,14 @@ def is_of_the_model(item: Mapping[str, Any]) -> bool:
 
 
 def as_items(input_: Any) -> list[Item]:
-    """A request's input as the items that it stands for: a text is one message, and an empty one is none."""
+    """Return a request's input as items: a text is one message, an empty text is no item."""
     if isinstance(input_, str):
         return [user_message(input_)] if input_ else []
     return [dict(item) for item in input_ or ()]
 
 
 def kind_of(item: Mapping[str, Any]) -> str | None:
-    """The type of an input item, which messages and references may leave out; None where nothing tells it."""
+    """Return the type of an input item; messages and references may omit it. None if it is unknown."""
     kind = item.get("type")
     if kind is not None:
         return kind if isinstance(kind, str) else None
@@ -84,12 +83,12 @@ def kind_of(item: Mapping[str, Any]) -> str | None:
 
 
 def user_message(text: str) -> Item:
-    """What a text as input means."""
+    """Return the message for an input that is a text."""
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
 def replayed(output: Iterable[Mapping[str, Any]]) -> list[Item]:
-    """The items of an answer that the next turn is given, of whatever type they are."""
+    """Return the items of an answer, of any type, that are sent with the next turn."""
     return [dict(item) for item in output if isinstance(item.get("type"), str) and not _is_lost_reasoning(item)]
 
 

@@ -1,4 +1,4 @@
-"""What a database's URL says to us rather than to the driver."""
+"""The parts of a database URL that are handled here rather than by the driver."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREPARE_THRESHOLD: Final = 2
-"""At its second use on a connection, a statement is prepared."""
+"""Use of a statement on a connection at which it is prepared."""
 THRESHOLD_IN_URL: Final = "prepare_threshold"
 NEVER: Final = "none"
 WRITABLE: Final = ("target_session_attrs", "read-write")
@@ -21,18 +21,18 @@ OTHER_DRIVERS: Final = {
     "postgresql": ("asyncpg", "psycopg", "psycopg2", "psycopg2cffi", "psycopg_async", "pg8000"),
     "sqlite": ("aiosqlite", "pysqlite"),
 }
-"""Drivers that others name in a database's URL; ours are psycopg 3 and Python's own sqlite3, whichever it names."""
+"""Drivers that a URL may name. Whichever it names, psycopg 3 and Python's own sqlite3 are used."""
 OTHERS_OPTIONS: Final = (
     *("connection_limit", "pgbouncer", "pool_timeout", "prepared_statement_cache_size", "schema", "socket_timeout"),
     *("sslaccept", "statement_cache_size"),
 )
-"""Options of other clients, such as Prisma's and asyncpg's. Any other is not named: it may be part of a password."""
+"""Options of other clients such as Prisma. Any other unknown option is not shown: it may be part of a password."""
 SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-AT: Final = "what stands before the last @ holds another one; in a password @ : / ? # % are %40 %3A %2F %3F %23 %25"
+AT: Final = "the part before the last @ holds another @; in a password @ : / ? # % are %40 %3A %2F %3F %23 %25"
 
 
 def prepare_threshold(url: URL) -> int | None:
-    """The `prepare_threshold` in a URL, of which "none" is None; ours where it has none.
+    """Return the `prepare_threshold` of a URL, None for "none"; the default if it has none.
 
     Raises:
         ValueError: it is neither a whole number nor "none".
@@ -48,10 +48,10 @@ def prepare_threshold(url: URL) -> int | None:
 
 
 def checked_database_url(value: SecretStr | None) -> SecretStr | None:
-    """Return the database's URL, in our own form where it names it in another's.
+    """Return the database's URL, converted if it has the form of another client.
 
     Raises:
-        ValueError: it is none of SQLite or PostgreSQL, or has an option that cannot be heeded.
+        ValueError: it is not of SQLite or PostgreSQL, or has an option that is not supported.
     """
     if value is None:
         return None
@@ -64,7 +64,7 @@ def checked_database_url(value: SecretStr | None) -> SecretStr | None:
         rest = text.partition("://")[2]
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # of which the latter would repeat what stands where the port should
+    except (ArgumentError, ValueError):  # ValueError would show the text in place of the port
         raise ValueError("expected a SQLAlchemy URL such as postgresql://user:password@host/name") from None
     if not mark or backend not in OTHER_DRIVERS:
         raise ValueError("expected sqlite or postgresql")
@@ -77,12 +77,12 @@ def checked_database_url(value: SecretStr | None) -> SecretStr | None:
 
 
 def _check_options(url: URL) -> None:
-    """Look whether PostgreSQL's client knows what the URL asks for, else it would refuse each connection.
+    """Check that PostgreSQL's client knows the options of the URL; else it would refuse each connection.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not know one.
     """
-    from psycopg.pq import Conninfo  # noqa: PLC0415  # who has SQLite has no use for it
+    from psycopg.pq import Conninfo  # noqa: PLC0415  # not needed with SQLite
 
     if "@" in (url.host or ""):  # an error that names the host would show the end of the password
         raise ValueError(AT)
@@ -100,15 +100,15 @@ def _check_options(url: URL) -> None:
 def _with_hosts_apart(text: str) -> str:
     """Return the URL of one of several servers as `?host=one,two&port=1,2`; any other is unchanged.
 
-    Libpq's own form, `//one:1,two:2/name`, is none of SQLAlchemy's, and `?host=one:1,two:2` is read as four names. The
-    server that takes writes is the one that is meant, unless the URL asks for another.
+    SQLAlchemy does not accept libpq's own form, `//one:1,two:2/name`, and reads `?host=one:1,two:2` as four names. The
+    server that takes writes is chosen unless the URL asks for another.
 
     Raises:
         ValueError: it has neither one port nor one for each host.
     """
     try:
         parts = urlsplit(text)
-    except ValueError:  # which `make_url` tells better
+    except ValueError:  # `make_url` has a better message
         return text
     credentials, at, servers = parts.netloc.rpartition("@")
     query = parse_qsl(parts.query, keep_blank_values=True)
@@ -135,7 +135,7 @@ def _of_query(query: Sequence[tuple[str, str]], name: str) -> list[str]:
 
 
 def _host_and_port(text: str) -> tuple[str, str]:
-    """The host, an IPv6 address without its brackets, and the port."""
+    """Return the host (an IPv6 address without brackets) and the port."""
     host, _, port = text.rpartition(":")
     if text.endswith("]") or not host or (":" in host and not host.endswith("]")):
         host, port = text, ""

@@ -1,6 +1,6 @@
-"""JSON as it comes in and goes out: in bulk to clients, and as text to the database and to providers.
+"""JSON readers and writers: bytes for clients, text for the database and for providers.
 
-A number that a double does not hold stays as it was written: a schema may name a largest value of 96 bits.
+A number that a double cannot hold stays as it was written: a schema may have a maximum of 96 bits.
 """
 
 import json
@@ -12,18 +12,18 @@ import orjson
 import pydantic_core
 
 _DIGITS_OF_64_BITS: Final = 20
-# Half of a surrogate pair, which no text here holds: requests with one are refused, and providers' are mended.
+# Half of a surrogate pair, which no text here holds: requests with one are refused, and providers' texts are cleaned.
 _MARK: Final = "\udc00"
 _NUMBER: Final = r"(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 _ASCII_MARK: Final = '"\\udc00'
 _MARKED: Final = re.compile(rf'"\\udc00{_NUMBER}"')
 _MARKED_IN_UNICODE: Final = re.compile(f'"{_MARK}{_NUMBER}"')
 _LONGEST_EXPONENT: Final = 30
-"""Far above any double's, and far below what takes long to compare."""
+"""Digits. Far above any double's exponent, and far below one that takes long to compare."""
 
 
 class ExactNumber:
-    """A JSON number that neither a 64-bit integer nor a double holds, as it was written. Written back unchanged."""
+    """A JSON number that neither a 64-bit integer nor a double can hold. It is written back unchanged."""
 
     __slots__ = ("text",)
 
@@ -41,20 +41,20 @@ class ExactNumber:
 
 
 def read_integer(digits: str) -> int | ExactNumber:
-    """The integer, where 64 bits hold it. For `json.loads(parse_int=...)`."""
+    """Return the integer if 64 bits can hold it. For `json.loads(parse_int=...)`."""
     if len(digits) <= _DIGITS_OF_64_BITS and -(2**63) <= (value := int(digits)) < 2**64:
         return value
     return ExactNumber(digits)
 
 
 def read_decimal(digits: str) -> float | ExactNumber:
-    """The double, where it is just this number. For `json.loads(parse_float=...)`."""
+    """Return the double if it is exactly this number. For `json.loads(parse_float=...)`."""
     value = float(digits)
     return value if _is_same(repr(value), digits) else ExactNumber(digits)
 
 
 def from_json(text: str | bytes) -> Any:
-    """Parse JSON. Numbers stay exact: see `ExactNumber`.
+    """Parse JSON that we wrote or checked. Numbers stay exact: see `ExactNumber`.
 
     Raises:
         ValueError: it is not JSON.
@@ -88,22 +88,22 @@ def read_first_json(text: str, start: int) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """The value as JSON; what is no number there becomes null, and a moment its ISO 8601.
+    """Return the value as JSON. NaN and infinity become null, and times ISO 8601.
 
     Raises:
-        PydanticSerializationError: JSON has nothing for it.
+        PydanticSerializationError: JSON cannot represent it.
     """
     try:
         return orjson.dumps(value, default=_fragment)
-    except TypeError:  # integers above 64 bits, which JSON has, and what is nested deeply
+    except TypeError:  # integers above 64 bits, and deep nesting
         return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def to_text(value: Any, *, ascii_only: bool = True, spaced: bool = False) -> str:
-    """The value as JSON text; by default without spaces, and in ASCII, which no encoding can refuse.
+    """Return the value as JSON text; by default without spaces, and in ASCII, which every encoding accepts.
 
     Raises:
-        TypeError: JSON has nothing for it.
+        TypeError: JSON cannot represent it.
     """
     text = _ENCODERS[ascii_only, spaced].encode(value)
     if not ascii_only:
@@ -116,7 +116,7 @@ def _is_same(written: str, digits: str) -> bool:
 
 
 def _parts(number: str) -> tuple[bool, str, int] | None:
-    """Sign, digits and exponent of a number, the same for every way to write it; None for what is no number."""
+    """Return sign, digits and exponent of a number, the same for each notation; None if it is not a number."""
     mantissa, _, exponent = number.lower().partition("e")
     whole, _, fraction = mantissa.removeprefix("-").partition(".")
     if not whole.isdecimal() or len(exponent) > _LONGEST_EXPONENT:
@@ -141,16 +141,16 @@ def _none(_constant: str) -> None:
 def _fragment(value: object) -> orjson.Fragment:
     if isinstance(value, ExactNumber):
         return orjson.Fragment(value.text)
-    raise TypeError(f"JSON has nothing for a {type(value).__name__}")
+    raise TypeError(f"JSON cannot represent a {type(value).__name__}")
 
 
 def _mark(value: object) -> str:
     if isinstance(value, ExactNumber):
         return _MARK + value.text
-    raise TypeError(f"JSON has nothing for a {type(value).__name__}")
+    raise TypeError(f"JSON cannot represent a {type(value).__name__}")
 
 
-# `json.dumps` and `json.loads` with arguments make one for each call
+# `json.dumps` and `json.loads` with arguments create one for each call
 _DECODER: Final = json.JSONDecoder(parse_int=read_integer, parse_float=read_decimal)
 _FOREIGN_DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_none)
 _ENCODERS: Final = {

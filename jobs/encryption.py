@@ -1,7 +1,7 @@
-"""Secrets at rest: those that sign webhooks or open tools lie in the database encrypted, under a key from the settings.
+"""Encryption of secrets in the database: signing secrets of webhooks and credentials of tools.
 
-Fernet (https://cryptography.io/en/latest/fernet/): the first key encrypts, all of them decrypt. So a key is replaced by
-putting a new one before it, and taken away once nothing is encrypted with it any more.
+Fernet (https://cryptography.io/en/latest/fernet/): the first key encrypts, all keys decrypt. To replace a key, put a
+new one before it, and remove it once nothing is encrypted with it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ VARIABLE = "BACKBURNER_ENCRYPTION_KEYS"
 
 
 class DecryptionError(BackburnerError):
-    """A secret cannot be read with the keys at hand; the message names the variable, never a key or a secret."""
+    """A secret cannot be decrypted with the current keys. The message names the variable, never a key or a secret."""
 
 
 class Cipher:
@@ -27,11 +27,11 @@ class Cipher:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is any key."""
+        """Return whether there is a key."""
         return self._fernet is not None
 
     def encrypt(self, text: str) -> str:
-        """Encrypt.
+        """Return `text` encrypted.
 
         Raises:
             DecryptionError: there is no key.
@@ -39,7 +39,7 @@ class Cipher:
         return self._keys().encrypt(text.encode()).decode("ascii")
 
     def decrypt(self, encrypted: str) -> str:
-        """Decrypt.
+        """Return the decrypted text.
 
         Raises:
             DecryptionError: there is no key, or none of them fits.
@@ -56,5 +56,5 @@ class Cipher:
 
 
 def generate_key() -> str:
-    """A fresh key in the form that the variable takes."""
+    """Return a new key in the form for the variable."""
     return Fernet.generate_key().decode("ascii")

@@ -1,7 +1,7 @@
-"""Which variables of the environment are ours, and which only look so or would be obeyed by a library beneath.
+"""Environment variables that are ours, that only look like ours, or that a library would obey.
 
-Kubernetes puts `BACKBURNER_PORT=tcp://10.0.0.1:8000` and the like into every container once a service is named
-`backburner`. Celery obeys `CELERY_BROKER_URL` and others before what it is told in code, whoever set them.
+Kubernetes sets `BACKBURNER_PORT=tcp://10.0.0.1:8000` and the like in every container if a service is named
+`backburner`. Celery prefers `CELERY_BROKER_URL` and others to its settings in code.
 """
 
 import re
@@ -14,7 +14,7 @@ from jobs.errors import SettingsError
 
 PREFIX: Final = "BACKBURNER_"
 FILE: Final = "_FILE"
-"""What the name of a variable ends in that names the file in which a secret stands."""
+"""Suffix of a variable that names the file with a secret."""
 _SERVICE: Final = re.compile(
     rf"{PREFIX}([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
@@ -23,11 +23,11 @@ _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://.*")
 _OF_TESTS: Final = f"{PREFIX}TEST_"
 _OF_CELERY: Final = "CELERY_"
 _OF_CELERYS_COMMAND: Final = ("BROKER_URL", "RESULT_BACKEND", "LOADER", "CONFIG_MODULE")
-"""What the command `celery` reads without the prefix, after it has imported us, and passes on with it."""
+"""Variables that the command `celery` reads without the prefix after importing us, and sets with it."""
 
 
 def is_of_a_service(name: str, value: str | None) -> bool:
-    """Whether this is one of Kubernetes' variables for a service; `name` may be in small letters."""
+    """Return whether this is one of Kubernetes' variables for a service; `name` may be in lower case."""
     upper = name.upper()
     if _SERVICE.fullmatch(upper):
         return True
@@ -35,17 +35,17 @@ def is_of_a_service(name: str, value: str | None) -> bool:
 
 
 def without_services(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The variables but for those of Kubernetes' services."""
+    """Return the variables without those of Kubernetes' services."""
     return {name: value for name, value in variables.items() if not is_of_a_service(name, value)}
 
 
 def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collection[str]) -> dict[str, str | None]:
-    """The variables, named in small letters, and those of `secrets` whose value stands in the file that another names.
+    """Return the variables, named in lower case, with the `secrets` that are read from files.
 
     A newline at the end of the file is not part of the secret.
 
     Raises:
-        SettingsError: a file cannot be read or holds no text, or the secret itself is set as well.
+        SettingsError: a file cannot be read or is not text, or the secret itself is set as well.
     """
     found, wrong = dict(variables), []
     for secret in secrets:
@@ -57,8 +57,8 @@ def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collecti
             continue
         try:
             value = Path(path).read_text(encoding="utf-8-sig").rstrip("\r\n")
-        except (OSError, ValueError) as error:  # of which the latter is a file that holds no text
-            reason = (error.strerror if isinstance(error, OSError) else None) or "it holds no text"
+        except (OSError, ValueError) as error:  # ValueError: the file is not text
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
             wrong.append(f"  {secret}{FILE}: the file cannot be read: {reason}")
             continue
         if not value.strip():
@@ -70,15 +70,15 @@ def with_secrets_of_files(variables: Mapping[str, str | None], secrets: Collecti
 
 
 def remove_celery_variables(environment: MutableMapping[str, str]) -> None:
-    """Remove what Celery would take for its own settings: what is ours is said by our settings alone."""
+    """Remove variables that Celery would read as its own settings, so that only our settings count."""
     for name in [each for each in environment if each.startswith(_OF_CELERY) or each in _OF_CELERYS_COMMAND]:
         del environment[name]
 
 
 def notices(variables: Mapping[str, str | None], known: Collection[str]) -> list[str]:
-    """What of the environment is ignored though it looks as if it were meant for us, a sentence each.
+    """Return a sentence for each variable that looks like ours but is ignored.
 
-    `known` are the names of the variables that are ours.
+    `known` are the names of our variables.
     """
     found, ours = [], {each.removeprefix(PREFIX): each for each in known}
     services = sorted(name for name, value in variables.items() if is_of_a_service(name, value))
@@ -86,7 +86,7 @@ def notices(variables: Mapping[str, str | None], known: Collection[str]) -> list
         found.append(f"{_listed(services)}: Kubernetes' variables for a service of this name; ignored")
     celerys = sorted(name for name in variables if name.startswith(_OF_CELERY))
     if celerys:
-        found.append(f"{_listed(celerys)}: Celery is told by {PREFIX} variables alone; ignored")
+        found.append(f"{_listed(celerys)}: Celery is configured by {PREFIX} variables alone; ignored")
     for name in sorted(variables):
         upper = name.upper()
         is_ours = not upper.startswith(PREFIX) or upper in known or upper.startswith(_OF_TESTS)

@@ -1,4 +1,4 @@
-"""Settings out of the environment and `.env`: without what is of Kubernetes, and with secrets that stand in files."""
+"""Settings from the environment and `.env`, without Kubernetes' variables and with secrets from files."""
 
 from pydantic import AliasChoices
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
@@ -11,7 +11,7 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def secret_variables(cls) -> list[str]:
-        """The variables that may hold a secret: each may be named with `_FILE` instead, for a file with the secret."""
+        """Return the variables that may hold a secret. With the suffix `_FILE` each names a file with the secret."""
         found: list[str] = []
         for name, field in cls.model_fields.items():
             if "SecretStr" in str(field.annotation):
@@ -29,7 +29,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # likewise
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given in code, then the environment, then `.env`."""
+        """Return the sources by priority: arguments, the environment, `.env`."""
         for source in (env_settings, dotenv_settings):
             if isinstance(source, EnvSettingsSource):
                 source.env_vars = with_secrets_of_files(without_services(source.env_vars), cls.secret_variables())

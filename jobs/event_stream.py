@@ -1,12 +1,12 @@
-"""A response as a sequence of stream events: which types there are, what has been told, and what is left to tell.
+"""A response as a sequence of stream events: the event types, the events emitted so far, and the remaining ones.
 
-The official SDKs' stream helpers decide what a good sequence is, and disagree only where nobody should go: each item
-is added once, under the next free `output_index` and an identity that no item before it had; whatever belongs to an
-item comes between its `added` and its `done`; and when the response completes, no item may be left open that the
-response does not hold. Every function here keeps to that, so a sequence may go on over a lost attempt.
+The stream helpers of the official SDKs define a valid sequence. Each item is added once, under the next free
+`output_index` and with keys that no earlier item had. All events of an item come between its `added` and its `done`.
+When the response completes, each open item must be part of it. Every function here keeps these rules, so a sequence can
+continue after a lost attempt.
 
-Numbers are positions, so nothing here knows them. The sequence that is made from an answer is part of the contract: a
-client may come back a week later with a number that it was given under an earlier release.
+Sequence numbers are positions and not handled here. The sequence for an answer is part of the public contract: a client
+may come back a week later with a number from an earlier release.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +16,10 @@ from typing import Any, Final
 Event = dict[str, Any]
 Item = Mapping[str, Any]
 OnEvents = Callable[[Sequence[Event]], None]
-"""Is told the next events of an answer, which belong together: all of a call that is told at once, say."""
+"""Receives the next events of an answer that belong together, such as all events of one tool call."""
 
 LIVE_FROM: Final = 3
-"""The number of the first event that a worker tells: `created`, `queued` and `in_progress` go before."""
+"""The number of the first event from a worker; `created`, `queued` and `in_progress` come before it."""
 
 _SMALLEST_DELTA: Final = 32
 _DELTAS_PER_TEXT: Final = 256
@@ -70,8 +70,8 @@ OUTPUT_TYPES: Final = frozenset(
         "response.image_generation_call.completed",
     }
 )
-"""Events of one output item that are passed on. The SDKs know a few more, each newer than some SDK that people still
-run, which would mistake it for another; and any type that they do not know ends a Node client's stream."""
+"""Event types of an output item that are passed on. The SDKs know a few more, but older SDKs in use would misread
+those, and an unknown type ends a Node client's stream."""
 
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", "shell_call", "shell_call_output"})
 _RUN_BY_THE_PROVIDER: Final = frozenset(
@@ -79,7 +79,7 @@ _RUN_BY_THE_PROVIDER: Final = frozenset(
 )
 _NAMES: Final = ("id", "call_id")
 _NAMELESS: Final = frozenset({"function_call", "custom_tool_call"})
-# What an item says is empty when it is added, and comes in deltas.
+# The text of an item is empty when it is added, and comes in deltas.
 _TEXT_OF: Final[Mapping[str, Mapping[str, Any]]] = {
     "message": {"content": []},
     "reasoning": {"summary": []},
@@ -89,7 +89,7 @@ _TEXT_OF: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def identity_of(item: Item) -> frozenset[str]:
-    """What must be unlike every other item's; empty where the item cannot be told apart, and so cannot be told."""
+    """Return the keys that identify an item. Empty if it has no identity; such an item is never emitted."""
     kind, own, call = item.get("type"), item.get("id"), item.get("call_id")
     if not isinstance(kind, str):
         return frozenset()
@@ -106,7 +106,7 @@ def identity_of(item: Item) -> frozenset[str]:
 
 
 def is_for_the_client_to_run(item: object) -> bool:
-    """Whether a client may act upon an item as soon as it is done: the call of a tool of its own, or a question."""
+    """Return whether a client may act on an item once it is done: a call of its own tool, or an approval request."""
     kind = item.get("type") if isinstance(item, Mapping) else None
     if not isinstance(kind, str) or kind in _RUN_BY_THE_PROVIDER:
         return False
@@ -115,7 +115,7 @@ def is_for_the_client_to_run(item: object) -> bool:
 
 @dataclass
 class EmittedItem:
-    """One item as far as it was told; `opened` is how it was added, until it is done."""
+    """One item that was emitted. `opened` is the item as it was added, or None once it is done."""
 
     identity: frozenset[str]
     opened: Item | None
@@ -123,29 +123,29 @@ class EmittedItem:
 
 @dataclass
 class Progress:
-    """Which items were told, in the order of their `output_index`."""
+    """The items emitted so far, in the order of their `output_index`."""
 
     items: list[EmittedItem] = field(default_factory=list)
 
     def has_emitted(self, item: Item) -> bool:
-        """Whether an item of this identity was added."""
+        """Return whether an item with one of the same keys was added."""
         keys = identity_of(item)
         return any(keys & each.identity for each in self.items)
 
     def to_json(self) -> list[list[Any]]:
-        """As it is kept beside the events."""
+        """Return the form in which it is stored beside the events."""
         return [[sorted(each.identity), each.opened] for each in self.items]
 
     @classmethod
     def from_json(cls, kept: Sequence[Sequence[Any]]) -> "Progress":
-        """What `to_json` gave."""
-        return cls([EmittedItem(frozenset(keys), opened) for keys, opened, *_ in kept])  # an earlier release kept more
+        """Return the progress that `to_json` stored."""
+        return cls([EmittedItem(frozenset(keys), opened) for keys, opened, *_ in kept])  # older releases stored more
 
 
 def closing_events(progress: Progress, answer: Sequence[Item] = ()) -> list[Event]:
-    """Ends every item that is open: as `answer` has it, or empty, for another attempt has taken its place.
+    """Return the `done` events of all open items: as in `answer`, or empty if another attempt has replaced the item.
 
-    Not as `incomplete`: in Open Responses no response is completed that holds an incomplete item.
+    An item never ends as `incomplete`: in Open Responses a completed response holds no incomplete item.
     """
     events = []
     for index, emitted in enumerate(progress.items):
@@ -167,13 +167,13 @@ def _is_end_of(item: Item, emitted: EmittedItem, begun: Item) -> bool:
 
 
 def _named_as(begun: Item, item: Item) -> Item:
-    """`item` under the names that it was added with, which an answer may have changed or completed."""
+    """Return `item` with the ids under which it was added, which an answer may have changed or completed."""
     renamed = {**item, **{name: begun[name] for name in _NAMES if name in begun}}
     return {name: each for name, each in renamed.items() if name in begun or name not in _NAMES}
 
 
 def remaining_events(progress: Progress, answer: Sequence[Item]) -> Iterator[Event]:
-    """What is left to tell of the items of an answer, which may be all of them."""
+    """Yield the events of an answer's items that were not emitted yet, which may be all of them."""
     yield from closing_events(progress, answer)
     index = len(progress.items)
     seen: set[str] = set()
@@ -187,12 +187,12 @@ def remaining_events(progress: Progress, answer: Sequence[Item]) -> Iterator[Eve
 
 
 def terminal_type(status: str) -> str:
-    """The event that ends a sequence. The SDKs know none for a cancelled response; its status tells what happened."""
+    """Return the type of the last event. The SDKs have none for a cancelled response; its status says so."""
     return f"response.{status}" if status in ("completed", "incomplete") else "response.failed"
 
 
 def opened(item: Item) -> Item:
-    """The item as it is when it is added."""
+    """Return the item as it is when it is added."""
     kind = item["type"]
     begun = {**item, **_TEXT_OF.get(kind, {})}
     if kind in _TEXT_OF and "status" in item:
@@ -229,7 +229,7 @@ def _parts_events(parts: object, scope: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def part_events(part: Mapping[str, Any], place: Mapping[str, Any]) -> Iterator[Event]:
-    """One part of a message or of reasoning; `place` says where it stands, as every event of it does."""
+    """Yield the events of one part of a message or of reasoning; `place` holds the indices for each event."""
     kind = part.get("type")
     if kind == "output_text":
         text = _text(part.get("text"))
@@ -263,7 +263,7 @@ def _summary_events(summary: object, scope: Mapping[str, Any]) -> Iterator[Event
 
 
 def summary_part_events(part: Mapping[str, Any], place: Mapping[str, Any]) -> Iterator[Event]:
-    """The same for one part of a reasoning's summary."""
+    """Yield the events of one part of a reasoning summary; otherwise as `part_events`."""
     yield {"type": "response.reasoning_summary_part.added", **place, "part": {**part, "text": ""}}
     yield from _text_events("response.reasoning_summary_text", "text", _text(part.get("text")), place)
     yield {"type": "response.reasoning_summary_part.done", **place, "part": dict(part)}

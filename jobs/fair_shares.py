@@ -1,25 +1,25 @@
-"""Places that API keys share: no key can take them all, however many it wants and however long it holds them."""
+"""Places shared by API keys. No key can take them all, however many it wants and however long it holds them."""
 
 from collections import Counter
 from threading import Lock
 from typing import Final
 
 GREED: Final = 3
-"""A key may hold up to so many times what stays free: three quarters of all places when it is alone, three sevenths
-when two want all they can get. What stays free is for the keys that come next."""
+"""Limit of a key's places, as a multiple of the free ones: three quarters of all places if it is alone, three sevenths
+each if two keys want as many as possible. The free places are for the keys that come next."""
 
 
 def room(held: int, free: int) -> int:
-    """How many more places a key that holds `held` may take while `free` are free.
+    """Return the number of further places for a key that holds `held` while `free` are free.
 
-    The last free place is left to a key that holds none.
+    The last free place is for a key that holds none.
     """
     most = -((held - GREED * free) // (GREED + 1))
     return max(0, min(most, free if held == 0 and free == 1 else free - 1))
 
 
 class Shares:
-    """So many places, and who holds them. Safe to use from any thread or greenlet."""
+    """A number of places and their holders. Safe to use from any thread or greenlet."""
 
     def __init__(self, places: int) -> None:
         self._places = places
@@ -29,11 +29,11 @@ class Shares:
 
     @property
     def taken(self) -> int:
-        """How many places are held, by all keys."""
+        """Number of places held by all keys."""
         return self._taken
 
     def take(self, key: str) -> bool:
-        """Take a place for `key`, if it may have one more."""
+        """Take a place for `key`; return False if it may not have one more."""
         with self._guard:
             if not room(self._held[key], self._places - self._taken):
                 return False
@@ -42,7 +42,7 @@ class Shares:
             return True
 
     def give_back(self, key: str) -> None:
-        """Give a place of `key` back."""
+        """Return a place of `key`."""
         with self._guard:
             self._taken -= 1
             self._held[key] -= 1
@@ -50,6 +50,6 @@ class Shares:
                 del self._held[key]
 
     def is_half_used(self, key: str) -> bool:
-        """Whether a key holds as many places as it may still take, or more."""
+        """Return whether a key holds at least as many places as it may still take."""
         held = self._held.get(key, 0)
         return held >= room(held, self._places - self._taken)

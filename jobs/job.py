@@ -1,7 +1,7 @@
-"""What a job is made of: frozen records, carried from the border inwards.
+"""The frozen records of a job.
 
-A *job* is what we run (outside it is a *response*); an *attempt* is one call for it. Moments are aware and UTC,
-tokens are plain counts, money is in millionths of a US dollar.
+A *job* is what we run (outside it is a *response*); an *attempt* is one call for it. Times are aware and UTC, tokens
+are plain counts, money is in millionths of a US dollar.
 """
 
 from collections.abc import Mapping
@@ -15,28 +15,28 @@ from jobs.lifecycle import Status
 
 
 class OnUnknownOutcome(StrEnum):
-    """What to do after a call that may have been billed and whose answer was lost."""
+    """The step after a call that may have been billed and whose answer was lost."""
 
     RETRY = "retry"
     FAIL = "fail"
 
 
 class Truncation(StrEnum):
-    """OpenAI's two ways with a context that is too long."""
+    """OpenAI's two treatments of a context that is too long."""
 
     AUTO = "auto"
     DISABLED = "disabled"
 
 
 class CostSource(StrEnum):
-    """Who says what a call cost."""
+    """The source of a call's cost."""
 
     PROVIDER = "provider"
     PRICE_TABLE = "price_table"
 
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """The end of an attempt."""
 
     COMPLETED = "completed"
     INCOMPLETE = "incomplete"
@@ -59,7 +59,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Cost:
-    """Money spent on one call, in microusd, and who says so."""
+    """Cost of one call, in microusd, and its source."""
 
     microusd: int
     source: CostSource
@@ -67,7 +67,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class WebhookTarget:
-    """Where one request wants its end told: to which URL, of which events, and the secret that signs, sealed."""
+    """The webhook of one request: its URL, delivery target, event types and encrypted signing secret."""
 
     url: str = field(repr=False)
     target: str
@@ -77,12 +77,11 @@ class WebhookTarget:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A checked request, ready to be accepted.
+    """A checked request, ready to be submitted.
 
-    `settings` is the client's body without `input`, as it was sent; `input` is kept apart because it is large and
-    a poll never needs it. `background` says who waits: true answers the client at once. `waits` holds a follow-up
-    back until the response that it follows has ended. `credentials` are, sealed, those that `settings` and
-    `input` show as `***`.
+    `settings` is the client's body as sent, without `input`, which is stored separately because it is large and a poll
+    never needs it. `background` is true if the client gets an answer at once. `waits` is true if a follow-up waits for
+    the previous response to end. `credentials` are the encrypted values that `settings` and `input` show as `***`.
     """
 
     api_key_id: str
@@ -106,12 +105,12 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One row of `jobs`: all that is known of a job but its prompt and its answer.
+    """One row of `jobs`: everything except the prompt and the answer.
 
-    `attempt` is the number of the last call and only grows, so it is the fence against stale workers;
-    `failures` is what the retry policy counts. Until `parked_until` a queued job is not run: the provider's log may
-    yet tell what became of its last call. A follow-up that `blocked_by` a response is not due before that has ended;
-    `sent_items` of `sent_responses` is what of its conversation the last call was given.
+    `attempt` is the number of the last call. It only grows, so it fences off stale workers. `failures` counts for the
+    retry policy. Until `parked_until` a queued job is not run, because the provider's log may still show the result of
+    its last call. A follow-up is not due before the response in `blocked_by` has ended. The last call was sent the
+    first `sent_items` items of `sent_responses` responses of its conversation.
     """
 
     id: str
@@ -155,7 +154,7 @@ class Job:
 class Attempt:
     """One row of `attempts`: one call to the provider, committed before it was sent.
 
-    `resumes` is the provider's id of a response that an earlier attempt has bought: this one only fetches it.
+    `resumes` is the provider's id of a response that an earlier attempt paid for; this attempt only fetches it.
     """
 
     job_id: str
@@ -180,10 +179,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Answer:
-    """A usable answer as we read it.
+    """A usable answer.
 
-    `response` holds the normalised fields that an answer brings (`output`, `usage`, what the provider echoed);
-    `cut_reason` is set when the provider stopped early (`max_output_tokens`, `content_filter`).
+    `response` holds the normalised fields of the answer (`output`, `usage`, the settings that the provider repeats).
+    `cut_reason` is set if the provider stopped early (`max_output_tokens`, `content_filter`).
     """
 
     response: Mapping[str, Any]
@@ -192,11 +191,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class CallReport:
-    """What one call came to, and what is known about the call itself.
+    """The result of one call and the facts about it.
 
-    A failed call may carry usage and cost all the same: an empty output is paid for. `raw` is the body of a 200,
-    whether or not we could read it. `failed_response` holds what an `Answer` does, of a response that failed and yet
-    has output.
+    A failed call may have usage and cost too: an empty output is billed. `raw` is the body of a 200, even if it could
+    not be read. `failed_response` holds the same fields as `Answer.response` for a failed response with output.
     """
 
     result: Answer | Failure

@@ -1,4 +1,4 @@
-"""What is known about models: prices, limits, dates. Models are data (`models.toml`), never constants in code."""
+"""The models and their prices, limits and dates. Models are data (`models.toml`), never constants in code."""
 
 import tomllib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from jobs.job import Cost, CostSource, Usage
 
 @dataclass(frozen=True)
 class Model:
-    """One model that this server offers. Prices are microusd for one million tokens, None where unknown."""
+    """One model that this server offers. Prices are in US dollars per million tokens, None if unknown."""
 
     id: str
     aliases: tuple[str, ...] = ()
@@ -31,12 +31,12 @@ class Model:
 
     @cached_property
     def encrypts_reasoning(self) -> bool:
-        """Whether its reasoning comes encrypted where it is asked for, as far as its name tells."""
+        """Return whether the model, judged by its name, can return encrypted reasoning."""
         bare = self.id.rpartition("/")[2]
         return any(fnmatchcase(bare, pattern) for pattern in _table()["encrypted_reasoning"])
 
     def cost_of(self, usage: Usage) -> Cost | None:
-        """What `usage` costs by the price table; None when the table has no price for this model."""
+        """Return the cost of `usage` by the price table; None if the table has no price for this model."""
         if self.input_price is None or self.output_price is None:
             return None
         dollars = (usage.input_tokens * self.input_price + usage.output_tokens * self.output_price) / 1_000_000
@@ -44,7 +44,7 @@ class Model:
 
 
 def to_microusd(dollars: Decimal) -> int:
-    """Dollars as whole millionths, halves rounded up."""
+    """Return dollars as whole millionths, halves rounded up."""
     return int((dollars * 1_000_000).to_integral_value(ROUND_HALF_UP))
 
 
@@ -58,7 +58,7 @@ class Catalogue:
         self._by_name |= {model.id: model for model in self.models}
 
     def find(self, name: str) -> Model:
-        """The model called `name`.
+        """Return the model called `name`.
 
         Raises:
             ModelUnknown: the server does not offer it.
@@ -70,7 +70,7 @@ class Catalogue:
         return model
 
     def of_job(self, name: str) -> Model:
-        """The model of a job that was accepted, even if the server has ceased to offer it."""
+        """Return the model of a submitted job, even if the server no longer offers it."""
         return self._by_name.get(name) or Model(name)
 
 

@@ -1,7 +1,7 @@
-"""Where a worker leaves what calls came to while the database does not take it: files in the data folder.
+"""Files in the data folder for outcomes of calls that the database does not take yet.
 
-Each holds what one call that may have been paid for has brought; it is there until that is recorded. So nothing that
-ends the worker meanwhile makes the call be bought again, and who has ended it can tell how many are left.
+Each file holds the outcome of one call that may have been billed, until it is recorded. So the call is not repeated if
+the worker ends meanwhile, and the files left can be counted.
 """
 
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Final
 FOLDER: Final = "unrecorded"
 SUFFIX: Final = ".json"
 ASIDE: Final = ".unknown"
-"""Of those that could not be recorded: the database did not know the call, or they could not be read."""
+"""Suffix of files that could not be recorded: the database does not know the call, or the file is not readable."""
 
 
 def unrecorded_files(data_dir: Path) -> list[Path]:
-    """The files that are yet to be recorded, oldest call first."""
+    """Return the files that are not recorded yet, oldest call first."""
     return sorted((data_dir / FOLDER).glob(f"*{SUFFIX}"))
 
 
 def files_put_aside(data_dir: Path) -> list[Path]:
-    """The files that could not be recorded, which nobody waits for."""
+    """Return the files that could not be recorded and are not tried again."""
     return sorted((data_dir / FOLDER).glob(f"*{ASIDE}"))

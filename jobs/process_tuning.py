@@ -1,14 +1,14 @@
-"""Python's search for garbage in cycles, in a process that serves many at once: rare, and not through its modules."""
+"""Garbage collection in a process that serves many calls at once: seldom, and not through its modules."""
 
 import gc
 from typing import Final
 
 THRESHOLDS: Final = (5_000, 10, 60)
-"""Decision 0007: a full collection goes through all that ten thousand calls hold, and nothing else runs meanwhile."""
+"""Decision 0007: a full collection visits all objects of ten thousand calls, and nothing else runs meanwhile."""
 
 
 def collect_rarely() -> None:
-    """Leave out all that there is by now, and go through the rest less often than Python would."""
+    """Exclude all objects that exist now, and collect the others less often than Python would."""
     gc.collect()
-    gc.freeze()  # decision 0007: modules alone take 50 to 100 ms, in which nobody is heard or answered
+    gc.freeze()  # decision 0007: modules alone take 50 to 100 ms, in which nothing is served
     gc.set_threshold(*THRESHOLDS)

@@ -1,11 +1,11 @@
-"""Where Redis is: one server, or the master that Sentinels name; for redis-py, and for kombu beneath Celery.
+"""URLs of Redis: one server, or the master named by Sentinels; for redis-py, and for kombu beneath Celery.
 
-Sentinels are named as `sentinel://user:password@host1:26379;host2/0?master_name=mymaster`: user, password and database
+Sentinels are written `sentinel://user:password@host1:26379;host2/0?master_name=mymaster`: user, password and database
 number are the master's. The Sentinels' own password, if they have one, is `sentinel_password` (`sentinel_username`).
-`ssl=true` has both spoken to over TLS; `ssl_ca_certs` and the others of `TLS_OPTIONS` say how, as for `rediss://`.
-Kombu's way to write them, each with a scheme of its own, is read as well.
+`ssl=true` uses TLS for both, with the options in `TLS_OPTIONS`, as for `rediss://`. Kombu's form, in which each
+Sentinel has its own scheme, is read as well.
 
-`rediss://` verifies the server's certificate, by kombu as by redis-py, unless `ssl_cert_reqs=none` is in the URL.
+With `rediss://` both kombu and redis-py verify the server's certificate, unless `ssl_cert_reqs=none` is in the URL.
 """
 
 import os
@@ -41,9 +41,9 @@ _OWN: Final = {"sentinel_username": "username", "sentinel_password": "password"}
 
 @dataclass(frozen=True)
 class Sentinels:
-    """Which Sentinels to ask for which master, and how to sign in.
+    """The Sentinels, the name of their master, and the credentials.
 
-    `own` holds what signs in to the Sentinels, `tls` how TLS is spoken, or nothing where it is not.
+    `own` holds the credentials for the Sentinels, `tls` the TLS options; it is empty without TLS.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -59,8 +59,8 @@ class Sentinels:
         """Read the URL.
 
         Raises:
-            ValueError: it names no Sentinel or no master, a port or database number is none, or it asks for something
-                that is not known, which may be meant to keep a line secret.
+            ValueError: it names no Sentinel or no master, a port or database number is not a number, or an option is
+                unknown, which may have been meant to encrypt the connection.
         """
         parts = urlsplit(_in_one(url))
         credentials, _, hosts = parts.netloc.rpartition("@")
@@ -76,7 +76,7 @@ class Sentinels:
         return cls(named, master, database, unquote(username) or None, unquote(password) or None, own, _tls(query))
 
     def to_kombu(self) -> str:
-        """Return them in kombu's way to write them."""
+        """Return the URL in kombu's form."""
         user = quote(self.username or "", safe="")
         password = f":{quote(self.password, safe='')}" if self.password is not None else ""
         credentials = f"{user}{password}@" if user or password else ""
@@ -84,27 +84,27 @@ class Sentinels:
 
     @property
     def sign_in(self) -> dict[str, Any]:
-        """How the Sentinels themselves are reached."""
+        """redis-py's options for connections to the Sentinels."""
         return {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": CONNECT_SECONDS, **self.own, **self.ssl}
 
     @property
     def ssl(self) -> dict[str, Any]:
-        """What of it redis-py takes to speak TLS."""
+        """redis-py's options for TLS."""
         return {TLS: True, **self.tls} if self.tls else {}
 
     @property
     def kombu_options(self) -> dict[str, Any]:
-        """What of it kombu takes as transport options."""
+        """The transport options for kombu."""
         return {MASTER_NAME: self.master, "sentinel_kwargs": self.sign_in}
 
 
 def is_sentinel(url: str) -> bool:
-    """Whether the URL names Sentinels."""
+    """Return whether the URL names Sentinels."""
     return url.startswith(SENTINEL)
 
 
 def with_master(url: str, options: Mapping[str, Any]) -> str:
-    """The Sentinels' URL with what `BACKBURNER_BROKER_OPTIONS` adds to it, in kombu's words; any other unchanged."""
+    """Return the Sentinels' URL with kombu's options from `BACKBURNER_BROKER_OPTIONS`; any other URL unchanged."""
     if not is_sentinel(url):
         return url
     parts = urlsplit(_in_one(url))
@@ -118,16 +118,16 @@ def with_master(url: str, options: Mapping[str, Any]) -> str:
 
 
 def check_url(url: str) -> None:
-    """Look whether redis-py and kombu can work with the URL of a Redis server; what it holds is not repeated.
+    """Check that redis-py and kombu can use the URL of a Redis server.
 
     Raises:
-        ValueError: they cannot, and why.
+        ValueError: they cannot; the message says why and shows no part of the URL.
     """
     scheme = urlsplit(url).scheme
     try:
         parts = urlsplit(url)
         whole = bool(parts.hostname or scheme == "unix") and parts.port != 0 and not parts.fragment
-    except ValueError:  # a port that is none; the error would repeat it
+    except ValueError:  # not a valid port; the error would show it
         raise ValueError(URL_WANTED) from None
     database = parts.path.strip("/")
     if not whole or (scheme != "unix" and database and not database.isdecimal()):
@@ -142,12 +142,12 @@ def check_url(url: str) -> None:
         pool.connection_class(**pool.connection_kwargs)
     except (TypeError, ValueError, RedisError):
         raise ValueError(
-            "it holds an option that Redis' client does not know, or a value that it does not take"
+            "it holds an option that Redis' client does not know, or a value that it does not accept"
         ) from None
 
 
 def check_files(query: Mapping[str, str]) -> None:
-    """Look whether the files for TLS are there.
+    """Check that the files for TLS are readable.
 
     Raises:
         ValueError: one cannot be read.
@@ -158,12 +158,12 @@ def check_files(query: Mapping[str, str]) -> None:
 
 
 def wants(text: str) -> bool:
-    """Whether an option that is on or off is on."""
+    """Return whether an option that is on or off is on."""
     return text.lower() not in _NO
 
 
 def tls_of(url: str) -> dict[str, str | bool]:
-    """How kombu is to speak TLS with the Redis at `url`; nothing where it is not."""
+    """Return kombu's TLS options for the Redis at `url`; empty without TLS."""
     if is_sentinel(url):
         return dict(Sentinels.from_url(url).tls)
     parts = urlsplit(url)
@@ -171,7 +171,7 @@ def tls_of(url: str) -> dict[str, str | bool]:
 
 
 def _for_redis_py(url: str) -> str:
-    """The URL with its options for TLS in redis-py's words; those of OpenSSL are read as well."""
+    """Return the URL with its TLS options in redis-py's form; those of OpenSSL are read as well."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
     if parts.scheme != "rediss" or "ssl_cert_reqs" not in query:
@@ -180,10 +180,10 @@ def _for_redis_py(url: str) -> str:
 
 
 def requirement(text: str) -> str:
-    """How far a certificate is verified, in redis-py's words.
+    """Return redis-py's name for the verification of a certificate.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the name is unknown.
     """
     found = text.lower().removeprefix("cert_")
     if found not in _REQUIREMENTS:
@@ -192,11 +192,11 @@ def requirement(text: str) -> str:
 
 
 def for_kombu(url: str) -> str:
-    """The URL that Celery is given; any other broker's stays as it is."""
+    """Return the URL for Celery. That of any other broker is unchanged."""
     if is_sentinel(url):
         return Sentinels.from_url(url).to_kombu()
     if url.startswith(("redis://", "rediss://")) and ";" not in url:
-        parts = urlsplit(url)  # kombu takes no option of redis-py's, and those for TLS from `tls_of`
+        parts = urlsplit(url)  # kombu knows no option of redis-py, and gets those for TLS from `tls_of`
         database = dict(parse_qsl(parts.query)).get("db") or parts.path.strip("/") or "0"
         return parts._replace(path=f"/{database}", query="").geturl()
     if url.startswith(SOCKET):
@@ -206,7 +206,7 @@ def for_kombu(url: str) -> str:
 
 
 def connect(url: str) -> "redis.Redis":
-    """A synchronous client; connects at first use."""
+    """Return a synchronous client, which connects at first use."""
     options: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
@@ -222,7 +222,7 @@ def connect(url: str) -> "redis.Redis":
 
 
 def connect_async(url: str) -> "redis.asyncio.Redis":
-    """A client for an event loop; connects at first use."""
+    """Return a client for an event loop, which connects at first use."""
     options: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_SECONDS,
         "health_check_interval": 25,
@@ -241,7 +241,7 @@ def _signed_in(known: Sentinels) -> dict[str, Any]:
 
 
 def _tls(query: Mapping[str, str]) -> dict[str, str | bool]:
-    """How TLS is spoken; any option of it asks for TLS."""
+    """Return the TLS options. Any TLS option turns TLS on."""
     given: dict[str, str | bool] = {name: query[name] for name in TLS_OPTIONS if name in query}
     if query.get(TLS, "").lower() in _NO and not given:
         return {}

@@ -1,4 +1,4 @@
-"""Which fields of a request we act upon ourselves; all others are the provider's, known to us or not."""
+"""Fields of a request that this server handles itself. All others go to the provider, known here or not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,22 +18,22 @@ WITHHELD_FIELDS: Final = OWN_FIELDS | {
     "stream",
     "stream_options",
 }
-"""What never goes out as the client sent it. Several gateways accept OpenAI's among these and ignore them, which would
-look like success; this provider documents no route by which a stored or background response could be fetched.
-Of `store` one thing is sent on: that nothing is to be stored (`worker.provider.request`)."""
+"""Fields that are never sent as the client sent them. Several gateways accept OpenAI's fields among these and ignore
+them, which would look like success, and this provider documents no route to fetch a stored or background response.
+`store: false` alone is sent on (`worker.provider.request`)."""
 
 ENCRYPTED_REASONING: Final = "reasoning.encrypted_content"
-"""The `include` by which reasoning comes in a form that can be sent back."""
+"""The `include` that asks for reasoning in a form that can be sent back."""
 
 
 def asks_for_reasoning(settings: Mapping[str, Any]) -> bool:
-    """Whether a request asks for encrypted reasoning itself, and so is to be shown it."""
+    """Return whether a request asks for encrypted reasoning, and so is shown it."""
     include = settings.get("include")
     return isinstance(include, list) and ENCRYPTED_REASONING in include
 
 
 def without_reasoning(output: Sequence[Any]) -> list[Any]:
-    """Output items less the encrypted content of reasoning, as those see them who did not ask for it."""
+    """Return output items without encrypted reasoning, for clients that did not ask for it."""
     return [_bare(item) if isinstance(item, Mapping) else item for item in output]
 
 

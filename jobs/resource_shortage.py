@@ -1,4 +1,4 @@
-"""What this process itself is short of: files, memory, threads. Nobody's call has failed because of that."""
+"""Shortages of this process: files, memory, threads. They are not failures of a call."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 _SHORT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _NO_THREAD: Final = "can't start new thread"
-"""What Python itself says, of which it has no exception of its own."""
+"""Python's message; there is no exception class for it."""
 _TRIES: Final = 600
 _AGAIN_SECONDS: Final = 0.5
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def shortage_of(error: BaseException) -> str | None:
-    """What was lacking where `error` arose, in words; None when it arose from something else."""
+    """Return the name of the resource whose shortage caused `error`; None for any other cause."""
     for each in causes(error):
         match each:
-            case socket.gaierror():  # a resolver that cannot open its files says no more than that it failed
+            case socket.gaierror():  # a resolver that cannot open its files reports a plain failure
                 return _files()
             case OSError(errno=number) if number in _SHORT:
                 return os.strerror(number).lower()
@@ -33,9 +33,9 @@ def shortage_of(error: BaseException) -> str | None:
 
 
 def once_it_fits(do: Callable[[], T]) -> T:
-    """Do what lacks nothing but room in this process; again, for five minutes, while that is short.
+    """Call `do`, and repeat it for five minutes while this process is short of a resource.
 
-    For what cannot be had a second time, such as the reading of an answer that was paid for. Raises what `do` raises.
+    For work that cannot be redone later, such as reading an answer that was billed. Raises the errors of `do`.
     """
     for _ in repeat(None, _TRIES):
         try:
@@ -48,7 +48,7 @@ def once_it_fits(do: Callable[[], T]) -> T:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it was raised from, outermost first."""
+    """Yield `error` and its causes, outermost first."""
     each: BaseException | None = error
     while each is not None:
         yield each
@@ -56,7 +56,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _files() -> str | None:
-    """What keeps this process from opening one more file just now."""
+    """Return the reason why this process cannot open one more file now; None if it can."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The pause that an HTTP `Retry-After`, or a message, asks for. What is not one is no hint, and never an error."""
+"""The pause requested by an HTTP `Retry-After` or by a message. An invalid value is ignored, never an error."""
 
 import re
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ _IN_WORDS: Final = re.compile(
 
 
 def pause_in_words(message: str) -> timedelta | None:
-    """The pause for which a provider's message asks: 0 to `LONGEST_RETRY_AFTER`; None if it asks for none.
+    """Return the pause requested by a provider's message: 0 to `LONGEST_RETRY_AFTER`; None if there is none.
 
-    OpenAI says `Please try again in 20s`, `6.379s`, `644ms` or `1m26.4s`; Azure `Please retry after 26 seconds`.
+    OpenAI writes `Please try again in 20s`, `6.379s`, `644ms` or `1m26.4s`; Azure `Please retry after 26 seconds`.
     """
     found = _IN_WORDS.search(message)
     if found is None:
@@ -42,7 +42,7 @@ def _seconds(unit: str) -> float:
 
 
 def retry_after(value: str, now: datetime, unit: timedelta = timedelta(seconds=1)) -> timedelta | None:
-    """The pause that `value` asks for, in `unit` or as a date: 0 to `LONGEST_RETRY_AFTER`; None if it asks for none.
+    """Return the pause in `value`, a number of `unit` or a date: 0 to `LONGEST_RETRY_AFTER`; None if it is invalid.
 
     Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after, and fractions, which some servers send.
     """

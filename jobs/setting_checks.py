@@ -1,4 +1,4 @@
-"""Checks of single settings, which say what was expected and never repeat a value: it may be a secret."""
+"""Checks of single settings. A message says what was expected and never shows the value, which may be a secret."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ ORIGIN: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?"
 )
 SHORTEST_API_KEY: Final = 16
-"""Characters: a shorter key could be guessed by asking. `keys create` and `up` make keys of 46."""
+"""Characters. A shorter key could be guessed. `keys create` and `up` generate keys of 46."""
 IMPLIED_PORTS: Final = {"http": 80, "https": 443}
 REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "unix", "sentinel"})
 BROKER_SCHEMES: Final = frozenset(
@@ -27,7 +27,7 @@ BROKER_SCHEMES: Final = frozenset(
         *("sentinel", "slmq", "sqla", "sqlalchemy", "sqs", "unix", "zookeeper"),
     }
 )
-"""All that kombu knows, but for `memory`, which no two processes share."""
+"""All that kombu knows, except `memory`, which processes cannot share."""
 BROKER_LIBRARIES: Final = {
     "azureservicebus": ("azure.servicebus", "kombu[azureservicebus]"),
     "azurestoragequeues": ("azure.storage.queue", "kombu[azurestoragequeues]"),
@@ -45,11 +45,11 @@ BROKER_LIBRARIES: Final = {
     "sqs": ("boto3", "kombu[sqs]"),
     "zookeeper": ("kazoo", "kombu[zookeeper]"),
 }
-"""What a broker needs that we do not install: the module that is imported, and what to install for it."""
+"""Libraries of brokers that we do not install: the imported module and the package to install."""
 
 
 def without_newline(value: SecretStr | None) -> SecretStr | None:
-    """The secret without the newline that a file of it ends with."""
+    """Return the secret without the newline at the end of a file."""
     return value if value is None else SecretStr(value.get_secret_value().rstrip("\r\n"))
 
 
@@ -57,7 +57,7 @@ def header_key(value: SecretStr | None) -> SecretStr | None:
     """Return the key without blanks around it.
 
     Raises:
-        ValueError: it holds what cannot stand in an HTTP header, or a blank.
+        ValueError: it holds a blank or a character that an HTTP header cannot hold.
     """
     if value is None:
         return None
@@ -70,15 +70,15 @@ def header_key(value: SecretStr | None) -> SecretStr | None:
 
 
 def split(value: object) -> object:
-    """Return the parts of text with commas; anything else unchanged."""
+    """Return the parts of a text with commas; any other value unchanged."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def networks(value: object) -> object:
-    """Return the networks that these parts are.
+    """Return the parts as networks.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one is not a network.
     """
     try:
         return [ip_network(str(part)) for part in value] if isinstance(value, list) else value
@@ -90,7 +90,7 @@ def fernet_keys(keys: list[SecretStr]) -> list[SecretStr]:
     """Return the keys.
 
     Raises:
-        ValueError: one is no Fernet key.
+        ValueError: one is not a Fernet key.
     """
     for key in keys:
         try:
@@ -117,13 +117,13 @@ def origins(given: list[str]) -> list[str]:
     """Return the origins as browsers send them.
 
     Raises:
-        ValueError: one is none.
+        ValueError: one is not an origin.
     """
     return given if given == [ANY_ORIGIN] else [_origin(each) for each in given]
 
 
 def _origin(text: str) -> str:
-    """An origin as browsers send it: in small letters, without the port that its scheme implies."""
+    """Return an origin as browsers send it: in lower case, without the default port of its scheme."""
     found = ORIGIN.fullmatch(text.lower())
     if found is None or int(found["port"] or 0) > 65535:
         raise ValueError(f"expected {ANY_ORIGIN} alone or comma-separated origins such as https://app.example.com")
@@ -139,7 +139,7 @@ def checked_redis_url(value: SecretStr) -> SecretStr:
     """Return the URL of Redis.
 
     Raises:
-        ValueError: its scheme is not one that can be spoken.
+        ValueError: its scheme is not supported.
     """
     value = _stripped(value)
     scheme = _scheme(value)
@@ -154,7 +154,7 @@ def checked_broker_url(value: SecretStr | None) -> SecretStr | None:
     """Return the URL of the broker.
 
     Raises:
-        ValueError: its scheme is none of Celery's, of a broker that processes cannot share, or its library is missing.
+        ValueError: Celery does not support it, processes cannot share it, or its library is missing.
     """
     if value is None:
         return None
@@ -175,7 +175,7 @@ def _check_library(scheme: str) -> None:
     module, package = BROKER_LIBRARIES[scheme]
     try:
         is_there = find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package around it
+    except ModuleNotFoundError:  # its parent package is missing
         is_there = False
     if not is_there:
         raise ValueError(f"the library for {scheme}:// is not installed: pip install '{package}'")
@@ -197,7 +197,7 @@ def json_object(value: SecretStr | None) -> SecretStr | None:
     """Return the JSON.
 
     Raises:
-        ValueError: it is no object.
+        ValueError: it is not a JSON object.
     """
     try:
         is_object = value is None or isinstance(json.loads(value.get_secret_value()), dict)

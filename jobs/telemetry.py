@@ -1,6 +1,6 @@
-"""How every process logs: one line per transition, ids and durations only.
+"""Logging of every process: one line per transition, with ids and durations only.
 
-Prompts, answers and secrets never reach a log; what could hold them is never passed to one.
+Prompts, answers and secrets never reach a log, and values that could hold them are never passed to one.
 """
 
 import logging
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Decision 0007: structlog would load Rich and all that it can highlight, to draw tracebacks as we do not want them.
+# Decision 0007: structlog would load Rich and its highlighters for tracebacks, which we do not want.
 if "rich" in sys.modules:
     import structlog
 else:
@@ -21,7 +21,7 @@ from jobs.settings import Settings
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send our lines and the libraries' through one formatter to stderr: for people on a terminal, else JSON."""
+    """Send our lines and those of libraries to stderr in one format: readable on a terminal, else JSON."""
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     console = settings.log_format == "console" or (settings.log_format is None and sys.stderr.isatty())
     shared: list[Any] = [
@@ -30,7 +30,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    # the default shows the locals of every frame, prompts and keys among them
+    # the default shows the local variables of every frame, which may be prompts and keys
     for_people = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     renderer: Any = for_people if console else structlog.processors.JSONRenderer()
     if console:
@@ -57,22 +57,22 @@ def configure_logging(settings: Settings) -> None:
     root.setLevel(level)
     for noisy in ("httpx", "httpcore", "kombu", "amqp", "uvicorn.access", "celery.app.trace", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
-    # its warnings repeat what our own dispatcher says when the broker is away
+    # its warnings repeat those of our enqueuer when the broker is unavailable
     logging.getLogger("celery.worker.strategy").setLevel(max(level, logging.WARNING))
 
 
 def log_to_stderr() -> None:
-    """Send our lines to stderr as structlog writes them: the stdout of a command is for what was asked for."""
+    """Send our lines to stderr in structlog's format: the stdout of a command is for its result."""
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of one module."""
+    """Return the logger of one module."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
 
 def log_ignored(variables: Iterable[str]) -> None:
-    """Say of each variable that looks like ours and is ignored that it is, and why."""
+    """Log each variable that looks like ours but is ignored, with the reason."""
     for each in variables:
         get_logger(__name__).warning("variable ignored", reason=each)

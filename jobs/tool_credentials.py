@@ -1,7 +1,7 @@
-"""Credentials inside a request: what opens a tenant's own MCP servers and the hosts that its containers may reach.
+"""Credentials inside a request, for a tenant's own MCP servers and for the hosts that its containers may reach.
 
-A row holds `***` in their place, so that whatever reads it shows nothing; they themselves lie beside it, sealed, each
-with its place. Only the worker puts them back, at the call.
+A row holds `***` in their place, so that no reader can show them. They are stored beside it, encrypted, each with its
+place. Only the worker puts them back, for the call.
 """
 
 import json
@@ -16,7 +16,7 @@ from jobs.job import Answer, CallReport
 
 MASK: Final = "***"
 SHORTEST: Final = 8
-"""Anything shorter is no secret, and would be found in the midst of words."""
+"""Characters. A shorter text is not a secret, and would match inside words."""
 _SAY_WHAT_IT_IS: Final = frozenset({"id", "object", "role", "status", "type"})
 
 Place = tuple[str | int, ...]
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Credentials:
-    """Some credentials, each with its place in a request."""
+    """Credentials, each with its place in a request."""
 
     found: Sequence[tuple[Place, Any]] = field(default=(), repr=False)
 
@@ -34,12 +34,12 @@ class Credentials:
 
     @property
     def first_place(self) -> str:
-        """Where the first one stands, as OpenAI writes the path to a field."""
+        """Path to the first one, in OpenAI's notation."""
         first, *rest = self.found[0][0]
         return str(first) + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in rest)
 
     def encrypted(self, cipher: Cipher) -> str:
-        """As a row keeps them.
+        """Return them in the form for a row.
 
         Raises:
             DecryptionError: there is no key.
@@ -48,25 +48,25 @@ class Credentials:
 
     @classmethod
     def opened(cls, encrypted: str | None, cipher: Cipher) -> "Credentials":
-        """Those that a row keeps, if any.
+        """Return the credentials of a row, if any.
 
         Raises:
-            DecryptionError: they cannot be read with the keys at hand.
+            DecryptionError: they cannot be decrypted with the current keys.
         """
         if encrypted is None:
             return cls()
         return cls([(tuple(place), value) for place, value in json.loads(cipher.decrypt(encrypted))])
 
     def put_back(self, body: Json) -> Json:
-        """`body` as it was before `hide`."""
+        """Return `body` as it was before `hide`."""
         return _with(body, self.found)
 
     def put_back_into_input(self, input_: Any) -> Any:
-        """The same for the input alone, of a request whose settings do not matter any more."""
+        """Return the input as it was before `hide`, for a request whose settings are no longer needed."""
         return _with({"input": input_}, [(place, value) for place, value in self.found if place[0] == "input"])["input"]
 
     def withheld_from(self, report: CallReport) -> CallReport:
-        """What a call came to, where the provider should have repeated one of them to us."""
+        """Return the report of a call without credentials that the provider may have repeated."""
         if not self:
             return report
         result: Answer | Failure = report.result
@@ -83,12 +83,12 @@ class Credentials:
         )
 
     def withheld_from_event(self, event: Json) -> Json:
-        """An event of a stream without them."""
+        """Return an event of a stream without them."""
         withheld: Json = self._withheld(event)
         return withheld
 
     def _withheld_from_bytes(self, data: bytes) -> bytes:
-        """JSON, or what was to be JSON, without them."""
+        """Return JSON, or broken JSON, without them."""
         for word in self._words():
             for written in (word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1]):
                 data = data.replace(written.encode("utf-8", "surrogatepass"), MASK.encode())
@@ -109,16 +109,16 @@ class Credentials:
         return text
 
     def _words(self) -> list[str]:
-        """What must not be seen, longest first: of `Bearer abc` the second part alone as well."""
+        """Return the texts to mask, longest first, and each word of them, such as `abc` of `Bearer abc`."""
         texts = {text for _, value in self.found for text in _texts(value)}
         words = texts | {word for text in texts for word in text.split()}
         return sorted((word for word in words if len(word) >= SHORTEST), key=len, reverse=True)
 
 
 def hide(body: Json) -> tuple[Json, Credentials]:
-    """A request, or the response that repeats it, with `***` for each credential; and the credentials.
+    """Return a request, or the response that repeats it, with `***` for each credential, and the credentials.
 
-    `body` itself stays as it is.
+    `body` itself is unchanged.
     """
     found = list(_in_body(body))
     if not found:
@@ -128,7 +128,7 @@ def hide(body: Json) -> tuple[Json, Credentials]:
 
 
 def hide_in_tools(tools: list[Any]) -> list[Any]:
-    """The same for a list of tools alone."""
+    """Return a list of tools with `***` for each credential."""
     shown: list[Any] = hide({"tools": tools})[0]["tools"]
     return shown
 
@@ -139,7 +139,7 @@ def _in_body(body: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
     if isinstance(choice, Mapping):
         yield from _in_tools(choice.get("tools"), ("tool_choice", "tools"))
         yield from _in_tool(choice, ("tool_choice",))
-    for name in ("input", "output"):  # a search for tools, for one, ends with an item that holds some
+    for name in ("input", "output"):  # a tool search, for example, ends with an item that holds tools
         items = body.get(name)
         for number, item in enumerate(items if isinstance(items, list) else ()):
             if isinstance(item, Mapping) and "tools" in item:

@@ -1,4 +1,4 @@
-"""Webhooks as data: event types, the envelope, the Standard Webhooks signature, and when to try again.
+"""Webhooks as data: event types, the envelope, the Standard Webhooks signature, and the retry schedule.
 
 The scheme is https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md; OpenAI's SDKs
 verify it with `client.webhooks.unwrap`. Nothing here has a clock, I/O or randomness of its own.
@@ -19,14 +19,14 @@ from typing import Final
 from jobs.lifecycle import Status
 
 SHORTEST_SECRET_BYTES: Final = 16
-"""Standard Webhooks asks for 24 to 64 bytes. Secrets that receivers have lived with are shorter; below this they can be
-found by trying."""
+"""Standard Webhooks asks for 24 to 64 bytes. Existing endpoints have shorter secrets; below this limit a secret can be
+found by trial."""
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105  # a prefix, not a secret
 SECRET_BYTES: Final = 32
 
 
 class EventType(StrEnum):
-    """What a receiver can be told; OpenAI's own words."""
+    """The events that an endpoint can receive, in OpenAI's words."""
 
     COMPLETED = "response.completed"
     FAILED = "response.failed"
@@ -42,11 +42,11 @@ EVENT_OF: Final[Mapping[Status, EventType]] = MappingProxyType(
         Status.INCOMPLETE: EventType.INCOMPLETE,
     }
 )
-"""The event that each end of a response is."""
+"""The event for each final status of a response."""
 
 
 class DeliveryStatus(StrEnum):
-    """The life of a delivery: one event on its way to one endpoint."""
+    """The status of a delivery: one event for one endpoint."""
 
     PENDING = "pending"
     SENDING = "sending"
@@ -55,7 +55,7 @@ class DeliveryStatus(StrEnum):
 
 
 class DeliveryError(StrEnum):
-    """How one try went wrong, without anything that the receiver wrote."""
+    """The reason why a delivery attempt failed, without any text of the endpoint."""
 
     ADDRESS_REFUSED = "address_refused"
     NAME_UNRESOLVED = "name_unresolved"
@@ -72,14 +72,14 @@ class DeliveryError(StrEnum):
 
 
 class DisabledFor(StrEnum):
-    """Why an endpoint gets no more deliveries."""
+    """The reason why an endpoint gets no more deliveries."""
 
     FAILING = "failing"
     GONE = "gone"
 
 
 def envelope(event_id: str, event_type: EventType, response_id: str, now: datetime) -> str:
-    """The body of a delivery, in OpenAI's shape. It is kept as text: what is signed is what is sent, at every try."""
+    """Return the body of a delivery in OpenAI's shape, as text, so that each attempt signs the same bytes."""
     body = {
         "id": event_id,
         "object": "event",
@@ -91,15 +91,15 @@ def envelope(event_id: str, event_type: EventType, response_id: str, now: dateti
 
 
 def new_secret(random: bytes) -> str:
-    """A signing secret made of `random`, in the form in which receivers' libraries take it."""
+    """Return a signing secret made of `random`, in the form that webhook libraries accept."""
     return SECRET_PREFIX + base64.b64encode(random).decode("ascii")
 
 
 def key_of(secret: str) -> bytes:
-    """The bytes that sign: what follows `whsec_` is base64, any other secret is taken as it stands, as the SDKs do.
+    """Return the signing key: the base64 after `whsec_`, or the bytes of any other secret, as the SDKs do.
 
     Raises:
-        ValueError: what follows `whsec_` is not base64 of anything.
+        ValueError: the text after `whsec_` is not base64, or is empty.
     """
     if not secret.startswith(SECRET_PREFIX):
         return secret.encode()
@@ -113,14 +113,14 @@ def key_of(secret: str) -> bytes:
 
 
 def signature(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
-    """One signature of the scheme's first version, `v1,<base64>`; `timestamp` in unix seconds."""
+    """Return a signature of the scheme's first version, `v1,<base64>`; `timestamp` is in unix seconds."""
     signed = b".".join((event_id.encode(), str(timestamp).encode(), body))
     digest = hmac.new(key_of(secret), signed, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(digest).decode('ascii')}"
 
 
 def signed_headers(secrets: Iterable[str], event_id: str, moment: datetime, body: bytes) -> dict[str, str]:
-    """The headers that let a receiver verify `body`: one signature per live secret; none where there is no secret."""
+    """Return the headers that let an endpoint verify `body`, with one signature for each secret."""
     timestamp = int(moment.timestamp())
     headers = {"webhook-id": event_id, "webhook-timestamp": str(timestamp)}
     signatures = [signature(secret, event_id, timestamp, body) for secret in secrets]
@@ -140,10 +140,10 @@ SCHEDULE: Final = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-"""How long to wait after the first failed try, the second, ...; after the last of them the delivery has failed."""
+"""Delays after the first failed attempt, the second, and so on. After one more failure the delivery has failed."""
 MAX_FAILURES: Final = len(SCHEDULE) + 1
 MOST_LOST_IN_A_ROW: Final = 2
-"""Tries that may be lost one after the other without being counted: a worker dies now and then, not at every try."""
+"""Consecutive lost attempts that are not counted: a worker may die now and then, but not at every attempt."""
 JITTER: Final = 0.1
 LONGEST_RETRY_AFTER: Final = timedelta(hours=24)
 WARN_AFTER: Final = timedelta(days=2)
@@ -151,14 +151,14 @@ DISABLE_AFTER: Final = timedelta(days=5)
 DELIVERY_SECONDS: Final = 20.0
 OLD_SECRET_LIVES: Final = timedelta(hours=24)
 HEEDED: Final = frozenset({429, 503})
-"""The statuses with which a receiver may ask for a longer pause by `Retry-After`."""
+"""The statuses with which an endpoint may ask for a longer delay by `Retry-After`."""
 
 
 def delay_after(failures: int, *, jitter: float, retry_after: timedelta | None = None) -> timedelta | None:
-    """How long to wait after the `failures`-th failed try (1, 2, ...); None when it was the last.
+    """Return the delay after the `failures`-th failed attempt (1, 2, ...); None if it was the last.
 
-    `jitter`, drawn from [0, 1), makes it up to a tenth longer, so that what failed together does not come back
-    together. A receiver's `Retry-After` is a floor.
+    `jitter`, drawn from [0, 1), adds up to a tenth, so that deliveries that failed together are not repeated together.
+    The endpoint's `Retry-After` is the minimum.
     """
     if failures >= MAX_FAILURES:
         return None
@@ -168,9 +168,9 @@ def delay_after(failures: int, *, jitter: float, retry_after: timedelta | None =
 
 @dataclass(frozen=True)
 class DeliveryReport:
-    """What one try came to; `error` is None when the receiver took the event.
+    """The result of one delivery attempt; `error` is None if the endpoint took the event.
 
-    `shortage` names what this server itself was short of, so that nothing was sent.
+    `shortage` names a resource that this server lacked, so that nothing was sent.
     """
 
     error: DeliveryError | None

@@ -1,9 +1,9 @@
-"""Where webhooks may go: which URLs, which addresses. The guard against server-side request forgery without its I/O.
+"""The URLs and addresses to which webhooks may be sent: the rules against server-side request forgery, without I/O.
 
-A URL is read once, strictly, and what was read is what is connected to: no second parser gets to understand it
-otherwise. An address counts as public only if no registry says otherwise
-(https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry); addresses that carry
-another one inside (IPv4-mapped, NAT64, 6to4, ...) are refused, because who takes them apart decides where they lead.
+A URL is parsed once, strictly, and the connection uses the parsed parts, so that no second parser can read it
+differently. An address counts as public only if no registry says otherwise
+(https://www.iana.org/assignments/iana-ipv4-special-registry, .../iana-ipv6-special-registry). Addresses that contain
+another one (IPv4-mapped, NAT64, 6to4, ...) are refused, because the target depends on the system that decodes them.
 """
 
 import re
@@ -46,7 +46,7 @@ NOT_PUBLIC_4: Final = tuple(
     )
 )
 GLOBAL_6: Final = ip_network("2000::/3")
-"""All that has been given out for use between networks; loopback, private, link-local and multicast lie outside."""
+"""All addresses assigned for use between networks. Loopback, private, link-local and multicast lie outside."""
 NOT_PUBLIC_6: Final = tuple(
     ip_network(each)
     for each in (
@@ -62,17 +62,16 @@ NAT64: Final = ip_network("64:ff9b::/96")
 
 
 NOWHERE: Final = "it does not lead to a public address on a usual port, and this server sends to no other."
-"""The one sentence for a host that is refused for its addresses, or for having none: else it would tell what is there.
-"""
+"""The only message for a host that is refused for its addresses or has none; others would reveal the network."""
 
 
 class DestinationRefused(Exception):
-    """Nothing is sent there; the message is a sentence for whoever gave the URL."""
+    """Nothing is sent to this URL; the message is a sentence for the caller who gave it."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A URL taken apart: `host` is a lower-case name or an address without brackets, `target` path and query."""
+    """A parsed URL: `host` is a lower-case name or an address without brackets, `target` is path and query."""
 
     scheme: str
     host: str
@@ -81,17 +80,17 @@ class Destination:
 
     @property
     def origin(self) -> str:
-        """What bounds the deliveries at once: one server, whatever its paths."""
+        """The server, whatever the path; concurrent deliveries are limited by it."""
         return f"{self.scheme}://{self._authority}:{self.port}"
 
     @property
     def host_header(self) -> str:
-        """The name by which the receiver is asked."""
+        """The value of the `Host` header."""
         return self._authority if self.port == DEFAULT_PORTS[self.scheme] else f"{self._authority}:{self.port}"
 
     @property
     def address(self) -> Address | None:
-        """The host, where it is an address rather than a name."""
+        """The host if it is an address, None if it is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -103,10 +102,10 @@ class Destination:
 
 
 def parse_destination(url: str) -> Destination:
-    """Take a URL apart, strictly.
+    """Parse a URL strictly.
 
     Raises:
-        DestinationRefused: it is not an absolute http or https URL of the plain kind.
+        DestinationRefused: it is not a plain absolute http or https URL.
     """
     if len(url) > LONGEST_URL:
         raise DestinationRefused(f"expected at most {LONGEST_URL} characters.")
@@ -140,20 +139,20 @@ def _host(host: str) -> str:
         raise DestinationRefused("write an international host name in its 'xn--' form.")
     if NAME.fullmatch(host) is None:
         raise DestinationRefused("the host name is not valid.")
-    if NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):  # as 2130706433 and 0x7f.1, which resolvers take
+    if NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):  # such as 2130706433 and 0x7f.1, which resolvers accept
         raise DestinationRefused("write an IPv4 address as four decimal numbers.")
     return host
 
 
 @dataclass(frozen=True)
 class DestinationPolicy:
-    """What the operator lets through beside https to public addresses on the usual ports."""
+    """The exceptions of the operator from https to public addresses on the usual ports."""
 
     allow_http: bool = False
     networks: Sequence[Network] = ()
 
     def check_url(self, destination: Destination) -> None:
-        """Refuse what can be refused without resolving a name.
+        """Check the rules that need no name resolution.
 
         Raises:
             DestinationRefused: nothing may be sent there.
@@ -166,7 +165,7 @@ class DestinationPolicy:
             _check_port(destination)
 
     def check_addresses(self, destination: Destination, addresses: Iterable[Address]) -> None:
-        """Refuse a receiver if any of its addresses is refused: which one is taken is not ours alone to say.
+        """Check every address of a destination, because the one that is used is not chosen here alone.
 
         Raises:
             DestinationRefused: nothing may be sent there.
@@ -189,14 +188,14 @@ def _check_port(destination: Destination) -> None:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the internet at large."""
+    """Return whether an address belongs to the public internet."""
     if isinstance(address, IPv4Address):
         return not any(address in network for network in NOT_PUBLIC_4)
     return address in GLOBAL_6 and not any(address in network for network in NOT_PUBLIC_6)
 
 
 def embedded(address: Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 address carries to be connected to in its stead, if it does."""
+    """Return the IPv4 address inside an IPv6 address that is connected to in its place, if there is one."""
     if isinstance(address, IPv4Address):
         return None
     if any(address in network for network in (MAPPED, COMPATIBLE, NAT64)) and int(address) > 1:

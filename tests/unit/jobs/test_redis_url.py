@@ -124,7 +124,7 @@ def test_settings_take_sentinels_with_the_password_apart(monkeypatch: pytest.Mon
             f"amqps://me:{SECRET}@h//?ssl_ca_certs=/none",
             "the file that ssl_ca_certs names cannot be read",
         ),
-        ("BROKER_URL", f"amqps://me:{SECRET}@h//?ssl_hope=1", "ssl_hope is no option there"),
+        ("BROKER_URL", f"amqps://me:{SECRET}@h//?ssl_hope=1", "ssl_hope is not an option there"),
         ("BROKER_URL", f"amqps://me@h//?ssl_cert_reqs={SECRET}", "expected ssl_cert_reqs=required"),
         ("BROKER_URL", f"unix:///x?{SECRET}=1", "an option that Redis. client does not know"),
         ("BROKER_OPTIONS", f'["{SECRET}"]', "expected a JSON object"),
