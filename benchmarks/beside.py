@@ -180,11 +180,11 @@ class _Beside:
         found = (events[job_id] for job_id in ended if job_id in events)
         return [arrivals[each.id] - each.created_at.timestamp() for each in found]
 
-    def _create(self, requests: Iterator[bytes], count: int) -> list[str]:
-        creates = (request("POST", self._url, AUTHORIZED, body) for body in requests)
-        bodies = send_all(self._url, creates, clients=CLIENTS).bodies
-        assert len(bodies) == count, len(bodies)
-        return [json.loads(each)["id"] for each in bodies]
+    def _create(self, bodies: Iterator[bytes], count: int) -> list[str]:
+        creates = (request("POST", self._url, AUTHORIZED, body) for body in bodies)
+        answers = send_all(self._url, creates, clients=CLIENTS).bodies
+        assert len(answers) == count, len(answers)
+        return [json.loads(each)["id"] for each in answers]
 
     @staticmethod
     def _call(prompt: str, seconds: int) -> bytes:

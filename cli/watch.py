@@ -58,7 +58,7 @@ def wait_for(client: Client, response_id: str, timeout: float | None = None) -> 
 
 def come_back(response_id: str) -> str:
     """Return the hint for waiting again later."""
-    return f"it goes on; come back with: backburner wait {response_id}"
+    return f"it keeps running; come back with: backburner wait {response_id}"
 
 
 def describe(view: ResponseView) -> str:

@@ -170,7 +170,7 @@ def test_ctrl_c_while_waiting_leaves_the_job_running_and_prints_the_wait_command
         running.match(name)
         running.signal(signal.SIGINT)
         assert running.exit_status() == 130
-        assert f"it goes on; come back with: backburner wait {name}" in running.output
+        assert f"it keeps running; come back with: backburner wait {name}" in running.output
         assert "Traceback" not in running.output
     assert "end" not in fake.jobs[name]
 

@@ -194,7 +194,7 @@ def test_an_outage_is_said_wherever_one_looks(sqlite_url: str, valkey: ValkeySer
             assert words in " ".join(run(*verb, cwd=tmp_path, **client).stdout.split())
         ours = {name.removeprefix("BACKBURNER_").lower(): value for name, value in stack.settings().items()}
         doctor = run("doctor", cwd=tmp_path, **{name: value for name, value in ours.items() if name.islower()})
-        assert f"closed: {words}" in " ".join(doctor.stdout.split()), doctor.stdout
+        assert f"paused: {words}" in " ".join(doctor.stdout.split()), doctor.stdout
         stack.outage.end()
         stack.await_all(jobs, "completed", 60)
         assert "backburner_provider_active 1.0" in httpx.get(f"{stack.url}/metrics").text
