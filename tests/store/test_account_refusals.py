@@ -1,4 +1,4 @@
-"""Whose fault a refusal for the account's sake is, told from the calls of the neighbours."""
+"""Refusals of an account or of a single job, told apart by the calls of other jobs."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ REFUSED = CallReport(Failure(ErrorKind.BAD_CREDENTIALS, "Not you.", 403), http_s
 
 
 class World:
-    """Calls of several keys, one after the other; each begins a second after the one before."""
+    """Calls of several keys, each of which begins a second after the previous one."""
 
     def __init__(self, records: Records, clock: Clock) -> None:
         self.records, self.clock = records, clock
@@ -68,42 +68,42 @@ def world(records: Records, clock: Clock) -> World:
     return World(records, clock)
 
 
-def test_words_that_mean_nothing_else_are_the_accounts_at_once(world: World) -> None:
+def test_an_unmistakable_refusal_is_the_accounts_at_once(world: World) -> None:
     first = world.begin()
     assert world.accounts(first, is_unmistakable=True)
     assert not world.accounts(first)
 
 
-def test_the_same_words_are_not_while_a_neighbour_was_taken_of_late(world: World) -> None:
+def test_an_unmistakable_refusal_is_not_if_another_job_was_accepted_lately(world: World) -> None:
     world.answer(world.begin(of_other=True))
     assert not world.accounts(world.begin(), is_unmistakable=True)
 
 
-def test_two_different_jobs_are_the_accounts(world: World) -> None:
+def test_refusals_of_two_jobs_are_the_accounts(world: World) -> None:
     world.refuse(world.begin())
     assert world.accounts(world.begin())
 
 
-def test_one_job_refused_twice_is_not(world: World) -> None:
+def test_two_refusals_of_one_job_are_not_the_accounts(world: World) -> None:
     first = world.begin()
     world.refuse(first)
     assert not world.accounts(world.again(first))
 
 
-def test_a_neighbour_that_was_taken_between_two_refusals_clears_the_account(world: World) -> None:
+def test_an_accepted_call_between_two_refusals_clears_the_account(world: World) -> None:
     world.refuse(world.begin())
     world.answer(world.begin())
     assert not world.accounts(world.begin())
 
 
-def test_a_call_that_was_under_way_before_says_nothing_by_ending_well(world: World) -> None:
+def test_a_call_that_began_before_the_refusal_does_not_count(world: World) -> None:
     under_way = world.begin()
     world.refuse(world.begin())
     world.answer(under_way)
     assert world.accounts(world.begin())
 
 
-def test_a_call_that_runs_for_a_while_was_taken(world: World) -> None:
+def test_a_call_that_runs_for_a_while_was_accepted(world: World) -> None:
     world.refuse(world.begin())
     world.begin()
     assert world.accounts(world.begin())
@@ -111,7 +111,7 @@ def test_a_call_that_runs_for_a_while_was_taken(world: World) -> None:
     assert not world.accounts(world.begin())
 
 
-def test_where_other_keys_wait_two_jobs_of_one_key_are_not_the_accounts(world: World) -> None:
+def test_two_jobs_of_one_key_are_not_the_accounts_while_other_keys_wait(world: World) -> None:
     world.refuse(world.begin())
     world.records.submit_job(world.other)
     assert not world.accounts(world.begin())
@@ -119,7 +119,7 @@ def test_where_other_keys_wait_two_jobs_of_one_key_are_not_the_accounts(world: W
     assert world.accounts(world.begin())
 
 
-def test_a_model_that_the_account_may_not_use_holds_no_other_up(world: World) -> None:
+def test_a_forbidden_model_does_not_stop_other_models(world: World) -> None:
     world.answer(world.begin(model="some/other"))
     world.refuse(world.begin())
     assert not world.accounts(world.begin())
@@ -128,7 +128,7 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(world: World) ->
     assert world.accounts(world.begin())
 
 
-def test_a_call_for_another_model_long_ago_says_nothing(world: World) -> None:
+def test_an_old_call_for_another_model_does_not_count(world: World) -> None:
     world.answer(world.begin(model="some/other"))
     world.clock.advance(RECENT_OTHER_MODEL)
     world.refuse(world.begin())
@@ -136,7 +136,7 @@ def test_a_call_for_another_model_long_ago_says_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("of_other", [False, True], ids=["a neighbour of the same key", "of another key"])
-def test_a_job_that_alone_is_refused_fails_at_its_last_try(world: World, *, of_other: bool) -> None:
+def test_a_job_that_alone_is_refused_fails_at_its_last_call(world: World, *, of_other: bool) -> None:
     attempt = world.begin()
     for number in range(1, MOST_REFUSED + 1):
         world.refuse(attempt)
@@ -146,7 +146,7 @@ def test_a_job_that_alone_is_refused_fails_at_its_last_try(world: World, *, of_o
             attempt = world.again(attempt)
 
 
-def test_a_job_that_is_refused_with_all_others_never_fails_of_it(world: World) -> None:
+def test_a_job_that_is_refused_with_all_others_never_fails(world: World) -> None:
     world.answer(world.begin(of_other=True))
     attempt = world.begin()
     for _ in range(MOST_REFUSED + 2):
@@ -156,7 +156,7 @@ def test_a_job_that_is_refused_with_all_others_never_fails_of_it(world: World) -
         attempt = world.again(attempt)
 
 
-def test_a_job_without_neighbours_never_fails_of_it(world: World) -> None:
+def test_a_job_without_others_never_fails(world: World) -> None:
     attempt = world.begin()
     for _ in range(MOST_REFUSED + 2):
         world.refuse(attempt)
@@ -164,7 +164,7 @@ def test_a_job_without_neighbours_never_fails_of_it(world: World) -> None:
         attempt = world.again(attempt)
 
 
-def test_refusals_from_before_a_neighbour_was_taken_are_no_tries_of_its_own(world: World) -> None:
+def test_refusals_before_another_job_was_accepted_do_not_count(world: World) -> None:
     attempt = world.begin()
     world.refuse(attempt)
     for _ in range(MOST_REFUSED + 1):  # while the account was refused
@@ -178,7 +178,7 @@ def test_refusals_from_before_a_neighbour_was_taken_are_no_tries_of_its_own(worl
         assert world.own(attempt) is (number == MOST_REFUSED - 1)
 
 
-def test_tries_without_a_neighbour_between_them_count_as_one(world: World) -> None:
+def test_refusals_without_an_accepted_call_between_them_count_as_one(world: World) -> None:
     attempt = world.begin()
     world.refuse(attempt)
     world.answer(world.begin(of_other=True))
@@ -188,7 +188,7 @@ def test_tries_without_a_neighbour_between_them_count_as_one(world: World) -> No
         assert not world.own(attempt)
 
 
-def test_another_poison_of_the_same_key_saves_nobody_whose_neighbours_are_taken(world: World) -> None:
+def test_another_refused_job_of_the_key_does_not_save_a_refused_job(world: World) -> None:
     attempt = world.begin()
     for number in range(MOST_REFUSED):
         world.refuse(attempt)
@@ -199,7 +199,7 @@ def test_another_poison_of_the_same_key_saves_nobody_whose_neighbours_are_taken(
     assert world.own(attempt)
 
 
-def test_a_job_that_has_failed_of_its_refusals_is_no_evidence_against_the_next(world: World) -> None:
+def test_refusals_of_a_failed_job_do_not_count_for_the_next(world: World) -> None:
     poison = world.begin()
     world.refuse(poison)
     world.answer(world.begin(of_other=True))

@@ -1,4 +1,4 @@
-"""API keys: shown once, stored as a hash, ended at once."""
+"""API keys: shown once, stored as a hash, revoked at once."""
 
 from datetime import timedelta
 
@@ -44,13 +44,13 @@ def test_no_secret_is_stored(database: Database) -> None:
     assert "bootstrap-secret" not in str(snapshot(database))
 
 
-def test_secrets_are_long_and_never_the_same() -> None:
+def test_secrets_are_long_and_unique() -> None:
     secrets = {generate_secret() for _ in range(100)}
     assert len(secrets) == 100
     assert all(secret.startswith("bb_") and len(secret) >= 43 for secret in secrets)
 
 
-def test_a_revoked_key_opens_nothing_and_stays_on_the_list(records: Records, clock: Clock) -> None:
+def test_a_revoked_key_is_invalid_and_stays_listed(records: Records, clock: Clock) -> None:
     with records.database.begin() as tx:
         key, secret = create_key(tx, "ci", None, clock())
         revoked = revoke_key(tx, key.id, clock.advance(timedelta(days=1)))
@@ -63,7 +63,7 @@ def test_a_revoked_key_opens_nothing_and_stays_on_the_list(records: Records, clo
         assert revoke_key(tx, "key_unknown", clock()) is None
 
 
-def test_jobs_of_a_revoked_key_go_on(records: Records, clock: Clock) -> None:
+def test_jobs_of_a_revoked_key_continue(records: Records, clock: Clock) -> None:
     job = records.submit_job()
     with records.database.begin() as tx:
         revoke_key(tx, records.key.id, clock())
@@ -71,7 +71,7 @@ def test_jobs_of_a_revoked_key_go_on(records: Records, clock: Clock) -> None:
 
 
 class TestBootstrap:
-    def test_it_is_made_once_with_every_scope(self, database: Database) -> None:
+    def test_it_is_created_once_with_every_scope(self, database: Database) -> None:
         with database.begin() as tx:
             ensure_bootstrap_key(tx, "bb_one", START)
         before = snapshot(database)
@@ -92,7 +92,7 @@ class TestBootstrap:
         assert key is not None
         assert key.id == BOOTSTRAP_ID
 
-    def test_a_new_secret_works_after_the_old_one_was_revoked_which_stays_so(self, database: Database) -> None:
+    def test_a_new_secret_is_valid_after_the_old_one_was_revoked(self, database: Database) -> None:
         later = START + timedelta(days=1)
         with database.begin() as tx:
             ensure_bootstrap_key(tx, "bb_one", START)

@@ -1,4 +1,4 @@
-"""The ledger of calls: opened before the call, closed once, and truer late than never."""
+"""The ledger of calls: a row is opened before the call and closed once, even by a late report."""
 
 from datetime import timedelta
 from typing import Any
@@ -21,7 +21,7 @@ from tests.support.clock import Clock
 from tests.support.records import ANSWER, COST, FAILURE, USAGE, Records, claim_one, end_one, rows_of, snapshot
 
 SECOND = timedelta(seconds=1)
-LOST = Failure(ErrorKind.LOST, "The worker fell silent.")
+LOST = Failure(ErrorKind.LOST, "The worker stopped sending heartbeats.")
 
 
 class TestBegin:
@@ -42,7 +42,7 @@ class TestBegin:
         assert (attempt.ended_at, attempt.outcome, attempt.billed) == (None, None, Billed.UNKNOWN)
         assert (attempt.api_key_id, attempt.model) == (job.api_key_id, job.model)
 
-    def test_the_second_call_has_the_next_number_and_the_first_beginning(self, records: Records, clock: Clock) -> None:
+    def test_the_second_call_has_the_next_number_and_keeps_the_jobs_start(self, records: Records, clock: Clock) -> None:
         first, _ = records.claim(records.submit_job())
         again = records.move(
             Verb.RESCHEDULE, first, available_at=clock.advance(SECOND), truncation_applied=Truncation.AUTO
@@ -52,7 +52,7 @@ class TestBegin:
         assert attempt.truncation is Truncation.AUTO
 
     @pytest.mark.parametrize("status", sorted(set(Status) - {Status.QUEUED}))
-    def test_a_bell_for_a_job_that_is_taken_or_ended_is_stale(self, status: Status, records: Records) -> None:
+    def test_a_job_that_is_claimed_or_ended_is_not_claimed(self, status: Status, records: Records) -> None:
         job = records.job_in(status)
         before = snapshot(records.database)
         with records.database.begin() as tx:
@@ -69,13 +69,13 @@ class TestBegin:
             assert (claim_one(tx, job.id, records.worker_id, now) is None) == stale
 
     @pytest.mark.parametrize(("wait", "stale"), [(59, False), (60, True)])
-    def test_nor_at_its_deadline(self, wait: int, stale: bool, records: Records, clock: Clock) -> None:
+    def test_a_job_is_not_claimed_at_its_deadline(self, wait: int, stale: bool, records: Records, clock: Clock) -> None:
         job = records.submit_job(deadline_at=clock() + 60 * SECOND)
         now = clock.advance(wait * SECOND)
         with records.database.begin() as tx:
             assert (claim_one(tx, job.id, records.worker_id, now) is None) == stale
 
-    def test_nor_by_a_worker_that_was_given_up_and_does_not_know_it(self, records: Records, clock: Clock) -> None:
+    def test_a_worker_that_was_marked_dead_claims_nothing(self, records: Records, clock: Clock) -> None:
         job = records.submit_job()
         now = clock.advance(60 * SECOND)
         with records.database.begin() as tx:
@@ -85,7 +85,7 @@ class TestBegin:
         _job, attempt = records.claim(job, fresh)
         assert (attempt.number, attempt.worker_id) == (1, fresh)
 
-    def test_a_bell_for_an_erased_job_is_stale(self, records: Records) -> None:
+    def test_an_erased_job_is_not_claimed(self, records: Records) -> None:
         job = records.job_in(Status.COMPLETED)
         with records.database.begin() as tx:
             erase(tx, job)
@@ -93,7 +93,7 @@ class TestBegin:
 
 
 class TestEnd:
-    def test_what_the_call_came_to_is_written(self, records: Records, clock: Clock) -> None:
+    def test_the_outcome_of_a_call_is_written(self, records: Records, clock: Clock) -> None:
         _job, attempt = records.claim(records.submit_job())
         now = clock.advance(SECOND)
         with records.database.begin() as tx:
@@ -104,7 +104,7 @@ class TestEnd:
         assert (ended.usage, ended.cost, ended.billed) == (USAGE, COST, Billed.YES)
         assert (ended.error_kind, ended.error_message) == (None, None)
 
-    def test_it_is_ended_once(self, records: Records, clock: Clock) -> None:
+    def test_a_call_is_ended_once(self, records: Records, clock: Clock) -> None:
         job, attempt = records.claim(records.submit_job())
         with records.database.begin() as tx:
             assert end_one(tx, attempt, Outcome.COMPLETED, clock(), ANSWER)
@@ -141,7 +141,7 @@ class TestEnd:
         done = records.end(*records.claim(waiting), Verb.COMPLETE, by_table)
         assert records.reload(done).cost == Cost(42, CostSource.PRICE_TABLE)
 
-    def test_a_call_that_reports_after_the_jobs_end_is_booked_all_the_same(self, records: Records) -> None:
+    def test_a_call_that_reports_after_the_jobs_end_is_booked(self, records: Records) -> None:
         running, attempt = records.claim(records.submit_job())
         cancelled = records.move(Verb.CANCEL, running)
         with records.database.begin() as tx:
@@ -158,14 +158,14 @@ class TestEnd:
             *(({"result": Failure(kind, "No."), "cost": None}, RULES[kind].billed) for kind in ErrorKind),
         ],
     )
-    def test_whether_it_may_have_been_billed(self, changes: dict[str, Any], billed: Billed, records: Records) -> None:
+    def test_billed_follows_from_the_report(self, changes: dict[str, Any], billed: Billed, records: Records) -> None:
         _job, attempt = records.claim(records.submit_job())
         with records.database.begin() as tx:
             end_one(tx, attempt, Outcome.FAILED, records.clock(), CallReport(**changes))
             [ended] = attempts_of(tx, attempt.job_id)
         assert ended.billed is billed
 
-    def test_a_long_message_is_cut(self, records: Records) -> None:
+    def test_a_long_message_is_truncated(self, records: Records) -> None:
         _job, attempt = records.claim(records.submit_job())
         report = CallReport(Failure(ErrorKind.REJECTED, "ü" * (ERROR_MESSAGE + 1)))
         with records.database.begin() as tx:
@@ -173,7 +173,7 @@ class TestEnd:
             [ended] = attempts_of(tx, attempt.job_id)
         assert ended.error_message == "ü" * ERROR_MESSAGE
 
-    def test_calls_come_first_to_last(self, records: Records, clock: Clock) -> None:
+    def test_calls_are_listed_in_order(self, records: Records, clock: Clock) -> None:
         job = records.submit_job()
         for _ in range(12):
             job = records.move(Verb.RESCHEDULE, records.claim(job)[0], available_at=clock())
@@ -182,7 +182,7 @@ class TestEnd:
 
 
 class TestAnswer:
-    def test_our_reading_and_their_bytes_are_kept(self, records: Records) -> None:
+    def test_the_normalised_and_the_raw_answer_are_stored(self, records: Records) -> None:
         job = records.job_in(Status.COMPLETED)
         [row] = rows_of(records.database, schema.answers, job)
         assert isinstance(ANSWER.result, Answer)
@@ -190,7 +190,7 @@ class TestAnswer:
         with records.database.read() as tx:
             assert get_response_document(tx, job.id, records.key.id).answer == ANSWER.result.response
 
-    def test_what_we_could_not_read_is_kept_raw(self, records: Records) -> None:
+    def test_an_unreadable_answer_is_stored_raw(self, records: Records) -> None:
         raw = bytes(range(256))
         job, attempt = records.claim(records.submit_job())
         report = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON."), http_status=200, raw=raw)
@@ -200,7 +200,7 @@ class TestAnswer:
         [kept] = rows_of(records.database, schema.attempt_bodies, failed)
         assert (kept["number"], kept["body"]) == (1, raw)
 
-    def test_what_failed_calls_brought_is_erased_with_the_job_and_not_kept_after_it(self, records: Records) -> None:
+    def test_bodies_of_failed_calls_are_erased_with_the_job_and_not_stored_after_it(self, records: Records) -> None:
         report = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON."), http_status=200, raw=b"<html>")
         early = records.end(*records.claim(records.submit_job()), Verb.FAIL, report)
         job, attempt = records.claim(records.submit_job())
@@ -212,7 +212,7 @@ class TestAnswer:
         for erased in (early, late):
             assert rows_of(records.database, schema.attempt_bodies, erased) == []
 
-    def test_only_the_present_run_s_failures_of_a_kind_are_counted(self, records: Records, clock: Clock) -> None:
+    def test_only_failures_of_the_present_run_and_kind_are_counted(self, records: Records, clock: Clock) -> None:
         unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
         job = records.submit_job()
         for report in (unreadable, CallReport(Failure(ErrorKind.OVERLOADED, "Busy.", 503), 503), unreadable):
@@ -228,7 +228,7 @@ class TestAnswer:
         with records.database.begin() as tx:
             assert count_failures(tx, job, ErrorKind.MALFORMED_ANSWER) == 1
 
-    def test_a_failure_without_a_body_leaves_nothing(self, records: Records) -> None:
+    def test_a_failure_without_a_body_stores_no_answer(self, records: Records) -> None:
         failed = records.job_in(Status.FAILED)
         assert not rows_of(records.database, schema.answers, failed)
 
@@ -240,7 +240,7 @@ class TestAnswer:
         assert (row["response"], row["raw"]) == ({"output": []}, b"{}")
 
 
-def test_every_outcome_kind_and_source_fits_the_table(records: Records, database: Database) -> None:
+def test_the_table_accepts_every_value_of_the_enums(records: Records, database: Database) -> None:
     _job, attempt = records.claim(records.submit_job())
     row = schema.attempts.c
     this = update(schema.attempts).where(row.job_id == attempt.job_id)

@@ -1,4 +1,4 @@
-"""The database's clock is set back by an hour: nothing that was due, or would soon have been, waits for that hour."""
+"""After the database's clock was set back by an hour, nothing that is due, or soon will be, waits for that hour."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ def rescheduled(records: Records) -> Job:
     return records.end(job, attempt, Verb.RESCHEDULE, FAILURE, **again)
 
 
-def test_what_waited_for_its_turn_or_its_next_try_is_due_now(records: Records) -> None:
+def test_queued_and_rescheduled_jobs_are_due_now(records: Records) -> None:
     jobs = [records.submit_job(), rescheduled(records)]
     with records.database.begin() as tx:
         tx.execute(update(schema.jobs).values(enqueued_at=records.clock()))
@@ -42,20 +42,20 @@ def test_what_waited_for_its_turn_or_its_next_try_is_due_now(records: Records) -
     ] * 2
 
 
-def test_what_waits_for_its_run_at_goes_on_to(records: Records) -> None:
+def test_a_job_keeps_its_run_at(records: Records) -> None:
     run_at = records.clock() + 2 * HOUR
     job = records.submit_job(run_at=run_at)
     assert set_back(records) == 0
     assert records.reload(job).available_at == run_at
 
 
-def test_what_a_worker_claims_and_does_not_hold_is_found_as_soon_as_ever(records: Records) -> None:
+def test_a_claim_that_its_worker_does_not_hold_is_found_as_soon_as_ever(records: Records) -> None:
     job = records.job_in(Status.IN_PROGRESS)
     assert set_back(records) == 1
     assert records.reload(job).updated_at == records.clock()
 
 
-def test_a_provider_that_takes_calls_again_is_open_with_the_next_call(records: Records) -> None:
+def test_a_provider_that_accepts_calls_again_is_active_with_the_next_call(records: Records) -> None:
     with records.database.begin() as tx:
         provider_limits.pause(
             tx, PROVIDER, ErrorKind.BAD_CREDENTIALS, records.clock(), records.clock(), pause=timedelta(minutes=5)
@@ -68,7 +68,7 @@ def test_a_provider_that_takes_calls_again_is_open_with_the_next_call(records: R
         assert provider_limits.resume(tx, PROVIDER, records.clock() + SECOND)
 
 
-def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> None:
+def test_nothing_is_changed_if_the_clock_was_not_set(records: Records) -> None:
     jobs = [records.submit_job(), rescheduled(records), records.job_in(Status.IN_PROGRESS)]
     with records.database.begin() as tx:
         provider_limits.pause(
@@ -81,7 +81,7 @@ def test_where_the_clock_was_not_set_nothing_is_changed(records: Records) -> Non
     assert [records.reload(job) for job in jobs] == jobs
 
 
-def test_who_has_looked_looks_again_only_after_a_step(records: Records) -> None:
+def test_rows_are_checked_again_only_after_another_step(records: Records) -> None:
     task = ClockSetBack(records.database)
     assert task.run_once(records.clock()) == 0
     records.submit_job()

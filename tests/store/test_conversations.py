@@ -1,4 +1,4 @@
-"""Chains of responses: walked whatever their depth, waited for, broken, and spared while somebody needs them."""
+"""Conversations: read at any depth, waited for, broken, and kept while a follow-up needs them."""
 
 from datetime import timedelta
 from typing import Any
@@ -54,21 +54,21 @@ def check(records: Records, job_id: str, key_id: str | None = None) -> bool:
 
 class TestCheck:
     @pytest.mark.parametrize("status", [Status.COMPLETED, Status.INCOMPLETE])
-    def test_an_answered_one_can_be_followed_at_once(self, status: Status, records: Records) -> None:
+    def test_an_answered_response_can_be_followed_at_once(self, status: Status, records: Records) -> None:
         assert check(records, records.job_in(status).id) is False
 
     @pytest.mark.parametrize("status", [Status.QUEUED, Status.IN_PROGRESS])
-    def test_an_open_one_has_to_be_waited_for(self, status: Status, records: Records) -> None:
+    def test_a_follow_up_waits_for_an_open_response(self, status: Status, records: Records) -> None:
         assert check(records, records.job_in(status).id) is True
 
     @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
-    def test_one_without_an_answer_cannot_be_followed(self, status: Status, records: Records) -> None:
+    def test_a_response_without_an_answer_cannot_be_followed(self, status: Status, records: Records) -> None:
         job = records.job_in(status)
         with pytest.raises(ChainBroken, match=job.id) as broken:
             check(records, job.id)
         assert (broken.value.code, broken.value.param) == ("previous_response_failed", "previous_response_id")
 
-    def test_what_is_anothers_is_not_there(self, records: Records, database: Database) -> None:
+    def test_a_response_of_another_key_is_not_found(self, records: Records, database: Database) -> None:
         job = records.job_in(Status.COMPLETED)
         with pytest.raises(ChainBroken, match="not found") as broken:
             check(records, job.id, make_key(database).id)
@@ -77,7 +77,7 @@ class TestCheck:
         assert (broken.value.code, nothing.value.code) == ("previous_response_not_found",) * 2
         assert broken.value.message == nothing.value.message.replace("resp_0", job.id)
 
-    def test_one_whose_ancestor_is_gone_names_it(self, records: Records) -> None:
+    def test_the_error_names_an_erased_earlier_response(self, records: Records) -> None:
         first = records.job_in(Status.COMPLETED)
         last = records.job_in(Status.COMPLETED, previous_response_id=first.id)
         gone(records, first)
@@ -85,7 +85,7 @@ class TestCheck:
             check(records, last.id)
         assert broken.value.response_id == first.id
 
-    def test_a_conversation_that_no_worker_should_hold_is_refused(
+    def test_a_conversation_that_is_too_large_is_refused(
         self, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = records.job_in(Status.COMPLETED, input="x" * 3_000)
@@ -98,7 +98,7 @@ class TestCheck:
 
 
 class TestRead:
-    def test_the_turns_come_oldest_first_with_inputs_and_outputs(self, records: Records) -> None:
+    def test_turns_are_read_oldest_first_with_inputs_and_outputs(self, records: Records) -> None:
         first = records.job_in(Status.COMPLETED, input="One")
         asked = [{"role": "user", "content": "Two"}]
         second = records.job_in(Status.COMPLETED, input=asked, previous_response_id=first.id)
@@ -111,7 +111,7 @@ class TestRead:
         ]
 
     def test_any_depth_is_one_query(self, records: Records, database: Database) -> None:
-        """Deeper than Python's stack, and no query for each turn."""
+        """The conversation is deeper than Python's stack, and takes one query."""
         ids = [f"resp_{number:032x}" for number in range(DEEP)]
         plain = {
             "api_key_id": records.key.id,
@@ -145,7 +145,7 @@ class TestRead:
 
 
 class TestWaiting:
-    def test_it_is_not_due_before_the_other_has_ended(self, records: Records, clock: Clock) -> None:
+    def test_it_is_not_due_before_the_previous_response_has_ended(self, records: Records, clock: Clock) -> None:
         before = records.job_in(Status.IN_PROGRESS)
         job = wait_for(records, before)
         assert (job.status, job.blocked_by, job.available_at) == (Status.QUEUED, before.id, job.deadline_at)
@@ -157,7 +157,7 @@ class TestWaiting:
         assert records.reload(job).blocked_by == before.id
 
     @pytest.mark.parametrize("cut", [False, True])
-    def test_it_is_due_once_the_other_has_an_answer(self, cut: bool, records: Records, clock: Clock) -> None:
+    def test_it_is_due_once_the_previous_one_has_an_answer(self, cut: bool, records: Records, clock: Clock) -> None:
         before, attempt = records.claim(records.submit_job())
         job = wait_for(records, before)
         records.end(before, attempt, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ANSWER)
@@ -176,7 +176,7 @@ class TestWaiting:
         assert records.reload(job).available_at == run_at
 
     @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
-    def test_all_that_follow_fail_at_once_and_say_why(self, status: Status, records: Records) -> None:
+    def test_all_follow_ups_fail_at_once_with_the_reason(self, status: Status, records: Records) -> None:
         before = records.submit_job()
         first = wait_for(records, before)
         second, third = wait_for(records, first), wait_for(records, first)
@@ -192,7 +192,7 @@ class TestWaiting:
             assert job.error_param == "previous_response_id"
             assert other.id in (job.error_message or "")
 
-    def test_it_fails_when_the_other_is_deleted(self, records: Records) -> None:
+    def test_it_fails_when_the_previous_response_is_deleted(self, records: Records) -> None:
         before = records.submit_job()
         job = wait_for(records, before)
         gone(records, records.move(Verb.CANCEL, before))
@@ -213,7 +213,7 @@ class TestWaiting:
         assert records.move(Verb.CANCEL, job).blocked_by is None
         assert decide(records) == 0
 
-    def test_a_retry_waits_for_another_look(self, records: Records, clock: Clock) -> None:
+    def test_a_retry_is_blocked_until_its_conversation_is_checked(self, records: Records, clock: Clock) -> None:
         before = records.submit_job()
         job = wait_for(records, before)
         cancelled = records.move(Verb.CANCEL, before)
@@ -233,7 +233,7 @@ class TestWaiting:
 
 
 class TestBroken:
-    def test_one_whose_conversation_is_erased_before_the_call_fails_without_a_call(self, records: Records) -> None:
+    def test_a_follow_up_whose_conversation_is_erased_fails_without_a_call(self, records: Records) -> None:
         first = records.job_in(Status.COMPLETED)
         last = records.job_in(Status.COMPLETED, previous_response_id=first.id)
         job = follow(records, last)
@@ -245,7 +245,7 @@ class TestBroken:
         assert (job.status, job.error_code, job.attempt) == (Status.FAILED, "previous_response_not_found", 0)
         assert first.id in (job.error_message or "")
 
-    def test_one_whose_forerunner_answers_too_much_fails_without_a_call(
+    def test_a_follow_up_of_too_large_an_answer_fails_without_a_call(
         self, records: Records, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         before = records.submit_job(input="Short.")
@@ -258,7 +258,7 @@ class TestBroken:
 
 
 class TestSent:
-    def test_what_was_sent_is_kept_for_the_call_that_was_given_it(self, records: Records, clock: Clock) -> None:
+    def test_the_sent_turns_are_stored_for_the_call_that_sent_them(self, records: Records, clock: Clock) -> None:
         job, attempt = records.claim(records.submit_job())
         with records.database.begin() as tx:
             note_sent(tx, attempt, 2, 5, clock())
@@ -267,7 +267,7 @@ class TestSent:
 
 
 class TestErasing:
-    def test_what_is_not_to_be_stored_goes_after_ten_minutes(self, records: Records, clock: Clock) -> None:
+    def test_an_unstored_response_is_erased_after_ten_minutes(self, records: Records, clock: Clock) -> None:
         kept, erased = records.job_in(Status.COMPLETED), records.job_in(Status.COMPLETED, store=False)
         assert pruner.run_once(records.database, clock.advance(timedelta(minutes=9, seconds=59)), DAY) == 0
         assert pruner.run_once(records.database, clock.advance(timedelta(seconds=2)), DAY) == 1
@@ -275,7 +275,7 @@ class TestErasing:
         with pytest.raises(ChainBroken):
             check(records, erased.id)
 
-    def test_what_an_open_follow_up_rests_upon_is_spared(self, records: Records, clock: Clock) -> None:
+    def test_responses_that_an_open_follow_up_needs_are_kept(self, records: Records, clock: Clock) -> None:
         first = records.job_in(Status.COMPLETED, store=False)
         second = records.job_in(Status.COMPLETED, store=False, previous_response_id=first.id)
         other = records.job_in(Status.COMPLETED, store=False, previous_response_id=first.id)

@@ -1,4 +1,4 @@
-"""`Idempotency-Key` in the store: bound once, with the job it made, and forgotten with it."""
+"""`Idempotency-Key` in the store: bound once to the job, and erased with it."""
 
 import pytest
 
@@ -44,12 +44,12 @@ def test_another_body_is_a_conflict(records: Records) -> None:
         earlier(records, of(records, body=b"{ }"))
 
 
-def test_another_api_keys_is_another_key(records: Records, database: Database) -> None:
+def test_the_same_key_of_another_api_key_is_another_key(records: Records, database: Database) -> None:
     submit_under(records, of(records))
     assert earlier(records, Idempotency.of(make_key(database).id, "order-4711", b"{}")) is None
 
 
-def test_the_second_one_leaves_nothing_behind(records: Records, database: Database) -> None:
+def test_a_second_request_stores_nothing(records: Records, database: Database) -> None:
     submit_under(records, of(records))
     before = snapshot(database)
     with pytest.raises(DuplicateRequest):
@@ -57,7 +57,7 @@ def test_the_second_one_leaves_nothing_behind(records: Records, database: Databa
     assert snapshot(database) == before
 
 
-def test_it_goes_with_the_response(records: Records, database: Database) -> None:
+def test_it_is_erased_with_the_response(records: Records, database: Database) -> None:
     job = submit_under(records, of(records))
     cancelled = records.move(Verb.CANCEL, job)
     with database.begin() as tx:
@@ -66,7 +66,7 @@ def test_it_goes_with_the_response(records: Records, database: Database) -> None
     assert earlier(records, of(records)) is None
 
 
-def test_of_two_at_once_one_makes_the_job(records: Records, database: Database) -> None:
+def test_one_of_two_concurrent_requests_submits_the_job(records: Records, database: Database) -> None:
     for number in range(ROUNDS):
         idempotency = of(records, key=f"order-{number}")
 

@@ -1,4 +1,4 @@
-"""`move` against the table of transitions: every pair of verb and status, and what happens when two move at once."""
+"""`move` against the table of transitions: every pair of verb and status, and races between two moves."""
 
 from datetime import timedelta
 from typing import Any
@@ -46,19 +46,19 @@ def test_every_verb_in_every_status(verb: Verb, status: Status, records: Records
 
 
 @pytest.mark.parametrize("verb", sorted(set(Verb) - {Verb.RETRY, Verb.CLAIM}))
-def test_a_later_attempt_is_a_fence(verb: Verb, records: Records) -> None:
-    """A worker that was given up, and still thinks it holds the job, changes nothing."""
-    zombie = records.job_in(Status.IN_PROGRESS)
-    taken_back = records.move(Verb.RESCUE, zombie)
-    current, _attempt = records.claim(taken_back, records.worker())
+def test_a_later_attempt_fences_off_a_stale_worker(verb: Verb, records: Records) -> None:
+    """A worker that was marked dead, but does not know it, changes nothing."""
+    stale = records.job_in(Status.IN_PROGRESS)
+    rescued = records.move(Verb.RESCUE, stale)
+    current, _attempt = records.claim(rescued, records.worker())
     before = snapshot(records.database)
     with pytest.raises(StaleJob):
-        records.move(verb, zombie)
+        records.move(verb, stale)
     assert snapshot(records.database) == before
-    assert records.reload(zombie) == current
+    assert records.reload(stale) == current
 
 
-def test_a_moved_job_of_another_database_transaction_rolls_back_whole(records: Records) -> None:
+def test_a_move_rolls_back_with_its_transaction(records: Records) -> None:
     job = records.job_in(Status.IN_PROGRESS)
     before = snapshot(records.database)
     with pytest.raises(ZeroDivisionError), records.database.begin() as tx:  # noqa: PT012
@@ -75,7 +75,7 @@ def test_an_actor_can_only_use_its_own_verbs(records: Records) -> None:
     assert snapshot(records.database) == before
 
 
-def test_what_a_verb_carries_is_written(records: Records, clock: Clock) -> None:
+def test_changes_of_a_move_are_written(records: Records, clock: Clock) -> None:
     job = records.job_in(Status.IN_PROGRESS)
     later = clock() + MINUTE
     moved = records.move(Verb.RESCHEDULE, job, available_at=later, failures=1, error_message="Slow down.")
@@ -83,7 +83,7 @@ def test_what_a_verb_carries_is_written(records: Records, clock: Clock) -> None:
     assert records.reload(job) == moved
 
 
-def test_one_of_two_workers_gets_the_job(records: Records, database: Database) -> None:
+def test_only_one_of_two_workers_claims_a_job(records: Records, database: Database) -> None:
     second_worker = records.worker()
     for _ in range(ROUNDS):
         job = records.submit_job()
@@ -101,8 +101,8 @@ def test_one_of_two_workers_gets_the_job(records: Records, database: Database) -
             assert [attempt.worker_id for attempt in attempts_of(tx, job.id)] == [winner]
 
 
-def test_cancelled_or_completed_but_never_both(records: Records, database: Database) -> None:
-    """Whoever comes first decides the status; the call's cost is booked either way."""
+def test_a_job_is_cancelled_or_completed_but_never_both(records: Records, database: Database) -> None:
+    """The first move decides the status, and the call's cost is booked in both cases."""
     winners = set()
     for _ in range(ROUNDS):
         job, attempt = records.claim(records.submit_job())

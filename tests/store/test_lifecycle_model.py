@@ -1,4 +1,4 @@
-"""The store against a model in plain Python, through any interleaving of verbs, crashes, late answers and clocks."""
+"""Compare the store with a model in plain Python, through any order of verbs, crashes, late answers and clocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,16 +46,16 @@ POLICY = Policy(Backoff(SECOND, 4 * SECOND), timedelta(hours=1), widen_on_overfl
 LOGGED = Cost(700, CostSource.PROVIDER)
 JITTER = 0.5
 CUT = CallReport(Answer(ANSWER.result.response, "max_output_tokens"), usage=USAGE, cost=COST)  # type: ignore[union-attr]
-# whether a failed call is repeated: by the counter, without it, only where the caller allows it, or never
+# why a failed call is repeated: it is counted, it is not, only the caller's choice decides, or it never is
 AGAIN = {
     ErrorKind.RATE_LIMITED: "counted",  # inside an answer
-    ErrorKind.OVERLOADED: "weather",
+    ErrorKind.OVERLOADED: "outage",
     ErrorKind.BAD_CREDENTIALS: "uncounted",
     ErrorKind.INTERRUPTED: "if allowed",
     ErrorKind.REJECTED: "never",
 }
 
-ENDS = ["answer", "answer", "cut", "handed back", "stopped", ErrorKind.INTERRUPTED, *AGAIN]
+ENDS = ["answer", "answer", "cut", "released", "stopped", ErrorKind.INTERRUPTED, *AGAIN]
 
 
 @dataclass
@@ -66,16 +66,16 @@ class ModelAttempt:
     cost: int = 0
     in_doubt: bool = False
     kind: ErrorKind | None = field(default=None, compare=False)
-    log_has_spoken: bool = field(default=False, compare=False)
+    is_logged: bool = field(default=False, compare=False)
 
     def ended(self, outcome: str, *, in_doubt: bool) -> None:
-        """What it came to; a log that has spoken of it has dispelled all doubt."""
-        self.outcome, self.in_doubt = outcome, in_doubt and not self.log_has_spoken
+        """Set the outcome. It is not doubtful if the log has shown it."""
+        self.outcome, self.in_doubt = outcome, in_doubt and not self.is_logged
 
 
 @dataclass
 class ModelJob:
-    """What a job ought to be."""
+    """The expected state of a job."""
 
     max_attempts: int
     repeats: bool
@@ -93,7 +93,7 @@ class ModelJob:
         return self.exists and self.status in ("queued", "in_progress")
 
     def holds(self, number: int) -> bool:
-        """Whether call `number` is the one that the job waits for."""
+        """Return whether call `number` holds the job."""
         return self.exists and self.status == "in_progress" and number == len(self.calls)
 
     def is_parked_for(self, number: int) -> bool:
@@ -103,8 +103,8 @@ class ModelJob:
         self.status, self.parked_until = status, None
 
     def failed(self, again: str, now: datetime, delay: Callable[[int], timedelta]) -> None:
-        """What a failed call means."""
-        if again in {"uncounted", "weather"}:
+        """Apply the retry policy to a failed call."""
+        if again in {"uncounted", "outage"}:
             of_this_run = [call for call in self.calls if self.started_at and call.started_at >= self.started_at]
             overloaded = sum(call.kind is ErrorKind.OVERLOADED for call in of_this_run)
             pause = ACCEPTED_AFTER + AFTER_A_PROBE if again == "uncounted" else delay(overloaded)
@@ -130,36 +130,36 @@ class ModelJob:
 
 
 @dataclass(frozen=True)
-class Flight:
-    """A call that some process holds, whatever the rows say meanwhile."""
+class HeldCall:
+    """A call that some process holds, even if the rows have moved on."""
 
     job: Job
     attempt: Attempt
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Does to the store and to the model the same, and compares after every step."""
+    """Do the same to the store and to the model, and compare them after every step."""
 
     database: ClassVar[Database]
-    flights = Bundle("flights")
+    held_calls = Bundle("held_calls")
 
-    @initialize(target=flights, repeats=st.booleans())
+    @initialize(target=held_calls, repeats=st.booleans())
     def begin(self, repeats: bool) -> Any:
-        # ahead of the database's own clock, by which the rescuer judges: it gives up nobody but whom we name
+        # ahead of the database's clock, so that the rescuer marks only those workers dead that we name
         self.clock = Clock(datetime.now(UTC) + timedelta(days=2))
         self.key = make_key(self.database, "a tenant", self.clock())
         self.model: dict[str, ModelJob] = {}
-        self.workers = [self._hire() for _ in range(WORKERS)]
+        self.workers = [self._register() for _ in range(WORKERS)]
         self.submit(3, repeats, 600, 0)
         self.submit(1, not repeats, 60, 0)
         return multiple(self.a_message_is_received(0, 0), self.a_message_is_received(1, 1))
 
-    def _hire(self) -> str:
+    def _register(self) -> str:
         with self.database.begin() as tx:
             return workers.register(tx, "a-host", 1, 10, self.clock())
 
     def _job(self, which: int) -> str:
-        """One of the latest jobs."""
+        """Return the id of one of the latest jobs."""
         ids = list(self.model)
         return ids[-1 - which % len(ids)]
 
@@ -191,25 +191,25 @@ class StoreMachine(RuleBasedStateMachine):
         ran=st.booleans(),
         twice=st.booleans(),
     )
-    def the_world_goes_on(self, what: str, seconds: float, which: int, ran: bool, twice: bool) -> None:
+    def another_process_acts(self, what: str, seconds: float, which: int, ran: bool, twice: bool) -> None:
         match what:
             case "time":
                 self.clock.advance(seconds * SECOND)
             case "deadlines":
                 self.clock.advance(seconds * SECOND)
-                self.deadlines_are_kept()
+                self.deadlines_run()
             case "log":
-                self.the_log_speaks(which, ran, twice)
+                self.the_log_is_read(which, ran, twice)
             case "no log":
-                self.there_is_no_log()
+                self.the_log_is_unreadable()
             case "cancel":
-                self.it_is_cancelled(self._job(which))
+                self.a_job_is_cancelled(self._job(which))
             case "retry_job":
-                self.it_is_revived(self._job(which))
+                self.a_job_is_retried(self._job(which))
             case "erase":
-                self.it_is_erased(self._job(which))
+                self.a_job_is_erased(self._job(which))
 
-    @rule(target=flights, which=JOBS, worker=st.integers(0, WORKERS - 1))
+    @rule(target=held_calls, which=JOBS, worker=st.integers(0, WORKERS - 1))
     def a_message_is_received(self, which: int, worker: int) -> Any:
         return self._claim(self._job(which), worker)
 
@@ -225,91 +225,91 @@ class StoreMachine(RuleBasedStateMachine):
         model.status = "in_progress"
         model.started_at = model.started_at or now
         model.calls.append(ModelAttempt(self.workers[worker], now))
-        return Flight(*begun)
+        return HeldCall(*begun)
 
     @rule(
-        target=flights,
-        flight=consumes(flights),
-        what=st.sampled_from(["falls silent", "taken over", "taken over", *ENDS]),
+        target=held_calls,
+        held=consumes(held_calls),
+        what=st.sampled_from(["goes silent", "taken over", "taken over", *ENDS]),
         worker=st.integers(0, WORKERS - 1),
         confirmed=st.booleans(),
     )
-    def a_call_goes_on(self, flight: Flight, what: ErrorKind | str, worker: int, confirmed: bool) -> Any:
-        """However late it ends; where the commit is not confirmed it is recorded once more.
+    def a_held_call_changes(self, held: HeldCall, what: ErrorKind | str, worker: int, confirmed: bool) -> Any:
+        """A call may end late, and is recorded again if its commit is not confirmed.
 
-        There are few rules, of many faces each, as hypothesis leaves some rules out of each example.
+        There are few rules with many cases, because hypothesis leaves some rules out of each example.
         """
         match what:
-            case "falls silent" | "taken over":
-                self.a_worker_falls_silent(flight)
-                taken = self._claim(flight.job.id, worker) if what == "taken over" else None
-                return multiple(flight, taken) if isinstance(taken, Flight) else flight
+            case "goes silent" | "taken over":
+                self.a_worker_goes_silent(held)
+                taken = self._claim(held.job.id, worker) if what == "taken over" else None
+                return multiple(held, taken) if isinstance(taken, HeldCall) else held
             case "answer" | "cut":
-                self.an_answer_comes(flight, what == "cut", confirmed)
-            case "handed back":
-                self.a_call_is_handed_back(flight)
+                self.an_answer_arrives(held, what == "cut", confirmed)
+            case "released":
+                self.a_call_is_released(held)
             case "stopped":
-                self.a_call_is_stopped(flight)
+                self.a_call_is_stopped(held)
             case _:
-                self.a_call_fails(flight, ErrorKind(what), confirmed)
+                self.a_call_fails(held, ErrorKind(what), confirmed)
         return multiple()
 
-    def an_answer_comes(self, flight: Flight, cut: bool, confirmed: bool) -> None:
+    def an_answer_arrives(self, held: HeldCall, cut: bool, confirmed: bool) -> None:
         status = "incomplete" if cut else "completed"
         for _ in range(1 if confirmed else 2):
-            self._settle(flight, CUT if cut else ANSWER, None)
-        model = self.model[flight.job.id]
-        call = model.calls[flight.attempt.number - 1]
+            self._record(held, CUT if cut else ANSWER, None)
+        model = self.model[held.job.id]
+        call = model.calls[held.attempt.number - 1]
         call.ended(status, in_doubt=False)
         call.cost = COST.microusd
         if model.is_open:
             model.ends(status)
 
-    def a_call_fails(self, flight: Flight, kind: ErrorKind, confirmed: bool) -> None:
+    def a_call_fails(self, held: HeldCall, kind: ErrorKind, confirmed: bool) -> None:
         report = CallReport(Failure(kind, "It failed.", 200 if AGAIN[kind] == "counted" else None))
-        self.model[flight.job.id].calls[flight.attempt.number - 1].kind = kind
+        self.model[held.job.id].calls[held.attempt.number - 1].kind = kind
         for _ in range(1 if confirmed else 2):
-            self._settle(flight, report, None)
-        self._fails(flight, AGAIN[kind], in_doubt=kind is ErrorKind.INTERRUPTED)
+            self._record(held, report, None)
+        self._fails(held, AGAIN[kind], in_doubt=kind is ErrorKind.INTERRUPTED)
 
-    def a_call_is_handed_back(self, flight: Flight) -> None:
-        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.RELEASED)
-        model = self.model[flight.job.id]
+    def a_call_is_released(self, held: HeldCall) -> None:
+        self._record(held, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.RELEASED)
+        model = self.model[held.job.id]
         if not model.repeats:
-            self._fails(flight, "if allowed", in_doubt=True)
+            self._fails(held, "if allowed", in_doubt=True)
             return
-        model.calls[flight.attempt.number - 1].ended("released", in_doubt=True)
-        if model.holds(flight.attempt.number):
+        model.calls[held.attempt.number - 1].ended("released", in_doubt=True)
+        if model.holds(held.attempt.number):
             model.status, model.available_at = "queued", self.clock()
 
-    def a_call_is_stopped(self, flight: Flight) -> None:
-        """Its job has ended in another way; only then are calls stopped."""
-        model = self.model[flight.job.id]
+    def a_call_is_stopped(self, held: HeldCall) -> None:
+        """Calls are stopped only when their job has ended in another way."""
+        model = self.model[held.job.id]
         if model.is_open:
-            self._say(flight.job.id, Verb.CANCEL, allowed=True)
+            self._move(held.job.id, Verb.CANCEL, allowed=True)
             model.ends("cancelled")
-        self._settle(flight, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.CANCELLED)
-        self.model[flight.job.id].calls[flight.attempt.number - 1].ended("cancelled", in_doubt=True)
+        self._record(held, CallReport(Failure(ErrorKind.INTERRUPTED, "Stopped.")), AbortReason.CANCELLED)
+        self.model[held.job.id].calls[held.attempt.number - 1].ended("cancelled", in_doubt=True)
 
-    def a_worker_falls_silent(self, flight: Flight) -> None:
-        """Its calls may go on and report late: it may be frozen, or cut off from the database."""
-        silent, now = flight.attempt.worker_id, self.clock()
+    def a_worker_goes_silent(self, held: HeldCall) -> None:
+        """Its calls may continue and report late, because it may be frozen or cut off from the database."""
+        silent, now = held.attempt.worker_id, self.clock()
         if silent not in self.workers:
             return
         with self.database.begin() as tx:
             workers.leave(tx, silent, now)
-        self.workers[self.workers.index(silent)] = self._hire()
+        self.workers[self.workers.index(silent)] = self._register()
         rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10), max_wait=MAX_WAIT)
         for model in self.model.values():
-            held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
+            was_held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
             for call in model.calls:
                 if call.worker == silent and call.outcome is None:
                     call.ended("lost", in_doubt=True)
-            if held:
+            if was_held:
                 model.failed("if allowed", now, lambda _failures: timedelta(0))
 
     @property
-    def _doubted(self) -> list[tuple[str, int]]:
+    def _doubtful(self) -> list[tuple[str, int]]:
         return [
             (job_id, number)
             for job_id, model in self.model.items()
@@ -317,22 +317,22 @@ class StoreMachine(RuleBasedStateMachine):
             if call.in_doubt
         ]
 
-    def the_log_speaks(self, which: int, ran: bool, twice: bool) -> None:
-        """Of a call that nobody knows the cost of; where two ask, both hear it."""
+    def the_log_is_read(self, which: int, ran: bool, twice: bool) -> None:
+        """The log shows a call of unknown cost, to two processes if `twice`."""
         now = self.clock()
         with self.database.read() as tx:
             found = doubtful_attempts(tx, now - timedelta(days=1), now, 10_000)
         attempts = {(each.job_id, each.number): each for each in found if each.api_key_id == self.key.id}
-        assert sorted(attempts) == sorted(self._doubted)
+        assert sorted(attempts) == sorted(self._doubtful)
         if not attempts:
             return
-        job_id, number = self._doubted[-1 - which % len(attempts)]
+        job_id, number = self._doubtful[-1 - which % len(attempts)]
         attempt, model = attempts[job_id, number], self.model[job_id]
         for _ in range(1 + twice):
             with self.database.begin() as tx:
                 book_ran(tx, attempt, LOGGED, USAGE, now) if ran else book_failed(tx, attempt, now)
         call, parked = model.calls[number - 1], model.is_parked_for(number)
-        call.in_doubt, call.log_has_spoken = False, True
+        call.in_doubt, call.is_logged = False, True
         if ran:
             call.cost = LOGGED.microusd
         if parked and ran:
@@ -348,7 +348,7 @@ class StoreMachine(RuleBasedStateMachine):
             of_this_run = model.started_at is not None and model.started_at <= call.started_at
             model.failures -= of_this_run and model.failures > 0
 
-    def there_is_no_log(self) -> None:
+    def the_log_is_unreadable(self) -> None:
         deadlines.end_parked(self.database, DeafChannel(), self.clock())
         self._fail_unknown(self.clock() + timedelta(days=1))
 
@@ -358,12 +358,12 @@ class StoreMachine(RuleBasedStateMachine):
                 model.failures += 1
                 model.ends("failed")
 
-    def it_is_cancelled(self, job_id: str) -> None:
+    def a_job_is_cancelled(self, job_id: str) -> None:
         model = self.model[job_id]
-        if self._say(job_id, Verb.CANCEL, allowed=model.is_open):
+        if self._move(job_id, Verb.CANCEL, allowed=model.is_open):
             model.ends("cancelled")
 
-    def deadlines_are_kept(self) -> None:
+    def deadlines_run(self) -> None:
         now = self.clock()
         deadlines.run_once(self.database, DeafChannel(), now)
         self._fail_unknown(now)
@@ -371,7 +371,7 @@ class StoreMachine(RuleBasedStateMachine):
             if model.is_open and model.deadline_at <= now:
                 model.ends("failed")
 
-    def it_is_revived(self, job_id: str) -> None:
+    def a_job_is_retried(self, job_id: str) -> None:
         model, now = self.model[job_id], self.clock()
         deadline_at = now + 60 * SECOND
         allowed = model.exists and model.status in ("failed", "cancelled")
@@ -379,27 +379,27 @@ class StoreMachine(RuleBasedStateMachine):
             model.status, model.failures = "queued", 0
             model.available_at, model.deadline_at, model.started_at = now, deadline_at, None
 
-    def it_is_erased(self, job_id: str) -> None:
+    def a_job_is_erased(self, job_id: str) -> None:
         model = self.model[job_id]
         if self._try(job_id, model.exists and not model.is_open, erase):
             model.exists = False
 
-    def _fails(self, flight: Flight, again: str, *, in_doubt: bool) -> None:
-        model, number = self.model[flight.job.id], flight.attempt.number
+    def _fails(self, held: HeldCall, again: str, *, in_doubt: bool) -> None:
+        model, number = self.model[held.job.id], held.attempt.number
         model.calls[number - 1].ended("failed", in_doubt=in_doubt)
         if model.holds(number) or model.is_parked_for(number):
             model.failed(again, self.clock(), lambda failures: min(4, 2 ** (failures - 1)) * JITTER * SECOND)
 
-    def _settle(self, flight: Flight, report: CallReport, aborted: AbortReason | None) -> None:
-        ended = EndedCall(flight.job, flight.attempt, report, aborted, self.clock())
+    def _record(self, held: HeldCall, report: CallReport, aborted: AbortReason | None) -> None:
+        ended = EndedCall(held.job, held.attempt, report, aborted, self.clock())
         with self.database.begin() as tx:
             record_outcome(tx, ended, POLICY, JITTER)
 
-    def _say(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
+    def _move(self, job_id: str, verb: Verb, *, allowed: bool) -> bool:
         return self._try(job_id, allowed, lambda tx, job: move_one(tx, verb, job, self.clock()))
 
     def _try(self, job_id: str, allowed: bool, act: Callable[[Any, Job], Any]) -> bool:
-        """Whether it was allowed; the store must say the same."""
+        """Act on the job and check that the store allows it as the model does; return `allowed`."""
         if not self.model[job_id].exists:
             return False
         with self.database.read() as tx:
@@ -413,7 +413,7 @@ class StoreMachine(RuleBasedStateMachine):
         return allowed
 
     @invariant()
-    def the_rows_are_as_they_ought_to_be(self) -> None:
+    def the_rows_equal_the_model(self) -> None:
         if not hasattr(self, "model"):
             return
         job, attempt = schema.jobs.c, schema.attempts.c
@@ -446,8 +446,8 @@ class StoreMachine(RuleBasedStateMachine):
                     assert row["available_at"] == model.available_at
 
 
-def test_the_store_does_what_the_model_does(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    # which refusals are a job's own is decided by its neighbours, of which the model knows nothing: test_refusals.py
+def test_the_store_equals_the_model(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    # refusals of a single job depend on other jobs, which the model leaves to test_account_refusals.py
     monkeypatch.setattr("worker.outcome.is_job_refusal", lambda *_: False)
     machine = type("Machine", (StoreMachine,), {"database": database})
     bounds = settings(

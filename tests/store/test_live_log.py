@@ -1,4 +1,4 @@
-"""Live output on both databases: committed together, in order, for as long as the attempt holds its job."""
+"""Live output on both databases is committed together, in order, while the attempt holds its job."""
 
 import threading
 from typing import Any
@@ -21,7 +21,7 @@ from worker.live_stream import LiveLog, LiveOutput, keep_rest
 
 
 class Received:
-    """Stands in for the announcer."""
+    """A notifier that records what is published."""
 
     def __init__(self) -> None:
         self.wrote_for: list[str] = []
@@ -48,14 +48,14 @@ def say(output: LiveOutput, *names: str) -> None:
 
 
 def logged(database: Database, job: Job, number: int = 0) -> list[str]:
-    """The items that were added, in the order of the log, which has no gap."""
+    """Return the added items in the order of the log, which has no gap."""
     with database.read() as tx:
         chunks = read_log(tx, job.id, job.api_key_id, number, 100).chunks
     assert [each.number for each in chunks[1:]] == [each.next_number for each in chunks[:-1]]
     return [event["item"]["id"] for chunk in chunks for event in chunk.events if event["type"].endswith("added")]
 
 
-def test_what_all_streams_were_told_is_committed_and_then_announced(
+def test_events_of_all_streams_are_committed_and_then_published(
     database: Database, records: Records, live_log: LiveLog, on_events: Received
 ) -> None:
     running = [records.claim(records.submit_job()) for _ in range(3)]
@@ -72,7 +72,7 @@ def test_what_all_streams_were_told_is_committed_and_then_announced(
     assert logged(database, running[0][0], LIVE_FROM + 2) == ["c"]
 
 
-def test_the_loop_writes_soon_and_outlives_a_failure(
+def test_the_loop_writes_soon_and_survives_a_failure(
     database: Database,
     records: Records,
     live_log: LiveLog,
@@ -82,7 +82,7 @@ def test_the_loop_writes_soon_and_outlives_a_failure(
     job, attempt = records.claim(records.submit_job())
     output = live_log.open(attempt)
     with database.begin() as tx:
-        schema.stream_events.drop(tx)  # the database as it is when it is of no use
+        schema.stream_events.drop(tx)  # makes the database fail
     failed = threading.Event()
     flush = live_log.flush
 
@@ -105,9 +105,7 @@ def test_the_loop_writes_soon_and_outlives_a_failure(
         live_log.stop()
 
 
-def test_a_row_that_somebody_moves_just_now_is_left_for_later(
-    database: Database, records: Records, live_log: LiveLog
-) -> None:
+def test_a_locked_job_is_left_for_later(database: Database, records: Records, live_log: LiveLog) -> None:
     if database.is_sqlite:
         pytest.skip("it has one writer at a time")
     (first, a), (second, b) = (records.claim(records.submit_job()) for _ in range(2))
@@ -123,7 +121,7 @@ def test_a_row_that_somebody_moves_just_now_is_left_for_later(
 
 
 @pytest.mark.parametrize("how", ["ended", "taken over"])
-def test_an_attempt_that_lost_its_job_writes_no_more(
+def test_an_attempt_that_lost_its_job_writes_nothing(
     database: Database, records: Records, live_log: LiveLog, clock: Clock, how: str
 ) -> None:
     job, attempt = records.claim(records.submit_job())
@@ -147,7 +145,7 @@ def test_an_attempt_that_lost_its_job_writes_no_more(
     assert logged(database, job) == ["a"]
 
 
-def test_what_is_left_goes_with_the_answer(database: Database, records: Records, live_log: LiveLog) -> None:
+def test_remaining_events_are_written_with_the_answer(database: Database, records: Records, live_log: LiveLog) -> None:
     job, attempt = records.claim(records.submit_job())
     output = live_log.open(attempt)
     say(output, "a")
@@ -157,13 +155,13 @@ def test_what_is_left_goes_with_the_answer(database: Database, records: Records,
     assert closed is not None
     live_log.flush()
     assert logged(database, job) == ["a"]
-    for _ in range(2):  # a commit whose confirmation is lost is tried again
+    for _ in range(2):  # a commit whose confirmation is lost is repeated
         with database.begin() as tx:
             keep_rest(tx, [closed])
     assert logged(database, job) == ["a", "b"]
 
 
-def test_the_next_attempt_goes_on_behind_the_last(
+def test_the_next_attempt_continues_after_the_last_event(
     database: Database, records: Records, live_log: LiveLog, clock: Clock
 ) -> None:
     job, attempt = records.claim(records.submit_job())

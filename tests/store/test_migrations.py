@@ -1,4 +1,4 @@
-"""The migrated database is what the tables say, and the way there goes up, down, twice and from two places at once."""
+"""The migrated database equals the schema, and migrations run up, down, twice and concurrently."""
 
 import re
 import subprocess
@@ -60,18 +60,18 @@ def empty_database(empty_database_url: str) -> Iterator[Database]:
     opened.close()
 
 
-class TestEqualToTheTables:
+class TestEqualToTheSchema:
     def test_alembic_sees_no_difference(self, tx: Connection) -> None:
         options = {"compare_type": True, "compare_server_default": True}
         assert compare_metadata(MigrationContext.configure(tx, opts=options), schema.metadata) == []
 
-    def test_every_check_is_there_under_its_name(self, tx: Connection) -> None:
+    def test_every_check_exists_under_its_name(self, tx: Connection) -> None:
         for table in schema.metadata.sorted_tables:
             declared = {str(each.name) for each in table.constraints if isinstance(each, CheckConstraint)}
             found = {str(each["name"]) for each in inspect(tx).get_check_constraints(table.name)}
             assert found == declared, table.name
 
-    def test_the_checks_know_every_word_of_the_enums(self, tx: Connection) -> None:
+    def test_the_checks_list_every_value_of_the_enums(self, tx: Connection) -> None:
         found = {
             str(check["name"]): set(re.findall(r"'([^']*)'", check["sqltext"]))
             for table in schema.metadata.sorted_tables
@@ -80,7 +80,7 @@ class TestEqualToTheTables:
         assert {name: found[name] for name in ENUMS} == {name: set(enum) for name, enum in ENUMS.items()}
 
     def test_every_enum_column_has_its_check(self) -> None:
-        """A check that is declared and not listed above would not be compared with its enum."""
+        """A check that is not listed above would not be compared with its enum."""
         declared = {
             str(check.name)
             for table in schema.metadata.sorted_tables
@@ -110,8 +110,8 @@ class TestEqualToTheTables:
             }
             assert found == declared, table.name
 
-    def test_tables_are_stored_as_they_say(self, tx: Connection) -> None:
-        """What PostgreSQL is told of room beside a row, and when to vacuum."""
+    def test_tables_have_their_storage_parameters(self, tx: Connection) -> None:
+        """PostgreSQL has the fill factors and the vacuum settings of the schema."""
         if tx.dialect.name == "sqlite":
             return
         rows = tx.execute(text("SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL"))
@@ -123,15 +123,15 @@ class TestEqualToTheTables:
         }
         assert {name: sorted(options) for name, options in found.items() if name in schema.metadata.tables} == declared
 
-    def test_what_goes_with_an_erased_row_is_found_by_index(self) -> None:
-        """No database makes an index for a foreign key by itself; without one each erasure reads the whole table."""
+    def test_every_foreign_key_has_an_index(self) -> None:
+        """The databases create none by themselves, and without one each erasure reads the whole table."""
         for table in schema.metadata.sorted_tables:
             led_by = {table.primary_key.columns[0], *(index.columns[0] for index in table.indexes)}
             cascading = {key.parent for key in table.foreign_keys if key.ondelete}
             assert cascading <= led_by, table.name
 
     def test_ids_are_compared_by_bytes(self, tx: Connection) -> None:
-        """In another locale's order pages would skip rows, and the run list keys."""
+        """In a locale's order, pages would skip rows and the fair scheduler would skip keys."""
         if tx.dialect.name == "sqlite":
             rows = tx.execute(text("SELECT sql FROM sqlite_master WHERE sql LIKE '%COLLATE%'"))
             assert rows.all() == []
@@ -153,7 +153,7 @@ def _where(index: Index, dialect: str) -> object:
 
 
 class TestChecks:
-    """What no code does today, the database would refuse tomorrow."""
+    """The database refuses rows that no present code writes."""
 
     @pytest.mark.parametrize(
         "wrong",
@@ -194,7 +194,7 @@ class TestChecks:
             tx.execute(insert(schema.attempts).values(dict(row)))
 
 
-class TestTheWay:
+class TestUpgrades:
     def test_an_empty_database_is_not_current(self, empty_database: Database) -> None:
         with empty_database.read() as tx:
             assert not migrations.is_current(tx)
@@ -219,7 +219,7 @@ class TestTheWay:
         migrations.upgrade(database_url)
         assert snapshot(records.database) == before
 
-    def test_two_processes_that_migrate_at_once_agree(self, empty_database: Database, empty_database_url: str) -> None:
+    def test_two_processes_may_migrate_at_once(self, empty_database: Database, empty_database_url: str) -> None:
         code = "import sys; from migrations import upgrade; sys.stdin.read(1); upgrade(sys.argv[1])"
         command = [sys.executable, "-c", code, empty_database_url]
         processes = [
@@ -236,7 +236,7 @@ class TestTheWay:
             assert migrations.is_current(tx)
 
     def test_one_revision_follows_another(self) -> None:
-        """Two heads would leave it to chance which one a release runs."""
+        """With two heads, chance would decide which one a release runs."""
         directory = ScriptDirectory.from_config(migrations.config_for("sqlite://"))
         assert directory.get_heads() == [migrations.HEAD]
         assert [revision.revision for revision in directory.walk_revisions()][-1] == "0001"

@@ -14,7 +14,7 @@ def response(*ids: str) -> dict[str, Any]:
     return {"output": [{"type": "reasoning", "id": each, "summary": []} for each in ids]}
 
 
-def test_a_job_that_failed_with_output_and_ran_again_holds_the_items_of_its_last_answer(records: Records) -> None:
+def test_a_retried_job_holds_the_items_of_its_last_answer(records: Records) -> None:
     job = records.claim(records.submit_job())[0]
     failed = CallReport(Failure(ErrorKind.EMPTY_OUTPUT, "Nothing."), failed_response=response("rs_1", "rs_2"))
     with records.database.begin() as tx:

@@ -1,4 +1,4 @@
-"""A due job that waits is told why: too few slots, or somebody has to look."""
+"""The reason why a due job waits: all slots are taken, or a fault."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -38,7 +38,7 @@ def reason(records: Records, provider_limit: provider_limits.ProviderLimitSettin
     return found.reason, found.is_fault
 
 
-def test_a_heartbeat_tells_queues_slots_and_the_last_message(records: Records, clock: Clock) -> None:
+def test_a_heartbeat_reports_queues_slots_and_the_last_message(records: Records, clock: Clock) -> None:
     say(records, [DELIVERIES], slots=3, took_ago=5 * SECOND)
     with records.database.read() as tx:
         (row,) = live_workers(tx, clock(), TIMEOUT)
@@ -51,7 +51,7 @@ def test_a_heartbeat_tells_queues_slots_and_the_last_message(records: Records, c
     assert (row.queues, row.took_at, row.takes(CALLS)) == ("calls,deliveries", None, False)
 
 
-def test_only_what_is_due_for_long_is_named_the_oldest_first(records: Records, clock: Clock) -> None:
+def test_only_the_job_that_has_been_due_longest_is_named(records: Records, clock: Clock) -> None:
     assert waiting(records) is None
     say(records)
     records.submit_job(run_at=clock() + timedelta(hours=1))
@@ -104,7 +104,7 @@ def test_each_reason_is_given(records: Records, clock: Clock) -> None:
     assert running.worker_id == records.worker_id
 
 
-def test_a_worker_of_an_older_release_counts_and_is_no_fault(records: Records, clock: Clock) -> None:
+def test_a_worker_of_an_older_release_counts_and_is_not_a_fault(records: Records, clock: Clock) -> None:
     records.submit_job()
     clock.advance(OVERDUE + SECOND)
     with records.database.begin() as tx:
@@ -116,7 +116,7 @@ def test_a_worker_of_an_older_release_counts_and_is_no_fault(records: Records, c
     assert not is_fault
 
 
-def test_the_installations_names_are_made_once_or_chosen(records: Records) -> None:
+def test_the_installations_namespace_is_generated_once_or_chosen(records: Records) -> None:
     made = Installation(records.database, None).names()
     assert made.namespace.startswith("backburner-")
     assert Installation(records.database, None).names() == made

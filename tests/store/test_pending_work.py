@@ -1,4 +1,4 @@
-"""An idle worker asks one question for all its duties, and it is answered by what there is to do."""
+"""An idle worker finds the periodic tasks that have work by one query."""
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -35,7 +35,7 @@ def nothing_happens(_records: Records) -> None:
     pass
 
 
-def a_call_is_out(records: Records) -> None:
+def a_call_is_running(records: Records) -> None:
     records.job_in(Status.IN_PROGRESS)
 
 
@@ -72,7 +72,7 @@ def a_job_is_parked(records: Records) -> None:
         tx.execute(update(schema.jobs).where(schema.jobs.c.id == job.id).values(values))
 
 
-def a_patience_has_run_out(records: Records) -> None:
+def a_parked_jobs_wait_is_over(records: Records) -> None:
     a_job_is_parked(records)
     with records.database.begin() as tx:
         tx.execute(update(schema.jobs).values(parked_until=records.clock(), deadline_at=records.clock() + DAY))
@@ -114,14 +114,14 @@ def a_copy_is_unwanted(records: Records) -> None:
 
 WORK: dict[Callable[[Records], None], AbstractSet[PeriodicTask]] = {
     nothing_happens: set(),
-    a_call_is_out: set(),
+    a_call_is_running: set(),
     a_job_is_queued: {PeriodicTask.ENQUEUER},
     a_worker_is_silent: {PeriodicTask.RESCUER},
     a_worker_ended_with_a_call: {PeriodicTask.RESCUER},
     an_ended_worker_left_a_call_open: {PeriodicTask.RESCUER},
     a_job_is_overdue: {PeriodicTask.DEADLINES},
     a_job_is_parked: {PeriodicTask.RECONCILIATION},
-    a_patience_has_run_out: {PeriodicTask.RECONCILIATION, PeriodicTask.DEADLINES},
+    a_parked_jobs_wait_is_over: {PeriodicTask.RECONCILIATION, PeriodicTask.DEADLINES},
     a_follow_up_may_run: {PeriodicTask.ENQUEUER, PeriodicTask.FOLLOW_UPS},
     a_follow_up_waits: {PeriodicTask.ENQUEUER},
     the_provider_is_throttled: {PeriodicTask.ENQUEUER},
@@ -131,12 +131,12 @@ WORK: dict[Callable[[Records], None], AbstractSet[PeriodicTask]] = {
 
 
 @pytest.mark.parametrize("happen", WORK, ids=lambda happen: happen.__name__)
-def test_a_duty_is_done_if_there_is_something_to_do(records: Records, happen: Callable[[Records], None]) -> None:
+def test_a_task_runs_if_it_has_work(records: Records, happen: Callable[[Records], None]) -> None:
     happen(records)
     assert due(records) == WORK[happen]
 
 
-def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_lease_holder_makes_one_query_for_all_tasks(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "TICK", 0.0)
     maintenance = Maintenance(
         records.database,
@@ -148,13 +148,13 @@ def test_an_idle_holder_of_the_lease_asks_once_for_all(records: Records, monkeyp
         retention=DAY,
         max_wait=NO_LOG_WAIT,
     )
-    maintenance.run_once()  # what is due once a minute or more rarely
+    maintenance.run_once()  # runs the tasks that are due once a minute or more rarely
     with captured(records.database) as statements:
         maintenance.run_once()
     assert len([each for each in statements if not each.sql.startswith("BEGIN")]) == 1
 
 
-def test_a_beat_and_a_lease_are_one_statement_each(records: Records) -> None:
+def test_a_heartbeat_and_a_lease_are_one_statement_each(records: Records) -> None:
     with captured(records.database) as statements:
         assert take_lease_now(records.database, "a duty", records.worker_id, DAY, within=5)
         assert heartbeat_now(records.database, records.worker_id, within=5)

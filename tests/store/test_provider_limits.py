@@ -1,4 +1,4 @@
-"""A lane is narrowed by no job twice in a row; a provider that refuses everybody is probed, after longer pauses."""
+"""No job throttles a provider twice in a row, and a paused provider is probed after growing pauses."""
 
 from datetime import timedelta
 
@@ -12,7 +12,7 @@ NAME = "provider"
 
 
 def refused_probe(database: Database, clock: Clock) -> timedelta:
-    """Probe as soon as it is allowed, be refused, and see how long the lane is left alone."""
+    """Take the next probe, let it be refused, and return the pause before the next one."""
     with database.begin() as tx:
         provider_limit = provider_limits.read_provider_limit(tx, NAME)
         assert provider_limit.probe_at is not None
@@ -26,7 +26,7 @@ def refused_probe(database: Database, clock: Clock) -> timedelta:
     return probe_at - clock()
 
 
-def test_the_first_probe_goes_out_at_once_and_each_refused_one_doubles_the_pause(
+def test_the_first_probe_is_due_at_once_and_each_refused_one_doubles_the_pause(
     database: Database, clock: Clock
 ) -> None:
     with database.begin() as tx:
@@ -36,7 +36,7 @@ def test_the_first_probe_goes_out_at_once_and_each_refused_one_doubles_the_pause
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
-def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: Database, clock: Clock) -> None:
+def test_a_provider_that_was_active_in_between_is_probed_at_once_again(database: Database, clock: Clock) -> None:
     with database.begin() as tx:
         provider_limits.pause(tx, NAME, ErrorKind.BAD_CREDENTIALS, clock(), clock())
     for _ in range(5):
@@ -48,7 +48,7 @@ def test_an_account_that_was_well_in_between_is_probed_at_once_again(database: D
         assert not provider_limits.read_provider_limit(tx, NAME).refuses_all(clock())
 
 
-def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) -> None:
+def test_no_job_throttles_the_provider_twice_in_a_row(records: Records, clock: Clock) -> None:
     for _ in range(16):
         records.claim(records.submit_job())
     limits = []
@@ -56,4 +56,4 @@ def test_no_job_narrows_the_lane_twice_in_a_row(records: Records, clock: Clock) 
         clock.advance(2 * provider_limits.THROTTLE_EVERY)
         with records.database.begin() as tx:
             limits.append(provider_limits.throttle(tx, NAME, job_id, clock()))
-    assert limits == [8, None, 8, None, 8]  # half of what is out, and nothing has ended
+    assert limits == [8, None, 8, None, 8]  # half of the running calls, none of which has ended

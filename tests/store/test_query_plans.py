@@ -1,6 +1,6 @@
 """Every hot query is an index lookup on both databases, with realistic numbers of rows.
 
-The plans are those of the SQL that the store really sends: it is captured, not copied.
+The plans are those of the statements that the store sends, which are captured.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,14 +63,14 @@ FEW = {
     "ix_webhook_deliveries_open",
     "ix_webhook_endpoints_disabled",
 }
-"""What may be read as a whole: there are as many as workers, running calls, API processes, creates that are being
-answered, follow-ups that have yet to run, and dead endpoints, however many jobs.
+"""Tables and indexes that may be read as a whole, because their size does not grow with the number of jobs.
 
-Of the open deliveries the first alone is read, which PostgreSQL's plan does not say.
+They have an entry for each worker, running call, API process, create in progress, follow-up that has not run, or
+disabled endpoint. Of the open deliveries only the first is read, which PostgreSQL's plan does not show.
 """
 A_PAGE = 1_000
-# by day and model, within the span that was asked for; the turns of one conversation; at most a hundred endpoints; the
-# keys that have queued jobs
+# the days and models of the requested span; the turns of one conversation; at most a hundred endpoints; the keys that
+# have queued jobs
 SORTED = {
     "usage of a day",
     "read a conversation",
@@ -81,10 +81,10 @@ SORTED = {
 }
 
 SCANNED = {
-    # once in ten minutes each key is asked about by one probe, as there are few of them beside the calls
+    # one probe for each key every ten minutes, as there are few keys compared to calls
     "add up attempts": {"pk_api_keys", "sqlite_autoindex_api_keys_1"},
-    # the first entry alone is read
-    "what there is to do": {"ix_jobs_due", "ix_jobs_parked", "ix_webhook_deliveries_due"},
+    # only the first entry is read
+    "pending work": {"ix_jobs_due", "ix_jobs_parked", "ix_webhook_deliveries_due"},
 }
 
 
@@ -108,7 +108,7 @@ def world(database_url_of_module: str) -> Iterator[World]:
 
 
 def fill(database: Database) -> World:
-    """Thirty days of jobs: most have ended, some wait, few run; one key of many has half of them all."""
+    """Insert thirty days of jobs: most have ended, some wait, few run. One of many keys has half of them."""
     chance = Random(4711)
     key_ids = [f"key_{number:032x}" for number in range(KEYS)]
     idle = [f"key_f{number:031x}" for number in range(IDLE_KEYS)]
@@ -200,9 +200,9 @@ def fill(database: Database) -> World:
         tx.execute(insert(schema.job_metadata), rows["labels"])
         tx.execute(insert(schema.attempts), rows["attempts"])
         tx.execute(insert(schema.usage_rollup), usage_rollup(key_ids))
-        owing = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
+        in_progress = {"api_key_id": key_ids[0], "process_id": "api_1", "since": NOW}
         undelivered = [
-            {**owing, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
+            {**in_progress, "job_id": each, "body_sha256": f"{number:064x}", "request_id": f"req_{number}"}
             for number, each in enumerate(by_status[Status.COMPLETED][:2_000])
         ]
         tx.execute(insert(schema.undelivered_creates), undelivered)
@@ -214,7 +214,7 @@ def fill(database: Database) -> World:
 
 
 def usage_rollup(key_ids: list[str]) -> list[dict[str, Any]]:
-    """A year of days added up."""
+    """Return the sums of a year's days."""
     days = [NOW.date() - timedelta(days=400 + number) for number in range(365)]
     return [
         {"api_key_id": key_id, "day": day, "model": MODEL, "outcome": Outcome.COMPLETED, **dict.fromkeys(SUMS, 3)}
@@ -226,7 +226,7 @@ def usage_rollup(key_ids: list[str]) -> list[dict[str, Any]]:
 def fill_webhooks(
     tx: Connection, key_ids: list[str], by_status: dict[Status, list[str]], worker_ids: list[str], chance: Random
 ) -> None:
-    """Each key's endpoint has heard of thirty days of ends; few deliveries are open."""
+    """Fill in the deliveries of thirty days for each key's endpoint, few of them open."""
     hooks, named, events, made, tries = [], [], [], [], []
     plain = {"name": "hook", "url": "https://a/", "event_types": ["response.completed"], "secret": "s"}
     for number, key_id in enumerate(key_ids):
@@ -268,7 +268,7 @@ def fill_webhooks(
 
 
 class Undone(Exception):
-    """Ends a transaction whose changes are not wanted."""
+    """Roll a transaction back."""
 
 
 def list_by(filters: Filters, **page: Any) -> Callable[[Connection, World], object]:
@@ -359,7 +359,7 @@ def webhook_metrics(tx: Connection, _world: World) -> None:
 
 MIDDLE = NOW - timedelta(days=15)
 LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
-    "claim and settle": claim_and_record,
+    "claim and record": claim_and_record,
     "get": lambda tx, world: responses.get_response_document(tx, world.one(Status.COMPLETED), world.key_id),
     "get the request": lambda tx, world: responses.get_request(tx, world.one(Status.COMPLETED)),
     "get the attempts": lambda tx, world: attempts_of(tx, world.one(Status.COMPLETED)),
@@ -383,22 +383,22 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "pick due jobs": pick,
     "queue position": position,
     "oldest due": lambda tx, _world: responses.oldest_due_at(tx),
-    "left behind": rescue,
-    "in doubt": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
-    "wanted by nobody": lambda tx, world: unwanted_responses(tx, world.now - timedelta(days=1), 50),
-    "kept and not wanted": lambda tx, world: unwanted_copies(
+    "orphaned": rescue,
+    "doubtful attempts": lambda tx, world: doubtful_attempts(tx, world.now - timedelta(days=1), world.now, 500),
+    "unwanted responses": lambda tx, world: unwanted_responses(tx, world.now - timedelta(days=1), 50),
+    "unwanted copies": lambda tx, world: unwanted_copies(
         tx, world.now - timedelta(days=30), world.now - timedelta(days=1), 50
     ),
     "erase": delete,
     "read a conversation": lambda tx, world: read_turns(tx, world.one(Status.COMPLETED), world.key_id),
     "check a conversation": lambda tx, world: check_chain(tx, world.one(Status.COMPLETED), world.key_id),
     "find an item": lambda tx, world: find_items(tx, world.key_id, [f"msg_{world.one(Status.COMPLETED)}", "msg_0"]),
-    "follow-ups that waited": lambda tx, _world: ready_follow_ups(tx, 200),
-    "a request sent again": lambda tx, world: find_earlier_creates(tx, retry_of(world), NOW, NOW),
+    "ready follow-ups": lambda tx, _world: ready_follow_ups(tx, 200),
+    "a repeated request": lambda tx, world: find_earlier_creates(tx, retry_of(world), NOW, NOW),
     "answered and lost": answer_and_lose,
     "write and claim a delivery": write_and_claim,
     "pick due deliveries": lambda tx, _world: pick_due_deliveries(tx, NOW, 200, NOW),
-    "due for one receiver": lambda tx, world: due_of_target(tx, f"{world.key_id} https://a:443", NOW, 16),
+    "due for one target": lambda tx, world: due_of_target(tx, f"{world.key_id} https://a:443", NOW, 16),
     "rescue deliveries": lambda tx, _world: rescue_deliveries(tx, NOW),
     "list endpoints": lambda tx, world: endpoints.list_endpoints(tx, world.key_id, limit=20),
     "log of deliveries": log_of(),
@@ -408,7 +408,7 @@ LOOKUPS: dict[str, Callable[[Connection, World], object]] = {
     "webhook metrics": webhook_metrics,
     "find a key": lambda tx, _world: api_keys.find_key(tx, "a secret"),
     "add up attempts": add_up_attempts,
-    "what there is to do": lambda tx, _world: tasks_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
+    "pending work": lambda tx, _world: tasks_with_work(tx, NOW, timedelta(seconds=10), "provider_limit"),
     "usage of a day": lambda tx, world: usage_by_day(tx, world.key_id, NOW - timedelta(days=1), NOW),
 }
 
@@ -427,25 +427,25 @@ def check(
     for statement in {each.sql: each for each in statements}.values():
         for generic in (False, True)[: 1 if world.database.is_sqlite else 2]:
             plan = explain(world.database, statement, generic=generic)
-            told = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"
-            assert not (set(plan.whole_scans) - FEW - scanned), told
-            assert sorts or plan.largest_sort <= A_PAGE, told
+            details = f"{'generic ' * generic}plan of {statement.sql}\n{plan.text}"
+            assert not (set(plan.whole_scans) - FEW - scanned), details
+            assert sorts or plan.largest_sort <= A_PAGE, details
             indexes |= set(plan.indexes)
     assert indexes, "nothing was looked up"
 
 
 @pytest.mark.parametrize("name", LOOKUPS)
-def test_it_is_an_index_lookup(name: str, world: World) -> None:
-    """Also under the plan of a prepared statement that has forgotten its parameters."""
+def test_a_hot_query_is_an_index_lookup(name: str, world: World) -> None:
+    """It is also one under the generic plan of a prepared statement."""
     check(world, run_and_capture(world, LOOKUPS[name]), sorts=name in SORTED, scanned=SCANNED.get(name, set()))
 
 
-def test_so_is_what_maintenance_looks_for(world: World) -> None:
+def test_the_queries_of_maintenance_are_index_lookups(world: World) -> None:
     check(world, capture_maintenance(world))
 
 
-def test_every_index_answers_one_of_these(world: World) -> None:
-    """Or finds what goes with an erased row. Any other would cost each write something and help nobody."""
+def test_every_index_is_used(world: World) -> None:
+    """An index that serves neither these queries nor a foreign key would only slow down writes."""
     statements = [each for run in LOOKUPS.values() for each in run_and_capture(world, run)]
     statements += capture_maintenance(world)
     used = {index for statement in statements for index in explain(world.database, statement).indexes}
@@ -455,7 +455,7 @@ def test_every_index_answers_one_of_these(world: World) -> None:
 
 
 def capture_maintenance(world: World) -> list[Statement]:
-    """The deadline keeper and the pruner at work on a few jobs."""
+    """Run deadlines and the pruner on a few jobs."""
     notifier = Notifier(connect("redis://127.0.0.1:1/0"), get_names)
     with captured(world.database) as statements:
         world.now += timedelta(minutes=10)

@@ -1,4 +1,4 @@
-"""A caller's cancel against the worker's answer, a thousand times over."""
+"""A caller's cancel races with the worker's answer a thousand times."""
 
 from collections import Counter
 from datetime import timedelta
@@ -30,20 +30,20 @@ def test_cancel_against_complete_a_thousand_times(records: Records, clock: Clock
     together = Barrier(2)
 
     def answer() -> Counter[str]:
-        said: Counter[str] = Counter()
+        verbs: Counter[str] = Counter()
         for job, attempt in held:
             together.wait(60)
             with database.begin() as tx:
-                settled = record_outcome(tx, EndedCall(job, attempt, ANSWER, None, clock()), POLICY, 0)
-            said[settled.verb if settled else "booked"] += 1
-        return said
+                outcome = record_outcome(tx, EndedCall(job, attempt, ANSWER, None, clock()), POLICY, 0)
+            verbs[outcome.verb if outcome else "booked"] += 1
+        return verbs
 
     def cancel() -> Counter[str]:
-        said: Counter[str] = Counter()
+        verbs: Counter[str] = Counter()
         for job, _attempt in held:
             together.wait(60)
-            said[_cancel(database, job, clock)] += 1
-        return said
+            verbs[_cancel(database, job, clock)] += 1
+        return verbs
 
     answered, cancelled = race(answer, cancel)
     assert answered["complete"] + cancelled["cancel"] == RACES

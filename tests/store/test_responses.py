@@ -1,4 +1,4 @@
-"""Reads: a key sees its own and nothing else, pages are whole while rows arrive, and filters mean what they say."""
+"""Reads: a key sees only its own jobs, pages stay complete while rows arrive, and filters match exactly."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ def position(records: Records, job: Job) -> int | None:
 
 
 class TestScope:
-    """Another key's job is as good as none."""
+    """A key cannot see that another key's job exists."""
 
     @pytest.mark.parametrize("read", [get_job, get_response_document])
     def test_one(self, read: Callable[..., object], records: Records, database: Database) -> None:
@@ -66,7 +66,7 @@ class TestScope:
                     read(tx, job_id, key_id)
                 assert missing.value.param == "response_id"
 
-    def test_whoever_asks_without_a_key_is_the_program_itself(self, records: Records) -> None:
+    def test_the_program_itself_reads_without_a_key(self, records: Records) -> None:
         job = records.submit_job()
         assert records.reload(job) == job
 
@@ -82,7 +82,7 @@ class TestScope:
             assert listed(records, filters) == [mine.id]
             assert listed(records, filters, key=other) == [theirs.id]
 
-    def test_the_queue_position_counts_ones_own_only(self, records: Records, database: Database) -> None:
+    def test_the_queue_position_counts_the_keys_own_jobs_only(self, records: Records, database: Database) -> None:
         for _ in range(3):
             records.submit_job(make_key(database), priority=9)
         assert position(records, records.submit_job()) == 1
@@ -107,9 +107,7 @@ class TestResponseDocument:
         assert document.metadata == labels
         assert document.answer == vars(ANSWER.result)["response"]
 
-    def test_those_of_two_keys_are_read_together_and_none_is_the_others(
-        self, records: Records, database: Database
-    ) -> None:
+    def test_responses_of_two_keys_are_read_together_but_not_across(self, records: Records, database: Database) -> None:
         mine, theirs = records.key.id, make_key(database)
         my_job, their_job = records.job_in(Status.COMPLETED), records.submit_job(theirs)
         asked = [(my_job.id, mine), (their_job.id, mine), (my_job.id, theirs.id), (their_job.id, theirs.id)]
@@ -147,7 +145,7 @@ class TestPages:
                 arrived += [arrive(), arrive()]
         assert seen == (there + arrived if ascending else there[::-1])
 
-    def test_the_last_full_page_says_so(self, records: Records) -> None:
+    def test_the_last_page_has_no_more_even_if_it_is_full(self, records: Records) -> None:
         for _ in range(4):
             records.submit_job()
         with records.database.read() as tx:
@@ -156,7 +154,7 @@ class TestPages:
             empty, nothing = list_sizes(tx, records.key.id, Filters(), limit=2, after=last[-1][0])
         assert (len(first), more, len(last), no_more, len(empty), nothing) == (2, True, 2, False, 0, False)
 
-    def test_a_page_may_begin_at_an_id_that_is_gone(self, records: Records, database: Database) -> None:
+    def test_a_page_may_begin_after_an_erased_id(self, records: Records, database: Database) -> None:
         jobs = [records.job_in(Status.COMPLETED) for _ in range(3)]
         with database.begin() as tx:
             erase(tx, jobs[1])
@@ -191,7 +189,7 @@ class TestFilters:
 
     @pytest.mark.parametrize("metadata", [{}, {"a": "1"}])
     def test_by_creation_to_the_millisecond(self, metadata: dict[str, str], records: Records) -> None:
-        """From the lower bound on, and before the upper one."""
+        """The lower bound is included, the upper one is not."""
         jobs = [records.submit_job(metadata={"a": "1"}).id]
 
         def made_at(job_id: str) -> datetime:
@@ -229,7 +227,7 @@ class TestQueuePosition:
     def test_only_queued_jobs_have_one(self, status: Status, records: Records) -> None:
         assert position(records, records.job_in(status)) is None
 
-    def test_those_that_left_the_queue_do_not_count(self, records: Records) -> None:
+    def test_jobs_that_left_the_queue_do_not_count(self, records: Records) -> None:
         first, second = records.submit_job(), records.submit_job()
         assert position(records, second) == 2
         records.claim(first)
@@ -256,7 +254,7 @@ def test_open_jobs_are_counted_over_all_keys(records: Records, database: Databas
 def test_many_queued_jobs_are_not_counted_one_by_one(
     records: Records, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond what is counted, PostgreSQL says how many there were when it last looked itself."""
+    """A larger count is PostgreSQL's estimate from its last ANALYZE."""
     monkeypatch.setattr(metrics, "COUNTED", 5)
     for _ in range(12):
         records.submit_job()
@@ -266,7 +264,7 @@ def test_many_queued_jobs_are_not_counted_one_by_one(
         assert count_open(tx)[Status.QUEUED] == 12
 
 
-def test_ended_among_names_the_ended_and_the_gone(records: Records, database: Database) -> None:
+def test_ended_among_returns_ended_and_erased_jobs(records: Records, database: Database) -> None:
     jobs = {status: records.job_in(status).id for status in Status}
     gone = new_id("resp")
     still_open = {jobs[Status.QUEUED], jobs[Status.IN_PROGRESS]}
@@ -277,7 +275,7 @@ def test_ended_among_names_the_ended_and_the_gone(records: Records, database: Da
 
 
 def test_reads_see_what_was_committed_meanwhile(records: Records, database: Database) -> None:
-    """A held connection is no snapshot: each statement sees what is committed when it begins."""
+    """A read transaction is no snapshot: each statement sees what was committed before it."""
     job = records.job_in(Status.IN_PROGRESS)
     with database.read() as tx:
         assert get_job(tx, job.id).status is Status.IN_PROGRESS

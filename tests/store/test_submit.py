@@ -1,4 +1,4 @@
-"""Accepting a job, running it again, and erasing it."""
+"""Submitting a job, retrying it, and erasing it."""
 
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -35,7 +35,7 @@ ROUNDS = 50
 
 
 class TestSubmit:
-    def test_a_fresh_job_is_queued_and_due(self, records: Records, clock: Clock) -> None:
+    def test_a_new_job_is_queued_and_due(self, records: Records, clock: Clock) -> None:
         job = records.submit_job(priority=7, max_attempts=3, on_unknown_outcome=OnUnknownOutcome.FAIL)
         assert records.reload(job) == job
         assert (job.status, job.attempt, job.failures, job.worker_id) == (Status.QUEUED, 0, 0, None)
@@ -46,19 +46,19 @@ class TestSubmit:
         assert (job.usage, job.cost, job.completed_at, job.enqueued_at) == (None, None, None, None)
 
     @pytest.mark.parametrize(("ahead", "due_in"), [(HOUR, HOUR), (-HOUR, timedelta(0)), (timedelta(0), timedelta(0))])
-    def test_run_at_puts_it_off_and_never_forward(
+    def test_run_at_delays_a_job_and_never_advances_it(
         self, ahead: timedelta, due_in: timedelta, records: Records, clock: Clock
     ) -> None:
         job = records.submit_job(run_at=clock() + ahead)
         assert records.reload(job).available_at == clock() + due_in
 
     @pytest.mark.parametrize("ahead", [timedelta(0), HOUR])
-    def test_rung_is_noted_only_when_due(self, ahead: timedelta, records: Records, clock: Clock) -> None:
+    def test_enqueued_at_is_set_only_if_the_job_is_due(self, ahead: timedelta, records: Records, clock: Clock) -> None:
         with records.database.begin() as tx:
             job = submit_one(tx, make_spec(records.key.id, run_at=clock() + ahead), clock(), enqueued=True)
         assert records.reload(job).enqueued_at == (None if ahead else clock())
 
-    def test_the_request_is_kept_as_it_came(self, records: Records) -> None:
+    def test_the_request_is_stored_unchanged(self, records: Records) -> None:
         settings = {"model": MODEL, "z": 1, "a": {"nested": [None, True, 1.5, "ümläut 🎈 \u0000 \ud83d"]}}
         prompt = [{"role": "user", "content": "\u0000 and \\u0000, 'quoted' %s %(x)s :name"}]
         job = records.submit_job(settings=settings, input=prompt)
@@ -76,7 +76,7 @@ class TestSubmit:
         with records.database.read() as tx:
             assert get_response_document(tx, job.id, records.key.id).metadata == labels
 
-    def test_without_a_key_nothing_is_accepted(self, records: Records, database: Database) -> None:
+    def test_a_job_without_an_api_key_is_refused(self, records: Records, database: Database) -> None:
         before = snapshot(database)
         with pytest.raises(IntegrityError), database.begin() as tx:
             submit_one(tx, make_spec("key_of_nobody"), records.clock())
@@ -88,9 +88,11 @@ class TestSubmit:
             records.submit_job(priority=priority)
 
 
-class TestRevive:
+class TestRetry:
     @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELLED])
-    def test_it_runs_again_under_its_id_with_its_past(self, status: Status, records: Records, clock: Clock) -> None:
+    def test_it_runs_again_under_its_id_after_its_attempts(
+        self, status: Status, records: Records, clock: Clock
+    ) -> None:
         job = records.job_in(status)
         now = clock.advance(HOUR)
         with records.database.begin() as tx:
@@ -102,7 +104,7 @@ class TestRevive:
         again, attempt = records.claim(retried)
         assert attempt.number == again.attempt == job.attempt + 1
 
-    def test_the_old_answer_goes(self, records: Records, clock: Clock) -> None:
+    def test_the_old_answer_is_deleted(self, records: Records, clock: Clock) -> None:
         running, attempt = records.claim(records.submit_job())
         failed = records.end(running, attempt, Verb.FAIL, ANSWER)
         assert rows_of(records.database, schema.answers, failed)
@@ -112,7 +114,7 @@ class TestRevive:
         assert records.reload(failed).cost == COST
 
     @pytest.mark.parametrize("status", [Status.QUEUED, Status.IN_PROGRESS, Status.COMPLETED, Status.INCOMPLETE])
-    def test_nothing_else_is_revived(self, status: Status, records: Records, clock: Clock) -> None:
+    def test_only_failed_and_cancelled_jobs_are_retried(self, status: Status, records: Records, clock: Clock) -> None:
         job = records.job_in(status)
         before = snapshot(records.database)
         with pytest.raises(StaleJob), records.database.begin() as tx:
@@ -121,7 +123,7 @@ class TestRevive:
 
 
 class TestErase:
-    def test_prompt_and_answer_go_and_usage_stays(self, records: Records, database: Database) -> None:
+    def test_prompt_and_answer_are_erased_and_usage_is_kept(self, records: Records, database: Database) -> None:
         job, attempt = records.claim(records.submit_job(metadata={"ticket": "4711"}))
         job = records.end(job, attempt, Verb.COMPLETE, ANSWER)
         with database.begin() as tx:
@@ -134,7 +136,7 @@ class TestErase:
             assert not rows_of(database, table, job)
         assert (kept.usage, kept.cost, kept.billed, kept.outcome) == (USAGE, COST, Billed.YES, Outcome.COMPLETED)
 
-    def test_error_texts_go_and_what_went_wrong_stays(self, records: Records, database: Database) -> None:
+    def test_error_texts_are_erased_and_error_kinds_are_kept(self, records: Records, database: Database) -> None:
         job, attempt = records.claim(records.submit_job())
         job = records.end(job, attempt, Verb.FAIL, FAILURE)
         with database.begin() as tx:
@@ -152,7 +154,7 @@ class TestErase:
             erase(tx, job)
         assert snapshot(database) == before
 
-    def test_nor_is_one_that_was_revived_meanwhile(self, records: Records, clock: Clock) -> None:
+    def test_a_job_that_was_retried_meanwhile_is_not_erased(self, records: Records, clock: Clock) -> None:
         seen = records.job_in(Status.FAILED)
         with records.database.begin() as tx:
             retried = retry_job(tx, seen, clock(), clock() + HOUR)
@@ -161,8 +163,8 @@ class TestErase:
             erase(tx, seen)
         assert records.reload(ended).status is Status.COMPLETED
 
-    def test_a_late_report_books_its_usage_but_brings_no_text_back(self, records: Records, database: Database) -> None:
-        """The call of a cancelled and deleted response ends while, or after, the response is deleted."""
+    def test_a_late_report_books_its_usage_but_stores_no_text(self, records: Records, database: Database) -> None:
+        """The call of a cancelled response ends while, or after, the response is erased."""
         for number in range(ROUNDS):
             running, attempt = records.claim(records.submit_job())
             cancelled = records.move(Verb.CANCEL, running)

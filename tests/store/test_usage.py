@@ -1,4 +1,4 @@
-"""What was used, by day, model and key."""
+"""Usage by day, model and key."""
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -23,7 +23,7 @@ def usage(records: Records, start: datetime = MIDNIGHT - DAY, end: datetime = MI
         return usage_by_day(tx, records.key.id, start, end)
 
 
-def test_no_calls_no_rows(records: Records) -> None:
+def test_without_calls_there_are_no_rows(records: Records) -> None:
     records.submit_job()
     assert usage(records) == []
 
@@ -44,7 +44,7 @@ def test_calls_tokens_and_cost_of_a_day_are_summed(records: Records) -> None:
     )
 
 
-def test_a_day_is_a_utc_day_wherever_the_database_stands(records: Records, clock: Clock) -> None:
+def test_a_day_is_a_utc_day_in_every_time_zone_of_the_database(records: Records, clock: Clock) -> None:
     clock.advance(MIDNIGHT - clock() - timedelta(microseconds=1))
     records.job_in(Status.COMPLETED)
     clock.advance(timedelta(microseconds=1))
@@ -54,21 +54,21 @@ def test_a_day_is_a_utc_day_wherever_the_database_stands(records: Records, clock
     assert [(row.day, row.calls) for row in usage(records)] == [(date(2026, 3, 15), 2), (date(2026, 3, 14), 1)]
 
 
-def test_a_span_begins_inclusively_and_ends_exclusively(records: Records, clock: Clock) -> None:
+def test_a_span_includes_its_start_and_excludes_its_end(records: Records, clock: Clock) -> None:
     records.job_in(Status.COMPLETED)
-    moment = clock()
-    assert len(usage(records, moment, moment + timedelta(microseconds=1))) == 1
-    assert usage(records, moment - DAY, moment) == []
-    assert usage(records, moment + timedelta(microseconds=1), moment + DAY) == []
+    start = clock()
+    assert len(usage(records, start, start + timedelta(microseconds=1))) == 1
+    assert usage(records, start - DAY, start) == []
+    assert usage(records, start + timedelta(microseconds=1), start + DAY) == []
 
 
-def test_models_are_apart_and_in_order(records: Records) -> None:
+def test_models_have_separate_rows_in_order(records: Records) -> None:
     for model in ("b", "a", "b"):
         records.job_in(Status.COMPLETED, model=model)
     assert [(row.model, row.calls) for row in usage(records)] == [("a", 1), ("b", 2)]
 
 
-def test_another_keys_calls_do_not_show(records: Records, database: Database) -> None:
+def test_calls_of_another_key_are_left_out(records: Records, database: Database) -> None:
     records.job_in(Status.COMPLETED)
     theirs = records.submit_job(make_key(database, "theirs"))
     records.end(*records.claim(theirs), Verb.COMPLETE, ANSWER)
@@ -98,12 +98,12 @@ def test_sums_beyond_32_bits(records: Records) -> None:
     assert (row.usage.input_tokens, row.cost_microusd) == (6_000_000_000, 10_000_000_000)
 
 
-def test_calls_that_may_have_cost_something_unknown_are_counted_apart(records: Records) -> None:
+def test_calls_of_unknown_cost_are_counted_separately(records: Records) -> None:
     free = CallReport(Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), 429)
     unreadable = CallReport(Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200), 200)
     for report in (ANSWER, replace(ANSWER, usage=None, cost=None), unreadable, free):
         verb = Verb.FAIL if isinstance(report.result, Failure) else Verb.COMPLETE
         records.end(*records.claim(records.submit_job()), verb, report)
-    records.claim(records.submit_job())  # runs, so nobody can know yet
+    records.claim(records.submit_job())  # still runs, so its cost is not unknown yet
     [row] = usage(records)
     assert (row.calls, row.calls_of_unknown_cost, row.cost_microusd) == (5, 2, COST.microusd)

@@ -1,4 +1,4 @@
-"""Attempts of long ago are added up, and what was used stays as it was."""
+"""Old attempts are summed up without changing the usage."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def count(records: Records) -> int:
         return tx.execute(select(func.count()).select_from(schema.attempts)).scalar_one()
 
 
-def test_what_was_used_stays_the_same(records: Records, clock: Clock) -> None:
+def test_the_usage_stays_the_same(records: Records, clock: Clock) -> None:
     start = datetime.combine(clock().date(), datetime.min.time(), UTC)
     for _ in range(3):
         for report in (ANSWER, ANSWER, FREE, UNPRICED, HUGE):
@@ -54,7 +54,7 @@ def test_what_was_used_stays_the_same(records: Records, clock: Clock) -> None:
     records.end(*records.claim(records.submit_job(theirs, deadline_at=clock() + DAY)), Verb.COMPLETE, ANSWER)
     before = usage(records, start, clock() + DAY)
     assert len(before) == 6
-    clock.advance(KEPT - DAY)  # so that the last of the days is kept
+    clock.advance(KEPT - DAY)  # the last of the days stays unsummed
     rounds = [add_up_attempts(records.database, clock(), KEPT) for _ in range(2)]
     assert rounds == [12, 0]
     assert usage(records, start, clock()) == before
@@ -63,10 +63,10 @@ def test_what_was_used_stays_the_same(records: Records, clock: Clock) -> None:
     clock.advance(DAY)
     assert add_up_attempts(records.database, clock(), KEPT) == 6
     assert usage(records, start, clock()) == before
-    assert count(records) == 1  # theirs, whose response is kept
+    assert count(records) == 1  # the other key's, whose response still exists
 
 
-def test_what_is_open_or_of_a_response_that_is_kept_stays(records: Records, clock: Clock) -> None:
+def test_open_attempts_and_those_of_existing_responses_stay(records: Records, clock: Clock) -> None:
     end(records, ANSWER, is_kept=True)
     records.claim(records.submit_job())
     clock.advance(2 * KEPT)
@@ -74,7 +74,7 @@ def test_what_is_open_or_of_a_response_that_is_kept_stays(records: Records, cloc
     assert count(records) == 2
 
 
-def test_it_goes_in_batches_and_from_key_to_key(records: Records, clock: Clock) -> None:
+def test_attempts_are_summed_up_in_batches_of_one_key(records: Records, clock: Clock) -> None:
     other = make_key(records.database, "another", clock())
     for key in (records.key, records.key, records.key, other):
         job = records.end(*records.claim(records.submit_job(key)), Verb.COMPLETE, ANSWER)
@@ -88,7 +88,7 @@ def test_it_goes_in_batches_and_from_key_to_key(records: Records, clock: Clock) 
     assert sorted(added, reverse=True) == [2, 1, 1, 0]
 
 
-def test_one_that_is_being_written_is_left_for_later(postgres_database: Database) -> None:
+def test_a_locked_attempt_is_skipped(postgres_database: Database) -> None:
     records = Records(postgres_database, clock := Clock())
     for _ in range(3):
         end(records, UNPRICED)
@@ -103,7 +103,7 @@ def test_one_that_is_being_written_is_left_for_later(postgres_database: Database
     assert (row_of_day.calls, row_of_day.calls_of_unknown_cost, row_of_day.cost_microusd) == (3, 2, 7)
 
 
-def test_two_that_add_up_at_once_count_each_attempt_once(records: Records, clock: Clock) -> None:
+def test_two_sessions_at_once_count_each_attempt_once(records: Records, clock: Clock) -> None:
     for _ in range(10):
         end(records, ANSWER)
     start = clock() - DAY

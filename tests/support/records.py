@@ -1,4 +1,4 @@
-"""Factories: specs, keys, workers, and jobs brought into any status by the verbs that real ones go through."""
+"""Factories of specs, keys, workers and jobs. Jobs reach a status by the same verbs as real ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ FAILURE = CallReport(Failure(ErrorKind.REJECTED, "Unsupported value.", 400), htt
 
 
 def an_attempt(job_id: str, number: int) -> Attempt:
-    """One that has just begun, without a row."""
+    """Return an attempt that has just begun, without a row."""
     return Attempt(
         job_id=job_id,
         number=number,
@@ -71,7 +71,7 @@ def an_attempt(job_id: str, number: int) -> Attempt:
 
 
 def make_spec(api_key_id: str, **changes: Any) -> JobSpec:
-    """A checked request, changed as told."""
+    """Return a checked request with `changes`."""
     plain: dict[str, Any] = {
         "model": MODEL,
         "settings": {"model": MODEL},
@@ -86,7 +86,7 @@ def make_spec(api_key_id: str, **changes: Any) -> JobSpec:
 
 
 def make_key(database: Database, name: str = "a key", now: datetime = START) -> api_keys.ApiKey:
-    """A key with every scope, without its secret."""
+    """Create a key with every scope."""
     with database.begin() as tx:
         key, _secret = api_keys.create_key(tx, name, None, now)
     return key
@@ -121,7 +121,7 @@ def move_one(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any
 
 @dataclass
 class Records:
-    """Makes rows at the clock's moment. Jobs belong to `key` and are held by `worker_id`, unless told otherwise."""
+    """Insert rows at the clock's time. Jobs belong to `key` and are claimed by `worker_id` by default."""
 
     database: Database
     clock: Clock
@@ -160,7 +160,7 @@ class Records:
         return ended
 
     def job_in(self, status: Status, **changes: Any) -> Job:
-        """A job that has come to `status` the way real ones do."""
+        """Return a job that has reached `status` by the verbs of real ones."""
         job = _WAYS[status](self, self.submit_job(**changes))
         return self.reload(job)
 
@@ -207,7 +207,7 @@ _WAYS: dict[Status, Callable[[Records, Job], Job]] = {
 
 
 def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that the database holds, to show that nothing changed."""
+    """Return every row of the database, to show that nothing changed."""
     with database.read() as tx:
         return {
             table.name: [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key))]
@@ -216,6 +216,6 @@ def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def rows_of(database: Database, table: Table, job: Job) -> list[RowMapping]:
-    """The rows of `table` that belong to a job."""
+    """Return the rows of `table` that belong to a job."""
     with database.read() as tx:
         return list(tx.execute(select(table).where(table.c.job_id == job.id)).mappings())
