@@ -59,7 +59,7 @@ class Blocker:
 
 
 # Sessions that hold locks on our tables, and those that others wait for. A lock for reading is left out, as it blocks
-# only changes of the table itself: whoever makes one then waits, and is counted.
+# only changes of the table itself. A session that waits to make one is counted among those waiting.
 _BLOCKERS: Final = text("""
 WITH waits AS (
     SELECT unnest(pg_blocking_pids(pid)) AS pid, count(*) AS waiting FROM pg_stat_activity

@@ -1,8 +1,8 @@
 """Enqueues the deliveries that the ends of jobs have written to the outbox, right after the commit.
 
-This only saves time: worker/maintenance enqueues every delivery that is not enqueued here, as when the process dies
-first. It is also left the deliveries of a key whose jobs end faster than deliveries are sent: the broker's queue is
-first in, first out, so other keys' deliveries would wait behind them.
+This only saves time. `worker/maintenance/deliveries.py` enqueues every delivery that is not enqueued here: if the
+process dies first, and if the jobs of a key end faster than deliveries are sent. The broker's queue is first in, first
+out, so the other keys' deliveries would wait behind that key's.
 """
 
 from collections import Counter
@@ -18,10 +18,10 @@ from jobs.store.webhooks.outbox import pending_of_jobs
 from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 
-CALM: Final = 500
-"""Messages that a process enqueues within a second for any keys; a worker takes about twice as many."""
-BEYOND_CALM: Final = 50
-"""Messages per key that it enqueues in the same second above `CALM`."""
+LIMIT_PER_SECOND: Final = 500
+"""Messages that a process enqueues within a second for any keys. A worker takes about twice as many."""
+PER_KEY_ABOVE_LIMIT: Final = 50
+"""Messages that it still enqueues for each key in the same second above that limit."""
 
 log = get_logger(__name__)
 
@@ -55,12 +55,12 @@ class DeliveryEnqueuer:
             return pending_of_jobs(tx, job_ids)
 
     def _within_bounds(self, delivery_ids: Sequence[str]) -> Sequence[str]:
-        """Return all of these in a calm second, else as many of each key's as may still be enqueued."""
+        """Return all of these while under the limit, else as many of each key's as may still be enqueued."""
         second = int(monotonic())
         if second != self._second:
             self._second, self._enqueued = second, 0
             self._of_key.clear()
-        if self._enqueued + len(delivery_ids) <= CALM:
+        if self._enqueued + len(delivery_ids) <= LIMIT_PER_SECOND:
             self._enqueued += len(delivery_ids)
             return delivery_ids
         with self._database.read() as tx:
@@ -68,7 +68,7 @@ class DeliveryEnqueuer:
         kept = []
         for each in delivery_ids:
             key = owners.get(each)
-            if key is not None and self._of_key[key] < BEYOND_CALM:
+            if key is not None and self._of_key[key] < PER_KEY_ABOVE_LIMIT:
                 self._of_key[key] += 1
                 kept.append(each)
         return kept

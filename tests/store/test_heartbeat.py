@@ -48,7 +48,7 @@ def heartbeat_at(database: Database) -> datetime:
 
 
 @contextmanager
-def beating(
+def running_heartbeat(
     database: Database, valkey_url: str, rescue: Callable[..., int] = lambda *_: 0, calls: InFlightCalls | None = None
 ) -> Iterator[None]:
     client = connect(valkey_url)
@@ -72,7 +72,7 @@ def test_a_long_rescue_of_orphans_does_not_stop_the_heartbeat(database: Database
         rescued.wait(30)
         return 0
 
-    with beating(database, valkey_url, rescue_orphans):
+    with running_heartbeat(database, valkey_url, rescue_orphans):
         try:
             assert rescuing.wait(20)
             before = heartbeat_at(database)
@@ -90,7 +90,7 @@ def test_rubbish_on_the_stop_channel_ends_no_call_and_a_cancellation_is_still_re
     calls.begin(an_attempt("resp_1", 1), spared, timedelta(minutes=1))
     calls.begin(an_attempt("resp_2", 1), ended, timedelta(minutes=1))
     client = connect(valkey_url)
-    with client, beating(database, valkey_url, calls=calls):
+    with client, running_heartbeat(database, valkey_url, calls=calls):
         await_until(lambda: dict(client.pubsub_numsub(NAMES.stop))[NAMES.stop.encode()], 10, "it does not listen")
         for name, rubbish in RUBBISH.items():
             assert client.publish(NAMES.stop, rubbish) == 1, f"it no longer listens before: {name}"

@@ -10,7 +10,7 @@ from jobs.lifecycle import Verb
 from jobs.settings import Settings
 from jobs.store.api_keys import ApiKey
 from jobs.task_queue import TaskQueue
-from jobs.webhooks.enqueue import BEYOND_CALM, CALM, DeliveryEnqueuer
+from jobs.webhooks.enqueue import LIMIT_PER_SECOND, PER_KEY_ABOVE_LIMIT, DeliveryEnqueuer
 from tests.support.names import get_names
 from tests.support.records import Records, make_key
 from tests.support.valkey import ValkeyServer
@@ -35,13 +35,13 @@ def test_a_rush_of_one_key_does_not_fill_the_queue_before_another_key(
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 1.0)  # all within a second
     enqueuer = DeliveryEnqueuer(records.database, task_queue)
     other = make_key(records.database, "other")
-    rush = [end(records, records.key, number) for number in range(CALM // 2)]
+    rush = [end(records, records.key, number) for number in range(LIMIT_PER_SECOND // 2)]
     for _ in range(4):  # a few at a time, then many at once
         enqueuer.jobs_ended(rush)
     enqueuer.jobs_ended([*rush, *rush])
-    assert task_queue.delivery_depth() == CALM + BEYOND_CALM
+    assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT
     enqueuer.jobs_ended([end(records, other, number) for number in range(3)])
-    assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3
+    assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT + 3
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 2.0)
     enqueuer.jobs_ended(rush)
-    assert task_queue.delivery_depth() == CALM + BEYOND_CALM + 3 + CALM // 2
+    assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT + 3 + LIMIT_PER_SECOND // 2

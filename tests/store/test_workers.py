@@ -1,4 +1,4 @@
-"""Worker rows: live workers, dead ones, and the jobs that they leave left_behind."""
+"""Worker rows: live workers, dead ones, and the jobs that they leave behind."""
 
 from collections.abc import Iterator
 from datetime import timedelta

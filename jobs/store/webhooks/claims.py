@@ -1,4 +1,4 @@
-"""Claims of deliveries: look up whose they are, claim them, and release a claim that nothing was sent with.
+"""Claims of deliveries: look up their keys and targets, claim them, and release a claim with which nothing was sent.
 
 The statements are built once: a delivery runs a dozen, and building them took longer than running them.
 """

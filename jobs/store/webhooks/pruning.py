@@ -42,8 +42,8 @@ def prune_events(tx: Connection, before: datetime, before_event_id: str, before_
 def _with_open_delivery(tx: Connection, column: ColumnElement[str], ids: Sequence[str]) -> set[str]:
     """Return those of these events or endpoints that have a delivery which has not ended.
 
-    All deliveries of each are read, as they are few: with a condition on `ended_at`, a database would rather scan all
-    open deliveries. Nor by `any_of`, whose plan for any number of ids would do the same.
+    All deliveries of each are read, as they are few. With a condition on `ended_at` a database would scan all open
+    deliveries instead, and so it would with `any_of`, whose plan does not know the number of ids.
     """
     query = select(column.label("id"), schema.webhook_deliveries.c.ended_at).where(column.in_(ids))
     return {each.id for each in tx.execute(query) if each.ended_at is None}
