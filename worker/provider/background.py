@@ -92,7 +92,7 @@ def cancel_background(api: ResponsesApi, response_id: str, model: Model) -> Call
     result = api.exchange(request, monotonic() + CANCEL_SECONDS, handle, api.read_whole)
     parsed = _parse(result)
     if isinstance(result, ExchangeResult) and result.status in _REFUSED_FOR_GOOD:
-        gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not allow to cancel it.")
+        gone = Failure(ErrorKind.LOST, "The provider no longer knows the response, or does not allow its cancellation.")
         return CallReport(gone, provider_response_id=response_id)
     if parsed is None or parsed.status in _RUNNING:
         return None

@@ -136,7 +136,7 @@ class CallHandle:
 
     @contextmanager
     def delayed_abort(self, seconds: float) -> Iterator[None]:
-        """Within the block, shut down the connection of a request that was sent only `seconds` after an abort.
+        """Within the block, an abort shuts the connection down `seconds` later if the request was sent.
 
         The answer, which is due at once, names the response that is to be cancelled.
         """

@@ -66,7 +66,7 @@ _KIND_OF_CODE: Final[Mapping[str, ErrorKind]] = MappingProxyType(
     }
 )
 
-# Codes inside a 200 after which another attempt may do better; every other one would be given again.
+# Codes inside a 200 after which another attempt may succeed. After any other code it would fail again.
 _PASSING_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "vector_store_timeout"})
 _OVERFLOW: Final = re.compile(
     r"exceeds? (the|this|your) (model'?s? )?(maximum )?context"
@@ -288,6 +288,6 @@ def _failed_answer(error: ProviderError, status: int, pause: timedelta | None) -
     if kind is None:
         passing = error.code is None or error.code in _PASSING_CODES
         kind = ErrorKind.ANSWER_FAILED if passing else ErrorKind.ANSWER_REFUSED
-    message = error.message or "The provider reports the response as failed, and gives no reason."
+    message = error.message or "The provider reports that the response failed, without a reason."
     pause = _pause(pause, error)
     return _reworded(Failure(kind, message, status, pause, error.code, error.param), error)

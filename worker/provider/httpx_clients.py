@@ -136,7 +136,7 @@ def _usable_url(base_url: str) -> httpx.URL:
 def _usable_key(api_key: SecretStr | None) -> str:
     key = "" if api_key is None else api_key.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()):
-        raise SettingsError("BACKBURNER_PROVIDER_API_KEY holds characters that cannot stand in an HTTP header")
+        raise SettingsError("BACKBURNER_PROVIDER_API_KEY holds characters that an HTTP header cannot hold")
     return key
 
 

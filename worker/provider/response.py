@@ -103,7 +103,7 @@ def _put_together(events: bytes, *, is_broken: bool) -> bytes:
     if assembly.is_answered:
         return assembly.body()
     if assembly.begun is None:
-        raise Unreadable("The provider's answer is a stream of events, not JSON, and none of them is of a response.")
+        raise Unreadable("The provider's answer is a stream of events, not JSON, and no event belongs to a response.")
     raise TruncatedStream(assembly.begun)
 
 
@@ -118,7 +118,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     except ValueError:
         if looks_like_html(text):
             raise Unreadable("The provider's answer is an HTML page, not JSON.") from None
-        raise Unreadable(f"The provider's answer is not JSON, or is cut off ({len(body)} bytes came).") from None
+        raise Unreadable(f"The provider's answer is not JSON, or is cut off ({len(body)} bytes received).") from None
     if not isinstance(value, dict):
         raise Unreadable("The provider's answer is JSON, but not an object.")
     if not _is_response(value):

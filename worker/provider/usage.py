@@ -62,11 +62,11 @@ def read_usage(raw: object) -> Usage | None:
     )
 
 
-def _dollars(usage: Mapping[str, Any], own: Mapping[str, Any]) -> Decimal | None:
+def _dollars(usage: Mapping[str, Any], meta_usage: Mapping[str, Any]) -> Decimal | None:
     """Return the first readable figure: of AI/ML API, then of OpenRouter, then of xAI."""
     figures = (
-        _amount(own.get("usd_spent")),
-        _of_parts(own.get("credits_used"), CREDITS_PER_DOLLAR),
+        _amount(meta_usage.get("usd_spent")),
+        _of_parts(meta_usage.get("credits_used"), CREDITS_PER_DOLLAR),
         _amount(usage.get("cost")),
         _of_parts(usage.get("cost_in_usd_ticks"), TICKS_PER_DOLLAR),
     )

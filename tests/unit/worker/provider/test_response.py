@@ -150,7 +150,7 @@ def test_errors(error: object, expected: ProviderError | None) -> None:
     [
         (b"", "empty"),
         (b" \n ", "empty"),
-        (sample(1)[:200], "cut off (200 bytes came)"),
+        (sample(1)[:200], "cut off (200 bytes received)"),
         (b"<!DOCTYPE html><html><title>Welcome</title></html>", "HTML page"),
         (b"data: {}\n\n", "not JSON"),
         (b"[]", "not an object"),

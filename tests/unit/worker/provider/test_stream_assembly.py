@@ -57,14 +57,14 @@ def item_events(item: Json, place: int) -> list[Json]:
     }
     events: list[Json] = [{"type": "response.output_item.added", "output_index": place, "item": emptied}]
     if item["type"] == "message":
-        [said] = item["content"]
-        field = "refusal" if said["type"] == "refusal" else "text"
+        [part] = item["content"]
+        field = "refusal" if part["type"] == "refusal" else "text"
         inner = {**scope, "content_index": 0}
-        events.append({"type": "response.content_part.added", **inner, "part": {**said, field: ""}})
-        prefix, text = f"response.{said['type']}", said[field]
+        events.append({"type": "response.content_part.added", **inner, "part": {**part, field: ""}})
+        prefix, text = f"response.{part['type']}", part[field]
         events += [{"type": f"{prefix}.delta", **inner, "delta": each} for each in pieces(text)]
         events.append({"type": f"{prefix}.done", **inner, field: text})
-        events.append({"type": "response.content_part.done", **inner, "part": said})
+        events.append({"type": "response.content_part.done", **inner, "part": part})
     elif item["type"] == "function_call":
         prefix = "response.function_call_arguments"
         events += [{"type": f"{prefix}.delta", **scope, "delta": each} for each in pieces(item["arguments"])]
