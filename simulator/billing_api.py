@@ -42,8 +42,8 @@ class BillingApi:
         options = self._state.options
         require_key(request, options)
         start = _UNLIMITED_BALANCE if options.balance is None else options.balance
-        left = round(max(start - self._state.call_log.spent_usd, 0.0), 6)
-        await writer.send(Reply.json(200, {"current_balance": left, "currency": "USD"}))
+        remaining = round(max(start - self._state.call_log.spent_usd, 0.0), 6)
+        await writer.send(Reply.json(200, {"current_balance": remaining, "currency": "USD"}))
 
     async def logs(self, request: Request, writer: ResponseWriter) -> None:
         """Answer GET /v2/logs: newest first, paged by offset."""

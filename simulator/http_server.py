@@ -80,14 +80,14 @@ def _reason(status: int) -> str:
 class ResponseWriter:
     """Writes the answer to one request: complete, in parts, or faulty."""
 
-    __slots__ = ("_chunked", "_connection", "_keep_alive", "client_left_at", "started")
+    __slots__ = ("_chunked", "_connection", "_keep_alive", "disconnected_at", "started")
 
     def __init__(self, connection: "Connection", *, keep_alive: bool) -> None:
         self._connection = connection
         self._keep_alive = keep_alive
         self._chunked = False
         self.started = False
-        self.client_left_at: float | None = None
+        self.disconnected_at: float | None = None
 
     async def send(self, reply: Reply) -> None:
         """Send a complete answer."""
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
         """Stop the work for this client."""
         self._open_connections.discard(self)
         if self._writer is not None and not self._closing:
-            self._writer.client_left_at = time.time()
+            self._writer.disconnected_at = time.time()
         self._closing = True
         if self._task is not None:
             self._task.cancel()

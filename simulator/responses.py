@@ -47,9 +47,11 @@ class Responses:
             await writer.send(reply)
             outcome = Outcome.REFUSED
         except asyncio.CancelledError:
-            call.client_closed_at = writer.client_left_at
-            left = writer.client_left_at is not None
-            call_log.finish(call, Outcome.CLIENT_DISCONNECTED if left else Outcome.STOPPED, options.ledger_limit)
+            call.client_closed_at = writer.disconnected_at
+            is_disconnected = writer.disconnected_at is not None
+            call_log.finish(
+                call, Outcome.CLIENT_DISCONNECTED if is_disconnected else Outcome.STOPPED, options.ledger_limit
+            )
             raise
         if outcome is not Outcome.RUNNING:  # a background call continues without its connection
             call_log.finish(call, outcome, options.ledger_limit)
@@ -87,7 +89,7 @@ class Responses:
         try:
             return await sender.send()
         except asyncio.CancelledError:
-            if writer.client_left_at is not None and options.bill_disconnects:
+            if writer.disconnected_at is not None and options.bill_disconnects:
                 self._bill(call, step, parsed)
             raise
         finally:

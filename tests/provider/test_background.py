@@ -19,7 +19,7 @@ from tests.support.waiting import await_until
 from worker.provider.call_handle import CallHandle
 from worker.provider.client import ProviderClient
 
-TAKEN = json.dumps({"id": "resp_1/é", "object": "response", "status": "queued", "output": []}).encode()
+QUEUED = json.dumps({"id": "resp_1/é", "object": "response", "status": "queued", "output": []}).encode()
 PATH = b"/v1/responses/resp_1%2F%C3%A9"
 
 
@@ -66,7 +66,7 @@ class TestBackground:
             "store": True,
             "stream": False,
         }
-        peer.send(whole(TAKEN, openai_poll_after_ms=50))
+        peer.send(whole(QUEUED, openai_poll_after_ms=50))
         return call
 
     def answer_next(self, server: Server, answer: bytes, verb: bytes = b"GET %b HTTP/1.1") -> Peer:
@@ -116,7 +116,7 @@ class TestBackground:
         assert isinstance(call.report().result, Answer)
         assert call.accepted == []
 
-    @pytest.mark.parametrize("frames", [COMPLETED, event(type="response.created", response=json.loads(TAKEN))])
+    @pytest.mark.parametrize("frames", [COMPLETED, event(type="response.created", response=json.loads(QUEUED))])
     def test_an_answer_in_events_is_created_once(self, server: Server, frames: bytes) -> None:
         call = Call(server, Transport.BACKGROUND)
         peer = server.accept()
@@ -139,7 +139,7 @@ class TestBackground:
     def test_the_deadline_cancels_it_at_the_provider(self, server: Server) -> None:
         call = self.start(server, deadline=0.5)
         server.accept().read_request()  # not answered
-        self.answer_next(server, whole(TAKEN.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")
+        self.answer_next(server, whole(QUEUED.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")
         assert failure(call.report()).kind is ErrorKind.CALL_DEADLINE
 
     def test_an_answer_that_was_made_before_the_cancel_counts(self, server: Server) -> None:
@@ -163,7 +163,7 @@ class TestBackground:
 
     def test_aborted_between_two_polls(self, server: Server) -> None:
         call = self.start(server)
-        self.answer_next(server, whole(TAKEN, openai_poll_after_ms=30_000))
+        self.answer_next(server, whole(QUEUED, openai_poll_after_ms=30_000))
         await_until(lambda: not server.was_called(within=0.05), 5, "it did not happen in time")
         began = time.monotonic()
         call.handle.abort(AbortReason.RELEASED)
@@ -176,8 +176,8 @@ class TestBackground:
         peer.read_request()
         await_until(lambda: call.handle.sent, 5, "it did not happen in time")
         assert call.handle.abort(AbortReason.CANCELLED)
-        peer.send(whole(TAKEN))
-        self.answer_next(server, whole(TAKEN.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")
+        peer.send(whole(QUEUED))
+        self.answer_next(server, whole(QUEUED.replace(b"queued", b"cancelled")), b"POST %b/cancel HTTP/1.1")
         assert failure(call.report()).kind is ErrorKind.INTERRUPTED
         assert call.accepted == ["resp_1/é"]
 
