@@ -1,4 +1,4 @@
-"""Writing down what must not be forgotten: what a call or a delivery came to, however long the database is away."""
+"""Commits what must not be lost, such as the outcome of a call or of a delivery, however long the database is away."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jobs.store.database import DATABASE_ERRORS, TOGETHER_SECONDS, Database
 from jobs.telemetry import get_logger
 
 PAUSES: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
-"""In seconds, between two tries; the last again and again."""
+"""Seconds between two tries. The last one repeats."""
 
 LONGEST_TRY: Final = 240.0
 
@@ -21,14 +21,15 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 
-def record(database: Database, write: Callable[[Connection], T], **facts: str) -> T:
-    """Do `write` in a transaction until it is committed; it must bear being done again. `facts` go into the log.
+def commit_with_retry(database: Database, write: Callable[[Connection], T], **facts: str) -> T:
+    """Run `write` in a transaction until it is committed, and return its result.
 
-    A try whose time was too short is followed by one that may take twice as long: a large answer may need it, and a
-    silent line must not be waited for longer than that.
+    `write` may run more than once, even after a commit whose confirmation was lost. `facts` are logged. A try that ran
+    out of time is followed by one with twice the time: a large answer may need it. Without that, the first limit holds,
+    so that a silent connection delays nothing for longer.
 
     Raises:
-        DataError: the database refuses what is to be written for what it is, now and ever.
+        DataError: the database refuses the values themselves, so another try cannot help.
     """
     pauses = chain(PAUSES, repeat(PAUSES[-1]))
     within = TOGETHER_SECONDS

@@ -1,4 +1,4 @@
-"""What a call came to, written in one transaction: its ledger row, its usage, and the job's next status."""
+"""Records the outcome of a call in one transaction: its attempt, its usage and cost, and the job's next status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait, parked_for
 from jobs.store.responses import get_job
 
-SETTLED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
+ENDED_BY_OTHERS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
 AFTER_A_PROBE = timedelta(seconds=1.5)
 CUT_HERE = frozenset({ErrorKind.INTERRUPTED, ErrorKind.UNREACHABLE})
-# What a call that reports after its job was parked says of it instead.
-OF_A_PARKED_JOB: Mapping[Verb, Verb] = {
+# Verbs for a call that reports after its job was parked.
+VERBS_WHEN_PARKED: Mapping[Verb, Verb] = {
     Verb.RESCHEDULE: Verb.UNPARK,
     Verb.RELEASE: Verb.UNPARK,
     Verb.FAIL: Verb.FAIL_UNKNOWN,
@@ -46,7 +46,7 @@ NO_ERROR: Mapping[str, None] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """How the end of an attempt is decided."""
+    """The rules that decide what follows an attempt."""
 
     backoff: Backoff
     call_deadline: timedelta
@@ -56,7 +56,7 @@ class Policy:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Policy":
-        """The operator's policy."""
+        """Return the operator's policy."""
         base, cap = settings.retry_base_seconds, settings.retry_max_seconds
         return cls(
             backoff=Backoff(timedelta(seconds=base), timedelta(seconds=max(base, cap))),
@@ -69,7 +69,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class EndedCall:
-    """A call that is over: whose it was, what it brought, and why we ended it, if we did."""
+    """A call that is over, with its report and, if this process ended it, the reason."""
 
     job: Job
     attempt: Attempt
@@ -80,43 +80,46 @@ class EndedCall:
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """The verb that was said, and the job after it."""
+    """The verb that was applied, and the job after it."""
 
     verb: Verb
     job: Job
 
 
 def record_outcome(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> RecordedOutcome | None:
-    """Book the call and move its job; None when the job was no longer this attempt's to move.
+    """Close the call and move its job. Return None if the job no longer belongs to this attempt.
 
-    An answer counts whatever made us end the call: it was paid for.
+    An answer counts, whatever made this process end the call, as it is billed.
     """
     result = ended.report.result
     if isinstance(result, Answer):
         return _record_answer(tx, ended, result)
-    if ended.aborted in SETTLED_BY_OTHERS:
+    if ended.aborted in ENDED_BY_OTHERS:
         end_attempts(tx, [(ended.attempt, Outcome.CANCELLED, ended.report)], ended.ended_at)
         return None
-    if ended.aborted is AbortReason.RELEASED and _can_be_handed_back(ended, result):
+    if ended.aborted is AbortReason.RELEASED and _can_release(ended, result):
         end_attempts(tx, [(ended.attempt, Outcome.RELEASED, ended.report)], ended.ended_at)
         return _move(tx, Verb.RELEASE, ended.job, ended.ended_at, available_at=ended.ended_at)
     return _record_failure(tx, ended, result, policy, jitter)
 
 
 def can_batch(ended: EndedCall) -> bool:
-    """Whether a call ended as most do: the first of its job, with a whole answer."""
+    """Return whether `record_outcomes` takes the call: the first of its job, with a complete answer, as most are."""
     result = ended.report.result
     return isinstance(result, Answer) and result.cut_reason is None and ended.attempt.number == 1
 
 
 def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[RecordedOutcome], list[str]]:
-    """`settle` for several such calls at once; also the ids of the deliveries to ring for after the commit.
+    """Record several calls that `can_batch`. Return also the ids of the deliveries to enqueue after the commit.
+
+    The two functions differ on purpose: these statements cost the same number of round trips for 50 calls as for one
+    (docs/decisions/0005), but cannot adopt a late answer. If that is needed, each call is recorded alone.
 
     Raises:
-        StaleJob: one of the jobs was no longer its attempt's to move; the transaction is to be rolled back.
+        StaleJob: one of the jobs no longer belongs to its attempt. Roll the transaction back.
     """
     now = max(ended.ended_at for ended in calls)
-    moves = [(ended.job, _answered(ended.report) | {"cost": ended.report.cost}) for ended in calls]
+    moves = [(ended.job, _changes_by_answer(ended.report) | {"cost": ended.report.cost}) for ended in calls]
     moved, deliveries = move(tx, Verb.COMPLETE, moves, now, by=Actor.WORKER)
     jobs = {job.id: job for job in moved}
     end_attempts(tx, [(ended.attempt, Outcome.COMPLETED, ended.report) for ended in calls], now, jobs_moved=True)
@@ -124,8 +127,8 @@ def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Re
     return [RecordedOutcome(Verb.COMPLETE, jobs[ended.job.id]) for ended in calls], deliveries
 
 
-def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:
-    """What an answer changes of its job."""
+def _changes_by_answer(report: CallReport, cut_reason: str | None = None) -> dict[str, Any]:
+    """Return the job's columns that an answer changes."""
     return {
         **NO_ERROR,
         "usage": report.usage,
@@ -135,8 +138,8 @@ def _answered(report: CallReport, cut_reason: str | None = None) -> dict[str, An
     }
 
 
-def _can_be_handed_back(ended: EndedCall, failure: Failure) -> bool:
-    """Whether the call was cut by us, and going on with it buys nothing twice or was asked for."""
+def _can_release(ended: EndedCall, failure: Failure) -> bool:
+    """Return whether this process cut the call, and calling again is billed once only or was asked for."""
     if failure.kind not in CUT_HERE:
         return False
     resumable = ended.report.provider_response_id is not None
@@ -148,17 +151,17 @@ def _record_answer(tx: Connection, ended: EndedCall, answer: Answer) -> Recorded
     cut = answer.cut_reason is not None
     report, now = ended.report, ended.ended_at
     end_attempts(tx, [(ended.attempt, Outcome.INCOMPLETE if cut else Outcome.COMPLETED, report)], now)
-    changes = _answered(report, answer.cut_reason)
-    settled = _move(tx, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ended.job, now, **changes)
-    if settled is None:
-        settled = _adopt(tx, ended, Verb.ADOPT_PARTIAL if cut else Verb.ADOPT, changes)
-    if settled is not None:
-        save_answers(tx, [(settled.job, report)])
-    return settled
+    changes = _changes_by_answer(report, answer.cut_reason)
+    recorded = _move(tx, Verb.COMPLETE_PARTIAL if cut else Verb.COMPLETE, ended.job, now, **changes)
+    if recorded is None:
+        recorded = _adopt(tx, ended, Verb.ADOPT_PARTIAL if cut else Verb.ADOPT, changes)
+    if recorded is not None:
+        save_answers(tx, [(recorded.job, report)])
+    return recorded
 
 
 def _adopt(tx: Connection, ended: EndedCall, verb: Verb, changes: Mapping[str, Any]) -> RecordedOutcome | None:
-    """Take a late answer while the job is still open, whoever holds it now."""
+    """Accept a late answer while the job is still open, whichever worker holds it now."""
     try:
         current = get_job(tx, ended.job.id)
     except JobNotFound:
@@ -172,7 +175,7 @@ def _record_failure(
     now, job, report = ended.ended_at, ended.job, ended.report
     end_attempts(tx, [(ended.attempt, Outcome.FAILED, report)], now)
     relax = policy.widen_on_overflow
-    max_wait = policy.max_wait.at(tx, now) if _log_may_tell(ended) else NO_WAIT
+    max_wait = policy.max_wait.at(tx, now) if _waits_for_log(ended) else NO_WAIT
     alike = count_failures(tx, job, failure.kind) if _counts_alike(failure) else 1
     step = next_step(
         failure,
@@ -207,9 +210,9 @@ def _record_failure(
 def _refusal(
     tx: Connection, attempt: Attempt, failure: Failure, provider_limit: str, now: datetime, alike: int
 ) -> Refusal | None:
-    """The job tries again after whoever probes next, so that no job is every probe.
+    """Return when a job that was refused runs again: after the next probe, so that no job is every probe.
 
-    Where the provider is not paused, as it takes calls for other models, it tries ever more rarely.
+    If the provider is not paused, as it accepts calls for other models, the job runs again ever more rarely.
     """
     if not failure.is_outage and failure.kind not in REFUSALS:
         return None
@@ -227,8 +230,8 @@ def _counts_alike(failure: Failure) -> bool:
     return failure.is_outage or failure.kind in REFUSALS or RULES[failure.kind].max_same_failures is not None
 
 
-def _log_may_tell(ended: EndedCall) -> bool:
-    """Whether the job is to wait for the provider's log, which knows the calls that were sent, by their ids."""
+def _waits_for_log(ended: EndedCall) -> bool:
+    """Return whether the job waits for the provider's log, which lists the calls that were sent by their ids."""
     asked_once = ended.job.on_unknown_outcome is OnUnknownOutcome.FAIL
     return asked_once and ended.report.cost is None and ended.attempt.resumes is None
 
@@ -237,18 +240,18 @@ def _give_up(
     tx: Connection, job: Job, report: CallReport, step: GiveUp, now: datetime, facts: Mapping[str, Any]
 ) -> RecordedOutcome | None:
     final = {"error_code": step.code, "error_message": step.message[: text_limits.ERROR_MESSAGE], "usage": report.usage}
-    settled = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
-    if settled is not None:
-        save_answers(tx, [(settled.job, report)])
-    return settled
+    recorded = _move(tx, Verb.FAIL, job, now, **{**facts, **final})
+    if recorded is not None:
+        save_answers(tx, [(recorded.job, report)])
+    return recorded
 
 
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
-    """Say `verb`, or what it means for a job that is parked for this very call; None when another owns the job."""
+    """Apply `verb`, or its counterpart if the job is parked for this very call. None if the job is another attempt's."""
     try:
         [moved], _ = move(tx, verb, [(job, changes)], now, by=Actor.WORKER)
     except StaleJob:
-        verb_when_parked = OF_A_PARKED_JOB.get(verb)
+        verb_when_parked = VERBS_WHEN_PARKED.get(verb)
     else:
         return RecordedOutcome(verb, moved)
     parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
@@ -262,5 +265,5 @@ def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -
 
 
 def call_deadline_failure(length: timedelta) -> Failure:
-    """What a call that we ended at its own deadline came to."""
+    """Return the failure of a call that this process ended at its deadline."""
     return Failure(ErrorKind.CALL_DEADLINE, f"The provider did not answer within {length.total_seconds():g} s.")

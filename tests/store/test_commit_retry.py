@@ -22,10 +22,10 @@ def test_a_silent_connection_is_dropped_after_the_first_try(postgres_url: str) -
     proxy, through = Proxy.before(postgres_url)
     with proxy:
         database = Database(through)
-        assert commit_retry.record(database, _one) == 1
+        assert commit_retry.commit_with_retry(database, _one) == 1
         assert proxy.silence() == 1
         begun = time.monotonic()
-        assert commit_retry.record(database, _one) == 1
+        assert commit_retry.commit_with_retry(database, _one) == 1
         assert time.monotonic() - begun < FIRST_SECONDS + 4
         database.close()
 
@@ -37,7 +37,7 @@ def test_a_slow_transaction_is_given_more_time(postgres_url: str) -> None:
         tx.execute(text("SELECT pg_sleep(1.3)"))
         return _one(tx)
 
-    assert commit_retry.record(database, slowly) == 1
+    assert commit_retry.commit_with_retry(database, slowly) == 1
     database.close()
 
 
@@ -48,5 +48,5 @@ def _one(tx: Connection) -> int:
 def test_an_outcome_that_cannot_be_stored_is_not_tried_forever(postgres_url: str) -> None:
     database = Database(postgres_url)
     with pytest.raises(DataError):
-        commit_retry.record(database, lambda tx: tx.execute(text("SELECT 'one'::int")))
+        commit_retry.commit_with_retry(database, lambda tx: tx.execute(text("SELECT 'one'::int")))
     database.close()

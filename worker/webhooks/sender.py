@@ -30,7 +30,7 @@ from jobs.store.webhooks.scheduler import MOST_PER_TARGET, due_of_target
 from jobs.telemetry import get_logger
 from jobs.webhooks.protocol import DeliveryError, DeliveryReport, DeliveryStatus, signed_headers
 from worker.capacity import Pause
-from worker.commit_retry import record
+from worker.commit_retry import commit_with_retry
 from worker.provider.call_handle import CallHandle
 from worker.registration import WorkerRegistration
 from worker.webhooks.concurrency import Backlog, Widths
@@ -249,7 +249,7 @@ class WebhookSender:
 
     def _put_back(self, sending: ClaimedDelivery, shortage: str) -> RecordedDelivery:
         """Leave it to another worker, or to ourselves once the shortage may be over: it is nobody's failed try."""
-        is_ours = record(
+        is_ours = commit_with_retry(
             self._database, lambda tx: release_delivery(tx, sending, self._clock()), delivery_id=sending.id
         )
         if self._pause.begin():
@@ -258,7 +258,7 @@ class WebhookSender:
 
     def _record(self, sending: ClaimedDelivery, report: DeliveryReport) -> RecordedDelivery:
         """Commit what came of it, however long the database is away: else it would go out again."""
-        recorded = record(
+        recorded = commit_with_retry(
             self._database,
             lambda tx: record_delivery_attempt(tx, sending, report, self._clock(), self._jitter()),
             delivery_id=sending.id,
