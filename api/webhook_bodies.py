@@ -10,7 +10,8 @@ from api.request.decode import read_object
 from api.request.errors import request_invalid
 from api.request.options import DestinationUrl
 from api.response_body import Page
-from jobs.store.webhooks.endpoints import Delivery, DeliveryAttempt, Endpoint
+from jobs.store.webhooks.delivery_log import Delivery, DeliveryAttempt
+from jobs.store.webhooks.endpoints import Endpoint
 from jobs.webhooks.protocol import DISABLE_AFTER, WARN_AFTER, DeliveryError, DeliveryStatus, DisabledFor, EventType
 
 LATEST_MOMENT: Final = 4e9

@@ -15,12 +15,8 @@ from api.response_body import Readiness
 from jobs.store.database import database_now
 from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit
 from jobs.store.responses import count_open, oldest_due_at
-from jobs.store.webhooks.endpoints import (
-    count_disabled,
-    count_ended_deliveries,
-    count_open_deliveries,
-    oldest_undelivered_at,
-)
+from jobs.store.webhooks.delivery_log import count_ended_deliveries, count_open_deliveries, oldest_undelivered_at
+from jobs.store.webhooks.endpoints import count_disabled
 from jobs.store.workers import live_workers
 from jobs.telemetry import get_logger
 

@@ -38,8 +38,10 @@ from api.webhook_bodies import (
 from api.webhook_destination import checked_destination, require_encryption, target_key
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
 from jobs.store.api_keys import ApiKey
+from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.endpoints import Delivery, EncryptedSecret
+from jobs.store.webhooks.delivery_log import Delivery
+from jobs.store.webhooks.endpoints import EncryptedSecret
 from jobs.store.webhooks.outbox import write_test
 from jobs.webhooks.protocol import SECRET_BYTES, DeliveryStatus, EventType, new_secret
 
@@ -216,7 +218,7 @@ def list_deliveries(
     _check_id(after, "after")
     with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-        found, has_more = store.list_deliveries(tx, endpoint, limit=limit, after=after, status=status)
+        found, has_more = delivery_log.list_deliveries(tx, endpoint, limit=limit, after=after, status=status)
     return JSONResponse(render_page([render_delivery(each) for each in found], has_more=has_more))
 
 
@@ -235,7 +237,7 @@ async def recover(request: Request, state: StateDep, caller: WebhookOwner, webho
     def begin_anew() -> int:
         with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
-            return store.recover(tx, endpoint, since, state.database.clock())
+            return delivery_log.recover(tx, endpoint, since, state.database.clock())
 
     begun = await run_in_threadpool(begin_anew)
     return JSONResponse(
@@ -254,12 +256,12 @@ def redeliver(state: StateDep, caller: WebhookOwner, webhook_delivery_id: str) -
     """Try a delivery once more, now, whatever came of it; the event keeps its id."""
     _check_id(webhook_delivery_id, "webhook_delivery_id")
     with state.database.begin() as tx:
-        delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
-        if not store.is_enabled(tx, delivery):
+        delivery = delivery_log.get_delivery(tx, webhook_delivery_id, caller.id)
+        if not delivery_log.is_enabled(tx, delivery):
             raise WrongState("The endpoint is disabled: enable it, or recover what it missed.", "webhook_delivery_id")
-        if not store.redeliver(tx, delivery.id, state.database.clock()):
+        if not delivery_log.redeliver(tx, delivery.id, state.database.clock()):
             raise WrongState("It is being delivered at this moment.", "webhook_delivery_id")
-        delivery = store.get_delivery(tx, webhook_delivery_id, caller.id)
+        delivery = delivery_log.get_delivery(tx, webhook_delivery_id, caller.id)
     state.task_queue.enqueue_deliveries([delivery.id])
     return JSONResponse(render_delivery(delivery))
 
@@ -269,7 +271,7 @@ async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Del
 
     def look() -> Delivery:
         with state.database.read() as tx:
-            return store.get_delivery(tx, delivery_id, caller.id)
+            return delivery_log.get_delivery(tx, delivery_id, caller.id)
 
     until = asyncio.get_running_loop().time() + TEST_SECONDS
     with state.listener.subscribe(delivery_id) as subscription, state.key_watch.watch(caller.sha256) as revoked:

@@ -32,7 +32,7 @@ from jobs.store.responses import Filters
 from jobs.store.undelivered_creates import UndeliveredCreate, delete_delivered, find_earlier_creates, mark_lost
 from jobs.store.usage import usage_by_day
 from jobs.store.usage_rollup import SUMS, add_up
-from jobs.store.webhooks import endpoints
+from jobs.store.webhooks import delivery_log, endpoints
 from jobs.store.webhooks.claims import claim_deliveries, find_due, owners_of
 from jobs.store.webhooks.outbox import pending_of_jobs, write_events
 from jobs.store.webhooks.results import record_delivery_attempt, rescue_deliveries
@@ -342,18 +342,18 @@ def hook(tx: Connection, world: World) -> endpoints.Endpoint:
 
 
 def log_of(**page: Any) -> Callable[[Connection, World], object]:
-    return lambda tx, world: endpoints.list_deliveries(tx, hook(tx, world), limit=20, **page)
+    return lambda tx, world: delivery_log.list_deliveries(tx, hook(tx, world), limit=20, **page)
 
 
 def redeliver_and_recover(tx: Connection, world: World) -> None:
-    [delivery, *_], _more = endpoints.list_deliveries(tx, hook(tx, world), limit=1)
-    endpoints.redeliver(tx, endpoints.get_delivery(tx, delivery.id, world.key_id).id, NOW)
-    endpoints.recover(tx, hook(tx, world), NOW - timedelta(days=1), NOW)
+    [delivery, *_], _more = delivery_log.list_deliveries(tx, hook(tx, world), limit=1)
+    delivery_log.redeliver(tx, delivery_log.get_delivery(tx, delivery.id, world.key_id).id, NOW)
+    delivery_log.recover(tx, hook(tx, world), NOW - timedelta(days=1), NOW)
 
 
 def webhook_metrics(tx: Connection, _world: World) -> None:
-    assert endpoints.count_ended_deliveries(tx, NOW - timedelta(minutes=15))
-    assert endpoints.oldest_undelivered_at(tx)
+    assert delivery_log.count_ended_deliveries(tx, NOW - timedelta(minutes=15))
+    assert delivery_log.oldest_undelivered_at(tx)
     assert endpoints.count_disabled(tx) == 1
 
 

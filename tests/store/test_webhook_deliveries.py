@@ -12,6 +12,7 @@ from jobs.store import schema, workers
 from jobs.store.api_keys import ApiKey
 from jobs.store.jobs import erase
 from jobs.store.responses import get_job
+from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
 from jobs.store.webhooks.claims import ClaimedDelivery, claim_deliveries
 from jobs.store.webhooks.endpoints import EncryptedSecret, Endpoint
@@ -100,7 +101,7 @@ def report(records: Records, claimed: ClaimedDelivery, result: DeliveryReport) -
 
 def log_of(records: Records, endpoint: Endpoint) -> list[tuple[DeliveryStatus, list[AttemptEnd]]]:
     with records.database.read() as tx:
-        found = store.list_deliveries(tx, endpoint, limit=100)[0]
+        found = delivery_log.list_deliveries(tx, endpoint, limit=100)[0]
     return [(each.status, [(made.error_kind, made.http_status) for made in each.attempts]) for each in found]
 
 
@@ -395,7 +396,7 @@ class TestPruning:
         assert self.prune(records, now + 2 * SECOND) == 1
         assert events(records) == [(waiting.id, "response.cancelled")]
         with records.database.read() as tx:
-            assert [each.response_id for each in store.list_deliveries(tx, hook, limit=10)[0]] == [waiting.id]
+            assert [each.response_id for each in delivery_log.list_deliveries(tx, hook, limit=10)[0]] == [waiting.id]
 
     def test_an_endpoint_named_by_a_request_is_deleted_once_delivered_to(self, records: Records) -> None:
         records = Records(records.database, Clock(datetime.now(UTC)))

@@ -14,6 +14,7 @@ from jobs.encryption import Cipher
 from jobs.lifecycle import TERMINAL, Status
 from jobs.store import schema
 from jobs.store.database import Database
+from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
 from jobs.store.webhooks.scheduler import MOST_PER_TARGET
 from jobs.webhooks.protocol import (
@@ -303,12 +304,12 @@ class TestHealth:
         assert len({each.event_id for each in missed}) == 8
         destination.answer = lambda _: OK
         with world.database.begin() as tx:
-            assert store.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 7
+            assert delivery_log.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 7
         world.run_for(DAY)
         replayed = destination.ids()[before:]
         assert sorted(replayed) == sorted(each.event_id for each in missed[:7])
         with world.database.begin() as tx:
-            assert store.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 0
+            assert delivery_log.recover(tx, world.reload(endpoint), begun_at + DAY / 2, world.clock()) == 0
         healthy = world.reload(endpoint)
         assert (healthy.disabled_at, healthy.failing_since) == (None, None)
 
@@ -341,7 +342,7 @@ class TestHealth:
         destination.answer = lambda _: BROKEN
         for attempts in (2, 3):
             with world.database.begin() as tx:
-                assert store.redeliver(tx, delivery.id, world.clock())
+                assert delivery_log.redeliver(tx, delivery.id, world.clock())
             world.run_for(5 * DAY)
             [delivery] = world.log(endpoint)
             assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, attempts)

@@ -15,8 +15,10 @@ from jobs.notifications import Notifier
 from jobs.redis_url import connect
 from jobs.store import schema
 from jobs.store.api_keys import ApiKey
+from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.endpoints import Delivery, EncryptedSecret, Endpoint
+from jobs.store.webhooks.delivery_log import Delivery
+from jobs.store.webhooks.endpoints import EncryptedSecret, Endpoint
 from jobs.store.webhooks.scheduler import pick_due_deliveries
 from jobs.webhooks.protocol import EventType, new_secret
 from tests.support.names import get_names
@@ -75,7 +77,7 @@ class World:
 
     def log(self, endpoint: Endpoint) -> list[Delivery]:
         with self.database.read() as tx:
-            return store.list_deliveries(tx, endpoint, limit=100)[0]
+            return delivery_log.list_deliveries(tx, endpoint, limit=100)[0]
 
     def due(self) -> list[str]:
         now = self.clock()

@@ -1,1 +1,1 @@
-"""SQL of webhooks: endpoints, the outbox of events and deliveries, and the order of deliveries."""
+"""SQL of webhooks: endpoints and their log, the outbox of events and deliveries, and the order of deliveries."""
