@@ -5,12 +5,14 @@ their own. Attempts are also the usage ledger, so they hold key and model and ar
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     Float,
     ForeignKey,
@@ -21,6 +23,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     and_,
     literal,
     text,
@@ -55,6 +58,14 @@ _LARGE_AND_CHANGING = {
 def _one_of(column: str, values: Iterable[str]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _partial_index(
+    name: str, *columns: ColumnElement[Any], where: str | TextClause, sqlite_where: str | None = None, **options: Any
+) -> None:
+    condition = text(where) if isinstance(where, str) else where
+    sqlite_condition = condition if sqlite_where is None else text(sqlite_where)
+    Index(name, *columns, postgresql_where=condition, sqlite_where=sqlite_condition, **options)
 
 
 api_keys = Table(
@@ -142,63 +153,34 @@ Index("ix_jobs_list", jobs.c.api_key_id, jobs.c.id)
 Index("ix_jobs_list_by_status", jobs.c.api_key_id, jobs.c.status, jobs.c.id)
 Index("ix_jobs_list_by_model", jobs.c.api_key_id, jobs.c.model, jobs.c.id)
 # scheduling and queue position: due jobs by priority and key
-Index(
+_partial_index(
     "ix_jobs_due",
     jobs.c.priority,
     jobs.c.api_key_id,
     jobs.c.available_at,
     jobs.c.id,
-    postgresql_where=text("status = 'queued' AND parked_until IS NULL"),
-    sqlite_where=text("status = 'queued' AND parked_until IS NULL"),
+    where="status = 'queued' AND parked_until IS NULL",
 )
 # reconciliation: parked jobs by the end of their wait
-Index(
-    "ix_jobs_parked",
-    jobs.c.parked_until,
-    postgresql_where=text("parked_until IS NOT NULL"),
-    sqlite_where=text("parked_until IS NOT NULL"),
-)
+_partial_index("ix_jobs_parked", jobs.c.parked_until, where="parked_until IS NOT NULL")
 # rescue: jobs that a worker holds
-Index(
-    "ix_jobs_held",
-    jobs.c.worker_id,
-    postgresql_where=text("status = 'in_progress'"),
-    sqlite_where=text("status = 'in_progress'"),
-)
+_partial_index("ix_jobs_held", jobs.c.worker_id, where="status = 'in_progress'")
 # deadlines: open jobs by deadline
-Index(
-    "ix_jobs_deadline",
-    jobs.c.deadline_at,
-    postgresql_where=text("completed_at IS NULL"),
-    sqlite_where=text("completed_at IS NULL"),
-)
+_partial_index("ix_jobs_deadline", jobs.c.deadline_at, where="completed_at IS NULL")
 # retention: ended jobs by their end
-Index(
-    "ix_jobs_ended",
-    jobs.c.completed_at,
-    postgresql_where=text("completed_at IS NOT NULL"),
-    sqlite_where=text("completed_at IS NOT NULL"),
-)
+_partial_index("ix_jobs_ended", jobs.c.completed_at, where="completed_at IS NOT NULL")
 # store: false: ended jobs that may be erased early
-Index(
+_partial_index(
     "ix_jobs_unstored",
     jobs.c.completed_at,
-    postgresql_where=text("store = false AND completed_at IS NOT NULL"),
-    sqlite_where=text("store = 0 AND completed_at IS NOT NULL"),
+    where="store = false AND completed_at IS NOT NULL",
+    sqlite_where="store = 0 AND completed_at IS NOT NULL",
 )
 # follow-ups: blocked jobs by the response that they wait for
-Index(
-    "ix_jobs_waiting",
-    jobs.c.blocked_by,
-    postgresql_where=text("blocked_by IS NOT NULL"),
-    sqlite_where=text("blocked_by IS NOT NULL"),
-)
+_partial_index("ix_jobs_waiting", jobs.c.blocked_by, where="blocked_by IS NOT NULL")
 # erasure: responses that an open follow-up still needs
-Index(
-    "ix_jobs_following",
-    jobs.c.previous_response_id,
-    postgresql_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
-    sqlite_where=text("previous_response_id IS NOT NULL AND completed_at IS NULL"),
+_partial_index(
+    "ix_jobs_following", jobs.c.previous_response_id, where="previous_response_id IS NOT NULL AND completed_at IS NULL"
 )
 
 requests = Table(
@@ -379,42 +361,19 @@ Index(
     ],
 )
 # rescue: open attempts of a worker
-Index(
-    "ix_attempts_open",
-    attempts.c.worker_id,
-    postgresql_where=text("ended_at IS NULL"),
-    sqlite_where=text("ended_at IS NULL"),
-)
+_partial_index("ix_attempts_open", attempts.c.worker_id, where="ended_at IS NULL")
 
 # reconciliation: calls of unknown cost
-Index(
-    "ix_attempts_doubtful",
-    attempts.c.ended_at,
-    postgresql_where=IS_DOUBTFUL,
-    sqlite_where=IS_DOUBTFUL,
-)
+_partial_index("ix_attempts_doubtful", attempts.c.ended_at, where=IS_DOUBTFUL)
 # usage: the number of calls of unknown cost
-Index(
-    "ix_attempts_unpriced",
-    attempts.c.api_key_id,
-    attempts.c.started_at,
-    attempts.c.model,
-    postgresql_where=IS_UNPRICED,
-    sqlite_where=IS_UNPRICED,
+_partial_index(
+    "ix_attempts_unpriced", attempts.c.api_key_id, attempts.c.started_at, attempts.c.model, where=IS_UNPRICED
 )
 # cancellation: calls whose response may still run at the provider
-Index(
-    "ix_attempts_unfetched",
-    attempts.c.ended_at,
-    postgresql_where=IS_UNFETCHED,
-    sqlite_where=IS_UNFETCHED,
-)
+_partial_index("ix_attempts_unfetched", attempts.c.ended_at, where=IS_UNFETCHED)
 # erasure: responses that the provider stores and should not
-Index(
-    "ix_attempts_copy_unwanted",
-    attempts.c.ended_at,
-    postgresql_where=text("copy_unwanted = true"),
-    sqlite_where=text("copy_unwanted = 1"),
+_partial_index(
+    "ix_attempts_copy_unwanted", attempts.c.ended_at, where="copy_unwanted = true", sqlite_where="copy_unwanted = 1"
 )
 
 workers = Table(
@@ -493,28 +452,13 @@ webhook_endpoints = Table(
     CheckConstraint("(former_secret IS NULL) = (former_until IS NULL)", name="former_secret_ends"),
 )
 # list, and endpoints that get a key's events
-Index(
-    "ix_webhook_endpoints_list",
-    webhook_endpoints.c.api_key_id,
-    webhook_endpoints.c.id,
-    postgresql_where=text("job_id IS NULL"),
-    sqlite_where=text("job_id IS NULL"),
+_partial_index(
+    "ix_webhook_endpoints_list", webhook_endpoints.c.api_key_id, webhook_endpoints.c.id, where="job_id IS NULL"
 )
 # the endpoint of one job; retention
-Index(
-    "ix_webhook_endpoints_job",
-    webhook_endpoints.c.job_id,
-    unique=True,
-    postgresql_where=text("job_id IS NOT NULL"),
-    sqlite_where=text("job_id IS NOT NULL"),
-)
+_partial_index("ix_webhook_endpoints_job", webhook_endpoints.c.job_id, where="job_id IS NOT NULL", unique=True)
 # metrics: disabled endpoints
-Index(
-    "ix_webhook_endpoints_disabled",
-    webhook_endpoints.c.disabled_at,
-    postgresql_where=text("disabled_at IS NOT NULL"),
-    sqlite_where=text("disabled_at IS NOT NULL"),
-)
+_partial_index("ix_webhook_endpoints_disabled", webhook_endpoints.c.disabled_at, where="disabled_at IS NOT NULL")
 
 webhook_events = Table(
     "webhook_events",
@@ -563,35 +507,19 @@ Index("ix_webhook_deliveries_event", webhook_deliveries.c.event_id, webhook_deli
 # an endpoint's log, newest first
 Index("ix_webhook_deliveries_log", webhook_deliveries.c.endpoint_id, webhook_deliveries.c.id)
 # scheduling: due deliveries by target
-Index(
+_partial_index(
     "ix_webhook_deliveries_due",
     webhook_deliveries.c.target,
     webhook_deliveries.c.available_at,
     webhook_deliveries.c.id,
-    postgresql_where=text("status = 'pending'"),
-    sqlite_where=text("status = 'pending'"),
+    where="status = 'pending'",
 )
 # rescue; running deliveries to one target
-Index(
-    "ix_webhook_deliveries_sending",
-    webhook_deliveries.c.target,
-    postgresql_where=text("status = 'sending'"),
-    sqlite_where=text("status = 'sending'"),
-)
+_partial_index("ix_webhook_deliveries_sending", webhook_deliveries.c.target, where="status = 'sending'")
 # metrics: the oldest open delivery
-Index(
-    "ix_webhook_deliveries_open",
-    webhook_deliveries.c.created_at,
-    postgresql_where=text("ended_at IS NULL"),
-    sqlite_where=text("ended_at IS NULL"),
-)
+_partial_index("ix_webhook_deliveries_open", webhook_deliveries.c.created_at, where="ended_at IS NULL")
 # metrics: deliveries that ended in the last minutes
-Index(
-    "ix_webhook_deliveries_ended",
-    webhook_deliveries.c.ended_at,
-    postgresql_where=text("ended_at IS NOT NULL"),
-    sqlite_where=text("ended_at IS NOT NULL"),
-)
+_partial_index("ix_webhook_deliveries_ended", webhook_deliveries.c.ended_at, where="ended_at IS NOT NULL")
 
 webhook_delivery_attempts = Table(
     "webhook_delivery_attempts",
