@@ -9,7 +9,7 @@ from jobs.batching import Batcher, BatchFailed
 from jobs.conversation import Turn, of_use, rebuild
 from jobs.encryption import Cipher, DecryptionError
 from jobs.job import Attempt, CallReport, Job
-from jobs.store.attempts import Asked, requests_of
+from jobs.store.attempts import CallRequest, requests_of
 from jobs.store.conversations import note_sent, read_turns
 from jobs.store.database import TOGETHER_SECONDS, Database
 from jobs.tool_credentials import Credentials
@@ -40,7 +40,7 @@ class RequestReader:
         self._accepts_item = accepts_item
         self._batches = Batcher(self._read_all, REQUESTS_TOGETHER)
 
-    def read(self, attempt: Attempt) -> Asked:
+    def read(self, attempt: Attempt) -> CallRequest:
         """Return the request of an attempt.
 
         Raises:
@@ -54,7 +54,7 @@ class RequestReader:
             raise JobLost
         return request
 
-    def credentials(self, asked: Asked) -> Credentials:
+    def credentials(self, asked: CallRequest) -> Credentials:
         """Decrypt the credentials of a request's tools.
 
         Raises:
@@ -62,7 +62,7 @@ class RequestReader:
         """
         return Credentials.opened(asked.credentials, self._cipher)
 
-    def body(self, job: Job, attempt: Attempt, asked: Asked, credentials: Credentials) -> dict[str, Any]:
+    def body(self, job: Job, attempt: Attempt, asked: CallRequest, credentials: Credentials) -> dict[str, Any]:
         """Return the body to send.
 
         Raises:
@@ -82,7 +82,7 @@ class RequestReader:
             input_ = of_use(input_)
         return build_body(fields, input_, model_id=job.model, truncation=attempt.truncation)
 
-    def without_credentials(self, report: CallReport, asked: Asked) -> CallReport:
+    def without_credentials(self, report: CallReport, asked: CallRequest) -> CallReport:
         """Remove credentials from the report of a resumed call, if they still can be read."""
         try:
             return self.credentials(asked).withheld_from(report)
@@ -94,6 +94,6 @@ class RequestReader:
             return turn
         return replace(turn, input=Credentials.opened(turn.credentials, self._cipher).put_back_into_input(turn.input))
 
-    def _read_all(self, attempts: Sequence[Attempt]) -> Sequence[Asked | None]:
+    def _read_all(self, attempts: Sequence[Attempt]) -> Sequence[CallRequest | None]:
         with self._database.read(within=TOGETHER_SECONDS) as tx:
             return requests_of(tx, attempts)

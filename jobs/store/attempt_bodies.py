@@ -15,7 +15,7 @@ from jobs.store import schema
 MOST_BYTES: Final = 256 * 1024
 
 
-def keep_body(tx: Connection, attempt: Attempt, report: CallReport) -> None:
+def store_body(tx: Connection, attempt: Attempt, report: CallReport) -> None:
     """Store the first `MOST_BYTES` of a failed call's body, if there is one. Its job has to exist."""
     if isinstance(report.result, Failure) and report.raw:
         dialect = sqlite if tx.dialect.name == "sqlite" else postgresql

@@ -28,13 +28,13 @@ from jobs.job import Answer, Attempt, CallReport, Job, Outcome
 from jobs.lifecycle import Actor, Verb
 from jobs.retry import RULES
 from jobs.store import schema
-from jobs.store.attempt_bodies import keep_body
+from jobs.store.attempt_bodies import store_body
 from jobs.store.billing import add_to_job, billed_by, booked_by_another, lock_job, reconciled_microusd
 from jobs.store.bulk import insert_all
 from jobs.store.column_types import any_of
 from jobs.store.conversations import block_again, missing_link
 from jobs.store.jobs import move
-from jobs.store.output_items import keep_items
+from jobs.store.output_items import store_items
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
 
 
@@ -50,7 +50,7 @@ def begin_attempts(
     """Claim due jobs for `worker_id`, at most `most` of them, and insert the row of each one's next call.
 
     Left out are jobs whose message was stale: those that are gone, claimed, ended or not yet due. A worker that was
-    declared dead and does not know it yet claims nothing, as its call would count as lost while it runs. A follow-up
+    marked dead and does not know it yet claims nothing, as its call would count as lost while it runs. A follow-up
     whose conversation has been erased in part is blocked again, so that `follow_ups` fails it.
 
     A job may be claimed `early` by that much, because the clock of the process that enqueued it may differ from ours.
@@ -61,7 +61,7 @@ def begin_attempts(
     found = [job_from(each) for each in tx.execute(_CLAIMABLE, {"ids": job_ids, "worker": worker_id}).mappings()]
     due = [job for job in found if job.available_at - early <= now < job.deadline_at]
     resumes = {job.id: resumable_response(tx, job) if job.attempt else None for job in due}
-    ready = [job for job in due if _conversation_is_whole(tx, job, resumes[job.id])][:most]
+    ready = [job for job in due if _can_continue(tx, job, resumes[job.id])][:most]
     if not ready:
         return []
     moves = [
@@ -83,13 +83,13 @@ def _claimable() -> Select[Any]:
 _CLAIMABLE: Final = _claimable()
 
 
-def _conversation_is_whole(tx: Connection, job: Job, resumes: str | None) -> bool:
-    """Return whether the whole conversation that a job continues still exists.
+def _can_continue(tx: Connection, job: Job, resumes: str | None) -> bool:
+    """Return whether the conversation that a job continues still exists. Block the job if it does not.
 
-    A job that resumes a call does not need it again. A job whose conversation is broken is blocked.
+    A job that resumes a call has sent its conversation already.
     """
-    before = job.previous_response_id
-    if before is None or resumes is not None or missing_link(tx, before, job.api_key_id) is None:
+    previous = job.previous_response_id
+    if previous is None or resumes is not None or missing_link(tx, previous, job.api_key_id) is None:
         return True
     block_again(tx, job)
     return False
@@ -133,7 +133,7 @@ def _opening_row(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-class Asked(NamedTuple):
+class CallRequest(NamedTuple):
     """The request of a call: the client's body without its input, the input, and the encrypted credentials.
 
     The first two show credentials as `***`.
@@ -144,10 +144,10 @@ class Asked(NamedTuple):
     credentials: str | None
 
 
-def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[Asked | None]:
+def requests_of(tx: Connection, attempts: Sequence[Attempt]) -> list[CallRequest | None]:
     """Return the request of each call, in the order of `attempts`; None for a call that no longer holds its job."""
     found = tx.execute(_REQUESTS, {"ids": [attempt.job_id for attempt in attempts]})
-    requests = {(job_id, number): Asked(*asked) for job_id, number, *asked in found}
+    requests = {(job_id, number): CallRequest(*asked) for job_id, number, *asked in found}
     return [requests.get((attempt.job_id, attempt.number)) for attempt in attempts]
 
 
@@ -277,7 +277,7 @@ def _end(tx: Connection, attempt: Attempt, outcome: Outcome, report: CallReport,
     if not _close(tx, attempt.job_id, attempt.number, values, released_too=outcome is Outcome.CANCELLED):
         return False
     if job_exists:
-        keep_body(tx, attempt, report)
+        store_body(tx, attempt, report)
     if report.cost is not None:
         unbooked = replace(report.cost, microusd=report.cost.microusd - (reconciled or 0))
         add_to_job(tx, attempt.job_id, unbooked, now)
@@ -376,7 +376,7 @@ def save_answers(tx: Connection, answers: Sequence[tuple[Job, CallReport]]) -> N
             rows.append({"job_id": job.id, "response": normalised, "raw": report.raw})
     if rows:
         tx.execute(_UPSERT[tx.dialect.name], rows)
-        keep_items(tx, read)
+        store_items(tx, read)
 
 
 def _upsert(dialect: Any) -> Any:

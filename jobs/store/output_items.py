@@ -29,7 +29,7 @@ class ItemHolder:
     output: Sequence[Mapping[str, Any]]
 
 
-def keep_items(tx: Connection, answers: Sequence[tuple[Job, Mapping[str, Any]]]) -> None:
+def store_items(tx: Connection, answers: Sequence[tuple[Job, Mapping[str, Any]]]) -> None:
     """Store the item ids of answers, in place of those of an earlier answer of the same job."""
     retried = [job.id for job, _ in answers if job.attempt > 1]
     if retried:

@@ -60,7 +60,7 @@ def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str |
         case Job(status=status) if status is not Status.QUEUED:
             words = None
         case Job(parked_until=datetime() as until):
-            words = f"the provider's log, which may tell what became of the last call, until {_time(until, now)}"
+            words = f"the provider's log, which may show what became of the last call, until {_time(until, now)}"
         case Job(blocked_by=str() as previous):
             words = f"the end of {previous}, which it follows"
         case Job(attempt=0) if job.available_at > now:

@@ -12,7 +12,7 @@ from jobs.errors import StaleJob
 from jobs.job import Answer, Attempt, CallReport, Job
 from jobs.lifecycle import Status, Verb
 from jobs.store import schema
-from jobs.store.attempts import Asked, attempts_of, begin_attempts, requests_of
+from jobs.store.attempts import CallRequest, attempts_of, begin_attempts, requests_of
 from jobs.store.database import Database
 from jobs.store.row_mapping import job_from
 from tests.support.clock import Clock
@@ -101,7 +101,7 @@ def test_if_one_job_is_no_longer_ours_no_outcome_is_recorded(records: Records, c
 def test_a_call_gets_its_request_only_while_it_holds_the_job(verb: Verb, records: Records, clock: Clock) -> None:
     begun = [records.claim(records.submit_job(input=f"Question {number}")) for number in range(3)]
     attempts = [attempt for _, attempt in begun]
-    asked = [Asked({"model": job.model}, f"Question {number}", None) for number, (job, _) in enumerate(begun)]
+    asked = [CallRequest({"model": job.model}, f"Question {number}", None) for number, (job, _) in enumerate(begun)]
     with records.database.read() as tx:
         assert requests_of(tx, attempts) == asked
         assert requests_of(tx, attempts[::-1]) == asked[::-1]
