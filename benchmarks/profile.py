@@ -44,10 +44,10 @@ STEPS: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     },
     "worker": {
         "claim": ("worker.claim:Claimer._claim_all",),
-        "call: read the request": ("worker.executor:Executor._read_requests",),
+        "call: read the request": ("worker.request_reader:RequestReader._read_all",),
         "call: HTTP, and read the answer": ("worker.provider.client:ProviderClient.call",),
         "notify": ("jobs.notifications:Notifier.ended",),
-        "record": ("worker.executor:Executor._record",),
+        "record": ("worker.outcome_recorder:OutcomeRecorder.record",),
         "dispatch: pick the next jobs": ("jobs.store.fair_scheduler:FairScheduler.pick",),
         "dispatch: enqueue the messages": ("jobs.task_queue:TaskQueue.enqueue",),
         "dispatch: the rest": ("worker.maintenance.loop:Maintenance",),
