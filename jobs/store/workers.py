@@ -46,9 +46,9 @@ _LOCK_TIMEOUT: Final = select(func.set_config("lock_timeout", "1s", true())).sca
 class WorkerRow:
     """One worker process.
 
-    `concurrency` is the number of calls that it can hold at once. `short_of` is the reason if it is fewer than it is
-    set to, `unrecorded` the number of ended calls whose outcome it has failed to record for some seconds, `host_ahead`
-    the seconds by which its host's clock is ahead. None means that a worker of an older release did not report it.
+    `concurrency` is the number of calls that it can hold at once, `short_of` the reason if that is fewer than
+    configured. `unrecorded` is the number of ended calls whose outcome it has failed to record for some seconds,
+    `host_ahead` the seconds by which its host's clock is ahead. A worker of an older release reports None.
     """
 
     id: str
