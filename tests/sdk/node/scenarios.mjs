@@ -944,14 +944,14 @@ export const scenarios = {
     const came = await user.delivered(EVENTS.length);
     const client = user.client({ webhookSecret: secret });
     const events = await Promise.all(came.map((each) => client.webhooks.unwrap(each.body, each.headers)));
-    const outcomeOf = Object.fromEntries(
+    const reported = Object.fromEntries(
       events.map((event) => [event.data.id, [event.object, event.type, event.created_at > 0]]),
     );
     const verdicts = async (change, secret) =>
       [...new Set(await Promise.all(came.map((each) => verdict(user, change(each), secret))))].sort();
     const now = Date.now() / 1000;
     return {
-      outcomeOf: Object.fromEntries(Object.entries(ids).map(([end, id]) => [end, outcomeOf[id]])),
+      reported: Object.fromEntries(Object.entries(ids).map(([end, id]) => [end, reported[id]])),
       ids: events.map((event, index) => event.id === came[index].headers["webhook-id"]),
       "a tampered byte": await verdicts(
         (each) => ({ ...each, body: each.body.replace("resp_0", "resp_1") }),

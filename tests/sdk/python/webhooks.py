@@ -1,4 +1,4 @@
-"""Being reported instead of asking: endpoints by the SDK's own calls, and what arrives there, verified by the SDK."""
+"""Webhooks instead of polling: endpoints managed by the SDK, and deliveries that it verifies."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ def signed(came: Json, secret: str, moment: float) -> Json:
 
 @scenario
 def webhook_of_every_end(user: User) -> Facts:
-    """The request itself names where its end is to be reported, so that SDKs can that manage no endpoints."""
+    """The request names the URL of its webhook, so that SDKs without endpoints can do it as well."""
     secret = user.webhook_secret
     own = {"webhook": {"url": user.hook, "secret": secret}}
     ids = {end: submit(user, directive, extra_body=own).id for end, directive in ENDS.items()}
