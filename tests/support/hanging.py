@@ -13,7 +13,8 @@ class Hanging:
     def __init__(self) -> None:
         self._listener = socket.create_server(("0.0.0.0", 0), backlog=1024)  # all of 127.0.0.0/8
         self.held: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -31,6 +32,8 @@ class Hanging:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the accept under way, so that no connection comes after this
+        self._thread.join()
         self._listener.close()
         for each in self.held:
             each.close()
