@@ -135,7 +135,7 @@ def test_an_old_call_for_another_model_does_not_count(world: World) -> None:
     assert world.accounts(world.begin())
 
 
-@pytest.mark.parametrize("of_other", [False, True], ids=["a neighbour of the same key", "of another key"])
+@pytest.mark.parametrize("of_other", [False, True], ids=["another job of the same key", "of another key"])
 def test_a_job_that_alone_is_refused_fails_at_its_last_call(world: World, *, of_other: bool) -> None:
     attempt = world.begin()
     for number in range(1, MOST_REFUSED + 1):
