@@ -16,7 +16,6 @@ from jobs.store import schema
 from jobs.store.database import Database
 from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
-from jobs.store.webhooks.scheduler import MOST_PER_TARGET
 from jobs.webhooks.protocol import (
     MAX_FAILURES,
     SCHEDULE,
@@ -33,7 +32,6 @@ from tests.support.records import Records
 from tests.support.webhook_endpoint import OK, Answer, Delivered, Destination
 from tests.webhooks.posting import poster
 from tests.webhooks.world import SECRET, World
-from worker.webhooks.concurrency import WAITING_PER_TARGET, Backlog, Widths
 
 OTHER_SECRET = new_secret(b"o" * 32)
 BROKEN = Answer(500)
@@ -347,42 +345,6 @@ class TestHealth:
             [delivery] = world.log(endpoint)
             assert (delivery.status, len(delivery.attempts)) == (DeliveryStatus.FAILED, attempts)
         assert destination.ids() == [delivery.event_id] * 3
-
-
-def test_a_hanging_target_gets_one_slot_and_a_working_one_gets_more_and_more() -> None:
-    widths = Widths()
-
-    def slots(destination: str) -> int:
-        taken = [destination for _ in range(MOST_PER_TARGET + 1) if widths.take(destination)]
-        for each in taken:
-            widths.give_back(each)
-        return len(taken)
-
-    assert slots("new") == 2
-    for expected in (3, 4, 5):
-        widths.learn("good", None)
-        assert slots("good") == expected
-    for _ in range(MOST_PER_TARGET):
-        widths.learn("good", None)
-    assert slots("good") == MOST_PER_TARGET
-    widths.learn("good", DeliveryError.HTTP_ERROR)
-    assert slots("good") == MOST_PER_TARGET
-    widths.learn("good", DeliveryError.TIMED_OUT)
-    assert slots("good") == 1
-
-
-def test_deliveries_without_a_slot_wait_in_order_up_to_a_bound() -> None:
-    backlog = Backlog()
-    backlog.add("busy", ["first", "second"])
-    backlog.add("busy", ["second", "third"])
-    assert [backlog.take("busy") for _ in range(4)] == ["first", "second", "third", None]
-    assert backlog.take("other") is None
-    many = [str(number) for number in range(WAITING_PER_TARGET + 1)]
-    backlog.add("busy", many)
-    assert [backlog.take("busy") for _ in many] == [*many[:-1], None]
-    backlog.add("busy", many)
-    backlog.forget("busy")
-    assert backlog.take("busy") is None
 
 
 class TestRuns:
