@@ -1,7 +1,7 @@
-"""How many calls this process may hold: as many as are configured, or as its own files, memory and threads allow.
+"""The number of calls that this process may hold: as configured, or as many as its files, memory and threads allow.
 
-Who meets a shortage hands its call back, and the slots are lowered to the calls that found room. They are raised again
-each minute, as what was lacking may have been another's: by a tenth, and by twice as much each time that this holds.
+A call that meets a shortage is released, and the slots are lowered to the calls that found room. Another process may
+have caused the shortage, so the slots are raised again each minute: by a tenth, and twice as much each time that holds.
 """
 
 import resource
@@ -14,19 +14,19 @@ from worker.in_flight import InFlightCalls
 from worker.registration import WorkerRegistration
 
 LEAST_OTHER_FILES: Final = 64
-"""What the database, the broker and logs need; of a small limit a quarter is left to them and to deliveries."""
+"""Files for the database, the broker and logs. They and deliveries get at least a quarter of the limit."""
 SHARE_THAT_FITS: Final = 0.9
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 30.0
 RAISED_EVERY: Final = 60.0
 FIRST_RAISE: Final = 0.1
-"""The share of the slots that comes back first."""
+"""Share of the slots by which they are raised first."""
 
 log = get_logger(__name__)
 
 
 class Pause:
-    """In which nothing is begun after a shortage: a second, and twice as long each time that it has not passed."""
+    """Time after a shortage in which nothing is begun: a second, and twice as long each time it lasts."""
 
     def __init__(self) -> None:
         self._seconds = FIRST_PAUSE
@@ -34,11 +34,11 @@ class Pause:
 
     @property
     def is_on(self) -> bool:
-        """Whether it lasts."""
+        """Return whether the pause lasts."""
         return monotonic() < self._until
 
     def begin(self) -> bool:
-        """Pause anew; False while it lasts, for many meet the same shortage."""
+        """Begin a pause. Return False during one, as many calls meet the same shortage."""
         now = monotonic()
         if now < self._until:
             return False
@@ -53,7 +53,7 @@ class Capacity:
     def __init__(self, registration: WorkerRegistration, calls: InFlightCalls) -> None:
         self._registration = registration
         self._calls = calls
-        self._most = registration.concurrency
+        self._max_slots = registration.concurrency
         self._lasting: str | None = None
         self._apply: Callable[[int], None] = lambda _slots: None
         self._pause = Pause()
@@ -61,31 +61,31 @@ class Capacity:
         self._raise = FIRST_RAISE
 
     def begin(self, wanted: int, file_limit: int, apply: Callable[[int], None]) -> None:
-        """Take so many slots, or as many as `file_limit` has room for; `apply` is told of every change."""
+        """Take `wanted` slots, or as many as `file_limit` allows. `apply` is called with the number at every change."""
         self._apply = apply
-        self._most = wanted
+        self._max_slots = wanted
         if file_limit != resource.RLIM_INFINITY:
             fits = file_limit - max(LEAST_OTHER_FILES, file_limit // 4)
             if fits < wanted:
-                self._most = max(1, fits)
+                self._max_slots = max(1, fits)
                 self._lasting = f"it may open {file_limit} files"
-                log.warning("fewer slots than configured", reason=self._lasting, slots=self._most, of=wanted)
-        self._set(self._most, self._lasting)
+                log.warning("fewer slots than configured", reason=self._lasting, slots=self._max_slots, of=wanted)
+        self._set(self._max_slots, self._lasting)
 
     def has_room(self, busy: int) -> bool:
-        """Whether one more may be begun beside so many that are under way."""
+        """Return whether one more call may begin while `busy` are under way."""
         now = monotonic()
-        if self._registration.concurrency < self._most and now - self._changed_at > RAISED_EVERY:
+        if self._registration.concurrency < self._max_slots and now - self._changed_at > RAISED_EVERY:
             slots = self._registration.concurrency
-            slots = min(self._most, slots + max(1, int(slots * self._raise)))
+            slots = min(self._max_slots, slots + max(1, int(slots * self._raise)))
             self._raise *= 2
             self._changed_at = now
-            self._set(slots, self._registration.short_of if slots < self._most else self._lasting)
-            log.info("slots raised", slots=slots, of=self._most)
+            self._set(slots, self._registration.short_of if slots < self._max_slots else self._lasting)
+            log.info("slots raised", slots=slots, of=self._max_slots)
         return busy < self._registration.concurrency and not self._pause.is_on
 
     def short_of(self, what: str) -> None:
-        """A call found no room: `what` was lacking."""
+        """Lower the slots, as a call could not begin for lack of `what`."""
         if not self._pause.begin():
             return
         fits = sum(not call.handle.never_sent for call in self._calls.held())
@@ -93,7 +93,7 @@ class Capacity:
         self._changed_at = monotonic()
         self._raise = FIRST_RAISE
         self._set(slots, what)
-        log.warning("slots lowered", reason=what, slots=slots, of=self._most)
+        log.warning("slots lowered", reason=what, slots=slots, of=self._max_slots)
 
     def _set(self, slots: int, short_of: str | None) -> None:
         self._registration.concurrency = slots

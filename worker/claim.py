@@ -1,6 +1,6 @@
-"""Claiming: a bell becomes a job of ours with an attempt, or nothing. Bells that come at the same time share one claim.
+"""Claims: a message becomes a job of this worker with an attempt, or nothing. Concurrent messages share a transaction.
 
-The attempt's row is committed before its call is sent, however many were claimed with it.
+The attempt's row is committed before its call is sent, however many jobs were claimed with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A claimed job and its attempt; `is_probe` when it tries a provider that takes no calls, as far as is known."""
+class Claimed:
+    """A claimed job and its attempt. `is_probe` if the provider is paused or seems away, and this call tries it."""
 
     job: Job
     attempt: Attempt
@@ -43,13 +43,13 @@ class Claimer:
         self._registration = registration
         self._provider_limit = provider_limit
         self._clock = clock
-        self._together = Batcher(self._claim_all)
+        self._batches = Batcher(self._claim_all)
 
-    def claim(self, job_id: str) -> Begun | None:
-        """Claim a job; None when its bell was stale, when no call may go out, or the database is away."""
+    def claim(self, job_id: str) -> Claimed | None:
+        """Claim a job. Return None if its message is stale, no call may be made now, or the database is away."""
         try:
             try:
-                return self._together.do(job_id)
+                return self._batches.do(job_id)
             except BatchFailed:
                 return self._claim_all([job_id])[0]
         except (ProbeTaken, StaleJob):
@@ -58,7 +58,7 @@ class Claimer:
             log.warning("claim failed", job_id=job_id, error=type(error).__name__)
             return None
 
-    def _claim_all(self, job_ids: Sequence[str]) -> list[Begun | None]:
+    def _claim_all(self, job_ids: Sequence[str]) -> list[Claimed | None]:
         worker_id = self._registration.claiming_as
         if worker_id is None:
             return [None] * len(job_ids)
@@ -67,5 +67,5 @@ class Claimer:
             ids, now = list(dict.fromkeys(job_ids)), self._clock()
             begun = begin_attempts(tx, ids, worker_id, now, room, early=AGREE_WITHIN) if room else []
             is_probe = bool(begun) and self._provider_limit.is_probe(tx, provider_limit, begun[0][0].id)
-        claimed = {job.id: Begun(job, attempt, is_probe) for job, attempt in begun}
+        claimed = {job.id: Claimed(job, attempt, is_probe) for job, attempt in begun}
         return [claimed.pop(job_id, None) for job_id in job_ids]

@@ -1,7 +1,7 @@
-"""`python -m worker.health`: whether a worker of this host lives and listens to its queues, for a container's check.
+"""`python -m worker.health`: checks for a container whether a worker of this host is alive and consumes its queues.
 
-It reads the worker's own heartbeat from the database. Celery's `inspect ping` asks over the broker instead, and so
-calls a worker ill whose broker is slow, and one healthy that listens to commands but to no queue.
+It reads the worker's heartbeat from the database. Celery's `inspect ping` asks over the broker instead: it reports a
+worker as ill if the broker is slow, and as healthy if the worker answers commands but consumes no queue.
 """
 
 import socket
@@ -15,7 +15,7 @@ from jobs.store.workers import CALLS, live_workers
 
 
 def main() -> int:
-    """Print what is wrong, if anything; the exit status is 1 then, else 0."""
+    """Print the problem, if there is one. Return the exit status: 1 with a problem, else 0."""
     problem = _problem()
     if problem is not None:
         sys.stdout.write(f"{problem}\n")

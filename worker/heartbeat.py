@@ -1,4 +1,4 @@
-"""The worker's pulse: keeps its row fresh, hears which calls to stop, and ends those past their deadline."""
+"""Background loops of a worker: heartbeats, checks of its calls, and messages that stop calls."""
 
 import math
 import time
@@ -19,21 +19,21 @@ from jobs.telemetry import get_logger
 from worker.in_flight import InFlightCalls
 from worker.registration import HEARTBEAT_EVERY, WorkerRegistration
 
-LOOK_EVERY = 2.0
-LOOKS_PER_AUDIT = 3
-LOOKED_AT_ONCE = 250
-SWEEP_EVERY = 0.25
+CHECK_EVERY = 2.0
+CHECKS_PER_AUDIT = 3
+CHECKED_AT_ONCE = 250
+TIMEOUTS_EVERY = 0.25
 HEARTBEAT_AGAIN_AFTER = 0.25
-"""When one was not heard: a short outage is not to look like the silence of two beats."""
+"""Pause after one that failed: a short outage must not look like two missing heartbeats."""
 
 _REASONS = frozenset({AbortReason.CANCELLED, AbortReason.EXPIRED, AbortReason.SUPERSEDED})
-"""Reasons for which another process may end a call; the others are this worker's own."""
+"""Reasons for which another process may stop a call. The others are this worker's own."""
 
 log = get_logger(__name__)
 
 
 class Heartbeat:
-    """Four loops of one worker process; each outlives a database or a Redis that is away."""
+    """Four loops of one worker process. Each survives a database or Redis that is away."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Heartbeat:
         stop_channel: str,
         rescue_orphans: Callable[[str], int],
     ) -> None:
-        """`stop_channel` is where others publish which calls are to stop.
+        """Create it. Other processes publish on `stop_channel` which calls should stop.
 
-        `rescue_orphans` takes back what a worker's rows claim and it does not hold.
+        `rescue_orphans` rescues jobs that a worker has claimed by its rows but does not hold.
         """
         self._database = database
         self._registration = registration
@@ -56,7 +56,7 @@ class Heartbeat:
         self._rescue_orphans = rescue_orphans
         self._stopping = Event()
         self._heartbeat_due = Event()
-        loops = (self._heartbeat, self._look_after, self._sweep, self._listen)
+        loops = (self._heartbeat, self._check_calls, self._check_timeouts, self._listen)
         self._threads = [Thread(target=loop, daemon=True) for loop in loops]
 
     def start(self) -> None:
@@ -65,16 +65,16 @@ class Heartbeat:
         Raises:
             SQLAlchemyError: the database is away; a worker that has no row must not start.
         """
-        self._registration.beat()
+        self._registration.send_heartbeat()
         for thread in self._threads:
             thread.start()
 
     def heartbeat_soon(self) -> None:
-        """Beat without waiting for the next turn: what the worker listens to has changed."""
+        """Send a heartbeat now, as the subscribed queues have changed."""
         self._heartbeat_due.set()
 
     def stop(self) -> None:
-        """End the loops and leave the list of workers."""
+        """End the loops and mark the worker's row as ended."""
         self._stopping.set()
         self._heartbeat_due.set()
         try:
@@ -91,37 +91,37 @@ class Heartbeat:
                 return
             pause = HEARTBEAT_AGAIN_AFTER
             try:
-                self._registration.beat()
+                self._registration.send_heartbeat()
                 pause = HEARTBEAT_EVERY
             except SQLAlchemyError as error:
                 log.warning("heartbeat failed", error=type(error).__name__)
-            except Exception:  # whatever broke, the next beat must come: silence would be taken for death
+            except Exception:  # whatever broke, the next one must follow, or the worker counts as dead
                 log.exception("heartbeat broke")
 
-    def _look_after(self) -> None:
-        """Apart from the beats, as with ten thousand calls these looks take long, which would count as silence.
+    def _check_calls(self) -> None:
+        """Check whether jobs have ended. Not in the heartbeat's loop, which ten thousand calls would delay.
 
-        Some calls after the other, evenly over the time of a look, as all at once would be felt by everyone.
+        The calls are checked in parts, spread over `CHECK_EVERY`, so that no check delays other work.
         """
         for number in count(1):
-            pause = LOOK_EVERY / max(1, math.ceil(len(self._calls) / LOOKED_AT_ONCE))
+            pause = CHECK_EVERY / max(1, math.ceil(len(self._calls) / CHECKED_AT_ONCE))
             if self._stopping.wait(pause):
                 return
             try:
                 held = [*self._calls.attempts()]
-                for start in range(0, len(held), LOOKED_AT_ONCE):
+                for start in range(0, len(held), CHECKED_AT_ONCE):
                     if start and self._stopping.wait(pause):
                         return
-                    self._drop_settled(held[start : start + LOOKED_AT_ONCE])
-                if number % LOOKS_PER_AUDIT == 0:
+                    self._stop_ended(held[start : start + CHECKED_AT_ONCE])
+                if number % CHECKS_PER_AUDIT == 0:
                     self._audit()
             except SQLAlchemyError as error:
-                log.warning("look after calls failed", error=type(error).__name__)
-            except Exception:  # the next look must come, or a call whose end was not heard runs to its deadline
-                log.exception("look after calls broke")
+                log.warning("check of calls failed", error=type(error).__name__)
+            except Exception:  # without the next check, a call whose stop message was lost runs to its deadline
+                log.exception("check of calls broke")
 
-    def _sweep(self) -> None:
-        while not self._stopping.wait(SWEEP_EVERY):
+    def _check_timeouts(self) -> None:
+        while not self._stopping.wait(TIMEOUTS_EVERY):
             self._calls.abort_overdue()
 
     def _listen(self) -> None:
@@ -132,32 +132,30 @@ class Heartbeat:
                     while not self._stopping.is_set():
                         message = subscription.get_message(timeout=1.0)
                         if message is not None:
-                            self._hear(message["data"])
+                            self._stop_call(message["data"])
             except (RedisError, OSError) as error:
                 log.warning("stop subscription lost", error=type(error).__name__)
                 time.sleep(LISTEN_AGAIN_AFTER)
-            except (
-                Exception
-            ):  # whatever broke, somebody has to listen: else a cancelled call goes on until the next look
+            except Exception:  # without the subscription, a cancelled call runs on until the next check
                 log.exception("stop subscription broke")
                 time.sleep(LISTEN_AGAIN_AFTER)
 
-    def _hear(self, message: bytes) -> None:
-        """End what a message names. One that nobody of ours has sent is ignored: anything may come over Redis."""
+    def _stop_call(self, message: bytes) -> None:
+        """Stop the call that a message names. Messages that are not ours are ignored: anyone may publish on Redis."""
         stop = Stop.from_bytes(message)
         if stop is not None and stop.reason in _REASONS:
             self._calls.abort(stop.job_id, stop.attempt, stop.reason)
 
     def _audit(self) -> None:
-        """Give back what our rows claim and we do not hold."""
+        """Rescue what this worker's rows claim and it does not hold."""
         worker_id = self._registration.worker_id
         if worker_id is not None:
             self._rescue_orphans(worker_id)
 
-    def _drop_settled(self, held: Sequence[tuple[str, int]]) -> None:
-        """Stop every call whose job has ended meanwhile, in case its announcement was lost.
+    def _stop_ended(self, held: Sequence[tuple[str, int]]) -> None:
+        """Stop every call whose job has ended, in case the stop message was lost.
 
-        A job that is open under another worker is left alone: our answer may still come first and be taken.
+        A call whose job another worker runs by now goes on: its answer may come first, and is adopted then.
         """
         ended = ended_among(self._database, (job_id for job_id, attempt in held if self._calls.holds(job_id, attempt)))
         for job_id, attempt in held:

@@ -1,7 +1,7 @@
-"""Records the ends of calls that another process has left in files, before anybody takes these calls for lost.
+"""Records outcomes that other processes have left in files, before their calls count as lost.
 
-At the start that is done for all of them. Later the rescuer asks for those of a worker that fell silent, as several
-workers may share a data folder.
+At start all of them are recorded. Later the rescuer asks for those of silent workers, as several workers may share a
+data folder.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,58 +25,58 @@ from worker.outcome import EndedCall, RecordedOutcome
 from worker.pending_outcomes import LeftOver, PendingOutcomes
 
 AWAY: Final = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, CommitUnknown)
-"""What says nothing against the file that was to be recorded."""
+"""Errors that do not mean that the file is wrong."""
 LOCKED_AGAIN_AFTER: Final = 0.1
-"""Short beside the lock timeout: whoever waits for the lock has the job before a rescuer, which passes over it."""
+"""Short compared with the lock timeout, so that this gets the lock before a rescuer, which skips locked jobs."""
 
 log = get_logger(__name__)
 
 
 class OrphanedOutcomes:
-    """What stands in the files of one data folder."""
+    """The outcomes in the files of one data folder."""
 
     def __init__(
         self,
         database: Database,
         pending_outcomes: PendingOutcomes,
         record_outcome: Callable[[Connection, EndedCall], RecordedOutcome | None],
-        announce: Callable[[RecordedOutcome, EndedCall], None],
+        publish: Callable[[RecordedOutcome, EndedCall], None],
     ) -> None:
         self._database = database
         self._pending_outcomes = pending_outcomes
         self._record = record_outcome
-        self._announce = announce
-        self._refused: set[Path] = set()
+        self._publish = publish
+        self._impossible: set[Path] = set()
         self._claimed: dict[tuple[str, int], LeftOver] = {}
         self._guard = Lock()
 
     def record(self) -> None:
-        """Record all of it. What belongs to a job that another session has locked follows once that lets go of it.
+        """Record all of them. Those of jobs that another session has locked follow once the lock is free.
 
         Raises:
             SQLAlchemyError: the database is away.
         """
-        # in a hurry: a session that has locked all of them is not to hold up the start for a second each
+        # with a brief wait for locks: a session that has locked all jobs must not delay the start by a second for each
         locked = [
             left for left in self._pending_outcomes.left_over() if not self._is_recorded(left, brief_lock_wait=True)
         ]
         if locked:
-            log.warning("ends of calls wait, another session holds their locks", first=locked[0].ended.job.id)
+            log.warning("outcomes wait, another session holds their locks", first=locked[0].ended.job.id)
             Thread(target=self._record_locked, args=(locked,), daemon=True).start()
 
     def claim(self, calls: AbstractSet[tuple[str, int]]) -> AbstractSet[tuple[str, int]]:
-        """Those of `calls` whose end stands in a file; `record_taken` records it. From any thread."""
+        """Return those of `calls` whose outcome is in a file. `record_claimed` records them. From any thread."""
         found = {}
         for each in calls:
             left = self._pending_outcomes.left_of(*each)
-            if left is not None and left.path not in self._refused:
+            if left is not None and left.path not in self._impossible:
                 found[each] = left
         with self._guard:
             self._claimed |= found
         return found.keys()
 
     def record_claimed(self) -> None:
-        """Record the ends of those; what another session has locked is taken over again another time.
+        """Record the claimed outcomes. Those of jobs that another session has locked can be claimed again.
 
         Raises:
             SQLAlchemyError: the database is away.
@@ -93,23 +93,23 @@ class OrphanedOutcomes:
                 locked = [left for left in locked if left.path.exists() and not self._is_recorded(left)]
 
     def _is_recorded(self, left: LeftOver, *, brief_lock_wait: bool = False) -> bool:
-        """Record it, or put aside what never can be; False while another session has locked its job."""
+        """Record it, or put it aside if that is impossible. Return False if another session has locked its job."""
         job_id, number = left.ended.job.id, left.ended.attempt.number
         try:
-            settled = self._write(left, brief_lock_wait=brief_lock_wait)
+            recorded = self._write(left, brief_lock_wait=brief_lock_wait)
         except AWAY as error:
             if not is_locked(error):
                 raise
             return False
-        except Exception:  # whatever is wrong with one, the others and the start go on
-            log.exception("end of a call put aside", job_id=job_id, attempt=number, file=str(left.path))
-            self._refused.add(left.path)
+        except Exception:  # whatever is wrong with one, the start goes on with the others
+            log.exception("outcome put aside", job_id=job_id, attempt=number, file=str(left.path))
+            self._impossible.add(left.path)
             left.put_aside()
             return True
         left.done()
-        log.info("recorded from a file", job_id=job_id, attempt=number)
-        if settled is not None:
-            self._announce(settled, left.ended)
+        log.info("outcome recorded from a file", job_id=job_id, attempt=number)
+        if recorded is not None:
+            self._publish(recorded, left.ended)
         return True
 
     def _write(self, left: LeftOver, *, brief_lock_wait: bool) -> RecordedOutcome | None:

@@ -247,7 +247,7 @@ def _give_up(
 
 
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
-    """Apply `verb`, or its counterpart if the job is parked for this very call. None if another attempt owns it."""
+    """Apply `verb`, or its counterpart if the job is parked for this call. None if another attempt owns the job."""
     try:
         [moved], _ = move(tx, verb, [(job, changes)], now, by=Actor.WORKER)
     except StaleJob:

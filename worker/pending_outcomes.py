@@ -1,7 +1,7 @@
-"""What calls came to, from their end until it is recorded: in memory, and in files where recording takes long.
+"""Outcomes of calls that are not recorded yet: in memory, and in files if recording takes long.
 
-The files (mode 0600, in the data folder) hold answers. They are for whoever is killed, or gives up, while the database
-does not take them: the next start records them before anything else, and deletes them.
+The files (mode 0600, in the data folder) hold answers. They are for a process that ends while the database does not
+take them. The next start records them before anything else, and deletes them.
 """
 
 import os
@@ -28,8 +28,8 @@ from worker.outcome import EndedCall
 
 LOOK_SECONDS: Final = 0.25
 KEPT_AFTER_SECONDS: Final = 5.0
-"""For which recording may last before a file is written: longer than a burst of ends waits for its turn."""
-KEPT_AFTER_SECONDS_AT_THE_END: Final = 1.0
+"""Seconds that recording may take before a file is written: more than a burst of outcomes needs."""
+KEPT_AFTER_SECONDS_AT_SHUTDOWN: Final = 1.0
 DRAFT: Final = ".draft"
 DRAFT_SECONDS: Final = 60.0
 
@@ -38,23 +38,23 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True)
 class LeftOver:
-    """A call whose end stands in a file, and the rest of what it has told to those who watched."""
+    """An outcome in a file, with the events of the stream that were not committed."""
 
     path: Path
     ended: EndedCall
     rest: Chunk | None
 
     def done(self) -> None:
-        """It is recorded."""
+        """Delete the file, as the outcome is recorded."""
         _try(self.path, lambda: self.path.unlink(missing_ok=True))
 
     def put_aside(self) -> None:
-        """It cannot be recorded in this database, or by this release; the next start tries once more."""
+        """Rename the file, as this database or release cannot record it. The next start tries once more."""
         _put_aside(self.path)
 
 
 class PendingOutcomes:
-    """The ends that one worker process has not recorded yet. From any thread or greenlet."""
+    """The outcomes that one worker process has not recorded yet. For use from any thread or greenlet."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -64,22 +64,22 @@ class PendingOutcomes:
         self._stopping = Event()
 
     def __len__(self) -> int:
-        """How many there are of calls that may have been paid for."""
+        """Return how many there are. They include only calls that may be billed."""
         return len(self._waiting)
 
     def late(self) -> int:
-        """How many of them have waited for longer than recording takes."""
+        """Return how many have waited for longer than recording usually takes."""
         before = monotonic() - KEPT_AFTER_SECONDS
         return sum(waiting.since <= before for waiting in list(self._waiting.values()))
 
     @contextmanager
-    def until_recorded(self, ended: EndedCall, told: LiveOutput | None) -> Iterator[None]:
-        """The block records this end; one that breaks leaves it as a file."""
+    def until_recorded(self, ended: EndedCall, emitted: LiveOutput | None) -> Iterator[None]:
+        """Run the block that records this outcome. If it breaks, the outcome is left as a file."""
         if not _may_be_paid(ended):
             yield
             return
         name = _name_of(ended.job.id, ended.attempt.number)
-        self._waiting[name] = waiting = _Waiting(ended, told, monotonic())
+        self._waiting[name] = waiting = _Waiting(ended, emitted, monotonic())
         try:
             yield
         except BaseException:
@@ -93,25 +93,25 @@ class PendingOutcomes:
                 _try(path, lambda: path.unlink(missing_ok=True))
 
     def start(self) -> None:
-        """Begin to write files of what waits for long."""
+        """Begin to write files of outcomes that wait for long."""
         Thread(target=self._loop, daemon=True).start()
 
     def stop(self) -> None:
-        """Write no more."""
+        """Write no more files."""
         self._stopping.set()
 
     def expect_kill(self) -> None:
-        """The process is about to end, and may be killed at any time."""
-        self._kept_after = KEPT_AFTER_SECONDS_AT_THE_END
+        """Write files sooner, as the process is ending and may be killed at any time."""
+        self._kept_after = KEPT_AFTER_SECONDS_AT_SHUTDOWN
 
     def keep(self, waiting_for: float) -> int:
-        """Write a file of each that waits for so many seconds; how many stand in none all the same."""
+        """Write a file of each that has waited for so many seconds. Return how many could not be written."""
         before = monotonic() - waiting_for
         due = [(name, waiting) for name, waiting in list(self._waiting.items()) if waiting.since <= before]
         return sum(not self._keep(name, waiting) for name, waiting in due if not waiting.is_kept)
 
     def left_over(self) -> Iterator[LeftOver]:
-        """What earlier processes have left, also what could not be recorded then: it may have been another database."""
+        """Yield what earlier processes have left. Files put aside are included: the database may be another now."""
         _drop_old_drafts(self._data_dir / FOLDER)
         for path in (*unrecorded_files(self._data_dir), *files_put_aside(self._data_dir)):
             left = _read(path)
@@ -119,7 +119,7 @@ class PendingOutcomes:
                 yield left
 
     def left_of(self, job_id: str, attempt: int) -> LeftOver | None:
-        """What stands in a file of this call, if there is one."""
+        """Return the outcome of this call from its file. None if there is none."""
         return _read(self._path(_name_of(job_id, attempt)))
 
     def _loop(self) -> None:
@@ -134,9 +134,9 @@ class PendingOutcomes:
                     self._write(name, content)
                     waiting.is_kept = True
         except (OSError, ValueError) as error:
-            if not waiting.is_named:  # as a full disk may stay full
-                log.warning("end of a call not kept as a file", job_id=waiting.ended.job.id, error=type(error).__name__)
-            waiting.is_named = True
+            if not waiting.is_logged:  # as a full disk may stay full
+                log.warning("outcome not written to a file", job_id=waiting.ended.job.id, error=type(error).__name__)
+            waiting.is_logged = True
             return False
         return True
 
@@ -153,7 +153,7 @@ class PendingOutcomes:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
-        except OSError:  # a part of an answer is of no use, and on a full disk in the way
+        except OSError:  # a part of an answer is useless, and takes space on a full disk
             draft.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
@@ -162,10 +162,10 @@ class PendingOutcomes:
 @dataclass
 class _Waiting:
     ended: EndedCall
-    told: LiveOutput | None
+    emitted: LiveOutput | None
     since: float
     is_kept: bool = False
-    is_named: bool = False
+    is_logged: bool = False
 
 
 class _Kept(BaseModel):
@@ -180,15 +180,15 @@ class _Kept(BaseModel):
 
     @classmethod
     def of(cls, waiting: _Waiting) -> "_Kept":
-        """What is known of an end."""
-        rest = None if waiting.told is None else waiting.told.unwritten()
+        """Return the content for an outcome."""
+        rest = None if waiting.emitted is None else waiting.emitted.unwritten()
         if rest is None:
             return cls(ended=waiting.ended)
         events: list[StreamEvent] = list(rest.events)
         return cls(ended=waiting.ended, first_number=rest.number, events=events, progress=rest.progress.to_json())
 
     def left_at(self, path: Path) -> LeftOver:
-        """The same, read again."""
+        """Return the outcome that was read from `path`."""
         attempt = self.ended.attempt
         rest = None
         if self.first_number is not None:
@@ -204,11 +204,11 @@ def _name_of(job_id: str, attempt: int) -> str:
 def _read(path: Path) -> LeftOver | None:
     try:
         return _Kept.model_validate_json(path.read_bytes()).left_at(path)
-    except FileNotFoundError:  # another worker on this folder was quicker
+    except FileNotFoundError:  # another worker with this folder has recorded it
         return None
     except (OSError, ValueError) as error:
-        log.warning("end of a call cannot be read", file=str(path), error=type(error).__name__)
-        if isinstance(error, ValueError):  # else it may be readable later
+        log.warning("outcome cannot be read", file=str(path), error=type(error).__name__)
+        if isinstance(error, ValueError):  # other errors may be temporary
             _put_aside(path)
         return None
 
@@ -218,7 +218,7 @@ def _put_aside(path: Path) -> None:
 
 
 def _try(path: Path, change: Callable[[], object]) -> None:
-    """Nothing is to stop for a file that cannot be deleted or renamed: to record it again changes nothing."""
+    """Go on if a file cannot be deleted or renamed: recording it again changes nothing."""
     try:
         change()
     except OSError as error:
@@ -231,15 +231,15 @@ def _may_be_paid(ended: EndedCall) -> bool:
 
 
 def _drop_old_drafts(folder: Path) -> None:
-    """Delete what processes that were killed had half written: they hold parts of answers."""
+    """Delete the unfinished files of killed processes, which hold parts of answers."""
     for draft in folder.glob(f"*{DRAFT}"):
         with suppress(FileNotFoundError):
-            if time() - draft.stat().st_mtime > DRAFT_SECONDS:  # else another worker may be writing it
+            if time() - draft.stat().st_mtime > DRAFT_SECONDS:  # younger ones may be in use by another worker
                 _try(draft, draft.unlink)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let the name of a new file outlast a loss of power as well."""
+    """Make the name of a new file survive a loss of power."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)

@@ -1,7 +1,7 @@
-"""What this process does about the provider's lane: asks it before a claim, and tells it how calls ended.
+"""The provider limit as this process uses it: read before a claim, and updated when calls end.
 
-A probe is a job's own call: every provider has that route, and nothing is bought that nobody asked for. A refusal
-comes at once and an answer may take an hour, so a probe was taken once the provider has begun to answer it with
+A probe is a job's own call: every provider has that route, and nothing is billed that nobody asked for. A refusal comes
+at once, but an answer may take an hour. So a probe counts as accepted once the provider has begun to answer with
 success, or has not refused it for a few seconds.
 """
 
@@ -26,8 +26,8 @@ from jobs.telemetry import get_logger
 from worker.provider.call_handle import CallHandle
 
 THROTTLING = frozenset({ErrorKind.RATE_LIMITED, ErrorKind.OVERLOADED})
-# After these nobody knows whether the provider would have taken our key.
-SAY_NOTHING = frozenset(
+# These do not show whether the provider would have accepted our key.
+INCONCLUSIVE = frozenset(
     {
         ErrorKind.UNREACHABLE,
         ErrorKind.OVERLOADED,
@@ -41,17 +41,17 @@ SAY_NOTHING = frozenset(
 REMEMBERED_SECONDS = 0.5
 REFUSALS_IN_A_ROW: Final = 3
 REFUSED_FOR: Final = timedelta(seconds=1)
-"""So many calls one after the other, and for so long, without one that was taken: nothing gets through."""
+"""After `REFUSALS_IN_A_ROW` calls in a row over this time without an accepted one, the provider counts as away."""
 
 log = get_logger(__name__)
 
 
 class ProbeTaken(Exception):
-    """Another took the probe first: undo the claim."""
+    """Another process has taken the probe first, so the claim must be undone."""
 
 
 class _Streak:
-    """Calls of this process that cost nothing and brought nothing, one after the other."""
+    """Calls of this process in a row that cost nothing and returned nothing."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -64,41 +64,41 @@ class _Streak:
 
     @property
     def is_new(self) -> bool:
-        """Whether it might still be chance."""
+        """Return whether it may still be chance."""
         return monotonic() - self._since < REFUSED_FOR.total_seconds()
 
     @property
     def is_of_many(self) -> bool:
-        """Whether more than one job was refused."""
+        """Return whether more than one job was refused."""
         return len(self._job_ids) > 1
 
     @property
     def seems_away(self) -> bool:
-        """Whether the provider may take no call at all, as there were several and no single job is to blame."""
+        """Return whether the provider may be away: several calls failed, and no single job is the cause."""
         return self.calls >= REFUSALS_IN_A_ROW and (self.is_of_many or not self._was_reached)
 
     @property
     def holds_back(self) -> bool:
-        """Whether the next calls wait for a moment, or for the one that tries whether the provider is back."""
+        """Return whether the next calls wait, for a moment or for the one call that tries the provider."""
         is_tried = self._trial is not None and monotonic() - self._trial[1] < ACCEPTED_AFTER.total_seconds()
         return self.calls >= REFUSALS_IN_A_ROW and (self.is_new or is_tried)
 
     def try_with(self, job_id: str) -> None:
-        """Let this job alone try."""
+        """Let this job alone try the provider."""
         self._trial = job_id, monotonic()
 
     def end_trial(self, job_id: str) -> None:
-        """Let another try, if this one did."""
+        """Let another job try, if this one did."""
         if self._trial is not None and self._trial[0] == job_id:
             self._trial = None
 
     @property
-    def taken_after(self) -> timedelta:
-        """How long a call is out that the provider has taken, as a refusal would have come by then."""
+    def accepted_after(self) -> timedelta:
+        """Time after which a call counts as accepted, as a refusal would have come by then."""
         return min(ACCEPTED_AFTER, max(REFUSED_FOR, 2 * self._longest))
 
     def add(self, attempt: Attempt, kind: ErrorKind, now: datetime) -> None:
-        """One more."""
+        """Add a call."""
         self._was_reached = kind is not ErrorKind.UNREACHABLE
         self._longest = max(self._longest, now - attempt.started_at)
         if self.began_at is None:
@@ -109,7 +109,7 @@ class _Streak:
 
 
 class ProviderLimiter:
-    """One process's view of the lane."""
+    """The provider limit as one process knows it."""
 
     def __init__(
         self,
@@ -128,19 +128,19 @@ class ProviderLimiter:
         self._streak = _Streak()
 
     def is_known_shut(self) -> bool:
-        """Whether the lane was shut a moment ago, so that asking the database again is no use.
+        """Return whether the provider took no calls a moment ago, so that the database need not be read again.
 
-        Where several calls were just refused in a row, the next ones wait for a moment, and then for the one of them
-        that goes out: they would be refused as well.
+        After several refusals in a row the next calls wait for a moment, and then for the one call that tries the
+        provider, because they would be refused too.
         """
         if self._streak.holds_back:
             return True
         return monotonic() - self._read_at < REMEMBERED_SECONDS and self._last.refuses_all(self._clock())
 
     def admits(self, tx: Connection, wanted: int) -> tuple[ProviderLimit, int]:
-        """The lane, and how many of so many wanted calls may go out now.
+        """Return the provider limit, and how many of the `wanted` calls may be made now.
 
-        One that is closed wants a single probe, and so does a provider that seems to be away.
+        It is one, a probe, while the provider is paused or seems to be away.
         """
         provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
         self._last, self._read_at = provider_limit, monotonic()
@@ -155,10 +155,10 @@ class ProviderLimiter:
         return provider_limit, room
 
     def is_probe(self, tx: Connection, provider_limit: ProviderLimit, job_id: str) -> bool:
-        """Whether the call just claimed is the probe of a closed lane, or tries a provider that seems to be away.
+        """Return whether the call just claimed probes a paused provider, or tries one that seems to be away.
 
         Raises:
-            ProbeTaken: another is it, so the claim must be undone.
+            ProbeTaken: another process has the probe, so the claim must be undone.
         """
         if provider_limit.paused_at is None:
             if self._streak.seems_away:
@@ -169,76 +169,76 @@ class ProviderLimiter:
         return True
 
     def watch_probe(self, attempt: Attempt, handle: CallHandle) -> Timer:
-        """Open the lane as soon as the probe was taken; to be cancelled when it ends."""
+        """Return a timer that resumes the provider once the probe is accepted. Cancel it when the call ends."""
 
-        def taken() -> None:
+        def accepted() -> None:
             timer.cancel()
-            self._tell(lambda tx: self._reopen(tx, attempt))
+            self._update(lambda tx: self._resume(tx, attempt))
 
         def not_refused() -> None:
-            if not handle.never_sent:  # a connection that still is being made says nothing; its answer will
-                taken()
+            if not handle.never_sent:  # a connection that is still being made shows nothing yet
+                accepted()
 
-        after = ACCEPTED_AFTER if self._last.paused_at is not None else self._streak.taken_after
+        after = ACCEPTED_AFTER if self._last.paused_at is not None else self._streak.accepted_after
         timer = Timer(after.total_seconds(), not_refused)
         timer.daemon = True
-        handle.on_success = taken
+        handle.on_success = accepted
         timer.start()
         return timer
 
     def call_ended(self, attempt: Attempt, report: CallReport) -> None:
-        """A call has ended; if it was to try the provider, no other does before the lane was told."""
-        self._take_note(attempt, report)
+        """Update the limit after a call. If that call tried the provider, no other does before the update."""
+        self._update_after(attempt, report)
         self._streak.end_trial(attempt.job_id)
 
-    def _take_note(self, attempt: Attempt, report: CallReport) -> None:
+    def _update_after(self, attempt: Attempt, report: CallReport) -> None:
         failure = report.result if isinstance(report.result, Failure) else None
         kind = None if failure is None else failure.kind
         if failure is not None and failure.kind in REFUSALS:
-            self._streak = _Streak()  # it was reached
-            self._tell(lambda tx: self._refused(tx, attempt, failure))
+            self._streak = _Streak()  # the provider was reached
+            self._update(lambda tx: self._refused(tx, attempt, failure))
             return
         if (
             kind in THROTTLING
             and monotonic() - self._throttled_at >= provider_limits.THROTTLE_EVERY.total_seconds() / 2
         ):
             self._throttled_at = monotonic()
-            self._tell(lambda tx: self._throttle(tx, attempt))
+            self._update(lambda tx: self._throttle(tx, attempt))
         if failure is not None and failure.is_outage:
-            self._weathered(attempt, failure)
+            self._add_outage(attempt, failure)
             return
         if failure is None or failure.http_status is not None:
             self._streak = _Streak()
         if self._last.paused_at is not None:
-            # without a status nothing was asked of the provider, or it gave no answer
-            undecided = failure is not None and (failure.kind in SAY_NOTHING or failure.http_status is None)
-            self._tell(lambda tx: self._probe_later(tx, attempt) if undecided else self._reopen(tx, attempt))
+            # without a status the provider was asked nothing, or gave no answer
+            is_inconclusive = failure is not None and (failure.kind in INCONCLUSIVE or failure.http_status is None)
+            self._update(lambda tx: self._probe_later(tx, attempt) if is_inconclusive else self._resume(tx, attempt))
         if kind is None and self._last.max_calls is not None:
-            self._tell(self._relax)
+            self._update(self._relax)
 
-    def _weathered(self, attempt: Attempt, failure: Failure) -> None:
-        """A call cost nothing and brought nothing, as every other one might have."""
+    def _add_outage(self, attempt: Attempt, failure: Failure) -> None:
+        """Add a call that cost nothing and returned nothing, as any other call might have."""
         self._streak.add(attempt, failure.kind, self._clock())
         seems_away = self._streak.calls >= REFUSALS_IN_A_ROW and not self._streak.is_new
         if seems_away or self._last.paused_at is not None:
-            self._tell(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))
+            self._update(lambda tx: self._missed(tx, attempt, failure, seems_away=seems_away))
 
     def _missed(self, tx: Connection, attempt: Attempt, failure: Failure, *, seems_away: bool) -> None:
         provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
         if provider_limit.pause_kind in REFUSALS:
-            # too many calls with a good key, or nobody knows
+            # a rate limit shows that the key is good; anything else shows nothing
             if failure.kind is ErrorKind.RATE_LIMITED:
-                self._reopen(tx, attempt)
+                self._resume(tx, attempt)
             else:
                 self._probe_later(tx, attempt)
-        elif provider_limit.paused_at is not None or (seems_away and self._nothing_gets_through(tx, attempt, failure)):
-            self._close(tx, attempt, failure)
+        elif provider_limit.paused_at is not None or (seems_away and self._is_away(tx, attempt, failure)):
+            self._pause(tx, attempt, failure)
 
-    def _nothing_gets_through(self, tx: Connection, attempt: Attempt, failure: Failure) -> bool:
-        """Whether no call was taken since the first that was refused.
+    def _is_away(self, tx: Connection, attempt: Attempt, failure: Failure) -> bool:
+        """Return whether no call was accepted since the first refusal.
 
-        One job that alone is refused may have itself to blame, unless the provider was not reached at all. Too many
-        calls are for narrowing as long as some are out.
+        If only one job is refused, the cause may be that job, unless the provider was not reached at all. A rate limit
+        throttles the provider for as long as other calls run.
         """
         began_at, now = self._streak.began_at, self._clock()
         if began_at is None or not (self._streak.is_of_many or failure.kind is ErrorKind.UNREACHABLE):
@@ -252,18 +252,19 @@ class ProviderLimiter:
 
     def _refused(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
         provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
-        if provider_limit.pause_kind is ErrorKind.UNREACHABLE:  # it is there, and answers
-            self._reopen(tx, attempt)
-        is_closed = provider_limit.pause_kind in REFUSALS
-        if is_closed or is_account_refusal(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
-            self._close(tx, attempt, failure)
-        elif (
-            provider_limit.pause_kind in THROTTLING
-        ):  # whoever refuses this one need not be who was too busy for the others
+        if provider_limit.pause_kind is ErrorKind.UNREACHABLE:  # it answers
+            self._resume(tx, attempt)
+        is_paused = provider_limit.pause_kind in REFUSALS
+        if is_paused or is_account_refusal(tx, attempt, self._clock(), is_unmistakable=failure.is_unmistakable):
+            self._pause(tx, attempt, failure)
+        elif provider_limit.pause_kind in THROTTLING:  # this refusal does not show that the provider has room again
             self._probe_later(tx, attempt)
 
-    def _close(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
-        """The first probe of an account goes out at once, as it shows whether another job is refused as well."""
+    def _pause(self, tx: Connection, attempt: Attempt, failure: Failure) -> None:
+        """Pause the provider.
+
+        After a refusal of the account the first probe is made at once: it shows whether another job is refused too.
+        """
         status = None if failure.http_status is None else f"HTTP {failure.http_status}"
         because = failure.unreachable_reason or status
         pause = max(backoff.PROBES.pause(1), failure.retry_after or timedelta(0)) if failure.is_outage else timedelta(0)
@@ -278,7 +279,7 @@ class ProviderLimiter:
             )
         self._last, self._read_at = provider_limits.read_provider_limit(tx, name), monotonic()
 
-    def _reopen(self, tx: Connection, attempt: Attempt) -> None:
+    def _resume(self, tx: Connection, attempt: Attempt) -> None:
         provider_limit = provider_limits.read_provider_limit(tx, self._settings.name)
         if provider_limit.paused_at is not None and provider_limits.resume(tx, provider_limit.name, attempt.started_at):
             seconds = round((self._clock() - provider_limit.paused_at).total_seconds(), 1)
@@ -305,12 +306,12 @@ class ProviderLimiter:
         slots = live_slots(tx, database_now(tx), self._worker_timeout)
         provider_limits.relax(tx, self._settings.name, self._clock(), slots)
 
-    def _tell(self, change: Callable[[Connection], None]) -> None:
-        """The lane is a help, not a record: a database that is away will hear of the next call."""
+    def _update(self, change: Callable[[Connection], None]) -> None:
+        """Run `change` in a transaction. If the database is away, the next call updates the limit instead."""
         try:
             with self._database.begin() as tx:
                 change(tx)
         except SQLAlchemyError as error:
             log.warning("provider limit not updated", error=type(error).__name__)
-        except Exception:  # whatever broke, the call's end is still to be recorded
+        except Exception:  # whatever broke, the outcome must still be recorded
             log.exception("provider limit not updated")

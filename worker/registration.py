@@ -1,4 +1,4 @@
-"""Who this worker process is to the others, and whether it takes on work."""
+"""The row of this worker process in `workers`, which shows others that it is alive and what it takes."""
 
 import os
 import socket
@@ -14,16 +14,16 @@ from worker.pending_outcomes import PendingOutcomes
 
 HEARTBEAT_EVERY = 2.0
 HEARTBEAT_SECONDS = 4.0
-"""How long a beat may take, so that another connection is tried before silence is taken for death."""
+"""Longest time for a heartbeat, so that another connection is tried before the worker counts as dead."""
 LONGEST_PAUSE = 2 * HEARTBEAT_EVERY
-"""Between two beats, in seconds, of a worker that is well."""
+"""Seconds between two heartbeats of a healthy worker."""
 
 log = get_logger(__name__)
 
 
 @dataclass
 class WorkerRegistration:
-    """A row in `workers`, touched by every heartbeat; replaced by a fresh one after we were given up for dead."""
+    """A row in `workers`, updated by every heartbeat. A worker that was marked dead registers a new row."""
 
     database: Database
     concurrency: int
@@ -32,18 +32,18 @@ class WorkerRegistration:
     short_of: str | None = None
     subscribed_queues: SubscribedQueues | None = None
     pending_outcomes: PendingOutcomes | None = None
-    _beaten_at: float = field(default=float("-inf"), init=False)
+    _heartbeat_at: float = field(default=float("-inf"), init=False)
     _steady_since: float = field(default=float("inf"), init=False)
 
     @property
     def claiming_as(self) -> str | None:
-        """Under which identity to claim; None while there is none, or no more work is taken on."""
+        """The worker id to claim with. None before the first heartbeat, and while draining."""
         return None if self.draining else self.worker_id
 
-    def beat(self) -> None:
-        """Say that we live. Given up meanwhile, take a new identity: what we hold goes on and is delivered late."""
-        fresh, former, beaten_at = None, self.worker_id, self._beaten_at
-        self._beaten_at = float("-inf")  # until this one has got through
+    def send_heartbeat(self) -> None:
+        """Update the row. If this worker was marked dead, register anew: its calls go on and answer late."""
+        fresh, former, last_at = None, self.worker_id, self._heartbeat_at
+        self._heartbeat_at = float("-inf")  # until this one has succeeded
         database, draining, report = self.database, self.draining, self._report()
         if former is None or not heartbeat_now(
             database, former, within=HEARTBEAT_SECONDS, draining=draining, report=report
@@ -52,14 +52,14 @@ class WorkerRegistration:
                 now = database.ask_time(tx)
                 fresh = register(tx, socket.gethostname(), os.getpid(), self.concurrency, now)
                 heartbeat(tx, fresh, now, draining=draining, report=report)
-        if elapsed() - beaten_at > LONGEST_PAUSE:
+        if elapsed() - last_at > LONGEST_PAUSE:
             self._steady_since = elapsed()
-        self._beaten_at = elapsed()
+        self._heartbeat_at = elapsed()
         if fresh is not None:
             self.worker_id = fresh
             log.info("worker registered", worker_id=fresh, former=former)
             ahead = self.database.clock.host_ahead
-            if abs(ahead) > FAR_OFF:  # it does no harm here, but to certificates and to whoever reads two logs
+            if abs(ahead) > FAR_OFF:  # harmless here, but not for certificates or for comparing logs
                 log.warning("this host's clock is off", host=socket.gethostname(), seconds=round(ahead.total_seconds()))
 
     def _report(self) -> Report:
@@ -69,17 +69,17 @@ class WorkerRegistration:
         return Report(queues, self.concurrency, took_ago, self.short_of, late, self.database.clock.host_ahead)
 
     def is_steady(self, timeout: timedelta) -> bool:
-        """Whether every beat of ours has got through for `timeout`; else others were perhaps silent for our reason.
+        """Return whether every heartbeat of this worker has succeeded for `timeout`.
 
-        After the database was away all workers have been silent, and the first to come back must not give up the rest.
-        The same holds after we were frozen, or our host slept, perhaps with theirs, and when the database's own clock
-        was set, as until then they beat by the former.
+        If not, other workers may have been silent for the same reason. After the database was away, the first worker to
+        come back must not mark the others dead. The same holds after this process or its host was paused, and after the
+        database's clock was set, because older heartbeats were stamped by the former time.
         """
         now, since = elapsed(), max(self._steady_since, self.database.clock.stepped_at)
-        return now - self._beaten_at <= LONGEST_PAUSE and now - since >= timeout.total_seconds()
+        return now - self._heartbeat_at <= LONGEST_PAUSE and now - since >= timeout.total_seconds()
 
     def leave(self) -> None:
-        """Go off the list; only once nothing is held."""
+        """Mark the row as ended. Only once nothing is held."""
         if self.worker_id is None:
             return
         with self.database.begin() as tx:

@@ -1,4 +1,4 @@
-"""What Celery calls; tasks decide nothing."""
+"""The Celery tasks. They decide nothing."""
 
 from celery import Celery
 
@@ -11,7 +11,7 @@ log = get_logger(__name__)
 
 
 def register_tasks(app: Celery, process: WorkerProcess) -> None:
-    """Bind the tasks to this process's parts."""
+    """Register the tasks of this process."""
 
     @app.task(name=EXECUTE, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def execute(job_id: str) -> None:
@@ -27,13 +27,13 @@ def register_tasks(app: Celery, process: WorkerProcess) -> None:
         process.subscribed_queues.took_message()
         try:
             if _is_ours(delivery_id):
-                process.sender.answer(delivery_id)
+                process.sender.deliver(delivery_id)
         finally:
             process.slots.freed()
 
 
 def _is_ours(given: object) -> bool:
-    """Whether a message may be of ours; what is no id is neither looked up nor logged, as it may be 50 MB."""
+    """Return whether a message may be ours. Anything but an id is neither looked up nor logged, as it may be huge."""
     if may_be_id(given):
         return True
     log.warning("message dropped", reason="it names no id")

@@ -49,5 +49,5 @@ def test_an_event_that_came_twice_has_a_lost_try_that_tells_why(
         assert delivery()[1] == [("lost", None), (None, 200)]
         thawed.set()
         frozen.signal(signal.SIGCONT)
-        frozen.match("delivery was another's by then")
+        frozen.match("delivery belongs to another worker")
         assert delivery() == ("delivered", [("lost", 200), (None, 200)])

@@ -105,7 +105,7 @@ def test_after_a_step_of_the_databases_clock_a_worker_marks_none_dead_for_a_time
     hours: int, database: Database
 ) -> None:
     registration = WorkerRegistration(database, 1)
-    registration.beat()
+    registration.send_heartbeat()
     assert registration.is_steady(timedelta(0))
     database.clock.learn(database.clock() + timedelta(hours=hours), elapsed())
     assert not registration.is_steady(timedelta(seconds=60))
@@ -115,13 +115,13 @@ def test_after_a_step_of_the_databases_clock_a_worker_marks_none_dead_for_a_time
 @pytest.mark.one_database
 def test_after_a_failed_heartbeat_a_worker_marks_none_dead_for_a_timeout(database: Database, tmp_path: Path) -> None:
     registration = WorkerRegistration(database, 1)
-    registration.beat()
+    registration.send_heartbeat()
     assert registration.is_steady(timedelta(0))
     registration.database = Database(f"sqlite:///{tmp_path}/nowhere/backburner.db")
     with pytest.raises(SQLAlchemyError):
-        registration.beat()
+        registration.send_heartbeat()
     assert not registration.is_steady(timedelta(0))
     registration.database = database
-    registration.beat()
+    registration.send_heartbeat()
     assert registration.is_steady(timedelta(0))
     assert not registration.is_steady(timedelta(seconds=60))

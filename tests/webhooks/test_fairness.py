@@ -68,7 +68,7 @@ def end_one_of(world: World, key: ApiKey) -> None:
 
 def deliver_all_due(world: World) -> None:
     for delivery_id in world.due():
-        world.sender.answer(delivery_id)
+        world.sender.deliver(delivery_id)
 
 
 def test_many_hanging_hosts_of_one_key_leave_slots_to_the_others(

@@ -240,7 +240,7 @@ class TestSchedule(OnSqlite):
         [delivery] = world.log(endpoint)
         assert (delivery.status, delivery.attempts, delivery.error_kind) == (DeliveryStatus.PENDING, (), None)
         assert world.reload(endpoint).failing_since is None
-        reasons = [each["reason"] for each in logged if each["event"] == "deliveries put back"]
+        reasons = [each["reason"] for each in logged if each["event"] == "deliveries released"]
         assert reasons == ["too many open files"]
         world.deliver_due()
         [delivery] = world.log(endpoint)

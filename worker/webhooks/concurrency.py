@@ -1,4 +1,4 @@
-"""Whose turn it is among the deliveries that this process could send: places per receiver, and who waits for one."""
+"""Limits on concurrent deliveries to one delivery target, and the deliveries that wait for it."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,69 +12,69 @@ WAITING_PER_TARGET: Final = 4 * MOST_PER_TARGET
 ABANDONED: Final = frozenset({DeliveryError.TIMED_OUT, DeliveryError.UNREACHABLE, DeliveryError.NAME_UNRESOLVED})
 
 
-class Widths:
-    """How many deliveries may be out to each receiver at once, as this process has come to know it.
+class TargetLimits:
+    """Number of deliveries that may run at once to each target, learned by this process.
 
-    A receiver begins with few and earns one more by each that it takes; one that does not answer is left with one. So
-    many that hang cannot take all slots before anybody knows that they hang.
+    A target begins with few and gets one more with each delivery that it accepts. One that does not answer is left with
+    one. So targets that hang cannot take all slots before that is known.
     """
 
     def __init__(self) -> None:
-        self._out: Counter[str] = Counter()
-        self._width: dict[str, int] = {}
+        self._running: Counter[str] = Counter()
+        self._limits: dict[str, int] = {}
 
-    def take(self, receiver: str) -> bool:
-        """Take one of a receiver's places, if there is one."""
-        if self._out[receiver] >= self._width.get(receiver, FIRST_AT_ONCE):
+    def take(self, target: str) -> bool:
+        """Take a slot of a target. Return False if it has none free."""
+        if self._running[target] >= self._limits.get(target, FIRST_AT_ONCE):
             return False
-        self._out[receiver] += 1
+        self._running[target] += 1
         return True
 
-    def give_back(self, receiver: str) -> bool:
-        """Give a place back; whether it was the last that was taken."""
-        self._out[receiver] -= 1
-        if self._out[receiver]:
+    def give_back(self, target: str) -> bool:
+        """Return a slot of a target. True if no delivery to it is left."""
+        self._running[target] -= 1
+        if self._running[target]:
             return False
-        del self._out[receiver]
+        del self._running[target]
         return True
 
-    def learn(self, receiver: str, error: DeliveryError | None) -> None:
-        """How a delivery went; None for well."""
-        width = self._width.get(receiver, FIRST_AT_ONCE)
+    def learn(self, target: str, error: DeliveryError | None) -> None:
+        """Learn from the result of a delivery. None means that it succeeded."""
+        limit = self._limits.get(target, FIRST_AT_ONCE)
         if error is None:
-            self._width[receiver] = min(width + 1, MOST_PER_TARGET)
+            self._limits[target] = min(limit + 1, MOST_PER_TARGET)
         elif error in ABANDONED:
-            self._width[receiver] = 1
-        while len(self._width) > REMEMBERED:
-            del self._width[next(iter(self._width))]
+            self._limits[target] = 1
+        while len(self._limits) > REMEMBERED:
+            del self._limits[next(iter(self._limits))]
 
 
 class Backlog:
-    """Deliveries known to be due to receivers that have no place free; whoever delivers there takes them next.
+    """Due deliveries to targets that have no slot free. The next delivery to finish there takes them.
 
-    It only spares looking for them: what is not kept here is found by the next look, or rung for again.
+    This only saves queries: a delivery that is not kept here is found by the next query or enqueued again.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[str, None]] = {}
 
-    def add(self, receiver: str, delivery_ids: Iterable[str]) -> None:
-        """Keep some, up to a bound, while somebody delivers to this receiver."""
-        waiting = self._waiting.setdefault(receiver, {})
+    def add(self, target: str, delivery_ids: Iterable[str]) -> None:
+        """Keep deliveries, up to a bound, while a delivery to this target runs."""
+        waiting = self._waiting.setdefault(target, {})
         for each in delivery_ids:
             if len(waiting) >= WAITING_PER_TARGET:
                 return
             waiting[each] = None
 
-    def take(self, receiver: str) -> str | None:
-        """The first of them; None when there is none."""
-        waiting = self._waiting.get(receiver)
+    def take(self, target: str) -> str | None:
+        """Remove and return the first of them. None if there are none."""
+        waiting = self._waiting.get(target)
         if not waiting:
             return None
         first = next(iter(waiting))
         del waiting[first]
         return first
 
-    def forget(self, receiver: str) -> None:
-        """Nobody delivers there any more."""
-        self._waiting.pop(receiver, None)
+    def forget(self, target: str) -> None:
+        """Forget a target to which no delivery runs."""
+        self._waiting.pop(target, None)

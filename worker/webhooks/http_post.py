@@ -1,8 +1,8 @@
-"""One POST to a receiver that a stranger chose: guarded, bounded, and never more than a status brought back.
+"""One POST to a URL that a client chose: checked, bounded, and returning no more than a status.
 
-The guard sits where the connection is made. A name is resolved once, every address it has is checked, and one of those
-very addresses is connected to, so no second answer can slip in between (DNS rebinding); TLS still proves the name.
-httpcore rather than httpx, as it lets us make the connection, and knows nothing of redirects, cookies or proxies.
+The check is part of connecting. The name is resolved once, all its addresses are checked, and one of these addresses is
+connected to, so that no second DNS reply can change it (DNS rebinding). TLS still proves the name. This uses httpcore
+and not httpx, because it lets us make the connection, and has no redirects, cookies or proxies.
 """
 
 import socket
@@ -34,35 +34,35 @@ from worker.provider.call_handle import CallHandle
 
 CONNECT_SECONDS: Final = 10.0
 READ_BYTES: Final = 16 * 1024
-"""How much of an answer's body is read, so that a receiver is not cut off while it writes its few words."""
+"""Bytes of a reply's body that are read, so that the server is not cut off while it writes a short body."""
 LOOKUPS_AT_ONCE: Final = 64
 
 Resolve = Callable[[str, int, float], list[Address]]
-"""All addresses of a host, looked up within so many seconds; raises `OSError` or `TimeoutError`."""
+"""Returns all addresses of a host, resolved within so many seconds. Raises `OSError` or `TimeoutError`."""
 
 
 class Resolver:
-    """Looks names up in threads of its own: names that hang must not hold up those of the provider's calls.
+    """Resolves names in threads of its own, so that names that hang delay neither calls nor other API keys.
 
-    Nor those of another API key: keys share the threads. A look-up cannot be ended, so its thread is its key's until it
-    comes back, however long ago anybody has ceased to wait for it.
+    The keys share the threads. A lookup cannot be ended, so its thread counts for its key until it returns, even if
+    nothing waits for it any more.
     """
 
     def __init__(
         self, at_once: int = LOOKUPS_AT_ONCE, look_up: Callable[..., Iterable[tuple[Any, ...]]] | None = None
     ) -> None:
-        """`look_up` is `socket.getaddrinfo`, as it is below gevent."""
+        """Create it. `look_up` is `socket.getaddrinfo` without gevent's patch, unless it is given."""
         self._threads = ThreadPool(at_once)
         self._shares = Shares(at_once)
         self._freed = Event()
         self._look_up = look_up
 
     def __call__(self, host: str, port: int, seconds: float) -> list[Address]:
-        """All addresses of `host`."""
+        """Return all addresses of `host`."""
         return self.for_key("")(host, port, seconds)
 
     def for_key(self, key: str) -> Resolve:
-        """The same within the share of one API key."""
+        """Return the function that resolves names within the share of one API key."""
 
         def resolve(host: str, port: int, seconds: float) -> list[Address]:
             with gevent.Timeout(seconds, TimeoutError(f"no answer within {seconds:.0f} s")):
@@ -77,7 +77,7 @@ class Resolver:
         look_up = self._look_up or get_original("socket", "getaddrinfo")
         try:
             found = self._threads.spawn(look_up, host, port, 0, socket.SOCK_STREAM)
-        except BaseException:  # its time was over
+        except BaseException:  # its time ran out
             self._give_back(key)
             raise
         found.rawlink(lambda _: self._give_back(key))
@@ -90,12 +90,12 @@ class Resolver:
 
 
 def addresses_in(found: Iterable[tuple[Any, ...]]) -> list[Address]:
-    """The addresses that `getaddrinfo` gave, each once; one with a zone loses it, and is refused for what it is."""
+    """Return the addresses from `getaddrinfo`, each once. IPv6 zones are dropped: such addresses are refused anyway."""
     return list(dict.fromkeys(ip_address(each[4][0].partition("%")[0]) for each in found))
 
 
 class GuardedBackend(httpcore.NetworkBackend):
-    """Connects to addresses that have been checked, and to nothing else."""
+    """Connects only to addresses that were checked."""
 
     def __init__(
         self,
@@ -113,18 +113,18 @@ class GuardedBackend(httpcore.NetworkBackend):
 
     def connect_tcp(
         self,
-        host: str,  # noqa: ARG002  # the receiver's, which we know already
+        host: str,  # noqa: ARG002  # the destination's, which is known already
         port: int,
-        timeout: float | None = None,  # noqa: ARG002  # ours ends earlier, and covers the name's look-up
+        timeout: float | None = None,  # noqa: ARG002  # ours is shorter, and covers the lookup
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Resolve, check, connect.
+        """Resolve the name, check its addresses and connect to one.
 
         Raises:
-            DestinationRefused: an address is not to be sent to; nothing has been.
-            NameUnresolved: there is no address.
-            httpcore.ConnectError: nobody answers at any of them.
+            DestinationRefused: an address is not allowed. Nothing was sent.
+            NameUnresolved: the name has no address.
+            httpcore.ConnectError: no address accepts a connection.
         """
         addresses = self._addresses()
         self._policy.check_addresses(self._destination, addresses)
@@ -154,12 +154,12 @@ class GuardedBackend(httpcore.NetworkBackend):
 
 
 class NameUnresolved(Exception):
-    """The receiver's name has no address at this moment."""
+    """The destination's name has no address at the moment."""
 
 
 @dataclass(frozen=True)
 class Poster:
-    """Sends what was signed; safe to use from any number of threads or greenlets."""
+    """Sends signed deliveries. For use from any thread or greenlet."""
 
     policy: DestinationPolicy
     resolve: Resolve
@@ -170,26 +170,26 @@ class Poster:
 
     @classmethod
     def create(cls, policy: DestinationPolicy, clock: Callable[[], datetime]) -> "Poster":
-        """With the machine's own names and the usual authorities, or those that SSL_CERT_FILE names."""
+        """Return one that uses the system's DNS and the usual certificate authorities, or those of SSL_CERT_FILE."""
         return cls(policy, Resolver(), httpx.create_ssl_context(trust_env=True), clock=clock)
 
     def post(
         self, url: str, headers: Mapping[str, str], body: bytes, handle: CallHandle, key: str = ""
     ) -> DeliveryReport:
-        """One POST, over within `seconds` by our own clock whatever the receiver does; always comes back.
+        """Send one POST and return its report, within `seconds` whatever the server does. Never raises.
 
-        Its name is looked up within the share of the API key whose id is `key`.
+        The name is resolved within the share of the API key with the id `key`.
         """
         try:
             destination = parse_destination(url)
             self.policy.check_url(destination)
         except DestinationRefused:
             return DeliveryReport(DeliveryError.ADDRESS_REFUSED)
-        clock = Timer(self.seconds, lambda: handle.abort(AbortReason.CALL_DEADLINE))
-        clock.daemon = True
-        clock.start()
+        timer = Timer(self.seconds, lambda: handle.abort(AbortReason.CALL_DEADLINE))
+        timer.daemon = True
+        timer.start()
         try:
-            return self._exchange(destination, headers, body, handle, self._resolve_for(key))
+            return self._send(destination, headers, body, handle, self._resolve_for(key))
         except DestinationRefused:
             return DeliveryReport(DeliveryError.ADDRESS_REFUSED)
         except NameUnresolved as error:
@@ -199,13 +199,13 @@ class Poster:
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
             return DeliveryReport(_kind_of(error, handle), shortage=shortage_of(error) if handle.never_sent else None)
         finally:
-            clock.cancel()
+            timer.cancel()
             handle.end()
 
     def _resolve_for(self, key: str) -> Resolve:
         return self.resolve.for_key(key) if isinstance(self.resolve, Resolver) else self.resolve
 
-    def _exchange(
+    def _send(
         self, destination: Destination, headers: Mapping[str, str], body: bytes, handle: CallHandle, resolve: Resolve
     ) -> DeliveryReport:
         ends_at = monotonic() + self.seconds
@@ -232,12 +232,12 @@ class Poster:
         ):
             report = _report(response, self.clock())
             with suppress(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError):
-                _read_a_little(response)
+                _read_some(response)
             handle.detach()
             return report
 
 
-def _read_a_little(response: httpcore.Response) -> None:
+def _read_some(response: httpcore.Response) -> None:
     read = 0
     for chunk in response.iter_stream():
         read += len(chunk)

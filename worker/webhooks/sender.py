@@ -1,9 +1,8 @@
-"""Deliveries of this worker process: claim, sign, send, record.
+"""Webhook deliveries of this worker process: claim, sign, send, record.
 
-A bell is answered in a greenlet of its own, on slots of its own: a receiver that hangs holds neither Celery's pool nor
-the slots of calls, and calls that take an hour hold up no delivery. The slots are shared between API keys, so that one
-key's receivers, however many they are and however they hang, leave slots to the others. No transaction is open while
-the network is.
+Each message runs in a greenlet and a slot of its own. So a target that hangs blocks neither Celery's pool nor the slots
+of calls, and a call that takes an hour delays no delivery. API keys share the slots, so that the targets of one key,
+however many hang, leave slots to other keys. No transaction is open while a delivery is sent.
 """
 
 import random
@@ -33,11 +32,11 @@ from worker.capacity import Pause
 from worker.commit_retry import commit_with_retry
 from worker.provider.call_handle import CallHandle
 from worker.registration import WorkerRegistration
-from worker.webhooks.concurrency import Backlog, Widths
+from worker.webhooks.concurrency import Backlog, TargetLimits
 
 LOOKED_UP_AT_ONCE: Final = 64
 CLAIMED_AT_ONCE: Final = 16
-"""Each waits for the commit of all, and what is claimed when a process dies has to be rescued."""
+"""Each waits for the commit of all, and claims of a process that dies have to be rescued."""
 
 T = TypeVar("T")
 
@@ -45,16 +44,16 @@ log = get_logger(__name__)
 
 
 class Post(Protocol):
-    """What sends a body and always comes back with a report."""
+    """Sends a body and always returns a report."""
 
     def post(
         self, url: str, headers: Mapping[str, str], body: bytes, handle: CallHandle, key: str = ""
     ) -> DeliveryReport:
-        """One POST, for the API key with this id."""
+        """Send one POST for the API key whose id is `key`."""
 
 
 class WebhookSender:
-    """Answers bells for deliveries, up to `slots` at once, of which no key can take all."""
+    """Sends up to `slots` deliveries at once. No key can take all slots."""
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class WebhookSender:
         clock: Callable[[], datetime] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`on_end` is told when a slot has come free for which there may be more to do than this sender knows of."""
+        """Create it. `on_end` is called when a slot has come free and more deliveries may be due."""
         self._database = database
         self._poster = poster
         self._cipher = cipher
@@ -81,11 +80,11 @@ class WebhookSender:
         self._wall_clock = clock or database.wall_clock
         self._jitter = jitter
         self._shares = Shares(slots)
-        self._turned_away: set[str] = set()  # keys with more to do than they may at once
-        self._widths = Widths()
+        self._refused_keys: set[str] = set()  # keys with more due deliveries than free slots
+        self._limits = TargetLimits()
         self._pause = Pause()
         self._backlog = Backlog()
-        self._looks = Batcher(self._find_targets, LOOKED_UP_AT_ONCE)
+        self._lookups = Batcher(self._find_targets, LOOKED_UP_AT_ONCE)
         self._claims = Batcher(self._claim_all, CLAIMED_AT_ONCE)
         self._handles: set[CallHandle] = set()
         self._busy = 0
@@ -93,11 +92,11 @@ class WebhookSender:
     def __len__(self) -> int:
         return self._busy
 
-    def answer(self, delivery_id: str) -> None:
-        """Answer a bell without waiting for what comes of it.
+    def deliver(self, delivery_id: str) -> None:
+        """Handle a message without waiting for its delivery.
 
-        One for which there is no slot is dropped, and rung again: once it is known whose it is, or before that while
-        very many are being looked at. So is each while this process is short of what a delivery needs.
+        A message without a free slot is dropped and sent again later. That also happens while too many deliveries are
+        being looked up, and while this process lacks files, memory or threads.
         """
         if self._pause.is_on or self._busy - self._shares.taken >= self._slots:
             return
@@ -105,7 +104,7 @@ class WebhookSender:
         Thread(target=self._run, args=(delivery_id,), daemon=True).start()
 
     def abort_all(self) -> None:
-        """End every delivery; what is cut goes out again, under the same id."""
+        """End every delivery. Those that are cut are sent again, under the same id."""
         for handle in list(self._handles):
             handle.abort(AbortReason.RELEASED)
 
@@ -113,7 +112,7 @@ class WebhookSender:
         is_done = False
         try:
             is_done = self.run(delivery_id)
-        except Exception:  # a delivery ends here, whatever broke; its claim is taken back in time
+        except Exception:  # a delivery ends here, whatever broke; its claim is rescued later
             log.exception("delivery broke", delivery_id=delivery_id)
         finally:
             self._busy -= 1
@@ -121,73 +120,73 @@ class WebhookSender:
             self._on_end()
 
     def run(self, delivery_id: str) -> bool:
-        """Answer a bell, and come back once the delivery is recorded. A stale bell changes nothing.
+        """Handle a message and return once the delivery is recorded. A stale message changes nothing.
 
-        What else is due to a receiver that works need not wait for its bell, while slots are not scarce. False when
-        some of it may have been left.
+        While slots are not scarce, other due deliveries to a target that works are sent too, without their messages.
+        Return False if some of these may be left.
         """
-        due = self._looks.do(delivery_id)
+        due = self._lookups.do(delivery_id)
         if due is None:
             return True
         if not self._shares.take(due.api_key_id):
-            self._turned_away.add(due.api_key_id)
+            self._refused_keys.add(due.api_key_id)
             return True
         try:
             is_done = self._deliver_to(due, delivery_id)
         finally:
             self._shares.give_back(due.api_key_id)
-        if due.api_key_id in self._turned_away:
-            self._turned_away.discard(due.api_key_id)
+        if due.api_key_id in self._refused_keys:
+            self._refused_keys.discard(due.api_key_id)
             return False
         return is_done
 
     def _deliver_to(self, due: DueDelivery, delivery_id: str) -> bool:
-        if not self._widths.take(due.target):
+        if not self._limits.take(due.target):
             self._backlog.add(due.target, [delivery_id])
             return True
         try:
-            return self._take_turns(due, delivery_id)
+            return self._send_all_due(due, delivery_id)
         finally:
-            if self._widths.give_back(due.target):
+            if self._limits.give_back(due.target):
                 self._backlog.forget(due.target)
 
-    def _take_turns(self, due: DueDelivery, delivery_id: str) -> bool:
-        receiver, has_others = due.target, due.has_others
+    def _send_all_due(self, due: DueDelivery, delivery_id: str) -> bool:
+        target, has_others = due.target, due.has_others
         following: str | None = delivery_id
-        in_vain = 0  # another was quicker, or holds the row: not to be asked for over and over
-        while following is not None and in_vain < MOST_PER_TARGET:
+        missed = 0  # claims in a row that another process won or blocks
+        while following is not None and missed < MOST_PER_TARGET:
             try:
                 sending = self._claims.do(following)
             except (BatchFailed, *DATABASE_ERRORS) as error:
                 log.warning("delivery not claimed", delivery_id=following, error=type(error).__name__)
                 return False
-            in_vain = in_vain + 1 if sending is None else 0
+            missed = missed + 1 if sending is None else 0
             if sending is not None:
                 report, recorded = self._deliver(sending, due)
                 if report.error is not None:
                     return False
-                has_others = has_others or recorded.status is None  # it was rescued meanwhile, and is due again
+                has_others = has_others or recorded.status is None  # it was rescued in the meantime, and is due again
             if self._is_scarce(due.api_key_id):
                 return False
-            following = self._backlog.take(receiver)
+            following = self._backlog.take(target)
             has_others = has_others or following is not None
-            if following is None and has_others:  # nobody looks for more in vain who came alone: each end rings
-                following = self._look_for_more(receiver)
+            if following is None and has_others:  # without others, a query for more would mostly find none
+                following = self._find_more(target)
         return following is None
 
     def _is_scarce(self, api_key_id: str) -> bool:
         return self._registration.claiming_as is None or self._shares.is_half_used(api_key_id)
 
     def _deliver(self, sending: ClaimedDelivery, due: DueDelivery) -> tuple[DeliveryReport, RecordedDelivery]:
-        """What the receiver made of it, and what that has changed."""
+        """Return the report of the delivery, and what recording it has changed."""
         report = self._send(sending, due.api_key_id)
         if report.shortage is not None:
-            return report, self._put_back(sending, report.shortage)
-        self._widths.learn(due.target, report.error)
+            return report, self._release(sending, report.shortage)
+        self._limits.learn(due.target, report.error)
         return report, self._record(sending, report)
 
     def _find_targets(self, delivery_ids: Sequence[str]) -> Sequence[DueDelivery | None]:
-        found = self._look(lambda tx: find_due(tx, delivery_ids, self._clock())) or {}
+        found = self._read(lambda tx: find_due(tx, delivery_ids, self._clock())) or {}
         return [found.get(each) for each in delivery_ids]
 
     def _claim_all(self, delivery_ids: Sequence[str]) -> Sequence[ClaimedDelivery | None]:
@@ -196,30 +195,30 @@ class WebhookSender:
             return [None] * len(delivery_ids)
         with self._database.begin(within=TOGETHER_SECONDS) as tx:
             claimed = claim_deliveries(tx, delivery_ids, worker_id, self._clock(), early=AGREE_WITHIN)
-        return [claimed.pop(each, None) for each in delivery_ids]  # of two bells for one, the second is stale
+        return [claimed.pop(each, None) for each in delivery_ids]  # of two messages for one, the second is stale
 
-    def _look_for_more(self, receiver: str) -> str | None:
-        """Another due delivery for this receiver; the others found are kept for whoever asks next.
+    def _find_more(self, target: str) -> str | None:
+        """Return another due delivery to this target, and keep the others that were found.
 
-        Beginning with any of them, as other processes look as well.
+        They begin with a random one, as other processes find the same ones.
         """
-        due = self._look(lambda tx: due_of_target(tx, receiver, self._clock(), MOST_PER_TARGET)) or []
+        due = self._read(lambda tx: due_of_target(tx, target, self._clock(), MOST_PER_TARGET)) or []
         first = int(self._jitter() * len(due))
-        self._backlog.add(receiver, due[first:] + due[:first])
-        return self._backlog.take(receiver)
+        self._backlog.add(target, due[first:] + due[:first])
+        return self._backlog.take(target)
 
-    def _look(self, look: Callable[[Connection], T]) -> T | None:
+    def _read(self, query: Callable[[Connection], T]) -> T | None:
         try:
             with self._database.read() as tx:
-                return look(tx)
+                return query(tx)
         except DATABASE_ERRORS as error:
-            log.warning("deliveries not looked at", error=type(error).__name__)
+            log.warning("deliveries could not be read", error=type(error).__name__)
             return None
 
     def _send(self, sending: ClaimedDelivery, api_key_id: str) -> DeliveryReport:
-        """Sign and post; whatever breaks on the way is a failed try, which the schedule counts.
+        """Sign and post. Whatever breaks is a failed attempt, which the schedule counts.
 
-        Not so what this process itself was short of, with which nothing was sent.
+        A shortage of this process, in which nothing was sent, does not count.
         """
         handle = CallHandle()
         try:
@@ -247,29 +246,29 @@ class WebhookSender:
         finally:
             self._handles.discard(handle)
 
-    def _put_back(self, sending: ClaimedDelivery, shortage: str) -> RecordedDelivery:
-        """Leave it to another worker, or to ourselves once the shortage may be over: it is nobody's failed try."""
+    def _release(self, sending: ClaimedDelivery, shortage: str) -> RecordedDelivery:
+        """Release it for another worker, or for this one after a pause. It does not count as an attempt."""
         is_ours = commit_with_retry(
             self._database, lambda tx: release_delivery(tx, sending, self._clock()), delivery_id=sending.id
         )
         if self._pause.begin():
-            log.warning("deliveries put back", reason=shortage, delivery_id=sending.id)
+            log.warning("deliveries released", reason=shortage, delivery_id=sending.id)
         return RecordedDelivery(DeliveryStatus.PENDING if is_ours else None)
 
     def _record(self, sending: ClaimedDelivery, report: DeliveryReport) -> RecordedDelivery:
-        """Commit what came of it, however long the database is away: else it would go out again."""
+        """Commit the result, however long the database is away, or the delivery would be sent again."""
         recorded = commit_with_retry(
             self._database,
             lambda tx: record_delivery_attempt(tx, sending, report, self._clock(), self._jitter()),
             delivery_id=sending.id,
         )
-        self._tell(sending, report, recorded)
+        self._log(sending, report, recorded)
         return recorded
 
-    def _tell(self, sending: ClaimedDelivery, report: DeliveryReport, recorded: RecordedDelivery) -> None:
+    def _log(self, sending: ClaimedDelivery, report: DeliveryReport, recorded: RecordedDelivery) -> None:
         facts = {"delivery_id": sending.id, "event_id": sending.event_id, "endpoint_id": sending.endpoint_id}
         if recorded.status is None:
-            log.info("delivery was another's by then", **facts, number=sending.number, error=report.error)
+            log.info("delivery belongs to another worker", **facts, number=sending.number, error=report.error)
         else:
             log.info("delivery", **facts, number=sending.number, status=recorded.status, error=report.error)
         if recorded.warned:
