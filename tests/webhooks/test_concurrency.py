@@ -2,11 +2,11 @@
 
 from jobs.store.webhooks.scheduler import MOST_PER_TARGET
 from jobs.webhooks.protocol import DeliveryError
-from worker.webhooks.concurrency import WAITING_PER_TARGET, Backlog, Widths
+from worker.webhooks.concurrency import WAITING_PER_TARGET, Backlog, TargetLimits
 
 
 def test_a_hanging_target_gets_one_slot_and_a_working_one_gets_more_and_more() -> None:
-    widths = Widths()
+    widths = TargetLimits()
 
     def slots(target: str) -> int:
         taken = [target for _ in range(MOST_PER_TARGET + 1) if widths.take(target)]
