@@ -3,7 +3,7 @@
 The plans are those of the statements that the store sends, which are captured.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from datetime import timedelta
@@ -20,6 +20,7 @@ from jobs.redis_url import connect
 from jobs.store import api_keys, responses, schema, workers
 from jobs.store.attempts import attempts_of, close_lost, unwanted_copies, unwanted_responses
 from jobs.store.conversations import check_chain, read_turns, ready_follow_ups
+from jobs.store.database import Database
 from jobs.store.fair_scheduler import FairScheduler
 from jobs.store.jobs import erase
 from jobs.store.output_items import find_items
