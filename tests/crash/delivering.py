@@ -1,4 +1,4 @@
-"""Workers are killed and the broker is flushed while webhooks go out; then what arrived is counted."""
+"""Kills workers and flushes the broker while webhooks are sent, then counts what arrived."""
 
 import signal
 from collections import Counter
@@ -30,7 +30,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it all; `unexplained` are events that arrived more often than killed workers can explain.
+    """The counts. `unexplained` are events that arrived more often than killed workers can explain.
 
     Each of them with how often it arrived, and what its tries came to.
     """
@@ -46,7 +46,7 @@ class Outcome:
 def deliver_under_fire(
     database_url: str, valkey: ValkeyServer, directory: Path, *, events: int, kills: int, flushes: int, seconds: float
 ) -> Outcome:
-    """Let `events` responses end, with so many kills and flushes evenly among their deliveries."""
+    """Let `events` responses end, with kills and flushes spread evenly over their deliveries."""
     environment = {**SETTINGS, "BACKBURNER_ENCRYPTION_KEYS": generate_key()}
     with ExitStack() as exits:
         stack = exits.enter_context(Stack(database_url, valkey.url, directory, environment, workers=2))

@@ -1,4 +1,4 @@
-"""Answers that were paid for while somebody holds the database's locks, so that nobody can record them."""
+"""Billed answers that cannot be recorded, because another session holds locks in the database."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ JOBS = 3
 
 
 def start(database_url: str, valkey: ValkeyServer, data_dir: Path, workers: int = 1, **settings: str) -> Stack:
-    """A stack whose workers, told to stop, wait for their calls for a second."""
+    """Return a stack whose workers wait a second for their calls when they are stopped."""
     environment = {f"BACKBURNER_{name.upper()}": value for name, value in settings.items()}
     environment["BACKBURNER_SHUTDOWN_GRACE_SECONDS"] = "1"
     return Stack(database_url, valkey.url, data_dir, environment, workers)
@@ -24,7 +24,7 @@ def start(database_url: str, valkey: ValkeyServer, data_dir: Path, workers: int 
 
 @contextmanager
 def locked(database_url: str) -> Iterator[None]:
-    """Nobody can record an answer meanwhile."""
+    """Keep answers from being recorded within the block."""
     if database_url.startswith("sqlite"):
         path = database_url.removeprefix("sqlite:///")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -38,7 +38,7 @@ def locked(database_url: str) -> Iterator[None]:
 
 @contextmanager
 def answers_that_cannot_be_recorded(stack: Stack) -> Iterator[list[str]]:
-    """Jobs whose calls are answered under a lock."""
+    """Yield jobs whose calls are answered while the database is locked."""
     job_ids = stack.submit_many(JOBS, "[[sim: full delay=1]] Hello")
     stack.await_all(job_ids, "in_progress", 20)
     with locked(stack.database_url):
@@ -55,6 +55,6 @@ def await_end(stack: Stack, worker: Process, seconds: float) -> int:
     return worker.popen.wait()
 
 
-def was_bought_once(stack: Stack, job_ids: list[str]) -> bool:
+def was_billed_once(stack: Stack, job_ids: list[str]) -> bool:
     stack.await_all(job_ids, "completed", 30)
     return len(stack.calls()) == JOBS and [len(stack.attempts(job_id)) for job_id in job_ids] == [1] * JOBS

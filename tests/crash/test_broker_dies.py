@@ -1,4 +1,4 @@
-"""What a dying broker does to the connection of a worker."""
+"""The connection of a worker to a broker that dies."""
 
 import os
 import select
@@ -45,7 +45,7 @@ except OSError:
 """
 
 
-def test_a_worker_outlives_a_broker_that_dies_while_a_message_is_in_hand(valkey: ValkeyServer) -> None:
+def test_a_worker_survives_a_broker_that_dies_while_a_message_is_handled(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
     configure_queues(app, NAMES)
     app.send_task(EXECUTE, args=("resp_1",), ignore_result=True)
@@ -66,11 +66,11 @@ def test_a_worker_goes_on_while_it_waits_for_a_broker_that_is_away(tmp_path: Pat
     command = [sys.executable, "-c", AS_A_WORKER.format(command_line=COMMAND_LINE)]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert int(ended.stdout) > 5  # it was one: no heartbeat was sent and no answer read as long as the broker was away
+    assert int(ended.stdout) > 5  # it was 1: while the broker was away, no heartbeat was sent and no answer read
 
 
-def test_a_line_that_breaks_within_a_command_is_a_broker_that_is_away(valkey: ValkeyServer) -> None:
-    """It used to be an exception that nobody expected: a submit was answered with 500."""
+def test_a_connection_that_breaks_within_a_command_means_that_the_broker_is_away(valkey: ValkeyServer) -> None:
+    """It used to be an unexpected exception, and a submit got a 500."""
 
     class BreakingOff(socketserver.BaseRequestHandler):
         def handle(self) -> None:

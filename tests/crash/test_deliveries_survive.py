@@ -6,7 +6,7 @@ from tests.crash.delivering import deliver_under_fire
 from tests.support.valkey import ValkeyServer
 
 
-def test_every_event_arrives_and_duplicates_come_of_kills_alone(
+def test_every_event_arrives_and_only_kills_cause_duplicates(
     postgres_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     outcome = deliver_under_fire(postgres_url, valkey, tmp_path, events=104, kills=1, flushes=2, seconds=60)

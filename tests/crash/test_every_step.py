@@ -1,4 +1,4 @@
-"""A worker is killed at every step of an attempt; another takes over, and rows and the provider's ledger agree."""
+"""A worker is killed at every step of an attempt; another takes over, and rows and the provider's calls agree."""
 
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -57,7 +57,7 @@ POLICY = Policy(Backoff(SECOND, SECOND), call_deadline=timedelta(seconds=30), wi
 
 
 class Step(Enum):
-    """Where the worker dies."""
+    """The step at which the worker dies."""
 
     CLAIMING = auto()
     CLAIMED = auto()
@@ -65,15 +65,15 @@ class Step(Enum):
     ANSWERED = auto()
     RECORDING = auto()
     RECORDED = auto()
-    ANNOUNCED = auto()
+    PUBLISHED = auto()
 
 
 class Killed(BaseException):
-    """No handler may tidy up after it, as after SIGKILL."""
+    """Ends the worker. No handler may clean up after it, as after SIGKILL."""
 
 
 class DyingDatabase(Database):
-    """The worker dies within, or right after, one of its write transactions."""
+    """Kills the worker within or right after one of its write transactions."""
 
     def __init__(self, url: str, step: Step) -> None:
         super().__init__(url)
@@ -93,7 +93,7 @@ class DyingDatabase(Database):
 
 
 class BlinkingDatabase(Database):
-    """Away for one look, as while it restarts."""
+    """A database that is away for one read, as during a restart."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -108,8 +108,8 @@ class BlinkingDatabase(Database):
             yield tx
 
 
-class MutedDatabase(Database):
-    """Commits, and loses the line before it can say so."""
+class UnconfirmingDatabase(Database):
+    """A database that commits, and loses the connection before it confirms."""
 
     @contextmanager
     def begin(self, **limits: Any) -> Iterator[Connection]:
@@ -119,7 +119,7 @@ class MutedDatabase(Database):
 
 
 class DyingProvider(ProviderClient):
-    """The worker dies while the call is out, or as soon as its answer is in."""
+    """Kills the worker while the call runs, or as soon as its answer has arrived."""
 
     def __init__(self, world: "World", step: Step) -> None:
         super().__init__(f"{world.provider_url}/v1", PROVIDER_KEY)
@@ -160,7 +160,7 @@ class DyingProvider(ProviderClient):
         thread = Thread(target=calling, daemon=True)
         thread.start()
         await_until(lambda: self._world.calls(request_id), 10, "the call never arrived")
-        handle.abort(AbortReason.RELEASED)  # the dead process's sockets are closed by its system
+        handle.abort(AbortReason.RELEASED)  # the operating system closes the sockets of a dead process
         thread.join()
         raise Killed
 
@@ -171,7 +171,7 @@ class DyingNotifier(Notifier):
         raise Killed
 
 
-class DyingDispatcher(TaskQueue):
+class DyingTaskQueue(TaskQueue):
     def enqueue(self, job_ids: Sequence[str]) -> int:
         super().enqueue(job_ids)
         raise Killed
@@ -186,7 +186,7 @@ def provider_url() -> Iterator[str]:
 
 @dataclass
 class World:
-    """A worker that dies, one that lives on, and the provider."""
+    """A worker that dies, one that survives, and the provider."""
 
     database: Database
     records: Records
@@ -197,8 +197,8 @@ class World:
 
     def run_attempt(self, job: Job, dies_at: Step) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        task_queue = DyingDispatcher if dies_at is Step.ANNOUNCED else TaskQueue
-        notifier = DyingNotifier if dies_at is Step.ANNOUNCED else Notifier
+        task_queue = DyingTaskQueue if dies_at is Step.PUBLISHED else TaskQueue
+        notifier = DyingNotifier if dies_at is Step.PUBLISHED else Notifier
         database = DyingDatabase(self.database.url.render_as_string(hide_password=False), dies_at)
         try:
             executor = self._executor(
@@ -215,9 +215,9 @@ class World:
         self._executor(database, provider, TaskQueue(create_celery(settings), get_names), Notifier).run(job.id)
         database.close()
 
-    def lose_the_word_of_a_claim(self, job: Job) -> None:
+    def lose_the_confirmation_of_a_claim(self, job: Job) -> None:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        database = MutedDatabase(self.database.url.render_as_string(hide_password=False))
+        database = UnconfirmingDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
         message = TaskQueue(create_celery(settings), get_names)
         self._executor(database, provider, message, Notifier).run(job.id)
@@ -239,7 +239,7 @@ class World:
         silent_since = datetime.now(UTC) - WORKER_TIMEOUT - SECOND
         with self.database.begin() as tx:
             worker_id = register(tx, "a-host", 4711, 10, silent_since)
-        announcing = notifier(connect(self.valkey_url), get_names)
+        publisher = notifier(connect(self.valkey_url), get_names)
         return Executor(
             database,
             provider,
@@ -249,17 +249,17 @@ class World:
                 database, ProviderLimitSettings(self.provider_url), WORKER_TIMEOUT, self.clock
             ),
             calls=InFlightCalls(on_end=lambda: None),
-            live=LiveLog(database, announcing),
+            live=LiveLog(database, publisher),
             pending_outcomes=PendingOutcomes(self.folder),
             catalogue=Catalogue([MODEL]),
             task_queue=task_queue,
-            notifier=announcing,
+            notifier=publisher,
             clock=self.clock,
             jitter=lambda: 0.5,
         )
 
     def take_over(self, job: Job) -> Job:
-        """What another worker's maintenance and slots make of it."""
+        """Let another worker's maintenance and slots finish the job."""
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         message, notifier = TaskQueue(create_celery(settings), get_names), Notifier(connect(self.valkey_url), get_names)
         survivor = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
@@ -290,7 +290,7 @@ def world(
 
 
 LOST, COMPLETED, FAILED = Outcome.LOST, Outcome.COMPLETED, Outcome.FAILED
-# step -> how the attempts end and how many calls the provider gets, for who wants a retry and for who doesn't
+# step -> outcomes of the attempts and number of calls: for a job that wants a retry, and for one that does not
 EXPECTED = {
     Step.CLAIMING: ([COMPLETED], 1, [COMPLETED], 1),
     Step.CLAIMED: ([LOST, COMPLETED], 1, [LOST], 0),
@@ -298,7 +298,7 @@ EXPECTED = {
     Step.ANSWERED: ([LOST, COMPLETED], 2, [LOST], 1),
     Step.RECORDING: ([LOST, COMPLETED], 2, [LOST], 1),
     Step.RECORDED: ([COMPLETED], 1, [COMPLETED], 1),
-    Step.ANNOUNCED: ([COMPLETED], 1, [COMPLETED], 1),
+    Step.PUBLISHED: ([COMPLETED], 1, [COMPLETED], 1),
 }
 
 
@@ -318,14 +318,14 @@ def test_a_job_ends_once_wherever_its_worker_is_killed(step: Step, policy: OnUnk
     assert (ended.cost.microusd if ended.cost else 0) == (booked if ended.status is Status.COMPLETED else 0)
     before = _rows_of_jobs(world)
     world.take_over(job)
-    assert _rows_of_jobs(world) == before, "something happened to it after its end"
+    assert _rows_of_jobs(world) == before, "it changed after its end"
 
 
 @pytest.mark.parametrize("step", list(Step))
 def test_a_failed_attempt_is_followed_by_one_more_wherever_its_worker_is_killed(step: Step, world: World) -> None:
     job = world.records.submit_job(input="[[sim: 503, then full]] Hello")
     with pytest.raises(Killed):
-        world.run_attempt(job, dies_at=step) if step is not Step.ANNOUNCED else _announce_a_retry(world, job)
+        world.run_attempt(job, dies_at=step) if step is not Step.PUBLISHED else _publish_a_retry(world, job)
     ended = world.take_over(job)
     assert ended.status is Status.COMPLETED
     outcomes = world.outcomes(job)
@@ -351,16 +351,16 @@ def test_a_database_that_is_away_before_a_call_is_sent_costs_the_job_no_attempt(
 @pytest.mark.parametrize("policy", list(OnUnknownOutcome))
 def test_a_claim_that_is_never_confirmed_costs_the_job_no_attempt(policy: OnUnknownOutcome, world: World) -> None:
     job = world.records.submit_job(input="[[sim: full]] Hello", on_unknown_outcome=policy, max_attempts=1)
-    world.lose_the_word_of_a_claim(job)
+    world.lose_the_confirmation_of_a_claim(job)
     assert world.records.reload(job).status is Status.QUEUED
     assert world.take_over(job).status is Status.COMPLETED
     assert world.outcomes(job) == [Outcome.RELEASED, COMPLETED]
     assert len(world.calls(job.id)) == 1
 
 
-def _announce_a_retry(world: World, job: Job) -> None:
-    """A retry that is due later is announced by nobody: the worker dies after its last step."""
-    world.run_attempt(job, dies_at=Step.ANNOUNCED)
+def _publish_a_retry(world: World, job: Job) -> None:
+    """Run an attempt whose retry is due later. No message is sent for it, so the worker dies after its last step."""
+    world.run_attempt(job, dies_at=Step.PUBLISHED)
     raise Killed
 
 

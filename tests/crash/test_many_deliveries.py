@@ -1,4 +1,4 @@
-"""Two thousand webhooks while workers are killed and the broker is flushed, over and over."""
+"""Two thousand webhooks while workers are killed and the broker is flushed again and again."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Processes are killed, stopped and flushed under load; then the rows and the provider's ledger are counted."""
+"""Processes are killed, stopped and flushed under load; then the rows and the provider's calls are compared."""
 
 import signal
 import time
@@ -45,8 +45,8 @@ def test_a_killed_workers_jobs_run_again_elsewhere(stack: Stack) -> None:
 
 
 @pytest.mark.one_database
-def test_an_answer_is_recorded_at_once_though_the_broker_hangs(stack: Stack, valkey: ValkeyServer) -> None:
-    """Telling of the first takes seconds then; whoever dies or is cancelled meanwhile would lose what was paid for."""
+def test_an_answer_is_recorded_at_once_while_the_broker_hangs(stack: Stack, valkey: ValkeyServer) -> None:
+    """Publishing the first one takes seconds then. A worker that dies in that time would lose billed answers."""
     jobs = [stack.submit(f"[[sim: full delay={delay}]] Hello") for delay in (2, 2.3)]
     for job_id in jobs:
         await_call(stack, job_id)
@@ -57,7 +57,7 @@ def test_an_answer_is_recorded_at_once_though_the_broker_hangs(stack: Stack, val
 
 
 @pytest.mark.one_database
-def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack) -> None:
+def test_a_lost_call_of_a_job_that_allows_one_call_is_not_repeated(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_call(stack, job_id)
     stack.worker_processes[0].kill()
@@ -68,7 +68,7 @@ def test_a_lost_call_is_not_repeated_for_who_asked_for_at_most_once(stack: Stack
 
 
 @pytest.mark.one_database
-def test_a_frozen_workers_late_answer_is_taken_and_booked(stack: Stack) -> None:
+def test_a_paused_workers_late_answer_is_adopted_and_booked(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=2 text=first, then full delay=60 text=second]] Hello")
     await_call(stack, job_id)
     frozen = stack.worker_processes[0]
@@ -103,7 +103,7 @@ def test_a_stopping_worker_lets_its_calls_finish_and_claims_no_more(stack: Stack
 
 
 @pytest.mark.one_database
-def test_what_outlasts_the_grace_is_handed_back_without_a_failure(stack: Stack) -> None:
+def test_a_call_that_outlasts_the_grace_is_released_without_a_failure(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=60, then full]] Hello", max_attempts=1)
     await_call(stack, job_id)
     worker = stack.worker_processes[0]
@@ -136,7 +136,7 @@ def test_submits_are_accepted_while_the_broker_is_away(stack: Stack, valkey: Val
     assert len(stack.calls()) == len(jobs) + 1
 
 
-def test_a_killed_api_loses_nothing_it_answered_for(stack: Stack) -> None:
+def test_a_killed_api_loses_nothing_it_has_confirmed(stack: Stack) -> None:
     job_id = stack.submit("[[sim: full delay=1]] Hello")
     stack.api.kill()
     stack.start_api()
@@ -146,7 +146,7 @@ def test_a_killed_api_loses_nothing_it_answered_for(stack: Stack) -> None:
 
 @pytest.mark.long
 def test_a_database_that_is_long_away_costs_no_answer_and_no_second_call(valkey: ValkeyServer, tmp_path: Path) -> None:
-    """All workers are silent together for longer than the timeout: none of them is given up for it."""
+    """All workers are silent together for longer than the timeout, and none of them is marked dead."""
     environment = {"BACKBURNER_WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT)}
     with PostgresServer() as postgres, Stack(postgres.url, valkey.url, tmp_path, environment, workers=2) as stack:
         outlasting = [stack.submit(f"[[sim: full delay={4 * WORKER_TIMEOUT + 2}]] Hello") for _ in range(10)]

@@ -1,4 +1,4 @@
-"""Workers that are stopped while the database takes no writes: no paid answer is lost, and none is bought again."""
+"""Workers are stopped while the database takes no writes: no billed answer is lost, and none is billed again."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from tests.crash.locked_database import (
     await_end,
     await_files,
     start,
-    was_bought_once,
+    was_billed_once,
 )
 from tests.support.stack import Stack
 from tests.support.valkey import ValkeyServer
@@ -29,18 +29,18 @@ def stack(database_url: str, valkey: ValkeyServer, tmp_path: Path) -> Iterator[S
         yield started
 
 
-def test_a_worker_that_is_to_stop_waits_for_the_database(stack: Stack) -> None:
+def test_a_stopping_worker_waits_for_the_database(stack: Stack) -> None:
     worker = stack.worker_processes[0]
     with answers_that_cannot_be_recorded(stack) as job_ids:
         worker.signal(signal.SIGTERM)
         await_files(stack)
     assert await_end(stack, worker, 20) == 0
-    assert was_bought_once(stack, job_ids)
+    assert was_billed_once(stack, job_ids)
     assert unrecorded_files(stack.data_dir) == []
 
 
 @pytest.mark.one_database
-def test_what_a_killed_worker_could_not_record_is_recorded_by_the_next(stack: Stack) -> None:
+def test_outcomes_that_a_killed_worker_could_not_record_are_recorded_by_the_next(stack: Stack) -> None:
     worker = stack.worker_processes[0]
     with answers_that_cannot_be_recorded(stack) as job_ids:
         worker.signal(signal.SIGTERM)
@@ -54,15 +54,15 @@ def test_what_a_killed_worker_could_not_record_is_recorded_by_the_next(stack: St
     foreign.write_text(files[0].read_text().replace(job_ids[0], "resp_of_another_database"))
     other_database = files[1].rename(files[1].with_suffix(".unknown"))  # as a start on another database would
     stack.start_worker()
-    assert was_bought_once(stack, job_ids)
+    assert was_billed_once(stack, job_ids)
     assert unrecorded_files(stack.data_dir) == []
     assert not other_database.exists()
     assert all(each.with_suffix(".unknown").exists() for each in (unreadable, foreign))
 
 
 @pytest.mark.long
-def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
-    """Told by a second Ctrl-C, or by SIGQUIT; although it cannot end what hangs in the database."""
+def test_a_worker_that_has_to_end_at_once_leaves_files(postgres_url: str, valkey: ValkeyServer, tmp_path: Path) -> None:
+    """By a second Ctrl-C or SIGQUIT, even if a statement hangs in the database."""
     with start(postgres_url, valkey, tmp_path) as stack:
         worker = stack.worker_processes[0]
         with answers_that_cannot_be_recorded(stack) as job_ids:
@@ -72,15 +72,15 @@ def test_a_worker_that_is_to_end_at_once_leaves_files(postgres_url: str, valkey:
             assert await_end(stack, worker, 30) == os.EX_TEMPFAIL
             await_files(stack)
         stack.start_worker()
-        assert was_bought_once(stack, job_ids)
+        assert was_billed_once(stack, job_ids)
         assert unrecorded_files(stack.data_dir) == []
 
 
 @pytest.mark.long
-def test_a_locked_job_of_a_killed_worker_holds_up_neither_the_next_start_nor_the_others(
+def test_a_locked_job_of_a_killed_worker_delays_neither_the_next_start_nor_other_jobs(
     postgres_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    """Somebody's open transaction has the row of one of them."""
+    """Another session's open transaction holds the row of one of them."""
     with start(postgres_url, valkey, tmp_path) as stack:
         worker = stack.worker_processes[0]
         with answers_that_cannot_be_recorded(stack) as job_ids:

@@ -1,4 +1,4 @@
-"""Paid answers that cannot be recorded for longer than anything waits but a worker that holds them."""
+"""Billed answers that cannot be recorded for longer than anything but their worker waits."""
 
 import signal
 import sqlite3
@@ -19,7 +19,7 @@ from tests.crash.locked_database import (
     await_end,
     await_files,
     start,
-    was_bought_once,
+    was_billed_once,
 )
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -45,14 +45,14 @@ def test_neither_the_grace_nor_the_time_for_recording_ends_a_worker_that_holds_a
             )
             assert worker.popen.poll() is None
         assert await_end(stack, worker, 20) == 0
-        assert was_bought_once(stack, job_ids)
+        assert was_billed_once(stack, job_ids)
         assert unrecorded_files(tmp_path) == []
 
 
-def test_a_worker_on_the_same_folder_records_what_a_killed_one_has_left(
+def test_a_worker_with_the_same_folder_records_the_outcomes_of_a_killed_one(
     postgres_url: str, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
-    """As under `backburner worker --processes 2`: it took the calls for lost before the killed one was back."""
+    """As under `backburner worker --processes 2`: it treated the calls as lost before the killed one was back."""
     with start(postgres_url, valkey, tmp_path, workers=2, worker_timeout_seconds="3") as stack:
         with answers_that_cannot_be_recorded(stack) as job_ids:
             await_files(stack)
@@ -63,7 +63,7 @@ def test_a_worker_on_the_same_folder_records_what_a_killed_one_has_left(
             assert found is not None
             [killed] = [each for each in stack.worker_processes if each.popen.pid == found[0]]
             killed.kill()
-        assert was_bought_once(stack, job_ids)
+        assert was_billed_once(stack, job_ids)
         await_until(lambda: unrecorded_files(tmp_path) == [], 10, stack.logs)
 
 

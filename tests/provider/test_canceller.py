@@ -1,4 +1,4 @@
-"""What was bought in background mode for a job that ended while nobody held it is cancelled, and booked."""
+"""Background responses of jobs that ended without a worker are cancelled at the provider, and booked."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -44,7 +44,7 @@ class World:
         self.canceller = Canceller(records.database, client.cancel, Catalogue([MODEL]))
 
     def orphan(self, response_id: str | None = THEIRS) -> Job:
-        """A job that is queued again, and whose last call has bought what nobody holds."""
+        """Return a job that is queued again and whose last call has started a response that no worker holds."""
         job, attempt = self.records.claim(self.records.submit_job())
         return self.lose(job, attempt, response_id)
 
@@ -83,7 +83,7 @@ def test_a_job_that_ended_while_it_waited_to_be_resumed_is_cancelled_there(verb:
     assert (world.run(), len(world.cancelled)) == (0, 1), "once is enough"
 
 
-def test_so_is_what_an_erased_job_left(world: World) -> None:
+def test_the_response_of_an_erased_job_is_cancelled(world: World) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     with world.records.database.begin() as tx:
         erase(tx, job)
@@ -92,7 +92,7 @@ def test_so_is_what_an_erased_job_left(world: World) -> None:
     assert (attempt.outcome, attempt.error_message) == (Outcome.CANCELLED, None)
 
 
-def test_so_is_what_was_handed_back_at_a_shutdown(world: World, clock: Clock) -> None:
+def test_a_response_released_at_a_shutdown_is_cancelled(world: World, clock: Clock) -> None:
     job, attempt = world.records.claim(world.records.submit_job())
     with world.records.database.begin() as tx:
         note_response(tx, attempt, THEIRS)
@@ -103,7 +103,7 @@ def test_so_is_what_was_handed_back_at_a_shutdown(world: World, clock: Clock) ->
     assert world.attempts(job)[0].outcome is Outcome.CANCELLED
 
 
-def test_what_was_made_before_is_booked_and_the_end_stands(world: World) -> None:
+def test_an_answer_finished_before_is_booked_and_the_end_stands(world: World) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     world.provider.answer = lambda *_: (200, MADE)
     assert world.run() == 1
@@ -116,7 +116,7 @@ def test_what_was_made_before_is_booked_and_the_end_stands(world: World) -> None
     assert (ended.status, ended.cost) == (Status.CANCELLED, cost)
 
 
-def test_what_somebody_still_wants_or_has_is_left_alone(world: World) -> None:
+def test_a_response_that_is_still_wanted_or_held_is_left_alone(world: World) -> None:
     world.orphan()
     taken, fetching = world.records.claim(world.orphan("resp_2"))
     resumed, fetched = world.records.claim(world.orphan("resp_3"))
@@ -135,7 +135,7 @@ def test_a_response_that_was_resumed_and_lost_again_is_cancelled_once(world: Wor
     assert [each.outcome for each in world.attempts(job)] == [Outcome.LOST, Outcome.CANCELLED]
 
 
-def test_a_job_that_is_revived_before_goes_on_with_what_it_bought(world: World, clock: Clock) -> None:
+def test_a_job_that_is_retried_before_resumes_its_response(world: World, clock: Clock) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     with world.records.database.begin() as tx:
         retried = retry_job(tx, job, clock(), clock() + timedelta(hours=1))
@@ -143,7 +143,7 @@ def test_a_job_that_is_revived_before_goes_on_with_what_it_bought(world: World, 
     assert world.records.claim(retried)[1].resumes == THEIRS
 
 
-def test_a_job_that_is_revived_after_buys_anew(world: World, clock: Clock) -> None:
+def test_a_job_that_is_retried_after_makes_a_new_call(world: World, clock: Clock) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     world.run()
     with world.records.database.begin() as tx:
@@ -152,7 +152,7 @@ def test_a_job_that_is_revived_after_buys_anew(world: World, clock: Clock) -> No
 
 
 @pytest.mark.parametrize("status", [404, 405, 400])
-def test_what_the_provider_no_longer_knows_is_not_asked_for_again(status: int, world: World, clock: Clock) -> None:
+def test_a_response_that_the_provider_lacks_is_not_asked_for_again(status: int, world: World, clock: Clock) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     world.provider.answer = lambda *_: (status, {"message": "Response not found."})
     assert world.run() == 1
@@ -173,7 +173,7 @@ def test_what_the_provider_no_longer_knows_is_not_asked_for_again(status: int, w
         (200, {**CANCELLED, "status": "in_progress"}),
     ],
 )
-def test_what_it_does_not_say_is_asked_again(answer: Answer, world: World) -> None:
+def test_a_cancellation_without_a_clear_reply_is_repeated(answer: Answer, world: World) -> None:
     job = world.records.move(Verb.CANCEL, world.orphan())
     other = world.records.move(Verb.CANCEL, world.orphan("resp_other"))
     world.provider.answer = lambda _method, path, _query: (200, CANCELLED) if "other" in path else answer
@@ -185,7 +185,7 @@ def test_what_it_does_not_say_is_asked_again(answer: Answer, world: World) -> No
     assert world.run() == 1
 
 
-def test_an_age_later_nobody_asks(world: World, clock: Clock) -> None:
+def test_after_the_window_nothing_is_asked(world: World, clock: Clock) -> None:
     world.records.move(Verb.CANCEL, world.orphan())
     clock.advance(WINDOW)
     assert (world.run(), world.cancelled) == (0, [])

@@ -1,4 +1,4 @@
-"""What the provider keeps for its background mode is deleted there once its client wants it stored nowhere."""
+"""Copies that the provider keeps for its background mode are deleted once they must not be stored."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,14 +32,14 @@ class World:
         client = ProviderClient(f"{provider.url}/v1", SecretStr("a-key"), transport=Transport.BACKGROUND)
         self.eraser = Eraser(records.database, client.delete)
 
-    def bought(self, response_id: str = THEIRS, *, store: bool = False) -> tuple[Job, Attempt]:
+    def started(self, response_id: str = THEIRS, *, store: bool = False) -> tuple[Job, Attempt]:
         job, attempt = self.records.claim(self.records.submit_job(store=store))
         with self.records.database.begin() as tx:
             note_response(tx, attempt, response_id)
         return job, attempt
 
     def fetched(self, response_id: str = THEIRS, *, store: bool = False) -> Job:
-        job, attempt = self.bought(response_id, store=store)
+        job, attempt = self.started(response_id, store=store)
         return self.records.end(job, attempt, Verb.COMPLETE, replace(ANSWER, provider_response_id=response_id))
 
     def erase(self, job: Job) -> None:
@@ -60,22 +60,22 @@ def world(records: Records) -> Iterator[World]:
         yield World(records, provider)
 
 
-def test_what_was_not_to_be_stored_is_deleted_once_it_was_fetched(world: World) -> None:
-    job, attempt = world.bought()
+def test_an_unstored_response_is_deleted_once_it_was_fetched(world: World) -> None:
+    job, attempt = world.started()
     assert (world.run(), world.deleted) == (0, []), "it has yet to be fetched"
     world.records.end(job, attempt, Verb.COMPLETE, ANSWER)
     assert (world.run(), world.deleted) == (1, [f"/v1/responses/{THEIRS}"])
     assert (world.run(), len(world.deleted)) == (0, 1), "once is enough"
 
 
-def test_what_may_be_stored_stays_until_it_is_erased_here(world: World) -> None:
+def test_a_stored_response_stays_until_it_is_erased_here(world: World) -> None:
     job = world.fetched(store=True)
     assert (world.run(), world.deleted) == (0, [])
     world.erase(job)
     assert (world.run(), world.deleted) == (1, [f"/v1/responses/{THEIRS}"])
 
 
-def test_what_was_erased_here_before_the_provider_named_it_is_deleted_there(world: World) -> None:
+def test_a_response_erased_here_before_the_provider_gave_its_id_is_deleted_there(world: World) -> None:
     job, attempt = world.records.claim(world.records.submit_job())
     world.erase(world.records.move(Verb.CANCEL, job))
     with world.records.database.begin() as tx:
@@ -86,8 +86,8 @@ def test_what_was_erased_here_before_the_provider_named_it_is_deleted_there(worl
     assert (world.run(), world.deleted) == (1, [f"/v1/responses/{THEIRS}"])
 
 
-def test_what_a_job_may_yet_resume_is_left_alone(world: World) -> None:
-    job, attempt = world.bought()
+def test_a_response_that_a_job_may_resume_is_left_alone(world: World) -> None:
+    job, attempt = world.started()
     with world.records.database.begin() as tx:
         close_lost(tx, job.id, attempt.number, world.records.clock(), Failure(ErrorKind.LOST, "It fell silent."))
     queued = world.records.move(Verb.RESCUE, job, available_at=world.records.clock())
@@ -119,14 +119,14 @@ def test_an_outage_forgets_no_copy(answer: Answer, world: World) -> None:
 
 
 @pytest.mark.parametrize(("status", "deleted"), [(404, 1), (410, 1), (405, 0), (501, 0)])
-def test_what_is_gone_or_cannot_be_deleted_is_not_asked_for_again(status: int, deleted: int, world: World) -> None:
+def test_a_copy_that_is_gone_or_undeletable_is_not_asked_for_again(status: int, deleted: int, world: World) -> None:
     world.fetched()
     world.provider.answer = lambda *_: (status, {"message": "Cannot DELETE"})
     assert world.run() == deleted
     assert (world.run(), len(world.deleted)) == (0, 1)
 
 
-def test_an_age_later_nobody_asks(world: World, clock: Clock) -> None:
+def test_after_the_window_nothing_is_asked(world: World, clock: Clock) -> None:
     world.fetched()
     clock.advance(WINDOW)
     assert (world.run(), world.deleted) == (0, [])

@@ -1,4 +1,4 @@
-"""The worker's pool is gevent's: whatever holds for threads has to hold for its greenlets."""
+"""The worker's pool is gevent's: what is tested with threads must also hold for greenlets."""
 
 import subprocess
 import sys

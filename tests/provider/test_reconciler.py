@@ -43,7 +43,7 @@ CUT = CallReport(Failure(ErrorKind.INTERRUPTED, "The line went dead."))
 
 
 class World:
-    """Jobs whose answers were lost, the log, and who asks it."""
+    """Jobs whose answers were lost, the log, and the reconciler."""
 
     def __init__(self, records: Records, clock: Clock, provider: Routes) -> None:
         self.records = records
@@ -107,7 +107,7 @@ class TestWhatItSays:
         assert (world.ask(), len(world.provider.asked)) == (0, asked), "nothing is left to ask about"
         assert world.provider.keys == {"Bearer a-key"}
 
-    def test_a_call_that_failed_lets_the_parked_job_run_and_rings(self, world: World) -> None:
+    def test_a_call_that_failed_enqueues_the_parked_job(self, world: World) -> None:
         job = world.park()
         world.show(job, "failed", cost={"usd": 0})
         assert world.ask() == 1
@@ -116,7 +116,7 @@ class TestWhatItSays:
         assert world.broker.enqueued == [job.id]
         world.records.claim(free)
 
-    def test_a_call_that_ran_ends_the_parked_job_and_tells(self, world: World) -> None:
+    def test_a_call_that_ran_ends_the_parked_job_and_notifies(self, world: World) -> None:
         job = world.park()
         world.show(job)
         world.ask()
@@ -133,7 +133,7 @@ class TestWhatItSays:
         assert world.ask() == 1
         assert world.records.reload(job).parked_until is None
 
-    def test_what_it_never_shows_ends_with_the_patience(self, world: World, clock: Clock) -> None:
+    def test_a_call_that_it_never_shows_fails_after_the_longest_wait(self, world: World, clock: Clock) -> None:
         job = world.park()
         for _ in range(3):
             clock.advance(WAIT / 3 - SECOND)
@@ -169,14 +169,14 @@ class TestWhatItSays:
         assert world.ask() == 1
         assert [query["offset"] for _, _, query in world.provider.asked] == ["0", str(PAGE)]
 
-    def test_and_not_for_ever(self, world: World) -> None:
+    def test_it_reads_a_bounded_number_of_pages(self, world: World) -> None:
         world.lose()
         world.clock.advance(AFTER)
         world.rows = [{}] * (PAGE * (MOST_PAGES + 5))
         assert world.ask() == 0
         assert len(world.provider.asked) == MOST_PAGES
 
-    def test_it_stops_when_told_to(self, world: World) -> None:
+    def test_it_stops_when_asked_to(self, world: World) -> None:
         world.lose()
         world.clock.advance(AFTER)
         world.show(world.lose()[0])
@@ -207,7 +207,7 @@ class TestWhatItSays:
 
 class TestWhatItCannotSay:
     @pytest.mark.parametrize("status", [404, 405, 501, 401, 403])
-    def test_without_a_log_nobody_waits(self, status: int, world: World, clock: Clock) -> None:
+    def test_without_a_log_no_job_waits(self, status: int, world: World, clock: Clock) -> None:
         job = world.park()
         world.provider.answer = lambda *_: (status, {"message": "No."})
         assert world.ask() == 0
@@ -222,7 +222,7 @@ class TestWhatItCannotSay:
         clock.advance(2 * SECOND)
         world.park()
 
-    def test_who_was_parked_without_knowing_is_let_go_too(self, world: World) -> None:
+    def test_a_job_parked_by_a_worker_that_did_not_know_is_ended_too(self, world: World) -> None:
         first, second = world.park(), world.park()
         world.provider.answer = lambda *_: (404, {})
         world.ask()
@@ -290,7 +290,7 @@ class TestWhatItCannotSay:
             {"client_request_id": "resp_another:1"},
         ],
     )
-    def test_a_row_that_cannot_be_believed_is_passed_over(self, row: dict[str, Any], world: World) -> None:
+    def test_a_row_that_makes_no_sense_is_skipped(self, row: dict[str, Any], world: World) -> None:
         job = world.park()
         world.show(job, **row)
         assert world.ask() == 0
@@ -303,7 +303,7 @@ class TestWhatItCannotSay:
             assert entry is not None
             assert (entry.cost.microusd, entry.usage) == (500_000, Usage())
 
-    def test_a_failure_that_cost_something_was_a_purchase(self) -> None:
+    def test_a_failure_that_cost_something_ran(self) -> None:
         entry = read_entry({"status": "failed", "cost": {"usd": 0.5}})
         assert entry is not None
         assert entry.ran

@@ -1,4 +1,4 @@
-"""The calls in flight, and which of them a word from outside ends."""
+"""The calls in flight, and those that a stop message ends."""
 
 from datetime import timedelta
 from time import monotonic
@@ -12,7 +12,7 @@ from worker.provider.call_handle import CallHandle
 
 
 @pytest.mark.parametrize(("last", "ended"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2])])
-def test_a_late_word_ends_no_call_that_began_after_it_was_said(last: int, ended: list[int]) -> None:
+def test_a_late_stop_message_ends_no_call_that_began_after_it(last: int, ended: list[int]) -> None:
     calls = InFlightCalls(on_end=lambda: None)
     handles = {number: CallHandle() for number in (1, 2)}
     stranger = CallHandle()
@@ -34,7 +34,7 @@ def test_a_slot_comes_free_when_its_call_ends() -> None:
 
 
 @pytest.mark.timeout(10)
-def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
+def test_a_stop_message_for_a_huge_attempt_number_takes_no_time() -> None:
     calls, handle = InFlightCalls(on_end=lambda: None), CallHandle()
     calls.begin(an_attempt("resp_1", 1), handle, timedelta(minutes=1))
     calls.abort("resp_2", 10**100, AbortReason.CANCELLED)
@@ -43,7 +43,7 @@ def test_a_word_that_names_a_huge_attempt_takes_no_time() -> None:
     assert handle.aborted is AbortReason.CANCELLED
 
 
-def test_a_text_that_came_while_the_process_was_frozen_is_no_stall() -> None:
+def test_a_text_that_came_while_the_process_was_paused_is_no_stall() -> None:
     handle, now = CallHandle(), monotonic()
     handle.set_idle_timeout(1.0)
     handle.check_timeouts(now + 600, frozen=600)

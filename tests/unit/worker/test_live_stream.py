@@ -1,4 +1,4 @@
-"""Whatever a provider says in its stream, what is passed on is a sequence that every SDK's helper accepts."""
+"""Whatever the provider's stream contains, the emitted events are a sequence that every SDK's helper accepts."""
 
 import json
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def attempt(number: int = 1) -> Attempt:
 
 
 def emitted(*on_events: Json | bytes, last: Chunk | None = None) -> Chunk | None:
-    """What is passed on of what was heard."""
+    """Return the events that are emitted for those received."""
     output = LiveOutput(attempt(1 if last is None else 2), last, Signal())
     assembly = StreamAssembly(limit=1_000_000, on_events=output.record, emitted=output.emitted)
     for each in on_events:
@@ -73,7 +73,7 @@ def part(index: int = 0, content_index: int = 0, kind: str = "output_text") -> J
     return {"type": "response.content_part.added", **place, "part": {"type": kind, "text": "early"}}
 
 
-def test_an_event_is_told_under_our_places() -> None:
+def test_an_event_is_emitted_under_our_indices() -> None:
     events = events_of(added(index=4), part(4), delta(4))
     assert [each["output_index"] for each in events] == [0, 0, 0]
     assert events[0]["item"] == {
@@ -94,7 +94,7 @@ def test_an_event_is_told_under_our_places() -> None:
     }
 
 
-def test_a_part_that_was_never_begun_begins_with_its_first_delta() -> None:
+def test_a_part_without_a_beginning_begins_with_its_first_delta() -> None:
     assert [each["type"] for each in events_of(added(), delta(), delta(content_index=1))] == [
         "response.output_item.added",
         "response.content_part.added",
@@ -125,7 +125,7 @@ def test_a_part_that_was_never_begun_begins_with_its_first_delta() -> None:
         part(),
     ],
 )
-def test_what_says_nothing_yet_is_left_out(on_events: Json | bytes) -> None:
+def test_events_without_content_are_left_out(on_events: Json | bytes) -> None:
     before = events_of(added(), part())
     assert events_of(added(), part(), on_events) == before
     assert [each["type"] for each in events_of(added(), part(), on_events, delta())][-1] == "response.output_text.delta"
@@ -143,7 +143,7 @@ def test_what_says_nothing_yet_is_left_out(on_events: Json | bytes) -> None:
         {**delta(), "item_id": None, "output_index": None},
     ],
 )
-def test_a_text_is_told_once_whatever_its_indices(odd: Json) -> None:
+def test_a_text_is_emitted_once_whatever_its_indices(odd: Json) -> None:
     assert events_of(added(), part(), odd) == events_of(added(), part(), delta())
 
 
@@ -153,7 +153,7 @@ def test_an_item_without_an_id_gets_one() -> None:
     assert piece["item_id"] == begun["item"]["id"]
 
 
-def test_the_next_attempt_gives_no_name_that_was_told_before() -> None:
+def test_the_next_attempt_uses_no_id_that_was_emitted_before() -> None:
     lost = emitted(added(id="msg_0"), delta(text="Bl"))
     again = emitted(added(id="msg_0"), delta(text="Blue."), last=lost)
     assert lost is not None
@@ -163,7 +163,7 @@ def test_the_next_attempt_gives_no_name_that_was_told_before() -> None:
     assert len(set(names)) == 2
 
 
-def test_nothing_is_told_of_an_item_after_its_end() -> None:
+def test_nothing_is_emitted_for_an_item_after_its_end() -> None:
     done = {"type": "response.output_item.done", "output_index": 0, "item": {"id": "item_0", "type": "message"}}
     assert events_of(added(), done, delta(), done) == events_of(added(), done)
 
@@ -191,7 +191,7 @@ def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "told_last"),
+    ("answered", "emitted_last"),
     [
         ({"id": "a", "content": [{"type": "output_text"}]}, {"content": [{"type": "output_text"}]}),
         ({"id": "b", "content": [{"type": "output_text"}]}, {"status": "completed"}),
@@ -199,13 +199,13 @@ def test_the_next_attempt_closes_what_was_open_and_goes_on_behind_it() -> None:
     ],
 )
 def test_an_open_item_ends_as_the_answer_has_it_under_the_names_it_was_added_with(
-    answered: Json, told_last: Json
+    answered: Json, emitted_last: Json
 ) -> None:
     chunk = emitted(added(id="a"))
     assert chunk is not None
     [last, *_] = remaining_events(chunk.progress, [{"type": "message", **answered}])
     assert last["type"] == "response.output_item.done"
-    assert {name: last["item"][name] for name in told_last} == told_last
+    assert {name: last["item"][name] for name in emitted_last} == emitted_last
     assert (last["item"]["type"], last["item"]["id"]) == ("message", "a")
 
 
@@ -213,23 +213,23 @@ def arguments(text: str = "{}", index: int = 0) -> Json:
     return {"type": "response.function_call_arguments.delta", "output_index": index, "delta": text}
 
 
-def test_a_call_is_told_when_it_is_whole_and_in_its_order() -> None:
+def test_a_call_is_emitted_once_it_is_complete_and_in_order() -> None:
     call = {"id": "fc_1", "type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
     done = {"type": "response.output_item.done", "output_index": 0, "item": call}
     begun = [added("function_call", id="fc_1", call_id="call_1", name="f", arguments=""), arguments()]
     assert events_of(*begun) == []
-    told_last = events_of(*begun, added(index=1), done)
-    assert [(each["type"], each["output_index"]) for each in told_last] == [
+    emitted_last = events_of(*begun, added(index=1), done)
+    assert [(each["type"], each["output_index"]) for each in emitted_last] == [
         ("response.output_item.added", 0),
         ("response.output_item.added", 1),
         ("response.function_call_arguments.delta", 1),
         ("response.function_call_arguments.done", 1),
         ("response.output_item.done", 1),
     ]
-    assert told_last[-1]["item"] == call
+    assert emitted_last[-1]["item"] == call
 
 
-def test_a_call_that_is_said_to_begin_twice_keeps_what_it_has() -> None:
+def test_a_call_that_begins_twice_keeps_what_it_has() -> None:
     begun = added("function_call", id="fc_1", call_id="call_1", name="f", arguments="")
     call = {**begun["item"], "arguments": '{"a":1}'}
     done = {"type": "response.output_item.done", "output_index": 0, "item": call}
@@ -245,21 +245,21 @@ def test_a_call_that_ends_under_another_name_keeps_its_first() -> None:
 
 
 @pytest.mark.parametrize("kind", ["local_shell_call", "computer_call", "apply_patch_call", "mcp_approval_request"])
-def test_nothing_that_a_client_may_run_is_sent_half_made(kind: str) -> None:
+def test_no_call_that_a_client_may_run_is_sent_incomplete(kind: str) -> None:
     begun = added(kind, id="x_1", call_id="call_1", status="in_progress")
     assert events_of(begun) == []
     done = {"type": "response.output_item.done", "output_index": 0, "item": {**begun["item"], "status": "completed"}}
     assert [each["type"].rpartition(".")[2] for each in events_of(begun, done)] == ["added", "done"]
 
 
-def test_a_call_beyond_measure_is_left_to_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_that_is_too_large_is_left_to_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_stream, "MOST_UNWRITTEN", 2_000)
     begun = added("function_call", id="fc_1", call_id="call_1", arguments="")
     done = {"type": "response.output_item.done", "output_index": 0, "item": begun["item"]}
     assert events_of(begun, *[arguments("x" * 500)] * 10, done) == []
 
 
-def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
+def test_a_call_that_a_lost_attempt_left_incomplete_is_never_emitted() -> None:
     begun = [added("function_call", id="fc_1", call_id="call_1", arguments=""), arguments('{"city"'), added(index=1)]
     lost = emitted(*begun)
     assert lost is not None
@@ -268,7 +268,7 @@ def test_a_call_that_a_lost_attempt_left_half_made_is_never_told() -> None:
     assert [each["item"]["type"] for each in (*lost.events, *again.events)] == ["message"] * 3
 
 
-def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_grows_too_large_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_stream, "MOST_UNWRITTEN", 2_000)
     chunk = emitted(added(), *[delta(text="x" * 500)] * 100)
     assert chunk is not None
@@ -276,7 +276,7 @@ def test_a_stream_beyond_measure_falls_silent(monkeypatch: pytest.MonkeyPatch) -
     assert list(remaining_events(chunk.progress, [{"id": "item_0", "type": "message", "content": []}]))
 
 
-def test_a_fault_of_ours_costs_the_stream_and_not_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_ends_the_stream_but_not_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError
 
@@ -289,7 +289,7 @@ def test_a_fault_of_ours_costs_the_stream_and_not_the_call(monkeypatch: pytest.M
 
 
 class Helper:
-    """What the SDKs' helpers insist on, put together: the newest Python's and Node's, and 1.x with its positions."""
+    """Check all that the SDKs' helpers require: the newest Python's and Node's, and 1.x with its positions."""
 
     def __init__(self) -> None:
         self.items: list[Json] = []
@@ -351,7 +351,7 @@ parts: st.SearchStrategy[Json] = st.fixed_dictionaries(
     {"type": st.sampled_from(["output_text", "refusal", "reasoning_text", "summary_text", "other"])},
     optional={"text": st.text(max_size=3)},
 )
-heard_events: st.SearchStrategy[Json] = st.fixed_dictionaries(
+received_events: st.SearchStrategy[Json] = st.fixed_dictionaries(
     {"type": st.sampled_from(sorted(OUTPUT_TYPES)), "output_index": small},
     optional={
         "item": items,
@@ -369,7 +369,7 @@ usual = st.sampled_from(
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.lists(st.lists(st.one_of(usual, heard_events), max_size=25), max_size=3), st.lists(items, max_size=4))
+@given(st.lists(st.lists(st.one_of(usual, received_events), max_size=25), max_size=3), st.lists(items, max_size=4))
 def test_any_stream_and_any_answer_make_a_sequence_that_fits(streams: list[list[Json]], output: list[Json]) -> None:
     helper = Helper()
     last: Chunk | None = None

@@ -1,4 +1,4 @@
-"""What a process is short of, told from what it raised; and the slots that are left to it."""
+"""The resource that a process lacks, recognised by an exception, and the slots that remain."""
 
 import errno
 import resource
@@ -39,11 +39,11 @@ def raised_from(cause: BaseException) -> Exception:
         (RuntimeError("x"), None),
     ],
 )
-def test_whose_fault_it_is(cause: BaseException, what: str | None) -> None:
+def test_a_shortage_is_recognised(cause: BaseException, what: str | None) -> None:
     assert shortage_of(raised_from(cause)) == what
 
 
-def test_a_name_that_is_not_resolved_for_want_of_files() -> None:
+def test_a_name_that_is_not_resolved_for_lack_of_files() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
@@ -53,7 +53,7 @@ def test_a_name_that_is_not_resolved_for_want_of_files() -> None:
     assert found == "too many open files"
 
 
-def test_what_lacks_room_is_done_once_there_is_some() -> None:
+def test_a_write_that_lacks_room_is_done_once_there_is_some() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     later = Timer(0.2, resource.setrlimit, (resource.RLIMIT_NOFILE, limits))
     later.start()
@@ -91,15 +91,15 @@ def test_a_shortage_leaves_the_slots_that_found_room(registration: WorkerRegistr
             handle.trace("http11.send_request_headers.started", {"request": httpcore.Request("POST", "https://host/")})
         calls.begin(an_attempt(f"resp_{number}", 1), handle, timedelta(minutes=1))
     capacity.short_of("too many open files")
-    capacity.short_of("too many open files")  # each of those that found none says so
+    capacity.short_of("too many open files")  # every call without room reports it
     assert (registration.concurrency, registration.short_of) == (36, "too many open files")
-    assert not capacity.has_room(0)  # for a moment, as nothing is gained by asking at once
+    assert not capacity.has_room(0)  # for a moment, as another try at once would fail too
 
 
-def test_slots_come_back_the_faster_the_longer_nothing_is_short(
+def test_slots_are_raised_faster_the_longer_there_is_no_shortage(
     registration: WorkerRegistration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All were taken for some seconds by another: that does not cost half an hour at one slot."""
+    """A shortage of seconds that another process caused does not leave one slot for half an hour."""
     emitted: list[int] = []
     capacity = Capacity(registration, InFlightCalls(on_end=lambda: None))
     capacity.begin(100, resource.RLIM_INFINITY, emitted.append)
