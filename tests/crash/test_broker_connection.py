@@ -73,16 +73,16 @@ def test_a_broker_that_is_away_is_left_alone_for_a_moment(valkey: ValkeyServer) 
 
 def test_a_job_is_enqueued_again_after_the_broker_lost_everything(valkey: ValkeyServer) -> None:
     app = create_celery(load_settings(redis_url=valkey.url, data_dir="unused"))
-    message = TaskQueue(app, get_names)
-    assert message.enqueue(["resp_1", "resp_2"]) == 2
-    assert message.depth() == 2
+    task_queue = TaskQueue(app, get_names)
+    assert task_queue.enqueue(["resp_1", "resp_2"]) == 2
+    assert task_queue.depth() == 2
     valkey.flush()
-    assert message.depth() == 0
-    assert message.enqueue(["resp_1"])
-    assert message.depth() == 1
+    assert task_queue.depth() == 0
+    assert task_queue.enqueue(["resp_1"])
+    assert task_queue.depth() == 1
     with valkey.client() as client:
         assert EXECUTE.encode() in client.lrange(NAMES.calls, 0, -1)[0]
-    message.close()
+    task_queue.close()
 
 
 @pytest.mark.parametrize(("code", "fault"), NO_WRITES.items(), ids=NO_WRITES)

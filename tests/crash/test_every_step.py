@@ -219,8 +219,8 @@ class World:
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
         database = UnconfirmingDatabase(self.database.url.render_as_string(hide_password=False))
         provider = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
-        message = TaskQueue(create_celery(settings), get_names)
-        self._executor(database, provider, message, Notifier).run(job.id)
+        task_queue = TaskQueue(create_celery(settings), get_names)
+        self._executor(database, provider, task_queue, Notifier).run(job.id)
         database.close()
         claimed = self.records.reload(job)
         assert claimed.worker_id is not None, "the claim was not committed"
@@ -228,7 +228,7 @@ class World:
         notifier = Notifier(connect(self.valkey_url), get_names)
         assert (
             rescuer.rescue_orphans(
-                self.database, message, notifier, now, claimed.worker_id, InFlightCalls(lambda: None)
+                self.database, task_queue, notifier, now, claimed.worker_id, InFlightCalls(lambda: None)
             )
             == 1
         )
@@ -261,13 +261,16 @@ class World:
     def take_over(self, job: Job) -> Job:
         """Let another worker's maintenance and slots finish the job."""
         settings = load_settings(redis_url=self.valkey_url, data_dir="unused")
-        message, notifier = TaskQueue(create_celery(settings), get_names), Notifier(connect(self.valkey_url), get_names)
+        task_queue, notifier = (
+            TaskQueue(create_celery(settings), get_names),
+            Notifier(connect(self.valkey_url), get_names),
+        )
         survivor = ProviderClient(f"{self.provider_url}/v1", PROVIDER_KEY)
         for _ in range(4):
             now = self.clock.advance(WORKER_TIMEOUT)
-            rescuer.run_once(self.database, message, notifier, now, WORKER_TIMEOUT)
+            rescuer.run_once(self.database, task_queue, notifier, now, WORKER_TIMEOUT)
             deadlines.run_once(self.database, notifier, now)
-            self._executor(self.database, survivor, message, Notifier).run(job.id)
+            self._executor(self.database, survivor, task_queue, Notifier).run(job.id)
             if (current := self.records.reload(job)).status.is_terminal:
                 break
         return current
@@ -359,7 +362,7 @@ def test_a_claim_that_is_never_confirmed_costs_the_job_no_attempt(policy: OnUnkn
 
 
 def _publish_a_retry(world: World, job: Job) -> None:
-    """Run an attempt whose retry is due later. No message is sent for it, so the worker dies after its last step."""
+    """Run an attempt whose retry is due later. No task_queue is sent for it, so the worker dies after its last step."""
     world.run_attempt(job, dies_at=Step.PUBLISHED)
     raise Killed
 

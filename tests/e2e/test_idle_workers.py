@@ -68,8 +68,8 @@ def refusal(database_url: str, broker_url: str, data_dir: Path, *options: str) -
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("-X", NAMES.calls), "-Q and -X leave nobody to listen to backburner: "),
-        (("-Q", NAMES.calls), "-Q and -X leave nobody to listen to backburner.deliveries: "),
+        (("-X", NAMES.calls), "-Q and -X leave no consumer for backburner: "),
+        (("-Q", NAMES.calls), "-Q and -X leave no consumer for backburner.deliveries: "),
         (("--autoscale=10,3",), "--autoscale is not supported"),
     ],
     ids=["excluded", "one alone", "autoscale"],

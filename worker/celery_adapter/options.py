@@ -32,7 +32,7 @@ def refuse_idle_worker(worker: Any, app: Celery, names: Names) -> None:
     """
     missing = [each for each in (names.calls, names.deliveries) if each not in app.amqp.queues.consume_from]
     if missing:
-        raise SystemExit(f"-Q and -X leave nobody to listen to {' and '.join(missing)}: start the worker without them.")
+        raise SystemExit(f"-Q and -X leave no consumer for {' and '.join(missing)}: start the worker without them.")
     if worker.autoscale:
         raise SystemExit("--autoscale is not supported: BACKBURNER_WORKER_CONCURRENCY says how many calls run at once.")
     connection = BrokerConnection(app, keep=False)
