@@ -266,10 +266,9 @@ def damaged(draw: st.DrawFn, items: list[Json]) -> tuple[list[Json], bool, bool]
                 events.insert(place, event)
             case "swap" if place + 2 < len(events):
                 events[place : place + 2] = reversed(events[place : place + 2])
-            case "ids" if "item_id" in event:
-                events[place] = {**event, "item_id": "other"}
-            case "places" if "item_id" in event:
-                events[place] = {**event, "output_index": 77}
+            case "ids" | "places" if "item_id" in event:
+                loses_deltas |= events.count(event) > 1  # two copies that differ are two deltas
+                events[place] = {**event, **({"item_id": "other"} if kind == "ids" else {"output_index": 77})}
             case "numbers":
                 events = [{**each, "content_index": each["content_index"] + 1} if "content_index" in each else each
                           for each in events]  # fmt: skip
