@@ -1,8 +1,8 @@
-"""Whose key a request is made with.
+"""Authentication: find the API key of a request.
 
-The rows are asked at every request, so that a revoked key is refused at once; requests that come at the same time ask
-together (decision 0005). A create is checked with what they said of its key before, and asks them again in the
-transaction that accepts it: decision 0005.
+The database is read for every request, so that a revoked key is refused at once. Requests that come at the same time
+share one read. A create is checked with its key as last read; the transaction that submits its job reads the key again
+(decision 0005).
 """
 
 from collections import OrderedDict
@@ -23,26 +23,26 @@ UNKNOWN: Final = "Incorrect API key provided. Keys of this server are made by 'b
 
 
 class Callers:
-    """Finds callers by the secret that they send."""
+    """Finds API keys by the secrets of requests."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._asking = AsyncBatcher(self._find)
+        self._reads = AsyncBatcher(self._find)
         self._remembered: OrderedDict[str, ApiKey] = OrderedDict()
 
     async def find(self, secret: str | None) -> ApiKey:
-        """The key that `secret` is.
+        """Return the API key with this secret.
 
         Raises:
-            KeyRefused: there is none, or it is unknown or revoked.
+            KeyRefused: the secret is missing, unknown or revoked.
         """
         return await self.ask(_digest(secret))
 
     async def find_submitter(self, secret: str | None) -> "Submitter":
-        """Who submits with this secret, as the rows last told.
+        """Return the API key with this secret as last read; read it if it is not remembered.
 
         Raises:
-            KeyRefused: there is none; or, where it was not remembered, it is unknown or revoked.
+            KeyRefused: the secret is missing; or it had to be read, and is unknown or revoked.
         """
         sha256 = _digest(secret)
         remembered = self._remembered.get(sha256)
@@ -52,9 +52,9 @@ class Callers:
         return Submitter(remembered, sha256, self)
 
     async def ask(self, sha256: str) -> ApiKey:
-        """What the rows say now of the key with this digest; raises as `find`."""
+        """Read the API key with this SHA-256; raises as `find`."""
         try:
-            key = await self._asking.do(sha256)
+            key = await self._reads.do(sha256)
         except KeyRefused:
             self._remembered.pop(sha256, None)
             raise
@@ -65,7 +65,7 @@ class Callers:
         return key
 
     async def recheck(self, key: ApiKey) -> None:
-        """Ask once more before an answer is shown that a client has waited for.
+        """Read the key again, before an answer is sent for which a client has waited.
 
         Raises:
             KeyRefused: the key has been revoked meanwhile.
@@ -85,42 +85,42 @@ class Callers:
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Who wants a job made. What is read for him is read for the key that `confirmed` gives."""
+    """The API key of a create, as last read. Use `confirmed` before reading anything on its behalf."""
 
     last_known: ApiKey
     sha256: str
     _callers: Callers
 
     async def confirmed(self) -> ApiKey:
-        """The key as it is now.
+        """Read the key and return it.
 
         Raises:
-            KeyRefused: it is revoked.
+            KeyRefused: it has been revoked.
         """
         return self.still(await self._callers.ask(self.sha256))
 
     def still(self, key: ApiKey | None) -> ApiKey:
-        """`key`, which is what the rows say now; raises as `confirmed`."""
+        """Return `key`, which was just read, if it is the same one; raises as `confirmed`."""
         if key is None or key.id != self.last_known.id:
             raise _refusal(self.sha256, self.last_known)
         return key
 
 
 def was_revoked(key: ApiKey) -> KeyRefused:
-    """What somebody is told whose key was revoked while he waited."""
+    """Return the error for a key that was revoked while its client waited."""
     return KeyRefused(REVOKED, "revoked", key.sha256, key.id)
 
 
 def _refusal(sha256: str, revoked: ApiKey | None) -> KeyRefused:
-    # one wording for both: who has found an old key is not told that it was one
+    # one wording for both, so that a finder of an old key does not learn that it was valid
     return KeyRefused(UNKNOWN, "revoked" if revoked else "unknown", sha256, revoked.id if revoked else None)
 
 
 def allow(key: ApiKey, scope: Scope) -> ApiKey:
-    """The key, if it has the scope.
+    """Return the key if it has the scope.
 
     Raises:
-        NotAllowed: it lacks it.
+        NotAllowed: it lacks the scope.
     """
     if scope not in key.scopes:
         raise NotAllowed(f"This API key lacks the scope '{scope}'.")

@@ -1,4 +1,4 @@
-"""A request's body as bytes: read, decompressed where it came compressed, and never longer than the limit."""
+"""Reading a request's body: decompressed if it is compressed, and limited in size."""
 
 import asyncio
 import zlib
@@ -14,23 +14,23 @@ GZIP: Final = frozenset({"gzip", "x-gzip"})
 DEFLATE: Final = "deflate"
 ACCEPTED: Final = f"gzip, {DEFLATE}, identity"
 PIECE: Final = 64 * 1024
-"""Bytes that are decompressed at once: few enough that other requests do not notice."""
+"""Bytes decompressed at once: few enough not to delay other requests."""
 SENT_OVER_READ: Final = 2
-"""Times the limit that a compressed body may be sent: data that does not shrink grows a little."""
+"""Size limit of a compressed body, as a multiple of the body limit: data that cannot be compressed grows a little."""
 MOST_MEMBERS: Final = 16
-"""Each member of a gzip body costs a decompressor, and an empty one takes 20 bytes."""
+"""Limit on the members of a gzip body: an empty one has only 20 bytes, but each needs a decompressor."""
 ZLIB_WINDOW: Final = zlib.MAX_WBITS
 GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 RAW_WINDOW: Final = -zlib.MAX_WBITS
 
 
 async def read_request_body(request: Request, limit: int) -> bytes:
-    """The request's body, decompressed.
+    """Return the request's body, decompressed.
 
     Raises:
-        EncodingUnsupported: it is compressed in a way that this server does not know.
-        RequestInvalid: what is compressed in it is broken, or ends too early.
-        RequestTooLarge: it is longer than `limit` bytes; no more than that is ever held.
+        EncodingUnsupported: its encoding is not supported.
+        RequestInvalid: its compressed data is damaged or incomplete.
+        RequestTooLarge: it is longer than `limit` bytes; no more than that is kept in memory.
     """
     encoding = _encoding(request)
     sent_limit = limit if encoding is None else SENT_OVER_READ * limit
@@ -48,13 +48,13 @@ async def read_request_body(request: Request, limit: int) -> bytes:
 
 
 def _exceeds(digits: str, limit: int) -> bool:
-    """Whether a number is larger than `limit`. It may have any number of digits; `int` refuses more than 4,300."""
+    """Return whether a number is larger than `limit`. It may have any length; `int` refuses more than 4,300 digits."""
     digits = digits.lstrip("0")
     return len(digits) > len(str(limit)) or int(digits or "0") > limit
 
 
 def _encoding(request: Request) -> str | None:
-    """The one way in which the body is compressed, or None."""
+    """Return the body's one compression, or None."""
     named = [each.strip().lower() for each in ",".join(request.headers.getlist(HEADER)).split(",")]
     encodings = [each for each in named if each not in {"", "identity"}]
     if not encodings:
@@ -84,7 +84,7 @@ async def _decompressed(sent: AsyncIterator[bytes], encoding: str) -> AsyncItera
 
 
 class _Stream:
-    """The decompressor of one body. A body of no bytes at all is empty, whatever its header says."""
+    """The decompressor of one body. A body without bytes is empty, whatever its header says."""
 
     def __init__(self, encoding: str) -> None:
         self._is_gzip = encoding in GZIP
@@ -92,10 +92,10 @@ class _Stream:
         self._members = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that `data` holds.
+        """Yield the decompressed pieces of `data`.
 
         Raises:
-            RequestInvalid: it is broken.
+            RequestInvalid: the data is damaged.
         """
         holds_more = False
         while data or holds_more:
@@ -113,10 +113,10 @@ class _Stream:
             yield piece
 
     def end(self) -> None:
-        """Check that nothing is missing.
+        """Check that the data is complete.
 
         Raises:
-            RequestInvalid: something is.
+            RequestInvalid: it ends too early.
         """
         if self._inside is not None:
             raise _broken("it ends too early")
@@ -126,13 +126,13 @@ class _Stream:
             raise _broken("something follows its end" if not self._is_gzip else f"it has over {MOST_MEMBERS} members")
         if self._is_gzip:
             return GZIP_WINDOW
-        # 'deflate' means zlib's format; some clients send what is inside it alone, which no such byte begins
+        # 'deflate' means zlib's format; some clients send raw deflate data, which never starts with such a byte
         return ZLIB_WINDOW if first & 0x0F == zlib.DEFLATED else RAW_WINDOW
 
 
-def _broken(how: str) -> RequestInvalid:
-    return RequestInvalid(f"The body could not be decompressed as '{HEADER}' says: {how}.", HEADER, "invalid_value")
+def _broken(reason: str) -> RequestInvalid:
+    return RequestInvalid(f"The body could not be decompressed as '{HEADER}' says: {reason}.", HEADER, "invalid_value")
 
 
 def _too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The request is larger than this server takes ({limit} bytes).")
+    return RequestTooLarge(f"The request is larger than this server allows ({limit} bytes).")

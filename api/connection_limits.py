@@ -1,6 +1,6 @@
-"""The connections of one process: how many there may be, and how long each may keep the process waiting.
+"""Limits on the connections of one process: their number, and the time that each may keep the process waiting.
 
-One look at all of them every few seconds costs less than a timer for each: most requests are over before the next.
+One check of all connections every few seconds costs less than a timer for each, as most requests end before the next.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from jobs.settings import Settings
 from jobs.telemetry import get_logger
 
 STATE: Final = "connections"
-"""Where the lifespan's state has the `Connections` that uvicorn hands to each protocol."""
+"""Key of the lifespan's state for the `Connections` that uvicorn passes to each protocol."""
 REFUSED_AT_ONCE: Final = 64
-"""Connections above the limit that are told so; any more are cut without a word."""
+"""Connections above the limit that are answered with an error; any more are closed without one."""
 FILES_BESIDE: Final = 300
-"""Files that a process needs for other things: its database, its broker, the sockets that it listens on."""
+"""Files that a process needs besides connections: for its database, its broker and its listening sockets."""
 LOOKS_PER_LIMIT: Final = 10
 LONGEST_PAUSE: Final = 3.0
 
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a connection may do; spans in seconds."""
+    """Limits of connections; times in seconds."""
 
     connections: int = 10_000
     head: float = 30.0
@@ -35,7 +35,7 @@ class Limits:
 
     @classmethod
     def from_settings(cls, settings: Settings, files: int) -> "Limits":
-        """The settings' limits, for a process that may open so many `files`."""
+        """Return the settings' limits for a process that may open `files` files."""
         return cls(
             min(settings.max_connections, max(1, files - FILES_BESIDE)),
             settings.head_timeout_seconds,
@@ -53,10 +53,10 @@ class Ended(StrEnum):
 
 
 class Connection(Protocol):
-    """One connection, which judges itself."""
+    """One connection, which checks itself."""
 
     def look(self, now: float) -> Ended | None:
-        """End what has taken too long by `now`, and say what it was."""
+        """End the connection if it has taken too long by `now`, and return the reason."""
 
 
 class Connections:
@@ -74,22 +74,22 @@ class Connections:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are more than there may be."""
+        """Return whether there are more connections than allowed."""
         return len(self._open) > self.limits.connections
 
     @property
     def is_crowded(self) -> bool:
-        """Whether there is not even room to tell one more that it is refused."""
+        """Return whether there are too many connections even to answer one more with an error."""
         return len(self._open) > self.limits.connections + REFUSED_AT_ONCE
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        """Look at this connection from now on."""
+        """Check this connection from now on."""
         self._open.add(connection)
         if self._next_look is None:
             self._next_look = loop.call_later(self._pause, self._look, loop)
 
     def remove(self, connection: Connection) -> None:
-        """Forget it: it is closed, or no longer HTTP."""
+        """Stop checking it: it is closed, or no longer HTTP."""
         self._open.discard(connection)
         if not self._open and self._next_look is not None:
             self._next_look.cancel()

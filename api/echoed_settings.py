@@ -1,9 +1,9 @@
-"""The settings that a response repeats: the client's own values, else the provider's, else OpenAI's defaults.
+"""The request settings that a response repeats: the client's values, else the provider's, else OpenAI's defaults.
 
-Of a few the provider's value comes first, as in OpenAI's own responses: those that a request only wishes for.
+For the settings in `SERVED` the provider's value comes first, as in OpenAI's own responses.
 
-Open Responses (https://www.openresponses.org/specification) asks for every one of these keys in every status, and
-for a value where OpenAI has a default; the SDKs' types ask for the keys of a tool and of `reasoning`.
+Open Responses (https://www.openresponses.org/specification) requires each of these keys in every status, with a value
+if OpenAI has a default. The SDKs' types require the keys of a tool and of `reasoning`.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,19 +48,19 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "user": None,
 }
 NEVER_ECHOED: Final = frozenset({"input", "stream", "stream_options", "webhook", "background_options"}) | {
-    # in a response these say what the provider made of them, in another shape than that of the request
+    # a response has these in another shape than the request: it shows what the provider made of them
     *("access_programs", "image", "moderation", "prompt_cache_options"),
 }
 
 
 SERVED: Final = ("reasoning", "service_tier", "truncation")
-"""What the provider may serve otherwise than it was asked: `service_tier: "auto"` comes back as a tier."""
+"""Settings that the provider may change: `service_tier: "auto"` comes back as a tier."""
 
 
 def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a response that say what was asked. `answer` holds what the provider echoed.
+    """Return the settings that a response repeats. `answer` has those that the provider echoed.
 
-    Of `include` only the client's own counts: the worker asks for more.
+    Only the client's own `include` is shown, as the worker asks for more.
     """
     asked = {name: value for name, value in settings.items() if value is not None and name not in NEVER_ECHOED}
     echoed = {name: value for name, value in answer.items() if value is not None and name != "include"}
@@ -74,7 +74,7 @@ def echo(settings: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, An
 
 
 def _over(asked: Any, served: Any) -> Any:
-    """What was served; of an object what it says, over what was asked where it says nothing."""
+    """Return the served value. Keys of an object that the provider left out keep the value asked for."""
     if not isinstance(asked, Mapping) or not isinstance(served, Mapping):
         return served
     return {**asked, **{name: each for name, each in served.items() if each is not None}}

@@ -1,9 +1,8 @@
-"""Every failure as HTTP: what callers do wrong, what a held request's response failed with, what breaks on our side.
+"""Every failure as HTTP: errors of the caller, failed responses of held requests, and errors of this server.
 
-`docs/errors.md` is drawn from these tables.
-
-Errors always have OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`, and say `x-should-retry: false`
-where an SDK would otherwise send a paid request again by itself.
+`docs/errors.md` is generated from these tables. Errors always have OpenAI's shape,
+`{"error": {"message", "type", "param", "code"}}`. They have `x-should-retry: false` if an SDK would otherwise repeat a
+billed request by itself.
 """
 
 from collections.abc import Mapping
@@ -48,10 +47,10 @@ from jobs.telemetry import get_logger
 
 FINAL: Final = {"x-should-retry": "false"}
 NOT_KEPT: Final = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
-"""What every answer says unless it says otherwise: it is what it says it is, and nobody keeps a copy."""
+"""Default headers of every answer: no sniffing of its type, and no copies in caches."""
 INVALID_REQUEST: Final = "invalid_request_error"
 RESPONSE_ID: Final = "openai-response-id"
-"""The header that names the response an answer is about, so that a client whose line breaks can come back for it."""
+"""Header with the response's id, so that a client that loses its connection can still get the response."""
 
 log = get_logger(__name__)
 
@@ -76,9 +75,10 @@ CALLER_ERRORS: Final[Mapping[type[CallerError], tuple[HTTPStatus, str]]] = {
 }
 
 AGAIN_AFTER: Final[Mapping[type[CallerError], int]] = {TooManyHeld: 5}
-"""Seconds after which what was refused may be sent again: it cost nothing, and nothing was wrong with it."""
+"""Seconds after which a valid request that was refused may be sent again; nothing was billed for it."""
 PROVIDER_BACK_AFTER: Final = 30
-"""Seconds after which a request that failed for want of a provider may be sent again: it is probed as often as that."""
+"""Seconds after which a request may be sent again that failed because the provider was unavailable: as long as the
+pause between two probes."""
 
 FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "context_length_exceeded": (HTTPStatus.BAD_REQUEST,         INVALID_REQUEST),
@@ -97,17 +97,17 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
     "deadline_exceeded":       (HTTPStatus.GATEWAY_TIMEOUT,     "server_error"),
 }
 FINAL_FAILURE: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
-"""The answer where the provider gave a code of its own (`invalid_prompt`, ...), and to every failure after a call that
-may have been billed. Most clients repeat a 429 and a 5xx up to six times whatever `x-should-retry` says, and each would
-buy again; a 400 stops every one of them (decision 0020)."""
+"""Answer to a provider's own error code (`invalid_prompt`, ...), and to every failure after a call that may have been
+billed. Most clients repeat a 429 or 5xx up to six times whatever `x-should-retry` says, and each repeat would be
+billed; a 400 stops them all (decision 0020)."""
 FINAL_IN_STREAMS: Final = "invalid_prompt"
-"""The code of a failed stream that must not be begun again: Codex and the AI SDK repeat on a code they do not know."""
+"""Code of a failed stream that must not be repeated: Codex and the AI SDK repeat after a code they do not know."""
 KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An answer that no exception of ours stands for. `param` and `should_retry` say it in words, for the page."""
+    """An error without an exception class of its own. `param` and `should_retry` are words for docs/errors.md."""
 
     status: HTTPStatus
     type: str
@@ -121,18 +121,18 @@ NOT_ON_POST: Final = "false on POST, else missing"
 BAD_PARAMETER: Final = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_value",       "a parameter in path or query is wrong", param="the parameter")
 NO_SUCH_PATH: Final  = Fault(HTTPStatus.NOT_FOUND,             INVALID_REQUEST, None,                  "nothing is served at this path")
 WRONG_METHOD: Final  = Fault(HTTPStatus.METHOD_NOT_ALLOWED,    INVALID_REQUEST, None,                  "the path does not take this method")
-NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "the path was asked for as a WebSocket")
-BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "a fault of this server; the log has the rest")
-NOT_HTTP: Final      = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_http",        "what was sent is no HTTP/1.1")
-HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID_REQUEST, "request_head_too_large", "the request line and headers, or what stands between the chunks of a body, exceed 64 KB")
+NO_SOCKETS: Final    = Fault(HTTPStatus.UPGRADE_REQUIRED,      INVALID_REQUEST, "websocket_not_supported", "a WebSocket was requested")
+BROKEN: Final        = Fault(HTTPStatus.INTERNAL_SERVER_ERROR, "server_error",  "server_error",        "an error of this server; the log has details")
+NOT_HTTP: Final      = Fault(HTTPStatus.BAD_REQUEST,           INVALID_REQUEST, "invalid_http",        "the bytes sent are not HTTP/1.1")
+HEAD_TOO_LARGE: Final = Fault(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID_REQUEST, "request_head_too_large", "the request line and headers, or the bytes between the chunks of a body, exceed 64 KB")
 TOO_SLOW: Final      = Fault(HTTPStatus.REQUEST_TIMEOUT,       INVALID_REQUEST, "request_timeout",     "the request was not sent in time", should_retry="missing")
-TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has as many connections as it may have", should_retry="missing")
+TOO_MANY_CONNECTIONS: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE, "server_error", "too_many_connections", "the process has its maximum number of connections", should_retry="missing")
 DATABASE_AWAY: Final = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the database does not answer", should_retry=NOT_ON_POST)
-NOT_SUBMITTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not accepted, for the database does not answer or is locked; nothing was written", should_retry="missing")
-UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database went away over the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if a retry finds the response (an SDK's own, or one with an `Idempotency-Key`), else false")
-SHORT: Final         = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the process is out of files, memory or threads; the message says of which", should_retry=NOT_ON_POST)
-RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response goes on, and the message has its id", should_retry=NOT_ON_POST)
-TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the key reads as many lists at once as it may; SDKs ask again", should_retry="missing")
+NOT_SUBMITTED: Final  = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "a create was not submitted, as the database does not answer or is locked; nothing was written", should_retry="missing")
+UNCONFIRMED: Final   = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "acceptance_unknown",  "the database did not answer the commit of a create; the message and the header `openai-response-id` have the id to look for", should_retry="missing if a retry finds the response (an SDK's own retry, or one with an `Idempotency-Key`), else false")
+SHORT: Final         = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the process is out of files, memory or threads; the message names which", should_retry=NOT_ON_POST)
+RESTARTING: Final    = Fault(HTTPStatus.SERVICE_UNAVAILABLE,   "server_error",  "service_unavailable", "the server stops; a held response continues, and the message has its id", should_retry=NOT_ON_POST)
+TOO_MANY_READS: Final = Fault(HTTPStatus.TOO_MANY_REQUESTS,    "rate_limit_error", "rate_limit_exceeded", "the API key reads its maximum number of lists at once; SDKs retry", should_retry="missing")
 FAULTS: Final = (
     TOO_MANY_READS, BAD_PARAMETER, NO_SUCH_PATH, WRONG_METHOD, NO_SOCKETS, NOT_HTTP, HEAD_TOO_LARGE, TOO_SLOW, TOO_MANY_CONNECTIONS, BROKEN, SHORT, DATABASE_AWAY, NOT_SUBMITTED, UNCONFIRMED, RESTARTING,
 )
@@ -141,33 +141,33 @@ FILE_REPLACED: Final = "The database's file was {} while this server runs. Nothi
 
 
 class ServerStopping(Exception):
-    """The server stops and answers a held request before its response has ended."""
+    """The server stops while a request is held; its response continues."""
 
     def __init__(self, job_id: str) -> None:
-        super().__init__(f"{job_id} goes on without its client")
+        super().__init__(f"{job_id} continues without its client")
         self.job_id = job_id
 
 
 class TooManyReads(Exception):
-    """A key reads more lists at once than it may, and none has ended in time."""
+    """An API key reads its maximum number of lists at once, and none has ended in time."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"Too many lists are read with this API key: {most} at once. Try again.")
 
 
 def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """OpenAI's error object."""
+    """Return OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def status_of_failure(job: Job, *, may_have_been_billed: bool) -> tuple[HTTPStatus, str]:
-    """The status and error type of a failed job. Only what has certainly bought nothing may be sent again."""
+    """Return the status and error type of a failed job. Clients may repeat it only if it was certainly not billed."""
     status, kind = FAILED_RESPONSES.get(job.error_code or "", FINAL_FAILURE)
     return FINAL_FAILURE if may_have_been_billed and _is_repeated(status) else (status, kind)
 
 
 def error_in_streams(job: Job, *, may_have_been_billed: bool) -> dict[str, Any]:
-    """The code and type that a failed job's stream ends with: a code that clients know as final, if it is."""
+    """Return the error code and type at the end of a failed job's stream; a final failure has a code known as final."""
     status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
     keeps = _is_repeated(status) or job.error_code in KNOWN_AS_FINAL
     return {"code": job.error_code if keeps else FINAL_IN_STREAMS, "type": kind}
@@ -178,7 +178,7 @@ def _is_repeated(status: HTTPStatus) -> bool:
 
 
 def failed_response(job: Job, *, may_have_been_billed: bool) -> JSONResponse:
-    """The answer to a held request whose job failed; no SDK is to send it again by itself."""
+    """Return the answer to a held request whose job failed. No SDK repeats it by itself."""
     status, kind = status_of_failure(job, may_have_been_billed=may_have_been_billed)
     body = error_body(job.error_message or "The response failed.", kind, job.error_param, job.error_code)
     headers = {**FINAL, RESPONSE_ID: job.id}
@@ -207,25 +207,25 @@ def install_error_handlers(app: FastAPI, sign_ins: SignIns) -> None:
 
 
 def unexpected(error: Exception, method: str) -> JSONResponse:
-    """The answer to a fault of ours, or to what this process was short of; the log has the rest."""
+    """Return the answer to an unexpected error, or to a lack of files, memory or threads; log the details."""
     shortage = shortage_of(error)
     if shortage is not None:
         log.error("request not served", reason=shortage)
         headers = {"retry-after": "2"} | (FINAL if method == "POST" else {})
         return _answer(SHORT, f"The server is short of something: {shortage}. Try again.", headers)
-    log.error("request broke", error=type(error).__name__, exc_info=error)
+    log.error("request failed", error=type(error).__name__, exc_info=error)
     return _answer(BROKEN, "The server had an error while processing your request.", FINAL)
 
 
 def no_socket(path: str, *, is_responses: bool) -> JSONResponse:
-    """The answer to the handshake of a WebSocket: on the path of responses, that these come over HTTP alone."""
+    """Return the answer to a WebSocket handshake. On the path of responses it says to use HTTP."""
     if is_responses:
         return _answer(NO_SOCKETS, "This server does not speak WebSocket. Use HTTP: POST the request here.", FINAL)
     return _answer(NO_SUCH_PATH, no_such_path("GET", path), FINAL)
 
 
 def no_such_path(method: str, path: str) -> str:
-    """What is said of a path where nothing is served."""
+    """Return the message for a path where nothing is served."""
     return f"Invalid URL ({method} {path})"
 
 
@@ -234,7 +234,7 @@ def _answer(fault: Fault, message: str, headers: Mapping[str, str], param: str |
 
 
 def _caller_error(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, CallerError):  # Starlette's type of handlers is wider than what it calls them with
+    if not isinstance(error, CallerError):  # Starlette types handlers wider than it calls them
         raise error
     status, kind = CALLER_ERRORS[type(error)]
     headers = {"retry-after": str(AGAIN_AFTER[type(error)])} if type(error) in AGAIN_AFTER else dict(FINAL)
@@ -268,7 +268,7 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _database_away(request: Request, error: Exception) -> JSONResponse:
     log.error("database failed", error=type(error).__name__, path=request.url.path)
-    # it may have done a part of what was asked, so only the caller can tell whether to send it again
+    # a part may have been done, so only the caller can decide whether to send it again
     headers = {"retry-after": "2"} | (FINAL if request.method == "POST" else {})
     reason = _reason_of_file(error) or "The database does not answer."
     return _answer(DATABASE_AWAY, f"{reason} Try again.", headers)
@@ -280,19 +280,19 @@ def _reason_of_file(error: BaseException | None) -> str | None:
 
 def _not_submitted(request: Request, error: Exception) -> JSONResponse:
     cause = type(error.__cause__).__name__
-    log.error("not accepted", reason=str(error), error=cause, path=request.url.path)
+    log.error("create not submitted", reason=str(error), error=cause, path=request.url.path)
     reason = _reason_of_file(error.__cause__) or str(error)
-    said = f"{reason} Nothing was accepted of this request. Try again."
-    return _answer(NOT_SUBMITTED, said, {"retry-after": "2"})
+    message = f"{reason} Nothing was submitted. Try again."
+    return _answer(NOT_SUBMITTED, message, {"retry-after": "2"})
 
 
 def _unconfirmed(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, UnconfirmedSubmit):
         raise error
-    log.error("acceptance unknown", job_id=error.job_id, path=request.url.path)
+    log.error("create not confirmed", job_id=error.job_id, path=request.url.path)
     message = (
-        f"The database went away before it was known whether the response '{error.job_id}' was accepted."
-        " Get it by its id: if it is there it runs; if it is not found after a minute nothing was accepted."
+        f"The database did not confirm the response '{error.job_id}'."
+        " Get it by its id: if it exists it runs; if it is not found after a minute, nothing was submitted."
     )
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id}
     tracked = request.scope.get(TRACKED)
@@ -307,9 +307,9 @@ async def _too_many_reads(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _server_stopping(request: Request, error: Exception) -> JSONResponse:
-    # async, for a stopping server waits for no thread
+    # async, as a stopping server does not wait for threads
     if not isinstance(error, ServerStopping):
         raise error
-    message = f"The server is restarting. The response goes on: get it by its id, '{error.job_id}'."
+    message = f"The server is restarting. The response continues: get it by its id, '{error.job_id}'."
     headers = {"retry-after": "2", RESPONSE_ID: error.job_id} | (FINAL if request.method == "POST" else {})
     return _answer(RESTARTING, message, headers)

@@ -1,4 +1,4 @@
-"""One log line for each failed sign-in, and for a flood of them a count: never a secret."""
+"""Logging of failed sign-ins: one line each, or a count if there are many. Never logs a secret."""
 
 import asyncio
 from typing import Final
@@ -10,7 +10,7 @@ from jobs.errors import KeyRefused
 from jobs.telemetry import get_logger
 
 LOGGED_EACH: Final = 20
-"""Lines within `WINDOW_SECONDS`; those beyond are counted."""
+"""Most lines within `WINDOW_SECONDS`; further failures are counted."""
 WINDOW_SECONDS: Final = 10.0
 LONGEST_PATH: Final = 200
 
@@ -25,10 +25,10 @@ class SignIns:
         self._window: asyncio.TimerHandle | None = None
 
     def failed(self, request: Request, refused: KeyRefused) -> None:
-        """A request was answered 401.
+        """Log a request that was answered with 401.
 
-        `key` is the beginning of the SHA-256 that the database holds of a key (null where none was sent), `key_id`
-        names a key that was revoked.
+        `key` is the start of the SHA-256 of the API key, as in the database (null if none was sent). `key_id` is set
+        if the key was revoked.
         """
         if self._window is None:
             self._window = asyncio.get_running_loop().call_later(WINDOW_SECONDS, self._close)
@@ -46,7 +46,7 @@ class SignIns:
         )
 
     def stop(self) -> None:
-        """Say what was only counted so far."""
+        """Log the failures that were only counted so far."""
         if self._window is not None:
             self._window.cancel()
             self._close()

@@ -37,7 +37,7 @@ class _FastRoute(Route):
         super().__init__(prefix + route.path, self._respond, methods=list(self._methods), include_in_schema=False)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match what this route serves whole; everything else is for FastAPI's routes, 405 included."""
+        """Match requests without a query. FastAPI's routes serve all others, 405 included."""
         if scope["type"] != "http" or scope["query_string"] or scope["method"] not in self._methods:
             return Match.NONE, {}
         return super().matches(scope)

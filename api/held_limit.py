@@ -1,6 +1,6 @@
-"""How many answers of each key this process holds open: held creates, waits and streams, counted together.
+"""Limit on the answers that this process holds open for each API key: held creates, waits and streams together.
 
-Each takes a socket and a little memory for as long as its response runs, and one key is not to take all of them.
+Each takes a socket and some memory while its response runs; one key must not take them all.
 """
 
 from itertools import count
@@ -10,38 +10,38 @@ from jobs.errors import TooManyHeld
 
 
 class Holds:
-    """The answers that are held open now."""
+    """The answers held open now."""
 
     def __init__(self, most: int) -> None:
-        """At most so many at once for each key."""
+        """Allow `most` at once for each API key."""
         self._most = most
         self._held: dict[str, set[int]] = {}
         self._numbers = count()
 
     def take(self, api_key_id: str) -> "Hold":
-        """Hold one more.
+        """Count one more held answer.
 
         Raises:
-            TooManyHeld: the key has as many as it may have.
+            TooManyHeld: the key has reached its limit.
         """
         if len(self._held.get(api_key_id, ())) >= self._most:
             raise TooManyHeld(
-                f"This API key has {self._most} held requests, waits and streams open, as many as it may have at once."
+                f"This API key has {self._most} held requests, waits and streams open, which is its limit."
                 " Nothing was submitted. Wait for one to end, or submit with 'background' and poll."
             )
         return self.take_again(api_key_id)
 
     def take_again(self, api_key_id: str) -> "Hold":
-        """Hold one whose connection was lost and whose job is paid for, however many there are."""
+        """Count one more even above the limit: its job exists already, and only its connection was lost."""
         return Hold(self._held, api_key_id, next(self._numbers))
 
     def held(self, api_key_id: str) -> int:
-        """How many this key has."""
+        """Return the number of answers held for this key."""
         return len(self._held.get(api_key_id, ()))
 
 
 class Hold:
-    """One answer that is held open, until it is released or forgotten."""
+    """One held answer. Releasing or deleting it lowers the count."""
 
     __slots__ = ("_api_key_id", "_held", "_number")
 
@@ -58,10 +58,10 @@ class Hold:
         self.release()
 
     def __del__(self) -> None:
-        self.release()  # an answer may be made and never sent, as its client left in between
+        self.release()  # an answer is never sent if its client leaves after it was made
 
     def release(self) -> None:
-        """It is over; again is harmless."""
+        """Lower the count. Repeating it is harmless."""
         of_key = self._held.get(self._api_key_id)
         if of_key is not None:
             of_key.discard(self._number)
@@ -69,6 +69,6 @@ class Hold:
                 self._held.pop(self._api_key_id, None)
 
     def passed_on(self) -> "Hold":
-        """The same for whoever goes on with it; this one releases nothing any more."""
+        """Return a hold that replaces this one, which then releases nothing."""
         held, self._held = self._held, {}
         return Hold(held, self._api_key_id, self._number)

@@ -135,7 +135,7 @@ class EventStream(LongResponse):
         except KeyRefused as error:
             yield self._error(error.message, REFUSED, self._number, "authentication_error") + DONE
         except asyncio.CancelledError:  # uvicorn cancels held requests when it stops
-            message = "The server is restarting. The response goes on: ask for the rest with 'starting_after'."
+            message = "The server is restarting. The response continues: get the rest with 'starting_after'."
             # repeats the last number, so that the next event keeps its own
             yield self._error(message, "service_unavailable", max(self._number - 1, 0))
         finally:

@@ -1,4 +1,4 @@
-"""Looks up the names to which callers want webhooks sent, without telling them what it has found."""
+"""DNS look-ups of webhook destinations. Callers do not learn what was found."""
 
 import asyncio
 import socket
@@ -23,9 +23,9 @@ LookUp = Callable[..., Iterable[tuple[Any, ...]]]
 
 
 class Lookups:
-    """Look-ups in threads of their own, which API keys share: names that hang hold up nobody but their key.
+    """Look-ups in threads that API keys share fairly: a name that hangs delays only look-ups of the same key.
 
-    A thread cannot be ended, so it is its key's until it comes back. Belongs to one event loop.
+    A thread cannot be stopped, so it counts for its key until it ends. Belongs to one event loop.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Lookups:
         self._remembered: dict[tuple[str, str], float] = {}
 
     async def allows(self, api_key_id: str, destination: Destination, policy: DestinationPolicy) -> bool:
-        """Whether the receiver's name leads to addresses that `policy` lets through, and to no other.
+        """Return whether all addresses of the destination's host are allowed by `policy`.
 
-        Each refusal takes the whole time, so that neither its words nor its moment tell whether the name is unknown,
-        leads to where nothing is sent, or is never answered for. What was let through is remembered for a minute.
+        Each refusal takes the whole time limit, so that its time does not show whether the name is unknown, has
+        forbidden addresses, or got no answer. An allowed destination is remembered for a minute.
         """
         now = get_running_loop().time
         ends_at = now() + self._seconds
@@ -62,21 +62,21 @@ class Lookups:
         return False
 
     def _remember(self, known: tuple[str, str], until: float) -> None:
-        self._remembered.pop(known, None)  # the oldest stand first
+        self._remembered.pop(known, None)  # keeps the oldest first
         self._remembered[known] = until
         while len(self._remembered) > REMEMBERED:
             del self._remembered[next(iter(self._remembered))]
 
     async def _find(self, api_key_id: str, destination: Destination) -> Addresses:
         loop = get_running_loop()
-        await self._take_place(api_key_id, loop)
+        await self._take_thread(api_key_id, loop)
         found: Future[Addresses] = loop.create_future()
         thread = Thread(target=self._ask, args=(loop, found, api_key_id, destination), daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             self._give_back(api_key_id)
-            raise OSError("no thread to be had") from error
+            raise OSError("cannot start a thread") from error
         return await found
 
     def _ask(
@@ -85,41 +85,41 @@ class Lookups:
         result: Addresses | Exception
         try:
             result = _read(self._look_up(destination.host, destination.port, type=socket.SOCK_STREAM))
-        except Exception as error:  # noqa: BLE001  # whoever waits raises it
+        except Exception as error:  # noqa: BLE001  # raised where it is awaited
             result = error
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(self._came_back, found, api_key_id, result)
+            loop.call_soon_threadsafe(self._ended, found, api_key_id, result)
 
-    def _came_back(self, found: "Future[Addresses]", api_key_id: str, result: Addresses | Exception) -> None:
+    def _ended(self, found: "Future[Addresses]", api_key_id: str, result: Addresses | Exception) -> None:
         self._give_back(api_key_id)
-        if found.done():  # nobody waits any more
+        if found.done():  # its request has timed out
             return
         if isinstance(result, Exception):
             found.set_exception(result)
         else:
             found.set_result(result)
 
-    async def _take_place(self, api_key_id: str, loop: AbstractEventLoop) -> None:
+    async def _take_thread(self, api_key_id: str, loop: AbstractEventLoop) -> None:
         if api_key_id not in self._waiting and self._shares.take(api_key_id):
             return
-        place: Future[None] = loop.create_future()
-        self._waiting.setdefault(api_key_id, deque()).append(place)
+        waiter: Future[None] = loop.create_future()
+        self._waiting.setdefault(api_key_id, deque()).append(waiter)
         try:
-            await place
+            await waiter
         except asyncio.CancelledError:
-            if not place.cancelled():  # it was given at this very moment
+            if not waiter.cancelled():  # the thread was given to it at the same moment
                 self._give_back(api_key_id)
             raise
 
     def _give_back(self, api_key_id: str) -> None:
-        """Give a place back, and all that are free to who waits first, as far as their keys may have more."""
+        """Release a thread, and give free threads to the first waiters of each key, within the key's share."""
         self._shares.give_back(api_key_id)
-        for key, line in list(self._waiting.items()):
-            while line and (line[0].done() or self._shares.take(key)):
-                place = line.popleft()
-                if not place.done():
-                    place.set_result(None)
-            if not line:
+        for key, waiters in list(self._waiting.items()):
+            while waiters and (waiters[0].done() or self._shares.take(key)):
+                waiter = waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+            if not waiters:
                 del self._waiting[key]
 
 

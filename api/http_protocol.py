@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1, with limits on what a connection may send before anybody knows whose it is, and how it may lag.
+"""uvicorn's HTTP/1.1 protocol, with limits on the size and the time of requests and on slow readers.
 
-Its parser has none: it keeps a head of any size, and waits for ever for the next byte. So bytes are counted before they
-are parsed, and `api.connection_limits` looks at every connection from time to time.
+uvicorn's parser has none: it keeps a head of any size, and waits for ever for the next byte. So bytes are counted
+before they are parsed, and `api.connection_limits` checks every connection from time to time.
 """
 
 import asyncio
@@ -31,23 +31,24 @@ from api.errors import (
 from jobs.ids import new_id
 
 LARGEST_HEAD: Final = 64 * 1024
-"""Bytes of a request's line and headers; as many again may stand between the chunks of its body and after them."""
+"""Most bytes of a request's line and headers, and again of what is between and after the chunks of its body."""
 USUAL_HEAD: Final = 8 * 1024
-"""Bytes that are parsed at once where a head may end among them: the body's part of them goes uncounted."""
+"""Bytes parsed at once if a head may end among them: those of them that belong to the body are not counted."""
 CHUNK_FRAME: Final = 12
-"""Bytes that each chunk may have around it for nothing: its size and two line ends."""
+"""Bytes around each chunk that are not counted: its size and two line ends."""
 MOST_CHUNKS: Final = 64 * 1024
 SMALLEST_CHUNKS: Final = 64
-"""Mean size of a body's chunks, in bytes, beyond so many of them: each costs as much work as a thousand bytes."""
+"""Least mean size of chunks, in bytes, beyond `MOST_CHUNKS`: each chunk costs as much work as a thousand bytes."""
 MOST_PIPELINED: Final = 32
-"""Requests that may wait behind one that is being answered; after these the connection ends."""
+"""Requests that may wait behind the one being answered; with more, the connection is closed."""
 LEAST_TAKEN: Final = 16 * 1024
-"""Bytes that a reader takes within its time, unless it takes all there is."""
+"""Bytes that a reader must take within its time limit, unless it takes all there are."""
 PAUSES: Final = 10
 SLOWEST_BODY: Final = 1024
-"""Bytes a second that a body must come at, once it has taken as long as ten pauses."""
+"""Bytes per second that a body must reach once it has taken `PAUSES` times the time limit."""
 LINGER_SECONDS: Final = 2.0
-"""A connection that is closed with bytes unread is reset, and its client never sees why."""
+"""Seconds for which a refused connection stays open: closing it with unread bytes resets it, and its client never sees
+the error."""
 RETRY_AFTER: Final = {"retry-after": "1"}
 
 
@@ -64,7 +65,7 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        if STATE not in app_state:  # another app than ours
+        if STATE not in app_state:  # another app
             app_state[STATE] = Connections(Limits())
         self._process: Connections = app_state[STATE]
         self._running: RequestResponseCycle | None = None
@@ -75,15 +76,15 @@ class Protocol(HttpToolsProtocol):
         self._frame_bytes = 0
         self._chunks = 0
         self._waits_since: float | None = None
-        """When it began to wait for what comes next of a request, if it does."""
+        """Time since which the next bytes of a request are awaited; None if none are."""
         self._body_since = 0.0
         self._taken = 0
         self._untaken_since: float | None = None
         self._ends_at: float | None = None
-        self._is_deaf = False
+        self._ignores_input = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client is there."""
+        """Start: a client has connected."""
         self._out = _Transport(cast("asyncio.Transport", transport))
         super().connection_made(cast("asyncio.Transport", self._out))
         self._waits_since = self.loop.time()
@@ -96,20 +97,20 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(TOO_MANY_CONNECTIONS, "This server has too many connections. Try again.", RETRY_AFTER)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has left, or has been left."""
+        """End: the connection is closed."""
         self._process.remove(self)
         self.pipeline.clear()
-        if self._running is not None and self._running is not self.cycle:  # uvicorn tells the last request only
+        if self._running is not None and self._running is not self.cycle:  # uvicorn marks only the last request
             self._running.disconnected = True
             self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse no more of a head than it may have left."""
-        if not (self._is_in_body or self._head_bytes or self._is_deaf) and len(data) <= USUAL_HEAD:
-            self._feed_head(data)  # nearly always all of a request
+        """Parse the bytes in pieces, so that a head never exceeds its limit."""
+        if not (self._is_in_body or self._head_bytes or self._ignores_input) and len(data) <= USUAL_HEAD:
+            self._feed_head(data)  # nearly always a whole request
             return
-        while data and not self._is_deaf and not self._out.is_closing():
+        while data and not self._ignores_input and not self._out.is_closing():
             most = LARGEST_HEAD if self._is_in_body else min(USUAL_HEAD, LARGEST_HEAD - self._head_bytes)
             piece, data = (data, b"") if len(data) <= most else (data[:most], data[most:])
             if self._is_in_body:
@@ -152,7 +153,7 @@ class Protocol(HttpToolsProtocol):
         self._body_bytes = self._frame_bytes = self._chunks = 0
 
     def on_headers_complete(self) -> None:
-        """A request begins."""
+        """Handle the end of a request's head."""
         if len(self.pipeline) >= MOST_PIPELINED:
             raise _TooManyAhead
         before = self.cycle
@@ -161,48 +162,48 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self.cycle is not before:  # else it becomes a WebSocket
             self._is_in_body = True
-            self.headers = []  # what comes in trailers is no header: it must not change what the app has been given
+            self.headers = []  # trailers must not change the headers that the app was given
 
     def on_chunk_header(self) -> None:
-        """Another piece of a body has told its size."""
+        """Handle the header of a chunk."""
         self._chunks += 1
 
     def on_message_complete(self) -> None:
-        """All of a request is here."""
+        """Handle the end of a request."""
         super().on_message_complete()
         self._is_in_body = False
         self._waits_since = None
 
     def handle_websocket_upgrade(self) -> None:
-        """From here on it is another protocol's."""
-        self._is_deaf = True
+        """Hand the connection over to the WebSocket protocol."""
+        self._ignores_input = True
         self._process.remove(self)
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP."""
+        """Refuse bytes that are not HTTP."""
         self._refuse(NOT_HTTP, msg, FINAL)
 
     def look(self, now: float) -> Ended | None:
-        """End what has taken too long by `now`, and say what it was."""
+        """End the connection if it has taken too long by `now`, and return the reason."""
         limits = self._process.limits
         if self._reader_stalls(now, limits.write):
             self._out.abort()
             return Ended.STALLED_READER
         if self._ends_at is not None and now > self._ends_at:
             self._out.abort()
-        if self._is_deaf:
+        if self._ignores_input:
             return None
         if self._waits_since is None:
-            if self._has_begun_head:  # behind the end of a request, and so uncounted
+            if self._has_begun_head:  # after the end of a request, and so not counted
                 self._waits_since = now
         elif self._is_in_body:
             return self._look_at_body(now, self._waits_since, limits.body)
         elif self.cycle is not None and not self.cycle.response_complete:
-            self._waits_since = now  # what is being answered is not to end for the sake of what comes next
+            self._waits_since = now  # a request being answered is not ended because the next one is slow
         elif now - self._waits_since > limits.head:
             if self._head_bytes or self._has_begun_head:
-                self._refuse(TOO_SLOW, f"The request's head did not come within {limits.head:g} s.")
+                self._refuse(TOO_SLOW, f"The request's head did not arrive within {limits.head:g} s.")
             else:
                 self._out.close()
             return Ended.SLOW_HEAD
@@ -214,11 +215,11 @@ class Protocol(HttpToolsProtocol):
 
     def _look_at_body(self, now: float, since: float, limit: float) -> Ended | None:
         if self.flow.read_paused or self.pipeline or self.cycle.waiting_for_100_continue:
-            self._waits_since = now  # the client waits for us
+            self._waits_since = now  # the client waits for this server
             return None
         if now - since <= limit and now - self._body_since <= PAUSES * limit + self._body_bytes / SLOWEST_BODY:
             return None
-        self._refuse(TOO_SLOW, f"The request's body did not go on within {limit:g} s.")
+        self._refuse(TOO_SLOW, f"The request's body did not continue within {limit:g} s.")
         return Ended.SLOW_BODY
 
     def _reader_stalls(self, now: float, limit: float) -> bool:
@@ -239,12 +240,12 @@ class Protocol(HttpToolsProtocol):
         self._refuse(HEAD_TOO_LARGE, f"{what} are larger than {LARGEST_HEAD // 1024} KB.", FINAL)
 
     def _refuse(self, fault: Fault, message: str, headers: dict[str, str] | None = None) -> None:
-        """Hear nothing more. End the connection with `fault`, once all is answered that came before."""
-        if self._is_deaf or self._out.is_closing():
+        """Ignore further input, and end the connection with `fault` once all earlier requests are answered."""
+        if self._ignores_input or self._out.is_closing():
             return
-        self._is_deaf = True
+        self._ignores_input = True
         self._unset_keepalive_if_required()
-        self.flow.resume_reading()  # to notice that it leaves
+        self.flow.resume_reading()  # to notice that the client leaves
         broken = self.cycle if self._is_in_body else None
         if self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline.popleft()
@@ -252,14 +253,14 @@ class Protocol(HttpToolsProtocol):
         if last is not None and last is not broken and not last.response_complete:
             last.keep_alive = False
             return
-        said = b""
+        answer = b""
         if broken is None or not broken.response_started:
-            said = self._answer(fault, message, headers or {})
+            answer = self._answer(fault, message, headers or {})
         if broken is not None:
             broken.disconnected = True
             broken.message_event.set()
         self._ends_at = self.loop.time() + LINGER_SECONDS
-        self._out.end_with(said)
+        self._out.end_with(answer)
 
     def _answer(self, fault: Fault, message: str, headers: dict[str, str]) -> bytes:
         body = json.dumps(error_body(message, fault.type, None, fault.code)).encode()
@@ -277,7 +278,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class _TooManyAhead(Exception):
-    """Stops the parser: the client sends requests faster than it is answered."""
+    """Stops the parser: the client has sent too many requests ahead of their answers."""
 
 
 class _Transport:
@@ -295,18 +296,18 @@ class _Transport:
         self._transport.write(data)
 
     def unacknowledged(self) -> int:
-        """Bytes that the client's side has not taken from the kernel, which asks for more only in large steps."""
+        """Return the bytes in the kernel that the client has not taken; it asks for more only in large steps."""
         connection = self._transport.get_extra_info("socket")
         if sys.platform != "linux" or connection is None:
             return 0
         try:
             (count,) = struct.unpack("i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4)))
-        except OSError:  # it is being closed
+        except OSError:  # the socket is being closed
             return 0
         return int(count)
 
     def end_with(self, data: bytes) -> None:
-        """Write the last of all, and leave the client the time to read it."""
+        """Write the last bytes, and leave the client the time to read them."""
         if data:
             self._transport.write(data)
         if self._transport.can_write_eof():

@@ -1,4 +1,4 @@
-"""Input items as `responses.input_items.list` gives them: each with an id that stays the same, in full form."""
+"""Input items as `responses.input_items.list` returns them: in full form, each with a stable id."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -24,7 +24,7 @@ _WITH_STATUS: Final = frozenset({"message", "function_call", "function_call_outp
 
 
 def list_items(turns: Iterable[Turn], own: Turn, include: Collection[str]) -> list[Item]:
-    """Everything that a response was made from, oldest first: the turns before it, then what it was asked itself."""
+    """Return all items that a response was made from, oldest first: those of earlier turns, then its own input."""
     items: list[Item] = []
     taken: set[str] = set()
     for turn in turns:
@@ -37,15 +37,15 @@ def list_items(turns: Iterable[Turn], own: Turn, include: Collection[str]) -> li
 def page_of(
     items: Sequence[Item], *, limit: int, after: str | None, before: str | None
 ) -> tuple[Sequence[Item], bool] | None:
-    """The items behind `after`, or those right before `before`, and whether more follow that way; None: no such item.
+    """Return the items after `after`, or those before `before`, and whether there are more; None for an unknown id.
 
-    With both, the items between them are paged from `after` on.
+    With both, return the items between them, starting after `after`.
     """
-    places = {item["id"]: place for place, item in enumerate(items)}
-    if any(cursor is not None and cursor not in places for cursor in (after, before)):
+    indexes = {item["id"]: index for index, item in enumerate(items)}
+    if any(cursor is not None and cursor not in indexes for cursor in (after, before)):
         return None
-    start = 0 if after is None else places[after] + 1
-    end = len(items) if before is None else places[before]
+    start = 0 if after is None else indexes[after] + 1
+    end = len(items) if before is None else indexes[before]
     if after is None and before is not None:
         return items[max(end - limit, 0) : end], end > limit
     return items[start : max(min(start + limit, end), start)], end - start > limit
@@ -54,12 +54,12 @@ def page_of(
 def _append(
     items: list[Item], taken: set[str], response_id: str, kind: str, given: Iterable[Item], include: Collection[str]
 ) -> None:
-    for place, item in enumerate(given):
+    for index, item in enumerate(given):
         whole = _whole(item, include)
         name = whole.get("id")
-        if not isinstance(name, str) or not name or name in taken:  # a cursor has to name one item
+        if not isinstance(name, str) or not name or name in taken:  # a cursor must name one item
             prefix = _PREFIXES.get(whole["type"], "item")
-            name = f"{prefix}_{response_id.removeprefix('resp_')}{kind}{place:04x}"
+            name = f"{prefix}_{response_id.removeprefix('resp_')}{kind}{index:04x}"
         while name in taken:
             name += "_"
         taken.add(name)

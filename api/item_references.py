@@ -1,8 +1,8 @@
-"""What an input only names is put in: items of the same key's responses, with the reasoning that they need.
+"""Replacing item references in an input by the items: those of the same API key's responses, with their reasoning.
 
-The AI SDK refers to what was answered before instead of sending it again, and clients send reasoning back without the
-encrypted content that they never asked to see. The provider stores nothing, so here it is filled in, before the job is
-accepted: what the follow-up is made from lies in its own row, whatever becomes of the response that it was taken from.
+The AI SDK refers to earlier output instead of sending it again, and clients send reasoning back without the encrypted
+content that they did not ask for. The provider stores nothing, so both are filled in before the job is submitted. The
+job's row then has its whole input, even if the earlier response is deleted.
 """
 
 import re
@@ -19,38 +19,38 @@ from jobs.store.output_items import ItemHolder, find_items
 from jobs.store.responses import get_request, get_response_document
 
 _LISTED: Final = re.compile(r"[a-z]+_([0-9a-f]{32})(o?)([0-9a-f]{4,})_*")
-"""The ids by which `api.input_items` lists items without an id of their own: response, whether it is output, index."""
+"""Ids that `api.input_items` gives to items without one: response, `o` for output, index."""
 _CONTENT: Final[Mapping[str, str]] = {"reasoning": "encrypted_content", "image_generation_call": "result"}
-"""Items that may be sent without what they are about, to be known by their id."""
+"""Items that may be sent by id without their content, and the field of that content."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """An input with nothing in it that is only named, and the ids of what the key's own responses hold of it."""
+    """An input without references, and the ids of its items that the API key's own responses have."""
 
     input: Sequence[Any]
     held: Collection[str] = field(default_factory=frozenset)
 
 
 def names_items(input_: Any) -> bool:
-    """Whether an input holds anything that has to be looked up."""
+    """Return whether an input refers to items that have to be looked up."""
     return isinstance(input_, list) and any(_names_one(item) for item in input_)
 
 
 def resolve(
     tx: Connection, input_: Sequence[Any], api_key_id: str, previous_response_id: str | None = None
 ) -> Resolved:
-    """Put in the items that `input_` names. What the chain behind `previous_response_id` holds is there already.
+    """Replace references in `input_` by their items. Leave out items of the chain before `previous_response_id`.
 
     Raises:
-        RequestInvalid: a reference to an item that none of the key's responses holds; the message names it.
+        RequestInvalid: none of the key's responses has a referenced item; the message names it.
     """
     named = {item["id"] for item in input_ if _names_one(item)}
     held = find_items(tx, api_key_id, named)
     chain = chain_ids(tx, previous_response_id, api_key_id) if previous_response_id is not None else set[str]()
     placed: set[str] = set()
     items: list[Any] = []
-    for place, item in enumerate(input_):
+    for index, item in enumerate(input_):
         if not isinstance(item, dict) or not _names_one(item):
             items.append(item)
         elif kind_of(item) != "item_reference":
@@ -58,7 +58,7 @@ def resolve(
         else:
             holder = held.get(item["id"])
             if holder is None:
-                items.append(_listed(tx, item["id"], api_key_id, place))
+                items.append(_listed(tx, item["id"], api_key_id, index))
             elif holder.response_id not in chain:
                 items += _with_its_reasoning(item["id"], holder, placed)
         if isinstance(item, dict) and isinstance(item.get("id"), str):
@@ -80,7 +80,7 @@ def _filled(item: Item, holder: ItemHolder | None) -> Item:
 
 
 def _with_its_reasoning(item_id: str, holder: ItemHolder, placed: set[str]) -> Iterator[Item]:
-    """The item behind the reasoning that led to it, each where it was not put in before."""
+    """Yield the reasoning that led to the item and the item itself, each unless it was added before."""
     reasoning: list[Mapping[str, Any]] = []
     follows_others = False
     for item in holder.output:
@@ -100,7 +100,7 @@ def _with_its_reasoning(item_id: str, holder: ItemHolder, placed: set[str]) -> I
             placed.add(own)
 
 
-def _listed(tx: Connection, item_id: str, api_key_id: str, place: int) -> Item:
+def _listed(tx: Connection, item_id: str, api_key_id: str, index: int) -> Item:
     found = _LISTED.fullmatch(item_id)
     if found is not None:
         digits, is_answered, number = found.groups()
@@ -112,8 +112,8 @@ def _listed(tx: Connection, item_id: str, api_key_id: str, place: int) -> Item:
         except (JobNotFound, IndexError):
             pass
     raise RequestInvalid(
-        f"Item with id '{item_id[:64]}' not found: no response of this API key holds it, or it has been erased. Send"
+        f"Item with id '{item_id[:64]}' not found: no response of this API key has it, or it has been erased. Send"
         " the item itself.",
-        f"input[{place}].id",
+        f"input[{index}].id",
         "item_not_found",
     )

@@ -1,8 +1,7 @@
-"""What lasts ends with its key: a stream, a wait or a held create is told when the key that began it is revoked.
+"""Ending streams, waits and held creates when their API key is revoked.
 
-The rows are the truth: one query for all keys of this process every `LOOK_EVERY` seconds, and at once when somebody
-announces that a key was revoked. An announcement is no more than a reason to look. Keys that were created or revoked
-meanwhile, by whichever process, are logged.
+One query reads all keys in use in this process every `LOOK_EVERY` seconds, and at once after a notification. A
+notification is only a reason to look; the database decides. Keys created or revoked by any process are logged.
 """
 
 import asyncio
@@ -18,15 +17,15 @@ from jobs.telemetry import get_logger
 
 LOOK_EVERY: Final = 2.0
 LEAST_PAUSE: Final = 0.2
-"""Between two looks, however many announcements come."""
+"""Seconds between two looks, however many notifications come."""
 OVERLAP: Final = timedelta(minutes=1)
-"""How long after its own moment a change may be committed and still be logged."""
+"""Time after its timestamp within which a change may be committed and still be logged."""
 
 log = get_logger(__name__)
 
 
 class KeyWatch:
-    """Looks after the keys of everything that lasts, for one event loop."""
+    """Watches the keys of all held answers, for one event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -37,11 +36,11 @@ class KeyWatch:
         self._logged: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
-        """Begin to look; changes from now on are logged."""
+        """Start looking; changes from now on are logged."""
         self._task = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         if self._task is not None:
             await cancel_and_wait(self._task)
 
@@ -51,7 +50,7 @@ class KeyWatch:
 
     @contextmanager
     def watch(self, sha256: str) -> "Iterator[asyncio.Future[None]]":
-        """Something that is done once the key with this digest is not valid any more."""
+        """Yield a future that is done once the key with this SHA-256 is no longer valid."""
         revoked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watched.setdefault(sha256, set()).add(revoked)
         try:
@@ -76,15 +75,15 @@ class KeyWatch:
         try:
             self._log_changes(await asyncio.to_thread(self._changes))
             valid = await asyncio.to_thread(self._valid_among, watched) if watched else watched
-        except DATABASE_ERRORS as error:  # what is away shows no answers either
-            log.warning("could not look for revoked keys", error=type(error).__name__)
+        except DATABASE_ERRORS as error:  # while the database is away, no answers can be read either
+            log.warning("revoked keys not read", error=type(error).__name__)
             return
         for sha256 in watched - valid:
             ended = [each for each in self._watched.get(sha256, ()) if not each.done()]
             for each in ended:
                 each.set_result(None)
             if ended:
-                log.warning("key revoked amid its requests", key=sha256[:8], ended=len(ended))
+                log.warning("requests of a revoked key ended", key=sha256[:8], ended=len(ended))
 
     def _changes(self) -> dict[tuple[str, str], ApiKey]:
         with self._database.read() as tx:

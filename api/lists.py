@@ -1,4 +1,4 @@
-"""The lists whose rows may be large: responses, the calls of one, and what one was made from."""
+"""Lists with rows that may be large: responses, attempts and input items."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ BODIES_AT_ONCE = 20
 
 
 class ResponsesListed(Source):
-    """A key's responses, each without what is too large for a list."""
+    """The responses of an API key, each without settings that are too large for a list."""
 
     def __init__(
         self, state: AppState, caller: ApiKey, filters: Filters, *, limit: int, after: str | None, ascending: bool
@@ -32,10 +32,10 @@ class ResponsesListed(Source):
         self._ascending = ascending
 
     async def rows(self) -> AsyncGenerator[Row, None]:
-        """Each response, read in groups of a bounded size."""
+        """Yield the responses, read in groups of limited size."""
         sizes = await self._state.lists.read(self._sizes)
-        for place, group in enumerate(batches(sizes)):
-            if place:
+        for number, group in enumerate(batches(sizes)):
+            if number:
                 await self._state.callers.recheck(self._caller)
             for row in await self._state.lists.read(partial(self._render, group)):
                 yield row
@@ -53,14 +53,14 @@ class ResponsesListed(Source):
             awaiting = WaitStateReader(tx, self._state.settings.provider_name, self._state.database.clock())
             for document in get_documents(tx, [(each, self._caller.id) for each in group]):
                 if document is not None:  # else it was deleted meanwhile
-                    shown, left_out = lean(document)
+                    listed, left_out = lean(document)
                     awaited = awaiting.of(document.job)
-                    rows.append((document.job.id, to_json(render_listed(shown, awaited, left_out))))
+                    rows.append((document.job.id, to_json(render_listed(listed, awaited, left_out))))
         return rows
 
 
 class AttemptsListed(Source):
-    """The calls made for a response, `with_bodies` each with what it brought in place of an answer."""
+    """The attempts of a response, with the bodies of failed calls if `with_bodies`."""
 
     def __init__(
         self, state: AppState, caller: ApiKey, response_id: str, *, limit: int, after: int, with_bodies: bool
@@ -73,7 +73,7 @@ class AttemptsListed(Source):
         self._with_bodies = with_bodies
 
     async def rows(self) -> AsyncGenerator[Row, None]:
-        """Each call, as many read at once as memory bears."""
+        """Yield the attempts, read in groups of limited size."""
         at_once = BODIES_AT_ONCE if self._with_bodies else ATTEMPTS_AT_ONCE
         left = self._limit
         self.has_more = True
@@ -92,32 +92,32 @@ class AttemptsListed(Source):
         self.has_more = len(found) > most
         rows = []
         for attempt in found[:most]:
-            shown = render_attempt(attempt)
+            rendered = render_attempt(attempt)
             if self._with_bodies:
                 body = bodies.get(attempt.number)
-                shown["body"] = None if body is None else body.decode("utf-8", "replace")
-            rows.append((shown["id"], to_json(shown)))
+                rendered["body"] = None if body is None else body.decode("utf-8", "replace")
+            rows.append((rendered["id"], to_json(rendered)))
             self._after = attempt.number
         return rows
 
 
 class ItemsListed(Source):
-    """Input items, which are one row's parts and so are read at once."""
+    """The input items of a response, read together as they are in one row."""
 
     def __init__(self, state: AppState, read: Callable[[], tuple[list[Row], bool]]) -> None:
         self._state = state
         self._read = read
 
     async def rows(self) -> AsyncGenerator[Row, None]:
-        """Each item."""
+        """Yield the items."""
         rows, self.has_more = await self._state.lists.read(self._read)
         rows.reverse()
         while rows:
-            yield rows.pop()  # what has been taken is not kept
+            yield rows.pop()  # frees the memory of each row sent
 
 
 def within_budget(items: Sequence[Item], *, has_more: bool, from_the_end: bool) -> tuple[list[Row], bool]:
-    """As many of the items as a page may hold, at least one, and whether others are left that way."""
+    """Return the items that fit into a page, at least one, and whether more are left in that direction."""
     rows: list[Row] = []
     size = 0
     for item in reversed(items) if from_the_end else items:

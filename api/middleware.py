@@ -1,6 +1,6 @@
-"""The layers that every request and answer goes through, whatever its path.
+"""ASGI layers for every request, whatever its path.
 
-Plain ASGI: an answer must leave as it comes, and what is done for all of them must cost next to nothing.
+Plain ASGI, so that answers are passed on as they are, at almost no cost.
 """
 
 import asyncio
@@ -23,33 +23,33 @@ _CACHE_CONTROL: Final = _NO_STORE[0]
 RESPONSES: Final = "/v1/responses"
 ALLOWED_METHODS: Final = ("GET", "POST", "DELETE", "OPTIONS")
 EXPOSED: Final = (REQUEST_ID, RESPONSE_ID, "retry-after", "openai-poll-after-ms", "etag", "x-should-retry")
-"""Headers of ours that a browser hides from a page of another origin unless they are named."""
+"""Headers that a browser hides from pages of another origin unless they are named."""
 
 
 class TrailingSlash:
-    """Serves `/v1/responses/` as `/v1/responses`: what it passes on has no slash at its end.
+    """Removes a trailing slash: serves `/v1/responses/` as `/v1/responses`.
 
-    Starlette would redirect, to whatever host the client named, and some clients do not follow with a POST.
+    Starlette would redirect to the host that the client named, and some clients do not follow a redirect with a POST.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Serve one request."""
         if scope["type"] != "lifespan" and scope["path"].endswith("/") and scope["path"] != "/":
             scope["path"] = scope["path"][:-1]
         await self._app(scope, receive, send)
 
 
 class NoSockets:
-    """Answers the handshake of a WebSocket over HTTP, in OpenAI's shape: clients then fall back to HTTP at once."""
+    """Answers a WebSocket handshake with an HTTP error in OpenAI's shape, so that clients fall back to HTTP at once."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Serve one request."""
         if not _asks_for_socket(scope):
             await self._app(scope, receive, send)
             return
@@ -57,11 +57,11 @@ class NoSockets:
         answer.headers.update({REQUEST_ID: new_id("req"), **NOT_KEPT})
         await answer(scope, receive, send)
         if scope["type"] == "websocket":
-            await asyncio.sleep(0)  # uvicorn complains of an app that returns before the connection is closed
+            await asyncio.sleep(0)  # uvicorn logs an error if the app returns before the connection is closed
 
 
 def _asks_for_socket(scope: Scope) -> bool:
-    """Whether it is a handshake, even one that a proxy has taken the `Upgrade` out of."""
+    """Return whether it is a WebSocket handshake, even if a proxy has removed its `Upgrade` header."""
     if scope["type"] != "http":
         return bool(scope["type"] == "websocket")
     return scope["method"] == "GET" and _is_of_responses(scope) and "sec-websocket-key" in Headers(scope=scope)
@@ -73,12 +73,12 @@ def _is_of_responses(scope: Scope) -> bool:
 
 
 def allow_origins(app: ASGIApp, origins: Collection[str]) -> ASGIApp:
-    """`app`, open to pages of these origins, if there are any."""
+    """Return `app`, open to pages of these origins if there are any."""
     return _Cors(app, origins) if origins else app
 
 
 class _Cors(CORSMiddleware):
-    """Starlette's, whose own answers, those to preflights, have a request id and OpenAI's shape as all others."""
+    """Starlette's CORS layer, whose answers to preflights have a request id and OpenAI's error shape."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         super().__init__(
@@ -86,32 +86,32 @@ class _Cors(CORSMiddleware):
             allow_origins=origins,
             allow_methods=ALLOWED_METHODS,
             allow_headers=("*",),
-            allow_private_network=True,  # whoever names an origin means it to reach this server, wherever that is
+            allow_private_network=True,  # an allowed origin may reach this server on any network
             expose_headers=EXPOSED,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a browser that asks what a page may send; no key comes with that."""
+        """Answer a browser's preflight request, which has no key."""
         answer = super().preflight_response(request_headers)
         if answer.status_code >= 400:
-            said = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+            headers = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
             body = error_body(f"{bytes(answer.body).decode()}.", INVALID_REQUEST)
-            answer = JSONResponse(body, answer.status_code, {**said, **FINAL})
+            answer = JSONResponse(body, answer.status_code, {**headers, **FINAL})
         answer.headers.update({REQUEST_ID: new_id("req"), **NOT_KEPT})
         return answer
 
 
 class RequestIds:
-    """Gives each HTTP answer an `x-request-id` and what keeps it from being kept, and turns a fault of ours into a 500.
+    """Adds `x-request-id` and `NOT_KEPT` to each HTTP answer, and turns unexpected errors into a 500.
 
-    Starlette's own handler for faults sits outside all middleware and so has no such header.
+    Starlette's own handler for these sits outside all middleware, so its answers would lack the headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -130,7 +130,7 @@ class RequestIds:
 
         try:
             await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:  # it left while it was sending: nobody is there to be answered
+        except ClientDisconnect:  # the client left while it sent its body: no answer is possible
             return
         except Exception as error:
             if started:

@@ -1,7 +1,7 @@
-"""Lists whose rows may be large: a page has a budget of bytes, and never lies in memory as a whole.
+"""Lists with rows that may be large: a page has a limit in bytes, and is never in memory as a whole.
 
-Rows are read a few at a time, as the client takes those before. A page that is full, or that cannot be read on, ends
-with `has_more`: its last row is where the next one begins.
+Rows are read a few at a time, as the client takes the ones before. A page that reaches its limit, or fails midway, ends
+with `has_more` set; the next page starts after its last row.
 """
 
 import asyncio
@@ -23,80 +23,80 @@ from jobs.telemetry import get_logger
 
 PAGE_BYTES: Final = 16 * 1024 * 1024
 BATCH_BYTES: Final = 1024 * 1024
-"""As much is read at once, as it is kept; a larger row alone."""
+"""Most bytes read at once, as stored; a larger row is read alone."""
 BLOCK_BYTES: Final = 64 * 1024
 LISTED_BYTES: Final = 16 * 1024
-"""A setting of the request that is larger is left out of a list: whoever wants it retrieves the response."""
+"""Size above which a request's setting is left out of a list. Retrieving the response shows it."""
 LISTS_PER_KEY: Final = 4
-"""At once, from the first row read to the last byte taken."""
+"""Most lists of one key at once, from the first row read to the last byte taken by the client."""
 READS_AT_ONCE: Final = 4
-"""Over all keys of this process: each may hold a row of the largest size."""
+"""Most reads at once over all keys of this process: each may hold a row of the largest size."""
 MAX_WAIT_SECONDS: Final = 30.0
-"""How long a list waits for a place: a page of the largest rows may take some seconds, whoever reads it."""
+"""Seconds for which a list waits while its key reads `LISTS_PER_KEY`: a page of large rows may take some seconds."""
 
 T = TypeVar("T")
 Row = tuple[str, bytes]
-"""An id, and the row as JSON."""
+"""A row's id, and the row as JSON."""
 
 log = get_logger(__name__)
 
 
 @dataclass
-class _Places:
+class _KeyLimit:
     free: asyncio.Semaphore
-    wanted: int = 0
+    users: int = 0
 
 
 class Lists:
-    """Bounds how many lists are read at once. Belongs to one event loop."""
+    """Limits the lists that are read at once. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _Places] = {}
+        self._limits: dict[str, _KeyLimit] = {}
         self._pool = ThreadPoolExecutor(READS_AT_ONCE, "lists")
 
     def stop(self) -> None:
-        """Read no more."""
+        """Cancel all reads that have not started."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def read(self, work: Callable[[], T]) -> T:
-        """What `work`, which may block, returns."""
+        """Run `work`, which may block, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     @asynccontextmanager
-    async def place(self, api_key_id: str) -> AsyncIterator[None]:
-        """One of the key's places, as soon as there is one.
+    async def limited(self, api_key_id: str) -> AsyncIterator[None]:
+        """Wait until the key reads fewer than `LISTS_PER_KEY` lists, and count one more.
 
         Raises:
-            TooManyReads: there was none in time.
+            TooManyReads: none of its lists ended in time.
         """
-        places = self._places.setdefault(api_key_id, _Places(asyncio.Semaphore(LISTS_PER_KEY)))
-        places.wanted += 1
+        limit = self._limits.setdefault(api_key_id, _KeyLimit(asyncio.Semaphore(LISTS_PER_KEY)))
+        limit.users += 1
         try:
             try:
                 async with asyncio.timeout(MAX_WAIT_SECONDS):
-                    await places.free.acquire()
+                    await limit.free.acquire()
             except TimeoutError:
                 raise TooManyReads(LISTS_PER_KEY) from None
             try:
                 yield
             finally:
-                places.free.release()
+                limit.free.release()
         finally:
-            places.wanted -= 1
-            if not places.wanted:
-                del self._places[api_key_id]
+            limit.users -= 1
+            if not limit.users:
+                del self._limits[api_key_id]
 
 
 class Source(Protocol):
-    """The rows of a page in order; `has_more` says, once the first was asked for, whether others lie behind them."""
+    """The rows of a page in order. `has_more` is valid once the first row was read."""
 
     has_more: bool
 
     def rows(self) -> AsyncGenerator[Row, None]:
-        """Each row as it is wanted.
+        """Yield the rows, each read when it is needed.
 
         Raises:
-            CallerError: the question is wrong, or its asker may not ask any more.
+            CallerError: the query is invalid, or its API key was revoked.
         """
 
 
@@ -110,8 +110,8 @@ class ListedPage(Response):
         self._source = source
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Send it. What goes wrong before the first block has left is raised; later it ends the page early."""
-        async with self._lists.place(self._api_key_id), aclosing(self._source.rows()) as rows:
+        """Send the page. An error before the first block is raised; a later one ends the page early."""
+        async with self._lists.limited(self._api_key_id), aclosing(self._source.rows()) as rows:
             await _Page(self._source, rows, send).run()
 
 
@@ -122,7 +122,7 @@ class _Page:
         self._send = send
         self._buffer = [b'{"object":"list","data":[']
         self._buffered = 0
-        self._has_begun = False
+        self._has_started = False
         self._first_id: str | None = None
         self._last_id: str | None = None
         self._bytes = 0
@@ -132,24 +132,24 @@ class _Page:
         tail = {"first_id": self._first_id, "last_id": self._last_id, "has_more": is_cut or self._source.has_more}
         self._buffer.append(b"]," + to_json(tail)[1:])
         body = b"".join(self._buffer)
-        await self._begin({"content-length": str(len(body))})
+        await self._start({"content-length": str(len(body))})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _send_rows(self) -> bool:
-        """Whether the page ends before its rows do."""
+        """Return whether the page ends before its rows do."""
         try:
             async for row_id, row in self._rows:
                 if self._last_id is not None and self._bytes + len(row) > PAGE_BYTES:
                     return True
-                await self._take(row_id, row)
+                await self._add(row_id, row)
         except (KeyRefused, *DATABASE_ERRORS) as error:
-            if not self._has_begun:
+            if not self._has_started:
                 raise
-            log.warning("list ends early", error=type(error).__name__)
+            log.warning("list ended early", error=type(error).__name__)
             return True
         return False
 
-    async def _take(self, row_id: str, row: bytes) -> None:
+    async def _add(self, row_id: str, row: bytes) -> None:
         if self._last_id is not None:
             self._buffer.append(b",")
         self._buffer.append(row)
@@ -159,21 +159,21 @@ class _Page:
         if self._buffered >= BLOCK_BYTES:
             block = memoryview(b"".join(self._buffer))
             self._buffer, self._buffered = [], 0
-            await self._begin({})
+            await self._start({})
             for start in range(0, len(block), BLOCK_BYTES):
                 piece = bytes(block[start : start + BLOCK_BYTES])
                 await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
-    async def _begin(self, headers: Mapping[str, str]) -> None:
-        if not self._has_begun:
-            self._has_begun = True
+    async def _start(self, headers: Mapping[str, str]) -> None:
+        if not self._has_started:
+            self._has_started = True
             raw = [(name.encode(), value.encode()) for name, value in headers.items()]
             head = [*raw, (b"content-type", b"application/json")]
             await self._send({"type": "http.response.start", "status": 200, "headers": head})
 
 
 def batches(sizes: Iterable[tuple[str, int]]) -> list[list[str]]:
-    """Ids in groups that are read at once, by the sizes of their rows."""
+    """Group ids so that each group's rows have at most `BATCH_BYTES`."""
     groups: list[list[str]] = []
     room = 0
     for row_id, size in sizes:
@@ -186,7 +186,7 @@ def batches(sizes: Iterable[tuple[str, int]]) -> list[list[str]]:
 
 
 def lean(document: ResponseDocument) -> tuple[ResponseDocument, list[str]]:
-    """A response as a list shows it, and which settings of its request are left out for their size."""
+    """Return a response without its large settings, and the names of those."""
     left_out = [name for name, value in document.settings.items() if _is_large(value)]
     echoed = dict(document.answer or {})
     left_out += [name for name in echoed if name != "output" and name not in left_out and _is_large(echoed[name])]

@@ -1,7 +1,7 @@
-"""Ids of what a provider keeps: files, vector stores, containers, prompts, images that it made.
+"""Finding references to what a provider stores: files, vector stores, containers, prompts, images that it made.
 
-The provider knows one key, the operator's, and so lets every tenant of this server at what any of them has left there.
-Here it is found where a request names such a thing, so that a server with several tenants can refuse it.
+The provider knows only the operator's key, so every tenant of this server could read what any of them stored there. A
+server with several tenants can therefore refuse requests with such references.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -25,29 +25,29 @@ _NAMES: Final = frozenset(
     }
 )
 _UNREAD: Final = frozenset({"parameters", "input_schema", "schema", "filters", "headers", "annotations"})
-"""Of tools and parts: what is the tenant's own, or tells only where an answer came from."""
+"""Fields of tools and parts that are not searched: the tenant's own data, or sources of an answer."""
 _WHOLE_ELSEWHERE: Final[Mapping[str, str]] = {"image_generation_call": "result"}
-"""Items that hold their content unless they are only named, and the field it is in."""
+"""Items that are only references if they lack their content, and the field of that content."""
 
 
 def refuse_provider_ids(body: Mapping[str, Any], held: Collection[str] = ()) -> None:
-    """Refuse a request that names what the provider keeps; items whose ids are `held` are the tenant's own.
+    """Refuse a request that refers to what the provider stores. Items with ids in `held` are the tenant's own.
 
     Raises:
-        RequestInvalid: it does; the message names the setting by which an operator allows it.
+        RequestInvalid: it does; the message names the setting with which an operator allows it.
     """
     place = first_provider_id(body, held)
     if place is not None:
         raise RequestInvalid(
-            f"Unsupported parameter: '{place}'. It names something that the provider keeps, and would keep for every"
-            f" API key of this server alike; its operator may allow that with {VARIABLE}=allow.",
+            f"Unsupported parameter: '{place}'. It names something stored at the provider, which every API key of this"
+            f" server could use; its operator may allow that with {VARIABLE}=allow.",
             place,
             "unsupported_parameter",
         )
 
 
 def first_provider_id(body: Mapping[str, Any], held: Collection[str] = ()) -> str | None:
-    """Where a request names what the provider keeps, as OpenAI writes the path to a field; None when nowhere."""
+    """Return the path of the first field that refers to what the provider stores, as OpenAI writes paths, or None."""
     return next(_in_body(body, held), None)
 
 

@@ -1,6 +1,6 @@
-"""The one list of what a response needs to be run: `/readyz` and `doctor` both tell it, so they never differ.
+"""Checks of everything that a response needs to run. `/readyz` and `doctor` share them, so they never differ.
 
-Nobody who asks `/readyz` is to wait for what is silent.
+`/readyz` answers in time even if database or broker are silent.
 """
 
 from asyncio import timeout, wrap_future
@@ -28,15 +28,15 @@ from migrations import is_current
 
 THROTTLED: Final = "throttled"
 AFTER_A_PROBE: Final = timedelta(seconds=2)
-"""Later than a probe is due is a job that was refused, so that another goes before it."""
+"""Time after a probe is due at which a refused job is due again, so that another job makes the probe."""
 GRACE_SECONDS: Final = 0.2
-"""For what was ended at its limit to be told."""
+"""Seconds for a check that was ended at its time limit to report that."""
 
 T = TypeVar("T")
 
 
 class Subject(StrEnum):
-    """What a fault is of."""
+    """The part of the system that a fault is about."""
 
     DATABASE = "database"
     MIGRATIONS = "migrations"
@@ -51,7 +51,7 @@ class Subject(StrEnum):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is not as it should be: what is missing keeps responses from being run, the rest is a warning."""
+    """One thing that is wrong. If it `is_missing`, responses cannot run; else it is a warning."""
 
     of: Subject
     reason: str
@@ -60,7 +60,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class DatabaseState:
-    """What the rows say, and in `reason` why they cannot be read or no write is taken, if so."""
+    """State read from the database. `reason` says why it cannot be read or written; None if it can."""
 
     is_migrated: bool = True
     reason: str | None = None
@@ -72,9 +72,9 @@ class DatabaseState:
     provider_limit: dict[str, object] | None = None
 
     def faults(self, broker_away: str | None) -> list[Fault]:
-        """All of them, in the order in which things are needed; `broker_away` is why the broker takes no messages."""
+        """Return all faults, what is needed first at the top. `broker_away` is why the broker takes no messages."""
         found = []
-        if self.reason is not None:  # a worker that is not heard may just be unable to write that it lives
+        if self.reason is not None:  # a silent worker may be alive and unable to write its heartbeat
             found.append(Fault(Subject.DATABASE, self.reason))
         elif not self.is_migrated:
             found.append(Fault(Subject.MIGRATIONS, "its tables are not those of this release"))
@@ -95,9 +95,9 @@ class DatabaseState:
 
     def _of_rows(self, *, broker_answers: bool) -> list[Fault]:
         found = []
-        unheard = no_taker_reason(self.workers, broker_answers=broker_answers)
-        if unheard is not None:
-            found.append(Fault(Subject.WORKER, unheard))
+        no_worker = no_taker_reason(self.workers, broker_answers=broker_answers)
+        if no_worker is not None:
+            found.append(Fault(Subject.WORKER, no_worker))
         if self.provider_refuses and self.provider_limit is not None:
             found.append(Fault(Subject.PROVIDER, str(self.provider_limit["state"])))
         if broker_answers and self.overdue is not None and self.overdue.is_fault and not found:
@@ -105,7 +105,7 @@ class DatabaseState:
         return found
 
     def waiting(self, broker_away: str | None) -> dict[str, object] | None:
-        """The job that has been due for longest, if for long, and why it waits."""
+        """Return the job that has been due for longest, if that is long, and why it waits."""
         if self.overdue is None:
             return None
         reason = self.overdue.reason
@@ -116,16 +116,16 @@ class DatabaseState:
         return {"id": self.overdue.job_id, "seconds": self.waited, "reason": reason}
 
 
-def unseen(error: SQLAlchemyError | TimeoutError) -> DatabaseState:
-    """What a look shows that failed."""
+def unreadable(error: SQLAlchemyError | TimeoutError) -> DatabaseState:
+    """Return the state that a failed look shows."""
     return DatabaseState(reason=failure_reason(error))
 
 
 def look(database: Database, writes: WriteProbe, settings: Settings) -> DatabaseState:
-    """Look at the rows, and try a small write.
+    """Read the state from the database, and try a small write.
 
     Raises:
-        SQLAlchemyError: nothing could be read, or SQLite's file was replaced.
+        SQLAlchemyError: the database could not be read, or SQLite's file was replaced.
     """
     database.check_file()
     with database.read(within=TRY_SECONDS) as tx:
@@ -136,7 +136,7 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         limit_settings, now = ProviderLimitSettings.from_settings(settings), at
         overdue = overdue_job(tx, limit_settings, at, settings.worker_timeout)
         provider_limit = read_provider_limit(tx, limit_settings.name)
-        # with nothing waiting, a lane whose probe is due tries the next response at once; who was refused waits longer
+        # a paused provider whose probe is due gets the next response at once, unless refused ones still wait
         refuses = provider_limit.paused_at is not None and (
             provider_limit.refuses_all(now - AFTER_A_PROBE) or oldest_due_at(tx) is not None
         )
@@ -147,11 +147,11 @@ def look(database: Database, writes: WriteProbe, settings: Settings) -> Database
         overdue=overdue,
         waited=0.0 if overdue is None else round((at - overdue.due_at).total_seconds(), 1),
         provider_refuses=refuses,
-        provider_limit=_shown(provider_limit, limit_settings, now),
+        provider_limit=_describe(provider_limit, limit_settings, now),
     )
 
 
-def _shown(provider_limit: ProviderLimit, settings: ProviderLimitSettings, now: datetime) -> dict[str, object]:
+def _describe(provider_limit: ProviderLimit, settings: ProviderLimitSettings, now: datetime) -> dict[str, object]:
     limit = settings.limit(provider_limit)
     state = (
         "paused"
@@ -169,7 +169,7 @@ def _shown(provider_limit: ProviderLimit, settings: ProviderLimitSettings, now: 
 
 
 class Probe(Generic[T]):
-    """Looks for all who ask at the same time, on a thread of its own, which may be stuck. Belongs to one event loop."""
+    """Runs a check in a thread of its own, once for all who ask at the same time. Belongs to one event loop."""
 
     def __init__(self, name: str, look: Callable[[], T]) -> None:
         self._look = look
@@ -178,7 +178,7 @@ class Probe(Generic[T]):
         self._began_at = float("-inf")
 
     async def ask(self) -> T:
-        """What a look sees, or the one that is under way; raises what it raises.
+        """Return the result of the check under way, or of a new one; raise what it raises.
 
         Raises:
             TimeoutError: it has not ended within two seconds.

@@ -1,6 +1,6 @@
-"""The bodies that leave this server: the public contract, apart from the tables.
+"""Bodies of answers: rendering them, and their shapes on the OpenAPI page.
 
-A response always has OpenAI's full shape. What only we know lives under its one extra key, `backburner`.
+A response always has OpenAI's full shape, and one extra key, `backburner`, for what only this server knows.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ from jobs.store.waiting_for import WaitState
 def render_response(
     document: ResponseDocument, awaited: WaitState | None, *, shows_reasoning: bool = False
 ) -> dict[str, Any]:
-    """A response as the SDKs read it, with every key that the Open Responses specification asks for.
+    """Return a response as the SDKs read it, with every key that the Open Responses specification requires.
 
-    Encrypted reasoning is shown where its create asked for it, or with `shows_reasoning`.
+    Encrypted reasoning is shown if its create asked for it, or with `shows_reasoning`.
     """
     job = document.job
     awaited = awaited or WaitState()
@@ -67,15 +67,15 @@ def render_response(
 
 
 def render_listed(document: ResponseDocument, awaited: WaitState | None, left_out: Sequence[str]) -> dict[str, Any]:
-    """A response in a list; what is `left_out` for its size has its default there, and is named."""
-    shown = render_response(document, awaited)
+    """Return a response for a list. Settings `left_out` for their size have their defaults, and are named."""
+    body = render_response(document, awaited)
     if left_out:
-        shown["backburner"]["left_out"] = list(left_out)
-    return shown
+        body["backburner"]["left_out"] = list(left_out)
+    return body
 
 
 def render_attempt(attempt: Attempt) -> dict[str, Any]:
-    """One call to the provider, without what it brought."""
+    """Return one call to the provider, without its body."""
     return {
         "object": "response.attempt",
         "id": f"{attempt.job_id}:{attempt.number}",
@@ -98,7 +98,7 @@ def render_attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def render_usage(row: UsageRow) -> dict[str, Any]:
-    """One day of one model and key."""
+    """Return the usage of one model and API key on one day."""
     return {
         "object": "usage.day",
         "id": f"{row.day.isoformat()}:{row.model}:{row.api_key_id}",
@@ -118,7 +118,7 @@ def render_usage(row: UsageRow) -> dict[str, Any]:
 
 
 def render_model(model: Model) -> dict[str, Any]:
-    """One model, as `models.list` gives it."""
+    """Return one model, as in `models.list`."""
     return {
         "id": model.id,
         "object": "model",
@@ -129,7 +129,7 @@ def render_model(model: Model) -> dict[str, Any]:
 
 
 def render_page(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
-    """A list in OpenAI's shape."""
+    """Return a list in OpenAI's shape."""
     ids = [each["id"] for each in data]
     return {
         "object": "list",
@@ -140,8 +140,8 @@ def render_page(data: list[dict[str, Any]], *, has_more: bool) -> dict[str, Any]
     }
 
 
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())
+def _seconds(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())
 
 
 def _dollars(microusd: int) -> float:
@@ -158,13 +158,13 @@ def _error(job: Job) -> dict[str, Any] | None:
 def _last_error(job: Job) -> dict[str, Any] | None:
     if job.error_kind is None:
         return None
-    facts = {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
-    return {**facts, "code": job.error_code}
+    error = {"kind": job.error_kind, "http_status": job.error_http_status, "message": job.error_message}
+    return {**error, "code": job.error_code}
 
 
 def _next_attempt_at(job: Job) -> float | None:
-    held_back = job.blocked_by is not None or job.parked_until is not None
-    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not held_back
+    is_held_back = job.blocked_by is not None or job.parked_until is not None
+    waiting = job.status is Status.QUEUED and job.available_at > job.updated_at and not is_held_back
     return job.available_at.timestamp() if waiting else None
 
 
@@ -187,13 +187,13 @@ def _usage(usage: Usage | None) -> dict[str, Any] | None:
 
 
 class _Shape(BaseModel):
-    """A body on the OpenAPI page; bodies are rendered above, these only describe them."""
+    """The shape of a body on the OpenAPI page. The functions above render the bodies."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class ErrorDetail(_Shape):
-    """What went wrong."""
+    """An error: its message, OpenAI's type and code, and the parameter that is wrong."""
 
     message: str
     type: str
@@ -202,50 +202,51 @@ class ErrorDetail(_Shape):
 
 
 class ErrorBody(_Shape):
-    """Every error, in OpenAI's shape."""
+    """An error, in OpenAI's shape."""
 
     error: ErrorDetail
 
 
 class LastError(_Shape):
-    """What the last attempt failed with."""
+    """The error of the last attempt."""
 
     kind: ErrorKind
     http_status: int | None
     message: str | None
-    code: str | None = Field(description="as in `error`, once the response has failed")
+    code: str | None = Field(description="as in `error`; set once the response has failed")
 
 
 class SentConversation(_Shape):
-    """How much of its conversation a follow-up's last call was given, its own turn included."""
+    """The part of its conversation that a follow-up's last call was sent, its own turn included."""
 
     responses: int
     items: int
 
 
 class Facts(_Shape):
-    """What only this server knows of a response."""
+    """Backburner's own facts about a response."""
 
-    attempt: int = Field(description="calls made so far")
+    attempt: int = Field(description="calls to the provider so far")
     max_attempts: int
-    queue_position: int | None = Field(description="among your own queued responses; counted up to 1,000")
-    next_attempt_at: float | None = Field(description="unix seconds, while waiting for the next attempt")
+    queue_position: int | None = Field(description="position among your own queued responses, counted up to 1,000")
+    next_attempt_at: float | None = Field(description="unix seconds; set while the response waits for its next attempt")
     parked_until: float | None = Field(
-        description="unix seconds, while waiting for the provider's log to tell whether the last call was billed"
+        description="unix seconds; set while the provider's log is checked for whether the last call was billed"
     )
-    blocked_by: str | None = Field(description="the response that has to end first")
+    blocked_by: str | None = Field(description="id of the response that has to end first")
     waiting_for: str | None = Field(
-        description="while queued, in words: the state of the provider, a free slot, `run_at` or another response"
+        description="while queued: what it waits for, in words (provider, free slot, `run_at`, other response)"
     )
     conversation: SentConversation | None
     provider_response_id: str | None
     provider_model: str | None
     truncation_applied: Literal["auto", "disabled"] | None
-    cost_usd: float | None = Field(description="of all attempts together")
+    cost_usd: float | None = Field(description="sum of all attempts")
     cost_source: CostSource | None
     error: LastError | None
     left_out: list[str] = Field(
-        default=[], description="in a list: the settings above 16 KB that only a retrieve shows; else missing"
+        default=[],
+        description="only in a list: settings above 16 KB, which are left out there; retrieve the response for them",
     )
 
 
@@ -282,12 +283,12 @@ class AttemptBody(_Shape):
     cost_usd: float | None
     body: str | None = Field(
         default=None,
-        description="with `include=body` alone: what a failed call brought in place of an answer, up to 256 KB of it",
+        description="only with `include=body`: what the provider sent in a failed call, up to 256 KB",
     )
 
 
 class UsageBody(_Shape):
-    """One day of one model and key."""
+    """The usage of one model and API key on one day."""
 
     day: str
     model: str
@@ -296,8 +297,8 @@ class UsageBody(_Shape):
     input_tokens: int
     output_tokens: int
     total_tokens: int
-    cost_usd: float | None = Field(description="of the calls whose cost is known; null when that is none of them")
-    calls_of_unknown_cost: int = Field(description="calls that may have been billed, at a cost that nobody has told")
+    cost_usd: float | None = Field(description="sum of the calls with a known cost; null if there are none")
+    calls_of_unknown_cost: int = Field(description="calls that may have been billed, at an unknown cost")
 
 
 class ModelBody(_Shape):
@@ -350,7 +351,7 @@ class InputItemPage(Page):
 
 
 class InputTokens(_Shape):
-    """How many tokens a request has at most; `backburner` says how that was found."""
+    """An upper bound of the input tokens of a request; `backburner` names what it does not include."""
 
     object: Literal["response.input_tokens"]
     input_tokens: int
@@ -358,7 +359,7 @@ class InputTokens(_Shape):
 
 
 class Deleted(_Shape):
-    """What is left of a deleted response."""
+    """Confirmation that a response was deleted."""
 
     id: str
     object: Literal["response"]
@@ -366,7 +367,7 @@ class Deleted(_Shape):
 
 
 class ProviderLimitBody(_Shape):
-    """How calls go out to the provider; `max_calls` is null when only the workers' slots limit them."""
+    """The limit on calls to the provider. `max_calls` is null if only the workers' slots limit them."""
 
     limit: Literal["active", "throttled", "paused"]
     reason: Literal["bad_credentials", "out_of_credit"] | None
@@ -374,7 +375,7 @@ class ProviderLimitBody(_Shape):
 
 
 class WaitingJob(_Shape):
-    """The response that has been due for longest, if for more than 30 seconds, and why it waits."""
+    """The response that has been due for longest, if that is more than 30 seconds, and why it waits."""
 
     id: str
     seconds: float
@@ -382,9 +383,9 @@ class WaitingJob(_Shape):
 
 
 class Readiness(_Shape):
-    """Whether a response submitted now would be run.
+    """Shows whether a response submitted now would run.
 
-    `pick-up` is missing where slots are free and workers listen, but none has taken a job for 30 seconds.
+    `pick-up` is missing if slots are free and workers are connected, but no worker has taken a job for 30 seconds.
     """
 
     status: Literal["ok", "unavailable"]

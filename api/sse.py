@@ -1,6 +1,6 @@
-"""Sequences of stream events as frames: read from the rows, one look shared by all who need the same.
+"""Stream events as frames, read from the database. Streams that need the same page share one read.
 
-What comes first and last is made from the job and its answer, what lies between is read from its log.
+The first and last events are made from the job and its answer; those in between are read from its event log.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ CHUNKS_PER_LOOK: Final = 16
 
 @dataclass(frozen=True)
 class Page:
-    """The next frames of a sequence, whether the last of all is among them, and when to look again unasked."""
+    """The next frames of a stream, whether they include the last, and seconds until the next look."""
 
     frames: tuple[bytes, ...]
     is_last: bool
@@ -34,17 +34,17 @@ class Page:
 
 
 class Sequences:
-    """Looks at sequences for every stream of this process."""
+    """Reads events for every stream of this process."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._under_way: dict[tuple[str, str, int], asyncio.Task[Page]] = {}
 
     async def read(self, job_id: str, api_key_id: str, number: int) -> Page:
-        """What follows from `number` on, as far as it was told before this was called; maybe nothing.
+        """Return the events from `number` on that were written before this call; maybe none.
 
         Raises:
-            JobNotFound: there is no such response for this key, or no more.
+            JobNotFound: the response does not exist, belongs to another key, or was deleted.
         """
         key = (job_id, api_key_id, number)
         earlier = self._under_way.get(key)
@@ -52,7 +52,7 @@ class Sequences:
             page = await asyncio.shield(earlier)
             if page.frames or page.is_last:
                 return page
-        # the earlier look may have begun before there was something to see; one found now began after it ended
+        # the earlier read may have begun before the event was written; one found now began after that read ended
         return await asyncio.shield(self._under_way.get(key) or self._look(key))
 
     def _look(self, key: tuple[str, str, int]) -> "asyncio.Task[Page]":
@@ -62,14 +62,14 @@ class Sequences:
         def ended(task: "asyncio.Task[Page]") -> None:
             del self._under_way[key]
             if not task.cancelled():
-                task.exception()  # all who asked may have left: nobody else takes note of it
+                task.exception()  # every client may have left: marks the exception as seen
 
         task.add_done_callback(ended)
         return task
 
 
 def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
-    """Read on from `number`. The log never grows once its job has ended, so that an answer read after it is its end."""
+    """Read the events from `number` on. The log is complete once its job has ended; an answer read after it ends it."""
     with database.read() as tx:
         log = read_log(tx, job_id, api_key_id, number, CHUNKS_PER_LOOK)
         is_last = log.has_ended and len(log.chunks) < CHUNKS_PER_LOOK
@@ -80,7 +80,7 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
             error = error_in_streams(document.job, may_have_been_billed=may_have_been_billed(tx, job_id))
     events: list[tuple[int, Event]] = []
     if document is not None:
-        is_last = is_last and document.job.updated_at == log.changed_at  # else it has been run again meanwhile
+        is_last = is_last and document.job.updated_at == log.changed_at  # else it was retried meanwhile
         events += list(enumerate(_opening(document)))[number:]
     for chunk in log.chunks:
         events += [each for each in enumerate(chunk.events, chunk.number) if each[0] >= number]
@@ -92,18 +92,18 @@ def look(database: Database, job_id: str, api_key_id: str, number: int) -> Page:
 
 
 def frame(event: Event, number: int) -> bytes:
-    """One event as it stands on the wire. All is ASCII: some clients take U+2028 for the end of a line."""
+    """Return one event in SSE format. All ASCII, as some clients take U+2028 for a line end."""
     numbered = {"type": event["type"], "sequence_number": number, **event}
     return f"event: {event['type']}\ndata: {to_text(numbered)}\n\n".encode()
 
 
 def opening_length(job: Job) -> int:
-    """How many events tell that the response was accepted and, once a worker had it, that it runs."""
+    """Return the number of events before the answer's: created, queued and, once a worker had it, in progress."""
     return 2 if job.started_at is None else 3
 
 
 def _opening(document: ResponseDocument) -> Iterator[Event]:
-    """What every stream of a response begins with, the same at any time."""
+    """Yield the first events of a response's stream; they are the same whenever it is read."""
     queued = replace(
         document.job,
         status=Status.QUEUED,
@@ -123,9 +123,9 @@ def _opening(document: ResponseDocument) -> Iterator[Event]:
         sent_responses=None,
         sent_items=None,
     )
-    accepted = render_response(replace(document, job=queued, answer=None), None)
-    yield {"type": "response.created", "response": accepted}
-    yield {"type": "response.queued", "response": accepted}
+    created = render_response(replace(document, job=queued, answer=None), None)
+    yield {"type": "response.created", "response": created}
+    yield {"type": "response.queued", "response": created}
     if document.job.started_at is not None:
         running = replace(queued, status=Status.IN_PROGRESS, attempt=1)
         yield {
@@ -135,7 +135,7 @@ def _opening(document: ResponseDocument) -> Iterator[Event]:
 
 
 def _ending(document: ResponseDocument, progress: Progress, error: dict[str, Any] | None) -> Iterator[Event]:
-    """The events of the answer that were not sent before, and the last one; `error` is what it says of a failure."""
+    """Yield the answer's events that were not sent before, and the last one; `error` is merged into a failure's."""
     response = render_response(document, None)
     if error is not None:
         response["error"] |= error

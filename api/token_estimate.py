@@ -1,11 +1,10 @@
-"""How many input tokens a request has at most, said without a network.
+"""Upper bound of a request's input tokens, computed offline.
 
-The vocabularies of the models are not public for all of them, and are nowhere to be had offline. What holds for every
-byte-level vocabulary is that a token stands for one byte of UTF-8 or more; so the bytes of what is sent, with an
-allowance for what the model's own format wraps around each item, bound its tokens from above. For English prose that is
-about four times the count: it says what certainly fits, not what will be billed.
+The models' vocabularies are not all public, and not available offline. In every byte-level vocabulary a token stands
+for at least one byte of UTF-8. So the bytes sent, plus an allowance for the model's own format around each item, are an
+upper bound. For English prose it is about four times the real count: it shows what certainly fits, not what is billed.
 
-What the provider adds by itself, nobody here can bound: it is named instead.
+Texts that the provider adds cannot be counted here; they are named instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +16,16 @@ from jobs.encoding import to_text
 
 PER_ITEM: Final = 16
 PER_IMAGE: Final = 1_275
-"""OpenAI's o-series: 75 for an image and 150 for each of the eight tiles that the largest one is cut into."""
+"""OpenAI's o-series: 75 for an image, and 150 for each of the eight tiles of the largest one."""
 _COUNTED_SETTINGS: Final = ("instructions", "tools", "tool_choice", "text", "prompt")
 _IMAGES: Final = frozenset({"input_image", "computer_screenshot"})
 _WRITTEN_OUT: Final = frozenset({"function", "custom", "namespace"})
-"""The tools of which the model is told no more than the request says."""
+"""Tools whose whole description is in the request."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """`tokens` at most, but for what `uncounted` names, of which `uncounted_files` are files."""
+    """At most `tokens`, without what `uncounted` names; `uncounted_files` is the number of files in it."""
 
     tokens: int
     uncounted_files: int
@@ -34,7 +33,7 @@ class Bound:
 
 
 def bound_tokens(settings: Mapping[str, Any], items: Sequence[Item]) -> Bound:
-    """Bound what a request with these settings and input items has."""
+    """Return an upper bound of the tokens of a request with these settings and input items."""
     images = files = 0
     texts = [_text(settings[name]) for name in _COUNTED_SETTINGS if settings.get(name) is not None]
     for item in items:
@@ -43,12 +42,12 @@ def bound_tokens(settings: Mapping[str, Any], items: Sequence[Item]) -> Bound:
         files += more_files
         texts.append(_text(plain))
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-    unseen = set(_unseen(settings)) | ({"input_file"} if files else set())
-    return Bound(size + PER_ITEM * (len(texts) + 1) + PER_IMAGE * images, files, sorted(unseen))
+    uncounted = set(_uncounted(settings)) | ({"input_file"} if files else set())
+    return Bound(size + PER_ITEM * (len(texts) + 1) + PER_IMAGE * images, files, sorted(uncounted))
 
 
-def _unseen(settings: Mapping[str, Any]) -> Iterable[str]:
-    """What stands for texts that only the provider has: tools of its own and stored prompts."""
+def _uncounted(settings: Mapping[str, Any]) -> Iterable[str]:
+    """Yield what stands for texts that only the provider has: its own tools, and stored prompts."""
     if settings.get("prompt") is not None:
         yield "prompt"
     for tool in settings.get("tools") or ():
@@ -61,7 +60,7 @@ def _text(value: object) -> str:
 
 
 def _without_media(item: Item) -> tuple[Item, int, int]:
-    """An item less its images and files, and how many of each it had."""
+    """Return an item without its images and files, and the numbers of these."""
     kept, images, files = dict(item), 0, 0
     for field in ("content", "output"):
         parts = item.get(field)

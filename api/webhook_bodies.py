@@ -1,4 +1,4 @@
-"""The bodies of the webhook routes: what comes in, as OpenAI's SDKs send it, and what leaves."""
+"""Bodies of the webhook routes: requests as OpenAI's SDKs send them, and answers."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -26,11 +26,11 @@ class CreateEndpoint(Open):
 
     name: Name
     url: DestinationUrl = Field(description="https unless the server allows http; private addresses are refused.")
-    event_types: EventNames = Field(description="What it wants to hear of.")
+    event_types: EventNames = Field(description="Events to send to this endpoint.")
 
 
 class UpdateEndpoint(Open):
-    """What to change of a webhook endpoint; a new `url` also enables it again."""
+    """Changes to a webhook endpoint. A new `url` also enables a disabled endpoint."""
 
     name: Name | None = None
     url: DestinationUrl | None = None
@@ -39,20 +39,20 @@ class UpdateEndpoint(Open):
 
 
 class RotateSecret(Open):
-    """How to change the signing secret."""
+    """Options for changing the signing secret."""
 
     keep_old_secret_active_for_24_hours: bool | None = None
 
 
 class TestEndpoint(Open):
-    """Which event to send as a test."""
+    """The event to send as a test."""
 
-    __test__ = False  # pytest would take the name for a test's
+    __test__ = False  # pytest would take it for a test
     event_type: EventName
 
 
 class Recover(Open):
-    """Since when to send again what was missed."""
+    """The moment from which missed events are sent again."""
 
     since: Annotated[float, Field(ge=0, le=LATEST_MOMENT)] = Field(description="unix seconds")
 
@@ -61,10 +61,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parse(kind: type[M], raw: bytes) -> M:
-    """Read and check a body; where everything may be left out, so may the body.
+    """Read and check a body. It may be empty if no field is required.
 
     Raises:
-        RequestInvalid: with the path of the first field that is wrong.
+        RequestInvalid: a field is wrong; the error names the first one.
     """
     try:
         return kind.model_validate(read_object(raw or b"{}"))
@@ -73,19 +73,19 @@ def parse(kind: type[M], raw: bytes) -> M:
 
 
 def request_body(kind: type[BaseModel]) -> dict[str, Any]:
-    """`kind` on the OpenAPI page."""
+    """Return the description of `kind` for the OpenAPI page."""
     return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}, "required": True}}
 
 
 def render_endpoint(endpoint: Endpoint, now: datetime, secret: str | None = None) -> dict[str, Any]:
-    """An endpoint as the SDKs read it; `secret` is shown when it is new, and never again.
+    """Return an endpoint as the SDKs read it. `secret` is only given, and shown, when it is new.
 
-    How it fares is ours to tell: since when it fails, and when it is going to be disabled if that goes on.
+    `backburner` shows since when the endpoint fails, and when it will be disabled if it continues to.
     """
     since = endpoint.failing_since
     disables_at = None if since is None or endpoint.disabled_at is not None else since + DISABLE_AFTER
     warned = disables_at is not None and since is not None and now - since >= WARN_AFTER
-    shown = {
+    body = {
         "id": endpoint.id,
         "object": "webhook_endpoint",
         "created_at": int(endpoint.created_at.timestamp()),
@@ -96,26 +96,27 @@ def render_endpoint(endpoint: Endpoint, now: datetime, secret: str | None = None
         "signing_secret_hint": endpoint.secret_hint,
         "backburner": {
             "status": "disabled" if endpoint.disabled_at else "failing" if warned else "enabled",
-            "failing_since": _moment(since),
-            "disables_at": _moment(disables_at),
-            "disabled_at": _moment(endpoint.disabled_at),
+            "failing_since": _timestamp(since),
+            "disables_at": _timestamp(disables_at),
+            "disabled_at": _timestamp(endpoint.disabled_at),
             "disabled_for": endpoint.disabled_for,
-            "old_secret_until": _moment(endpoint.former_until),
+            "old_secret_until": _timestamp(endpoint.former_until),
         },
     }
-    return shown if secret is None else {**shown, "signing_secret": secret}
+    return body if secret is None else {**body, "signing_secret": secret}
 
 
-def shown_error(error: DeliveryError | None) -> DeliveryError | None:
-    """How a try went wrong, as its owner is told.
+def public_error(error: DeliveryError | None) -> DeliveryError | None:
+    """Return a delivery's error as its owner may see it.
 
-    One word for a name without an address and for one that leads inside: two would tell which internal names there are.
+    A name without an address and a name with a private address share one error, so that it does not show which internal
+    names exist.
     """
     return DeliveryError.ADDRESS_REFUSED if error is DeliveryError.NAME_UNRESOLVED else error
 
 
 def render_delivery(delivery: Delivery) -> dict[str, Any]:
-    """One event on its way to one endpoint, with every try."""
+    """Return the delivery of one event to one endpoint, with all delivery attempts."""
     pending = delivery.status is DeliveryStatus.PENDING
     return {
         "id": delivery.id,
@@ -128,38 +129,38 @@ def render_delivery(delivery: Delivery) -> dict[str, Any]:
         "status": delivery.status,
         "created_at": delivery.created_at.timestamp(),
         "next_attempt_at": delivery.available_at.timestamp() if pending else None,
-        "ended_at": _moment(delivery.ended_at),
+        "ended_at": _timestamp(delivery.ended_at),
         "status_code": delivery.http_status,
-        "error": shown_error(delivery.error_kind),
+        "error": public_error(delivery.error_kind),
         "attempts": [_render_attempt(each) for each in delivery.attempts],
     }
 
 
-def _render_attempt(made: DeliveryAttempt) -> dict[str, Any]:
-    ended = made.ended_at
+def _render_attempt(attempt: DeliveryAttempt) -> dict[str, Any]:
+    ended_at = attempt.ended_at
     return {
-        "number": made.number,
-        "started_at": made.started_at.timestamp(),
-        "duration_ms": None if ended is None else round((ended - made.started_at).total_seconds() * 1000),
-        "status_code": made.http_status,
-        "error": shown_error(made.error_kind),
+        "number": attempt.number,
+        "started_at": attempt.started_at.timestamp(),
+        "duration_ms": None if ended_at is None else round((ended_at - attempt.started_at).total_seconds() * 1000),
+        "status_code": attempt.http_status,
+        "error": public_error(attempt.error_kind),
     }
 
 
-def _moment(moment: datetime | None) -> float | None:
-    return None if moment is None else moment.timestamp()
+def _timestamp(at: datetime | None) -> float | None:
+    return None if at is None else at.timestamp()
 
 
 class _Shape(BaseModel):
-    """A body on the OpenAPI page; bodies are rendered above, these only describe them."""
+    """The shape of a body on the OpenAPI page. The functions above render the bodies."""
 
 
 class EndpointFacts(_Shape):
-    """How an endpoint fares; only this server says so."""
+    """Backburner's own facts about an endpoint."""
 
     status: Literal["enabled", "failing", "disabled"]
     failing_since: float | None
-    disables_at: float | None = Field(description="when it is disabled if every delivery goes on failing")
+    disables_at: float | None = Field(description="when it will be disabled if all deliveries continue to fail")
     disabled_at: float | None
     disabled_for: DisabledFor | None
     old_secret_until: float | None
@@ -180,7 +181,7 @@ class EndpointBody(_Shape):
 
 
 class EndpointWithSecret(EndpointBody):
-    """A webhook endpoint with its signing secret, this once."""
+    """A webhook endpoint with its signing secret, which is shown only once."""
 
     signing_secret: str
 
@@ -192,7 +193,7 @@ class EndpointPage(Page):
 
 
 class EndpointDeleted(_Shape):
-    """What is left of a deleted endpoint."""
+    """Confirmation that an endpoint was deleted."""
 
     id: str
     object: Literal["webhook_endpoint.deleted"]
@@ -200,7 +201,7 @@ class EndpointDeleted(_Shape):
 
 
 class EndpointTested(_Shape):
-    """What an endpoint answered to a test event; any status counts as an answer."""
+    """The answer of an endpoint to a test event, whatever its status."""
 
     object: Literal["webhook_endpoint.test"]
     webhook_endpoint_id: str
@@ -210,7 +211,7 @@ class EndpointTested(_Shape):
 
 
 class EndpointRecovery(_Shape):
-    """How many deliveries begin anew."""
+    """The number of deliveries that are sent again."""
 
     object: Literal["webhook_endpoint.recovery"]
     webhook_endpoint_id: str
@@ -218,14 +219,14 @@ class EndpointRecovery(_Shape):
 
 
 class EventTypes(_Shape):
-    """Everything that an endpoint can hear of."""
+    """All event types."""
 
     object: Literal["list"]
     data: list[EventType]
 
 
 class DeliveryAttemptBody(_Shape):
-    """One request to a receiver."""
+    """One request to an endpoint."""
 
     number: int
     started_at: float
@@ -235,7 +236,7 @@ class DeliveryAttemptBody(_Shape):
 
 
 class DeliveryBody(_Shape):
-    """One event on its way to one endpoint."""
+    """The delivery of one event to one endpoint."""
 
     id: str
     object: Literal["webhook_delivery"]
@@ -254,6 +255,6 @@ class DeliveryBody(_Shape):
 
 
 class DeliveryPage(Page):
-    """A page of an endpoint's log."""
+    """A page of an endpoint's delivery log."""
 
     data: list[DeliveryBody]

@@ -1,4 +1,4 @@
-"""Checks where a caller wants webhooks sent, and seals what signs them, before either reaches a row."""
+"""Checking webhook destinations, and encrypting signing secrets, before they are stored."""
 
 from api.dependencies import AppState
 from api.request.body import CreateResponse
@@ -11,12 +11,12 @@ from jobs.webhooks.url_policy import NOWHERE, Destination, DestinationRefused, p
 
 
 async def checked_destination(url: str, state: AppState, api_key_id: str, param: str) -> Destination:
-    """Where `url` leads, if the operator's policy lets anything be sent there now.
+    """Parse `url` and check it against the operator's policy.
 
-    The guard at the sender has the last word at every delivery.
+    The sender checks the addresses again at every delivery.
 
     Raises:
-        RequestInvalid: it does not.
+        RequestInvalid: the policy does not allow it.
     """
     policy = state.settings.destination_policy
     try:
@@ -30,15 +30,15 @@ async def checked_destination(url: str, state: AppState, api_key_id: str, param:
 
 
 def target_key(api_key_id: str, destination: Destination) -> str:
-    """What bounds deliveries at once: one tenant's receiver is not held up by another's use of the same server."""
+    """Return the delivery target, which limits concurrent deliveries: one API key's deliveries to one origin."""
     return f"{api_key_id} {destination.origin}"
 
 
 def require_encryption(state: AppState, param: str | None, what: str = "Webhooks") -> None:
-    """Refuse `what`, which needs a secret to be kept, where none could be.
+    """Refuse `what`, which needs an encrypted secret, if this server cannot encrypt.
 
     Raises:
-        RequestInvalid: the operator has set no key.
+        RequestInvalid: the operator has set no encryption key.
     """
     if not state.cipher.is_there:
         message = f"{what} are not set up on this server: its operator has to set {VARIABLE}."
@@ -46,11 +46,11 @@ def require_encryption(state: AppState, param: str | None, what: str = "Webhooks
 
 
 async def webhook_target(fields: CreateResponse, state: AppState, caller: ApiKey) -> WebhookTarget | None:
-    """Where a request wants its end told, checked and sealed; None when it names nothing.
+    """Return the request's own webhook, checked and with its secret encrypted; None if it has none.
 
     Raises:
-        NotAllowed: the key lacks the scope.
-        RequestInvalid: nothing may be sent there, or the request is not a background one.
+        NotAllowed: the API key lacks the scope.
+        RequestInvalid: the destination is not allowed, or the request is not a background one.
     """
     webhook = fields.webhook
     if webhook is None:

@@ -1,7 +1,7 @@
-"""What all parts of a request body share: objects that keep unknown fields, and unions that know their branch.
+"""Building blocks of request bodies: objects that keep unknown fields, and unions with discriminators.
 
-A union here is always decided by a discriminator, never tried branch by branch: the error then names the one field
-that is wrong instead of listing why each of a dozen forms did not fit.
+A discriminator always chooses a union's branch; branches are never tried one by one. The error then names the one field
+that is wrong, instead of all reasons why a dozen forms did not fit.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-# pydantic puts the branch of a union into the error's location; the mark tells it from a field's name.
+# pydantic puts a union's branch into the error's location; the mark tells it from a field name.
 BRANCH_MARK: Final = "\x1f"
 
-# Error types of our own, beside pydantic's; `api.request.errors` puts all of them into OpenAI's words.
+# Error types besides pydantic's; `api.request.errors` words them all as OpenAI does.
 WRONG_SHAPE: Final = "wrong_shape"
 WRONG_KIND: Final = "wrong_kind"
 REFUSED: Final = "refused"
@@ -30,22 +30,22 @@ UNKNOWN_FIELD: Final = "unknown_field"
 
 
 class Open(BaseModel):
-    """An object of which we know some fields. Unknown ones are kept, so that a newer SDK works.
+    """An object with some known fields. Unknown fields are kept, so that newer SDKs work.
 
-    Strict: `"16"`, `16.0` and `true` are not integers. No input in the error's text: a log must not show a prompt.
+    Strict: `"16"`, `16.0` and `true` are not integers. No input in error texts: logs must not show prompts.
     """
 
     model_config = ConfigDict(strict=True, extra="allow", hide_input_in_errors=True)
 
 
 class Unread(Open):
-    """An object of a type that is not checked here: the provider's to know."""
+    """An object of a type that is not checked here but by the provider."""
 
     type: str
 
 
 class Closed(Open):
-    """An object of which we know all fields. pydantic's own way would make one error for each unknown one."""
+    """An object whose fields are all known. Makes one error, where pydantic makes one for each unknown field."""
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
@@ -61,7 +61,7 @@ FIRST_FAULT: Final = Field(fail_fast=True)
 
 
 def at_most(entries: int) -> BeforeValidator:
-    """Bound a map before its values are looked at, for the same reason."""
+    """Limit a map's size before its values are checked, for the same reason."""
 
     def check(value: object) -> object:
         if isinstance(value, dict) and len(value) > entries:
@@ -79,7 +79,7 @@ def branch(name: str) -> Tag:
 
 
 def by_shape(expected: str) -> Discriminator:
-    """Choose among the branches `string`, `array` and `object` by what the JSON value is."""
+    """Choose among the branches `string`, `array` and `object` by the JSON value's type."""
     return Discriminator(_shape, custom_error_type=WRONG_SHAPE, custom_error_message=expected)
 
 
@@ -92,9 +92,9 @@ def _shape(value: object) -> str | None:
 
 
 def by_kind(kinds: Iterable[str], choose: Callable[[dict[str, Any]], object] | None = None) -> Discriminator:
-    """Choose among objects by their `type`, or by what `choose` makes of the object.
+    """Choose among objects by their `type`, or by the result of `choose`.
 
-    Types among `kinds` have a branch of their name; every other one belongs to the branch `other`.
+    Types in `kinds` have a branch of that name; all others have the branch `other`.
     """
     known = frozenset(kinds)
 
@@ -110,7 +110,7 @@ def by_kind(kinds: Iterable[str], choose: Callable[[dict[str, Any]], object] | N
 
 
 def refused(reason: str) -> PydanticCustomError:
-    """Refuse a value for a reason of our own; `reason` is a sentence for the caller, without braces."""
+    """Return an error for a value. `reason` is a sentence for the client, without braces."""
     return PydanticCustomError(REFUSED, reason)
 
 
@@ -120,6 +120,6 @@ def _without_nul(text: str) -> str:
     return text
 
 
-# For text that goes into a database column of its own, where PostgreSQL takes no NUL. A limit on the length has to
-# stand before it: behind a function pydantic no longer knows that the value is a string.
+# For text stored in a database column of its own: PostgreSQL refuses NUL. Put a length limit before it, as pydantic
+# does not know after a function that the value is a string.
 WITHOUT_NUL: Final = AfterValidator(_without_nul)

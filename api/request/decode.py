@@ -1,8 +1,8 @@
-"""From the bytes of a body to the JSON object in it, and nothing that could hurt later on.
+"""Decoding a body's bytes to a JSON object, without values that break later steps.
 
-`json.loads` alone takes what must not get in: NaN, a key twice (which of the two did the client mean?), half of a
-surrogate pair (cannot be written as UTF-8), nesting that overflows the stack of whoever walks it next. And it rounds
-numbers, which have to go on as they came.
+`json.loads` accepts what must be refused: NaN, duplicate keys (the meant value is unknown), half of a surrogate pair
+(it cannot be encoded as UTF-8), and nesting that overflows the stack of later code. It also rounds numbers, which must
+be passed on as they came.
 """
 
 import json
@@ -22,7 +22,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
     """Parse the body.
 
     Raises:
-        RequestInvalid: it is not one JSON object in UTF-8, or holds one of the things named above.
+        RequestInvalid: it is not one JSON object in UTF-8, or has one of the values named above.
     """
     if not raw or raw.isspace():
         _refuse("The request body is empty: expected a JSON object.")
@@ -38,7 +38,7 @@ def read_object(raw: bytes) -> dict[str, Any]:
         _refuse("The request body must be a JSON object.")
     _check_depth(value)
     value |= {name: _setting(each) for name, each in value.items() if isinstance(each, ExactNumber)}
-    # Raw UTF-8 cannot hold a surrogate, so only an escape can have brought one in: nearly no body pays for the look.
+    # Only an escape can contain a surrogate, as UTF-8 cannot; so nearly no body needs this check.
     if _SURROGATE_ESCAPE.search(raw):
         _check_surrogates(value)
     return value
@@ -72,7 +72,7 @@ def _check_surrogates(body: dict[str, Any]) -> None:
                 json.dumps(part, ensure_ascii=False, default=str).encode()
             except UnicodeEncodeError:
                 _refuse(
-                    "The request body holds half of a surrogate pair (\\ud800 to \\udfff), which is no text.", param
+                    "The request body contains half of a surrogate pair (\\ud800 to \\udfff), which is not text.", param
                 )
 
 
@@ -85,17 +85,17 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _setting(number: ExactNumber) -> float:
-    """A number at the top, where it is one of the request's own settings: those are integers or doubles."""
+    """Return a top-level number as a double: the request's own settings are integers or doubles."""
     if number.text.removeprefix("-").isdecimal():
-        _refuse("The request body holds an integer that does not fit 64 bits.")
+        _refuse("The request body contains an integer that does not fit into 64 bits.")
     value = float(number.text)
     if math.isinf(value):
-        _refuse("The request body holds a number that is too large.")
+        _refuse("The request body contains a number that is too large.")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    _refuse(f"The request body is not valid JSON: {name} is no JSON number.")
+    _refuse(f"The request body is not valid JSON: {name} is not a JSON number.")
 
 
 _DECODER: Final = json.JSONDecoder(

@@ -1,7 +1,7 @@
-"""pydantic's findings in OpenAI's words: one message, the path to the field, the code that OpenAI uses for it.
+"""pydantic's errors in OpenAI's words: a message, the path to the field, and OpenAI's code.
 
-The wording follows what api.openai.com answers, so that what people find about a message on the web fits here too.
-Long values are cut, and only values of enumerations are repeated: a message must not carry a prompt.
+The wording follows api.openai.com, so that what people find on the web about a message applies here too. Long values
+are cut, and only values of enumerations are repeated, as a message must not contain a prompt.
 """
 
 import re
@@ -15,7 +15,7 @@ from api.request.base import BRANCH_MARK, REFUSED, UNKNOWN_FIELD, WRONG_KIND, WR
 from jobs.encoding import ExactNumber
 from jobs.errors import RequestInvalid
 
-# What pydantic found, the path to the field, the value there.
+# pydantic's error, the path to the field, the value there.
 _Describe = Callable[[ErrorDetails, str, Any], RequestInvalid]
 
 _LONGEST: Final = 64
@@ -42,14 +42,14 @@ _JSON_TYPES: Final = {
 
 
 def request_invalid(error: ValidationError) -> RequestInvalid:
-    """Put the first finding into words; the fields are checked in the order in which OpenAI checks them."""
+    """Return the first error in OpenAI's words. The fields are checked in OpenAI's order."""
     found = error.errors(include_url=False)[0]
     describe: _Describe = _DESCRIBED.get(found["type"], _refused)
     return describe(found, _path(found["loc"]), found["input"])
 
 
 def value_above(param: str, limit: float, given: float) -> RequestInvalid:
-    """Refuse a number that is larger than `limit`."""
+    """Return the error for a number that is larger than `limit`."""
     return RequestInvalid(
         f"Invalid '{param}': {_number(given)} above maximum value."
         f" Expected a value <= {limit:.15g}, but got {given:.15g} instead.",
@@ -111,7 +111,7 @@ def _of_shape(found: ErrorDetails, path: str, given: object) -> RequestInvalid:
 
 
 def _of_literal(found: ErrorDetails, path: str, given: object) -> RequestInvalid:
-    # pydantic has put the values into one text: 'a', 'b' or 'c'. Ours hold no quotes.
+    # pydantic lists the values in one text: 'a', 'b' or 'c'. Ours contain no quotes.
     return _wrong_value(path, re.findall(r"'([^']*)'", found["ctx"]["expected"]), given)
 
 
@@ -147,7 +147,7 @@ def _long_text(found: ErrorDetails, path: str, given: Any) -> RequestInvalid:
 
 
 def _is_metadata_key(found: ErrorDetails) -> bool:
-    # pydantic's location of a key is the map's, the key, and this word.
+    # pydantic's location of a key: the map's, the key, and this word.
     return found["loc"][0] == "metadata" and len(found["loc"]) == 3 and found["loc"][2] == "[key]"
 
 

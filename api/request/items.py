@@ -1,8 +1,8 @@
-"""The conversation that a request carries: input items and the content parts of messages.
+"""Input items of a request, and the content parts of messages.
 
-Checked is what every provider needs and what a client can only have meant otherwise: a number where text belongs, a
-call without its name. All else passes unread: OpenAI adds kinds of items, parts, fields and values every few weeks,
-and the provider is the one to say which of them it takes. `worker.provider.request_dialect` brings them into its form.
+Only certain mistakes are refused: a number instead of text, a call without its name. Everything else passes unchecked:
+OpenAI adds kinds of items, parts, fields and values every few weeks, and the provider decides which it takes.
+`worker.provider.request_dialect` converts them for the provider.
 """
 
 from typing import Annotated, Any, Literal
@@ -70,7 +70,7 @@ Content = Annotated[
 
 
 class Message(Open):
-    """A message of the conversation. The `type` may be left out, and so may the id and status of an earlier answer."""
+    """A message of the conversation. `type` may be left out, as may `id` and `status` of an earlier answer."""
 
     type: Literal["message"] | None = None
     id: str | None = None
@@ -101,7 +101,7 @@ class FunctionCallOutput(Open):
 
 
 class ReasoningItem(Open):
-    """The model's reasoning, as it came out of a response's `output`."""
+    """The model's reasoning, as in a response's `output`."""
 
     type: Literal["reasoning"]
     id: str | None = None
@@ -112,7 +112,7 @@ class ReasoningItem(Open):
 
 
 class ItemReference(Open):
-    """An item that the provider has stored, by its id. The `type` may be left out."""
+    """An item of an earlier response, by its id. `type` may be left out."""
 
     type: Literal["item_reference"] | None = None
     id: str

@@ -1,7 +1,7 @@
-"""What the OpenAPI page shows of the request body: the same models that check it, as one schema without references.
+"""The request body on the OpenAPI page: the models that check it, as one schema without references.
 
-The route reads its body's bytes itself, as FastAPI's own parsing takes NaN and doubled keys and answers in its own
-shape; so the schema is handed to FastAPI through `openapi_extra`, which has no place for shared components.
+The route parses its body itself, as FastAPI's parser accepts NaN and duplicate keys and has errors of another shape. So
+the schema is passed to FastAPI in `openapi_extra`, which cannot have shared components.
 """
 
 from functools import cache
@@ -34,7 +34,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "structured": {
-        "summary": "JSON that fits a schema, and a function to call",
+        "summary": "JSON that matches a schema, and a function to call",
         "value": {
             "model": "openai/o3-pro",
             "input": "What should I wear in Lisbon today?",
@@ -69,7 +69,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "follow_up": {
-        "summary": "A follow-up, sent to a response that may still be running",
+        "summary": "A follow-up to a response that may still be running",
         "value": {
             "model": "openai/o3-pro",
             "input": "And in the evening?",
@@ -81,7 +81,7 @@ _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
 
 @cache
 def request_schema() -> dict[str, Any]:
-    """Build the JSON Schema of the body, without references. Not to be changed by the caller."""
+    """Return the JSON Schema of the body, without references. The caller must not change it."""
     schema = CreateResponse.model_json_schema()
     definitions = schema.pop("$defs")
     plain: dict[str, Any] = _plain(schema, definitions)
@@ -89,12 +89,12 @@ def request_schema() -> dict[str, Any]:
 
 
 def request_body() -> dict[str, Any]:
-    """Make OpenAPI's `requestBody`, for a route's `openapi_extra`."""
+    """Return OpenAPI's `requestBody`, for a route's `openapi_extra`."""
     return {"required": True, "content": {"application/json": {"schema": request_schema(), "examples": _EXAMPLES}}}
 
 
 def count_body() -> dict[str, Any]:
-    """Make the `requestBody` of a count: that of a create, in which nothing has to be there."""
+    """Return the `requestBody` of a token count: that of a create, with all fields optional."""
     schema = {key: value for key, value in request_schema().items() if key != "required"}
     return {"required": True, "content": {"application/json": {"schema": {**schema, "title": "CountInputTokens"}}}}
 
@@ -114,9 +114,9 @@ def _plain(node: Any, definitions: dict[str, Any]) -> Any:
         if key == "properties":
             found[key] = {name: _plain(field, definitions) for name, field in value.items()}
         elif key == "oneOf":
-            # Our unions are decided by a look at the object, and a value may fit a second branch by chance.
+            # A discriminator decides our unions; a value may fit a second branch by chance.
             found["anyOf"] = _plain(value, definitions)
         elif key not in ("title", "default"):
-            # A title made from a field's name says nothing new; every default is null, which anyOf shows.
+            # A title only repeats the field's name; every default is null, which anyOf shows.
             found[key] = _plain(value, definitions)
     return found

@@ -1,4 +1,4 @@
-"""The smaller objects of a request: answer format, reasoning, stored prompt, and where to send the webhook."""
+"""The smaller objects of a request: text format, reasoning, stored prompt, background and stream options, webhook."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ from jobs.webhooks.url_policy import LONGEST_URL, DestinationRefused, parse_dest
 
 
 class JsonSchemaFormat(Open):
-    """JSON that fits a schema."""
+    """JSON that matches a schema."""
 
     type: Literal["json_schema"]
     name: str
@@ -20,7 +20,7 @@ class JsonSchemaFormat(Open):
 
 
 class TextOptions(Open):
-    """The form of the answer; plain text when nothing is said."""
+    """The format of the answer; plain text by default."""
 
     format: (
         Annotated[
@@ -33,7 +33,7 @@ class TextOptions(Open):
 
 
 class ReasoningOptions(Open):
-    """How long the model may think, and whether it sums its thoughts up. The values are the model's to know."""
+    """The model's reasoning effort, and whether it writes a summary. The model defines the values."""
 
     effort: str | None = None
     summary: str | None = None
@@ -49,21 +49,21 @@ class Prompt(Open):
 
 def _no_continuation(value: object) -> object:
     if value is not None:
-        raise refused("background work is not continued by this server; use 'previous_response_id'.")
+        raise refused("this server does not continue background work; use 'previous_response_id'.")
     return value
 
 
 class BackgroundOptions(Open):
-    """How soon OpenAI would have to be done. Here every response runs as soon as there is a slot for it."""
+    """OpenAI's time limit for background work. Here every response runs as soon as a slot is free."""
 
-    completion_window: Literal["soonest", "2h", "8h"] | None = Field(default=None, description="Without effect.")
+    completion_window: Literal["soonest", "2h", "8h"] | None = Field(default=None, description="Ignored.")
     continuation_id: Annotated[Any, AfterValidator(_no_continuation)] = Field(
-        default=None, description="Refused: a follow-up is made by `previous_response_id`."
+        default=None, description="Refused: use `previous_response_id` for a follow-up."
     )
 
 
 class StreamOptions(Open):
-    """Details of the stream."""
+    """Options of the stream."""
 
     include_obfuscation: bool | None = None
 
@@ -86,12 +86,12 @@ def _signing_secret(secret: str) -> str:
     return secret
 
 
-# Checked in full where it is known what the operator lets through; here as far as every server agrees.
+# Checked here as far as the rules are the same on every server; the operator's policy is checked later.
 DestinationUrl = Annotated[str, Field(max_length=LONGEST_URL), WITHOUT_NUL, AfterValidator(_destination)]
 
 
 class Webhook(Closed):
-    """Where to tell the end of this one response. Registered endpoints hear of it all the same."""
+    """A webhook for this response alone. Registered endpoints get the event as well."""
 
     url: DestinationUrl = Field(
         description="https unless the server allows http; private addresses are refused.",
@@ -105,11 +105,11 @@ class Webhook(Closed):
             Field(min_length=1, max_length=16),
         ]
         | None
-    ) = Field(default=None, description="All four when left out.")
+    ) = Field(default=None, description="All four by default.")
     secret: Annotated[str, Field(min_length=1, max_length=512), WITHOUT_NUL, AfterValidator(_signing_secret)] | None = (
         Field(
             default=None,
             description="Signs the deliveries (Standard Webhooks): base64 after `whsec_`, or any other text as it is;"
-            " 16 bytes at least.",
+            " at least 16 bytes.",
         )
     )

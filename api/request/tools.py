@@ -1,13 +1,13 @@
-"""The tools that a request offers to the model, and which of them it must use.
+"""Tools that a request offers to the model, and the choice among them.
 
-As with items: a function is checked as far as every provider needs it; tools of other kinds pass unread.
+A function is checked as far as every provider needs it; tools of other kinds pass unchecked.
 """
 
 from typing import Annotated, Any, Final, Literal
 
 from api.request.base import FIRST_FAULT, Open, Unread, at_most, branch, by_kind, by_shape
 
-# No schema bounds these maps; this is far above any use.
+# No schema limits these maps; this is far above any use.
 MAP_ENTRIES: Final = 1000
 
 
@@ -22,7 +22,7 @@ class FunctionTool(Open):
 
 
 class McpServerTool(Open):
-    """The tools of a remote MCP server, by its URL or as a connector of the provider's."""
+    """The tools of a remote MCP server, by its URL or by a connector of the provider."""
 
     type: Literal["mcp"]
     server_label: str
@@ -48,7 +48,7 @@ class FunctionChoice(Open):
 
 
 class AllowedTools(Open):
-    """The model may use these of the tools, or must use one of them."""
+    """Tools that the model may use, or of which it must use one."""
 
     type: Literal["allowed_tools"]
     mode: str | None = None

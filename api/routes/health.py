@@ -1,4 +1,4 @@
-"""For the operator, without a key: is it alive, is it ready, how is it doing."""
+"""Routes for the operator, without an API key: liveness, readiness and metrics."""
 
 from asyncio import gather
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import AppState, StateDep
-from api.readiness import DatabaseState, unseen
+from api.readiness import DatabaseState, unreadable
 from api.response_body import Readiness
 from jobs.store.database import database_now
 from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limit
@@ -29,7 +29,7 @@ log = get_logger(__name__)
 
 @router.get("/healthz", summary="Liveness")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """Answer if the process is alive."""
     return {"status": "ok"}
 
 
@@ -38,32 +38,34 @@ async def healthz() -> dict[str, str]:
     summary="Readiness",
     responses={
         200: {"model": Readiness},
-        503: {"model": Readiness, "description": "`missing` names what is not there."},
+        503: {"model": Readiness, "description": "`missing` names what is missing."},
     },
 )
 async def readyz(state: StateDep) -> Response:
-    """Whether a response submitted now would be run: the database takes writes, the broker and a worker that listens to
-    the queue are there, jobs are taken, and the provider does not refuse this server's key or credit. `reasons` says
-    why of each thing that is missing. `backburner doctor` tells the same list.
+    """Check that a response submitted now would run.
+
+    The database must take writes, the broker must answer, a worker must be connected to the queue and take jobs, and
+    the provider must accept this server's key and credit. `reasons` explains each thing that is missing; `backburner
+    doctor` shows the same list.
     """
     body = await _readiness(state)
     return JSONResponse(body, 503 if body["missing"] else 200)
 
 
 async def _readiness(state: AppState) -> dict[str, object]:
-    # on no thread that handlers share: those who wait for what is silent may have taken them all
-    seen, broker_away = await gather(_look_at_database(state), _look_at_broker(state))
-    faults = seen.faults(broker_away)
+    # not in the threads of the handlers, which may all wait for a silent database
+    database, broker_away = await gather(_look_at_database(state), _look_at_broker(state))
+    faults = database.faults(broker_away)
     missing = {each.of.value: each.reason for each in faults if each.is_missing}
-    if seen.reason is not None:
-        log.warning("not ready", database=seen.reason)
+    if database.reason is not None:
+        log.warning("not ready", database=database.reason)
     return {
         "status": "unavailable" if missing else "ok",
         "missing": list(missing),
         "reasons": missing,
         "warnings": [each.reason for each in faults if not each.is_missing],
-        "waiting": seen.waiting(broker_away),
-        "provider": seen.provider_limit,
+        "waiting": database.waiting(broker_away),
+        "provider": database.provider_limit,
     }
 
 
@@ -71,11 +73,11 @@ async def _look_at_database(state: AppState) -> DatabaseState:
     try:
         return await state.database_probe.ask()
     except (SQLAlchemyError, TimeoutError) as error:
-        return unseen(error)
+        return unreadable(error)
 
 
 async def _look_at_broker(state: AppState) -> str | None:
-    """Why the broker takes no messages, if it takes none."""
+    """Return why the broker takes no messages; None if it takes them."""
     try:
         return await state.broker_probe.ask()
     except TimeoutError:
@@ -86,12 +88,12 @@ async def _look_at_broker(state: AppState) -> str | None:
     "/metrics",
     summary="Metrics",
     response_class=PlainTextResponse,
-    responses={503: {"description": "The database is away."}},
+    responses={503: {"description": "The database does not answer."}},
 )
 def metrics(state: StateDep) -> Response:
-    """Prometheus; every number is read from the database at this moment, so all processes tell the same.
+    """Metrics for Prometheus, read from the database at this moment, so that all processes show the same.
 
-    Of more than 10,000 that wait the number is an estimate.
+    Numbers of waiting jobs above 10,000 are estimates.
     """
     registry = CollectorRegistry()
     with state.database.read() as tx:
@@ -108,16 +110,20 @@ def metrics(state: StateDep) -> Response:
         oldest = oldest_due_at(tx)
         _webhook_metrics(tx, registry, state.database.clock())
     age = 0.0 if oldest is None else max(0.0, (state.database.clock() - oldest).total_seconds())
-    Gauge("backburner_oldest_due_seconds", "How long the longest waiting due job waits.", registry=registry).set(age)
+    Gauge(
+        "backburner_oldest_due_seconds", "Seconds for which the longest waiting due job has waited.", registry=registry
+    ).set(age)
     limit = settings.limit(provider_limit)
-    widest = Gauge("backburner_provider_limit", "Calls that may be out to the provider at once.", registry=registry)
-    widest.set(total if limit is None else min(limit, total))
-    opened = Gauge(
+    at_once = Gauge(
+        "backburner_provider_limit", "Calls that may be in flight to the provider at once.", registry=registry
+    )
+    at_once.set(total if limit is None else min(limit, total))
+    active = Gauge(
         "backburner_provider_active",
-        "0 while the provider takes no call.",
+        "0 while calls to the provider are paused.",
         registry=registry,
     )
-    opened.set(provider_limit.paused_at is None)
+    active.set(provider_limit.paused_at is None)
     messages = Gauge("backburner_queued_messages", "Messages in the broker's queue.", registry=registry)
     depth = state.task_queue.depth()
     messages.set(float("nan") if depth is None else depth)
@@ -125,17 +131,21 @@ def metrics(state: StateDep) -> Response:
 
 
 def _webhook_metrics(tx: Connection, registry: CollectorRegistry, now: datetime) -> None:
-    """How deliveries fare; of those that ended only the last minutes are counted, as the rest may be millions."""
-    on_their_way = Gauge("backburner_webhook_deliveries", "Open deliveries by status.", ["status"], registry=registry)
+    """Add the metrics of deliveries. Of ended ones only the last 15 minutes are counted, as there may be millions."""
+    open_deliveries = Gauge(
+        "backburner_webhook_deliveries", "Open deliveries by status.", ["status"], registry=registry
+    )
     for status, count in count_open_deliveries(tx).items():
-        on_their_way.labels(status).set(count)
+        open_deliveries.labels(status).set(count)
     ended = Gauge(
         "backburner_webhook_ended", "Deliveries that ended within 15 minutes, by status.", ["status"], registry=registry
     )
     for status, count in count_ended_deliveries(tx, now - RECENTLY).items():
         ended.labels(status).set(count)
     oldest = oldest_undelivered_at(tx)
-    age = Gauge("backburner_webhook_oldest_seconds", "How long the oldest open delivery is open.", registry=registry)
+    age = Gauge(
+        "backburner_webhook_oldest_seconds", "Seconds since the oldest open delivery was created.", registry=registry
+    )
     age.set(0.0 if oldest is None else max(0.0, (now - oldest).total_seconds()))
     disabled = Gauge("backburner_webhook_endpoints_disabled", "Endpoints that are disabled.", registry=registry)
     disabled.set(count_disabled(tx))

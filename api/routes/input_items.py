@@ -1,4 +1,4 @@
-"""What goes into a response: its input items, and how many tokens they are at most."""
+"""Input items of a response, and counting input tokens."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -38,13 +38,13 @@ async def list_input_items(
     *,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Literal["asc", "desc"] = "desc",
-    after: Annotated[str | None, Query(max_length=512, description="the last id of the page before")] = None,
-    before: Annotated[str | None, Query(max_length=512, description="the first id of the page behind")] = None,
+    after: Annotated[str | None, Query(max_length=512, description="the last id of the previous page")] = None,
+    before: Annotated[str | None, Query(max_length=512, description="the first id of the next page")] = None,
     include: Annotated[list[str] | None, Query(alias="include[]")] = None,
 ) -> Response:
-    """Everything that a response was made from, newest first: its own input, and the turns that it follows.
+    """List all items that a response was made from, newest first: its own input, and the turns before it.
 
-    A page ends at 16 MB, with `has_more`.
+    A page ends at 16 MB, with `has_more` set.
     """
     check_id(response_id)
 
@@ -68,7 +68,7 @@ async def list_input_items(
     openapi_extra={"requestBody": count_body()},
 )
 async def count_input_tokens(request: Request, state: StateDep, caller: Reader) -> Response:
-    """At most so many tokens would the model read, but for what is named as `uncounted`. Nothing is bought."""
+    """Return an upper bound of the input tokens, without what `uncounted` names. Nothing is billed."""
     raw = await read_request_body(request, state.settings.max_body_bytes)
     return await run_in_threadpool(_count, state, caller, raw)
 

@@ -1,4 +1,4 @@
-"""`/models`: what this server offers."""
+"""`/models`: the models of this server."""
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -12,11 +12,11 @@ router = APIRouter(prefix="/models", tags=["models"], responses=ERRORS)
 
 @router.get("", summary="List", responses={200: {"model": ModelPage}})
 def list_models(state: StateDep, _caller: Caller) -> Response:
-    """Every model that this server accepts."""
+    """List the models that this server accepts."""
     return JSONResponse(render_page([render_model(model) for model in state.catalogue.models], has_more=False))
 
 
 @router.get("/{model_id:path}", summary="Retrieve", responses={200: {"model": ModelBody}})
 def retrieve_model(state: StateDep, _caller: Caller, model_id: str) -> Response:
-    """One model; its id may hold a slash."""
+    """Get one model. Its id may contain a slash."""
     return JSONResponse(render_model(state.catalogue.find(model_id)))

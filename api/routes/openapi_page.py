@@ -1,6 +1,6 @@
-"""The page that shows the OpenAPI document. All that it loads comes from this server: it works without the internet.
+"""The page that shows the OpenAPI document. It loads files from this server only, so it works offline.
 
-Swagger UI's files are those of the package `fastapi-offline`, which ships them as they are.
+Swagger UI's files are those of the package `fastapi-offline`.
 """
 
 from html import escape
@@ -16,7 +16,7 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Nothing is loaded, sent or shown elsewhere, and no script runs that stands in the page."""
+"""Nothing is loaded from, sent to or framed by other hosts, and no inline script runs."""
 HEADERS: Final = {"content-security-policy": POLICY, "referrer-policy": "no-referrer"}
 REVALIDATED: Final = {"cache-control": "no-cache"}
 PAGE: Final = """<!doctype html>
@@ -40,7 +40,7 @@ SwaggerUIBundle({
   url: place.dataset.url,
   domNode: place,
   deepLinking: true,
-  validatorUrl: null, // else it sends the document's address elsewhere
+  validatorUrl: null, // else it sends the document's address to another host
 });
 """
 
@@ -50,12 +50,12 @@ files = StaticFiles(packages=[("fastapi_offline", "static")])
 
 @router.get(PATH)
 async def page(request: Request) -> Response:
-    """The OpenAPI document for people, who can try it out."""
+    """Show the OpenAPI document."""
     root = escape(request.scope.get("root_path", ""), quote=True)
     return HTMLResponse(PAGE.format(title=escape(request.app.title), root=root), headers=HEADERS)
 
 
 @router.get(f"{PATH}/show.js")
 async def script() -> Response:
-    """Start Swagger UI. A file of its own, for the page may hold no script."""
+    """Start Swagger UI. It is a file of its own, as the page may not have inline scripts."""
     return Response(SHOW, media_type="text/javascript", headers=REVALIDATED)

@@ -1,4 +1,4 @@
-"""What the SDKs have methods for and this server does not do: refused by name, so that nobody looks for a mistake."""
+"""Routes that the SDKs have methods for and this server does not offer: refused with a clear error."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request
 from jobs.errors import NotOffered
 
 METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-NOT_OFFERED: Final[Mapping[str, str]] = {
+ALTERNATIVES: Final[Mapping[str, str]] = {
     "assistants": "Use responses.",
     "audio": "This server runs responses only.",
-    "batches": "Send background responses instead; as many as you like are queued.",
+    "batches": "Send background responses instead; any number of them can be queued.",
     "chat": "Use responses.",
     "completions": "Use responses.",
     "containers": "This server runs responses only.",
@@ -34,20 +34,17 @@ router = APIRouter(include_in_schema=False)
 
 
 def _refuse(request: Request) -> None:
-    """Say what is not there.
+    """Refuse the request.
 
     Raises:
         NotOffered: always.
     """
     resource = request.url.path.removeprefix("/v1/").partition("/")[0]
-    raise NotOffered(_said(request, NOT_OFFERED.get(resource, COMPACT)))
-
-
-def _said(request: Request, instead: str) -> str:
-    return f"{request.method} {request.url.path} is not offered by this server. {instead}"
+    alternative = ALTERNATIVES.get(resource, COMPACT)
+    raise NotOffered(f"{request.method} {request.url.path} is not offered by this server. {alternative}")
 
 
 router.add_api_route("/responses/compact", _refuse, methods=["POST"])
-for _resource in NOT_OFFERED:
+for _resource in ALTERNATIVES:
     router.add_api_route(f"/{_resource}", _refuse, methods=METHODS)
     router.add_api_route(f"/{_resource}/{{rest:path}}", _refuse, methods=METHODS)

@@ -24,7 +24,10 @@ def usage(
     start: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, inclusive")] = None,
     end: Annotated[float | None, Query(ge=0, le=4e9, description="unix seconds, exclusive")] = None,
 ) -> Response:
-    """What your key has used, latest day (UTC) first; the last 30 days unless the query says. Every call counts."""
+    """Get the usage of your API key by day (UTC) and model, latest first. The default is the last 30 days.
+
+    Every call counts.
+    """
     until = state.database.clock() if end is None else datetime.fromtimestamp(end, UTC)
     since = until - DEFAULT_SPAN if start is None else datetime.fromtimestamp(start, UTC)
     if since >= until:

@@ -1,4 +1,4 @@
-"""`/webhook_endpoints` as the SDK's `client.webhooks` calls it, and ours beside it: the log, redeliver, recover."""
+"""`/webhook_endpoints` as in the SDK's `client.webhooks`, and Backburner's own: delivery log, redeliver, recover."""
 
 import asyncio
 import secrets
@@ -30,10 +30,10 @@ from api.webhook_bodies import (
     TestEndpoint,
     UpdateEndpoint,
     parse,
+    public_error,
     render_delivery,
     render_endpoint,
     request_body,
-    shown_error,
 )
 from api.webhook_destination import checked_destination, require_encryption, target_key
 from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
@@ -54,14 +54,14 @@ deliveries = APIRouter(prefix="/webhook_deliveries", tags=["webhooks"], response
 routers = (router, event_types, deliveries)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
-After = Annotated[str | None, Query(max_length=64, description="the last id of the page before")]
+After = Annotated[str | None, Query(max_length=64, description="the last id of the previous page")]
 
 
 @router.post(
     "", summary="Register", responses={200: {"model": EndpointWithSecret}}, openapi_extra=request_body(CreateEndpoint)
 )
 async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Response:
-    """Register an endpoint. Its signing secret is shown in this answer, and never again."""
+    """Register an endpoint. Its signing secret is shown only in this answer."""
     raw = await read_request_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, CreateEndpoint, raw)
     require_encryption(state, None)
@@ -87,7 +87,7 @@ async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Res
 
 @router.get("", summary="List", responses={200: {"model": EndpointPage}})
 def list_endpoints(state: StateDep, caller: WebhookOwner, *, limit: Limit = 20, after: After = None) -> Response:
-    """Your endpoints, newest first."""
+    """List your endpoints, newest first."""
     _check_id(after, "after")
     with state.database.read() as tx:
         found, has_more = store.list_endpoints(tx, caller.id, limit=limit, after=after)
@@ -97,7 +97,7 @@ def list_endpoints(state: StateDep, caller: WebhookOwner, *, limit: Limit = 20, 
 
 @router.get("/{webhook_endpoint_id}", summary="Retrieve", responses={200: {"model": EndpointBody}})
 def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """One endpoint, and how it fares."""
+    """Get one endpoint, with its state."""
     _check_id(webhook_endpoint_id)
     with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
@@ -111,7 +111,7 @@ def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) ->
     openapi_extra=request_body(UpdateEndpoint),
 )
 async def update(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """Change an endpoint; what is on its way goes to the new URL."""
+    """Change an endpoint. Pending deliveries go to the new URL."""
     _check_id(webhook_endpoint_id)
     raw = await read_request_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
@@ -138,7 +138,7 @@ async def update(request: Request, state: StateDep, caller: WebhookOwner, webhoo
 
 @router.delete("/{webhook_endpoint_id}", summary="Delete", responses={200: {"model": EndpointDeleted}})
 def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """Erase an endpoint with its log; what was on its way there is not sent."""
+    """Erase an endpoint and its delivery log. Pending deliveries are not sent."""
     _check_id(webhook_endpoint_id)
     with state.database.begin() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
@@ -153,7 +153,7 @@ def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> R
     openapi_extra=request_body(RotateSecret),
 )
 async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """Sign with a fresh secret, shown in this answer alone; on request the old one signs beside it for 24 hours."""
+    """Replace the signing secret. The new one is shown only in this answer; the old one may sign for 24 hours more."""
     _check_id(webhook_endpoint_id)
     raw = await read_request_body(request, state.settings.max_body_bytes)
 
@@ -177,7 +177,7 @@ async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner,
     openapi_extra=request_body(TestEndpoint),
 )
 async def send_test(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """Send an event about a response that does not exist, once, and tell what the endpoint answered."""
+    """Send one test event, about a response that does not exist, and return the endpoint's answer."""
     _check_id(webhook_endpoint_id)
     raw = await read_request_body(request, state.settings.max_body_bytes)
     event_type = EventType(parse(TestEndpoint, raw).event_type)
@@ -188,10 +188,10 @@ async def send_test(request: Request, state: StateDep, caller: WebhookOwner, web
             return write_test(tx, endpoint.id, caller.id, endpoint.target, event_type, state.database.clock())
 
     delivery_id = await run_in_threadpool(send)
-    delivery = await _until_tried(state, caller, delivery_id)
+    delivery = await _until_attempted(state, caller, delivery_id)
     if delivery.http_status is None:
-        reason = shown_error(delivery.error_kind) or "no worker took it up"
-        raise TestNotDelivered(f"The test event brought no answer from the endpoint: {reason}.", "webhook_endpoint_id")
+        reason = public_error(delivery.error_kind) or "no worker took it"
+        raise TestNotDelivered(f"The endpoint did not answer the test event: {reason}.", "webhook_endpoint_id")
     return JSONResponse(
         {
             "object": "webhook_endpoint.test",
@@ -213,7 +213,7 @@ def list_deliveries(
     after: After = None,
     status: DeliveryStatus | None = None,
 ) -> Response:
-    """What was sent to an endpoint or waits to be, newest first, with every try. Kept as long as responses are."""
+    """List an endpoint's deliveries, newest first, with all delivery attempts. They are kept as long as responses."""
     _check_id(webhook_endpoint_id)
     _check_id(after, "after")
     with state.database.read() as tx:
@@ -229,31 +229,31 @@ def list_deliveries(
     openapi_extra=request_body(Recover),
 )
 async def recover(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
-    """Send again every event since a moment that the endpoint has missed, each once; a disabled one is enabled."""
+    """Send again each event since a moment that the endpoint has missed. A disabled endpoint is enabled."""
     _check_id(webhook_endpoint_id)
     raw = await read_request_body(request, state.settings.max_body_bytes)
     since = datetime.fromtimestamp(parse(Recover, raw).since, UTC)
 
-    def begin_anew() -> int:
+    def restart() -> int:
         with state.database.begin() as tx:
             endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
             return delivery_log.recover(tx, endpoint, since, state.database.clock())
 
-    begun = await run_in_threadpool(begin_anew)
+    count = await run_in_threadpool(restart)
     return JSONResponse(
-        {"object": "webhook_endpoint.recovery", "webhook_endpoint_id": webhook_endpoint_id, "deliveries": begun}
+        {"object": "webhook_endpoint.recovery", "webhook_endpoint_id": webhook_endpoint_id, "deliveries": count}
     )
 
 
 @event_types.get("", summary="Event types", responses={200: {"model": EventTypes}})
 def list_event_types(_caller: WebhookOwner) -> Response:
-    """Everything that an endpoint can hear of."""
+    """List all event types."""
     return JSONResponse({"object": "list", "data": list(EventType)})
 
 
 @deliveries.post("/{webhook_delivery_id}/redeliver", summary="Redeliver", responses={200: {"model": DeliveryBody}})
 def redeliver(state: StateDep, caller: WebhookOwner, webhook_delivery_id: str) -> Response:
-    """Try a delivery once more, now, whatever came of it; the event keeps its id."""
+    """Send a delivery once more, now, whatever its status. The event keeps its id."""
     _check_id(webhook_delivery_id, "webhook_delivery_id")
     with state.database.begin() as tx:
         delivery = delivery_log.get_delivery(tx, webhook_delivery_id, caller.id)
@@ -266,8 +266,8 @@ def redeliver(state: StateDep, caller: WebhookOwner, webhook_delivery_id: str) -
     return JSONResponse(render_delivery(delivery))
 
 
-async def _until_tried(state: AppState, caller: ApiKey, delivery_id: str) -> Delivery:
-    """A test's delivery once it has ended, or as it stands when that takes too long."""
+async def _until_attempted(state: AppState, caller: ApiKey, delivery_id: str) -> Delivery:
+    """Return a test's delivery once it has ended, or after `TEST_SECONDS`."""
 
     def look() -> Delivery:
         with state.database.read() as tx:
@@ -303,4 +303,4 @@ def _differs(endpoint: store.Endpoint, name: str, value: object) -> bool:
 
 def _check_id(given: str | None, param: str = "webhook_endpoint_id") -> None:
     if given is not None and "\0" in given:
-        raise RequestInvalid(f"Invalid '{param}': it holds a NUL character.", param, "invalid_value")
+        raise RequestInvalid(f"Invalid '{param}': it contains a NUL character.", param, "invalid_value")

@@ -9,7 +9,7 @@ from kombu.utils.url import maybe_sanitize_url
 from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.readiness import THROTTLED, DatabaseState, Subject, look, unseen
+from api.readiness import THROTTLED, DatabaseState, Subject, look, unreadable
 from cli.database import reason_of, shown
 from cli.doctor.database import LONG_SECONDS, check_connections, check_locks, check_pooler
 from cli.doctor.result import CheckResult, failed, passed, warning
@@ -85,7 +85,7 @@ def check_database(settings: Settings, broker_away: str | None) -> Iterator[Chec
             with database.read(within=LONG_SECONDS) as tx:
                 server += [*check_connections(tx, state.workers), *check_pooler(tx, database)]
     except SQLAlchemyError as error:
-        state = unseen(error)
+        state = unreadable(error)
         detail = f" ({reason_of(error)})" if state.reason == UNREACHABLE else ""
     finally:
         database.close()

@@ -98,7 +98,7 @@ def test_a_fault_of_ours_is_a_500_that_gives_nothing_away(server: Server, tenant
         assert message == "The server had an error while processing your request."
         assert "secret" not in answer.text
         (line,) = logged
-        assert (line["event"], line["error"], line["log_level"]) == ("request broke", "JSONDecodeError", "error")
+        assert (line["event"], line["error"], line["log_level"]) == ("request failed", "JSONDecodeError", "error")
     assert tenant.http.get("/v1/models").status_code == 200
 
 

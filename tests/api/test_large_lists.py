@@ -45,9 +45,9 @@ def stalled(server: Server, tenant: Tenant, path: str = "/v1/responses") -> Iter
         yield connection
 
 
-def places(server: Server, tenant: Tenant) -> int:
-    taken = server.state.lists._places.get(tenant.id)
-    return taken.wanted if taken else 0
+def lists_of(server: Server, tenant: Tenant) -> int:
+    limit = server.state.lists._limits.get(tenant.id)
+    return limit.users if limit else 0
 
 
 def body_of(connection: socket.socket) -> Json:
@@ -128,7 +128,7 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
     with ExitStack() as opened:
         for _ in range(LISTS_PER_KEY):
             opened.enter_context(stalled(server, tenant))
-        await_until(lambda: places(server, tenant) == LISTS_PER_KEY, 5, "they do not read")
+        await_until(lambda: lists_of(server, tenant) == LISTS_PER_KEY, 5, "they are not read")
         for path in ("", f"/{large[0]}/attempts", f"/{large[0]}/input_items"):
             answer = tenant.http.get(f"/v1/responses{path}")
             assert answer.status_code == 429
@@ -140,16 +140,16 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
         monkeypatch.setattr(api.paging, "MAX_WAIT_SECONDS", 10.0)
         with ThreadPoolExecutor(1) as pool:
             waiting = pool.submit(tenant.ids, limit=1)
-            await_until(lambda: places(server, tenant) == LISTS_PER_KEY + 1, 5, "it does not wait")
+            await_until(lambda: lists_of(server, tenant) == LISTS_PER_KEY + 1, 5, "it does not wait")
             opened.close()
             assert waiting.result(10) == large[:1]
-    await_until(lambda: not places(server, tenant), 5, "a place is kept for nobody")
+    await_until(lambda: not lists_of(server, tenant), 5, "an ended list still counts")
 
 
 def test_a_list_of_a_revoked_key_ends_where_it_is(server: Server, tenant: Tenant, large: list[str]) -> None:
     with stalled(server, tenant) as connection:
-        await_until(lambda: places(server, tenant), 5, "nothing is read")
-        await_stillness(lambda: places(server, tenant))
+        await_until(lambda: lists_of(server, tenant), 5, "nothing is read")
+        await_stillness(lambda: lists_of(server, tenant))
         with server.database.begin() as tx:
             revoke_key(tx, tenant.id, datetime.now(UTC))
         page = body_of(connection)

@@ -127,7 +127,7 @@ def test_one_that_waited_while_the_time_was_set_is_accepted_as_of_now(server: Se
 
 def assert_told_that_nothing_was_accepted(answer: httpx.Response) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
-    assert "Nothing was accepted" in answer.json()["error"]["message"]
+    assert "Nothing was submitted" in answer.json()["error"]["message"]
     assert "x-should-retry" not in answer.headers
 
 

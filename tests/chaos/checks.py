@@ -68,7 +68,7 @@ def _existence(record: Record, seen: Seen) -> None:
 
 
 def _what_clients_saw(record: Record, seen: Seen) -> None:
-    broken = [line for line in record.lines if '"request broke"' in line]
+    broken = [line for line in record.lines if '"request failed"' in line]
     if broken:
         raise Violation(1, f"an API could not cope: {broken[0]}")
     if seen.open_at_the_end:
