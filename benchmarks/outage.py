@@ -79,7 +79,7 @@ def _round(servers: Stage, kind: str, seconds: float, transport: str, after: flo
         stack = OutageStack(url, valkey.url, Path(folder), environment)
         stack.way = KINDS[kind]
         with stack:
-            stack.tell(native_background=transport == "background")
+            stack.set_provider(native_background=transport == "background")
             found = _measure(stack, seconds, goes_on=kind == "half")
     print(f"{kind}:", ", ".join(f"{title} {value:g}" for title, value in found.items()), flush=True)
     return found

@@ -72,7 +72,7 @@ def measure(servers: Stage, minutes: float, rate: float) -> list[Report]:
         "BACKBURNER_RETENTION_DAYS": str(minutes / PARTS / 2 / 1440),
     }
     with servers.stack(environment) as stack, endpoints(ENDPOINTS) as targets:
-        stack.tell(ledger_limit=1000, bodies_limit=0)  # limit the simulator's own memory, which is not measured
+        stack.set_provider(ledger_limit=1000, bodies_limit=0)  # limit the simulator's own memory, which is not measured
         watch = _Watch(servers, stack)
         load = asyncio.run(_visit(stack, targets, minutes * 60, rate, watch))
         await_until(lambda: watch.open_jobs() == 0, 60, "some responses did not end")

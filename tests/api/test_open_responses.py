@@ -3,7 +3,7 @@
 import pytest
 
 from tests.api.world import Hand, Json, Tenant, message
-from tests.support.open_responses import RESPONSE, assert_items_are_told_whole, assert_response, read_stream
+from tests.support.open_responses import RESPONSE, assert_items_are_complete, assert_response, read_stream
 from worker.provider.output import normalise_output
 
 COMMENTARY: Json = {**message("I am checking the answer."), "id": "msg_1", "phase": "commentary"}
@@ -36,7 +36,7 @@ def test_an_output_is_shown_and_told_as_the_provider_made_it(tenant: Tenant, han
     with tenant.http.stream("GET", f"/v1/responses/{job_id}", params={"stream": True}) as answer:
         told = read_stream(answer)
     assert told.response == response
-    assert_items_are_told_whole(told)
+    assert_items_are_complete(told)
 
 
 def test_nulls_of_a_provider_are_left_out_where_none_may_be(tenant: Tenant, hand: Hand) -> None:

@@ -12,7 +12,7 @@ from jobs.settings import load_settings
 from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST
-from tests.support.tls_proxy import TlsLine
+from tests.support.tls_proxy import TlsProxy
 from tests.support.valkey import ValkeyServer
 from tests.support.valkey_faults import NO_WRITES
 from tests.support.waiting import await_until
@@ -107,7 +107,7 @@ def test_a_broker_without_a_free_connection_says_so(valkey: ValkeyServer) -> Non
 
 
 def test_a_certificate_that_is_not_trusted_is_named(valkey: ValkeyServer) -> None:
-    with TlsLine(valkey.port) as connection:
+    with TlsProxy(valkey.port) as connection:
         url = f"rediss://{HOST}:{connection.port}/0"
         task_queue = TaskQueue(create_celery(load_settings(redis_url=url, data_dir="unused")), get_names)
         assert str(task_queue.unavailable_reason(NAMES)).startswith("TLS with it fails: self-signed certificate")

@@ -155,7 +155,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def answered(stack: Stack, rules: str, body: Json) -> tuple[Json, Json]:
     """Return the response, and the body that the provider got for it."""
-    stack.tell(rules=rules)
+    stack.set_provider(rules=rules)
     with stack.http() as http:
         answer = http.post("/responses", json={"model": MODEL, "input": "Hello", **body})
     assert answer.status_code == 200, answer.text

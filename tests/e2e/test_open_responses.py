@@ -19,7 +19,7 @@ from tests.support.open_responses import (
     DONE,
     StreamRead,
     assert_failure,
-    assert_items_are_told_whole,
+    assert_items_are_complete,
     assert_response,
     read_stream,
 )
@@ -173,7 +173,7 @@ def test_a_stream(http: httpx.Client, case: Case) -> None:
         if "response" in event:
             assert_response(event["response"])
     assert_response(reported.response, "completed")
-    assert_items_are_told_whole(reported)
+    assert_items_are_complete(reported)
     assert case.makes in {item["type"] for item in reported.response["output"]}
     assert reported.response == http.get(f"/responses/{reported.response['id']}").json()
 

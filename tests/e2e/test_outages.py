@@ -52,7 +52,7 @@ def going_away(
     stack = OutageStack(database_url, valkey.url, folder, settings)
     stack.way = way
     with stack:
-        stack.tell(native_background=environment.get("BACKBURNER_PROVIDER_TRANSPORT") == "background")
+        stack.set_provider(native_background=environment.get("BACKBURNER_PROVIDER_TRANSPORT") == "background")
         yield stack
 
 

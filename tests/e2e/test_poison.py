@@ -54,7 +54,7 @@ def test_one_refused_job_stops_nobody_else(stack: Stack) -> None:
 
 def test_an_account_that_is_refused_to_all_waits_and_comes_back_by_itself(stack: Stack) -> None:
     tenants = make_tenants(stack, KEYS)
-    stack.tell(bad_keys=[PROVIDER_KEY])
+    stack.set_provider(bad_keys=[PROVIDER_KEY])
     jobs = [(tenants[number % KEYS], tenants[number % KEYS].submit("Hello")) for number in range(20)]
     await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 10, stack.logs)
     first = len(stack.calls())
@@ -65,7 +65,7 @@ def test_an_account_that_is_refused_to_all_waits_and_comes_back_by_itself(stack:
     assert {tenant.status(job) for tenant, job in jobs} == {"queued"}
     asked_for = [str(call["client_request_id"]).partition(":")[0] for call in probes]
     assert all(one != other for one, other in pairwise(asked_for))  # another job each time
-    stack.tell(bad_keys=[])
+    stack.set_provider(bad_keys=[])
     await_until(lambda: all(tenant.status(job) == "completed" for tenant, job in jobs), 35, stack.logs)
 
 
@@ -95,7 +95,7 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, 
     other = "other/model"
     environment = {"BACKBURNER_MODELS": f"{MODEL},{other}", "BACKBURNER_WORKER_CONCURRENCY": str(SLOTS)}
     with Stack(f"sqlite:///{tmp_path}/backburner.db", valkey.url, tmp_path, environment, workers=2) as stack:
-        stack.tell(models=[MODEL, other])
+        stack.set_provider(models=[MODEL, other])
         stack.await_all(stack.submit_many(3, "[[sim: full delay=0.1]] Hello", model=other), "completed", 20)
         refused = stack.submit_many(20, '[[sim: 403 message="Your plan has no access to this"]] Hello')
         for _ in range(20):  # for longer than it takes for the refused ones to be tried again
@@ -107,7 +107,7 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, 
 
 def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
     """The gateway that refuses one job may stand in front of a provider that is still too busy for all others."""
-    stack.tell(script="503")
+    stack.set_provider(script="503")
     jobs = stack.submit_many(NEIGHBOURS, "Hello", max_attempts=1)
     await_until(lambda: httpx.get(f"{stack.url}/readyz").status_code == 503, 20, stack.logs)
     first = len(stack.calls())
@@ -115,7 +115,7 @@ def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
     await_until(lambda: len(stack.calls(poison)) >= 2, 60, stack.logs)
     assert len(stack.calls()) <= first + 8  # probes, after 1, 1, 2, 4, 8 and 16 s
     assert len(re.findall("provider resumed", stack.worker_processes[0].output)) == 0
-    stack.tell(script="full")
+    stack.set_provider(script="full")
     stack.await_all(jobs, "completed", 60)
 
     def has_failed() -> bool:

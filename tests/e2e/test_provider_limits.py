@@ -44,7 +44,7 @@ def readiness(stack: Stack) -> tuple[int, dict[str, Any]]:
 def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     stack: Stack, broken: dict[str, Any], mended: dict[str, Any], reason: str
 ) -> None:
-    stack.tell(**broken)
+    stack.set_provider(**broken)
     [first] = stack.submit_many(1, QUICK, max_attempts=1)
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
     jobs = [first, *stack.submit_many(20, QUICK, max_attempts=1)]
@@ -58,29 +58,29 @@ def test_refused_for_key_or_credit_jobs_wait_and_use_no_attempts(
     assert {each["status"] for each in map(stack.get, jobs)} == {"queued"}
     refused = len(stack.calls())
     assert refused <= 5
-    stack.tell(**mended)
+    stack.set_provider(**mended)
     stack.await_all(jobs, "completed", 30)
     assert len(stack.calls()) <= len(jobs) + refused + 1
     assert readiness(stack)[0] == 200
 
 
 def test_a_deadline_that_passes_while_the_provider_is_paused_says_why(stack: Stack) -> None:
-    stack.tell(bad_keys=[PROVIDER_KEY])
+    stack.set_provider(bad_keys=[PROVIDER_KEY])
     [first] = stack.submit_many(1, QUICK)
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
     late = stack.submit_many(3, QUICK, deadline_seconds=2)
     stack.await_all(late, "failed", 10)
     for body in map(stack.get, late):
         assert body["error"]["code"] == "deadline_exceeded"
-    stack.tell(bad_keys=[])
+    stack.set_provider(bad_keys=[])
     stack.await_all([first], "completed", 30)
 
 
 def test_a_probe_that_goes_on_resumes_the_provider_before_it_answers(stack: Stack) -> None:
-    stack.tell(bad_keys=[PROVIDER_KEY])
+    stack.set_provider(bad_keys=[PROVIDER_KEY])
     slow = stack.submit_many(8, "[[sim: full delay=12]] Hello")
     await_until(lambda: readiness(stack)[0] == 503, 10, lambda: f"the provider was never paused\n{stack.logs()}")
-    stack.tell(bad_keys=[])
+    stack.set_provider(bad_keys=[])
     await_until(
         lambda: sum(call["outcome"] == "running" for call in stack.calls()) == len(slow),
         15,
@@ -89,7 +89,7 @@ def test_a_probe_that_goes_on_resumes_the_provider_before_it_answers(stack: Stac
 
 
 def test_too_many_at_once_throttles_the_provider_and_all_complete(stack: Stack) -> None:
-    stack.tell(max_concurrency=4)
+    stack.set_provider(max_concurrency=4)
     jobs = stack.submit_many(60, "[[sim: full delay=0.5]] Hello")
     await_until(lambda: readiness(stack)[1]["provider"]["limit"] == "throttled", 10, "it was never throttled")
     stack.await_all(jobs, "completed", 60)

@@ -40,7 +40,7 @@ def await_billed(stack: Stack, job_id: str, billed: str) -> None:
 
 def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> None:
     """One job wants a retry, the other one call at most: it ends once the log shows that its call was billed."""
-    stack.tell(bill_disconnects=True, logs_lag=2)
+    stack.set_provider(bill_disconnects=True, logs_lag=2)
     again = stack.submit("[[sim: full delay=60, then full]] Hello")
     once = stack.submit("[[sim: full delay=60, then full]] Hello", on_unknown_outcome="fail")
     await_until(lambda: stack.calls(again) and stack.calls(once), 20, stack.logs)
@@ -59,11 +59,11 @@ def test_a_killed_workers_calls_are_booked_at_their_true_cost(stack: Stack) -> N
         assert total == pytest.approx(sum(each["cost_usd"] for each in stack.attempts(job_id)), abs=1e-6)
     assert (len(stack.calls(again)), len(stack.calls(once))) == (2, 1)
     assert completed["error"] is None
-    stack.tell(bill_disconnects=False, logs_lag=0)
+    stack.set_provider(bill_disconnects=False, logs_lag=0)
 
 
 def test_a_call_that_the_log_shows_as_failed_is_repeated_by_who_pays_once(stack: Stack) -> None:
-    stack.tell(logs_lag=1)
+    stack.set_provider(logs_lag=1)
     job_id = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail", max_attempts=2)
     waiting = await_until(
         lambda: body if (body := stack.get(job_id))["backburner"]["parked_until"] else None, 20, stack.logs
@@ -78,11 +78,11 @@ def test_a_call_that_the_log_shows_as_failed_is_repeated_by_who_pays_once(stack:
         ("completed", "yes"),
     ]
     assert sum(call["billed"] for call in stack.calls(job_id)) == 1
-    stack.tell(logs_lag=0)
+    stack.set_provider(logs_lag=0)
 
 
 def test_a_call_missing_from_the_log_fails_after_the_max_wait(stack: Stack) -> None:
-    stack.tell(logs_missing=1)
+    stack.set_provider(logs_missing=1)
     hidden = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
     cancelled = stack.submit("[[sim: drop, then full]] Hello", on_unknown_outcome="fail")
     await_until(lambda: stack.get(cancelled)["backburner"]["parked_until"], 20, stack.logs)
@@ -92,7 +92,7 @@ def test_a_call_missing_from_the_log_fails_after_the_max_wait(stack: Stack) -> N
     assert "may have been billed" in failed["error"]["message"]
     assert failed["completed_at"] - failed["created_at"] >= MAX_WAIT
     assert stack.attempts(hidden)[0]["billed"] == "unknown"
-    stack.tell(logs_missing=0)
+    stack.set_provider(logs_missing=0)
     await_billed(stack, hidden, "no")
     assert stack.get(hidden)["status"] == "failed"
     assert (stack.get(cancelled)["status"], len(stack.calls(cancelled))) == ("cancelled", 1)

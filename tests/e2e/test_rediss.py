@@ -17,7 +17,7 @@ from jobs.task_queue import TaskQueue
 from tests.support.names import get_names
 from tests.support.server import HOST
 from tests.support.stack import Stack
-from tests.support.tls_proxy import CERTIFICATE, TlsLine
+from tests.support.tls_proxy import CERTIFICATE, TlsProxy
 from tests.support.valkey import ValkeyServer
 
 ANOTHER = "127.0.0.2"
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.one_database, pytest.mark.long]
 def test_everybody_verifies_the_certificate_alike(
     valkey: ValkeyServer, tmp_path: Path, host: str, query: str, works: bool
 ) -> None:
-    with TlsLine(valkey.port) as line:
+    with TlsProxy(valkey.port) as line:
         url = f"rediss://{host}:{line.port}/0{query}"
         settings = load_settings(redis_url=url, data_dir=str(tmp_path), namespace="of-this-test")
         task_queue = TaskQueue(create_celery(settings), get_names)
@@ -65,7 +65,7 @@ async def _ping(url: str) -> object:
 
 
 def test_jobs_run_over_it(valkey: ValkeyServer, tmp_path: Path) -> None:
-    with TlsLine(valkey.port) as line:
+    with TlsProxy(valkey.port) as line:
         url = f"rediss://{HOST}:{line.port}/0?ssl_ca_certs={CERTIFICATE}"
         with Stack(f"sqlite:///{tmp_path}/backburner.db", url, tmp_path) as stack:
             job_id = stack.submit("[[sim: full delay=0]] Hello")

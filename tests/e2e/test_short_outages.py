@@ -18,7 +18,11 @@ SLOTS = 5
 JOBS = 10
 WAYS: tuple[tuple[str, Callable[[GatedStack], Any], Callable[[GatedStack], Any]], ...] = (
     ("unreachable", lambda stack: stack.gate.shut(), lambda stack: stack.gate.open()),
-    ("overloaded", lambda stack: stack.tell(script="503"), lambda stack: stack.tell(script="full")),
+    (
+        "overloaded",
+        lambda stack: stack.set_provider(script="503"),
+        lambda stack: stack.set_provider(script="full"),
+    ),
 )
 
 

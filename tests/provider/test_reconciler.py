@@ -19,7 +19,7 @@ from jobs.store.provider_limits import ProviderLimitSettings, read_provider_limi
 from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait
 from tests.provider.routes import Answer, Routes, routes
 from tests.support.clock import Clock
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.names import NAMES
 from tests.support.records import Records
 from tests.support.waiting import await_until
@@ -50,7 +50,7 @@ class World:
         self.clock = clock
         self.provider = provider
         self.rows: list[dict[str, Any]] = []
-        self.broker, self.channel = DeafBroker(), DeafChannel()
+        self.broker, self.channel = DeadBroker(), FakeNotifier()
         self.reconciler = self.another()
         provider.answer = self.page
 
@@ -330,8 +330,8 @@ class TestNetworkTask:
         return Maintenance(
             records.database,
             WorkerRegistration(records.database, 10, worker_id),
-            DeafBroker(),
-            DeafChannel(),
+            DeadBroker(),
+            FakeNotifier(),
             provider_limit=ProviderLimitSettings("provider_limit"),
             worker_timeout=DAY,
             retention=DAY,

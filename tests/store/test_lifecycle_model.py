@@ -32,7 +32,7 @@ from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtfu
 from jobs.store.responses import get_job
 from tests.store.lifecycle_model import AGAIN, ENDS, SECOND, WAIT, ModelAttempt, ModelJob
 from tests.support.clock import Clock
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.records import ANSWER, COST, USAGE, claim_one, make_key, make_spec, move_one, submit_one
 from worker.maintenance import deadlines, rescuer
 from worker.outcome import EndedCall, Policy, record_outcome
@@ -217,7 +217,7 @@ class StoreMachine(RuleBasedStateMachine):
         with self.database.begin() as tx:
             workers.leave(tx, silent, now)
         self.workers[self.workers.index(silent)] = self._register()
-        rescuer.run_once(self.database, DeafBroker(), DeafChannel(), now, timedelta(seconds=10), max_wait=MAX_WAIT)
+        rescuer.run_once(self.database, DeadBroker(), FakeNotifier(), now, timedelta(seconds=10), max_wait=MAX_WAIT)
         for model in self.model.values():
             was_held = model.holds(len(model.calls)) and model.calls[-1].worker == silent
             for call in model.calls:
@@ -267,7 +267,7 @@ class StoreMachine(RuleBasedStateMachine):
             model.failures -= of_this_run and model.failures > 0
 
     def the_log_is_unreadable(self) -> None:
-        deadlines.end_parked(self.database, DeafChannel(), self.clock())
+        deadlines.end_parked(self.database, FakeNotifier(), self.clock())
         self._fail_unknown(self.clock() + timedelta(days=1))
 
     def _fail_unknown(self, until: datetime) -> None:
@@ -283,7 +283,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def deadlines_run(self) -> None:
         now = self.clock()
-        deadlines.run_once(self.database, DeafChannel(), now)
+        deadlines.run_once(self.database, FakeNotifier(), now)
         self._fail_unknown(now)
         for model in self.model.values():
             if model.is_open and model.deadline_at <= now:

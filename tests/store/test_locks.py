@@ -26,7 +26,7 @@ from jobs.store.workers import mark_silent_dead
 from jobs.webhooks.protocol import EventType
 from tests.chaos.proxy import Proxy
 from tests.support.clock import Clock
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.records import Records, make_key
 from tests.support.sessions import another_session, quickly
 from tests.support.waiting import await_until
@@ -49,11 +49,11 @@ def database(postgres_database: Database) -> Database:
 
 
 def rescue(records: Records) -> None:
-    rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT)
+    rescuer.run_once(records.database, DeadBroker(), FakeNotifier(), records.clock(), TIMEOUT)
 
 
 def expire(records: Records) -> None:
-    deadlines.run_once(records.database, DeafChannel(), records.clock())
+    deadlines.run_once(records.database, FakeNotifier(), records.clock())
 
 
 def statuses(records: Records) -> dict[str, Status]:
@@ -126,7 +126,7 @@ def test_a_sent_call_still_counts_as_sent_after_a_lock_on_its_job_is_released(re
     now = clock.advance(rescuer.ORPHAN_AGE + SECOND)
 
     def rescue_orphans() -> int:
-        return rescuer.rescue_orphans(records.database, DeafBroker(), DeafChannel(), now, worker_id, calls)
+        return rescuer.rescue_orphans(records.database, DeadBroker(), FakeNotifier(), now, worker_id, calls)
 
     (stuck, _), (free, _) = broken
     with another_session(records.database, "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", stuck.id):
@@ -165,8 +165,8 @@ def test_a_locked_lease_does_not_stop_maintenance(records: Records) -> None:
     loop = Maintenance(
         records.database,
         WorkerRegistration(records.database, 1, records.worker_id),
-        DeafBroker(),
-        DeafChannel(),
+        DeadBroker(),
+        FakeNotifier(),
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=timedelta(days=1),
         retention=timedelta(days=1),

@@ -11,7 +11,7 @@ from jobs.store import schema
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import NO_LOG_WAIT
 from jobs.store.workers import register
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.records import Records
 from tests.support.waiting import await_until
 from worker.maintenance import deadlines, pruner
@@ -26,8 +26,8 @@ def maintenance(records: Records, registration: WorkerRegistration | None = None
     return Maintenance(
         records.database,
         registration or WorkerRegistration(records.database, 1, records.worker_id),
-        DeafBroker(),
-        DeafChannel(),
+        DeadBroker(),
+        FakeNotifier(),
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=DAY,
         retention=DAY,

@@ -17,7 +17,7 @@ from jobs.lifecycle import Status
 from jobs.outcome_files import FOLDER, unrecorded_files
 from jobs.store.attempts import attempts_of
 from tests.support.clock import Clock
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.records import ANSWER, USAGE, Records
 from worker.in_flight import InFlightCalls
 from worker.maintenance import rescuer
@@ -55,14 +55,16 @@ def orphaned_outcomes(records: Records, folder: Path) -> OrphanedOutcomes:
 
 def rescue(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     records.clock.advance(2 * TIMEOUT)
-    return rescuer.run_once(records.database, DeafBroker(), DeafChannel(), records.clock(), TIMEOUT, outcome_files=ends)
+    return rescuer.run_once(
+        records.database, DeadBroker(), FakeNotifier(), records.clock(), TIMEOUT, outcome_files=ends
+    )
 
 
 def audit(records: Records, ends: OrphanedOutcomes, worker_id: str) -> int:
     now = records.clock.advance(rescuer.ORPHAN_AGE + SECOND)
     calls = InFlightCalls(on_end=lambda: None)
     return rescuer.rescue_orphans(
-        records.database, DeafBroker(), DeafChannel(), now, worker_id, calls, outcome_files=ends
+        records.database, DeadBroker(), FakeNotifier(), now, worker_id, calls, outcome_files=ends
     )
 
 

@@ -15,7 +15,7 @@ from jobs.store.pending_work import PeriodicTask, tasks_with_work
 from jobs.store.provider_limits import ProviderLimitSettings
 from jobs.store.reconciliation import NO_LOG_WAIT
 from jobs.store.workers import heartbeat_now, leave, live_workers
-from tests.support.idle_worker import DeafBroker, DeafChannel
+from tests.support.dead_broker import DeadBroker, FakeNotifier
 from tests.support.plans import captured
 from tests.support.records import Records, move_one
 from worker.maintenance import loop
@@ -141,8 +141,8 @@ def test_an_idle_lease_holder_makes_one_query_for_all_tasks(records: Records, mo
     maintenance = Maintenance(
         records.database,
         WorkerRegistration(records.database, 1, records.worker_id),
-        DeafBroker(),
-        DeafChannel(),
+        DeadBroker(),
+        FakeNotifier(),
         provider_limit=ProviderLimitSettings("provider_limit"),
         worker_timeout=3650 * DAY,
         retention=DAY,

@@ -1,4 +1,4 @@
-"""Certificates for loopback by an authority of the test's own: valid ones, and such as have expired."""
+"""Certificates for loopback, valid or expired, from the test's own authority."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -13,7 +13,7 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates; `file` is its own, for whoever is to trust it."""
+    """Signs certificates. `file` is its own certificate, for clients that trust it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -25,7 +25,7 @@ class Authority:
         self.file.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
     def sign(self, name: str, until: datetime) -> Path:
-        """A file with a certificate for 127.0.0.1 that is valid `until` then, and its key."""
+        """Return a file with a certificate for 127.0.0.1, valid `until` then, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
         certificate = self._certificate(_name(name), key.public_key(), until, names)

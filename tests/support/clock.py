@@ -6,7 +6,7 @@ START = datetime(2026, 3, 14, 15, 9, 26, 535897, tzinfo=UTC)
 
 
 class Clock:
-    """Call it for the moment; injectable wherever the program asks for `Callable[[], datetime]`."""
+    """A callable for the current time, for any parameter of type `Callable[[], datetime]`."""
 
     def __init__(self, moment: datetime = START) -> None:
         self._moment = moment

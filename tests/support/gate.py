@@ -1,4 +1,4 @@
-"""A door before a server that can be shut: connections to it are refused while it is, and no server has to end."""
+"""A gate before a server: while it is shut, connections are refused, and the server keeps running."""
 
 import socket
 import threading
@@ -11,10 +11,10 @@ BYTES = 65_536
 
 
 class Gate:
-    """Passes on what comes to `url` to the server behind it; begins shut."""
+    """A proxy from `url` to the server behind it, shut at first."""
 
     def __init__(self, target: str, address: str = "127.0.0.1", port: int = 0) -> None:
-        """At a free port of `address`, unless it is given one."""
+        """Listen on `port` of `address`, or on a free port."""
         parts = urlsplit(target)
         assert parts.hostname is not None
         assert parts.port is not None
@@ -27,14 +27,14 @@ class Gate:
         self._through: list[socket.socket] = []
 
     def open(self) -> None:
-        """Take connections from now on."""
+        """Accept connections from now on."""
         self._listener = socket.create_server((self._address, self.port))
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def shut(self) -> None:
-        """Refuse them from now on; those that are through go on."""
+        """Refuse connections from now on. Existing ones stay open."""
         if self._listener is not None:
-            with suppress(OSError):  # wakes whoever waits in accept
+            with suppress(OSError):  # wakes the thread in accept
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None

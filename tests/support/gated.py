@@ -1,11 +1,11 @@
-"""The stack with a gate before its provider, so that this can go away as a host does."""
+"""A stack with a gate before its provider, so that the provider can become unreachable."""
 
 from tests.support.gate import Gate
 from tests.support.stack import Process, Stack
 
 
 class GatedStack(Stack):
-    """Calls go out through a gate, which is open at first."""
+    """A stack whose calls pass a gate, which is open at first."""
 
     gate: Gate
 

@@ -1,4 +1,4 @@
-"""Receivers that hang: connections to any loopback address are accepted, and never answered."""
+"""Endpoints that hang: connections to any loopback address are accepted but never answered."""
 
 import socket
 import threading
@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Hanging:
-    """As many hosts as there are loopback addresses, behind one listener."""
+    """One listener for all loopback addresses, each of which counts as a host."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("0.0.0.0", 0), backlog=1024)  # all of 127.0.0.0/8
@@ -22,7 +22,7 @@ class Hanging:
                 self.held.append(self._listener.accept()[0])
 
     def urls(self, count: int) -> list[str]:
-        """So many hosts."""
+        """Return the URLs of `count` hosts."""
         port = self._listener.getsockname()[1]
         return [f"http://127.0.{number // 250}.{2 + number % 250}:{port}/" for number in range(count)]
 

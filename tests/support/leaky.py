@@ -1,4 +1,4 @@
-"""A provider that keeps what it was sent, and repeats it wherever it can: in its answer, its events and its errors."""
+"""A provider that repeats each request in its answer, its events and its errors."""
 
 import json
 import threading
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class LeakyProvider:
-    """`refuses` makes it answer 400, with the request's tools in the message."""
+    """The provider and the requests that it received. If `refuses`, it answers 400 with the request's tools."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -17,7 +17,7 @@ class LeakyProvider:
         self.url = ""
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Status and body for one request."""
+        """Return status and body for one request."""
         self.bodies.append(body)
         tools = json.dumps(body.get("tools"))
         if self.refuses:
@@ -42,7 +42,7 @@ class LeakyProvider:
 
 @contextmanager
 def leaky_provider() -> Iterator[LeakyProvider]:
-    """One on loopback."""
+    """Yield a leaky provider on loopback."""
     provider = LeakyProvider()
 
     class Handler(BaseHTTPRequestHandler):
@@ -75,7 +75,7 @@ def leaky_provider() -> Iterator[LeakyProvider]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Keep the test's output to itself."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         provider.url = f"http://127.0.0.1:{server.server_port}/v1"

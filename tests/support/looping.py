@@ -1,4 +1,4 @@
-"""An event loop on a thread of its own, for stand-ins that serve connections while the test goes on."""
+"""An event loop on its own thread, for fake servers that run beside the test."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class LoopThread(ABC):
-    """Opened and shut on its own loop, by `with`."""
+    """A context manager that runs an event loop on a thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -31,7 +31,7 @@ class LoopThread(ABC):
         self._loop.close()
 
     def on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do it over there and wait for what comes of it."""
+        """Run `work` on the loop and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     @abstractmethod

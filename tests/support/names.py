@@ -1,4 +1,4 @@
-"""The names of an installation whose namespace the tests have chosen."""
+"""The broker names of the tests' installation."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Takes away from a process what it would need to open one more file or socket."""
+"""Limits on the files and sockets that a process can open."""
 
 import os
 import resource
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def no_more_files(pid: int | None = None, room: int = 0) -> Iterator[None]:
-    """In this process, or the one with `pid`, only so many more files may be opened than it has open now."""
+    """Let this process, or the one with `pid`, open only `room` more files than are open now."""
     of = pid or os.getpid()
     listed = list(Path(f"/proc/{of}/fd").iterdir())
-    taken = {int(each.name) for each in listed if each.is_symlink()}  # not that of the listing itself
+    taken = {int(each.name) for each in listed if each.is_symlink()}  # without the listing itself
     free = (number for number in count() if number not in taken)
     with file_limit(of, next(islice(free, room, None))):
         yield
@@ -21,7 +21,7 @@ def no_more_files(pid: int | None = None, room: int = 0) -> Iterator[None]:
 
 @contextmanager
 def file_limit(pid: int, limit: int) -> Iterator[None]:
-    """Files below `limit` alone may be opened by the process, also where others that are open now are closed."""
+    """Let the process open only file numbers below `limit`, even after others are closed."""
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""The cases of `simulator/odd_answers.json`, read as its own `about` says."""
+"""The cases of `simulator/odd_answers.json`; its `about` explains the format."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What a provider sends, and what has to come out of it."""
+    """A provider's answer and the expected result."""
 
     name: str
     transport: str
@@ -34,7 +34,7 @@ def compact(value: object) -> str:
 
 
 def wire(answer: Mapping[str, Any]) -> bytes:
-    """The body of an answer, byte for byte."""
+    """Return the body of an answer, byte for byte."""
     if "text" in answer:
         return str(answer["text"]).encode()
     if "json" in answer:

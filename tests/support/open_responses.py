@@ -1,4 +1,4 @@
-"""Shapes that Open Responses (2026-04-24, www.openresponses.org) demands of an answer, and what reads a stream.
+"""The shapes that Open Responses (2026-04-24, www.openresponses.org) requires, and a reader of streams.
 
 Written from the specification. Objects may have more than is named here: it lets implementors add fields, and asks of
 item and event types that it does not know only that they begin with the implementor's name and a colon.
@@ -38,7 +38,7 @@ def an_object(required: Mapping[str, Json], optional: Mapping[str, Json] | None 
 
 
 def by_type(known: Mapping[str, Json], otherwise: Json | None = None) -> Json:
-    """The schema that an object's `type` says; `otherwise` for a type of the implementor's own."""
+    """Return a schema that depends on an object's `type`; `otherwise` is for an implementor's own types."""
     types = [*({"const": name} for name in known), *([{"pattern": EXTENSION}] if otherwise else [])]
     rules: list[Json] = [
         {"if": {"properties": {"type": {"const": name}}}, "then": schema} for name, schema in known.items()
@@ -220,7 +220,7 @@ def _complaints(validator: Draft202012Validator, value: Any, within: str) -> lis
 
 
 def assert_response(value: Json, status: str | None = None) -> None:
-    """It is a whole response, in this status if one is named."""
+    """Assert that a response is complete, and has this status if one is given."""
     complaints = _complaints(_RESPONSE, value, "response")
     assert not complaints, complaints
     assert status is None or value["status"] == status, value
@@ -231,7 +231,7 @@ def assert_response(value: Json, status: str | None = None) -> None:
 
 
 def assert_failure(answer: httpx.Response, status: int) -> None:
-    """It is an error of this HTTP status, as the specification draws it."""
+    """Assert that an answer is an error of this HTTP status in the specified form."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"].startswith("application/json")
     complaints = _complaints(_FAILURE, answer.json(), "body")
@@ -240,7 +240,7 @@ def assert_failure(answer: httpx.Response, status: int) -> None:
 
 @dataclass(frozen=True)
 class StreamRead:
-    """A stream that was read to its end."""
+    """The events of a stream that was read to its end."""
 
     events: Sequence[Json]
 
@@ -250,7 +250,7 @@ class StreamRead:
 
     @property
     def response(self) -> Json:
-        """The one that the last event carries."""
+        """The response in the last event."""
         final: Json = self.events[-1]["response"]
         return final
 
@@ -259,7 +259,7 @@ class StreamRead:
 
 
 def read_stream(answer: httpx.Response) -> StreamRead:
-    """Read a stream to its end, and check its frames: their form, their names, their numbers, each event's shape."""
+    """Read a stream to its end, and check the form, names and numbers of its frames and each event's shape."""
     assert answer.status_code == 200, answer.read()
     assert answer.headers["content-type"].startswith("text/event-stream")
     *frames, rest = "".join(answer.iter_text()).split("\n\n")
@@ -279,8 +279,8 @@ def read_stream(answer: httpx.Response) -> StreamRead:
     return StreamRead(told)
 
 
-def assert_items_are_told_whole(told: StreamRead) -> None:
-    """Every item is added, grows by deltas within its parts, and is done; the response then holds what was done."""
+def assert_items_are_complete(told: StreamRead) -> None:
+    """Assert that every item is added, gets its text in deltas, is done, and then stands in the response."""
     output = told.response["output"]
     done = [event["item"] for event in told.of("response.output_item.done")]
     assert done == output

@@ -1,4 +1,4 @@
-"""The ways in which a provider goes away and comes back, and the stack whose provider does."""
+"""Kinds of outages of a provider, and a stack whose provider has them."""
 
 from abc import ABC, abstractmethod
 from datetime import UTC, datetime
@@ -12,44 +12,44 @@ from tests.support.certificates import DAY, Authority
 from tests.support.gate import Gate
 from tests.support.host_names import NAME, HostNames
 from tests.support.stack import Process, Stack
-from tests.support.tls_proxy import TlsLine
+from tests.support.tls_proxy import TlsProxy
 
-NOBODY_THERE = "127.0.0.2"
-"""Connections are refused there, as servers for tests listen at 127.0.0.1 alone."""
+UNUSED_HOST = "127.0.0.2"
+"""Connections are refused there, because test servers listen on 127.0.0.1 only."""
 
 
 class Outage(ABC):
-    """One way: it stands before a provider that is there, takes it away with `begin` and brings it back with `end`."""
+    """One kind of outage: `begin` makes a running provider unavailable, `end` makes it available."""
 
     def __init__(self, provider_url: str, folder: Path) -> None:
-        """Change nothing yet; `folder` is for files of its own."""
+        """Prepare the outage without beginning it; `folder` is for its files."""
         self.provider_url = provider_url
         self.folder = folder
 
     @property
     @abstractmethod
     def environment(self) -> dict[str, str]:
-        """Of the processes that call the provider."""
+        """Return the environment of processes that call the provider."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Take it away."""
+        """Make the provider unavailable."""
 
     @abstractmethod
     def end(self) -> None:
-        """Bring it back."""
+        """Make the provider available."""
 
-    def close(self) -> None:  # noqa: B027  # most hold nothing
-        """Free what it holds."""
+    def close(self) -> None:  # noqa: B027  # most have nothing to free
+        """Free its resources."""
 
     @property
-    def knocks(self) -> int | None:
-        """How many connections came to it, those that were turned away among them; None where nobody can count them."""
+    def connection_count(self) -> int | None:
+        """Number of connections to it, refused ones included; None if they cannot be counted."""
         return None
 
 
 class Refused(Outage):
-    """Nobody listens any more, so that connections are refused."""
+    """Connections are refused."""
 
     def __init__(self, provider_url: str, folder: Path) -> None:
         super().__init__(provider_url, folder)
@@ -78,17 +78,17 @@ class _Answers(Outage):
         return {}
 
     def begin(self) -> None:
-        self._tell(self.status)
+        self._set_script(self.status)
 
     def end(self) -> None:
-        self._tell("full")
+        self._set_script("full")
 
-    def _tell(self, script: str) -> None:
+    def _set_script(self, script: str) -> None:
         httpx.put(f"{self.provider_url}/_script", json={"script": script}).raise_for_status()
 
     @property
-    def knocks(self) -> int:
-        """Of the newest calls, all of them in a test."""
+    def connection_count(self) -> int:
+        """Number of recorded calls; a test makes few enough."""
         calls: list[object] = httpx.get(f"{self.provider_url}/_calls").json()["calls"]
         return len(calls)
 
@@ -134,10 +134,10 @@ class Nameless(Outage):
 
 
 class HalfRefused(Nameless):
-    """The name leads to two hosts by turns, and one of them is down."""
+    """The name resolves to two hosts alternately, and one of them is down."""
 
     def begin(self) -> None:
-        self.names.lead_to("127.0.0.1", NOBODY_THERE)
+        self.names.lead_to("127.0.0.1", UNUSED_HOST)
 
 
 class Expired(Outage):
@@ -151,7 +151,7 @@ class Expired(Outage):
         self._renewed = self._authority.sign("renewed", now + DAY)
         port = urlsplit(provider_url).port
         assert port is not None
-        self.line = TlsLine(port, self._renewed).__enter__()
+        self.line = TlsProxy(port, self._renewed).__enter__()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -170,12 +170,12 @@ class Expired(Outage):
         self.line.__exit__(None, None, None)
 
     @property
-    def knocks(self) -> int:
+    def connection_count(self) -> int:
         return self.line.came
 
 
 class OutageStack(Stack):
-    """A stack whose provider goes away in one way; set `way` before it is entered."""
+    """A stack whose provider has one kind of outage; set `way` before entering it."""
 
     way: type[Outage]
     outage: Outage

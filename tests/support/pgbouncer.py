@@ -1,4 +1,4 @@
-"""A PgBouncer of our own in front of a PostgreSQL, from Debian's pgbouncer, where that is installed."""
+"""A PgBouncer in front of a PostgreSQL, from Debian's pgbouncer if that is installed."""
 
 import os
 import pwd
@@ -17,7 +17,7 @@ MISSING: Final = "no PgBouncer on this machine; as root: apt-get install pgbounc
 
 
 class PgBouncerServer(Server):
-    """One whose few sessions are lent for a transaction each. It refuses to run as root, as PostgreSQL does."""
+    """A PgBouncer that lends its few sessions for one transaction each. Like PostgreSQL it refuses to run as root."""
 
     name = "pgbouncer"
 
@@ -41,7 +41,7 @@ class PgBouncerServer(Server):
             "pool_mode": self._mode,
             "default_pool_size": self._sessions,
             "max_client_conn": 200,
-            "server_login_retry": 1,  # in seconds, 15 by default, for which it refuses all after a server was away
+            "server_login_retry": 1,  # seconds without connections after a server failure; 15 by default
         }
         server = f"* = host={self._server.host} port={self._server.port} user={self._server.username or 'postgres'}"
         if self._server.password:
@@ -66,5 +66,5 @@ class PgBouncerServer(Server):
 
 
 def is_installed() -> bool:
-    """Whether this machine has one."""
+    """Return whether this machine has a PgBouncer."""
     return PROGRAM is not None and Path(PROGRAM).exists()

@@ -1,4 +1,4 @@
-"""How a database would run what the store asks of it: the captured SQL, explained."""
+"""Query plans of the captured SQL of the store."""
 
 import json
 import re
@@ -19,7 +19,7 @@ PARAMETER = re.compile(r"%\((\w+)\)s")
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement as the driver got it."""
+    """One statement as passed to the driver."""
 
     sql: str
     parameters: Any
@@ -41,7 +41,7 @@ class Plan:
 
 @contextmanager
 def captured(database: Database) -> Iterator[list[Statement]]:
-    """Everything that is executed on `database` within the block."""
+    """Yield the statements that are executed on `database` within the block."""
     statements: list[Statement] = []
 
     def note(_connection: Connection, _cursor: Any, sql: str, parameters: Any, *_rest: Any) -> None:
@@ -56,7 +56,7 @@ def captured(database: Database) -> Iterator[list[Statement]]:
 
 
 def explain(database: Database, statement: Statement, *, generic: bool = False) -> Plan:
-    """The plan for a statement; `generic` asks PostgreSQL for its plan for any parameters, as prepared ones have."""
+    """Return the plan of a statement. `generic` asks PostgreSQL for the plan of a prepared statement."""
     with database.read() as tx:
         if database.is_sqlite:
             return _of_sqlite(tx, statement)

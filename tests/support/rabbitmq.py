@@ -1,4 +1,4 @@
-"""A private RabbitMQ node from Debian's rabbitmq-server, where that is installed; nothing of it is system-wide."""
+"""A private RabbitMQ node from Debian's rabbitmq-server, if installed; it shares nothing with the system's."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ def is_installed() -> bool:
 
 
 class RabbitServer(Server):
-    """One node with a name, a cookie, a port mapper and files of its own."""
+    """One node with its own name, cookie, port mapper and files."""
 
     name = "rabbitmq"
-    start_seconds = 120  # five where nothing else runs
+    start_seconds = 120  # five on an idle machine
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RabbitServer(Server):
             "HOME": self.directory,
             "ERL_EPMD_ADDRESS": HOST,
             "ERL_EPMD_PORT": self._mapper_port,
-            "RABBITMQ_ALLOW_INPUT": "true",  # the script then becomes the server instead of watching over it
+            "RABBITMQ_ALLOW_INPUT": "true",  # the script then becomes the server instead of supervising it
             "RABBITMQ_CONFIG_FILE": self.directory / "none",
             "RABBITMQ_CONF_ENV_FILE": self.directory / "none.env",
             "RABBITMQ_DIST_PORT": self._node_port,

@@ -1,4 +1,4 @@
-"""Two or more connections that want the same thing at the same moment."""
+"""Two or more callers that do the same thing at the same time."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def race(*contenders: Callable[[], T]) -> Sequence[T]:
-    """Let all contenders go at once, each on a thread of its own; what they came to, in their order."""
+    """Call all contenders at once, each on its own thread, and return their results in order."""
     start = Barrier(len(contenders))
 
     def run(contender: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""What strangers who reach the broker may write to it: messages that no Celery has sent, and Celery's own commands."""
+"""Messages that others may write to the broker: some that Celery never sends, and Celery's own commands."""
 
 import base64
 import json
@@ -10,7 +10,7 @@ CONTROL_CHANNEL = f"/0.{NAMES.control}.pidbox"
 
 
 def envelope(headers: Any, body: str, properties: Any = None) -> bytes:
-    """A message as kombu writes it to a list or a channel."""
+    """Return a message as kombu writes it to a list or a channel."""
     address = {"exchange": NAMES.calls, "routing_key": NAMES.calls}
     plain = {"delivery_tag": "a-tag", "delivery_info": address, "delivery_mode": 2, "priority": 0}
     given = {"body_encoding": "base64", "correlation_id": "x", **plain} if properties is None else properties

@@ -1,4 +1,4 @@
-"""A Valkey master with a replica and the Sentinel that watches them, out of the wheel that `make up` embeds."""
+"""A Valkey master with a replica and a Sentinel, from the wheel that `backburner up` uses."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +17,7 @@ DOWN_AFTER_MS = 500
 
 
 class SentinelServer(Server):
-    """One Sentinel, which alone decides that a master is gone."""
+    """One Sentinel, which decides alone that a master is down."""
 
     name = "sentinel"
 
@@ -61,7 +61,7 @@ class SentinelServer(Server):
 
 
 class Replica(ValkeyServer):
-    """Copies a master until a Sentinel promotes it."""
+    """A replica of a master until a Sentinel promotes it."""
 
     name = "replica"
 
@@ -74,7 +74,7 @@ class Replica(ValkeyServer):
 
 
 class Watched:
-    """All three, ready for a failover."""
+    """Master, replica and Sentinel, ready for a failover."""
 
     master: ValkeyServer
     replica: Replica

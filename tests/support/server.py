@@ -1,4 +1,4 @@
-"""Real servers as child processes of the tests: on a loopback port, stoppable, and gone when the tests are."""
+"""Real servers as child processes of the tests, on a loopback port. They end with the tests."""
 
 import os
 import random
@@ -28,7 +28,7 @@ STOP_SECONDS = 20
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
+    """Return a loopback port that is free now."""
     while True:
         port = random.SystemRandom().choice(PORTS)
         with socket.socket() as probe:
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 class DieWithParent:
-    """Ends a process when ours ends, even by SIGKILL: a shell waits for the end of a pipe that only we hold open."""
+    """Ends a process when ours ends, even by SIGKILL: a shell waits until our end of a pipe is closed."""
 
     def __init__(self, pid: int, number: signal.Signals) -> None:
         command = ["/bin/sh", "-c", 'read -r _; kill "-$1" "$2"', "leash", str(int(number)), str(pid)]
@@ -57,7 +57,7 @@ class DieWithParent:
 
 
 class Server(ABC):
-    """A server with a directory of its own that keeps its port, and so its URL, over restarts."""
+    """A server with its own directory, which keeps its port, and so its URL, across restarts."""
 
     name: str
     stop_signal = signal.SIGTERM
@@ -92,7 +92,7 @@ class Server(ABC):
         return self._popen.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers: on its port if it had one, else on a free one."""
+        """Start it, on its previous port or on a free one, and wait until it answers."""
         for _ in range(1 if self.port else PORT_TRIES):
             port_was_given = self.port != 0
             self.port = self.port or free_port()
@@ -106,7 +106,7 @@ class Server(ABC):
         raise AssertionError(f"{self.name} does not start:\n{self._log_tail()}")
 
     def stop(self, how: signal.Signals | None = None) -> None:
-        """End it by a signal, which is its orderly one unless told, and wait until it is gone."""
+        """End it by a signal, by default its orderly one, and wait until it is gone."""
         if self._popen is None:
             return
         if self.is_running:
@@ -121,11 +121,11 @@ class Server(ABC):
             self._gone()
 
     def kill(self) -> None:
-        """End it without any chance to tidy up."""
+        """Kill it, so that it cannot clean up."""
         self.stop(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Make it silent, its children too, without closing a connection; `thaw` or `stop` ends that."""
+        """Freeze it and its children without closing connections, until `thaw` or `stop`."""
         self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:

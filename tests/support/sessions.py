@@ -1,4 +1,4 @@
-"""Sessions of others on a test's database, and how long one may wait for them."""
+"""Other sessions on a test's database, and the limit for waits on them."""
 
 import time
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import psycopg
 from jobs.store.database import Database
 
 QUICK = 5.0
-"""In seconds: far below any lock of a test, which lasts as long as the test wants."""
+"""Seconds. Far shorter than any lock that a test holds."""
 
 
 @contextmanager
 def another_session(database: Database, statement: str, *parameters: object) -> Iterator[psycopg.Connection]:
-    """A person's open transaction, after `statement`."""
+    """Yield another session with an open transaction, after `statement`."""
     url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, application_name="somebody") as session:
         session.execute(statement.encode(), parameters)

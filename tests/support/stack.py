@@ -1,4 +1,4 @@
-"""The real thing as processes: the simulator, the API and workers, on a given database and Redis."""
+"""The simulator, the API and workers as processes, on a given database and Redis."""
 
 import os
 import re
@@ -26,7 +26,7 @@ PROVIDER_KEY = "provider-key-for-tests"
 
 
 class Process:
-    """A child process whose output is kept, for a look when a test fails."""
+    """A child process whose output is kept for failed tests."""
 
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class Process:
         return "\n".join(self.lines)
 
     def match(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        """The first line that matches `pattern`, as soon as it is printed."""
+        """Wait for the first line that matches `pattern` and return it."""
 
         def found() -> re.Match[str] | None:
             assert self.popen.poll() is None, f"{self.name} ended:\n{self.output}"
@@ -71,7 +71,7 @@ class Process:
         self._reader.join()
 
     def stop(self, seconds: float = 20) -> int:
-        """End it as an operator would; its exit status."""
+        """End it as an operator would, and return its exit status."""
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGCONT)
             self.popen.terminate()
@@ -86,7 +86,7 @@ class Process:
 
 @dataclass
 class Stack:
-    """Simulator, API and workers. `environment` adds to or changes their settings, `provider_flags` the simulator's."""
+    """Simulator, API and workers. `environment` overrides their settings, `provider_flags` the simulator's."""
 
     database_url: str
     redis_url: str
@@ -144,7 +144,7 @@ class Stack:
         }
 
     def start_api(self) -> None:
-        """Another API process takes the place of the one before, under a URL of its own."""
+        """Start an API process, under a new URL, in place of the previous one."""
         self._begin_api()
         self._await_api()
 
@@ -155,7 +155,7 @@ class Stack:
         self.url = self.api.match(r"running on (http://127\.0\.0\.1:\d+)")[1]
 
     def start_worker(self, *command: str) -> Process:
-        """One more; by default as `backburner up` starts it."""
+        """Start one more worker; by default as `backburner up` does."""
         return self._start("worker", ["-m", *(command or ("worker.celery_adapter.command",))])
 
     def _start(self, name: str, arguments: list[str]) -> Process:
@@ -171,7 +171,7 @@ class Stack:
         return f"{self.url}/v1"
 
     def openai(self, **options: Any) -> OpenAI:
-        """The official SDK with nothing but `base_url` and `api_key` set; closed with the stack."""
+        """Return the official SDK with only `base_url` and `api_key` set; it is closed with the stack."""
         self.clients.append(OpenAI(base_url=self.base_url, api_key=API_KEY, **options))
         return self.clients[-1]
 
@@ -179,7 +179,7 @@ class Stack:
         return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {API_KEY}"}, timeout=60)
 
     def submit(self, prompt: str, **fields: Any) -> str:
-        """A background response's id."""
+        """Submit a background response and return its id."""
         return self.submit_many(1, prompt, **fields)[0]
 
     def submit_many(self, count: int, prompt: str, **fields: Any) -> list[str]:
@@ -197,7 +197,7 @@ class Stack:
         return data
 
     def await_all(self, job_ids: list[str], status: str, seconds: float) -> None:
-        """Wait until every one of them has this status."""
+        """Wait until every job has this status."""
         left = set(job_ids)
 
         def all_there() -> bool:
@@ -209,12 +209,12 @@ class Stack:
 
         await_until(all_there, seconds, lambda: f"{len(left)} of {len(job_ids)} never were {status}\n{self.logs()}")
 
-    def tell(self, **options: Any) -> None:
-        """Change how the provider behaves from now on."""
+    def set_provider(self, **options: Any) -> None:
+        """Set options of the simulator."""
         httpx.put(f"{self.provider_url}/_script", json=options).raise_for_status()
 
     def calls(self, job_id: str = "") -> list[dict[str, Any]]:
-        """What the provider saw, of one job or of all."""
+        """Return the calls that the provider recorded, of one job or of all."""
         query = {"client_request_id_prefix": job_id} if job_id else {}
         ledger = httpx.get(f"{self.provider_url}/_calls", params=query, trust_env=False).json()
         calls: list[dict[str, Any]] = ledger["calls"]

@@ -1,4 +1,4 @@
-"""Several keys on one stack, and the ways in which a provider refuses one job in the account's words."""
+"""Several API keys on one stack, and a provider's account errors for a single job."""
 
 from typing import Any, Final
 
@@ -16,36 +16,36 @@ REFUSALS: Final = {
     "403 as of an empty account": "403",
     "429 as of an empty quota": "429-quota",
 }
-"""What the provider says, to the simulator's directive for it."""
+"""The simulator's directive for each error of the provider."""
 
 
 class Tenant:
-    """One key's client."""
+    """A client with one API key."""
 
     def __init__(self, stack: Stack, secret: str) -> None:
         self._url = f"{stack.base_url}/responses"
         self._headers = {"authorization": f"Bearer {secret}"}
 
     def submit(self, prompt: str, **fields: object) -> str:
-        """A background response's id."""
+        """Submit a background response and return its id."""
         body = {"model": MODEL, "input": prompt, "background": True, **fields}
         answer = httpx.post(self._url, json=body, headers=self._headers, timeout=60)
         job_id: str = answer.raise_for_status().json()["id"]
         return job_id
 
     def get(self, path: str) -> dict[str, Any]:
-        """The response of that id, or what lies below it."""
+        """Return the response of that id, or a resource below it."""
         answer = httpx.get(f"{self._url}/{path}", headers=self._headers, timeout=60)
         found: dict[str, Any] = answer.raise_for_status().json()
         return found
 
     def status(self, job_id: str) -> str:
-        """Its status."""
+        """Return the status of a response."""
         return str(self.get(job_id)["status"])
 
 
 def make_tenants(stack: Stack, count: int) -> list[Tenant]:
-    """So many new keys."""
+    """Create `count` API keys and return their clients."""
     database = Database(stack.database_url)
     with database.begin() as tx:
         now = database_now(tx)

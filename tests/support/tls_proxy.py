@@ -1,4 +1,4 @@
-"""TLS in front of a server that speaks none, as a managed Redis has it, with a certificate of our own for loopback."""
+"""A TLS proxy in front of a plain server, like that of a managed Redis, with our own certificate for loopback."""
 
 import socket
 import ssl
@@ -11,11 +11,11 @@ from typing import Self
 from tests.support.server import HOST
 
 CERTIFICATE = Path(__file__).parents[1] / "provider" / "loopback.pem"
-"""Signed by itself: whoever trusts it verifies it, and nobody else can."""
+"""Self-signed, so that only clients that trust it can verify it."""
 
 
-class TlsLine:
-    """Passes every connection on to `target`, and counts those that came and those that got through the handshake."""
+class TlsProxy:
+    """A proxy to the port `target` that counts connections and completed handshakes."""
 
     def __init__(self, target: int, certificate: Path = CERTIFICATE) -> None:
         self._target = target
@@ -27,7 +27,7 @@ class TlsLine:
         self.taken = 0
 
     def present(self, certificate: Path) -> None:
-        """Show this one from the next connection on."""
+        """Use this certificate from the next connection on."""
         self._context.load_cert_chain(certificate)
 
     def __enter__(self) -> Self:

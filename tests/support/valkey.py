@@ -1,4 +1,4 @@
-"""A real Valkey, out of the wheel that `make up` embeds."""
+"""A real Valkey, from the wheel that `backburner up` uses."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.support.waiting import await_until
 
 
 class ValkeyServer(Server):
-    """Keeps nothing on disk: a restarted one is as empty as a flushed one."""
+    """A Valkey that stores nothing on disk: it is empty after a restart."""
 
     name = "valkey"
 
@@ -23,7 +23,7 @@ class ValkeyServer(Server):
         return f"redis://{HOST}:{self.port}/0"
 
     def flush(self) -> None:
-        """Lose everything, as an operator's FLUSHALL would."""
+        """Delete everything, as an operator's FLUSHALL would."""
         with self.client() as client:
             client.flushall()
 

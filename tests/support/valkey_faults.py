@@ -1,4 +1,4 @@
-"""What a hosted Redis does to its clients: it answers, and takes no writes. Each heals at the end of its block."""
+"""Faults of a hosted Redis that answers but takes no writes. Each ends with its block."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +14,7 @@ from tests.support.waiting import await_until
 @contextmanager
 def replica(valkey: ValkeyServer) -> Iterator[None]:
     with valkey.client() as client:
-        client.replicaof(HOST, 1)  # where nobody is
+        client.replicaof(HOST, 1)  # an unused port
         try:
             yield
         finally:
@@ -33,7 +33,7 @@ def full_memory(valkey: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def full_disk(valkey: ValkeyServer) -> Iterator[None]:
-    """Snapshots cannot be written: a directory stands in their place."""
+    """Make snapshots fail: a directory has the name of their file."""
     in_the_way = valkey.directory / "dump.rdb"
     in_the_way.mkdir()
     with valkey.client() as client:
@@ -62,13 +62,13 @@ def another_password(valkey: ValkeyServer) -> Iterator[None]:
 
 @contextmanager
 def loading(valkey: ValkeyServer) -> Iterator[None]:
-    """It was started again, and reads its data from the disk for as long as it is let."""
+    """Restart it, and let it load its data from disk slowly."""
     with valkey.client() as client:
-        client.config_set("rdbcompression", "no")  # it answers once for each kilobyte that it reads
+        client.config_set("rdbcompression", "no")  # it answers once per kilobyte read
         client.mset({f"loaded:{number}": "x" * 1_000 for number in range(4_000)})
         client.save()
     valkey.stop()
-    valkey.also = {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}  # the former in µs
+    valkey.also = {"key-load-delay": "10000", "loading-process-events-interval-bytes": "1024"}  # the first in µs
     valkey.start()
     with valkey.client() as client:
         assert _info(client, "loading") == 1
@@ -91,4 +91,4 @@ NO_WRITES: Final[Mapping[str, Callable[[ValkeyServer], AbstractContextManager[No
     "NOAUTH": another_password,
     "LOADING": loading,
 }
-"""By the code that a client is answered."""
+"""Faults by the error code in the reply."""

@@ -1,4 +1,4 @@
-"""Waiting for a condition: the one place in the tests that sleeps."""
+"""Waiting for a condition: the only sleep in the tests."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ LONGEST_PAUSE = 0.1
 
 
 def await_until(condition: Callable[[], T | None], timeout: float, message: str | Callable[[], str]) -> T:
-    """Look until `condition` says something true, and return that; fail with `message` after `timeout` seconds."""
+    """Return the first true result of `condition`; fail with `message` after `timeout` seconds."""
     give_up_at = time.monotonic() + timeout
     pause = FIRST_PAUSE
     while not (found := condition()):

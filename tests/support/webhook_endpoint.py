@@ -1,6 +1,6 @@
-"""A webhook receiver on loopback: a real HTTP server that keeps what it was sent and answers as it is told.
+"""A webhook endpoint on loopback: a real HTTP server that records requests and gives the answers that a test sets.
 
-A program of another process learns by a GET what was sent to the same path so far.
+With a GET, a program in another process reads the requests to the same path so far.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.support.waiting import await_until
 
 @dataclass(frozen=True)
 class Delivered:
-    """One request as it came in."""
+    """One received request."""
 
     path: str
     headers: Mapping[str, str]
@@ -31,7 +31,7 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Answer:
-    """What to answer; `hang` waits for so many seconds first, or until the receiver is closed."""
+    """An answer, sent after `hang` seconds or when the endpoint is closed."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ Answering = Callable[[Delivered], Answer]
 
 
 class Destination:
-    """Answers what `answer` says, which a test may change at any time."""
+    """An endpoint that answers with `answer`, which a test may change at any time."""
 
     def __init__(self, answer: Answering = lambda _delivered: OK) -> None:
         self.answer = answer
@@ -88,7 +88,7 @@ class Destination:
                 super().process_request(request, client_address)
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A sender that leaves is no fault of the receiver's."""
+                """Ignore senders that disconnect."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)

@@ -9,7 +9,7 @@ from jobs.settings import load_settings
 from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES, get_names
 from tests.support.server import HOST, free_port
-from tests.support.tls_proxy import CERTIFICATE, TlsLine
+from tests.support.tls_proxy import CERTIFICATE, TlsProxy
 
 ANOTHER = "127.0.0.2"
 """A host that the certificate does not name."""
@@ -26,7 +26,7 @@ ANOTHER = "127.0.0.2"
     ],
 )
 def test_its_certificate_is_verified(host: str, query: str, is_spoken_to: bool, tmp_path: Path) -> None:
-    with TlsLine(free_port()) as line:
+    with TlsProxy(free_port()) as line:
         settings = load_settings(broker_url=f"amqps://me:p%40@{host}:{line.port}//{query}", data_dir=str(tmp_path))
         task_queue = TaskQueue(create_celery(settings), get_names)
         assert task_queue.unavailable_reason(NAMES) is not None  # nobody is behind it

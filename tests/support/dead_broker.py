@@ -1,4 +1,4 @@
-"""A bell and a channel that nobody hears: the rows alone must do. What was said is kept."""
+"""A broker that takes no message and a notifier that publishes nothing. Both record their calls."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from jobs.task_queue import TaskQueue
 from tests.support.names import NAMES
 
 
-class DeafBroker(TaskQueue):
+class DeadBroker(TaskQueue):
     def __init__(self) -> None:
         self.enqueued: list[str] = []
 
@@ -20,7 +20,7 @@ class DeafBroker(TaskQueue):
         return 0
 
 
-class DeafChannel(Notifier):
+class FakeNotifier(Notifier):
     def __init__(self) -> None:
         self.said: list[str] = []
         self._on_end = lambda _job_ids, _deliveries: None
