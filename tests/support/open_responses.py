@@ -266,26 +266,26 @@ def read_stream(answer: httpx.Response) -> StreamRead:
     frames = [each for each in frames if not each.startswith(":")]
     assert rest == ""
     assert frames[-1] == f"data: {DONE}"
-    told = []
+    reported = []
     for each in frames[:-1]:
         fields = [line.partition(": ")[::2] for line in each.splitlines()]
         assert [name for name, _ in fields] == ["event", "data"]
         event: Json = json.loads(fields[1][1])
         assert event["type"] == fields[0][1]
-        told.append(event)
-    complaints = [each for event in told for each in _complaints(_EVENT, event, event["type"])]
+        reported.append(event)
+    complaints = [each for event in reported for each in _complaints(_EVENT, event, event["type"])]
     assert not complaints, complaints
-    assert [event["sequence_number"] for event in told] == list(range(len(told)))
-    return StreamRead(told)
+    assert [event["sequence_number"] for event in reported] == list(range(len(reported)))
+    return StreamRead(reported)
 
 
-def assert_items_are_complete(told: StreamRead) -> None:
+def assert_items_are_complete(reported: StreamRead) -> None:
     """Assert that every item is added, gets its text in deltas, is done, and then stands in the response."""
-    output = told.response["output"]
-    done = [event["item"] for event in told.of("response.output_item.done")]
+    output = reported.response["output"]
+    done = [event["item"] for event in reported.of("response.output_item.done")]
     assert done == output
     for index, item in enumerate(output):
-        of_item = [event for event in told.events if event.get("output_index") == index]
+        of_item = [event for event in reported.events if event.get("output_index") == index]
         first, last = of_item[0], of_item[-1]
         assert (first["type"], last["type"]) == ("response.output_item.added", "response.output_item.done")
         assert first["item"]["id"] == item["id"]

@@ -27,7 +27,7 @@ class Statement:
 
 @dataclass
 class Plan:
-    """What matters of a plan.
+    """The parts of a query plan that matter to a test.
 
     `whole_scans` names the tables of which every row is read, and the indexes of which every entry is. A sort counts
     by how many rows it is expected to take; SQLite doesn't say, so with it every sort is a large one.

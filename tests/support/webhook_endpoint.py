@@ -66,8 +66,8 @@ class Destination:
 
             def do_GET(self) -> None:
                 came = [each for each in list(receiver.delivered) if each.path == self.path]
-                told = [{"headers": each.headers, "body": each.body.decode()} for each in came]
-                self._send(Answer(body=json.dumps(told).encode()))
+                reported = [{"headers": each.headers, "body": each.body.decode()} for each in came]
+                self._send(Answer(body=json.dumps(reported).encode()))
 
             def _send(self, answer: Answer) -> None:
                 self.send_response(answer.status)

@@ -1,4 +1,4 @@
-"""What is drawn from code is what stands in the tree."""
+"""Generated pages in the tree equal what the code generates."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What our `output` shows is taken as input: of every kind and status, by the API and by each kind of provider."""
+"""Every item of our `output` is accepted as input, by the API and by each kind of provider."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Who comes alone is served alone; who comes in a rush is served together, and no one falls with another."""
+"""A single item is processed alone, many at once together, and no item fails because of another."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

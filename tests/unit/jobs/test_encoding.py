@@ -56,8 +56,8 @@ def test_a_number_is_written_as_it_came(number: str) -> None:
 @given(st.decimals(allow_nan=False, allow_infinity=False), st.text(), st.booleans())
 def test_whatever_the_number_and_the_text_beside_it(number: Decimal, beside: str, ascii_only: bool) -> None:
     written = to_text(from_json(json.dumps([beside, 0]).replace(" 0]", f"{number}]")), ascii_only=ascii_only)
-    told, kept = json.loads(written, parse_float=Decimal, parse_int=Decimal)
-    assert (told, kept) == (beside, number)
+    reported, kept = json.loads(written, parse_float=Decimal, parse_int=Decimal)
+    assert (reported, kept) == (beside, number)
 
 
 def test_no_text_is_taken_for_a_number() -> None:

@@ -8,7 +8,7 @@ from jobs.encryption import Cipher, DecryptionError, generate_key
 OLD, NEW = SecretStr(generate_key()), SecretStr(generate_key())
 
 
-def test_what_was_sealed_is_opened_and_not_to_be_seen() -> None:
+def test_encrypted_text_is_decrypted_and_unreadable_before() -> None:
     cipher = Cipher([NEW])
     encrypted = cipher.encrypt("whsec_tëst")
     assert "whsec" not in encrypted

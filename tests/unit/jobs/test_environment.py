@@ -143,9 +143,9 @@ class TestSecrets:
         if content and content.startswith(b"x"):
             monkeypatch.setenv("BACKBURNER_API_KEY", SECRET)
         monkeypatch.setenv("BACKBURNER_API_KEY_FILE", "secret")
-        with pytest.raises(SettingsError, match=r"  BACKBURNER_API_KEY_FILE: \S") as told:
+        with pytest.raises(SettingsError, match=r"  BACKBURNER_API_KEY_FILE: \S") as reported:
             load_settings()
-        assert SECRET not in str(told.value)
+        assert SECRET not in str(reported.value)
 
     @pytest.mark.parametrize("variable", ["BACKBURNER_PROVIDER_API_KEY", "AIMLAPI_API_KEY", "BACKBURNER_API_KEY"])
     def test_a_newline_after_a_key_is_no_part_of_it_and_a_blank_in_it_is_refused(
@@ -158,18 +158,18 @@ class TestSecrets:
         assert found.get_secret_value() == SECRET
         for wrong in (f"{SECRET} {SECRET}", f"{SECRET}\n{SECRET}", f"{SECRET}\u00fc"):
             monkeypatch.setenv(variable, wrong)
-            with pytest.raises(SettingsError, match=r"API_KEY: expected a key without blanks") as told:
+            with pytest.raises(SettingsError, match=r"API_KEY: expected a key without blanks") as reported:
                 load_settings()
-            assert SECRET not in str(told.value)
+            assert SECRET not in str(reported.value)
 
     def test_up_tells_its_parts_a_secret_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("API_KEY", "PROVIDER_API_KEY", "REDIS_PASSWORD"):
             monkeypatch.setenv(f"{PREFIX}{name}_FILE", "file")
-        told = environment_of(Part.API, {"API_KEY": SECRET})
-        assert {name for name in told if name.startswith(PREFIX) and "_FILE" in name} == {
+        reported = environment_of(Part.API, {"API_KEY": SECRET})
+        assert {name for name in reported if name.startswith(PREFIX) and "_FILE" in name} == {
             "BACKBURNER_REDIS_PASSWORD_FILE"
         }
-        assert told["BACKBURNER_API_KEY"] == SECRET
+        assert reported["BACKBURNER_API_KEY"] == SECRET
 
 
 class TestDatabaseUrl:
@@ -225,9 +225,9 @@ class TestDatabaseUrl:
     )
     def test_what_cannot_work_is_named(self, url: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("BACKBURNER_DATABASE_URL", url)
-        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}") as told:
+        with pytest.raises(SettingsError, match=f"BACKBURNER_DATABASE_URL: .*{says}") as reported:
             load_settings()
-        assert "secret" not in str(told.value)
+        assert "secret" not in str(reported.value)
 
     def test_the_options_of_postgresqls_client_are_taken(self) -> None:
         asked = "sslmode=verify-full&sslrootcert=/ca.pem&channel_binding=prefer&gssencmode=disable&prepare_threshold=0"

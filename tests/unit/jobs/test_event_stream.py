@@ -173,7 +173,7 @@ def test_items_follow_one_another_by_index() -> None:
     ]
 
 
-def test_what_was_told_is_not_told_again() -> None:
+def test_an_emitted_item_is_not_emitted_again() -> None:
     emitted = Progress([EmittedItem(identity_of(REASONING), None), EmittedItem(identity_of(MESSAGE), opened(MESSAGE))])
     events = made(REASONING, MESSAGE, FUNCTION, progress=emitted)
     assert kinds(events)[0] == "output_item.done"
@@ -195,7 +195,7 @@ def test_what_another_attempt_has_replaced_is_closed_empty_and_not_as_incomplete
     assert closing_events(progress) == []
 
 
-def test_two_items_of_one_identity_are_told_once() -> None:
+def test_two_items_of_one_identity_are_emitted_once() -> None:
     assert made(MESSAGE, MESSAGE) == made(MESSAGE)
     again = {**FUNCTION, "id": "fc_2"}  # the same call under another id
     assert made(FUNCTION, again) == made(FUNCTION)

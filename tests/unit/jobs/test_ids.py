@@ -48,7 +48,7 @@ def test_moments_before_and_beyond_what_an_id_can_hold_are_clamped() -> None:
 
 
 @pytest.mark.parametrize("foreign", ["", "\0", "resp_\0", "resp_é", "resp 1", "y" * 50_000_000, 7, None, ["resp_1"]])
-def test_what_a_stranger_put_into_the_queue_is_told_from_an_id(foreign: object) -> None:
+def test_foreign_messages_in_the_queue_are_no_ids(foreign: object) -> None:
     """A worker sent 50 MB of it to the database and to the log, and its heartbeat failed meanwhile."""
     assert may_be_id(new_id("resp"))
     assert not may_be_id(foreign)

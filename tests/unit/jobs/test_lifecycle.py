@@ -1,4 +1,4 @@
-"""What the table of transitions promises as a whole."""
+"""Properties of the table of transitions as a whole."""
 
 import ast
 from pathlib import Path

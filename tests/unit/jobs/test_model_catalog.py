@@ -1,4 +1,4 @@
-"""What is known about models, and what a call costs by the price table."""
+"""The models of the catalog, and the cost of a call by its prices."""
 
 from datetime import date
 from decimal import Decimal

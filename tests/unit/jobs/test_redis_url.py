@@ -1,4 +1,4 @@
-"""Where Redis is: one server, or the master that Sentinels name."""
+"""Redis URLs: one server, or the master named by Sentinels."""
 
 import pytest
 from kombu.transport import TRANSPORT_ALIASES
@@ -137,9 +137,9 @@ def test_what_cannot_work_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, says: str
 ) -> None:
     monkeypatch.setenv(f"BACKBURNER_{variable}", value)
-    with pytest.raises(SettingsError, match=f"BACKBURNER_{variable}: .*{says}") as told:
+    with pytest.raises(SettingsError, match=f"BACKBURNER_{variable}: .*{says}") as reported:
         load_settings()
-    assert SECRET not in str(told.value)
+    assert SECRET not in str(reported.value)
 
 
 def test_a_scheme_in_capitals_is_the_same() -> None:
@@ -154,10 +154,10 @@ def test_every_broker_of_celerys_is_taken_that_processes_can_share() -> None:
 @pytest.mark.parametrize(("scheme", "package"), [(each, package) for each, (_, package) in BROKER_LIBRARIES.items()])
 def test_a_broker_whose_library_is_missing_is_one_line_that_names_it(scheme: str, package: str) -> None:
     """None of them is among our dependencies."""
-    with pytest.raises(SettingsError, match=r"BACKBURNER_BROKER_URL: the library for .* is not installed") as told:
+    with pytest.raises(SettingsError, match=r"BACKBURNER_BROKER_URL: the library for .* is not installed") as reported:
         load_settings(broker_url=f"{scheme}://me:{SECRET}@h//")
-    assert package in str(told.value)
-    assert SECRET not in str(told.value)
+    assert package in str(reported.value)
+    assert SECRET not in str(reported.value)
 
 
 @pytest.mark.parametrize("scheme", sorted(BROKER_SCHEMES - BROKER_LIBRARIES.keys()))
@@ -186,7 +186,7 @@ def test_certificates_are_verified_unless_the_url_says_not_to(url: str, given: s
 
 
 @pytest.mark.parametrize("url", ["unix:///run/valkey.sock", "unix:///run/valkey.sock?db=2", "redis+socket:///run/x"])
-def test_bells_wait_in_a_server_behind_a_socket_too(url: str) -> None:
+def test_messages_wait_in_a_server_behind_a_unix_socket_too(url: str) -> None:
     app = create_celery(load_settings(broker_url=url))
     assert app.conf.worker_disable_prefetch
     assert app.conf.broker_url.startswith("redis+socket:///run/")

@@ -1,4 +1,4 @@
-"""What follows a failed attempt: every rule, the delays, and the deadline."""
+"""The step after a failed attempt: every rule, the delays, and the deadline."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -129,7 +129,7 @@ class TestRepeated:
         assert isinstance(step(ErrorKind.GATEWAY_TIMEOUT, patient), GiveUp)
         assert isinstance(step(ErrorKind.SERVER_ERROR, patient), Reschedule)
 
-    def test_what_cannot_be_read_is_bought_twice_at_most_and_other_failures_do_not_count(self) -> None:
+    def test_an_unreadable_answer_is_billed_twice_at_most_and_other_failures_do_not_count(self) -> None:
         patient = replace(JOB, max_attempts=20, failures=5)
         assert isinstance(step(ErrorKind.MALFORMED_ANSWER, patient, same_failures=1), Reschedule)
         assert step(ErrorKind.MALFORMED_ANSWER, patient, same_failures=2) == GiveUp(
@@ -161,7 +161,7 @@ class TestPaused:
 
 
 class TestWeather:
-    """What cost nothing and says nothing about the job: it waits for the provider, to its deadline."""
+    """Failures that cost nothing and are not the job's: it waits for the provider until its deadline."""
 
     @pytest.mark.parametrize("kind", sorted(OUTAGE_KINDS))
     @pytest.mark.parametrize("failures", [0, 4, 100])
@@ -296,7 +296,7 @@ class TestDeadline:
 
 
 class TestParked:
-    """Who asked for one purchase at most waits for the provider's log, if there is one."""
+    """A job that wants one billed call at most waits for the provider's log, if there is one."""
 
     ONCE = replace(JOB, on_unknown_outcome=OnUnknownOutcome.FAIL)
 

@@ -1,4 +1,4 @@
-"""What a log may show when something breaks."""
+"""The parts of an error that a log may show."""
 
 import subprocess
 import sys

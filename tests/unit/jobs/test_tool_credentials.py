@@ -1,4 +1,4 @@
-"""Where a request may hold credentials, and that nothing else of it changes."""
+"""Credentials are found wherever a request may hold them, and nothing else of it changes."""
 
 import json
 from typing import Any

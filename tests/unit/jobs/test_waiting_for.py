@@ -1,4 +1,4 @@
-"""What a queued job waits for, in words."""
+"""The words that say why a queued job waits."""
 
 from dataclasses import replace
 from datetime import timedelta

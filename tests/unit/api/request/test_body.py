@@ -1,4 +1,4 @@
-"""What a body may say, and what the answer is when it says something else."""
+"""Bodies that are accepted, and the errors for all others."""
 
 from typing import Any, get_args
 

@@ -1,4 +1,4 @@
-"""What is said when a field of OpenAI's is wrong: the path to it, OpenAI's code, OpenAI's words."""
+"""Errors of wrong fields: the path to the field, and OpenAI's code and words."""
 
 from typing import Any
 

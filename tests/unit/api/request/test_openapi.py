@@ -1,4 +1,4 @@
-"""What the OpenAPI page says about the body is true, and complete."""
+"""The OpenAPI page describes the request body correctly and completely."""
 
 import json
 from collections.abc import Iterator
