@@ -49,7 +49,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 }
 NEVER_ECHOED: Final = frozenset({"input", "stream", "stream_options", "webhook", "background_options"}) | {
     # a response has these in another shape than the request: it shows what the provider made of them
-    *("access_programs", "image", "moderation", "prompt_cache_options"),
+    *("access_programs", "image", "moderation", "prompt_cache_options")
 }
 
 

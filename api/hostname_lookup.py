@@ -29,10 +29,7 @@ class Lookups:
     """
 
     def __init__(
-        self,
-        at_once: int = LOOKUPS_AT_ONCE,
-        seconds: float = LOOKUP_SECONDS,
-        look_up: LookUp = socket.getaddrinfo,
+        self, at_once: int = LOOKUPS_AT_ONCE, seconds: float = LOOKUP_SECONDS, look_up: LookUp = socket.getaddrinfo
     ) -> None:
         self._shares = Shares(at_once)
         self._seconds = seconds

@@ -18,16 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from api.connection_limits import STATE, Connections, Ended, Limits
-from api.errors import (
-    FINAL,
-    HEAD_TOO_LARGE,
-    NOT_HTTP,
-    NOT_KEPT,
-    TOO_MANY_CONNECTIONS,
-    TOO_SLOW,
-    Fault,
-    error_body,
-)
+from api.errors import FINAL, HEAD_TOO_LARGE, NOT_HTTP, NOT_KEPT, TOO_MANY_CONNECTIONS, TOO_SLOW, Fault, error_body
 from jobs.ids import new_id
 
 LARGEST_HEAD: Final = 64 * 1024

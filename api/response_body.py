@@ -282,8 +282,7 @@ class AttemptBody(_Shape):
     http_status: int | None
     cost_usd: float | None
     body: str | None = Field(
-        default=None,
-        description="only with `include=body`: what the provider sent in a failed call, up to 256 KB",
+        default=None, description="only with `include=body`: what the provider sent in a failed call, up to 256 KB"
     )
 
 

@@ -30,7 +30,7 @@ LONGEST_KEY: Final = 255
 LARGE_BYTES: Final = 64 * 1024
 """Size above which a body is checked in a thread and written alone, so that no other request waits for it."""
 UNSUPPORTED: Final[Mapping[str, str]] = {
-    "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'.",
+    "conversation": "Conversations are not kept by this server; name the last response as 'previous_response_id'."
 }
 
 
@@ -191,12 +191,7 @@ def refuse_unsupported(fields: CreateResponse) -> None:
 
 
 def _spec(
-    request: ParsedRequest,
-    model: Model,
-    api_key_id: str,
-    state: AppState,
-    now: datetime,
-    webhook: WebhookTarget | None,
+    request: ParsedRequest, model: Model, api_key_id: str, state: AppState, now: datetime, webhook: WebhookTarget | None
 ) -> JobSpec:
     fields, settings = request.fields, state.settings
     run_at = datetime.fromtimestamp(fields.run_at, UTC) if fields.run_at is not None else None

@@ -136,8 +136,7 @@ class Settings(EnvironmentSettings):
     port: int = Field(8000, ge=0, le=65535, description="port on which the API listens")
     data_dir: Path = Field(Path(".backburner"), description="SQLite file, Valkey files, api_key (mode 0600)")
     api_key: Annotated[SecretStr | None, AfterValidator(header_key), AfterValidator(long_enough)] = Field(
-        None,
-        description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start",
+        None, description="bootstrap key with every scope, 16 characters or more; `up` generates one on first start"
     )
     worker_concurrency: int = Field(100, ge=1, le=100_000, description="calls in flight per worker process")
     max_attempts: int = Field(5, ge=1, le=1000, description="attempts per job, unless the request sets its own number")
@@ -241,8 +240,7 @@ class Settings(EnvironmentSettings):
         description="longest time that a client may read nothing of waiting data; a quiet stream is fine",
     )
     cors_origins: Annotated[list[str], NoDecode, AfterValidator(origins), CommaSeparated] = Field(
-        [],
-        description="comma-separated origins whose pages may call the API from a browser, or *; empty means none",
+        [], description="comma-separated origins whose pages may call the API from a browser, or *; empty means none"
     )
     log_format: Literal["console", "json"] | None = Field(
         None, description="console or json; empty means console on a terminal, else json"

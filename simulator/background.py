@@ -33,14 +33,7 @@ class _Stored:
         if self.status == "done":
             return {**body, "meta": self.answer.meta} if "body" in self.answer.cost_places else body
         body.pop("output_text", None)
-        return {
-            **body,
-            "status": self.status,
-            "output": [],
-            "usage": None,
-            "error": None,
-            "incomplete_details": None,
-        }
+        return {**body, "status": self.status, "output": [], "usage": None, "error": None, "incomplete_details": None}
 
 
 class BackgroundResponses:

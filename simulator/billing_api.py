@@ -71,12 +71,7 @@ class BillingApi:
             and self._is_listed(call)
         ]
         page = calls[::-1][offset : offset + limit]
-        pagination = {
-            "limit": limit,
-            "offset": offset,
-            "total": len(calls),
-            "has_more": offset + limit < len(calls),
-        }
+        pagination = {"limit": limit, "offset": offset, "total": len(calls), "has_more": offset + limit < len(calls)}
         await writer.send(Reply.json(200, {"data": [_row(call) for call in page], "pagination": pagination}))
 
     def _count(self, key: str, request: Request) -> None:

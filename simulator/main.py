@@ -62,10 +62,7 @@ class Simulator:
         """Listen on `host` and `port`, and set `url`. Port 0 means any free port."""
         options = self._state.options
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self._handle, self._connections, options.max_body_bytes),
-            host,
-            port,
-            backlog=_BACKLOG,
+            lambda: Connection(self._handle, self._connections, options.max_body_bytes), host, port, backlog=_BACKLOG
         )
         bound_host, bound_port, *_ = self._server.sockets[0].getsockname()
         self.url = f"http://[{bound_host}]:{bound_port}" if ":" in bound_host else f"http://{bound_host}:{bound_port}"

@@ -13,14 +13,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.event_stream import (
-    LIVE_FROM,
-    EmittedItem,
-    Event,
-    Progress,
-    closing_events,
-    identity_of,
-)
+from jobs.event_stream import LIVE_FROM, EmittedItem, Event, Progress, closing_events, identity_of
 from jobs.job import Attempt
 from jobs.notifications import Notifier
 from jobs.request_fields import without_reasoning

@@ -16,11 +16,7 @@ from jobs.lifecycle import Actor, Verb
 from jobs.retry import LONGEST_OUTAGE_PAUSE, NO_WAIT, RULES, GiveUp, Park, Refusal, Reschedule, next_step
 from jobs.settings import Settings
 from jobs.store.account_refusals import ACCEPTED_AFTER, MOST_REFUSED, REFUSALS, is_job_refusal
-from jobs.store.attempts import (
-    count_failures,
-    end_attempts,
-    save_answers,
-)
+from jobs.store.attempts import count_failures, end_attempts, save_answers
 from jobs.store.jobs import move
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait, parked_for
@@ -199,10 +195,7 @@ def _record_failure(
     if isinstance(step, Park):
         return _move(tx, Verb.PARK, job, now, **facts, parked_until=step.until)
     if isinstance(step, Reschedule):
-        facts |= {
-            "available_at": step.available_at,
-            "truncation_applied": step.truncation or job.truncation_applied,
-        }
+        facts |= {"available_at": step.available_at, "truncation_applied": step.truncation or job.truncation_applied}
         return _move(tx, Verb.RESCHEDULE, job, now, **facts)
     return _give_up(tx, job, report, step, now, facts)
 

@@ -7,16 +7,7 @@ that is wrong, instead of all reasons why a dozen forms did not fit.
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 # pydantic puts a union's branch into the error's location; the mark tells it from a field name.

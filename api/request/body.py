@@ -13,14 +13,7 @@ from api.request.base import FIRST_FAULT, WITHOUT_NUL, Open, at_most, branch, by
 from api.request.decode import read_object
 from api.request.errors import request_invalid, value_above
 from api.request.items import Input
-from api.request.options import (
-    BackgroundOptions,
-    Prompt,
-    ReasoningOptions,
-    StreamOptions,
-    TextOptions,
-    Webhook,
-)
+from api.request.options import BackgroundOptions, Prompt, ReasoningOptions, StreamOptions, TextOptions, Webhook
 from api.request.tools import Tool, ToolChoice
 from jobs.errors import RequestInvalid
 

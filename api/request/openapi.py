@@ -10,10 +10,7 @@ from typing import Any, Final
 from api.request.body import CreateResponse
 
 _EXAMPLES: Final[dict[str, dict[str, Any]]] = {
-    "text": {
-        "summary": "A text, answered on this connection",
-        "value": {"model": "openai/o3-pro", "input": "Hello"},
-    },
+    "text": {"summary": "A text, answered on this connection", "value": {"model": "openai/o3-pro", "input": "Hello"}},
     "background": {
         "summary": "A background response with a webhook and a deadline",
         "value": {

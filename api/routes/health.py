@@ -36,10 +36,7 @@ async def healthz() -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="Readiness",
-    responses={
-        200: {"model": Readiness},
-        503: {"model": Readiness, "description": "`missing` names what is missing."},
-    },
+    responses={200: {"model": Readiness}, 503: {"model": Readiness, "description": "`missing` names what is missing."}},
 )
 async def readyz(state: StateDep) -> Response:
     """Check that a response submitted now would run.
@@ -118,11 +115,7 @@ def metrics(state: StateDep) -> Response:
         "backburner_provider_limit", "Calls that may be in flight to the provider at once.", registry=registry
     )
     at_once.set(total if limit is None else min(limit, total))
-    active = Gauge(
-        "backburner_provider_active",
-        "0 while calls to the provider are paused.",
-        registry=registry,
-    )
+    active = Gauge("backburner_provider_active", "0 while calls to the provider are paused.", registry=registry)
     active.set(provider_limit.paused_at is None)
     messages = Gauge("backburner_queued_messages", "Messages in the broker's queue.", registry=registry)
     depth = state.task_queue.depth()

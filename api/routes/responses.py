@@ -18,14 +18,7 @@ from api.lists import AttemptsListed, ResponsesListed
 from api.max_wait import MaxWait
 from api.paging import ListedPage
 from api.request.openapi import request_body
-from api.response_body import (
-    AttemptPage,
-    Deleted,
-    ErrorBody,
-    ResponseBody,
-    ResponsePage,
-    render_response,
-)
+from api.response_body import AttemptPage, Deleted, ErrorBody, ResponseBody, ResponsePage, render_response
 from api.response_view import JsonBytes, body_response, etag_of, poll_hint, read_body, read_body_with_reasoning
 from api.sdk_retry.join import submit_or_join
 from api.waiting import until_ended
@@ -104,10 +97,7 @@ direct_router = APIRouter(prefix="/responses", tags=["responses"], responses=ERR
 
 
 @direct_router.post(
-    "",
-    summary="Submit",
-    responses={200: WHOLE_OR_EVENTS, **HELD_ERRORS},
-    openapi_extra={"requestBody": request_body()},
+    "", summary="Submit", responses={200: WHOLE_OR_EVENTS, **HELD_ERRORS}, openapi_extra={"requestBody": request_body()}
 )
 async def create(
     request: Request,
@@ -188,12 +178,10 @@ async def retrieve(
     wait: Annotated[float, Query(ge=0, le=300, description="seconds to wait for the response to end")] = 0,
     stream: Annotated[bool, Query(description="server-sent events until the response ends")] = False,
     starting_after: Annotated[
-        int | None,
-        Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this number"),
+        int | None, Query(ge=0, le=LARGEST_NUMBER, description="with `stream`: only events after this number")
     ] = None,
     include: Annotated[
-        list[str] | None,
-        Query(alias="include[]", description=f"`{ENCRYPTED_REASONING}` shows encrypted reasoning"),
+        list[str] | None, Query(alias="include[]", description=f"`{ENCRYPTED_REASONING}` shows encrypted reasoning")
     ] = None,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:

@@ -110,9 +110,4 @@ def _print(results: Sequence[CheckResult]) -> None:
 
 
 def _as_json(result: CheckResult) -> dict[str, str]:
-    return {
-        "name": result.name,
-        "status": result.level.value,
-        "message": result.message,
-        "hint": result.hint,
-    }
+    return {"name": result.name, "status": result.level.value, "message": result.message, "hint": result.hint}

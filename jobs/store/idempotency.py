@@ -61,10 +61,7 @@ def remember(tx: Connection, bindings: Sequence[tuple[Idempotency, Job]]) -> Non
     # one lock order everywhere prevents deadlocks
     for idempotency, job in sorted(bindings, key=lambda each: (each[0].api_key_id, each[0].key)):
         binding = dialect.insert(schema.idempotency_keys).values(
-            api_key_id=idempotency.api_key_id,
-            key=idempotency.key,
-            body_sha256=idempotency.body_sha256,
-            job_id=job.id,
+            api_key_id=idempotency.api_key_id, key=idempotency.key, body_sha256=idempotency.body_sha256, job_id=job.id
         )
         # RETURNING, because there is no row count of an INSERT on PostgreSQL
         written = tx.execute(binding.on_conflict_do_nothing().returning(schema.idempotency_keys.c.job_id)).first()

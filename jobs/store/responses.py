@@ -9,18 +9,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Integer,
-    Select,
-    and_,
-    bindparam,
-    func,
-    select,
-    tuple_,
-    union_all,
-)
+from sqlalchemy import ColumnElement, Connection, Integer, Select, and_, bindparam, func, select, tuple_, union_all
 
 from jobs.errors import JobNotFound
 from jobs.ids import first_id_at
@@ -265,7 +254,4 @@ def _summaries() -> Select[Any]:
 _JOB: Final = select(schema.jobs).where(schema.jobs.c.id == bindparam("of_id"))
 _JOB_OF_KEY: Final = _JOB.where(schema.jobs.c.api_key_id == bindparam("of_key"))
 _SUMMARIES: Final = _summaries()
-_DOCUMENTS: Final = _documents().where(
-    any_of(schema.jobs.c.id, "ids"),
-    any_of(schema.jobs.c.api_key_id, "keys"),
-)
+_DOCUMENTS: Final = _documents().where(any_of(schema.jobs.c.id, "ids"), any_of(schema.jobs.c.api_key_id, "keys"))

@@ -267,11 +267,7 @@ job_metadata = Table(
 )
 # list by metadata[key]=value
 Index(
-    "ix_job_metadata_list",
-    job_metadata.c.api_key_id,
-    job_metadata.c.key,
-    job_metadata.c.value,
-    job_metadata.c.job_id,
+    "ix_job_metadata_list", job_metadata.c.api_key_id, job_metadata.c.key, job_metadata.c.value, job_metadata.c.job_id
 )
 
 attempts = Table(

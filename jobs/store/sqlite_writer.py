@@ -23,10 +23,7 @@ BUSY_HERE: Final = "this process has itself been writing for {:g} s"
 LONGEST_PAUSE: Final = 0.05
 LOG_BYTES: Final = 64 * 1024 * 1024
 """Size to which the log is truncated once all of it is in the file. A long read may have let it grow."""
-_PRAGMAS: Final = (
-    *("foreign_keys=ON", "temp_store=MEMORY", "secure_delete=ON"),
-    f"journal_size_limit={LOG_BYTES}",
-)
+_PRAGMAS: Final = (*("foreign_keys=ON", "temp_store=MEMORY", "secure_delete=ON"), f"journal_size_limit={LOG_BYTES}")
 
 
 class SqliteWriter:

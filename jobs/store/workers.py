@@ -10,18 +10,7 @@ from datetime import datetime, timedelta
 from time import sleep
 from typing import Any, Final
 
-from sqlalchemy import (
-    Connection,
-    Integer,
-    bindparam,
-    delete,
-    func,
-    insert,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, or_, select, true, update
 
 from jobs.clock import elapsed
 from jobs.ids import new_id

@@ -44,12 +44,7 @@ def run_once(database: Database, notifier: Notifier, now: datetime, provider_lim
 
 
 def end_parked(
-    database: Database,
-    notifier: Notifier,
-    now: datetime,
-    until: datetime | None = None,
-    *,
-    by: Actor = Actor.DEADLINES,
+    database: Database, notifier: Notifier, now: datetime, until: datetime | None = None, *, by: Actor = Actor.DEADLINES
 ) -> int:
     """Fail the parked jobs whose longest wait ends by `until`, or all of them if there is no log to wait for."""
 

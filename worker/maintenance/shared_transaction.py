@@ -19,9 +19,7 @@ log = get_logger(__name__)
 
 
 def all_or_each(
-    database: Database,
-    do: Callable[[Connection, str | None], T],
-    find: Callable[[Connection], Sequence[str]],
+    database: Database, do: Callable[[Connection, str | None], T], find: Callable[[Connection], Sequence[str]]
 ) -> list[T]:
     """Return what `do` returned in each transaction that was committed.
 

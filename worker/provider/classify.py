@@ -159,10 +159,7 @@ def _report_error(status: int, headers: Mapping[str, str], body: bytes, model: M
     if 300 <= status < 400:
         failure = _redirected(failure, status, headers)
     return CallReport(
-        failure,
-        http_status=status,
-        provider_request_id=error.request_id,
-        cost=cost_of_call(None, headers, None, model),
+        failure, http_status=status, provider_request_id=error.request_id, cost=cost_of_call(None, headers, None, model)
     )
 
 

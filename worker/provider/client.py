@@ -15,12 +15,7 @@ from jobs.event_stream import OnEvents
 from jobs.job import CallReport
 from jobs.model_catalog import Model
 from jobs.settings import Dialect, Transport
-from worker.provider.background import (
-    call_background,
-    cancel_background,
-    delete_background,
-    resume_background,
-)
+from worker.provider.background import call_background, cancel_background, delete_background, resume_background
 from worker.provider.call_handle import CallHandle
 from worker.provider.http_exchange import JSON, MAX_ANSWER_BYTES, ResponsesApi
 from worker.provider.plain import call_plain

@@ -30,7 +30,7 @@ def pair_items(
             for place, item in enumerate(final)
             for index, made in enumerate(built)
             if item.get("type") == made["type"] and (score := _score(item, made, assembled[index], place, shared))
-        ),
+        )
     )
     counterparts: dict[int, int] = {}
     for _, place, index in scores:

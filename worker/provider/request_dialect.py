@@ -138,14 +138,9 @@ _INPUT_PARTS: Final[Mapping[str, Form]] = {
     "output_text": Form(converts={"type": lambda _: "input_text", "annotations": _absent, "logprobs": _absent}),
 }
 _OUTPUT_TEXT: Final = Form(
-    {"annotations": []},
-    {"type": lambda _: "output_text", "annotations": _each(_annotation), "logprobs": _absent},
+    {"annotations": []}, {"type": lambda _: "output_text", "annotations": _each(_annotation), "logprobs": _absent}
 )
-_OUTPUT_PARTS: Final[Mapping[str, Form]] = {
-    "output_text": _OUTPUT_TEXT,
-    "input_text": _OUTPUT_TEXT,
-    "refusal": _PLAIN,
-}
+_OUTPUT_PARTS: Final[Mapping[str, Form]] = {"output_text": _OUTPUT_TEXT, "input_text": _OUTPUT_TEXT, "refusal": _PLAIN}
 
 
 # --- items

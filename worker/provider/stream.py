@@ -110,12 +110,7 @@ def call_stream(
 
 
 def _read_events(
-    response: httpx.Response,
-    ends_at: float,
-    handle: CallHandle,
-    stall: float,
-    limit: int,
-    assembly: StreamAssembly,
+    response: httpx.Response, ends_at: float, handle: CallHandle, stall: float, limit: int, assembly: StreamAssembly
 ) -> ExchangeResult:
     stream = StreamBody(limit, assembly)
     fault = None

@@ -177,10 +177,7 @@ def _targets(empty: ColumnElement[str]) -> Select[Any]:
     return select(*columns).where(*named, due_at <= bindparam("now"))
 
 
-_DUE_TARGETS: Final = {
-    "postgresql": _targets(collate(literal(""), "C")),
-    "sqlite": _targets(literal("")),
-}
+_DUE_TARGETS: Final = {"postgresql": _targets(collate(literal(""), "C")), "sqlite": _targets(literal(""))}
 
 
 def _oldest_of_each(
