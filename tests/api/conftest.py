@@ -1,18 +1,18 @@
-"""One served API per database and test process; each test has a key of its own, and with it an empty world."""
+"""One served API per database and test process. Each test has its own API key, which has no responses yet."""
 
 from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
 
-from tests.api.world import Hand, Server, Tenant, a_tenant, serve, settings_for
+from tests.api.world import FakeWorker, Server, Tenant, a_tenant, serve, settings_for
 from tests.conftest import BACKENDS, migrated_database
 from tests.support.valkey import ValkeyServer
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def shared_database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A migrated database for all tests of this process, on each database that we support."""
+    """URL of a migrated database for all tests of this process, once per supported database."""
     with migrated_database(request, request.param) as url:
         yield url
 
@@ -25,7 +25,7 @@ def shared_valkey() -> Iterator[ValkeyServer]:
 
 @pytest.fixture(scope="session")
 def server(shared_database_url: str, shared_valkey: ValkeyServer) -> Iterator[Server]:
-    """Whoever needs an API alone, or with other settings, serves one of his own."""
+    """The shared API. A test that needs other settings, or an API alone, serves its own."""
     with serve(settings_for(shared_database_url, shared_valkey.url)) as server:
         yield server
 
@@ -38,14 +38,14 @@ def tenant(server: Server) -> Iterator[Tenant]:
 
 @pytest.fixture
 def other(server: Server) -> Iterator[Tenant]:
-    """Somebody else."""
+    """A second tenant."""
     with a_tenant(server) as other:
         yield other
 
 
 @pytest.fixture
-def hand(server: Server) -> Hand:
-    return Hand(server)
+def worker(server: Server) -> FakeWorker:
+    return FakeWorker(server)
 
 
 @pytest.fixture

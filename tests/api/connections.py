@@ -1,15 +1,21 @@
-"""A client that writes its own bytes: for what no HTTP client would send, or leave unread."""
+"""Raw connections, for requests that no HTTP client sends and answers that no HTTP client leaves unread."""
 
 import json
 import socket
-from collections.abc import Iterable
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.api.world import Json, Server
+from tests.api.world import MODEL, Json, Server
 
+KB = 1024
+MB = 1024 * KB
+HEAD_LIMIT = 64 * KB
 MAX_WAIT = 20
+"""Seconds after which an operation on the socket fails."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Answer:
         return found
 
     def assert_refused(self, status: int, code: str) -> None:
-        """It is OpenAI's error, and the connection's last answer."""
+        """Assert that this is OpenAI's error and the last answer on its connection."""
         assert self.status == status, self
         error = self.json()["error"]
         assert error.keys() == {"message", "type", "param", "code"}
@@ -34,11 +40,11 @@ class Answer:
         assert self.headers["x-request-id"].startswith("req_")
 
 
-class Line:
-    """One connection."""
+class RawConnection:
+    """A TCP connection to a served API. The test writes and reads its bytes."""
 
     def __init__(self, server: Server, *, receives: int | None = None) -> None:
-        """`receives` is the size of what its own side keeps unread, in bytes."""
+        """Connect. `receives` is the size of the receive buffer in bytes."""
         self.socket = socket.socket()
         if receives is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives)
@@ -57,8 +63,8 @@ class Line:
             self.socket.sendall(each)
         return self
 
-    def send_as_long_as_it_is_heard(self, pieces: Iterable[bytes]) -> int:
-        """Bytes that were sent before the other side was gone."""
+    def send_until_closed(self, pieces: Iterable[bytes]) -> int:
+        """Send until the server closes the connection. Return the number of bytes sent."""
         sent = 0
         try:
             for each in pieces:
@@ -69,7 +75,7 @@ class Line:
         return sent
 
     def answer(self) -> Answer:
-        """The next one, with a body of a length that it names."""
+        """Read the next answer, which must have a `content-length` if it has a body."""
         while b"\r\n\r\n" not in self._unread:
             assert self._read(), f"the connection ended with {self._unread!r}"
         head, _, self._unread = self._unread.partition(b"\r\n\r\n")
@@ -82,7 +88,7 @@ class Line:
         return Answer(int(status.split(" ")[1]), headers, body)
 
     def is_ended(self) -> bool:
-        """Whether the other side says no more; waits for it to say whether it does."""
+        """Return whether the server has closed the connection. Blocks until it closes or sends something."""
         return not self._unread and not self._read()
 
     def _read(self) -> bool:
@@ -95,7 +101,7 @@ class Line:
 
 
 def head(method: str, path: str, secret: str | None = None, **headers: Any) -> bytes:
-    """A request's line and headers; `content_length=1` is `content-length: 1`."""
+    """Return a request line and headers. `content_length=1` becomes `content-length: 1`."""
     fields = {"host": "x"} | ({} if secret is None else {"authorization": f"Bearer {secret}"})
     fields |= {name.replace("_", "-"): str(value) for name, value in headers.items()}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
@@ -103,4 +109,21 @@ def head(method: str, path: str, secret: str | None = None, **headers: Any) -> b
 
 
 def chunk(data: bytes, extension: bytes = b"") -> bytes:
+    """Return `data` as one chunk of a chunked body."""
     return b"%x%b\r\n%b\r\n" % (len(data), extension, data)
+
+
+CREATE = json.dumps({"model": MODEL, "input": "Hello", "background": True}).encode()
+HEALTH = head("GET", "/healthz")
+
+
+@contextmanager
+def limited_memory(limit: int) -> Iterator[None]:
+    """Assert that Python's own memory grows by less than `limit` bytes."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < limit, f"{peak / MB:.1f} MB were held"

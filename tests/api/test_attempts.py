@@ -1,4 +1,4 @@
-"""Every call is shown, and what it used and cost is counted once, by day, model and key."""
+"""Every call is shown as an attempt. Its usage and cost are counted once, by day, model and key."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -8,7 +8,18 @@ from sqlalchemy import insert, update
 from jobs.errors import ErrorKind, Failure
 from jobs.store import schema
 from jobs.store.attempt_bodies import MOST_BYTES, bodies_of
-from tests.api.world import COST_MICROUSD, MODEL, USAGE, Hand, Json, Server, Tenant, a_tenant, assert_error, usage_json
+from tests.api.world import (
+    COST_MICROUSD,
+    MODEL,
+    USAGE,
+    FakeWorker,
+    Json,
+    Server,
+    Tenant,
+    a_tenant,
+    assert_error,
+    usage_json,
+)
 
 LIMITED = Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429)
 DAY = 86_400
@@ -39,7 +50,7 @@ def book(
     *,
     billed: str = "no",
 ) -> None:
-    """A call of long ago."""
+    """Record a call at a past moment."""
     row = {
         "job_id": f"resp_{started_at.timestamp():.6f}",
         "number": 1,
@@ -58,15 +69,15 @@ def book(
         tx.execute(insert(schema.attempts).values(row))
 
 
-def test_no_call_no_attempt(tenant: Tenant) -> None:
+def test_without_a_call_there_is_no_attempt(tenant: Tenant) -> None:
     expected: Json = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
     assert attempts(tenant, tenant.submit()["id"]) == expected
 
 
-def test_each_attempt_tells_all_of_its_call(tenant: Tenant, hand: Hand) -> None:
+def test_each_attempt_shows_all_details_of_its_call(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.put_off(job_id, LIMITED, timedelta(0))
-    hand.complete(job_id)
+    worker.reschedule(job_id, LIMITED, timedelta(0))
+    worker.complete(job_id)
     page = attempts(tenant, job_id)
     failed, done = page["data"]
     assert (page["first_id"], page["last_id"]) == (f"{job_id}:1", f"{job_id}:2")
@@ -109,9 +120,9 @@ def test_each_attempt_tells_all_of_its_call(tenant: Tenant, hand: Hand) -> None:
     }
 
 
-def test_an_attempt_under_way_may_have_been_billed(tenant: Tenant, hand: Hand) -> None:
+def test_an_attempt_under_way_may_have_been_billed(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     (running,) = attempts(tenant, job_id)["data"]
     assert (running["ended_at"], running["outcome"], running["http_status"]) == (None, None, None)
     assert (running["may_have_been_billed"], running["billed"]) == (True, "unknown")
@@ -122,12 +133,12 @@ def test_usage_is_empty_before_the_first_call(tenant: Tenant) -> None:
     assert usage(tenant) == []
 
 
-def test_usage_counts_every_call_and_its_tokens_once(tenant: Tenant, hand: Hand) -> None:
+def test_usage_counts_every_call_and_its_tokens_once(tenant: Tenant, worker: FakeWorker) -> None:
     first, second, running = (tenant.submit()["id"] for _ in range(3))
-    hand.put_off(first, LIMITED, timedelta(0))
-    hand.complete(first)
-    hand.complete(second)
-    hand.claim(running)
+    worker.reschedule(first, LIMITED, timedelta(0))
+    worker.complete(first)
+    worker.complete(second)
+    worker.claim(running)
     (row,) = usage(tenant)
     day = datetime.now(UTC).date().isoformat()
     name = row.pop("api_key_name")
@@ -158,15 +169,15 @@ def test_calls_of_unknown_cost_are_counted_and_are_not_free(server: Server, tena
     assert shown == {"a": (0.0005, 1), "b": (None, 2), "c": (0, 0)}
 
 
-def test_what_failed_calls_brought_is_shown_to_their_owner_until_it_is_erased(
-    server: Server, tenant: Tenant, hand: Hand
+def test_bodies_of_failed_calls_are_shown_to_their_owner_until_they_are_erased(
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
     unreadable = Failure(ErrorKind.MALFORMED_ANSWER, "No JSON.", 200)
     page = "<html>é</html>".encode()
     for raw in (page, b"\xff" + b"x" * MOST_BYTES):
-        hand.put_off(job_id, unreadable, timedelta(0), raw=raw)
-    hand.complete(job_id)
+        worker.reschedule(job_id, unreadable, timedelta(0), raw=raw)
+    worker.complete(job_id)
     path = f"/v1/responses/{job_id}/attempts"
     shown = tenant.http.get(path, params={"include": "body"}).json()["data"]
     assert [each["body"] for each in shown] == [page.decode(), "\ufffd" + "x" * (MOST_BYTES - 1), None]
@@ -181,9 +192,9 @@ def test_what_failed_calls_brought_is_shown_to_their_owner_until_it_is_erased(
         assert bodies_of(tx, job_id, 1, 3) == {}
 
 
-def test_a_cancelled_job_s_call_is_counted_too(tenant: Tenant, hand: Hand) -> None:
+def test_the_call_of_a_cancelled_job_is_counted_too(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     tenant.http.post(f"/v1/responses/{job_id}/cancel")
     assert usage(tenant)[0]["calls"] == 1
 
@@ -203,7 +214,7 @@ def test_days_are_utc_and_the_latest_comes_first(server: Server, tenant: Tenant)
     assert len({row["id"] for row in rows}) == 4
 
 
-def test_the_span_holds_its_start_and_not_its_end(server: Server, tenant: Tenant) -> None:
+def test_the_time_range_includes_its_start_and_excludes_its_end(server: Server, tenant: Tenant) -> None:
     noon = datetime(2026, 5, 4, 12, tzinfo=UTC)
     book(server, tenant, noon)
     stamp = noon.timestamp()
@@ -212,7 +223,7 @@ def test_the_span_holds_its_start_and_not_its_end(server: Server, tenant: Tenant
     assert usage(tenant, start=stamp + 0.001, end=stamp + 1) == []
 
 
-def test_thirty_days_unless_the_query_says(server: Server, tenant: Tenant) -> None:
+def test_usage_covers_thirty_days_by_default(server: Server, tenant: Tenant) -> None:
     now = datetime.now(UTC)
     book(server, tenant, now - timedelta(days=31))
     book(server, tenant, now - timedelta(days=29), cost=None)
@@ -234,13 +245,13 @@ def test_thirty_days_unless_the_query_says(server: Server, tenant: Tenant) -> No
         ({"end": "\0"}, "end"),
     ],
 )
-def test_a_wrong_span_is_refused(tenant: Tenant, query: dict[str, str], param: str) -> None:
+def test_an_invalid_time_range_is_refused(tenant: Tenant, query: dict[str, str], param: str) -> None:
     assert_error(tenant.http.get("/v1/usage", params=query), 400, code="invalid_value", param=param)
 
 
-def test_what_a_lost_call_may_have_cost_is_said(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_lost_call_is_shown_as_possibly_billed(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     lost = {"ended_at": datetime.now(UTC), "outcome": "lost", "billed": "unknown", "error_kind": "lost"}
     with server.database.begin() as tx:
         tx.execute(update(schema.attempts).where(schema.attempts.c.job_id == job_id).values(lost))

@@ -1,4 +1,4 @@
-"""Who may do what: every route asks for a key, and for the scope that its work needs."""
+"""Every route requires an API key with the scope of its operation."""
 
 from datetime import UTC, datetime
 
@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from jobs.store import schema
 from jobs.store.api_keys import BOOTSTRAP_ID, Scope, revoke_key
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 READ, WRITE, USAGE = Scope.RESPONSES_READ, Scope.RESPONSES_WRITE, Scope.USAGE_READ
 NOBODYS = "resp_00000000000000000000000000000000"
@@ -72,12 +72,14 @@ def test_the_scheme_is_read_in_any_case(tenant: Tenant) -> None:
     assert answer.status_code == 200
 
 
-def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
     with server.database.begin() as tx:
         revoke_key(tx, tenant.id, datetime.now(UTC))
     assert_refused(tenant.http.get(f"/v1/responses/{job_id}"))
-    assert hand.complete(job_id).status == "completed"
+    assert worker.complete(job_id).status == "completed"
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(server: Server, ten
         ({}, {}),
         ({"background": False}, {}),
         ({"stream": True}, {}),
-        ({"input": "x" * 100_000}, {}),  # goes a way of its own into the database
-        ({"input": 7}, {}),  # wrong, but not for him to know
+        ({"input": "x" * 100_000}, {}),  # a large input is written outside the batch
+        ({"input": 7}, {}),  # invalid, which a caller without a key does not learn
         ({"max_output_tokens": "x" * 3_000_000}, {}),  # more than the server takes
         ({}, {"idempotency-key": "the first"}),
         ({}, {"x-stainless-retry-count": "0"}),
@@ -97,10 +99,10 @@ def test_a_revoked_key_is_refused_at_once_and_its_jobs_go_on(server: Server, ten
     ],
     ids=lambda given: ",".join(given) or "-",
 )
-def test_a_key_that_is_revoked_after_a_create_makes_nothing_more(
+def test_a_key_that_is_revoked_after_a_create_creates_nothing_more(
     server: Server, tenant: Tenant, fields: Json, headers: dict[str, str]
 ) -> None:
-    """It is remembered from the first create, and only the transaction of the next asks for it again."""
+    """The first create caches the key. Only the transaction of the next create checks it again."""
     body = {"model": MODEL, "input": "Hello", "background": True}
     first = tenant.http.post("/v1/responses", json=body, headers={"idempotency-key": "the first"})
     assert first.status_code == 200
@@ -113,7 +115,7 @@ def test_a_key_that_is_revoked_after_a_create_makes_nothing_more(
         assert list(made.scalars()) == [first.json()["id"]]
 
 
-def test_a_revoked_key_is_not_told_which_scope_it_lacked(server: Server) -> None:
+def test_an_error_for_a_revoked_key_does_not_name_the_missing_scope(server: Server) -> None:
     with a_tenant(server, [READ]) as reader:
         body = {"model": MODEL, "input": "Hello", "background": True}
         assert reader.http.get("/v1/responses").status_code == 200
@@ -123,7 +125,7 @@ def test_a_revoked_key_is_not_told_which_scope_it_lacked(server: Server) -> None
         assert_refused(reader.http.post("/v1/responses", json=body))
 
 
-def test_a_scope_that_was_given_or_taken_by_hand_counts_at_once(server: Server) -> None:
+def test_a_scope_that_is_changed_in_the_database_counts_at_once(server: Server) -> None:
     def give(*scopes: Scope) -> None:
         with server.database.begin() as tx:
             keys = schema.api_keys
@@ -141,7 +143,7 @@ def test_a_scope_that_was_given_or_taken_by_hand_counts_at_once(server: Server) 
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_what_is_for_the_operator_needs_no_key(server: Server, path: str) -> None:
+def test_routes_for_the_operator_need_no_key(server: Server, path: str) -> None:
     with server.client() as client:
         assert client.get(path).status_code in {200, 503}
 
@@ -155,7 +157,7 @@ def test_the_bootstrap_key_has_every_scope_and_a_changed_one_replaces_it(server:
                 assert client.get(path).status_code == 200
             accepted = client.post("/v1/responses", json={"model": "o3-pro", "input": "x", "background": True})
             assert accepted.status_code == 200
-            assert Hand(server).job(accepted.json()["id"]).api_key_id == BOOTSTRAP_ID
+            assert FakeWorker(server).job(accepted.json()["id"]).api_key_id == BOOTSTRAP_ID
     with server.client(first) as client:
         assert_refused(client.get("/v1/models"))
 

@@ -1,4 +1,4 @@
-"""Bodies that are wrong or too large: always a 4xx that names what is wrong, never a job."""
+"""Bodies that are invalid or too large get a 4xx that names the fault, and create no job."""
 
 import json
 import socket
@@ -69,7 +69,7 @@ WRONG: list[tuple[Json, str, str]] = [
 
 
 @pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_no_json_object_is_refused(tenant: Tenant, body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(tenant: Tenant, body: bytes) -> None:
     answer = tenant.http.post("/v1/responses", content=body)
     assert_error(answer, 400, code="invalid_json")
     assert tenant.ids() == []
@@ -131,7 +131,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_sent(server: Server, tena
         assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
 
-def test_the_limit_is_the_settings_to_the_byte(server: Server) -> None:
+def test_the_size_limit_of_the_settings_is_exact(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis, max_body_bytes=2048)
     with serve(settings) as strict, a_tenant(strict) as tenant:
         body = json.dumps({"model": MODEL, "background": True, "input": ""})
@@ -146,7 +146,9 @@ def test_the_limit_is_the_settings_to_the_byte(server: Server) -> None:
             assert tenant.http.post("/v1/responses", content=content).status_code == status
 
 
-def test_a_client_that_leaves_halfway_leaves_nothing_and_is_no_fault(server: Server, tenant: Tenant) -> None:
+def test_a_client_that_disconnects_within_its_body_creates_no_job_and_logs_no_error(
+    server: Server, tenant: Tenant
+) -> None:
     head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
     with capture_logs() as logged:
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""Bodies that come compressed: taken as if they had come plain, and never larger than plain ones may be."""
+"""Compressed bodies are accepted like plain ones, under the same size limit."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 
-from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, TEXT, FakeWorker, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.one_database
@@ -52,7 +52,7 @@ def prompt(tenant: Tenant, job_id: str) -> str:
 
 
 @each_way
-def test_a_body_is_taken_as_if_it_had_come_plain(
+def test_a_compressed_body_is_read_like_a_plain_one(
     tenant: Tenant, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
     answer = post(tenant, compress(PLAIN), encoding)
@@ -61,7 +61,9 @@ def test_a_body_is_taken_as_if_it_had_come_plain(
 
 
 @each_way
-def test_it_may_come_byte_by_byte(tenant: Tenant, encoding: str, compress: Callable[[bytes], bytes]) -> None:
+def test_a_compressed_body_may_arrive_byte_by_byte(
+    tenant: Tenant, encoding: str, compress: Callable[[bytes], bytes]
+) -> None:
     small = json.dumps({**BODY, "input": "Hello"}).encode()
     compressed = compress(small)
     answer = post(tenant, (compressed[at : at + 1] for at in range(len(compressed))), encoding)
@@ -86,14 +88,14 @@ BROKEN: dict[str, tuple[str, bytes]] = {
 
 
 @pytest.mark.parametrize(("encoding", "content"), BROKEN.values(), ids=BROKEN.keys())
-def test_what_is_broken_is_refused_and_makes_no_job(tenant: Tenant, encoding: str, content: bytes) -> None:
+def test_broken_compressed_data_is_refused_and_creates_no_job(tenant: Tenant, encoding: str, content: bytes) -> None:
     answer = post(tenant, content, encoding)
-    told = assert_error(answer, 400, code="invalid_value", param="Content-Encoding")
-    assert "decompressed" in told
+    error = assert_error(answer, 400, code="invalid_value", param="Content-Encoding")
+    assert "decompressed" in error
     assert tenant.ids() == []
 
 
-def test_a_wrong_body_is_as_wrong_compressed(tenant: Tenant) -> None:
+def test_an_invalid_body_gets_the_same_error_when_compressed(tenant: Tenant) -> None:
     assert_error(post(tenant, gzip.compress(b"[]"), "gzip"), 400, code="invalid_json")
     assert_error(post(tenant, b"", "gzip"), 400, code="invalid_json")
     assert_error(post(tenant, gzip.compress(b"{}"), "gzip"), 400, code="missing_required_parameter", param="model")
@@ -102,9 +104,9 @@ def test_a_wrong_body_is_as_wrong_compressed(tenant: Tenant) -> None:
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "gzip, br", "gzip;q=1", "~"])
 def test_an_unknown_encoding_is_refused_and_the_known_ones_are_named(tenant: Tenant, encoding: str) -> None:
     answer = post(tenant, gzip.compress(PLAIN), encoding)
-    told = assert_error(answer, 415, code="unsupported_content_encoding", param="Content-Encoding")
-    assert "'Content-Encoding'" in told
-    assert "gzip, deflate, identity" in told
+    error = assert_error(answer, 415, code="unsupported_content_encoding", param="Content-Encoding")
+    assert "'Content-Encoding'" in error
+    assert "gzip, deflate, identity" in error
     assert answer.headers["accept-encoding"] == "gzip, deflate, identity"
     assert tenant.ids() == []
 
@@ -115,7 +117,7 @@ def test_without_a_key_nothing_is_decompressed(server: Server) -> None:
     assert answer.status_code == 401
 
 
-def test_the_limit_is_on_what_is_decompressed_to_the_byte(server: Server) -> None:
+def test_the_exact_size_limit_is_on_the_decompressed_body(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis, max_body_bytes=200_000)
     with serve(settings) as strict, a_tenant(strict) as tenant:
         empty = json.dumps({"model": MODEL, "background": True, "input": ""})
@@ -129,7 +131,7 @@ def test_the_limit_is_on_what_is_decompressed_to_the_byte(server: Server) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_gigabyte_in_a_megabyte_is_refused_and_never_held(tenant: Tenant, encoding: str) -> None:
+def test_a_gigabyte_in_a_megabyte_is_refused_and_not_kept_in_memory(tenant: Tenant, encoding: str) -> None:
     packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS if encoding == "gzip" else zlib.MAX_WBITS)
     zeros = bytes(2**20)
     bomb = b"".join([*(packer.compress(zeros) for _ in range(2**10)), packer.flush()])
@@ -145,7 +147,7 @@ def test_a_gigabyte_in_a_megabyte_is_refused_and_never_held(tenant: Tenant, enco
     assert tenant.ids() == []
 
 
-def test_empty_members_do_not_go_on_for_ever(server: Server) -> None:
+def test_the_number_of_empty_gzip_members_is_limited(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis, max_body_bytes=100_000)
     with serve(settings) as strict, a_tenant(strict) as tenant:
         head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
@@ -158,7 +160,7 @@ def test_empty_members_do_not_go_on_for_ever(server: Server) -> None:
             assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def test_an_idempotency_key_compares_what_is_decompressed(tenant: Tenant) -> None:
+def test_an_idempotency_key_compares_decompressed_bodies(tenant: Tenant) -> None:
     key = {"idempotency-key": "mine"}
     first = post(tenant, gzip.compress(PLAIN, 9), "gzip", **key).json()["id"]
     again = [post(tenant, gzip.compress(PLAIN, 1), "gzip", **key), post(tenant, PLAIN, "identity", **key)]
@@ -168,8 +170,8 @@ def test_an_idempotency_key_compares_what_is_decompressed(tenant: Tenant) -> Non
 
 
 @pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress), ("", bytes)])
-def test_an_sdks_retry_joins_its_job_however_it_was_compressed(
-    server: Server, tenant: Tenant, hand: Hand, encoding: str, compress: Callable[[bytes], bytes]
+def test_an_sdks_retry_joins_its_job_whatever_the_compression(
+    server: Server, tenant: Tenant, worker: FakeWorker, encoding: str, compress: Callable[[bytes], bytes]
 ) -> None:
     plain = PLAIN.replace(b', "background": true', b"")
     content = gzip.compress(plain, 1)
@@ -181,7 +183,7 @@ def test_an_sdks_retry_joins_its_job_however_it_was_compressed(
         connection.sendall(head.encode() + content)
         job_id = tenant.only_id()
         await_until(lambda: server.waiting(job_id), 5, "nobody waits")
-    hand.complete(job_id)
+    worker.complete(job_id)
     answer = post(tenant, compress(plain), encoding, **{"x-stainless-retry-count": "1"})
     assert answer.json()["id"] == job_id
     assert answer.json()["output"][0]["content"][0]["text"] == TEXT

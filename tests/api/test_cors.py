@@ -1,4 +1,4 @@
-"""Pages of other origins: kept out unless the operator names them, and then able to do all that the SDK does."""
+"""Pages of other origins have no access unless the operator names them. Those can do all that the SDK does."""
 
 import itertools
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 pytestmark = pytest.mark.one_database
 
@@ -17,7 +17,7 @@ SDK_HEADERS = (
     "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,"
     "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout"
 )
-"""What a page asks leave for when the Node SDK sends a create with `dangerouslyAllowBrowser`."""
+"""Headers of the preflight for a create by the Node SDK with `dangerouslyAllowBrowser`."""
 EXPOSED = {"x-request-id", "openai-response-id", "retry-after", "openai-poll-after-ms", "etag", "x-should-retry"}
 
 
@@ -31,21 +31,21 @@ def open_server(server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def page(open_server: Server) -> Iterator[Tenant]:
-    """A tenant whose requests come from a page."""
+    """A tenant whose requests carry an allowed page's origin."""
     with a_tenant(open_server) as tenant:
         tenant.http.headers["origin"] = PAGE
         yield tenant
 
 
 def preflight(server: Server, origin: str, path: str, method: str) -> httpx.Response:
-    """A browser's, which has no key with it."""
+    """Send a browser's preflight request, which carries no key."""
     asked = {"origin": origin, "access-control-request-method": method, "access-control-request-headers": SDK_HEADERS}
     with server.client() as http:
         return http.options(path, headers=asked)
 
 
 def assert_readable(answer: httpx.Response, origin: str = PAGE) -> None:
-    """The page that asked may read it, and our headers."""
+    """Assert that the page may read the answer and our headers."""
     assert answer.headers.get_list("access-control-allow-origin") == [origin]
     assert set(answer.headers["access-control-expose-headers"].split(", ")) == EXPOSED
     assert "access-control-allow-credentials" not in answer.headers
@@ -65,7 +65,7 @@ def test_a_page_may_send_what_the_sdk_sends(open_server: Server, origin: str, pa
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_a_page_may_call_a_server_of_its_own_network(page: Tenant) -> None:
+def test_a_page_may_call_a_server_in_a_private_network(page: Tenant) -> None:
     asked = {"origin": PAGE, "access-control-request-method": "GET", "access-control-request-private-network": "true"}
     answer = page.http.options("/v1/responses", headers=asked)
     assert (answer.status_code, answer.headers["access-control-allow-private-network"]) == (200, "true")
@@ -85,7 +85,7 @@ def test_a_page_reads_every_answer(page: Tenant, open_server: Server) -> None:
     created = page.http.post("/v1/responses", json=BODY)
     assert created.headers["openai-response-id"] == created.json()["id"]
     path = f"/v1/responses/{created.json()['id']}"
-    Hand(open_server).complete(created.json()["id"])
+    FakeWorker(open_server).complete(created.json()["id"])
     shown = page.http.get(path)
     streamed = page.http.get(path, params={"stream": True})
     assert "response.completed" in streamed.text
@@ -113,7 +113,7 @@ def test_a_page_reads_every_error(page: Tenant, open_server: Server) -> None:
         assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_a_page_reads_a_fault_of_ours(page: Tenant, open_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_reads_an_internal_error(page: Tenant, open_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = page.submit()["id"]
     state = open_server.state
 
@@ -126,13 +126,13 @@ def test_a_page_reads_a_fault_of_ours(page: Tenant, open_server: Server, monkeyp
     assert_readable(answer)
 
 
-def test_another_origin_is_answered_and_may_not_read_it(page: Tenant) -> None:
+def test_another_origin_gets_an_answer_that_it_may_not_read(page: Tenant) -> None:
     answer = page.http.get("/v1/models", headers={"origin": "https://evil.example"})
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers
 
 
-def test_every_origin_where_the_operator_says_so(server: Server) -> None:
+def test_the_operator_may_allow_every_origin(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis, cors_origins="*")
     with serve(settings) as opened, a_tenant(opened) as tenant:
         for origin, path in itertools.product((PAGE, "null", "http://anything:1"), ("/v1/responses", "/v1/models")):
@@ -140,7 +140,7 @@ def test_every_origin_where_the_operator_says_so(server: Server) -> None:
             assert_readable(tenant.http.get(path, headers={"origin": origin}), "*")
 
 
-def test_none_by_default(server: Server, tenant: Tenant) -> None:
+def test_no_origin_is_allowed_by_default(server: Server, tenant: Tenant) -> None:
     assert_error(preflight(server, PAGE, "/v1/responses", "POST"), 405)
     answers = [tenant.http.get("/v1/models", headers={"origin": PAGE}), tenant.http.get("/v1/nowhere")]
     for answer in answers:

@@ -1,4 +1,4 @@
-"""Submitting in the background: what is answered, what is kept, and which bodies are taken."""
+"""Submitting in the background: the answer, the stored fields, and the accepted bodies."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jobs.store.responses import get_request
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, a_tenant, assert_error, serve, settings_for
 
 FIELDS: Json = {
     "instructions": "Answer in verse.",
@@ -37,7 +37,7 @@ FIELDS: Json = {
 OWN_FIELDS: Json = {"deadline_seconds": 7200, "on_unknown_outcome": "fail", "priority": 7}
 
 
-def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) -> None:
+def test_the_answer_has_openais_full_shape_and_our_own_fields(tenant: Tenant) -> None:
     before = int(time.time())
     answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "Hello", "background": True})
     assert answer.status_code == 200
@@ -97,7 +97,7 @@ def test_the_answer_is_openais_full_shape_with_our_facts_beside(tenant: Tenant) 
     assert answer.headers["openai-poll-after-ms"] == "1000"
 
 
-def test_every_field_is_echoed_and_the_same_at_every_later_look(tenant: Tenant, hand: Hand) -> None:
+def test_every_field_is_echoed_by_create_and_by_every_later_read(tenant: Tenant, worker: FakeWorker) -> None:
     accepted = tenant.submit(**FIELDS, **OWN_FIELDS)
     assert {name: accepted[name] for name in FIELDS} == FIELDS
     polled = tenant.get(accepted["id"])
@@ -106,35 +106,35 @@ def test_every_field_is_echoed_and_the_same_at_every_later_look(tenant: Tenant, 
     assert polled["backburner"].pop("waiting_for") == "no free slot"
     assert accepted["backburner"].pop("waiting_for") is None
     assert polled == accepted
-    hand.complete(accepted["id"], temperature=1.0, instructions="the provider's")
+    worker.complete(accepted["id"], temperature=1.0, instructions="the provider's")
     done = tenant.get(accepted["id"])
     assert {name: done[name] for name in FIELDS} == FIELDS
 
 
-def test_what_was_served_wins_over_what_was_asked(tenant: Tenant, hand: Hand) -> None:
+def test_the_providers_values_replace_the_requested_ones(tenant: Tenant, worker: FakeWorker) -> None:
     wishes: Json = {"service_tier": "auto", "reasoning": {"effort": "high", "summary": "auto"}, "truncation": "auto"}
     job_id = tenant.submit(**wishes)["id"]
     assert {name: tenant.get(job_id)[name] for name in wishes} == wishes
     served: Json = {"service_tier": "flex", "reasoning": {"effort": "medium", "summary": None}, "truncation": None}
-    hand.complete(job_id, **served)
+    worker.complete(job_id, **served)
     done = tenant.get(job_id)
     assert (done["service_tier"], done["truncation"]) == ("flex", "auto")
     assert done["reasoning"] == {"effort": "medium", "summary": "auto"}
     again = tenant.submit(**wishes)["id"]
-    hand.complete(again, truncation="disabled")
+    worker.complete(again, truncation="disabled")
     assert tenant.get(again)["truncation"] == "disabled"
     assert tenant.get(again)["reasoning"] == wishes["reasoning"]
 
 
-def test_what_the_provider_filled_in_shows_where_the_request_said_nothing(tenant: Tenant, hand: Hand) -> None:
+def test_the_providers_defaults_are_shown_for_fields_left_out(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id, id="resp_provider", temperature=1.0, top_p=None, store=False, new_field={"a": 1}, model="x")
+    worker.complete(job_id, id="resp_provider", temperature=1.0, top_p=None, store=False, new_field={"a": 1}, model="x")
     done = tenant.get(job_id)
     assert (done["id"], done["model"]) == (job_id, "o3-pro-2025-06-10")  # as the call named it
     assert (done["temperature"], done["top_p"], done["store"], done["new_field"]) == (1.0, 1.0, False, {"a": 1})
 
 
-def test_unknown_fields_are_kept_as_they_came(server: Server, tenant: Tenant) -> None:
+def test_unknown_fields_are_stored_unchanged(server: Server, tenant: Tenant) -> None:
     unknown: Json = {"x_new": {"deep": [1, 2.5, None, True, "\0"]}, "another": None, "Ünknown": [[]]}
     accepted = tenant.submit(**unknown)
     assert accepted["x_new"] == unknown["x_new"]
@@ -151,7 +151,7 @@ def test_unknown_fields_are_kept_as_they_came(server: Server, tenant: Tenant) ->
         [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}], "new": None}],
     ],
 )
-def test_the_prompt_is_kept_as_it_came_and_never_answered_back(server: Server, tenant: Tenant, prompt: Any) -> None:
+def test_the_prompt_is_stored_unchanged_and_never_echoed(server: Server, tenant: Tenant, prompt: Any) -> None:
     accepted = tenant.submit(prompt)
     assert "input" not in accepted
     with server.database.read() as tx:
@@ -191,17 +191,17 @@ def test_an_unknown_model_is_not_found(tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "high", "xhigh", "heroic", None])
-def test_an_effort_is_the_providers_to_know(tenant: Tenant, effort: str | None) -> None:
+def test_any_effort_is_accepted_and_left_to_the_provider(tenant: Tenant, effort: str | None) -> None:
     assert tenant.submit(reasoning={"effort": effort})["reasoning"] == {"effort": effort, "summary": None}
 
 
-def test_metadata_is_kept_beside_and_can_be_sixteen_pairs(tenant: Tenant) -> None:
+def test_metadata_is_stored_and_may_have_sixteen_pairs(tenant: Tenant) -> None:
     labels = {f"{number:064}": "v" * 512 for number in range(16)}
     job_id = tenant.submit(metadata=labels)["id"]
     assert tenant.get(job_id)["metadata"] == labels
 
 
-def test_run_at_puts_the_first_attempt_off(tenant: Tenant) -> None:
+def test_run_at_delays_the_first_attempt(tenant: Tenant) -> None:
     later = time.time() + 3600
     accepted = tenant.submit(run_at=later)
     assert accepted["status"] == "queued"
@@ -211,27 +211,27 @@ def test_run_at_puts_the_first_attempt_off(tenant: Tenant) -> None:
     assert answer.json()["backburner"]["next_attempt_at"] == accepted["backburner"]["next_attempt_at"]
 
 
-def test_a_run_at_in_the_past_is_now(tenant: Tenant, hand: Hand) -> None:
+def test_a_run_at_in_the_past_is_now(tenant: Tenant, worker: FakeWorker) -> None:
     accepted = tenant.submit(run_at=0)
     assert accepted["backburner"]["next_attempt_at"] is None
-    assert hand.claim(accepted["id"]).status == "in_progress"
+    assert worker.claim(accepted["id"]).status == "in_progress"
 
 
 @pytest.mark.parametrize(("run_at", "deadline"), [(90_000, None), (61, 60)])
-def test_a_run_at_behind_the_deadline_is_refused(tenant: Tenant, run_at: int, deadline: int | None) -> None:
+def test_a_run_at_after_the_deadline_is_refused(tenant: Tenant, run_at: int, deadline: int | None) -> None:
     body = {"model": MODEL, "input": "x", "background": True, "deadline_seconds": deadline}
     answer = tenant.http.post("/v1/responses", json=body | {"run_at": time.time() + run_at})
     assert "deadline" in assert_error(answer, 400, code="invalid_value", param="run_at")
 
 
-def test_the_deadline_is_the_requests_else_the_settings(tenant: Tenant, hand: Hand) -> None:
+def test_the_deadline_comes_from_the_request_or_else_the_settings(tenant: Tenant, worker: FakeWorker) -> None:
     for asked, expected in ((None, 86_400), (120, 120), (0.5, 0.5)):
-        job = hand.job(tenant.submit(deadline_seconds=asked)["id"])
+        job = worker.job(tenant.submit(deadline_seconds=asked)["id"])
         assert (job.deadline_at - job.created_at).total_seconds() == expected
         assert job.created_at <= datetime.now(UTC)
 
 
-def test_max_attempts_is_the_requests_up_to_the_limit(server: Server, tenant: Tenant) -> None:
+def test_max_attempts_comes_from_the_request_up_to_the_limit(server: Server, tenant: Tenant) -> None:
     assert [tenant.submit(max_attempts=each)["backburner"]["max_attempts"] for each in (1, 20)] == [1, 20]
     settings = settings_for(server.settings.database, server.settings.redis, max_attempts=2, max_attempts_limit=3)
     with serve(settings) as stricter, a_tenant(stricter) as other:
@@ -256,7 +256,7 @@ def test_the_content_type_does_not_matter(tenant: Tenant, content_type: str | No
     ],
 )
 @pytest.mark.parametrize("background", [True, False])
-def test_what_is_not_offered_yet_is_refused_by_name(
+def test_a_feature_that_is_not_supported_is_refused_by_name(
     tenant: Tenant, field: str, value: object, background: bool
 ) -> None:
     answer = tenant.http.post(
@@ -266,5 +266,5 @@ def test_what_is_not_offered_yet_is_refused_by_name(
     assert tenant.ids() == []
 
 
-def test_not_to_stream_is_no_stream(tenant: Tenant) -> None:
+def test_stream_false_does_not_stream(tenant: Tenant) -> None:
     assert tenant.submit(stream=False)["status"] == "queued"

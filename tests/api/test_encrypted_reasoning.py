@@ -1,4 +1,4 @@
-"""Encrypted reasoning is asked for by the server itself, and shown to those alone who ask for it."""
+"""The server always requests encrypted reasoning, and shows it only to clients that request it."""
 
 import json
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from jobs.request_fields import ENCRYPTED_REASONING
-from tests.api.world import Hand, Tenant, message
+from tests.api.world import FakeWorker, Tenant, message
 
 SECRET = "gAAAAA-of-the-provider"
 OUTPUT = [{"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": SECRET}, message("There.")]
 INCLUDE = {"include[]": ENCRYPTED_REASONING}
 
 
-def doors(tenant: Tenant, hand: Hand, **fields: Any) -> dict[str, str]:
-    """What a client is sent of one response, wherever it looks."""
+def doors(tenant: Tenant, worker: FakeWorker, **fields: Any) -> dict[str, str]:
+    """Return everything that a client can read of one response, by route."""
     response_id = tenant.submit("Where?", stream=False, **fields)["id"]
-    hand.complete(response_id, output=OUTPUT, include=[ENCRYPTED_REASONING])
+    worker.complete(response_id, output=OUTPUT, include=[ENCRYPTED_REASONING])
     follow_up = tenant.submit("And then?", previous_response_id=response_id)["id"]
     paths = {
         "retrieve": f"/v1/responses/{response_id}",
@@ -26,8 +26,8 @@ def doors(tenant: Tenant, hand: Hand, **fields: Any) -> dict[str, str]:
         "cancel": f"/v1/responses/{response_id}/cancel",
     }
     shown = {
-        door: tenant.http.request("POST" if door == "cancel" else "GET", path).raise_for_status().text
-        for door, path in paths.items()
+        route: tenant.http.request("POST" if route == "cancel" else "GET", path).raise_for_status().text
+        for route, path in paths.items()
     }
     items = f"/v1/responses/{follow_up}/input_items"
     shown["items"] = tenant.http.get(items).raise_for_status().text
@@ -36,15 +36,15 @@ def doors(tenant: Tenant, hand: Hand, **fields: Any) -> dict[str, str]:
     return shown
 
 
-def test_who_did_not_ask_sees_none_of_it(tenant: Tenant, hand: Hand) -> None:
-    shown = doors(tenant, hand)
-    assert {door for door, text in shown.items() if SECRET in text} == {"asked of the items", "asked of retrieve"}
+def test_encrypted_reasoning_is_left_out_unless_requested(tenant: Tenant, worker: FakeWorker) -> None:
+    shown = doors(tenant, worker)
+    assert {route for route, text in shown.items() if SECRET in text} == {"asked of the items", "asked of retrieve"}
     assert all("rs_1" in text for text in shown.values())
     assert "include" not in json.loads(shown["retrieve"])
 
 
 @pytest.mark.parametrize("include", [[ENCRYPTED_REASONING], ["message.output_text.logprobs", ENCRYPTED_REASONING]])
-def test_who_asked_sees_it(tenant: Tenant, hand: Hand, include: list[str]) -> None:
-    shown = doors(tenant, hand, include=include)
-    assert {door for door, text in shown.items() if SECRET not in text} == {"items"}
+def test_encrypted_reasoning_is_shown_if_requested(tenant: Tenant, worker: FakeWorker, include: list[str]) -> None:
+    shown = doors(tenant, worker, include=include)
+    assert {route for route, text in shown.items() if SECRET not in text} == {"items"}
     assert json.loads(shown["retrieve"])["include"] == include

@@ -1,4 +1,4 @@
-"""Every failure has OpenAI's shape and a request id, whoever's fault it is."""
+"""Every error has OpenAI's shape and a request id, whether the client or the server caused it."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 import migrations
 from api.errors import CALLER_ERRORS
 from jobs.errors import CallerError
-from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.postgres import PostgresServer
 from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
@@ -35,7 +35,7 @@ def leaves(kind: type[CallerError]) -> Iterator[type[CallerError]]:
     yield from (leaf for child in kind.__subclasses__() for leaf in (child, *leaves(child)))
 
 
-def test_every_mistake_of_a_caller_has_a_status() -> None:
+def test_every_client_error_has_a_status() -> None:
     assert set(CALLER_ERRORS) == set(leaves(CallerError))
 
 
@@ -57,7 +57,7 @@ def test_every_mistake_of_a_caller_has_a_status() -> None:
         ("OPTIONS", "/v1/responses", 405),
     ],
 )
-def test_a_wrong_address_is_named(tenant: Tenant, method: str, path: str, status: int) -> None:
+def test_an_unknown_path_or_method_is_named(tenant: Tenant, method: str, path: str, status: int) -> None:
     answer = tenant.http.request(method, path)
     message = assert_error(answer, status)
     assert f"{method} {path}" in message
@@ -80,17 +80,17 @@ def test_each_answer_has_an_id_of_its_own(tenant: Tenant) -> None:
 
 
 @pytest.fixture
-def broken(server: Server, tenant: Tenant, hand: Hand) -> str:
-    """A response whose row nobody can read."""
+def broken(server: Server, tenant: Tenant, worker: FakeWorker) -> str:
+    """A response whose row cannot be decoded."""
     job_id: str = tenant.submit("a secret prompt")["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     with server.database.begin() as tx:
         spoil = text("UPDATE answers SET response = :garbage WHERE job_id = :job_id")
         tx.execute(spoil, {"garbage": "{a secret answer", "job_id": job_id})
     return job_id
 
 
-def test_a_fault_of_ours_is_a_500_that_gives_nothing_away(server: Server, tenant: Tenant, broken: str) -> None:
+def test_an_internal_error_is_a_500_without_details(server: Server, tenant: Tenant, broken: str) -> None:
     for path in (f"/v1/responses/{broken}", f"/v1/responses/{broken}?wait=1", "/v1/responses"):
         with capture_logs() as logged:
             answer = tenant.http.get(path)
@@ -108,12 +108,12 @@ def assert_away(answer: httpx.Response, *, is_final: bool) -> None:
     assert (error["type"], error["code"], error["param"]) == ("server_error", "service_unavailable", None)
     assert answer.headers["retry-after"] == "2"
     assert answer.headers["x-request-id"].startswith("req_")
-    # of a create it is known that nothing was accepted; of what else is posted it is not
+    # a failed create certainly submitted nothing; another POST may have taken effect
     assert answer.headers.get("x-should-retry") == ("false" if is_final else None)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_a_database_that_is_not_there_is_a_503_on_every_route(
+def test_an_unavailable_database_is_a_503_on_every_route(
     kind: str, tmp_path_factory: pytest.TempPathFactory, shared_valkey: ValkeyServer
 ) -> None:
     directory = tmp_path_factory.mktemp("not-a-file")
@@ -121,7 +121,9 @@ def test_a_database_that_is_not_there_is_a_503_on_every_route(
     with serve(settings_for(url, shared_valkey.url)) as server, server.client("bb_any") as client:
         for method, path in DATABASE_ROUTES:
             answer = client.request(method, path, json=BODY if method == "POST" else None)
-            assert_away(answer, is_final=method == "POST" and path != "/v1/responses")  # its key is not known yet
+            assert_away(
+                answer, is_final=method == "POST" and path != "/v1/responses"
+            )  # its key has not been checked yet
 
 
 def test_a_database_that_goes_away_comes_back_and_nothing_is_lost(

@@ -1,4 +1,4 @@
-"""Failed sign-ins are logged: who, where and with which key, but never the key itself; a flood is counted."""
+"""Failed sign-ins are logged with address, path and key id, never with the key. A flood is logged as a count."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -20,7 +20,7 @@ def of(logged: list[Any], event: str) -> list[Any]:
     return [each for each in logged if each["event"] == event]
 
 
-def test_each_is_one_line_that_names_no_secret(server: Server, tenant: Tenant) -> None:
+def test_each_failed_sign_in_is_one_log_line_without_secrets(server: Server, tenant: Tenant) -> None:
     with serve(server.settings) as fresh, fresh.client() as nobody, fresh.client(WRONG) as stranger:
         with server.database.begin() as tx:
             revoke_key(tx, tenant.id, datetime.now(UTC))
@@ -28,7 +28,7 @@ def test_each_is_one_line_that_names_no_secret(server: Server, tenant: Tenant) -
             assert nobody.get("/v1/models").status_code == 401
             assert stranger.get("/v1/responses?metadata[case]=a-secret-case").status_code == 401
             assert former.post("/v1/responses", json={"model": MODEL, "input": "x"}).status_code == 401
-            assert stranger.get("/v1/nothing%0A%1B[31m/here").status_code == 404, "nobody signs in there"
+            assert stranger.get("/v1/nothing%0A%1B[31m/here").status_code == 404, "that path needs no key"
     common = {"event": "sign-in failed", "log_level": "warning", "client": "127.0.0.1"}
     assert of(logged, "sign-in failed") == [
         common | {"reason": "missing", "key": None, "key_id": None, "method": "GET", "path": "/v1/models"},
@@ -47,7 +47,7 @@ def test_each_is_one_line_that_names_no_secret(server: Server, tenant: Tenant) -
         assert secret not in str(logged)
 
 
-def test_a_key_that_was_revoked_after_its_use_is_told_apart(server: Server, tenant: Tenant) -> None:
+def test_a_key_that_was_revoked_after_use_is_logged_as_revoked(server: Server, tenant: Tenant) -> None:
     body = {"model": MODEL, "input": "x", "background": True}
     assert tenant.http.post("/v1/responses", json=body).status_code == 200
     with server.database.begin() as tx:
@@ -58,7 +58,7 @@ def test_a_key_that_was_revoked_after_its_use_is_told_apart(server: Server, tena
     assert (line["reason"], line["key_id"]) == ("revoked", tenant.id)
 
 
-def test_a_flood_is_some_lines_and_a_count(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_is_logged_as_some_lines_and_a_count(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     flood = 300
     monkeypatch.setattr(api.failed_sign_ins, "WINDOW_SECONDS", 30.0)
     with serve(server.settings) as fresh, fresh.client(WRONG) as stranger, capture_logs() as logged:
@@ -71,7 +71,7 @@ def test_a_flood_is_some_lines_and_a_count(server: Server, monkeypatch: pytest.M
     assert rest["count"] == flood - 20
 
 
-def test_a_flood_that_ends_is_counted_unasked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_count_is_logged_even_if_no_further_sign_in_fails(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.failed_sign_ins, "WINDOW_SECONDS", 1.0)
     monkeypatch.setattr(api.failed_sign_ins, "LOGGED_EACH", 1)
     with serve(server.settings) as fresh, fresh.client(WRONG) as stranger, capture_logs() as logged:

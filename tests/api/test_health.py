@@ -1,4 +1,4 @@
-"""For the operator: is it alive, is it ready and if not what is missing, how is it doing."""
+"""Routes for the operator: liveness, readiness with the missing parts, metrics."""
 
 import re
 import socket
@@ -14,7 +14,7 @@ from jobs.errors import ErrorKind, Failure
 from jobs.store import schema
 from jobs.store.database import database_now
 from jobs.store.workers import CALLS, DELIVERIES, Report, heartbeat, leave, register
-from tests.api.world import Hand, Server, a_tenant, serve, settings_for
+from tests.api.world import FakeWorker, Server, a_tenant, serve, settings_for
 from tests.support.server import free_port
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -22,7 +22,7 @@ from tests.support.waiting import await_until
 
 @pytest.fixture
 def alone(database_url: str, shared_valkey: ValkeyServer) -> Iterator[Server]:
-    """An API with a database of its own, for workers belong to nobody."""
+    """An API with its own database, because workers are shared by all tenants."""
     with serve(settings_for(database_url, shared_valkey.url)) as server:
         yield server
 
@@ -56,11 +56,11 @@ def metrics(server: Server) -> dict[str, float]:
 
 @contextmanager
 def nowhere() -> Iterator[str]:
-    """The URL of a Redis that is not there."""
+    """Return the URL of a Redis that does not run."""
     yield f"redis://127.0.0.1:{free_port()}/0"
 
 
-def test_it_is_alive_whatever_else_is_not() -> None:
+def test_liveness_needs_neither_database_nor_broker() -> None:
     unreachable = f"postgresql://nobody@127.0.0.1:{free_port()}/nothing"
     with nowhere() as redis_url, serve(settings_for(unreachable, redis_url)) as server, server.client() as client:
         answer = client.get("/healthz")
@@ -69,45 +69,45 @@ def test_it_is_alive_whatever_else_is_not() -> None:
         assert readiness(server) == (503, ["database", "broker"])
 
 
-def test_it_is_ready_while_a_worker_lives(alone: Server) -> None:
+def test_the_server_is_ready_while_a_worker_is_alive(alone: Server) -> None:
     assert readiness(alone) == (503, ["worker"])
-    worker = start_worker(alone)
+    worker_id = start_worker(alone)
     assert readiness(alone) == (200, [])
     with alone.database.begin() as tx:
-        heartbeat(tx, worker, database_now(tx) - timedelta(seconds=11))
+        heartbeat(tx, worker_id, database_now(tx) - timedelta(seconds=11))
     assert readiness(alone) == (503, ["worker"])
     with alone.database.begin() as tx:
-        heartbeat(tx, worker, database_now(tx))
+        heartbeat(tx, worker_id, database_now(tx))
     assert readiness(alone) == (200, [])
     with alone.database.begin() as tx:
-        leave(tx, worker, database_now(tx))
+        leave(tx, worker_id, database_now(tx))
     assert readiness(alone) == (503, ["worker"])
 
 
-def test_a_worker_that_listens_to_no_queue_of_jobs_does_not_count(alone: Server) -> None:
-    worker = start_worker(alone)
+def test_a_worker_that_does_not_consume_the_job_queue_does_not_count(alone: Server) -> None:
+    worker_id = start_worker(alone)
     for queues, missing in (((), ["worker"]), ((DELIVERIES,), ["worker"]), ((CALLS, DELIVERIES), [])):
         with alone.database.begin() as tx:
-            heartbeat(tx, worker, database_now(tx), report=Report(queues, 10, None))
+            heartbeat(tx, worker_id, database_now(tx), report=Report(queues, 10, None))
         assert readiness(alone)[1] == missing
 
 
-def test_a_job_that_nobody_takes_is_named_with_the_reason(alone: Server) -> None:
-    """A worker listened and took nothing, and all was green."""
-    worker = start_worker(alone)
+def test_a_job_that_no_worker_claims_is_reported_with_the_reason(alone: Server) -> None:
+    """A worker that consumes the queue but claims nothing must not look healthy."""
+    worker_id = start_worker(alone)
     with a_tenant(alone) as tenant:
         job_id = tenant.submit()["id"]
         with alone.database.begin() as tx:
             long_ago = database_now(tx) - timedelta(minutes=1)
             tx.execute(update(schema.jobs).where(schema.jobs.c.id == job_id).values(available_at=long_ago))
-            heartbeat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=50)))
+            heartbeat(tx, worker_id, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=50)))
         with alone.client() as client:
             body = client.get("/readyz").json()
         assert body["missing"] == ["pick-up"]
         assert (body["waiting"]["id"], body["waiting"]["seconds"] >= 60) == (job_id, True)
         assert re.fullmatch(r"slots are free, but the workers have taken no job for 5\d s", body["waiting"]["reason"])
         with alone.database.begin() as tx:
-            heartbeat(tx, worker, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=1)))
+            heartbeat(tx, worker_id, database_now(tx), report=Report((CALLS, DELIVERIES), 10, timedelta(seconds=1)))
         assert readiness(alone) == (200, [])
 
 
@@ -117,7 +117,7 @@ def test_a_database_without_its_migrations_is_named(empty_database_url: str, sha
 
 
 @pytest.mark.one_database
-def test_a_broker_that_goes_and_comes_back_is_named_meanwhile(database_url: str, valkey: ValkeyServer) -> None:
+def test_a_broker_is_reported_as_missing_until_it_is_back(database_url: str, valkey: ValkeyServer) -> None:
     with serve(settings_for(database_url, valkey.url)) as server:
         start_worker(server)
         assert readiness(server) == (200, [])
@@ -128,7 +128,7 @@ def test_a_broker_that_goes_and_comes_back_is_named_meanwhile(database_url: str,
 
 
 @pytest.mark.one_database
-def test_a_broker_apart_from_redis_is_the_one_that_is_asked(database_url: str, valkey: ValkeyServer) -> None:
+def test_readiness_checks_a_broker_that_is_separate_from_redis(database_url: str, valkey: ValkeyServer) -> None:
     with nowhere() as redis_url, serve(settings_for(database_url, redis_url, broker_url=valkey.url)) as server:
         start_worker(server)
         assert readiness(server) == (200, [])
@@ -143,12 +143,12 @@ def test_readiness_is_answered_in_time_when_the_broker_is_silent(database_url: s
 
 
 def test_metrics_are_read_from_the_rows(alone: Server) -> None:
-    hand = Hand(alone)
+    worker = FakeWorker(alone)
     with a_tenant(alone) as tenant:
         ids = [tenant.submit(f"a secret prompt {n}")["id"] for n in range(4)]
-        hand.claim(ids[0])
-        hand.complete(ids[1])
-        hand.put_off(ids[2], Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))
+        worker.claim(ids[0])
+        worker.complete(ids[1])
+        worker.reschedule(ids[2], Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))
         start_worker(alone, 10)
         start_worker(alone, 20)
         found = metrics(alone)
@@ -168,7 +168,7 @@ def test_metrics_of_an_idle_server(alone: Server) -> None:
 
 
 @pytest.mark.one_database
-def test_metrics_know_nothing_of_a_broker_that_is_away(database_url: str) -> None:
+def test_metrics_show_nan_for_an_unavailable_broker(database_url: str) -> None:
     with nowhere() as redis_url, serve(settings_for(database_url, redis_url)) as server:
         messages = metrics(server)["backburner_queued_messages"]
         assert messages != messages  # NaN

@@ -1,4 +1,4 @@
-"""Without `background` the connection is held until the job ends; the job is durable all the same."""
+"""Without `background` the connection stays open until the job ends. The job is as durable as in the background."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ import api.routes.responses
 from api.errors import FAILED_RESPONSES
 from jobs.errors import ERROR_CODES, ErrorKind, Failure
 from jobs.lifecycle import Status
-from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, assert_error, serve, usage_json
+from tests.api.world import MODEL, TEXT, FakeWorker, Server, Tenant, a_tenant, assert_error, serve, usage_json
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.one_database
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.one_database
 
 @contextmanager
 def held(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Response]]]:
-    """A request that waits for its answer: the id of its response, and the answer to come."""
+    """Send a request that waits for its answer. Yield the response's id and the future answer."""
     body = {"model": MODEL, "input": "Hello", **fields}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(tenant.http.post, "/v1/responses", json=body)
@@ -36,7 +36,7 @@ def held(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Resp
 
 @contextmanager
 def held_by_socket(server: Server, tenant: Tenant) -> Iterator[tuple[str, socket.socket]]:
-    """The same with a connection that can be cut."""
+    """Do the same over a socket that the test can close."""
     body = json.dumps({"model": MODEL, "input": "Hello"}).encode()
     head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -45,13 +45,13 @@ def held_by_socket(server: Server, tenant: Tenant) -> Iterator[tuple[str, socket
 
 
 @pytest.mark.parametrize("background", [None, False])
-def test_it_is_answered_when_it_completes(tenant: Tenant, hand: Hand, background: bool | None) -> None:
+def test_a_held_request_is_answered_on_completion(tenant: Tenant, worker: FakeWorker, background: bool | None) -> None:
     fields = {} if background is None else {"background": background}
     with held(tenant, **fields) as (job_id, answer):
         assert tenant.get(job_id)["background"] is False
-        hand.claim(job_id)
+        worker.claim(job_id)
         assert not answer.done()
-        hand.complete(job_id)
+        worker.complete(job_id)
         done = answer.result(5)
     assert done.status_code == 200
     body = done.json()
@@ -64,45 +64,45 @@ def test_it_is_answered_when_it_completes(tenant: Tenant, hand: Hand, background
     assert "openai-poll-after-ms" not in done.headers
 
 
-def test_it_is_answered_with_what_there_is_when_it_is_cut(tenant: Tenant, hand: Hand) -> None:
+def test_a_held_request_is_answered_with_a_partial_answer(tenant: Tenant, worker: FakeWorker) -> None:
     with held(tenant) as (job_id, answer):
-        hand.cut(job_id)
+        worker.complete_partial(job_id)
         body = answer.result(5).json()
     assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
     assert body["output"][0]["content"][0]["text"] == TEXT
 
 
-def test_it_is_answered_when_another_request_cancels_it(tenant: Tenant) -> None:
+def test_a_held_request_is_answered_when_another_request_cancels_it(tenant: Tenant) -> None:
     with held(tenant) as (job_id, answer):
         assert tenant.http.post(f"/v1/responses/{job_id}/cancel").json()["status"] == "cancelled"
         body = answer.result(5).json()
     assert (body["id"], body["status"], body["output"]) == (job_id, "cancelled", [])
 
 
-def test_it_is_answered_when_it_is_deleted(tenant: Tenant) -> None:
+def test_a_held_request_is_answered_when_its_response_is_deleted(tenant: Tenant) -> None:
     with held(tenant) as (job_id, answer):
         assert tenant.http.delete(f"/v1/responses/{job_id}").json()["deleted"] is True
         ended = answer.result(5)
-    if ended.status_code == 200:  # it was cancelled first, and that was seen
+    if ended.status_code == 200:  # the request may see the cancel that precedes the deletion
         assert ended.json()["status"] == "cancelled"
     else:
         assert_error(ended, 404, param="response_id")
 
 
-def test_a_failed_attempt_is_not_the_end(tenant: Tenant, hand: Hand) -> None:
+def test_a_failed_attempt_does_not_end_a_held_request(tenant: Tenant, worker: FakeWorker) -> None:
     with held(tenant) as (job_id, answer):
-        hand.put_off(job_id, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(0))
+        worker.reschedule(job_id, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(0))
         assert not answer.done()
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert answer.result(5).json()["backburner"]["attempt"] == 2
 
 
 @pytest.mark.parametrize("code", FAILED_RESPONSES)
-def test_each_failure_has_its_status_and_is_never_to_be_sent_again(tenant: Tenant, hand: Hand, code: str) -> None:
+def test_each_failure_has_a_status_and_must_not_be_retried(tenant: Tenant, worker: FakeWorker, code: str) -> None:
     status, type_ = FAILED_RESPONSES[code]
     failure = Failure(ErrorKind.REJECTED, "What the provider said.", 400, provider_param="input")
     with held(tenant) as (job_id, answer):
-        hand.fail(job_id, failure, code)
+        worker.fail(job_id, failure, code)
         failed = answer.result(5)
     found = assert_error(failed, status, type_=type_, code=code, param="input")
     assert found == "What the provider said."
@@ -113,21 +113,21 @@ def test_each_failure_has_its_status_and_is_never_to_be_sent_again(tenant: Tenan
 
 
 @pytest.mark.parametrize("code", FAILED_RESPONSES)
-def test_a_failure_after_a_call_that_may_have_been_billed_is_answered_with_what_no_client_repeats(
-    tenant: Tenant, hand: Hand, code: str
+def test_a_failure_after_a_possibly_billed_call_gets_a_status_that_no_client_retries(
+    tenant: Tenant, worker: FakeWorker, code: str
 ) -> None:
     with held(tenant) as (job_id, answer):
-        hand.put_off(job_id, Failure(ErrorKind.INTERRUPTED, "The line broke."), timedelta(0))
-        hand.fail(job_id, Failure(ErrorKind.OVERLOADED, "Busy.", 503), code)
+        worker.reschedule(job_id, Failure(ErrorKind.INTERRUPTED, "The connection broke."), timedelta(0))
+        worker.fail(job_id, Failure(ErrorKind.OVERLOADED, "Busy.", 503), code)
         failed = answer.result(5)
     assert failed.status_code in (400, 404)
     assert failed.headers["x-should-retry"] == "false"
     assert failed.json()["error"]["code"] == code
 
 
-def test_a_code_of_the_providers_own_is_a_bad_request(tenant: Tenant, hand: Hand) -> None:
+def test_a_provider_specific_error_code_is_a_bad_request(tenant: Tenant, worker: FakeWorker) -> None:
     with held(tenant) as (job_id, answer):
-        hand.fail(job_id, Failure(ErrorKind.ANSWER_REFUSED, "No."), "invalid_prompt")
+        worker.fail(job_id, Failure(ErrorKind.ANSWER_REFUSED, "No."), "invalid_prompt")
         assert_error(answer.result(5), 400, code="invalid_prompt")
 
 
@@ -136,12 +136,12 @@ def test_every_kind_of_failure_has_a_status() -> None:
 
 
 @pytest.mark.parametrize("held_by", ["create", "wait"])
-def test_a_client_that_leaves_frees_its_place_and_its_job_goes_on(
-    server: Server, tenant: Tenant, hand: Hand, held_by: str
+def test_disconnecting_ends_the_wait_and_does_not_cancel_the_job(
+    server: Server, tenant: Tenant, worker: FakeWorker, held_by: str
 ) -> None:
     if held_by == "create":
         with held_by_socket(server, tenant) as (job_id, _):
-            await_until(lambda: server.waiting(job_id), 5, "nobody waits")
+            await_until(lambda: server.waiting(job_id), 5, "the request does not wait")
     else:
         job_id = tenant.submit()["id"]
         head = (
@@ -149,14 +149,16 @@ def test_a_client_that_leaves_frees_its_place_and_its_job_goes_on(
         )
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(head.encode())
-            await_until(lambda: server.waiting(job_id), 5, "nobody waits")
-    await_until(lambda: not server.waiting(job_id), 2, "its place is still taken")
+            await_until(lambda: server.waiting(job_id), 5, "the request does not wait")
+    await_until(lambda: not server.waiting(job_id), 2, "the request still waits")
     assert tenant.get(job_id)["status"] == "queued"
-    hand.complete(job_id)
+    worker.complete(job_id)
     assert tenant.get(job_id)["output"][0]["content"][0]["text"] == TEXT
 
 
-def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_disconnecting_does_not_disturb_another_waiting_client(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         with held_by_socket(server, tenant) as (job_id, connection):
             other = pool.submit(tenant.get, job_id, wait=30)
@@ -164,21 +166,21 @@ def test_one_that_leaves_does_not_disturb_another_that_waits(server: Server, ten
             connection.close()
         await_until(lambda: len(server.state.listener._waiting.get(job_id, ())) == 1, 5, "both or none are left")
         assert not other.done()
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert other.result(5)["status"] == "completed"
-    await_until(lambda: not server.waiting(job_id), 2, "a place is still taken")
+    await_until(lambda: not server.waiting(job_id), 2, "a request still waits")
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers that wait for their body no longer than an instant."""
+def early_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send the headers of held answers almost at once."""
     monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.2)
     monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.1)
 
 
 @contextmanager
 def begun(tenant: Tenant) -> Iterator[tuple[str, Iterator[str]]]:
-    """A held request of which the headers are here: the id that they name, and the body to come."""
+    """Send a held request and read its headers. Yield the response's id and the rest of the body."""
     with tenant.http.stream("POST", "/v1/responses", json={"model": MODEL, "input": "Hello"}) as answer:
         assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
         assert answer.headers["x-request-id"].startswith("req_")
@@ -187,28 +189,30 @@ def begun(tenant: Tenant) -> Iterator[tuple[str, Iterator[str]]]:
         yield answer.headers["openai-response-id"], body
 
 
-@pytest.mark.usefixtures("impatient")
-def test_one_that_takes_long_has_headers_and_white_space_before_its_answer(tenant: Tenant, hand: Hand) -> None:
+@pytest.mark.usefixtures("early_headers")
+def test_a_long_held_request_gets_headers_and_white_space_before_its_answer(tenant: Tenant, worker: FakeWorker) -> None:
     with begun(tenant) as (job_id, body):
         assert next(body).isspace()
         assert next(body).isspace()
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert json.loads("".join(body)) == tenant.get(job_id)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("early_headers")
 @pytest.mark.parametrize("status", [Status.INCOMPLETE, Status.FAILED, Status.CANCELLED])
-def test_what_it_comes_to_then_is_told_by_the_response_itself(tenant: Tenant, hand: Hand, status: Status) -> None:
+def test_after_the_headers_the_body_reports_the_outcome(tenant: Tenant, worker: FakeWorker, status: Status) -> None:
     with begun(tenant) as (job_id, body):
-        hand.bring_to(status, job_id)
-        told = json.loads("".join(body))
-    assert told == tenant.get(job_id)
-    assert told["status"] == status
-    assert (told["error"] is not None) is (status is Status.FAILED)
+        worker.bring_to(status, job_id)
+        answered = json.loads("".join(body))
+    assert answered == tenant.get(job_id)
+    assert answered["status"] == status
+    assert (answered["error"] is not None) is (status is Status.FAILED)
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_sdk_reads_what_began_with_white_space(server: Server, tenant: Tenant, hand: Hand) -> None:
+@pytest.mark.usefixtures("early_headers")
+def test_an_sdk_reads_an_answer_that_begins_with_white_space(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     headers_came = Event()
     http = DefaultHttpxClient(event_hooks={"response": [lambda _: headers_came.set()]})
     with (
@@ -217,17 +221,19 @@ def test_an_sdk_reads_what_began_with_white_space(server: Server, tenant: Tenant
     ):
         answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
-        assert headers_came.wait(5), "it does not begin"
-        hand.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
+        assert headers_came.wait(5), "no headers came"
+        worker.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
         failed = answer.result(5)
         assert failed.error is not None
         assert (failed.id, failed.status, failed.error.code) == (job_id, "failed", "server_error")
     assert len(tenant.ids()) == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_sdk_that_would_have_given_up_waits_and_buys_once(server: Server, tenant: Tenant, hand: Hand) -> None:
-    timeout: Any = 0.6  # between two bytes, as the SDK counts
+@pytest.mark.usefixtures("early_headers")
+def test_an_sdk_with_a_short_timeout_waits_and_is_billed_once(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
+    timeout: Any = 0.6  # the SDK's limit between two bytes
     with (
         OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret, timeout=timeout) as sdk,
         ThreadPoolExecutor(1) as pool,
@@ -235,61 +241,65 @@ def test_an_sdk_that_would_have_given_up_waits_and_buys_once(server: Server, ten
         answer = pool.submit(sdk.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
         time.sleep(3 * timeout)  # the time itself is what is tested
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert answer.result(5).output_text == TEXT
     assert tenant.ids() == [job_id]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_who_leaves_one_that_takes_long_frees_its_place_and_has_its_id(
-    server: Server, tenant: Tenant, hand: Hand
+@pytest.mark.usefixtures("early_headers")
+def test_disconnecting_after_the_headers_ends_the_wait_and_the_id_is_known(
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     with held_by_socket(server, tenant) as (job_id, connection):
         head = b""
         while b"\r\n\r\n" not in head:
             head += connection.recv(4096)
         assert f"openai-response-id: {job_id}".encode() in head
-        await_until(lambda: server.waiting(job_id), 5, "nobody waits")
-    await_until(lambda: not server.waiting(job_id), 2, "its place is still taken")
-    hand.complete(job_id)
+        await_until(lambda: server.waiting(job_id), 5, "the request does not wait")
+    await_until(lambda: not server.waiting(job_id), 2, "the request still waits")
+    worker.complete(job_id)
     assert tenant.get(job_id)["output"][0]["content"][0]["text"] == TEXT
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_server_that_stops_gives_the_response_as_it_was_accepted(server: Server, hand: Hand) -> None:
+@pytest.mark.usefixtures("early_headers")
+def test_a_server_that_stops_completes_the_body_with_the_queued_response(server: Server, worker: FakeWorker) -> None:
     with serve(server.settings) as stopping, a_tenant(stopping) as tenant, begun(tenant) as (job_id, body):
         stopping.stop()
-        told = json.loads("".join(body))
-    assert (told["id"], told["status"], told["output"]) == (job_id, "queued", [])
-    assert hand.job(job_id).status == "queued"
+        answered = json.loads("".join(body))
+    assert (answered["id"], answered["status"], answered["output"]) == (job_id, "queued", [])
+    assert worker.job(job_id).status == "queued"
 
 
-@pytest.mark.usefixtures("impatient")
-def test_one_that_is_deleted_meanwhile_says_so(tenant: Tenant) -> None:
+@pytest.mark.usefixtures("early_headers")
+def test_deleting_a_response_after_the_headers_is_reported_in_the_body(tenant: Tenant) -> None:
     with begun(tenant) as (job_id, body):
         tenant.http.delete(f"/v1/responses/{job_id}")
-        told = json.loads("".join(body))
-    assert (told["id"], told["status"], told["output"]) == (job_id, "failed", [])  # what SDKs cannot do without
-    assert told["error"]["code"] == "response_not_found"
+        answered = json.loads("".join(body))
+    assert (answered["id"], answered["status"], answered["output"]) == (
+        job_id,
+        "failed",
+        [],
+    )  # the fields that SDKs require
+    assert answered["error"]["code"] == "response_not_found"
 
 
-def test_every_answer_names_its_response(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+def test_every_answer_names_its_response(tenant: Tenant, other: Tenant, worker: FakeWorker) -> None:
     answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "Hello", "background": True})
     job_id = answer.headers["openai-response-id"]
     assert answer.json()["id"] == job_id
     assert tenant.http.get(f"/v1/responses/{job_id}").headers["openai-response-id"] == job_id
     with held(other) as (failing_id, failed):
-        hand.fail(failing_id, Failure(ErrorKind.REJECTED, "No.", 400))
+        worker.fail(failing_id, Failure(ErrorKind.REJECTED, "No.", 400))
         assert failed.result(5).headers["openai-response-id"] == failing_id
 
 
-def test_a_job_that_ends_before_anyone_waits_is_answered_at_once(tenant: Tenant, hand: Hand) -> None:
+def test_a_job_that_ends_before_the_wait_begins_is_answered_at_once(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id, announce=False)
+    worker.complete(job_id, announce=False)
     assert tenant.get(job_id, wait=300)["status"] == "completed"
 
 
-def test_a_server_that_stops_says_so_and_that_nothing_is_to_be_sent_again(server: Server, hand: Hand) -> None:
+def test_a_server_that_stops_answers_503_and_forbids_repeating_the_create(server: Server, worker: FakeWorker) -> None:
     with (
         serve(server.settings) as stopping,
         a_tenant(stopping) as tenant,
@@ -299,9 +309,9 @@ def test_a_server_that_stops_says_so_and_that_nothing_is_to_be_sent_again(server
         waiter = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
         await_until(lambda: len(stopping.state.listener._waiting.get(job_id, ())) == 2, 5, "they do not wait")
         stopping.stop()
-        let_go, told = answer.result(10), waiter.result(10)
-    assert job_id in assert_error(let_go, 503, type_="server_error", code="service_unavailable")
-    assert told.status_code == 503
-    assert told.headers["retry-after"] == "2"
-    assert "x-should-retry" not in told.headers  # asking again costs nothing
-    assert hand.job(job_id).status == "queued"
+        created, answered = answer.result(10), waiter.result(10)
+    assert job_id in assert_error(created, 503, type_="server_error", code="service_unavailable")
+    assert answered.status_code == 503
+    assert answered.headers["retry-after"] == "2"
+    assert "x-should-retry" not in answered.headers  # a repeated read costs nothing
+    assert worker.job(job_id).status == "queued"

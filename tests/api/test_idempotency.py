@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request sent again buys nothing twice."""
+"""`Idempotency-Key`: a repeated request creates and bills nothing a second time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.api.world import MODEL, Hand, Tenant
+from tests.api.world import MODEL, FakeWorker, Tenant
 
 BODY = {"model": MODEL, "input": "Hello", "background": True}
 
@@ -38,7 +38,7 @@ def test_another_body_under_the_same_key_is_refused(tenant: Tenant) -> None:
     assert listed(tenant) == 1
 
 
-def test_fifty_at_once_make_one_job(tenant: Tenant) -> None:
+def test_fifty_concurrent_requests_create_one_job(tenant: Tenant) -> None:
     key = str(uuid4())
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: post(tenant, key), range(50)))
@@ -57,10 +57,10 @@ def test_without_a_key_equal_requests_are_separate_jobs(tenant: Tenant) -> None:
     assert len(ids) == 3
 
 
-def test_it_shows_the_response_as_it_stands(tenant: Tenant, hand: Hand) -> None:
+def test_a_repeated_request_shows_the_current_response(tenant: Tenant, worker: FakeWorker) -> None:
     key = str(uuid4())
     job_id = post(tenant, key).json()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     assert post(tenant, key).json()["status"] == "completed"
 
 
@@ -72,7 +72,7 @@ def test_a_deleted_response_frees_its_key(tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
-def test_a_key_of_no_use_is_refused(tenant: Tenant, key: str) -> None:
+def test_an_invalid_key_is_refused(tenant: Tenant, key: str) -> None:
     refused = post(tenant, key)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "Idempotency-Key"

@@ -9,7 +9,7 @@ import pytest
 from openai import OpenAI
 
 from api.token_estimate import PER_IMAGE
-from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, assert_error
+from tests.api.world import MODEL, TEXT, FakeWorker, Json, Server, Tenant, assert_error
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 MIXED: list[Any] = [
@@ -40,7 +40,7 @@ def items(tenant: Tenant, response_id: str, **query: Any) -> list[dict[str, Any]
     return data
 
 
-def test_a_text_is_one_message(client: OpenAI, tenant: Tenant) -> None:
+def test_a_text_input_is_one_message(client: OpenAI, tenant: Tenant) -> None:
     job_id = tenant.submit("Hello")["id"]
     page = client.responses.input_items.list(job_id)
     assert page.has_more is False
@@ -71,7 +71,7 @@ def test_items_come_in_full_form(tenant: Tenant) -> None:
     assert (found[3]["call_id"], found[3]["output"]) == ("call_1", "Sunny.")
 
 
-def test_a_pictures_address_comes_when_it_is_asked_for(tenant: Tenant) -> None:
+def test_the_url_of_an_image_is_included_on_request(tenant: Tenant) -> None:
     job_id = tenant.submit(MIXED)["id"]
     plain = items(tenant, job_id)[-1]["content"]
     assert plain[0] == {"type": "input_image", "detail": "auto", "image_url": None}
@@ -80,11 +80,11 @@ def test_a_pictures_address_comes_when_it_is_asked_for(tenant: Tenant) -> None:
     assert asked[0]["image_url"] == PICTURE
 
 
-def test_a_follow_ups_items_are_the_whole_conversation(tenant: Tenant, hand: Hand) -> None:
+def test_a_follow_ups_items_are_the_whole_conversation(tenant: Tenant, worker: FakeWorker) -> None:
     first = tenant.submit("One")["id"]
-    hand.complete(first)
+    worker.complete(first)
     second = tenant.submit("Two", previous_response_id=first)["id"]
-    hand.complete(second)  # with an output item of the same id as the first one's
+    worker.complete(second)  # with an output item of the same id as the first one's
     third = tenant.submit([{"role": "user", "content": "Three"}], previous_response_id=second)["id"]
     found = items(tenant, third)
     texts = [item["content"][0]["text"] for item in found]
@@ -97,7 +97,7 @@ def test_a_follow_ups_items_are_the_whole_conversation(tenant: Tenant, hand: Han
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_meet_without_a_gap_or_a_repeat_both_ways(client: OpenAI, tenant: Tenant, order: Any) -> None:
+def test_pages_have_no_gaps_or_repeats_in_either_order(client: OpenAI, tenant: Tenant, order: Any) -> None:
     job_id = tenant.submit([{"role": "user", "content": str(number)} for number in range(45)])["id"]
     listed = list(client.responses.input_items.list(job_id, order=order, limit=10))
     texts = [item.model_dump()["content"][0]["text"] for item in listed]
@@ -118,7 +118,7 @@ def test_pages_meet_without_a_gap_or_a_repeat_both_ways(client: OpenAI, tenant: 
     assert [item["id"] for item in between] == ids[4:6]
 
 
-def test_newest_first_and_twenty_by_default(tenant: Tenant) -> None:
+def test_twenty_items_newest_first_by_default(tenant: Tenant) -> None:
     job_id = tenant.submit([{"role": "user", "content": str(number)} for number in range(30)])["id"]
     page = tenant.http.get(f"/v1/responses/{job_id}/input_items").json()
     assert [item["content"][0]["text"] for item in page["data"]] == [str(number) for number in range(29, 9, -1)]
@@ -135,13 +135,13 @@ def test_newest_first_and_twenty_by_default(tenant: Tenant) -> None:
         ({"order": "up"}, "order"),
     ],
 )
-def test_a_wrong_question_is_a_clear_error(tenant: Tenant, query: dict[str, Any], param: str) -> None:
+def test_an_invalid_query_is_refused_by_parameter(tenant: Tenant, query: dict[str, Any], param: str) -> None:
     job_id = tenant.submit()["id"]
     answer = tenant.http.get(f"/v1/responses/{job_id}/input_items", params=query)
     assert_error(answer, 400, code="invalid_value", param=param)
 
 
-def test_anothers_items_are_not_there(client: OpenAI, other: Tenant) -> None:
+def test_items_of_another_tenant_are_not_found(client: OpenAI, other: Tenant) -> None:
     with pytest.raises(openai.NotFoundError):
         client.responses.input_items.list(other.submit()["id"])
 
@@ -155,7 +155,7 @@ def count(tenant: Tenant, **body: Any) -> Json:
 
 
 class TestTokens:
-    def test_it_is_an_upper_bound_and_says_so(self, client: OpenAI) -> None:
+    def test_the_count_is_an_upper_bound_and_is_marked_as_one(self, client: OpenAI) -> None:
         raw = client.responses.input_tokens.with_raw_response.count(
             model=MODEL, input="Hello", instructions="Be brief."
         )
@@ -166,9 +166,9 @@ class TestTokens:
         assert counted.model_extra is not None
         assert counted.model_extra["backburner"]["exact"] is False
 
-    def test_what_comes_before_counts(self, client: OpenAI, tenant: Tenant, hand: Hand) -> None:
+    def test_earlier_responses_count(self, client: OpenAI, tenant: Tenant, worker: FakeWorker) -> None:
         first = tenant.submit("A long question. " * 100)["id"]
-        hand.complete(first)
+        worker.complete(first)
         alone = client.responses.input_tokens.count(model=MODEL, input="Hello").input_tokens
         after = client.responses.input_tokens.count(input="Hello", previous_response_id=first).input_tokens
         assert after >= alone + 1700 + len(TEXT)
@@ -176,7 +176,7 @@ class TestTokens:
             client.responses.input_tokens.count(input="Hello", previous_response_id="resp_nowhere")
         assert refused.value.code == "previous_response_not_found"
 
-    def test_tools_pictures_and_files(self, client: OpenAI) -> None:
+    def test_tools_images_and_files_count(self, client: OpenAI) -> None:
         plain = client.responses.input_tokens.count(model=MODEL, input=MIXED[:1])
         mixed = client.responses.input_tokens.count(
             model=MODEL,
@@ -191,15 +191,15 @@ class TestTokens:
     @pytest.mark.parametrize(
         "text", ["\N{PILE OF POO}" * 500, "\u6c34" * 500, "\ud83d\udca9", "\0\x1b\ufeff" * 99, '"\\' * 99]
     )
-    def test_no_text_has_more_tokens_than_it_says(self, tenant: Tenant, text: str) -> None:
-        """No byte-level vocabulary makes more of a text than its bytes, and several make that much of these."""
+    def test_no_text_has_more_tokens_than_the_count(self, tenant: Tenant, text: str) -> None:
+        """A byte-level vocabulary makes at most one token per byte. For these texts several vocabularies reach that."""
         answer = tenant.http.post("/v1/responses/input_tokens", content=json.dumps({"model": MODEL, "input": text}))
         assert answer.status_code == 200, answer.text
         assert answer.json()["input_tokens"] >= len(text.encode("utf-8", "surrogatepass"))
         assert answer.headers["x-backburner-token-count"] == "upper-bound"
 
     @pytest.mark.parametrize("address", ["https://example.com/1.png", PICTURE + "A" * 50_000, None])
-    def test_a_picture_counts_wherever_it_is(self, tenant: Tenant, address: str | None) -> None:
+    def test_an_image_counts_wherever_it_occurs(self, tenant: Tenant, address: str | None) -> None:
         picture = {"image_url": address} if address else {"file_id": "file_1"}
         forms: list[Json] = [
             {"role": "user", "content": [{"type": "input_image", **picture}]},
@@ -223,15 +223,17 @@ class TestTokens:
             ({"tools": [{"type": "mcp", "server_label": "a", "server_url": "https://a.example"}]}, "tools.mcp"),
         ],
     )
-    def test_what_only_the_provider_knows_is_named(self, tenant: Tenant, body: Json, name: str) -> None:
+    def test_content_that_only_the_provider_holds_is_refused_by_name(
+        self, tenant: Tenant, body: Json, name: str
+    ) -> None:
         facts = count(tenant, **body)["backburner"]
         assert (facts["method"], facts["uncounted"]) == ("partial", [name])
 
-    def test_nothing_is_nearly_nothing(self, client: OpenAI, tenant: Tenant) -> None:
+    def test_an_empty_request_counts_almost_no_tokens(self, client: OpenAI, tenant: Tenant) -> None:
         assert client.responses.input_tokens.count().input_tokens < 50
         assert tenant.ids() == []
 
-    def test_what_a_create_refuses_is_refused(self, client: OpenAI) -> None:
+    def test_the_count_refuses_a_body_that_create_refuses(self, client: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError):
             client.responses.input_tokens.count(model="gpt-17", input="Hello")
         with pytest.raises(openai.BadRequestError) as refused:

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.api.connections import Line, head
-from tests.api.world import MODEL, Hand, Server, Tenant
+from tests.api.connections import RawConnection, head
+from tests.api.world import MODEL, FakeWorker, Server, Tenant
 
 DIRECTIVES = {
     "default-src": "'none'",
@@ -51,8 +51,8 @@ def test_no_answer_is_kept_or_taken_for_something_else(tenant: Tenant, method: s
 
 
 def test_nor_is_what_is_said_before_anybody_is_known(server: Server, tenant: Tenant) -> None:
-    with Line(server) as line:
-        answers = [line.send(head("GET", "/v1/models")).answer(), line.send(b"nonsense\r\n\r\n").answer()]
+    with RawConnection(server) as connection:
+        answers = [connection.send(head("GET", "/v1/models")).answer(), connection.send(b"nonsense\r\n\r\n").answer()]
     assert [each.status for each in answers] == [401, 400]
     socket_asked = tenant.http.get("/v1/responses", headers={"sec-websocket-key": "x"})
     assert socket_asked.status_code == 426
@@ -62,23 +62,25 @@ def test_nor_is_what_is_said_before_anybody_is_known(server: Server, tenant: Ten
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_lasts_is_not_kept_either(server: Server, tenant: Tenant, hand: Hand, stream: bool) -> None:
+def test_an_answer_that_lasts_is_not_kept_either(
+    server: Server, tenant: Tenant, worker: FakeWorker, stream: bool
+) -> None:
     body = {"model": MODEL, "input": "Hello", "background": True, "stream": stream}
     with tenant.http.stream("POST", "/v1/responses", json=body) as answer:
-        hand.complete(tenant.only_id())
+        worker.complete(tenant.only_id())
         said = {each.strip() for each in answer.headers["cache-control"].split(",")}
         assert said == ({"no-cache", "no-store", "no-transform"} if stream else {"no-store"})
         assert answer.headers["x-content-type-options"] == "nosniff"
         answer.read()
 
 
-def test_polling_by_etag_goes_on_working(tenant: Tenant, hand: Hand) -> None:
+def test_polling_by_etag_goes_on_working(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     path = f"/v1/responses/{job_id}"
     etag = tenant.http.get(path).headers["etag"]
     unchanged = tenant.http.get(path, headers={"if-none-match": etag})
     assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
-    hand.complete(job_id)
+    worker.complete(job_id)
     changed = tenant.http.get(path, headers={"if-none-match": etag})
     assert (changed.status_code, changed.json()["status"]) == (200, "completed")
 

@@ -18,18 +18,18 @@ from jobs.errors import ErrorKind, Failure
 from jobs.store.api_keys import revoke_key
 from tests.api.test_list import page_through
 from tests.api.test_long_streams import await_stillness
-from tests.api.world import Hand, Json, Server, Tenant, assert_error
+from tests.api.world import FakeWorker, Json, Server, Tenant, assert_error
 from tests.support.waiting import await_until
 
 LARGE = "x" * 5_000_000
 
 
 @pytest.fixture
-def large(tenant: Tenant, hand: Hand) -> list[str]:
+def large(tenant: Tenant, worker: FakeWorker) -> list[str]:
     """Responses of which a page holds three."""
     ids = [tenant.submit()["id"] for _ in range(7)]
     for each in ids:
-        hand.complete(each, LARGE)
+        worker.complete(each, LARGE)
     return ids[::-1]
 
 
@@ -160,12 +160,12 @@ def test_a_list_of_a_revoked_key_ends_where_it_is(server: Server, tenant: Tenant
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_input_items_have_the_same_budget(tenant: Tenant, hand: Hand, order: str) -> None:
+def test_input_items_have_the_same_budget(tenant: Tenant, worker: FakeWorker, order: str) -> None:
     turns: list[str] = []
     for _ in range(3):
         follows = {"previous_response_id": turns[-1]} if turns else {}
         turns.append(tenant.submit([{"role": "user", "content": part} for part in (LARGE, "y")], **follows)["id"])
-        hand.complete(turns[-1])
+        worker.complete(turns[-1])
     path = f"/v1/responses/{turns[-1]}/input_items"
     query: Json = {"order": order, "limit": 100}
     page = tenant.http.get(path, params=query).json()
@@ -188,11 +188,11 @@ def test_input_items_have_the_same_budget(tenant: Tenant, hand: Hand, order: str
         assert before == whole[-1 - len(before) : -1]
 
 
-def test_attempts_come_in_pages(tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_come_in_pages(tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api.lists, "ATTEMPTS_AT_ONCE", 2)
     job_id = tenant.submit(max_attempts=8)["id"]
     for _ in range(5):
-        hand.put_off(job_id, Failure(ErrorKind.SERVER_ERROR, "e" * 1000, 500), timedelta())
+        worker.reschedule(job_id, Failure(ErrorKind.SERVER_ERROR, "e" * 1000, 500), timedelta())
     path = f"/v1/responses/{job_id}/attempts"
     page = tenant.http.get(path).json()
     assert ([each["number"] for each in page["data"]], page["has_more"]) == ([1, 2, 3, 4, 5], False)

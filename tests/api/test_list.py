@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.lifecycle import Status
-from tests.api.world import MODEL, Hand, Json, Tenant, assert_error
+from tests.api.world import MODEL, FakeWorker, Json, Tenant, assert_error
 
 
 def page_through(tenant: Tenant, limit: int, **query: Any) -> list[str]:
@@ -29,10 +29,10 @@ def test_an_empty_list(tenant: Tenant) -> None:
     assert tenant.page() == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
-def test_newest_first_each_as_it_would_be_retrieved(tenant: Tenant, hand: Hand) -> None:
+def test_newest_first_each_as_it_would_be_retrieved(tenant: Tenant, worker: FakeWorker) -> None:
     ids = [tenant.submit(metadata={"n": str(n)})["id"] for n in range(len(Status))]
     for status, job_id in zip(Status, ids, strict=True):
-        hand.bring_to(status, job_id)
+        worker.bring_to(status, job_id)
     listed = tenant.page()["data"]
     assert [each["id"] for each in listed] == ids[::-1]
     assert listed == [tenant.get(each) for each in ids[::-1]]
@@ -61,10 +61,10 @@ def test_twenty_by_default(tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_by_status(tenant: Tenant, hand: Hand, status: Status) -> None:
+def test_by_status(tenant: Tenant, worker: FakeWorker, status: Status) -> None:
     ids = {each: tenant.submit()["id"] for each in Status}
     for each, job_id in ids.items():
-        hand.bring_to(each, job_id)
+        worker.bring_to(each, job_id)
     assert tenant.ids(status=status) == [ids[status]]
 
 
@@ -121,10 +121,10 @@ def test_any_label_finds_its_response_and_no_other(tenant: Tenant, key: str, val
     assert tenant.ids(**{f"metadata[{key}]": value}) == [job_id]
 
 
-def test_filters_go_together_and_with_pages(tenant: Tenant, hand: Hand) -> None:
+def test_filters_go_together_and_with_pages(tenant: Tenant, worker: FakeWorker) -> None:
     ids = [tenant.submit(metadata={"team": "blue"})["id"] for _ in range(4)]
     tenant.submit(metadata={"team": "red"})
-    hand.claim(ids[1])
+    worker.claim(ids[1])
     query: Json = {"status": "queued", "model": MODEL, "created_after": 0, "metadata[team]": "blue"}
     expected = [ids[0], ids[2], ids[3]]
     assert page_through(tenant, 1, **query) == expected[::-1]

@@ -16,10 +16,10 @@ from api.sse import CHUNKS_PER_LOOK
 from jobs.event_stream import LIVE_FROM, Progress
 from jobs.lifecycle import Status
 from jobs.store.stream_events import Chunk, append
-from tests.api.watching import OPENING, TOLD, frames, kinds, watchers, watching
+from tests.api.watching import OPENING, OUTPUT_EVENTS, frames, kinds, watchers, watching
 from tests.api.world import (
     MODEL,
-    Hand,
+    FakeWorker,
     Server,
     Tenant,
     a_tenant,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.one_database
 
 
 def test_silence_is_filled_with_comments(
-    server: Server, sdk: OpenAI, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    server: Server, sdk: OpenAI, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.1)
     with sdk.responses.with_streaming_response.create(model=MODEL, input="Hello", stream=True) as raw:
@@ -39,11 +39,11 @@ def test_silence_is_filled_with_comments(
         text = ""
         for piece in raw.iter_text():
             text += piece
-            if text.count(": keepalive\n\n") >= 3 and hand.job(job_id).status is Status.QUEUED:
-                hand.complete(job_id)
-        assert kinds(frames(text)) == [*OPENING, *TOLD, "response.completed"]
+            if text.count(": keepalive\n\n") >= 3 and worker.job(job_id).status is Status.QUEUED:
+                worker.complete(job_id)
+        assert kinds(frames(text)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
     with sdk.responses.retrieve(job_id, stream=True) as events:
-        assert [each.type for each in events] == [*OPENING, *TOLD, "response.completed"]
+        assert [each.type for each in events] == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
 
 
 def request_bytes(tenant: Tenant, job_id: str) -> bytes:
@@ -62,17 +62,17 @@ def test_a_client_that_vanishes_frees_its_place(server: Server, tenant: Tenant) 
 
 
 def test_a_slow_reader_is_read_for_no_further_than_it_has_come(
-    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     big = "x" * 200_000
     chunks = 96
     for number in range(chunks):
         event = {"type": "response.output_text.delta", "output_index": 0, "delta": big}
         with server.database.begin() as tx:
             append(tx, [Chunk(job_id, 1, LIVE_FROM + number, [event], Progress())])
-    hand.cancel(job_id)
+    worker.cancel(job_id)
     asked: list[int] = []
     read = server.state.sequences.read
 
@@ -107,7 +107,7 @@ def await_stillness(count: Callable[[], int]) -> int:
     return seen[-1][1]
 
 
-def test_a_server_that_stops_says_so_under_a_number_that_is_not_taken(server: Server, hand: Hand) -> None:
+def test_a_server_that_stops_says_so_under_a_number_that_is_not_taken(server: Server, worker: FakeWorker) -> None:
     with serve(server.settings) as stopping, a_tenant(stopping) as tenant:
         job_id = tenant.submit()["id"]
         with watching(stopping, tenant, job_id) as events:
@@ -115,7 +115,7 @@ def test_a_server_that_stops_says_so_under_a_number_that_is_not_taken(server: Se
             told = events.result(10)
     assert [each["type"] for each in told] == [*OPENING[:2], "error"]
     assert (told[-1]["code"], told[-1]["sequence_number"]) == ("service_unavailable", 1)
-    assert hand.job(job_id).status == "queued"
+    assert worker.job(job_id).status == "queued"
 
 
 def test_an_sdk_sees_an_error_event(server: Server) -> None:
@@ -132,7 +132,7 @@ def test_an_sdk_sees_an_error_event(server: Server) -> None:
     assert raised.value.code == "service_unavailable"
 
 
-def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     with ThreadPoolExecutor(60) as pool:
         clients = [httpx.Client(base_url=server.url, headers=tenant.http.headers, timeout=30) for _ in range(60)]
@@ -140,7 +140,7 @@ def test_streams_hold_no_connection_to_the_database(server: Server, tenant: Tena
         await_until(lambda: watchers(server, job_id) == 60, 20, "not all watch")
         pool_of_engine: Any = server.database.engine.pool
         await_until(lambda: pool_of_engine.checkedout() == 0, 5, "a connection is held")
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert len({each.result(10).text for each in answers}) == 1
         for each in clients:
             each.close()

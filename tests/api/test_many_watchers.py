@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.api.watching import Teller, frames
-from tests.api.world import Hand, Server, Tenant
+from tests.api.watching import EventWriter, frames
+from tests.api.world import FakeWorker, Server, Tenant
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.long
@@ -47,7 +47,7 @@ async def watch(server: Server, tenant: Tenant, job_id: str, chance: random.Rand
     return "\n\n".join(kept) + "\n\n" + rest
 
 
-def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     chance = random.Random(500)
     seeds = [random.Random(chance.random()) for _ in range(WATCHERS)]
@@ -56,13 +56,13 @@ def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, hand
         return await asyncio.gather(*(watch(server, tenant, job_id, each) for each in seeds))
 
     def tell() -> None:
-        teller = Teller(server, hand, job_id)
+        teller = EventWriter(server, worker, job_id)
         teller.begin()
         for number in range(DELTAS):
             teller.text(f"word{number} ")
             time.sleep(0.05)  # the pace of a provider
         teller.end()
-        hand.complete(job_id)
+        worker.complete(job_id)
 
     with ThreadPoolExecutor(2) as pool:
         watching = pool.submit(asyncio.run, all_watch())

@@ -14,7 +14,7 @@ import api.routes.responses
 from jobs.errors import ErrorKind, Failure
 from jobs.store import provider_limits
 from tests.api.watching import frames
-from tests.api.world import MODEL, Hand, Server, Tenant, assert_error, serve
+from tests.api.world import MODEL, FakeWorker, Server, Tenant, assert_error, serve
 from tests.support.records import claim_one
 from tests.support.waiting import await_until
 
@@ -63,9 +63,9 @@ def away(server: Server) -> Iterator[None]:
         provider_limits.resume(tx, server.settings.provider_name, datetime.now(UTC))
 
 
-def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     with created(tenant) as (job_id, answer):
-        hand.put_off(job_id, OVERLOADED, AN_HOUR)
+        worker.reschedule(job_id, OVERLOADED, AN_HOUR)
         refused = answer.result(5)
     message = assert_error(refused, 503, type_="server_error", code="provider_unavailable")
     assert "provider is overloaded (HTTP 503)" in message
@@ -103,32 +103,36 @@ def test_one_whose_answer_has_begun_is_told_in_it(tenant: Tenant, monkeypatch: p
     assert (told["id"], told["status"], told["error"]["code"]) == (job_id, "failed", "provider_unavailable")
 
 
-def has_a_call_out(hand: Hand, job_id: str) -> None:
-    hand.claim(job_id)
+def has_a_call_out(worker: FakeWorker, job_id: str) -> None:
+    worker.claim(job_id)
 
 
-def may_have_been_bought(hand: Hand, job_id: str) -> None:
-    hand.put_off(job_id, CUT, timedelta(0))
-    hand.put_off(job_id, OVERLOADED, timedelta(0))
+def may_have_been_bought(worker: FakeWorker, job_id: str) -> None:
+    worker.reschedule(job_id, CUT, timedelta(0))
+    worker.reschedule(job_id, OVERLOADED, timedelta(0))
 
 
-def failed_by_itself(hand: Hand, job_id: str) -> None:
-    hand.put_off(job_id, Failure(ErrorKind.ANSWER_FAILED, "Oh no.", 200), timedelta(0))
+def failed_by_itself(worker: FakeWorker, job_id: str) -> None:
+    worker.reschedule(job_id, Failure(ErrorKind.ANSWER_FAILED, "Oh no.", 200), timedelta(0))
 
 
 @pytest.mark.parametrize("waits", [has_a_call_out, may_have_been_bought, failed_by_itself])
-def test_what_waits_for_something_else_goes_on(tenant: Tenant, hand: Hand, waits: Callable[[Hand, str], None]) -> None:
+def test_what_waits_for_something_else_goes_on(
+    tenant: Tenant, worker: FakeWorker, waits: Callable[[FakeWorker, str], None]
+) -> None:
     with created(tenant) as (job_id, answer):
-        waits(hand, job_id)
+        waits(worker, job_id)
         assert not wait([answer], 2 * MAX_WAIT).done
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert answer.result(5).json()["status"] == "completed"
 
 
 @pytest.mark.usefixtures("away")
-def test_a_background_one_waits_whether_it_is_watched_or_not(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_background_one_waits_whether_it_is_watched_or_not(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     with created(tenant, background=True, stream=True) as (job_id, answer):
         await_until(lambda: server.waiting(job_id) or not answer.done(), 5, "nobody watches")
         assert not wait([answer], 2 * MAX_WAIT).done
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert frames(answer.result(5).text)[-1]["type"] == "response.completed"

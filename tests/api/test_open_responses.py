@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api.world import Hand, Json, Tenant, message
+from tests.api.world import FakeWorker, Json, Tenant, message
 from tests.support.open_responses import RESPONSE, assert_items_are_complete, assert_response, read_stream
 from worker.provider.output import normalise_output
 
@@ -27,9 +27,11 @@ def test_a_response_has_thirty_one_keys() -> None:
     [[COMMENTARY, FINAL], [THOUGHT, COMMENTARY, FINAL], [OWN, FINAL]],
     ids=["phases", "phases after a thought", "an item of the provider's own"],
 )
-def test_an_output_is_shown_and_told_as_the_provider_made_it(tenant: Tenant, hand: Hand, output: list[Json]) -> None:
+def test_an_output_is_shown_and_told_as_the_provider_made_it(
+    tenant: Tenant, worker: FakeWorker, output: list[Json]
+) -> None:
     job_id = tenant.submit("Four?")["id"]
-    hand.complete(job_id, output=as_read(output))
+    worker.complete(job_id, output=as_read(output))
     response = tenant.get(job_id)
     assert_response(response, "completed")
     assert response["output"] == output
@@ -39,12 +41,12 @@ def test_an_output_is_shown_and_told_as_the_provider_made_it(tenant: Tenant, han
     assert_items_are_complete(told)
 
 
-def test_nulls_of_a_provider_are_left_out_where_none_may_be(tenant: Tenant, hand: Hand) -> None:
+def test_nulls_of_a_provider_are_left_out_where_none_may_be(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit("Four?")["id"]
     thought = {**THOUGHT, "content": None, "encrypted_content": None}
     echoed: Json = dict.fromkeys(("temperature", "top_p", "service_tier", "truncation"))
     echoed["text"] = {"verbosity": None}
-    hand.complete(job_id, output=as_read([thought, {**PLAIN, "phase": None}]), **echoed)
+    worker.complete(job_id, output=as_read([thought, {**PLAIN, "phase": None}]), **echoed)
     response = tenant.get(job_id)
     assert_response(response, "completed")
     assert response["output"] == [THOUGHT, PLAIN]

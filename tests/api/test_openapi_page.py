@@ -24,7 +24,7 @@ from api.main import create_app
 from jobs.lifecycle import Status
 from jobs.store.database import database_now
 from jobs.store.workers import register
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, settings_for
+from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, settings_for
 
 pytestmark = pytest.mark.one_database
 
@@ -81,14 +81,14 @@ CHECKS: list[Any] = [
 
 
 @contextmanager
-def finishing(tenant: Tenant, hand: Hand) -> Iterator[None]:
+def finishing(tenant: Tenant, worker: FakeWorker) -> Iterator[None]:
     """Somebody ends whatever is open: without a worker a held request would wait forever."""
     enough = threading.Event()
 
     def finish() -> None:
         while not enough.wait(0.01):
             for each in tenant.page(status="queued", limit=100)["data"]:
-                hand.bring_to(
+                worker.bring_to(
                     Status.COMPLETED if each["backburner"]["next_attempt_at"] is None else Status.CANCELLED, each["id"]
                 )
 
@@ -111,7 +111,7 @@ def strategy(method: str, path: str, mode: GenerationMode) -> st.SearchStrategy[
 
 
 @pytest.mark.parametrize("mode", [POSITIVE, NEGATIVE])
-def test_submitting(server: Server, tenant: Tenant, hand: Hand, mode: GenerationMode) -> None:
+def test_submitting(server: Server, tenant: Tenant, worker: FakeWorker, mode: GenerationMode) -> None:
     taken = 0
 
     @FIND
@@ -125,7 +125,7 @@ def test_submitting(server: Server, tenant: Tenant, hand: Hand, mode: Generation
         answer = probe(server, tenant, case)
         taken += answer.status_code == 200
 
-    with finishing(tenant, hand):
+    with finishing(tenant, worker):
         examine()
     if mode is POSITIVE:
         assert taken > 5
@@ -133,7 +133,7 @@ def test_submitting(server: Server, tenant: Tenant, hand: Hand, mode: Generation
 
 @pytest.mark.parametrize(("method", "path", "mode"), OTHERS, ids=[" ".join(each) for each in OTHERS])
 def test_everything_else(
-    server: Server, tenant: Tenant, hand: Hand, method: str, path: str, mode: GenerationMode
+    server: Server, tenant: Tenant, worker: FakeWorker, method: str, path: str, mode: GenerationMode
 ) -> None:
     if path == "/readyz":  # which says 503 without a worker
         with server.database.begin() as tx:
@@ -146,7 +146,7 @@ def test_everything_else(
             status = Status.CANCELLED if status in {None, Status.QUEUED, Status.IN_PROGRESS} else status
         if "response_id" in case.path_parameters and status is not None:
             case.path_parameters["response_id"] = tenant.submit()["id"]
-            hand.bring_to(status, case.path_parameters["response_id"])
+            worker.bring_to(status, case.path_parameters["response_id"])
         if case.query and isinstance(case.query.get("wait"), int | float) and 0 <= case.query["wait"] <= 300:
             case.query["wait"] = 0.01
         probe(server, tenant, case)

@@ -7,15 +7,15 @@ import pytest
 
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
-from tests.api.world import COST_MICROUSD, TEXT, Hand, Tenant, assert_error, usage_json
+from tests.api.world import COST_MICROUSD, TEXT, FakeWorker, Tenant, assert_error, usage_json
 
 LATE = Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429)
 
 
-def test_queued_shows_where_it_stands(tenant: Tenant, hand: Hand) -> None:
+def test_queued_shows_where_it_stands(tenant: Tenant, worker: FakeWorker) -> None:
     first, second = tenant.submit()["id"], tenant.submit()["id"]
     assert tenant.get(second)["backburner"]["queue_position"] == 2
-    hand.claim(first)
+    worker.claim(first)
     assert tenant.get(second)["backburner"]["queue_position"] == 1
     assert tenant.get(first)["backburner"]["queue_position"] is None
 
@@ -25,17 +25,19 @@ def test_the_queue_goes_by_priority_and_then_by_age(tenant: Tenant) -> None:
     assert [tenant.get(each)["backburner"]["queue_position"] for each in ids] == [4, 2, 1, 3]
 
 
-def test_in_progress_shows_its_attempt(tenant: Tenant, hand: Hand) -> None:
+def test_in_progress_shows_its_attempt(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     body = tenant.get(job_id)
     assert (body["status"], body["backburner"]["attempt"], body["output"]) == ("in_progress", 1, [])
     assert body["completed_at"] is None
 
 
-def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_error(tenant: Tenant, hand: Hand) -> None:
+def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_error(
+    tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
-    put_off = hand.put_off(job_id, LATE, timedelta(seconds=5))
+    put_off = worker.reschedule(job_id, LATE, timedelta(seconds=5))
     answer = tenant.http.get(f"/v1/responses/{job_id}")
     body = answer.json()
     assert (body["status"], body["error"]) == ("queued", None)
@@ -51,9 +53,9 @@ def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_erro
     assert 4 <= int(answer.headers["retry-after"]) <= 6  # a second behind that moment
 
 
-def test_completed_shows_the_answer_what_it_used_and_what_it_cost(tenant: Tenant, hand: Hand) -> None:
+def test_completed_shows_the_answer_what_it_used_and_what_it_cost(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     answer = tenant.http.get(f"/v1/responses/{job_id}")
     body = answer.json()
     assert body["output"][0]["content"] == [{"type": "output_text", "text": TEXT, "annotations": [], "logprobs": []}]
@@ -64,10 +66,10 @@ def test_completed_shows_the_answer_what_it_used_and_what_it_cost(tenant: Tenant
     assert "retry-after" not in answer.headers
 
 
-def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, hand: Hand) -> None:
+def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, worker: FakeWorker) -> None:
     failed, cancelled = tenant.submit()["id"], tenant.submit()["id"]
-    hand.bring_to(Status.FAILED, failed)
-    hand.bring_to(Status.CANCELLED, cancelled)
+    worker.bring_to(Status.FAILED, failed)
+    worker.bring_to(Status.CANCELLED, cancelled)
     assert tenant.get(failed)["error"] == {
         "code": "provider_rejected",
         "message": "The provider refuses.",
@@ -79,25 +81,25 @@ def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, hand: Hand) -
     assert body["completed_at"] is not None
 
 
-def test_an_answer_without_text_still_has_a_list(tenant: Tenant, hand: Hand) -> None:
+def test_an_answer_without_text_still_has_a_list(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id, "")
+    worker.complete(job_id, "")
     assert tenant.get(job_id)["output"] == []
 
 
 @pytest.mark.parametrize("status", [Status.QUEUED, Status.IN_PROGRESS])
-def test_the_hints_agree_and_lie_within_ten_seconds(tenant: Tenant, hand: Hand, status: Status) -> None:
+def test_the_hints_agree_and_lie_within_ten_seconds(tenant: Tenant, worker: FakeWorker, status: Status) -> None:
     job_id = tenant.submit()["id"]
-    hand.bring_to(status, job_id)
+    worker.bring_to(status, job_id)
     headers = tenant.http.get(f"/v1/responses/{job_id}").headers
     assert 1 <= int(headers["retry-after"]) <= 10
     assert abs(int(headers["openai-poll-after-ms"]) / 1000 - int(headers["retry-after"])) <= 0.5
 
 
-def test_an_etag_spares_the_body_until_something_changes(tenant: Tenant, hand: Hand) -> None:
+def test_an_etag_spares_the_body_until_something_changes(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     seen = []
-    for step in (lambda: None, lambda: hand.claim(job_id), lambda: hand.complete(job_id)):
+    for step in (lambda: None, lambda: worker.claim(job_id), lambda: worker.complete(job_id)):
         step()
         answer = tenant.http.get(f"/v1/responses/{job_id}")
         etag = answer.headers["etag"]
@@ -126,9 +128,9 @@ def test_etags_come_in_lists_and_weak_and_as_a_star(tenant: Tenant) -> None:
         assert tenant.http.get(f"/v1/responses/{job_id}", headers=headers).status_code == status
 
 
-def test_revived_changes_the_etag(tenant: Tenant, hand: Hand) -> None:
+def test_revived_changes_the_etag(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.bring_to(Status.FAILED, job_id)
+    worker.bring_to(Status.FAILED, job_id)
     failed = tenant.http.get(f"/v1/responses/{job_id}").headers["etag"]
     assert tenant.http.post(f"/v1/responses/{job_id}/retry").headers["etag"] != failed
 
@@ -142,12 +144,12 @@ def test_wait_returns_at_its_end_when_nothing_happened(tenant: Tenant) -> None:
     assert answer.headers["retry-after"] == "1"
 
 
-def test_wait_with_an_etag_says_304_at_its_end_and_200_when_it_ended(tenant: Tenant, hand: Hand) -> None:
+def test_wait_with_an_etag_says_304_at_its_end_and_200_when_it_ended(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     etag = tenant.http.get(f"/v1/responses/{job_id}").headers["etag"]
     headers = {"if-none-match": etag}
     assert tenant.http.get(f"/v1/responses/{job_id}?wait=0.1", headers=headers).status_code == 304
-    hand.complete(job_id)
+    worker.complete(job_id)
     assert tenant.http.get(f"/v1/responses/{job_id}?wait=5", headers=headers).status_code == 200
 
 
@@ -159,9 +161,9 @@ def test_a_wait_out_of_bounds_is_refused(tenant: Tenant, wait: str) -> None:
 
 
 @pytest.mark.parametrize("wait", ["0", "0.0", "300"])
-def test_the_bounds_of_wait_are_taken(tenant: Tenant, hand: Hand, wait: str) -> None:
+def test_the_bounds_of_wait_are_taken(tenant: Tenant, worker: FakeWorker, wait: str) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     assert tenant.get(job_id, wait=wait)["status"] == "completed"
 
 

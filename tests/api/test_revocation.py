@@ -15,8 +15,8 @@ import api.routes.responses
 from jobs.lifecycle import Status
 from jobs.notifications import READ_EVERY
 from jobs.store.api_keys import revoke_key
-from tests.api.watching import Teller, watchers, watching
-from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, assert_error, serve
+from tests.api.watching import EventWriter, watchers, watching
+from tests.api.world import MODEL, TEXT, FakeWorker, Server, Tenant, assert_error, serve
 from tests.support.waiting import await_until
 
 pytestmark = pytest.mark.one_database
@@ -46,7 +46,7 @@ def patient(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
 
 
 def test_a_wait_ends_with_the_sdks_authentication_error(
-    server: Server, tenant: Tenant, patient: OpenAI, hand: Hand, revoke: Any
+    server: Server, tenant: Tenant, patient: OpenAI, worker: FakeWorker, revoke: Any
 ) -> None:
     job_id = tenant.submit()["id"]
     with ThreadPoolExecutor(1) as pool:
@@ -57,11 +57,11 @@ def test_a_wait_ends_with_the_sdks_authentication_error(
             waiter.result(WITHIN_SECONDS)
     assert time.monotonic() - since < WITHIN_SECONDS
     assert refused.value.code == "invalid_api_key"
-    assert hand.complete(job_id).status is Status.COMPLETED, "its jobs go on"
+    assert worker.complete(job_id).status is Status.COMPLETED, "its jobs go on"
 
 
 def test_a_held_create_ends_with_the_sdks_authentication_error(
-    server: Server, tenant: Tenant, patient: OpenAI, hand: Hand, revoke: Any
+    server: Server, tenant: Tenant, patient: OpenAI, worker: FakeWorker, revoke: Any
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(patient.responses.create, model=MODEL, input="Hello")
@@ -70,17 +70,17 @@ def test_a_held_create_ends_with_the_sdks_authentication_error(
         revoke()
         with pytest.raises(openai.AuthenticationError):
             answer.result(WITHIN_SECONDS)
-    assert hand.complete(job_id).status is Status.COMPLETED
+    assert worker.complete(job_id).status is Status.COMPLETED
 
 
 def test_a_held_answer_that_has_begun_ends_as_a_failed_response(
-    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch, revoke: Any
+    server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, revoke: Any
 ) -> None:
     monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.1)
     with tenant.http.stream("POST", "/v1/responses", json={"model": MODEL, "input": "Hello"}) as answer:
         assert answer.status_code == 200
         job_id = answer.headers["openai-response-id"]
-        hand.claim(job_id)
+        worker.claim(job_id)
         since = revoke()
         told = json.loads("".join(answer.iter_text()))
     assert time.monotonic() - since < WITHIN_SECONDS
@@ -89,10 +89,10 @@ def test_a_held_answer_that_has_begun_ends_as_a_failed_response(
 
 
 def test_a_stream_ends_with_an_error_event(
-    server: Server, tenant: Tenant, patient: OpenAI, hand: Hand, revoke: Any
+    server: Server, tenant: Tenant, patient: OpenAI, worker: FakeWorker, revoke: Any
 ) -> None:
     job_id = tenant.submit()["id"]
-    teller = Teller(server, hand, job_id)
+    teller = EventWriter(server, worker, job_id)
     teller.begin()
     with watching(server, tenant, job_id) as raw, patient.responses.retrieve(job_id, stream=True) as events:
         assert next(iter(events)).type == "response.created"
@@ -109,12 +109,12 @@ def test_a_stream_ends_with_an_error_event(
 
 
 def test_no_answer_is_shown_that_comes_right_after_the_revocation(
-    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any process has looked for revoked keys: each answer is checked as it is about to leave."""
     monkeypatch.setattr(server.state.key_watch, "_valid_among", lambda digests: digests)  # it never notices
     waited, watched = tenant.submit()["id"], tenant.submit()["id"]
-    teller = Teller(server, hand, watched)
+    teller = EventWriter(server, worker, watched)
     teller.begin()
     with ThreadPoolExecutor(1) as pool, watching(server, tenant, watched) as events:
         waiter = pool.submit(tenant.http.get, f"/v1/responses/{waited}?wait=60")
@@ -122,14 +122,14 @@ def test_no_answer_is_shown_that_comes_right_after_the_revocation(
         with server.database.begin() as tx:
             revoke_key(tx, tenant.id, datetime.now(UTC))
         teller.text(TEXT)
-        hand.complete(waited)
+        worker.complete(waited)
         assert_error(waiter.result(READ_EVERY), 401, type_="authentication_error", code="invalid_api_key")
         told = events.result(READ_EVERY)
     assert told[-1]["code"] == "invalid_api_key"
     assert TEXT not in json.dumps(told)
 
 
-def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, hand: Hand, revoke: Any) -> None:
+def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, worker: FakeWorker, revoke: Any) -> None:
     job_id = tenant.submit()["id"]
     with serve(server.settings) as second, second.client(tenant.secret) as http, ThreadPoolExecutor(2) as pool:
         listener = [pool.submit(each.get, f"/v1/responses/{job_id}?wait=60") for each in (tenant.http, http)]
@@ -138,7 +138,9 @@ def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, hand: 
         assert [each.result(WITHIN_SECONDS).status_code for each in listener] == [401, 401]
 
 
-def test_those_of_other_keys_go_on(server: Server, tenant: Tenant, other: Tenant, hand: Hand, revoke: Any) -> None:
+def test_those_of_other_keys_go_on(
+    server: Server, tenant: Tenant, other: Tenant, worker: FakeWorker, revoke: Any
+) -> None:
     job_id, others_id = tenant.submit()["id"], other.submit()["id"]
     with ThreadPoolExecutor(2) as pool:
         mine = pool.submit(tenant.http.get, f"/v1/responses/{job_id}?wait=60")
@@ -147,7 +149,7 @@ def test_those_of_other_keys_go_on(server: Server, tenant: Tenant, other: Tenant
         revoke()
         assert mine.result(WITHIN_SECONDS).status_code == 401
         assert not others.done()
-        hand.complete(others_id)
+        worker.complete(others_id)
         assert others.result(5).json()["status"] == "completed"
 
 

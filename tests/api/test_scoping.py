@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from jobs.errors import ErrorKind, Failure
-from tests.api.world import Hand, Tenant, assert_error
+from tests.api.world import FakeWorker, Tenant, assert_error
 
 NOBODYS = "resp_00000000000000000000000000000000"
 BY_ID = [
@@ -21,10 +21,10 @@ BY_ID = [
 @pytest.mark.parametrize(("method", "path"), BY_ID)
 @pytest.mark.parametrize("state", ["queued", "in_progress", "failed", "completed"])
 def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
-    tenant: Tenant, other: Tenant, hand: Hand, method: str, path: str, state: str
+    tenant: Tenant, other: Tenant, worker: FakeWorker, method: str, path: str, state: str
 ) -> None:
     foreign = other.submit()["id"]
-    hand.bring_to(hand.job(foreign).status.__class__(state), foreign)
+    worker.bring_to(worker.job(foreign).status.__class__(state), foreign)
     before = other.get(foreign)
     refused = assert_error(tenant.http.request(method, path.format(foreign)), 404, param="response_id")
     unknown = assert_error(tenant.http.request(method, path.format(NOBODYS)), 404, param="response_id")
@@ -51,9 +51,9 @@ def test_a_list_holds_only_ones_own_whatever_is_asked(tenant: Tenant, other: Ten
     assert other.ids() == [theirs]
 
 
-def test_usage_holds_only_ones_own(tenant: Tenant, other: Tenant, hand: Hand) -> None:
-    hand.complete(tenant.submit()["id"])
-    hand.complete(other.submit()["id"])
+def test_usage_holds_only_ones_own(tenant: Tenant, other: Tenant, worker: FakeWorker) -> None:
+    worker.complete(tenant.submit()["id"])
+    worker.complete(other.submit()["id"])
     (row,) = tenant.http.get("/v1/usage").json()["data"]
     assert (row["api_key_id"], row["calls"]) == (tenant.id, 1)
 
@@ -66,9 +66,11 @@ def test_a_queue_position_counts_ones_own_jobs_alone(tenant: Tenant, other: Tena
     assert positions == [1, 2, 3]
 
 
-def test_what_becomes_of_a_foreign_job_changes_nothing_of_mine(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+def test_what_becomes_of_a_foreign_job_changes_nothing_of_mine(
+    tenant: Tenant, other: Tenant, worker: FakeWorker
+) -> None:
     mine, theirs = tenant.submit()["id"], other.submit()["id"]
     before = tenant.get(mine)
-    hand.put_off(theirs, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))
+    worker.reschedule(theirs, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))
     other.http.delete(f"/v1/responses/{theirs}")
     assert tenant.get(mine) == before

@@ -14,7 +14,7 @@ from openai.types.responses import Response
 from jobs.errors import ErrorKind, Failure
 from jobs.lifecycle import Status
 from jobs.store.api_keys import Scope
-from tests.api.world import MODEL, TEXT, Hand, Server, Tenant, a_tenant, usage_json
+from tests.api.world import MODEL, TEXT, FakeWorker, Server, Tenant, a_tenant, usage_json
 
 NOBODYS = "resp_00000000000000000000000000000000"
 
@@ -38,7 +38,7 @@ def submit(client: OpenAI) -> Response:
     return client.responses.create(model=MODEL, input="Hello", background=True)
 
 
-def test_submit_poll_and_read(client: OpenAI, hand: Hand) -> None:
+def test_submit_poll_and_read(client: OpenAI, worker: FakeWorker) -> None:
     submitted = client.responses.create(
         model=MODEL,
         input="Hello",
@@ -48,9 +48,9 @@ def test_submit_poll_and_read(client: OpenAI, hand: Hand) -> None:
     )
     assert (submitted.status, submitted.background, submitted.output_text) == ("queued", True, "")
     assert submitted._request_id is not None
-    hand.claim(submitted.id)
+    worker.claim(submitted.id)
     assert client.responses.retrieve(submitted.id).status == "in_progress"
-    hand.complete(submitted.id)
+    worker.complete(submitted.id)
     done = client.responses.retrieve(submitted.id)
     assert (done.status, done.output_text, done.metadata) == ("completed", TEXT, {"ticket": "4711"})
     assert done.usage is not None
@@ -60,22 +60,22 @@ def test_submit_poll_and_read(client: OpenAI, hand: Hand) -> None:
     assert done.model_extra["backburner"]["max_attempts"] == 2
 
 
-def test_every_status_fits_the_sdks_own_types(strict: OpenAI, hand: Hand) -> None:
+def test_every_status_fits_the_sdks_own_types(strict: OpenAI, worker: FakeWorker) -> None:
     for status in Status:
         job_id = submit(strict).id
-        hand.bring_to(status, job_id)
+        worker.bring_to(status, job_id)
         if status is Status.FAILED:  # its list of error codes is closed, and lacks ours
             job_id = submit(strict).id
-            hand.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
+            worker.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
         found = strict.responses.retrieve(job_id)
         assert found.status == status
         assert found.created_at <= time.time()
 
 
-def test_a_held_request_returns_with_the_answer(client: OpenAI, tenant: Tenant, hand: Hand) -> None:
+def test_a_held_request_returns_with_the_answer(client: OpenAI, tenant: Tenant, worker: FakeWorker) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
-        hand.complete(tenant.only_id())
+        worker.complete(tenant.only_id())
         assert answer.result(5).output_text == TEXT
 
 
@@ -90,12 +90,12 @@ def test_a_held_request_returns_with_the_answer(client: OpenAI, tenant: Tenant, 
     ],
 )
 def test_a_held_request_that_failed_is_not_sent_again(
-    client: OpenAI, tenant: Tenant, hand: Hand, code: str, error: type[openai.APIStatusError]
+    client: OpenAI, tenant: Tenant, worker: FakeWorker, code: str, error: type[openai.APIStatusError]
 ) -> None:
     failure = Failure(ErrorKind.REJECTED, "What the provider said.", 400)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
-        hand.fail(tenant.only_id(), failure, code)
+        worker.fail(tenant.only_id(), failure, code)
         with pytest.raises(error, match="What the provider said") as caught:
             answer.result(10)
     assert caught.value.code == code
@@ -136,18 +136,18 @@ def test_the_errors_are_its_own(server: Server, client: OpenAI) -> None:
         submit(client.with_options(api_key=reader.secret))
 
 
-def test_the_asynchronous_client(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_the_asynchronous_client(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     async def trip() -> str:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:
             submitted = await client.responses.create(model=MODEL, input="Hello", background=True)
-            await asyncio.to_thread(hand.complete, submitted.id)
+            await asyncio.to_thread(worker.complete, submitted.id)
             return (await client.responses.retrieve(submitted.id)).output_text
 
     assert asyncio.run(trip()) == TEXT
 
 
 def test_the_providers_own_snippet_works_with_only_host_and_key_changed(
-    server: Server, tenant: Tenant, hand: Hand
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(
@@ -157,7 +157,7 @@ def test_the_providers_own_snippet_works_with_only_host_and_key_changed(
             json={"model": MODEL, "input": "Hello"},
             timeout=30,
         )
-        hand.complete(tenant.only_id())
+        worker.complete(tenant.only_id())
         assert answer.result(5).json()["output"][0]["content"][0]["text"] == TEXT
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from jobs.errors import ErrorKind, Failure
 from jobs.store import schema
 from jobs.store.database import Database
-from tests.api.world import MODEL, TEXT, Hand, Json, Server, Tenant, serve
+from tests.api.world import MODEL, TEXT, FakeWorker, Json, Server, Tenant, serve
 from tests.support.waiting import await_until
 
 BODY: Json = {"model": MODEL, "input": "Hello"}
@@ -58,13 +58,15 @@ def post(tenant: Tenant, body: Json, **headers: str) -> httpx.Response:
     return answer
 
 
-def test_a_retry_after_a_read_timeout_joins_the_job(server: Server, client: OpenAI, tenant: Tenant, hand: Hand) -> None:
+def test_a_retry_after_a_read_timeout_joins_the_job(
+    server: Server, client: OpenAI, tenant: Tenant, worker: FakeWorker
+) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
         [first] = await_until(lambda: requests_for(server, job_id), 5, "no undelivered create was written")
         await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
-        hand.complete(job_id)
+        worker.complete(job_id)
         done = answer.result(30)
     assert (done.id, done.output_text) == (job_id, TEXT)
     assert tenant.ids() == [job_id]
@@ -98,25 +100,25 @@ def gateway_with_timeout(server: Server, tenant: Tenant) -> Iterator[str]:
             each.result(20)
 
 
-def test_a_retry_after_a_gateways_504_joins_the_job(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_retry_after_a_gateways_504_joins_the_job(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     with gateway_with_timeout(server, tenant) as base_url, ThreadPoolExecutor(1) as pool:
         client = OpenAI(base_url=base_url, api_key=tenant.secret, timeout=20)
         answer = pool.submit(client.responses.create, model=MODEL, input="Hello")
         job_id = tenant.only_id()
         [first] = await_until(lambda: requests_for(server, job_id), 5, "no undelivered create was written")
         await_until(lambda: requests_for(server, job_id) != [first], 30, "it was never sent again, or never joined")
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert answer.result(10).id == job_id
     assert tenant.ids() == [job_id]
 
 
 def test_a_retry_gets_the_failure_that_was_not_delivered(
-    server: Server, client: OpenAI, tenant: Tenant, hand: Hand
+    server: Server, client: OpenAI, tenant: Tenant, worker: FakeWorker
 ) -> None:
     with post_raw(server, tenant, BODY):
         job_id = tenant.only_id()
         await_until(lambda: server.waiting(job_id), 5, "it is not held")
-    hand.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
+    worker.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
     answer = tenant.http.post("/v1/responses", content=json.dumps(BODY), headers=AGAIN)
     assert (answer.status_code, answer.headers["x-should-retry"]) == (400, "false")
     assert tenant.ids() == [job_id]
@@ -132,7 +134,7 @@ def submits_are_blocked(database: Database) -> Iterator[None]:
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
-    server: Server, tenant: Tenant, hand: Hand, elsewhere: bool
+    server: Server, tenant: Tenant, worker: FakeWorker, elsewhere: bool
 ) -> None:
     """Its client has left too late for the check before the commit, and the commit takes long."""
     if server.database.is_sqlite:
@@ -155,14 +157,14 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
             with pytest.raises(TimeoutError):
                 again.result(1.0)  # it has looked by now
         job_id = tenant.only_id()
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert again.result(20).json()["id"] == job_id
     assert tenant.ids() == [job_id]
 
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_create_that_is_submitted_too_late_is_submitted_once(
-    server: Server, client: OpenAI, tenant: Tenant, hand: Hand, background: bool
+    server: Server, client: OpenAI, tenant: Tenant, worker: FakeWorker, background: bool
 ) -> None:
     elsewhere = Database(server.settings.database)
     with ThreadPoolExecutor(1) as pool:
@@ -171,7 +173,7 @@ def test_a_create_that_is_submitted_too_late_is_submitted_once(
             with pytest.raises(TimeoutError):
                 answer.result(1.2)  # the first one has timed out by now
         job_id = tenant.only_id()
-        hand.complete(job_id)
+        worker.complete(job_id)
         assert answer.result(20).id == job_id
     elsewhere.close()
     assert tenant.ids() == [job_id]
@@ -192,7 +194,7 @@ def test_a_background_create_whose_answer_was_never_written_is_joined(server: Se
     assert post(tenant, body, **AGAIN).json()["id"] != job_id
 
 
-def test_a_client_that_still_waits_keeps_its_job(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_client_that_still_waits_keeps_its_job(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     with post_raw(server, tenant, BODY):
         job_id = tenant.only_id()
         with post_raw(server, tenant, BODY, count=1):

@@ -10,8 +10,8 @@ import pytest
 import api.held_response
 import jobs.notifications
 from api.sse import Page
-from tests.api.watching import OPENING, TOLD, kinds, watching
-from tests.api.world import Hand, Server, a_tenant, serve, settings_for
+from tests.api.watching import OPENING, OUTPUT_EVENTS, kinds, watching
+from tests.api.world import FakeWorker, Server, a_tenant, serve, settings_for
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
 
@@ -30,7 +30,7 @@ def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.M
 def test_silent_streams_are_looked_at_together_and_only_news_are_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listener, sequences, hand = server.state.listener, server.state.sequences, Hand(server)
+    listener, sequences, worker = server.state.listener, server.state.sequences, FakeWorker(server)
     looks: list[set[str]] = []
     reads: Counter[str] = Counter()
     emitted_counts, read = listener._emitted_counts, sequences.read
@@ -55,11 +55,11 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
         await_until(lambda: looks.count({*ids}) >= 5, 10, "nobody looks at all of them together")
         assert len(looks) <= 5 + STREAMS // 2  # the first may be of those that were just subscribed
         assert not reads
-        hand.complete(ids[0], announce=False)
-        assert kinds(events[0].result(5)) == [*OPENING, *TOLD, "response.completed"]
+        worker.complete(ids[0], announce=False)
+        assert kinds(events[0].result(5)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
         assert {*reads} == {ids[0]}
         tenant.http.delete(f"/v1/responses/{ids[1]}")
         for job_id in ids[2:]:
-            hand.complete(job_id)
+            worker.complete(job_id)
         assert events[1].result(5)[-1]["code"] == "response_not_found"
         assert events[-1].result(5)[-1]["type"] == "response.completed"

@@ -17,11 +17,11 @@ from jobs.store.attempts import attempts_of
 from jobs.store.conversations import note_sent
 from jobs.store.responses import get_response_document
 from jobs.store.stream_events import Chunk, append
-from tests.api.watching import OPENING, TOLD, Teller, frames, kinds, stream, watching
+from tests.api.watching import OPENING, OUTPUT_EVENTS, EventWriter, frames, kinds, stream, watching
 from tests.api.world import (
     MODEL,
     TEXT,
-    Hand,
+    FakeWorker,
     Json,
     Server,
     Tenant,
@@ -35,23 +35,25 @@ from tests.support.valkey import ValkeyServer
 from worker.maintenance import follow_ups
 
 
-def test_created_as_a_stream(sdk: OpenAI, tenant: Tenant, hand: Hand) -> None:
+def test_created_as_a_stream(sdk: OpenAI, tenant: Tenant, worker: FakeWorker) -> None:
     with sdk.responses.create(model=MODEL, input="Hello", stream=True, metadata={"ticket": "4711"}) as events:
         first = next(events)
         assert first.type == "response.created"
         assert (first.response.status, first.response.metadata) == ("queued", {"ticket": "4711"})
         assert next(events).type == "response.queued"
         assert tenant.get(first.response.id)["status"] == "queued"
-        hand.complete(first.response.id)
+        worker.complete(first.response.id)
         rest = [each.type for each in events]
-    assert rest == ["response.in_progress", *TOLD, "response.completed"]
+    assert rest == ["response.in_progress", *OUTPUT_EVENTS, "response.completed"]
 
 
-def test_a_response_that_was_never_to_stream_can_be_watched_too(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_response_that_was_never_to_stream_can_be_watched_too(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
     with watching(server, tenant, job_id) as events:
-        hand.complete(job_id)
-        assert kinds(events.result(5)) == [*OPENING, *TOLD, "response.completed"]
+        worker.complete(job_id)
+        assert kinds(events.result(5)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
     last = stream(tenant, job_id)[-1]["response"]
     assert last == tenant.get(job_id)
 
@@ -65,9 +67,9 @@ def test_a_response_that_was_never_to_stream_can_be_watched_too(server: Server, 
         (Status.CANCELLED, "response.failed"),
     ],
 )
-def test_the_last_event_holds_the_response(tenant: Tenant, hand: Hand, status: Status, last: str) -> None:
+def test_the_last_event_holds_the_response(tenant: Tenant, worker: FakeWorker, status: Status, last: str) -> None:
     job_id = tenant.submit(stream=False)["id"]
-    hand.bring_to(status, job_id)
+    worker.bring_to(status, job_id)
     events = stream(tenant, job_id)
     assert kinds(events)[-1] == last
     polled = tenant.get(job_id)
@@ -82,33 +84,35 @@ def test_the_last_event_holds_the_response(tenant: Tenant, hand: Hand, status: S
     assert stream(tenant, job_id, starting_after=10_000) == []
 
 
-def test_what_is_told_comes_at_once_and_the_answer_adds_the_rest(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_what_is_told_comes_at_once_and_the_answer_adds_the_rest(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
     with watching(server, tenant, job_id) as events, watching(server, tenant, job_id, starting_after=4) as later:
-        teller = Teller(server, hand, job_id)
+        teller = EventWriter(server, worker, job_id)
         teller.begin()
         teller.text("The answer ")
-        assert kinds(stream_until(server, tenant, job_id, 6)) == [*OPENING, *TOLD[:3]]
+        assert kinds(stream_until(server, tenant, job_id, 6)) == [*OPENING, *OUTPUT_EVENTS[:3]]
         teller.text("is 42.")
         teller.end()
-        hand.complete(job_id)
+        worker.complete(job_id)
         whole = events.result(5)
         assert later.result(5) == whole[5:]
-    assert kinds(whole) == [*OPENING, *TOLD[:3], *TOLD[2:], "response.completed"]
+    assert kinds(whole) == [*OPENING, *OUTPUT_EVENTS[:3], *OUTPUT_EVENTS[2:], "response.completed"]
     assert stream(tenant, job_id) == whole
 
 
-def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     first = tenant.submit()["id"]
     job_id = tenant.submit("And then?", previous_response_id=first)["id"]
     with watching(server, tenant, job_id) as events:
         assert kinds(stream_until(server, tenant, job_id, 2)) == OPENING[:2]
-        hand.complete(first)
+        worker.complete(first)
         follow_ups.run_once(server.database, server.state.notifier, datetime.now(UTC))
-        hand.claim(job_id)
+        worker.claim(job_id)
         with server.database.begin() as tx:
             note_sent(tx, attempts_of(tx, job_id)[-1], 2, 3, datetime.now(UTC))
-        hand.complete(job_id)
+        worker.complete(job_id)
         live = events.result(5)
     assert stream(tenant, job_id) == live
 
@@ -124,47 +128,47 @@ def stream_until(server: Server, tenant: Tenant, job_id: str, count: int) -> lis
     raise AssertionError(f"the stream ended: {raw}")
 
 
-def test_another_process_tells_the_same(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_another_process_tells_the_same(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     with serve(server.settings) as another, another.client(tenant.secret) as http:
         elsewhere = Tenant(tenant.id, tenant.secret, http)
         with watching(another, elsewhere, job_id) as there, watching(server, tenant, job_id) as here:
-            teller = Teller(server, hand, job_id)
+            teller = EventWriter(server, worker, job_id)
             teller.begin()
             teller.text()
-            hand.complete(job_id)
+            worker.complete(job_id)
             assert there.result(5) == here.result(5)
 
 
 @pytest.mark.parametrize("mishap", ["flushed", "gone"])
 def test_redis_only_saves_time(shared_database_url: str, valkey: ValkeyServer, mishap: str) -> None:
     with serve(settings_for(shared_database_url, valkey.url)) as server, a_tenant(server) as tenant:
-        hand = Hand(server)
+        worker = FakeWorker(server)
         job_id = tenant.submit()["id"]
         with watching(server, tenant, job_id) as events:
-            teller = Teller(server, hand, job_id)
+            teller = EventWriter(server, worker, job_id)
             teller.begin()
             if mishap == "flushed":
                 valkey.flush()
             else:
                 valkey.stop()
             teller.text()
-            hand.complete(job_id)
-            assert kinds(events.result(8)) == [*OPENING, *TOLD[:3], TOLD[-1], "response.completed"]
+            worker.complete(job_id)
+            assert kinds(events.result(8)) == [*OPENING, *OUTPUT_EVENTS[:3], OUTPUT_EVENTS[-1], "response.completed"]
 
 
 def test_a_lost_attempts_item_is_closed_and_the_next_begins_behind_it(
-    server: Server, tenant: Tenant, hand: Hand
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
-    teller = Teller(server, hand, job_id)
+    teller = EventWriter(server, worker, job_id)
     teller.begin()
     teller.text("Lost.")
-    hand.put_off(job_id, Failure(ErrorKind.INTERRUPTED, "The line broke."), timedelta(0))
-    again = Teller(server, hand, job_id)
+    worker.reschedule(job_id, Failure(ErrorKind.INTERRUPTED, "The line broke."), timedelta(0))
+    again = EventWriter(server, worker, job_id)
     item = {"id": "msg_2", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-    again.tell("response.output_item.added", item=item)
-    hand.complete(job_id)
+    again.write("response.output_item.added", item=item)
+    worker.complete(job_id)
     events = stream(tenant, job_id)
     done = [each for each in events if each["type"] == "response.output_item.done"]
     assert [(each["output_index"], each["item"]["id"], each["item"]["status"]) for each in done] == [
@@ -174,10 +178,10 @@ def test_a_lost_attempts_item_is_closed_and_the_next_begins_behind_it(
     assert events[-1]["response"]["output"] == [message(TEXT)]
 
 
-def test_a_late_attempt_adds_nothing(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_late_attempt_adds_nothing(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    Teller(server, hand, job_id).begin()
-    hand.cancel(job_id)
+    EventWriter(server, worker, job_id).begin()
+    worker.cancel(job_id)
     before = stream(tenant, job_id)
     event = {"type": "response.output_text.delta", "output_index": 0, "delta": "late"}
     with server.database.begin() as tx:
@@ -185,25 +189,27 @@ def test_a_late_attempt_adds_nothing(server: Server, tenant: Tenant, hand: Hand)
     assert stream(tenant, job_id) == before
 
 
-def test_a_commit_whose_confirmation_was_lost_is_not_told_twice(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_commit_whose_confirmation_was_lost_is_not_told_twice(
+    server: Server, tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
-    hand.claim(job_id)
+    worker.claim(job_id)
     told = [{"type": "response.output_text.delta", "output_index": 0, "delta": str(number)} for number in range(5)]
     for count in (3, 3, 5):
         with server.database.begin() as tx:
             assert append(tx, [Chunk(job_id, 1, LIVE_FROM, told[:count], Progress())]) == {job_id}
-    hand.cancel(job_id)
+    worker.cancel(job_id)
     assert [each["delta"] for each in stream(tenant, job_id) if "delta" in each] == list("01234")
 
 
-def test_a_retry_tells_a_new_sequence(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_a_retry_tells_a_new_sequence(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    Teller(server, hand, job_id).begin()
-    hand.cancel(job_id)
-    assert kinds(stream(tenant, job_id)) == [*OPENING, TOLD[0], "response.failed"]
+    EventWriter(server, worker, job_id).begin()
+    worker.cancel(job_id)
+    assert kinds(stream(tenant, job_id)) == [*OPENING, OUTPUT_EVENTS[0], "response.failed"]
     tenant.http.post(f"/v1/responses/{job_id}/retry").raise_for_status()
-    hand.complete(job_id)
-    assert kinds(stream(tenant, job_id)) == [*OPENING, *TOLD, "response.completed"]
+    worker.complete(job_id)
+    assert kinds(stream(tenant, job_id)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
 
 
 def test_one_that_is_deleted_meanwhile_ends_with_an_error(server: Server, tenant: Tenant) -> None:
@@ -223,7 +229,7 @@ def test_foreign_and_wrong_ones_are_refused(tenant: Tenant, other: Tenant) -> No
         assert_error(answer, 400, code="invalid_value", param="starting_after")
 
 
-def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, hand: Hand) -> None:
+def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, worker: FakeWorker) -> None:
     def create() -> list[Json]:
         answer = tenant.http.post(
             "/v1/responses",
@@ -234,16 +240,16 @@ def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, ha
 
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(create)
-        hand.complete(tenant.only_id())
+        worker.complete(tenant.only_id())
         assert create() == first.result(5)
     assert len(tenant.ids()) == 1
 
 
 def test_what_is_run_again_while_its_end_is_read_has_not_ended(
-    server: Server, tenant: Tenant, hand: Hand, monkeypatch: pytest.MonkeyPatch
+    server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = tenant.submit()["id"]
-    job = hand.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
+    job = worker.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
 
     def run_again_first(tx: Any, *whose: str) -> Any:
         tenant.http.post(f"/v1/responses/{job_id}/retry").raise_for_status()

@@ -15,7 +15,7 @@ from jobs.store.api_keys import revoke_key
 from jobs.store.database import Database, database_now
 from jobs.store.idempotency import Idempotency, remember
 from jobs.store.responses import get_job
-from tests.api.world import MODEL, Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.chaos.proxy import CHUNK, Passage, Proxy
 from tests.support.postgres import Databases, PostgresServer
 from tests.support.records import make_spec, submit_one
@@ -239,10 +239,10 @@ def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
 
 
 def test_an_ended_response_is_rendered_once_and_gone_when_deleted_elsewhere(
-    server: Server, tenant: Tenant, hand: Hand
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     first, again = (tenant.http.get(f"/v1/responses/{job_id}") for _ in range(2))
     assert (first.content, first.headers["etag"]) == (again.content, again.headers["etag"])
     with serve(server.settings) as other, other.client(tenant.secret) as http:
@@ -250,9 +250,9 @@ def test_an_ended_response_is_rendered_once_and_gone_when_deleted_elsewhere(
     assert tenant.http.get(f"/v1/responses/{job_id}").status_code == 404
 
 
-def test_another_keys_cached_response_is_not_found(server: Server, tenant: Tenant, hand: Hand) -> None:
+def test_another_keys_cached_response_is_not_found(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     tenant.get(job_id)
     with a_tenant(server) as stranger:
         assert stranger.http.get(f"/v1/responses/{job_id}").status_code == 404

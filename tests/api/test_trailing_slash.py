@@ -2,18 +2,18 @@
 
 import pytest
 
-from tests.api.world import MODEL, Hand, Json, Tenant, assert_error
+from tests.api.world import MODEL, FakeWorker, Json, Tenant, assert_error
 
 pytestmark = pytest.mark.one_database
 
 BODY: Json = {"model": MODEL, "input": "Hello", "background": True}
 
 
-def test_a_response_is_submitted_and_read_with_a_slash(tenant: Tenant, hand: Hand) -> None:
+def test_a_response_is_submitted_and_read_with_a_slash(tenant: Tenant, worker: FakeWorker) -> None:
     created = tenant.http.post("/v1/responses/", json=BODY)
     assert (created.status_code, created.json()["status"]) == (200, "queued")
     job_id = created.json()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     path = f"/v1/responses/{job_id}"
     plain, slashed = tenant.http.get(path), tenant.http.get(f"{path}/")
     assert (slashed.status_code, slashed.json(), slashed.headers["etag"]) == (200, plain.json(), plain.headers["etag"])

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio.client import PubSub
 
 from jobs import notifications
-from tests.api.world import Hand, Json, Server, Tenant, a_tenant, serve, settings_for
+from tests.api.world import FakeWorker, Json, Server, Tenant, a_tenant, serve, settings_for
 from tests.support.names import NAMES
 from tests.support.valkey import ValkeyServer
 from tests.support.waiting import await_until
@@ -36,7 +36,7 @@ async def wait_all(server: Server, tenant: Tenant, job_id: str) -> list[httpx.Re
 
 
 def test_two_hundred_wait_without_a_thread_each_and_all_are_answered(
-    server: Server, tenant: Tenant, hand: Hand
+    server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
     before = threading.active_count()
@@ -45,7 +45,7 @@ def test_two_hundred_wait_without_a_thread_each_and_all_are_answered(
         await_until(lambda: waiters_of(server, job_id) == WAITERS, 30, "not all wait")
         assert threading.active_count() <= before + REQUEST_THREADS + 1
         assert tenant.get(job_id)["status"] == "queued"  # others are still served
-        hand.complete(job_id)
+        worker.complete(job_id)
         ended_at = time.monotonic()
         found = answers.result(30)
     assert time.monotonic() - ended_at < 10
@@ -91,7 +91,7 @@ def test_an_end_after_a_mishap_of_redis_is_announced_as_ever(
     server, tenant = alone
     with waiting(server, tenant) as (job_id, answer):
         mishap(valkey)
-        Hand(server).complete(job_id)
+        FakeWorker(server).complete(job_id)
         assert answer.result(2)["status"] == "completed"
 
 
@@ -101,7 +101,7 @@ def test_an_end_while_redis_restarts_is_seen_once_it_is_back(
     server, tenant = alone
     with waiting(server, tenant) as (job_id, answer):
         valkey.stop()
-        Hand(server).complete(job_id, announce=False)
+        FakeWorker(server).complete(job_id, announce=False)
         valkey.start()
         assert answer.result(6)["status"] == "completed"
 
@@ -116,7 +116,7 @@ def test_an_end_that_is_not_announced_is_seen_within_seconds(
             valkey.stop()
         elif mishap == "redis is silent":
             valkey.freeze()
-        Hand(server).complete(job_id, announce=False)
+        FakeWorker(server).complete(job_id, announce=False)
         assert answer.result(6.5)["status"] == "completed"
         if mishap == "redis is silent":
             valkey.thaw()
@@ -136,7 +136,7 @@ def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
     with waiting(server, tenant) as (job_id, answer):
         await_until(lambda: subscribers(valkey, job_id) == 1, 5, "it is not subscribed")
         assert subscribers(valkey, others) == 0
-        Hand(server).complete(job_id)
+        FakeWorker(server).complete(job_id)
         assert answer.result(2)["status"] == "completed"
     await_until(lambda: subscribers(valkey, job_id) == 0, 5, "it is still subscribed")
 
@@ -162,7 +162,7 @@ def test_an_end_just_before_the_subscription_is_seen_at_once(
     async def late(self: PubSub, *channels: str) -> None:
         if NAMES.of_job(job_id) in channels:
             await asyncio.to_thread(await_until, sleeps, 10, "nobody waits")
-            await asyncio.to_thread(Hand(server).complete, job_id)
+            await asyncio.to_thread(FakeWorker(server).complete, job_id)
         await subscribe(self, *channels)
 
     monkeypatch.setattr(PubSub, "subscribe", late)
@@ -176,7 +176,7 @@ def test_the_word_of_a_worker_of_the_release_before_is_heard(
     server, tenant = alone
     with waiting(server, tenant) as (job_id, answer), valkey.client() as client:
         await_until(lambda: subscribers(valkey, job_id) == 1, 5, "it is not subscribed")
-        Hand(server).complete(job_id, announce=False)
+        FakeWorker(server).complete(job_id, announce=False)
         assert client.publish(NAMES.ended, job_id) == 1
         assert answer.result(15)["status"] == "completed"
 
@@ -189,6 +189,6 @@ def test_rubbish_on_the_channel_delays_nobody_who_waits(
     with waiting(server, tenant) as (job_id, answer), valkey.client() as client:
         for rubbish in (b"\xff\xfe", b"", b"\x00", b"resp_1" * 1_000_000):
             assert client.publish(channel, rubbish) == 1, "the API no longer listens"
-        Hand(server).complete(job_id)
+        FakeWorker(server).complete(job_id)
         assert answer.result(2)["status"] == "completed"
     assert listeners(valkey) == 1

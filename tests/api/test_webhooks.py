@@ -22,7 +22,7 @@ from jobs.store.database import Database
 from jobs.store.webhooks.claims import claim_deliveries
 from jobs.store.webhooks.results import record_delivery_attempt
 from jobs.webhooks.protocol import DeliveryError, DeliveryReport, key_of
-from tests.api.world import MODEL, Hand, Server, Tenant, a_tenant, assert_error, serve, settings_for
+from tests.api.world import MODEL, FakeWorker, Server, Tenant, a_tenant, assert_error, serve, settings_for
 from tests.support.waiting import await_until
 from tests.webhooks import hostile
 
@@ -139,9 +139,11 @@ def register(tenant: Tenant) -> str:
     return made
 
 
-def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(tenant: Tenant, other: Tenant, hand: Hand) -> None:
+def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
+    tenant: Tenant, other: Tenant, worker: FakeWorker
+) -> None:
     foreign = register(other)
-    hand.complete(other.submit()["id"])
+    worker.complete(other.submit()["id"])
     log = other.http.get(f"/v1/webhook_endpoints/{foreign}/deliveries").json()
     before = other.http.get(f"/v1/webhook_endpoints/{foreign}").json()
     delivery_id = log["data"][0]["id"]
@@ -235,13 +237,13 @@ class TestNames:
         assert tenant.submit(webhook={"url": "https://good.example.com/"})["status"] == "queued"
 
     def test_the_log_has_one_word_for_a_name_that_is_unknown_and_one_that_leads_inside(
-        self, server: Server, tenant: Tenant, hand: Hand
+        self, server: Server, tenant: Tenant, worker: FakeWorker
     ) -> None:
         endpoint = register(tenant)
         row = schema.webhook_deliveries.c
         errors = []
         for error in (DeliveryError.NAME_UNRESOLVED, DeliveryError.ADDRESS_REFUSED):
-            hand.complete(tenant.submit()["id"])
+            worker.complete(tenant.submit()["id"])
             with server.database.begin() as tx:
                 newest = select(row.id).where(row.endpoint_id == endpoint).order_by(row.id.desc()).limit(1)
                 [sending] = claim_deliveries(tx, [tx.execute(newest).scalar_one()], "wrk_0", datetime.now(UTC)).values()
@@ -297,10 +299,10 @@ def test_recover_wants_a_moment(tenant: Tenant, since: Any) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
 
 
-def test_the_log_redeliver_and_recover(tenant: Tenant, hand: Hand) -> None:
+def test_the_log_redeliver_and_recover(tenant: Tenant, worker: FakeWorker) -> None:
     endpoint = register(tenant)
     job_id = tenant.submit()["id"]
-    hand.complete(job_id)
+    worker.complete(job_id)
     [delivery] = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"]
     assert delivery["event_type"] == "response.completed"
     assert (delivery["response_id"], delivery["status"], delivery["attempts"]) == (job_id, "pending", [])

@@ -1,4 +1,4 @@
-"""Streams as a client reads them, and what a worker would tell in them."""
+"""Streams: read as a client does, written as a worker does."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jobs.store.attempts import attempts_of
 from jobs.store.stream_events import append, last_chunk
 from tests.api.world import (
     TEXT,
-    Hand,
+    FakeWorker,
     Json,
     Server,
     Tenant,
@@ -23,7 +23,7 @@ from worker.provider.sse import ServerSentEvent
 from worker.provider.stream_assembly import StreamAssembly
 
 OPENING = ["response.created", "response.queued", "response.in_progress"]
-TOLD = [
+OUTPUT_EVENTS = [
     "response.output_item.added",
     "response.content_part.added",
     "response.output_text.delta",
@@ -33,23 +33,23 @@ TOLD = [
 ]
 
 
-class Teller:
-    """Says what a streaming provider would, as the worker hears it."""
+class EventWriter:
+    """Writes stream events as a worker does for a streaming provider."""
 
-    def __init__(self, server: Server, hand: Hand, job_id: str) -> None:
+    def __init__(self, server: Server, worker: FakeWorker, job_id: str) -> None:
         self._server = server
         self._job_id = job_id
-        hand.claim(job_id)
+        worker.claim(job_id)
         with server.database.read() as tx:
             attempt = attempts_of(tx, job_id)[-1]
             self._output = LiveOutput(attempt, last_chunk(tx, job_id), Signal())
         self._assembly = StreamAssembly(limit=1_000_000, on_events=self._output.record, emitted=self._output.emitted)
         server.state.notifier.wrote(job_id)
 
-    def tell(self, kind: str, **fields: Any) -> None:
+    def write(self, kind: str, **fields: Any) -> None:
         self._assembly.take(ServerSentEvent("", json.dumps({"type": kind, "output_index": 0, **fields}).encode()))
         chunk = self._output.unwritten()
-        assert chunk is not None, f"{kind} was not passed on"
+        assert chunk is not None, f"{kind} was not written"
         with self._server.database.begin() as tx:
             append(tx, [chunk])
         self._output.confirm(chunk)
@@ -57,17 +57,17 @@ class Teller:
 
     def begin(self) -> None:
         item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        self.tell("response.output_item.added", item=item)
+        self.write("response.output_item.added", item=item)
 
     def text(self, text: str = TEXT) -> None:
-        self.tell("response.output_text.delta", item_id="msg_1", content_index=0, delta=text)
+        self.write("response.output_text.delta", item_id="msg_1", content_index=0, delta=text)
 
     def end(self) -> None:
-        self.tell("response.output_item.done", item=message(TEXT))
+        self.write("response.output_item.done", item=message(TEXT))
 
 
 def frames(raw: str) -> list[Json]:
-    """The events of a stream, which holds nothing else but comments, and at its end the mark of it."""
+    """Return the events of a stream. Other than events it may hold comments and a final `[DONE]`."""
     events = []
     for block in raw.removesuffix("\n\n").split("\n\n"):
         if block == "data: [DONE]":
@@ -95,11 +95,11 @@ def stream(tenant: Tenant, job_id: str, **query: Any) -> list[Json]:
 def watching(server: Server, tenant: Tenant, job_id: str, **query: Any) -> Iterator[Future[list[Json]]]:
     with ThreadPoolExecutor(1) as pool:
         events = pool.submit(stream, tenant, job_id, **query)
-        await_until(lambda: watchers(server, job_id) or events.done(), 5, "nobody watches")
+        await_until(lambda: watchers(server, job_id) or events.done(), 5, "the stream has not started")
         try:
             yield events
         except BaseException:
-            tenant.http.delete(f"/v1/responses/{job_id}")  # else it would be watched for ever
+            tenant.http.delete(f"/v1/responses/{job_id}")  # else the thread would never end
             raise
 
 

@@ -1,4 +1,4 @@
-"""What the API's tests stand in: a served API, its tenants, and the hand that does to rows what a worker would."""
+"""A served API, its tenants, and a fake worker that changes rows as a worker does."""
 
 import socket
 import threading
@@ -38,7 +38,7 @@ Json = dict[str, Any]
 
 
 def settings_for(database_url: str, redis_url: str, **overrides: Any) -> Settings:
-    """Settings that know nothing of this machine's environment file."""
+    """Return settings that ignore environment files."""
     options = {
         "database_url": database_url,
         "redis_url": redis_url,
@@ -51,7 +51,7 @@ def settings_for(database_url: str, redis_url: str, **overrides: Any) -> Setting
 
 @dataclass(frozen=True)
 class Server:
-    """A served API: where it listens and what it is made of."""
+    """A served API: its address and its parts."""
 
     url: str
     app: FastAPI
@@ -72,21 +72,21 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def waiting(self, job_id: str) -> bool:
-        """Whether anybody in this process waits for the response."""
+        """Return whether a request in this process waits for the response."""
         return job_id in self.state.listener._waiting
 
     @property
     def creates_behind(self) -> int:
-        """How many creates wait in this process for the one transaction that is under way to end."""
+        """Number of creates in this process that wait for the running transaction to end."""
         return len(self.state.submit_batcher.writes._waiting)
 
     @property
     def is_creating(self) -> bool:
-        """Whether a transaction with creates is under way in this process."""
+        """True while a transaction with creates runs in this process."""
         return self.state.submit_batcher.writes.is_busy
 
     def stop(self) -> None:
-        """Ask it to stop, as a SIGTERM would."""
+        """Ask the server to stop, as a SIGTERM does."""
         self.uvicorn.should_exit = True
 
     def client(self, secret: str | None = None) -> httpx.Client:
@@ -96,7 +96,7 @@ class Server:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Server]:
-    """The API over real sockets, in a thread of this process."""
+    """Serve the API over real sockets, in a thread of this process."""
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, http=Protocol, log_config=None, access_log=False, timeout_graceful_shutdown=1)
@@ -123,7 +123,7 @@ class Tenant:
     http: httpx.Client
 
     def submit(self, input_: Any = "Hello", /, **fields: Any) -> Json:
-        """A background response, accepted."""
+        """Submit a background response and return it."""
         body = {"model": MODEL, "input": input_, "background": True, **fields}
         answer = self.http.post("/v1/responses", json=body)
         assert answer.status_code == 200, answer.text
@@ -146,13 +146,13 @@ class Tenant:
         return [each["id"] for each in self.page(**query)["data"]]
 
     def only_id(self) -> str:
-        """The id of this tenant's only response, once there is one."""
-        return await_until(lambda: next(iter(self.ids()), None), 5, "no response was accepted")
+        """Wait for this tenant's only response and return its id."""
+        return await_until(lambda: next(iter(self.ids()), None), 5, "no response was created")
 
 
 @contextmanager
 def a_tenant(server: Server, scopes: list[Scope] | None = None) -> Iterator[Tenant]:
-    """A key of its own and a client for it."""
+    """Create an API key and a client for it."""
     with server.database.begin() as tx:
         key, secret = create_key(tx, f"tenant {uuid4().hex[:8]}", scopes, datetime.now(UTC))
     with server.client(secret) as client:
@@ -160,13 +160,13 @@ def a_tenant(server: Server, scopes: list[Scope] | None = None) -> Iterator[Tena
 
 
 def message(text: str) -> Json:
-    """An output item with `text` in it."""
+    """Return an output item that holds `text`."""
     content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
     return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": content}
 
 
 def usage_json(usage: Usage = USAGE) -> Json:
-    """`usage` as the SDKs read it."""
+    """Return `usage` in OpenAI's JSON shape."""
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -177,7 +177,7 @@ def usage_json(usage: Usage = USAGE) -> Json:
 
 
 def answer_report(text: str = TEXT, *, cut_reason: str | None = None, **echoed: Any) -> CallReport:
-    """A call that brought an answer, as a worker would have read it."""
+    """Return the report of a successful call, as a worker makes it."""
     response = {"output": [message(text)] if text else [], "usage": usage_json(), **echoed}
     return CallReport(
         result=Answer(response, cut_reason),
@@ -191,8 +191,8 @@ def answer_report(text: str = TEXT, *, cut_reason: str | None = None, **echoed: 
     )
 
 
-class Hand:
-    """Does to rows what a worker would, through the store's own verbs, and announces it likewise."""
+class FakeWorker:
+    """Changes rows and sends notifications as a worker does, through the store's own functions."""
 
     def __init__(self, server: Server) -> None:
         self._database = server.database
@@ -203,9 +203,9 @@ class Hand:
             return get_job(tx, job_id)
 
     def claim(self, job_id: str) -> Job:
-        """Put it in progress."""
+        """Move the job to `in_progress`."""
         with self._database.begin() as tx:
-            silent_since = datetime.now(UTC) - timedelta(hours=1)  # so that it does not count as a live one
+            silent_since = datetime.now(UTC) - timedelta(hours=1)  # so that it does not count as a live worker
             worker_id = register(tx, "a-host", 4711, 1, silent_since)
             claimed = claim_one(tx, job_id, worker_id, datetime.now(UTC))
         assert claimed is not None, "the job could not be claimed"
@@ -214,12 +214,12 @@ class Hand:
     def complete(self, job_id: str, text: str = TEXT, *, announce: bool = True, **echoed: Any) -> Job:
         return self._answer(job_id, answer_report(text, **echoed), announce=announce)
 
-    def cut(self, job_id: str, text: str = TEXT, reason: str = "max_output_tokens") -> Job:
+    def complete_partial(self, job_id: str, text: str = TEXT, reason: str = "max_output_tokens") -> Job:
         return self._answer(job_id, answer_report(text, cut_reason=reason))
 
     def fail(self, job_id: str, failure: Failure, code: str | None = None) -> Job:
-        """End it as failed for good; `code` is the error's unless the failure's kind says another."""
-        job, attempt = self._held(job_id)
+        """End the job as failed. `code` is the error code, by default that of the failure's kind."""
+        job, attempt = self._running_attempt(job_id)
         now = datetime.now(UTC)
         with self._database.begin() as tx:
             end_one(tx, attempt, Outcome.FAILED, now, CallReport(failure, http_status=failure.http_status))
@@ -237,9 +237,9 @@ class Hand:
         self._notifier.ended(job_id)
         return job
 
-    def put_off(self, job_id: str, failure: Failure, delay: timedelta, *, raw: bytes | None = None) -> Job:
-        """Let the attempt fail, having brought `raw`, and the next one wait."""
-        job, attempt = self._held(job_id)
+    def reschedule(self, job_id: str, failure: Failure, delay: timedelta, *, raw: bytes | None = None) -> Job:
+        """Let the attempt fail with the body `raw`. The next one starts after `delay`."""
+        job, attempt = self._running_attempt(job_id)
         now = datetime.now(UTC)
         with self._database.begin() as tx:
             end_one(tx, attempt, Outcome.FAILED, now, CallReport(failure, failure.http_status, raw))
@@ -262,7 +262,7 @@ class Hand:
         return job
 
     def bring_to(self, status: Status, job_id: str) -> Job:
-        """From `queued` to any status."""
+        """Move a queued job to `status`."""
         if status is Status.QUEUED:
             return self.job(job_id)
         if status is Status.IN_PROGRESS:
@@ -271,10 +271,10 @@ class Hand:
             return self.fail(job_id, Failure(ErrorKind.REJECTED, "The provider refuses.", 400))
         if status is Status.COMPLETED:
             return self.complete(job_id)
-        return self.cut(job_id) if status is Status.INCOMPLETE else self.cancel(job_id)
+        return self.complete_partial(job_id) if status is Status.INCOMPLETE else self.cancel(job_id)
 
     def _answer(self, job_id: str, report: CallReport, *, announce: bool = True) -> Job:
-        job, attempt = self._held(job_id)
+        job, attempt = self._running_attempt(job_id)
         assert isinstance(report.result, Answer)
         reason = report.result.cut_reason
         now = datetime.now(UTC)
@@ -295,7 +295,7 @@ class Hand:
             self._notifier.ended(job_id)
         return job
 
-    def _held(self, job_id: str) -> tuple[Job, Attempt]:
+    def _running_attempt(self, job_id: str) -> tuple[Job, Attempt]:
         job = self.job(job_id)
         if job.status is Status.QUEUED:
             job = self.claim(job_id)
@@ -311,7 +311,7 @@ def assert_error(
     code: str | None = None,
     param: str | None = None,
 ) -> str:
-    """It is OpenAI's error, complete and not to be sent again; its message."""
+    """Assert that the answer is a complete OpenAI error that SDKs do not retry. Return its message."""
     assert answer.status_code == status, answer.text
     error: Json = answer.json()["error"]
     assert answer.json().keys() == {"error"}
