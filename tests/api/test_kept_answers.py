@@ -1,4 +1,4 @@
-"""What a browser or a proxy may do with an answer: not keep it, and not take it for something else."""
+"""Headers forbid browsers and proxies to cache an answer or to guess another content type."""
 
 import re
 import shutil
@@ -43,14 +43,14 @@ CHROMIUM = shutil.which("chromium")
         ("GET", "/docs", 200),
     ],
 )
-def test_no_answer_is_kept_or_taken_for_something_else(tenant: Tenant, method: str, path: str, status: int) -> None:
+def test_no_answer_may_be_cached_or_sniffed(tenant: Tenant, method: str, path: str, status: int) -> None:
     answer = tenant.http.request(method, path.format(tenant.submit()["id"]))
     assert answer.status_code == status
     assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
     assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
-def test_nor_is_what_is_said_before_anybody_is_known(server: Server, tenant: Tenant) -> None:
+def test_answers_without_a_key_may_not_be_cached_or_sniffed(server: Server, tenant: Tenant) -> None:
     with RawConnection(server) as connection:
         answers = [connection.send(head("GET", "/v1/models")).answer(), connection.send(b"nonsense\r\n\r\n").answer()]
     assert [each.status for each in answers] == [401, 400]
@@ -62,7 +62,7 @@ def test_nor_is_what_is_said_before_anybody_is_known(server: Server, tenant: Ten
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_lasts_is_not_kept_either(
+def test_a_streamed_or_held_answer_may_not_be_cached(
     server: Server, tenant: Tenant, worker: FakeWorker, stream: bool
 ) -> None:
     body = {"model": MODEL, "input": "Hello", "background": True, "stream": stream}
@@ -74,7 +74,7 @@ def test_an_answer_that_lasts_is_not_kept_either(
         answer.read()
 
 
-def test_polling_by_etag_goes_on_working(tenant: Tenant, worker: FakeWorker) -> None:
+def test_polling_with_an_etag_still_works(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     path = f"/v1/responses/{job_id}"
     etag = tenant.http.get(path).headers["etag"]
@@ -114,7 +114,7 @@ def test_the_page_loads_nothing_from_elsewhere(server: Server) -> None:
 @pytest.mark.parametrize(
     "path", ["/docs-files/..%2f..%2fcore.py", "/docs-files/../core.py", "/docs-files/", "/docs-files/x"]
 )
-def test_nothing_else_lies_beside_the_page(server: Server, path: str) -> None:
+def test_no_other_file_is_served_beside_the_page(server: Server, path: str) -> None:
     with server.client() as client:
         answer = client.get(path)
         assert answer.status_code == 404

@@ -1,4 +1,4 @@
-"""Lists of large rows: a page has a budget, shows what a list needs, and is read as fast as it is taken."""
+"""Lists of large rows: a page has a size limit, leaves out large fields, and is read as fast as it is sent."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ LARGE = "x" * 5_000_000
 
 @pytest.fixture
 def large(tenant: Tenant, worker: FakeWorker) -> list[str]:
-    """Responses of which a page holds three."""
+    """Responses so large that a page holds three."""
     ids = [tenant.submit()["id"] for _ in range(7)]
     for each in ids:
         worker.complete(each, LARGE)
@@ -35,7 +35,7 @@ def large(tenant: Tenant, worker: FakeWorker) -> list[str]:
 
 @contextmanager
 def stalled(server: Server, tenant: Tenant, path: str = "/v1/responses") -> Iterator[socket.socket]:
-    """A reader that asks for a list and takes nothing of it."""
+    """A client that requests a list and reads nothing of the answer."""
     head = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\nconnection: close\r\n\r\n"
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -64,7 +64,7 @@ def body_of(connection: socket.socket) -> Json:
     return page
 
 
-def test_a_page_ends_at_its_budget_and_the_pages_hold_everything_once(tenant: Tenant, large: list[str]) -> None:
+def test_a_page_ends_at_its_size_limit_and_the_pages_hold_everything_once(tenant: Tenant, large: list[str]) -> None:
     answer = tenant.http.get("/v1/responses", params={"limit": 100})
     assert len(answer.content) < PAGE_BYTES + 1000
     page = answer.json()
@@ -73,10 +73,10 @@ def test_a_page_ends_at_its_budget_and_the_pages_hold_everything_once(tenant: Te
     assert page_through(tenant, 100) == large
     assert page_through(tenant, 2) == large
     assert page_through(tenant, 100, order="asc") == large[::-1]
-    assert page["data"][0] == tenant.get(large[0]), "an answer is shown whole"
+    assert page["data"][0] == tenant.get(large[0]), "the answer is not complete"
 
 
-def test_one_that_is_larger_than_a_page_is_a_page(
+def test_a_response_larger_than_a_page_is_a_page_of_its_own(
     tenant: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.paging, "PAGE_BYTES", 1000)
@@ -101,7 +101,7 @@ def test_a_list_leaves_out_large_settings_and_names_them(tenant: Tenant, sdk: Op
 
 @pytest.mark.long
 @pytest.mark.one_database
-def test_nothing_is_read_for_a_reader_that_stalls(
+def test_nothing_more_is_read_for_a_reader_that_stalls(
     server: Server, tenant: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[object] = []
@@ -115,13 +115,13 @@ def test_nothing_is_read_for_a_reader_that_stalls(
     monkeypatch.setattr(api.paging, "PAGE_BYTES", 1 << 30)
     with stalled(server, tenant) as connection:
         await_until(lambda: len(reads) >= 2, 5, "nothing was read")
-        assert await_stillness(lambda: len(reads)) <= 3, "its ids and a row or two"
+        assert await_stillness(lambda: len(reads)) <= 3, "more was read than the ids and a row or two"
         page = body_of(connection)
     assert [each["id"] for each in page["data"]] == large
     assert page["has_more"] is False
 
 
-def test_who_reads_many_at_once_waits_and_delays_nobody_else(
+def test_concurrent_lists_of_one_key_are_limited_and_do_not_delay_other_keys(
     server: Server, tenant: Tenant, other: Tenant, large: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api.paging, "MAX_WAIT_SECONDS", 0.3)
@@ -134,7 +134,7 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
             assert answer.status_code == 429
             assert answer.json()["error"]["code"] == "rate_limit_exceeded"
             assert answer.headers["retry-after"] == "1"
-            assert "x-should-retry" not in answer.headers, "to ask again costs nothing"
+            assert "x-should-retry" not in answer.headers, "a repeated read costs nothing"
         assert tenant.get(large[0])["status"] == "completed"
         assert other.page()["data"] == []
         monkeypatch.setattr(api.paging, "MAX_WAIT_SECONDS", 10.0)
@@ -146,7 +146,7 @@ def test_who_reads_many_at_once_waits_and_delays_nobody_else(
     await_until(lambda: not lists_of(server, tenant), 5, "an ended list still counts")
 
 
-def test_a_list_of_a_revoked_key_ends_where_it_is(server: Server, tenant: Tenant, large: list[str]) -> None:
+def test_a_list_stops_when_its_key_is_revoked(server: Server, tenant: Tenant, large: list[str]) -> None:
     with stalled(server, tenant) as connection:
         await_until(lambda: lists_of(server, tenant), 5, "nothing is read")
         await_stillness(lambda: lists_of(server, tenant))
@@ -160,7 +160,7 @@ def test_a_list_of_a_revoked_key_ends_where_it_is(server: Server, tenant: Tenant
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_input_items_have_the_same_budget(tenant: Tenant, worker: FakeWorker, order: str) -> None:
+def test_input_items_have_the_same_size_limit(tenant: Tenant, worker: FakeWorker, order: str) -> None:
     turns: list[str] = []
     for _ in range(3):
         follows = {"previous_response_id": turns[-1]} if turns else {}

@@ -1,4 +1,4 @@
-"""The list: filters, pages in both directions, and what a wrong question gets."""
+"""The list: filters, pages in both directions, and errors for invalid queries."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from tests.api.world import MODEL, FakeWorker, Json, Tenant, assert_error
 
 
 def page_through(tenant: Tenant, limit: int, **query: Any) -> list[str]:
-    """Every id, page by page as the SDK's cursor would."""
+    """Return all ids, page by page like the SDK's cursor."""
     found: list[str] = []
     after: Json = {}
     while True:
@@ -29,7 +29,7 @@ def test_an_empty_list(tenant: Tenant) -> None:
     assert tenant.page() == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
-def test_newest_first_each_as_it_would_be_retrieved(tenant: Tenant, worker: FakeWorker) -> None:
+def test_responses_are_listed_newest_first_and_as_retrieve_shows_them(tenant: Tenant, worker: FakeWorker) -> None:
     ids = [tenant.submit(metadata={"n": str(n)})["id"] for n in range(len(Status))]
     for status, job_id in zip(Status, ids, strict=True):
         worker.bring_to(status, job_id)
@@ -45,7 +45,7 @@ def test_pages_hold_everything_once_in_both_directions(tenant: Tenant, limit: in
     assert page_through(tenant, limit, order="asc") == ids
 
 
-def test_pages_are_not_shifted_by_what_comes_and_goes(tenant: Tenant) -> None:
+def test_pages_do_not_shift_when_responses_are_added_or_deleted(tenant: Tenant) -> None:
     ids = [tenant.submit()["id"] for _ in range(5)]
     first = tenant.ids(limit=2)
     tenant.submit()
@@ -74,7 +74,7 @@ def test_by_model(tenant: Tenant) -> None:
     assert tenant.ids(model="openai/o4") == []
 
 
-def test_by_moment_of_creation(tenant: Tenant) -> None:
+def test_by_time_of_creation(tenant: Tenant) -> None:
     before = time.time()
     first = tenant.submit()["id"]
     between = time.time()
@@ -90,7 +90,7 @@ def test_by_moment_of_creation(tenant: Tenant) -> None:
     assert tenant.ids(created_before=0) == []
 
 
-def test_by_metadata_all_of_it(tenant: Tenant) -> None:
+def test_by_metadata_where_all_pairs_must_match(tenant: Tenant) -> None:
     both = tenant.submit(metadata={"team": "blue", "ticket": "1"})["id"]
     one = tenant.submit(metadata={"team": "blue"})["id"]
     tenant.submit(metadata={"team": "red", "ticket": "1"})
@@ -121,7 +121,7 @@ def test_any_label_finds_its_response_and_no_other(tenant: Tenant, key: str, val
     assert tenant.ids(**{f"metadata[{key}]": value}) == [job_id]
 
 
-def test_filters_go_together_and_with_pages(tenant: Tenant, worker: FakeWorker) -> None:
+def test_filters_combine_with_each_other_and_with_pages(tenant: Tenant, worker: FakeWorker) -> None:
     ids = [tenant.submit(metadata={"team": "blue"})["id"] for _ in range(4)]
     tenant.submit(metadata={"team": "red"})
     worker.claim(ids[1])
@@ -164,7 +164,7 @@ WRONG: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("param", "value"), WRONG, ids=[f"{p}={v[:10]!r}" for p, v in WRONG])
-def test_a_wrong_value_is_named(tenant: Tenant, param: str, value: str) -> None:
+def test_an_invalid_value_is_refused_by_parameter(tenant: Tenant, param: str, value: str) -> None:
     answer = tenant.http.get("/v1/responses", params={param: value})
     assert_error(answer, 400, code="invalid_value", param=param)
 
@@ -174,6 +174,6 @@ def test_more_labels_than_a_response_has_are_refused(tenant: Tenant) -> None:
     assert_error(tenant.http.get("/v1/responses", params=labels), 400, code="invalid_value", param="metadata")
 
 
-def test_what_is_not_known_is_not_minded(tenant: Tenant) -> None:
+def test_unknown_parameters_are_ignored(tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     assert tenant.ids(new_filter="x", metadata="y", **{"include[]": "a"}) == [job_id]

@@ -1,4 +1,4 @@
-"""A database that is locked, full or silent holds up nobody for long, and is named as what is wrong."""
+"""A database that is locked, full or silent delays requests only for a short time, and the error names it."""
 
 import sqlite3
 import time
@@ -23,7 +23,7 @@ from tests.support.waiting import await_until
 
 BODY: Json = {"model": MODEL, "input": "Hello", "background": True}
 LONGEST = 10.0
-"""In seconds: what a request may take for what another is stuck in."""
+"""Seconds that a request may take while another one is stuck."""
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def sqlite(sqlite_url: str, shared_valkey: ValkeyServer) -> Iterator[Server]:
 
 
 def post(tenant: Tenant) -> tuple[httpx.Response, float]:
-    """The answer to a create, and how many seconds it took."""
+    """Send a create. Return its answer and its duration in seconds."""
     began_at = time.monotonic()
     answer = tenant.http.post("/v1/responses", json=BODY)
     return answer, time.monotonic() - began_at
@@ -58,14 +58,14 @@ def missing(server: Server) -> tuple[list[str], dict[str, str]]:
     return body["missing"], body["reasons"]
 
 
-def test_one_tenants_locked_key_holds_up_no_other_tenant(postgres: Server) -> None:
+def test_one_tenants_locked_key_does_not_delay_other_tenants(postgres: Server) -> None:
     with a_tenant(postgres) as locked, a_tenant(postgres) as free, ThreadPoolExecutor(30) as pool:
         with psycopg.connect(postgres.settings.database) as session:
             session.execute("SELECT 1 FROM api_keys WHERE id = %s FOR UPDATE", (locked.id,))
             refused = [pool.submit(post, locked) for _ in range(10)]
             accepted = [pool.submit(post, free) for _ in range(10)]
             assert [each.result(30)[0].status_code for each in accepted] == [200] * 10
-            late, seconds = post(free)  # by now the locked one waits apart
+            late, seconds = post(free)  # by now the locked create waits separately
             assert (late.status_code, seconds < 2) == (200, True)
             for each in refused:
                 answer, seconds = each.result(30)
@@ -76,7 +76,7 @@ def test_one_tenants_locked_key_holds_up_no_other_tenant(postgres: Server) -> No
         assert len(locked.ids()) == 1
 
 
-def test_a_short_lock_is_waited_for(postgres: Server) -> None:
+def test_a_create_waits_for_a_short_lock(postgres: Server) -> None:
     with a_tenant(postgres) as tenant, ThreadPoolExecutor(1) as pool:
         with psycopg.connect(postgres.settings.database) as session:
             session.execute("LOCK TABLE jobs IN EXCLUSIVE MODE")
@@ -87,7 +87,7 @@ def test_a_short_lock_is_waited_for(postgres: Server) -> None:
 
 
 def test_a_create_waits_for_no_table_that_it_only_reads(postgres: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator changes the table of idempotency keys: it waited for half a minute."""
+    """An operator's lock on the table of idempotency keys must not delay a create by half a minute."""
     monkeypatch.setattr("api.submit.READ_SECONDS", 1.0)
     with a_tenant(postgres) as tenant, psycopg.connect(postgres.settings.database) as session:
         tenant.http.headers["idempotency-key"] = "mine"
@@ -98,7 +98,7 @@ def test_a_create_waits_for_no_table_that_it_only_reads(postgres: Server, monkey
         assert post(tenant)[0].status_code == 200
 
 
-def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_valkey: ValkeyServer) -> None:
+def test_no_create_waits_for_a_silent_connection(postgres_url: str, shared_valkey: ValkeyServer) -> None:
     way, through = Proxy.before(postgres_url)
     with way:
         settings = settings_for(through, shared_valkey.url)
@@ -114,10 +114,10 @@ def test_no_create_waits_for_a_line_that_is_silent(postgres_url: str, shared_val
 
 
 @pytest.mark.long
-def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
+def test_a_create_that_is_stuck_on_a_silent_connection_does_not_delay_others(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
-    """A NAT has forgotten the connection that the creates had shared; to connect anew works."""
+    """A NAT has dropped the connection that the creates share. New connections work."""
     way, through = Proxy.before(postgres_url)
     with way:
         settings = settings_for(through, shared_valkey.url)
@@ -132,8 +132,8 @@ def test_a_create_that_is_stuck_on_a_silent_line_holds_up_no_other(
 
 
 class TestReadiness:
-    def test_a_silent_line(self, postgres_url: str, shared_valkey: ValkeyServer) -> None:
-        """Of a server that was started behind it, so that it cannot know its names on the broker either."""
+    def test_a_silent_connection(self, postgres_url: str, shared_valkey: ValkeyServer) -> None:
+        """The server starts behind the silent connection, so it has never read its names on the broker."""
         way, through = Proxy.before(postgres_url)
         with way:
             way.stall()
@@ -141,7 +141,9 @@ class TestReadiness:
             with serve(settings) as server, server.client() as client:
                 began_at = time.monotonic()
                 body = client.get("/readyz").json()
-                assert time.monotonic() - began_at < LIMIT_SECONDS + 1  # for a machine that runs other tests meanwhile
+                assert (
+                    time.monotonic() - began_at < LIMIT_SECONDS + 1
+                )  # one second for a machine that runs other tests at the same time
                 way.flow()
         assert body["missing"] == ["database"]
         assert body["reasons"] == {"database": "it does not answer within 2 s"}
@@ -150,7 +152,7 @@ class TestReadiness:
         assert sqlite.database.url.database
         with closing(sqlite3.connect(sqlite.database.url.database, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            # not "worker": one that is there could not write that it lives
+            # not "worker": a live worker could not write its heartbeat
             assert missing(sqlite) == (["database"], {"database": "another process has held its write lock for 2 s"})
             other.execute("ROLLBACK")
         has_a_worker(sqlite)
@@ -162,13 +164,13 @@ class TestReadiness:
 
     @pytest.mark.parametrize("table", ["jobs", "idempotency_keys", "output_items", "webhook_events"])
     def test_a_locked_table(self, postgres: Server, table: str) -> None:
-        """Also one that only some creates write, or only ends of calls."""
+        """Includes tables that only some creates write, or only the ends of calls."""
         has_a_worker(postgres)
         with psycopg.connect(postgres.settings.database) as session:
             session.execute(f"LOCK TABLE {table} IN SHARE MODE".encode())
             assert missing(postgres) == (["database"], {"database": "another session has locked a table"})
 
-    def test_a_database_that_only_takes_reads(self, postgres: Server) -> None:
+    def test_a_read_only_database(self, postgres: Server) -> None:
         has_a_worker(postgres)
         name = postgres.database.url.database
         with psycopg.connect(postgres.settings.database, autocommit=True) as operator:
@@ -178,9 +180,7 @@ class TestReadiness:
             reason = "it takes no writes: it is a standby, or set to be read-only"
             assert missing(server) == (["database"], {"database": reason})
 
-    def test_a_synchronous_standby_that_is_away(
-        self, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_missing_synchronous_standby(self, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("api.submit_batch.WRITE_SECONDS", 1.0)
         with PostgresServer({"max_wal_senders": "2", "wal_level": "replica"}) as server:
             url = Databases(server.url).migrated()
@@ -202,10 +202,10 @@ class TestReadiness:
 
 @contextmanager
 def _full(database: Database) -> Iterator[None]:
-    """SQLite says of a file that may not grow what it says of a full disk."""
+    """Limit the size of the file. SQLite then raises the same error as on a full disk."""
 
     def no_more(driver: Any, _record: object) -> None:
-        driver.execute("PRAGMA max_page_count = 1")  # it is never below what there is
+        driver.execute("PRAGMA max_page_count = 1")  # SQLite raises this to the current size
 
     with database.read() as tx:
         tx.execute(text("SELECT 1"))

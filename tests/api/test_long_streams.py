@@ -1,4 +1,4 @@
-"""Streams as they are kept up: through silence, with clients that vanish or read slowly, until the server stops."""
+"""Long streams: silence, clients that disconnect or read slowly, and a server that stops."""
 
 import socket
 import time
@@ -51,7 +51,7 @@ def request_bytes(tenant: Tenant, job_id: str) -> bytes:
     return f"{head}connection: close\r\n\r\n".encode()
 
 
-def test_a_client_that_vanishes_frees_its_place(server: Server, tenant: Tenant) -> None:
+def test_disconnecting_ends_the_subscription(server: Server, tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(request_bytes(tenant, job_id))
@@ -61,7 +61,7 @@ def test_a_client_that_vanishes_frees_its_place(server: Server, tenant: Tenant) 
     assert tenant.get(job_id)["status"] == "queued"
 
 
-def test_a_slow_reader_is_read_for_no_further_than_it_has_come(
+def test_events_are_read_only_as_fast_as_a_slow_client_reads(
     server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = tenant.submit()["id"]
@@ -95,7 +95,7 @@ def test_a_slow_reader_is_read_for_no_further_than_it_has_come(
 
 
 def await_stillness(count: Callable[[], int]) -> int:
-    """The count once it has not changed for a while."""
+    """Return the count once it has not changed for a while."""
     seen = [(time.monotonic(), count())]
 
     def still() -> bool:
@@ -107,14 +107,14 @@ def await_stillness(count: Callable[[], int]) -> int:
     return seen[-1][1]
 
 
-def test_a_server_that_stops_says_so_under_a_number_that_is_not_taken(server: Server, worker: FakeWorker) -> None:
+def test_a_server_that_stops_sends_an_error_with_an_unused_sequence_number(server: Server, worker: FakeWorker) -> None:
     with serve(server.settings) as stopping, a_tenant(stopping) as tenant:
         job_id = tenant.submit()["id"]
         with watching(stopping, tenant, job_id) as events:
             stopping.stop()
-            told = events.result(10)
-    assert [each["type"] for each in told] == [*OPENING[:2], "error"]
-    assert (told[-1]["code"], told[-1]["sequence_number"]) == ("service_unavailable", 1)
+            received = events.result(10)
+    assert [each["type"] for each in received] == [*OPENING[:2], "error"]
+    assert (received[-1]["code"], received[-1]["sequence_number"]) == ("service_unavailable", 1)
     assert worker.job(job_id).status == "queued"
 
 

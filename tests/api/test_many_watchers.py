@@ -1,4 +1,4 @@
-"""Five hundred watch one stream, each is cut off somewhere and comes back: all see the same, whole."""
+"""Five hundred clients watch one stream, disconnect and resume. All receive the same complete events."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ DELTAS = 60
 
 
 async def read_events(server: Server, tenant: Tenant, job_id: str, after: int, until: int | None) -> str:
-    """The frames behind `after`; the connection is dropped once the event `until` is here."""
+    """Return the frames after `after`. Disconnect once the event `until` has come."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1 << 20)
     query = f"stream=true&starting_after={after}" if after >= 0 else "stream=true"
     head = f"GET /v1/responses/{job_id}?{query} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {tenant.secret}\r\n"
@@ -40,14 +40,14 @@ async def watch(server: Server, tenant: Tenant, job_id: str, chance: random.Rand
     cut_at = chance.randrange(DELTAS)
     seen = await read_events(server, tenant, job_id, -1, cut_at)
     whole = frames(seen)
-    resume_after = chance.randrange(len(whole))  # it may have lost some that had come
+    resume_after = chance.randrange(len(whole))  # a client may lose events that had arrived
     kept = seen.split("\n\n")[: resume_after + 1]
-    await asyncio.sleep(chance.random() / 2)  # away for a while, as clients are
+    await asyncio.sleep(chance.random() / 2)  # stay disconnected for a while, as clients do
     rest = await read_events(server, tenant, job_id, resume_after, None)
     return "\n\n".join(kept) + "\n\n" + rest
 
 
-def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
+def test_five_hundred_clients_disconnect_and_resume(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     chance = random.Random(500)
     seeds = [random.Random(chance.random()) for _ in range(WATCHERS)]
@@ -55,7 +55,7 @@ def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, work
     async def all_watch() -> list[str]:
         return await asyncio.gather(*(watch(server, tenant, job_id, each) for each in seeds))
 
-    def tell() -> None:
+    def write_events() -> None:
         teller = EventWriter(server, worker, job_id)
         teller.begin()
         for number in range(DELTAS):
@@ -69,7 +69,7 @@ def test_five_hundred_are_cut_and_come_back(server: Server, tenant: Tenant, work
         places = server.state.listener._watching
         await_until(lambda: len(places.get(job_id, ())) == WATCHERS, 60, "not all watch")
         threads = threading.active_count()
-        pool.submit(tell).result(60)
+        pool.submit(write_events).result(60)
         seen = watching.result(60)
     assert threads < 100
     with tenant.http.stream("GET", f"/v1/responses/{job_id}?stream=true") as answer:

@@ -1,4 +1,4 @@
-"""A held or streamed create waits for a provider that is away, but not as long as its job may last."""
+"""A held or streamed create waits for an unavailable provider, but not until its job's deadline."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,21 +28,21 @@ CUT = Failure(ErrorKind.INTERRUPTED, "The connection broke.")
 
 @pytest.fixture(scope="module")
 def server(server: Server) -> Iterator[Server]:
-    """One that waits for half a second where others wait for ten minutes."""
-    with serve(server.settings.model_copy(update={"held_patience_seconds": MAX_WAIT})) as impatient:
-        yield impatient
+    """A server that waits half a second instead of ten minutes."""
+    with serve(server.settings.model_copy(update={"held_patience_seconds": MAX_WAIT})) as served:
+        yield served
 
 
 @contextmanager
 def created(tenant: Tenant, **fields: Any) -> Iterator[tuple[str, Future[httpx.Response]]]:
-    """A create under way: the id of its response, and its answer to come."""
+    """Send a create. Yield the response's id and the future answer."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(tenant.http.post, "/v1/responses", json={"model": MODEL, "input": "Hello", **fields})
         job_id = tenant.only_id()
         try:
             yield job_id, answer
         finally:
-            if not answer.done():  # a test that has failed is not to wait for one that is held for ever
+            if not answer.done():  # a failed test must not wait for a request that is held for ever
                 tenant.http.post(f"/v1/responses/{job_id}/cancel")
 
 
@@ -56,7 +56,7 @@ def shut(server: Server) -> None:
 
 @pytest.fixture
 def away(server: Server) -> Iterator[None]:
-    """A provider that was found to be away before the create came."""
+    """A provider that was found unavailable before the create."""
     shut(server)
     yield
     with server.database.begin() as tx:
@@ -79,7 +79,7 @@ def test_a_held_create_gets_503_and_is_never_called(server: Server, tenant: Tena
 
 
 @pytest.mark.usefixtures("away")
-def test_so_does_one_that_no_worker_has_tried_yet(tenant: Tenant) -> None:
+def test_a_held_create_without_an_attempt_gets_503_too(tenant: Tenant) -> None:
     with created(tenant) as (job_id, answer):
         message = assert_error(answer.result(5), 503, type_="server_error", code="provider_unavailable")
     assert "provider unreachable (connection refused)" in message
@@ -87,7 +87,7 @@ def test_so_does_one_that_no_worker_has_tried_yet(tenant: Tenant) -> None:
 
 
 @pytest.mark.usefixtures("away")
-def test_a_streamed_one_ends_with_the_same_code(tenant: Tenant) -> None:
+def test_a_streamed_create_ends_with_the_same_code(tenant: Tenant) -> None:
     with created(tenant, stream=True) as (job_id, answer):
         events = frames(answer.result(5).text)
     assert [each["type"] for each in events] == ["response.created", "response.queued", "response.failed"]
@@ -96,18 +96,20 @@ def test_a_streamed_one_ends_with_the_same_code(tenant: Tenant) -> None:
 
 
 @pytest.mark.usefixtures("away")
-def test_one_whose_answer_has_begun_is_told_in_it(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_the_headers_the_body_reports_the_unavailable_provider(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(api.routes.responses, "HEADERS_HELD_SECONDS", 0.1)
     with created(tenant) as (job_id, answer):
-        told = json.loads(answer.result(5).text)
-    assert (told["id"], told["status"], told["error"]["code"]) == (job_id, "failed", "provider_unavailable")
+        answered = json.loads(answer.result(5).text)
+    assert (answered["id"], answered["status"], answered["error"]["code"]) == (job_id, "failed", "provider_unavailable")
 
 
 def has_a_call_out(worker: FakeWorker, job_id: str) -> None:
     worker.claim(job_id)
 
 
-def may_have_been_bought(worker: FakeWorker, job_id: str) -> None:
+def may_have_been_billed(worker: FakeWorker, job_id: str) -> None:
     worker.reschedule(job_id, CUT, timedelta(0))
     worker.reschedule(job_id, OVERLOADED, timedelta(0))
 
@@ -116,8 +118,8 @@ def failed_by_itself(worker: FakeWorker, job_id: str) -> None:
     worker.reschedule(job_id, Failure(ErrorKind.ANSWER_FAILED, "Oh no.", 200), timedelta(0))
 
 
-@pytest.mark.parametrize("waits", [has_a_call_out, may_have_been_bought, failed_by_itself])
-def test_what_waits_for_something_else_goes_on(
+@pytest.mark.parametrize("waits", [has_a_call_out, may_have_been_billed, failed_by_itself])
+def test_a_create_that_waits_for_another_reason_goes_on(
     tenant: Tenant, worker: FakeWorker, waits: Callable[[FakeWorker, str], None]
 ) -> None:
     with created(tenant) as (job_id, answer):
@@ -128,11 +130,11 @@ def test_what_waits_for_something_else_goes_on(
 
 
 @pytest.mark.usefixtures("away")
-def test_a_background_one_waits_whether_it_is_watched_or_not(
+def test_a_background_create_waits_with_and_without_a_stream(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     with created(tenant, background=True, stream=True) as (job_id, answer):
-        await_until(lambda: server.waiting(job_id) or not answer.done(), 5, "nobody watches")
+        await_until(lambda: server.waiting(job_id) or not answer.done(), 5, "the stream has not started")
         assert not wait([answer], 2 * MAX_WAIT).done
         worker.complete(job_id)
         assert frames(answer.result(5).text)[-1]["type"] == "response.completed"

@@ -1,4 +1,4 @@
-"""What this server offers; an id holds a slash."""
+"""The models that this server offers. Their ids hold a slash."""
 
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ O3_PRO: Json = {
 }
 
 
-def test_the_list_is_the_operators(server: Server) -> None:
+def test_the_list_holds_the_operators_models(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis, models=["acme/thinker", MODEL])
     with serve(settings) as wider, a_tenant(wider) as tenant:
         page = tenant.http.get("/v1/models").json()
@@ -28,11 +28,11 @@ def test_the_list_is_the_operators(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["openai/o3-pro", "openai%2Fo3-pro", "openai%2fo3-pro", "o3-pro", "openai/o3-pro/"])
-def test_one_is_found_with_its_slash_as_it_is_or_escaped(tenant: Tenant, path: str) -> None:
+def test_a_model_is_found_with_a_plain_or_an_escaped_slash(tenant: Tenant, path: str) -> None:
     answer = tenant.http.get(f"/v1/models/{path}")
     assert (answer.status_code, answer.json()) == (200, O3_PRO)
 
 
 @pytest.mark.parametrize("path", ["gpt-17", "openai", "openai/", "openai/o3-pro//", "%00", "OPENAI/O3-PRO"])
-def test_another_is_not(tenant: Tenant, path: str) -> None:
+def test_an_unknown_model_is_not_found(tenant: Tenant, path: str) -> None:
     assert_error(tenant.http.get(f"/v1/models/{path}"), 404, code="model_not_found", param="model")

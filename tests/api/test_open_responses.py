@@ -1,4 +1,4 @@
-"""Open Responses where a provider says what the simulator does not: the phase of a message, items of its own."""
+"""Open Responses, for output that the simulator does not send: message phases and provider-specific items."""
 
 import pytest
 
@@ -14,7 +14,7 @@ OWN: Json = {"id": "cdc_1", "type": "acme:search_result", "status": "completed",
 
 
 def as_read(output: list[Json]) -> list[Json]:
-    """As a worker stores it."""
+    """Return the output as a worker stores it."""
     return normalise_output(output, None, finished="completed", seed=lambda: "made")
 
 
@@ -27,7 +27,7 @@ def test_a_response_has_thirty_one_keys() -> None:
     [[COMMENTARY, FINAL], [THOUGHT, COMMENTARY, FINAL], [OWN, FINAL]],
     ids=["phases", "phases after a thought", "an item of the provider's own"],
 )
-def test_an_output_is_shown_and_told_as_the_provider_made_it(
+def test_an_output_is_shown_and_streamed_as_the_provider_sent_it(
     tenant: Tenant, worker: FakeWorker, output: list[Json]
 ) -> None:
     job_id = tenant.submit("Four?")["id"]
@@ -36,12 +36,12 @@ def test_an_output_is_shown_and_told_as_the_provider_made_it(
     assert_response(response, "completed")
     assert response["output"] == output
     with tenant.http.stream("GET", f"/v1/responses/{job_id}", params={"stream": True}) as answer:
-        told = read_stream(answer)
-    assert told.response == response
-    assert_items_are_complete(told)
+        streamed = read_stream(answer)
+    assert streamed.response == response
+    assert_items_are_complete(streamed)
 
 
-def test_nulls_of_a_provider_are_left_out_where_none_may_be(tenant: Tenant, worker: FakeWorker) -> None:
+def test_nulls_of_a_provider_are_left_out_where_the_schema_forbids_them(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit("Four?")["id"]
     thought = {**THOUGHT, "content": None, "encrypted_content": None}
     echoed: Json = dict.fromkeys(("temperature", "top_p", "service_tier", "truncation"))

@@ -1,4 +1,4 @@
-"""The OpenAPI document keeps what it says: whatever it lets clients send, nothing breaks and every answer fits it."""
+"""The OpenAPI document is true: a request that it allows causes no internal error, and every answer matches it."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ from tests.api.world import MODEL, FakeWorker, Json, Server, Tenant, settings_fo
 
 pytestmark = pytest.mark.one_database
 
-NOWHERE = settings_for("postgresql://127.0.0.1:1/nothing", "redis://127.0.0.1:1/0")  # the document asks nobody
+NOWHERE = settings_for("postgresql://127.0.0.1:1/nothing", "redis://127.0.0.1:1/0")  # the document needs no connection
 EXAMPLES = 30
 FIND = settings(
     max_examples=EXAMPLES,
@@ -62,12 +62,13 @@ OTHERS = [
     (*each, mode)
     for each in operations()
     for mode in ((POSITIVE, NEGATIVE) if takes_input(*each) else (POSITIVE,))
-    if each not in {("POST", "/v1/responses"), ("POST", "/v1/responses/input_tokens")}  # one body, and a large one
+    if each
+    not in {("POST", "/v1/responses"), ("POST", "/v1/responses/input_tokens")}  # their large body is tested separately
 ]
 
 
 def named_status(_context: CheckContext, response: Response, case: Case[Any]) -> None:
-    """Stricter than OpenAPI's own rule: a status of a range such as 4XX has to be named by itself."""
+    """Check more strictly than OpenAPI: a range such as 4XX does not cover a status."""
     assert str(response.status_code) in case.operation.definition.raw["responses"], response.status_code
 
 
@@ -82,7 +83,7 @@ CHECKS: list[Any] = [
 
 @contextmanager
 def finishing(tenant: Tenant, worker: FakeWorker) -> Iterator[None]:
-    """Somebody ends whatever is open: without a worker a held request would wait forever."""
+    """End all open jobs. Without a worker a held request would wait for ever."""
     enough = threading.Event()
 
     def finish() -> None:
@@ -119,7 +120,7 @@ def test_submitting(server: Server, tenant: Tenant, worker: FakeWorker, mode: Ge
     def examine(case: Case[Any]) -> None:
         nonlocal taken
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-            case.body["model"] = MODEL  # few others would get any further
+            case.body["model"] = MODEL  # other models would be refused at once
             if not case.body.get("input"):
                 case.body["input"] = "Hello"
         answer = probe(server, tenant, case)
@@ -135,14 +136,14 @@ def test_submitting(server: Server, tenant: Tenant, worker: FakeWorker, mode: Ge
 def test_everything_else(
     server: Server, tenant: Tenant, worker: FakeWorker, method: str, path: str, mode: GenerationMode
 ) -> None:
-    if path == "/readyz":  # which says 503 without a worker
+    if path == "/readyz":  # it answers 503 without a worker
         with server.database.begin() as tx:
             register(tx, "host", 4711, 1, database_now(tx))
 
     @FIND
     @given(case=strategy(method, path, mode), status=st.sampled_from([None, *Status]))
     def examine(case: Case[Any], status: Status | None) -> None:
-        if case.query and "stream" in case.query:  # which lasts until somebody ends the response
+        if case.query and "stream" in case.query:  # a stream lasts until the response ends
             status = Status.CANCELLED if status in {None, Status.QUEUED, Status.IN_PROGRESS} else status
         if "response_id" in case.path_parameters and status is not None:
             case.path_parameters["response_id"] = tenant.submit()["id"]
@@ -188,7 +189,7 @@ def test_the_document_names_every_route_and_how_to_call_it() -> None:
         assert operation["summary"]
         assert operation["description"]
         assert ("security" in operation) == path.startswith("/v1")
-    assert "HTTPValidationError" not in document()["components"]["schemas"]  # FastAPI's own shape never leaves
+    assert "HTTPValidationError" not in document()["components"]["schemas"]  # FastAPI's own error shape is never sent
 
 
 def test_the_page_shows_the_document(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Asking again: what a response shows at each moment of its life, and when to come back."""
+"""Polling: the fields of a response in each status, and the hints when to poll again."""
 
 import time
 from datetime import timedelta
@@ -12,7 +12,7 @@ from tests.api.world import COST_MICROUSD, TEXT, FakeWorker, Tenant, assert_erro
 LATE = Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429)
 
 
-def test_queued_shows_where_it_stands(tenant: Tenant, worker: FakeWorker) -> None:
+def test_queued_shows_the_queue_position(tenant: Tenant, worker: FakeWorker) -> None:
     first, second = tenant.submit()["id"], tenant.submit()["id"]
     assert tenant.get(second)["backburner"]["queue_position"] == 2
     worker.claim(first)
@@ -20,7 +20,7 @@ def test_queued_shows_where_it_stands(tenant: Tenant, worker: FakeWorker) -> Non
     assert tenant.get(first)["backburner"]["queue_position"] is None
 
 
-def test_the_queue_goes_by_priority_and_then_by_age(tenant: Tenant) -> None:
+def test_the_queue_is_ordered_by_priority_and_then_by_age(tenant: Tenant) -> None:
     ids = [tenant.submit(priority=priority)["id"] for priority in (0, 5, 9, 5)]
     assert [tenant.get(each)["backburner"]["queue_position"] for each in ids] == [4, 2, 1, 3]
 
@@ -33,16 +33,16 @@ def test_in_progress_shows_its_attempt(tenant: Tenant, worker: FakeWorker) -> No
     assert body["completed_at"] is None
 
 
-def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_error(
+def test_a_rescheduled_job_is_queued_and_shows_its_next_attempt_and_last_error(
     tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
-    put_off = worker.reschedule(job_id, LATE, timedelta(seconds=5))
+    rescheduled = worker.reschedule(job_id, LATE, timedelta(seconds=5))
     answer = tenant.http.get(f"/v1/responses/{job_id}")
     body = answer.json()
     assert (body["status"], body["error"]) == ("queued", None)
     facts = body["backburner"]
-    assert facts["next_attempt_at"] == pytest.approx(put_off.available_at.timestamp(), abs=1e-5)
+    assert facts["next_attempt_at"] == pytest.approx(rescheduled.available_at.timestamp(), abs=1e-5)
     assert (facts["attempt"], facts["queue_position"]) == (1, 1)
     assert facts["error"] == {
         "kind": "rate_limited",
@@ -50,10 +50,10 @@ def test_waiting_for_another_attempt_is_queued_with_its_moment_and_the_last_erro
         "message": "Slow down.",
         "code": None,
     }
-    assert 4 <= int(answer.headers["retry-after"]) <= 6  # a second behind that moment
+    assert 4 <= int(answer.headers["retry-after"]) <= 6  # a second after that time
 
 
-def test_completed_shows_the_answer_what_it_used_and_what_it_cost(tenant: Tenant, worker: FakeWorker) -> None:
+def test_completed_shows_the_answer_its_usage_and_its_cost(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     worker.complete(job_id)
     answer = tenant.http.get(f"/v1/responses/{job_id}")
@@ -66,7 +66,7 @@ def test_completed_shows_the_answer_what_it_used_and_what_it_cost(tenant: Tenant
     assert "retry-after" not in answer.headers
 
 
-def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, worker: FakeWorker) -> None:
+def test_failed_shows_an_error_and_cancelled_none(tenant: Tenant, worker: FakeWorker) -> None:
     failed, cancelled = tenant.submit()["id"], tenant.submit()["id"]
     worker.bring_to(Status.FAILED, failed)
     worker.bring_to(Status.CANCELLED, cancelled)
@@ -81,7 +81,7 @@ def test_failed_shows_its_error_and_cancelled_none(tenant: Tenant, worker: FakeW
     assert body["completed_at"] is not None
 
 
-def test_an_answer_without_text_still_has_a_list(tenant: Tenant, worker: FakeWorker) -> None:
+def test_an_answer_without_text_has_an_empty_output_list(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     worker.complete(job_id, "")
     assert tenant.get(job_id)["output"] == []
@@ -96,7 +96,7 @@ def test_the_hints_agree_and_lie_within_ten_seconds(tenant: Tenant, worker: Fake
     assert abs(int(headers["openai-poll-after-ms"]) / 1000 - int(headers["retry-after"])) <= 0.5
 
 
-def test_an_etag_spares_the_body_until_something_changes(tenant: Tenant, worker: FakeWorker) -> None:
+def test_an_etag_saves_the_body_until_something_changes(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     seen = []
     for step in (lambda: None, lambda: worker.claim(job_id), lambda: worker.complete(job_id)):
@@ -113,7 +113,7 @@ def test_an_etag_spares_the_body_until_something_changes(tenant: Tenant, worker:
     assert (answer.status_code, answer.json()["status"]) == (200, "completed")
 
 
-def test_etags_come_in_lists_and_weak_and_as_a_star(tenant: Tenant) -> None:
+def test_etags_may_be_a_list_weak_or_a_star(tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     etag = tenant.http.get(f"/v1/responses/{job_id}").headers["etag"]
     for value, status in (
@@ -128,14 +128,14 @@ def test_etags_come_in_lists_and_weak_and_as_a_star(tenant: Tenant) -> None:
         assert tenant.http.get(f"/v1/responses/{job_id}", headers=headers).status_code == status
 
 
-def test_revived_changes_the_etag(tenant: Tenant, worker: FakeWorker) -> None:
+def test_a_retry_changes_the_etag(tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     worker.bring_to(Status.FAILED, job_id)
     failed = tenant.http.get(f"/v1/responses/{job_id}").headers["etag"]
     assert tenant.http.post(f"/v1/responses/{job_id}/retry").headers["etag"] != failed
 
 
-def test_wait_returns_at_its_end_when_nothing_happened(tenant: Tenant) -> None:
+def test_wait_returns_after_its_time_if_nothing_happened(tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     began = time.monotonic()
     answer = tenant.http.get(f"/v1/responses/{job_id}", params={"wait": 0.4})
@@ -144,7 +144,9 @@ def test_wait_returns_at_its_end_when_nothing_happened(tenant: Tenant) -> None:
     assert answer.headers["retry-after"] == "1"
 
 
-def test_wait_with_an_etag_says_304_at_its_end_and_200_when_it_ended(tenant: Tenant, worker: FakeWorker) -> None:
+def test_wait_with_an_etag_gets_304_after_its_time_and_200_once_the_job_has_ended(
+    tenant: Tenant, worker: FakeWorker
+) -> None:
     job_id = tenant.submit()["id"]
     etag = tenant.http.get(f"/v1/responses/{job_id}").headers["etag"]
     headers = {"if-none-match": etag}
@@ -161,19 +163,19 @@ def test_a_wait_out_of_bounds_is_refused(tenant: Tenant, wait: str) -> None:
 
 
 @pytest.mark.parametrize("wait", ["0", "0.0", "300"])
-def test_the_bounds_of_wait_are_taken(tenant: Tenant, worker: FakeWorker, wait: str) -> None:
+def test_the_bounds_of_wait_are_accepted(tenant: Tenant, worker: FakeWorker, wait: str) -> None:
     job_id = tenant.submit()["id"]
     worker.complete(job_id)
     assert tenant.get(job_id, wait=wait)["status"] == "completed"
 
 
-def test_waiting_for_what_is_not_there_is_404_at_once(tenant: Tenant) -> None:
+def test_waiting_for_an_unknown_response_is_404_at_once(tenant: Tenant) -> None:
     began = time.monotonic()
     assert_error(tenant.http.get("/v1/responses/resp_nothing?wait=300"), 404, param="response_id")
     assert time.monotonic() - began < 3
 
 
-def test_not_to_stream_is_to_poll(tenant: Tenant) -> None:
+def test_stream_false_polls(tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     assert tenant.get(job_id, stream="false", starting_after=3, **{"include[]": "x"})["id"] == job_id
     assert_error(tenant.http.get(f"/v1/responses/{job_id}?stream=maybe"), 400, code="invalid_value", param="stream")

@@ -1,4 +1,4 @@
-"""What lies at the provider lies there for all of its one key's users, and so is refused once there are several."""
+"""References to objects at the provider are refused if there are several API keys, which share one provider key."""
 
 from typing import Any
 
@@ -91,24 +91,24 @@ def strict(shared_database_url: str, shared_valkey: ValkeyServer) -> Any:
 
 
 @pytest.mark.parametrize("param", NAMED)
-def test_one_tenant_does_not_reach_what_another_left_at_the_provider(param: str, strict: Server) -> None:
-    """[18.12]"""
+def test_one_tenant_does_not_reach_objects_of_another_at_the_provider(param: str, strict: Server) -> None:
+    """Objects at the provider are shared by all of its key's users."""
     with a_tenant(strict) as tenant:
         answer = tenant.http.post("/v1/responses", json={"model": MODEL, "background": True, **NAMED[param]})
-        told = assert_error(answer, 400, code="unsupported_parameter", param=param)
-        assert "BACKBURNER_PROVIDER_IDS=allow" in told
+        error = assert_error(answer, 400, code="unsupported_parameter", param=param)
+        assert "BACKBURNER_PROVIDER_IDS=allow" in error
         assert tenant.ids() == []
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_what_is_not_kept_there_is_nobody_elses(case: str, strict: Server) -> None:
+def test_content_that_the_provider_does_not_store_is_accepted(case: str, strict: Server) -> None:
     with a_tenant(strict) as tenant:
         answer = tenant.http.post("/v1/responses", json={"model": MODEL, "background": True, **HARMLESS[case]})
         assert answer.status_code == 200, answer.text
 
 
-def test_it_is_allowed_until_there_is_a_second_key(database_url: str, valkey: ValkeyServer) -> None:
-    """[18.12]"""
+def test_references_are_allowed_until_there_is_a_second_key(database_url: str, valkey: ValkeyServer) -> None:
+    """Objects at the provider are shared by all of its key's users."""
 
     def ask(tenant: Tenant) -> int:
         body = {"model": MODEL, "background": True, **NAMED["prompt"]}

@@ -1,4 +1,4 @@
-"""A key that is revoked reads no more: what it has open ends within seconds, in every process, and shows no answer."""
+"""A revoked key reads nothing more. Its open requests end within seconds, in every process, without an answer."""
 
 import json
 import time
@@ -24,14 +24,14 @@ pytestmark = pytest.mark.one_database
 WITHIN_SECONDS = 5.0
 
 
-@pytest.fixture(params=["told", "by the rows alone"])
+@pytest.fixture(params=["received", "by the rows alone"])
 def revoke(request: pytest.FixtureRequest, server: Server, tenant: Tenant) -> Any:
-    """Revokes the tenant's key, as an operator's command does; Redis may have told the API or not."""
+    """Revoke the tenant's key, as an operator's command does, with or without a notification over Redis."""
 
     def act() -> float:
         with server.database.begin() as tx:
             revoke_key(tx, tenant.id, datetime.now(UTC))
-        if request.param == "told":
+        if request.param == "received":
             server.state.notifier.revoked(tenant.id)
         return time.monotonic()
 
@@ -40,7 +40,7 @@ def revoke(request: pytest.FixtureRequest, server: Server, tenant: Tenant) -> An
 
 @pytest.fixture
 def patient(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
-    """The SDK as people use it, which repeats what may be repeated."""
+    """The SDK with its default retries."""
     with OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client:
         yield client
 
@@ -57,7 +57,7 @@ def test_a_wait_ends_with_the_sdks_authentication_error(
             waiter.result(WITHIN_SECONDS)
     assert time.monotonic() - since < WITHIN_SECONDS
     assert refused.value.code == "invalid_api_key"
-    assert worker.complete(job_id).status is Status.COMPLETED, "its jobs go on"
+    assert worker.complete(job_id).status is Status.COMPLETED, "its jobs do not go on"
 
 
 def test_a_held_create_ends_with_the_sdks_authentication_error(
@@ -82,10 +82,10 @@ def test_a_held_answer_that_has_begun_ends_as_a_failed_response(
         job_id = answer.headers["openai-response-id"]
         worker.claim(job_id)
         since = revoke()
-        told = json.loads("".join(answer.iter_text()))
+        received = json.loads("".join(answer.iter_text()))
     assert time.monotonic() - since < WITHIN_SECONDS
-    assert (told["id"], told["status"], told["output"]) == (job_id, "failed", [])
-    assert told["error"]["code"] == "invalid_api_key"
+    assert (received["id"], received["status"], received["output"]) == (job_id, "failed", [])
+    assert received["error"]["code"] == "invalid_api_key"
 
 
 def test_a_stream_ends_with_an_error_event(
@@ -98,12 +98,12 @@ def test_a_stream_ends_with_an_error_event(
         assert next(iter(events)).type == "response.created"
         await_until(lambda: watchers(server, job_id) == 2, 5, "they do not watch")
         since = revoke()
-        with pytest.raises(openai.APIError) as told:
+        with pytest.raises(openai.APIError) as received:
             for _ in events:
                 pass
         last = raw.result(WITHIN_SECONDS)[-1]
     assert time.monotonic() - since < WITHIN_SECONDS
-    assert told.value.code == "invalid_api_key"
+    assert received.value.code == "invalid_api_key"
     assert (last["type"], last["code"]) == ("error", "invalid_api_key")
     assert (last["error"]["type"], last["error"]["code"]) == ("authentication_error", "invalid_api_key")
 
@@ -111,8 +111,8 @@ def test_a_stream_ends_with_an_error_event(
 def test_no_answer_is_shown_that_comes_right_after_the_revocation(
     server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any process has looked for revoked keys: each answer is checked as it is about to leave."""
-    monkeypatch.setattr(server.state.key_watch, "_valid_among", lambda digests: digests)  # it never notices
+    """No process has noticed the revocation yet. Each answer is checked just before it is sent."""
+    monkeypatch.setattr(server.state.key_watch, "_valid_among", lambda digests: digests)  # the process never notices
     waited, watched = tenant.submit()["id"], tenant.submit()["id"]
     teller = EventWriter(server, worker, watched)
     teller.begin()
@@ -124,9 +124,9 @@ def test_no_answer_is_shown_that_comes_right_after_the_revocation(
         teller.text(TEXT)
         worker.complete(waited)
         assert_error(waiter.result(READ_EVERY), 401, type_="authentication_error", code="invalid_api_key")
-        told = events.result(READ_EVERY)
-    assert told[-1]["code"] == "invalid_api_key"
-    assert TEXT not in json.dumps(told)
+        received = events.result(READ_EVERY)
+    assert received[-1]["code"] == "invalid_api_key"
+    assert TEXT not in json.dumps(received)
 
 
 def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, worker: FakeWorker, revoke: Any) -> None:
@@ -138,7 +138,7 @@ def test_every_process_ends_what_it_holds(server: Server, tenant: Tenant, worker
         assert [each.result(WITHIN_SECONDS).status_code for each in listener] == [401, 401]
 
 
-def test_those_of_other_keys_go_on(
+def test_requests_of_other_keys_go_on(
     server: Server, tenant: Tenant, other: Tenant, worker: FakeWorker, revoke: Any
 ) -> None:
     job_id, others_id = tenant.submit()["id"], other.submit()["id"]
@@ -153,7 +153,7 @@ def test_those_of_other_keys_go_on(
         assert others.result(5).json()["status"] == "completed"
 
 
-def test_many_watchers_are_looked_after_by_one_query(server: Server, tenant: Tenant, other: Tenant) -> None:
+def test_one_query_checks_the_keys_of_many_watchers(server: Server, tenant: Tenant, other: Tenant) -> None:
     asked: list[int] = []
     look = server.state.key_watch._valid_among
 

@@ -1,4 +1,4 @@
-"""A key sees its own and nothing else: a foreign id is answered like one that never was."""
+"""A key sees only its own responses. A foreign id gets the same answer as an unknown one."""
 
 from datetime import timedelta
 
@@ -20,7 +20,7 @@ BY_ID = [
 
 @pytest.mark.parametrize(("method", "path"), BY_ID)
 @pytest.mark.parametrize("state", ["queued", "in_progress", "failed", "completed"])
-def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
+def test_a_foreign_id_is_answered_like_an_unknown_one_and_stays_unchanged(
     tenant: Tenant, other: Tenant, worker: FakeWorker, method: str, path: str, state: str
 ) -> None:
     foreign = other.submit()["id"]
@@ -33,13 +33,13 @@ def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/{}", "/v1/responses/{}/attempts"])
-def test_an_etag_of_a_foreign_response_gives_nothing_away(tenant: Tenant, other: Tenant, path: str) -> None:
+def test_an_etag_of_a_foreign_response_reveals_nothing(tenant: Tenant, other: Tenant, path: str) -> None:
     foreign = other.submit()["id"]
     answer = tenant.http.get(path.format(foreign), headers={"if-none-match": "*"})
     assert_error(answer, 404, param="response_id")
 
 
-def test_a_list_holds_only_ones_own_whatever_is_asked(tenant: Tenant, other: Tenant) -> None:
+def test_a_list_holds_only_own_responses_for_any_query(tenant: Tenant, other: Tenant) -> None:
     labels = {"ticket": "4711"}
     mine = tenant.submit(metadata=labels)["id"]
     theirs = other.submit(metadata=labels)["id"]
@@ -47,18 +47,18 @@ def test_a_list_holds_only_ones_own_whatever_is_asked(tenant: Tenant, other: Ten
     assert tenant.ids(**{"metadata[ticket]": "4711"}) == [mine]
     assert tenant.ids(status="queued", model="openai/o3-pro") == [mine]
     assert tenant.ids(after=theirs, order="asc") == []
-    assert tenant.ids(after=theirs) == [mine]  # a foreign id only says from where on to look
+    assert tenant.ids(after=theirs) == [mine]  # a foreign id only sets the position
     assert other.ids() == [theirs]
 
 
-def test_usage_holds_only_ones_own(tenant: Tenant, other: Tenant, worker: FakeWorker) -> None:
+def test_usage_covers_only_the_own_key(tenant: Tenant, other: Tenant, worker: FakeWorker) -> None:
     worker.complete(tenant.submit()["id"])
     worker.complete(other.submit()["id"])
     (row,) = tenant.http.get("/v1/usage").json()["data"]
     assert (row["api_key_id"], row["calls"]) == (tenant.id, 1)
 
 
-def test_a_queue_position_counts_ones_own_jobs_alone(tenant: Tenant, other: Tenant) -> None:
+def test_a_queue_position_counts_only_own_jobs(tenant: Tenant, other: Tenant) -> None:
     for _ in range(3):
         other.submit(priority=9)
     first, second, urgent = tenant.submit()["id"], tenant.submit()["id"], tenant.submit(priority=9)["id"]
@@ -66,9 +66,7 @@ def test_a_queue_position_counts_ones_own_jobs_alone(tenant: Tenant, other: Tena
     assert positions == [1, 2, 3]
 
 
-def test_what_becomes_of_a_foreign_job_changes_nothing_of_mine(
-    tenant: Tenant, other: Tenant, worker: FakeWorker
-) -> None:
+def test_changes_of_a_foreign_job_do_not_change_an_own_one(tenant: Tenant, other: Tenant, worker: FakeWorker) -> None:
     mine, theirs = tenant.submit()["id"], other.submit()["id"]
     before = tenant.get(mine)
     worker.reschedule(theirs, Failure(ErrorKind.RATE_LIMITED, "Slow down.", 429), timedelta(hours=1))

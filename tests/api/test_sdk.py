@@ -1,4 +1,4 @@
-"""The official `openai` SDK is the client; nothing is set but `base_url` and `api_key`."""
+"""The official `openai` SDK works with only `base_url` and `api_key` set."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def strict(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
-    """The same, refusing what does not fit the SDK's own types."""
+    """The SDK with validation of every answer against its own types."""
     with OpenAI(
         base_url=f"{server.url}/v1", api_key=tenant.secret, _strict_response_validation=True, max_retries=0
     ) as client:
@@ -64,7 +64,7 @@ def test_every_status_fits_the_sdks_own_types(strict: OpenAI, worker: FakeWorker
     for status in Status:
         job_id = submit(strict).id
         worker.bring_to(status, job_id)
-        if status is Status.FAILED:  # its list of error codes is closed, and lacks ours
+        if status is Status.FAILED:  # the SDK's closed list of error codes lacks ours
             job_id = submit(strict).id
             worker.fail(job_id, Failure(ErrorKind.SERVER_ERROR, "Oh no.", 500))
         found = strict.responses.retrieve(job_id)
@@ -89,7 +89,7 @@ def test_a_held_request_returns_with_the_answer(client: OpenAI, tenant: Tenant, 
         ("model_unavailable", openai.NotFoundError),
     ],
 )
-def test_a_held_request_that_failed_is_not_sent_again(
+def test_a_failed_held_request_is_not_retried_by_the_sdk(
     client: OpenAI, tenant: Tenant, worker: FakeWorker, code: str, error: type[openai.APIStatusError]
 ) -> None:
     failure = Failure(ErrorKind.REJECTED, "What the provider said.", 400)
@@ -122,7 +122,7 @@ def test_models(client: OpenAI) -> None:
     assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
 
 
-def test_the_errors_are_its_own(server: Server, client: OpenAI) -> None:
+def test_errors_are_the_sdks_own_exceptions(server: Server, client: OpenAI) -> None:
     with pytest.raises(openai.AuthenticationError) as refused:
         client.with_options(api_key="bb_wrong").models.list()
     assert (refused.value.status_code, refused.value.code) == (401, "invalid_api_key")

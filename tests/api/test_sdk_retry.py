@@ -1,4 +1,4 @@
-"""An SDK's own retry joins the job of its lost first try; an equal create sent on purpose makes a job of its own."""
+"""An SDK's own retry joins the job of its lost first request. A separate equal create makes its own job."""
 
 import asyncio
 import hashlib
@@ -133,10 +133,10 @@ def submits_are_blocked(database: Database) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
+def test_a_retry_waits_for_the_first_request_that_is_being_committed(
     server: Server, tenant: Tenant, worker: FakeWorker, elsewhere: bool
 ) -> None:
-    """Its client has left too late for the check before the commit, and the commit takes long."""
+    """The client disconnects after the check that precedes a slow commit."""
     if server.database.is_sqlite:
         pytest.skip("on SQLite a create that waits for its commit has not started its transaction")
     with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
@@ -146,7 +146,7 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
         else:
             there = tenant
         with server.database.begin() as tx:
-            tx.execute(text("LOCK TABLE undelivered_creates IN EXCLUSIVE MODE"))  # a create's last write
+            tx.execute(text("LOCK TABLE undelivered_creates IN EXCLUSIVE MODE"))  # the last write of a create
             first = post_raw(server, tenant, BODY)
             waits = text(
                 "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'undelivered_creates'::regclass"
@@ -155,7 +155,7 @@ def test_a_retry_waits_for_the_first_try_that_is_about_to_be_committed(
             first.close()
             again = pool.submit(post, there, BODY, **AGAIN)
             with pytest.raises(TimeoutError):
-                again.result(1.0)  # it has looked by now
+                again.result(1.0)  # it has checked by now
         job_id = tenant.only_id()
         worker.complete(job_id)
         assert again.result(20).json()["id"] == job_id
@@ -171,7 +171,7 @@ def test_a_create_that_is_submitted_too_late_is_submitted_once(
         with submits_are_blocked(elsewhere):
             answer = pool.submit(client.responses.create, model=MODEL, input="Hello", background=background)
             with pytest.raises(TimeoutError):
-                answer.result(1.2)  # the first one has timed out by now
+                answer.result(1.2)  # the first request has timed out by now
         job_id = tenant.only_id()
         worker.complete(job_id)
         assert answer.result(20).id == job_id
@@ -180,7 +180,7 @@ def test_a_create_that_is_submitted_too_late_is_submitted_once(
 
 
 def test_a_background_create_whose_answer_was_never_written_is_joined(server: Server, tenant: Tenant) -> None:
-    """Its process was killed between the commit and the answer."""
+    """The process was killed between the commit and the answer."""
     body: Json = {**BODY, "background": True}
     job_id = post(tenant, body, **{"x-stainless-retry-count": "0"}).json()["id"]
     await_until(lambda: not requests_for(server, job_id), 5, "it still counts as undelivered")
@@ -190,7 +190,7 @@ def test_a_background_create_whose_answer_was_never_written_is_joined(server: Se
         when = tx.execute(schema.jobs.select().where(schema.jobs.c.id == job_id)).mappings().one()["created_at"]
         mark = {"job_id": job_id, "api_key_id": tenant.id, "body_sha256": digest, "since": when}
         tx.execute(schema.undelivered_creates.insert().values(**mark, **killed))
-    assert post(tenant, body, **AGAIN).json()["id"] == job_id  # once its process counts as silent
+    assert post(tenant, body, **AGAIN).json()["id"] == job_id  # after the process counts as dead
     assert post(tenant, body, **AGAIN).json()["id"] != job_id
 
 
@@ -202,8 +202,8 @@ def test_a_client_that_still_waits_keeps_its_job(server: Server, tenant: Tenant,
             assert len(requests_for(server, job_id)) == 1
 
 
-def test_a_hundred_equal_prompts_of_which_some_are_sent_again_stay_a_hundred(server: Server, tenant: Tenant) -> None:
-    """As after a 429 from a gateway in front: the first try of a retry never made a job."""
+def test_a_hundred_equal_prompts_with_some_retries_make_a_hundred_jobs(server: Server, tenant: Tenant) -> None:
+    """After a 429 from a gateway, the first request of a retry has made no job."""
 
     async def send_all() -> list[str]:
         headers = {"authorization": f"Bearer {tenant.secret}"}

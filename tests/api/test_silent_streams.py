@@ -1,4 +1,4 @@
-"""A thousand streams that wait for models that think cost one look for all of them, and show what nobody announced."""
+"""A thousand silent streams are checked with one query, which also finds events without a notification."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,14 +20,14 @@ STREAMS = 5
 
 @pytest.fixture
 def server(database_url: str, shared_valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """One that looks all the time, and tells its streams' clients as often that it is there."""
+    """A server that checks its streams and sends keep-alive comments very often."""
     monkeypatch.setattr(jobs.notifications, "READ_EVERY", 0.1)
     monkeypatch.setattr(api.held_response, "KEEPALIVE_SECONDS", 0.05)
     with serve(settings_for(database_url, shared_valkey.url)) as server:
         yield server
 
 
-def test_silent_streams_are_looked_at_together_and_only_news_are_read(
+def test_silent_streams_are_checked_together_and_only_new_events_are_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener, sequences, worker = server.state.listener, server.state.sequences, FakeWorker(server)
@@ -43,17 +43,17 @@ def test_silent_streams_are_looked_at_together_and_only_news_are_read(
         reads[job_id] += 1
         return await read(job_id, *rest)
 
-    def are_all_told() -> bool:
+    def all_show_queued() -> bool:
         return {each.reached for job_id in ids for each in listener._watching.get(job_id, ())} == {2}
 
     with a_tenant(server) as tenant, ExitStack() as streams:
         ids = [tenant.submit()["id"] for _ in range(STREAMS)]
         events = [streams.enter_context(watching(server, tenant, job_id)) for job_id in ids]
-        await_until(are_all_told, 5, "not all have told that the response is queued")
+        await_until(all_show_queued, 5, "not all streams show that the response is queued")
         monkeypatch.setattr(listener, "_emitted_counts", looking)
         monkeypatch.setattr(sequences, "read", reading)
         await_until(lambda: looks.count({*ids}) >= 5, 10, "nobody looks at all of them together")
-        assert len(looks) <= 5 + STREAMS // 2  # the first may be of those that were just subscribed
+        assert len(looks) <= 5 + STREAMS // 2  # the first checks may cover only the first subscriptions
         assert not reads
         worker.complete(ids[0], announce=False)
         assert kinds(events[0].result(5)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]

@@ -1,4 +1,4 @@
-"""What streams show, over an API whose worker is the test's own hand."""
+"""Events of streams, written by the test in place of a worker."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ def test_created_as_a_stream(sdk: OpenAI, tenant: Tenant, worker: FakeWorker) ->
     assert rest == ["response.in_progress", *OUTPUT_EVENTS, "response.completed"]
 
 
-def test_a_response_that_was_never_to_stream_can_be_watched_too(
+def test_a_response_created_without_stream_can_be_streamed_later(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
@@ -73,18 +73,18 @@ def test_the_last_event_holds_the_response(tenant: Tenant, worker: FakeWorker, s
     events = stream(tenant, job_id)
     assert kinds(events)[-1] == last
     polled = tenant.get(job_id)
-    if status is Status.FAILED:  # a code that clients take for final: decision 0020
+    if status is Status.FAILED:  # a code that clients treat as final: decision 0020
         assert polled["error"]["code"] == events[-1]["response"]["backburner"]["error"]["code"] == "provider_rejected"
         polled["error"]["code"] = "invalid_prompt"
     assert events[-1]["response"] == polled
-    begins_with = OPENING[:2] if status is Status.CANCELLED else OPENING  # which no worker ever had
+    begins_with = OPENING[:2] if status is Status.CANCELLED else OPENING  # no worker had claimed it
     assert kinds(events)[: len(begins_with)] == begins_with
     for number in range(len(events)):
         assert stream(tenant, job_id, starting_after=number) == events[number + 1 :]
     assert stream(tenant, job_id, starting_after=10_000) == []
 
 
-def test_what_is_told_comes_at_once_and_the_answer_adds_the_rest(
+def test_live_events_come_at_once_and_the_answer_adds_the_rest(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
@@ -102,7 +102,7 @@ def test_what_is_told_comes_at_once_and_the_answer_adds_the_rest(
     assert stream(tenant, job_id) == whole
 
 
-def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
+def test_a_follow_ups_events_are_the_same_at_any_time(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     first = tenant.submit()["id"]
     job_id = tenant.submit("And then?", previous_response_id=first)["id"]
     with watching(server, tenant, job_id) as events:
@@ -118,7 +118,7 @@ def test_a_follow_ups_sequence_is_the_same_at_any_time(server: Server, tenant: T
 
 
 def stream_until(server: Server, tenant: Tenant, job_id: str, count: int) -> list[Json]:
-    """The first events of a response that goes on."""
+    """Return the first events of an unfinished response."""
     with tenant.http.stream("GET", f"/v1/responses/{job_id}?stream=true") as answer:
         raw = ""
         for text in answer.iter_text():
@@ -128,7 +128,7 @@ def stream_until(server: Server, tenant: Tenant, job_id: str, count: int) -> lis
     raise AssertionError(f"the stream ended: {raw}")
 
 
-def test_another_process_tells_the_same(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
+def test_another_process_streams_the_same_events(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     with serve(server.settings) as another, another.client(tenant.secret) as http:
         elsewhere = Tenant(tenant.id, tenant.secret, http)
@@ -141,7 +141,7 @@ def test_another_process_tells_the_same(server: Server, tenant: Tenant, worker: 
 
 
 @pytest.mark.parametrize("mishap", ["flushed", "gone"])
-def test_redis_only_saves_time(shared_database_url: str, valkey: ValkeyServer, mishap: str) -> None:
+def test_events_arrive_without_redis_only_later(shared_database_url: str, valkey: ValkeyServer, mishap: str) -> None:
     with serve(settings_for(shared_database_url, valkey.url)) as server, a_tenant(server) as tenant:
         worker = FakeWorker(server)
         job_id = tenant.submit()["id"]
@@ -157,7 +157,7 @@ def test_redis_only_saves_time(shared_database_url: str, valkey: ValkeyServer, m
             assert kinds(events.result(8)) == [*OPENING, *OUTPUT_EVENTS[:3], OUTPUT_EVENTS[-1], "response.completed"]
 
 
-def test_a_lost_attempts_item_is_closed_and_the_next_begins_behind_it(
+def test_the_item_of_a_lost_attempt_is_closed_and_the_next_item_follows(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
@@ -173,7 +173,7 @@ def test_a_lost_attempts_item_is_closed_and_the_next_begins_behind_it(
     done = [each for each in events if each["type"] == "response.output_item.done"]
     assert [(each["output_index"], each["item"]["id"], each["item"]["status"]) for each in done] == [
         (0, "msg_1", "completed"),
-        (1, "msg_2", "completed"),  # msg_1 was taken by the lost one, so nothing of the answer is told but its end
+        (1, "msg_2", "completed"),  # the lost attempt used msg_1, so the answer's item is streamed only at the end
     ]
     assert events[-1]["response"]["output"] == [message(TEXT)]
 
@@ -189,20 +189,20 @@ def test_a_late_attempt_adds_nothing(server: Server, tenant: Tenant, worker: Fak
     assert stream(tenant, job_id) == before
 
 
-def test_a_commit_whose_confirmation_was_lost_is_not_told_twice(
+def test_events_of_a_commit_without_confirmation_are_not_streamed_twice(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
     worker.claim(job_id)
-    told = [{"type": "response.output_text.delta", "output_index": 0, "delta": str(number)} for number in range(5)]
+    events = [{"type": "response.output_text.delta", "output_index": 0, "delta": str(number)} for number in range(5)]
     for count in (3, 3, 5):
         with server.database.begin() as tx:
-            assert append(tx, [Chunk(job_id, 1, LIVE_FROM, told[:count], Progress())]) == {job_id}
+            assert append(tx, [Chunk(job_id, 1, LIVE_FROM, events[:count], Progress())]) == {job_id}
     worker.cancel(job_id)
     assert [each["delta"] for each in stream(tenant, job_id) if "delta" in each] == list("01234")
 
 
-def test_a_retry_tells_a_new_sequence(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
+def test_a_retry_streams_a_new_sequence(server: Server, tenant: Tenant, worker: FakeWorker) -> None:
     job_id = tenant.submit()["id"]
     EventWriter(server, worker, job_id).begin()
     worker.cancel(job_id)
@@ -212,16 +212,16 @@ def test_a_retry_tells_a_new_sequence(server: Server, tenant: Tenant, worker: Fa
     assert kinds(stream(tenant, job_id)) == [*OPENING, *OUTPUT_EVENTS, "response.completed"]
 
 
-def test_one_that_is_deleted_meanwhile_ends_with_an_error(server: Server, tenant: Tenant) -> None:
+def test_the_stream_of_a_deleted_response_ends_with_an_error(server: Server, tenant: Tenant) -> None:
     job_id = tenant.submit()["id"]
     with watching(server, tenant, job_id) as events:
         tenant.http.delete(f"/v1/responses/{job_id}")
         last = events.result(10)[-1]
-    assert last["type"] in {"error", "response.failed"}  # it was cancelled first, which may have been seen
+    assert last["type"] in {"error", "response.failed"}  # the stream may see the cancel that precedes the deletion
     assert_error(tenant.http.get(f"/v1/responses/{job_id}?stream=true"), 404, param="response_id")
 
 
-def test_foreign_and_wrong_ones_are_refused(tenant: Tenant, other: Tenant) -> None:
+def test_foreign_and_invalid_streams_are_refused(tenant: Tenant, other: Tenant) -> None:
     job_id = tenant.submit()["id"]
     assert_error(other.http.get(f"/v1/responses/{job_id}?stream=true"), 404, param="response_id")
     for wrong in ("-1", "x", "1.5", str(2**31)):
@@ -229,7 +229,7 @@ def test_foreign_and_wrong_ones_are_refused(tenant: Tenant, other: Tenant) -> No
         assert_error(answer, 400, code="invalid_value", param="starting_after")
 
 
-def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, worker: FakeWorker) -> None:
+def test_a_repeated_create_with_the_same_key_gets_the_same_stream(tenant: Tenant, worker: FakeWorker) -> None:
     def create() -> list[Json]:
         answer = tenant.http.post(
             "/v1/responses",
@@ -245,7 +245,7 @@ def test_a_stream_sent_again_under_its_key_is_the_same_stream(tenant: Tenant, wo
     assert len(tenant.ids()) == 1
 
 
-def test_what_is_run_again_while_its_end_is_read_has_not_ended(
+def test_a_retry_during_the_read_of_the_end_does_not_end_the_stream(
     server: Server, tenant: Tenant, worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = tenant.submit()["id"]

@@ -1,4 +1,4 @@
-"""Requests that come at once share a transaction; each is answered for itself."""
+"""Concurrent creates share a transaction. Each gets its own answer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ BODY: Json = {"model": MODEL, "input": PROMPT, "background": True}
 
 
 @contextmanager
-def nothing_can_be_accepted(server: Server) -> Iterator[None]:
+def blocked_creates(server: Server) -> Iterator[None]:
     database = Database(server.settings.database)
     try:
         with database.begin() as tx:
@@ -46,7 +46,7 @@ def post(tenant: Tenant, number: int, **headers: str) -> httpx.Response:
 
 
 def numbers(tenant: Tenant) -> list[int]:
-    """Of the requests that made a response, each as often as it did."""
+    """Return the numbers of the requests, once per response that they created."""
     return sorted(int(each["metadata"]["number"]) for each in tenant.page(limit=100)["data"])
 
 
@@ -54,8 +54,8 @@ def numbers(tenant: Tenant) -> list[int]:
 def a_batch(
     server: Server, tenant: Tenant, size: int, pool: ThreadPoolExecutor
 ) -> Iterator[list[Future[httpx.Response]]]:
-    """Creates that wait together behind one, 0, that waits for the database; they go on at the end."""
-    with nothing_can_be_accepted(server):
+    """Send creates that wait together while create 0 waits for the database. All go on at the end."""
+    with blocked_creates(server):
         answers = [pool.submit(post, tenant, 0)]
         await_until(lambda: server.is_creating, 10, "nothing is written")
         await_until(lambda: not server.creates_behind, 10, "nothing is written")
@@ -64,8 +64,8 @@ def a_batch(
         yield answers
 
 
-def test_one_that_cannot_be_written_does_not_fail_those_beside_it(server: Server, tenant: Tenant) -> None:
-    """Of those under one key all but the first break the constraint, and with it the transaction of them all."""
+def test_a_create_that_cannot_be_written_does_not_fail_the_others(server: Server, tenant: Tenant) -> None:
+    """Four creates share a key. All but the first break a constraint and so the shared transaction."""
     with ThreadPoolExecutor(16) as pool:
         with a_batch(server, tenant, 8, pool) as alone:
             alike = [pool.submit(post, tenant, 99, idempotency_key="one key") for _ in range(4)]
@@ -77,8 +77,8 @@ def test_one_that_cannot_be_written_does_not_fail_those_beside_it(server: Server
     assert numbers(tenant) == [*range(8), 99]
 
 
-def test_one_whose_client_has_left_is_left_out(server: Server, tenant: Tenant) -> None:
-    """Its SDK sends it again by itself."""
+def test_a_create_whose_client_has_disconnected_is_left_out(server: Server, tenant: Tenant) -> None:
+    """Its SDK retries it."""
     with ThreadPoolExecutor(8) as pool:
         with a_batch(server, tenant, 4, pool) as answers:
             with suppress(httpx.ReadTimeout), server.client(tenant.secret) as impatient:
@@ -91,7 +91,7 @@ def test_one_whose_client_has_left_is_left_out(server: Server, tenant: Tenant) -
     assert numbers(tenant) == [*range(4)]
 
 
-def test_one_whose_key_is_revoked_is_refused_alone(server: Server, tenant: Tenant) -> None:
+def test_only_the_create_with_a_revoked_key_is_refused(server: Server, tenant: Tenant) -> None:
     if server.database.is_sqlite:
         pytest.skip("there is one writer at a time")
     with a_tenant(server) as revoked, ThreadPoolExecutor(8) as pool:
@@ -106,8 +106,10 @@ def test_one_whose_key_is_revoked_is_refused_alone(server: Server, tenant: Tenan
     assert numbers(tenant) == [*range(4)]
 
 
-def test_one_that_waited_while_the_time_was_set_is_accepted_as_of_now(server: Server, tenant: Tenant) -> None:
-    """It was checked by a time that lies an hour back, by which its deadline would have passed."""
+def test_a_create_that_waited_while_the_clock_was_set_is_submitted_at_the_new_time(
+    server: Server, tenant: Tenant
+) -> None:
+    """The check used a time one hour ago. Counted from then, the deadline would have passed."""
     if not server.database.is_sqlite:
         pytest.skip("PostgreSQL has a clock of its own")
     other = Database(server.settings.database)
@@ -125,14 +127,14 @@ def test_one_that_waited_while_the_time_was_set_is_accepted_as_of_now(server: Se
     assert job.deadline_at - job.created_at == timedelta(seconds=server.settings.job_deadline_seconds)
 
 
-def assert_told_that_nothing_was_accepted(answer: httpx.Response) -> None:
+def assert_nothing_submitted(answer: httpx.Response) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
     assert "Nothing was submitted" in answer.json()["error"]["message"]
     assert "x-should-retry" not in answer.headers
 
 
 def id_to_look_for(answer: httpx.Response) -> str:
-    """What a create is told whose commit had no answer; it is not to be sent again by itself."""
+    """Assert that the commit's outcome is unknown and that SDKs do not retry. Return the id in the message."""
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "acceptance_unknown")
     assert answer.headers["x-should-retry"] == "false"
     job_id = answer.headers["openai-response-id"]
@@ -140,23 +142,23 @@ def id_to_look_for(answer: httpx.Response) -> str:
     return job_id
 
 
-def test_all_of_them_are_told_when_the_database_goes_away(shared_valkey: ValkeyServer) -> None:
+def test_every_create_of_a_batch_gets_503_when_the_database_goes_away(shared_valkey: ValkeyServer) -> None:
     with PostgresServer() as postgres:
         databases = Databases(postgres.url)
         with serve(settings_for(databases.migrated(), shared_valkey.url)) as server, a_tenant(server) as tenant:
             with ThreadPoolExecutor(16) as pool:
                 with suppress(Exception), a_batch(server, tenant, 12, pool) as answers:
                     postgres.kill()
-                told = [each.result(30) for each in answers]
-                for each in told:
-                    assert_told_that_nothing_was_accepted(each)
+                answered = [each.result(30) for each in answers]
+                for each in answered:
+                    assert_nothing_submitted(each)
                 postgres.start()
-                assert await_until(lambda: post(tenant, 99).is_success, 20, "nothing is accepted any more")
+                assert await_until(lambda: post(tenant, 99).is_success, 20, "creates still fail")
             assert numbers(tenant) == [99]
 
 
 class LosesCommits(Proxy):
-    """A way to the database that, while `losing`, breaks off when a create has been committed, before anybody hears."""
+    """A proxy to the database. While `losing`, it breaks the connection after a commit, before the confirmation."""
 
     losing = False
 
@@ -181,7 +183,7 @@ class LosesCommits(Proxy):
         await self._finish(near, passage)
 
 
-def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_is_lost(
+def test_a_lost_commit_confirmation_reports_no_success_and_writes_nothing_twice(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
     way, through = LosesCommits.before(postgres_url)
@@ -196,7 +198,7 @@ def test_none_is_told_of_success_or_written_twice_when_the_answer_to_the_commit_
         assert [tenant.get(each)["metadata"]["number"] for each in ids] == [str(number) for number in range(12)]
 
 
-def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
+def test_an_sdks_own_retry_joins_a_job_committed_without_confirmation(
     postgres_url: str, shared_valkey: ValkeyServer
 ) -> None:
     way, through = LosesCommits.before(postgres_url)
@@ -218,12 +220,12 @@ def test_an_sdks_own_retry_joins_what_was_committed_without_an_answer(
         again = post(tenant, 2, x_stainless_retry_count="0").headers["openai-response-id"]
         way.losing = False
         way.refuse()
-        # reads before anything is written: of a key's earlier create, and of a caller who is not known yet
-        assert_told_that_nothing_was_accepted(post(tenant, 4, idempotency_key="another key"))
+        # reads before the first write: the idempotency key's earlier create, and an API key that is not cached
+        assert_nothing_submitted(post(tenant, 4, idempotency_key="another key"))
         with server.client("bb_of-nobody-that-is-known") as stranger:
-            assert_told_that_nothing_was_accepted(stranger.post("/v1/responses", json=BODY))
-        # the first retry finds the database away, which its SDK is not to take for the end
-        assert_told_that_nothing_was_accepted(post(tenant, 2, x_stainless_retry_count="1"))
+            assert_nothing_submitted(stranger.post("/v1/responses", json=BODY))
+        # the first retry finds the database unavailable, and its SDK must retry again
+        assert_nothing_submitted(post(tenant, 2, x_stainless_retry_count="1"))
         way.flow()
         assert post(tenant, 2, x_stainless_retry_count="2").raise_for_status().json()["id"] == again
         way.losing = True
@@ -258,7 +260,7 @@ def test_another_keys_cached_response_is_not_found(server: Server, tenant: Tenan
         assert stranger.http.get(f"/v1/responses/{job_id}").status_code == 404
 
 
-def test_a_large_one_neither_waits_for_others_nor_lets_them_wait(server: Server, tenant: Tenant) -> None:
+def test_a_large_create_neither_waits_for_others_nor_delays_them(server: Server, tenant: Tenant) -> None:
     if server.database.is_sqlite:
         pytest.skip("there is one writer at a time")
     with ThreadPoolExecutor(1) as pool:

@@ -1,4 +1,4 @@
-"""A path with a slash at its end is the path: the same answer, and no redirect."""
+"""A path with a slash at its end gets the same answer as without, and no redirect."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_a_response_is_submitted_and_read_with_a_slash(tenant: Tenant, worker: F
         "/openapi.json",
     ],
 )
-def test_everything_that_is_read_is_read_with_a_slash(tenant: Tenant, path: str) -> None:
+def test_every_readable_path_can_be_read_with_a_slash(tenant: Tenant, path: str) -> None:
     path = path.format(tenant.submit()["id"])
     address, mark, query = path.partition("?")
     plain, slashed = tenant.http.get(path), tenant.http.get(f"{address}/{mark}{query}")
@@ -52,7 +52,7 @@ def test_a_response_is_cancelled_retried_and_deleted_with_a_slash(tenant: Tenant
     assert_error(tenant.http.get(f"{path}/"), 404, param="response_id")
 
 
-def test_what_is_wrong_is_as_wrong_with_a_slash(tenant: Tenant) -> None:
+def test_errors_are_the_same_with_a_slash(tenant: Tenant) -> None:
     assert_error(tenant.http.get("/v1/nothing/"), 404)
     assert_error(tenant.http.put("/v1/responses/"), 405)
     assert_error(tenant.http.post("/v1/responses/", json={"model": MODEL}), 400, **missing("input"))
@@ -65,7 +65,7 @@ def missing(param: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", ["/v1/responses/", "/v1/models/", "/docs/", "/nothing/", "//elsewhere.example/"])
-def test_no_path_leads_to_a_host_that_the_client_named(tenant: Tenant, path: str) -> None:
+def test_no_path_redirects_to_a_host_named_by_the_client(tenant: Tenant, path: str) -> None:
     answer = tenant.http.get(path, headers={"host": "elsewhere.example"})
     assert not answer.is_redirect
     assert "location" not in answer.headers

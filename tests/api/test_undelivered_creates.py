@@ -1,4 +1,4 @@
-"""The tracker writes what it has recorded even if the database was away for a while."""
+"""The tracker writes its records even if the database was unavailable for a while."""
 
 import migrations
 from api.sdk_retry.tracker import UndeliveredTracker
@@ -7,7 +7,7 @@ from jobs.store.database import Database
 from tests.support.waiting import await_until
 
 
-def test_a_loss_that_could_not_be_written_is_written_later(empty_database_url: str) -> None:
+def test_an_undelivered_create_that_could_not_be_written_is_written_later(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     tracker = UndeliveredTracker(database)
     tracker.start()

@@ -1,4 +1,4 @@
-"""What the SDK has methods for and this server does not do is refused by name, as the SDK's own error."""
+"""SDK methods that this server does not support raise the SDK's own error, which names the method's path."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +31,9 @@ CALLS: dict[str, Callable[[OpenAI], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_it_says_that_it_is_not_offered(server: Server, tenant: Tenant, call: Callable[[OpenAI], Any]) -> None:
+def test_an_unsupported_method_raises_not_offered(
+    server: Server, tenant: Tenant, call: Callable[[OpenAI], Any]
+) -> None:
     with (
         OpenAI(base_url=f"{server.url}/v1", api_key=tenant.secret) as client,
         pytest.raises(openai.NotFoundError, match="is not offered by this server") as refused,
@@ -42,13 +44,13 @@ def test_it_says_that_it_is_not_offered(server: Server, tenant: Tenant, call: Ca
     assert tenant.ids() == []
 
 
-def test_any_other_path_is_not_there(tenant: Tenant) -> None:
-    told = assert_error(tenant.http.get("/v1/nowhere"), 404)
-    assert "/v1/nowhere" in told
+def test_any_other_path_is_not_found(tenant: Tenant) -> None:
+    error = assert_error(tenant.http.get("/v1/nowhere"), 404)
+    assert "/v1/nowhere" in error
     assert_error(tenant.http.put("/v1/responses"), 405)
 
 
-def test_background_work_is_not_continued(tenant: Tenant) -> None:
+def test_background_work_cannot_be_continued(tenant: Tenant) -> None:
     assert tenant.submit(background_options={"completion_window": "2h"})["status"] == "queued"
     body = {"model": MODEL, "input": "x", "background_options": {"continuation_id": "cont_1"}}
     refused = tenant.http.post("/v1/responses", json=body)

@@ -1,4 +1,4 @@
-"""Many who wait at once, and an end that nobody announces: Redis only saves time."""
+"""Many concurrent waits, and ends without a notification. Redis only makes waits shorter."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from tests.support.waiting import await_until
 pytestmark = pytest.mark.one_database
 
 WAITERS = 200
-REQUEST_THREADS = 40  # what Starlette lends to plain handlers, however many requests there are
+REQUEST_THREADS = 40  # Starlette's number of threads for synchronous handlers
 
 
 def waiters_of(server: Server, job_id: str) -> int:
@@ -35,7 +35,7 @@ async def wait_all(server: Server, tenant: Tenant, job_id: str) -> list[httpx.Re
         return await asyncio.gather(*(client.get(url) for _ in range(WAITERS)))
 
 
-def test_two_hundred_wait_without_a_thread_each_and_all_are_answered(
+def test_two_hundred_requests_wait_without_a_thread_each_and_all_are_answered(
     server: Server, tenant: Tenant, worker: FakeWorker
 ) -> None:
     job_id = tenant.submit()["id"]
@@ -64,7 +64,7 @@ def waiting(server: Server, tenant: Tenant) -> Iterator[tuple[str, Future[Json]]
 
 @pytest.fixture
 def alone(shared_database_url: str, valkey: ValkeyServer) -> Iterator[tuple[Server, Tenant]]:
-    """An API that has a Valkey of its own, and one of its tenants."""
+    """An API with its own Valkey, and one of its tenants."""
     with serve(settings_for(shared_database_url, valkey.url)) as server, a_tenant(server) as tenant:
         yield server, tenant
 
@@ -85,7 +85,7 @@ def restart(valkey: ValkeyServer) -> None:
 
 
 @pytest.mark.parametrize("mishap", [flush, restart])
-def test_an_end_after_a_mishap_of_redis_is_announced_as_ever(
+def test_an_end_after_a_redis_failure_is_notified_as_usual(
     alone: tuple[Server, Tenant], valkey: ValkeyServer, mishap: Callable[[ValkeyServer], None]
 ) -> None:
     server, tenant = alone
@@ -107,7 +107,7 @@ def test_an_end_while_redis_restarts_is_seen_once_it_is_back(
 
 
 @pytest.mark.parametrize("mishap", ["nobody announces it", "redis is gone", "redis is silent"])
-def test_an_end_that_is_not_announced_is_seen_within_seconds(
+def test_an_end_without_a_notification_is_seen_within_seconds(
     alone: tuple[Server, Tenant], valkey: ValkeyServer, mishap: str
 ) -> None:
     server, tenant = alone
@@ -128,7 +128,7 @@ def subscribers(valkey: ValkeyServer, job_id: str) -> int:
         return int(count)
 
 
-def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
+def test_a_process_subscribes_to_a_response_only_during_a_wait(
     alone: tuple[Server, Tenant], valkey: ValkeyServer
 ) -> None:
     server, tenant = alone
@@ -143,7 +143,7 @@ def test_a_process_subscribes_what_is_waited_for_and_only_meanwhile(
 
 @pytest.fixture
 def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is looked at because time has passed."""
+    """Turn off the periodic check of rows."""
     monkeypatch.setattr(notifications, "READ_EVERY", 3600.0)
 
 
@@ -151,7 +151,7 @@ def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_end_just_before_the_subscription_is_seen_at_once(
     alone: tuple[Server, Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits has looked at the row before, and nobody says it again."""
+    """The wait read the row before the end, and the notification is not repeated."""
     server, tenant = alone
     job_id = tenant.submit()["id"]
     subscribe = PubSub.subscribe
@@ -170,7 +170,7 @@ def test_an_end_just_before_the_subscription_is_seen_at_once(
 
 
 @pytest.mark.usefixtures("without_looks")
-def test_the_word_of_a_worker_of_the_release_before_is_heard(
+def test_a_notification_from_a_worker_of_the_previous_release_is_received(
     alone: tuple[Server, Tenant], valkey: ValkeyServer
 ) -> None:
     server, tenant = alone
@@ -182,7 +182,7 @@ def test_the_word_of_a_worker_of_the_release_before_is_heard(
 
 
 @pytest.mark.parametrize("channel", [NAMES.ended, NAMES.wrote])
-def test_rubbish_on_the_channel_delays_nobody_who_waits(
+def test_invalid_messages_on_the_channel_do_not_delay_waits(
     alone: tuple[Server, Tenant], valkey: ValkeyServer, channel: str
 ) -> None:
     server, tenant = alone

@@ -1,4 +1,4 @@
-"""The webhook routes through the SDK's own resource; nothing is delivered here, rows are what is looked at."""
+"""The webhook routes, through the SDK's own resource. Nothing is delivered. The tests check rows."""
 
 import json
 import socket
@@ -41,7 +41,7 @@ NO_DELIVERY = "whd_00000000000000000000000000000000"
 
 @pytest.fixture(scope="session")
 def server(shared_database_url: str, shared_valkey: Any) -> Iterator[Server]:
-    """One that keeps secrets."""
+    """A server with an encryption key."""
     keys = [SecretStr(generate_key())]
     with serve(settings_for(shared_database_url, shared_valkey.url, encryption_keys=keys)) as server:
         yield server
@@ -49,7 +49,7 @@ def server(shared_database_url: str, shared_valkey: Any) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
-    """Refuses what does not fit the SDK's own types."""
+    """The SDK with validation of every answer against its own types."""
     with OpenAI(
         base_url=f"{server.url}/v1", api_key=tenant.secret, _strict_response_validation=True, max_retries=0
     ) as client:
@@ -57,7 +57,7 @@ def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
 
 
 def test_the_sdk_manages_endpoints(client: OpenAI) -> None:
-    """[0.16]"""
+    """Create, read, list, change and delete an endpoint."""
     made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
     assert len(key_of(made.signing_secret)) == 32
     assert made.signing_secret_hint == f"whsec_***{made.signing_secret[-4:]}"
@@ -89,7 +89,7 @@ def test_the_sdk_asks_for_event_types_and_pages(client: OpenAI) -> None:
     assert ([each.id for each in second.data], second.has_more) == (made[:1], False)
 
 
-def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -> None:
+def test_the_old_secret_stays_valid_only_on_request(server: Server, client: OpenAI) -> None:
     made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
     row = schema.webhook_endpoints.c
 
@@ -106,7 +106,7 @@ def test_the_old_secret_lives_on_request_alone(server: Server, client: OpenAI) -
     assert former() == (None, None)
 
 
-def test_secrets_lie_encrypted_and_are_never_shown_again(server: Server, tenant: Tenant, client: OpenAI) -> None:
+def test_secrets_are_stored_encrypted_and_never_shown_again(server: Server, tenant: Tenant, client: OpenAI) -> None:
     made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
     mine = "a secret of the caller's own"
     accepted = tenant.submit(webhook={"url": URL, "secret": mine, "events": ["response.completed"]})
@@ -139,7 +139,7 @@ def register(tenant: Tenant) -> str:
     return made
 
 
-def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
+def test_a_foreign_id_is_answered_like_an_unknown_one_and_stays_unchanged(
     tenant: Tenant, other: Tenant, worker: FakeWorker
 ) -> None:
     foreign = register(other)
@@ -158,7 +158,7 @@ def test_a_foreign_id_is_answered_like_an_unknown_one_and_left_alone(
     assert other.http.get(f"/v1/webhook_endpoints/{foreign}/deliveries").json() == log
 
 
-def test_the_scope_is_asked_for(server: Server) -> None:
+def test_the_scope_is_required(server: Server) -> None:
     with a_tenant(server, [Scope.RESPONSES_READ, Scope.RESPONSES_WRITE]) as reader:
         for method, path, body in [*ROUTES, ("GET", "/v1/webhook_event_types", None)]:
             answer = reader.http.request(method, path.format(NOBODYS), json=body)
@@ -173,7 +173,7 @@ REFUSED += ["https://localhost/", "http://93.184.215.14/", "https://93.184.215.1
 
 
 @pytest.mark.one_database
-def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> None:
+def test_a_forbidden_url_is_refused_by_field(tenant: Tenant) -> None:
     for url in REFUSED:
         body = {"name": "x", "url": url, "event_types": EVENTS}
         answer = tenant.http.post("/v1/webhook_endpoints", json=body)
@@ -190,11 +190,11 @@ def test_a_url_that_is_not_to_be_sent_to_is_refused_by_name(tenant: Tenant) -> N
 
 @pytest.mark.one_database
 class TestNames:
-    """What names lead to is nobody's business but the operator's, and who asks for long holds up nobody else."""
+    """Callers cannot learn what a host name resolves to. A slow lookup does not delay other keys."""
 
     @pytest.fixture
     def server(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-        """Its names are the test's, and some are never answered for."""
+        """A server that resolves the test's own names. Lookups of some never end."""
         let_go = threading.Event()
 
         def look_up(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
@@ -215,17 +215,17 @@ class TestNames:
         answer: dict[str, Any] = tenant.http.post("/v1/webhook_endpoints", json=body).json()
         return answer, time.monotonic() - started_at
 
-    def test_a_refusal_does_not_tell_which_internal_names_resolve(self, server: Server, tenant: Tenant) -> None:
+    def test_a_refusal_does_not_reveal_which_internal_names_resolve(self, server: Server, tenant: Tenant) -> None:
         hosts = ["unknown.example.com", "inside.example.com", "hangs.example.com", "empty.example.com"]
         hosts += ["both.example.com", "metadata.example.com"]
-        told = {host: self.ask(tenant, host) for host in hosts}
-        assert all("error" in answer for answer, _ in told.values()), told
-        assert len({json.dumps(answer) for answer, _ in told.values()}) == 1
-        seconds = [took for _, took in told.values()]
+        answers = {host: self.ask(tenant, host) for host in hosts}
+        assert all("error" in answer for answer, _ in answers.values()), answers
+        assert len({json.dumps(answer) for answer, _ in answers.values()}) == 1
+        seconds = [took for _, took in answers.values()]
         assert min(seconds) >= 1.0
         assert max(seconds) < 1.9
         by_address, _ = self.ask(tenant, "10.0.0.1")
-        assert by_address == told["inside.example.com"][0]
+        assert by_address == answers["inside.example.com"][0]
         endpoint = register(tenant)
         for host in hosts[:3]:
             url = f"https://{host}/"
@@ -236,7 +236,7 @@ class TestNames:
             assert error["message"].replace("webhook.url", "url") == by_address["error"]["message"]
         assert tenant.submit(webhook={"url": "https://good.example.com/"})["status"] == "queued"
 
-    def test_the_log_has_one_word_for_a_name_that_is_unknown_and_one_that_leads_inside(
+    def test_the_delivery_log_shows_one_error_for_unknown_and_internal_names(
         self, server: Server, tenant: Tenant, worker: FakeWorker
     ) -> None:
         endpoint = register(tenant)
@@ -248,11 +248,11 @@ class TestNames:
                 newest = select(row.id).where(row.endpoint_id == endpoint).order_by(row.id.desc()).limit(1)
                 [sending] = claim_deliveries(tx, [tx.execute(newest).scalar_one()], "wrk_0", datetime.now(UTC)).values()
                 record_delivery_attempt(tx, sending, DeliveryReport(error), datetime.now(UTC), 0)
-            newest_told = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"][0]
-            errors += [newest_told["error"], newest_told["attempts"][0]["error"]]
+            newest_error = tenant.http.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"][0]
+            errors += [newest_error["error"], newest_error["attempts"][0]["error"]]
         assert errors == ["address_refused"] * 4
 
-    def test_names_that_hang_hold_up_neither_other_keys_nor_the_api(
+    def test_slow_lookups_delay_neither_other_keys_nor_the_api(
         self, server: Server, tenant: Tenant, other: Tenant
     ) -> None:
         server.state.lookups._seconds = 5.0
@@ -283,23 +283,23 @@ class TestNames:
         ({"name": "x", "url": ["x"], "event_types": EVENTS}, "url"),
     ],
 )
-def test_bad_bodies_are_told_by_name(tenant: Tenant, body: Any, param: str) -> None:
+def test_a_bad_body_is_refused_by_field(tenant: Tenant, body: Any, param: str) -> None:
     answer = tenant.http.post("/v1/webhook_endpoints", json=body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 @pytest.mark.parametrize("path", ["/v1/webhook_endpoints/a%00b", "/v1/webhook_endpoints?after=%00"])
-def test_a_nul_is_no_fault_of_ours(tenant: Tenant, path: str) -> None:
+def test_a_nul_character_causes_no_internal_error(tenant: Tenant, path: str) -> None:
     assert tenant.http.get(path).status_code == 400
 
 
 @pytest.mark.parametrize("since", [-1, 1e300, "yesterday", None])
-def test_recover_wants_a_moment(tenant: Tenant, since: Any) -> None:
+def test_recover_requires_a_valid_time(tenant: Tenant, since: Any) -> None:
     answer = tenant.http.post(f"/v1/webhook_endpoints/{register(tenant)}/recover", json={"since": since})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "since")
 
 
-def test_the_log_redeliver_and_recover(tenant: Tenant, worker: FakeWorker) -> None:
+def test_the_delivery_log_redelivery_and_recovery(tenant: Tenant, worker: FakeWorker) -> None:
     endpoint = register(tenant)
     job_id = tenant.submit()["id"]
     worker.complete(job_id)
@@ -314,12 +314,14 @@ def test_the_log_redeliver_and_recover(tenant: Tenant, worker: FakeWorker) -> No
     assert recovered["deliveries"] == 0
 
 
-def test_a_webhook_of_a_request_that_is_held_is_refused(tenant: Tenant) -> None:
+def test_a_webhook_on_a_held_request_is_refused(tenant: Tenant) -> None:
     answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x", "webhook": {"url": URL}})
     assert_error(answer, 400, code="unsupported_parameter", param="webhook")
 
 
-def test_a_hundred_endpoints_are_enough(server: Server, tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_may_have_at_most_a_hundred_endpoints(
+    server: Server, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jobs.store.webhooks.endpoints.MOST_ENDPOINTS", 2)
     for _ in range(2):
         register(tenant)
@@ -327,7 +329,7 @@ def test_a_hundred_endpoints_are_enough(server: Server, tenant: Tenant, monkeypa
     assert_error(tenant.http.post("/v1/webhook_endpoints", json=body), 400, code="too_many_webhook_endpoints")
 
 
-def test_without_a_key_it_names_the_variable(server: Server) -> None:
+def test_without_an_encryption_key_the_error_names_the_variable(server: Server) -> None:
     settings = settings_for(server.settings.database, server.settings.redis)
     with serve(settings) as keyless, a_tenant(keyless) as tenant:
         body = {"name": "x", "url": URL, "event_types": EVENTS}
@@ -344,5 +346,5 @@ def test_without_a_key_it_names_the_variable(server: Server) -> None:
         assert tenant.submit(webhook={"url": URL})["status"] == "queued"
         tools = [{"type": "mcp", "server_label": "x", "server_url": "https://mcp.example", "authorization": "secret"}]
         answer = tenant.http.post("/v1/responses", json={"model": MODEL, "input": "x", "tools": tools})
-        told = assert_error(answer, 400, code="unsupported_parameter", param="tools[0].authorization")
-        assert "BACKBURNER_ENCRYPTION_KEYS" in told
+        answers = assert_error(answer, 400, code="unsupported_parameter", param="tools[0].authorization")
+        assert "BACKBURNER_ENCRYPTION_KEYS" in answers

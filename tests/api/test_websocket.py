@@ -1,4 +1,4 @@
-"""A client that would rather have a WebSocket is told at once, in OpenAI's shape, to go on over HTTP."""
+"""A WebSocket handshake is refused at once, in OpenAI's error shape, with a pointer to HTTP."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ HANDSHAKE = {
 
 @pytest.fixture(autouse=True)
 def silent(server: Server, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """uvicorn has nothing to say of any of this."""
+    """Assert that uvicorn logs nothing."""
     with caplog.at_level(logging.WARNING):
         yield
         await_until(lambda: not server.uvicorn.server_state.tasks, 5, "a handshake never ended")
@@ -69,7 +69,7 @@ def test_a_handshake_for_anything_else_is_answered_404(server: Server, tenant: T
     assert f"GET {path}" in error_of(response)["message"]
 
 
-def test_a_handshake_by_hand_is_answered_and_its_connection_closed(server: Server) -> None:
+def test_a_raw_handshake_is_answered_and_its_connection_closed(server: Server) -> None:
     head = "".join(f"{name}: {value}\r\n" for name, value in HANDSHAKE.items())
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
         connection.sendall(f"GET /v1/responses HTTP/1.1\r\nhost: x\r\n{head}\r\n".encode())
@@ -79,7 +79,7 @@ def test_a_handshake_by_hand_is_answered_and_its_connection_closed(server: Serve
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "websocket_not_supported"
 
 
-def test_a_handshake_whose_upgrade_a_proxy_took_out_is_answered_426(server: Server, tenant: Tenant) -> None:
+def test_a_handshake_without_upgrade_header_after_a_proxy_is_answered_426(server: Server, tenant: Tenant) -> None:
     left = {name: value for name, value in HANDSHAKE.items() if name.startswith("sec-")}
     answer = tenant.http.get("/v1/responses", headers=left)
     assert_error(answer, 426, code="websocket_not_supported")

@@ -1,4 +1,4 @@
-"""Bodies of requests, and what is said to a wrong one."""
+"""Request bodies for tests, and the error that a wrong one gets."""
 
 import json
 from typing import Any

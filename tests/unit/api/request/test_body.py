@@ -130,7 +130,7 @@ GOOD: dict[str, dict[str, Any]] = {
 def test_a_good_body_is_kept_as_it_was_sent(name: str) -> None:
     sent = GOOD[name]
     parsed = parse_request(encode(sent))
-    assert encode(parsed.body) == encode(sent)  # the order of the keys included
+    assert encode(parsed.body) == encode(sent)  # including the order of the keys
     assert parsed.fields.model == sent["model"]
 
 
@@ -138,7 +138,7 @@ OPTIONAL = [name for name, field in CreateResponse.model_fields.items() if not f
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_a_null_option_is_taken_as_absent_and_kept(name: str) -> None:
+def test_a_null_option_counts_as_absent_and_is_kept(name: str) -> None:
     sent = body(**{"prompt": {"id": "pmpt_1"}, name: None}) if name == "input" else body(**{name: None})
     parsed = parse_request(encode(sent))
     assert getattr(parsed.fields, name) is None
@@ -146,7 +146,7 @@ def test_a_null_option_is_taken_as_absent_and_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_nothing_is_made_up_for_what_was_not_sent(name: str) -> None:
+def test_no_value_is_invented_for_an_absent_field(name: str) -> None:
     sent = {**HELLO, "prompt": {"id": "pmpt_1"}} if name == "input" else HELLO
     sent = {field: value for field, value in sent.items() if field != name}
     parsed = parse_request(encode(sent if name != "prompt" else HELLO))
@@ -154,7 +154,7 @@ def test_nothing_is_made_up_for_what_was_not_sent(name: str) -> None:
     assert name not in parsed.body
 
 
-def test_the_provider_gets_its_fields_and_those_that_nobody_knows() -> None:
+def test_the_provider_gets_its_own_fields_and_unknown_ones() -> None:
     ours = {
         "background": True,
         "background_options": {},
@@ -204,7 +204,7 @@ def test_a_million_faults_make_one_error() -> None:
         body(webhook={"url": "https://example.com", "secret": "whsec_the secret plan"}),
     ],
 )
-def test_an_error_tells_no_prompt_and_no_secret(secret: dict[str, Any]) -> None:
+def test_an_error_holds_no_prompt_and_no_secret(secret: dict[str, Any]) -> None:
     error = refusal(secret)
     assert "secret plan" not in error.message
     assert error.__cause__ is None
@@ -214,6 +214,8 @@ def test_an_error_tells_no_prompt_and_no_secret(secret: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("field", "enum"), [("on_unknown_outcome", OnUnknownOutcome), ("truncation", Truncation)], ids=str
 )
-def test_the_contract_spells_like_the_domain(field: str, enum: type[OnUnknownOutcome] | type[Truncation]) -> None:
+def test_request_values_are_spelled_as_in_the_domain(
+    field: str, enum: type[OnUnknownOutcome] | type[Truncation]
+) -> None:
     values, _null = get_args(CreateResponse.model_fields[field].annotation)
     assert set(get_args(values)) == {member.value for member in enum}

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the answer is a body or a 400 that says what is wrong with them."""
+"""Any bytes give either a body or a 400 that names the fault."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from jobs.errors import RequestInvalid
 
 
 def nested(levels: int) -> bytes:
-    """Write an object of so many levels, itself counted."""
+    """Return an object with so many levels, including itself."""
     return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
 
 
@@ -49,12 +49,12 @@ def nested(levels: int) -> bytes:
         (b'{"a":' * 100_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_object_of_plain_json_is_refused(raw: bytes, fragment: str) -> None:
+def test_bytes_that_are_not_a_json_object_are_refused(raw: bytes, fragment: str) -> None:
     with pytest.raises(RequestInvalid) as caught:
         parse_request(raw)
     assert fragment in caught.value.message
     assert (caught.value.param, caught.value.code) == (None, "invalid_json")
-    caught.value.message.encode()  # it goes out as UTF-8
+    caught.value.message.encode()  # it is sent as UTF-8
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_half_of_a_surrogate_pair_is_refused(raw: bytes, param: str | None) -> N
         (b' {"a": {"a": {}}} \n', {"a": {"a": {}}}),
     ],
 )
-def test_what_only_looks_wrong_is_read(raw: bytes, value: dict[str, Any]) -> None:
+def test_unusual_but_valid_json_is_read(raw: bytes, value: dict[str, Any]) -> None:
     found = read_object(raw)
     assert found == value
     assert [type(part) for part in found.values()] == [type(part) for part in value.values()]
@@ -100,12 +100,12 @@ def test_the_deepest_body_can_be_written_again_deep_in_the_stack() -> None:
 
 @settings(deadline=None)
 @given(st.binary())
-def test_no_bytes_do_worse_than_be_refused(raw: bytes) -> None:
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     with pytest.raises(RequestInvalid):
         parse_request(raw)
 
 
-json_text = st.text(st.characters(codec=None, exclude_categories=()))  # halves of surrogate pairs included
+json_text = st.text(st.characters(codec=None, exclude_categories=()))  # including halves of surrogate pairs
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | json_text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(json_text, inner, max_size=3),
@@ -115,7 +115,7 @@ json_values = st.recursive(
 
 @settings(deadline=None)
 @given(st.dictionaries(json_text, json_values, max_size=3))
-def test_what_is_read_is_what_was_sent_and_can_be_stored(value: dict[str, Any]) -> None:
+def test_a_decoded_body_equals_the_sent_one_and_can_be_stored(value: dict[str, Any]) -> None:
     raw = json.dumps(value).encode()
     with contextlib.suppress(RequestInvalid):
         found = read_object(raw)

@@ -8,7 +8,7 @@ from jobs.errors import CallerError
 from tests.unit.api.request.bodies import FUNCTION, MCP, body, item, refusal, user
 
 BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
-    # what is required
+    # required fields
     "no model": ({"input": "x"}, "model", "missing_required_parameter", "Missing required parameter: 'model'."),
     "no input": ({"model": "m"}, "input", "missing_required_parameter", "One of 'input', 'previous_response_id'"),
     "chat's messages": (
@@ -229,7 +229,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_body_is_refused_by_the_field_that_is_wrong(name: str) -> None:
+def test_a_bad_body_is_refused_with_the_path_of_the_wrong_field(name: str) -> None:
     sent, param, code, fragment = BAD[name]
     error = refusal(sent)
     assert (error.param, error.code) == (param, code)

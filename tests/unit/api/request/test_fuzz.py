@@ -1,4 +1,4 @@
-"""Bodies that nobody wrote: whatever JSON comes, it is taken or refused in words, and nothing else happens."""
+"""Generated bodies: any JSON is accepted, or refused with a proper error."""
 
 import json
 from typing import Any, Final
@@ -13,7 +13,7 @@ from jobs.errors import RequestInvalid
 
 BODIES: Final = [shown["value"] for shown in request_body()["content"]["application/json"]["examples"].values()]
 
-# Words that mean something to the checker, so that chance gets past its first look.
+# Words that the checker knows, so that generated bodies pass its first checks.
 NAMES: Final = sorted(
     {
         "type",
@@ -77,7 +77,7 @@ def check(body: Any) -> None:
         return
     assert error.message
     assert error.code
-    json.dumps([error.message, error.param], ensure_ascii=False).encode()  # it goes out as UTF-8
+    json.dumps([error.message, error.param], ensure_ascii=False).encode()  # it is sent as UTF-8
 
 
 @settings(deadline=None)
@@ -89,19 +89,19 @@ def check(body: Any) -> None:
 @example({"model": "m", "input": "x", "metadata": {"x": 2**64}})
 @example({"model": "m", "input": "x", "\x1fx": [-(2**63) - 1]})
 @example({"model": "m", "input": "x", "webhook": {"url": "https://a", "{name}": 1}})
-def test_any_json_is_taken_or_refused(body: Any) -> None:
+def test_any_json_is_accepted_or_refused(body: Any) -> None:
     check(body)
 
 
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(NAMES), values, max_size=4), st.sampled_from(BODIES))
-def test_any_fields_within_a_good_body_are_taken_or_refused(fields: dict[str, Any], good: dict[str, Any]) -> None:
+def test_any_fields_within_a_good_body_are_accepted_or_refused(fields: dict[str, Any], good: dict[str, Any]) -> None:
     check({**good, **fields})
 
 
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), values, min_size=1, max_size=6), min_size=1, max_size=3))
-def test_any_items_and_tools_are_taken_or_refused(objects: list[dict[str, Any]]) -> None:
+def test_any_items_and_tools_are_accepted_or_refused(objects: list[dict[str, Any]]) -> None:
     check({"model": "m", "input": objects})
     check({"model": "m", "input": "x", "tools": objects})
     check({"model": "m", "input": "x", "tool_choice": objects[0], "text": objects[0], "prompt": objects[0]})

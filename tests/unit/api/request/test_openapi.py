@@ -31,7 +31,7 @@ def test_every_example_is_a_good_request(name: str) -> None:
     assert parse_request(json.dumps(value).encode()).body == value
 
 
-def test_every_field_is_shown_and_every_one_of_ours_is_explained() -> None:
+def test_every_field_is_in_the_schema_and_each_of_ours_has_a_description() -> None:
     schema = request_schema()
     assert list(schema["properties"]) == list(CreateResponse.model_fields)
     assert schema["required"] == ["model"]
@@ -39,7 +39,7 @@ def test_every_field_is_shown_and_every_one_of_ours_is_explained() -> None:
         assert schema["properties"][name]["description"].startswith("Backburner's own: ")
 
 
-def test_the_schema_stands_alone() -> None:
+def test_the_schema_has_no_outside_references() -> None:
     Draft202012Validator.check_schema(request_schema())
     assert not any(isinstance(node, dict) and "$ref" in node for node in branches(request_schema()))
 
@@ -49,7 +49,7 @@ def test_fastapi_shows_it() -> None:
 
     @app.post("/v1/responses", openapi_extra={"requestBody": request_body()})
     def create() -> None:
-        """Accept a job."""
+        """Submit a job."""
 
     shown = app.openapi()["paths"]["/v1/responses"]["post"]["requestBody"]["content"]["application/json"]
     assert shown["schema"]["properties"]["webhook"] == request_schema()["properties"]["webhook"]

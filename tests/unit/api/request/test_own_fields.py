@@ -1,4 +1,4 @@
-"""Our additions to OpenAI's request: what they may say, and what is said when they are wrong."""
+"""Our own request fields: their valid values, and the errors for others."""
 
 import base64
 from typing import Any
@@ -27,7 +27,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_our_fields_are_taken_and_kept_from_the_provider(name: str) -> None:
+def test_our_fields_are_accepted_and_not_sent_to_the_provider(name: str) -> None:
     parsed = parse_request(encode(GOOD[name]))
     assert parsed.body == GOOD[name]
     assert sent_on(parsed) == HELLO
@@ -155,7 +155,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_body_is_refused_by_the_field_that_is_wrong(name: str) -> None:
+def test_a_bad_body_is_refused_with_the_path_of_the_wrong_field(name: str) -> None:
     sent, param, code, fragment = BAD[name]
     error = refusal(sent)
     assert (error.param, error.code) == (param, code)

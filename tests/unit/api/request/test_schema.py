@@ -1,4 +1,4 @@
-"""The provider's own schema, walked: all that it allows is taken, and what is refused is nothing that it allows.
+"""All values that the provider's own schema allows are accepted. Only values that it forbids are refused.
 
 The file is the one that the simulator's strict rules go by. Every body here is made from it, so a newer copy of it is
 tested as it stands.
@@ -107,7 +107,7 @@ def outcome(field: str, value: Any) -> RequestInvalid | None:
     return None
 
 
-def test_the_providers_own_sample_is_taken() -> None:
+def test_the_providers_own_sample_is_accepted() -> None:
     sample = (DATA / "sample-request.json").read_bytes()
     assert sent_on(parse_request(sample)) == {"model": "openai/o3-pro", "input": "Hello"}
 
@@ -115,22 +115,22 @@ def test_the_providers_own_sample_is_taken() -> None:
 def test_every_field_of_the_provider_is_one_of_ours() -> None:
     assert set(FIELDS) <= set(CreateResponse.model_fields)
     required = {name for name, field in CreateResponse.model_fields.items() if field.is_required()}
-    assert required == {"model"}  # a stored prompt or an earlier response may stand for the input
+    assert required == {"model"}  # a stored prompt or an earlier response may replace the input
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_all_that_the_schema_allows_is_taken_as_it_is(field: str) -> None:
+def test_every_value_that_the_schema_allows_is_accepted_unchanged(field: str) -> None:
     values = list(instances(SCHEMA["properties"][field]))
     assert values
     for value in values:
-        VALIDATORS[field].validate(value)  # or the walk above is wrong
+        VALIDATORS[field].validate(value)  # checks the generator above
         if field == "input" and not value:
-            continue  # valid, but there is nothing to pay for
+            continue  # valid for the schema, but an empty request
         assert outcome(field, value) is None
 
 
 @pytest.mark.parametrize("form", range(12))
-def test_each_of_the_twelve_item_forms_is_taken(form: int) -> None:
+def test_each_of_the_twelve_item_forms_is_accepted(form: int) -> None:
     forms = SCHEMA["properties"]["input"]["anyOf"][1]["items"]["anyOf"]
     assert len(forms) == 12
     for value in instances(forms[form]):
@@ -138,7 +138,7 @@ def test_each_of_the_twelve_item_forms_is_taken(form: int) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_a_wrong_type_is_refused_by_its_field_and_never_what_the_schema_allows(field: str) -> None:
+def test_only_a_wrong_type_is_refused_and_its_field_is_named(field: str) -> None:
     refused = 0
     for value in instances(SCHEMA["properties"][field]):
         for path, _ in nodes(value):
@@ -147,9 +147,9 @@ def test_a_wrong_type_is_refused_by_its_field_and_never_what_the_schema_allows(f
                 error = outcome(field, bad)
                 if error is None:
                     continue
-                # The loosest form of a message knows neither its status nor its id, and so would take any.
+                # The loosest form of a message defines neither status nor id, so it accepts any value there.
                 assert not VALIDATORS[field].is_valid(bad) or path[-1:] in (("status",), ("id",)) or not bad
-                # Without its type an item that has an id is taken for a reference, and judged as one.
+                # An item with an id and without a type is checked as a reference.
                 place = path[:-1] if wrong is None and path[-1:] == ("type",) else path
                 assert error.param is not None
                 assert error.param.startswith(written((field, *place)))
@@ -159,7 +159,7 @@ def test_a_wrong_type_is_refused_by_its_field_and_never_what_the_schema_allows(f
 
 
 @pytest.mark.parametrize("field", FIELDS)
-def test_what_may_not_be_missing_is_named(field: str) -> None:
+def test_a_missing_required_field_is_named(field: str) -> None:
     for value in instances(SCHEMA["properties"][field]):
         for path, node in nodes(value):
             for name in node if isinstance(node, dict) else ():
@@ -168,7 +168,7 @@ def test_what_may_not_be_missing_is_named(field: str) -> None:
                 if error is None:
                     continue
                 assert not VALIDATORS[field].is_valid(bad)
-                # Without what tells the kind of a message, another field may be found missing.
+                # Without the field that identifies the kind of a message, another field may be reported as missing.
                 assert error.param is not None
                 assert error.param.startswith(written((field, *path)))
                 assert error.code in CODES

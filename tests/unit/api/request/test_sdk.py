@@ -1,4 +1,4 @@
-"""The official SDK knows no kind of item, tool, choice, extra or effort that we would refuse."""
+"""Every item, tool, tool choice, include and effort of the official SDK is accepted."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ HELLO = {"model": "m", "input": "x"}
 
 
 def texts(annotation: Any) -> Iterator[str]:
-    """Yield the literal texts in an annotation."""
+    """Yield the literal strings in an annotation."""
     if isinstance(annotation, str):
         yield annotation
     for argument in get_args(annotation):
@@ -30,7 +30,7 @@ def kinds(union: Any) -> list[str]:
 
 
 def is_a_known_kind(body: dict[str, Any], param: str) -> bool:
-    """Tell whether the `type` was taken; other fields of such a bare object may well be missing."""
+    """Return whether the `type` is accepted. Other fields of such a bare object may be missing."""
     try:
         parse_request(json.dumps(body).encode())
     except RequestInvalid as error:
