@@ -127,7 +127,7 @@ def test_an_sdk_sees_an_error_event(server: Server) -> None:
         events = sdk.responses.create(model=MODEL, input="Hello", stream=True)
         assert [next(events).type, next(events).type] == OPENING[:2]
         stopping.stop()
-        with pytest.raises(APIError, match="The response goes on") as raised:
+        with pytest.raises(APIError, match="The response continues") as raised:
             next(events)
     assert raised.value.code == "service_unavailable"
 

@@ -92,7 +92,7 @@ def strict(shared_database_url: str, shared_valkey: ValkeyServer) -> Any:
 
 @pytest.mark.parametrize("param", NAMED)
 def test_one_tenant_does_not_reach_objects_of_another_at_the_provider(param: str, strict: Server) -> None:
-    """Objects at the provider are shared by all of its key's users."""
+    """Objects at the provider are shared by all of its key's users. [18.12]"""
     with a_tenant(strict) as tenant:
         answer = tenant.http.post("/v1/responses", json={"model": MODEL, "background": True, **NAMED[param]})
         error = assert_error(answer, 400, code="unsupported_parameter", param=param)
@@ -108,7 +108,7 @@ def test_content_that_the_provider_does_not_store_is_accepted(case: str, strict:
 
 
 def test_references_are_allowed_until_there_is_a_second_key(database_url: str, valkey: ValkeyServer) -> None:
-    """Objects at the provider are shared by all of its key's users."""
+    """[18.12]"""
 
     def ask(tenant: Tenant) -> int:
         body = {"model": MODEL, "background": True, **NAMED["prompt"]}

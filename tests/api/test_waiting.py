@@ -58,7 +58,7 @@ def waiting(server: Server, tenant: Tenant) -> Iterator[tuple[str, Future[Json]]
     job_id = tenant.submit()["id"]
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(tenant.get, job_id, wait=60)
-        await_until(lambda: server.waiting(job_id), 10, "nobody waits")
+        await_until(lambda: server.waiting(job_id), 10, "the request does not wait")
         yield job_id, answer
 
 
@@ -142,12 +142,12 @@ def test_a_process_subscribes_to_a_response_only_during_a_wait(
 
 
 @pytest.fixture
-def without_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_periodic_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn off the periodic check of rows."""
     monkeypatch.setattr(notifications, "READ_EVERY", 3600.0)
 
 
-@pytest.mark.usefixtures("without_looks")
+@pytest.mark.usefixtures("without_periodic_checks")
 def test_an_end_just_before_the_subscription_is_seen_at_once(
     alone: tuple[Server, Tenant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +161,7 @@ def test_an_end_just_before_the_subscription_is_seen_at_once(
 
     async def late(self: PubSub, *channels: str) -> None:
         if NAMES.of_job(job_id) in channels:
-            await asyncio.to_thread(await_until, sleeps, 10, "nobody waits")
+            await asyncio.to_thread(await_until, sleeps, 10, "the request does not wait")
             await asyncio.to_thread(FakeWorker(server).complete, job_id)
         await subscribe(self, *channels)
 
@@ -169,7 +169,7 @@ def test_an_end_just_before_the_subscription_is_seen_at_once(
     assert tenant.get(job_id, wait=15)["status"] == "completed"
 
 
-@pytest.mark.usefixtures("without_looks")
+@pytest.mark.usefixtures("without_periodic_checks")
 def test_a_notification_from_a_worker_of_the_previous_release_is_received(
     alone: tuple[Server, Tenant], valkey: ValkeyServer
 ) -> None:

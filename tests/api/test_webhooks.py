@@ -57,7 +57,7 @@ def client(server: Server, tenant: Tenant) -> Iterator[OpenAI]:
 
 
 def test_the_sdk_manages_endpoints(client: OpenAI) -> None:
-    """Create, read, list, change and delete an endpoint."""
+    """[0.16]"""
     made = client.webhooks.create(name="mine", url=URL, event_types=EVENTS)
     assert len(key_of(made.signing_secret)) == 32
     assert made.signing_secret_hint == f"whsec_***{made.signing_secret[-4:]}"
