@@ -30,7 +30,7 @@ from jobs.retry import RULES
 from jobs.store import schema
 from jobs.store.attempt_bodies import store_body
 from jobs.store.billing import add_to_job, billed_by, booked_by_another, lock_job, reconciled_microusd
-from jobs.store.bulk import insert_all
+from jobs.store.bulk import insert_all, update_all
 from jobs.store.column_types import any_of
 from jobs.store.conversations import block_again, missing_link
 from jobs.store.jobs import move
@@ -255,7 +255,7 @@ def end_attempts(
         values = dict.fromkeys(_REPORTED) | _ending(outcome, report, now)
         this = {"of_job": attempt.job_id, "of_number": attempt.number}
         rows.append(this | {f"new_{name}": value for name, value in values.items()})
-    if tx.execute(_CLOSING_OPEN, rows).rowcount < len(rows):
+    if update_all(tx, _CLOSING_OPEN, rows) < len(rows):
         raise StaleJob(ended[0][0].job_id, "end")
     return [True] * len(ended)
 

@@ -1,21 +1,24 @@
-"""Insert many rows by one statement, whose text and plan are the same for any number of them.
+"""Insert and update many rows by one statement, whose text and plan are the same for any number of them.
 
 `executemany` sends PostgreSQL a message for each row and starts the statement again, which costs more than all else. So
 the rows are one parameter, a JSON array that PostgreSQL expands: see decision 0005. SQLite runs within the process and
 gains nothing by that, and a single row, which may be large, is not copied into JSON.
 """
 
+import typing
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
+    BindParameter,
     Connection,
     Insert,
     Table,
     TableValuedAlias,
     Text,
+    Update,
     bindparam,
     cast,
     column,
@@ -23,6 +26,7 @@ from sqlalchemy import (
     insert,
     select,
 )
+from sqlalchemy.sql.visitors import iterate, replacement_traverse
 from sqlalchemy.types import TypeEngine
 
 from jobs.encoding import to_json, to_text
@@ -53,11 +57,25 @@ def insert_into_all(tx: Connection, rows: Mapping[Table, Rows], *, clock: str | 
         tx.execute(insert(table).values(now), [dict(row) for row in each])
 
 
+def update_all(tx: Connection, statement: Update, rows: Rows) -> int:
+    """Run `statement` for each of `rows`, which hold its parameters by name, and return the number of changed rows.
+
+    No two of them may change the same row.
+    """
+    if tx.dialect.name == "postgresql" and len(rows) > 1:
+        return tx.execute(_update_from_rows(statement), {_ROWS: to_json(rows).decode()}).rowcount
+    return tx.execute(statement, rows).rowcount
+
+
+_ROWS: Final = "many_rows"
+
+
 def _rows_of(table: Table) -> str:
     return f"many_{table.name}"
 
 
-@cache  # building the statement takes longer than running it
+# Cached, because building these statements takes longer than running them.
+@cache
 def _insert(shapes: Sequence[tuple[Table, Sequence[str]]], clock: str | None) -> Insert:
     """Return one statement for all tables. PostgreSQL checks foreign keys at its end."""
     *first, last = (_insert_into(table, names, clock) for table, names in shapes)
@@ -69,6 +87,18 @@ def _insert_into(table: Table, names: Sequence[str], clock: str | None) -> Inser
     if clock is None:
         return insert(table).from_select([*names], rows)
     return insert(table).from_select([*names, clock], rows.add_columns(func.clock_timestamp()))
+
+
+@cache
+def _update_from_rows(statement: Update) -> Update:
+    """Return the statement with each of its parameters read from the rows."""
+    parameters = (each for each in iterate(statement) if isinstance(each, BindParameter))
+    columns = _expand(_ROWS, {each.key: each.type for each in parameters if each.required}).c
+
+    def read(element: Any, **_: Any) -> Any:
+        return columns.get(element.key) if isinstance(element, BindParameter) else None
+
+    return typing.cast("Update", replacement_traverse(statement, {}, read))
 
 
 def _expand(parameter: str, types: Mapping[str, TypeEngine[Any]]) -> TableValuedAlias:

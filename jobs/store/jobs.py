@@ -26,7 +26,7 @@ from jobs.ids import new_id
 from jobs.job import Job, JobSpec
 from jobs.lifecycle import TRANSITIONS, Actor, Status, Verb
 from jobs.store import schema
-from jobs.store.bulk import insert_into_all
+from jobs.store.bulk import insert_into_all, update_all
 from jobs.store.column_types import any_of
 from jobs.store.row_mapping import cost_columns, job_from, usage_columns
 from jobs.store.webhooks.endpoints import create_response_endpoint
@@ -134,7 +134,7 @@ def move(tx: Connection, verb: Verb, moves: Sequence[Move], now: datetime, *, by
         rows.setdefault(frozenset(values), []).append(row)
         moved.append(replace(job, **{**implied, **changes}))
     for names, same_columns in rows.items():
-        if tx.execute(_update(verb, names), same_columns).rowcount < len(same_columns):
+        if update_all(tx, _update(verb, names), same_columns) < len(same_columns):
             raise StaleJob(moves[0][0].id, verb)
     if transition.target.is_terminal:
         return Moved(moved, write_events(tx, [job for job in moved if job.background], now))
@@ -149,7 +149,7 @@ def _update(verb: Verb, names: frozenset[str]) -> Update:
         row.id == bindparam("old_id", type_=row.id.type),
         row.attempt == bindparam("old_attempt", type_=row.attempt.type),
         row.parked_until.is_not_distinct_from(bindparam("old_parked_until", type_=row.parked_until.type)),
-        or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # `executemany` takes no IN
+        or_(*(row.status == status for status in sorted(TRANSITIONS[verb].sources))),  # `update_all` cannot do `IN`
     )
     return (
         update(schema.jobs)
