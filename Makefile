@@ -18,8 +18,8 @@ CLIENT_STAMPS := $(PYTHON_CLIENTS:%=.venv/clients/%/.installed) $(NODE_CLIENTS)/
 SDK_STAMPS := $(PYTHON_SDKS:%=.venv/sdk/%/.installed) $(NODE_SDK)/node_modules/.installed
 # real clients in all of their scenarios: they take minutes, so they have a command of their own
 CLIENTS := tests/clients/test_clients.py
-# the cores of the smallest machine: each test starts processes, and with more tests at once these miss their deadlines
-TEST_PROCESSES ?= 2
+# one more than the cores of the smallest machine: the tests wait for a third of their time
+TEST_PROCESSES ?= 3
 # Containers often disable bytecode files. The tests start hundreds of processes, each of which would compile everything again.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -41,11 +41,12 @@ test-all: $(TEST_STAMP) check ## The same, with the long tests of transports, cr
 test-clients: $(TEST_STAMP) $(CODEX)/node_modules/.installed ## Run real clients in all of their scenarios; MATRIX=write writes the results to docs/compatibility.md
 	MATRIX=$(MATRIX) $(BIN)/python -m pytest $(CLIENTS)
 
-check: $(TEST_STAMP) ## Lint, types, import contracts
+check: $(TEST_STAMP) ## Lint, types, import contracts, words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.check_prose
 
 format: $(TEST_STAMP) ## Format, and fix what can be fixed automatically
 	$(BIN)/ruff check --fix .

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.routing import Match, Route
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from api.auth import Submitter
 from api.dependencies import AppState, Requires, RequiresOfSubmitter, secret_in
@@ -41,6 +41,11 @@ class _FastRoute(Route):
         if scope["type"] != "http" or scope["query_string"] or scope["method"] not in self._methods:
             return Match.NONE, {}
         return super().matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond without the layers that Starlette puts around a function; the app's middleware handles errors."""
+        response = await self._respond(Request(scope, receive))
+        await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         sent = {name: value.decode("latin-1") for name, value in reversed(request.scope["headers"])}  # the first counts
