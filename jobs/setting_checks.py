@@ -4,7 +4,7 @@ import base64
 import json
 import re
 from importlib.util import find_spec
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from pydantic import BeforeValidator, SecretStr
@@ -206,3 +206,11 @@ def json_object(value: SecretStr | None) -> SecretStr | None:
     if not is_object:
         raise ValueError('expected a JSON object such as {"master_name": "mymaster"}')
     return value
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host of a URL is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -8,7 +8,7 @@ import logging
 import os
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
@@ -40,6 +40,7 @@ from jobs.setting_checks import (
     checked_redis_url,
     fernet_keys,
     header_key,
+    is_loopback,
     json_object,
     long_enough,
     networks,
@@ -310,7 +311,7 @@ class Settings(EnvironmentSettings):
     def sends_in_clear(self) -> bool:
         """Return whether the provider's key, prompts and answers leave this machine unencrypted."""
         parts = urlsplit(self.provider_base_url)
-        return parts.scheme == "http" and not _is_loopback(parts.hostname or "")
+        return parts.scheme == "http" and not is_loopback(parts.hostname or "")
 
     @property
     def provider_name(self) -> str:
@@ -351,13 +352,6 @@ class Settings(EnvironmentSettings):
     def worker_timeout(self) -> timedelta:
         """Time without a heartbeat after which a worker counts as dead."""
         return timedelta(seconds=self.worker_timeout_seconds)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def load_settings(**overrides: object) -> Settings:
