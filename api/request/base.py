@@ -10,6 +10,8 @@ from typing import Any, Final, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
+from jobs.errors import RequestInvalid
+
 # pydantic puts a union's branch into the error's location; the mark tells it from a field name.
 BRANCH_MARK: Final = "\x1f"
 
@@ -105,8 +107,23 @@ def refused(reason: str) -> PydanticCustomError:
     return PydanticCustomError(REFUSED, reason)
 
 
+def _has_nul(text: str) -> bool:
+    """Return whether a text holds a character that PostgreSQL neither stores nor looks up."""
+    return "\0" in text
+
+
+def refuse_nul(text: str | None, param: str) -> None:
+    """Refuse an id or a filter that a database cannot look up.
+
+    Raises:
+        RequestInvalid: it contains a NUL character.
+    """
+    if text is not None and _has_nul(text):
+        raise RequestInvalid(f"Invalid '{param}': it contains a NUL character.", param, "invalid_value")
+
+
 def _without_nul(text: str) -> str:
-    if "\0" in text:
+    if _has_nul(text):
         raise refused("it must not contain the NUL character.")
     return text
 

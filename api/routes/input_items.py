@@ -12,10 +12,11 @@ from api.input_items import list_items, page_of
 from api.item_references import names_items, resolve
 from api.lists import ItemsListed, within_budget
 from api.paging import ListedPage, Row
+from api.request.base import refuse_nul
 from api.request.body import parse_count
 from api.request.openapi import count_body
 from api.response_body import ErrorBody, InputItemPage, InputTokens
-from api.routes.responses import ERRORS, check_id
+from api.routes.responses import ERRORS
 from api.submit import refuse_unsupported
 from api.token_estimate import bound_tokens
 from jobs.conversation import Item, Turn, rebuild
@@ -46,7 +47,7 @@ async def list_input_items(
 
     A page ends at 16 MB, with `has_more` set.
     """
-    check_id(response_id)
+    refuse_nul(response_id, "response_id")
 
     def read() -> tuple[list[Row], bool]:
         items = _items_of(state, caller, response_id, include or [])

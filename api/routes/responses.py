@@ -17,6 +17,7 @@ from api.held_response import EventStream, HeldAnswer
 from api.lists import AttemptsListed, ResponsesListed
 from api.max_wait import MaxWait
 from api.paging import ListedPage
+from api.request.base import refuse_nul
 from api.request.openapi import request_body
 from api.response_body import AttemptPage, Deleted, ErrorBody, ResponseBody, ResponsePage, render_response
 from api.response_view import JsonBytes, body_response, etag_of, poll_hint, read_body, read_body_with_reasoning
@@ -156,9 +157,8 @@ async def list_responses(
     A page ends at 16 MB, with `has_more` set. Request settings above 16 KB (such as `instructions` or `tools`) are left
     out and named in `backburner.left_out`; retrieve the response to get them.
     """
-    for name, text in (("after", after), ("model", model)):
-        if text is not None and "\0" in text:
-            raise RequestInvalid(f"Invalid '{name}': it contains a NUL character.", name, "invalid_value")
+    refuse_nul(after, "after")
+    refuse_nul(model, "model")
     filters = Filters(status, model, _utc(created_after), _utc(created_before), _labels(request))
     source = ResponsesListed(state, caller, filters, limit=limit, after=after, ascending=order == "asc")
     return ListedPage(state.lists, caller.id, source)
@@ -186,7 +186,7 @@ async def retrieve(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Get a response. `wait` holds the answer until the response has ended; `stream` sends its events."""
-    check_id(response_id)
+    refuse_nul(response_id, "response_id")
     if stream:
         await _summary(state, response_id, caller.id)
         number = 0 if starting_after is None else starting_after + 1
@@ -277,7 +277,7 @@ async def attempts(
     ] = None,
 ) -> Response:
     """List all calls to the provider for a response, oldest first. A page ends at 16 MB, with `has_more` set."""
-    check_id(response_id)
+    refuse_nul(response_id, "response_id")
     after_number = 0
     if after is not None:
         number = after.removeprefix(f"{response_id}:")
@@ -317,7 +317,7 @@ async def _body(state: AppState, summary: ResponseSummary, api_key_id: str) -> R
 
 def _act_on_job(state: AppState, api_key_id: str, response_id: str, act: Callable[[Job], Job]) -> Job:
     """Apply `act` to the caller's job; read the job again whenever another process changed it first."""
-    check_id(response_id)
+    refuse_nul(response_id, "response_id")
     for _ in range(RACES):
         with state.database.read() as tx:
             job = get_job(tx, response_id, api_key_id)
@@ -336,16 +336,6 @@ def _notify_cancelled(state: AppState, cancelled: Moved) -> None:
     for job in cancelled.jobs:
         state.notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
         state.notifier.ended(job.id, deliveries=cancelled.delivery_ids)
-
-
-def check_id(response_id: str) -> None:
-    """Refuse an id that a database cannot look up.
-
-    Raises:
-        RequestInvalid: it contains a NUL character.
-    """
-    if "\0" in response_id:
-        raise RequestInvalid("Invalid 'response_id': it contains a NUL character.", "response_id", "invalid_value")
 
 
 async def _summary(state: AppState, response_id: str, api_key_id: str) -> ResponseSummary:
@@ -370,8 +360,7 @@ def _labels(request: Request) -> Mapping[str, str]:
     for name, value in request.query_params.items():
         found = METADATA_FILTER.fullmatch(name)
         if found:
-            if "\0" in name + value:
-                raise RequestInvalid(f"Invalid '{name}': it contains a NUL character.", name, "invalid_value")
+            refuse_nul(name + value, name)
             labels[found[1]] = value
     if len(labels) > 16:
         raise RequestInvalid("Invalid 'metadata': a response has at most 16 labels.", "metadata", "invalid_value")

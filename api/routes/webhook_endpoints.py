@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from api.auth import was_revoked
 from api.body_reader import read_request_body
 from api.dependencies import AppState, StateDep, WebhookOwner
+from api.request.base import refuse_nul
 from api.response_body import render_page
 from api.routes.responses import ERRORS
 from api.webhook_bodies import (
@@ -36,7 +37,7 @@ from api.webhook_bodies import (
     request_body,
 )
 from api.webhook_destination import checked_destination, require_encryption, target_key
-from jobs.errors import RequestInvalid, TestNotDelivered, WrongState
+from jobs.errors import TestNotDelivered, WrongState
 from jobs.store.api_keys import ApiKey
 from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
@@ -88,7 +89,7 @@ async def create(request: Request, state: StateDep, caller: WebhookOwner) -> Res
 @router.get("", summary="List", responses={200: {"model": EndpointPage}})
 def list_endpoints(state: StateDep, caller: WebhookOwner, *, limit: Limit = 20, after: After = None) -> Response:
     """List your endpoints, newest first."""
-    _check_id(after, "after")
+    refuse_nul(after, "after")
     with state.database.read() as tx:
         found, has_more = store.list_endpoints(tx, caller.id, limit=limit, after=after)
     now = state.database.clock()
@@ -98,7 +99,7 @@ def list_endpoints(state: StateDep, caller: WebhookOwner, *, limit: Limit = 20, 
 @router.get("/{webhook_endpoint_id}", summary="Retrieve", responses={200: {"model": EndpointBody}})
 def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Get one endpoint, with its state."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
     return JSONResponse(render_endpoint(endpoint, state.database.clock()))
@@ -112,7 +113,7 @@ def retrieve(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) ->
 )
 async def update(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Change an endpoint. Pending deliveries go to the new URL."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     raw = await read_request_body(request, state.settings.max_body_bytes)
     asked = await run_in_threadpool(parse, UpdateEndpoint, raw)
     asked_for: dict[str, Any] = {}
@@ -139,7 +140,7 @@ async def update(request: Request, state: StateDep, caller: WebhookOwner, webhoo
 @router.delete("/{webhook_endpoint_id}", summary="Delete", responses={200: {"model": EndpointDeleted}})
 def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Erase an endpoint and its delivery log. Pending deliveries are not sent."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     with state.database.begin() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
         store.delete_endpoint(tx, endpoint)
@@ -154,7 +155,7 @@ def delete(state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> R
 )
 async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Replace the signing secret. The new one is shown only in this answer; the old one may sign for 24 hours more."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     raw = await read_request_body(request, state.settings.max_body_bytes)
 
     def rotate() -> Response:
@@ -178,7 +179,7 @@ async def rotate_secret(request: Request, state: StateDep, caller: WebhookOwner,
 )
 async def send_test(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send one test event, about a response that does not exist, and return the endpoint's answer."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     raw = await read_request_body(request, state.settings.max_body_bytes)
     event_type = EventType(parse(TestEndpoint, raw).event_type)
 
@@ -214,8 +215,8 @@ def list_deliveries(
     status: DeliveryStatus | None = None,
 ) -> Response:
     """List an endpoint's deliveries, newest first, with all delivery attempts. They are kept as long as responses."""
-    _check_id(webhook_endpoint_id)
-    _check_id(after, "after")
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
+    refuse_nul(after, "after")
     with state.database.read() as tx:
         endpoint = store.get_endpoint(tx, webhook_endpoint_id, caller.id)
         found, has_more = delivery_log.list_deliveries(tx, endpoint, limit=limit, after=after, status=status)
@@ -230,7 +231,7 @@ def list_deliveries(
 )
 async def recover(request: Request, state: StateDep, caller: WebhookOwner, webhook_endpoint_id: str) -> Response:
     """Send again each event since a moment that the endpoint has missed. A disabled endpoint is enabled."""
-    _check_id(webhook_endpoint_id)
+    refuse_nul(webhook_endpoint_id, "webhook_endpoint_id")
     raw = await read_request_body(request, state.settings.max_body_bytes)
     since = datetime.fromtimestamp(parse(Recover, raw).since, UTC)
 
@@ -254,7 +255,7 @@ def list_event_types(_caller: WebhookOwner) -> Response:
 @deliveries.post("/{webhook_delivery_id}/redeliver", summary="Redeliver", responses={200: {"model": DeliveryBody}})
 def redeliver(state: StateDep, caller: WebhookOwner, webhook_delivery_id: str) -> Response:
     """Send a delivery once more, now, whatever its status. The event keeps its id."""
-    _check_id(webhook_delivery_id, "webhook_delivery_id")
+    refuse_nul(webhook_delivery_id, "webhook_delivery_id")
     with state.database.begin() as tx:
         delivery = delivery_log.get_delivery(tx, webhook_delivery_id, caller.id)
         if not delivery_log.is_enabled(tx, delivery):
@@ -299,8 +300,3 @@ def _event_types(names: list[Any]) -> tuple[EventType, ...]:
 def _differs(endpoint: store.Endpoint, name: str, value: object) -> bool:
     current = getattr(endpoint, name)
     return bool((list(current) if isinstance(current, tuple) else current) != value)
-
-
-def _check_id(given: str | None, param: str = "webhook_endpoint_id") -> None:
-    if given is not None and "\0" in given:
-        raise RequestInvalid(f"Invalid '{param}': it contains a NUL character.", param, "invalid_value")
