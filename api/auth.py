@@ -5,10 +5,11 @@ share one read. A create is checked with its key as last read; the transaction t
 (decision 0005).
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from cachetools import LRUCache
 
 from jobs.batching import AsyncBatcher
 from jobs.errors import KeyRefused, NotAllowed
@@ -28,7 +29,7 @@ class Callers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._reads = AsyncBatcher(self._find)
-        self._remembered: OrderedDict[str, ApiKey] = OrderedDict()
+        self._remembered: LRUCache[str, ApiKey] = LRUCache(REMEMBERED)
 
     async def find(self, secret: str | None) -> ApiKey:
         """Return the API key with this secret.
@@ -48,7 +49,6 @@ class Callers:
         remembered = self._remembered.get(sha256)
         if remembered is None:
             return Submitter(await self.ask(sha256), sha256, self)
-        self._remembered.move_to_end(sha256)
         return Submitter(remembered, sha256, self)
 
     async def ask(self, sha256: str) -> ApiKey:
@@ -59,9 +59,6 @@ class Callers:
             self._remembered.pop(sha256, None)
             raise
         self._remembered[sha256] = key
-        self._remembered.move_to_end(sha256)
-        if len(self._remembered) > REMEMBERED:
-            self._remembered.popitem(last=False)
         return key
 
     async def recheck(self, key: ApiKey) -> None:

@@ -5,9 +5,10 @@ order they arrive.
 """
 
 import hashlib
-from collections import OrderedDict
 from functools import lru_cache
 from typing import Final
+
+from cachetools import LRUCache
 
 from simulator.options import Options
 from simulator.recorded_answers import RecordedAnswer
@@ -29,7 +30,7 @@ class ScriptRunner:
     """Runs scripts and counts the calls of each job."""
 
     def __init__(self) -> None:
-        self._calls_of_job: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._calls_of_job: LRUCache[tuple[str, str], int] = LRUCache(_JOBS_REMEMBERED)
 
     def reset(self) -> None:
         """Forget all counts: every job's next call is its first."""
@@ -71,10 +72,8 @@ class ScriptRunner:
 
     def _count(self, source: str, job: str) -> int:
         key = (job, source)
-        number = self._calls_of_job.pop(key, 0) + 1
+        number = self._calls_of_job.get(key, 0) + 1
         self._calls_of_job[key] = number
-        if len(self._calls_of_job) > _JOBS_REMEMBERED:
-            self._calls_of_job.popitem(last=False)
         return number
 
 

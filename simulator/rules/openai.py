@@ -7,10 +7,11 @@ which reasoning the item followed, and for each encrypted content whether it is 
 """
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
+
+from cachetools import LRUCache
 
 from simulator.rules.messages import BodyInvalid
 
@@ -52,8 +53,8 @@ class IssuedItems:
     """The items of earlier answers: the reasoning that each followed, and the encrypted content of reasoning."""
 
     def __init__(self) -> None:
-        self._reasoning_of: OrderedDict[str, str] = OrderedDict()
-        self._contents: OrderedDict[str, None] = OrderedDict()
+        self._reasoning_of: LRUCache[str, str] = LRUCache(_REMEMBERED)
+        self._contents: LRUCache[str, bool] = LRUCache(_REMEMBERED)
 
     def remember(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Remember an answer's items."""
@@ -62,12 +63,9 @@ class IssuedItems:
             if item["type"] == "reasoning":
                 reasoning = item["id"]
                 if "encrypted_content" in item:
-                    self._contents[item["encrypted_content"]] = None
+                    self._contents[item["encrypted_content"]] = True
             elif reasoning is not None and isinstance(item.get("id"), str):
                 self._reasoning_of[item["id"]] = reasoning
-        for kept in (self._reasoning_of, self._contents):
-            while len(kept) > _REMEMBERED:
-                kept.popitem(last=False)
 
     def reasoning_of(self, item_id: object) -> str | None:
         """Return the id of the reasoning that an issued item followed."""

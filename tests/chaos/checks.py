@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
+from jobs.lifecycle import Verb
 from tests.chaos.billed_calls import ANSWERED, check_billed_calls
 from tests.chaos.clients import TERMINAL, Seen
 from tests.chaos.plan import ANSWER_MARK, PROMPT_MARK
@@ -24,7 +25,9 @@ from tests.chaos.record import (
 from tests.chaos.standstill import check_standstill
 from tests.chaos.verdict import Violation
 
-ENDING_VERBS: Final = frozenset(("complete", "cut", "fail", "abandon", "adopt", "adopt_partial", "expire"))
+ENDING_VERBS: Final = frozenset(
+    (Verb.COMPLETE, Verb.COMPLETE_PARTIAL, Verb.FAIL, Verb.ABANDON, Verb.ADOPT, Verb.ADOPT_PARTIAL, Verb.EXPIRE)
+)
 LATE_BY: Final = timedelta(seconds=20)
 REFILLED_WITHIN: Final = 2.0
 

@@ -21,7 +21,7 @@ HELD: Final[Mapping[str, LiteralString]] = {
     "key": "SELECT id FROM api_keys WHERE id = %(key)s FOR UPDATE",
     "worker": "SELECT id FROM workers WHERE ended_at IS NULL LIMIT 1 FOR UPDATE SKIP LOCKED",
     "leases": "SELECT name FROM leases FOR UPDATE",
-    "provider_limits": "SELECT name FROM provider_limits FOR UPDATE",
+    "limits": "SELECT name FROM provider_limits FOR UPDATE",
     "installation": "SELECT namespace FROM installation FOR UPDATE",
 }
 """Locking queries by name; `calls` are the jobs that one worker runs."""

@@ -83,7 +83,7 @@ class Run:
     def _inflict(self, fault: PlannedFault) -> None:
         begun = time.time()
         match fault.name:
-            case "ring needlessly":
+            case "enqueue needlessly":
                 done = self._enqueue_needlessly(fault)
             case "command workers":
                 done = self._command(fault)
