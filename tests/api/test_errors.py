@@ -80,14 +80,16 @@ def test_each_answer_has_an_id_of_its_own(tenant: Tenant) -> None:
 
 
 @pytest.fixture
-def broken(server: Server, tenant: Tenant, worker: FakeWorker) -> str:
-    """A response whose row cannot be decoded."""
+def broken(server: Server, tenant: Tenant, worker: FakeWorker) -> Iterator[str]:
+    """A response whose row cannot be decoded; it is removed afterwards, as others read all rows."""
     job_id: str = tenant.submit("a secret prompt")["id"]
     worker.complete(job_id)
     with server.database.begin() as tx:
         spoil = text("UPDATE answers SET response = :garbage WHERE job_id = :job_id")
         tx.execute(spoil, {"garbage": "{a secret answer", "job_id": job_id})
-    return job_id
+    yield job_id
+    with server.database.begin() as tx:
+        tx.execute(text("DELETE FROM jobs WHERE id = :job_id"), {"job_id": job_id})
 
 
 def test_an_internal_error_is_a_500_without_details(server: Server, tenant: Tenant, broken: str) -> None:
