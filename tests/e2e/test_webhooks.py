@@ -135,7 +135,7 @@ def test_what_failed_is_tried_again_and_the_command_line_shows_it(
     [delivery] = await_until(
         lambda: [each for each in deliveries(stack, made["id"]) if each["status"] == "delivered"], 5, "not delivered"
     )
-    first, second = delivery["tries"]
+    first, second = delivery["attempts"]
     assert (first["status_code"], first["error"]) == (500, "http_error")
     assert (second["status_code"], second["error"]) == (200, None)
     assert 5 <= second["started_at"] - first["started_at"] < 9
