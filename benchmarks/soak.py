@@ -84,7 +84,7 @@ def measure(servers: Stage, minutes: float, rate: float) -> list[Report]:
         Report("soak_counts", f"{title}: what must not grow", COUNTS),
     )
     memory.note(f"{load.ended:,} visits made {watch.jobs[-1]:,.0f} responses; failed visits: {failed}")
-    memory.note("PostgreSQL keeps the attempts forever")
+    memory.note("PostgreSQL keeps all attempts of the run")
     for name, at_first, at_last, slope in watch.results():
         if name.endswith(" MB"):
             values = dict(zip((each.name for each in MEMORY), (at_last, at_first, slope * MB / 1024), strict=True))
