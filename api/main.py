@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         catalogue=Catalogue(settings.models),
         task_queue=task_queue,
         queue_capacity=queue_capacity,
-        notifier=Notifier(redis_client, installation.names, DeliveryEnqueuer(database, task_queue).jobs_ended),
+        notifier=Notifier(redis_client, installation.names, DeliveryEnqueuer(database, task_queue).enqueue),
         cipher=Cipher(settings.encryption_keys),
         listener=Listener(
             settings.redis,

@@ -78,5 +78,5 @@ class MaxWait:
             log.warning("held create not failed", job_id=self._job_id, error=type(error).__name__)
             return False
         log.info(Verb.FAIL_UNAVAILABLE, job_id=job.id, attempt=job.attempt)
-        state.notifier.ended(job.id, deliveries=deliveries)
+        state.notifier.ended([job.id], deliveries)
         return True

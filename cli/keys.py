@@ -125,11 +125,11 @@ def _cancel_open(database: Database, notifier: Notifier | None, key_id: str) -> 
         found = 0
         for status in OPEN:
             with database.begin() as tx:
-                jobs, _deliveries = cancel_open(tx, key_id, status, database_now(tx), BATCH)
+                jobs, deliveries = cancel_open(tx, key_id, status, database_now(tx), BATCH)
             if notifier is not None:
                 for job in jobs if status is Status.IN_PROGRESS else ():
                     notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
-                notifier.ended(*(job.id for job in jobs))
+                notifier.ended([job.id for job in jobs], deliveries)
             cancelled[status] += len(jobs)
             found += len(jobs)
         if not found or (found < BATCH and monotonic() > give_up_at):

@@ -64,19 +64,19 @@ class Notifier:
         self,
         client: "redis.Redis",
         names: GetNames,
-        on_end: Callable[[Sequence[str], Sequence[str] | None], None] = lambda _job_ids, _deliveries: None,
+        on_end: Callable[[Sequence[str]], None] = lambda _delivery_ids: None,
     ) -> None:
-        """`on_end` is called for ended responses as well; it must not raise."""
+        """`on_end` is called with the webhook deliveries of ended responses; it must not raise."""
         self._client = client
         self._names = names
         self._on_end = on_end
         self._quiet_until = 0.0
 
-    def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
-        """Publish that responses are in a final status. `deliveries` are all that this created, or None if unknown."""
+    def ended(self, job_ids: Sequence[str], delivery_ids: Sequence[str]) -> None:
+        """Publish that responses are in a final status. `delivery_ids` are the webhook deliveries that this created."""
         if job_ids:
             self._publish(lambda names: [(names.of_job(each), ENDED) for each in job_ids])
-            self._on_end(job_ids, deliveries)
+            self._on_end(delivery_ids)
 
     def test_ended(self, delivery_id: str) -> None:
         """Publish that a test delivery of a webhook is over. Its waiters wait as for a response."""

@@ -76,10 +76,11 @@ class EndedCall:
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """The verb that was applied, and the job after it."""
+    """The verb that was applied, the job after it, and the ids of the webhook deliveries that this created."""
 
     verb: Verb
     job: Job
+    delivery_ids: Sequence[str] = ()
 
 
 def record_outcome(tx: Connection, ended: EndedCall, policy: Policy, jitter: float) -> RecordedOutcome | None:
@@ -242,19 +243,19 @@ def _give_up(
 def _move(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any) -> RecordedOutcome | None:
     """Apply `verb`, or its counterpart if the job is parked for this call. None if another attempt owns the job."""
     try:
-        [moved], _ = move(tx, verb, [(job, changes)], now, by=Actor.WORKER)
+        [moved], deliveries = move(tx, verb, [(job, changes)], now, by=Actor.WORKER)
     except StaleJob:
         verb_when_parked = VERBS_WHEN_PARKED.get(verb)
     else:
-        return RecordedOutcome(verb, moved)
+        return RecordedOutcome(verb, moved, deliveries)
     parked = parked_for(tx, job.id, job.attempt) if verb_when_parked is not None else None
     if verb_when_parked is None or parked is None:
         return None
     try:
-        [moved], _ = move(tx, verb_when_parked, [(parked, changes)], now, by=Actor.WORKER)
+        [moved], deliveries = move(tx, verb_when_parked, [(parked, changes)], now, by=Actor.WORKER)
     except StaleJob:
         return None
-    return RecordedOutcome(verb_when_parked, moved)
+    return RecordedOutcome(verb_when_parked, moved, deliveries)
 
 
 def call_deadline_failure(length: timedelta) -> Failure:

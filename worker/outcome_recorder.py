@@ -30,7 +30,7 @@ class _Batch:
     """Jobs that were completed in one transaction, and the webhook deliveries that this created."""
 
     job_ids: Sequence[str]
-    deliveries: Sequence[str]
+    delivery_ids: Sequence[str]
 
 
 class OutcomeRecorder:
@@ -73,7 +73,7 @@ class OutcomeRecorder:
             log.info("batch not recorded", job_id=ended.job.id, error=str(error) or type(error).__name__)
             return False
         if batch is not None:
-            self._notifier.ended(*batch.job_ids, deliveries=batch.deliveries)
+            self._notifier.ended(batch.job_ids, batch.delivery_ids)
         return True
 
     def _record_batch(self, calls: Sequence[tuple[EndedCall, LiveOutput | None]]) -> Sequence[_Batch | None]:
@@ -108,7 +108,7 @@ class OutcomeRecorder:
         job = recorded.job
         _log(recorded, ended)
         if job.status.is_terminal:
-            self._notifier.ended(job.id)
+            self._notifier.ended([job.id], recorded.delivery_ids)
             if recorded.verb in {Verb.ADOPT, Verb.ADOPT_PARTIAL}:
                 self._notifier.stop(job.id, job.attempt, AbortReason.SUPERSEDED)
         elif job.parked_until is None and job.available_at <= self._clock():

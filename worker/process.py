@@ -98,7 +98,7 @@ class WorkerProcess:
     @cached_property
     def notifier(self) -> Notifier:
         """Notifies other processes of what happened, and enqueues the webhook deliveries for it."""
-        return Notifier(self.redis, self._get_names, DeliveryEnqueuer(self.database, self.task_queue).jobs_ended)
+        return Notifier(self.redis, self._get_names, DeliveryEnqueuer(self.database, self.task_queue).enqueue)
 
     @cached_property
     def provider(self) -> ProviderClient:

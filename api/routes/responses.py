@@ -335,7 +335,7 @@ def _cancel(tx: Connection, state: AppState, job: Job) -> Moved:
 def _notify_cancelled(state: AppState, cancelled: Moved) -> None:
     for job in cancelled.jobs:
         state.notifier.stop(job.id, job.attempt, AbortReason.CANCELLED)
-        state.notifier.ended(job.id, deliveries=cancelled.delivery_ids)
+        state.notifier.ended([job.id], cancelled.delivery_ids)
 
 
 async def _summary(state: AppState, response_id: str, api_key_id: str) -> ResponseSummary:

@@ -4,7 +4,6 @@ A job that must not be billed twice is parked until the log shows what became of
 the transaction that runs or ends the job.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,7 +17,7 @@ from jobs.retry import NO_WAIT, GiveUp, Reschedule, after_unbilled_failure, bill
 from jobs.settings import Settings
 from jobs.store import schema
 from jobs.store.billing import add_to_job, booked_by_another, lock_job
-from jobs.store.jobs import move
+from jobs.store.jobs import Moved, move
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.responses import get_job
 from jobs.store.row_mapping import attempt_from, cost_columns, job_from, usage_columns
@@ -86,18 +85,17 @@ def parked_for(tx: Connection, job_id: str, number: int) -> Job | None:
     return job if job.parked_until is not None and job.attempt == number else None
 
 
-def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime, *, by: Actor) -> Job:
+def fail_unknown(tx: Connection, job: Job, step: GiveUp, now: datetime, *, by: Actor) -> Moved:
     """Fail a parked job.
 
     Raises:
         StaleJob: it is no longer parked as it was.
     """
     ending = {"error_code": step.code, "error_message": step.message, "failures": step.failures}
-    [failed], _ = move(tx, Verb.FAIL_UNKNOWN, [(job, ending)], now, by=by)
-    return failed
+    return move(tx, Verb.FAIL_UNKNOWN, [(job, ending)], now, by=by)
 
 
-def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: datetime) -> Sequence[tuple[Verb, Job]]:
+def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: datetime) -> tuple[Verb, Moved] | None:
     """Book a call that ran, as the log shows, and fail its job if it is parked for this call.
 
     Nothing is booked if the call is booked already, or if another call has fetched and booked the same response.
@@ -106,19 +104,19 @@ def book_ran(tx: Connection, attempt: Attempt, cost: Cost, usage: Usage, now: da
     lock_job(tx, attempt.job_id)
     if booked_by_another(tx, attempt, attempt.provider_response_id):
         _reconcile(tx, attempt, {"billed": Billed.NO, "reconciled_at": now})
-        return ()
+        return None
     values = {"billed": Billed.YES, "reconciled_at": now, **cost_columns(cost), **usage_columns(usage)}
     if not _reconcile(tx, attempt, values):
-        return ()
+        return None
     add_to_job(tx, attempt.job_id, cost, now)
     parked = parked_for(tx, attempt.job_id, attempt.number)
     if parked is None:
-        return ()
+        return None
     step = billed_without_answer(parked.error_message, parked.failures + 1)
-    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
+    return Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)
 
 
-def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tuple[Verb, Job]]:
+def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> tuple[Verb, Moved] | None:
     """Book a call that failed, as the log shows, and so cost nothing.
 
     A parked job runs again if it has attempts left; of another open job the failure is no longer counted. Returns the
@@ -126,17 +124,16 @@ def book_failed(tx: Connection, attempt: Attempt, now: datetime) -> Sequence[tup
     """
     lock_job(tx, attempt.job_id)
     if not _reconcile(tx, attempt, {"billed": Billed.NO, "reconciled_at": now}):
-        return ()
+        return None
     parked = parked_for(tx, attempt.job_id, attempt.number)
     if parked is None:
         _uncount_failure(tx, attempt)
-        return ()
+        return None
     step = after_unbilled_failure(parked, now)
     if isinstance(step, Reschedule):
         changes = {"available_at": step.available_at, "failures": step.failures}
-        [unparked], _ = move(tx, Verb.UNPARK, [(parked, changes)], now, by=Actor.RECONCILER)
-        return ((Verb.UNPARK, unparked),)
-    return ((Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)),)
+        return Verb.UNPARK, move(tx, Verb.UNPARK, [(parked, changes)], now, by=Actor.RECONCILER)
+    return Verb.FAIL_UNKNOWN, fail_unknown(tx, parked, step, now, by=Actor.RECONCILER)
 
 
 def _uncount_failure(tx: Connection, attempt: Attempt) -> None:

@@ -67,7 +67,7 @@ def waiting_for(job: Job, provider_limit: ProviderLimit, now: datetime) -> str |
             words = f"run_at {job.available_at:%Y-%m-%dT%H:%M:%SZ}"
         case _ if provider_limit.paused_at is not None:
             words = state_of(provider_limit, now)
-        case _ if job.available_at > now:
+        case _ if job.available_at > now or is_refusal_or_outage(job.error_kind):
             words = _next_try(job, now)
         case _ if provider_limit.max_calls is not None:
             words = f"no free slot, as the provider takes no more than {provider_limit.max_calls} calls at once for now"

@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.store.database import Database
 from jobs.store.webhooks.claims import owners_of
-from jobs.store.webhooks.outbox import pending_of_jobs
 from jobs.task_queue import TaskQueue
 from jobs.telemetry import get_logger
 
@@ -36,23 +35,16 @@ class DeliveryEnqueuer:
         self._enqueued = 0
         self._of_key: Counter[str] = Counter()
 
-    def jobs_ended(self, job_ids: Sequence[str], deliveries: Sequence[str] | None = None) -> None:
-        """Enqueue the deliveries of jobs whose end is committed. They are looked up unless they are given.
-
-        Never raises: the rows hold the truth.
-        """
-        if not job_ids:
+    def enqueue(self, delivery_ids: Sequence[str]) -> None:
+        """Enqueue the deliveries of jobs whose end is committed. Never raises: the rows hold the truth."""
+        if not delivery_ids:
             return
         try:
-            pending = self._within_bounds(deliveries if deliveries is not None else self._pending(job_ids))
+            within_bounds = self._within_bounds(delivery_ids)
         except SQLAlchemyError as error:
-            log.warning("deliveries not enqueued", jobs=len(job_ids), error=type(error).__name__)
+            log.warning("deliveries not enqueued", deliveries=len(delivery_ids), error=type(error).__name__)
             return
-        self._task_queue.enqueue_deliveries(pending)
-
-    def _pending(self, job_ids: Sequence[str]) -> list[str]:
-        with self._database.read() as tx:
-            return pending_of_jobs(tx, job_ids)
+        self._task_queue.enqueue_deliveries(within_bounds)
 
     def _within_bounds(self, delivery_ids: Sequence[str]) -> Sequence[str]:
         """Return all of these while under the limit, else as many of each key's as may still be enqueued."""

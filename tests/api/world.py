@@ -26,7 +26,7 @@ from jobs.store.database import Database
 from jobs.store.responses import get_job
 from jobs.store.workers import register
 from tests.support.names import NAMESPACE
-from tests.support.records import claim_one, end_one, move_one
+from tests.support.records import claim_one, end_one, move_one, pending_deliveries
 from tests.support.waiting import await_until
 
 MODEL = "openai/o3-pro"
@@ -234,7 +234,7 @@ class FakeWorker:
                 error_param=failure.provider_param,
                 error_http_status=failure.http_status,
             )
-        self._notifier.ended(job_id)
+        self._publish_end(job_id)
         return job
 
     def reschedule(self, job_id: str, failure: Failure, delay: timedelta, *, raw: bytes | None = None) -> Job:
@@ -258,7 +258,7 @@ class FakeWorker:
     def cancel(self, job_id: str) -> Job:
         with self._database.begin() as tx:
             job = move_one(tx, Verb.CANCEL, get_job(tx, job_id), datetime.now(UTC))
-        self._notifier.ended(job_id)
+        self._publish_end(job_id)
         return job
 
     def bring_to(self, status: Status, job_id: str) -> Job:
@@ -292,8 +292,13 @@ class FakeWorker:
             )
             save_answers(tx, [(job, report)])
         if announce:
-            self._notifier.ended(job_id)
+            self._publish_end(job_id)
         return job
+
+    def _publish_end(self, job_id: str) -> None:
+        with self._database.read() as tx:
+            deliveries = pending_deliveries(tx, job_id)
+        self._notifier.ended([job_id], deliveries)
 
     def _running_attempt(self, job_id: str) -> tuple[Job, Attempt]:
         job = self.job(job_id)

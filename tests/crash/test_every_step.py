@@ -166,8 +166,8 @@ class DyingProvider(ProviderClient):
 
 
 class DyingNotifier(Notifier):
-    def ended(self, *job_ids: str, deliveries: Sequence[str] | None = None) -> None:
-        super().ended(*job_ids, deliveries=deliveries)
+    def ended(self, job_ids: Sequence[str], delivery_ids: Sequence[str]) -> None:
+        super().ended(job_ids, delivery_ids)
         raise Killed
 
 

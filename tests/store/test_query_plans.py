@@ -32,7 +32,7 @@ from jobs.store.usage import usage_by_day
 from jobs.store.usage_rollup import add_up
 from jobs.store.webhooks import delivery_log, endpoints
 from jobs.store.webhooks.claims import claim_deliveries, find_due, owners_of
-from jobs.store.webhooks.outbox import pending_of_jobs, write_events
+from jobs.store.webhooks.outbox import write_events
 from jobs.store.webhooks.results import record_delivery_attempt, rescue_deliveries
 from jobs.store.webhooks.scheduler import due_of_target, pick_due_deliveries
 from jobs.webhooks.protocol import DeliveryReport, DeliveryStatus
@@ -150,8 +150,7 @@ def delete(tx: Connection, world: World) -> None:
 
 def write_and_claim(tx: Connection, world: World) -> None:
     job = responses.get_job(tx, world.one(Status.COMPLETED))
-    write_events(tx, [job], NOW)
-    [delivery_id, *_named] = pending_of_jobs(tx, [job.id])
+    [delivery_id, *_named] = write_events(tx, [job], NOW)
     assert find_due(tx, [delivery_id], NOW)
     assert owners_of(tx, [delivery_id])
     sending = claim_deliveries(tx, [delivery_id], world.worker_id, NOW)[delivery_id]

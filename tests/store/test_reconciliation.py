@@ -14,7 +14,7 @@ from jobs.lifecycle import Status, Verb
 from jobs.store import schema
 from jobs.store.attempts import attempts_of, close_lost, note_response
 from jobs.store.fair_scheduler import FairScheduler
-from jobs.store.jobs import erase, retry_job
+from jobs.store.jobs import Moved, erase, retry_job
 from jobs.store.provider_limits import log_is_off, probe_now
 from jobs.store.reconciliation import MaxLogWait, book_failed, book_ran, doubtful_attempts, parked_jobs
 from jobs.store.responses import queue_position
@@ -66,12 +66,16 @@ def doubtful(records: Records) -> list[Attempt]:
 
 def log_says_it_ran(records: Records, attempt: Attempt) -> list[Verb]:
     with records.database.begin() as tx:
-        return [verb for verb, _job in book_ran(tx, attempt, LOGGED, LOGGED_USAGE, records.clock())]
+        return verb_of(book_ran(tx, attempt, LOGGED, LOGGED_USAGE, records.clock()))
 
 
 def log_says_it_failed(records: Records, attempt: Attempt) -> list[Verb]:
     with records.database.begin() as tx:
-        return [verb for verb, _job in book_failed(tx, attempt, records.clock())]
+        return verb_of(book_failed(tx, attempt, records.clock()))
+
+
+def verb_of(booked: tuple[Verb, Moved] | None) -> list[Verb]:
+    return [] if booked is None else [booked[0]]
 
 
 class TestParked:

@@ -16,7 +16,6 @@ from jobs.store.webhooks import delivery_log
 from jobs.store.webhooks import endpoints as store
 from jobs.store.webhooks.claims import ClaimedDelivery, claim_deliveries
 from jobs.store.webhooks.endpoints import EncryptedSecret, Endpoint
-from jobs.store.webhooks.outbox import pending_of_jobs
 from jobs.store.webhooks.pruning import prune_events
 from jobs.store.webhooks.results import CLAIM_TIMEOUT, record_delivery_attempt, rescue_deliveries
 from jobs.store.webhooks.scheduler import pick_due_deliveries
@@ -31,7 +30,7 @@ from jobs.webhooks.protocol import (
 )
 from tests.support.clock import Clock
 from tests.support.racing import race
-from tests.support.records import ANSWER, Records, make_key, move_one
+from tests.support.records import ANSWER, Records, make_key, move_one, pending_deliveries
 from worker.outcome import EndedCall, record_outcomes
 
 SECOND = timedelta(seconds=1)
@@ -63,7 +62,7 @@ def events(records: Records) -> list[tuple[str, str]]:
 
 def delivery_ids(records: Records, job: Job) -> list[str]:
     with records.database.read() as tx:
-        return pending_of_jobs(tx, [job.id])
+        return pending_deliveries(tx, job.id)
 
 
 def test_recording_outcomes_returns_the_deliveries_to_enqueue(records: Records) -> None:

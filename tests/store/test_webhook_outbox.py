@@ -12,7 +12,7 @@ from jobs.store.api_keys import ApiKey
 from jobs.task_queue import TaskQueue
 from jobs.webhooks.enqueue import LIMIT_PER_SECOND, PER_KEY_ABOVE_LIMIT, DeliveryEnqueuer
 from tests.support.names import get_names
-from tests.support.records import Records, make_key
+from tests.support.records import Records, make_key, pending_deliveries
 from tests.support.valkey import ValkeyServer
 
 
@@ -25,8 +25,12 @@ def task_queue(database_url: str, valkey: ValkeyServer) -> Iterator[TaskQueue]:
 
 
 def end(records: Records, key: ApiKey, number: int) -> str:
+    """End a job with a webhook, and return the id of its delivery."""
     target = WebhookTarget("https://example.com/", f"{key.id} https://{number}", ("response.cancelled",), None)
-    return records.move(Verb.CANCEL, records.submit_job(key, webhook=target)).id
+    job = records.move(Verb.CANCEL, records.submit_job(key, webhook=target))
+    with records.database.read() as tx:
+        [delivery_id] = pending_deliveries(tx, job.id)
+    return delivery_id
 
 
 def test_a_rush_of_one_key_does_not_fill_the_queue_before_another_key(
@@ -37,11 +41,11 @@ def test_a_rush_of_one_key_does_not_fill_the_queue_before_another_key(
     other = make_key(records.database, "other")
     rush = [end(records, records.key, number) for number in range(LIMIT_PER_SECOND // 2)]
     for _ in range(4):  # a few at a time, then many at once
-        enqueuer.jobs_ended(rush)
-    enqueuer.jobs_ended([*rush, *rush])
+        enqueuer.enqueue(rush)
+    enqueuer.enqueue([*rush, *rush])
     assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT
-    enqueuer.jobs_ended([end(records, other, number) for number in range(3)])
+    enqueuer.enqueue([end(records, other, number) for number in range(3)])
     assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT + 3
     monkeypatch.setattr("jobs.webhooks.enqueue.monotonic", lambda: 2.0)
-    enqueuer.jobs_ended(rush)
+    enqueuer.enqueue(rush)
     assert task_queue.delivery_depth() == LIMIT_PER_SECOND + PER_KEY_ABOVE_LIMIT + 3 + LIMIT_PER_SECOND // 2

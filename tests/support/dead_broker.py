@@ -23,7 +23,7 @@ class DeadBroker(TaskQueue):
 class FakeNotifier(Notifier):
     def __init__(self) -> None:
         self.said: list[str] = []
-        self._on_end = lambda _job_ids, _deliveries: None
+        self._on_end = lambda _delivery_ids: None
 
     def _publish(self, messages: Callable[[Names], Sequence[tuple[str, bytes]]]) -> None:
         self.said += [f"{channel} {message.decode()}" for channel, message in messages(NAMES)]

@@ -22,12 +22,11 @@ from jobs.job import (
     Usage,
 )
 from jobs.lifecycle import TRANSITIONS, Status, Verb
-from jobs.store import api_keys, workers
+from jobs.store import api_keys, schema, workers
 from jobs.store.attempts import begin_attempts, end_attempts, save_answers
 from jobs.store.database import Database
 from jobs.store.jobs import move, submit
 from jobs.store.responses import get_job
-from jobs.store.schema import metadata
 from tests.support.clock import START, Clock
 
 MODEL = "openai/o3-pro"
@@ -117,6 +116,13 @@ def move_one(tx: Connection, verb: Verb, job: Job, now: datetime, **changes: Any
     """Move a single job, as an actor that may."""
     [moved], _ = move(tx, verb, [(job, changes)], now, by=min(TRANSITIONS[verb].actors))
     return moved
+
+
+def pending_deliveries(tx: Connection, job_id: str) -> list[str]:
+    """Return the ids of the deliveries that the job's end has created and nobody has claimed."""
+    events = select(schema.webhook_events.c.id).where(schema.webhook_events.c.job_id == job_id)
+    row = schema.webhook_deliveries.c
+    return list(tx.execute(select(row.id).where(row.event_id.in_(events), schema.IS_PENDING)).scalars())
 
 
 @dataclass
@@ -211,7 +217,7 @@ def snapshot(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     with database.read() as tx:
         return {
             table.name: [tuple(row) for row in tx.execute(select(table).order_by(*table.primary_key))]
-            for table in metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
         }
 
 

@@ -1,5 +1,6 @@
 """Ends every job whose deadline has passed, or that has waited too long for the provider's log."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Final
@@ -14,7 +15,7 @@ from jobs.notifications import Notifier
 from jobs.retry import outcome_unknown
 from jobs.store import schema
 from jobs.store.database import Database
-from jobs.store.jobs import move
+from jobs.store.jobs import Moved, move
 from jobs.store.provider_limits import read_provider_limit
 from jobs.store.reconciliation import fail_unknown, parked_jobs
 from jobs.store.row_mapping import job_from
@@ -48,28 +49,29 @@ def end_parked(
 ) -> int:
     """Fail the parked jobs whose longest wait ends by `until`, or all of them if there is no log to wait for."""
 
-    def end(tx: Connection, only: str | None) -> list[Job]:
-        failed_unknown = []
+    def end(tx: Connection, only: str | None) -> list[Moved]:
+        failed = []
         for job in sorted(parked_jobs(tx, BATCH, until, locked=True, only=only), key=attrgetter("id")):
             step = outcome_unknown(job.error_message, job.failures + 1)
-            failed_unknown.append(fail_unknown(tx, job, step, now, by=by))
-        return failed_unknown
+            failed.append(fail_unknown(tx, job, step, now, by=by))
+        return failed
 
     ended = 0
     while True:
         done = all_or_each(database, end, lambda tx: [job.id for job in parked_jobs(tx, BATCH, until)])
-        for job in (failed_unknown := [job for jobs in done for job in jobs]):
+        failed = _joined(moved for some in done for moved in some)
+        for job in failed.jobs:
             log.info(Verb.FAIL_UNKNOWN, job_id=job.id, attempt=job.attempt)
-        notifier.ended(*(job.id for job in failed_unknown))
-        ended += len(failed_unknown)
-        if len(failed_unknown) < BATCH:
+        notifier.ended([job.id for job in failed.jobs], failed.delivery_ids)
+        ended += len(failed.jobs)
+        if len(failed.jobs) < BATCH:
             return ended
 
 
 def _expire(database: Database, notifier: Notifier, now: datetime, provider_limit: str) -> int:
     parameters = {"now": now, "most": BATCH}
 
-    def end(tx: Connection, only: str | None) -> list[tuple[Status, Job]]:
+    def end(tx: Connection, only: str | None) -> list[tuple[Status, Moved]]:
         query, extra = (_OVERDUE_NOW, {}) if only is None else (_OVERDUE_ONE, {"only": only})
         batch = [job_from(each) for each in tx.execute(query, parameters | extra).mappings()]
         state = state_of(read_provider_limit(tx, provider_limit), now) if batch else None
@@ -81,10 +83,11 @@ def _expire(database: Database, notifier: Notifier, now: datetime, provider_limi
     expired = 0
     while True:
         ended = [each for of_one in all_or_each(database, end, find) for each in of_one]
-        for _before, job in ended:
+        jobs, deliveries = _joined(moved for _before, moved in ended)
+        for job in jobs:
             log.info(Verb.EXPIRE, job_id=job.id, attempt=job.attempt)
-        notifier.ended(*(job.id for _before, job in ended))
-        for before, job in ended:
+        notifier.ended([job.id for job in jobs], deliveries)
+        for before, ([job], _) in ended:
             if before is Status.IN_PROGRESS:
                 notifier.stop(job.id, job.attempt, AbortReason.EXPIRED)
         expired += len(ended)
@@ -92,7 +95,7 @@ def _expire(database: Database, notifier: Notifier, now: datetime, provider_limi
             return expired
 
 
-def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
+def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Moved:
     message = "The response was not finished by its deadline."
     if job.error_message:
         message += f" The last attempt failed: {job.error_message}"
@@ -105,5 +108,13 @@ def _end(tx: Connection, job: Job, now: datetime, state: str | None) -> Job:
         "error_code": ERROR_CODES[ErrorKind.JOB_DEADLINE],
         "error_message": message,
     }
-    [expired], _ = move(tx, Verb.EXPIRE, [(job, error)], now, by=Actor.DEADLINES)
-    return expired
+    return move(tx, Verb.EXPIRE, [(job, error)], now, by=Actor.DEADLINES)
+
+
+def _joined(moved: Iterable[Moved]) -> Moved:
+    jobs: list[Job] = []
+    delivery_ids: list[str] = []
+    for each in moved:
+        jobs += each.jobs
+        delivery_ids += each.delivery_ids
+    return Moved(jobs, delivery_ids)

@@ -56,7 +56,7 @@ def _decide(database: Database, notifier: Notifier, follow_up: ReadyFollowUp, no
     if deliveries is None:
         return False
     log.info(Verb.FAIL_DEPENDENCY, job_id=job.id, attempt=job.attempt)
-    notifier.ended(job.id, deliveries=deliveries)
+    notifier.ended([job.id], deliveries)
     return True
 
 

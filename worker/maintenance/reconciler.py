@@ -107,9 +107,9 @@ class Reconciler:
             return
         found = {"ran": entry.ran, "cost_microusd": entry.cost.microusd}
         log.info("reconciled", job_id=attempt.job_id, attempt=attempt.number, **found)
-        for verb, job in moved:
-            log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
-            if job.status.is_terminal:
-                self._notifier.ended(job.id)
-            else:
-                self._task_queue.enqueue([job.id])
+        verb, ([job], deliveries) = moved
+        log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
+        if job.status.is_terminal:
+            self._notifier.ended([job.id], deliveries)
+        else:
+            self._task_queue.enqueue([job.id])

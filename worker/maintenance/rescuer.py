@@ -22,7 +22,7 @@ from jobs.notifications import Notifier
 from jobs.retry import GiveUp, Park, Reschedule, next_step
 from jobs.store.attempts import close_lost, close_unsent, resumable_response
 from jobs.store.database import Database
-from jobs.store.jobs import move
+from jobs.store.jobs import Moved, move
 from jobs.store.reconciliation import NO_LOG_WAIT, MaxLogWait
 from jobs.store.responses import get_job
 from jobs.store.workers import claims_of, mark_silent_dead, orphaned, orphaned_jobs
@@ -85,7 +85,7 @@ def run_once(
             for worker_id in mark_silent_dead(tx, asked_at, worker_timeout, was_set=was_set) if is_steady() else ():
                 log.warning("worker marked dead", worker_id=worker_id)
 
-    def rescue(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Job]]]:
+    def rescue(tx: Connection, only: str | None) -> tuple[int, list[tuple[Verb, Moved]]]:
         held, opened = orphaned(tx, BATCH, only)
         found = {(job.id, job.attempt) for job in held} | {(each.job_id, each.number) for each in opened}
         known = _claim(outcome_files, found)
@@ -130,7 +130,7 @@ def rescue_orphans(
     if not orphans:
         return 0
 
-    def rescue(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Job]]]:
+    def rescue(tx: Connection, only: str | None) -> tuple[AbstractSet[tuple[str, int]], list[tuple[Verb, Moved]]]:
         these = {each for each in orphans if only in (None, each[0])}
         these -= _claim(outcome_files, these)
         unsent = {each for each in these if calls.never_sent(*each)}
@@ -170,19 +170,18 @@ def _jobs(tx: Connection, claims: AbstractSet[tuple[str, int]]) -> list[Job]:
     return jobs
 
 
-def _release(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Job]]:
+def _release(tx: Connection, orphans: AbstractSet[tuple[str, int]], now: datetime) -> list[tuple[Verb, Moved]]:
     released_jobs = []
     for job in _jobs(tx, orphans):
         with suppress(StaleJob):
             changes = {"available_at": now, "enqueued_at": now}
-            [released], _ = move(tx, Verb.RELEASE, [(job, changes)], now, by=Actor.RESCUER)
-            released_jobs.append((Verb.RELEASE, released))
+            released_jobs.append((Verb.RELEASE, move(tx, Verb.RELEASE, [(job, changes)], now, by=Actor.RESCUER)))
     return released_jobs
 
 
 def _rescue(
     tx: Connection, held: list[Job], now: datetime, max_wait: MaxLogWait, why: Failure
-) -> list[tuple[Verb, Job]]:
+) -> list[tuple[Verb, Moved]]:
     moved = []
     left = max_wait.at(tx, now) if held else timedelta(0)
     for job in sorted(held, key=attrgetter("id")):
@@ -202,13 +201,18 @@ def _rescue(
             verb = Verb.ABANDON
             changes |= {"error_code": step.code, "error_message": step.message}
         with suppress(StaleJob):
-            [after], _ = move(tx, verb, [(job, changes)], now, by=Actor.RESCUER)
-            moved.append((verb, after))
+            moved.append((verb, move(tx, verb, [(job, changes)], now, by=Actor.RESCUER)))
     return moved
 
 
-def _publish(moved: list[tuple[Verb, Job]], task_queue: TaskQueue, notifier: Notifier) -> None:
-    for verb, job in moved:
+def _publish(moved: list[tuple[Verb, Moved]], task_queue: TaskQueue, notifier: Notifier) -> None:
+    ended, due, deliveries = [], [], []
+    for verb, ([job], of_job) in moved:
         log.info(verb, job_id=job.id, attempt=job.attempt, status=job.status)
-    notifier.ended(*(job.id for _verb, job in moved if job.status.is_terminal))
-    task_queue.enqueue([job.id for verb, job in moved if verb is not Verb.PARK and not job.status.is_terminal])
+        deliveries += of_job
+        if job.status.is_terminal:
+            ended.append(job.id)
+        elif verb is not Verb.PARK:
+            due.append(job.id)
+    notifier.ended(ended, deliveries)
+    task_queue.enqueue(due)

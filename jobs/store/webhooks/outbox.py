@@ -108,16 +108,3 @@ def _delivery_row(event_id: str, endpoint_id: str, api_key_id: str, target: str,
         "available_at": now,
         "enqueued_at": now,  # the process that ends the job enqueues it right after the commit
     }
-
-
-def pending_of_jobs(tx: Connection, job_ids: Sequence[str]) -> list[str]:
-    """Return the ids of the deliveries that the ends of these jobs have created and nobody has claimed."""
-    return list(tx.execute(_PENDING_OF_JOBS, {"ids": job_ids}).scalars())
-
-
-_PENDING_OF_JOBS = select(schema.webhook_deliveries.c.id).where(
-    schema.webhook_deliveries.c.event_id.in_(
-        select(schema.webhook_events.c.id).where(any_of(schema.webhook_events.c.job_id, "ids"))
-    ),
-    schema.IS_PENDING,
-)

@@ -65,6 +65,11 @@ def closed(kind: ErrorKind, because: str | None = None, **changes: Any) -> Provi
             OPEN,
             "the last call failed (interrupted), next try in 8 s",
         ),
+        (
+            replace(JOB, error_kind=ErrorKind.OUT_OF_CREDIT, error_http_status=403),
+            OPEN,
+            "provider says that this server's account has no credit (HTTP 403), next try now",
+        ),
         (JOB, replace(OPEN, max_calls=4), "no free slot, as the provider takes no more than 4 calls at once for now"),
         (replace(JOB, status=Status.IN_PROGRESS), closed(ErrorKind.OVERLOADED), None),
     ],
