@@ -467,8 +467,6 @@ webhook_events = Table(
     Column("created_at", UtcDateTime, nullable=False),
     _one_of("type", EventType),
 )
-# events of a job's end
-Index("ix_webhook_events_job", webhook_events.c.job_id)
 
 webhook_deliveries = Table(
     "webhook_deliveries",

@@ -143,7 +143,6 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_events")),
     )
-    _index("ix_webhook_events_job", "webhook_events", ["job_id"])
     op.create_table(
         "workers",
         sa.Column("id", AsciiId(), nullable=False),

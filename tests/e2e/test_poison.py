@@ -101,8 +101,11 @@ def test_a_model_that_the_account_may_not_use_holds_no_other_up(tmp_path: Path, 
         for _ in range(20):  # for longer than it takes for the refused ones to be tried again
             stack.await_all([stack.submit("[[sim: full delay=0.5]] Hello", model=other)], "completed", 10)
             assert httpx.get(f"{stack.url}/readyz").status_code == 200
-        assert {stack.get(each)["status"] for each in refused} == {"queued"}
-        assert "no credit (HTTP 403), next try" in stack.get(refused[0])["backburner"]["waiting_for"]
+        shown = [stack.get(each) for each in refused]
+        assert {each["status"] for each in shown} <= {"queued", "in_progress"}, "none has failed"
+        waiting = [each["backburner"]["waiting_for"] for each in shown if each["status"] == "queued"]
+        assert all("no credit (HTTP 403), next try" in each for each in waiting)
+        assert waiting
 
 
 def test_one_refused_job_ends_no_outage(stack: Stack) -> None:
