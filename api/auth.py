@@ -2,7 +2,7 @@
 
 The database is read for every request, so that a revoked key is refused at once. Requests that come at the same time
 share one read. A create is checked with its key as last read; the transaction that submits its job reads the key again
-(decision 0005).
+(decision 0004).
 """
 
 from collections.abc import Sequence

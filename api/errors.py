@@ -99,7 +99,7 @@ FAILED_RESPONSES: Final[Mapping[str, tuple[HTTPStatus, str]]] = {
 FINAL_FAILURE: Final = (HTTPStatus.BAD_REQUEST, INVALID_REQUEST)
 """Answer to a provider's own error code (`invalid_prompt`, ...), and to every failure after a call that may have been
 billed. Most clients repeat a 429 or 5xx up to six times whatever `x-should-retry` says, and each repeat would be
-billed; a 400 stops them all (decision 0020)."""
+billed; a 400 stops them all (decision 0013)."""
 FINAL_IN_STREAMS: Final = "invalid_prompt"
 """Code of a failed stream that must not be repeated: Codex and the AI SDK repeat after a code they do not know."""
 KNOWN_AS_FINAL: Final = frozenset({FINAL_IN_STREAMS, "context_length_exceeded", "insufficient_quota"})

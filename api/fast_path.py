@@ -1,6 +1,6 @@
 """Plain Starlette routes for the two requests that clients send far more often than all others.
 
-FastAPI's solving of dependencies costs more than the rest of such a request: decision 0005. FastAPI's own routes still
+FastAPI's solving of dependencies costs more than the rest of such a request: decision 0004. FastAPI's own routes still
 describe them, and serve every request with a query, so that parameters are checked in one place.
 """
 

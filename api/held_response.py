@@ -165,7 +165,7 @@ class EventStream(LongResponse):
 
     def _error(self, message: str, code: str, number: int, kind: str = "server_error") -> bytes:
         # Open Responses has the nested form, the SDKs' types the flat one. The nested one makes every SDK raise its
-        # APIError; with the flat one alone, Python's takes the end of the stream for the response's (decision 0020).
+        # APIError; with the flat one alone, Python's takes the end of the stream for the response's (decision 0013).
         details = {"code": code, "message": message, "param": None}
         return frame({"type": "error", **details, "error": {"type": kind, **details}}, number)
 

@@ -26,5 +26,5 @@ class ResponseCache:
     def keep(self, response_id: str, etag: str, body: bytes) -> None:
         """Keep the body of an ended response, unless it is larger than `LARGEST_BYTES`."""
         if len(body) <= LARGEST_BYTES:
-            # a copy: orjson's bytes occupy up to ten times their length (decision 0005)
+            # a copy: orjson's bytes occupy up to ten times their length (decision 0004)
             self._bodies[response_id, etag] = bytes(memoryview(body))

@@ -1,6 +1,6 @@
 """Responses as polls and waits read them: the rendered body, its ETag, and the hint when to poll again.
 
-Reads that come at the same time share one statement (decision 0005).
+Reads that come at the same time share one statement (decision 0004).
 """
 
 from collections.abc import Mapping, Sequence

@@ -228,7 +228,7 @@ class AsyncBatcher(Generic[T, R]):
         self._check_later(loop)
 
     def _lead(self, loop: AbstractEventLoop, leader: _Leader) -> None:
-        """Run batches until no item waits, without the loop: it may be busy with earlier results (decision 0005)."""
+        """Run batches until no item waits, without the loop: it may be busy with earlier results (decision 0004)."""
         while batch := self._next():
             leader.began_at = monotonic()
             results: Sequence[R | BaseException]

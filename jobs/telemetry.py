@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-# Decision 0007: structlog would load Rich and its highlighters for tracebacks, which we do not want.
+# Decision 0006: structlog would load Rich and its highlighters for tracebacks, which we do not want.
 if "rich" in sys.modules:
     import structlog
 else:

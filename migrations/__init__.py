@@ -1,6 +1,6 @@
 """The schema's migrations, applied by Alembic to SQLite and PostgreSQL alike.
 
-Alembic is imported by what applies it: a server only asks whether that was done, and would hold 7 MB (decision 0007).
+Alembic is imported by what applies it: a server only asks whether that was done, and would hold 7 MB (decision 0006).
 """
 
 from pathlib import Path

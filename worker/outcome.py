@@ -110,7 +110,7 @@ def record_outcomes(tx: Connection, calls: Sequence[EndedCall]) -> tuple[list[Re
     """Record several calls that `can_batch`. Return also the ids of the deliveries to enqueue after the commit.
 
     The two functions differ on purpose: these statements cost the same number of round trips for 50 calls as for one
-    (docs/decisions/0005), but cannot adopt a late answer. If that is needed, each call is recorded alone.
+    (docs/decisions/0004), but cannot adopt a late answer. If that is needed, each call is recorded alone.
 
     Raises:
         StaleJob: one of the jobs no longer belongs to its attempt. Roll the transaction back.

@@ -15,5 +15,5 @@
    own, and may be lost and joined in turn. If no create was lost, the retry submits a job of its own.
 
 `join` has steps 1 and 5 to 7, `tracker` 3 and 4, `api.submit_batch` 2; the rows are `jobs.store.undelivered_creates`.
-Decision 0021 has the reasons: docs/decisions/0021-sdk-retries.md.
+Decision 0013 has the reasons: docs/decisions/0013-repeated-creates.md.
 """

@@ -1,7 +1,7 @@
 """Insert and update many rows by one statement, whose text and plan are the same for any number of them.
 
 `executemany` sends PostgreSQL a message for each row and starts the statement again, which costs more than all else. So
-the rows are one parameter, a JSON array that PostgreSQL expands: see decision 0005. SQLite runs within the process and
+the rows are one parameter, a JSON array that PostgreSQL expands: see decision 0004. SQLite runs within the process and
 gains nothing by that, and a single row, which may be large, is not copied into JSON.
 """
 

@@ -4,7 +4,7 @@ SQLite (the embedded default) has one writer at a time. A write transaction wait
 (`SqliteWriter`) and takes the write lock at once (`BEGIN IMMEDIATE`), so none fails halfway for having read first.
 
 On PostgreSQL every write transaction sets its own limits in its first round trip, so that a held lock cannot block all
-others behind it. A pooler in transaction mode passes them on like any statement. See decision 0017.
+others behind it. A pooler in transaction mode passes them on like any statement. See decision 0011.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 The one row of `installation` stores the moment at which this boot's `elapsed` was zero, and every process counts on
 from there. So a step of the host's clock changes nothing by itself; a worker lets the stored time follow it. A new boot
-starts at the host's time, but never before a time that was written earlier. See decision 0015.
+starts at the host's time, but never before a time that was written earlier. See decision 0010.
 """
 
 import sqlite3

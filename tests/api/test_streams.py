@@ -73,7 +73,7 @@ def test_the_last_event_holds_the_response(tenant: Tenant, worker: FakeWorker, s
     events = stream(tenant, job_id)
     assert kinds(events)[-1] == last
     polled = tenant.get(job_id)
-    if status is Status.FAILED:  # a code that clients treat as final: decision 0020
+    if status is Status.FAILED:  # a code that clients treat as final: decision 0013
         assert polled["error"]["code"] == events[-1]["response"]["backburner"]["error"]["code"] == "provider_rejected"
         polled["error"]["code"] = "invalid_prompt"
     assert events[-1]["response"] == polled

@@ -121,7 +121,7 @@ def test_a_provider_that_answers_oddly(rounds: dict[str, Round], case: Case, way
     assert_as_expected(case.expect, seen.response)
     if seen.response["status"] in ("completed", "incomplete"):
         assert seen.reported == seen.response
-    else:  # the end of a stream names the code that no client repeats, see decision 0020
+    else:  # the end of a stream names the code that no client repeats, see decision 0013
         assert way == "streamed" or seen.reported["error"]["code"] == seen.response["error"]["code"]
     if seen.deltas is not None and "output_text" in case.expect:
         assert seen.deltas == case.expect["output_text"]

@@ -516,7 +516,7 @@ def test_stream_of_a_tool_call(facts: Facts) -> None:
 
 
 def test_stream_that_fails(facts: Facts) -> None:
-    """[0.8] Under a code that clients take for final: decision 0020."""
+    """[0.8] Under a code that clients take for final: decision 0013."""
     assert facts == {
         "types": [*BEGUN, "response.failed"],
         "gapless": True,

@@ -14,7 +14,7 @@ def apply() -> None:
     # Importing gevent makes Celery's lazy package import kombu before anything is patched. The sleep that kombu then
     # holds blocks the whole process between two attempts to reach a broker that is away: no heartbeat, no answer read.
     kombu.utils.functional.sleep = time.sleep  # type: ignore[attr-defined]  # kombu does not export it
-    # For each greenlet gevent would keep up to ten frames of the stack that spawned it: docs/decisions/0007.
+    # For each greenlet gevent would keep up to ten frames of the stack that spawned it: docs/decisions/0006.
     gevent.config.track_greenlet_tree = False
     gevent.config.resolver = AddressResolver
     remote_control.restrict()

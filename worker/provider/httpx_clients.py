@@ -1,7 +1,7 @@
 """The httpx clients that call one provider. Each makes a few calls at once; all share one TLS context.
 
 A client's pool checks every connection that it holds whenever a call begins or ends. One client for thousands of calls
-would do little else (decision 0008). httpx handles proxies, certificates, the base URL's query and decoding. Only
+would do little else (decision 0007). httpx handles proxies, certificates, the base URL's query and decoding. Only
 HTTP/1.1 is used: one lost TCP connection costs one call.
 """
 
@@ -17,7 +17,7 @@ from jobs.errors import SettingsError
 from worker.provider.proxies import proxy_for, unusable_proxy
 
 CALLS_EACH: Final = 5
-"""Calls in flight per client, which takes 3 KB. Each adds 1 µs to every other's start and end: decision 0008."""
+"""Calls in flight per client, which takes 3 KB. Each adds 1 µs to every other's start and end: decision 0007."""
 UNLIMITED: Final = httpx.Limits(max_connections=None)
 ALL_HEADERS: Final = "all_headers"
 """Name of the extension that holds all header fields of a redirect."""
